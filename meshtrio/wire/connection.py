@@ -1,0 +1,565 @@
+"""The HTTP/2 engine: one connection's state, fed bytes, giving events (RFC 9113).
+
+    engine = Connection(Role.SERVER)
+    for event in engine.receive_data(data): ...
+    sock.send(engine.data_to_send())
+
+Violations by the peer never raise here: a stream's ends that stream with RST_STREAM and a
+`StreamReset` event, a connection's ends the connection with GOAWAY and `ConnectionFailed`.
+What raises `LocalMisuse` is a bug of the layer above.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+
+from meshtrio.wire import frames
+from meshtrio.wire.errors import (
+    ErrorCode,
+    LocalMisuse,
+    MalformedHead,
+    PeerViolation,
+    StreamViolation,
+    error_name,
+)
+from meshtrio.wire.events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    GoAwayReceived,
+    PingAcknowledged,
+    RequestReceived,
+    ResponseReceived,
+    SettingsReceived,
+    StreamReset,
+    TrailersReceived,
+    WindowOpened,
+)
+from meshtrio.wire.frames import FrameType, Setting
+from meshtrio.wire.framing import FrameReader, unpad
+from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
+from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder
+from meshtrio.wire.limits import Limits
+from meshtrio.wire.stream import Input, Stream, StreamState
+
+_RESETS_REMEMBERED = 256
+_STREAMS_BEFORE_SETTINGS = 100
+
+
+class Role(Enum):
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class Connection:
+    """One side of an HTTP/2 connection.
+
+    Flow control: the connection's window is given back as bytes arrive, so that one stream left
+    unread cannot stop the others; a stream's is given back by `release`, so that it does stop
+    that stream's sender.
+    """
+
+    def __init__(self, role: Role, limits: Limits | None = None) -> None:
+        self.role = role
+        self.limits = limits or Limits()
+        self.closed = False
+        """True once this side has failed the connection; it neither reads nor sends any more."""
+        self.peer_last_stream_id: int | None = None
+        """From the peer's GOAWAY: no stream can be opened any more."""
+        self._is_client = role is Role.CLIENT
+        self._streams: dict[int, Stream] = {}
+        self._reset_here: OrderedDict[int, None] = OrderedDict()
+        self._reset_before = 0
+        """Streams up to this id may have been reset here and not be remembered one by one."""
+        self._next_stream_id = 1
+        self._highest_peer_stream = 0
+        self._refuse_above = frames.MAX_STREAM_ID
+        self._reader = FrameReader(
+            expect_preface=not self._is_client,
+            max_frame_size=self.limits.max_frame_size,
+            max_block_size=self.limits.max_header_list_size,
+        )
+        self._out: list[bytes | memoryview] = []
+        self._settings_seen = False
+        self._decoder = HeaderDecoder(self.limits.max_header_list_size)
+        self._table_update = b""
+        self._peer_window = frames.DEFAULT_WINDOW
+        self._peer_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
+        self._peer_max_streams = _STREAMS_BEFORE_SETTINGS
+        self._send_window = frames.DEFAULT_WINDOW
+        self._receive_window = self.limits.connection_window
+        self._send_preface()
+
+    # -- what goes out -----------------------------------------------------------------------
+
+    def data_to_send(self) -> bytes:
+        """Take what is to be written to the peer, in order; empty when there is nothing."""
+        if not self._out:
+            return b""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def _send_preface(self) -> None:
+        limits = self.limits
+        values: dict[int, int] = {
+            Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
+            Setting.MAX_FRAME_SIZE: limits.max_frame_size,
+            Setting.MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
+        }
+        if self._is_client:
+            self._out.append(frames.PREFACE)
+            values[Setting.ENABLE_PUSH] = 0
+        else:
+            values[Setting.MAX_CONCURRENT_STREAMS] = limits.max_concurrent_streams
+        self._out.append(frames.settings(values))
+        extra = limits.connection_window - frames.DEFAULT_WINDOW
+        if extra > 0:
+            self._out.append(frames.window_update(0, extra))
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    @property
+    def can_open_stream(self) -> bool:
+        """Whether `open_stream` may be called now; false for good once the peer is going away."""
+        return (
+            not self.closed
+            and self.peer_last_stream_id is None
+            and len(self._streams) < self._peer_max_streams
+            and self._next_stream_id <= frames.MAX_STREAM_ID
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """True when the connection will never open another stream."""
+        return (
+            self.closed
+            or self.peer_last_stream_id is not None
+            or self._next_stream_id > frames.MAX_STREAM_ID
+        )
+
+    def open_stream(self, block: bytes, *, end_stream: bool = False) -> int:
+        """Client: send a request's head, give the new stream's id. Raises LocalMisuse."""
+        if not self._is_client or not self.can_open_stream:
+            raise LocalMisuse("no stream can be opened on this connection now")
+        stream_id = self._next_stream_id
+        self._next_stream_id += 2
+        stream = self._new_stream(stream_id)
+        self._send_block(stream, block, end_stream=end_stream)
+        return stream_id
+
+    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
+        """Send a response's head or trailers. Raises LocalMisuse for a stream that is not open."""
+        self._send_block(self._stream(stream_id), block, end_stream=end_stream)
+
+    def _send_block(self, stream: Stream, block: bytes, *, end_stream: bool) -> None:
+        stream.advance(Input.SEND_END if end_stream else Input.SEND)
+        if self._table_update:
+            block, self._table_update = self._table_update + block, b""
+        self._out.append(
+            frames.header_frames(
+                stream.id, block, end_stream=end_stream, max_size=self._peer_frame_size
+            )
+        )
+        self._forget_if_closed(stream)
+
+    def send_data(
+        self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
+    ) -> int:
+        """Send as much of `data` as the peer's windows allow; give the number of bytes taken.
+
+        `end_stream` takes effect with the last byte, so the caller comes again with the rest
+        after `WindowOpened`. Raises LocalMisuse for a stream that is not open.
+        """
+        stream = self._stream(stream_id)
+        length = len(data)
+        allowed = min(stream.send_window, self._send_window)
+        taken = length if length <= allowed else max(allowed, 0)
+        finishes = end_stream and taken == length
+        if not taken and not finishes:
+            return 0
+        stream.advance(Input.SEND_END if finishes else Input.SEND)
+        stream.send_window -= taken
+        self._send_window -= taken
+        flags = frames.END_STREAM if finishes else 0
+        if taken <= self._peer_frame_size:
+            payload = data if taken == length else data[:taken]
+            self._out += (frames.frame_header(taken, FrameType.DATA, flags, stream_id), payload)
+        else:
+            self._send_chunks(stream_id, data[:taken], flags)
+        self._forget_if_closed(stream)
+        return taken
+
+    def _send_chunks(self, stream_id: int, data: bytes | memoryview, flags: int) -> None:
+        size, out, view = self._peer_frame_size, self._out, memoryview(data)
+        last = (len(view) - 1) // size * size
+        for start in range(0, len(view), size):
+            chunk = view[start : start + size]
+            chunk_flags = flags if start == last else 0
+            out.append(frames.frame_header(len(chunk), FrameType.DATA, chunk_flags, stream_id))
+            out.append(chunk)
+
+    def reset_stream(self, stream_id: int, code: ErrorCode) -> None:
+        """Send RST_STREAM and forget the stream; does nothing where it is over already."""
+        stream = self._streams.get(stream_id)
+        if stream is None or self.closed:
+            return
+        stream.advance(Input.RESET)
+        self._out.append(frames.rst_stream(stream_id, code))
+        self._remember_reset(stream_id)
+        self._forget_if_closed(stream)
+
+    def release(self, stream_id: int, size: int) -> None:
+        """Give back `size` bytes of a stream's window: the layer above has consumed them."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state is StreamState.HALF_CLOSED_REMOTE:
+            return
+        stream.unreleased += size
+        if stream.unreleased * 2 >= self.limits.stream_window:
+            self._out.append(frames.window_update(stream_id, stream.unreleased))
+            stream.receive_window += stream.unreleased
+            stream.unreleased = 0
+
+    def ping(self, payload: bytes) -> None:
+        """Send PING with eight bytes of the caller's; answered by `PingAcknowledged`."""
+        self._out.append(frames.ping(payload, ack=False))
+
+    def announce_shutdown(self) -> None:
+        """Server: tell the client to open no new streams, and still take those on their way."""
+        self._out.append(frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
+
+    def refuse_new_streams(self) -> None:
+        """Server: from here on a new stream is refused unprocessed, which is safe to retry."""
+        self._refuse_above = self._highest_peer_stream
+        self._out.append(frames.goaway(self._highest_peer_stream, ErrorCode.NO_ERROR))
+
+    def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Send GOAWAY and stop; streams that are open are the layer above's to fail."""
+        if self.closed:
+            return
+        self.closed = True
+        debug = reason.encode("utf-8", "replace")[:200]
+        self._out.append(frames.goaway(self._highest_peer_stream, code, debug))
+        self._streams.clear()
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes from the peer, give the events they complete."""
+        events: list[Event] = []
+        if self.closed:
+            return events
+        handlers = self._HANDLERS
+        try:
+            for type_, flags, stream_id, payload in self._reader.feed(data):
+                if type_ < len(handlers):
+                    try:
+                        handlers[type_](self, flags, stream_id, payload, events)
+                    except StreamViolation as exc:
+                        self._end_violated(exc, events)
+        except PeerViolation as exc:
+            self.close(exc.code, exc.reason)
+            events.append(ConnectionFailed(exc.code, exc.reason))
+        return events
+
+    def _end_violated(self, exc: StreamViolation, events: list[Event]) -> None:
+        known = exc.stream_id in self._streams
+        self._out.append(frames.rst_stream(exc.stream_id, exc.code))
+        self._remember_reset(exc.stream_id)
+        self._streams.pop(exc.stream_id, None)
+        if known:
+            events.append(StreamReset(exc.stream_id, exc.code, by_peer=False, reason=exc.reason))
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        size = len(payload)
+        self._consume_connection_window(size)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_absent(stream_id, "DATA")
+            return
+        end_stream = bool(flags & frames.END_STREAM)
+        data = unpad(payload) if flags & frames.PADDED else payload
+        if self._is_client and not stream.head_received:
+            raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
+        stream.advance(Input.RECEIVE_END if end_stream else Input.RECEIVE)
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            raise StreamViolation(
+                stream_id, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window"
+            )
+        if stream.body_left is not None:
+            self._count_body(stream, len(data), end_stream)
+        if size != len(data):
+            self.release(stream_id, size - len(data))
+        self._forget_if_closed(stream)
+        events.append(DataReceived(stream_id, data, end_stream))
+
+    def _consume_connection_window(self, size: int) -> None:
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise PeerViolation(
+                ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window"
+            )
+        window = self.limits.connection_window
+        if self._receive_window * 2 <= window:
+            self._out.append(frames.window_update(0, window - self._receive_window))
+            self._receive_window = window
+
+    def _count_body(self, stream: Stream, size: int, end_stream: bool) -> None:
+        assert stream.body_left is not None
+        stream.body_left -= size
+        if stream.body_left < 0 or (end_stream and stream.body_left):
+            raise StreamViolation(
+                stream.id, ErrorCode.PROTOCOL_ERROR, "content-length differs from the DATA sent"
+            )
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        if flags & frames.HAS_PRIORITY:
+            if len(payload) < 5:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for priority")
+            payload = self._strip_priority(stream_id, payload)
+        end_stream = bool(flags & frames.END_STREAM)
+        stream = self._streams.get(stream_id)
+        try:
+            if stream is None and self._is_client:
+                # The table must follow a block whose stream was reset meanwhile.
+                self._decoder.decode(payload, tuple)
+                self._check_absent(stream_id, "HEADERS")
+            elif stream is None:
+                self._open_for_peer(stream_id, payload, end_stream, events)
+            elif stream.head_received:
+                self._end_with_trailers(stream, payload, end_stream, events)
+            else:
+                self._take_response(stream, payload, end_stream, events)
+        except MalformedHead as exc:
+            raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+
+    def _open_for_peer(
+        self, stream_id: int, block: bytes, end_stream: bool, events: list[Event]
+    ) -> None:
+        if stream_id % 2 == 0:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"a client opened stream {stream_id}")
+        if stream_id <= self._highest_peer_stream:
+            self._decoder.decode(block, tuple)
+            self._check_absent(stream_id, "HEADERS")
+            return
+        self._highest_peer_stream = stream_id
+        head = self._decoder.decode(block, parse_request)
+        full = len(self._streams) >= self.limits.max_concurrent_streams
+        if full or stream_id > self._refuse_above:
+            self._out.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+            self._remember_reset(stream_id)
+            return
+        stream = self._new_stream(stream_id)
+        stream.head_received = True
+        self._receive_head(stream, head.content_length, end_stream)
+        events.append(RequestReceived(stream_id, head, end_stream))
+
+    def _take_response(
+        self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
+    ) -> None:
+        head = self._decoder.decode(block, parse_response)
+        if head.http_status < 200:
+            if end_stream:
+                raise MalformedHead("an informational response may not end the stream")
+            return
+        stream.head_received = True
+        self._receive_head(stream, head.content_length, end_stream)
+        events.append(ResponseReceived(stream.id, head, end_stream))
+
+    def _receive_head(self, stream: Stream, content_length: int | None, end_stream: bool) -> None:
+        stream.body_left = content_length
+        if content_length and end_stream:
+            self._count_body(stream, 0, end_stream)
+        stream.advance(Input.RECEIVE_END if end_stream else Input.RECEIVE)
+        self._forget_if_closed(stream)
+
+    def _end_with_trailers(
+        self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
+    ) -> None:
+        trailers = self._decoder.decode(block, parse_trailers)
+        stream.advance(Input.RECEIVE_END)
+        if not end_stream:
+            raise MalformedHead("trailers did not end the stream")
+        if stream.body_left:
+            self._count_body(stream, 0, end_stream)
+        self._forget_if_closed(stream)
+        events.append(TrailersReceived(stream.id, trailers))
+
+    def _on_priority(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        if not stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != 5:
+            raise StreamViolation(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes")
+        self._strip_priority(stream_id, payload)
+
+    def _strip_priority(self, stream_id: int, payload: bytes) -> bytes:
+        """Drop the priority fields, which RFC 9113 §5.3.2 deprecates, but for their one rule."""
+        if frames.read_u32(payload)[0] & 0x7FFFFFFF == stream_id:
+            raise StreamViolation(
+                stream_id, ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself"
+            )
+        return payload[5:]
+
+    def _on_rst_stream(
+        self, flags: int, stream_id: int, payload: bytes, events: list[Event]
+    ) -> None:
+        if not stream_id or self._is_idle(stream_id):
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+        if len(payload) != 4:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            stream.advance(Input.RESET)
+            code = frames.read_u32(payload)[0]
+            events.append(StreamReset(stream_id, code, by_peer=True, reason=error_name(code)))
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
+            return
+        if len(payload) % 6:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken length")
+        if not self._settings_seen:
+            self._settings_seen = True
+            # RFC 9113 §6.5.2: without the setting there is no limit.
+            self._peer_max_streams = frames.MAX_STREAM_ID
+        for key, value in frames.read_settings(payload):
+            self._apply_setting(key, value)
+        self._out.append(frames.SETTINGS_ACK)
+        events.append(SettingsReceived())
+
+    def _apply_setting(self, key: int, value: int) -> None:
+        if key == Setting.HEADER_TABLE_SIZE:
+            if value < 4096:
+                self._table_update = SHRINK_TABLE
+        elif key == Setting.ENABLE_PUSH:
+            if value > 1 or (self._is_client and value):
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+        elif key == Setting.MAX_CONCURRENT_STREAMS:
+            self._peer_max_streams = value
+        elif key == Setting.INITIAL_WINDOW_SIZE:
+            self._change_initial_window(value)
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not frames.DEFAULT_MAX_FRAME_SIZE <= value <= frames.LARGEST_MAX_FRAME_SIZE:
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+            self._peer_frame_size = value
+
+    def _change_initial_window(self, value: int) -> None:
+        """Shift every open stream's window, below zero if need be (§6.9.2)."""
+        if value > frames.MAX_WINDOW:
+            raise PeerViolation(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}")
+        change, self._peer_window = value - self._peer_window, value
+        for stream in self._streams.values():
+            stream.send_window += change
+            if stream.send_window > frames.MAX_WINDOW:
+                raise PeerViolation(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window overflows")
+
+    def _on_push_promise(
+        self, flags: int, stream_id: int, payload: bytes, events: list[Event]
+    ) -> None:
+        raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, and push is disabled")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "PING is not 8 bytes")
+        if flags & frames.ACK:
+            events.append(PingAcknowledged(payload))
+        else:
+            self._out.append(frames.ping(payload, ack=True))
+
+    def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
+        if stream_id:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is too short")
+        last, code = frames.read_two_u32(payload)
+        last &= 0x7FFFFFFF
+        if self.peer_last_stream_id is not None:
+            last = min(last, self.peer_last_stream_id)
+        self.peer_last_stream_id = last
+        events.append(GoAwayReceived(last, code, payload[8:]))
+
+    def _on_window_update(
+        self, flags: int, stream_id: int, payload: bytes, events: list[Event]
+    ) -> None:
+        if len(payload) != 4:
+            raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
+        increment = frames.read_u32(payload)[0] & 0x7FFFFFFF
+        if not stream_id:
+            self._send_window += increment
+            if not increment:
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
+            if self._send_window > frames.MAX_WINDOW:
+                raise PeerViolation(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows")
+            events.append(WindowOpened(0))
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id):
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            return
+        if not increment:
+            raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of zero")
+        stream.send_window += increment
+        if stream.send_window > frames.MAX_WINDOW:
+            raise StreamViolation(
+                stream_id, ErrorCode.FLOW_CONTROL_ERROR, "the stream's window overflows"
+            )
+        events.append(WindowOpened(stream_id))
+
+    _HANDLERS = (
+        _on_data,
+        _on_headers,
+        _on_priority,
+        _on_rst_stream,
+        _on_settings,
+        _on_push_promise,
+        _on_ping,
+        _on_goaway,
+        _on_window_update,
+    )
+    """By frame type; the reader folds CONTINUATION into HEADERS, unknown types are passed over."""
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def _new_stream(self, stream_id: int) -> Stream:
+        stream = Stream(stream_id, self._peer_window, self.limits.stream_window)
+        self._streams[stream_id] = stream
+        return stream
+
+    def _stream(self, stream_id: int) -> Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise LocalMisuse(f"stream {stream_id} is not open")
+        return stream
+
+    def _forget_if_closed(self, stream: Stream) -> None:
+        if stream.state is StreamState.CLOSED:
+            self._streams.pop(stream.id, None)
+
+    def _remember_reset(self, stream_id: int) -> None:
+        self._reset_here[stream_id] = None
+        if len(self._reset_here) > _RESETS_REMEMBERED:
+            self._reset_before = max(self._reset_before, self._reset_here.popitem(last=False)[0])
+
+    def _is_idle(self, stream_id: int) -> bool:
+        if stream_id % 2:
+            highest = self._next_stream_id - 2 if self._is_client else self._highest_peer_stream
+            return stream_id > highest
+        return True
+
+    def _check_absent(self, stream_id: int, what: str) -> None:
+        """Judge a frame for a stream without a record: late after our own reset, or a violation."""
+        if not stream_id or self._is_idle(stream_id):
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {stream_id}")
+        if stream_id not in self._reset_here and stream_id > self._reset_before:
+            raise PeerViolation(ErrorCode.STREAM_CLOSED, f"{what} on closed stream {stream_id}")

@@ -1,0 +1,100 @@
+"""What the engine tells the layer above, in the order the bytes said it."""
+
+from __future__ import annotations
+
+import attrs
+
+from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+
+
+@attrs.define
+class RequestReceived:
+    """Server side: a stream was opened by the peer."""
+
+    stream_id: int
+    head: RequestHead
+    end_stream: bool
+
+
+@attrs.define
+class ResponseReceived:
+    """Client side: the final response's head (informational ones are passed over)."""
+
+    stream_id: int
+    head: ResponseHead
+    end_stream: bool
+
+
+@attrs.define
+class DataReceived:
+    """DATA without its padding. `Connection.release` must be told once it was consumed."""
+
+    stream_id: int
+    data: bytes
+    end_stream: bool
+
+
+@attrs.define
+class TrailersReceived:
+    """The peer ended its side with trailers; None where they hold no gRPC status."""
+
+    stream_id: int
+    trailers: Trailers | None
+
+
+@attrs.define
+class StreamReset:
+    """A stream ended before its time: by the peer, or by the engine for the peer's violation."""
+
+    stream_id: int
+    code: int
+    by_peer: bool
+    reason: str
+
+
+@attrs.define
+class WindowOpened:
+    """More may be sent: on one stream, or on all of them for stream id 0."""
+
+    stream_id: int
+
+
+@attrs.define
+class SettingsReceived:
+    """The peer's settings were taken over and acknowledged."""
+
+
+@attrs.define
+class GoAwayReceived:
+    """The peer takes no new streams; those above `last_stream_id` it has not processed."""
+
+    last_stream_id: int
+    code: int
+    debug: bytes
+
+
+@attrs.define
+class PingAcknowledged:
+    payload: bytes
+
+
+@attrs.define
+class ConnectionFailed:
+    """The peer broke the protocol; GOAWAY is queued, and nothing more is read from it."""
+
+    code: int
+    reason: str
+
+
+Event = (
+    RequestReceived
+    | ResponseReceived
+    | DataReceived
+    | TrailersReceived
+    | StreamReset
+    | WindowOpened
+    | SettingsReceived
+    | GoAwayReceived
+    | PingAcknowledged
+    | ConnectionFailed
+)

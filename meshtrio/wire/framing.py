@@ -1,0 +1,106 @@
+"""Cutting a byte stream into frames, with header blocks made whole (RFC 9113 §4, §6.2, §6.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshtrio.wire import frames
+from meshtrio.wire.errors import ErrorCode, PeerViolation
+from meshtrio.wire.frames import FrameType
+
+Frame = tuple[int, int, int, bytes]
+"""(type, flags, stream id, payload); a HEADERS frame's payload is its whole header block."""
+
+
+class FrameReader:
+    """Holds at most one incomplete frame and one incomplete header block."""
+
+    def __init__(self, *, expect_preface: bool, max_frame_size: int, max_block_size: int) -> None:
+        """Sizes are bytes; `expect_preface` is for a server."""
+        self._max_frame_size = max_frame_size
+        self._max_block_size = max_block_size
+        self._preface_left = frames.PREFACE if expect_preface else b""
+        self._data = b""
+        self._settings_seen = False
+        self._block: list[bytes] = []
+        self._block_size = 0
+        self._block_stream = 0
+        self._block_flags = 0
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take bytes, give the frames they complete. Raises PeerViolation while iterating."""
+        self._data = data = self._data + data if self._data else data
+        if self._preface_left and not self._take_preface():
+            return
+        data = self._data
+        position, end = 0, len(data)
+        while end - position >= frames.HEADER_SIZE:
+            high, low, type_, flags, stream_id = frames.parse_header(data, position)
+            length = high << 8 | low
+            if length > self._max_frame_size:
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
+            following = position + frames.HEADER_SIZE + length
+            if following > end:
+                break
+            payload = data[position + frames.HEADER_SIZE : following]
+            position = following
+            stream_id &= 0x7FFFFFFF
+            self._check_order(type_, stream_id)
+            if type_ == FrameType.HEADERS or type_ == FrameType.CONTINUATION:
+                block = self._add_to_block(type_, flags, stream_id, payload)
+                if block is not None:
+                    yield FrameType.HEADERS, self._block_flags, stream_id, block
+            else:
+                yield type_, flags, stream_id, payload
+        self._data = data[position:]
+
+    def _take_preface(self) -> bool:
+        got = self._data[: len(self._preface_left)]
+        if not self._preface_left.startswith(got):
+            raise PeerViolation(
+                ErrorCode.PROTOCOL_ERROR, "the client did not send HTTP/2's preface"
+            )
+        self._preface_left = self._preface_left[len(got) :]
+        self._data = self._data[len(got) :]
+        return not self._preface_left
+
+    def _check_order(self, type_: int, stream_id: int) -> None:
+        if self._block_stream:
+            if type_ != FrameType.CONTINUATION or stream_id != self._block_stream:
+                raise PeerViolation(
+                    ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame"
+                )
+        elif type_ == FrameType.CONTINUATION:
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        elif not self._settings_seen:
+            if type_ != FrameType.SETTINGS:
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "the first frame was not SETTINGS")
+            self._settings_seen = True
+
+    def _add_to_block(self, type_: int, flags: int, stream_id: int, payload: bytes) -> bytes | None:
+        if type_ == FrameType.HEADERS:
+            if not stream_id:
+                raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+            self._block_flags = flags
+            if flags & frames.PADDED:
+                payload = unpad(payload)
+            if flags & frames.END_HEADERS:
+                return payload
+            self._block_stream, self._block_size = stream_id, 0
+        # An empty fragment counts for one byte, or a peer could send them for ever.
+        self._block_size += len(payload) or 1
+        if self._block_size > self._max_block_size:
+            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "header block without end")
+        self._block.append(payload)
+        if not flags & frames.END_HEADERS:
+            return None
+        block, self._block, self._block_stream = b"".join(self._block), [], 0
+        return block
+
+
+def unpad(payload: bytes) -> bytes:
+    """Strip padding (§6.1). Raises PeerViolation."""
+    padding = payload[0] if payload else 0
+    if padding + 1 > len(payload):
+        raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+    return payload[1 : len(payload) - padding]

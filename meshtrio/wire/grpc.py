@@ -1,0 +1,172 @@
+"""gRPC over HTTP/2, the parts that are bytes and text: messages, timeouts, metadata, status text.
+
+Source: gRPC's doc/PROTOCOL-HTTP2.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import struct
+from urllib.parse import unquote_to_bytes
+
+from meshtrio.wire.errors import MalformedHead, MessageTooLarge
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+"""Pairs in order of arrival; the value of a key that ends in `-bin` is bytes, any other is text."""
+
+_PREFIX = struct.Struct(">BL")
+PREFIX_SIZE = 5
+DEFAULT_MAX_MESSAGE_SIZE = 4 * 1024 * 1024
+
+_MOST_TIMEOUT_DIGITS = 99_999_999
+_UNITS = (("u", 1e-6), ("m", 1e-3), ("S", 1.0), ("M", 60.0), ("H", 3600.0))
+_SECONDS_PER_UNIT = dict(_UNITS, n=1e-9)
+
+_RESERVED_NAMES = frozenset({"te", "content-type", "content-length", "user-agent", "host"})
+_PLAIN_IN_MESSAGE = frozenset(range(0x20, 0x7F)) - {ord("%")}
+
+
+def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
+    """Length-Prefixed-Message: a flag byte, four bytes of length, the message."""
+    return _PREFIX.pack(compressed, len(message)) + message
+
+
+class MessageReader:
+    """Cuts a stream's DATA into messages.
+
+    Holds at most one incomplete message, and that only up to `max_size` bytes: the length is
+    checked as soon as the prefix is there, before the body is kept.
+    """
+
+    __slots__ = ("_chunks", "_held", "_max_size", "_need")
+
+    def __init__(self, max_size: int) -> None:
+        """`max_size`: bytes of one message, without its prefix."""
+        self._max_size = max_size
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._need = PREFIX_SIZE
+
+    @property
+    def partial(self) -> bool:
+        """True while a message has begun and not ended: a stream may not end here."""
+        return self._held > 0
+
+    def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
+        """Take DATA, give the messages it completes as (compressed, bytes).
+
+        Raises MessageTooLarge; the stream must then be ended, since what follows is lost.
+        """
+        if not self._held and len(data) >= PREFIX_SIZE:
+            # Saves the join below for the usual frame: exactly one whole message.
+            flag, length = _PREFIX.unpack_from(data)
+            if length == len(data) - PREFIX_SIZE and length <= self._max_size:
+                return [(flag != 0, data[PREFIX_SIZE:])]
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held < self._need:
+            return []
+        return self._cut()
+
+    def _cut(self) -> list[tuple[bool, bytes]]:
+        data = b"".join(self._chunks)
+        position, end = 0, len(data)
+        messages = []
+        self._need = PREFIX_SIZE
+        while end - position >= PREFIX_SIZE:
+            flag, length = _PREFIX.unpack_from(data, position)
+            if length > self._max_size:
+                raise MessageTooLarge(length, self._max_size)
+            body = position + PREFIX_SIZE
+            if end - body < length:
+                self._need = PREFIX_SIZE + length
+                break
+            messages.append((flag != 0, data[body : body + length]))
+            position = body + length
+        rest = data[position:]
+        self._chunks = [rest] if rest else []
+        self._held = len(rest)
+        return messages
+
+
+def encode_timeout(seconds: float) -> str:
+    """Encode a `grpc-timeout`: at most eight digits and a unit, rounded up.
+
+    Rounded up so that the callee never gives up before its caller's own deadline has passed.
+    """
+    seconds = max(seconds, 0.0)
+    for unit, size in _UNITS:
+        count = math.ceil(seconds / size)
+        if count <= _MOST_TIMEOUT_DIGITS:
+            return f"{count}{unit}"
+    return f"{_MOST_TIMEOUT_DIGITS}H"
+
+
+def decode_timeout(value: bytes) -> float:
+    """Decode a `grpc-timeout` to seconds. Raises MalformedHead."""
+    digits, unit = value[:-1], value[-1:].decode("latin-1")
+    if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _SECONDS_PER_UNIT:
+        raise MalformedHead(f"grpc-timeout {value!r} is not up to eight digits and a unit")
+    return int(digits) * _SECONDS_PER_UNIT[unit]
+
+
+def encode_message_text(text: str) -> bytes:
+    """Percent-encode a `grpc-message`: what is not printable ASCII, and `%` itself."""
+    raw = text.encode("utf-8", "replace")
+    if all(byte in _PLAIN_IN_MESSAGE for byte in raw):
+        return raw
+    return b"".join(
+        bytes((byte,)) if byte in _PLAIN_IN_MESSAGE else b"%%%02X" % byte for byte in raw
+    )
+
+
+def decode_message_text(value: bytes) -> str:
+    """Decode a `grpc-message`; what is not valid is kept or replaced, never an error."""
+    return unquote_to_bytes(value).decode("utf-8", "replace")
+
+
+def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """Encode user metadata into header fields.
+
+    Raises ValueError or TypeError, naming the key, for what gRPC cannot carry: names that are
+    reserved or not lower-case header names, text that is not printable ASCII, bytes for a key
+    without `-bin` and text for one with it.
+    """
+    return [_encode_entry(key, value) for key, value in metadata]
+
+
+def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+    name = key.lower()
+    if name.startswith("grpc-") or name in _RESERVED_NAMES:
+        raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
+    if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+        raise ValueError(
+            f"metadata key {key!r}: only letters, digits, '-', '_' and '.' may be used"
+        )
+    if name.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"metadata key {key!r} ends in '-bin', so its value must be bytes")
+        return name.encode(), base64.b64encode(value).rstrip(b"=")
+    if not isinstance(value, str):
+        raise TypeError(f"metadata key {key!r} does not end in '-bin', so its value must be str")
+    if not all(" " <= c <= "~" for c in value):
+        raise ValueError(f"metadata key {key!r}: its value has characters outside printable ASCII")
+    return name.encode(), value.strip(" ").encode()
+
+
+def decode_binary(value: bytes) -> list[bytes]:
+    """Decode the value of a `-bin` field: base64 with or without padding, commas between values.
+
+    Raises MalformedHead.
+    """
+    try:
+        return [_decode_base64(part.strip()) for part in value.split(b",")]
+    except (binascii.Error, ValueError):
+        raise MalformedHead(f"binary metadata {value[:40]!r} is not base64") from None
+
+
+def _decode_base64(part: bytes) -> bytes:
+    part = part.rstrip(b"=")
+    return base64.b64decode(part + b"=" * (-len(part) % 4), validate=True)

@@ -1,0 +1,183 @@
+"""What a header list means: request heads, response heads and trailers.
+
+HTTP rules are RFC 9113 §8.2 and §8.3, gRPC's are those of doc/PROTOCOL-HTTP2.md. A list that
+HTTP calls malformed raises MalformedHead, which costs the peer the stream; a well-formed head
+that is not gRPC's is for the layer above to answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import attrs
+
+from meshtrio.wire.errors import MalformedHead
+from meshtrio.wire.grpc import (
+    Metadata,
+    decode_binary,
+    decode_message_text,
+    decode_timeout,
+)
+from meshtrio.wire.hpack import Fields
+
+_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]\Z").search
+_CONNECTION_SPECIFIC = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+_NOT_METADATA = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
+_METADATA_IN_GRPC_NAMESPACE = frozenset({b"grpc-tags-bin", b"grpc-trace-bin"})
+
+
+@attrs.frozen
+class RequestHead:
+    """The head of a request; `timeout` in seconds from its arrival, None where none was set."""
+
+    method: str
+    scheme: str
+    path: str
+    authority: str
+    content_type: str
+    timeout: float | None
+    encoding: str
+    accept_encoding: tuple[str, ...]
+    user_agent: str
+    metadata: Metadata
+    content_length: int | None = None
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.method == "POST" and self.content_type.startswith("application/grpc")
+
+
+@attrs.frozen
+class Trailers:
+    """How a call ended: status code, its message and the trailing metadata."""
+
+    code: int
+    message: str
+    metadata: Metadata
+
+
+@attrs.frozen
+class ResponseHead:
+    """The head of a response; `trailers` is set where it is the whole response (Trailers-Only)."""
+
+    http_status: int
+    content_type: str
+    encoding: str
+    metadata: Metadata
+    trailers: Trailers | None
+    content_length: int | None = None
+
+
+def parse_request(fields: Fields) -> RequestHead:
+    """Read a request's head. Raises MalformedHead."""
+    pseudo, regular = _split(
+        fields, allowed=frozenset({":method", ":scheme", ":path", ":authority"})
+    )
+    for name in (":method", ":scheme", ":path"):
+        if not pseudo.get(name):
+            raise MalformedHead(f"{name} is missing or empty")
+    values = dict(regular)
+    if values.get(b"te", b"trailers") != b"trailers":
+        raise MalformedHead("te may only be 'trailers'")
+    timeout = values.get(b"grpc-timeout")
+    accept = values.get(b"grpc-accept-encoding", b"")
+    return RequestHead(
+        method=pseudo[":method"],
+        scheme=pseudo[":scheme"],
+        path=pseudo[":path"],
+        authority=pseudo.get(":authority") or _text(values, b"host"),
+        content_type=_text(values, b"content-type"),
+        timeout=None if timeout is None else decode_timeout(timeout),
+        encoding=_text(values, b"grpc-encoding") or "identity",
+        accept_encoding=tuple(e.strip() for e in accept.decode("latin-1").split(",") if e.strip()),
+        user_agent=_text(values, b"user-agent"),
+        metadata=_metadata(regular),
+        content_length=_content_length(values),
+    )
+
+
+def parse_response(fields: Fields) -> ResponseHead:
+    """Read a response's head, informational ones (1xx) too. Raises MalformedHead."""
+    pseudo, regular = _split(fields, allowed=frozenset({":status"}))
+    status = pseudo.get(":status", "")
+    if not re.fullmatch("[1-9][0-9]{2}", status):
+        raise MalformedHead(f":status is {status!r}")
+    values = dict(regular)
+    metadata = _metadata(regular)
+    return ResponseHead(
+        http_status=int(status),
+        content_type=_text(values, b"content-type"),
+        encoding=_text(values, b"grpc-encoding") or "identity",
+        metadata=metadata,
+        trailers=_trailers(values, metadata) if b"grpc-status" in values else None,
+        content_length=_content_length(values),
+    )
+
+
+def parse_trailers(fields: Fields) -> Trailers | None:
+    """Read trailers; None where they carry no `grpc-status`. Raises MalformedHead."""
+    _, regular = _split(fields, allowed=frozenset())
+    values = dict(regular)
+    if b"grpc-status" not in values:
+        return None
+    return _trailers(values, _metadata(regular))
+
+
+def _trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
+    status = values[b"grpc-status"]
+    # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
+    code = int(status) if status.isdigit() and len(status) < 10 else 2
+    return Trailers(code, decode_message_text(values.get(b"grpc-message", b"")), metadata)
+
+
+def _split(
+    fields: Fields, *, allowed: frozenset[str]
+) -> tuple[dict[str, str], list[tuple[bytes, bytes]]]:
+    """Part pseudo-header fields from the others, holding both to RFC 9113 §8.2 and §8.3."""
+    pseudo: dict[str, str] = {}
+    regular: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        if not _NAME(name) or _BAD_VALUE(value):
+            raise MalformedHead(f"field {name[:40]!r} has a name or value that HTTP/2 forbids")
+        if name.startswith(b":"):
+            key = name.decode("latin-1")
+            if key not in allowed or key in pseudo or regular:
+                raise MalformedHead(f"{key} is unknown, repeated or out of place")
+            pseudo[key] = value.decode("latin-1")
+        elif name in _CONNECTION_SPECIFIC:
+            raise MalformedHead(f"{name.decode()} has no place in HTTP/2")
+        else:
+            regular.append((name, value))
+    return pseudo, regular
+
+
+def _metadata(regular: Iterable[tuple[bytes, bytes]]) -> Metadata:
+    out: list[tuple[str, str | bytes]] = []
+    for name, value in regular:
+        if name in _NOT_METADATA or (
+            name.startswith(b"grpc-") and name not in _METADATA_IN_GRPC_NAMESPACE
+        ):
+            continue
+        key = name.decode("latin-1")
+        if name.endswith(b"-bin"):
+            out.extend((key, part) for part in decode_binary(value))
+        else:
+            out.append((key, value.decode("latin-1")))
+    return tuple(out)
+
+
+def _text(values: dict[bytes, bytes], name: bytes) -> str:
+    return values.get(name, b"").decode("latin-1")
+
+
+def _content_length(values: dict[bytes, bytes]) -> int | None:
+    value = values.get(b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise MalformedHead(f"content-length is {value[:40]!r}")
+    return int(value)

@@ -1,0 +1,129 @@
+"""Header compression, RFC 7541.
+
+Encoding never touches the dynamic table: a block is a function of its fields alone, so constant
+blocks (a method's request head, a successful response's head and trailers) are encoded once in a
+process and reused on every connection. Decoding is the `hpack` library's, behind a memory of
+blocks that were seen before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import hpack
+
+from meshtrio.wire.errors import ErrorCode, PeerViolation
+
+Fields = tuple[tuple[bytes, bytes], ...]
+T = TypeVar("T")
+
+SHRINK_TABLE = b"\x20"
+"""A dynamic table size update to zero (§6.3), owed to a peer that lowers HEADER_TABLE_SIZE."""
+
+_FULLY_INDEXED = {
+    (b":method", b"POST"): b"\x83",
+    (b":scheme", b"http"): b"\x86",
+    (b":scheme", b"https"): b"\x87",
+    (b":status", b"200"): b"\x88",
+}
+_INDEXED_NAME = {
+    b":authority": 1,
+    b":path": 4,
+    b":status": 8,
+    b"authorization": 23,
+    b"content-type": 31,
+    b"user-agent": 58,
+}
+_NEVER_INDEXED = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
+
+def encode_integer(value: int, prefix_bits: int, first_byte: int) -> bytes:
+    """Encode an integer with a prefix (§5.1); `first_byte` carries the bits above the prefix."""
+    limit = (1 << prefix_bits) - 1
+    if value < limit:
+        return bytes((first_byte | value,))
+    out = bytearray((first_byte | limit,))
+    value -= limit
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_field(name: bytes, value: bytes) -> bytes:
+    """Encode one field: indexed where the static table has it whole, else a literal (§6.2)."""
+    indexed = _FULLY_INDEXED.get((name, value))
+    if indexed is not None:
+        return indexed
+    kind = 0x10 if name in _NEVER_INDEXED else 0x00
+    index = _INDEXED_NAME.get(name)
+    if index is not None:
+        head = encode_integer(index, 4, kind)
+    else:
+        head = bytes((kind,)) + encode_integer(len(name), 7, 0) + name
+    return head + encode_integer(len(value), 7, 0) + value
+
+
+def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Encode a header list into a block that decodes the same in any state of the peer's table."""
+    return b"".join([encode_field(name, value) for name, value in fields])
+
+
+class HeaderDecoder:
+    """Decodes one direction of one connection.
+
+    `decode(block, parse)` gives `parse(fields)`. A block that left the dynamic table as it found
+    it means the same until the table next changes, so its parsed result is remembered till then:
+    after a connection's first calls, a head costs one dictionary look-up.
+    """
+
+    _MOST_REMEMBERED = 128
+    _LONGEST_REMEMBERED = 1024
+
+    def __init__(self, max_header_list_size: int) -> None:
+        """`max_header_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
+        self._decoder = hpack.Decoder(max_header_list_size=max_header_list_size)
+        self._known: dict[tuple[Callable[[Fields], Any], bytes], Any] = {}
+
+    def decode(self, block: bytes, parse: Callable[[Fields], T]) -> T:
+        """Decode and parse one block.
+
+        Raises PeerViolation for a block that RFC 7541 forbids or that is over the size limit
+        (either leaves the table in doubt, hence the connection), and what `parse` raises.
+        """
+        key = (parse, block)
+        known: T | None = self._known.get(key)
+        if known is not None:
+            return known
+        before = self._table_state()
+        fields = self._decode(block)
+        if self._table_state() != before:
+            self._known.clear()
+        result = parse(fields)
+        if len(block) <= self._LONGEST_REMEMBERED and self._table_state() == before:
+            if len(self._known) >= self._MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = result
+        return result
+
+    def _decode(self, block: bytes) -> Fields:
+        try:
+            return tuple((bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True))
+        except hpack.OversizedHeaderListError as exc:
+            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
+        except (hpack.HPACKError, IndexError, ValueError) as exc:
+            reason = f"header block cannot be decoded: {exc}"
+            raise PeerViolation(ErrorCode.COMPRESSION_ERROR, reason) from None
+
+    def _table_state(self) -> tuple[int, int, int, object]:
+        """Differs after every insertion, eviction or resize: a new entry is a new first one.
+
+        The first entry is part of the answer so that its identity cannot be used again while a
+        state taken earlier is still to be compared.
+        """
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        first = entries[0] if entries else None
+        return (id(first), len(entries), table.maxsize, first)

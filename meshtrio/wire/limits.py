@@ -1,0 +1,33 @@
+"""Bounds on what a peer can make this side hold or do."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import and_, ge, le
+
+from meshtrio.wire import frames
+from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE
+
+# A peer may use HTTP/2's default window and frame size before it has seen our SETTINGS, so
+# smaller ones could not be held.
+_window = and_(ge(frames.DEFAULT_WINDOW), le(frames.MAX_WINDOW))
+_frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.LARGEST_MAX_FRAME_SIZE))
+
+
+@attrs.frozen
+class Limits:
+    """What one connection may cost. Sizes are bytes.
+
+    The most a peer can make a connection hold is about `max_concurrent_streams` times
+    (`stream_window` + `max_message_size`), plus one header block.
+    """
+
+    max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
+    stream_window: int = attrs.field(default=256 * 1024, validator=_window)
+    """Unread bytes a peer may have in flight on one stream."""
+    connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_window)
+    max_frame_size: int = attrs.field(default=16 * 1024, validator=_frame_size)
+    max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
+    """Of a decoded header list, counted as RFC 9113 §6.5.2 does; its block may not be longer."""
+    max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
+    """Of one received gRPC message."""
