@@ -1,0 +1,66 @@
+"""Errors a user of meshtrio can meet, beside the gRPC statuses of purerpc.
+
+Each says whose fault it is: ConfigError and UsageError are the caller's own, NoMeshError,
+CallRefusedError, ConnectionLostError and PluginDiedError are kinds of purerpc's UnavailableError,
+so that code which knows gRPC only handles them all.
+"""
+
+from __future__ import annotations
+
+import purerpc
+
+
+class MeshtrioError(Exception):
+    """Root of the errors that are not the outcome of a call."""
+
+
+class ConfigError(MeshtrioError):
+    """A configuration was refused before anything was started."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UsageError(MeshtrioError):
+    """meshtrio was asked for something that cannot be, with what to do instead."""
+
+
+class NoMeshError(purerpc.UnavailableError):
+    """No mesh answers on the mesh socket."""
+
+
+class CallRefusedError(purerpc.UnavailableError):
+    """The call was turned away before any handler saw it; calling again is safe."""
+
+
+class ConnectionLostError(purerpc.UnavailableError):
+    """The connection broke during the call; whether the handler ran is not known."""
+
+
+class PluginDiedError(ConnectionLostError):
+    """The plugin's process ended during the call.
+
+    `status` is its exit status or None, `signal` the signal that killed it or None,
+    `stderr_tail` the last lines it wrote to stderr.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None,
+        signal: int | None,
+        stderr_tail: tuple[str, ...],
+    ) -> None:
+        super().__init__(message)
+        self.exit_status = status
+        self.signal = signal
+        self.stderr_tail = stderr_tail
+
+
+def unwrap(exc: BaseException) -> BaseException:
+    """The one exception inside nested groups of one, or the group itself where it holds more."""
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc

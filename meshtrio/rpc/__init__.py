@@ -1,0 +1,1 @@
+"""gRPC on trio: connections, servers, channels and calls, under purerpc's programming model."""

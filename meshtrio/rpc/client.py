@@ -1,0 +1,89 @@
+"""The client's side of a connection."""
+
+from __future__ import annotations
+
+import socket
+
+import purerpc
+import trio
+
+from meshtrio.errors import CallRefusedError
+from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire import events
+from meshtrio.wire.connection import Role
+from meshtrio.wire.limits import Limits
+
+
+class ClientConnection(Connection):
+    """A connection that opens streams; see `Connection` for who owns what."""
+
+    def __init__(self, sock: socket.socket, limits: Limits | None = None) -> None:
+        super().__init__(sock, Role.CLIENT, limits)
+        self.retired = False
+        """Opens no further stream, and closes once those it has are over."""
+        self._room = trio.lowlevel.ParkingLot()
+
+    @property
+    def usable(self) -> bool:
+        return not (self.retired or self.closed or self.engine.exhausted)
+
+    def start(self, block: bytes) -> Stream | None:
+        """Open a stream with a request's head, None where no stream can be opened just now.
+
+        Nothing is written yet: the message that follows goes out in the same system call.
+        """
+        if not self.engine.can_open_stream or self.closed:
+            return None
+        stream = Stream(self, self.engine.open_stream(block))
+        self.streams[stream.id] = stream
+        return stream
+
+    async def wait_for_room(self) -> None:
+        """Wait until a stream may have become free on this connection, or it is of no more use."""
+        while self.usable and not self.engine.can_open_stream:
+            await self._room.park()
+
+    def spawn(self, task: object, *args: object) -> None:
+        """Start a task that lives no longer than the connection: a call's sender."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *args)  # type: ignore[arg-type]
+
+    def retire(self) -> None:
+        """Take no new calls, let those under way finish, then close."""
+        self.retired = True
+        self._room.unpark_all()
+        if not self.streams:
+            self.shut("the connection is no longer needed")
+
+    def _on_stream_gone(self) -> None:
+        self._room.unpark()
+        if not self.streams and (self.retired or self.engine.peer_last_stream_id is not None):
+            self.retire()
+
+    def _on_settings(self, event: events.SettingsReceived) -> None:
+        super()._on_settings(event)
+        self._room.unpark_all()
+
+    def _on_response(self, event: events.ResponseReceived) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is None:
+            return
+        stream.head = event.head
+        if event.end_stream:
+            stream.on_end(event.head.trailers)
+        elif event.head.encoding != "identity":
+            encoding = event.head.encoding
+            stream.fail(purerpc.InternalError(f"the peer answered in encoding {encoding!r}"))
+
+    def _on_goaway(self, event: events.GoAwayReceived) -> None:
+        super()._on_goaway(event)
+        reason = "the peer shut down before processing the call"
+        for stream in list(self.streams.values()):
+            if stream.id > event.last_stream_id:
+                self._fail(stream, CallRefusedError(reason))
+        self.retire()
+
+    def _end(self) -> None:
+        super()._end()
+        self._room.unpark_all()

@@ -1,0 +1,82 @@
+"""Where a service can be called, and what became of the places where it no longer can."""
+
+from __future__ import annotations
+
+import socket
+
+import attrs
+import trio
+
+from meshtrio.backoff import Backoff
+
+RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
+"""Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
+
+
+@attrs.frozen
+class Endpoint:
+    """One place that serves a service, for as long as one process does.
+
+    `id` is never used twice by a mesh, so a restarted plugin is a new endpoint on the same address.
+    """
+
+    id: str
+    address: str
+    """`unix:/path/to/socket` or `tcp:host:port`."""
+    instance: int = 0
+    pid: int = 0
+
+
+@attrs.frozen
+class Departure:
+    """Why an endpoint is gone: `reason` is a sentence, the rest what is known of an exit."""
+
+    endpoint_id: str
+    reason: str
+    exit_status: int | None = None
+    signal: int | None = None
+    stderr_tail: tuple[str, ...] = ()
+
+    @property
+    def died(self) -> bool:
+        return self.exit_status is not None or self.signal is not None
+
+
+@attrs.frozen
+class ServiceState:
+    """What a registry knows of one service at a moment."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    departures: tuple[Departure, ...] = ()
+    """The latest ones, oldest first; bounded."""
+
+
+async def connect(address: str) -> socket.socket:
+    """Connect to an endpoint's address, giving a non-blocking socket the caller owns.
+
+    Raises OSError where nothing listens, ValueError for an address of another form.
+    """
+    kind, _, rest = address.partition(":")
+    if kind == "unix" and rest:
+        return _detach(await _connect(socket.AF_UNIX, rest))
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and host and port.isdigit():
+        stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
+        return _detach(stream.socket)
+    raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
+
+
+async def _connect(family: socket.AddressFamily, path: str) -> trio.socket.SocketType:
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _detach(sock: trio.socket.SocketType) -> socket.socket:
+    plain = socket.socket(fileno=sock.detach())
+    plain.setblocking(False)
+    return plain

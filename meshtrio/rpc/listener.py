@@ -1,0 +1,66 @@
+"""Listening sockets on Unix paths."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meshtrio.config import LONGEST_SOCKET_PATH
+from meshtrio.errors import UsageError
+
+_BACKLOG = 1024
+
+
+@contextmanager
+def unix_listener(path: Path | str) -> Iterator[socket.socket]:
+    """Bind and listen on a path for the block, and remove the path after it.
+
+    A socket that nobody listens on any more is replaced. Raises UsageError for a path that is too
+    long, is in use, or is not a socket.
+    """
+    path = os.fspath(path)
+    length = len(os.fsencode(path))
+    if length > LONGEST_SOCKET_PATH:
+        raise UsageError(
+            f"{path}: a socket's path may have {LONGEST_SOCKET_PATH} bytes, this has {length}"
+        )
+    _remove_stale(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+        ours = os.stat(path).st_ino
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == ours:
+                    os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageError(f"{path}: is there already and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN:
+                raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+    raise UsageError(f"{path}: another process listens there")

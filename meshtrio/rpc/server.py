@@ -1,0 +1,158 @@
+"""A gRPC server: listeners, their connections, and a drain that loses no call."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from typing import Any
+
+import trio
+
+from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.seam import Handler, handlers_of
+from meshtrio.rpc.serving import ServerCall, refuse
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire import events
+from meshtrio.wire.connection import Role
+from meshtrio.wire.limits import Limits
+
+_log = logging.getLogger("meshtrio.rpc")
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_PAUSE_WHEN_OUT = 0.1
+_DRAIN_PING = b"drain..."
+_DRAIN_PING_WAIT = 1.0
+"""Seconds that a client has to answer the ping which ends its right to open streams."""
+
+
+class Server:
+    """Serves purerpc servicers on sockets.
+
+        server = Server(EchoServicer())
+        await nursery.start(server.serve, listener)
+        ...
+        await server.drain(grace=5)
+
+    Handlers run in the nursery of their connection, connections in that of `serve`.
+    """
+
+    def __init__(self, *servicers: Any, limits: Limits | None = None) -> None:
+        """Raises UsageError for what is no servicer and for a service that is served twice."""
+        self.handlers: dict[str, Handler] = handlers_of(servicers)
+        self.limits = limits or Limits()
+        self.connections: set[ServerConnection] = set()
+        self._accepting = trio.CancelScope()
+        self._stopping = trio.CancelScope()
+
+    @property
+    def calls_in_progress(self) -> int:
+        return sum(len(connection.streams) for connection in self.connections)
+
+    async def serve(
+        self,
+        listener: socket.socket,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept on a listening socket until cancelled or drained; takes the socket over.
+
+        When cancelled, handlers are cancelled and their callers told UNAVAILABLE.
+        """
+        with self._stopping:
+            async with trio.open_nursery() as nursery:
+                with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
+                    task_status.started()
+                    await self._accept(accepting, nursery)
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                accepted, _ = await listener.accept()
+            except OSError as exc:
+                if exc.errno not in _OUT_OF_RESOURCES:
+                    raise
+                _log.error("cannot accept a connection: %s; trying again", exc.strerror)
+                await trio.sleep(_PAUSE_WHEN_OUT)
+                continue
+            sock = socket.socket(fileno=accepted.detach())
+            nursery.start_soon(self._serve_connection, sock)
+
+    async def _serve_connection(self, sock: socket.socket) -> None:
+        connection = ServerConnection(sock, self)
+        self.connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self.connections.discard(connection)
+
+    async def drain(self, grace: float) -> int:
+        """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
+
+        Gives the number of calls that were cut when the time was over. When cancelled, what is
+        left is cut at once. `serve` has ended its work when this returns.
+        """
+        self._accepting.cancel()
+        cut = 0
+        try:
+            with trio.move_on_after(grace):
+                async with trio.open_nursery() as nursery:
+                    for connection in self.connections:
+                        nursery.start_soon(connection.drain)
+        finally:
+            cut = self.calls_in_progress
+            self._stopping.cancel()
+        return cut
+
+
+class ServerConnection(Connection):
+    """A connection whose streams are served; see `Connection` for who owns what."""
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        super().__init__(sock, Role.SERVER, server.limits)
+        self._handlers = server.handlers
+        self._drain_acknowledged = trio.Event()
+        self._ended = trio.Event()
+        self._refusing = False
+
+    async def drain(self) -> None:
+        """Tell the client to go elsewhere, then close once its last call is over (RFC 9113 §6.8).
+
+        The two GOAWAYs are a round trip apart, so that a call which crosses the first is served.
+        """
+        self.engine.announce_shutdown()
+        self.engine.ping(_DRAIN_PING)
+        self.flush()
+        with trio.move_on_after(_DRAIN_PING_WAIT):
+            await self._drain_acknowledged.wait()
+        if not self.engine.closed:
+            self.engine.refuse_new_streams()
+            self.flush()
+        self._refusing = True
+        self._on_stream_gone()
+        await self._ended.wait()
+
+    def _on_ping_ack(self, event: events.PingAcknowledged) -> None:
+        if event.payload == _DRAIN_PING:
+            self._drain_acknowledged.set()
+
+    def _on_stream_gone(self) -> None:
+        if self._refusing and not self.streams:
+            self.shut("the server is shutting down")
+
+    def _end(self) -> None:
+        super()._end()
+        self._drain_acknowledged.set()
+        self._ended.set()
+
+    def _on_request(self, event: events.RequestReceived) -> None:
+        handler = self._handlers.get(event.head.path)
+        if refuse(self, event.stream_id, event.head, handler is not None):
+            return
+        assert handler is not None
+        assert self._nursery is not None
+        stream = Stream(self, event.stream_id)
+        self.streams[stream.id] = stream
+        if event.end_stream:
+            stream.on_end(None)
+        self._nursery.start_soon(ServerCall(self, stream, handler, event.head).run)

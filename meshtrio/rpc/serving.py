@@ -1,0 +1,201 @@
+"""Serving one call: a handler runs in a scope that the caller's cancellation and deadline end."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import purerpc
+import trio
+
+from meshtrio.errors import unwrap
+from meshtrio.rpc.seam import Handler, Request
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire import hpack
+from meshtrio.wire.errors import ErrorCode
+from meshtrio.wire.grpc import encode_message_text
+from meshtrio.wire.heads import RequestHead
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.connection import Connection
+
+_log = logging.getLogger("meshtrio.rpc")
+
+_HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc+proto")])
+_TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
+_ACCEPT = hpack.encode([(b"grpc-accept-encoding", b"identity")])
+_NOT_GRPC = hpack.encode([(b":status", b"415")])
+
+_LONGEST_MESSAGE = 4096
+"""Bytes of a status message that are sent; what peers take in trailers is bounded."""
+
+_StatusPair = tuple[purerpc.StatusCode, str]
+_STOPPED = (purerpc.StatusCode.UNAVAILABLE, "the server stopped during the call")
+
+
+def trailers_block(code: purerpc.StatusCode, message: str) -> bytes:
+    fields = [(b"grpc-status", str(code.value).encode())]
+    if message:
+        fields.append((b"grpc-message", encode_message_text(message)[:_LONGEST_MESSAGE]))
+    return hpack.encode(fields)
+
+
+def refuse(connection: Connection, stream_id: int, head: RequestHead, known: bool) -> bool:
+    """Answer a request that no handler can take; False where there is nothing against it."""
+    if not head.is_grpc:
+        block = _NOT_GRPC
+    elif not known:
+        block = _HEAD + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, f"{head.path} is unknown")
+    elif head.encoding != "identity":
+        message = f"messages in encoding {head.encoding!r} are not understood"
+        block = _HEAD + _ACCEPT + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, message)
+    else:
+        return False
+    connection.engine.send_headers(stream_id, block, end_stream=True)
+    connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+    return True
+
+
+class RequestMessages(AsyncIterator[Any]):
+    """The messages a client streams, as the handler iterates them."""
+
+    def __init__(self, stream: Stream, request_type: Any) -> None:
+        self._stream = stream
+        self._parse = request_type.FromString
+
+    async def __anext__(self) -> Any:
+        data = await self._stream.receive()
+        if data is None:
+            raise StopAsyncIteration
+        return _parsed(self._parse, data)
+
+
+class ServerCall:
+    """One call on a server, from its head to its status."""
+
+    __slots__ = ("_connection", "_handler", "_head", "_head_sent", "_stream")
+
+    def __init__(
+        self, connection: Connection, stream: Stream, handler: Handler, head: RequestHead
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._handler = handler
+        self._head = head
+        self._head_sent = False
+
+    async def run(self) -> None:
+        """Run the handler to its end and send the status. Raises nothing but cancellation.
+
+        The handler is cancelled when the caller resets the stream or is lost, when the caller's
+        deadline passes, and when the server is stopped; the last two are told to the caller.
+        """
+        stream, timeout = self._stream, self._head.timeout
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        status: _StatusPair | None = _STOPPED
+        try:
+            with trio.CancelScope(deadline=deadline) as scope:
+                stream.on_failure = scope
+                if stream.failure is not None:
+                    scope.cancel()
+                status = await self._handle()
+            if scope.cancelled_caught:
+                status = self._status_when_cancelled()
+        finally:
+            stream.on_failure = None
+            if status is not None:
+                self._finish(*status)
+            stream.reset(ErrorCode.NO_ERROR)
+
+    def _status_when_cancelled(self) -> _StatusPair:
+        failure = self._stream.failure
+        if failure is not None:
+            return failure.status.status_code, failure.status.status_message
+        return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
+
+    async def _handle(self) -> _StatusPair | None:
+        """Give the status that is still to be sent, None where it went out with the reply."""
+        try:
+            await self._call()
+        except Exception as exc:
+            return self._status_of(unwrap(exc))
+        return None
+
+    async def _call(self) -> None:
+        method = self._handler.method
+        if method.client_streams:
+            argument: Any = RequestMessages(self._stream, method.request_type)
+        else:
+            argument = await self._single_request()
+        request = Request(self._stream.id, self._head)
+        result = self._handler.function(argument, request=request)
+        if inspect.isawaitable(result):
+            result = await result
+        elif not method.server_streams:
+            raise TypeError("the handler is not an async function")
+        if method.server_streams:
+            await self._send_all(result)
+        else:
+            await self._send(result, trailers=_TRAILERS_OK)
+
+    async def _single_request(self) -> Any:
+        data = await self._stream.receive()
+        if data is None:
+            raise purerpc.InvalidArgumentError("the call came without its message")
+        return _parsed(self._handler.method.request_type.FromString, data)
+
+    async def _send_all(self, replies: Any) -> None:
+        if not hasattr(replies, "__aiter__"):
+            raise TypeError("the handler of a streaming reply is not an async generator")
+        if hasattr(replies, "aclose"):
+            async with aclosing(replies):
+                async for reply in replies:
+                    await self._send(reply)
+        else:
+            async for reply in replies:
+                await self._send(reply)
+        self._finish(purerpc.StatusCode.OK, "")
+
+    async def _send(self, reply: Any, trailers: bytes | None = None) -> None:
+        method = self._handler.method
+        if not isinstance(reply, method.response_type):
+            expected = method.response_type.__name__
+            raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
+        data = reply.SerializeToString()
+        if not self._head_sent:
+            self._head_sent = True
+            self._connection.engine.send_headers(self._stream.id, _HEAD)
+        await self._stream.send(data, trailers=trailers)
+
+    def _status_of(self, exc: BaseException) -> _StatusPair:
+        """The caller learns a status the handler chose; what else went wrong stays in our log."""
+        if isinstance(exc, purerpc.RpcFailedError):
+            return exc.status.status_code, exc.status.status_message
+        path = self._head.path
+        if isinstance(exc, NotImplementedError):
+            return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
+        _log.error("%s: the handler raised", path, exc_info=exc)
+        return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
+
+    def _finish(self, code: purerpc.StatusCode, message: str) -> None:
+        """Send the status, unless the stream is over already. Never blocks."""
+        connection, stream = self._connection, self._stream
+        if stream.id not in connection.streams or connection.engine.closed:
+            return
+        block = trailers_block(code, message)
+        if not self._head_sent:
+            block = _HEAD + block
+        connection.engine.send_headers(stream.id, block, end_stream=True)
+        connection.flush()
+
+
+def _parsed(parse: Any, data: bytes) -> Any:
+    try:
+        return parse(data)
+    except Exception:
+        message = "a request message cannot be parsed as its protobuf type"
+        raise purerpc.InvalidArgumentError(message) from None

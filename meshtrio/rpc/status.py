@@ -1,0 +1,66 @@
+"""Statuses and where they come from: purerpc's exceptions, RST_STREAM codes, HTTP statuses."""
+
+from __future__ import annotations
+
+import purerpc
+
+from meshtrio.wire.errors import ErrorCode
+
+_BY_CODE: dict[int, type[purerpc.RpcFailedError]] = {
+    purerpc.StatusCode[name].value: error
+    for name, error in {
+        "CANCELLED": purerpc.CancelledError,
+        "UNKNOWN": purerpc.UnknownError,
+        "INVALID_ARGUMENT": purerpc.InvalidArgumentError,
+        "DEADLINE_EXCEEDED": purerpc.DeadlineExceededError,
+        "NOT_FOUND": purerpc.NotFoundError,
+        "ALREADY_EXISTS": purerpc.AlreadyExistsError,
+        "PERMISSION_DENIED": purerpc.PermissionDeniedError,
+        "RESOURCE_EXHAUSTED": purerpc.ResourceExhaustedError,
+        "FAILED_PRECONDITION": purerpc.FailedPreconditionError,
+        "ABORTED": purerpc.AbortedError,
+        "OUT_OF_RANGE": purerpc.OutOfRangeError,
+        "UNIMPLEMENTED": purerpc.UnimplementedError,
+        "INTERNAL": purerpc.InternalError,
+        "UNAVAILABLE": purerpc.UnavailableError,
+        "DATA_LOSS": purerpc.DataLossError,
+        "UNAUTHENTICATED": purerpc.UnauthenticatedError,
+    }.items()
+}
+
+_BY_RESET = {
+    ErrorCode.REFUSED_STREAM: purerpc.UnavailableError,
+    ErrorCode.CANCEL: purerpc.CancelledError,
+    ErrorCode.ENHANCE_YOUR_CALM: purerpc.ResourceExhaustedError,
+    ErrorCode.INADEQUATE_SECURITY: purerpc.PermissionDeniedError,
+}
+_BY_HTTP_STATUS = {
+    400: purerpc.InternalError,
+    401: purerpc.UnauthenticatedError,
+    403: purerpc.PermissionDeniedError,
+    404: purerpc.UnimplementedError,
+    429: purerpc.UnavailableError,
+    502: purerpc.UnavailableError,
+    503: purerpc.UnavailableError,
+    504: purerpc.UnavailableError,
+}
+
+
+def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
+    """purerpc's exception for a status other than OK; a code gRPC does not list is UNKNOWN."""
+    error = _BY_CODE.get(code)
+    if error is None:
+        return purerpc.UnknownError(f"status code {code}: {message}")
+    return error(message)
+
+
+def error_for_reset(code: int, reason: str) -> purerpc.RpcFailedError:
+    """The status of a call whose stream was reset (PROTOCOL-HTTP2, "Errors")."""
+    error = _BY_RESET.get(code, purerpc.InternalError)  # type: ignore[call-overload]
+    return error(f"the call's stream was reset: {reason}")
+
+
+def error_for_http_status(status: int) -> purerpc.RpcFailedError:
+    """The status of a response without one of its own (gRPC's http-grpc-status-mapping.md)."""
+    error = _BY_HTTP_STATUS.get(status, purerpc.UnknownError)
+    return error(f"the peer answered with HTTP status {status} and no gRPC status")

@@ -1,0 +1,49 @@
+"""Two shapes of nursery that trio leaves to its users."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from meshtrio.errors import unwrap
+
+
+@asynccontextmanager
+async def open_nursery_of_one() -> AsyncIterator[trio.Nursery]:
+    """A nursery for helpers of the block: an error of the block leaves it as it was raised.
+
+    Without this, an `async with` that uses a nursery inside would show its user's own exceptions
+    in an ExceptionGroup.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        exc = unwrap(group)
+        if exc is group:
+            raise
+        raise exc from exc.__cause__
+
+
+@asynccontextmanager
+async def running(service: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIterator[Any]:
+    """Run `service(*args, task_status=…)` during the block, and until the block is quite done.
+
+    It is shielded from the cancellation that ends the block and is cancelled after it, so that
+    what the block does on its way out still finds it there. Yields what it gave as started.
+    """
+    scope = trio.CancelScope(shield=True)
+
+    async def run(*, task_status: trio.TaskStatus[Any]) -> None:
+        with scope:
+            await service(*args, task_status=task_status)
+
+    async with open_nursery_of_one() as nursery:
+        started = await nursery.start(run)
+        try:
+            yield started
+        finally:
+            scope.cancel()
