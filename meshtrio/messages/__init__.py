@@ -1,0 +1,1 @@
+"""Protobuf messages of the services that meshtrio itself speaks; made by protos/generate.py."""

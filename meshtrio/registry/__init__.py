@@ -1,0 +1,49 @@
+"""Names to endpoints: who serves what now, and what became of who did before."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+
+
+class UnknownServiceError(LookupError):
+    """A service that was never declared nor registered."""
+
+    def __init__(self, service: str, known: tuple[str, ...]) -> None:
+        names = ", ".join(known) or "none"
+        super().__init__(f"no service {service!r}; the services here are: {names}")
+
+
+class Registry(Protocol):
+    """What the mesh asks of a registry, in memory or elsewhere."""
+
+    def declare(self, service: str) -> None:
+        """Make a service known that has no endpoint yet, so that its callers wait."""
+
+    def register(self, service: str, endpoint: Endpoint) -> None:
+        """Add an endpoint. Raises ValueError for an id that is registered already."""
+
+    def deregister(self, service: str, departure: Departure) -> None:
+        """Remove an endpoint, saying why; where it is gone already, only the reason is kept."""
+
+    def resolve(self, service: str) -> ServiceState:
+        """What is known now. Raises UnknownServiceError."""
+
+    def services(self) -> tuple[str, ...]:
+        """The names that are known, sorted."""
+
+    def states(self, service: str) -> AsyncGenerator[ServiceState, None]:
+        """Give the state at once and after each change.
+
+        Raises UnknownServiceError. States in between may be passed over, never the latest.
+        """
+
+
+async def watch(registry: Registry, service: str, deliver: Callable[[ServiceState], None]) -> None:
+    """Deliver each state of a service until cancelled. Raises UnknownServiceError."""
+    async with aclosing(registry.states(service)) as states:
+        async for state in states:
+            deliver(state)

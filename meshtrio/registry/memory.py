@@ -1,0 +1,54 @@
+"""The registry of one mesh, in its memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from trio_util import AsyncValue
+
+from meshtrio.registry import UnknownServiceError
+from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+
+_DEPARTURES_KEPT = 16
+
+
+class MemoryRegistry:
+    """Each service is one value that is replaced whole, so a watcher holds no queue."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, AsyncValue[ServiceState]] = {}
+
+    def declare(self, service: str) -> None:
+        self._services.setdefault(service, AsyncValue(ServiceState()))
+
+    def register(self, service: str, endpoint: Endpoint) -> None:
+        self.declare(service)
+        state = self._services[service].value
+        if any(known.id == endpoint.id for known in state.endpoints):
+            raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
+        self._services[service].value = ServiceState((*state.endpoints, endpoint), state.departures)
+
+    def deregister(self, service: str, departure: Departure) -> None:
+        state = self.resolve(service)
+        gone = departure.endpoint_id
+        # A later word on the same endpoint replaces the first: stopped, then how it ended.
+        departures = [d for d in state.departures if d.endpoint_id != gone]
+        self._services[service].value = ServiceState(
+            tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
+            (*departures, departure)[-_DEPARTURES_KEPT:],
+        )
+
+    def resolve(self, service: str) -> ServiceState:
+        value = self._services.get(service)
+        if value is None:
+            raise UnknownServiceError(service, self.services())
+        state: ServiceState = value.value
+        return state
+
+    def services(self) -> tuple[str, ...]:
+        return tuple(sorted(self._services))
+
+    async def states(self, service: str) -> AsyncGenerator[ServiceState, None]:
+        self.resolve(service)
+        async for state in self._services[service].eventual_values():
+            yield state

@@ -1,0 +1,113 @@
+"""The folder of a mesh's sockets: where it is, whose it is, and that one mesh uses it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meshtrio.config import LONGEST_SOCKET_PATH, MeshConfig
+from meshtrio.errors import ConfigError
+
+
+def default() -> Path:
+    """`$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "meshtrio" if base else Path(f"/tmp/meshtrio-{os.getuid()}")  # noqa: S108
+
+
+def of(config: MeshConfig) -> Path:
+    """The absolute path that a config's sockets are in."""
+    return Path(os.path.abspath(config.runtime_dir or default()))
+
+
+def mesh_socket(folder: Path) -> Path:
+    return folder / "mesh.sock"
+
+
+def plugin_socket(folder: Path, plugin: str, instance: int) -> Path:
+    return folder / f"{plugin}-{instance}.sock"
+
+
+def find_mesh_socket() -> Path:
+    """Where a client looks for the mesh: `MESH_SOCKET`, else the default runtime dir."""
+    given = os.environ.get("MESH_SOCKET")
+    return Path(given) if given else mesh_socket(default())
+
+
+def check(config: MeshConfig) -> None:
+    """Refuse what cannot work before anything is made. Raises ConfigError with all of it."""
+    folder = of(config)
+    paths = [mesh_socket(folder)]
+    paths += [plugin_socket(folder, p.name, p.instances - 1) for p in config.plugins]
+    problems = [
+        f"{path}: a socket's path may have {LONGEST_SOCKET_PATH} bytes, this has "
+        f"{len(os.fsencode(path))}; choose a shorter runtime dir"
+        for path in paths
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Make the folder ours for the block: mode 0700, locked, without stale sockets.
+
+    Raises ConfigError where it is another user's, open to others, or another mesh's already.
+    """
+    _make(folder)
+    lock = os.open(folder / "mesh.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            raise ConfigError(
+                [f"{folder}: another mesh runs here (pid {holder}); stop it or use --runtime-dir"]
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        _remove_sockets(folder)
+        try:
+            yield
+        finally:
+            # The lock file stays: were it unlinked, two later meshes could lock two files.
+            _remove_sockets(folder)
+    finally:
+        os.close(lock)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = os.lstat(folder)
+    except OSError as exc:
+        raise ConfigError([f"{folder}: cannot be made: {exc.strerror}"]) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError([f"{folder}: is not a folder"])
+    if status.st_uid != os.getuid():
+        raise ConfigError(
+            [f"{folder}: belongs to uid {status.st_uid}, not to us (uid {os.getuid()})"]
+        )
+    if status.st_mode & 0o022:
+        raise ConfigError(
+            [f"{folder}: others may write to it (mode {status.st_mode & 0o7777:o}); chmod 700 it"]
+        )
+    os.chmod(folder, 0o700)
+
+
+def _remove_sockets(folder: Path) -> None:
+    try:
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".sock") and stat.S_ISSOCK(
+                entry.stat(follow_symlinks=False).st_mode
+            ):
+                os.unlink(entry.path)
+    except OSError as exc:
+        if exc.errno != errno.ENOENT:
+            raise

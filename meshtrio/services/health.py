@@ -1,0 +1,44 @@
+"""grpc.health.v1.Health for the services of one server (grpc/doc/health-checking.md)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import purerpc
+from trio_util import AsyncValue
+
+from meshtrio.messages import health
+from meshtrio.rpc.dynamic import service_of
+
+_DESCRIPTOR = health.DESCRIPTOR.services_by_name["Health"]
+_Reply = health.HealthCheckResponse
+
+
+class HealthServicer:
+    """Everything serves until `stop_serving`: the server as a whole ("") and each service."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self.service = service_of(_DESCRIPTOR, self)
+        self._names = {"", *services}
+        self._serving = AsyncValue(True)
+
+    def stop_serving(self) -> None:
+        """Say NOT_SERVING from now on."""
+        self._serving.value = False
+
+    async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
+        """Raises NotFoundError for a service that is not served here."""
+        if request.service not in self._names:
+            raise purerpc.NotFoundError(f"service {request.service!r} is not served here")
+        return self._reply(self._serving.value)
+
+    async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
+        if request.service not in self._names:
+            yield _Reply(status=_Reply.SERVICE_UNKNOWN)
+            await AsyncValue(False).wait_value(True)
+        async for serving in self._serving.eventual_values():
+            yield self._reply(serving)
+
+    def _reply(self, serving: bool) -> Any:
+        return _Reply(status=_Reply.SERVING if serving else _Reply.NOT_SERVING)

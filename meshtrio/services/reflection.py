@@ -1,0 +1,118 @@
+"""Server reflection, v1 and v1alpha (grpc/doc/server-reflection.md).
+
+The two versions differ in their names only, so one servicer serves either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import purerpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from meshtrio.messages import reflection_v1, reflection_v1alpha
+from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.seam import Handler
+
+_NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
+_INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
+
+
+def reflection_servicers(handlers: Mapping[str, Handler]) -> list[ReflectionServicer]:
+    """Servicers of both versions for what a server serves, themselves included."""
+    servicers = [ReflectionServicer(m) for m in (reflection_v1, reflection_v1alpha)]
+    names = {handler.method.service for handler in handlers.values()}
+    names |= {servicer.service.name for servicer in servicers}
+    pools = {h.method.request_type.DESCRIPTOR.file.pool for h in handlers.values()}
+    pools.add(reflection_v1.DESCRIPTOR.pool)
+    for servicer in servicers:
+        servicer.names, servicer.pools = sorted(names), list(pools)
+    return servicers
+
+
+class ReflectionServicer:
+    """Answers from the descriptor pools of the messages that the served methods use."""
+
+    def __init__(self, module: Any) -> None:
+        """`module`: the messages of the version to speak."""
+        self._messages = module
+        self.names: list[str] = []
+        self.pools: list[DescriptorPool] = []
+        self.service = service_of(module.DESCRIPTOR.services_by_name["ServerReflection"], self)
+
+    async def ServerReflectionInfo(  # noqa: N802 - the method's name
+        self, requests: AsyncIterator[Any]
+    ) -> AsyncIterator[Any]:
+        async for request in requests:
+            reply = self._messages.ServerReflectionResponse(
+                valid_host=request.host, original_request=request
+            )
+            try:
+                self._answer(request, reply)
+            except KeyError as exc:
+                reply.error_response.error_code = _NOT_FOUND
+                reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
+            yield reply
+
+    def _answer(self, request: Any, reply: Any) -> None:
+        kind = request.WhichOneof("message_request")
+        match kind:
+            case "list_services":
+                for name in self.names:
+                    reply.list_services_response.service.add(name=name)
+            case "file_by_filename":
+                file = self._find("FindFileByName", request.file_by_filename)
+                self._add_files(reply, file)
+            case "file_containing_symbol":
+                symbol = request.file_containing_symbol
+                self._add_files(reply, self._find("FindFileContainingSymbol", symbol))
+            case "file_containing_extension":
+                self._add_extension(reply, request.file_containing_extension)
+            case "all_extension_numbers_of_type":
+                self._add_extension_numbers(reply, request.all_extension_numbers_of_type)
+            case _:
+                reply.error_response.error_code = _INVALID_ARGUMENT
+                reply.error_response.error_message = "the request asks for nothing"
+
+    def _find(self, finder: str, name: str) -> Any:
+        for pool in self.pools:
+            try:
+                return getattr(pool, finder)(name)
+            except KeyError:
+                continue
+        raise KeyError(name)
+
+    def _add_files(self, reply: Any, file: FileDescriptor) -> None:
+        """The file and, before the client asks for them one by one, what it imports."""
+        for each in _with_imports(file):
+            reply.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
+
+    def _add_extension(self, reply: Any, wanted: Any) -> None:
+        for pool in self.pools:
+            try:
+                message = pool.FindMessageTypeByName(wanted.containing_type)
+                extension: Any = pool.FindExtensionByNumber(message, wanted.extension_number)
+            except KeyError:
+                continue
+            self._add_files(reply, extension.file)
+            return
+        raise KeyError(f"extension {wanted.extension_number} of {wanted.containing_type}")
+
+    def _add_extension_numbers(self, reply: Any, name: str) -> None:
+        message = self._find("FindMessageTypeByName", name)
+        numbers = [extension.number for extension in message.file.pool.FindAllExtensions(message)]
+        reply.all_extension_numbers_response.base_type_name = name
+        reply.all_extension_numbers_response.extension_number.extend(sorted(numbers))
+
+
+def _with_imports(file: FileDescriptor) -> Iterable[FileDescriptor]:
+    found: dict[str, FileDescriptor] = {}
+    pending = [file]
+    while pending:
+        each = pending.pop()
+        if each.name not in found:
+            found[each.name] = each
+            pending.extend(each.dependencies)
+    return found.values()

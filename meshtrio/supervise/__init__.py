@@ -1,0 +1,1 @@
+"""Plugin processes: one nursery tree that starts, watches, restarts and stops them."""

@@ -1,0 +1,76 @@
+"""What happens to plugins, as values: the log, and whoever else subscribes, is told with these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from meshtrio.supervise.policy import Exit
+
+
+@attrs.frozen
+class Event:
+    """Something that happened to instance `instance` of plugin `plugin`."""
+
+    plugin: str
+    instance: int
+
+
+@attrs.frozen
+class Starting(Event):
+    pid: int
+
+
+@attrs.frozen
+class Ready(Event):
+    pid: int
+    after: float
+    """Seconds since it was started."""
+
+
+@attrs.frozen
+class Exited(Event):
+    """The process ended, though nobody asked it to, or the mesh ended it as a failure."""
+
+    pid: int
+    ended: Exit
+
+
+@attrs.frozen
+class Restarting(Event):
+    delay: float
+    """Seconds until it is started again."""
+
+
+@attrs.frozen
+class GaveUp(Event):
+    """It ended and its restart policy says to leave it so."""
+
+    ended: Exit
+
+
+@attrs.frozen
+class Stopping(Event):
+    pid: int
+
+
+@attrs.frozen
+class Stopped(Event):
+    pid: int
+    ended: Exit
+    forced: bool
+    """It had to be killed, since it did not end within its stop_timeout."""
+
+
+@attrs.frozen
+class LineWritten(Event):
+    """One line of output; `cut` bytes of it were too many and are gone."""
+
+    pid: int
+    stream: str
+    line: str
+    cut: int
+
+
+Subscriber = Callable[[Event], None]

@@ -1,0 +1,92 @@
+"""The mesh's end of the warden: the small process that outlives it when it is killed.
+
+PR_SET_PDEATHSIG is no way to the same end: trio spawns from a worker thread, and the signal
+comes when that thread ends, not the process.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import trio
+
+_log = logging.getLogger("meshtrio.mesh")
+
+_SCRIPT = Path(__file__).with_name("warden_main.py")
+_RESTART_PAUSE = 0.1
+_GOODBYE = 2.0
+"""Seconds the warden has to end once it was told that all is well."""
+
+
+class Warden:
+    """Knows the pidfds of all plugins, and hands them to a new warden should the old one die."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._runtime_dir = runtime_dir
+        self._plugins: dict[int, int] = {}
+        self._channel: socket.socket | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a warden running until cancelled, then send it home. Raises OSError at the start."""
+        started = False
+        while True:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
+            with ours:
+                with theirs:
+                    process = await trio.lowlevel.open_process(
+                        [*command, str(self._runtime_dir)], stdin=theirs, start_new_session=True
+                    )
+                self._channel = ours
+                for pid, pidfd in self._plugins.items():
+                    self._hand_over(pid, pidfd)
+                if not started:
+                    started = True
+                    task_status.started()
+                await self._attend(process)
+            _log.error("the warden (pid %d) died; starting another", process.pid)
+            await trio.sleep(_RESTART_PAUSE)
+
+    async def _attend(self, process: trio.Process) -> None:
+        try:
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                self._send(b".")
+                with trio.move_on_after(_GOODBYE, shield=True):
+                    await process.wait()
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            self._channel = None
+
+    def watch(self, pid: int, pidfd: int) -> None:
+        """Have a plugin killed should the mesh die. Never blocks."""
+        self._plugins[pid] = pidfd
+        self._hand_over(pid, pidfd)
+
+    def forget(self, pid: int) -> None:
+        """The plugin has been reaped, and its number may be another's from now on."""
+        del self._plugins[pid]
+        self._send(b"-%d" % pid)
+
+    def _hand_over(self, pid: int, pidfd: int) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))
+        self._send(b"+%d" % pid, [rights])
+
+    def _send(self, word: bytes, ancillary: list[tuple[int, int, array.array[int]]] = []) -> None:  # noqa: B006
+        if self._channel is None:
+            return
+        try:
+            self._channel.sendmsg([word], ancillary)
+        except OSError as exc:
+            # It is dead, and its successor is told everything; or it is stopped, and then it
+            # still finds this plugin by its environment.
+            _log.warning("the warden was not told %r: %s", word.decode(), exc.strerror)

@@ -1,0 +1,109 @@
+"""The warden: kills the plugins of a mesh that died without doing so. Standard library only.
+
+Run by `meshtrio.supervise.warden` as a script of its own: `warden_main.py PID RUNTIME_DIR`, with
+a SOCK_SEQPACKET socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
+`-PID`, and `.` when the mesh has stopped in good order.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+_SWEEPS = 20
+_SWEEP_PAUSE = 0.05
+
+
+def main() -> None:
+    mesh, runtime_dir = int(sys.argv[1]), sys.argv[2]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    plugins: dict[int, int] = {}
+    with socket.socket(fileno=0) as channel:
+        if not _serve(channel, mesh, plugins):
+            return
+    for pid, pidfd in plugins.items():
+        _kill_group(pid, pidfd)
+    _sweep(runtime_dir)
+
+
+def _serve(channel: socket.socket, mesh: int, plugins: dict[int, int]) -> bool:
+    """Keep the list of plugins; True when the mesh is gone and they are to be killed."""
+    try:
+        mesh_fd = os.pidfd_open(mesh)
+    except ProcessLookupError:
+        return True
+    # The socket alone would do, were it not for a copy of its other end in a fork of the mesh.
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(mesh_fd, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if channel.fileno() in ready:
+            word = _receive(channel, plugins)
+            if word in (b"", b"."):
+                return word == b""
+        elif os.getppid() != mesh:
+            return True
+
+
+def _receive(channel: socket.socket, plugins: dict[int, int]) -> bytes:
+    descriptors = array.array("i")
+    word, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    if word[:1] == b"+" and descriptors:
+        plugins[int(word[1:])] = descriptors[0]
+    elif word[:1] == b"-":
+        pidfd = plugins.pop(int(word[1:]), None)
+        if pidfd is not None:
+            os.close(pidfd)
+    return word
+
+
+def _kill_group(pid: int, pidfd: int) -> None:
+    """Kill a group whose leader still lives, which keeps its number from being another's."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, 0)
+        os.killpg(pid, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _sweep(runtime_dir: str) -> None:
+    """Kill what carries a plugin's environment: children that changed their group or lost their
+    leader, and a plugin started in the instant before its pidfd was handed over."""
+    mark = b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/"
+    for _ in range(_SWEEPS):
+        found = [pid for pid in _processes() if _carries(pid, mark)]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                pidfd = os.pidfd_open(pid)
+                if _carries(pid, mark):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+        time.sleep(_SWEEP_PAUSE)
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(entry.startswith(mark) for entry in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

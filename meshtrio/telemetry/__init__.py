@@ -1,0 +1,1 @@
+"""Telemetry: subscribers to what the core does, which knows nothing of them."""

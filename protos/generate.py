@@ -1,0 +1,80 @@
+"""Generates what is made from the protos and checked in.
+
+    python protos/generate.py            write it
+    python protos/generate.py --check    fail if what is checked in is not what would be written
+
+Needs the `dev` extra, whose pinned protoc makes the result the same everywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "protos"
+MESSAGES = ROOT / "meshtrio" / "messages"
+OURS = {
+    "health": "grpc/health/v1/health.proto",
+    "reflection_v1": "grpc/reflection/v1/reflection.proto",
+    "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
+    "control": "meshtrio/v1/control.proto",
+    "registry": "meshtrio/v1/registry.proto",
+}
+EXAMPLES = {
+    ROOT / "examples" / "echo-plugin": "echo/v1/echo.proto",
+}
+MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
+
+from meshtrio.messages._pool import declare
+
+declare(globals(), "{proto}")
+'''
+
+
+def run_protoc(*arguments: str) -> None:
+    if protoc.main(["protoc", *arguments]) != 0:
+        sys.exit("protoc failed")
+
+
+def generate_messages(out: Path) -> dict[Path, bytes]:
+    """Descriptors for the private pool, a module for each file and its types."""
+    descriptors = out / "descriptors.binpb"
+    names = list(OURS.values())
+    run_protoc(f"-I{PROTOS}", f"--descriptor_set_out={descriptors}", f"--pyi_out={out}", *names)
+    made = {MESSAGES / descriptors.name: descriptors.read_bytes()}
+    for module, proto in OURS.items():
+        made[MESSAGES / f"{module}.py"] = MODULE.format(proto=proto).encode()
+        types = out / proto.replace(".proto", "_pb2.pyi")
+        made[MESSAGES / f"{module}.pyi"] = types.read_bytes()
+    return made
+
+
+def generate_example(folder: Path, proto: str, out: Path) -> dict[Path, bytes]:
+    run_protoc(f"-I{folder}", f"--python_out={out}", f"--purerpc_out={out}", proto)
+    stem = proto.removesuffix(".proto")
+    names = [f"{stem}_pb2.py", f"{stem}_grpc.py"]
+    return {folder / name: (out / name).read_bytes() for name in names}
+
+
+def main() -> None:
+    made: dict[Path, bytes] = {}
+    with tempfile.TemporaryDirectory() as name:
+        made |= generate_messages(Path(name))
+        for folder, proto in EXAMPLES.items():
+            made |= generate_example(folder, proto, Path(name))
+    stale = [p for p, data in made.items() if not p.exists() or p.read_bytes() != data]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what protos/generate.py makes", file=sys.stderr)
+        sys.exit(bool(stale))
+    for path in stale:
+        path.write_bytes(made[path])
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
