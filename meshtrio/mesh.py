@@ -1,0 +1,132 @@
+"""The façade: run a mesh, and connect to one.
+
+trio.run(mesh.main, config)                    # a whole program
+m = await nursery.start(mesh.main, config)     # inside one
+async with m.connect("plugin.echo") as channel: ...
+async with mesh.connect("plugin.echo") as channel: ...    # from any other process
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import purerpc
+import trio
+
+from meshtrio import runtime_dir
+from meshtrio.config import MeshConfig, load
+from meshtrio.errors import NoMeshError
+from meshtrio.registry import UnknownServiceError, watch
+from meshtrio.registry.memory import MemoryRegistry
+from meshtrio.rpc import endpoint
+from meshtrio.rpc.channel import Channel, connect_to, open_channel
+from meshtrio.rpc.endpoint import ServiceState
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.services import registry as registry_service
+from meshtrio.services.control import ControlServicer
+from meshtrio.services.registry import RegistryServicer
+from meshtrio.services.standard import standard_server
+from meshtrio.structured import open_nursery_of_one, running
+from meshtrio.supervise import events
+from meshtrio.supervise.instance import Status
+from meshtrio.supervise.tree import Tree
+from meshtrio.telemetry.logs import log_event
+
+__all__ = ["Mesh", "connect", "main"]
+
+
+class Mesh:
+    """A running mesh, in the process that runs it."""
+
+    def __init__(self, tree: Tree, registry: MemoryRegistry, socket: Path) -> None:
+        """Not for users, who get one from `main`."""
+        self.socket = socket
+        self._tree = tree
+        self._registry = registry
+
+    @asynccontextmanager
+    async def connect(self, service: str) -> AsyncIterator[Channel]:
+        """Open a channel to a service, `plugin.<name>`, for the block.
+
+        Does not wait: a call waits for a ready instance, within its caller's cancel scope.
+        Raises NotFoundError, naming the services there are, for one the mesh does not know.
+        """
+        try:
+            self._registry.resolve(service)
+        except UnknownServiceError as exc:
+            raise purerpc.NotFoundError(str(exc)) from None
+        async with open_channel(service, partial(watch, self._registry, service)) as channel:
+            yield channel
+
+    def instances(self) -> tuple[Status, ...]:
+        """Every instance as it is now, in the order of the config."""
+        return self._tree.statuses()
+
+    def subscribe(self, subscriber: Callable[[events.Event], None]) -> None:
+        """Have `subscriber` called, in place, with every lifecycle event from now on."""
+        self._tree.subscribe(subscriber)
+
+
+async def main(
+    config: MeshConfig | Path | str,
+    *,
+    task_status: trio.TaskStatus[Mesh] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a mesh, from a config or the path of a TOML file, until cancelled.
+
+    Reports a `Mesh` as started once the mesh socket answers and the plugins are being started.
+    When cancelled, or interrupted by Ctrl-C, every plugin is stopped before this returns: SIGTERM,
+    its stop_timeout, SIGKILL. Raises ConfigError before anything was started.
+    """
+    if not isinstance(config, MeshConfig):
+        config = load(config)
+    runtime_dir.check(config)
+    folder = runtime_dir.of(config)
+    with runtime_dir.claim(folder):
+        registry = MemoryRegistry()
+        tree = Tree(config, registry, folder, [log_event])
+        server, _ = standard_server(ControlServicer(tree), RegistryServicer(registry))
+        with unix_listener(tree.mesh_socket) as listener:
+            async with running(server.serve, listener), open_nursery_of_one() as nursery:
+                await nursery.start(tree.run)
+                task_status.started(Mesh(tree, registry, tree.mesh_socket))
+
+
+@asynccontextmanager
+async def connect(service: str, *, mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
+    """Open a channel to a service of a mesh that runs in another process, for the block.
+
+    The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
+    runtime dir. It only tells where the instances are: calls go straight to their sockets, and go
+    on when the mesh is gone. Raises NoMeshError where no mesh answers, and NotFoundError, naming
+    the services there are, for a service it does not know.
+    """
+    async with connect_to_mesh(mesh_socket) as mesh:
+        known = await registry_service.resolve(mesh, service)
+
+        async def feed(update: Callable[[ServiceState], None]) -> None:
+            update(known)
+            await registry_service.watch(mesh, service, update)
+
+        async with open_channel(service, feed) as channel:
+            yield channel
+
+
+@asynccontextmanager
+async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
+    """Open a channel to the mesh's own services. Raises NoMeshError where no mesh answers."""
+    path = os.fspath(mesh_socket or runtime_dir.find_mesh_socket())
+    address = f"unix:{path}"
+    try:
+        (await endpoint.connect(address)).close()
+    except OSError as exc:
+        raise NoMeshError(
+            f"no mesh answers at {path} ({exc.strerror}); start one with `meshtrio serve`, or say "
+            "where it is with MESH_SOCKET"
+        ) from None
+    async with connect_to(address) as channel:
+        yield channel

@@ -1,0 +1,91 @@
+"""What a plugin author imports.
+
+    from meshtrio import plugin
+    plugin.run(EchoServicer())
+
+A servicer is an ordinary purerpc one. Health and reflection are served beside it, and SIGTERM
+drains: no new calls, and the running ones finish within the grace the mesh gives.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import trio
+
+from meshtrio.errors import UsageError
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.services.standard import standard_server
+from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire.limits import Limits
+
+_log = logging.getLogger("meshtrio.plugin")
+
+_DEFAULT_GRACE = 5.0
+_PART_OF_STOP_TIMEOUT = 0.8
+"""Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
+
+
+def run(*servicers: Any, limits: Limits | None = None) -> None:
+    """Serve as a plugin until SIGTERM or Ctrl-C, then exit with status 0.
+
+    Without a mesh, with PLUGIN_SOCKET missing, exits with status 2 and says what to do. Sets up
+    logging to stderr unless the program has done so.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        trio.run(_serve_with, servicers, limits)
+    except UsageError as exc:
+        print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
+        sys.exit(2)
+
+
+async def _serve_with(servicers: tuple[Any, ...], limits: Limits | None) -> None:
+    await serve(*servicers, limits=limits)
+
+
+async def serve(
+    *servicers: Any,
+    limits: Limits | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on PLUGIN_SOCKET until SIGTERM or SIGINT, then drain and return.
+
+    Reports started once the socket is bound and answers. Must run in the main thread, which gets
+    the signals. When cancelled it stops at once, and callers are told UNAVAILABLE. Raises
+    UsageError for servicers that are none and for a socket that cannot be bound.
+    """
+    server, health = standard_server(*servicers, limits=limits)
+    with (
+        unix_listener(_socket_path()) as listener,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+    ):
+        async with open_nursery_of_one() as nursery:
+            await nursery.start(server.serve, listener)
+            task_status.started()
+            await anext(aiter(signals))
+            health.stop_serving()
+            cut = await server.drain(_grace())
+            if cut:
+                _log.warning("%d calls were cut: they did not finish within the grace", cut)
+
+
+def _socket_path() -> str:
+    path = os.environ.get("PLUGIN_SOCKET")
+    if not path:
+        raise UsageError(
+            "PLUGIN_SOCKET is not set. A mesh sets it: list this program as a [[plugin]] and run "
+            "`python -m meshtrio serve`. To run it alone: PLUGIN_SOCKET=/tmp/plugin.sock"
+        )
+    return path
+
+
+def _grace() -> float:
+    try:
+        return float(os.environ["PLUGIN_STOP_TIMEOUT"]) * _PART_OF_STOP_TIMEOUT
+    except (KeyError, ValueError):
+        return _DEFAULT_GRACE
