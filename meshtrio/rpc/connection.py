@@ -42,7 +42,8 @@ class Connection:
         self._unwritable = False
         self._flushed = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
-        self._loss = "the peer closed the connection"
+        self.loss = "the peer closed the connection"
+        """Why the connection ended, or would be said to have if it ended now."""
         self._handle: dict[type, Callable[[Any], None]] = {
             events.DataReceived: self._on_data,
             events.TrailersReceived: self._on_trailers,
@@ -81,7 +82,7 @@ class Connection:
             try:
                 data = await receive(_RECEIVE_SIZE)
             except OSError as exc:
-                self._loss = f"the connection broke: {exc.strerror or exc}"
+                self.loss = f"the connection broke: {exc.strerror or exc}"
                 return
             if not data:
                 return
@@ -96,7 +97,7 @@ class Connection:
         """Close after saying GOAWAY; calls still open fail with `reason`. Does not wait."""
         if self.closed or self.engine.closed:
             return
-        self._loss = reason
+        self.loss = reason
         self.engine.close(ErrorCode.NO_ERROR, reason)
         self.flush()
         self._fail_all()
@@ -120,7 +121,7 @@ class Connection:
 
     def _fail_all(self) -> None:
         for stream in list(self.streams.values()):
-            self._fail(stream, ConnectionLostError(self._loss))
+            self._fail(stream, ConnectionLostError(self.loss))
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Connection:
                 return self._transport.try_send(data)
             except OSError as exc:
                 self._unwritable = True
-                self._loss = f"the connection broke: {exc.strerror or exc}"
+                self.loss = f"the connection broke: {exc.strerror or exc}"
         return len(data)
 
     async def uncongested(self) -> None:
@@ -224,13 +225,13 @@ class Connection:
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_name(event.code)
-        self._loss = f"the peer broke HTTP/2 ({name}: {event.reason})"
+        self.loss = f"the peer broke HTTP/2 ({name}: {event.reason})"
         self._fail_all()
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         if event.code:
             why = event.debug.decode("utf-8", "replace")
-            self._loss = f"the peer closed the connection ({error_name(event.code)} {why})"
+            self.loss = f"the peer closed the connection ({error_name(event.code)} {why})"
 
     def _on_ping_ack(self, event: events.PingAcknowledged) -> None:
         """A ping of ours came back."""

@@ -22,7 +22,7 @@ class SingleConnection:
     async def pick(self) -> Target:
         """Raises ConnectionLostError once the connection is gone."""
         if not self._connection.usable:
-            raise ConnectionLostError("the connection was closed")
+            raise ConnectionLostError(self._connection.loss)
         return Target(self._connection, None)
 
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception:

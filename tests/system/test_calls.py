@@ -1,0 +1,90 @@
+"""A served mesh and its clients, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.programs import CLIENT, ECHO, Served, echo, served
+
+ECHO_METHOD = "echo.v1.EchoService/Echo"
+
+
+def start_client(mesh: Served) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(CLIENT)],
+        env=mesh.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ECHO,
+    )
+
+
+def test_two_clients_at_once_use_both_instances(short_dir: Path) -> None:
+    with served(short_dir, echo(instances=2)) as mesh:
+        clients = [start_client(mesh), start_client(mesh)]
+        outputs = [client.communicate(timeout=60) for client in clients]
+        assert [client.returncode for client in clients] == [0, 0], outputs
+        for output, _ in outputs:
+            assert "Echo:   hello" in output
+            assert output.count("Repeat: again") == 3
+            assert "Join:   one message of many" in output
+            assert "Chat:   ping\nChat:   pong" in output
+            assert "cancelled, in the plugin too" in output
+            assert "instance 0" in output
+            assert "instance 1" in output
+
+
+def test_call_prints_the_reply_as_json(short_dir: Path) -> None:
+    with served(short_dir, echo()) as mesh:
+        done = mesh.run("call", "plugin.echo", ECHO_METHOD, '{"message": "hi"}')
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["message"] == "hi"
+
+
+def test_call_streams_both_ways(short_dir: Path) -> None:
+    with served(short_dir, echo()) as mesh:
+        words = ['{"message": "a"}', '{"message": "b"}']
+        done = mesh.run("call", "plugin.echo", "echo.v1.EchoService/Chat", *words)
+        assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["a", "b"]
+
+
+def test_ps_gives_every_instance_as_json(short_dir: Path) -> None:
+    with served(short_dir, echo(instances=2), ready=2) as mesh:
+        rows = mesh.ps()
+        assert [(row["name"], row["instance"], row["state"]) for row in rows] == [
+            ("echo", 0, "ready"),
+            ("echo", 1, "ready"),
+        ]
+        assert {row["pid"] for row in rows} == set(mesh.pids())
+        for row in rows:
+            assert row["restarts"] == 0
+            assert row["uptime"] > 0
+            assert Path(row["socket"]).is_socket()
+
+
+def test_an_unknown_service_is_refused_with_the_names_there_are(short_dir: Path) -> None:
+    with served(short_dir, echo()) as mesh:
+        done = mesh.run("call", "plugin.ehco", ECHO_METHOD, "{}")
+        assert done.returncode == 1
+        assert "NOT_FOUND" in done.stderr
+        assert "plugin.echo" in done.stderr
+
+
+def test_an_unknown_method_is_refused_with_the_names_there_are(short_dir: Path) -> None:
+    with served(short_dir, echo()) as mesh:
+        done = mesh.run("call", "plugin.echo", "echo.v1.EchoService/Eco", "{}")
+        assert done.returncode == 2
+        assert "Echo, Slow, Repeat, Join, Chat" in done.stderr
+
+
+def test_without_a_mesh_the_error_says_where_it_was_looked_for(short_dir: Path) -> None:
+    mesh = Served(None, short_dir, short_dir)  # type: ignore[arg-type]
+    done = mesh.run("ps")
+    assert done.returncode == 1
+    assert str(short_dir / "mesh.sock") in done.stderr
+    assert "meshtrio serve" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,74 @@
+"""One cancellation model: the caller's scope and deadline end the handler in another process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest, SlowRequest
+
+from meshtrio.rpc.client import ClientConnection
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.programs import plugin
+
+CHAIN = plugin("chain", "chain.py")
+
+
+@asynccontextmanager
+async def chained(config: str, folder: Path) -> AsyncIterator[tuple[Watched, Any]]:
+    async with running(config, folder) as watched:
+        async with watched.mesh.connect("plugin.chain") as channel:
+            yield watched, channel.stub(EchoServiceStub)
+
+
+async def test_the_handler_is_cancelled_and_no_stream_is_left(short_dir: Path) -> None:
+    async with chained(CHAIN, short_dir) as (watched, stub):
+        await stub.Echo(EchoRequest(message="ready"))
+        with trio.move_on_after(0.2) as scope:
+            await stub.Slow(SlowRequest(message="never", seconds=60))
+        returned = trio.current_time()
+        assert scope.cancelled_caught
+        cancelled = await watched.wait(events.LineWritten, line="slow cancelled")
+        assert cancelled.at - returned < 0.1
+        assert (await stub.Echo(EchoRequest(message="streams"))).message == "0 0"
+        clients = [c for c in gc.get_objects() if isinstance(c, ClientConnection)]
+        assert [len(client.streams) for client in clients] == [0] * len(clients)
+        assert [client.engine.open_streams for client in clients] == [0] * len(clients)
+
+
+async def test_cancelling_without_a_deadline_resets_the_stream(short_dir: Path) -> None:
+    async with chained(CHAIN, short_dir) as (watched, stub):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub.Slow, SlowRequest(message="never", seconds=60))
+            await watched.wait(events.LineWritten, line="slow begins")
+            nursery.cancel_scope.cancel()
+            cancelled_at = trio.current_time()
+        seen = await watched.wait(events.LineWritten, line="slow cancelled")
+        assert seen.at - cancelled_at < 0.1
+
+
+@pytest.mark.parametrize(
+    ("callers", "plugins"), [(1.0, 30.0), (30.0, 1.0)], ids=["callers-first", "plugins-first"]
+)
+async def test_the_shorter_deadline_reaches_the_second_plugin(
+    callers: float, plugins: float, short_dir: Path
+) -> None:
+    config = CHAIN + plugin("second", "chain.py")
+    async with chained(config, short_dir) as (watched, stub):
+        for name in ("chain", "second"):
+            await watched.wait(events.Ready, plugin=name)
+        with trio.fail_after(callers):
+            reply = await stub.Echo(EchoRequest(message=f"ask-second {plugins}"))
+        assert 0 < float(reply.message) <= 1.0
+
+
+async def test_without_a_deadline_none_is_sent(short_dir: Path) -> None:
+    async with chained(CHAIN, short_dir) as (_, stub):
+        assert (await stub.Echo(EchoRequest(message="deadline"))).message == "none"

@@ -1,0 +1,146 @@
+"""Plugins that misbehave: each gives a clear state and log line, and harms nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio.supervise import events
+from meshtrio.supervise.state import State
+from tests.meshes import Watched, running
+from tests.programs import children, echo, plugin
+
+ECHO = echo()
+MEMORY_BOUND = 20 * 1024 * 1024
+
+
+def faulty(fault: str, **settings: object) -> str:
+    settings = {"restart": "never", "stop_timeout": 0.5, "ready_timeout": 0.5, **settings}
+    return ECHO + plugin("bad", "faulty.py", fault, **settings)
+
+
+def state(watched: Watched) -> tuple[State, str]:
+    bad = next(status for status in watched.mesh.instances() if status.name == "bad")
+    return bad.state, bad.reason
+
+
+async def assert_echo_answers(watched: Watched) -> None:
+    with trio.fail_after(10):
+        async with watched.mesh.connect("plugin.echo") as channel:
+            reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="unharmed"))
+    assert reply.message == "unharmed"
+    echo_status = next(status for status in watched.mesh.instances() if status.name == "echo")
+    assert echo_status.restarts == 0
+
+
+CASES = {
+    "exit-at-once": "exited with status 3",
+    "never-bind": "was not ready within 0.5 s: it has not bound its socket",
+    "never-answer": "it accepted a connection but did not answer the health check",
+    "answer-garbage": "it accepted a connection and then: the peer broke HTTP/2",
+    "ignore-sigterm": "was killed by SIGKILL",
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), CASES.items(), ids=CASES)
+async def test_a_fault_is_told_and_the_others_are_unharmed(
+    fault: str, reason: str, short_dir: Path
+) -> None:
+    async with running(faulty(fault), short_dir) as watched:
+        await watched.wait(events.Ready, plugin="echo")
+        await watched.wait(events.GaveUp, plugin="bad")
+        await trio.testing.wait_all_tasks_blocked()
+        found, why = state(watched)
+        assert found is State.FAILED
+        assert reason in why
+        await assert_echo_answers(watched)
+
+
+async def test_the_log_says_what_failed_and_its_last_words(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(faulty("exit-at-once"), short_dir) as watched:
+        await watched.wait(events.GaveUp, plugin="bad")
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(
+        line.startswith("bad/0: pid") and line.endswith("its last words: about to give up")
+        for line in lines
+    )
+
+
+async def test_a_plugin_that_keeps_exiting_is_started_again_with_backoff(short_dir: Path) -> None:
+    backoff = {"initial": 0.05, "multiplier": 2.0, "jitter": 0.0}
+    config = faulty("exit-at-once", restart="always", backoff=backoff)
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Restarting, plugin="bad", count=4)
+        delays = [o.event.delay for o in watched.find(events.Restarting, plugin="bad")]  # type: ignore[attr-defined]
+        assert delays[:4] == [0.05, 0.1, 0.2, 0.4]
+        await assert_echo_answers(watched)
+
+
+async def test_a_flood_without_newlines_is_cut_in_bounded_memory(short_dir: Path) -> None:
+    config = faulty("flood", ready_timeout=60.0)
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready, plugin="echo")
+        before = resident()
+        await watched.wait_for_line("flood over")
+        flood = watched.find(events.LineWritten, plugin="bad")[0].event
+        assert isinstance(flood, events.LineWritten)
+        assert len(flood.line) + flood.cut == 100_000_000
+        assert resident() - before < MEMORY_BOUND
+        await assert_echo_answers(watched)
+
+
+def resident() -> int:
+    """Bytes of this process, and so of the mesh in it, that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+async def test_what_a_dead_plugin_leaves_in_its_group_dies_with_it(short_dir: Path) -> None:
+    config = plugin("bad", "faulty.py", "with-child", restart="never")
+    async with running(config, short_dir) as watched:
+        await watched.wait_for_line("children started")
+        leader = watched.mesh.instances()[0].pid
+        assert leader is not None
+        groups = {child: group(child) for child in children(leader)}
+        inside = next(child for child in groups if groups[child] == leader)
+        outside = next(child for child in groups if groups[child] != leader)
+        os.kill(leader, signal.SIGKILL)
+        await watched.wait(events.GaveUp)
+        with trio.fail_after(2):
+            while group(inside):
+                await trio.lowlevel.checkpoint()
+        assert group(outside) == outside
+        os.kill(outside, signal.SIGKILL)
+
+
+def group(pid: int) -> int:
+    """The process group of a live process, 0 for a dead one."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[2])
+
+
+async def test_a_program_that_vanished_is_told_and_tried_again(short_dir: Path) -> None:
+    program = short_dir / "program"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    config = f'[[plugin]]\nname = "bad"\ncommand = ["{program}"]\nbackoff = {{ initial = 0.01 }}\n'
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Exited)
+        program.unlink()
+        await watched.wait_until(
+            lambda: watched.seen[-1:] if "could not be started" in state(watched)[1] else []
+        )
+        assert "No such file" in state(watched)[1]

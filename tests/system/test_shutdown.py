@@ -1,0 +1,107 @@
+"""Stopping: by a signal, in good order, and by SIGKILL, which must leave nothing either."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.programs import ROOT, children, echo, plugin, served, until
+
+MIXED = echo(instances=2) + plugin("stubborn", "faulty.py", "ignore-sigterm", stop_timeout=0.5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_within_the_largest_stop_timeout(
+    number: int, short_dir: Path
+) -> None:
+    with served(short_dir, MIXED, ready=2) as mesh:
+        mesh.wait_for("stubborn/0 | ignoring")
+        began = time.monotonic()
+        assert mesh.stop(number) == 0
+        assert time.monotonic() - began < 5.0  # echo's default
+        assert mesh.pids() == []
+        assert list(mesh.folder.glob("*.sock")) == []
+        assert "2 processes stopped by themselves, 1 were killed (stubborn/0)" in mesh.log
+
+
+def test_killing_the_supervisor_leaves_no_plugin_nor_a_child_of_one(short_dir: Path) -> None:
+    config = echo() + plugin("parent", "faulty.py", "with-child")
+    with served(short_dir, config, ready=1) as mesh:
+        mesh.wait_for("children started")
+        assert len(mesh.pids()) == 4
+        mesh.process.kill()
+        mesh.process.wait()
+        until(lambda: not mesh.pids(), within=2.0)
+
+
+def test_a_killed_supervisors_folder_can_be_used_again(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        mesh.process.kill()
+        mesh.process.wait()
+        assert list(mesh.folder.glob("*.sock")) != []
+    with served(short_dir, echo(), ready=1) as mesh:
+        assert mesh.stop() == 0
+
+
+def test_a_killed_warden_is_replaced_and_its_successor_knows_the_plugins(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        for killed in _wardens(mesh.process.pid):
+            os.kill(killed, signal.SIGKILL)
+        mesh.wait_for("starting another")
+        until(lambda: _wardens(mesh.process.pid) not in ([], [killed]))
+        mesh.process.kill()
+        mesh.process.wait()
+        until(lambda: not mesh.pids(), within=2.0)
+
+
+def _wardens(parent: int) -> list[int]:
+    return [
+        pid
+        for pid in children(parent)
+        if b"warden_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_the_warden_goes_with_its_mesh(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        wardens = _wardens(mesh.process.pid)
+        assert len(wardens) == 1
+        assert mesh.stop() == 0
+        assert not Path(f"/proc/{wardens[0]}").exists()
+
+
+def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:
+    with served(short_dir, plugin("chain", "chain.py"), ready=1) as mesh:
+        method = "echo.v1.EchoService/Slow"
+        arguments = ["call", "plugin.chain", method, '{"message": "late", "seconds": 1}']
+        call = subprocess.Popen(
+            [sys.executable, "-m", "meshtrio", *arguments],
+            env=mesh.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        mesh.wait_for("slow begins")
+        assert mesh.stop() == 0
+        output, _ = call.communicate(timeout=20)
+        assert '"late"' in output
+        assert "slow ends" in mesh.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_embedding_example_stops_clean(number: int, short_dir: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "embedded.py"), str(short_dir / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        assert "hello from the same program" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(20) == 0
