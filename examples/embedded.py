@@ -1,6 +1,6 @@
 """A mesh inside a trio app: the app calls its plugin, and both end together.
 
-    python examples/embedded.py [RUNTIME_DIR]
+python examples/embedded.py [RUNTIME_DIR]
 """
 
 import signal

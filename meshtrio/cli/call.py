@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
 from meshtrio.cli.ps import mesh_socket_option
-from meshtrio.errors import UsageError
+from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.channel import Channel, connect_to
 from meshtrio.rpc.dynamic import DynamicStub
+
+_WAIT_PAUSE = 0.05
 
 
 @click.command()
@@ -33,6 +36,7 @@ from meshtrio.rpc.dynamic import DynamicStub
 @click.argument("messages", nargs=-1, metavar="[JSON]...")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds.")
+@click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
 @mesh_socket_option
 def call(
     service: str,
@@ -40,6 +44,7 @@ def call(
     messages: tuple[str, ...],
     metadata: tuple[str, ...],
     timeout: float,
+    wait: bool,
     mesh_socket: Path | None,
 ) -> None:
     """Call METHOD (pkg.Service/Method) of SERVICE (plugin.NAME, or an address unix:/path).
@@ -48,10 +53,11 @@ def call(
     a line. Each reply is printed as one line of JSON.
     """
     pairs = [_pair(text) for text in metadata]
+    connect = partial(_connect, service, mesh_socket, wait=wait)
     if "-" in messages:
         messages = tuple(line for line in sys.stdin if line.strip())
     try:
-        trio.run(_call, service, method, messages, pairs, timeout, mesh_socket)
+        trio.run(_call, connect, method, messages, pairs, timeout)
     except trio.TooSlowError:
         message = f"{service} did not finish the call within {timeout:g} s (--timeout)"
         raise purerpc.DeadlineExceededError(message) from None
@@ -65,15 +71,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 async def _call(
-    service: str,
+    connect: Callable[[], AbstractAsyncContextManager[Channel]],
     method: str,
     messages: tuple[str, ...],
     metadata: list[tuple[str, str]],
     timeout: float,  # noqa: ASYNC109 - the command's option, made a scope right here
-    mesh_socket: Path | None,
 ) -> None:
     with trio.fail_after(timeout):
-        async with _connect(service, mesh_socket) as channel:
+        async with connect() as channel:
             descriptor = await describe(channel, method)
             requests = _requests(descriptor, messages)
             stub = DynamicStub(channel, descriptor.containing_service)
@@ -88,13 +93,23 @@ async def _call(
 
 
 @asynccontextmanager
-async def _connect(service: str, mesh_socket: Path | None) -> AsyncIterator[Channel]:
+async def _connect(service: str, mesh_socket: Path | None, *, wait: bool) -> AsyncIterator[Channel]:
+    if wait:
+        await _wait_for_mesh(mesh_socket)
     if service.startswith(("unix:", "tcp:")):
         async with connect_to(service) as channel:
             yield channel
     else:
         async with mesh.connect(service, mesh_socket=mesh_socket) as channel:
             yield channel
+
+
+async def _wait_for_mesh(mesh_socket: Path | None) -> None:
+    while True:
+        with contextlib.suppress(NoMeshError):
+            async with mesh.connect_to_mesh(mesh_socket):
+                return
+        await trio.sleep(_WAIT_PAUSE)
 
 
 def _requests(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> list[Any]:

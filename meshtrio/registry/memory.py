@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from trio_util import AsyncValue
 
@@ -50,5 +51,6 @@ class MemoryRegistry:
 
     async def states(self, service: str) -> AsyncGenerator[ServiceState, None]:
         self.resolve(service)
-        async for state in self._services[service].eventual_values():
-            yield state
+        async with aclosing(self._services[service].eventual_values()) as states:
+            async for state in states:
+                yield state

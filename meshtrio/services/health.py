@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 import purerpc
+import trio
 from trio_util import AsyncValue
 
 from meshtrio.messages import health
@@ -36,9 +38,10 @@ class HealthServicer:
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
         if request.service not in self._names:
             yield _Reply(status=_Reply.SERVICE_UNKNOWN)
-            await AsyncValue(False).wait_value(True)
-        async for serving in self._serving.eventual_values():
-            yield self._reply(serving)
+            await trio.sleep_forever()
+        async with aclosing(self._serving.eventual_values()) as changes:
+            async for serving in changes:
+                yield self._reply(serving)
 
     def _reply(self, serving: bool) -> Any:
         return _Reply(status=_Reply.SERVING if serving else _Reply.NOT_SERVING)

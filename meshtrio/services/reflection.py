@@ -5,7 +5,8 @@ The two versions differ in their names only, so one servicer serves either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import purerpc
@@ -63,11 +64,11 @@ class ReflectionServicer:
                 for name in self.names:
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename":
-                file = self._find("FindFileByName", request.file_by_filename)
-                self._add_files(reply, file)
+                name = request.file_by_filename
+                self._add_files(reply, self._find(name, lambda pool: pool.FindFileByName(name)))
             case "file_containing_symbol":
                 symbol = request.file_containing_symbol
-                self._add_files(reply, self._find("FindFileContainingSymbol", symbol))
+                self._add_files(reply, self._find(symbol, partial(_file_of, symbol=symbol)))
             case "file_containing_extension":
                 self._add_extension(reply, request.file_containing_extension)
             case "all_extension_numbers_of_type":
@@ -76,13 +77,13 @@ class ReflectionServicer:
                 reply.error_response.error_code = _INVALID_ARGUMENT
                 reply.error_response.error_message = "the request asks for nothing"
 
-    def _find(self, finder: str, name: str) -> Any:
+    def _find(self, what: str, find: Callable[[DescriptorPool], Any]) -> Any:
         for pool in self.pools:
             try:
-                return getattr(pool, finder)(name)
+                return find(pool)
             except KeyError:
                 continue
-        raise KeyError(name)
+        raise KeyError(what)
 
     def _add_files(self, reply: Any, file: FileDescriptor) -> None:
         """The file and, before the client asks for them one by one, what it imports."""
@@ -90,21 +91,32 @@ class ReflectionServicer:
             reply.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
 
     def _add_extension(self, reply: Any, wanted: Any) -> None:
-        for pool in self.pools:
-            try:
-                message = pool.FindMessageTypeByName(wanted.containing_type)
-                extension: Any = pool.FindExtensionByNumber(message, wanted.extension_number)
-            except KeyError:
-                continue
-            self._add_files(reply, extension.file)
-            return
-        raise KeyError(f"extension {wanted.extension_number} of {wanted.containing_type}")
+        number, name = wanted.extension_number, wanted.containing_type
+
+        def find(pool: DescriptorPool) -> Any:
+            return pool.FindExtensionByNumber(pool.FindMessageTypeByName(name), number)
+
+        self._add_files(reply, self._find(f"extension {number} of {name}", find).file)
 
     def _add_extension_numbers(self, reply: Any, name: str) -> None:
-        message = self._find("FindMessageTypeByName", name)
+        message = self._find(name, lambda pool: pool.FindMessageTypeByName(name))
         numbers = [extension.number for extension in message.file.pool.FindAllExtensions(message)]
         reply.all_extension_numbers_response.base_type_name = name
         reply.all_extension_numbers_response.extension_number.extend(sorted(numbers))
+
+
+def _file_of(pool: DescriptorPool, symbol: str) -> FileDescriptor:
+    """The file that declares a symbol; methods and fields, which the pool does not know by name,
+    are looked for in what they belong to. Raises KeyError."""
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        owner, _, member = symbol.rpartition(".")
+    try:
+        pool.FindServiceByName(owner).methods_by_name[member]
+    except KeyError:
+        pool.FindMessageTypeByName(owner).fields_by_name[member]
+    return pool.FindFileContainingSymbol(owner)
 
 
 def _with_imports(file: FileDescriptor) -> Iterable[FileDescriptor]:

@@ -1,0 +1,93 @@
+"""The registry in memory: register, deregister, resolve, watch."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from meshtrio.registry import UnknownServiceError, watch
+from meshtrio.registry.memory import MemoryRegistry
+from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+
+A = Endpoint(id="a", address="unix:/a")
+B = Endpoint(id="b", address="unix:/b")
+
+
+def test_endpoints_are_in_the_order_they_came() -> None:
+    registry = MemoryRegistry()
+    registry.register("s", A)
+    registry.register("s", B)
+    assert registry.resolve("s") == ServiceState((A, B))
+    assert registry.services() == ("s",)
+
+
+def test_a_departure_takes_the_endpoint_and_leaves_its_reason() -> None:
+    registry = MemoryRegistry()
+    registry.register("s", A)
+    registry.register("s", B)
+    gone = Departure("a", "it died", signal=9)
+    registry.deregister("s", gone)
+    assert registry.resolve("s") == ServiceState((B,), (gone,))
+
+
+def test_the_last_word_on_an_endpoint_stands() -> None:
+    registry = MemoryRegistry()
+    registry.register("s", A)
+    registry.deregister("s", Departure("a", "is being stopped"))
+    registry.deregister("s", Departure("a", "was killed", signal=9))
+    assert [d.reason for d in registry.resolve("s").departures] == ["was killed"]
+
+
+def test_departures_are_bounded() -> None:
+    registry = MemoryRegistry()
+    registry.declare("s")
+    for number in range(100):
+        registry.deregister("s", Departure(str(number), "gone"))
+    kept = registry.resolve("s").departures
+    assert [d.endpoint_id for d in kept] == [str(number) for number in range(84, 100)]
+
+
+def test_an_id_cannot_be_registered_twice() -> None:
+    registry = MemoryRegistry()
+    registry.register("s", A)
+    with pytest.raises(ValueError, match="registered already"):
+        registry.register("s", A)
+
+
+def test_an_unknown_service_is_told_with_those_that_are_known() -> None:
+    registry = MemoryRegistry()
+    registry.declare("plugin.one")
+    with pytest.raises(UnknownServiceError, match=r"plugin\.tow.*plugin\.one"):
+        registry.resolve("plugin.tow")
+    with pytest.raises(UnknownServiceError):
+        registry.deregister("plugin.tow", Departure("a", "gone"))
+
+
+async def test_a_watcher_is_given_the_state_and_each_change() -> None:
+    registry = MemoryRegistry()
+    registry.declare("s")
+    seen: list[ServiceState] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, registry, "s", seen.append)
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [ServiceState()]
+        registry.register("s", A)
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen[-1] == ServiceState((A,))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
+    registry = MemoryRegistry()
+    registry.declare("s")
+    states = registry.states("s")
+    assert await anext(states) == ServiceState()
+    for number in range(1000):
+        registry.register("s", Endpoint(id=str(number), address="unix:/x"))
+    assert len((await anext(states)).endpoints) == 1000
+    await states.aclose()
+
+
+async def test_watching_an_unknown_service_fails() -> None:
+    with pytest.raises(UnknownServiceError):
+        await watch(MemoryRegistry(), "s", print)

@@ -1,0 +1,103 @@
+"""A client and a server on the two ends of a socket pair, in one trio run."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import purerpc
+import trio
+from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.rpc.calls import stub_method
+from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.endpoint import Endpoint, ServiceState
+from meshtrio.rpc.seam import stub_methods
+from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.single import SingleConnection
+from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire.limits import Limits
+
+Handler = Callable[..., Any]
+
+
+class Scripted(EchoServiceServicer):
+    """An echo servicer whose methods are given to it; what is not given is unimplemented."""
+
+    def __init__(self, **handlers: Handler) -> None:
+        for name, handler in handlers.items():
+            setattr(self, name, handler)
+
+
+@attrs.define
+class Pair:
+    """Both ends; `stub` calls the server."""
+
+    client: ClientConnection
+    server: ServerConnection
+    stub: Any
+    sockets: tuple[socket.socket, socket.socket]
+
+    def cut(self) -> None:
+        """Break the connection, as a peer's death does."""
+        self.sockets[1].shutdown(socket.SHUT_RDWR)
+
+    def assert_nothing_left(self) -> None:
+        """No entry of a stream on either side, in the calls' tables or the engines'."""
+        for end in (self.client, self.server):
+            assert end.streams == {}
+            assert end.engine.open_streams == 0
+
+    async def settle(self) -> None:
+        """Let both sides finish what they have to say."""
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+def bind(client: ClientConnection, stub_class: type) -> Any:
+    """A stub on a bare connection."""
+    picker = SingleConnection(client, "localhost")
+    stub = stub_class(purerpc.insecure_channel("unused", 0))
+    for name, method in list(stub_methods(stub)):
+        setattr(stub, name, stub_method(picker, method))
+    return stub
+
+
+@asynccontextmanager
+async def connected(
+    *servicers: Any, server_limits: Limits | None = None, client_limits: Limits | None = None
+) -> AsyncIterator[Pair]:
+    """Connect a client to a server of these servicers for the block."""
+    ours, theirs = socket.socketpair()
+    client = ClientConnection(ours, client_limits)
+    server = ServerConnection(theirs, Server(*servicers, limits=server_limits))
+    async with open_nursery_of_one() as nursery:
+        await nursery.start(server.run)
+        await nursery.start(client.run)
+        yield Pair(client, server, bind(client, EchoServiceStub), (ours, theirs))
+        nursery.cancel_scope.cancel()
+
+
+def request(text: str) -> EchoRequest:
+    return EchoRequest(message=text)
+
+
+def reply(text: str) -> EchoReply:
+    return EchoReply(message=text)
+
+
+async def requests(*texts: str) -> AsyncIterator[EchoRequest]:
+    for text in texts:
+        yield request(text)
+
+
+def fixed(*endpoints: Endpoint) -> Callable[[Callable[[ServiceState], None]], Awaitable[None]]:
+    """A feed that never changes."""
+
+    async def feed(update: Callable[[ServiceState], None]) -> None:
+        update(ServiceState(endpoints))
+
+    return feed

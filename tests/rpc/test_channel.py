@@ -1,0 +1,228 @@
+"""Channels: endpoints that come and go, waiting for one, and stubs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
+from meshtrio.rpc.channel import Channel, connect_to, open_channel
+from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from tests.rpc.pairs import Scripted, request
+
+
+def named(name: str) -> Scripted:
+    async def echo(message: EchoRequest) -> EchoReply:
+        if message.message == "hang":
+            await trio.sleep_forever()
+        return EchoReply(message=name)
+
+    return Scripted(Echo=echo)
+
+
+class Feed:
+    """A feed whose states the test gives."""
+
+    def __init__(self) -> None:
+        self._update: Callable[[ServiceState], None] | None = None
+        self._state = ServiceState()
+
+    async def __call__(self, update: Callable[[ServiceState], None]) -> None:
+        self._update = update
+        update(self._state)
+        await trio.sleep_forever()
+
+    def set(self, *endpoints: Endpoint, departures: tuple[Departure, ...] = ()) -> None:
+        self._state = ServiceState(endpoints, departures)
+        if self._update is not None:
+            self._update(self._state)
+
+
+def endpoint(path: Path) -> Endpoint:
+    return Endpoint(id=path.name, address=f"unix:{path}")
+
+
+@asynccontextmanager
+async def serving(path: Path, server: Server | None = None) -> AsyncIterator[Server]:
+    """Serve a name, the socket's, for the block."""
+    server = server or Server(named(path.name))
+    with unix_listener(path) as listener:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listener)
+            yield server
+            nursery.cancel_scope.cancel()
+
+
+async def ask(channel: Channel) -> str:
+    return str((await channel.stub(EchoServiceStub).Echo(request("?"))).message)
+
+
+async def test_calls_are_spread_evenly_and_follow_the_endpoints(short_dir: Path) -> None:
+    a, b, feed = short_dir / "a", short_dir / "b", Feed()
+    async with serving(a), serving(b), open_channel("x", feed) as channel:
+        feed.set(endpoint(a), endpoint(b))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        answers = [await ask(channel) for _ in range(10)]
+        assert sorted(answers) == ["a"] * 5 + ["b"] * 5
+        feed.set(endpoint(b))
+        assert {await ask(channel) for _ in range(4)} == {"b"}
+        feed.set(endpoint(a))
+        assert {await ask(channel) for _ in range(4)} == {"a"}
+
+
+async def test_a_call_waits_for_an_endpoint(short_dir: Path) -> None:
+    a, feed, answers = short_dir / "a", Feed(), []
+    async with open_channel("x", feed) as channel, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            answers.append(await ask(channel))
+
+        nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        feed.set(endpoint(a))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert answers == []
+        nursery.start_soon(_serve_until_cancelled, a)
+        with trio.fail_after(5):
+            while not answers:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert answers == ["a"]
+
+
+async def _serve_until_cancelled(path: Path) -> None:
+    async with serving(path):
+        await trio.sleep_forever()
+
+
+async def test_calls_under_way_outlive_the_listing_of_their_endpoint(short_dir: Path) -> None:
+    a, b, feed = short_dir / "a", short_dir / "b", Feed()
+    release, begun, answers = trio.Event(), trio.Event(), []
+
+    async def echo(message: EchoRequest) -> EchoReply:
+        begun.set()
+        await release.wait()
+        return EchoReply(message="late")
+
+    async with serving(a, Server(Scripted(Echo=echo))), serving(b):
+        async with open_channel("x", feed) as channel, trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                answers.append(await ask(channel))
+
+            feed.set(endpoint(a))
+            nursery.start_soon(call)
+            await begun.wait()
+            feed.set(endpoint(b))
+            assert await ask(channel) == "b"
+            release.set()
+    assert answers == ["late"]
+
+
+async def test_a_departure_tells_how_the_plugin_died(short_dir: Path) -> None:
+    a, feed = short_dir / "a", Feed()
+    async with serving(a) as server, open_channel("plugin.x", feed) as channel:
+        feed.set(endpoint(a))
+        stub = channel.stub(EchoServiceStub)
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(PluginDiedError, match="it died") as caught:
+                    await stub.Echo(request("hang"))
+                assert caught.value.signal == signal.SIGKILL
+                assert caught.value.stderr_tail == ("oh",)
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for connection in list(server.connections):
+                connection._transport._sock.shutdown(socket.SHUT_RDWR)
+            departure = Departure("a", "it died", signal=signal.SIGKILL, stderr_tail=("oh",))
+            feed.set(departures=(departure,))
+
+
+async def test_an_endpoint_that_comes_back_is_connected_again(short_dir: Path) -> None:
+    a = short_dir / "a"
+    async with connect_to(f"unix:{a}") as channel:
+        for _ in range(3):
+            async with serving(a):
+                with trio.fail_after(5):
+                    assert await ask(channel) == "a"
+
+
+async def test_an_error_leaves_the_block_as_it_was_raised(short_dir: Path) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with connect_to(f"unix:{short_dir / 'a'}"):
+            raise KeyError("mine")
+
+
+async def test_leaving_the_block_ends_its_calls(short_dir: Path) -> None:
+    a = short_dir / "a"
+    async with serving(a), trio.open_nursery() as nursery:
+        async with connect_to(f"unix:{a}") as channel:
+
+            async def call(text: str) -> None:
+                with pytest.raises(ConnectionLostError):
+                    await channel.stub(EchoServiceStub).Echo(request(text))
+
+            nursery.start_soon(call, "hang")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.fail_after(1):
+            await call("after the end")
+
+
+async def test_purerpcs_own_stub_works_for_unary_calls(short_dir: Path) -> None:
+    a = short_dir / "a"
+    async with serving(a), connect_to(f"unix:{a}") as channel:
+        bare: Any = EchoServiceStub(channel)
+        assert (await bare.Echo(request("?"))).message == "a"
+        with pytest.raises(purerpc.UnimplementedError):
+            await bare.Slow(request("?"))
+
+
+async def test_what_is_no_stub_is_refused(short_dir: Path) -> None:
+    class Other:
+        def __init__(self, channel: object) -> None:
+            pass
+
+    async with connect_to(f"unix:{short_dir / 'a'}") as channel:
+        with pytest.raises(UsageError, match="Other is not a stub"):
+            channel.stub(Other)
+
+
+@pytest.mark.parametrize(
+    ("servicers", "reason"),
+    [
+        ([object()], "is not a servicer"),
+        ([Scripted], "instead of an instance"),
+        ([Scripted(), Scripted()], r"two servicers serve echo\.v1\.EchoService"),
+    ],
+)
+def test_what_is_no_servicer_is_refused(servicers: list[Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        Server(*servicers)
+
+
+async def test_a_drained_server_reports_the_calls_it_cut(short_dir: Path) -> None:
+    a = short_dir / "a"
+    async with serving(a) as server, connect_to(f"unix:{a}") as channel:
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(purerpc.UnavailableError, match="stopped during the call"):
+                    await channel.stub(EchoServiceStub).Echo(request("hang"))
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await server.drain(grace=0.05) == 1

@@ -1,0 +1,51 @@
+"""The health service, as a client of any kind sees it."""
+
+from __future__ import annotations
+
+import purerpc
+import pytest
+import trio
+
+from meshtrio.messages import health as messages
+from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.single import SingleConnection
+from meshtrio.services.health import HealthServicer
+from tests.rpc.pairs import connected
+
+_DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Health"]
+Status = messages.HealthCheckResponse
+
+
+def asked(service: str) -> messages.HealthCheckRequest:
+    return messages.HealthCheckRequest(service=service)
+
+
+async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
+    health = HealthServicer(["a.Service"])
+    async with connected(health) as pair:
+        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        for name in ("", "a.Service"):
+            assert (await stub.Check(asked(name))).status == Status.SERVING
+        health.stop_serving()
+        for name in ("", "a.Service"):
+            assert (await stub.Check(asked(name))).status == Status.NOT_SERVING
+
+
+async def test_an_unknown_service_is_not_found() -> None:
+    async with connected(HealthServicer([])) as pair:
+        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        with pytest.raises(purerpc.NotFoundError):
+            await stub.Check(asked("b.Service"))
+        call = stub.Watch(asked("b.Service"))
+        assert (await anext(call)).status == Status.SERVICE_UNKNOWN
+
+
+async def test_watch_tells_each_change() -> None:
+    health = HealthServicer([])
+    async with connected(health) as pair:
+        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        async with stub.Watch(asked("")) as call:
+            assert (await call.receive_message()).status == Status.SERVING
+            health.stop_serving()
+            with trio.fail_after(5):
+                assert (await call.receive_message()).status == Status.NOT_SERVING

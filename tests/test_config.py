@@ -1,0 +1,122 @@
+"""Config: what TOML becomes, and what the classes themselves refuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtrio.backoff import Backoff
+from meshtrio.config import MeshConfig, PluginConfig, RestartPolicy, load
+from meshtrio.errors import ConfigError
+
+FULL = """
+[mesh]
+runtime_dir = "run"
+
+[[plugin]]
+name = "full"
+command = ["./program", "--flag", "{python}"]
+instances = 3
+env = { KEY = "value" }
+cwd = "sub"
+restart = "on-failure"
+backoff = { initial = 1, maximum = 2.5, multiplier = 3, jitter = 0, reset_after = 4 }
+ready_timeout = 7
+stop_timeout = 0
+
+[[plugin]]
+name = "least"
+command = ["true"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mesh.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> MeshConfig:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "program").write_text("#!/bin/sh\n")
+    (tmp_path / "sub" / "program").chmod(0o755)
+    return load(write(tmp_path, FULL))
+
+
+def test_every_key_is_taken_over(full: MeshConfig, tmp_path: Path) -> None:
+    assert full.runtime_dir == tmp_path / "run"
+    assert full.plugins[0] == PluginConfig(
+        name="full",
+        command=["./program", "--flag", "{python}"],
+        instances=3,
+        env={"KEY": "value"},
+        cwd=tmp_path / "sub",
+        restart=RestartPolicy.ON_FAILURE,
+        backoff=Backoff(initial=1, maximum=2.5, multiplier=3, jitter=0, reset_after=4),
+        ready_timeout=7,
+        stop_timeout=0,
+    )
+
+
+def test_defaults_are_those_of_the_classes(full: MeshConfig, tmp_path: Path) -> None:
+    assert full.plugins[1] == PluginConfig(name="least", command=["true"], cwd=tmp_path)
+
+
+def test_the_command_is_resolved(full: MeshConfig, tmp_path: Path) -> None:
+    program = str(tmp_path / "sub" / "program")
+    assert full.plugins[0].argv() == [program, "--flag", sys.executable]
+    assert full.plugins[0].service == "plugin.full"
+
+
+def test_an_empty_file_is_an_empty_mesh(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "")) == MeshConfig()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plugin = 3", "plugin = [3]", "[plugin]", "mesh = 3", "[[mesh]]", "[mesh]\nruntime_dir = 3"],
+)
+def test_a_table_of_the_wrong_shape_is_one_problem(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert len(caught.value.problems) == 1
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "x" * 65},
+        {"command": []},
+        {"command": [""]},
+        {"instances": 0},
+        {"ready_timeout": 0},
+        {"ready_timeout": float("nan")},
+        {"stop_timeout": -1},
+        {"env": {"": "x"}},
+        {"env": {"A=B": "x"}},
+        {"env": {"PLUGIN_SOCKET": "x"}},
+    ],
+    ids=str,
+)
+def test_the_classes_refuse_the_same(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        PluginConfig(**{"name": "x", "command": ["true"], **wrong})
+
+
+def test_two_plugins_of_one_name_cannot_be_together() -> None:
+    one = PluginConfig(name="x", command=["true"])
+    with pytest.raises(ConfigError, match="two plugins are named 'x'"):
+        MeshConfig(plugins=[one, one])

@@ -1,0 +1,68 @@
+"""The runtime dir: where it is, and who may have it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from meshtrio import runtime_dir
+from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.errors import ConfigError
+
+
+def test_the_default_is_below_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert runtime_dir.default() == Path("/run/user/7/meshtrio")
+
+
+def test_the_default_without_xdg_has_the_uid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert runtime_dir.default() == Path(f"/tmp/meshtrio-{os.getuid()}")
+
+
+def test_clients_look_at_mesh_socket_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_SOCKET", "/elsewhere/mesh.sock")
+    assert runtime_dir.find_mesh_socket() == Path("/elsewhere/mesh.sock")
+    monkeypatch.delenv("MESH_SOCKET")
+    assert runtime_dir.find_mesh_socket() == runtime_dir.default() / "mesh.sock"
+
+
+def test_it_is_ours_alone_and_stale_sockets_are_gone(short_dir: Path) -> None:
+    folder = short_dir / "a" / "b"
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(folder / "old-0.sock"))
+    (folder / "notes.sock").write_text("not a socket")
+    with runtime_dir.claim(folder):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert sorted(p.name for p in folder.iterdir()) == ["mesh.lock", "notes.sock"]
+
+
+def test_it_is_claimed_once_at_a_time(short_dir: Path) -> None:
+    for _ in range(2):
+        with runtime_dir.claim(short_dir):
+            with pytest.raises(ConfigError, match=f"pid {os.getpid()}"):
+                with runtime_dir.claim(short_dir):
+                    pass
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_refused(kind: str, short_dir: Path) -> None:
+    path = short_dir / "x"
+    if kind == "file":
+        path.write_text("")
+    else:
+        path.symlink_to(short_dir)
+    with pytest.raises(ConfigError), runtime_dir.claim(path):
+        pass
+
+
+def test_a_path_of_107_bytes_is_just_short_enough() -> None:
+    plugin = PluginConfig(name="p", command=["true"], instances=11)
+    room = 107 - len("/p-10.sock")
+    runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * (room - 1)))
+    with pytest.raises(ConfigError, match=r"p-10\.sock: .* 107 bytes, this has 108"):
+        runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * room))
