@@ -1,12 +1,8 @@
-from collections.abc import Iterable as _Iterable
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
-from typing import Optional as _Optional
-from typing import Union as _Union
-
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf.internal import containers as _containers
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -18,9 +14,7 @@ class ListInstancesResponse(_message.Message):
     __slots__ = ("instances",)
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[Instance]
-    def __init__(
-        self, instances: _Optional[_Iterable[_Union[Instance, _Mapping]]] = ...
-    ) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[Instance, _Mapping]]] = ...) -> None: ...
 
 class Instance(_message.Message):
     __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
@@ -40,14 +34,4 @@ class Instance(_message.Message):
     uptime: float
     socket: str
     reason: str
-    def __init__(
-        self,
-        name: _Optional[str] = ...,
-        instance: _Optional[int] = ...,
-        pid: _Optional[int] = ...,
-        state: _Optional[str] = ...,
-        restarts: _Optional[int] = ...,
-        uptime: _Optional[float] = ...,
-        socket: _Optional[str] = ...,
-        reason: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

@@ -1,12 +1,8 @@
-from collections.abc import Iterable as _Iterable
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
-from typing import Optional as _Optional
-from typing import Union as _Union
-
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf.internal import containers as _containers
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -24,12 +20,7 @@ class ServiceState(_message.Message):
     service: str
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     departures: _containers.RepeatedCompositeFieldContainer[Departure]
-    def __init__(
-        self,
-        service: _Optional[str] = ...,
-        endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...,
-        departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ...,
-    ) -> None: ...
+    def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("id", "address", "instance", "pid")
@@ -41,13 +32,7 @@ class Endpoint(_message.Message):
     address: str
     instance: int
     pid: int
-    def __init__(
-        self,
-        id: _Optional[str] = ...,
-        address: _Optional[str] = ...,
-        instance: _Optional[int] = ...,
-        pid: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class Departure(_message.Message):
     __slots__ = ("endpoint_id", "reason", "exit_status", "signal", "stderr_tail")
@@ -61,11 +46,4 @@ class Departure(_message.Message):
     exit_status: int
     signal: int
     stderr_tail: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(
-        self,
-        endpoint_id: _Optional[str] = ...,
-        reason: _Optional[str] = ...,
-        exit_status: _Optional[int] = ...,
-        signal: _Optional[int] = ...,
-        stderr_tail: _Optional[_Iterable[str]] = ...,
-    ) -> None: ...
+    def __init__(self, endpoint_id: _Optional[str] = ..., reason: _Optional[str] = ..., exit_status: _Optional[int] = ..., signal: _Optional[int] = ..., stderr_tail: _Optional[_Iterable[str]] = ...) -> None: ...
