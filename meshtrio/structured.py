@@ -11,6 +11,16 @@ import trio
 from meshtrio.errors import unwrap
 
 
+def settle(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to raise in place of a nursery's group: its one error, if there is one.
+
+    Cancelled beside an error is dropped: a scope that is still cancelled says so again at the next
+    checkpoint, while an `except` for the error would not see it in a group.
+    """
+    _, errors = group.split(trio.Cancelled)
+    return group if errors is None else unwrap(errors)
+
+
 @asynccontextmanager
 async def open_nursery_of_one() -> AsyncIterator[trio.Nursery]:
     """A nursery for helpers of the block: an error of the block leaves it as it was raised.
@@ -22,7 +32,7 @@ async def open_nursery_of_one() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        exc = unwrap(group)
+        exc = settle(group)
         if exc is group:
             raise
         raise exc from exc.__cause__

@@ -17,7 +17,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.errors import CallRefusedError, ConnectionLostError
+from meshtrio.errors import CallRefusedError, ConnectionLostError, unwrap
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import RECONNECT
 from meshtrio.rpc.seam import Message, Method
@@ -65,14 +65,14 @@ def request_block(method: Method, authority: str) -> bytes:
     )
 
 
-def _varying_block(metadata: Metadata) -> bytes:
+def _varying_block(metadata: list[tuple[bytes, bytes]]) -> bytes:
     """The rest of the head: what is left of the caller's deadline, and its metadata."""
     block = b""
     left = trio.current_effective_deadline() - trio.current_time()
     if left != math.inf:
         block = hpack.encode_field(b"grpc-timeout", encode_timeout(left).encode())
     if metadata:
-        block += hpack.encode(encode_metadata(metadata))
+        block += hpack.encode(metadata)
     return block
 
 
@@ -93,12 +93,19 @@ class Attempt:
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        fields = encode_metadata(metadata)
+        target = await picker.pick()
         while True:
-            target = await picker.pick()
-            stream = target.connection.start(block + _varying_block(metadata))
+            if not target.connection.engine.takes_header_list(fields):
+                raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
+            stream = target.connection.start(block + _varying_block(fields))
             if stream is not None:
                 return cls(picker, target, stream, method)
+            # The place that was waited for is used before anything else is awaited, so that no
+            # waiter is left asleep beside a free place.
             await target.connection.wait_for_room()
+            if not target.connection.usable:
+                target = await picker.pick()
 
     @property
     def connection(self) -> ClientConnection:
@@ -128,10 +135,18 @@ class Attempt:
         return reply
 
     async def send(self, message: Message, *, end_stream: bool = False) -> None:
-        """Send a request, or learn that the call is over: `receive` then says how."""
+        """Send a request, or learn that the call is over: `receive` then says how.
+
+        When cancelled, the call is cancelled with it: part of the message may have gone out.
+        """
         data = message.SerializeToString()
-        with contextlib.suppress(purerpc.RpcFailedError):
+        try:
             await self.stream.send(data, end_stream=end_stream)
+        except purerpc.RpcFailedError:
+            return
+        except trio.Cancelled:
+            self.end()
+            raise
 
     def _raise_for_status(self) -> None:
         trailers, head = self.stream.trailers, self.stream.head
@@ -224,11 +239,14 @@ class Call(AsyncIterator[Any]):
         self._single = single
         self._attempt: Attempt | None = None
         self._opening = trio.Lock()
+        self._cancelled = False
         self._token = trio.lowlevel.current_trio_token()
 
     async def _started(self) -> Attempt:
         if self._attempt is None:
             async with self._opening:
+                if self._cancelled:
+                    raise purerpc.CancelledError("the call was cancelled on this side")
                 if self._attempt is None:
                     try:
                         await self._start()
@@ -273,7 +291,7 @@ class Call(AsyncIterator[Any]):
                 raise
             if isinstance(exc, trio.Cancelled):
                 raise
-            raise self._sender.error from None
+            raise unwrap(self._sender.error) from None
         if reply is None:
             self.cancel()
         return reply
@@ -296,6 +314,7 @@ class Call(AsyncIterator[Any]):
 
     def cancel(self) -> None:
         """End the call now; the handler is cancelled. Does nothing where it is over."""
+        self._cancelled = True
         if self._sender is not None:
             self._sender.scope.cancel()
         if self._attempt is not None:
@@ -324,7 +343,8 @@ class Call(AsyncIterator[Any]):
 
     def __del__(self) -> None:
         attempt = getattr(self, "_attempt", None)
-        if attempt is not None and attempt.stream.id in attempt.connection.streams:
+        sending = getattr(self, "_sender", None) is not None
+        if attempt is not None and (sending or attempt.stream.id in attempt.connection.streams):
             # The collector may run in any thread, and in the middle of anything.
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(_end_dropped, attempt, self._sender)
@@ -348,11 +368,19 @@ class _Sender:
         self.error: Exception | None = None
 
     async def run(self, attempt: Attempt) -> None:
-        with self.scope:
-            try:
+        try:
+            with self.scope:
                 await self._send_all(attempt)
-            except Exception as exc:
-                self.error = exc
+        except Exception as exc:
+            self.error = exc
+        except BaseExceptionGroup as group:
+            # The caller's clean-up failed while it was cancelled from outside.
+            cancelled, errors = group.split(trio.Cancelled)
+            if isinstance(errors, ExceptionGroup):
+                self.error = errors
+            raise cancelled or group from None
+        finally:
+            if self.error is not None:
                 attempt.end()
 
     async def _send_all(self, attempt: Attempt) -> None:

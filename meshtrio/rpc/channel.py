@@ -90,15 +90,26 @@ class Channel:
         """
         while True:
             if self._ready:
-                subchannel = self._balancer.pick(self._ready)
-                connection = subchannel.connection
-                if connection is not None and connection.usable:
-                    return Target(connection, subchannel)
+                target = self._pick_among_ready()
+                if target is not None:
+                    return target
                 self._refresh()
                 continue
             if self._closed:
                 raise ConnectionLostError(f"the channel to {self.name} is closed")
             await self._changed.park()
+
+    def _pick_among_ready(self) -> Target | None:
+        """One with room for another stream if there is any, else one that will have; or None."""
+        target = None
+        for _ in self._ready:
+            subchannel = self._balancer.pick(self._ready)
+            connection = subchannel.connection
+            if connection is not None and connection.usable:
+                target = Target(connection, subchannel)
+                if connection.engine.can_open_stream:
+                    break
+        return target
 
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception:
         """The error a caller is given when its connection broke: how the plugin died, if it did.

@@ -7,11 +7,13 @@ import socket
 import purerpc
 import trio
 
-from meshtrio.errors import CallRefusedError
+from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.status import error_for_http_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
+from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.limits import Limits
 
 
@@ -22,6 +24,10 @@ class ClientConnection(Connection):
         super().__init__(sock, Role.CLIENT, limits)
         self.retired = False
         """Opens no further stream, and closes once those it has are over."""
+        self.established = trio.Event()
+        """The server has spoken HTTP/2, or never will: see `usable`."""
+        self.spent = trio.Event()
+        """Set when no further stream can be opened."""
         self._room = trio.lowlevel.ParkingLot()
 
     @property
@@ -37,6 +43,8 @@ class ClientConnection(Connection):
             return None
         stream = Stream(self, self.engine.open_stream(block))
         self.streams[stream.id] = stream
+        if self.engine.exhausted:
+            self.retire()
         return stream
 
     async def wait_for_room(self) -> None:
@@ -52,7 +60,7 @@ class ClientConnection(Connection):
     def retire(self) -> None:
         """Take no new calls, let those under way finish, then close."""
         self.retired = True
-        self._room.unpark_all()
+        self._mark_spent()
         if not self.streams:
             self.shut("the connection is no longer needed")
 
@@ -63,6 +71,7 @@ class ClientConnection(Connection):
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
         super()._on_settings(event)
+        self.established.set()
         self._room.unpark_all()
 
     def _on_response(self, event: events.ResponseReceived) -> None:
@@ -72,18 +81,34 @@ class ClientConnection(Connection):
         stream.head = event.head
         if event.end_stream:
             stream.on_end(event.head.trailers)
+        elif event.head.http_status != 200:
+            # What follows is a page for people, not messages.
+            stream.fail(error_for_http_status(event.head.http_status))
+        elif not event.head.content_type.startswith("application/grpc"):
+            what = f"the peer answered with content-type {event.head.content_type!r}"
+            stream.fail(purerpc.UnknownError(what))
         elif event.head.encoding != "identity":
             encoding = event.head.encoding
             stream.fail(purerpc.InternalError(f"the peer answered in encoding {encoding!r}"))
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)
-        reason = "the peer shut down before processing the call"
         for stream in list(self.streams.values()):
             if stream.id > event.last_stream_id:
-                self._fail(stream, CallRefusedError(reason))
+                self._fail(stream, self._unprocessed(event.code))
         self.retire()
 
-    def _end(self) -> None:
-        super()._end()
+    def _unprocessed(self, code: int) -> purerpc.RpcFailedError:
+        """A call above the last stream id: safe to make again, unless it may be the reason."""
+        if code == ErrorCode.NO_ERROR:
+            return CallRefusedError("the peer shut down before processing the call")
+        return ConnectionLostError(self.loss)
+
+    def _close_calls(self) -> None:
+        super()._close_calls()
+        self._mark_spent()
+
+    def _mark_spent(self) -> None:
+        self.spent.set()
+        self.established.set()
         self._room.unpark_all()

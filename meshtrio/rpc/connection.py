@@ -6,6 +6,7 @@ to say, straight to the socket; a task of its own is started only while the kern
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
+from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.status import error_for_reset
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.transport import SocketTransport
@@ -24,9 +26,8 @@ from meshtrio.wire.errors import ErrorCode, error_name
 from meshtrio.wire.limits import Limits
 
 _RECEIVE_SIZE = 128 * 1024
-_CONGESTED_ABOVE = 256 * 1024
 _LAST_WORDS = 1.0
-"""Seconds a closing connection waits for the kernel to take what is left to send."""
+"""Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
 
 
 class Connection:
@@ -37,13 +38,14 @@ class Connection:
         self.limits = self.engine.limits
         self.streams: dict[int, Stream] = {}
         self.closed = False
-        self._transport = SocketTransport(sock)
-        self._unsent = bytearray()
-        self._unwritable = False
-        self._flushed = trio.lowlevel.ParkingLot()
-        self._nursery: trio.Nursery | None = None
+        """No call can be made or answered any more; what was said is still being sent, perhaps."""
         self.loss = "the peer closed the connection"
         """Why the connection ended, or would be said to have if it ended now."""
+        self._transport = SocketTransport(sock)
+        self.outbox = Outbox(self._transport)
+        self._reading = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._waiting_for_window: set[Stream] = set()
         self._handle: dict[type, Callable[[Any], None]] = {
             events.DataReceived: self._on_data,
             events.TrailersReceived: self._on_trailers,
@@ -66,18 +68,24 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self.outbox:
+                    nursery.start_soon(self.outbox.drain)
                 self.flush()
-                if self._unsent:
-                    nursery.start_soon(self._flush_rest)
                 task_status.started()
-                await self._pump()
-                self._fail_all()
+                with self._reading:
+                    await self._pump()
+                self._close_calls()
+                if self.engine.closed:
+                    await self._linger()
                 nursery.cancel_scope.cancel()
         finally:
-            self._end()
+            self._close_calls()
+            self.outbox.close()
+            self._transport.close()
 
     async def _pump(self) -> None:
         receive, handle = self._transport.receive, self._handle
+        answers = 0
         while not self.engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -88,10 +96,22 @@ class Connection:
                 return
             for event in self.engine.receive_data(data):
                 handle[type(event)](event)
+            waiting = len(self.outbox)
             self.flush()
-            if self.congested:
-                # A peer that asks but does not read is not asked for more.
-                await self.uncongested()
+            # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
+            # more. Messages are not counted: two peers that each wait for the other to read would
+            # wait for ever, and windows bound them anyway.
+            answers = answers + len(self.outbox) - waiting if waiting else 0
+            if answers > CONGESTED_ABOVE:
+                await self.outbox.empty()
+
+    async def _linger(self) -> None:
+        """See the last words off: closing with unread bytes could destroy them on their way."""
+        with trio.move_on_after(_LAST_WORDS), contextlib.suppress(OSError):
+            await self.outbox.empty()
+            self._transport.end()
+            while await self._transport.receive(_RECEIVE_SIZE):
+                pass
 
     def shut(self, reason: str) -> None:
         """Close after saying GOAWAY; calls still open fail with `reason`. Does not wait."""
@@ -100,82 +120,31 @@ class Connection:
         self.loss = reason
         self.engine.close(ErrorCode.NO_ERROR, reason)
         self.flush()
-        self._fail_all()
-        if self._nursery is not None:
-            self._nursery.start_soon(self._close_when_flushed)
+        self._close_calls()
+        self._reading.cancel()
 
-    async def _close_when_flushed(self) -> None:
-        with trio.move_on_after(_LAST_WORDS):
-            while self._unsent:
-                await self._flushed.park()
-        assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
-
-    def _end(self) -> None:
+    def _close_calls(self) -> None:
+        """From here on nothing is called; what was, fails."""
         self.closed = True
-        self._nursery = None
-        self._transport.close()
-        self._unsent.clear()
         self._fail_all()
-        self._flushed.unpark_all()
 
     def _fail_all(self) -> None:
         for stream in list(self.streams.values()):
             self._fail(stream, ConnectionLostError(self.loss))
 
-    # -- writing -----------------------------------------------------------------------------
-
-    @property
-    def congested(self) -> bool:
-        """True while so much waits for the kernel that nothing should be added."""
-        return len(self._unsent) > _CONGESTED_ABOVE
-
     def flush(self) -> None:
         """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
         data = self.engine.data_to_send()
-        if not data or self.closed:
-            return
-        if self._unsent:
-            self._unsent += data
-            return
-        sent = self._try_send(data)
-        if sent < len(data):
-            self._unsent += memoryview(data)[sent:]
-            if self._nursery is not None:
-                self._nursery.start_soon(self._flush_rest)
-
-    async def _flush_rest(self) -> None:
-        while self._unsent:
-            try:
-                await self._transport.wait_writable()
-            except OSError:
-                self._unwritable = True
-            del self._unsent[: self._try_send(self._unsent)]
-            if not self.congested:
-                self._flushed.unpark_all()
-
-    def _try_send(self, data: bytes | bytearray) -> int:
-        """Send, or swallow everything once the socket is broken: the pump learns of it by reading.
-
-        It may still find a status there that the peer sent before it closed.
-        """
-        if not self._unwritable:
-            try:
-                return self._transport.try_send(data)
-            except OSError as exc:
-                self._unwritable = True
-                self.loss = f"the connection broke: {exc.strerror or exc}"
-        return len(data)
-
-    async def uncongested(self) -> None:
-        """Wait until the kernel has taken most of what waits, or the connection is closed."""
-        while self.congested and not self.closed:
-            await self._flushed.park()
+        if data and self.outbox.write(data) and self._nursery is not None:
+            self._nursery.start_soon(self.outbox.drain)
+        if self.outbox.error is not None and not self.closed:
+            self.loss = f"the connection broke: {self.outbox.error.strerror}"
 
     # -- streams -----------------------------------------------------------------------------
 
     def forget(self, stream: Stream, code: ErrorCode) -> None:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
+        self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
             self.engine.reset_stream(stream.id, code)
             self.flush()
@@ -183,6 +152,7 @@ class Connection:
 
     def _fail(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
+        self._waiting_for_window.discard(stream)
         stream.fail(failure)
         self._on_stream_gone()
 
@@ -215,13 +185,20 @@ class Connection:
             stream = self.streams.get(event.stream_id)
             if stream is not None:
                 stream.on_window()
-            return
-        for stream in self.streams.values():
+        else:
+            self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        waiting, self._waiting_for_window = self._waiting_for_window, set()
+        for stream in waiting:
             stream.on_window()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
-        for stream in self.streams.values():
-            stream.on_window()
+        self._wake_senders()
+
+    def await_window(self, stream: Stream) -> None:
+        """Have the stream woken when the connection's window opens, or the settings change."""
+        self._waiting_for_window.add(stream)
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_name(event.code)

@@ -58,25 +58,25 @@ async def connect(address: str) -> socket.socket:
     """
     kind, _, rest = address.partition(":")
     if kind == "unix" and rest:
-        return _detach(await _connect(socket.AF_UNIX, rest))
+        return await _connect_unix(rest)
     host, _, port = rest.rpartition(":")
     if kind == "tcp" and host and port.isdigit():
         stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
-        return _detach(stream.socket)
+        return socket.socket(fileno=stream.socket.detach())
     raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
 
 
-async def _connect(family: socket.AddressFamily, path: str) -> trio.socket.SocketType:
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+async def _connect_unix(path: str) -> socket.socket:
+    """Never waits: a listener whose backlog is full gives EAGAIN, and is tried again later.
+
+    trio's own connect takes that for "in progress" and gives a socket that is not connected.
+    """
+    await trio.lowlevel.checkpoint()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        await sock.connect(path)
+        sock.setblocking(False)
+        sock.connect(path)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-def _detach(sock: trio.socket.SocketType) -> socket.socket:
-    plain = socket.socket(fileno=sock.detach())
-    plain.setblocking(False)
-    return plain

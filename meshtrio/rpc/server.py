@@ -11,10 +11,11 @@ import trio
 
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.seam import Handler, handlers_of
-from meshtrio.rpc.serving import ServerCall, refuse
-from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
+from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
+from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -75,14 +76,16 @@ class Server:
                 _log.error("cannot accept a connection: %s; trying again", exc.strerror)
                 await trio.sleep(_PAUSE_WHEN_OUT)
                 continue
-            sock = socket.socket(fileno=accepted.detach())
-            nursery.start_soon(self._serve_connection, sock)
+            connection = ServerConnection(socket.socket(fileno=accepted.detach()), self)
+            self.connections.add(connection)
+            nursery.start_soon(self._serve_connection, connection)
 
-    async def _serve_connection(self, sock: socket.socket) -> None:
-        connection = ServerConnection(sock, self)
-        self.connections.add(connection)
+    async def _serve_connection(self, connection: ServerConnection) -> None:
         try:
             await connection.run()
+        except Exception:
+            # A bug of ours; it may cost this connection, and no other.
+            _log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
 
@@ -111,6 +114,8 @@ class ServerConnection(Connection):
     def __init__(self, sock: socket.socket, server: Server) -> None:
         super().__init__(sock, Role.SERVER, server.limits)
         self._handlers = server.handlers
+        self._running = 0
+        """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
         self._ended = trio.Event()
         self._refusing = False
@@ -140,19 +145,34 @@ class ServerConnection(Connection):
         if self._refusing and not self.streams:
             self.shut("the server is shutting down")
 
-    def _end(self) -> None:
-        super()._end()
-        self._drain_acknowledged.set()
-        self._ended.set()
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            self._drain_acknowledged.set()
+            self._ended.set()
 
     def _on_request(self, event: events.RequestReceived) -> None:
-        handler = self._handlers.get(event.head.path)
-        if refuse(self, event.stream_id, event.head, handler is not None):
+        head, handler = event.head, self._handlers.get(event.head.path)
+        if self._running >= self.limits.max_concurrent_streams:
+            self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             return
-        assert handler is not None
+        if head.is_grpc and refuse(self, event.stream_id, head, handler is not None):
+            return
         assert self._nursery is not None
-        stream = Stream(self, event.stream_id)
+        if handler is None or not head.is_grpc:
+            stream: Stream = DiscardingStream(self, event.stream_id)
+            self._nursery.start_soon(answer_not_grpc, stream)
+        else:
+            stream = Stream(self, event.stream_id)
+            self._running += 1
+            self._nursery.start_soon(self._serve_call, ServerCall(self, stream, handler, head))
         self.streams[stream.id] = stream
         if event.end_stream:
             stream.on_end(None)
-        self._nursery.start_soon(ServerCall(self, stream, handler, event.head).run)
+
+    async def _serve_call(self, call: ServerCall) -> None:
+        try:
+            await call.run()
+        finally:
+            self._running -= 1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import purerpc
@@ -28,7 +28,8 @@ _log = logging.getLogger("meshtrio.rpc")
 _HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc+proto")])
 _TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
 _ACCEPT = hpack.encode([(b"grpc-accept-encoding", b"identity")])
-_NOT_GRPC = hpack.encode([(b":status", b"415")])
+_NOT_GRPC = hpack.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
+_NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
 _LONGEST_MESSAGE = 4096
 """Bytes of a status message that are sent; what peers take in trailers is bounded."""
@@ -45,19 +46,28 @@ def trailers_block(code: purerpc.StatusCode, message: str) -> bytes:
 
 
 def refuse(connection: Connection, stream_id: int, head: RequestHead, known: bool) -> bool:
-    """Answer a request that no handler can take; False where there is nothing against it."""
-    if not head.is_grpc:
-        block = _NOT_GRPC
-    elif not known:
+    """Answer a call that no handler can take; False where there is nothing against it."""
+    if not known:
         block = _HEAD + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, f"{head.path} is unknown")
     elif head.encoding != "identity":
         message = f"messages in encoding {head.encoding!r} are not understood"
         block = _HEAD + _ACCEPT + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, message)
     else:
         return False
-    connection.engine.send_headers(stream_id, block, end_stream=True)
-    connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+    # One read may have brought the request and its end.
+    if connection.engine.can_send(stream_id):
+        connection.engine.send_headers(stream_id, block, end_stream=True)
+        connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
     return True
+
+
+async def answer_not_grpc(stream: Stream) -> None:
+    """Tell whoever sent something other than gRPC what this is: a browser, curl, a test tool."""
+    try:
+        with contextlib.suppress(purerpc.RpcFailedError):
+            await stream.send_bytes(_NOT_GRPC_BODY, head=_NOT_GRPC, end_stream=True)
+    finally:
+        stream.reset(ErrorCode.NO_ERROR)
 
 
 class RequestMessages(AsyncIterator[Any]):
@@ -94,22 +104,32 @@ class ServerCall:
         The handler is cancelled when the caller resets the stream or is lost, when the caller's
         deadline passes, and when the server is stopped; the last two are told to the caller.
         """
-        stream, timeout = self._stream, self._head.timeout
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
         status: _StatusPair | None = _STOPPED
         try:
-            with trio.CancelScope(deadline=deadline) as scope:
-                stream.on_failure = scope
-                if stream.failure is not None:
-                    scope.cancel()
-                status = await self._handle()
-            if scope.cancelled_caught:
-                status = self._status_when_cancelled()
+            status = await self._run_in_scope()
+        except BaseExceptionGroup as group:
+            # A handler's clean-up failed while it was cancelled.
+            cancelled, errors = group.split(trio.Cancelled)
+            if errors is not None:
+                status = self._status_of(unwrap(errors))
+            if cancelled is not None:
+                raise cancelled from None
         finally:
-            stream.on_failure = None
+            self._stream.on_failure = None
             if status is not None:
                 self._finish(*status)
-            stream.reset(ErrorCode.NO_ERROR)
+            self._stream.reset(ErrorCode.NO_ERROR)
+
+    async def _run_in_scope(self) -> _StatusPair | None:
+        stream, timeout = self._stream, self._head.timeout
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
+        if stream.failure is not None:
+            return self._status_when_cancelled()
+        status = None
+        with trio.CancelScope(deadline=deadline) as scope:
+            stream.on_failure = scope
+            status = await self._handle()
+        return self._status_when_cancelled() if scope.cancelled_caught else status
 
     def _status_when_cancelled(self) -> _StatusPair:
         failure = self._stream.failure
@@ -152,7 +172,7 @@ class ServerCall:
         if not hasattr(replies, "__aiter__"):
             raise TypeError("the handler of a streaming reply is not an async generator")
         if hasattr(replies, "aclose"):
-            async with aclosing(replies):
+            async with contextlib.aclosing(replies):
                 async for reply in replies:
                     await self._send(reply)
         else:
@@ -160,21 +180,22 @@ class ServerCall:
                 await self._send(reply)
         self._finish(purerpc.StatusCode.OK, "")
 
-    async def _send(self, reply: Any, trailers: bytes | None = None) -> None:
+    async def _send(self, reply: Any, trailers: bytes = b"") -> None:
         method = self._handler.method
         if not isinstance(reply, method.response_type):
             expected = method.response_type.__name__
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
-        if not self._head_sent:
-            self._head_sent = True
-            self._connection.engine.send_headers(self._stream.id, _HEAD)
-        await self._stream.send(data, trailers=trailers)
+        head = b"" if self._head_sent else _HEAD
+        self._head_sent = True
+        await self._stream.send(data, head=head, trailers=trailers)
 
     def _status_of(self, exc: BaseException) -> _StatusPair:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
         if isinstance(exc, purerpc.RpcFailedError):
             return exc.status.status_code, exc.status.status_message
+        if not isinstance(exc, Exception):
+            raise exc
         path = self._head.path
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
@@ -184,7 +205,7 @@ class ServerCall:
     def _finish(self, code: purerpc.StatusCode, message: str) -> None:
         """Send the status, unless the stream is over already. Never blocks."""
         connection, stream = self._connection, self._stream
-        if stream.id not in connection.streams or connection.engine.closed:
+        if not connection.engine.can_send(stream.id):
             return
         block = trailers_block(code, message)
         if not self._head_sent:

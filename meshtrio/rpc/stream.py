@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import purerpc
 import trio
 
+from meshtrio.errors import UsageError
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
@@ -83,40 +84,64 @@ class Stream:
         return message
 
     async def send(
-        self, message: bytes, *, end_stream: bool = False, trailers: bytes | None = None
+        self,
+        message: bytes,
+        *,
+        head: bytes = b"",
+        end_stream: bool = False,
+        trailers: bytes = b"",
     ) -> None:
-        """Send one message, then the end of this side if asked for: bare, or with trailers.
+        """Send a message: after a head, if given, and before this side's end, bare or as trailers.
 
         Waits for the peer's window and for the socket. Raises the status the stream failed with;
         a client's message to a server that has answered already is dropped.
         When cancelled the message may be half sent, so the stream has to be reset.
         """
+        data = frame_message(message)
+        await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
+
+    async def send_bytes(
+        self,
+        data: bytes,
+        *,
+        head: bytes = b"",
+        end_stream: bool = False,
+        trailers: bytes = b"",
+    ) -> None:
+        """The same as `send`, for DATA as it is."""
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
-        left: bytes | memoryview = frame_message(message)
+        if connection.outbox.congested:
+            await connection.outbox.uncongested()
+        left: bytes | memoryview = data
+        if head and not self._check_over():
+            connection.engine.send_headers(self.id, head)
         while not self._check_over():
             taken = connection.engine.send_data(self.id, left, end_stream=end_stream)
             if taken == len(left):
                 break
             left = memoryview(left)[taken:]
             connection.flush()
+            connection.await_window(self)
             await self._writable.wait()
-        if trailers is not None:
+        if trailers and not self.over:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
-        if connection.congested:
-            await connection.uncongested()
 
     async def send_end(self) -> None:
-        """End this side without a further message. Does nothing where the stream is over."""
+        """End this side without a further message. Does nothing where it has ended already."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self.over:
+        if not self.over and self._connection.engine.can_send(self.id):
             self._connection.engine.send_data(self.id, b"", end_stream=True)
             self._connection.flush()
 
     def _check_over(self) -> bool:
         if self.failure is not None:
             raise self.failure
+        if not self.over and not self._connection.engine.can_send(self.id):
+            raise UsageError(
+                "this side of the call was ended already; nothing can be sent after it"
+            )
         return self.over
 
     def reset(self, code: ErrorCode) -> None:
@@ -135,6 +160,8 @@ class Stream:
     # -- for the connection: what the peer did -----------------------------------------------
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
+        if self.failure is not None:
+            return
         self._held += len(data)
         try:
             for compressed, message in self._reader.feed(data):
@@ -172,3 +199,14 @@ class Stream:
             self.on_failure.cancel()
         self._readable.wake()
         self._writable.wake()
+
+
+class DiscardingStream(Stream):
+    """A stream whose request is of no interest: what comes is dropped."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        self._connection.engine.release(self.id, len(data))
+        if end_stream:
+            self.on_end(None)

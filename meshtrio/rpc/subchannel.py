@@ -12,6 +12,9 @@ from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, connect
 from meshtrio.wire.limits import Limits
 
+_ESTABLISH_WITHIN = 20.0
+"""Seconds a server has to send its SETTINGS."""
+
 
 @attrs.define(eq=False)
 class Subchannel:
@@ -33,31 +36,41 @@ class Subchannel:
         return connection is not None and connection.usable and not self.departed.is_set()
 
     async def run(self) -> None:
-        """Connect, and connect again with backoff, until `leave` is called or this is cancelled."""
-        failures = 0
-        while not self.departed.is_set():
-            try:
-                sock = await connect(self.endpoint.address)
-            except OSError as exc:
-                self.last_error = exc.strerror or str(exc)
-            else:
-                failures = 0
-                await self._use(ClientConnection(sock, self.limits))
-            failures += 1
-            with trio.move_on_after(RECONNECT.delay(failures, self.rng)):
-                await self.departed.wait()
+        """Connect, and connect again with backoff, until `leave` is called or this is cancelled.
 
-    async def _use(self, connection: ClientConnection) -> None:
-        self.connection = connection
-        if self.departed.is_set():
-            connection.retire()
-        self.changed()
+        A connection that takes no new calls is replaced at once; it finishes those it has beside
+        its successor.
+        """
+        failures = 0
+        async with trio.open_nursery() as nursery:
+            while not self.departed.is_set():
+                failures = 0 if await self._connect(nursery) else failures + 1
+                with trio.move_on_after(RECONNECT.delay(max(failures, 1), self.rng)):
+                    await self.departed.wait()
+
+    async def _connect(self, nursery: trio.Nursery) -> bool:
+        """Use one connection as long as it takes calls; False if it never got that far."""
         try:
-            await connection.run()
-        finally:
-            self.connection = None
-            self.last_error = "the connection was closed"
+            sock = await connect(self.endpoint.address)
+        except OSError as exc:
+            self.last_error = exc.strerror or str(exc)
+            return False
+        connection = ClientConnection(sock, self.limits)
+        await nursery.start(connection.run)
+        with trio.move_on_after(_ESTABLISH_WITHIN) as waiting:
+            await connection.established.wait()
+        if waiting.cancelled_caught:
+            connection.shut("the peer accepted a connection and did not speak HTTP/2")
+        established = connection.usable
+        if established and not self.departed.is_set():
+            self.connection = connection
             self.changed()
+            await connection.spent.wait()
+            self.connection = None
+            self.changed()
+        connection.retire()
+        self.last_error = connection.loss
+        return established
 
     def leave(self, departure: Departure | None) -> None:
         """The endpoint is listed no more: calls under way may finish, no new one is taken."""

@@ -43,6 +43,10 @@ class SocketTransport:
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._sock)
 
+    def end(self) -> None:
+        """Say that nothing more will be sent. Raises OSError."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close the socket, waking who waits on it; a second call does nothing."""
         if self._sock.fileno() >= 0:

@@ -42,6 +42,9 @@ class HealthServicer:
         async with aclosing(self._serving.eventual_values()) as changes:
             async for serving in changes:
                 yield self._reply(serving)
+                if not serving:
+                    # A watch that went on would hold up the drain which this announces.
+                    raise purerpc.UnavailableError("the server is shutting down")
 
     def _reply(self, serving: bool) -> Any:
         return _Reply(status=_Reply.SERVING if serving else _Reply.NOT_SERVING)

@@ -87,23 +87,28 @@ class Instance:
 
     async def run(self) -> None:
         """Live until the policy gives up, or until cancelled, which stops the process first."""
-        final = State.STOPPED
+        final = None
         try:
-            while True:
-                ended = await self._live()
-                uptime = trio.current_time() - self._started
-                self._reason = str(ended)
-                decision = decide(self.config, self.history, ended, uptime, self._mesh.rng)
-                if isinstance(decision, Finish):
-                    final = State.FAILED if decision.failed else State.EXITED
-                    self._emit(events.GaveUp, ended=ended)
-                    return
-                self.history = decision.history
-                self._become(State.BACKOFF)
-                self._emit(events.Restarting, delay=decision.delay)
-                await trio.sleep(decision.delay)
+            final = await self._live_again_and_again()
         finally:
-            self._become(final)
+            if final is not None:
+                self._become(final)
+            elif self.state in (State.PENDING, State.STOPPING, State.BACKOFF):
+                self._become(State.STOPPED)
+
+    async def _live_again_and_again(self) -> State:
+        while True:
+            ended = await self._live()
+            uptime = trio.current_time() - self._started
+            self._reason = str(ended)
+            decision = decide(self.config, self.history, ended, uptime, self._mesh.rng)
+            if isinstance(decision, Finish):
+                self._emit(events.GaveUp, ended=ended)
+                return State.FAILED if decision.failed else State.EXITED
+            self.history = decision.history
+            self._become(State.BACKOFF)
+            self._emit(events.Restarting, delay=decision.delay)
+            await trio.sleep(decision.delay)
 
     # -- one life ----------------------------------------------------------------------------
 
@@ -113,14 +118,15 @@ class Instance:
         self._started = trio.current_time()
         self._stderr.clear()
         self._become(State.STARTING)
-        with suppress(FileNotFoundError):
-            os.unlink(self.socket)
         try:
+            with suppress(FileNotFoundError):
+                os.unlink(self.socket)
             process = await Process.spawn(
                 self.config.argv(), env=self._environment(), cwd=self.config.cwd
             )
-        except OSError as exc:
-            return Exit(reason=f"could not be started: {exc.strerror}")
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            return Exit(reason=f"could not be started: {reason}")
         self._process = process
         self._mesh.warden.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid)
@@ -163,6 +169,8 @@ class Instance:
                 failure = str(exc)
                 nursery.cancel_scope.cancel()
             else:
+                # The process may have ended with its answer.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 self._become_ready(process)
 
         async with trio.open_nursery() as nursery:

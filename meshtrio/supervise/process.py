@@ -16,6 +16,8 @@ from pathlib import Path
 import attrs
 import trio
 
+_GROUP_PAUSE = 0.02
+
 
 @attrs.define(eq=False)
 class Process:
@@ -54,22 +56,29 @@ class Process:
             popen = await trio.to_thread.run_sync(start)
         assert popen.stdout is not None
         assert popen.stderr is not None
-        pidfd = os.pidfd_open(popen.pid)
-        stdout, stderr = os.dup(popen.stdout.fileno()), os.dup(popen.stderr.fileno())
-        popen.stdout.close()
-        popen.stderr.close()
+        opened: list[int] = []
+        try:
+            with popen.stdout, popen.stderr:
+                opened.append(os.pidfd_open(popen.pid))
+                opened.append(os.dup(popen.stdout.fileno()))
+                opened.append(os.dup(popen.stderr.fileno()))
+        except OSError:
+            # Out of descriptors, most likely: what cannot be watched may not live.
+            os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        pidfd, stdout, stderr = opened
         return cls(popen.pid, pidfd, stdout, stderr, popen)
 
     async def wait(self) -> None:
         """Wait for the leader to end, then kill what is left of its group and reap it."""
         if self.returncode is None:
             await trio.lowlevel.wait_readable(self.pidfd)
-            self._reap()
-
-    def _reap(self) -> None:
-        self.signal_group(signal.SIGKILL)
-        self.returncode = self._popen.wait()
-        os.close(self.pidfd)
+            self.signal_group(signal.SIGKILL)
+            self.returncode = self._popen.wait()
+            os.close(self.pidfd)
 
     def signal_group(self, number: int) -> None:
         """Signal every process of the group, as long as the leader has not been reaped."""
@@ -80,15 +89,36 @@ class Process:
     async def stop(self, grace: float) -> bool:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
 
-        When cancelled it is killed at once. It has been reaped when this returns.
+        The leader's end is not the group's: what it started may still be draining. When cancelled
+        all is killed at once. It has been reaped when this returns.
         """
+        forced = self.returncode is None
         try:
             self.signal_group(signal.SIGTERM)
             with trio.move_on_after(grace):
-                await self.wait()
+                if self.returncode is None:
+                    await trio.lowlevel.wait_readable(self.pidfd)
+                    await self._wait_for_group()
+                forced = False
         finally:
-            forced = self.returncode is None
             self.signal_group(signal.SIGKILL)
             with trio.CancelScope(shield=True):
                 await self.wait()
         return forced
+
+    async def _wait_for_group(self) -> None:
+        """Wait until the group's other processes have ended; the kernel tells nobody of that."""
+        while _has_members(self.pid):  # noqa: ASYNC110 - no event to wait for
+            await trio.sleep(_GROUP_PAUSE)
+
+
+def _has_members(group: int) -> bool:
+    """Whether a group has a process that is not a zombie."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = Path("/proc", name, "stat").read_text()
+                state, _, its_group = stat.rpartition(")")[2].split()[:3]
+                if int(its_group) == group and state not in "ZX":
+                    return True
+    return False

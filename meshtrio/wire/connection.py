@@ -12,6 +12,7 @@ What raises `LocalMisuse` is a bug of the layer above.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from enum import Enum
 
 from meshtrio.wire import frames
@@ -87,6 +88,7 @@ class Connection:
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
         self._peer_max_streams = _STREAMS_BEFORE_SETTINGS
+        self._peer_header_list_size = frames.UNLIMITED
         self._send_window = frames.DEFAULT_WINDOW
         self._receive_window = self.limits.connection_window
         self._send_preface()
@@ -121,6 +123,16 @@ class Connection:
     @property
     def open_streams(self) -> int:
         return len(self._streams)
+
+    def can_send(self, stream_id: int) -> bool:
+        """Whether anything can still be sent on a stream: neither side has closed it for that."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.state is not StreamState.HALF_CLOSED_LOCAL
+
+    def takes_header_list(self, fields: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a header list is within what the peer said it accepts (RFC 9113 §6.5.2)."""
+        size = sum(len(name) + len(value) + 32 for name, value in fields)
+        return size <= self._peer_header_list_size
 
     @property
     def can_open_stream(self) -> bool:
@@ -380,8 +392,10 @@ class Connection:
     def _end_with_trailers(
         self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
     ) -> None:
-        trailers = self._decoder.decode(block, parse_trailers)
+        if stream.state is StreamState.HALF_CLOSED_REMOTE:
+            self._decoder.decode(block, tuple)
         stream.advance(Input.RECEIVE_END)
+        trailers = self._decoder.decode(block, parse_trailers)
         if not end_stream:
             raise MalformedHead("trailers did not end the stream")
         if stream.body_left:
@@ -393,15 +407,17 @@ class Connection:
         if not stream_id:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if len(payload) != 5:
-            raise StreamViolation(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY is not 5 bytes")
+            reason = "PRIORITY is not 5 bytes"
+            if self._is_idle(stream_id):
+                # A stream that never was cannot be reset.
+                raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, reason)
+            raise StreamViolation(stream_id, ErrorCode.FRAME_SIZE_ERROR, reason)
         self._strip_priority(stream_id, payload)
 
     def _strip_priority(self, stream_id: int, payload: bytes) -> bytes:
         """Drop the priority fields, which RFC 9113 §5.3.2 deprecates, but for their one rule."""
         if frames.read_u32(payload)[0] & 0x7FFFFFFF == stream_id:
-            raise StreamViolation(
-                stream_id, ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself"
-            )
+            raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself")
         return payload[5:]
 
     def _on_rst_stream(
@@ -430,8 +446,19 @@ class Connection:
             self._settings_seen = True
             # RFC 9113 §6.5.2: without the setting there is no limit.
             self._peer_max_streams = frames.MAX_STREAM_ID
+        window = self._peer_window
         for key, value in frames.read_settings(payload):
-            self._apply_setting(key, value)
+            if key == Setting.INITIAL_WINDOW_SIZE:
+                window = value
+                if window > frames.MAX_WINDOW:
+                    raise PeerViolation(
+                        ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}"
+                    )
+            else:
+                self._apply_setting(key, value)
+        # Only the last counts, and it costs a step for each stream.
+        if window != self._peer_window:
+            self._change_initial_window(window)
         self._out.append(frames.SETTINGS_ACK)
         events.append(SettingsReceived())
 
@@ -444,8 +471,8 @@ class Connection:
                 raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self._peer_max_streams = value
-        elif key == Setting.INITIAL_WINDOW_SIZE:
-            self._change_initial_window(value)
+        elif key == Setting.MAX_HEADER_LIST_SIZE:
+            self._peer_header_list_size = value
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME_SIZE <= value <= frames.LARGEST_MAX_FRAME_SIZE:
                 raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
@@ -453,8 +480,6 @@ class Connection:
 
     def _change_initial_window(self, value: int) -> None:
         """Shift every open stream's window, below zero if need be (§6.9.2)."""
-        if value > frames.MAX_WINDOW:
-            raise PeerViolation(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}")
         change, self._peer_window = value - self._peer_window, value
         for stream in self._streams.values():
             stream.send_window += change

@@ -59,6 +59,8 @@ class MessageReader:
 
         Raises MessageTooLarge; the stream must then be ended, since what follows is lost.
         """
+        if not data:
+            return []
         if not self._held and len(data) >= PREFIX_SIZE:
             # Saves the join below for the usual frame: exactly one whole message.
             flag, length = _PREFIX.unpack_from(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.rpc.single import SingleConnection
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire import frames
+from meshtrio.wire.framing import FrameReader
 from meshtrio.wire.limits import Limits
 
 Handler = Callable[..., Any]
@@ -101,3 +104,49 @@ def fixed(*endpoints: Endpoint) -> Callable[[Callable[[ServiceState], None]], Aw
         update(ServiceState(endpoints))
 
     return feed
+
+
+class RawPeer:
+    """A client that speaks bytes: for what a well-behaved engine would not say."""
+
+    def __init__(self, sock: socket.socket, server: ServerConnection) -> None:
+        self.sock = sock
+        self.server = server
+        self._reader = FrameReader(
+            expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20
+        )
+
+    async def send(self, data: bytes) -> None:
+        """Send it all, and let the server do what it will."""
+        view = memoryview(data)
+        while view:
+            await trio.lowlevel.wait_writable(self.sock)
+            view = view[self.sock.send(view) :]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+    def frames(self) -> list[tuple[int, int, int, bytes]]:
+        """What the server has said since the last time."""
+        received = []
+        with contextlib.suppress(BlockingIOError):
+            while data := self.sock.recv(1_000_000):
+                received += self._reader.feed(data)
+        return received
+
+    def assert_nothing_left(self) -> None:
+        assert self.server.streams == {}
+        assert self.server.engine.open_streams == 0
+
+
+@asynccontextmanager
+async def raw_client(*servicers: Any, limits: Limits | None = None) -> AsyncIterator[RawPeer]:
+    """A server of these servicers, and a raw peer that has sent its preface."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    server = ServerConnection(theirs, Server(*servicers, limits=limits))
+    with ours:
+        async with open_nursery_of_one() as nursery:
+            await nursery.start(server.run)
+            peer = RawPeer(ours, server)
+            await peer.send(frames.PREFACE + frames.settings({}))
+            yield peer
+            nursery.cancel_scope.cancel()

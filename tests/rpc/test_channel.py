@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
+from meshtrio.messages import health as messages
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
+from meshtrio.rpc.dynamic import DynamicStub
 from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
+from meshtrio.services.standard import standard_server
+from meshtrio.wire.limits import Limits
 from tests.rpc.pairs import Scripted, request
 
 
@@ -226,3 +230,79 @@ async def test_a_drained_server_reports_the_calls_it_cut(short_dir: Path) -> Non
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert await server.drain(grace=0.05) == 1
+
+
+async def test_a_connection_that_drains_is_replaced_beside_its_last_call(short_dir: Path) -> None:
+    a = short_dir / "a"
+    async with serving(a) as server, connect_to(f"unix:{a}") as channel:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("hang"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            for connection in list(server.connections):
+                nursery.start_soon(connection.drain)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            with trio.fail_after(5):
+                assert await ask(channel) == "a"
+            nursery.cancel_scope.cancel()
+
+
+async def test_no_waiter_sleeps_beside_a_free_place(short_dir: Path) -> None:
+    async def turn(message: EchoRequest) -> EchoReply:
+        for _ in range(int(message.message) % 7):
+            await trio.lowlevel.checkpoint()
+        return EchoReply(message=message.message)
+
+    limits = Limits(max_concurrent_streams=1)
+    paths = [short_dir / name for name in "abc"]
+    async with AsyncExitStack() as stack:
+        for path in paths:
+            await stack.enter_async_context(
+                serving(path, Server(Scripted(Echo=turn), limits=limits))
+            )
+        feed = Feed()
+        feed.set(*map(endpoint, paths))
+        channel = await stack.enter_async_context(open_channel("x", feed))
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(20):
+            for _ in range(10):
+                async with trio.open_nursery() as nursery:
+                    for number in range(30):
+                        nursery.start_soon(stub.Echo, request(str(number)))
+
+
+async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
+    a = short_dir / "a"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(a))
+        listener.listen(0)
+        async with connect_to(f"unix:{a}") as first, connect_to(f"unix:{a}") as second:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            listener.setblocking(False)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(Server(named("a")).serve, listener)
+                with trio.fail_after(5):
+                    assert [await ask(first), await ask(second)] == ["a", "a"]
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_closes_at_once_is_tried_with_backoff(short_dir: Path) -> None:
+    accepted = 0
+    with unix_listener(short_dir / "a") as listener:
+        async with connect_to(f"unix:{short_dir / 'a'}"):
+            with trio.move_on_after(0.5):
+                while True:
+                    await trio.lowlevel.wait_readable(listener)
+                    listener.accept()[0].close()
+                    accepted += 1
+    assert 2 <= accepted <= 10
+
+
+async def test_a_health_watch_does_not_hold_up_a_drain(short_dir: Path) -> None:
+    server, health = standard_server(named("a"))
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        stub = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
+        async with stub.Watch(messages.HealthCheckRequest()) as call:
+            await call.receive_message()
+            health.stop_serving()
+            with trio.fail_after(5):
+                assert await server.drain(grace=60) == 0

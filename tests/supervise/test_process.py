@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -91,3 +92,42 @@ async def test_no_descriptor_is_left() -> None:
         async with spawned("exit(0)", until_it_speaks=False) as process:
             await process.wait()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+DRAINING = """
+import signal, sys, time
+
+def drain(*_):
+    time.sleep(0.2)
+    print("drained", flush=True)
+    sys.exit()
+
+signal.signal(signal.SIGTERM, drain)
+print(1, flush=True)
+time.sleep(99)
+"""
+WRAPPED = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {DRAINING!r}])"
+
+
+async def test_stop_leaves_the_whole_group_its_grace() -> None:
+    """The leader ends at once; what it started is still draining."""
+    async with spawned(WRAPPED) as process:
+        assert await process.stop(10) is False
+        output = await trio.to_thread.run_sync(os.read, process.stdout, 100)
+        assert b"drained" in output
+
+
+async def test_a_process_that_cannot_be_watched_is_not_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+
+    def out_of_descriptors(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", out_of_descriptors)
+    with pytest.raises(OSError, match="Too many"):
+        await Process.spawn([sys.executable, "-c", SLEEPING], env=os.environ, cwd=None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)

@@ -38,7 +38,8 @@ async def test_the_handler_is_cancelled_and_no_stream_is_left(short_dir: Path) -
         cancelled = await watched.wait(events.LineWritten, line="slow cancelled")
         assert cancelled.at - returned < 0.1
         assert (await stub.Echo(EchoRequest(message="streams"))).message == "0 0"
-        clients = [c for c in gc.get_objects() if isinstance(c, ClientConnection)]
+        objects = gc.get_objects()
+        clients = [c for c in objects if isinstance(c, ClientConnection) and not c.closed]
         assert [len(client.streams) for client in clients] == [0] * len(clients)
         assert [client.engine.open_streams for client in clients] == [0] * len(clients)
 

@@ -11,6 +11,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
+from meshtrio.config import MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.supervise import events
 from meshtrio.supervise.state import State
 from tests.meshes import Watched, running
@@ -144,3 +145,20 @@ async def test_a_program_that_vanished_is_told_and_tried_again(short_dir: Path) 
             lambda: watched.seen[-1:] if "could not be started" in state(watched)[1] else []
         )
         assert "No such file" in state(watched)[1]
+
+
+async def test_a_plugin_that_answers_and_exits_harms_nobody(short_dir: Path) -> None:
+    """Its health check fails in the moment its process ends."""
+    backoff = {"initial": 0.0, "jitter": 0.0}
+    config = ECHO + plugin("bad", "unhealthy.py", backoff=backoff)
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Restarting, plugin="bad", count=15)
+        await assert_echo_answers(watched)
+
+
+async def test_a_command_that_cannot_be_executed_harms_nobody(short_dir: Path) -> None:
+    bad = PluginConfig(name="bad", command=["with\0nul"], restart=RestartPolicy.NEVER)
+    async with running(MeshConfig([bad]), short_dir) as watched:
+        await watched.wait(events.GaveUp)
+        await trio.testing.wait_all_tasks_blocked()
+        assert state(watched) == (State.FAILED, "could not be started: embedded null byte")
