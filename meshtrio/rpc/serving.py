@@ -29,6 +29,8 @@ _HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc
 _TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
 _ACCEPT = hpack.encode([(b"grpc-accept-encoding", b"identity")])
 _NOT_GRPC = hpack.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
+_NOT_GRPC_WAIT = 5.0
+"""Seconds that a request which is not gRPC has to end before it is answered all the same."""
 _NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
 _LONGEST_MESSAGE = 4096
@@ -65,6 +67,8 @@ async def answer_not_grpc(stream: Stream) -> None:
     """Tell whoever sent something other than gRPC what this is: a browser, curl, a test tool."""
     try:
         with contextlib.suppress(purerpc.RpcFailedError):
+            with trio.move_on_after(_NOT_GRPC_WAIT):
+                await stream.receive()
             await stream.send_bytes(_NOT_GRPC_BODY, head=_NOT_GRPC, end_stream=True)
     finally:
         stream.reset(ErrorCode.NO_ERROR)
