@@ -1,0 +1,1 @@
+"""Benchmarks: commands of their own, not tests. `python -m tests.benchmarks.rpc`"""

@@ -1,0 +1,195 @@
+"""The RPC benchmark: every peer in the same run, client and server in processes of their own.
+
+    python -m tests.benchmarks.rpc [--rounds N] [--seconds S] [--peers a,b] [--cases a,b] [--json]
+
+Peers take turns within each round, so that what else the machine does meets all of them. Figures
+are medians over the rounds; ratios are to meshtrio's in the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.benchmarks.peers import LARGE, PEERS, SMALL, Measured
+
+CASES: dict[str, Callable[[Any, str, float], Measured]] = {
+    "unary, 1 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 1, s),
+    "unary, 10 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 10, s),
+    "unary, 50 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 50, s),
+    "unary, 500 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 500, s),
+    "stream messages": lambda p, a, s: p.run(p.stream, a, s),
+    "1 MiB unary": lambda p, a, s: p.run(p.unary, a, LARGE, 1, s),
+    "64 MiB stream": lambda p, a, s: p.run(p.download, a, s),
+    "connect and call": lambda p, a, s: p.run(p.connect, a, s),
+}
+FLOOR_HAS = ("unary, 1 in flight", "unary, 10 in flight", "unary, 50 in flight", "1 MiB unary")
+MANY_CLIENTS = "20 clients"
+START_WITHIN = 20.0
+
+
+def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.benchmarks.rpc", *arguments]
+    return subprocess.Popen(command, text=True, **options)
+
+
+@contextlib.contextmanager
+def serving(name: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """Run a peer's server; gives its address and the pid that serves the calls."""
+    address = str(folder / f"{name}.sock")
+    process = spawn("--serve", name, address)
+    try:
+        _wait_until_it_answers(name, address)
+        yield address, _serving_pid(name, process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM if name != "meshtrio-mesh" else signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(name: str, address: str) -> None:
+    end = time.monotonic() + START_WITHIN
+    while True:
+        case = "unary, 1 in flight"
+        done = spawn("--client", name, case, address, "0.01", stdout=-1, stderr=-1)
+        _, errors = done.communicate()
+        if done.returncode == 0:
+            return
+        if time.monotonic() > end:
+            raise SystemExit(f"{name} does not answer: {errors}")
+
+
+def _serving_pid(name: str, pid: int) -> int:
+    """The mesh is not in the path of a call: its plugin is what serves."""
+    if name != "meshtrio-mesh":
+        return pid
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and b"--plugin" in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+    return pid
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@attrs.frozen
+class Figure:
+    """One run of a case: operations per second, and CPU per operation on each side in µs."""
+
+    rate: float
+    client_cpu: float
+    server_cpu: float
+
+
+def measure(name: str, case: str, address: str, pid: int, seconds: float) -> Figure:
+    clients = 20 if case == MANY_CLIENTS else 1
+    their_case = "unary, 10 in flight" if case == MANY_CLIENTS else case
+    before = cpu_seconds(pid)
+    running = [
+        spawn("--client", name, their_case, address, str(seconds), stdout=subprocess.PIPE)
+        for _ in range(clients)
+    ]
+    results = [Measured(**json.loads(client.communicate()[0])) for client in running]
+    server_cpu = cpu_seconds(pid) - before
+    count = sum(result.count for result in results) or 1
+    return Figure(
+        rate=sum(result.count / result.seconds for result in results),
+        client_cpu=sum(result.cpu for result in results) / count * 1e6,
+        server_cpu=server_cpu / count * 1e6,
+    )
+
+
+def report(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\x1b[2K{text}", end="\r", file=sys.stderr, flush=True)
+
+
+def measure_all(
+    peers: list[str], cases: list[str], rounds: int, seconds: float
+) -> dict[str, dict[str, Figure]]:
+    """Medians by case and peer."""
+    figures: dict[tuple[str, str], list[Figure]] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        served = {name: stack.enter_context(serving(name, folder)) for name in peers}
+        for number in range(rounds):
+            for case in cases:
+                for name in peers:
+                    if name == "floor" and case not in FLOOR_HAS:
+                        continue
+                    report(f"round {number + 1}/{rounds}: {case}: {name}")
+                    figure = measure(name, case, *served[name], seconds)
+                    figures.setdefault((case, name), []).append(figure)
+    return {
+        case: {
+            name: Figure(*map(statistics.median, zip(*map(attrs.astuple, runs), strict=True)))
+            for (its_case, name), runs in figures.items()
+            if its_case == case
+        }
+        for case in cases
+    }
+
+
+def table(results: dict[str, dict[str, Figure]]) -> str:
+    """A Markdown table for each case: rate, µs an operation, ratio, CPU on each side."""
+    lines = []
+    for case, by_peer in results.items():
+        lines += ["", f"### {case}", ""]
+        lines += ["| peer | per second | µs each | meshtrio is | CPU client | CPU server |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        base = by_peer.get("meshtrio")
+        for name, figure in by_peer.items():
+            ratio = f"{base.rate / figure.rate:.2f} ×" if base else "-"
+            lines.append(
+                f"| {name} | {figure.rate:,.0f} | {1e6 / figure.rate:,.0f} | {ratio} "
+                f"| {figure.client_cpu:,.0f} µs | {figure.server_cpu:,.0f} µs |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--cases", default="; ".join([*CASES, MANY_CLIENTS]), help="by ';'")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--client", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--plugin", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.plugin:
+        PEERS["meshtrio"].serve(os.environ["PLUGIN_SOCKET"])
+    elif options.serve:
+        PEERS[options.serve[0]].serve(options.serve[1])
+    elif options.client:
+        name, case, address, seconds = options.client
+        print(json.dumps(attrs.asdict(CASES[case](PEERS[name], address, float(seconds)))))
+    else:
+        cases = [case.strip() for case in options.cases.split(";")]
+        peers = options.peers.split(",")
+        results = measure_all(peers, cases, options.rounds, options.seconds)
+        as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}
+        print(json.dumps(as_json, indent=2) if options.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
