@@ -1,0 +1,260 @@
+"""Flow control at both levels, both ways: RFC 9113 §5.2 and §6.9."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshtrio.wire import frames
+from meshtrio.wire.connection import Connection, Role
+from meshtrio.wire.events import DataReceived, WindowOpened
+from meshtrio.wire.frames import DEFAULT_WINDOW, MAX_WINDOW, FrameType, Setting
+from meshtrio.wire.limits import Limits
+
+from .peers import (
+    RESPONSE,
+    Frame,
+    Pair,
+    calling_client,
+    client,
+    data,
+    headers,
+    open_stream,
+    respond,
+    sent,
+    serving_server,
+)
+
+BIG = b"x" * 100_000
+SMALL_LIMITS = Limits(stream_window=DEFAULT_WINDOW, connection_window=DEFAULT_WINDOW)
+
+
+def narrow_client(window: int) -> Connection:
+    """A client whose stream 1 may send `window` bytes, and whose connection may send more."""
+    return calling_client(settings={Setting.INITIAL_WINDOW_SIZE: window})
+
+
+def set_window(engine: Connection, window: int) -> None:
+    engine.receive_data(frames.settings({Setting.INITIAL_WINDOW_SIZE: window}))
+    engine.data_to_send()
+
+
+def updates(engine: Connection) -> list[tuple[int, int]]:
+    """(stream, increment) of the windows given back."""
+    return [(f.stream_id, f.number) for f in sent(engine, FrameType.WINDOW_UPDATE)]
+
+
+# -- sending -------------------------------------------------------------------------------------
+
+
+def test_a_streams_window_limits_what_is_taken():
+    engine = narrow_client(10)
+    assert engine.send_data(1, b"0123456789abc", end_stream=True) == 10
+    assert sent(engine) == [Frame(FrameType.DATA, 0, 1, b"0123456789")]
+    assert engine.send_data(1, b"abc", end_stream=True) == 0
+    assert sent(engine) == []
+    assert engine.receive_data(frames.window_update(1, 3)) == [WindowOpened(1)]
+    assert engine.send_data(1, b"abc", end_stream=True) == 3
+    assert sent(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"abc")]
+
+
+def test_the_connections_window_limits_all_streams_together():
+    engine = client(settings={Setting.INITIAL_WINDOW_SIZE: 200_000})
+    first, second = open_stream(engine), open_stream(engine)
+    assert engine.send_data(first, BIG[:60_000]) == 60_000
+    assert engine.send_data(second, BIG) == DEFAULT_WINDOW - 60_000
+    assert engine.send_data(first, b"x") == 0
+    assert engine.receive_data(frames.window_update(0, 7)) == [WindowOpened(0)]
+    assert engine.send_data(first, BIG) == 7
+
+
+def test_a_blocked_stream_does_not_block_another():
+    engine = narrow_client(10)
+    engine.send_data(1, BIG)
+    assert engine.send_data(open_stream(engine), BIG) == 10
+
+
+def test_the_end_alone_needs_no_window():
+    engine = narrow_client(0)
+    set_window(engine, 5)
+    assert engine.send_data(1, b"12345") == 5
+    set_window(engine, 0)
+    engine.data_to_send()
+    assert engine.send_data(1, b"", end_stream=True) == 0
+    assert sent(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"")]
+
+
+def test_nothing_to_send_sends_nothing():
+    engine = narrow_client(10)
+    assert engine.send_data(1, b"") == 0
+    assert sent(engine) == []
+
+
+def test_a_window_goes_below_zero_when_the_setting_shrinks():
+    engine = narrow_client(10)
+    engine.send_data(1, b"12345678")
+    set_window(engine, 3)
+    assert engine.send_data(1, b"x") == 0
+    engine.receive_data(frames.window_update(1, 5))
+    assert engine.send_data(1, b"x") == 0, "the window stands at zero, having been -5"
+    engine.receive_data(frames.window_update(1, 2))
+    assert engine.send_data(1, b"abc") == 2
+
+
+def test_a_setting_opens_every_streams_window_by_the_difference():
+    engine = narrow_client(10)
+    other = open_stream(engine)
+    engine.send_data(1, b"12345678")
+    set_window(engine, 15)
+    assert engine.send_data(1, BIG) == 7
+    assert engine.send_data(other, BIG) == 15
+    assert engine.send_data(open_stream(engine), BIG) == 15
+
+
+def test_the_setting_says_nothing_of_the_connections_window():
+    engine = narrow_client(200_000)
+    set_window(engine, 300_000)
+    assert engine.send_data(1, BIG) == DEFAULT_WINDOW
+
+
+def test_windows_may_grow_as_far_as_they_go():
+    engine = narrow_client(0)
+    for stream, window in ((0, DEFAULT_WINDOW), (1, 0)):
+        events = engine.receive_data(frames.window_update(stream, MAX_WINDOW - window))
+        assert events == [WindowOpened(stream)]
+    assert engine.send_data(1, BIG) == len(BIG)
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+@pytest.mark.parametrize(
+    ("length", "sizes"),
+    [
+        (16_384, [16_384]),
+        (16_385, [16_384, 1]),
+        (32_768, [16_384, 16_384]),
+        (40_000, [16_384, 16_384, 7_232]),
+    ],
+)
+def test_data_is_sent_in_frames_of_the_peers_size(kind, length, sizes):
+    engine = calling_client()
+    body = bytes(i % 251 for i in range(length))
+    assert engine.send_data(1, kind(body), end_stream=True) == length
+    found = sent(engine)
+    assert [len(frame.payload) for frame in found] == sizes
+    assert [frame.flags for frame in found] == [0] * (len(sizes) - 1) + [frames.END_STREAM]
+    assert b"".join(frame.payload for frame in found) == body
+
+
+def test_a_larger_frame_size_of_the_peer_is_used():
+    engine = calling_client(settings={Setting.MAX_FRAME_SIZE: 50_000})
+    engine.send_data(1, BIG[:60_000])
+    assert [len(frame.payload) for frame in sent(engine)] == [50_000, 10_000]
+
+
+# -- receiving -----------------------------------------------------------------------------------
+
+
+def test_release_gives_a_streams_window_back_from_half_of_it_on():
+    engine = serving_server(Limits(stream_window=100_000))
+    engine.receive_data(data(1, bytes(16_384)) * 4)
+    engine.data_to_send()
+    engine.release(1, 20_000)
+    engine.release(1, 29_999)
+    assert updates(engine) == []
+    engine.release(1, 1)
+    assert updates(engine) == [(1, 50_000)]
+    engine.release(1, 10_000)
+    assert updates(engine) == []
+
+
+def test_a_window_given_back_can_be_used():
+    engine = serving_server(SMALL_LIMITS)
+    for _ in range(10):
+        events = engine.receive_data(data(1, bytes(16_000)) * 4)
+        assert [type(event) for event in events] == [DataReceived] * 4
+        engine.release(1, 64_000)
+        assert (1, 64_000) in updates(engine)
+
+
+def test_no_window_is_given_back_to_a_stream_that_will_not_use_it():
+    engine = serving_server()
+    engine.receive_data(data(1, bytes(16_384), end=True))
+    engine.release(1, 10**6)
+    engine.release(99, 10**6)
+    assert updates(engine) == []
+
+
+def test_the_connections_window_is_given_back_as_bytes_arrive():
+    engine = serving_server(Limits(stream_window=100_000, connection_window=100_000))
+    engine.receive_data(data(1, bytes(16_384)) * 3)
+    assert updates(engine) == []
+    engine.receive_data(data(1, bytes(848)))
+    assert updates(engine) == [(0, 50_000)]
+    engine.receive_data(data(1, bytes(16_384)) * 3)
+    assert updates(engine) == []
+
+
+def test_an_unread_stream_stops_its_own_sender_only():
+    pair = Pair(server_limits=SMALL_LIMITS)
+    unread, other = open_stream(pair.client), open_stream(pair.client)
+    assert pair.client.send_data(unread, BIG) == DEFAULT_WINDOW
+    pair.exchange()
+    assert pair.client.send_data(unread, BIG) == 0
+    for _ in range(5):
+        # Of the connection's window, half is always there.
+        assert pair.client.send_data(other, BIG[:30_000]) == 30_000
+        _, events = pair.exchange()
+        pair.server.release(other, sum(len(event.data) for event in events))
+        pair.exchange()
+
+
+def test_a_large_transfer_goes_through_narrow_windows():
+    pair = Pair(server_limits=SMALL_LIMITS)
+    stream, left, got = open_stream(pair.client), b"0123456789" * 30_000, b""
+    while left:
+        taken = pair.client.send_data(stream, left, end_stream=True)
+        left = left[taken:]
+        _, events = pair.exchange()
+        for event in events:
+            got += getattr(event, "data", b"")
+        pair.server.release(stream, taken)
+        pair.exchange()
+    assert got == b"0123456789" * 30_000
+    respond(pair.server, stream, end=True)
+    pair.exchange()
+    assert (pair.client.open_streams, pair.server.open_streams) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "pad"), [(b"", 1), (b"", 256), (b"body", 1), (b"body", 100)], ids=repr
+)
+def test_padding_is_taken_off(payload, pad):
+    engine = serving_server()
+    assert engine.receive_data(data(1, payload, pad=pad)) == [DataReceived(1, payload, False)]
+
+
+def test_padding_counts_and_is_given_back_by_itself():
+    """The layer above never sees it, so it could not release it."""
+    engine = serving_server(Limits(stream_window=DEFAULT_WINDOW, connection_window=MAX_WINDOW))
+    padded = data(1, b"", pad=256)
+    assert len(engine.receive_data(padded * 128)) == 128
+    assert updates(engine) == [(1, 128 * 256)]
+
+
+def test_data_for_a_forgotten_stream_still_counts_for_the_connection():
+    engine = calling_client(Limits(connection_window=DEFAULT_WINDOW))
+    engine.receive_data(headers(1, RESPONSE))
+    engine.reset_stream(1, 8)
+    engine.data_to_send()
+    assert engine.receive_data(data(1, bytes(16_384)) * 2) == []
+    assert updates(engine) == [(0, 32_768)]
+
+
+def test_the_windows_announced_may_be_used_to_the_last_byte():
+    limits = Limits(stream_window=100_000, connection_window=100_000)
+    server = Connection(Role.SERVER, limits)
+    client = Connection(Role.CLIENT)
+    client.receive_data(server.data_to_send())
+    stream = open_stream(client)
+    assert client.send_data(stream, BIG + b"more") == 100_000
+    server.receive_data(client.data_to_send())
+    assert not server.closed
