@@ -1,17 +1,13 @@
-"""What every test has: a guard against hanging, and the example's generated code on the path."""
+"""What every test has: a guard against hanging."""
 
 from __future__ import annotations
 
 import faulthandler
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "echo-plugin"))
 
 HANG_GUARD = 120
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""

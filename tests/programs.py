@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 PLUGINS = ROOT / "tests" / "plugins"
 ECHO = ROOT / "examples" / "echo-plugin"

@@ -45,6 +45,9 @@ class Picker(Protocol):
     @property
     def authority(self) -> str: ...
 
+    def pick_ready(self) -> Target | None:
+        """One that can take a call now, if there is any: saves the await of `pick`."""
+
     async def pick(self) -> Target: ...
 
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception: ...
@@ -93,10 +96,10 @@ class Attempt:
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        fields = encode_metadata(metadata)
-        target = await picker.pick()
+        fields = encode_metadata(metadata) if metadata else []
+        target = picker.pick_ready() or await picker.pick()
         while True:
-            if not target.connection.engine.takes_header_list(fields):
+            if fields and not target.connection.engine.takes_header_list(fields):
                 raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
             stream = target.connection.start(block + _varying_block(fields))
             if stream is not None:
@@ -120,6 +123,9 @@ class Attempt:
         if data is None:
             self._raise_for_status()
             return None
+        return self._parsed(data)
+
+    def _parsed(self, data: bytes) -> Any:
         try:
             return self._parse(data)
         except Exception as exc:
@@ -127,12 +133,16 @@ class Attempt:
 
     async def receive_only(self) -> Any:
         """Take the one reply of a call that has one."""
-        reply = await self.receive()
-        if reply is None:
-            raise purerpc.InternalError("the call succeeded without a reply")
-        if await self.receive() is not None:
-            raise purerpc.InternalError("the call gave more than one reply")
-        return reply
+        try:
+            messages = await self.stream.receive_all()
+        except ConnectionLostError as exc:
+            raise await self._picker.explain(self._target, exc) from None
+        if self.stream.ended:
+            self._raise_for_status()
+        if len(messages) != 1:
+            how_many = "more than one reply" if messages else "no reply"
+            raise purerpc.InternalError(f"the call succeeded with {how_many}")
+        return self._parsed(messages[0])
 
     async def send(self, message: Message, *, end_stream: bool = False) -> None:
         """Send a request, or learn that the call is over: `receive` then says how.
@@ -299,9 +309,9 @@ class Call(AsyncIterator[Any]):
     async def _receive_only(self) -> Any:
         reply = await self.receive_message()
         if reply is None:
-            raise purerpc.InternalError("the call succeeded without a reply")
+            raise purerpc.InternalError("the call succeeded with no reply")
         if await self.receive_message() is not None:
-            raise purerpc.InternalError("the call gave more than one reply")
+            raise purerpc.InternalError("the call succeeded with more than one reply")
         return reply
 
     async def __anext__(self) -> Any:

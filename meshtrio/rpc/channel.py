@@ -89,25 +89,24 @@ class Channel:
         Raises ConnectionLostError once the channel is closed.
         """
         while True:
+            target = self.pick_ready()
+            if target is not None:
+                return target
+            self._refresh()
             if self._ready:
-                target = self._pick_among_ready()
-                if target is not None:
-                    return target
-                self._refresh()
                 continue
             if self._closed:
                 raise ConnectionLostError(f"the channel to {self.name} is closed")
             await self._changed.park()
 
-    def _pick_among_ready(self) -> Target | None:
+    def pick_ready(self) -> Target | None:
         """One with room for another stream if there is any, else one that will have; or None."""
         target = None
         for _ in self._ready:
-            subchannel = self._balancer.pick(self._ready)
-            connection = subchannel.connection
-            if connection is not None and connection.usable:
-                target = Target(connection, subchannel)
-                if connection.engine.can_open_stream:
+            picked = self._balancer.pick(self._ready).target
+            if picked is not None and picked.connection.usable:
+                target = picked
+                if picked.connection.engine.can_open_stream:
                     break
         return target
 

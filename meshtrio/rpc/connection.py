@@ -68,7 +68,7 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self.outbox:
+                if self.outbox.size:
                     nursery.start_soon(self.outbox.drain)
                 self.flush()
                 task_status.started()
@@ -96,12 +96,12 @@ class Connection:
                 return
             for event in self.engine.receive_data(data):
                 handle[type(event)](event)
-            waiting = len(self.outbox)
+            waiting = self.outbox.size
             self.flush()
             # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
             # more. Messages are not counted: two peers that each wait for the other to read would
             # wait for ever, and windows bound them anyway.
-            answers = answers + len(self.outbox) - waiting if waiting else 0
+            answers = answers + self.outbox.size - waiting if waiting else 0
             if answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
 
@@ -135,7 +135,9 @@ class Connection:
     def flush(self) -> None:
         """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
         data = self.engine.data_to_send()
-        if data and self.outbox.write(data) and self._nursery is not None:
+        if not data:
+            return
+        if self.outbox.write(data) and self._nursery is not None:
             self._nursery.start_soon(self.outbox.drain)
         if self.outbox.error is not None and not self.closed:
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
@@ -146,8 +148,8 @@ class Connection:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
         self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
-            self.engine.reset_stream(stream.id, code)
-            self.flush()
+            if self.engine.reset_stream(stream.id, code):
+                self.flush()
             self._on_stream_gone()
 
     def _fail(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:

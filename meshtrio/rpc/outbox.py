@@ -21,7 +21,9 @@ class Outbox:
         self.error: OSError | None = None
         """Why the socket takes nothing any more."""
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Bytes that wait for the kernel."""
         return len(self._waiting)
 
     @property

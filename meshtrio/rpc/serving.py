@@ -157,7 +157,8 @@ class ServerCall:
             argument = await self._single_request()
         request = Request(self._stream.id, self._head)
         result = self._handler.function(argument, request=request)
-        if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            # For a streamed reply too: such a method as protoc-gen-purerpc leaves it is one.
             result = await result
         elif not method.server_streams:
             raise TypeError("the handler is not an async function")

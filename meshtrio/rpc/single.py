@@ -16,14 +16,17 @@ class SingleConnection:
     """Picks the one connection there is."""
 
     def __init__(self, connection: ClientConnection, authority: str) -> None:
-        self._connection = connection
+        self._target = Target(connection, None)
         self.authority = authority
+
+    def pick_ready(self) -> Target | None:
+        return self._target if self._target.connection.usable else None
 
     async def pick(self) -> Target:
         """Raises ConnectionLostError once the connection is gone."""
-        if not self._connection.usable:
-            raise ConnectionLostError(self._connection.loss)
-        return Target(self._connection, None)
+        if not self._target.connection.usable:
+            raise ConnectionLostError(self._target.connection.loss)
+        return self._target
 
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception:
         return failure

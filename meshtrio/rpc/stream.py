@@ -12,7 +12,7 @@ from meshtrio.errors import UsageError
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
-from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, frame_message
+from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, frame_message, whole_message
 from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Stream:
         "_connection",
         "_ended_by_peer_means_over",
         "_held",
+        "_max_message_size",
         "_messages",
         "_readable",
         "_reader",
@@ -54,9 +55,11 @@ class Stream:
         """Cancelled when the stream fails: the scope of the handler on a server."""
         self._connection = connection
         self._ended_by_peer_means_over = connection.engine.role is Role.CLIENT
+        self._max_message_size = connection.limits.max_message_size
         self._messages: deque[bytes] = deque()
         self._held = 0
-        self._reader = MessageReader(connection.limits.max_message_size)
+        self._reader: MessageReader | None = None
+        """Made for the first DATA that is not just one whole message."""
         self._readable = Waiter()
         self._writable = Waiter()
 
@@ -80,8 +83,21 @@ class Stream:
                 return None
             await self._readable.wait()
         message = self._messages.popleft()
-        self._release(len(message) + PREFIX_SIZE if self._messages else self._held)
+        if not self.ended:
+            self._release(len(message) + PREFIX_SIZE if self._messages else self._held)
         return message
+
+    async def receive_all(self) -> deque[bytes]:
+        """Wait for the end and take every message at once; for a call that has but one.
+
+        More than one is an error of the peer's, which the window keeps small. Raises the status the
+        stream failed with.
+        """
+        while not self.ended and len(self._messages) < 2 and self.failure is None:
+            await self._readable.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self._messages
 
     async def send(
         self,
@@ -147,14 +163,13 @@ class Stream:
     def reset(self, code: ErrorCode) -> None:
         """End the stream at once, in both directions; never blocks, and may be repeated."""
         self._connection.forget(self, code)
-        if not self.over:
+        if not self.ended and self.failure is None:
             self.fail(purerpc.CancelledError("the call was cancelled on this side"))
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)
         self._held -= size
-        if size and not self.ended:
-            self._connection.engine.release(self.id, size)
+        if size and self._connection.engine.release(self.id, size):
             self._connection.flush()
 
     # -- for the connection: what the peer did -----------------------------------------------
@@ -163,15 +178,11 @@ class Stream:
         if self.failure is not None:
             return
         self._held += len(data)
-        try:
-            for compressed, message in self._reader.feed(data):
-                if compressed:
-                    self.fail(purerpc.InternalError("a message was compressed without agreement"))
-                    return
-                self._messages.append(message)
-        except MessageTooLarge as exc:
-            self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
-            return
+        message = None if self._reader else whole_message(data, self._max_message_size)
+        if message is not None:
+            self._messages.append(message)
+        else:
+            self._assemble(data)
         if end_stream:
             self.on_end(None)
         elif not self._messages and self._held:
@@ -180,8 +191,21 @@ class Stream:
             self._held = 0
         self._readable.wake()
 
+    def _assemble(self, data: bytes) -> None:
+        """Take DATA whose frames and messages do not coincide."""
+        if self._reader is None:
+            self._reader = MessageReader(self._max_message_size)
+        try:
+            for compressed, message in self._reader.feed(data):
+                if compressed:
+                    self.fail(purerpc.InternalError("a message was compressed without agreement"))
+                    return
+                self._messages.append(message)
+        except MessageTooLarge as exc:
+            self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
+
     def on_end(self, trailers: Trailers | None) -> None:
-        if self._reader.partial and (trailers is None or trailers.code == 0):
+        if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):
             self.fail(purerpc.InternalError("the stream ended in the middle of a message"))
         self.ended = True
         self.trailers = trailers

@@ -8,6 +8,7 @@ from random import Random
 import attrs
 import trio
 
+from meshtrio.rpc.calls import Target
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, connect
 from meshtrio.wire.limits import Limits
@@ -24,7 +25,8 @@ class Subchannel:
     changed: Callable[[], None]
     limits: Limits | None = None
     rng: Random = attrs.field(factory=Random)
-    connection: ClientConnection | None = None
+    target: Target | None = None
+    """The connection that takes calls now, as they are given it."""
     last_error: str = ""
     departure: Departure | None = None
     departed: trio.Event = attrs.field(factory=trio.Event)
@@ -32,8 +34,8 @@ class Subchannel:
 
     @property
     def ready(self) -> bool:
-        connection = self.connection
-        return connection is not None and connection.usable and not self.departed.is_set()
+        target = self.target
+        return target is not None and target.connection.usable and not self.departed.is_set()
 
     async def run(self) -> None:
         """Connect, and connect again with backoff, until `leave` is called or this is cancelled.
@@ -63,10 +65,10 @@ class Subchannel:
             connection.shut("the peer accepted a connection and did not speak HTTP/2")
         established = connection.usable
         if established and not self.departed.is_set():
-            self.connection = connection
+            self.target = Target(connection, self)
             self.changed()
             await connection.spent.wait()
-            self.connection = None
+            self.target = None
             self.changed()
         connection.retire()
         self.last_error = connection.loss
@@ -76,6 +78,6 @@ class Subchannel:
         """The endpoint is listed no more: calls under way may finish, no new one is taken."""
         self.departure = departure
         self.departed.set()
-        if self.connection is not None:
-            self.connection.retire()
+        if self.target is not None:
+            self.target.connection.retire()
         self.changed()

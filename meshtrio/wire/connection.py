@@ -47,6 +47,10 @@ from meshtrio.wire.stream import Input, Stream, StreamState
 _RESETS_REMEMBERED = 256
 _STREAMS_BEFORE_SETTINGS = 100
 
+_CLOSED = StreamState.CLOSED
+_SEND, _SEND_END = Input.SEND, Input.SEND_END
+_RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
+
 
 class Role(Enum):
     CLIENT = "client"
@@ -168,7 +172,7 @@ class Connection:
         self._send_block(self._stream(stream_id), block, end_stream=end_stream)
 
     def _send_block(self, stream: Stream, block: bytes, *, end_stream: bool) -> None:
-        stream.advance(Input.SEND_END if end_stream else Input.SEND)
+        stream.advance(_SEND_END if end_stream else _SEND)
         if self._table_update:
             block, self._table_update = self._table_update + block, b""
         self._out.append(
@@ -188,12 +192,14 @@ class Connection:
         """
         stream = self._stream(stream_id)
         length = len(data)
-        allowed = min(stream.send_window, self._send_window)
-        taken = length if length <= allowed else max(allowed, 0)
+        if length <= stream.send_window and length <= self._send_window:
+            taken = length
+        else:
+            taken = max(min(stream.send_window, self._send_window), 0)
         finishes = end_stream and taken == length
         if not taken and not finishes:
             return 0
-        stream.advance(Input.SEND_END if finishes else Input.SEND)
+        stream.advance(_SEND_END if finishes else _SEND)
         stream.send_window -= taken
         self._send_window -= taken
         flags = frames.END_STREAM if finishes else 0
@@ -202,7 +208,8 @@ class Connection:
             self._out += (frames.frame_header(taken, FrameType.DATA, flags, stream_id), payload)
         else:
             self._send_chunks(stream_id, data[:taken], flags)
-        self._forget_if_closed(stream)
+        if stream.state is _CLOSED:
+            self._streams.pop(stream_id, None)
         return taken
 
     def _send_chunks(self, stream_id: int, data: bytes | memoryview, flags: int) -> None:
@@ -214,26 +221,32 @@ class Connection:
             out.append(frames.frame_header(len(chunk), FrameType.DATA, chunk_flags, stream_id))
             out.append(chunk)
 
-    def reset_stream(self, stream_id: int, code: ErrorCode) -> None:
-        """Send RST_STREAM and forget the stream; does nothing where it is over already."""
+    def reset_stream(self, stream_id: int, code: ErrorCode) -> bool:
+        """Send RST_STREAM and forget the stream; False where it is over already."""
         stream = self._streams.get(stream_id)
         if stream is None or self.closed:
-            return
+            return False
         stream.advance(Input.RESET)
         self._out.append(frames.rst_stream(stream_id, code))
         self._remember_reset(stream_id)
         self._forget_if_closed(stream)
+        return True
 
-    def release(self, stream_id: int, size: int) -> None:
-        """Give back `size` bytes of a stream's window: the layer above has consumed them."""
+    def release(self, stream_id: int, size: int) -> bool:
+        """Give back `size` bytes of a stream's window: the layer above has consumed them.
+
+        True when that gave the peer something to be told.
+        """
         stream = self._streams.get(stream_id)
         if stream is None or stream.state is StreamState.HALF_CLOSED_REMOTE:
-            return
+            return False
         stream.unreleased += size
-        if stream.unreleased * 2 >= self.limits.stream_window:
-            self._out.append(frames.window_update(stream_id, stream.unreleased))
-            stream.receive_window += stream.unreleased
-            stream.unreleased = 0
+        if stream.unreleased * 2 < self.limits.stream_window:
+            return False
+        self._out.append(frames.window_update(stream_id, stream.unreleased))
+        stream.receive_window += stream.unreleased
+        stream.unreleased = 0
+        return True
 
     def ping(self, payload: bytes) -> None:
         """Send PING with eight bytes of the caller's; answered by `PingAcknowledged`."""
@@ -296,7 +309,7 @@ class Connection:
         data = unpad(payload) if flags & frames.PADDED else payload
         if self._is_client and not stream.head_received:
             raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
-        stream.advance(Input.RECEIVE_END if end_stream else Input.RECEIVE)
+        stream.advance(_RECEIVE_END if end_stream else _RECEIVE)
         stream.receive_window -= size
         if stream.receive_window < 0:
             raise StreamViolation(
@@ -306,7 +319,8 @@ class Connection:
             self._count_body(stream, len(data), end_stream)
         if size != len(data):
             self.release(stream_id, size - len(data))
-        self._forget_if_closed(stream)
+        if stream.state is _CLOSED:
+            self._streams.pop(stream.id, None)
         events.append(DataReceived(stream_id, data, end_stream))
 
     def _consume_connection_window(self, size: int) -> None:
@@ -386,7 +400,7 @@ class Connection:
         stream.body_left = content_length
         if content_length and end_stream:
             self._count_body(stream, 0, end_stream)
-        stream.advance(Input.RECEIVE_END if end_stream else Input.RECEIVE)
+        stream.advance(_RECEIVE_END if end_stream else _RECEIVE)
         self._forget_if_closed(stream)
 
     def _end_with_trailers(
@@ -400,7 +414,8 @@ class Connection:
             raise MalformedHead("trailers did not end the stream")
         if stream.body_left:
             self._count_body(stream, 0, end_stream)
-        self._forget_if_closed(stream)
+        if stream.state is _CLOSED:
+            self._streams.pop(stream.id, None)
         events.append(TrailersReceived(stream.id, trailers))
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:

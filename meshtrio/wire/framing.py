@@ -11,6 +11,12 @@ from meshtrio.wire.frames import FrameType
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream id, payload); a HEADERS frame's payload is its whole header block."""
 
+# As plain integers: an IntEnum's member is looked up on its class each time.
+_HEADERS = int(FrameType.HEADERS)
+_CONTINUATION = int(FrameType.CONTINUATION)
+_HEADER_BLOCK = (_HEADERS, _CONTINUATION)
+_WHOLE = frames.END_HEADERS | frames.PADDED
+
 
 class FrameReader:
     """Holds at most one incomplete frame and one incomplete header block."""
@@ -22,6 +28,8 @@ class FrameReader:
         self._preface_left = frames.PREFACE if expect_preface else b""
         self._data = b""
         self._settings_seen = False
+        self._order_matters = True
+        """Only some frame may come next: SETTINGS, or more of a header block."""
         self._block: list[bytes] = []
         self._block_size = 0
         self._block_stream = 0
@@ -45,11 +53,14 @@ class FrameReader:
             payload = data[position + frames.HEADER_SIZE : following]
             position = following
             stream_id &= 0x7FFFFFFF
-            self._check_order(type_, stream_id)
-            if type_ == FrameType.HEADERS or type_ == FrameType.CONTINUATION:
+            if self._order_matters or type_ == _CONTINUATION:
+                self._check_order(type_, stream_id)
+            if type_ == _HEADERS and flags & _WHOLE == frames.END_HEADERS and stream_id:
+                yield _HEADERS, flags, stream_id, payload
+            elif type_ in _HEADER_BLOCK:
                 block = self._add_to_block(type_, flags, stream_id, payload)
                 if block is not None:
-                    yield FrameType.HEADERS, self._block_flags, stream_id, block
+                    yield _HEADERS, self._block_flags, stream_id, block
             else:
                 yield type_, flags, stream_id, payload
         self._data = data[position:]
@@ -76,6 +87,7 @@ class FrameReader:
             if type_ != FrameType.SETTINGS:
                 raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "the first frame was not SETTINGS")
             self._settings_seen = True
+            self._order_matters = False
 
     def _add_to_block(self, type_: int, flags: int, stream_id: int, payload: bytes) -> bytes | None:
         if type_ == FrameType.HEADERS:
@@ -87,6 +99,7 @@ class FrameReader:
             if flags & frames.END_HEADERS:
                 return payload
             self._block_stream, self._block_size = stream_id, 0
+            self._order_matters = True
         # An empty fragment counts for one byte, or a peer could send them for ever.
         self._block_size += len(payload) or 1
         if self._block_size > self._max_block_size:
@@ -95,6 +108,7 @@ class FrameReader:
         if not flags & frames.END_HEADERS:
             return None
         block, self._block, self._block_stream = b"".join(self._block), [], 0
+        self._order_matters = False
         return block
 
 

@@ -33,6 +33,19 @@ def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
     return _PREFIX.pack(compressed, len(message)) + message
 
 
+def whole_message(data: bytes, max_size: int) -> bytes | None:
+    """The message, where DATA is exactly one that is not compressed; None otherwise.
+
+    Most DATA is: this saves a `MessageReader` for the stream.
+    """
+    if len(data) < PREFIX_SIZE:
+        return None
+    flag, length = _PREFIX.unpack_from(data)
+    if flag or length != len(data) - PREFIX_SIZE or length > max_size:
+        return None
+    return data[PREFIX_SIZE:]
+
+
 class MessageReader:
     """Cuts a stream's DATA into messages.
 
@@ -61,11 +74,6 @@ class MessageReader:
         """
         if not data:
             return []
-        if not self._held and len(data) >= PREFIX_SIZE:
-            # Saves the join below for the usual frame: exactly one whole message.
-            flag, length = _PREFIX.unpack_from(data)
-            if length == len(data) - PREFIX_SIZE and length <= self._max_size:
-                return [(flag != 0, data[PREFIX_SIZE:])]
         self._chunks.append(data)
         self._held += len(data)
         if self._held < self._need:

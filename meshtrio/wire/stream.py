@@ -43,6 +43,9 @@ _TRANSITIONS: dict[tuple[StreamState, Input], StreamState] = {
     (_S.HALF_CLOSED_REMOTE, Input.RESET): _S.CLOSED,
 }
 
+_FOLLOWING = tuple(tuple(_TRANSITIONS.get((state, i)) for i in Input) for state in _S)
+"""The same by index, which is what every frame looks up."""
+
 
 class Stream:
     """What a connection keeps of one stream."""
@@ -70,7 +73,7 @@ class Stream:
 
     def advance(self, input: Input) -> None:
         """Move to the next state; an unlisted pair is the peer's violation or our own misuse."""
-        following = _TRANSITIONS.get((self.state, input))
+        following = _FOLLOWING[self.state][input]
         if following is None:
             raise self._refusal(input)
         self.state = following

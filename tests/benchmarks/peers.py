@@ -19,8 +19,6 @@ from typing import Any
 
 import attrs
 import trio
-
-import tests.conftest  # noqa: F401 - puts the example's generated code on the path
 from echo.v1 import echo_pb2 as pb
 
 SMALL = pb.EchoRequest(message="x" * 90)
@@ -91,7 +89,10 @@ class AsyncPeer:
         return clock.stop()
 
     async def ping_pong(
-        self, send: Callable[[], Awaitable[None]], receive: Callable[[], Awaitable[Any]], clock: Clock
+        self,
+        send: Callable[[], Awaitable[None]],
+        receive: Callable[[], Awaitable[Any]],
+        clock: Clock,
     ) -> Measured:
         """Messages of one stream, with 100 on their way at a time."""
         for _ in range(100):
@@ -435,7 +436,9 @@ class Grpclib(AsyncioPeer):
         clock.start()
         while clock.going:
             async with self.channel(address) as channel:
-                await UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)(SMALL)
+                await UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)(
+                    SMALL
+                )
             clock.count += 1
         return clock.stop()
 
@@ -634,5 +637,13 @@ class Floor(Meshtrio):
 
 PEERS: dict[str, Any] = {
     peer.name: peer
-    for peer in (Meshtrio(), MeshtrioMesh(), GrpcAio(), GrpcioThreads(), Grpclib(), Purerpc(), Floor())
+    for peer in (
+        Meshtrio(),
+        MeshtrioMesh(),
+        GrpcAio(),
+        GrpcioThreads(),
+        Grpclib(),
+        Purerpc(),
+        Floor(),
+    )
 }

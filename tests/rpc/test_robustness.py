@@ -177,13 +177,14 @@ async def test_a_peer_that_asks_and_does_not_read_is_not_asked_for_more() -> Non
             while True:
                 await peer.send(pings)
         assert scope.cancelled_caught
-        assert len(peer.server.outbox) < 1_000_000
+        assert peer.server.outbox.size < 1_000_000
 
 
 async def test_empty_data_is_not_kept() -> None:
     async with raw_client(ALL) as peer:
         await peer.send(head_frame(1) + frames.frame(frames.FrameType.DATA, 0, 1) * 1000)
-        assert peer.server.streams[1]._reader._chunks == []
+        reader = peer.server.streams[1]._reader
+        assert reader is None or reader._chunks == []
 
 
 async def test_a_deadline_while_the_reply_waits_for_the_kernel_harms_nobody() -> None:

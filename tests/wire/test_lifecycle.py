@@ -181,6 +181,7 @@ def test_a_client_keeps_to_the_servers_limit():
 def test_a_client_runs_out_of_stream_ids():
     engine = client()
     engine._next_stream_id = frames.MAX_STREAM_ID
+    assert not engine.exhausted
     assert open_stream(engine) == frames.MAX_STREAM_ID
     assert engine.exhausted
     assert not engine.can_open_stream
