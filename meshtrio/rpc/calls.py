@@ -20,15 +20,13 @@ import trio
 from meshtrio.errors import CallRefusedError, ConnectionLostError, unwrap
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import RECONNECT
-from meshtrio.rpc.seam import Message, Method
+from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.rpc.status import error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
+from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
-
-MetadataLike = Any
-"""An iterable of (key, value) pairs, or None."""
 
 
 @attrs.frozen
@@ -63,9 +61,45 @@ def request_block(method: Method, authority: str) -> bytes:
             (b":authority", authority.encode()),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc+proto"),
+            (b"grpc-accept-encoding", ",".join(ENCODINGS).encode()),
             (b"user-agent", b"meshtrio"),
         ]
     )
+
+
+@attrs.frozen
+class CallOptions:
+    """What the caller of a method may ask for beside the request."""
+
+    metadata: Metadata = ()
+    compression: str = IDENTITY
+
+    @classmethod
+    def of(cls, metadata: MetadataLike | None, compression: str) -> CallOptions:
+        """Raises ValueError for a compression that is not known here."""
+        if not metadata and compression == IDENTITY:
+            return _PLAIN
+        if compression not in ENCODINGS:
+            raise ValueError(f"compression {compression!r} is none of {', '.join(ENCODINGS)}")
+        return cls(tuple(metadata or ()), compression)
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The header fields for them. Raises ValueError or TypeError for what cannot be sent."""
+        fields = encode_metadata(self.metadata)
+        if self.compression != IDENTITY:
+            fields.append((b"grpc-encoding", self.compression.encode()))
+        return fields
+
+
+_PLAIN = CallOptions()
+
+
+@attrs.frozen
+class Outcome:
+    """What came with the replies of a call that succeeded."""
+
+    initial_metadata: Metadata
+    trailing_metadata: Metadata
 
 
 def _varying_block(metadata: list[tuple[bytes, bytes]]) -> bytes:
@@ -82,28 +116,32 @@ def _varying_block(metadata: list[tuple[bytes, bytes]]) -> bytes:
 class Attempt:
     """One stream of a call: opened on a picked connection, ended whatever happens."""
 
-    __slots__ = ("_parse", "_picker", "_target", "stream")
+    __slots__ = ("_compressed", "_parse", "_picker", "_target", "stream")
 
-    def __init__(self, picker: Picker, target: Target, stream: Stream, method: Method) -> None:
+    def __init__(
+        self, picker: Picker, target: Target, stream: Stream, method: Method, *, compressed: bool
+    ) -> None:
         self._picker = picker
         self._target = target
+        self._compressed = compressed
         self.stream = stream
         self._parse = method.response_type.FromString
 
     @classmethod
     async def open(
-        cls, picker: Picker, method: Method, block: bytes, metadata: Metadata
+        cls, picker: Picker, method: Method, block: bytes, options: CallOptions
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        fields = encode_metadata(metadata) if metadata else []
+        fields = [] if options is _PLAIN else options.fields()
         target = picker.pick_ready() or await picker.pick()
         while True:
             if fields and not target.connection.engine.takes_header_list(fields):
                 raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
             stream = target.connection.start(block + _varying_block(fields))
             if stream is not None:
-                return cls(picker, target, stream, method)
+                compressed = options.compression != IDENTITY
+                return cls(picker, target, stream, method, compressed=compressed)
             # The place that was waited for is used before anything else is awaited, so that no
             # waiter is left asleep beside a free place.
             await target.connection.wait_for_room()
@@ -134,26 +172,31 @@ class Attempt:
     async def receive_only(self) -> Any:
         """Take the one reply of a call that has one."""
         try:
-            messages = await self.stream.receive_all()
+            data, count = await self.stream.receive_only()
         except ConnectionLostError as exc:
             raise await self._picker.explain(self._target, exc) from None
         if self.stream.ended:
             self._raise_for_status()
-        if len(messages) != 1:
-            how_many = "more than one reply" if messages else "no reply"
-            raise purerpc.InternalError(f"the call succeeded with {how_many}")
-        return self._parsed(messages[0])
+        if data is None or count != 1:
+            raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
+        return self._parsed(data)
 
-    async def send(self, message: Message, *, end_stream: bool = False) -> None:
+    async def send(
+        self, message: Message, *, compress: bool = True, end_stream: bool = False
+    ) -> None:
         """Send a request, or learn that the call is over: `receive` then says how.
 
         When cancelled, the call is cancelled with it: part of the message may have gone out.
         """
         data = message.SerializeToString()
+        compressed = self._compressed and compress
         try:
-            await self.stream.send(data, end_stream=end_stream)
+            await self.stream.send(data, compressed=compressed, end_stream=end_stream)
         except purerpc.RpcFailedError:
-            return
+            if not self.stream.over:
+                # The message was refused here; the call has no more use.
+                self.end()
+                raise
         except trio.Cancelled:
             self.end()
             raise
@@ -165,7 +208,18 @@ class Attempt:
         if trailers is None:
             raise purerpc.UnknownError("the peer ended the call without a status")
         if trailers.code:
-            raise error_for_status(trailers.code, trailers.message)
+            error = error_for_status(trailers.code, trailers.message)
+            error.trailing_metadata = trailers.metadata
+            error.status_details = trailers.details
+            raise error
+
+    @property
+    def initial_metadata(self) -> Metadata | None:
+        return None if self.stream.head is None else self.stream.head.metadata
+
+    @property
+    def trailing_metadata(self) -> Metadata | None:
+        return None if self.stream.trailers is None else self.stream.trailers.metadata
 
     def end(self) -> None:
         """Cancel the call where it is not over; never blocks, and may be repeated."""
@@ -173,7 +227,7 @@ class Attempt:
 
 
 class UnaryCall:
-    """`reply = await stub.Method(request, metadata=…)`"""
+    """`reply = await stub.Method(request, metadata=…, compression="gzip")`"""
 
     def __init__(self, picker: Picker, method: Method) -> None:
         self._picker = picker
@@ -181,20 +235,47 @@ class UnaryCall:
         self._block = request_block(method, picker.authority)
         self._rng = Random()
 
-    async def __call__(self, message: Message, *, metadata: MetadataLike = None) -> Any:
+    async def __call__(
+        self,
+        message: Message,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        compress: bool = True,
+    ) -> Any:
         """Call, waiting for a ready endpoint first.
 
-        Raises purerpc's exception for a status other than OK. When cancelled, or past the
-        deadline of the caller's scope, the handler is cancelled too. A call that was provably not
-        processed is made again.
+        `compression` is what the request is sent in; `compress=False` sends it as it is all the
+        same. Raises purerpc's exception for a status other than OK, with what came along as its
+        `trailing_metadata` and `status_details` (a serialized google.rpc.Status). When cancelled,
+        or past the deadline of the caller's scope, the handler is cancelled too. A call that was
+        provably not processed is made again.
         """
-        pairs = tuple(metadata or ())
+        options = CallOptions.of(metadata, compression)
+        return (await self._call(message, options, compress))[0]
+
+    async def with_call(
+        self,
+        message: Message,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        compress: bool = True,
+    ) -> tuple[Any, Outcome]:
+        """The same, giving the reply and the metadata that came with it."""
+        options = CallOptions.of(metadata, compression)
+        reply, attempt = await self._call(message, options, compress)
+        return reply, Outcome(attempt.initial_metadata or (), attempt.trailing_metadata or ())
+
+    async def _call(
+        self, message: Message, options: CallOptions, compress: bool
+    ) -> tuple[Any, Attempt]:
         refusals = 0
         while True:
-            attempt = await Attempt.open(self._picker, self._method, self._block, pairs)
+            attempt = await Attempt.open(self._picker, self._method, self._block, options)
             try:
-                await attempt.send(message, end_stream=True)
-                return await attempt.receive_only()
+                await attempt.send(message, compress=compress, end_stream=True)
+                return await attempt.receive_only(), attempt
             except CallRefusedError:
                 refusals += 1
             finally:
@@ -210,11 +291,20 @@ class StreamUnaryCall:
         self._method = method
 
     async def __call__(
-        self, messages: AsyncIterable[Message], *, metadata: MetadataLike = None
+        self,
+        messages: AsyncIterable[Message],
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
     ) -> Any:
         """Call, sending while waiting for the reply; raises what `messages` raises."""
-        async with Call(self._picker, self._method, metadata, messages) as call:
+        options = CallOptions.of(metadata, compression)
+        async with Call(self._picker, self._method, options, messages) as call:
             return await call._receive_only()
+
+    def start(self, *, metadata: MetadataLike | None = None, compression: str = IDENTITY) -> Call:
+        """A `Call` to send the requests of one by one, and then `receive_message` once."""
+        return Call(self._picker, self._method, CallOptions.of(metadata, compression))
 
 
 class Call(AsyncIterator[Any]):
@@ -236,7 +326,7 @@ class Call(AsyncIterator[Any]):
         self,
         picker: Picker,
         method: Method,
-        metadata: MetadataLike = None,
+        options: CallOptions = _PLAIN,
         messages: AsyncIterable[Message] | None = None,
         *,
         single: Message | None = None,
@@ -244,7 +334,7 @@ class Call(AsyncIterator[Any]):
         """`messages` are sent while replies are received; `single` is the only one."""
         self._picker = picker
         self._method = method
-        self._metadata = tuple(metadata or ())
+        self._options = options
         self._sender = None if messages is None else _Sender(messages)
         self._single = single
         self._attempt: Attempt | None = None
@@ -268,7 +358,7 @@ class Call(AsyncIterator[Any]):
 
     async def _start(self) -> None:
         block = request_block(self._method, self._picker.authority)
-        attempt = await Attempt.open(self._picker, self._method, block, self._metadata)
+        attempt = await Attempt.open(self._picker, self._method, block, self._options)
         self._attempt = attempt
         if self._sender is not None:
             attempt.connection.spawn(self._sender.run, attempt)
@@ -277,15 +367,28 @@ class Call(AsyncIterator[Any]):
 
     # -- sending -----------------------------------------------------------------------------
 
-    async def send_message(self, message: Message) -> None:
-        """Send a request, waiting for the peer to take it. Does nothing once the call is over."""
-        await (await self._started()).send(message)
+    async def send_message(self, message: Message, *, compress: bool = True) -> None:
+        """Send a request, waiting for the peer to take it. Does nothing once the call is over.
+
+        `compress=False` sends it as it is, in spite of the call's `compression`.
+        """
+        await (await self._started()).send(message, compress=compress)
 
     async def close(self) -> None:
         """End the requests, as purerpc's streams do; replies may still be received."""
         await (await self._started()).stream.send_end()
 
     # -- receiving ---------------------------------------------------------------------------
+
+    @property
+    def initial_metadata(self) -> Metadata | None:
+        """What came with the head of the reply, None before it came."""
+        return None if self._attempt is None else self._attempt.initial_metadata
+
+    @property
+    def trailing_metadata(self) -> Metadata | None:
+        """What came with the status, None before it came."""
+        return None if self._attempt is None else self._attempt.trailing_metadata
 
     async def receive_message(self) -> Any:
         """Take the next reply, None after the last; raises the status of a call that failed.
@@ -409,14 +512,19 @@ class _Sender:
 def stub_method(picker: Picker, method: Method) -> Callable[..., Any]:
     """The callable that stands in a stub for one method, in the forms purerpc's own take."""
     if not method.server_streams:
-        return (StreamUnaryCall if method.client_streams else UnaryCall)(picker, method).__call__
+        return (StreamUnaryCall if method.client_streams else UnaryCall)(picker, method)
 
-    def server_stream(message: Message, *, metadata: MetadataLike = None) -> Call:
-        return Call(picker, method, metadata, single=message)
+    def server_stream(
+        message: Message, *, metadata: MetadataLike | None = None, compression: str = IDENTITY
+    ) -> Call:
+        return Call(picker, method, CallOptions.of(metadata, compression), single=message)
 
     def both_stream(
-        messages: AsyncIterable[Message] | None = None, *, metadata: MetadataLike = None
+        messages: AsyncIterable[Message] | None = None,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
     ) -> Call:
-        return Call(picker, method, metadata, messages)
+        return Call(picker, method, CallOptions.of(metadata, compression), messages)
 
     return both_stream if method.client_streams else server_stream

@@ -11,11 +11,12 @@ import trio
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.rpc.balancing import RoundRobin
-from meshtrio.rpc.calls import Call, Target, stub_method
+from meshtrio.rpc.calls import Call, CallOptions, Target, stub_method
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import Method, stub_methods
 from meshtrio.rpc.subchannel import Subchannel
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.limits import Limits
 
 T = TypeVar("T")
@@ -217,7 +218,7 @@ class _BareStream:
     def expect_message_type(self, message_type: Any) -> None:
         method = self._method
         typed = Method(method.service, method.name, None, message_type, True, True)
-        self._call = Call(self._channel, typed, self._metadata)
+        self._call = Call(self._channel, typed, CallOptions.of(self._metadata, IDENTITY))
 
     def _started(self) -> Call:
         if self._call is None:

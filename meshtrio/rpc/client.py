@@ -12,6 +12,7 @@ from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.status import error_for_http_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import events
+from meshtrio.wire.compression import ENCODINGS
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.limits import Limits
@@ -87,9 +88,11 @@ class ClientConnection(Connection):
         elif not event.head.content_type.startswith("application/grpc"):
             what = f"the peer answered with content-type {event.head.content_type!r}"
             stream.fail(purerpc.UnknownError(what))
-        elif event.head.encoding != "identity":
+        elif event.head.encoding not in ENCODINGS:
             encoding = event.head.encoding
             stream.fail(purerpc.InternalError(f"the peer answered in encoding {encoding!r}"))
+        else:
+            stream.encoding = event.head.encoding
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)

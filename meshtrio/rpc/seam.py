@@ -16,10 +16,15 @@ import purerpc
 from purerpc.wrappers import ClientStub
 
 from meshtrio.errors import UsageError
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 from meshtrio.wire.heads import RequestHead
 
 S = TypeVar("S")
+
+MetadataLike = Iterable[tuple[str, str | bytes]]
+"""Pairs; bytes as the value of a key that ends in `-bin`, text as that of any other."""
 
 
 class Message(Protocol):
@@ -58,11 +63,38 @@ class Request:
     The names are those of purerpc's `RequestReceived`.
     """
 
-    __slots__ = ("_head", "stream_id")
+    __slots__ = (
+        "_head",
+        "_stream",
+        "compress",
+        "compression",
+        "initial_metadata",
+        "status_details",
+        "trailing_metadata",
+    )
 
-    def __init__(self, stream_id: int, head: RequestHead) -> None:
-        self.stream_id = stream_id
+    def __init__(self, stream: Stream, head: RequestHead) -> None:
+        self._stream = stream
         self._head = head
+        self.initial_metadata: MetadataLike = ()
+        """To set: pairs that go out with the reply's head, which is sent with the first reply."""
+        self.trailing_metadata: MetadataLike = ()
+        """To set: pairs that go out with the status."""
+        self.status_details = b""
+        """To set: a serialized google.rpc.Status, to go out with a status other than OK."""
+        self.compression = IDENTITY
+        """To set before the first reply: "gzip". Not used where the caller does not take it."""
+        self.compress = True
+        """To set before any reply: False sends it as it is, in spite of `compression`."""
+
+    @property
+    def stream_id(self) -> int:
+        return self._stream.id
+
+    @property
+    def message_compressed(self) -> bool:
+        """Whether the request message that was taken last had been compressed."""
+        return self._stream.compressed
 
     @property
     def service_name(self) -> str:

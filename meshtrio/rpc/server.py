@@ -165,6 +165,7 @@ class ServerConnection(Connection):
             self._nursery.start_soon(answer_not_grpc, stream)
         else:
             stream = Stream(self, event.stream_id)
+            stream.encoding = head.encoding
             self._running += 1
             self._nursery.start_soon(self._serve_call, ServerCall(self, stream, handler, head))
         self.streams[stream.id] = stream

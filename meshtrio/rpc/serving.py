@@ -16,8 +16,9 @@ from meshtrio.errors import unwrap
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
+from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.grpc import encode_message_text
+from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_metadata
 from meshtrio.wire.heads import RequestHead
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc+proto")])
 _TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
-_ACCEPT = hpack.encode([(b"grpc-accept-encoding", b"identity")])
+_ACCEPT = hpack.encode([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
 _NOT_GRPC = hpack.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
 _NOT_GRPC_WAIT = 5.0
 """Seconds that a request which is not gRPC has to end before it is answered all the same."""
@@ -36,22 +37,27 @@ _NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/g
 _LONGEST_MESSAGE = 4096
 """Bytes of a status message that are sent; what peers take in trailers is bounded."""
 
+_OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
 _STOPPED = (purerpc.StatusCode.UNAVAILABLE, "the server stopped during the call")
 
 
-def trailers_block(code: purerpc.StatusCode, message: str) -> bytes:
+def trailers_block(
+    code: purerpc.StatusCode, message: str, metadata: Metadata = (), details: bytes = b""
+) -> bytes:
     fields = [(b"grpc-status", str(code.value).encode())]
     if message:
         fields.append((b"grpc-message", encode_message_text(message)[:_LONGEST_MESSAGE]))
-    return hpack.encode(fields)
+    if details:
+        fields.append((b"grpc-status-details-bin", encode_binary(details)))
+    return hpack.encode(fields + encode_metadata(metadata))
 
 
 def refuse(connection: Connection, stream_id: int, head: RequestHead, known: bool) -> bool:
     """Answer a call that no handler can take; False where there is nothing against it."""
     if not known:
         block = _HEAD + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, f"{head.path} is unknown")
-    elif head.encoding != "identity":
+    elif head.encoding not in ENCODINGS:
         message = f"messages in encoding {head.encoding!r} are not understood"
         block = _HEAD + _ACCEPT + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, message)
     else:
@@ -91,7 +97,7 @@ class RequestMessages(AsyncIterator[Any]):
 class ServerCall:
     """One call on a server, from its head to its status."""
 
-    __slots__ = ("_connection", "_handler", "_head", "_head_sent", "_stream")
+    __slots__ = ("_connection", "_handler", "_head", "_request", "_stream")
 
     def __init__(
         self, connection: Connection, stream: Stream, handler: Handler, head: RequestHead
@@ -100,7 +106,7 @@ class ServerCall:
         self._stream = stream
         self._handler = handler
         self._head = head
-        self._head_sent = False
+        self._request = Request(stream, head)
 
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
@@ -155,8 +161,7 @@ class ServerCall:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
             argument = await self._single_request()
-        request = Request(self._stream.id, self._head)
-        result = self._handler.function(argument, request=request)
+        result = self._handler.function(argument, request=self._request)
         if inspect.iscoroutine(result):
             # For a streamed reply too: such a method as protoc-gen-purerpc leaves it is one.
             result = await result
@@ -165,7 +170,7 @@ class ServerCall:
         if method.server_streams:
             await self._send_all(result)
         else:
-            await self._send(result, trailers=_TRAILERS_OK)
+            await self._send(result, last=True)
 
     async def _single_request(self) -> Any:
         data = await self._stream.receive()
@@ -185,15 +190,36 @@ class ServerCall:
                 await self._send(reply)
         self._finish(purerpc.StatusCode.OK, "")
 
-    async def _send(self, reply: Any, trailers: bytes = b"") -> None:
+    async def _send(self, reply: Any, *, last: bool = False) -> None:
         method = self._handler.method
         if not isinstance(reply, method.response_type):
             expected = method.response_type.__name__
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
-        head = b"" if self._head_sent else _HEAD
-        self._head_sent = True
-        await self._stream.send(data, head=head, trailers=trailers)
+        request = self._request
+        head = b"" if self._stream.head_sent else self._head_block()
+        trailers = b""
+        if last:
+            metadata = request.trailing_metadata
+            trailers = trailers_block(_OK, "", tuple(metadata)) if metadata else _TRAILERS_OK
+        compressed = request.compress and self._compression() != IDENTITY
+        await self._stream.send(data, compressed=compressed, head=head, trailers=trailers)
+
+    def _compression(self) -> str:
+        """What the handler asked for, if the caller accepts it."""
+        asked = self._request.compression
+        if asked not in ENCODINGS:
+            raise ValueError(f"compression {asked!r} is none of {', '.join(ENCODINGS)}")
+        return asked if asked in self._head.accept_encoding else IDENTITY
+
+    def _head_block(self) -> bytes:
+        request = self._request
+        if not request.initial_metadata and request.compression == IDENTITY:
+            return _HEAD
+        fields = encode_metadata(tuple(request.initial_metadata))
+        if self._compression() != IDENTITY:
+            fields.append((b"grpc-encoding", self._compression().encode()))
+        return _HEAD + hpack.encode(fields)
 
     def _status_of(self, exc: BaseException) -> _StatusPair:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
@@ -212,11 +238,29 @@ class ServerCall:
         connection, stream = self._connection, self._stream
         if not connection.engine.can_send(stream.id):
             return
-        block = trailers_block(code, message)
-        if not self._head_sent:
-            block = _HEAD + block
-        connection.engine.send_headers(stream.id, block, end_stream=True)
+        try:
+            blocks = self._status_blocks(code, message)
+        except (ValueError, TypeError) as exc:
+            _log.error("%s: the handler's metadata cannot be sent: %s", self._head.path, exc)
+            self._request.initial_metadata = self._request.trailing_metadata = ()
+            self._request.compression = IDENTITY
+            reason = "the handler's metadata cannot be sent"
+            blocks = self._status_blocks(purerpc.StatusCode.UNKNOWN, reason)
+        for block in blocks[:-1]:
+            connection.engine.send_headers(stream.id, block)
+        connection.engine.send_headers(stream.id, blocks[-1], end_stream=True)
         connection.flush()
+
+    def _status_blocks(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
+        """Trailers; where no reply went before, with the head in one block (Trailers-Only), or in
+        two if there is initial metadata, which one block could not tell apart."""
+        request = self._request
+        details = request.status_details if code is not _OK else b""
+        trailers = trailers_block(code, message, tuple(request.trailing_metadata), details)
+        if self._stream.head_sent:
+            return [trailers]
+        head = self._head_block()
+        return [head, trailers] if request.initial_metadata else [head + trailers]
 
 
 def _parsed(parse: Any, data: bytes) -> Any:

@@ -10,6 +10,7 @@ import trio
 
 from meshtrio.errors import UsageError
 from meshtrio.rpc.waiter import Waiter
+from meshtrio.wire.compression import IDENTITY, MalformedMessage, compress, decompress
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
 from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, frame_message, whole_message
@@ -17,6 +18,12 @@ from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
+
+
+class Compressed(bytes):
+    """A message that is still as its encoding made it."""
+
+    __slots__ = ()
 
 
 class Stream:
@@ -35,9 +42,12 @@ class Stream:
         "_readable",
         "_reader",
         "_writable",
+        "compressed",
+        "encoding",
         "ended",
         "failure",
         "head",
+        "head_sent",
         "id",
         "on_failure",
         "trailers",
@@ -46,7 +56,13 @@ class Stream:
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
         self.head: ResponseHead | None = None
+        self.head_sent = False
+        """On a server: the head of the response has gone out, so trailers must follow it."""
         self.trailers: Trailers | None = None
+        self.encoding = IDENTITY
+        """What the peer's compressed messages are compressed with."""
+        self.compressed = False
+        """Whether the message that was taken last had been compressed."""
         self.ended = False
         """The peer will send nothing more, and said so."""
         self.failure: purerpc.RpcFailedError | None = None
@@ -85,24 +101,38 @@ class Stream:
         message = self._messages.popleft()
         if not self.ended:
             self._release(len(message) + PREFIX_SIZE if self._messages else self._held)
-        return message
+        return self._decoded(message)
 
-    async def receive_all(self) -> deque[bytes]:
-        """Wait for the end and take every message at once; for a call that has but one.
+    async def receive_only(self) -> tuple[bytes | None, int]:
+        """Wait for the end of a call that has but one reply; give it, and how many there were.
 
-        More than one is an error of the peer's, which the window keeps small. Raises the status the
-        stream failed with.
+        A second one is the peer's error, and is not waited past. Raises the status the stream
+        failed with.
         """
         while not self.ended and len(self._messages) < 2 and self.failure is None:
             await self._readable.wait()
         if self.failure is not None:
             raise self.failure
-        return self._messages
+        count = len(self._messages)
+        return (self._decoded(self._messages[0]) if count else None), count
+
+    def _decoded(self, message: bytes) -> bytes:
+        """A message as it was before its encoding."""
+        self.compressed = isinstance(message, Compressed)
+        if not self.compressed:
+            return message
+        try:
+            return decompress(message, self._max_message_size)
+        except MessageTooLarge as exc:
+            raise purerpc.ResourceExhaustedError(f"received {exc}") from None
+        except MalformedMessage as exc:
+            raise purerpc.InternalError(f"received a message that is {exc}") from None
 
     async def send(
         self,
         message: bytes,
         *,
+        compressed: bool = False,
         head: bytes = b"",
         end_stream: bool = False,
         trailers: bytes = b"",
@@ -113,7 +143,11 @@ class Stream:
         a client's message to a server that has answered already is dropped.
         When cancelled the message may be half sent, so the stream has to be reset.
         """
-        data = frame_message(message)
+        limit = self._connection.limits.max_send_message_size
+        if len(message) > limit:
+            text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
+            raise purerpc.ResourceExhaustedError(text)
+        data = frame_message(compress(message) if compressed else message, compressed=compressed)
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
 
     async def send_bytes(
@@ -131,6 +165,7 @@ class Stream:
             await connection.outbox.uncongested()
         left: bytes | memoryview = data
         if head and not self._check_over():
+            self.head_sent = True
             connection.engine.send_headers(self.id, head)
         while not self._check_over():
             taken = connection.engine.send_data(self.id, left, end_stream=end_stream)
@@ -197,10 +232,10 @@ class Stream:
             self._reader = MessageReader(self._max_message_size)
         try:
             for compressed, message in self._reader.feed(data):
-                if compressed:
+                if compressed and self.encoding == IDENTITY:
                     self.fail(purerpc.InternalError("a message was compressed without agreement"))
                     return
-                self._messages.append(message)
+                self._messages.append(Compressed(message) if compressed else message)
         except MessageTooLarge as exc:
             self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
 

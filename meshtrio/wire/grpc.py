@@ -158,12 +158,17 @@ def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
             raise TypeError(f"metadata key {key!r} ends in '-bin', so its value must be bytes")
-        return name.encode(), base64.b64encode(value).rstrip(b"=")
+        return name.encode(), encode_binary(value)
     if not isinstance(value, str):
         raise TypeError(f"metadata key {key!r} does not end in '-bin', so its value must be str")
     if not all(" " <= c <= "~" for c in value):
         raise ValueError(f"metadata key {key!r}: its value has characters outside printable ASCII")
     return name.encode(), value.strip(" ").encode()
+
+
+def encode_binary(value: bytes) -> bytes:
+    """Encode the value of a `-bin` field: base64 without padding."""
+    return base64.b64encode(value).rstrip(b"=")
 
 
 def decode_binary(value: bytes) -> list[bytes]:

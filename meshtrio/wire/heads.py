@@ -58,6 +58,8 @@ class Trailers:
     code: int
     message: str
     metadata: Metadata
+    details: bytes = b""
+    """`grpc-status-details-bin`: a serialized google.rpc.Status, where the server sent one."""
 
 
 @attrs.frozen
@@ -131,7 +133,9 @@ def _trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
     # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    return Trailers(code, decode_message_text(values.get(b"grpc-message", b"")), metadata)
+    message = decode_message_text(values.get(b"grpc-message", b""))
+    details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
+    return Trailers(code, message, metadata, details)
 
 
 def _split(

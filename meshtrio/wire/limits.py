@@ -30,4 +30,6 @@ class Limits:
     max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
     """Of a decoded header list, counted as RFC 9113 §6.5.2 does; its block may not be longer."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
-    """Of one received gRPC message."""
+    """Of one received gRPC message, as it is when decompressed."""
+    max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
+    """Of one sent gRPC message, before it is compressed."""

@@ -124,6 +124,13 @@ def test_windows_may_grow_as_far_as_they_go():
     assert engine.send_data(1, BIG) == len(BIG)
 
 
+def test_a_setting_may_open_a_window_as_far_as_it_goes():
+    engine = narrow_client(5)
+    engine.receive_data(frames.window_update(1, MAX_WINDOW - 6))
+    set_window(engine, 6)
+    assert not engine.closed
+
+
 @pytest.mark.parametrize("kind", [bytes, memoryview])
 @pytest.mark.parametrize(
     ("length", "sizes"),
@@ -235,9 +242,11 @@ def test_padding_is_taken_off(payload, pad):
 def test_padding_counts_and_is_given_back_by_itself():
     """The layer above never sees it, so it could not release it."""
     engine = serving_server(Limits(stream_window=DEFAULT_WINDOW, connection_window=MAX_WINDOW))
-    padded = data(1, b"", pad=256)
+    padded = data(1, b"body", pad=256)
     assert len(engine.receive_data(padded * 128)) == 128
     assert updates(engine) == [(1, 128 * 256)]
+    engine.release(1, 128 * len(b"body"))
+    assert updates(engine) == []
 
 
 def test_data_for_a_forgotten_stream_still_counts_for_the_connection():

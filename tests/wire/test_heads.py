@@ -261,7 +261,8 @@ def test_trailers_with_everything():
         (b"k", b"v"),
         (b"k-bin", b"/w"),
     )
-    assert parse_trailers(fields) == Trailers(5, "no é", (("k", "v"), ("k-bin", b"\xff")))
+    expected = Trailers(5, "no é", (("k", "v"), ("k-bin", b"\xff")), details=b"\x00")
+    assert parse_trailers(fields) == expected
 
 
 @pytest.mark.parametrize("fields", [(), ((b"k", b"v"),), ((b"grpc-message", b"m"),)])

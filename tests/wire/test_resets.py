@@ -159,6 +159,22 @@ def test_what_crosses_our_many_resets_is_ignored_by_a_client():
     assert event.stream_id == ids[-1]
 
 
+def test_a_stream_that_ended_among_many_resets_takes_no_more():
+    """Being lenient to those that were reset long ago does not reach those that ended lately."""
+    engine = server()
+    ended = 2 * MORE_THAN_REMEMBERED + 1
+    for stream_id in range(1, ended + 100, 2):
+        engine.receive_data(headers(stream_id, end=True))
+        if stream_id == ended:
+            respond(engine, stream_id, end=True)
+        else:
+            engine.reset_stream(stream_id, ErrorCode.CANCEL)
+    assert engine.receive_data(headers(1)) == []
+    (event,) = engine.receive_data(headers(ended))
+    assert isinstance(event, ConnectionFailed)
+    assert event.code == ErrorCode.STREAM_CLOSED
+
+
 def test_what_is_remembered_of_resets_is_bounded():
     engine = server()
     for stream_id in range(1, 4001, 2):
