@@ -24,8 +24,9 @@ OURS = {
     "control": "meshtrio/v1/control.proto",
     "registry": "meshtrio/v1/registry.proto",
 }
-EXAMPLES = {
+GENERATED_CODE = {
     ROOT / "examples" / "echo-plugin": "echo/v1/echo.proto",
+    ROOT: "tests/interop/grpc_testing/interop.proto",
 }
 MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
 
@@ -53,7 +54,7 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
     return made
 
 
-def generate_example(folder: Path, proto: str, out: Path) -> dict[Path, bytes]:
+def generate_code(folder: Path, proto: str, out: Path) -> dict[Path, bytes]:
     run_protoc(f"-I{folder}", f"--python_out={out}", f"--purerpc_out={out}", proto)
     stem = proto.removesuffix(".proto")
     names = [f"{stem}_pb2.py", f"{stem}_grpc.py"]
@@ -64,8 +65,8 @@ def main() -> None:
     made: dict[Path, bytes] = {}
     with tempfile.TemporaryDirectory() as name:
         made |= generate_messages(Path(name))
-        for folder, proto in EXAMPLES.items():
-            made |= generate_example(folder, proto, Path(name))
+        for folder, proto in GENERATED_CODE.items():
+            made |= generate_code(folder, proto, Path(name))
     stale = [p for p, data in made.items() if not p.exists() or p.read_bytes() != data]
     if "--check" in sys.argv[1:]:
         for path in stale:

@@ -1,0 +1,100 @@
+"""gRPC's interop test service on meshtrio: `python -m tests.interop.server PORT`."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import purerpc
+import trio
+
+from meshtrio.rpc.status import error_for_status
+from meshtrio.services.standard import standard_server
+from meshtrio.wire.limits import Limits
+from tests.interop.grpc_testing import interop_pb2 as pb
+from tests.interop.grpc_testing.interop_grpc import TestServiceServicer
+
+INITIAL = "x-grpc-test-echo-initial"
+TRAILING = "x-grpc-test-echo-trailing-bin"
+MIB = 1024 * 1024
+
+
+def payload(size: int) -> pb.Payload:
+    return pb.Payload(body=bytes(size))
+
+
+def echo_metadata(request: Any) -> None:
+    """The custom_metadata case: one key comes back with the head, one with the status."""
+    pairs = request.custom_metadata
+    request.initial_metadata = [pair for pair in pairs if pair[0] == INITIAL]
+    request.trailing_metadata = [pair for pair in pairs if pair[0] == TRAILING]
+
+
+def raise_if_asked(message: Any) -> None:
+    if message.HasField("response_status") and message.response_status.code:
+        status = message.response_status
+        raise error_for_status(status.code, status.message)
+
+
+def check_compressed(message: Any, request: Any) -> None:
+    if message.HasField("expect_compressed"):
+        expected = message.expect_compressed.value
+        if expected is not request.message_compressed:
+            raise purerpc.InvalidArgumentError("the message was not compressed as it said")
+
+
+class TestService(TestServiceServicer):
+    async def EmptyCall(self, message: Any, request: Any) -> Any:
+        echo_metadata(request)
+        return pb.Empty()
+
+    async def UnaryCall(self, message: Any, request: Any) -> Any:
+        echo_metadata(request)
+        raise_if_asked(message)
+        check_compressed(message, request)
+        request.compression = "gzip"
+        request.compress = message.response_compressed.value
+        return pb.SimpleResponse(payload=payload(message.response_size))
+
+    async def StreamingOutputCall(self, message: Any, request: Any) -> AsyncIterator[Any]:
+        request.compression = "gzip"
+        async for reply in self._outputs(message, request):
+            yield reply
+
+    async def StreamingInputCall(self, messages: AsyncIterator[Any], request: Any) -> Any:
+        size = 0
+        async for message in messages:
+            check_compressed(message, request)
+            size += len(message.payload.body)
+        return pb.StreamingInputCallResponse(aggregated_payload_size=size)
+
+    async def FullDuplexCall(
+        self, messages: AsyncIterator[Any], request: Any
+    ) -> AsyncIterator[Any]:
+        echo_metadata(request)
+        async for message in messages:
+            raise_if_asked(message)
+            async for reply in self._outputs(message, request):
+                yield reply
+
+    async def _outputs(self, message: Any, request: Any) -> AsyncIterator[Any]:
+        for parameters in message.response_parameters:
+            await trio.sleep(parameters.interval_us / 1e6)
+            request.compress = parameters.compressed.value
+            yield pb.StreamingOutputCallResponse(payload=payload(parameters.size))
+
+
+async def main(port: int) -> None:
+    listener = socket.create_server(("127.0.0.1", port), backlog=100)
+    server, _ = standard_server(TestService(), limits=Limits(max_message_size=16 * MIB))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listener)
+        print(listener.getsockname()[1], flush=True)
+
+
+if __name__ == "__main__":
+    logging.basicConfig()
+    trio.run(main, int(sys.argv[1]))
