@@ -43,6 +43,9 @@ class Picker(Protocol):
     @property
     def authority(self) -> str: ...
 
+    @property
+    def scheme(self) -> str: ...
+
     def pick_ready(self) -> Target | None:
         """One that can take a call now, if there is any: saves the await of `pick`."""
 
@@ -51,14 +54,14 @@ class Picker(Protocol):
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception: ...
 
 
-def request_block(method: Method, authority: str) -> bytes:
+def request_block(method: Method, picker: Picker) -> bytes:
     """The part of a request's head that is the same for every call of a method."""
     return hpack.encode(
         [
             (b":method", b"POST"),
-            (b":scheme", b"http"),
+            (b":scheme", picker.scheme.encode()),
             (b":path", method.path.encode()),
-            (b":authority", authority.encode()),
+            (b":authority", picker.authority.encode()),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc+proto"),
             (b"grpc-accept-encoding", ",".join(ENCODINGS).encode()),
@@ -232,7 +235,7 @@ class UnaryCall:
     def __init__(self, picker: Picker, method: Method) -> None:
         self._picker = picker
         self._method = method
-        self._block = request_block(method, picker.authority)
+        self._block = request_block(method, picker)
         self._rng = Random()
 
     async def __call__(
@@ -357,7 +360,7 @@ class Call(AsyncIterator[Any]):
         return self._attempt
 
     async def _start(self) -> None:
-        block = request_block(self._method, self._picker.authority)
+        block = request_block(self._method, self._picker)
         attempt = await Attempt.open(self._picker, self._method, block, self._options)
         self._attempt = attempt
         if self._sender is not None:

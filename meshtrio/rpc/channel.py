@@ -14,7 +14,7 @@ from meshtrio.rpc.balancing import RoundRobin
 from meshtrio.rpc.calls import Call, CallOptions, Target, stub_method
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import Method, stub_methods
-from meshtrio.rpc.subchannel import Subchannel
+from meshtrio.rpc.subchannel import Subchannel, Tls
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.limits import Limits
@@ -43,6 +43,7 @@ class Channel:
         *,
         obituary_wait: float = 0.0,
         limits: Limits | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -51,6 +52,7 @@ class Channel:
         self.name = name
         self._nursery = nursery
         self._limits = limits
+        self._tls = tls
         self._obituary_wait = obituary_wait
         self._balancer = RoundRobin()
         self._subchannels: dict[str, Subchannel] = {}
@@ -76,6 +78,10 @@ class Channel:
     @property
     def authority(self) -> str:
         return self._authority
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self._tls is None else "https"
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -139,7 +145,7 @@ class Channel:
             self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
         for endpoint_id, endpoint in listed.items():
             if endpoint_id not in self._subchannels:
-                subchannel = Subchannel(endpoint, self._refresh, self._limits)
+                subchannel = Subchannel(endpoint, self._refresh, self._limits, self._tls)
                 self._subchannels[endpoint_id] = subchannel
                 self._nursery.start_soon(subchannel.run)
         self._refresh()
@@ -157,14 +163,19 @@ class Channel:
 
 @asynccontextmanager
 async def open_channel(
-    name: str, feed: Feed, *, obituary_wait: float = OBITUARY_WAIT, limits: Limits | None = None
+    name: str,
+    feed: Feed,
+    *,
+    obituary_wait: float = OBITUARY_WAIT,
+    limits: Limits | None = None,
+    tls: Tls | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
     Calls still under way when the block is left are failed with ConnectionLostError.
     """
     async with open_nursery_of_one() as nursery:
-        channel = Channel(name, nursery, obituary_wait=obituary_wait, limits=limits)
+        channel = Channel(name, nursery, obituary_wait=obituary_wait, limits=limits, tls=tls)
         nursery.start_soon(feed, channel.update)
         try:
             yield channel
@@ -174,14 +185,16 @@ async def open_channel(
 
 
 @asynccontextmanager
-async def connect_to(address: str, *, limits: Limits | None = None) -> AsyncIterator[Channel]:
+async def connect_to(
+    address: str, *, limits: Limits | None = None, tls: Tls | None = None
+) -> AsyncIterator[Channel]:
     """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not."""
     state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
         update(state)
 
-    async with open_channel(address, feed, obituary_wait=0, limits=limits) as channel:
+    async with open_channel(address, feed, obituary_wait=0, limits=limits, tls=tls) as channel:
         yield channel
 
 

@@ -7,7 +7,7 @@ to say, straight to the socket; a task of its own is started only while the kern
 from __future__ import annotations
 
 import contextlib
-import socket
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +18,18 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.status import error_for_reset
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.transport import SocketTransport
+from meshtrio.rpc.transport import Transport
 from meshtrio.wire import events
 from meshtrio.wire.connection import Connection as Engine
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, error_name
 from meshtrio.wire.limits import Limits
 
+_log = logging.getLogger("meshtrio.rpc")
+
 _RECEIVE_SIZE = 128 * 1024
+_HANDSHAKE_WITHIN = 10.0
+"""Seconds that TLS may take to agree on keys."""
 _LAST_WORDS = 1.0
 """Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
 
@@ -33,7 +37,7 @@ _LAST_WORDS = 1.0
 class Connection:
     """The parts common to both sides; `run` owns the socket and everything that uses it."""
 
-    def __init__(self, sock: socket.socket, role: Role, limits: Limits | None = None) -> None:
+    def __init__(self, transport: Transport, role: Role, limits: Limits | None = None) -> None:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
         self.streams: dict[int, Stream] = {}
@@ -41,8 +45,10 @@ class Connection:
         """No call can be made or answered any more; what was said is still being sent, perhaps."""
         self.loss = "the peer closed the connection"
         """Why the connection ended, or would be said to have if it ended now."""
-        self._transport = SocketTransport(sock)
+        self._transport = transport
         self.outbox = Outbox(self._transport)
+        self._shaken = False
+        """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._waiting_for_window: set[Stream] = set()
@@ -68,12 +74,11 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self.outbox.size:
-                    nursery.start_soon(self.outbox.drain)
-                self.flush()
                 task_status.started()
                 with self._reading:
-                    await self._pump()
+                    if await self._shake_hands():
+                        self.flush()
+                        await self._pump()
                 self._close_calls()
                 if self.engine.closed:
                     await self._linger()
@@ -82,6 +87,20 @@ class Connection:
             self._close_calls()
             self.outbox.close()
             self._transport.close()
+
+    async def _shake_hands(self) -> bool:
+        try:
+            with trio.fail_after(_HANDSHAKE_WITHIN):
+                await self._transport.handshake()
+        except trio.TooSlowError:
+            self.loss = f"the TLS handshake took over {_HANDSHAKE_WITHIN:g} s"
+        except OSError as exc:
+            self.loss = f"the TLS handshake failed: {exc.strerror or exc}"
+        else:
+            self._shaken = True
+            return True
+        _log.info("%s", self.loss)
+        return False
 
     async def _pump(self) -> None:
         receive, handle = self._transport.receive, self._handle
@@ -134,6 +153,8 @@ class Connection:
 
     def flush(self) -> None:
         """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
+        if not self._shaken:
+            return
         data = self.engine.data_to_send()
         if not data:
             return

@@ -51,6 +51,12 @@ class ServiceState:
     """The latest ones, oldest first; bounded."""
 
 
+def host_of(address: str) -> str | None:
+    """The host of a TCP address, None for a Unix socket."""
+    kind, _, rest = address.partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind == "tcp" else None
+
+
 async def connect(address: str) -> socket.socket:
     """Connect to an endpoint's address, giving a non-blocking socket the caller owns.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from meshtrio.rpc.transport import SocketTransport
+from meshtrio.rpc.transport import Transport
 
 CONGESTED_ABOVE = 256 * 1024
 """Bytes that may wait for the kernel before calls wait to add to them."""
@@ -13,11 +13,12 @@ CONGESTED_ABOVE = 256 * 1024
 class Outbox:
     """Bytes go straight to the socket as far as it takes them; what is left waits here."""
 
-    def __init__(self, transport: SocketTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._waiting = bytearray()
         self._changed = trio.lowlevel.ParkingLot()
         self._closed = False
+        self._draining = False
         self.error: OSError | None = None
         """Why the socket takes nothing any more."""
 
@@ -36,18 +37,19 @@ class Outbox:
 
         True when `drain` has to be started for what is kept.
         """
-        if self._waiting:
+        if self._draining:
             self._waiting += data
             return False
         sent = self._try_send(data)
-        if sent == len(data):
+        if sent == len(data) and not self._transport.pending:
             return False
         self._waiting += memoryview(data)[sent:]
+        self._draining = True
         return True
 
     async def drain(self) -> None:
         """Send what waits, as the kernel takes it, until nothing does."""
-        while self._waiting:
+        while self._waiting or (self._transport.pending and self.error is None):
             try:
                 await self._transport.wait_writable()
             except OSError as exc:
@@ -55,6 +57,8 @@ class Outbox:
             del self._waiting[: self._try_send(self._waiting)]
             if not self.congested:
                 self._changed.unpark_all()
+        self._draining = False
+        self._changed.unpark_all()
 
     def _try_send(self, data: bytes | bytearray) -> int:
         """Swallows everything once the socket is broken: the reader is who ends the connection.
@@ -75,8 +79,13 @@ class Outbox:
 
     async def empty(self) -> None:
         """Wait until nothing waits."""
-        while self._waiting:
+        while self._draining and not self._closed:
             await self._changed.park()
+
+    @property
+    def draining(self) -> bool:
+        """True while something waits for the kernel."""
+        return self._draining
 
     def close(self) -> None:
         self._closed = True

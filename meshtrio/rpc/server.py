@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from typing import Any
 
 import trio
@@ -13,6 +14,8 @@ from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.seam import Handler, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
+from meshtrio.rpc.tls import TlsTransport
+from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode
@@ -54,9 +57,13 @@ class Server:
         self,
         listener: socket.socket,
         *,
+        ssl_context: ssl.SSLContext | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept on a listening socket until cancelled or drained; takes the socket over.
+
+        With an `ssl_context` of the server's side it speaks TLS, mutual TLS if that context asks
+        for a certificate. The protocols that the context offers (ALPN) are set to h2.
 
         When cancelled, handlers are cancelled and their callers told UNAVAILABLE.
         """
@@ -64,9 +71,14 @@ class Server:
             async with trio.open_nursery() as nursery:
                 with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
                     task_status.started()
-                    await self._accept(accepting, nursery)
+                    await self._accept(accepting, ssl_context, nursery)
 
-    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _accept(
+        self,
+        listener: trio.socket.SocketType,
+        ssl_context: ssl.SSLContext | None,
+        nursery: trio.Nursery,
+    ) -> None:
         while True:
             try:
                 accepted, _ = await listener.accept()
@@ -76,7 +88,11 @@ class Server:
                 _log.error("cannot accept a connection: %s; trying again", exc.strerror)
                 await trio.sleep(_PAUSE_WHEN_OUT)
                 continue
-            connection = ServerConnection(socket.socket(fileno=accepted.detach()), self)
+            sock = socket.socket(fileno=accepted.detach())
+            transport: Transport = SocketTransport(sock)
+            if ssl_context is not None:
+                transport = TlsTransport(sock, ssl_context, server_side=True)
+            connection = ServerConnection(transport, self)
             self.connections.add(connection)
             nursery.start_soon(self._serve_connection, connection)
 
@@ -111,8 +127,8 @@ class Server:
 class ServerConnection(Connection):
     """A connection whose streams are served; see `Connection` for who owns what."""
 
-    def __init__(self, sock: socket.socket, server: Server) -> None:
-        super().__init__(sock, Role.SERVER, server.limits)
+    def __init__(self, transport: Transport, server: Server) -> None:
+        super().__init__(transport, Role.SERVER, server.limits)
         self._handlers = server.handlers
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from meshtrio.errors import ConnectionLostError
 from meshtrio.rpc.calls import Target
 from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 
 
@@ -18,6 +19,7 @@ class SingleConnection:
     def __init__(self, connection: ClientConnection, authority: str) -> None:
         self._target = Target(connection, None)
         self.authority = authority
+        self.scheme = "http"
 
     def pick_ready(self) -> Target | None:
         return self._target if self._target.connection.usable else None
@@ -37,7 +39,7 @@ async def over_socket(
     sock: socket.socket, authority: str = "localhost"
 ) -> AsyncIterator[SingleConnection]:
     """Speak gRPC as a client on a connected socket, which is taken over, for the block."""
-    connection = ClientConnection(sock)
+    connection = ClientConnection(SocketTransport(sock))
     async with open_nursery_of_one() as nursery:
         await nursery.start(connection.run)
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import ssl
 from collections.abc import Callable
 from random import Random
 
@@ -10,11 +13,26 @@ import trio
 
 from meshtrio.rpc.calls import Target
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, connect
+from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, connect, host_of
+from meshtrio.rpc.tls import TlsTransport
+from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.wire.limits import Limits
+
+_log = logging.getLogger("meshtrio.rpc")
 
 _ESTABLISH_WITHIN = 20.0
 """Seconds a server has to send its SETTINGS."""
+
+
+@attrs.frozen
+class Tls:
+    """How to speak TLS to a server: its side of the context, and the name its certificate bears.
+
+    By default that is the host of the address.
+    """
+
+    context: ssl.SSLContext
+    server_hostname: str | None = None
 
 
 @attrs.define(eq=False)
@@ -24,10 +42,11 @@ class Subchannel:
     endpoint: Endpoint
     changed: Callable[[], None]
     limits: Limits | None = None
+    tls: Tls | None = None
     rng: Random = attrs.field(factory=Random)
     target: Target | None = None
     """The connection that takes calls now, as they are given it."""
-    last_error: str = ""
+    _last_error: str = ""
     departure: Departure | None = None
     departed: trio.Event = attrs.field(factory=trio.Event)
     """Set when the endpoint is listed no more; `departure` then says why, where that is known."""
@@ -55,9 +74,9 @@ class Subchannel:
         try:
             sock = await connect(self.endpoint.address)
         except OSError as exc:
-            self.last_error = exc.strerror or str(exc)
+            self._note(exc.strerror or str(exc))
             return False
-        connection = ClientConnection(sock, self.limits)
+        connection = ClientConnection(self._transport(sock), self.limits)
         await nursery.start(connection.run)
         with trio.move_on_after(_ESTABLISH_WITHIN) as waiting:
             await connection.established.wait()
@@ -71,8 +90,21 @@ class Subchannel:
             self.target = None
             self.changed()
         connection.retire()
-        self.last_error = connection.loss
+        if not established:
+            self._note(connection.loss)
         return established
+
+    def _note(self, error: str) -> None:
+        """Log why calls wait, once for each reason in a row."""
+        if error != self._last_error:
+            _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
+        self._last_error = error
+
+    def _transport(self, sock: socket.socket) -> Transport:
+        if self.tls is None:
+            return SocketTransport(sock)
+        hostname = self.tls.server_hostname or host_of(self.endpoint.address)
+        return TlsTransport(sock, self.tls.context, server_side=False, server_hostname=hostname)
 
     def leave(self, departure: Departure | None) -> None:
         """The endpoint is listed no more: calls under way may finish, no new one is taken."""

@@ -7,8 +7,30 @@ once, which is nearly every one, then costs one system call and no trip through 
 from __future__ import annotations
 
 import socket
+from typing import Protocol
 
 import trio
+
+
+class Transport(Protocol):
+    """What a connection asks of its byte stream."""
+
+    async def handshake(self) -> None:
+        """What comes before the first byte, if anything does. Raises OSError."""
+
+    async def receive(self, most: int) -> bytes: ...
+
+    def try_send(self, data: bytes | bytearray) -> int: ...
+
+    @property
+    def pending(self) -> bool:
+        """True while something that `try_send` took waits for the kernel."""
+
+    async def wait_writable(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class SocketTransport:
@@ -19,6 +41,9 @@ class SocketTransport:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
+
+    async def handshake(self) -> None:
+        """Nothing comes before the first byte."""
 
     async def receive(self, most: int) -> bytes:
         """Wait for bytes; b"" once the peer has closed. Raises OSError when the socket breaks.
@@ -39,6 +64,10 @@ class SocketTransport:
             return self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    @property
+    def pending(self) -> bool:
+        return False
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._sock)

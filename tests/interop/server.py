@@ -1,11 +1,13 @@
-"""gRPC's interop test service on meshtrio: `python -m tests.interop.server PORT`."""
+"""gRPC's interop test service on meshtrio: `python -m tests.interop.server PORT [CERT]`."""
 
 from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import purerpc
@@ -87,14 +89,18 @@ class TestService(TestServiceServicer):
             yield pb.StreamingOutputCallResponse(payload=payload(parameters.size))
 
 
-async def main(port: int) -> None:
+async def main(port: int, certificate: str | None = None) -> None:
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", port), backlog=100)
     server, _ = standard_server(TestService(), limits=Limits(max_message_size=16 * MIB))
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve, listener)
+        await nursery.start(partial(server.serve, listener, ssl_context=context))
         print(listener.getsockname()[1], flush=True)
 
 
 if __name__ == "__main__":
     logging.basicConfig()
-    trio.run(main, int(sys.argv[1]))
+    trio.run(main, int(sys.argv[1]), *sys.argv[2:])

@@ -20,8 +20,8 @@ WITHIN = 60
 
 
 @contextmanager
-def our_server() -> Iterator[int]:
-    command = [sys.executable, "-m", "tests.interop.server", "0"]
+def our_server(*certificate: str) -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.interop.server", "0", *certificate]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -20,6 +20,7 @@ from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.rpc.single import SingleConnection
+from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import frames
 from meshtrio.wire.framing import FrameReader
@@ -75,8 +76,8 @@ async def connected(
 ) -> AsyncIterator[Pair]:
     """Connect a client to a server of these servicers for the block."""
     ours, theirs = socket.socketpair()
-    client = ClientConnection(ours, client_limits)
-    server = ServerConnection(theirs, Server(*servicers, limits=server_limits))
+    client = ClientConnection(SocketTransport(ours), client_limits)
+    server = ServerConnection(SocketTransport(theirs), Server(*servicers, limits=server_limits))
     async with open_nursery_of_one() as nursery:
         await nursery.start(server.run)
         await nursery.start(client.run)
@@ -142,7 +143,7 @@ async def raw_client(*servicers: Any, limits: Limits | None = None) -> AsyncIter
     """A server of these servicers, and a raw peer that has sent its preface."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    server = ServerConnection(theirs, Server(*servicers, limits=limits))
+    server = ServerConnection(SocketTransport(theirs), Server(*servicers, limits=limits))
     with ours:
         async with open_nursery_of_one() as nursery:
             await nursery.start(server.run)

@@ -1,0 +1,33 @@
+"""h2spec: every case of RFC 9113 and RFC 7541 it knows, strict ones too, plain and over TLS."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.interop.test_interop import our_server
+from tests.tools import tool
+
+CASES = 146
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_h2spec(tls: bool, tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    options = ["--tls", "--insecure"] if tls else []
+    with our_server(*([str(certificate)] if tls else [])) as port:
+        done = subprocess.run(
+            [tool("h2spec"), "--strict", "-h", "127.0.0.1", "-p", str(port), *options],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert re.search(f"{CASES} tests, {CASES} passed, 0 skipped, 0 failed", done.stdout), (
+        done.stdout
+    )

@@ -1,0 +1,37 @@
+"""grpcurl on a plugin's socket: list, describe, call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.programs import echo, served
+from tests.tools import tool
+
+
+def grpcurl(socket: Path, *arguments: str, data: str | None = None) -> str:
+    options = ["-plaintext", *(["-d", data] if data else [])]
+    done = subprocess.run(
+        [tool("grpcurl"), *options, f"unix://{socket}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_grpcurl_lists_describes_and_calls(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        socket = mesh.folder / "echo-0.sock"
+        assert "echo.v1.EchoService" in grpcurl(socket, "list").split()
+        assert "rpc Chat ( stream .echo.v1.EchoRequest )" in grpcurl(
+            socket, "describe", "echo.v1.EchoService"
+        )
+        reply = grpcurl(socket, "echo.v1.EchoService/Echo", data='{"message": "hi"}')
+        assert json.loads(reply)["message"] == "hi"
+        chat = grpcurl(socket, "echo.v1.EchoService/Chat", data='{"message": "a"}{"message": "b"}')
+        assert chat.count('"message"') == 2
+        assert "meshtrio.v1.Control" in grpcurl(mesh.socket, "list").split()
