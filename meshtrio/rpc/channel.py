@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import purerpc
 import trio
+from trio_util import periodic
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.rpc.balancing import RoundRobin
@@ -15,6 +17,7 @@ from meshtrio.rpc.calls import Call, CallOptions, Target, stub_method
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import Method, stub_methods
 from meshtrio.rpc.subchannel import Subchannel, Tls
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.limits import Limits
@@ -23,6 +26,7 @@ T = TypeVar("T")
 Feed = Callable[[Callable[[ServiceState], None]], Awaitable[None]]
 """Runs for the life of a channel, handing it each state of its service."""
 
+_HOUSEKEEPING = 1.0
 OBITUARY_WAIT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
 
@@ -44,6 +48,7 @@ class Channel:
         obituary_wait: float = 0.0,
         limits: Limits | None = None,
         tls: Tls | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -53,6 +58,7 @@ class Channel:
         self._nursery = nursery
         self._limits = limits
         self._tls = tls
+        self._timeouts = timeouts or Timeouts()
         self._obituary_wait = obituary_wait
         self._balancer = RoundRobin()
         self._subchannels: dict[str, Subchannel] = {}
@@ -145,7 +151,9 @@ class Channel:
             self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
         for endpoint_id, endpoint in listed.items():
             if endpoint_id not in self._subchannels:
-                subchannel = Subchannel(endpoint, self._refresh, self._limits, self._tls)
+                subchannel = Subchannel(
+                    endpoint, self._refresh, self._limits, self._tls, self._timeouts
+                )
                 self._subchannels[endpoint_id] = subchannel
                 self._nursery.start_soon(subchannel.run)
         self._refresh()
@@ -154,6 +162,13 @@ class Channel:
         self._ready = tuple(s for s in self._subchannels.values() if s.ready)
         if self._ready:
             self._changed.unpark_all()
+
+    async def _keep_house(self) -> None:
+        async for _ in periodic(_HOUSEKEEPING):
+            now = trio.current_time()
+            for target in [s.target for s in self._subchannels.values()]:
+                if target is not None:
+                    target.connection.keep_house(now)
 
     def _close(self) -> None:
         self._closed = True
@@ -169,14 +184,19 @@ async def open_channel(
     obituary_wait: float = OBITUARY_WAIT,
     limits: Limits | None = None,
     tls: Tls | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
     Calls still under way when the block is left are failed with ConnectionLostError.
     """
     async with open_nursery_of_one() as nursery:
-        channel = Channel(name, nursery, obituary_wait=obituary_wait, limits=limits, tls=tls)
+        channel = Channel(
+            name, nursery, obituary_wait=obituary_wait, limits=limits, tls=tls, timeouts=timeouts
+        )
         nursery.start_soon(feed, channel.update)
+        if channel._timeouts.keepalive_interval != math.inf:
+            nursery.start_soon(channel._keep_house)
         try:
             yield channel
         finally:
@@ -186,7 +206,11 @@ async def open_channel(
 
 @asynccontextmanager
 async def connect_to(
-    address: str, *, limits: Limits | None = None, tls: Tls | None = None
+    address: str,
+    *,
+    limits: Limits | None = None,
+    tls: Tls | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not."""
     state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
@@ -194,7 +218,9 @@ async def connect_to(
     async def feed(update: Callable[[ServiceState], None]) -> None:
         update(state)
 
-    async with open_channel(address, feed, obituary_wait=0, limits=limits, tls=tls) as channel:
+    async with open_channel(
+        address, feed, obituary_wait=0, limits=limits, tls=tls, timeouts=timeouts
+    ) as channel:
         yield channel
 
 

@@ -9,6 +9,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.status import error_for_http_status
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.wire import events
 from meshtrio.wire.compression import ENCODINGS
@@ -20,8 +21,13 @@ from meshtrio.wire.limits import Limits
 class ClientConnection(Connection):
     """A connection that opens streams; see `Connection` for who owns what."""
 
-    def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
-        super().__init__(transport, Role.CLIENT, limits)
+    def __init__(
+        self,
+        transport: Transport,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        super().__init__(transport, Role.CLIENT, limits, timeouts)
         self.retired = False
         """Opens no further stream, and closes once those it has are over."""
         self.established = trio.Event()

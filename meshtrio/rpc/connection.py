@@ -18,6 +18,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.status import error_for_reset
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.wire import events
 from meshtrio.wire.connection import Connection as Engine
@@ -30,6 +31,7 @@ _log = logging.getLogger("meshtrio.rpc")
 _RECEIVE_SIZE = 128 * 1024
 _HANDSHAKE_WITHIN = 10.0
 """Seconds that TLS may take to agree on keys."""
+_SIGN_OF_LIFE = b"alive?.."
 _LAST_WORDS = 1.0
 """Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
 
@@ -37,9 +39,16 @@ _LAST_WORDS = 1.0
 class Connection:
     """The parts common to both sides; `run` owns the socket and everything that uses it."""
 
-    def __init__(self, transport: Transport, role: Role, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        role: Role,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
+        self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False
         """No call can be made or answered any more; what was said is still being sent, perhaps."""
@@ -47,6 +56,9 @@ class Connection:
         """Why the connection ended, or would be said to have if it ended now."""
         self._transport = transport
         self.outbox = Outbox(self._transport)
+        self._opened = self._heard = trio.current_time()
+        self._asked: float | None = None
+        """When the peer was asked for a sign of life that has not come yet."""
         self._shaken = False
         """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
@@ -113,7 +125,8 @@ class Connection:
                 return
             if not data:
                 return
-            for event in self.engine.receive_data(data):
+            self._heard = trio.current_time()
+            for event in self.engine.receive_data(data, self._heard):
                 handle[type(event)](event)
             waiting = self.outbox.size
             self.flush()
@@ -132,15 +145,48 @@ class Connection:
             while await self._transport.receive(_RECEIVE_SIZE):
                 pass
 
-    def shut(self, reason: str) -> None:
+    def shut(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Close after saying GOAWAY; calls still open fail with `reason`. Does not wait."""
         if self.closed or self.engine.closed:
             return
         self.loss = reason
-        self.engine.close(ErrorCode.NO_ERROR, reason)
+        self.engine.close(code, reason)
         self.flush()
         self._close_calls()
         self._reading.cancel()
+
+    def keep_house(self, now: float) -> None:
+        """Hold the peer to the timeouts; called by the connection's owner once a second."""
+        times, stalled = self.timeouts, self.engine.stalled_since
+        if not self.engine.established:
+            if now - self._opened > times.establish:
+                reason = f"the peer did not speak HTTP/2 within {times.establish:g} s"
+                self.shut(reason, ErrorCode.SETTINGS_TIMEOUT)
+        elif stalled is not None and now - stalled > times.frame:
+            reason = f"a frame was not finished within {times.frame:g} s"
+            self.shut(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        else:
+            self._keep_alive(now)
+            for stream in list(self.streams.values()):
+                since = stream.partial_since
+                if since is not None and now - since > times.message:
+                    self._end_dribble(stream)
+
+    def _end_dribble(self, stream: Stream) -> None:
+        if self.engine.window_is_open(stream.id):
+            text = f"a message was not finished within {self.timeouts.message:g} s"
+            stream.fail(purerpc.ResourceExhaustedError(text))
+
+    def _keep_alive(self, now: float) -> None:
+        if self._asked is not None and self._heard > self._asked:
+            self._asked = None
+        if self._asked is not None:
+            if now - self._asked > self.timeouts.keepalive_timeout:
+                self.shut("the peer gives no sign of life")
+        elif now - self._heard > self.timeouts.keepalive_interval:
+            self._asked = now
+            self.engine.ping(_SIGN_OF_LIFE)
+            self.flush()
 
     def _close_calls(self) -> None:
         """From here on nothing is called; what was, fails."""

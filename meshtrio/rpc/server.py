@@ -9,11 +9,13 @@ import ssl
 from typing import Any
 
 import trio
+from trio_util import periodic
 
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.seam import Handler, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.wire import events
@@ -25,6 +27,7 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _PAUSE_WHEN_OUT = 0.1
+_HOUSEKEEPING = 1.0
 _DRAIN_PING = b"drain..."
 _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
@@ -41,10 +44,13 @@ class Server:
     Handlers run in the nursery of their connection, connections in that of `serve`.
     """
 
-    def __init__(self, *servicers: Any, limits: Limits | None = None) -> None:
+    def __init__(
+        self, *servicers: Any, limits: Limits | None = None, timeouts: Timeouts | None = None
+    ) -> None:
         """Raises UsageError for what is no servicer and for a service that is served twice."""
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
+        self.timeouts = timeouts or Timeouts()
         self.connections: set[ServerConnection] = set()
         self._accepting = trio.CancelScope()
         self._stopping = trio.CancelScope()
@@ -70,8 +76,15 @@ class Server:
         with self._stopping:
             async with trio.open_nursery() as nursery:
                 with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
+                    nursery.start_soon(self._keep_house)
                     task_status.started()
                     await self._accept(accepting, ssl_context, nursery)
+
+    async def _keep_house(self) -> None:
+        async for _ in periodic(_HOUSEKEEPING):
+            now = trio.current_time()
+            for connection in list(self.connections):
+                connection.keep_house(now)
 
     async def _accept(
         self,
@@ -128,19 +141,31 @@ class ServerConnection(Connection):
     """A connection whose streams are served; see `Connection` for who owns what."""
 
     def __init__(self, transport: Transport, server: Server) -> None:
-        super().__init__(transport, Role.SERVER, server.limits)
+        super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
         self._handlers = server.handlers
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
         self._ended = trio.Event()
+        self._idle_since = self._opened
+        self._draining = False
         self._refusing = False
+
+    def keep_house(self, now: float) -> None:
+        super().keep_house(now)
+        if self.streams:
+            self._idle_since = now
+        idle = now - self._idle_since > self.timeouts.idle
+        if (idle or now - self._opened > self.timeouts.age) and not self._draining:
+            assert self._nursery is not None
+            self._nursery.start_soon(self.drain)
 
     async def drain(self) -> None:
         """Tell the client to go elsewhere, then close once its last call is over (RFC 9113 §6.8).
 
         The two GOAWAYs are a round trip apart, so that a call which crosses the first is served.
         """
+        self._draining = True
         self.engine.announce_shutdown()
         self.engine.ping(_DRAIN_PING)
         self.flush()

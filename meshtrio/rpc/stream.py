@@ -34,6 +34,7 @@ class Stream:
     """
 
     __slots__ = (
+        "_begun",
         "_connection",
         "_ended_by_peer_means_over",
         "_held",
@@ -74,6 +75,7 @@ class Stream:
         self._max_message_size = connection.limits.max_message_size
         self._messages: deque[bytes] = deque()
         self._held = 0
+        self._begun = 0.0
         self._reader: MessageReader | None = None
         """Made for the first DATA that is not just one whole message."""
         self._readable = Waiter()
@@ -226,10 +228,18 @@ class Stream:
             self._held = 0
         self._readable.wake()
 
+    @property
+    def partial_since(self) -> float | None:
+        """When the message was begun that is not whole yet; None where there is none."""
+        return self._begun if self._reader is not None and self._reader.partial else None
+
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
         if self._reader is None:
             self._reader = MessageReader(self._max_message_size)
+        if not self._reader.partial:
+            self._begun = trio.current_time()
+        whole = len(self._messages)
         try:
             for compressed, message in self._reader.feed(data):
                 if compressed and self.encoding == IDENTITY:
@@ -238,6 +248,8 @@ class Stream:
                 self._messages.append(Compressed(message) if compressed else message)
         except MessageTooLarge as exc:
             self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
+        if len(self._messages) > whole:
+            self._begun = trio.current_time()
 
     def on_end(self, trailers: Trailers | None) -> None:
         if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):

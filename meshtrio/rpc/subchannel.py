@@ -14,6 +14,7 @@ import trio
 from meshtrio.rpc.calls import Target
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, connect, host_of
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.wire.limits import Limits
@@ -43,6 +44,7 @@ class Subchannel:
     changed: Callable[[], None]
     limits: Limits | None = None
     tls: Tls | None = None
+    timeouts: Timeouts | None = None
     rng: Random = attrs.field(factory=Random)
     target: Target | None = None
     """The connection that takes calls now, as they are given it."""
@@ -76,7 +78,7 @@ class Subchannel:
         except OSError as exc:
             self._note(exc.strerror or str(exc))
             return False
-        connection = ClientConnection(self._transport(sock), self.limits)
+        connection = ClientConnection(self._transport(sock), self.limits, self.timeouts)
         await nursery.start(connection.run)
         with trio.move_on_after(_ESTABLISH_WITHIN) as waiting:
             await connection.established.wait()

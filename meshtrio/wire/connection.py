@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from meshtrio.wire import frames
+from meshtrio.wire.budget import Budget
 from meshtrio.wire.errors import (
     ErrorCode,
     LocalMisuse,
@@ -93,6 +94,11 @@ class Connection:
         self._peer_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
         self._peer_max_streams = _STREAMS_BEFORE_SETTINGS
         self._peer_header_list_size = frames.UNLIMITED
+        self._control = Budget(self.limits.control_burst, self.limits.control_rate)
+        self._resets = Budget(self.limits.reset_burst, self.limits.reset_rate)
+        self._now = 0.0
+        self.stalled_since: float | None = None
+        """When the frame or header block was begun that the peer has not finished yet."""
         self._send_window = frames.DEFAULT_WINDOW
         self._receive_window = self.limits.connection_window
         self._send_preface()
@@ -132,6 +138,16 @@ class Connection:
         """Whether anything can still be sent on a stream: neither side has closed it for that."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not StreamState.HALF_CLOSED_LOCAL
+
+    def window_is_open(self, stream_id: int) -> bool:
+        """Whether the peer may send on a stream now: both windows have room."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and min(stream.receive_window, self._receive_window) > 0
+
+    @property
+    def established(self) -> bool:
+        """Whether the peer has sent its SETTINGS."""
+        return self._settings_seen
 
     def takes_header_list(self, fields: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a header list is within what the peer said it accepts (RFC 9113 §6.5.2)."""
@@ -202,6 +218,8 @@ class Connection:
         stream.advance(_SEND_END if finishes else _SEND)
         stream.send_window -= taken
         self._send_window -= taken
+        # For the WINDOW_UPDATE frames that give it back: one of the stream's, one of all.
+        self._control.earn(2)
         flags = frames.END_STREAM if finishes else 0
         if taken <= self._peer_frame_size:
             payload = data if taken == length else data[:taken]
@@ -210,6 +228,7 @@ class Connection:
             self._send_chunks(stream_id, data[:taken], flags)
         if stream.state is _CLOSED:
             self._streams.pop(stream_id, None)
+            self._resets.earn()
         return taken
 
     def _send_chunks(self, stream_id: int, data: bytes | memoryview, flags: int) -> None:
@@ -227,9 +246,9 @@ class Connection:
         if stream is None or self.closed:
             return False
         stream.advance(Input.RESET)
+        self._streams.pop(stream_id)
         self._out.append(frames.rst_stream(stream_id, code))
         self._remember_reset(stream_id)
-        self._forget_if_closed(stream)
         return True
 
     def release(self, stream_id: int, size: int) -> bool:
@@ -272,25 +291,44 @@ class Connection:
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def receive_data(self, data: bytes) -> list[Event]:
-        """Take bytes from the peer, give the events they complete."""
+    def receive_data(self, data: bytes, now: float = 0.0) -> list[Event]:
+        """Take bytes from the peer at `now` (seconds, monotonic), give the events they complete."""
         events: list[Event] = []
         if self.closed:
             return events
+        self._now = now
         handlers = self._HANDLERS
+        progress = False
         try:
             for type_, flags, stream_id, payload in self._reader.feed(data):
-                if type_ < len(handlers):
-                    try:
-                        handlers[type_](self, flags, stream_id, payload, events)
-                    except StreamViolation as exc:
-                        self._end_violated(exc, events)
+                progress = True
+                if type_ >= len(handlers):
+                    self._spend("frames of unknown types")
+                    continue
+                try:
+                    handlers[type_](self, flags, stream_id, payload, events)
+                except StreamViolation as exc:
+                    self._end_violated(exc, events)
         except PeerViolation as exc:
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
+        if not self._reader.incomplete:
+            self.stalled_since = None
+        elif progress or self.stalled_since is None:
+            self.stalled_since = now
         return events
 
+    def _spend(self, what: str) -> None:
+        """Count a frame that carries nothing against the peer."""
+        if not self._control.take(self._now):
+            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+
+    def _spend_reset(self) -> None:
+        if not self._resets.take(self._now):
+            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "too many streams opened and reset")
+
     def _end_violated(self, exc: StreamViolation, events: list[Event]) -> None:
+        self._spend_reset()
         known = exc.stream_id in self._streams
         self._out.append(frames.rst_stream(exc.stream_id, exc.code))
         self._remember_reset(exc.stream_id)
@@ -300,12 +338,16 @@ class Connection:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
-        self._consume_connection_window(size)
+        end_stream = bool(flags & frames.END_STREAM)
+        if size:
+            self._consume_connection_window(size)
+            self._control.earn()
+        elif not end_stream:
+            self._spend("empty DATA frames")
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_absent(stream_id, "DATA")
             return
-        end_stream = bool(flags & frames.END_STREAM)
         data = unpad(payload) if flags & frames.PADDED else payload
         if self._is_client and not stream.head_received:
             raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
@@ -321,6 +363,7 @@ class Connection:
             self.release(stream_id, size - len(data))
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
+            self._resets.earn()
         events.append(DataReceived(stream_id, data, end_stream))
 
     def _consume_connection_window(self, size: int) -> None:
@@ -416,11 +459,13 @@ class Connection:
             self._count_body(stream, 0, end_stream)
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
+            self._resets.earn()
         events.append(TrailersReceived(stream.id, trailers))
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         if not stream_id:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        self._spend("PRIORITY frames")
         if len(payload) != 5:
             reason = "PRIORITY is not 5 bytes"
             if self._is_idle(stream_id):
@@ -443,6 +488,7 @@ class Connection:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
         stream = self._streams.pop(stream_id, None)
+        self._spend_reset()
         if stream is not None:
             stream.advance(Input.RESET)
             code = frames.read_u32(payload)[0]
@@ -457,6 +503,7 @@ class Connection:
             return
         if len(payload) % 6:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken length")
+        self._spend("SETTINGS frames")
         if not self._settings_seen:
             self._settings_seen = True
             # RFC 9113 §6.5.2: without the setting there is no limit.
@@ -512,8 +559,12 @@ class Connection:
         if len(payload) != 8:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "PING is not 8 bytes")
         if flags & frames.ACK:
+            self._spend("PING answers")
             events.append(PingAcknowledged(payload))
         else:
+            # gRPC clients know these words and ask less often then (doc/keepalive.md).
+            if not self._control.take(self._now):
+                raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
             self._out.append(frames.ping(payload, ack=True))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
@@ -521,6 +572,7 @@ class Connection:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is too short")
+        self._spend("GOAWAY frames")
         last, code = frames.read_two_u32(payload)
         last &= 0x7FFFFFFF
         if self.peer_last_stream_id is not None:
@@ -533,6 +585,7 @@ class Connection:
     ) -> None:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
+        self._spend("WINDOW_UPDATE frames")
         increment = frames.read_u32(payload)[0] & 0x7FFFFFFF
         if not stream_id:
             self._send_window += increment
@@ -583,8 +636,9 @@ class Connection:
         return stream
 
     def _forget_if_closed(self, stream: Stream) -> None:
-        if stream.state is StreamState.CLOSED:
+        if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
+            self._resets.earn()
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset_here[stream_id] = None

@@ -35,6 +35,11 @@ class FrameReader:
         self._block_stream = 0
         self._block_flags = 0
 
+    @property
+    def incomplete(self) -> bool:
+        """True while a frame or a header block was begun and not finished."""
+        return bool(self._data or self._block_stream)
+
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take bytes, give the frames they complete. Raises PeerViolation while iterating."""
         self._data = data = self._data + data if self._data else data

@@ -33,3 +33,13 @@ class Limits:
     """Of one received gRPC message, as it is when decompressed."""
     max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
     """Of one sent gRPC message, before it is compressed."""
+    control_burst: int = attrs.field(default=1000, validator=ge(1))
+    """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)
+    a peer may send at once; DATA in either direction earns it more."""
+    control_rate: float = attrs.field(default=100.0, validator=ge(0))
+    """The same, a second."""
+    reset_burst: int = attrs.field(default=2000, validator=ge(1))
+    """Streams a peer may open and have reset at once, by itself or by its violations; streams that
+    end as they should earn it more."""
+    reset_rate: float = attrs.field(default=200.0, validator=ge(0))
+    """The same, a second."""

@@ -20,6 +20,7 @@ from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.rpc.single import SingleConnection
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import frames
@@ -72,12 +73,17 @@ def bind(client: ClientConnection, stub_class: type) -> Any:
 
 @asynccontextmanager
 async def connected(
-    *servicers: Any, server_limits: Limits | None = None, client_limits: Limits | None = None
+    *servicers: Any,
+    server_limits: Limits | None = None,
+    client_limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[Pair]:
     """Connect a client to a server of these servicers for the block."""
     ours, theirs = socket.socketpair()
     client = ClientConnection(SocketTransport(ours), client_limits)
-    server = ServerConnection(SocketTransport(theirs), Server(*servicers, limits=server_limits))
+    server = ServerConnection(
+        SocketTransport(theirs), Server(*servicers, limits=server_limits, timeouts=timeouts)
+    )
     async with open_nursery_of_one() as nursery:
         await nursery.start(server.run)
         await nursery.start(client.run)
@@ -139,15 +145,22 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_client(*servicers: Any, limits: Limits | None = None) -> AsyncIterator[RawPeer]:
+async def raw_client(
+    *servicers: Any,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    preface: bytes = frames.PREFACE + frames.settings({}),
+) -> AsyncIterator[RawPeer]:
     """A server of these servicers, and a raw peer that has sent its preface."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    server = ServerConnection(SocketTransport(theirs), Server(*servicers, limits=limits))
+    server = ServerConnection(
+        SocketTransport(theirs), Server(*servicers, limits=limits, timeouts=timeouts)
+    )
     with ours:
         async with open_nursery_of_one() as nursery:
             await nursery.start(server.run)
             peer = RawPeer(ours, server)
-            await peer.send(frames.PREFACE + frames.settings({}))
+            await peer.send(preface)
             yield peer
             nursery.cancel_scope.cancel()

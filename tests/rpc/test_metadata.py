@@ -85,9 +85,9 @@ class Counted:
         self.size = 0
         receive = side.engine.receive_data
 
-        def counting(data: bytes) -> Any:
+        def counting(data: bytes, now: float) -> Any:
             self.size += len(data)
-            return receive(data)
+            return receive(data, now)
 
         side.engine.receive_data = counting
 

@@ -1,0 +1,27 @@
+"""How long a connection may take over things, and how its peer's life is told."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+
+@attrs.frozen
+class Timeouts:
+    """All in seconds; infinite means never. They are looked after once a second."""
+
+    establish: float = 10.0
+    """From the start of a connection to the peer's first SETTINGS."""
+    frame: float = 20.0
+    """To finish a frame or a header block once it was begun."""
+    message: float = 60.0
+    """To finish a message once it was begun, while the peer's window is open."""
+    idle: float = math.inf
+    """Without a call, after which a server sends the client elsewhere (GOAWAY)."""
+    age: float = math.inf
+    """After which a server sends the client elsewhere; calls under way may finish."""
+    keepalive_interval: float = math.inf
+    """Of silence, after which the peer is asked for a sign of life (PING)."""
+    keepalive_timeout: float = 20.0
+    """For that sign; without it the connection counts as lost."""

@@ -1,0 +1,120 @@
+"""Token buckets, and the floods they stop in the engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshtrio.wire import frames, hpack
+from meshtrio.wire.budget import Budget
+from meshtrio.wire.connection import Connection, Role
+from meshtrio.wire.errors import ErrorCode
+from meshtrio.wire.events import ConnectionFailed
+from meshtrio.wire.frames import FrameType
+from meshtrio.wire.limits import Limits
+
+HEAD = hpack.encode(
+    [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/a.B/C"),
+        (b"content-type", b"application/grpc"),
+    ]
+)
+LIMITS = Limits(control_burst=100, control_rate=10, reset_burst=100, reset_rate=10)
+
+
+def test_a_burst_then_the_rate() -> None:
+    budget = Budget(burst=3, rate=2)
+    assert [budget.take(10.0) for _ in range(4)] == [True, True, True, False]
+    assert [budget.take(10.5), budget.take(10.5)] == [True, False]
+    assert [budget.take(100.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_is_earned_stays_within_the_burst() -> None:
+    budget = Budget(burst=2, rate=0)
+    assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
+    budget.earn(10)
+    assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
+
+
+def server() -> Connection:
+    engine = Connection(Role.SERVER, LIMITS)
+    engine.receive_data(frames.PREFACE + frames.settings({}))
+    engine.data_to_send()
+    return engine
+
+
+def opened(stream_id: int, *, end: bool = False) -> bytes:
+    return frames.header_frames(stream_id, HEAD, end_stream=end, max_size=16_384)
+
+
+FLOODS = {
+    "PING": lambda n: frames.ping(b"12345678", ack=False),
+    "PING answers": lambda n: frames.ping(b"12345678", ack=True),
+    "SETTINGS": lambda n: frames.settings({}),
+    "PRIORITY": lambda n: frames.frame(FrameType.PRIORITY, 0, 1, bytes(5)),
+    "WINDOW_UPDATE": lambda n: frames.window_update(0, 1),
+    "unknown frames": lambda n: frames.frame(0x77, 0, 0),
+    "empty DATA": lambda n: frames.frame(FrameType.DATA, 0, 1),
+    "GOAWAY": lambda n: frames.goaway(0, 0),
+    "rapid reset": lambda n: opened(2 * n + 3) + frames.rst_stream(2 * n + 3, 8),
+    "reset by violation": lambda n: opened(2 * n + 3) + frames.window_update(2 * n + 3, 0),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_ends_the_connection(flood: str) -> None:
+    engine = server()
+    engine.receive_data(opened(1))
+    for number in range(1000):
+        events = engine.receive_data(FLOODS[flood](number), now=1.0)
+        if engine.closed:
+            break
+    assert engine.closed
+    assert number <= 101
+    assert isinstance(events[-1], ConnectionFailed)
+    assert events[-1].code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_the_same_at_an_honest_pace_does_not(flood: str) -> None:
+    engine = server()
+    engine.receive_data(opened(1))
+    for number in range(1000):
+        engine.receive_data(FLOODS[flood](number), now=number * 0.2)
+    assert not engine.closed
+
+
+def test_pings_beside_data_are_earned() -> None:
+    """As many as grpc-go sends to estimate a bandwidth."""
+    engine = server()
+    engine.receive_data(opened(1))
+    for _ in range(1000):
+        data = frames.frame(FrameType.DATA, 0, 1, b"x")
+        engine.receive_data(data + frames.ping(b"12345678", ack=False))
+    assert not engine.closed
+
+
+def test_calls_that_end_as_they_should_earn_resets() -> None:
+    engine = server()
+    for number in range(1, 1000, 4):
+        engine.receive_data(opened(number, end=True))
+        engine.send_headers(number, HEAD, end_stream=True)
+        engine.receive_data(opened(number + 2) + frames.rst_stream(number + 2, 8))
+    assert not engine.closed
+
+
+def test_what_is_begun_and_not_finished_is_told() -> None:
+    engine = Connection(Role.SERVER)
+    settings = frames.settings({})
+    engine.receive_data(frames.PREFACE, now=5.0)
+    assert engine.stalled_since is None
+    engine.receive_data(settings[:4], now=6.0)
+    engine.receive_data(settings[4:-1], now=7.0)
+    assert engine.stalled_since == 6.0
+    engine.receive_data(settings[-1:], now=8.0)
+    assert engine.stalled_since is None
+    engine.receive_data(frames.frame(FrameType.HEADERS, 0, 1, HEAD), now=9.0)
+    assert engine.stalled_since == 9.0
+    engine.receive_data(frames.frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0)
+    assert engine.stalled_since is None
