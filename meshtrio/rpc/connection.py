@@ -28,7 +28,7 @@ from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_RECEIVE_SIZE = 128 * 1024
+_RECEIVE_SIZE = 1024 * 1024
 _HANDSHAKE_WITHIN = 10.0
 """Seconds that TLS may take to agree on keys."""
 _SIGN_OF_LIFE = b"alive?.."
@@ -64,6 +64,8 @@ class Connection:
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._waiting_for_window: set[Stream] = set()
+        self._fed: set[Stream] = set()
+        """Streams that the read under way has brought DATA for."""
         self._handle: dict[type, Callable[[Any], None]] = {
             events.DataReceived: self._on_data,
             events.TrailersReceived: self._on_trailers,
@@ -128,6 +130,10 @@ class Connection:
             self._heard = trio.current_time()
             for event in self.engine.receive_data(data, self._heard):
                 handle[type(event)](event)
+            for stream in self._fed:
+                if not stream.ended:
+                    stream.allow_more()
+            self._fed.clear()
             waiting = self.outbox.size
             self.flush()
             # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
@@ -201,10 +207,10 @@ class Connection:
         """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
         if not self._shaken:
             return
-        data = self.engine.data_to_send()
-        if not data:
+        buffers = self.engine.buffers_to_send()
+        if not buffers:
             return
-        if self.outbox.write(data) and self._nursery is not None:
+        if self.outbox.write(buffers) and self._nursery is not None:
             self._nursery.start_soon(self.outbox.drain)
         if self.outbox.error is not None and not self.closed:
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
@@ -234,6 +240,8 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.on_data(event.data, event.end_stream)
+            if not event.end_stream:
+                self._fed.add(stream)
 
     def _on_trailers(self, event: events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)

@@ -13,11 +13,14 @@ from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.compression import IDENTITY, MalformedMessage, compress, decompress
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
-from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, frame_message, whole_message
+from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, message_prefix, whole_message
 from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
+
+_LARGE = 32 * 1024
+"""Bytes of a message from which a copy costs more than a frame."""
 
 
 class Compressed(bytes):
@@ -29,19 +32,20 @@ class Compressed(bytes):
 class Stream:
     """Messages in, messages out, and how it ended.
 
-    Received messages are held until they are taken, and the peer's window is given back only
-    then: what can be held is one window and one message. One task may receive while another sends.
+    Received messages are held until they are taken, and the peer may send more only then, but for
+    the rest of a message under way: what can be held is one window and one message. One task may
+    receive while another sends.
     """
 
     __slots__ = (
         "_begun",
         "_connection",
         "_ended_by_peer_means_over",
-        "_held",
         "_max_message_size",
         "_messages",
         "_readable",
         "_reader",
+        "_unread",
         "_writable",
         "compressed",
         "encoding",
@@ -74,7 +78,8 @@ class Stream:
         self._ended_by_peer_means_over = connection.engine.role is Role.CLIENT
         self._max_message_size = connection.limits.max_message_size
         self._messages: deque[bytes] = deque()
-        self._held = 0
+        self._unread = 0
+        """Bytes of the messages that wait to be taken."""
         self._begun = 0.0
         self._reader: MessageReader | None = None
         """Made for the first DATA that is not just one whole message."""
@@ -101,8 +106,9 @@ class Stream:
                 return None
             await self._readable.wait()
         message = self._messages.popleft()
-        if not self.ended:
-            self._release(len(message) + PREFIX_SIZE if self._messages else self._held)
+        self._unread -= len(message) + PREFIX_SIZE
+        if not self.ended and self.allow_more():
+            self._connection.flush()
         return self._decoded(message)
 
     async def receive_only(self) -> tuple[bytes | None, int]:
@@ -149,7 +155,14 @@ class Stream:
         if len(message) > limit:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
-        data = frame_message(compress(message) if compressed else message, compressed=compressed)
+        if compressed:
+            message = compress(message)
+        if len(message) > _LARGE:
+            # A frame of its own for the prefix, which saves copying the message behind it.
+            await self.send_bytes(message_prefix(len(message), compressed=compressed), head=head)
+            data, head = message, b""
+        else:
+            data = message_prefix(len(message), compressed=compressed) + message
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
 
     async def send_bytes(
@@ -203,30 +216,34 @@ class Stream:
         if not self.ended and self.failure is None:
             self.fail(purerpc.CancelledError("the call was cancelled on this side"))
 
-    def _release(self, size: int) -> None:
-        size = min(size, self._held)
-        self._held -= size
-        if size and self._connection.engine.release(self.id, size):
-            self._connection.flush()
+    def allow_more(self) -> bool:
+        """Let the peer fill the window again, less what waits to be taken here; where nothing
+        does, let it finish the message under way at once. True where that is to be flushed.
+
+        Only called when all DATA that the engine has counted has been handed on to the stream.
+        """
+        room = max(self._connection.limits.stream_window - self._unread, 0)
+        if self._reader is not None and not self._messages:
+            room += self._reader.missing
+        return self._connection.engine.allow(self.id, room)
 
     # -- for the connection: what the peer did -----------------------------------------------
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        self._held += len(data)
         message = None if self._reader else whole_message(data, self._max_message_size)
         if message is not None:
-            self._messages.append(message)
+            self._keep(message)
         else:
             self._assemble(data)
         if end_stream:
             self.on_end(None)
-        elif not self._messages and self._held:
-            # Nothing is waiting to be taken, so the message under way may grow to its full size.
-            self._connection.engine.release(self.id, self._held)
-            self._held = 0
         self._readable.wake()
+
+    def _keep(self, message: bytes) -> None:
+        self._messages.append(message)
+        self._unread += len(message) + PREFIX_SIZE
 
     @property
     def partial_since(self) -> float | None:
@@ -245,7 +262,7 @@ class Stream:
                 if compressed and self.encoding == IDENTITY:
                     self.fail(purerpc.InternalError("a message was compressed without agreement"))
                     return
-                self._messages.append(Compressed(message) if compressed else message)
+                self._keep(Compressed(message) if compressed else message)
         except MessageTooLarge as exc:
             self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
         if len(self._messages) > whole:
@@ -278,6 +295,5 @@ class DiscardingStream(Stream):
     __slots__ = ()
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        self._connection.engine.release(self.id, len(data))
         if end_stream:
             self.on_end(None)

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 
-from meshtrio.rpc.transport import SocketTransport
+from meshtrio.rpc.transport import Buffer, SocketTransport
 
 _ALPN = "h2"
 _RECORD = 16 * 1024
@@ -75,13 +75,17 @@ class TlsTransport:
         """True while ciphertext of what was taken waits for the kernel."""
         return bool(self._ciphertext)
 
-    def try_send(self, data: bytes | bytearray) -> int:
+    def try_send(self, buffers: list[Buffer]) -> int:
         """Encrypt and write as the kernel takes it, give the bytes taken. Raises OSError."""
         taken = 0
         self._push()
-        while not self._ciphertext and taken < len(data):
-            taken += self._tls.write(memoryview(data)[taken : taken + _RECORD])
-            self._push()
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view and not self._ciphertext:
+                written = self._tls.write(view[:_RECORD])
+                taken += written
+                view = view[written:]
+                self._push()
         return taken
 
     def _push(self) -> None:
@@ -89,7 +93,7 @@ class TlsTransport:
         if self._outgoing.pending:
             self._ciphertext += self._outgoing.read()
         if self._ciphertext:
-            self._ciphertext = self._ciphertext[self._raw.try_send(self._ciphertext) :]
+            self._ciphertext = self._ciphertext[self._raw.try_send([self._ciphertext]) :]
 
     async def _send_all(self) -> None:
         self._push()

@@ -62,7 +62,7 @@ class Connection:
     """One side of an HTTP/2 connection.
 
     Flow control: the connection's window is given back as bytes arrive, so that one stream left
-    unread cannot stop the others; a stream's is given back by `release`, so that it does stop
+    unread cannot stop the others; a stream's is given back by `allow`, so that it does stop
     that stream's sender.
     """
 
@@ -107,11 +107,12 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """Take what is to be written to the peer, in order; empty when there is nothing."""
-        if not self._out:
-            return b""
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+        return b"".join(self.buffers_to_send())
+
+    def buffers_to_send(self) -> list[bytes | memoryview]:
+        """The same as `data_to_send`, in pieces, which saves copying large ones."""
+        buffers, self._out = self._out, []
+        return buffers
 
     def _send_preface(self) -> None:
         limits = self.limits
@@ -251,20 +252,19 @@ class Connection:
         self._remember_reset(stream_id)
         return True
 
-    def release(self, stream_id: int, size: int) -> bool:
-        """Give back `size` bytes of a stream's window: the layer above has consumed them.
-
-        True when that gave the peer something to be told.
+    def allow(self, stream_id: int, size: int) -> bool:
+        """Let the peer send `size` more bytes on a stream, in all; what it was allowed is not taken
+        back. True when there was something worth telling it: at least half a window.
         """
         stream = self._streams.get(stream_id)
         if stream is None or stream.state is StreamState.HALF_CLOSED_REMOTE:
             return False
-        stream.unreleased += size
-        if stream.unreleased * 2 < self.limits.stream_window:
+        size = min(size, frames.MAX_WINDOW)
+        increment = size - stream.receive_window
+        if increment * 2 < self.limits.stream_window:
             return False
-        self._out.append(frames.window_update(stream_id, stream.unreleased))
-        stream.receive_window += stream.unreleased
-        stream.unreleased = 0
+        self._out.append(frames.window_update(stream_id, increment))
+        stream.receive_window = size
         return True
 
     def ping(self, payload: bytes) -> None:
@@ -359,8 +359,6 @@ class Connection:
             )
         if stream.body_left is not None:
             self._count_body(stream, len(data), end_stream)
-        if size != len(data):
-            self.release(stream_id, size - len(data))
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
             self._resets.earn()

@@ -27,7 +27,7 @@ class ResponseReceived:
 
 @attrs.define
 class DataReceived:
-    """DATA without its padding. `Connection.release` must be told once it was consumed."""
+    """DATA without its padding. `Connection.allow` gives the peer room for more."""
 
     stream_id: int
     data: bytes

@@ -28,9 +28,14 @@ _RESERVED_NAMES = frozenset({"te", "content-type", "content-length", "user-agent
 _PLAIN_IN_MESSAGE = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
+def message_prefix(length: int, *, compressed: bool = False) -> bytes:
+    """What comes before a message: a flag byte and four bytes of length."""
+    return _PREFIX.pack(compressed, length)
+
+
 def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
-    """Length-Prefixed-Message: a flag byte, four bytes of length, the message."""
-    return _PREFIX.pack(compressed, len(message)) + message
+    """Length-Prefixed-Message: prefix and message."""
+    return message_prefix(len(message), compressed=compressed) + message
 
 
 def whole_message(data: bytes, max_size: int) -> bytes | None:
@@ -67,6 +72,11 @@ class MessageReader:
         """True while a message has begun and not ended: a stream may not end here."""
         return self._held > 0
 
+    @property
+    def missing(self) -> int:
+        """Bytes that the message under way still needs, as far as its prefix has told."""
+        return self._need - self._held if self._held else 0
+
     def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
         """Take DATA, give the messages it completes as (compressed, bytes).
 
@@ -78,6 +88,12 @@ class MessageReader:
         self._held += len(data)
         if self._held < self._need:
             return []
+        first = self._chunks[0]
+        if self._held == self._need > PREFIX_SIZE <= len(first):
+            # Saves a copy of every large message: it is joined without its prefix at once.
+            message = b"".join([memoryview(first)[PREFIX_SIZE:], *self._chunks[1:]])
+            self._chunks, self._held, self._need = [], 0, PREFIX_SIZE
+            return [(first[0] != 0, message)]
         return self._cut()
 
     def _cut(self) -> list[tuple[bool, bytes]]:

@@ -57,7 +57,6 @@ class Stream:
         "receive_window",
         "send_window",
         "state",
-        "unreleased",
     )
 
     def __init__(self, id: int, send_window: int, receive_window: int) -> None:
@@ -65,8 +64,6 @@ class Stream:
         self.state = StreamState.OPEN
         self.send_window = send_window
         self.receive_window = receive_window
-        self.unreleased = 0
-        """Bytes consumed by the layer above and not yet announced by WINDOW_UPDATE."""
         self.head_received = False
         self.body_left: int | None = None
         """Bytes of DATA that content-length still promises; None where it was not given."""

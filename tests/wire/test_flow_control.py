@@ -160,33 +160,46 @@ def test_a_larger_frame_size_of_the_peer_is_used():
 # -- receiving -----------------------------------------------------------------------------------
 
 
-def test_release_gives_a_streams_window_back_from_half_of_it_on():
+def test_a_stream_is_allowed_more_from_half_a_window_on():
     engine = serving_server(Limits(stream_window=100_000))
     engine.receive_data(data(1, bytes(16_384)) * 4)
     engine.data_to_send()
-    engine.release(1, 20_000)
-    engine.release(1, 29_999)
+    allowed = 100_000 - 4 * 16_384
+    assert not engine.allow(1, allowed + 49_999)
     assert updates(engine) == []
-    engine.release(1, 1)
+    assert engine.allow(1, allowed + 50_000)
     assert updates(engine) == [(1, 50_000)]
-    engine.release(1, 10_000)
+    assert not engine.allow(1, allowed + 60_000)
     assert updates(engine) == []
 
 
-def test_a_window_given_back_can_be_used():
+def test_what_was_allowed_is_not_taken_back():
+    engine = serving_server(Limits(stream_window=100_000))
+    assert not engine.allow(1, 10)
+    engine.receive_data(data(1, bytes(16_384)) * 6)
+    assert not engine.closed
+
+
+def test_no_window_grows_beyond_the_largest():
+    engine = serving_server(SMALL_LIMITS)
+    assert engine.allow(1, 2 * MAX_WINDOW)
+    assert updates(engine) == [(1, MAX_WINDOW - SMALL_LIMITS.stream_window)]
+
+
+def test_what_is_allowed_can_be_used():
     engine = serving_server(SMALL_LIMITS)
     for _ in range(10):
         events = engine.receive_data(data(1, bytes(16_000)) * 4)
         assert [type(event) for event in events] == [DataReceived] * 4
-        engine.release(1, 64_000)
+        engine.allow(1, SMALL_LIMITS.stream_window)
         assert (1, 64_000) in updates(engine)
 
 
-def test_no_window_is_given_back_to_a_stream_that_will_not_use_it():
+def test_nothing_is_allowed_to_a_stream_that_will_not_use_it():
     engine = serving_server()
     engine.receive_data(data(1, bytes(16_384), end=True))
-    engine.release(1, 10**6)
-    engine.release(99, 10**6)
+    assert not engine.allow(1, 10**6)
+    assert not engine.allow(99, 10**6)
     assert updates(engine) == []
 
 
@@ -210,7 +223,8 @@ def test_an_unread_stream_stops_its_own_sender_only():
         # Of the connection's window, half is always there.
         assert pair.client.send_data(other, BIG[:30_000]) == 30_000
         _, events = pair.exchange()
-        pair.server.release(other, sum(len(event.data) for event in events))
+        assert sum(len(event.data) for event in events) == 30_000
+        pair.server.allow(other, SMALL_LIMITS.stream_window)
         pair.exchange()
 
 
@@ -223,7 +237,7 @@ def test_a_large_transfer_goes_through_narrow_windows():
         _, events = pair.exchange()
         for event in events:
             got += getattr(event, "data", b"")
-        pair.server.release(stream, taken)
+        pair.server.allow(stream, SMALL_LIMITS.stream_window)
         pair.exchange()
     assert got == b"0123456789" * 30_000
     respond(pair.server, stream, end=True)
@@ -239,14 +253,12 @@ def test_padding_is_taken_off(payload, pad):
     assert engine.receive_data(data(1, payload, pad=pad)) == [DataReceived(1, payload, False)]
 
 
-def test_padding_counts_and_is_given_back_by_itself():
-    """The layer above never sees it, so it could not release it."""
+def test_padding_counts_and_is_given_back_with_the_rest():
     engine = serving_server(Limits(stream_window=DEFAULT_WINDOW, connection_window=MAX_WINDOW))
     padded = data(1, b"body", pad=256)
     assert len(engine.receive_data(padded * 128)) == 128
-    assert updates(engine) == [(1, 128 * 256)]
-    engine.release(1, 128 * len(b"body"))
-    assert updates(engine) == []
+    engine.allow(1, DEFAULT_WINDOW)
+    assert updates(engine) == [(1, 128 * (256 + len(b"body")))]
 
 
 def test_data_for_a_forgotten_stream_still_counts_for_the_connection():

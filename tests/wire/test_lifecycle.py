@@ -303,7 +303,7 @@ def test_a_closed_connection_is_deaf_and_dumb():
     assert engine.receive_data(headers(3) + b"garbage") == []
     engine.close(ErrorCode.INTERNAL_ERROR)
     engine.reset_stream(1, ErrorCode.CANCEL)
-    engine.release(1, 10)
+    assert not engine.allow(1, 10**6)
     assert sent(engine) == []
     with pytest.raises(LocalMisuse):
         respond(engine)

@@ -68,6 +68,6 @@ def test_unlisted_act_of_ours_is_local_misuse(pair):
 def test_a_new_stream_is_open_with_the_windows_it_was_given():
     stream = Stream(7, send_window=10, receive_window=20)
     assert stream.state is OPEN
-    assert (stream.send_window, stream.receive_window, stream.unreleased) == (10, 20, 0)
+    assert (stream.send_window, stream.receive_window) == (10, 20)
     assert not stream.head_received
     assert stream.body_left is None
