@@ -6,24 +6,26 @@ from __future__ import annotations
 class Budget:
     """`burst` tokens at once, `rate` a second after that, and what the peer earns by its work."""
 
-    __slots__ = ("_at", "_burst", "_left", "_rate")
+    __slots__ = ("_at", "_burst", "_left", "_most", "_rate", "earned")
 
-    def __init__(self, burst: float, rate: float) -> None:
+    def __init__(self, burst: float, rate: float, most: float | None = None) -> None:
+        """`most`: tokens that may be there with those that were earned, by default the burst."""
+        self._most = burst if most is None else most
         self._burst = burst
         self._rate = rate
         self._left = burst
         self._at = 0.0
+        self.earned = 0
+        """Tokens to give back, to be added to, which every good frame does."""
 
     def take(self, now: float) -> bool:
         """Spend a token at `now` (seconds, monotonic); False when there is none."""
         if now > self._at:
-            self._left = min(self._left + (now - self._at) * self._rate, self._burst)
-            self._at = now
+            refilled = min(self._left + (now - self._at) * self._rate, self._burst)
+            self._left, self._at = max(self._left, refilled), now
+        self._left = min(self._left + self.earned, self._most)
+        self.earned = 0
         if self._left < 1:
             return False
         self._left -= 1
         return True
-
-    def earn(self, count: float = 1) -> None:
-        """Give tokens back, up to the burst."""
-        self._left = min(self._left + count, self._burst)

@@ -47,6 +47,8 @@ from meshtrio.wire.stream import Input, Stream, StreamState
 
 _RESETS_REMEMBERED = 256
 _STREAMS_BEFORE_SETTINGS = 100
+_CONTROL_HOARD = 1_000_000
+"""Frames without content that much DATA may earn a peer: WINDOW_UPDATEs for a gigabyte."""
 
 _CLOSED = StreamState.CLOSED
 _SEND, _SEND_END = Input.SEND, Input.SEND_END
@@ -94,7 +96,9 @@ class Connection:
         self._peer_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
         self._peer_max_streams = _STREAMS_BEFORE_SETTINGS
         self._peer_header_list_size = frames.UNLIMITED
-        self._control = Budget(self.limits.control_burst, self.limits.control_rate)
+        self._control = Budget(
+            self.limits.control_burst, self.limits.control_rate, most=_CONTROL_HOARD
+        )
         self._resets = Budget(self.limits.reset_burst, self.limits.reset_rate)
         self._now = 0.0
         self.stalled_since: float | None = None
@@ -219,8 +223,9 @@ class Connection:
         stream.advance(_SEND_END if finishes else _SEND)
         stream.send_window -= taken
         self._send_window -= taken
-        # For the WINDOW_UPDATE frames that give it back: one of the stream's, one of all.
-        self._control.earn(2)
+        # For the WINDOW_UPDATE frames that give it back, the stream's and the connection's: some
+        # peers send both for every 4 KiB.
+        self._control.earned += 2 + (taken >> 10)
         flags = frames.END_STREAM if finishes else 0
         if taken <= self._peer_frame_size:
             payload = data if taken == length else data[:taken]
@@ -229,7 +234,7 @@ class Connection:
             self._send_chunks(stream_id, data[:taken], flags)
         if stream.state is _CLOSED:
             self._streams.pop(stream_id, None)
-            self._resets.earn()
+            self._resets.earned += 1
         return taken
 
     def _send_chunks(self, stream_id: int, data: bytes | memoryview, flags: int) -> None:
@@ -286,7 +291,9 @@ class Connection:
             return
         self.closed = True
         debug = reason.encode("utf-8", "replace")[:200]
-        self._out.append(frames.goaway(self._highest_peer_stream, code, debug))
+        # What was refused before stays unprocessed: the id may not rise (§6.8).
+        last = min(self._highest_peer_stream, self._refuse_above)
+        self._out.append(frames.goaway(last, code, debug))
         self._streams.clear()
 
     # -- what comes in -----------------------------------------------------------------------
@@ -341,7 +348,7 @@ class Connection:
         end_stream = bool(flags & frames.END_STREAM)
         if size:
             self._consume_connection_window(size)
-            self._control.earn()
+            self._control.earned += 1
         elif not end_stream:
             self._spend("empty DATA frames")
         stream = self._streams.get(stream_id)
@@ -361,7 +368,7 @@ class Connection:
             self._count_body(stream, len(data), end_stream)
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
-            self._resets.earn()
+            self._resets.earned += 1
         events.append(DataReceived(stream_id, data, end_stream))
 
     def _consume_connection_window(self, size: int) -> None:
@@ -415,6 +422,8 @@ class Connection:
             return
         self._highest_peer_stream = stream_id
         head = self._decoder.decode(block, parse_request)
+        if head.content_length and end_stream:
+            raise MalformedHead("content-length promises DATA, and the stream has ended")
         full = len(self._streams) >= self.limits.max_concurrent_streams
         if full or stream_id > self._refuse_above:
             self._out.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
@@ -457,7 +466,7 @@ class Connection:
             self._count_body(stream, 0, end_stream)
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
-            self._resets.earn()
+            self._resets.earned += 1
         events.append(TrailersReceived(stream.id, trailers))
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
@@ -636,7 +645,7 @@ class Connection:
     def _forget_if_closed(self, stream: Stream) -> None:
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
-            self._resets.earn()
+            self._resets.earned += 1
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset_here[stream_id] = None

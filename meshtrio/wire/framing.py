@@ -59,8 +59,13 @@ class FrameReader:
             position = following
             stream_id &= 0x7FFFFFFF
             if self._order_matters or type_ == _CONTINUATION:
-                self._check_order(type_, stream_id)
-            if type_ == _HEADERS and flags & _WHOLE == frames.END_HEADERS and stream_id:
+                self._check_order(type_, flags, stream_id)
+            if (
+                type_ == _HEADERS
+                and flags & _WHOLE == frames.END_HEADERS
+                and stream_id
+                and length <= self._max_block_size
+            ):
                 yield _HEADERS, flags, stream_id, payload
             elif type_ in _HEADER_BLOCK:
                 block = self._add_to_block(type_, flags, stream_id, payload)
@@ -80,7 +85,7 @@ class FrameReader:
         self._data = self._data[len(got) :]
         return not self._preface_left
 
-    def _check_order(self, type_: int, stream_id: int) -> None:
+    def _check_order(self, type_: int, flags: int, stream_id: int) -> None:
         if self._block_stream:
             if type_ != FrameType.CONTINUATION or stream_id != self._block_stream:
                 raise PeerViolation(
@@ -89,7 +94,7 @@ class FrameReader:
         elif type_ == FrameType.CONTINUATION:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         elif not self._settings_seen:
-            if type_ != FrameType.SETTINGS:
+            if type_ != FrameType.SETTINGS or flags & frames.ACK:
                 raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "the first frame was not SETTINGS")
             self._settings_seen = True
             self._order_matters = False
@@ -101,7 +106,7 @@ class FrameReader:
             self._block_flags = flags
             if flags & frames.PADDED:
                 payload = unpad(payload)
-            if flags & frames.END_HEADERS:
+            if flags & frames.END_HEADERS and len(payload) <= self._max_block_size:
                 return payload
             self._block_stream, self._block_size = stream_id, 0
             self._order_matters = True

@@ -22,9 +22,20 @@ DEFAULT_MAX_MESSAGE_SIZE = 4 * 1024 * 1024
 
 _MOST_TIMEOUT_DIGITS = 99_999_999
 _UNITS = (("u", 1e-6), ("m", 1e-3), ("S", 1.0), ("M", 60.0), ("H", 3600.0))
+_LONGEST_TIMEOUT = _MOST_TIMEOUT_DIGITS * 3600.0
 _SECONDS_PER_UNIT = dict(_UNITS, n=1e-9)
 
-_RESERVED_NAMES = frozenset({"te", "content-type", "content-length", "user-agent", "host"})
+CONNECTION_SPECIFIC = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+)
+"""Fields that have no place in HTTP/2 (RFC 9113 §8.2.2)."""
+_RESERVED_NAMES = CONNECTION_SPECIFIC | {
+    "te",
+    "content-type",
+    "content-length",
+    "user-agent",
+    "host",
+}
 _PLAIN_IN_MESSAGE = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
@@ -122,7 +133,7 @@ def encode_timeout(seconds: float) -> str:
 
     Rounded up so that the callee never gives up before its caller's own deadline has passed.
     """
-    seconds = max(seconds, 0.0)
+    seconds = min(max(seconds, 0.0), _LONGEST_TIMEOUT)
     for unit, size in _UNITS:
         count = math.ceil(seconds / size)
         if count <= _MOST_TIMEOUT_DIGITS:
@@ -141,11 +152,17 @@ def decode_timeout(value: bytes) -> float:
 def encode_message_text(text: str) -> bytes:
     """Percent-encode a `grpc-message`: what is not printable ASCII, and `%` itself."""
     raw = text.encode("utf-8", "replace")
-    if all(byte in _PLAIN_IN_MESSAGE for byte in raw):
+    if all(byte in _PLAIN_IN_MESSAGE for byte in raw) and raw == raw.strip(b" "):
         return raw
-    return b"".join(
+    encoded = b"".join(
         bytes((byte,)) if byte in _PLAIN_IN_MESSAGE else b"%%%02X" % byte for byte in raw
     )
+    # HTTP allows no white space at the ends of a field's value.
+    body = encoded.strip(b" ")
+    if not body:
+        return b"%20" * len(encoded)
+    before, _, after = encoded.partition(body)
+    return b"%20" * len(before) + body + b"%20" * len(after)
 
 
 def decode_message_text(value: bytes) -> str:
@@ -164,7 +181,7 @@ def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
-    name = key.lower()
+    name = key.lower() if key.isascii() else key
     if name.startswith("grpc-") or name in _RESERVED_NAMES:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
     if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):

@@ -14,6 +14,7 @@ import attrs
 
 from meshtrio.wire.errors import MalformedHead
 from meshtrio.wire.grpc import (
+    CONNECTION_SPECIFIC,
     Metadata,
     decode_binary,
     decode_message_text,
@@ -23,9 +24,7 @@ from meshtrio.wire.hpack import Fields
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]\Z").search
-_CONNECTION_SPECIFIC = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-)
+_CONNECTION_SPECIFIC = frozenset(name.encode() for name in CONNECTION_SPECIFIC)
 _NOT_METADATA = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
 _METADATA_IN_GRPC_NAMESPACE = frozenset({b"grpc-tags-bin", b"grpc-trace-bin"})
 
@@ -82,8 +81,10 @@ def parse_request(fields: Fields) -> RequestHead:
     for name in (":method", ":scheme", ":path"):
         if not pseudo.get(name):
             raise MalformedHead(f"{name} is missing or empty")
+    if not pseudo[":path"].startswith("/"):
+        raise MalformedHead(":path does not begin with a slash")
     values = dict(regular)
-    if values.get(b"te", b"trailers") != b"trailers":
+    if any(name == b"te" and value != b"trailers" for name, value in regular):
         raise MalformedHead("te may only be 'trailers'")
     timeout = values.get(b"grpc-timeout")
     accept = values.get(b"grpc-accept-encoding", b"")
@@ -98,7 +99,7 @@ def parse_request(fields: Fields) -> RequestHead:
         accept_encoding=tuple(e.strip() for e in accept.decode("latin-1").split(",") if e.strip()),
         user_agent=_text(values, b"user-agent"),
         metadata=_metadata(regular),
-        content_length=_content_length(values),
+        content_length=_content_length(regular),
     )
 
 
@@ -116,7 +117,7 @@ def parse_response(fields: Fields) -> ResponseHead:
         encoding=_text(values, b"grpc-encoding") or "identity",
         metadata=metadata,
         trailers=_trailers(values, metadata) if b"grpc-status" in values else None,
-        content_length=_content_length(values),
+        content_length=_content_length(regular),
     )
 
 
@@ -178,10 +179,11 @@ def _text(values: dict[bytes, bytes], name: bytes) -> str:
     return values.get(name, b"").decode("latin-1")
 
 
-def _content_length(values: dict[bytes, bytes]) -> int | None:
-    value = values.get(b"content-length")
-    if value is None:
+def _content_length(regular: Iterable[tuple[bytes, bytes]]) -> int | None:
+    values = {value for name, value in regular if name == b"content-length"}
+    if not values:
         return None
-    if not value.isdigit() or len(value) > 18:
-        raise MalformedHead(f"content-length is {value[:40]!r}")
+    value = values.pop()
+    if values or not value.isdigit() or len(value) > 18:
+        raise MalformedHead(f"content-length is {value[:40]!r}, or more than one")
     return int(value)

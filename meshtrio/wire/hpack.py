@@ -79,8 +79,9 @@ class HeaderDecoder:
     after a connection's first calls, a head costs one dictionary look-up.
     """
 
-    _MOST_REMEMBERED = 128
+    _MOST_REMEMBERED = 64
     _LONGEST_REMEMBERED = 1024
+    """Bytes, of a block and of what it means: one byte of a block can stand for a large entry."""
 
     def __init__(self, max_header_list_size: int) -> None:
         """`max_header_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
@@ -102,7 +103,8 @@ class HeaderDecoder:
         if self._table_state() != before:
             self._known.clear()
         result = parse(fields)
-        if len(block) <= self._LONGEST_REMEMBERED and self._table_state() == before:
+        size = max(len(block), sum(len(name) + len(value) for name, value in fields))
+        if size <= self._LONGEST_REMEMBERED and self._table_state() == before:
             if len(self._known) >= self._MOST_REMEMBERED:
                 self._known.clear()
             self._known[key] = result

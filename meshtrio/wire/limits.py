@@ -38,7 +38,7 @@ class Limits:
     a peer may send at once; DATA in either direction earns it more."""
     control_rate: float = attrs.field(default=100.0, validator=ge(0))
     """The same, a second."""
-    reset_burst: int = attrs.field(default=2000, validator=ge(1))
+    reset_burst: int = attrs.field(default=1000, validator=ge(1))
     """Streams a peer may open and have reset at once, by itself or by its violations; streams that
     end as they should earn it more."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))

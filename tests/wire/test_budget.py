@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hpack import Encoder
 
 from meshtrio.wire import frames, hpack
 from meshtrio.wire.budget import Budget
@@ -10,6 +11,8 @@ from meshtrio.wire.connection import Connection, Role
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.events import ConnectionFailed
 from meshtrio.wire.frames import FrameType
+from meshtrio.wire.framing import FrameReader
+from meshtrio.wire.hpack import HeaderDecoder
 from meshtrio.wire.limits import Limits
 
 HEAD = hpack.encode(
@@ -33,7 +36,7 @@ def test_a_burst_then_the_rate() -> None:
 def test_what_is_earned_stays_within_the_burst() -> None:
     budget = Budget(burst=2, rate=0)
     assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
-    budget.earn(10)
+    budget.earned += 10
     assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
 
 
@@ -118,3 +121,45 @@ def test_what_is_begun_and_not_finished_is_told() -> None:
     assert engine.stalled_since == 9.0
     engine.receive_data(frames.frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0)
     assert engine.stalled_since is None
+
+
+def test_a_download_to_a_peer_that_updates_often_goes_on() -> None:
+    engine, now = server(), 1.0
+    engine.receive_data(opened(1) + frames.window_update(0, 2**30) + frames.window_update(1, 2**30))
+    for _ in range(64):
+        engine.send_data(1, bytes(1 << 20))
+        engine.data_to_send()
+        updates = frames.window_update(1, 4096) + frames.window_update(0, 4096)
+        engine.receive_data(updates * 256, now=now)
+        now += 0.005
+    assert not engine.closed
+
+
+def test_what_was_refused_stays_refused() -> None:
+    engine = server()
+    engine.receive_data(opened(1))
+    engine.refuse_new_streams()
+    engine.receive_data(opened(3))
+    engine.close()
+    reader = FrameReader(expect_preface=False, max_frame_size=2**20, max_block_size=2**20)
+    said = reader.feed(frames.settings({}) + engine.data_to_send())
+    last_ids = [payload[:4] for type_, _, _, payload in said if type_ == FrameType.GOAWAY]
+    assert last_ids == [b"\0\0\0\1"] * 2
+
+
+def test_what_is_remembered_of_heads_is_bounded() -> None:
+    encoder, decoder = Encoder(), HeaderDecoder(32 * 1024)
+    entry = ("a", "v" * 3868)
+    decoder.decode(encoder.encode([entry], huffman=False), tuple)
+    for number in range(100):
+        block = encoder.encode([entry] * 7, huffman=False)
+        decoder.decode(block + hpack.encode([(b"n", b"%d" % number)]), tuple)
+    assert len(decoder._known) == 0
+
+
+def test_a_single_frame_is_held_to_the_limit_of_blocks() -> None:
+    engine = Connection(Role.SERVER, Limits(max_header_list_size=1024))
+    large = frames.header_frames(1, b"\x20" * 2000 + HEAD, end_stream=False, max_size=16_384)
+    events = engine.receive_data(frames.PREFACE + frames.settings({}) + large)
+    assert isinstance(events[-1], ConnectionFailed)
+    assert events[-1].code == ErrorCode.ENHANCE_YOUR_CALM

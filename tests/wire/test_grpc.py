@@ -316,3 +316,22 @@ def test_message_text_round_trips(text):
 @quick
 def test_any_message_text_can_be_decoded(value):
     assert isinstance(decode_message_text(value), str)
+
+
+@pytest.mark.parametrize("text", [" ", "   ", " gone ", "gone  ", "  gone", " % ", " a b "])
+def test_spaces_at_the_ends_of_a_message_survive(text):
+    encoded = encode_message_text(text)
+    assert encoded == encoded.strip(b" ")
+    assert decode_message_text(encoded) == text
+
+
+@pytest.mark.parametrize(
+    "name", ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "\u212aey"]
+)
+def test_names_that_http2_forbids_are_refused(name):
+    with pytest.raises(ValueError, match="metadata key"):
+        encode_metadata(((name, "x"),))
+
+
+def test_a_timeout_beyond_all_bounds():
+    assert encode_timeout(float("inf")) == "99999999H"

@@ -1,0 +1,158 @@
+"""Cancelled at each checkpoint in turn, on either side: nothing is left, and the next call works."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.rpc.serving import ServerCall
+from meshtrio.wire.limits import Limits
+from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
+
+LARGE = "x" * 300_000
+STEPS = 60
+"""More than any scenario takes: the last ones run to their ends."""
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope when a task is about to take its `step`-th step."""
+
+    def __init__(self, step: int, wanted: Callable[[trio.lowlevel.Task], bool]) -> None:
+        self._left = step
+        self._wanted = wanted
+        self.scope: trio.CancelScope | None = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._wanted(task):
+            self._left -= 1
+            if self._left == 0 and self.scope is not None:
+                self.scope.cancel()
+
+
+async def echo(message: EchoRequest) -> EchoReply:
+    await trio.lowlevel.checkpoint()
+    return reply(message.message)
+
+
+async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+    for _ in range(message.count):
+        yield reply(message.message)
+
+
+async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+    return reply(" ".join([message.message async for message in messages]))
+
+
+async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
+    async for message in messages:
+        yield reply(message.message)
+
+
+ALL = Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
+
+
+async def unary(stub: Any) -> None:
+    assert (await stub.Echo(request(LARGE))).message == LARGE
+
+
+async def server_stream(stub: Any) -> None:
+    replies = [r async for r in stub.Repeat(RepeatRequest(message=LARGE, count=3))]
+    assert len(replies) == 3
+
+
+async def client_stream(stub: Any) -> None:
+    assert len((await stub.Join(requests(LARGE, LARGE))).message) == 2 * len(LARGE) + 1
+
+
+async def both_stream(stub: Any) -> None:
+    async with stub.Chat() as call:
+        for _ in range(2):
+            await call.send_message(request(LARGE))
+            assert (await call.receive_message()).message == LARGE
+        await call.close()
+        assert await call.receive_message() is None
+
+
+SCENARIOS = [unary, server_stream, client_stream, both_stream]
+# Narrow, so that sending and receiving have to wait.
+NARROW = Limits(stream_window=65_535, connection_window=65_535)
+
+
+def tasks() -> int:
+    return int(trio.lowlevel.current_statistics().tasks_living)
+
+
+async def assert_clean(pair: Pair, living: int) -> None:
+    await pair.settle()
+    pair.assert_nothing_left()
+    assert tasks() == living
+    assert (await pair.stub.Echo(request("next"))).message == "next"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_the_caller_is_cancelled(scenario: Callable[[Any], Awaitable[None]]) -> None:
+    finished = 0
+    async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
+        await pair.stub.Echo(request("first"))
+        await pair.settle()
+        living = tasks()
+        for step in range(1, STEPS):
+            caller = trio.lowlevel.current_task()
+            instrument = CancelAtStep(step, lambda task, caller=caller: task is caller)
+            trio.lowlevel.add_instrument(instrument)
+            with trio.CancelScope() as scope:
+                instrument.scope = scope
+                await scenario(pair.stub)
+                finished += 1
+            trio.lowlevel.remove_instrument(instrument)
+            await assert_clean(pair, living)
+    assert 0 < finished < STEPS - 1
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_the_handler_is_cancelled(
+    scenario: Callable[[Any], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its deadline, say: the caller is told."""
+    finished = 0
+    handling: list[tuple[trio.lowlevel.Task, ServerCall]] = []
+    run = ServerCall.run
+
+    async def noted(call: ServerCall) -> None:
+        handling.append((trio.lowlevel.current_task(), call))
+        await run(call)
+
+    monkeypatch.setattr(ServerCall, "run", noted)
+
+    class Cancelling(trio.abc.Instrument):
+        def __init__(self, step: int) -> None:
+            self._left = step
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            if handling and task is handling[-1][0]:
+                self._left -= 1
+                scope = handling[-1][1]._stream.on_failure
+                if self._left == 0 and scope is not None:
+                    scope.cancel()
+
+    async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
+        await pair.stub.Echo(request("first"))
+        await pair.settle()
+        living = tasks()
+        for step in range(1, STEPS):
+            handling.clear()
+            instrument = Cancelling(step)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                await scenario(pair.stub)
+                finished += 1
+            except purerpc.DeadlineExceededError:
+                pass
+            trio.lowlevel.remove_instrument(instrument)
+            await assert_clean(pair, living)
+    assert 0 < finished < STEPS - 1
