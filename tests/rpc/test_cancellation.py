@@ -1,7 +1,8 @@
-"""Cancelled at each checkpoint in turn, on either side: nothing is left, and the next call works."""
+"""Cancelled at each checkpoint in turn, on either side: nothing is left, the next call works."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,18 +21,31 @@ STEPS = 60
 
 
 class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when a task is about to take its `step`-th step."""
+    """Cancels a scope when its task is about to take its `step`-th step.
 
-    def __init__(self, step: int, wanted: Callable[[trio.lowlevel.Task], bool]) -> None:
+    `find` gives task and scope, as soon as they are there.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        find: Callable[[], tuple[trio.lowlevel.Task | None, trio.CancelScope | None]],
+    ) -> None:
         self._left = step
-        self._wanted = wanted
-        self.scope: trio.CancelScope | None = None
+        self._find = find
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._wanted(task):
+        wanted, scope = self._find()
+        if task is wanted:
             self._left -= 1
-            if self._left == 0 and self.scope is not None:
-                self.scope.cancel()
+            if self._left == 0 and scope is not None:
+                scope.cancel()
+
+    def __enter__(self) -> None:
+        trio.lowlevel.add_instrument(self)
+
+    def __exit__(self, *_: object) -> None:
+        trio.lowlevel.remove_instrument(self)
 
 
 async def echo(message: EchoRequest) -> EchoReply:
@@ -96,20 +110,16 @@ async def assert_clean(pair: Pair, living: int) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_the_caller_is_cancelled(scenario: Callable[[Any], Awaitable[None]]) -> None:
-    finished = 0
+    finished, caller = 0, trio.lowlevel.current_task()
     async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
         await pair.stub.Echo(request("first"))
         await pair.settle()
         living = tasks()
         for step in range(1, STEPS):
-            caller = trio.lowlevel.current_task()
-            instrument = CancelAtStep(step, lambda task, caller=caller: task is caller)
-            trio.lowlevel.add_instrument(instrument)
-            with trio.CancelScope() as scope:
-                instrument.scope = scope
+            scope = trio.CancelScope()
+            with CancelAtStep(step, lambda scope=scope: (caller, scope)), scope:
                 await scenario(pair.stub)
                 finished += 1
-            trio.lowlevel.remove_instrument(instrument)
             await assert_clean(pair, living)
     assert 0 < finished < STEPS - 1
 
@@ -129,16 +139,11 @@ async def test_the_handler_is_cancelled(
 
     monkeypatch.setattr(ServerCall, "run", noted)
 
-    class Cancelling(trio.abc.Instrument):
-        def __init__(self, step: int) -> None:
-            self._left = step
-
-        def before_task_step(self, task: trio.lowlevel.Task) -> None:
-            if handling and task is handling[-1][0]:
-                self._left -= 1
-                scope = handling[-1][1]._stream.on_failure
-                if self._left == 0 and scope is not None:
-                    scope.cancel()
+    def find() -> tuple[trio.lowlevel.Task | None, trio.CancelScope | None]:
+        if not handling:
+            return None, None
+        task, call = handling[-1]
+        return task, call._stream.on_failure
 
     async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
         await pair.stub.Echo(request("first"))
@@ -146,13 +151,8 @@ async def test_the_handler_is_cancelled(
         living = tasks()
         for step in range(1, STEPS):
             handling.clear()
-            instrument = Cancelling(step)
-            trio.lowlevel.add_instrument(instrument)
-            try:
+            with CancelAtStep(step, find), contextlib.suppress(purerpc.DeadlineExceededError):
                 await scenario(pair.stub)
                 finished += 1
-            except purerpc.DeadlineExceededError:
-                pass
-            trio.lowlevel.remove_instrument(instrument)
             await assert_clean(pair, living)
     assert 0 < finished < STEPS - 1
