@@ -234,7 +234,7 @@ class Connection:
             return
         if self.outbox.write(buffers) and self._nursery is not None:
             self._nursery.start_soon(self.outbox.drain)
-        if self.outbox.error is not None and not self.closed:
+        if self.outbox.error is not None and not (self.closed or self.engine.closed):
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
 
     # -- streams -----------------------------------------------------------------------------

@@ -208,13 +208,11 @@ class ServerConnection(Connection):
             stream = Stream(self, event.stream_id)
             stream.encoding = head.encoding
             self._running += 1
-            self._nursery.start_soon(self._serve_call, ServerCall(self, stream, handler, head))
+            self._nursery.start_soon(ServerCall(self, stream, handler, head).run)
         self.streams[stream.id] = stream
         if event.end_stream:
             stream.on_end(None)
 
-    async def _serve_call(self, call: ServerCall) -> None:
-        try:
-            await call.run()
-        finally:
-            self._running -= 1
+    def call_ended(self) -> None:
+        """A handler has ended; its place is free."""
+        self._running -= 1

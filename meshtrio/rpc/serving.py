@@ -23,6 +23,7 @@ from meshtrio.wire.heads import RequestHead
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
+    from meshtrio.rpc.server import ServerConnection
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -100,7 +101,7 @@ class ServerCall:
     __slots__ = ("_connection", "_handler", "_head", "_request", "_stream")
 
     def __init__(
-        self, connection: Connection, stream: Stream, handler: Handler, head: RequestHead
+        self, connection: ServerConnection, stream: Stream, handler: Handler, head: RequestHead
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -129,16 +130,21 @@ class ServerCall:
             if status is not None:
                 self._finish(*status)
             self._stream.reset(ErrorCode.NO_ERROR)
+            self._connection.call_ended()
 
     async def _run_in_scope(self) -> _StatusPair | None:
+        """Give the status that is still to be sent, None where it went out with the reply."""
         stream, timeout = self._stream, self._head.timeout
         deadline = math.inf if timeout is None else trio.current_time() + timeout
         if stream.failure is not None:
             return self._status_when_cancelled()
-        status = None
+        status: _StatusPair | None = None
         with trio.CancelScope(deadline=deadline) as scope:
             stream.on_failure = scope
-            status = await self._handle()
+            try:
+                await self._call()
+            except Exception as exc:
+                status = self._status_of(unwrap(exc))
         return self._status_when_cancelled() if scope.cancelled_caught else status
 
     def _status_when_cancelled(self) -> _StatusPair:
@@ -146,14 +152,6 @@ class ServerCall:
         if failure is not None:
             return failure.status.status_code, failure.status.status_message
         return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
-
-    async def _handle(self) -> _StatusPair | None:
-        """Give the status that is still to be sent, None where it went out with the reply."""
-        try:
-            await self._call()
-        except Exception as exc:
-            return self._status_of(unwrap(exc))
-        return None
 
     async def _call(self) -> None:
         method = self._handler.method

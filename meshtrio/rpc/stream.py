@@ -77,7 +77,8 @@ class Stream:
         self._connection = connection
         self._ended_by_peer_means_over = connection.engine.role is Role.CLIENT
         self._max_message_size = connection.limits.max_message_size
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes] | tuple[()] = ()
+        """A deque only while it holds something: an empty one is larger than all the rest."""
         self._unread = 0
         """Bytes of the messages that wait to be taken."""
         self._begun = 0.0
@@ -105,7 +106,10 @@ class Stream:
             if self.ended:
                 return None
             await self._readable.wait()
+        assert isinstance(self._messages, deque)
         message = self._messages.popleft()
+        if not self._messages:
+            self._messages = ()
         self._unread -= len(message) + PREFIX_SIZE
         if not self.ended and self.allow_more():
             self._connection.flush()
@@ -122,7 +126,7 @@ class Stream:
         if self.failure is not None:
             raise self.failure
         count = len(self._messages)
-        return (self._decoded(self._messages[0]) if count else None), count
+        return (self._decoded(self._messages[0]) if self._messages else None), count
 
     def _decoded(self, message: bytes) -> bytes:
         """A message as it was before its encoding."""
@@ -242,7 +246,10 @@ class Stream:
         self._readable.wake()
 
     def _keep(self, message: bytes) -> None:
-        self._messages.append(message)
+        if isinstance(self._messages, deque):
+            self._messages.append(message)
+        else:
+            self._messages = deque((message,))
         self._unread += len(message) + PREFIX_SIZE
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import purerpc
 import pytest
 import trio
+import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.errors import UsageError
@@ -284,6 +285,16 @@ async def test_a_page_instead_of_a_reply_gives_the_status_of_its_http_status() -
             call = UnaryCall(connection, method_of(CHECK))
             with pytest.raises(purerpc.UnavailableError, match="503"), trio.fail_after(5):
                 await call(health.HealthCheckRequest())
+
+
+async def test_a_peer_that_answered_garbage_and_left_is_told_by_what_it_said() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(b"SSH-2.0-garbage\r\n" * 100)
+    async with over_socket(ours) as connection:
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(purerpc.UnavailableError, match="the peer broke HTTP/2"):
+            await UnaryCall(connection, method_of(CHECK))(health.HealthCheckRequest())
 
 
 async def test_draining_sends_every_byte_of_the_last_reply() -> None:
