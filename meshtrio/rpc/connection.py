@@ -52,6 +52,7 @@ class Connection:
     ) -> None:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
+        self.is_client = role is Role.CLIENT
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False

@@ -117,7 +117,14 @@ class ServerCall:
         """
         status: _StatusPair | None = _STOPPED
         try:
-            status = await self._run_in_scope()
+            with self._scope() as scope:
+                try:
+                    await self._call()
+                    status = None  # It went out with the reply.
+                except Exception as exc:
+                    status = self._status_of(unwrap(exc))
+            if scope.cancelled_caught:
+                status = self._status_when_cancelled()
         except BaseExceptionGroup as group:
             # A handler's clean-up failed while it was cancelled.
             cancelled, errors = group.split(trio.Cancelled)
@@ -132,20 +139,12 @@ class ServerCall:
             self._stream.reset(ErrorCode.NO_ERROR)
             self._connection.call_ended()
 
-    async def _run_in_scope(self) -> _StatusPair | None:
-        """Give the status that is still to be sent, None where it went out with the reply."""
-        stream, timeout = self._stream, self._head.timeout
+    def _scope(self) -> trio.CancelScope:
+        """What the handler runs in: ended by the caller's deadline, and with the stream."""
+        timeout = self._head.timeout
         deadline = math.inf if timeout is None else trio.current_time() + timeout
-        if stream.failure is not None:
-            return self._status_when_cancelled()
-        status: _StatusPair | None = None
-        with trio.CancelScope(deadline=deadline) as scope:
-            stream.on_failure = scope
-            try:
-                await self._call()
-            except Exception as exc:
-                status = self._status_of(unwrap(exc))
-        return self._status_when_cancelled() if scope.cancelled_caught else status
+        scope = self._stream.on_failure = trio.CancelScope(deadline=deadline)
+        return scope
 
     def _status_when_cancelled(self) -> _StatusPair:
         failure = self._stream.failure
@@ -154,6 +153,8 @@ class ServerCall:
         return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
 
     async def _call(self) -> None:
+        if self._stream.failure is not None:
+            raise self._stream.failure
         method = self._handler.method
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)

@@ -11,7 +11,6 @@ import trio
 from meshtrio.errors import UsageError
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.compression import IDENTITY, MalformedMessage, compress, decompress
-from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
 from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, message_prefix, whole_message
 from meshtrio.wire.heads import ResponseHead, Trailers
@@ -40,8 +39,6 @@ class Stream:
     __slots__ = (
         "_begun",
         "_connection",
-        "_ended_by_peer_means_over",
-        "_max_message_size",
         "_messages",
         "_readable",
         "_reader",
@@ -75,8 +72,6 @@ class Stream:
         self.on_failure: trio.CancelScope | None = None
         """Cancelled when the stream fails: the scope of the handler on a server."""
         self._connection = connection
-        self._ended_by_peer_means_over = connection.engine.role is Role.CLIENT
-        self._max_message_size = connection.limits.max_message_size
         self._messages: deque[bytes] | tuple[()] = ()
         """A deque only while it holds something: an empty one is larger than all the rest."""
         self._unread = 0
@@ -84,13 +79,14 @@ class Stream:
         self._begun = 0.0
         self._reader: MessageReader | None = None
         """Made for the first DATA that is not just one whole message."""
-        self._readable = Waiter()
-        self._writable = Waiter()
+        self._readable: Waiter | None = None
+        self._writable: Waiter | None = None
+        """Both are made when something first waits: most requests come whole, and go at once."""
 
     @property
     def over(self) -> bool:
         """Nothing that is sent matters any more: the stream failed, or its server has answered."""
-        return self.failure is not None or (self.ended and self._ended_by_peer_means_over)
+        return self.failure is not None or (self.ended and self._connection.is_client)
 
     # -- for the call: messages --------------------------------------------------------------
 
@@ -105,7 +101,7 @@ class Stream:
                 raise self.failure
             if self.ended:
                 return None
-            await self._readable.wait()
+            await self._news()
         assert isinstance(self._messages, deque)
         message = self._messages.popleft()
         if not self._messages:
@@ -122,7 +118,7 @@ class Stream:
         failed with.
         """
         while not self.ended and len(self._messages) < 2 and self.failure is None:
-            await self._readable.wait()
+            await self._news()
         if self.failure is not None:
             raise self.failure
         count = len(self._messages)
@@ -134,7 +130,7 @@ class Stream:
         if not self.compressed:
             return message
         try:
-            return decompress(message, self._max_message_size)
+            return decompress(message, self._connection.limits.max_message_size)
         except MessageTooLarge as exc:
             raise purerpc.ResourceExhaustedError(f"received {exc}") from None
         except MalformedMessage as exc:
@@ -193,10 +189,20 @@ class Stream:
             left = memoryview(left)[taken:]
             connection.flush()
             connection.await_window(self)
-            await self._writable.wait()
+            await self._window()
         if trailers and not self.over:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
+
+    async def _news(self) -> None:
+        if self._readable is None:
+            self._readable = Waiter()
+        await self._readable.wait()
+
+    async def _window(self) -> None:
+        if self._writable is None:
+            self._writable = Waiter()
+        await self._writable.wait()
 
     async def send_end(self) -> None:
         """End this side without a further message. Does nothing where it has ended already."""
@@ -236,14 +242,20 @@ class Stream:
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        message = None if self._reader else whole_message(data, self._max_message_size)
+        message = (
+            None if self._reader else whole_message(data, self._connection.limits.max_message_size)
+        )
         if message is not None:
             self._keep(message)
         else:
             self._assemble(data)
         if end_stream:
             self.on_end(None)
-        self._readable.wake()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None:
+            self._readable.wake()
 
     def _keep(self, message: bytes) -> None:
         if isinstance(self._messages, deque):
@@ -260,7 +272,7 @@ class Stream:
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
         if self._reader is None:
-            self._reader = MessageReader(self._max_message_size)
+            self._reader = MessageReader(self._connection.limits.max_message_size)
         if not self._reader.partial:
             self._begun = trio.current_time()
         whole = len(self._messages)
@@ -280,11 +292,12 @@ class Stream:
             self.fail(purerpc.InternalError("the stream ended in the middle of a message"))
         self.ended = True
         self.trailers = trailers
-        self._readable.wake()
-        self._writable.wake()
+        self._wake_reader()
+        self.on_window()
 
     def on_window(self) -> None:
-        self._writable.wake()
+        if self._writable is not None:
+            self._writable.wake()
 
     def fail(self, failure: purerpc.RpcFailedError) -> None:
         """End the stream before its time; the first reason stands."""
@@ -292,8 +305,8 @@ class Stream:
             self.failure = failure
         if self.on_failure is not None:
             self.on_failure.cancel()
-        self._readable.wake()
-        self._writable.wake()
+        self._wake_reader()
+        self.on_window()
 
 
 class DiscardingStream(Stream):
