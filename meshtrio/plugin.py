@@ -9,7 +9,6 @@ drains: no new calls, and the running ones finish within the grace the mesh give
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -26,8 +25,6 @@ from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.plugin")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h: from how much free memory on, and for which sizes, the kernel gets pages back."""
 _DEFAULT_GRACE = 5.0
 _PART_OF_STOP_TIMEOUT = 0.8
 """Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
@@ -39,23 +36,12 @@ def run(*servicers: Any, limits: Limits | None = None) -> None:
     Without a mesh, with PLUGIN_SOCKET missing, exits with status 2 and says what to do. Sets up
     logging to stderr unless the program has done so.
     """
-    _keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         trio.run(_serve_with, servicers, limits)
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep up to 64 MB that were freed, instead of giving each large message's pages
-    back to the kernel and faulting them in again for the next: half the cost of a 1 MiB call.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
-        mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
-        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
 
 
 async def _serve_with(servicers: tuple[Any, ...], limits: Limits | None) -> None:

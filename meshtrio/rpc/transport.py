@@ -11,8 +11,12 @@ from typing import Protocol
 
 import trio
 
+from meshtrio.rpc.memory import keep_freed_memory
+
 _SEND_BUFFER = 1024 * 1024
 _LEAST_EXPECTED = 16 * 1024
+_LARGE = 256 * 1024
+"""Bytes that come at once only where large messages do."""
 
 Buffer = bytes | memoryview
 
@@ -70,6 +74,8 @@ class SocketTransport:
             # The room that is asked for is allocated, so it follows what has been coming.
             if len(data) == self._expected:
                 self._expected *= 4
+                if self._expected > _LARGE:
+                    keep_freed_memory()
             elif self._expected > _LEAST_EXPECTED and len(data) * 4 < self._expected:
                 self._expected //= 4
             return data

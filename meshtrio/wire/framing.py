@@ -26,7 +26,10 @@ class FrameReader:
         self._max_frame_size = max_frame_size
         self._max_block_size = max_block_size
         self._preface_left = frames.PREFACE if expect_preface else b""
-        self._data = b""
+        self._held: list[bytes] = []
+        """Pieces of a frame that has not come whole."""
+        self._missing = 0
+        """Bytes until it, or its header, has."""
         self._settings_seen = False
         self._order_matters = True
         """Only some frame may come next: SETTINGS, or more of a header block."""
@@ -38,14 +41,12 @@ class FrameReader:
     @property
     def incomplete(self) -> bool:
         """True while a frame or a header block was begun and not finished."""
-        return bool(self._data or self._block_stream)
+        return bool(self._held or self._block_stream)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take bytes, give the frames they complete. Raises PeerViolation while iterating."""
-        self._data = data = self._data + data if self._data else data
-        if self._preface_left and not self._take_preface():
-            return
-        data = self._data
+        if self._held or self._preface_left:
+            data = self._resume(data)
         position, end = 0, len(data)
         while end - position >= frames.HEADER_SIZE:
             high, low, type_, flags, stream_id = frames.parse_header(data, position)
@@ -54,7 +55,8 @@ class FrameReader:
                 raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
             following = position + frames.HEADER_SIZE + length
             if following > end:
-                break
+                self._hold(data, position, following)
+                return
             payload = data[position + frames.HEADER_SIZE : following]
             position = following
             stream_id &= 0x7FFFFFFF
@@ -73,17 +75,37 @@ class FrameReader:
                     yield _HEADERS, self._block_flags, stream_id, block
             else:
                 yield type_, flags, stream_id, payload
-        self._data = data[position:]
+        if position < end:
+            self._hold(data, position, position + frames.HEADER_SIZE)
 
-    def _take_preface(self) -> bool:
-        got = self._data[: len(self._preface_left)]
+    def _resume(self, data: bytes) -> bytes:
+        """Go on where the last bytes left off; gives what is to be cut now, b"" for nothing yet."""
+        if self._preface_left:
+            return self._take_preface(data)
+        self._held.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return b""
+        data = b"".join(self._held)
+        self._held.clear()
+        return data
+
+    def _hold(self, data: bytes, begin: int, end: int) -> None:
+        """Keep what has come of data[begin:end], in pieces: joining them for every read would cost
+        a peer that sends a byte at a time next to nothing, and this side the frame's size each.
+        """
+        self._held.append(data[begin:])
+        self._missing = end - len(data)
+
+    def _take_preface(self, data: bytes) -> bytes:
+        """Check off the preface, give what comes after it."""
+        got = data[: len(self._preface_left)]
         if not self._preface_left.startswith(got):
             raise PeerViolation(
                 ErrorCode.PROTOCOL_ERROR, "the client did not send HTTP/2's preface"
             )
         self._preface_left = self._preface_left[len(got) :]
-        self._data = self._data[len(got) :]
-        return not self._preface_left
+        return data[len(got) :]
 
     def _check_order(self, type_: int, flags: int, stream_id: int) -> None:
         if self._block_stream:

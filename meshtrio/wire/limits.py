@@ -19,14 +19,16 @@ class Limits:
     """What one connection may cost. Sizes are bytes.
 
     The most a peer can make a connection hold is about `max_concurrent_streams` times
-    (`stream_window` + `max_message_size`), plus one header block.
+    (`stream_window` + `max_message_size`), plus one header block and one frame.
     """
 
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""
     connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_window)
-    max_frame_size: int = attrs.field(default=16 * 1024, validator=_frame_size)
+    max_frame_size: int = attrs.field(default=256 * 1024, validator=_frame_size)
+    """Of one received. HTTP/2's default of 16 KiB makes 64 frames of a large message, which take
+    longer to tell apart than the message to copy."""
     max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
     """Of a decoded header list, counted as RFC 9113 §6.5.2 does; its block may not be longer."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))

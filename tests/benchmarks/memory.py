@@ -19,7 +19,8 @@ from typing import Any
 import trio
 from echo.v1 import echo_pb2 as pb
 
-from tests.benchmarks.peers import PEERS, SERVICE, SMALL
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers.base import SERVICE, SMALL
 from tests.benchmarks.rpc import serving
 
 CONNECTIONS = 500

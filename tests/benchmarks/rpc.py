@@ -24,7 +24,9 @@ from typing import Any
 
 import attrs
 
-from tests.benchmarks.peers import LARGE, PEERS, SMALL, Measured
+from tests.benchmarks.grpc_go import PROGRAM
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers.base import LARGE, SMALL, Measured
 
 CASES: dict[str, Callable[[Any, str, float], Measured]] = {
     "unary, 1 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 1, s),
@@ -165,6 +167,14 @@ def table(results: dict[str, dict[str, Figure]]) -> str:
     return "\n".join(lines)
 
 
+def available(peers: list[str]) -> list[str]:
+    """Without grpc-go where nobody has built it, saying so."""
+    if "grpc-go" in peers and not PROGRAM.exists():
+        print("without grpc-go: python -m tests.benchmarks.grpc_go builds it", file=sys.stderr)
+        return [name for name in peers if name != "grpc-go"]
+    return peers
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
@@ -185,7 +195,7 @@ def main() -> None:
         print(json.dumps(attrs.asdict(CASES[case](PEERS[name], address, float(seconds)))))
     else:
         cases = [case.strip() for case in options.cases.split(";")]
-        peers = options.peers.split(",")
+        peers = available(options.peers.split(","))
         results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}
         print(json.dumps(as_json, indent=2) if options.json else table(results))

@@ -60,7 +60,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], ErrorCode]] = {
     "HPACK bomb": (header_bomb, CALM),
     "window overflow": (window_overflow, ErrorCode.FLOW_CONTROL_ERROR),
     "oversized frame": (
-        repeated(frames.frame(0, 0, 1, bytes(100_000)), 1),
+        repeated(frames.frame(0, 0, 1, bytes(1_000_000)), 1),
         ErrorCode.FRAME_SIZE_ERROR,
     ),
 }

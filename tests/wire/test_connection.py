@@ -24,8 +24,11 @@ from meshtrio.wire.events import (
     WindowOpened,
 )
 from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
+from meshtrio.wire.limits import Limits
 
 from .peers import REQUEST, RESPONSE, TRAILERS, Fields, Pair, open_stream, respond
+
+SMALL_FRAMES = Limits(max_frame_size=frames.DEFAULT_MAX_FRAME_SIZE)
 
 
 @attrs.frozen
@@ -140,7 +143,7 @@ class Replay:
 
     def engine(self) -> Connection:
         """A fresh one; a client has made its request already."""
-        engine = Connection(self.role)
+        engine = Connection(self.role, SMALL_FRAMES)
         if self.role is Role.CLIENT:
             say(engine, self.acts)
         return engine
@@ -148,7 +151,7 @@ class Replay:
 
 def replay(name: str, role: Role) -> Replay:
     call = CALLS[name]
-    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    client, server = (Connection(role, SMALL_FRAMES) for role in Role)
     say(client, call.up)
     up = client.data_to_send()
     if role is Role.SERVER:
@@ -165,7 +168,7 @@ short_calls = pytest.mark.parametrize("name", SHORT)
 
 @calls
 def test_a_call_between_two_engines(name):
-    call, pair = CALLS[name], Pair()
+    call, pair = CALLS[name], Pair(SMALL_FRAMES, SMALL_FRAMES)
     say(pair.client, call.up)
     _, at_server = pair.exchange()
     assert at_server == heard(call.up, Role.CLIENT)[2:]

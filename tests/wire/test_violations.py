@@ -52,7 +52,7 @@ def check_connection_failed(engine: Connection, said: bytes, code: ErrorCode, la
 
 
 EITHER_SIDE = (
-    ("frame too large", frame(0xFF, 0, 0, bytes(FULL_FRAME + 1)), SIZE),
+    ("frame too large", frame(0xFF, 0, 0, bytes(Limits().max_frame_size + 1)), SIZE),
     ("DATA on stream 0", data(0, b"x"), PROTOCOL),
     ("DATA on an idle stream", data(9, b"x"), PROTOCOL),
     ("DATA on an even stream", data(2, b"x"), PROTOCOL),

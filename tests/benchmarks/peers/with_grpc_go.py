@@ -1,0 +1,32 @@
+"""grpc-go: a program of its own, which `python -m tests.benchmarks.grpc_go` builds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from tests.benchmarks.grpc_go import PROGRAM, measure
+from tests.benchmarks.peers.base import LARGE, Measured
+
+
+class GrpcGo:
+    name = "grpc-go"
+
+    def serve(self, address: str) -> None:
+        os.execv(PROGRAM, [str(PROGRAM), "serve", address])
+
+    def run(self, case: Callable[..., Measured], *arguments: Any) -> Measured:
+        return case(*arguments)
+
+    def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+        return Measured(**measure("unary", address, seconds, width, len(request.message)))
+
+    def stream(self, address: str, seconds: float) -> Measured:
+        return Measured(**measure("stream", address, seconds))
+
+    def download(self, address: str, seconds: float) -> Measured:
+        return Measured(**measure("download", address, seconds, size=len(LARGE.message)))
+
+    def connect(self, address: str, seconds: float) -> Measured:
+        return Measured(**measure("connect", address, seconds))
