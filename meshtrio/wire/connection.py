@@ -7,6 +7,9 @@
 Violations by the peer never raise here: a stream's ends that stream with RST_STREAM and a
 `StreamReset` event, a connection's ends the connection with GOAWAY and `ConnectionFailed`.
 What raises `LocalMisuse` is a bug of the layer above.
+
+Over 600 lines, because each rule here reads or changes the one state of a connection; what can be
+judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream` and `budget`.
 """
 
 from __future__ import annotations

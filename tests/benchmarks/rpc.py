@@ -26,7 +26,7 @@ import attrs
 
 from tests.benchmarks.grpc_go import PROGRAM
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.peers.base import LARGE, SMALL, Measured
+from tests.benchmarks.peers.base import BARRIER, LARGE, SMALL, Measured
 
 CASES: dict[str, Callable[[Any, str, float], Measured]] = {
     "unary, 1 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 1, s),
@@ -43,7 +43,7 @@ MANY_CLIENTS = "20 clients"
 START_WITHIN = 20.0
 
 
-def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def spawn(*arguments: str, **options: Any) -> Any:
     command = [sys.executable, "-m", "tests.benchmarks.rpc", *arguments]
     return subprocess.Popen(command, text=True, **options)
 
@@ -52,7 +52,8 @@ def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def serving(name: str, folder: Path) -> Iterator[tuple[str, int]]:
     """Run a peer's server; gives its address and the pid that serves the calls."""
     address = str(folder / f"{name}.sock")
-    process = spawn("--serve", name, address)
+    # A session of its own, as a mesh gives its plugins: the scheduler shares time by sessions.
+    process = spawn("--serve", name, address, start_new_session=True)
     try:
         _wait_until_it_answers(name, address)
         yield address, _serving_pid(name, process.pid)
@@ -104,12 +105,29 @@ class Figure:
 def measure(name: str, case: str, address: str, pid: int, seconds: float) -> Figure:
     clients = 20 if case == MANY_CLIENTS else 1
     their_case = "unary, 10 in flight" if case == MANY_CLIENTS else case
-    before = cpu_seconds(pid)
+    environment = {**os.environ, BARRIER: "1"} if clients > 1 else None
     running = [
-        spawn("--client", name, their_case, address, str(seconds), stdout=subprocess.PIPE)
+        spawn(
+            "--client",
+            name,
+            their_case,
+            address,
+            str(seconds),
+            stdin=-1,
+            stdout=-1,
+            env=environment,
+        )
         for _ in range(clients)
     ]
-    results = [Measured(**json.loads(client.communicate()[0])) for client in running]
+    if environment:
+        for client in running:
+            client.stdout.readline()  # it is ready
+    before = cpu_seconds(pid)
+    for client in running:
+        client.stdin.close()  # which starts it
+    results = [Measured(**json.loads(client.stdout.read())) for client in running]
+    for client in running:
+        client.wait()
     server_cpu = cpu_seconds(pid) - before
     count = sum(result.count for result in results) or 1
     return Figure(

@@ -19,6 +19,7 @@ from meshtrio.rpc.calls import UnaryCall
 from meshtrio.rpc.dynamic import method_of
 from meshtrio.rpc.single import over_socket
 from meshtrio.wire import frames, hpack
+from meshtrio.wire.frames import FrameType
 from meshtrio.wire.grpc import frame_message
 from meshtrio.wire.limits import Limits
 from tests.rpc.pairs import Pair, Scripted, connected, raw_client, reply, request, requests
@@ -71,6 +72,25 @@ async def test_what_is_not_grpc_is_told_what_this_is() -> None:
         assert b"gRPC" in peer.frames()[-1][3]
         assert not peer.server.closed
         peer.assert_nothing_left()
+
+
+# What clients of Unix sockets send as :authority (grpc issue 21745 and others), and none at all.
+AUTHORITIES = [b"%2Ftmp%2Fmesh.sock", b"/tmp/mesh.sock", b"unix:/a b", b"", "\u00e9".encode(), None]
+
+
+@pytest.mark.parametrize("authority", AUTHORITIES, ids=repr)
+async def test_any_authority_is_served(authority: bytes | None) -> None:
+    extra = () if authority is None else ((b":authority", authority),)
+    async with raw_client(Scripted(Echo=echo)) as peer:
+        block = hpack.encode([*HEAD[:1], *extra, *HEAD[1:]])
+        message = frame_message(EchoRequest(message="hi").SerializeToString())
+        await peer.send(
+            frames.header_frames(1, block, end_stream=False, max_size=16_384)
+            + frames.frame(FrameType.DATA, frames.END_STREAM, 1, message)
+        )
+        answers = [answer for answer in peer.frames() if answer[2] == 1]
+        assert [type_ for type_, *_ in answers][-1:] == [FrameType.HEADERS]
+        assert any(type_ == FrameType.DATA for type_, *_ in answers)
 
 
 # -- handlers and callers that fail while they are cancelled -------------------------------------

@@ -58,5 +58,10 @@ def build(work: Path) -> None:
 def measure(case: str, address: str, seconds: float, width: int = 1, size: int = 90) -> Any:
     """Run a case of the built program, give what it printed."""
     command = [str(PROGRAM), case, address, str(seconds), str(width), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        if line == "ready\n":
+            print("ready", flush=True)
+            line = running.stdout.readline()
+    return json.loads(line)

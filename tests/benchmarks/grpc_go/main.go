@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -93,6 +94,10 @@ type clock struct {
 }
 
 func start(seconds float64) *clock {
+	if os.Getenv("BENCHMARK_BARRIER") != "" {
+		fmt.Println("ready")
+		bufio.NewReader(os.Stdin).ReadString('\n')
+	}
 	now := time.Now()
 	return &clock{began: now, end: now.Add(time.Duration(seconds * 1e9)), cpu: cpuSeconds()}
 }

@@ -7,6 +7,8 @@ Each peer is a class with `serve(address)` and a set of client cases. A case run
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,6 +20,7 @@ SMALL = pb.EchoRequest(message="x" * 90)
 LARGE = pb.EchoRequest(message="x" * (1024 * 1024 - 16))
 STREAM_REPLIES = 64
 HUGE = pb.RepeatRequest(message=LARGE.message, count=STREAM_REPLIES)
+BARRIER = "BENCHMARK_BARRIER"
 SERVICE = "/echo.v1.EchoService/"
 
 
@@ -30,6 +33,13 @@ class Measured:
     cpu: float
 
 
+def wait_for_the_others() -> None:
+    """Where many clients are measured at once: none starts before all have connected."""
+    if BARRIER in os.environ:
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+
 class Clock:
     """Runs a loop for its time, after a warm-up that is not counted."""
 
@@ -39,6 +49,7 @@ class Clock:
         self.count = 0
 
     def start(self) -> None:
+        wait_for_the_others()
         self._cpu, self._began = time.process_time(), time.perf_counter()
         self._end = self._began + self._seconds
         self.count = 0
