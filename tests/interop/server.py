@@ -89,13 +89,14 @@ class TestService(TestServiceServicer):
             yield pb.StreamingOutputCallResponse(payload=payload(parameters.size))
 
 
-async def main(port: int, certificate: str | None = None) -> None:
+async def main(port: int, frame_size: int, certificate: str | None = None) -> None:
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", port), backlog=100)
-    server, _ = standard_server(TestService(), limits=Limits(max_message_size=16 * MIB))
+    limits = Limits(max_message_size=16 * MIB, max_frame_size=frame_size)
+    server, _ = standard_server(TestService(), limits=limits)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(server.serve, listener, ssl_context=context))
         print(listener.getsockname()[1], flush=True)
@@ -103,4 +104,4 @@ async def main(port: int, certificate: str | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig()
-    trio.run(main, int(sys.argv[1]), *sys.argv[2:])
+    trio.run(main, *map(int, sys.argv[1:3]), *sys.argv[3:])

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from meshtrio.rpc.channel import connect_to
+from meshtrio.wire.limits import Limits
 from tests.interop.client import CASES, COMPRESSED
 from tests.programs import until
 from tests.tools import tool
@@ -20,8 +21,8 @@ WITHIN = 60
 
 
 @contextmanager
-def our_server(*certificate: str) -> Iterator[int]:
-    command = [sys.executable, "-m", "tests.interop.server", "0", *certificate]
+def our_server(*certificate: str, frame_size: int = Limits().max_frame_size) -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.interop.server", "0", str(frame_size), *certificate]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
