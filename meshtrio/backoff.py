@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import attrs
-from attrs.validators import and_, ge, gt, le
+from attrs.validators import and_, ge, le
 
 
 @attrs.frozen
@@ -20,8 +20,6 @@ class Backoff:
     maximum: float = attrs.field(default=30.0, validator=ge(0))
     multiplier: float = attrs.field(default=2.0, validator=ge(1))
     jitter: float = attrs.field(default=0.2, validator=and_(ge(0), le(1)))
-    reset_after: float = attrs.field(default=10.0, validator=gt(0))
-    """Seconds of being up after which a failure counts as the first again."""
 
     def delay(self, failures: int, rng: Random) -> float:
         """Seconds to wait after the `failures`-th failure in a row (1 for the first)."""

@@ -26,6 +26,37 @@ class UsageError(MeshtrioError):
     """meshtrio was asked for something that cannot be, with what to do instead."""
 
 
+class MeshFailedError(MeshtrioError):
+    """A plugin failed so often that its failure reached the mesh, which has stopped everything.
+
+    `ended` is how it ended the last time, as a phrase; `groups` are those that failed with it,
+    innermost first.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        instance: int,
+        restarts: int,
+        period: float,
+        groups: tuple[str, ...],
+        ended: str,
+        stderr_tail: tuple[str, ...],
+    ) -> None:
+        text = f"plugin {plugin}/{instance} {ended}, after {restarts} restarts within {period:g} s"
+        if groups:
+            text += f", and its groups could not help: {', '.join(groups)}"
+        if stderr_tail:
+            text += "; the last it wrote to stderr:\n" + "\n".join(f"  {t}" for t in stderr_tail)
+        super().__init__(text)
+        self.plugin = plugin
+        self.instance = instance
+        self.restarts = restarts
+        self.groups = groups
+        self.ended = ended
+        self.stderr_tail = stderr_tail
+
+
 class NoMeshError(purerpc.UnavailableError):
     """No mesh answers on the mesh socket."""
 

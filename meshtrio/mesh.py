@@ -32,7 +32,7 @@ from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import open_nursery_of_one, running
 from meshtrio.supervise import events
-from meshtrio.supervise.instance import Status
+from meshtrio.supervise.child import Status
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.logs import log_event
 
@@ -80,7 +80,9 @@ async def main(
 
     Reports a `Mesh` as started once the mesh socket answers and the plugins are being started.
     When cancelled, or interrupted by Ctrl-C, every plugin is stopped before this returns: SIGTERM,
-    its stop_timeout, SIGKILL. Raises ConfigError before anything was started.
+    its stop_timeout, SIGKILL; those that others came `after` come last. Raises ConfigError before
+    anything was started, and MeshFailedError, with everything stopped, when a plugin's failure was
+    escalated to the mesh.
     """
     if not isinstance(config, MeshConfig):
         config = load(config)

@@ -20,6 +20,7 @@ import trio
 from meshtrio.errors import UsageError
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.services.standard import standard_server
+from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.limits import Limits
 
@@ -33,9 +34,11 @@ _PART_OF_STOP_TIMEOUT = 0.8
 def run(*servicers: Any, limits: Limits | None = None) -> None:
     """Serve as a plugin until SIGTERM or Ctrl-C, then exit with status 0.
 
-    Without a mesh, with PLUGIN_SOCKET missing, exits with status 2 and says what to do. Sets up
-    logging to stderr unless the program has done so.
+    Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
+    of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
+    status 2 and says what to do. Sets up logging to stderr unless the program has done so.
     """
+    report_on_sigquit()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         trio.run(_serve_with, servicers, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from meshtrio.backoff import Backoff
-from meshtrio.config import MeshConfig, PluginConfig, RestartPolicy, load
+from meshtrio.config import (
+    Escalate,
+    GroupConfig,
+    MeshConfig,
+    PluginConfig,
+    RestartPolicy,
+    Strategy,
+    load,
+)
 from meshtrio.errors import ConfigError
 
 FULL = """
@@ -23,7 +32,7 @@ instances = 3
 env = { KEY = "value" }
 cwd = "sub"
 restart = "on-failure"
-backoff = { initial = 1, maximum = 2.5, multiplier = 3, jitter = 0, reset_after = 4 }
+backoff = { initial = 1, maximum = 2.5, multiplier = 3, jitter = 0 }
 ready_timeout = 7
 stop_timeout = 0
 
@@ -56,7 +65,7 @@ def test_every_key_is_taken_over(full: MeshConfig, tmp_path: Path) -> None:
         env={"KEY": "value"},
         cwd=tmp_path / "sub",
         restart=RestartPolicy.ON_FAILURE,
-        backoff=Backoff(initial=1, maximum=2.5, multiplier=3, jitter=0, reset_after=4),
+        backoff=Backoff(initial=1, maximum=2.5, multiplier=3, jitter=0),
         ready_timeout=7,
         stop_timeout=0,
     )
@@ -120,3 +129,75 @@ def test_two_plugins_of_one_name_cannot_be_together() -> None:
     one = PluginConfig(name="x", command=["true"])
     with pytest.raises(ConfigError, match="two plugins are named 'x'"):
         MeshConfig(plugins=[one, one])
+
+
+WRONG_TOGETHER = {
+    "a circle": (
+        "after = ['b']|after = ['c']|after = ['a']",
+        "",
+        "plugin 'a': after: each waits for the next: a → b → c → a",
+    ),
+    "itself": ("after = ['a']||", "", "each waits for the next: a → a"),
+    "unknown after": ("after = ['d']||", "", "'a': after: 'd' is neither a plugin nor a group"),
+    "a circle through groups": (
+        "after = ['g']||",
+        "[[group]]\nname = 'g'\nmembers = ['b']\nafter = ['a']",
+        "each waits for the next",
+    ),
+    "unknown member": (
+        "||",
+        "[[group]]\nname = 'g'\nmembers = ['d']",
+        "group 'g': members: 'd' is neither a plugin nor a group",
+    ),
+    "no members": ("||", "[[group]]\nname = 'g'\nmembers = []", "must name at least one"),
+    "in two groups": (
+        "||",
+        "[[group]]\nname = 'g'\nmembers = ['a']\n[[group]]\nname = 'h'\nmembers = ['a']",
+        "group 'h': members: 'a' is in group 'g' already",
+    ),
+    "a group in itself": (
+        "||",
+        "[[group]]\nname = 'g'\nmembers = ['h']\n[[group]]\nname = 'h'\nmembers = ['g']",
+        "a group is inside itself: g → h → g",
+    ),
+    "one name for both": ("||", "[[group]]\nname = 'a'\nmembers = ['b']", "a plugin has this name"),
+    "two groups of a name": (
+        "||",
+        "[[group]]\nname = 'g'\nmembers = ['a']\n[[group]]\nname = 'g'\nmembers = ['b']",
+        "two groups are named 'g'",
+    ),
+    "escalating to oneself": (
+        "||",
+        "[[group]]\nname = 'g'\nmembers = ['a']\nescalate = 'plugin'",
+        'escalate: must be "group"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("tails", "groups", "reason"), WRONG_TOGETHER.values(), ids=WRONG_TOGETHER)
+def test_what_cannot_be_together(tails: str, groups: str, reason: str, tmp_path: Path) -> None:
+    plugins = [
+        f"[[plugin]]\nname = '{name}'\ncommand = ['true']\n{tail}\n"
+        for name, tail in zip("abc", tails.split("|"), strict=True)
+    ]
+    with pytest.raises(ConfigError, match=re.escape(reason)) as caught:
+        load(write(tmp_path, "".join(plugins) + groups))
+    assert len(caught.value.problems) == 1
+
+
+def test_groups_are_read(tmp_path: Path) -> None:
+    text = (
+        FULL.replace('cwd = "sub"', "").replace('"./program"', '"true"')
+        + """
+[[group]]
+name = "all"
+members = ["least", "full"]
+strategy = "rest-for-one"
+max_restarts = 1
+restart_period = 5
+escalate = "mesh"
+"""
+    )
+    assert load(write(tmp_path, text)).groups == (
+        GroupConfig("all", ["least", "full"], Strategy.REST_FOR_ONE, 1, 5.0, Escalate.MESH),
+    )

@@ -15,7 +15,7 @@ from meshtrio.cli.call import call
 from meshtrio.cli.check import check
 from meshtrio.cli.ps import ps
 from meshtrio.cli.serve import serve
-from meshtrio.errors import ConfigError, MeshtrioError
+from meshtrio.errors import ConfigError, MeshFailedError, MeshtrioError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,6 +34,8 @@ def main() -> None:
         commands(prog_name="meshtrio")
     except ConfigError as exc:
         _fail(2, exc.problems)
+    except MeshFailedError as exc:
+        _fail(1, [str(exc)])
     except MeshtrioError as exc:
         _fail(2, [str(exc)])
     except purerpc.RpcFailedError as exc:

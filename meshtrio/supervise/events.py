@@ -30,6 +30,14 @@ class Ready(Event):
 
 
 @attrs.frozen
+class Unready(Event):
+    """It says NOT_SERVING, and is out of the registry until it says SERVING again."""
+
+    pid: int
+    reason: str
+
+
+@attrs.frozen
 class Exited(Event):
     """The process ended, though nobody asked it to, or the mesh ended it as a failure."""
 
@@ -48,6 +56,16 @@ class GaveUp(Event):
     """It ended and its restart policy says to leave it so."""
 
     ended: Exit
+    restarts: int | None = None
+    """How often it had been started again within its restart_period, where that was too often."""
+
+
+@attrs.frozen
+class GroupRestarting(Event):
+    """A member of `group` gave up, and these plugins are stopped and started afresh for it."""
+
+    group: str
+    plugins: tuple[str, ...]
 
 
 @attrs.frozen

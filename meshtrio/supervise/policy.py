@@ -49,10 +49,14 @@ def signal_name(number: int) -> str:
 
 @attrs.frozen
 class History:
-    """What an instance has been through: how often it was started again, failures in a row."""
+    """What an instance has been through."""
 
     restarts: int = 0
+    """How often it was started again, in all."""
     failures: int = 0
+    """In a row."""
+    recent: tuple[float, ...] = ()
+    """When it was started again, as far back as `restart_period`."""
 
 
 @attrs.frozen
@@ -65,22 +69,48 @@ class Restart:
 
 @attrs.frozen
 class Finish:
-    """Leave it as it is; `failed` tells a plugin that gave up from one that was done."""
+    """Leave it as it is; `failed` tells a failure from being done."""
 
     failed: bool
 
 
-Decision = Restart | Finish
+@attrs.frozen
+class GiveUp:
+    """It was started again so often within its period that another time will not help."""
+
+    restarts: int
+    period: float
+
+
+Decision = Restart | Finish | GiveUp
 
 
 def decide(
-    config: PluginConfig, history: History, ended: Exit, uptime: float, rng: Random
+    config: PluginConfig, history: History, ended: Exit, uptime: float, now: float, rng: Random
 ) -> Decision:
-    """Choose what follows a life of `uptime` seconds that ended by itself."""
-    if config.restart is RestartPolicy.NEVER:
+    """Choose what follows a life of `uptime` seconds that ended by itself at `now` (seconds)."""
+    if not _is_restarted(config, ended):
         return Finish(failed=not ended.clean)
-    if config.restart is RestartPolicy.ON_FAILURE and ended.clean:
-        return Finish(failed=False)
-    failures = 1 if uptime >= config.backoff.reset_after else history.failures + 1
-    following = History(restarts=history.restarts + 1, failures=failures)
+    recent = within(history.recent, config.restart_period, now)
+    if config.max_restarts is not None and len(recent) >= config.max_restarts:
+        return GiveUp(len(recent), config.restart_period)
+    failures = 1 if uptime >= config.min_uptime else history.failures + 1
+    following = History(history.restarts + 1, failures, (*recent, now))
     return Restart(config.backoff.delay(failures, rng), following)
+
+
+def _is_restarted(config: PluginConfig, ended: Exit) -> bool:
+    # A status it left with because the mesh ended it was not its own choice.
+    status = None if ended.reason else ended.status
+    if status is not None and status in config.never_restart_on:
+        return False
+    if status is not None and status in config.always_restart_on:
+        return True
+    if config.restart is RestartPolicy.ON_FAILURE:
+        return not ended.clean
+    return config.restart is RestartPolicy.ALWAYS
+
+
+def within(times: tuple[float, ...], period: float, now: float) -> tuple[float, ...]:
+    """Those of the last `period` seconds."""
+    return tuple(time for time in times if now - time < period)

@@ -17,6 +17,8 @@ import attrs
 import trio
 
 _GROUP_PAUSE = 0.02
+_DUMP_WITHIN = 0.5
+"""Seconds a stuck process has to write its stacks; it need not end of it."""
 
 
 @attrs.define(eq=False)
@@ -85,6 +87,16 @@ class Process:
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
+
+    async def dump(self) -> None:
+        """Have a stuck leader say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
+        answer with their stacks on stderr; it may be stopped, and is continued for that.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGQUIT)
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+        with trio.move_on_after(_DUMP_WITHIN):
+            await trio.lowlevel.wait_readable(self.pidfd)
 
     async def stop(self, grace: float) -> bool:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.

@@ -9,9 +9,14 @@ class State(Enum):
     """A state of one instance of a plugin."""
 
     PENDING = "pending"
+    """Not started yet: it waits for others, or for its turn."""
     STARTING = "starting"
     READY = "ready"
+    UNREADY = "unready"
+    """It was ready and says NOT_SERVING now."""
     STOPPING = "stopping"
+    ENDED = "ended"
+    """A life that is over; the instance goes on to one of the following."""
     BACKOFF = "backoff"
     STOPPED = "stopped"
     EXITED = "exited"
@@ -20,19 +25,19 @@ class State(Enum):
 
 _S = State
 _FOLLOWING: dict[State, frozenset[State]] = {
-    _S.PENDING: frozenset({_S.STARTING, _S.STOPPED}),
-    _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.BACKOFF, _S.EXITED, _S.FAILED}),
-    _S.READY: frozenset({_S.STOPPING, _S.BACKOFF, _S.EXITED, _S.FAILED}),
-    _S.STOPPING: frozenset({_S.STOPPED, _S.BACKOFF, _S.FAILED}),
-    _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPED}),
-    _S.STOPPED: frozenset(),
-    _S.EXITED: frozenset(),
-    _S.FAILED: frozenset(),
+    _S.PENDING: frozenset({_S.STARTING, _S.ENDED}),
+    _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.ENDED}),
+    _S.READY: frozenset({_S.UNREADY, _S.STOPPING, _S.ENDED}),
+    _S.UNREADY: frozenset({_S.READY, _S.STOPPING, _S.ENDED}),
+    _S.STOPPING: frozenset({_S.ENDED}),
+    _S.ENDED: frozenset(),
 }
+RESTING = frozenset({_S.PENDING, _S.BACKOFF, _S.STOPPED, _S.EXITED, _S.FAILED})
+"""Of an instance that has no process."""
 
 
 def follow(state: State, following: State) -> State:
-    """Check a change of state, give the new one. Raises ValueError for an unlisted pair."""
-    if following not in _FOLLOWING[state]:
-        raise ValueError(f"an instance cannot go from {state.value} to {following.value}")
+    """Check a life's change of state, give the new one. Raises ValueError for an unlisted pair."""
+    if following not in _FOLLOWING.get(state, ()):
+        raise ValueError(f"a process cannot go from {state.value} to {following.value}")
     return following

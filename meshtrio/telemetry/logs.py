@@ -26,30 +26,46 @@ def log_event(event: events.Event) -> None:
 
 
 def _describe(event: events.Event) -> tuple[int, str]:
-    who = f"{event.plugin}/{event.instance}"
+    if isinstance(event, events.LineWritten):
+        cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
+        return logging.INFO, event.line + cut
+    level, text = _describe_end(event) or _describe_life(event)
+    return level, f"{event.plugin}/{event.instance}: {text}"
+
+
+def _describe_life(event: events.Event) -> tuple[int, str]:
     match event:
-        case events.LineWritten(line=line, cut=cut):
-            return logging.INFO, f"{line} … ({cut} more bytes on this line)" if cut else line
         case events.Starting(pid=pid):
-            return logging.INFO, f"{who}: started as pid {pid}"
+            return logging.INFO, f"started as pid {pid}"
         case events.Ready(pid=pid, after=after):
-            return logging.INFO, f"{who}: ready after {after:.2f} s (pid {pid})"
+            return logging.INFO, f"ready after {after:.2f} s (pid {pid})"
+        case events.Unready(pid=pid, reason=reason):
+            return logging.WARNING, f"pid {pid} takes no calls: {reason}"
+        case events.Restarting(delay=delay):
+            return logging.INFO, f"starting it again in {delay:.2f} s"
+        case events.GroupRestarting(group=group, plugins=plugins):
+            return logging.WARNING, f"group {group} restarts {', '.join(plugins)} for it"
+        case events.Stopping(pid=pid):
+            return logging.INFO, f"stopping pid {pid}"
+        case _:
+            return logging.INFO, str(event)
+
+
+def _describe_end(event: events.Event) -> tuple[int, str] | None:
+    match event:
         case events.Exited(pid=pid, ended=ended):
             level = logging.INFO if ended.clean else logging.WARNING
-            return level, f"{who}: pid {pid} {ended}{_tail(ended.stderr_tail)}"
-        case events.Restarting(delay=delay):
-            return logging.INFO, f"{who}: starting it again in {delay:.2f} s"
+            return level, f"pid {pid} {ended}{_tail(ended.stderr_tail)}"
+        case events.GaveUp(ended=ended, restarts=int() as restarts):
+            return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
         case events.GaveUp(ended=ended):
             level = logging.INFO if ended.clean else logging.ERROR
-            return level, f"{who}: {ended}; its restart policy leaves it so"
-        case events.Stopping(pid=pid):
-            return logging.INFO, f"{who}: stopping pid {pid}"
+            return level, f"{ended}; its restart policy leaves it so"
         case events.Stopped(pid=pid, ended=ended, forced=True):
-            return logging.WARNING, f"{who}: pid {pid} did not stop in time and {ended}"
+            return logging.WARNING, f"pid {pid} did not stop in time and {ended}"
         case events.Stopped(pid=pid, ended=ended):
-            return logging.INFO, f"{who}: stopped, pid {pid} {ended}"
-        case _:
-            return logging.INFO, f"{who}: {event}"
+            return logging.INFO, f"stopped, pid {pid} {ended}"
+    return None
 
 
 def _tail(lines: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import time
 from pathlib import Path
 
 import purerpc
@@ -34,6 +35,8 @@ class Chain(EchoServiceServicer):
         word, _, rest = message.message.partition(" ")
         if word == "deadline":
             return EchoReply(message=left_of_deadline(request))
+        if word == "stick":
+            time.sleep(3600)  # noqa: ASYNC251 - what a plugin's author should not do
         if word == "streams":
             return EchoReply(message=open_streams())
         if word == "ask-second":

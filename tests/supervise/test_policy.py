@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
 from meshtrio.backoff import Backoff
 from meshtrio.config import PluginConfig
 from meshtrio.config import RestartPolicy as Policy
-from meshtrio.supervise.policy import Exit, Finish, History, Restart, decide
+from meshtrio.supervise.policy import Exit, Finish, GiveUp, History, Restart, decide
 
+NOW = 1000.0
 CLEAN = Exit(status=0)
 FAILED = Exit(status=1)
 KILLED = Exit(signal=9)
 NOT_READY = Exit(status=0, reason="was not ready within 10 s")
 NOT_STARTED = Exit(reason="could not be started: No such file or directory")
-BACKOFF = Backoff(initial=1, maximum=60, multiplier=2, jitter=0, reset_after=10)
+BACKOFF = Backoff(initial=1, maximum=60, multiplier=2, jitter=0)
 
 
-def config(restart: Policy) -> PluginConfig:
-    return PluginConfig(name="p", command=["true"], restart=restart, backoff=BACKOFF)
+def config(restart: Policy, **settings: Any) -> PluginConfig:
+    return PluginConfig(name="p", command=["true"], restart=restart, backoff=BACKOFF, **settings)
 
 
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 @pytest.mark.parametrize("restart", [Policy.ALWAYS, Policy.ON_FAILURE])
 def test_a_failure_is_followed_by_a_restart(restart: Policy, ended: Exit) -> None:
-    decision = decide(config(restart), History(), ended, 1.0, Random(0))
-    assert decision == Restart(1.0, History(restarts=1, failures=1))
+    decision = decide(config(restart), History(), ended, 1.0, NOW, Random(0))
+    assert decision == Restart(1.0, History(1, 1, (NOW,)))
 
 
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 def test_never_means_never(ended: Exit) -> None:
-    assert decide(config(Policy.NEVER), History(), ended, 1.0, Random(0)) == Finish(failed=True)
+    assert decide(config(Policy.NEVER), History(), ended, 1.0, NOW, Random(0)) == Finish(
+        failed=True
+    )
 
 
 @pytest.mark.parametrize(
     ("restart", "decision"),
     [
-        (Policy.ALWAYS, Restart(1.0, History(restarts=1, failures=1))),
+        (Policy.ALWAYS, Restart(1.0, History(1, 1, (NOW,)))),
         (Policy.ON_FAILURE, Finish(failed=False)),
         (Policy.NEVER, Finish(failed=False)),
     ],
 )
 def test_a_clean_exit(restart: Policy, decision: object) -> None:
-    assert decide(config(restart), History(), CLEAN, 1.0, Random(0)) == decision
+    assert decide(config(restart), History(), CLEAN, 1.0, NOW, Random(0)) == decision
 
 
 def test_delays_grow_with_failures_in_a_row_and_start_again_after_a_long_life() -> None:
     history, delays = History(), []
     for uptime in (1, 1, 1, 9.9, 10, 1):
-        decision = decide(config(Policy.ALWAYS), history, FAILED, uptime, Random(0))
+        decision = decide(config(Policy.ALWAYS), history, FAILED, uptime, NOW, Random(0))
         assert isinstance(decision, Restart)
         history = decision.history
         delays.append(decision.delay)
@@ -70,3 +74,44 @@ def test_delays_grow_with_failures_in_a_row_and_start_again_after_a_long_life() 
 )
 def test_an_exit_in_words(ended: Exit, text: str) -> None:
     assert str(ended) == text
+
+
+@pytest.mark.parametrize("restart", Policy)
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_status_that_always_or_never_restarts_overrules_the_policy(
+    restart: Policy, status: int
+) -> None:
+    ended = Exit(status=status)
+    never = config(restart, never_restart_on=[status])
+    assert decide(never, History(), ended, 1, NOW, Random(0)) == Finish(failed=status != 0)
+    always = config(restart, always_restart_on=[status])
+    assert isinstance(decide(always, History(), ended, 1, NOW, Random(0)), Restart)
+    both = config(restart, never_restart_on=[status], always_restart_on=[status])
+    assert isinstance(decide(both, History(), ended, 1, NOW, Random(0)), Finish)
+
+
+def test_a_status_the_mesh_brought_about_is_not_the_plugins_word() -> None:
+    never = config(Policy.ALWAYS, never_restart_on=[0])
+    assert isinstance(decide(never, History(), NOT_READY, 1, NOW, Random(0)), Restart)
+
+
+def test_too_many_restarts_within_the_period_and_it_gives_up() -> None:
+    limited = config(Policy.ALWAYS, max_restarts=2, restart_period=10)
+    history = History()
+    for now in (0.0, 5.0):
+        decision = decide(limited, history, FAILED, 1, now, Random(0))
+        assert isinstance(decision, Restart)
+        history = decision.history
+    assert decide(limited, history, FAILED, 1, 9.9, Random(0)) == GiveUp(2, 10)
+    # The first is forgotten once the period has passed.
+    assert isinstance(decide(limited, history, FAILED, 1, 10.0, Random(0)), Restart)
+
+
+def test_what_is_remembered_does_not_grow_without_end() -> None:
+    limited = config(Policy.ALWAYS, restart_period=10)
+    history = History()
+    for now in range(1000):
+        decision = decide(limited, history, FAILED, 1, float(now), Random(0))
+        assert isinstance(decision, Restart)
+        history = decision.history
+    assert len(history.recent) == 10

@@ -14,7 +14,7 @@ import trio
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.supervise.probe import NotReadyError, wait_ready
+from meshtrio.supervise.probe import NotReadyError, SocketProbe
 from tests.rpc.pairs import Scripted
 
 
@@ -29,18 +29,18 @@ async def serving(path: Path, *servicers: Any) -> AsyncIterator[None]:
 
 async def missing(path: Path) -> str:
     with pytest.raises(NotReadyError) as caught:
-        await wait_ready(f"unix:{path}", 0.1)
+        await SocketProbe().wait_ready(f"unix:{path}", 0.1)
     return str(caught.value)
 
 
 async def test_serving_is_ready(short_dir: Path) -> None:
     async with serving(short_dir / "s", HealthServicer([])):
-        await wait_ready(f"unix:{short_dir / 's'}", 5)
+        await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
 
 
 async def test_a_server_without_health_is_ready(short_dir: Path) -> None:
     async with serving(short_dir / "s", Scripted()):
-        await wait_ready(f"unix:{short_dir / 's'}", 5)
+        await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
 
 
 async def test_not_serving_is_not_yet(short_dir: Path) -> None:
@@ -53,7 +53,7 @@ async def test_not_serving_is_not_yet(short_dir: Path) -> None:
 async def test_a_socket_that_is_not_there_yet(short_dir: Path) -> None:
     assert "has not bound its socket" in await missing(short_dir / "s")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait_ready, f"unix:{short_dir / 's'}", 5)
+        nursery.start_soon(SocketProbe().wait_ready, f"unix:{short_dir / 's'}", 5)
         await trio.testing.wait_all_tasks_blocked()
         async with serving(short_dir / "s", HealthServicer([])):
             while nursery.child_tasks:

@@ -1,27 +1,26 @@
-"""One instance of a plugin: one process after another, as its policy has it."""
+"""One life of an instance: one process, from its start to when it and its group are gone."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from random import Random
 
 import attrs
 import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.registry import Registry
 from meshtrio.rpc.endpoint import Departure, Endpoint
-from meshtrio.supervise import events
+from meshtrio.supervise import events, liveness
 from meshtrio.supervise.output import read_lines
-from meshtrio.supervise.policy import Exit, Finish, History, decide
-from meshtrio.supervise.probe import NotReadyError, wait_ready
+from meshtrio.supervise.policy import Exit
+from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.process import Process
 from meshtrio.supervise.state import State, follow
-from meshtrio.supervise.warden import Warden
+from meshtrio.supervise.surroundings import Surroundings
 
 _STDERR_KEPT = 20
 _LAST_OUTPUT = 0.02
@@ -31,163 +30,151 @@ _PIPE_HELD = 0.2
 
 
 @attrs.frozen
-class Surroundings:
-    """What an instance uses of its mesh."""
+class _Failure:
+    """Why the mesh ends a process that nobody asked it to; `stuck` ones get no time to drain."""
 
-    registry: Registry
-    warden: Warden
-    rng: Random
-    mesh_socket: Path
-    emit: events.Subscriber
-
-
-@attrs.frozen
-class Status:
-    """An instance as it is now; times are seconds."""
-
-    name: str
-    instance: int
-    state: State
-    pid: int | None
-    restarts: int
-    uptime: float | None
-    socket: Path
     reason: str
+    stuck: bool = False
 
 
-class Instance:
-    """Number `number` of a plugin; `run` owns its processes and their entries in the registry."""
+class Life:
+    """`run` owns the process and its entry in the registry; `changed` is called at each change."""
 
-    def __init__(self, config: PluginConfig, number: int, socket: Path, mesh: Surroundings) -> None:
+    def __init__(
+        self,
+        config: PluginConfig,
+        number: int,
+        socket: Path,
+        mesh: Surroundings,
+        changed: Callable[[], None],
+    ) -> None:
         self.config = config
         self.number = number
         self.socket = socket
         self.state = State.PENDING
-        self.history = History()
+        self.process: Process | None = None
+        self.started = trio.current_time()
+        self.ended: Exit | None = None
+        """Set once it is over."""
+        self.asked = False
+        """Somebody wants it to stop."""
+        self.forced = False
+        """It was asked to stop and had to be killed."""
+        self.health: Health | None = None
+        """What the last health check found."""
         self._mesh = mesh
-        self._process: Process | None = None
-        self._started = 0.0
-        self._life = 0
+        self._changed = changed
+        self._scope = trio.CancelScope()
         self._registered: Endpoint | None = None
-        self._reason = ""
         self._stderr: deque[str] = deque(maxlen=_STDERR_KEPT)
 
-    def status(self) -> Status:
-        alive = self._process is not None
-        return Status(
-            name=self.config.name,
-            instance=self.number,
-            state=self.state,
-            pid=self._process.pid if self._process else None,
-            restarts=self.history.restarts,
-            uptime=trio.current_time() - self._started if alive else None,
-            socket=self.socket,
-            reason=self._reason,
-        )
+    @property
+    def ready(self) -> bool:
+        return self.state is State.READY
+
+    @property
+    def uptime(self) -> float:
+        return trio.current_time() - self.started
+
+    def stop(self) -> None:
+        """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone."""
+        self.asked = True
+        self._scope.cancel()
 
     async def run(self) -> None:
-        """Live until the policy gives up, or until cancelled, which stops the process first."""
-        final = None
-        try:
-            final = await self._live_again_and_again()
-        finally:
-            if final is not None:
-                self._become(final)
-            elif self.state in (State.PENDING, State.STOPPING, State.BACKOFF):
-                self._become(State.STOPPED)
+        """Start the process and see it through to its end; when cancelled, stop it first."""
+        with self._scope:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._live()
+        if self.ended is None:
+            self.ended = Exit(reason="was stopped before it was started")
+        self._become(State.ENDED)
 
-    async def _live_again_and_again(self) -> State:
-        while True:
-            ended = await self._live()
-            uptime = trio.current_time() - self._started
-            self._reason = str(ended)
-            decision = decide(self.config, self.history, ended, uptime, self._mesh.rng)
-            if isinstance(decision, Finish):
-                self._emit(events.GaveUp, ended=ended)
-                return State.FAILED if decision.failed else State.EXITED
-            self.history = decision.history
-            self._become(State.BACKOFF)
-            self._emit(events.Restarting, delay=decision.delay)
-            await trio.sleep(decision.delay)
-
-    # -- one life ----------------------------------------------------------------------------
-
-    async def _live(self) -> Exit:
-        """Start a process and see it through to its end; when cancelled, stop it."""
-        self._life += 1
-        self._started = trio.current_time()
-        self._stderr.clear()
+    async def _live(self) -> None:
         self._become(State.STARTING)
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self.socket)
-            process = await Process.spawn(
+            process = await self._mesh.world.spawn(
                 self.config.argv(), env=self._environment(), cwd=self.config.cwd
             )
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "strerror", None) or str(exc)
-            return Exit(reason=f"could not be started: {reason}")
-        self._process = process
-        self._mesh.warden.watch(process.pid, process.pidfd)
+            self.ended = Exit(reason=f"could not be started: {reason}")
+            return
+        self.process = process
+        self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid)
         try:
             async with self._output(process) as output_ended:
-                return await self._see_through(process, output_ended)
+                await self._see_through(process, output_ended)
         finally:
-            self._mesh.warden.forget(process.pid)
-            self._process = None
+            self._mesh.world.guard.forget(process.pid)
+            self.process = None
 
-    async def _see_through(self, process: Process, output_ended: trio.Event) -> Exit:
-        reason = None
+    async def _see_through(self, process: Process, output_ended: trio.Event) -> None:
+        attended = False
         try:
-            reason = await self._attend(process)
+            failure = await self._attend(process)
+            attended = True
         finally:
-            if reason is None:
-                self._deregister("is being stopped")
+            if not attended:
                 await self._stop(process)
         if process.returncode is None:
-            # It never became ready.
             self._become(State.STOPPING)
             with trio.CancelScope(shield=True):
-                await process.stop(self.config.stop_timeout)
+                await self._end(process, failure)
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
-        ended = self._exit(process, reason)
-        self._deregister(str(ended), ended)
-        self._emit(events.Exited, pid=process.pid, ended=ended)
-        return ended
+        self.ended = self._exit(process, failure.reason)
+        self._deregister(str(self.ended), self.ended)
+        self._emit(events.Exited, pid=process.pid, ended=self.ended)
 
-    async def _attend(self, process: Process) -> str:
+    async def _attend(self, process: Process) -> _Failure:
         """Probe the process and wait for its end; gives why it has to be ended, "" if it did."""
-        failure = ""
+        failure = _Failure("")
 
         async def probe() -> None:
             nonlocal failure
-            try:
-                await wait_ready(self._address, self.config.ready_timeout)
-            except NotReadyError as exc:
-                failure = str(exc)
-                nursery.cancel_scope.cancel()
-            else:
-                # The process may have ended with its answer.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                self._become_ready(process)
+            failure = await self._probe(process)
+            nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe)
             await process.wait()
             nursery.cancel_scope.cancel()
-        return failure
+        return failure if process.returncode is None else _Failure("")
+
+    async def _probe(self, process: Process) -> _Failure:
+        """Report readiness, then watch over it; gives what was found wrong."""
+        try:
+            await self._mesh.world.probe.wait_ready(self._address, self.config.ready_timeout)
+        except NotReadyError as exc:
+            return _Failure(str(exc))
+        # The process may have ended with its answer.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._become_ready(process)
+        found = partial(self._take, process)
+        verdict = await liveness.watch(
+            self._mesh.world.probe, self._address, self.config.liveness, found
+        )
+        return _Failure(verdict, stuck=True)
+
+    async def _end(self, process: Process, failure: _Failure) -> None:
+        """End a process that failed its mesh; one that is stuck says first where it is."""
+        if failure.stuck:
+            await process.dump()
+        await process.stop(0 if failure.stuck else self.config.stop_timeout)
 
     async def _stop(self, process: Process) -> None:
         """Stop it because the mesh was asked to, even though this task is cancelled already."""
+        self._deregister("is being stopped")
         self._become(State.STOPPING)
         self._emit(events.Stopping, pid=process.pid)
         with trio.CancelScope(shield=True):
-            forced = await process.stop(self.config.stop_timeout)
-        ended = self._exit(process, "")
-        self._reason = str(ended)
-        self._emit(events.Stopped, pid=process.pid, ended=ended, forced=forced)
+            self.forced = await process.stop(self.config.stop_timeout)
+        self.ended = self._exit(process, "")
+        self._emit(events.Stopped, pid=process.pid, ended=self.ended, forced=self.forced)
 
     def _exit(self, process: Process, reason: str) -> Exit:
         code = process.returncode
@@ -205,18 +192,26 @@ class Instance:
     def _address(self) -> str:
         return f"unix:{self.socket}"
 
+    def _take(self, process: Process, health: Health) -> None:
+        """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
+        self.health = health
+        if health.serving and self.state is State.UNREADY:
+            self._become_ready(process)
+        elif health.alive and not health.serving and self.state is State.READY:
+            self._become(State.UNREADY)
+            self._deregister(health.reason)
+            self._emit(events.Unready, pid=process.pid, reason=health.reason)
+
     def _become_ready(self, process: Process) -> None:
-        self._become(State.READY)
-        self._reason = ""
         self._registered = Endpoint(
-            id=f"{self.config.name}-{self.number}-{process.pid}-{self._life}",
+            id=f"{self.config.name}-{self.number}-{process.pid}-{self._mesh.next_serial()}",
             address=self._address,
             instance=self.number,
             pid=process.pid,
         )
         self._mesh.registry.register(self.config.service, self._registered)
-        after = trio.current_time() - self._started
-        self._emit(events.Ready, pid=process.pid, after=after)
+        self._become(State.READY)
+        self._emit(events.Ready, pid=process.pid, after=self.uptime)
 
     def _deregister(self, reason: str, ended: Exit | None = None) -> None:
         endpoint, self._registered = self._registered, None
@@ -233,6 +228,7 @@ class Instance:
 
     def _become(self, state: State) -> None:
         self.state = follow(self.state, state)
+        self._changed()
 
     def _emit(self, kind: type[events.Event], **values: object) -> None:
         self._mesh.emit(kind(self.config.name, self.number, **values))

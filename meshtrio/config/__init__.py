@@ -1,0 +1,28 @@
+"""What a mesh is to run: attrs classes, and the same in TOML with the same names.
+
+`load(path)` reports every mistake of a file at once, each with file, key and reason. Times are
+seconds throughout.
+"""
+
+from meshtrio.config.group import GroupConfig, Strategy
+from meshtrio.config.mesh import MeshConfig
+from meshtrio.config.plugin import (
+    LONGEST_SOCKET_PATH,
+    Escalate,
+    Liveness,
+    PluginConfig,
+    RestartPolicy,
+)
+from meshtrio.config.reader import load
+
+__all__ = [
+    "LONGEST_SOCKET_PATH",
+    "Escalate",
+    "GroupConfig",
+    "Liveness",
+    "MeshConfig",
+    "PluginConfig",
+    "RestartPolicy",
+    "Strategy",
+    "load",
+]

@@ -1,0 +1,47 @@
+"""A whole mesh: its plugins, their groups, and where it keeps its sockets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from meshtrio.config.group import GroupConfig
+from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.relations import Relations
+from meshtrio.errors import ConfigError
+
+
+def _plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
+    return tuple(value)
+
+
+def _groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
+    return tuple(value)
+
+
+@attrs.frozen
+class MeshConfig:
+    """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
+
+    plugins: tuple[PluginConfig, ...] = attrs.field(converter=_plugins, default=())
+    groups: tuple[GroupConfig, ...] = attrs.field(converter=_groups, default=())
+    runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    """Where the sockets are; see `meshtrio.runtime_dir.default` for what None means."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = _twice("plugin", (plugin.name for plugin in self.plugins))
+        problems += _twice("group", (group.name for group in self.groups))
+        problems += self.relations().problems()
+        if problems:
+            raise ConfigError(problems)
+
+    def relations(self) -> Relations:
+        return Relations(self.plugins, self.groups)
+
+
+def _twice(kind: str, names: Iterable[str]) -> list[str]:
+    times = Counter(names)
+    return [f"{kind}: two {kind}s are named {name!r}" for name in times if times[name] > 1]

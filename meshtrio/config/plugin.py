@@ -1,0 +1,140 @@
+"""One plugin, as its author or operator describes it. Times are seconds."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from meshtrio.backoff import Backoff
+
+PYTHON = "{python}"
+"""As a word of a command: the interpreter that the mesh itself runs on."""
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes; a longer one does not fit the kernel's sockaddr_un."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class RestartPolicy(Enum):
+    """Whether a plugin whose process ended by itself is started again."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+class Escalate(Enum):
+    """How far a failure goes that restarts did not help against."""
+
+    PLUGIN = "plugin"
+    """The plugin stays down; nothing else is touched."""
+    GROUP = "group"
+    """Its group acts by its strategy, and fails in turn when that happens too often."""
+    MESH = "mesh"
+    """The mesh stops with an error."""
+
+
+def check_name(_: object, __: object, value: str) -> None:
+    if not _NAME.fullmatch(value) or len(value) > 64:
+        raise ValueError(
+            f"{value!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not "
+            "begin with a sign"
+        )
+
+
+def _check_command(_: object, __: object, value: tuple[str, ...]) -> None:
+    if not value or not value[0]:
+        raise ValueError('must name a program, as in ["python", "plugin.py"]')
+
+
+def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
+    for key in value:
+        if not key or "=" in key or "\0" in key + value[key]:
+            raise ValueError(f"{key!r} cannot be the name of an environment variable")
+        if key in RESERVED_ENV:
+            raise ValueError(f"{key} is set by the mesh")
+
+
+def at_least(least: float, *, inclusive: bool = True) -> Any:
+    def check(_: object, __: object, value: float) -> None:
+        if value != value or value < least or (value == least and not inclusive):
+            bound = f"at least {least}" if inclusive else f"more than {least}"
+            raise ValueError(f"must be {bound}, not {value}")
+
+    return check
+
+
+RESERVED_ENV = frozenset(
+    {"PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT", "MESH_SOCKET"}
+)
+
+
+@attrs.frozen
+class Liveness:
+    """Health checks of a plugin that is ready; `threshold` failed ones in a row and it is killed.
+
+    NOT_SERVING is no failure: it takes the plugin out of the registry until it says SERVING.
+    """
+
+    interval: float = attrs.field(default=10.0, validator=at_least(0))
+    """From one check to the next; 0 for none."""
+    timeout: float = attrs.field(default=5.0, validator=at_least(0, inclusive=False))
+    threshold: int = attrs.field(default=3, validator=at_least(1))
+
+
+@attrs.frozen
+class PluginConfig:
+    """One plugin: a program, and how its processes are kept alive."""
+
+    name: str = attrs.field(validator=check_name)
+    """It is called as the service `plugin.<name>`."""
+    command: tuple[str, ...] = attrs.field(
+        converter=tuple, validator=_check_command, metadata={"hint": "it is run without a shell"}
+    )
+    """Program and arguments, run without a shell; `{python}` stands for the mesh's interpreter."""
+    instances: int = attrs.field(default=1, validator=at_least(1))
+    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
+    """Added to the environment of the mesh."""
+    cwd: Path | None = None
+    """By default the folder of the config file, or that of the embedding program."""
+    restart: RestartPolicy = RestartPolicy.ALWAYS
+    always_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    """Exit statuses after which it is started again whatever `restart` says."""
+    never_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    """Exit statuses after which it is not: a mistake that another start cannot mend."""
+    backoff: Backoff = attrs.field(factory=Backoff)
+    """Between a death and the next start."""
+    min_uptime: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
+    """A process that lived this long starts the curve of `backoff` again."""
+    max_restarts: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(at_least(0))
+    )
+    """So many of one instance within `restart_period`; at the next failure the plugin gives up."""
+    restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
+    escalate: Escalate = Escalate.PLUGIN
+    """Who is told when it gives up."""
+    after: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """Plugins and groups that have to be ready before this one is started."""
+    ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
+    """From the start of a process to its first SERVING."""
+    liveness: Liveness = attrs.field(factory=Liveness)
+    stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
+    """From SIGTERM to SIGKILL."""
+
+    @property
+    def service(self) -> str:
+        return f"plugin.{self.name}"
+
+    def argv(self) -> list[str]:
+        """The command as it is executed."""
+        program, *arguments = (sys.executable if w == PYTHON else w for w in self.command)
+        if self.cwd is not None and "/" in program:
+            program = str(self.cwd / program)
+        return [program, *arguments]

@@ -1,0 +1,190 @@
+"""Reading a mesh's TOML file, with every mistake in it told at once."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import tomllib
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import attrs
+
+from meshtrio.config.group import GroupConfig
+from meshtrio.config.mesh import MeshConfig
+from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.relations import Relations
+from meshtrio.errors import ConfigError
+
+T = TypeVar("T")
+
+_TABLES = ("mesh", "plugin", "group")
+_TWICE = {
+    "plugin": "make it one with more instances, or rename it",
+    "group": "make it one with the members of both, or rename it",
+}
+
+
+def load(path: Path | str) -> MeshConfig:
+    """Read a mesh's TOML file. Raises ConfigError with every mistake found in it."""
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
+    reader = _Reader(path)
+    config = reader.mesh(data)
+    if reader.problems or config is None:
+        raise ConfigError(reader.problems)
+    return config
+
+
+class _Reader:
+    """Turns parsed TOML into the classes above, collecting what is wrong on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.problems: list[str] = []
+        self._path = path
+        self._folder = path.resolve().parent
+
+    def mesh(self, data: dict[str, Any]) -> MeshConfig | None:
+        for key in data.keys() - set(_TABLES):
+            self._unknown(key, key, _TABLES)
+        plugins = self._each(data, "plugin", self._plugin)
+        groups = self._each(data, "group", self._group)
+        mesh = data.get("mesh", {})
+        if not isinstance(mesh, dict):
+            self._problem("mesh", "is written as a table: [mesh]")
+            mesh = {}
+        values = self._values("mesh", mesh, MeshConfig, skip={"plugins", "groups"})
+        if self.problems:
+            return None
+        for problem in Relations(plugins, groups).problems():
+            self.problems.append(f"{self._path}: {problem}")
+        return None if self.problems else MeshConfig(plugins, groups, **values)
+
+    def _each(
+        self, data: dict[str, Any], kind: str, read: Callable[[int, dict[str, Any]], T | None]
+    ) -> list[T]:
+        """The tables [[kind]], those that are right."""
+        tables = data.get(kind, [])
+        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+            self._problem(kind, f"is written as one [[{kind}]] table for each {kind}")
+            tables = []
+        names = [str(table["name"]) for table in tables if "name" in table]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self._problem(kind, f"two {kind}s are named {name!r}; {_TWICE[kind]}")
+        found = [read(number, table) for number, table in enumerate(tables)]
+        return [one for one in found if one is not None]
+
+    def _group(self, number: int, table: dict[str, Any]) -> GroupConfig | None:
+        name = table.get("name")
+        where = f"group {name!r}" if isinstance(name, str) else f"group number {number + 1}"
+        before = len(self.problems)
+        values = self._values(where, table, GroupConfig)
+        return GroupConfig(**values) if len(self.problems) == before else None
+
+    def _plugin(self, number: int, table: dict[str, Any]) -> PluginConfig | None:
+        name = table.get("name")
+        where = f"plugin {name!r}" if isinstance(name, str) else f"plugin number {number + 1}"
+        before = len(self.problems)
+        values = self._values(where, table, PluginConfig)
+        values.setdefault("cwd", self._folder)
+        if not values["cwd"].is_dir():
+            self._problem(f"{where}: cwd", f"{values['cwd']} is not a folder")
+        if len(self.problems) > before:
+            return None
+        plugin = PluginConfig(**values)
+        self._check_program(where, plugin)
+        return plugin
+
+    def _check_program(self, where: str, plugin: PluginConfig) -> None:
+        program = plugin.argv()[0]
+        path = plugin.env.get("PATH")
+        if shutil.which(program, path=path) is None:
+            reason = "is not there or not executable" if "/" in program else "is not on the PATH"
+            self._problem(f"{where}: command", f"{program!r} {reason}")
+
+    def _values(
+        self,
+        where: str,
+        table: dict[str, Any],
+        cls: type,
+        skip: frozenset[str] | set[str] = frozenset(),
+    ) -> dict[str, Any]:
+        """The values of a table that are right; the others are reported."""
+        hints = get_type_hints(cls)
+        fields = {f.name: f for f in attrs.fields(cls) if f.name not in skip}
+        values: dict[str, Any] = {}
+        for key, raw in table.items():
+            if key not in fields:
+                self._unknown(f"{where}: {key}", key, fields)
+                continue
+            try:
+                value = self._value(f"{where}: {key}", hints[key], raw)
+                if fields[key].validator is not None:
+                    fields[key].validator(None, fields[key], value)
+            except ValueError as exc:
+                hint = fields[key].metadata.get("hint")
+                self._problem(f"{where}: {key}", f"{exc}; {hint}" if hint else str(exc))
+            else:
+                values[key] = value
+        for name, field in fields.items():
+            if field.default is attrs.NOTHING and name not in table:
+                self._problem(where, f"{name} is missing")
+        return values
+
+    def _value(self, where: str, hint: Any, raw: Any) -> Any:
+        """Turn a TOML value into what a field of type `hint` holds. Raises ValueError."""
+        if type(None) in get_args(hint):
+            hint = next(arg for arg in get_args(hint) if arg is not type(None))
+        if attrs.has(hint):
+            if not isinstance(raw, dict):
+                raise ValueError("is written as a table")
+            before = len(self.problems)
+            values = self._values(where, raw, hint)
+            return hint(**values) if len(self.problems) == before else hint()
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            allowed = [member.value for member in hint]
+            if raw not in allowed:
+                raise ValueError(f"must be one of {', '.join(allowed)}, not {raw!r}")
+            return hint(raw)
+        if hint is Path:
+            return self._folder / Path(_typed(raw, str, "a path in quotes")).expanduser()
+        return _plain(hint, raw)
+
+    def _unknown(self, where: str, key: str, known: Iterable[str]) -> None:
+        close = difflib.get_close_matches(key, list(known), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+        self._problem(where, f"is not a key that meshtrio knows{hint}")
+
+    def _problem(self, where: str, reason: str) -> None:
+        self.problems.append(f"{self._path}: {where}: {reason}")
+
+
+def _plain(hint: Any, raw: Any) -> Any:
+    if hint is float:
+        return float(_typed(raw, (int, float), "a number"))
+    if hint is int:
+        return _typed(raw, int, "a whole number")
+    if hint is str:
+        return _typed(raw, str, "text in quotes")
+    if get_origin(hint) is tuple:
+        return _items(get_args(hint)[0], raw)
+    table = _typed(raw, dict, "a table of texts")
+    return {key: _typed(value, str, "a table of texts") for key, value in table.items()}
+
+
+def _items(hint: Any, raw: Any) -> tuple[Any, ...]:
+    what = "a list of texts, each in quotes" if hint is str else "a list of whole numbers"
+    return tuple(_typed(item, hint, what) for item in _typed(raw, list, what))
+
+
+def _typed(raw: Any, kind: Any, what: str) -> Any:
+    if not isinstance(raw, kind) or isinstance(raw, bool):
+        raise ValueError(f"must be {what}, not {raw!r}")
+    return raw

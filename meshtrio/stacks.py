@@ -1,0 +1,44 @@
+"""What a program is doing, on stderr, when it is asked with SIGQUIT: threads and trio tasks.
+
+The threads' stacks are written by `faulthandler` straight from the signal, so they come even when
+the interpreter is stuck in a call that never returns; the tasks follow if it is not.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from types import FrameType
+
+import trio
+
+
+def report_on_sigquit() -> None:
+    """Answer SIGQUIT from now on, instead of dying of it. For the main thread only."""
+    if hasattr(signal, "SIGQUIT") and signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
+        signal.signal(signal.SIGQUIT, _report)
+        faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
+
+
+def _report(number: int, frame: FrameType | None) -> None:
+    try:
+        root = trio.lowlevel.current_root_task()
+    except RuntimeError:
+        return
+    if root is not None:
+        print("trio's tasks:", *task_lines(root), sep="\n", file=sys.stderr, flush=True)
+
+
+def task_lines(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
+    """A task and those below it, each with the lines it waits in, outermost first."""
+    indent = "  " * depth
+    yield f"{indent}task {task.name}"
+    for frame, line in task.iter_await_frames():
+        found = traceback.extract_stack(frame, limit=1)[0]
+        yield f"{indent}  {found.filename}:{line} in {found.name}"
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from task_lines(child, depth + 1)

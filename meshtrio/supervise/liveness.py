@@ -1,0 +1,29 @@
+"""Liveness: asking a plugin that was ready again and again, until it fails to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from meshtrio.config import Liveness
+from meshtrio.supervise.probe import Health, Probe
+
+
+async def watch(
+    probe: Probe, address: str, config: Liveness, found: Callable[[Health], None]
+) -> str:
+    """Check until `config.threshold` checks in a row were not answered; gives what to say of it.
+
+    `found` is called with what each check found. Never returns where checks are turned off.
+    """
+    if not config.interval:
+        await trio.sleep_forever()
+    failures = 0
+    while True:
+        await trio.sleep(config.interval)
+        health = await probe.check(address, config.timeout)
+        found(health)
+        failures = 0 if health.alive else failures + 1
+        if failures >= config.threshold:
+            return f"failed {failures} health checks in a row: {health.reason}"

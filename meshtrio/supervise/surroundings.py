@@ -1,0 +1,67 @@
+"""What the tree uses of the world beside its own decisions: in tests, all of it can be a fake."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import attrs
+
+from meshtrio.registry import Registry
+from meshtrio.structured import running
+from meshtrio.supervise import events
+from meshtrio.supervise.probe import Probe, SocketProbe
+from meshtrio.supervise.process import Process
+from meshtrio.supervise.warden import Warden
+
+
+class Spawn(Protocol):
+    """Starts a process. Raises OSError or ValueError."""
+
+    def __call__(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None
+    ) -> Awaitable[Process]: ...
+
+
+class Guard(Protocol):
+    """Sees to it that plugins die with the mesh."""
+
+    def watch(self, pid: int, pidfd: int) -> None: ...
+
+    def forget(self, pid: int) -> None: ...
+
+
+@attrs.frozen
+class World:
+    """Processes, questions to them, their guard, and chance."""
+
+    guard: Guard
+    guarded: Callable[[], AbstractAsyncContextManager[Any]]
+    """Runs the guard for a block."""
+    spawn: Spawn = Process.spawn
+    probe: Probe = attrs.field(factory=SocketProbe)
+    rng: Random = attrs.field(factory=Random)
+
+    @classmethod
+    def real(cls, folder: Path) -> World:
+        warden = Warden(folder)
+        return cls(warden, lambda: running(warden.run))
+
+
+@attrs.frozen
+class Surroundings:
+    """What a life uses of its mesh."""
+
+    registry: Registry
+    mesh_socket: Path
+    emit: events.Subscriber
+    world: World
+    _serials: Iterator[int] = attrs.field(factory=itertools.count)
+
+    def next_serial(self) -> int:
+        """A number that no two registrations share."""
+        return next(self._serials)

@@ -1,0 +1,116 @@
+"""Planning: what may start and stop, as tables and as laws over any table."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshtrio.supervise.plan import Goal, plan
+
+
+@attrs.define(eq=False)
+class Row:
+    plugin: str
+    goal: Goal = Goal.RUN
+    running: bool = False
+    ready: bool = False
+    stopping: bool = False
+    due: float = -math.inf
+    batch: int = 0
+
+
+def up(plugin: str, goal: Goal = Goal.RUN, **values: object) -> Row:
+    return Row(plugin, goal, running=True, ready=True, **values)  # type: ignore[arg-type]
+
+
+def planned(rows: list[Row], edges: dict[str, set[str]] | None = None, now: float = 0.0) -> str:
+    """ "+a -b @5" for starting a, stopping b and waking at 5."""
+    found = plan(rows, {name: frozenset(to) for name, to in (edges or {}).items()}, now)
+    words = [f"+{row.plugin}" for row in found.start] + [f"-{row.plugin}" for row in found.stop]
+    return " ".join([*words, *([f"@{found.wake:g}"] if found.wake != math.inf else [])])
+
+
+AFTER = {"b": {"a"}}
+CASES = {
+    "all that may run are started": ([Row("a"), Row("b")], {}, "+a +b"),
+    "what runs is left alone": ([up("a"), up("b")], {}, ""),
+    "what rests is left alone": ([Row("a", Goal.REST)], {}, ""),
+    "one that waits": ([Row("a"), Row("b")], AFTER, "+a"),
+    "started is not ready": ([Row("a", running=True), Row("b")], AFTER, ""),
+    "one ready instance is enough": ([up("a"), Row("a"), Row("b")], AFTER, "+a +b"),
+    "not before its time": ([Row("a", due=5), Row("b", due=3)], {}, "@3"),
+    "a delay does not hold others up": ([Row("a", due=5), Row("b")], {}, "+b @5"),
+    "one that waits for others wakes nobody": ([Row("b", due=5)], AFTER, ""),
+    "stopped": ([up("a", Goal.REST), up("b")], {}, "-a"),
+    "recycled": ([up("a", Goal.RECYCLE)], {}, "-a"),
+    "stopped once": ([up("a", Goal.REST, stopping=True)], {}, ""),
+    "in reverse": ([up("a", Goal.REST), up("b", Goal.REST)], AFTER, "-b"),
+    "in reverse while one is stopping": (
+        [up("a", Goal.REST), up("b", Goal.REST, stopping=True)],
+        AFTER,
+        "",
+    ),
+    "not held up by those that stay": ([up("a", Goal.REST), up("b")], AFTER, "-a"),
+    "a batch stops before it starts": (
+        [up("a", Goal.RECYCLE, batch=1), Row("b", batch=1), Row("c", batch=2)],
+        {},
+        "+c -a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "edges", "expected"), CASES.values(), ids=CASES)
+def test_plans(rows: list[Row], edges: dict[str, set[str]], expected: str) -> None:
+    assert planned(rows, edges) == expected
+
+
+@st.composite
+def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
+    names = [chr(ord("a") + number) for number in range(draw(st.integers(1, 7)))]
+    # A plugin waits only for earlier letters, so that there is no circle.
+    edges = {n: frozenset(draw(st.sets(st.sampled_from(names[: i or 1])))) - {n}
+             for i, n in enumerate(names)}  # fmt: skip
+    rows = []
+    for name in names:
+        for _ in range(draw(st.integers(1, 2))):
+            running = draw(st.booleans())
+            goal = draw(st.sampled_from(Goal))
+            if goal is Goal.RECYCLE and not running:
+                goal = Goal.RUN
+            batch = draw(st.integers(0, 2))
+            rows.append(Row(name, goal, running=running, ready=running, batch=batch))
+    return rows, edges
+
+
+@given(_tables(), st.randoms(use_true_random=False))
+@settings(max_examples=300, deadline=None)
+def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[no-untyped-def]
+    """Whatever is started and stopped first among what the plan allows."""
+    rows, edges = drawn
+    for _ in range(10 * len(rows)):
+        found = plan(rows, edges, 0.0)
+        ready = {row.plugin for row in rows if row.ready}
+        assert all(edges[row.plugin] <= ready for row in found.start)
+        leaving = {r.plugin for r in rows if r.running and r.goal is not Goal.RUN}
+        assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
+        todo = [*found.start, *found.stop]
+        if not todo:
+            break
+        row = random.choice(todo)
+        if row in found.start:
+            emptying = {r.batch for r in rows if r.goal is Goal.RECYCLE}
+            assert not row.batch or row.batch not in emptying
+            row.running = row.ready = True
+            row.batch = 0
+        else:
+            row.running = row.ready = False
+            row.goal = Goal.RUN if row.goal is Goal.RECYCLE else row.goal
+    served = {row.plugin for row in rows if row.ready}
+    for row in rows:
+        wanted = row.goal is Goal.RUN and (row.running or edges[row.plugin] <= served)
+        assert row.running is wanted
+        assert row.goal is not Goal.RECYCLE
