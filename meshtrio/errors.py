@@ -57,6 +57,10 @@ class MeshFailedError(MeshtrioError):
         self.stderr_tail = stderr_tail
 
 
+class PluginFailedError(MeshtrioError):
+    """A plugin did not come to what was asked of it; the text says how it ended."""
+
+
 class NoMeshError(purerpc.UnavailableError):
     """No mesh answers on the mesh socket."""
 

@@ -33,6 +33,7 @@ from meshtrio.services.standard import standard_server
 from meshtrio.structured import open_nursery_of_one, running
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
+from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.logs import log_event
 
@@ -40,13 +41,23 @@ __all__ = ["Mesh", "connect", "main"]
 
 
 class Mesh:
-    """A running mesh, in the process that runs it."""
+    """A running mesh, in the process that runs it.
+
+    `start`, `stop`, `drain`, `restart`, `scale` and `reload` are those of `Operations`.
+    """
 
     def __init__(self, tree: Tree, registry: MemoryRegistry, socket: Path) -> None:
         """Not for users, who get one from `main`."""
         self.socket = socket
         self._tree = tree
         self._registry = registry
+        operations = Operations(tree)
+        self.start = operations.start
+        self.stop = operations.stop
+        self.drain = operations.drain
+        self.restart = operations.restart
+        self.scale = operations.scale
+        self.reload = operations.reload
 
     @asynccontextmanager
     async def connect(self, service: str) -> AsyncIterator[Channel]:
@@ -61,6 +72,11 @@ class Mesh:
             raise purerpc.NotFoundError(str(exc)) from None
         async with open_channel(service, partial(watch, self._registry, service)) as channel:
             yield channel
+
+    @property
+    def config(self) -> MeshConfig:
+        """What it goes by now: what `main` was given, and what was reloaded and scaled since."""
+        return self._tree.config
 
     def instances(self) -> tuple[Status, ...]:
         """Every instance as it is now, in the order of the config."""

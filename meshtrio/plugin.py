@@ -22,6 +22,7 @@ from meshtrio.rpc.listener import unix_listener
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.supervise.output import CALL_CUT
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.plugin")
@@ -72,9 +73,8 @@ async def serve(
             task_status.started()
             await anext(aiter(signals))
             health.stop_serving()
-            cut = await server.drain(_grace())
-            if cut:
-                _log.warning("%d calls were cut: they did not finish within the grace", cut)
+            for path in await server.drain(_grace()):
+                _log.warning("%s%s", CALL_CUT, path)
 
 
 def _socket_path() -> str:

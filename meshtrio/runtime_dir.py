@@ -29,8 +29,9 @@ def mesh_socket(folder: Path) -> Path:
     return folder / "mesh.sock"
 
 
-def plugin_socket(folder: Path, plugin: str, instance: int) -> Path:
-    return folder / f"{plugin}-{instance}.sock"
+def plugin_socket(folder: Path, plugin: str, instance: int, place: int = 0) -> Path:
+    """An instance has two places, 0 and 1, so that a successor can be started beside it."""
+    return folder / f"{plugin}-{instance}{'.b' if place else ''}.sock"
 
 
 def find_mesh_socket() -> Path:
@@ -43,7 +44,7 @@ def check(config: MeshConfig) -> None:
     """Refuse what cannot work before anything is made. Raises ConfigError with all of it."""
     folder = of(config)
     paths = [mesh_socket(folder)]
-    paths += [plugin_socket(folder, p.name, p.instances - 1) for p in config.plugins]
+    paths += [plugin_socket(folder, p.name, p.instances - 1, 1) for p in config.plugins]
     problems = [
         f"{path}: a socket's path may have {LONGEST_SOCKET_PATH} bytes, this has "
         f"{len(os.fsencode(path))}; choose a shorter runtime dir"

@@ -132,6 +132,10 @@ class PluginConfig:
     def service(self) -> str:
         return f"plugin.{self.name}"
 
+    def process(self) -> tuple[object, ...]:
+        """What its processes are made of: where this differs, they have to be started anew."""
+        return (self.command, dict(self.env), self.cwd, self.stop_timeout)
+
     def argv(self) -> list[str]:
         """The command as it is executed."""
         program, *arguments = (sys.executable if w == PYTHON else w for w in self.command)

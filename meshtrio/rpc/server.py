@@ -118,21 +118,21 @@ class Server:
         finally:
             self.connections.discard(connection)
 
-    async def drain(self, grace: float) -> int:
+    async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
 
-        Gives the number of calls that were cut when the time was over. When cancelled, what is
+        Gives the paths of the calls that were cut when the time was over. When cancelled, what is
         left is cut at once. `serve` has ended its work when this returns.
         """
         self._accepting.cancel()
-        cut = 0
+        cut: tuple[str, ...] = ()
         try:
             with trio.move_on_after(grace):
                 async with trio.open_nursery() as nursery:
                     for connection in self.connections:
                         nursery.start_soon(connection.drain)
         finally:
-            cut = self.calls_in_progress
+            cut = tuple(s.path for c in self.connections for s in c.streams.values())
             self._stopping.cancel()
         return cut
 
@@ -207,6 +207,7 @@ class ServerConnection(Connection):
         else:
             stream = Stream(self, event.stream_id)
             stream.encoding = head.encoding
+            stream.path = head.path
             self._running += 1
             self._nursery.start_soon(ServerCall(self, stream, handler, head).run)
         self.streams[stream.id] = stream

@@ -52,6 +52,7 @@ class Stream:
         "head_sent",
         "id",
         "on_failure",
+        "path",
         "trailers",
     )
 
@@ -61,6 +62,8 @@ class Stream:
         self.head_sent = False
         """On a server: the head of the response has gone out, so trailers must follow it."""
         self.trailers: Trailers | None = None
+        self.path = ""
+        """On a server: what was called."""
         self.encoding = IDENTITY
         """What the peer's compressed messages are compressed with."""
         self.compressed = False

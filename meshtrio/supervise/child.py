@@ -30,32 +30,49 @@ class Status:
 
 @attrs.define(eq=False)
 class Child:
-    """What the supervisor knows of an instance, and what it is to come to. See `plan.Entry`."""
+    """What the supervisor knows of an instance, and what it is to come to. See `plan.Entry`.
+
+    It has one life at a time, but while it is renewed: then a successor is started beside it, and
+    takes its place once it is ready.
+    """
 
     config: PluginConfig
     number: int
-    socket: Path
     goal: Goal = Goal.RUN
     history: History = attrs.field(factory=History)
     life: Life | None = None
+    successor: Life | None = None
+    retired: list[Life] = attrs.field(factory=list)
+    """Those whose place was taken, while they drain."""
+    renewal: str = ""
+    """Why it is to be renewed, while it is."""
+    renewal_failure: str = ""
+    """Why the last renewal came to nothing."""
     rest: State = State.PENDING
     """Its state while it has no process."""
     due: float = -math.inf
     batch: int = 0
     reason: str = ""
     """How the last life ended."""
+    place: int = 0
+    """Which of its two sockets its life has; a successor has the other."""
 
     @property
     def plugin(self) -> str:
         return self.config.name
 
+    def lives(self) -> list[Life]:
+        """All there are, the one in office first."""
+        found = [life for life in (self.life, self.successor) if life is not None]
+        return found + self.retired
+
     @property
     def running(self) -> bool:
-        return self.life is not None
+        return bool(self.lives())
 
     @property
     def stopping(self) -> bool:
-        return self.life is not None and self.life.asked
+        return all(life.asked for life in self.lives())
 
     @property
     def ready(self) -> bool:
@@ -65,9 +82,40 @@ class Child:
     def state(self) -> State:
         return self.rest if self.life is None else self.life.state
 
-    def status(self) -> Status:
+    def stop(self) -> None:
+        self.renewal = ""
+        for life in self.lives():
+            life.stop()
+
+    def promote(self) -> None:
+        """Put the successor in office."""
+        assert self.life is not None
+        assert self.successor is not None
+        self.life.stop()
+        self.retired.append(self.life)
+        self.life, self.successor, self.renewal = self.successor, None, ""
+        self.place = 1 - self.place
+
+    def bury(self, life: Life) -> bool:
+        """Take out a life that has ended; True if nobody is in office any more because of it."""
+        if life is self.successor:
+            self.successor, self.renewal = None, ""
+            self.renewal_failure = str(life.ended)
+        elif life is not self.life:
+            self.retired.remove(life)
+        elif self.successor is not None:
+            self.life, self.successor, self.renewal = self.successor, None, ""
+            self.place = 1 - self.place
+        else:
+            self.life, self.renewal = None, ""
+            return True
+        return False
+
+    def status(self, socket: Path) -> Status:
+        """`socket` is where it would be, were it not running."""
         life = self.life
         process = life.process if life is not None else None
+        socket = life.socket if life is not None else socket
         return Status(
             name=self.plugin,
             instance=self.number,
@@ -75,6 +123,6 @@ class Child:
             pid=process.pid if process is not None else None,
             restarts=self.history.restarts,
             uptime=life.uptime if life is not None and process is not None else None,
-            socket=self.socket,
+            socket=socket,
             reason="" if self.ready else self.reason,
         )

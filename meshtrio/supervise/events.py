@@ -61,6 +61,13 @@ class GaveUp(Event):
 
 
 @attrs.frozen
+class Renewing(Event):
+    """A successor is started beside it, and takes its place once it is ready."""
+
+    reason: str
+
+
+@attrs.frozen
 class GroupRestarting(Event):
     """A member of `group` gave up, and these plugins are stopped and started afresh for it."""
 

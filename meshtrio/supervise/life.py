@@ -15,7 +15,7 @@ import trio
 from meshtrio.config import PluginConfig
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
-from meshtrio.supervise.output import read_lines
+from meshtrio.supervise.output import CALL_CUT, read_lines
 from meshtrio.supervise.policy import Exit
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.process import Process
@@ -23,6 +23,7 @@ from meshtrio.supervise.state import State, follow
 from meshtrio.supervise.surroundings import Surroundings
 
 _STDERR_KEPT = 20
+_CUT_CALLS_KEPT = 10_000
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
 _PIPE_HELD = 0.2
@@ -60,6 +61,8 @@ class Life:
         """Somebody wants it to stop."""
         self.forced = False
         """It was asked to stop and had to be killed."""
+        self.cut_calls: list[str] = []
+        """Paths of the calls it says were cut when it drained."""
         self.health: Health | None = None
         """What the last health check found."""
         self._mesh = mesh
@@ -246,6 +249,11 @@ class Life:
             "MESH_SOCKET": str(self._mesh.mesh_socket),
         }
 
+    def _note_cut(self, line: str) -> None:
+        _, found, path = line.partition(CALL_CUT)
+        if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
+            self.cut_calls.append(path.strip())
+
     @asynccontextmanager
     async def _output(self, process: Process) -> AsyncIterator[trio.Event]:
         """Read the process's output during the block, whatever is cancelled, and to its end.
@@ -259,6 +267,7 @@ class Life:
             def deliver(line: str, cut: int) -> None:
                 if stream == "stderr":
                     self._stderr.append(line)
+                    self._note_cut(line)
                 self._emit(events.LineWritten, pid=process.pid, stream=stream, line=line, cut=cut)
 
             with scopes[stream]:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 
 import trio
 
+CALL_CUT = "call cut at the end of its grace: "
+"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""
+
 MAX_LINE = 8 * 1024
 """Bytes of a line that are kept; what follows up to its end is counted and dropped."""
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig
-from meshtrio.errors import MeshFailedError
+from meshtrio.errors import MeshFailedError, UsageError
 from meshtrio.registry import Registry
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise import events
@@ -44,26 +44,46 @@ class Tree:
     ) -> None:
         """`world` is what it is to use instead of real processes: a fake, in tests."""
         self.mesh_socket = runtime_dir.mesh_socket(folder)
-        self._config = config
-        self._relations = config.relations()
-        self._dependencies = self._relations.dependencies()
         self._world = world or World.real(folder)
         self._subscribers = list(subscribers)
         self._surroundings = Surroundings(registry, self.mesh_socket, self._emit, self._world)
-        self._children = [
-            Child(plugin, number, runtime_dir.plugin_socket(folder, plugin.name, number))
-            for plugin in config.plugins
-            for number in range(plugin.instances)
+        self._registry = registry
+        self._folder = folder
+        self.children = [
+            Child(plugin, number) for plugin in config.plugins for number in range(plugin.instances)
         ]
-        for plugin in config.plugins:
-            registry.declare(plugin.service)
+        self.configure(config)
         self._ended: deque[tuple[Child, Life]] = deque()
         self._batches = itertools.count(1)
         self._recent: Recent = {}
         self._news = trio.Event()
+        self._turned = trio.lowlevel.ParkingLot()
         self._closing = False
         self._failure: MeshFailedError | None = None
         self._failed = trio.Event()
+
+    def configure(self, config: MeshConfig) -> None:
+        """Go by this config from now on; instances are added and removed one by one."""
+        self.config = config
+        self._relations = config.relations()
+        self._dependencies = self._relations.dependencies()
+        by_name = {plugin.name: plugin for plugin in config.plugins}
+        for child in self.children:
+            child.config = by_name.get(child.plugin, child.config)
+        for plugin in config.plugins:
+            self._registry.declare(plugin.service)
+
+    def add(self, children: Iterable[Child]) -> None:
+        """Take new instances on, in the order of the config."""
+        order = [plugin.name for plugin in self.config.plugins]
+        self.children += children
+        self.children.sort(key=lambda child: (order.index(child.plugin), child.number))
+        self._wake()
+
+    def remove(self, children: Iterable[Child]) -> None:
+        """Forget instances that rest."""
+        gone = list(children)
+        self.children = [child for child in self.children if child not in gone]
 
     def subscribe(self, subscriber: events.Subscriber) -> None:
         self._subscribers.append(subscriber)
@@ -75,7 +95,7 @@ class Tree:
 
     def statuses(self) -> tuple[Status, ...]:
         """Every instance as it is now, in the order of the config."""
-        return tuple(child.status() for child in self._children)
+        return tuple(child.status(self._socket(child, child.place)) for child in self.children)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start every plugin and keep it until cancelled; no process is left after that.
@@ -90,13 +110,26 @@ class Tree:
             try:
                 await self._failed.wait()
             finally:
-                self._close()
+                self.close()
         if self._failure is not None:
             raise self._failure
 
-    def _close(self) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so, as seen after the keeper has acted; cancellable.
+
+        Raises UsageError where the mesh stops before it is.
+        """
+        self._wake()
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            if self._closing:
+                raise UsageError("the mesh is stopping")
+            await self._turned.park()
+
+    def close(self) -> None:
+        """Stop everything; `run` returns when it is. Does not wait."""
         self._closing = True
-        for child in self._children:
+        for child in self.children:
             child.goal = Goal.REST
         self._wake()
 
@@ -107,30 +140,44 @@ class Tree:
     # -- the keeper --------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Plan and act until all is stopped. Shielded: cancellation comes here as `_close`."""
+        """Plan and act until all is stopped. Shielded: cancellation comes here as `close`."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as lives:
-                while not self._closing or any(child.running for child in self._children):
+                while not self._closing or any(child.running for child in self.children):
                     self._news = trio.Event()
                     wake = self._act(lives)
                     with trio.move_on_at(wake):
                         await self._news.wait()
                     while self._ended:
                         self._bury(*self._ended.popleft())
-        for child in self._children:
+                    self._turned.unpark_all()
+        self._turned.unpark_all()
+        for child in self.children:
             if child.rest in (State.PENDING, State.BACKOFF):
                 child.rest = State.STOPPED
 
     def _act(self, lives: trio.Nursery) -> float:
-        todo = plan(self._children, self._dependencies, trio.current_time())
+        todo = plan(self.children, self._dependencies, trio.current_time())
         for child in todo.stop:
-            assert child.life is not None
-            child.life.stop()
+            child.stop()
         for child in todo.start:
-            life = Life(child.config, child.number, child.socket, self._surroundings, self._wake)
-            child.life, child.batch = life, 0
-            lives.start_soon(self._live, child, life)
+            child.life, child.batch = self._begin(child, child.place, lives), 0
+        for child in self.children:
+            if child.renewal and child.ready and child.successor is None:
+                self._tell(child, events.Renewing, reason=child.renewal)
+                child.successor = self._begin(child, 1 - child.place, lives)
+            elif child.successor is not None and child.successor.ready:
+                child.promote()
         return todo.wake
+
+    def _socket(self, child: Child, place: int) -> Path:
+        return runtime_dir.plugin_socket(self._folder, child.plugin, child.number, place)
+
+    def _begin(self, child: Child, place: int, lives: trio.Nursery) -> Life:
+        socket = self._socket(child, place)
+        life = Life(child.config, child.number, socket, self._surroundings, self._wake)
+        lives.start_soon(self._live, child, life)
+        return life
 
     async def _live(self, child: Child, life: Life) -> None:
         await life.run()
@@ -142,14 +189,16 @@ class Tree:
     def _bury(self, child: Child, life: Life) -> None:
         """Take over that a life has ended, and decide what follows."""
         assert life.ended is not None
-        child.life = None
-        child.reason = str(life.ended)
-        if child.goal is Goal.RECYCLE:
-            child.goal, child.rest = Goal.RUN, State.PENDING
-        elif life.asked or child.goal is Goal.REST:
+        orphaned = child.bury(life)
+        if child.goal is Goal.RUN:
+            if orphaned:
+                child.reason = str(life.ended)
+                self._decide(child, life.ended, life.uptime)
+        elif not child.running:
+            child.reason = str(life.ended)
             child.rest = State.STOPPED
-        else:
-            self._decide(child, life.ended, life.uptime)
+            if child.goal is Goal.RECYCLE:
+                child.goal, child.rest = Goal.RUN, State.PENDING
 
     def _decide(self, child: Child, ended: Exit, uptime: float) -> None:
         now = trio.current_time()
@@ -196,7 +245,7 @@ class Tree:
 
     def _of(self, plugins: Iterable[str]) -> list[Child]:
         wanted = frozenset(plugins)
-        return [child for child in self._children if child.plugin in wanted]
+        return [child for child in self.children if child.plugin in wanted]
 
     def _restart_together(self, children: Iterable[Child]) -> None:
         """Stop those that run, and start none before all have stopped."""

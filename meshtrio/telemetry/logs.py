@@ -43,6 +43,8 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
             return logging.WARNING, f"pid {pid} takes no calls: {reason}"
         case events.Restarting(delay=delay):
             return logging.INFO, f"starting it again in {delay:.2f} s"
+        case events.Renewing(reason=reason):
+            return logging.INFO, f"starting a successor: {reason}"
         case events.GroupRestarting(group=group, plugins=plugins):
             return logging.WARNING, f"group {group} restarts {', '.join(plugins)} for it"
         case events.Stopping(pid=pid):

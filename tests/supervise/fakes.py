@@ -20,6 +20,7 @@ import trio
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.supervise import events
+from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.surroundings import World
 from meshtrio.supervise.tree import Tree
@@ -138,6 +139,7 @@ class Lab:
         self.tree = tree
         self.world = world
         self.registry = registry
+        self.operations = Operations(tree)
         self.began = trio.current_time()
         self.log: list[tuple[float, str]] = []
 

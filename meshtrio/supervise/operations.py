@@ -1,0 +1,225 @@
+"""What can be asked of a running mesh. Each operation sets goals and waits until they are reached.
+
+Cancelling one, or its deadline, ends the waiting; what was begun is still carried out, but for the
+rest of a rolling restart, which goes on instance by instance as it is waited for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import attrs
+import trio
+
+from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.supervise.child import Child
+from meshtrio.supervise.life import Life
+from meshtrio.supervise.plan import Goal
+from meshtrio.supervise.policy import Exit, History
+from meshtrio.supervise.state import State
+from meshtrio.supervise.tree import Tree
+
+_OVER = frozenset({State.FAILED, State.EXITED})
+
+
+@attrs.frozen
+class Drained:
+    """How an instance went; `cut_calls` are the paths of calls that its grace was too short for."""
+
+    plugin: str
+    instance: int
+    ended: Exit | None
+    """None where it was not running."""
+    forced: bool = False
+    """It had to be killed."""
+    cut_calls: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Reloaded:
+    """What a new config changed, by the names of plugins."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    scaled: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
+    """Of these, only how they are looked after has changed; their processes go on."""
+
+
+class Operations:
+    """On one tree. Names are those of plugins or groups; others raise UsageError."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._changing = trio.Lock()
+
+    async def start(self, name: str) -> None:
+        """Start what does not run, and wait until all of it is ready.
+
+        What had failed is given another chance. Raises PluginFailedError if one gives up again.
+        """
+        children = self._children(name)
+        for child in children:
+            self._revive(child)
+        await self._until_ready(children)
+
+    async def stop(self, name: str) -> None:
+        """Stop it and wait until it is gone. It stays so until `start`, whatever its policy."""
+        await self.drain(name)
+
+    async def drain(self, name: str) -> tuple[Drained, ...]:
+        """Stop it, and tell for each instance which calls were cut."""
+        return await self._rest(self._children(name))
+
+    async def restart(self, name: str) -> None:
+        """Renew instances one by one: a successor is ready before the one in office is stopped.
+
+        Loses no call. What does not run is started. Raises PluginFailedError, with the instance
+        left as it was, if a successor does not get ready.
+        """
+        children = self._children(name)
+        async with self._changing:
+            for child in children:
+                await self._renew(child, "a restart was asked for")
+
+    async def scale(self, name: str, instances: int) -> None:
+        """Have so many instances of a plugin, and wait until they are ready, or gone.
+
+        Those with the highest numbers go first.
+        """
+        plugin = self._plugin(name)
+        if instances < 1:
+            raise UsageError(f"cannot scale {name} to {instances} instances; `stop` stops them all")
+        async with self._changing:
+            self._tree.configure(
+                _with(self._tree.config, attrs.evolve(plugin, instances=instances))
+            )
+            await self._fit(self._plugin(name))
+
+    async def reload(self, config: MeshConfig) -> Reloaded:
+        """Go over to another config, touching only what it changes.
+
+        What only says how a plugin is looked after (restart, liveness, groups, …) is taken over as
+        it is; a change to its process means a rolling restart. Raises UsageError for what needs
+        another mesh, and nothing has happened then.
+        """
+        before = self._tree.config
+        if config.runtime_dir != before.runtime_dir:
+            raise UsageError("runtime_dir cannot be changed while the mesh runs")
+        async with self._changing:
+            changes = compare(before, config)
+            for name in changes.removed:
+                gone = self._children(name)
+                await self._rest(gone)
+                self._tree.remove(gone)
+            self._tree.configure(config)
+            async with trio.open_nursery() as nursery:
+                for name in (*changes.added, *changes.scaled):
+                    nursery.start_soon(self._fit, self._plugin(name))
+                for name in changes.restarted:
+                    nursery.start_soon(self._reshape, name)
+            return changes
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def _plugin(self, name: str) -> PluginConfig:
+        for plugin in self._tree.config.plugins:
+            if name in (plugin.name, plugin.service):
+                return plugin
+        known = ", ".join(plugin.name for plugin in self._tree.config.plugins) or "none"
+        raise UsageError(f"there is no plugin {name!r}; the plugins are: {known}")
+
+    def _children(self, name: str) -> list[Child]:
+        config = self._tree.config
+        if any(group.name == name for group in config.groups):
+            wanted = frozenset(config.relations().plugins_in(name))
+        else:
+            wanted = frozenset([self._plugin(name).name])
+        return [child for child in self._tree.children if child.plugin in wanted]
+
+    def _revive(self, child: Child) -> None:
+        if child.goal is Goal.REST and not child.running:
+            child.rest, child.due = State.PENDING, -math.inf
+            child.history = History(restarts=child.history.restarts)
+        if child.goal is Goal.REST:
+            # One that is still being stopped goes on to another life.
+            child.goal = Goal.RECYCLE if child.running else Goal.RUN
+
+    async def _until_ready(self, children: Sequence[Child]) -> None:
+        await self._tree.until(lambda: all(c.ready or c.state in _OVER for c in children))
+        for child in children:
+            if not child.ready:
+                raise PluginFailedError(f"{child.plugin}/{child.number} {child.reason}")
+
+    async def _rest(self, children: Sequence[Child]) -> tuple[Drained, ...]:
+        lives = {child: child.life for child in children}
+        for child in children:
+            child.goal = Goal.REST
+        await self._tree.until(lambda: not any(child.running for child in children))
+        return tuple(_drained(child, life) for child, life in lives.items())
+
+    async def _renew(self, child: Child, why: str) -> None:
+        if not child.ready:
+            self._revive(child)
+            await self._until_ready([child])
+            return
+        child.renewal, child.renewal_failure = why, ""
+        await self._tree.until(lambda: not child.renewal and not child.retired)
+        if child.renewal_failure:
+            raise PluginFailedError(
+                f"a successor of {child.plugin}/{child.number} {child.renewal_failure}; the one "
+                "in office goes on"
+            )
+
+    async def _fit(self, plugin: PluginConfig) -> None:
+        """Have as many instances as the config says."""
+        there = self._children(plugin.name)
+        surplus = [child for child in there if child.number >= plugin.instances]
+        added = [Child(plugin, number) for number in range(len(there), plugin.instances)]
+        self._tree.add(added)
+        await self._rest(surplus)
+        self._tree.remove(surplus)
+        await self._until_ready(added)
+
+    async def _reshape(self, name: str) -> None:
+        plugin = self._plugin(name)
+        await self._fit(plugin)
+        for child in self._children(name):
+            if child.goal is Goal.RUN:
+                await self._renew(child, "its config has changed")
+
+
+def _drained(child: Child, life: Life | None) -> Drained:
+    if life is None:
+        return Drained(child.plugin, child.number, None)
+    return Drained(
+        child.plugin, child.number, life.ended, life.forced, tuple(sorted(life.cut_calls))
+    )
+
+
+def _with(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
+    plugins = [plugin if known.name == plugin.name else known for known in config.plugins]
+    return attrs.evolve(config, plugins=plugins)
+
+
+def compare(before: MeshConfig, after: MeshConfig) -> Reloaded:
+    """What a change of config means for each plugin. Pure."""
+    old = {plugin.name: plugin for plugin in before.plugins}
+    new = {plugin.name: plugin for plugin in after.plugins}
+    kept = [name for name in new if name in old and new[name] != old[name]]
+    restarted = [name for name in kept if new[name].process() != old[name].process()]
+    scaled = [n for n in kept if n not in restarted and new[n].instances != old[n].instances]
+    return Reloaded(
+        added=_names(name for name in new if name not in old),
+        removed=_names(name for name in old if name not in new),
+        restarted=_names(restarted),
+        scaled=_names(scaled),
+        adjusted=_names(name for name in kept if name not in (*restarted, *scaled)),
+    )
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)

@@ -1,0 +1,188 @@
+"""Operations on a running tree, in virtual time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshtrio.backoff import Backoff
+from meshtrio.config import GroupConfig, MeshConfig, RestartPolicy
+from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.supervise.operations import Reloaded, compare
+from tests.supervise.fakes import Lab, Script, lab, plug
+
+STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
+NEVER_READY = Script(ready=math.inf)
+
+
+def endpoints(made: Lab, service: str = "plugin.p") -> int:
+    return len(made.registry.resolve(service).endpoints)
+
+
+async def test_stop_and_start(autojump_clock: MockClock) -> None:
+    async with lab([plug("p", instances=2), plug("q")]) as made:
+        await made.run_until(1)
+        await made.operations.stop("p")
+        assert made.states() == {"p/0": "stopped", "p/1": "stopped", "q/0": "ready"}
+        await made.run_until(1000)
+        assert made.states()["p/0"] == "stopped"
+        await made.operations.start("plugin.p")
+        assert made.states()["p/1"] == "ready"
+        assert endpoints(made) == 2
+
+
+async def test_start_gives_what_failed_another_chance(autojump_clock: MockClock) -> None:
+    scripts = {"p": [Script(lives=1), Script(lives=1), Script()]}
+    async with lab([plug("p", restart=RestartPolicy.NEVER)], scripts) as made:
+        await made.run_until(5)
+        assert made.states() == {"p/0": "failed"}
+        await made.operations.start("p")
+        await made.run_until(10)
+        assert made.states() == {"p/0": "failed"}
+        await made.operations.start("p")
+        await made.run_until(100)
+        assert made.states() == {"p/0": "ready"}
+
+
+async def test_start_tells_of_one_that_gives_up(autojump_clock: MockClock) -> None:
+    scripts = {"p": [Script(lives=1), Script(ready=5, lives=1)]}
+    async with lab([plug("p", restart=RestartPolicy.NEVER)], scripts) as made:
+        await made.run_until(5)
+        with pytest.raises(PluginFailedError, match="p/0 exited with status 1"):
+            await made.operations.start("p")
+
+
+async def test_an_unknown_name_is_refused_with_those_there_are(autojump_clock: MockClock) -> None:
+    async with lab([plug("p"), plug("q")]) as made:
+        with pytest.raises(UsageError, match="no plugin 'r'; the plugins are: p, q"):
+            await made.operations.restart("r")
+
+
+async def test_a_rolling_restart_always_has_one_registered(autojump_clock: MockClock) -> None:
+    scripts = {"p": itertools.chain([Script()] * 2, itertools.repeat(Script(ready=3, stops=2)))}
+    async with lab([plug("p", instances=2)], scripts) as made:
+        await made.run_until(1)
+        seen: set[int] = set()
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                while True:
+                    seen.add(endpoints(made))
+                    await trio.sleep(0.1)
+
+            nursery.start_soon(watch)
+            await made.operations.restart("p")
+            nursery.cancel_scope.cancel()
+        assert min(seen) >= 2
+        assert made.told("Renewing", "Ready", "Stopped")[2:] == [
+            *["Renewing p", "Ready p", "Stopped p"],
+            *["Renewing p/1", "Ready p/1", "Stopped p/1"],
+        ]
+        assert made.tree.statuses()[0].restarts == 0
+        assert made.tree.statuses()[0].socket.name == "p-0.b.sock"
+
+
+async def test_a_successor_that_is_never_ready_leaves_the_old_one(
+    autojump_clock: MockClock,
+) -> None:
+    async with lab([plug("p")], {"p": [Script(), NEVER_READY]}) as made:
+        await made.run_until(1)
+        with pytest.raises(PluginFailedError, match=r"was not ready.*in office goes on"):
+            await made.operations.restart("p")
+        assert made.states() == {"p/0": "ready"}
+        assert endpoints(made) == 1
+        await made.operations.restart("p")
+        assert endpoints(made) == 1
+
+
+async def test_one_that_dies_while_it_is_renewed_is_succeeded(autojump_clock: MockClock) -> None:
+    scripts = {"p": [Script(lives=5), Script(ready=8)]}
+    async with lab([plug("p", backoff=STEADY)], scripts) as made:
+        await made.run_until(4)
+        await made.operations.restart("p")
+        await made.run_until(100)
+        assert len(made.times("Starting p")) == 2
+        assert made.states() == {"p/0": "ready"}
+
+
+async def test_a_group_can_be_named(autojump_clock: MockClock) -> None:
+    group = GroupConfig("g", ["p", "q"])
+    async with lab([plug("p"), plug("q", after=["p"]), plug("r")], groups=[group]) as made:
+        await made.run_until(1)
+        await made.operations.stop("g")
+        assert made.states() == {"p/0": "stopped", "q/0": "stopped", "r/0": "ready"}
+        assert made.told("Stopped") == ["Stopped q", "Stopped p"]
+
+
+async def test_scaling_up_and_down(autojump_clock: MockClock) -> None:
+    async with lab([plug("p"), plug("q")]) as made:
+        await made.run_until(1)
+        await made.operations.scale("p", 3)
+        assert list(made.states()) == ["p/0", "p/1", "p/2", "q/0"]
+        assert endpoints(made) == 3
+        await made.operations.scale("p", 1)
+        assert list(made.states()) == ["p/0", "q/0"]
+        assert sorted(made.told("Stopped")) == ["Stopped p/1", "Stopped p/2"]
+        with pytest.raises(UsageError, match="cannot scale p to 0"):
+            await made.operations.scale("p", 0)
+
+
+async def test_a_reload_touches_only_what_changed(autojump_clock: MockClock) -> None:
+    same, scaled, gone = plug("same"), plug("scaled"), plug("gone")
+    changed, adjusted = plug("changed"), plug("adjusted")
+    async with lab([same, scaled, gone, changed, adjusted]) as made:
+        await made.run_until(1)
+        following = MeshConfig(
+            [
+                same,
+                attrs.evolve(scaled, instances=2),
+                attrs.evolve(changed, env={"K": "v"}),
+                attrs.evolve(adjusted, restart=RestartPolicy.NEVER),
+                plug("new", after=["same"]),
+            ]
+        )
+        assert await made.operations.reload(following) == Reloaded(
+            added=("new",),
+            removed=("gone",),
+            restarted=("changed",),
+            scaled=("scaled",),
+            adjusted=("adjusted",),
+        )
+        assert sorted(made.states()) == [
+            *["adjusted/0", "changed/0", "new/0", "same/0", "scaled/0", "scaled/1"]
+        ]
+        assert set(made.states().values()) == {"ready"}
+        started = {name: len(lives) for name, lives in made.world.processes.items()}
+        assert started == {
+            "same": 1,
+            "scaled": 2,
+            "gone": 1,
+            "changed": 2,
+            "adjusted": 1,
+            "new": 1,
+        }
+
+
+def test_an_unchanged_config_changes_nothing() -> None:
+    config = MeshConfig([plug("p"), plug("q")])
+    assert compare(config, config) == Reloaded()
+
+
+async def test_an_operation_ends_with_the_mesh(autojump_clock: MockClock) -> None:
+    async with lab([plug("p")], {"p": [NEVER_READY]}) as made, trio.open_nursery() as nursery:
+        refused = trio.Event()
+
+        async def start() -> None:
+            with pytest.raises(UsageError, match="the mesh is stopping"):
+                await made.operations.start("p")
+            refused.set()
+
+        nursery.start_soon(start)
+        await made.run_until(1)
+        made.tree.close()
+        await refused.wait()
