@@ -43,7 +43,7 @@ __all__ = ["Mesh", "connect", "main"]
 class Mesh:
     """A running mesh, in the process that runs it.
 
-    `start`, `stop`, `drain`, `restart`, `scale` and `reload` are those of `Operations`.
+    `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`.
     """
 
     def __init__(self, tree: Tree, registry: MemoryRegistry, socket: Path) -> None:
@@ -58,6 +58,7 @@ class Mesh:
         self.restart = operations.restart
         self.scale = operations.scale
         self.reload = operations.reload
+        self.lines = operations.lines
 
     @asynccontextmanager
     async def connect(self, service: str) -> AsyncIterator[Channel]:

@@ -10,6 +10,7 @@ from meshtrio.config.plugin import (
     LONGEST_SOCKET_PATH,
     Escalate,
     Liveness,
+    OutputConfig,
     PluginConfig,
     RestartPolicy,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "GroupConfig",
     "Liveness",
     "MeshConfig",
+    "OutputConfig",
     "PluginConfig",
     "RestartPolicy",
     "Strategy",

@@ -90,6 +90,18 @@ class Liveness:
 
 
 @attrs.frozen
+class OutputConfig:
+    """What becomes of the lines an instance writes. All of them are read, so it never blocks."""
+
+    lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
+    """What is written faster is dropped, and its number told."""
+    burst: int = attrs.field(default=5000, validator=at_least(1))
+    """Lines that may come at once."""
+    kept: int = attrs.field(default=200, validator=at_least(0))
+    """The last lines of each instance, for who asks later."""
+
+
+@attrs.frozen
 class PluginConfig:
     """One plugin: a program, and how its processes are kept alive."""
 
@@ -125,6 +137,7 @@ class PluginConfig:
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
     """From the start of a process to its first SERVING."""
     liveness: Liveness = attrs.field(factory=Liveness)
+    output: OutputConfig = attrs.field(factory=OutputConfig)
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """From SIGTERM to SIGKILL."""
 

@@ -9,6 +9,7 @@ import attrs
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.life import Life
+from meshtrio.supervise.output import Ring
 from meshtrio.supervise.plan import Goal
 from meshtrio.supervise.policy import History
 from meshtrio.supervise.state import State
@@ -54,6 +55,8 @@ class Child:
     batch: int = 0
     reason: str = ""
     """How the last life ended."""
+    ring: Ring = attrs.field(factory=Ring)
+    """What it wrote last."""
     place: int = 0
     """Which of its two sockets its life has; a successor has the other."""
 

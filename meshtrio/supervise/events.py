@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
@@ -96,6 +97,17 @@ class LineWritten(Event):
     stream: str
     line: str
     cut: int
+    fields: Mapping[str, Any] | None = None
+    """What it says, if it is a JSON object."""
+
+
+@attrs.frozen
+class LinesDropped(Event):
+    """It wrote `count` lines more than its config lets through."""
+
+    pid: int
+    stream: str
+    count: int
 
 
 Subscriber = Callable[[Event], None]

@@ -15,7 +15,7 @@ import trio
 from meshtrio.config import PluginConfig
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
-from meshtrio.supervise.output import CALL_CUT, read_lines
+from meshtrio.supervise.output import CALL_CUT, Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.policy import Exit
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.process import Process
@@ -47,6 +47,7 @@ class Life:
         number: int,
         socket: Path,
         mesh: Surroundings,
+        ring: Ring,
         changed: Callable[[], None],
     ) -> None:
         self.config = config
@@ -66,6 +67,7 @@ class Life:
         self.health: Health | None = None
         """What the last health check found."""
         self._mesh = mesh
+        self._ring = ring
         self._changed = changed
         self._scope = trio.CancelScope()
         self._registered: Endpoint | None = None
@@ -249,6 +251,23 @@ class Life:
             "MESH_SOCKET": str(self._mesh.mesh_socket),
         }
 
+    def _deliver(self, pid: int, stream: str, valve: Valve, line: str, cut: int) -> None:
+        if stream == "stderr":
+            self._stderr.append(line)
+            self._note_cut(line)
+        now = trio.current_time()
+        self._ring.keep(Line(now, pid, stream, line), self.config.output.kept)
+        if valve.admits(now):
+            self._tell_dropped(pid, stream, valve)
+            fields = None if cut else fields_of(line)
+            written = {"stream": stream, "line": line, "cut": cut, "fields": fields}
+            self._emit(events.LineWritten, pid=pid, **written)
+
+    def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
+        count = valve.take_dropped()
+        if count:
+            self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
+
     def _note_cut(self, line: str) -> None:
         _, found, path = line.partition(CALL_CUT)
         if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
@@ -264,14 +283,10 @@ class Life:
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
 
         async def read(stream: str, pipe: int) -> None:
-            def deliver(line: str, cut: int) -> None:
-                if stream == "stderr":
-                    self._stderr.append(line)
-                    self._note_cut(line)
-                self._emit(events.LineWritten, pid=process.pid, stream=stream, line=line, cut=cut)
-
+            valve = Valve(self.config.output)
             with scopes[stream]:
-                await read_lines(pipe, deliver)
+                await read_lines(pipe, partial(self._deliver, process.pid, stream, valve))
+            self._tell_dropped(process.pid, stream, valve)
             del pipes[stream]
             if not pipes:
                 ended.set()

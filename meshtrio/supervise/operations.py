@@ -16,6 +16,7 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UsageError
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.life import Life
+from meshtrio.supervise.output import Line
 from meshtrio.supervise.plan import Goal
 from meshtrio.supervise.policy import Exit, History
 from meshtrio.supervise.state import State
@@ -73,6 +74,10 @@ class Operations:
     async def drain(self, name: str) -> tuple[Drained, ...]:
         """Stop it, and tell for each instance which calls were cut."""
         return await self._rest(self._children(name))
+
+    def lines(self, name: str) -> dict[tuple[str, int], tuple[Line, ...]]:
+        """The last lines that each instance wrote, oldest first, by plugin and instance."""
+        return {(c.plugin, c.number): c.ring.lines() for c in self._children(name)}
 
     async def restart(self, name: str) -> None:
         """Renew instances one by one: a successor is ready before the one in office is stopped.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import attrs
 import trio
+
+from meshtrio.config import OutputConfig
+from meshtrio.wire.budget import Budget
 
 CALL_CUT = "call cut at the end of its grace: "
 """What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""
@@ -13,6 +20,65 @@ MAX_LINE = 8 * 1024
 """Bytes of a line that are kept; what follows up to its end is counted and dropped."""
 
 _READ_SIZE = 32 * 1024
+_MOST_KEPT = 256 * 1024
+"""Characters of an instance's last lines, however many lines that is."""
+
+
+@attrs.frozen
+class Line:
+    """One line of a plugin's output, at `at` (seconds, the mesh's clock)."""
+
+    at: float
+    pid: int
+    stream: str
+    text: str
+
+
+class Ring:
+    """The last lines of an instance, over all its lives."""
+
+    def __init__(self) -> None:
+        self._lines: deque[Line] = deque()
+        self._size = 0
+
+    def keep(self, line: Line, most: int) -> None:
+        """Keep a line, and `most` in all."""
+        self._lines.append(line)
+        self._size += len(line.text)
+        while len(self._lines) > most or self._size > _MOST_KEPT:
+            self._size -= len(self._lines.popleft().text)
+
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(self._lines)
+
+
+class Valve:
+    """Lets a plugin's lines through as fast as its config allows, and counts what it drops."""
+
+    def __init__(self, config: OutputConfig) -> None:
+        self._budget = Budget(config.burst, config.lines_per_second)
+        self._dropped = 0
+
+    def admits(self, now: float) -> bool:
+        admitted = self._budget.take(now)
+        self._dropped += not admitted
+        return admitted
+
+    def take_dropped(self) -> int:
+        """How many were dropped since the last time."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+
+def fields_of(line: str) -> Mapping[str, Any] | None:
+    """What a line of structured logging says, None for one that is not a JSON object."""
+    if not (line.startswith("{") and line.endswith("}")):
+        return None
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 class LineSplitter:

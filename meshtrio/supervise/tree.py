@@ -175,7 +175,7 @@ class Tree:
 
     def _begin(self, child: Child, place: int, lives: trio.Nursery) -> Life:
         socket = self._socket(child, place)
-        life = Life(child.config, child.number, socket, self._surroundings, self._wake)
+        life = Life(child.config, child.number, socket, self._surroundings, child.ring, self._wake)
         lives.start_soon(self._live, child, life)
         return life
 

@@ -1,7 +1,8 @@
 """What happens to plugins and what they write, as records of the standard library's logging.
 
 Lifecycle goes to the logger `meshtrio.mesh`, output to `meshtrio.plugin.<name>`; every record
-carries `plugin`, `instance` and `pid` where there is one.
+carries `plugin`, `instance`, and where there is one `pid`, `stream` and `fields`: what a line of
+JSON says, whose level and message become the record's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import logging
 
 from meshtrio.supervise import events
 
+_LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
+_TEXT_KEYS = ("message", "msg", "event")
 _mesh = logging.getLogger("meshtrio.mesh")
 
 
@@ -17,20 +20,32 @@ def log_event(event: events.Event) -> None:
     """A subscriber that logs every event."""
     level, text = _describe(event)
     logger = _mesh
-    if isinstance(event, events.LineWritten):
+    if isinstance(event, (events.LineWritten, events.LinesDropped)):
         logger = logging.getLogger(f"meshtrio.plugin.{event.plugin}")
     if logger.isEnabledFor(level):
         extra = {"plugin": event.plugin, "instance": event.instance}
-        extra["pid"] = getattr(event, "pid", None)
+        for name in ("pid", "stream", "fields"):
+            extra[name] = getattr(event, name, None)
         logger.log(level, "%s", text, extra=extra)
 
 
 def _describe(event: events.Event) -> tuple[int, str]:
     if isinstance(event, events.LineWritten):
-        cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
-        return logging.INFO, event.line + cut
+        return _describe_line(event)
+    if isinstance(event, events.LinesDropped):
+        return logging.WARNING, f"{event.count} more lines on {event.stream} came too fast"
     level, text = _describe_end(event) or _describe_life(event)
     return level, f"{event.plugin}/{event.instance}: {text}"
+
+
+def _describe_line(event: events.LineWritten) -> tuple[int, str]:
+    """What a structured line calls its level and its message, where it does."""
+    fields = event.fields or {}
+    named = next((fields[key] for key in _LEVEL_KEYS if isinstance(fields.get(key), str)), "info")
+    level = logging.getLevelNamesMapping().get(named.upper(), logging.INFO)
+    said = next((fields[key] for key in _TEXT_KEYS if isinstance(fields.get(key), str)), None)
+    cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
+    return level, said if said is not None else event.line + cut
 
 
 def _describe_life(event: events.Event) -> tuple[int, str]:

@@ -51,6 +51,16 @@ def flood():
     time.sleep(3600)
 
 
+def chatter():
+    """100,000 lines as fast as they are taken, a line of JSON, then ready for nothing."""
+    lines = b"".join(b"line %d\n" % number for number in range(1000))
+    for _ in range(100):
+        os.write(1, lines)
+    time.sleep(0.3)
+    os.write(1, b'{"level": "error", "message": "chatter over", "n": 7}\n')
+    time.sleep(3600)
+
+
 def with_child():
     """A child in the group, and one that has left it for a session of its own."""
     sleeper = [sys.executable, "-c", "import time; time.sleep(3600)"]

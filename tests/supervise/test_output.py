@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.supervise.output import MAX_LINE, LineSplitter
+from meshtrio.config import OutputConfig
+from meshtrio.supervise.output import MAX_LINE, Line, LineSplitter, Ring, Valve, fields_of
 
 
 def split(*pieces: bytes) -> list[tuple[str, int]]:
@@ -49,3 +50,45 @@ def test_a_long_line_is_cut_and_what_is_gone_is_counted() -> None:
 
 def test_a_line_of_just_the_length_is_whole() -> None:
     assert split(b"x" * MAX_LINE + b"\n") == [("x" * MAX_LINE, 0)]
+
+
+def test_a_ring_keeps_the_last_lines_within_its_size() -> None:
+    ring = Ring()
+    for number in range(10):
+        ring.keep(Line(number, 1, "stdout", str(number)), 3)
+    assert [line.text for line in ring.lines()] == ["7", "8", "9"]
+    for _ in range(100):
+        ring.keep(Line(0, 1, "stdout", "x" * 8192), 1000)
+    assert sum(len(line.text) for line in ring.lines()) <= 256 * 1024
+
+
+def test_a_ring_of_none_keeps_none() -> None:
+    ring = Ring()
+    ring.keep(Line(0, 1, "stdout", "x"), 0)
+    assert ring.lines() == ()
+
+
+def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
+    valve = Valve(OutputConfig(lines_per_second=10, burst=3))
+    assert [valve.admits(1.0) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert valve.take_dropped() == 2
+    assert valve.take_dropped() == 0
+    assert [valve.admits(1.25) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ('{"level": "info", "n": 1}', {"level": "info", "n": 1}),
+        ("{}", {}),
+        ("plain", None),
+        ("{broken}", None),
+        ('{"a": 1', None),
+        ("[1]", None),
+        ("", None),
+        ('{"a":' * 4000 + "1" + "}" * 4000, None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_line_of_json_gives_its_fields(line: str, fields: object) -> None:
+    assert fields_of(line) == fields

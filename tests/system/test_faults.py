@@ -99,6 +99,27 @@ async def test_a_flood_without_newlines_is_cut_in_bounded_memory(short_dir: Path
         await assert_echo_answers(watched)
 
 
+async def test_a_flood_of_lines_is_dropped_and_counted(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = {"lines_per_second": 100, "burst": 500, "kept": 5}
+    async with running(faulty("chatter", ready_timeout=60.0, output=output), short_dir) as watched:
+        over = (await watched.wait_for_line("chatter over")).event
+        assert isinstance(over, events.LineWritten)
+        assert over.fields == {"level": "error", "message": "chatter over", "n": 7}
+        written = len(watched.find(events.LineWritten, plugin="bad"))
+        dropped = [o.event.count for o in watched.find(events.LinesDropped)]  # type: ignore[attr-defined]
+        assert written + sum(dropped) == 100_001
+        assert written < 2000
+        (kept,) = watched.mesh.lines("bad").values()
+        assert [line.text for line in kept[:-1]] == [f"line {n}" for n in range(996, 1000)]
+        await assert_echo_answers(watched)
+    record = next(r for r in caplog.records if r.getMessage() == "chatter over")
+    assert (record.levelname, record.name) == ("ERROR", "meshtrio.plugin.bad")
+    assert record.__dict__["stream"] == "stdout"
+    assert record.__dict__["fields"]["n"] == 7
+
+
 def resident() -> int:
     """Bytes of this process, and so of the mesh in it, that are in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
