@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshtrio.config import LONGEST_SOCKET_PATH, MeshConfig
+from meshtrio.config import LONGEST_SOCKET_PATH, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
 
 
@@ -29,9 +31,47 @@ def mesh_socket(folder: Path) -> Path:
     return folder / "mesh.sock"
 
 
-def plugin_socket(folder: Path, plugin: str, instance: int, place: int = 0) -> Path:
-    """An instance has two places, 0 and 1, so that a successor can be started beside it."""
-    return folder / f"{plugin}-{instance}{'.b' if place else ''}.sock"
+def plugin_socket(folder: Path, plugin: PluginConfig, instance: int, place: int = 0) -> Path:
+    """An instance has two places, 0 and 1, so that a successor can be started beside it.
+
+    A plugin that runs as somebody else has a folder of its own for them.
+    """
+    name = f"{plugin.name}-{instance}{'.b' if place else ''}.sock"
+    return (_own_folder(folder, plugin) if _is_foreign(plugin) else folder) / name
+
+
+def _is_foreign(plugin: PluginConfig) -> bool:
+    return plugin.containment.user is not None or plugin.containment.group is not None
+
+
+def _own_folder(folder: Path, plugin: PluginConfig) -> Path:
+    return folder / f"{plugin.name}.d"
+
+
+def make_room(folder: Path, plugin: PluginConfig) -> None:
+    """Make the folder that a plugin which runs as somebody else binds its sockets in.
+
+    Others may pass through the runtime dir from then on, but not see what is in it. Raises OSError,
+    and KeyError for a user or group that is not there.
+    """
+    if _is_foreign(plugin):
+        own = _own_folder(folder, plugin)
+        own.mkdir(mode=0o700, exist_ok=True)
+        uid, gid = ids_of(plugin.containment.user, plugin.containment.group)
+        os.chown(own, uid, gid)
+        os.chmod(own, 0o700 if plugin.containment.user is not None else 0o770)
+        os.chmod(folder, 0o711)  # noqa: S103 - to pass through, not to look
+
+
+def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
+    """Numbers for names or numbers; -1 for what is not given. Raises KeyError."""
+    uid = gid = -1
+    if user is not None:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        uid, gid = entry.pw_uid, entry.pw_gid
+    if group is not None:
+        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    return uid, gid
 
 
 def find_mesh_socket() -> Path:
@@ -44,7 +84,7 @@ def check(config: MeshConfig) -> None:
     """Refuse what cannot work before anything is made. Raises ConfigError with all of it."""
     folder = of(config)
     paths = [mesh_socket(folder)]
-    paths += [plugin_socket(folder, p.name, p.instances - 1, 1) for p in config.plugins]
+    paths += [plugin_socket(folder, p, p.instances - 1, 1) for p in config.plugins]
     problems = [
         f"{path}: a socket's path may have {LONGEST_SOCKET_PATH} bytes, this has "
         f"{len(os.fsencode(path))}; choose a shorter runtime dir"
@@ -103,12 +143,12 @@ def _make(folder: Path) -> None:
 
 
 def _remove_sockets(folder: Path) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder):
-            if entry.name.endswith(".sock") and stat.S_ISSOCK(
+            if entry.name.endswith(".d") and entry.is_dir(follow_symlinks=False):
+                _remove_sockets(Path(entry.path))
+                os.rmdir(entry.path)
+            elif entry.name.endswith(".sock") and stat.S_ISSOCK(
                 entry.stat(follow_symlinks=False).st_mode
             ):
                 os.unlink(entry.path)
-    except OSError as exc:
-        if exc.errno != errno.ENOENT:
-            raise

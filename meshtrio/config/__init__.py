@@ -4,6 +4,7 @@
 seconds throughout.
 """
 
+from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.plugin import (
@@ -18,6 +19,7 @@ from meshtrio.config.reader import load
 
 __all__ = [
     "LONGEST_SOCKET_PATH",
+    "Containment",
     "Escalate",
     "GroupConfig",
     "Liveness",
@@ -25,6 +27,7 @@ __all__ = [
     "OutputConfig",
     "PluginConfig",
     "RestartPolicy",
+    "Rlimits",
     "Strategy",
     "load",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from meshtrio.backoff import Backoff
+from meshtrio.config.containment import Containment
 
 PYTHON = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""
@@ -69,6 +70,11 @@ def at_least(least: float, *, inclusive: bool = True) -> Any:
             raise ValueError(f"must be {bound}, not {value}")
 
     return check
+
+
+def _check_fraction(_: object, __: object, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"must be between 0 and 1, not {value}")
 
 
 RESERVED_ENV = frozenset(
@@ -137,6 +143,21 @@ class PluginConfig:
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
     """From the start of a process to its first SERVING."""
     liveness: Liveness = attrs.field(factory=Liveness)
+    inherit_env: tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(tuple)
+    )
+    """Names of the mesh's own variables that it gets; all of them by default."""
+    containment: Containment = attrs.field(factory=Containment)
+    max_age: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(at_least(0, inclusive=False))
+    )
+    """Seconds after which an instance is renewed."""
+    max_age_variance: float = attrs.field(default=0.1, validator=_check_fraction)
+    """A fraction: instances that were started together are not renewed together."""
+    renew_above: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(at_least(1))
+    )
+    """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """From SIGTERM to SIGKILL."""
@@ -145,9 +166,20 @@ class PluginConfig:
     def service(self) -> str:
         return f"plugin.{self.name}"
 
+    @property
+    def watches_memory(self) -> bool:
+        return self.containment.memory is not None or self.renew_above is not None
+
     def process(self) -> tuple[object, ...]:
         """What its processes are made of: where this differs, they have to be started anew."""
-        return (self.command, dict(self.env), self.cwd, self.stop_timeout)
+        return (
+            self.command,
+            dict(self.env),
+            self.cwd,
+            self.stop_timeout,
+            self.inherit_env,
+            attrs.evolve(self.containment, memory=None),
+        )
 
     def argv(self) -> list[str]:
         """The command as it is executed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 
 import attrs
 
@@ -12,6 +14,7 @@ from meshtrio.supervise.life import Life
 from meshtrio.supervise.output import Ring
 from meshtrio.supervise.plan import Goal
 from meshtrio.supervise.policy import History
+from meshtrio.supervise.process import Process
 from meshtrio.supervise.state import State
 
 
@@ -84,6 +87,29 @@ class Child:
     @property
     def state(self) -> State:
         return self.rest if self.life is None else self.life.state
+
+    @property
+    def process(self) -> Process | None:
+        return None if self.life is None else self.life.process
+
+    def note_resident(self, by_group: Mapping[int, int]) -> None:
+        for life in self.lives():
+            if life.process is not None:
+                life.uses(by_group.get(life.process.pid, 0))
+
+    def overdue(self, rng: Random) -> str:
+        """Why a successor should take its place, "" where there is no reason to."""
+        life, config = self.life, self.config
+        if life is None or not life.ready or life.condemned:
+            return ""
+        if config.max_age is not None:
+            if life.share_of_age is None:
+                life.share_of_age = 1 + config.max_age_variance * (2 * rng.random() - 1)
+            if life.uptime > config.max_age * life.share_of_age:
+                return f"it is {life.uptime:.0f} s old"
+        if config.renew_above is not None and life.resident > config.renew_above:
+            return f"it uses {life.resident:,} bytes of memory"
+        return ""
 
     def stop(self) -> None:
         self.renewal = ""

@@ -12,9 +12,11 @@ from pathlib import Path
 import attrs
 import trio
 
+from meshtrio import runtime_dir
 from meshtrio.config import PluginConfig
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
+from meshtrio.supervise.containment import check_executable, command_of, environment_of
 from meshtrio.supervise.output import CALL_CUT, Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.policy import Exit
 from meshtrio.supervise.probe import Health, NotReadyError
@@ -66,12 +68,23 @@ class Life:
         """Paths of the calls it says were cut when it drained."""
         self.health: Health | None = None
         """What the last health check found."""
+        self.resident = 0
+        """Bytes that its process group had in memory when that was last looked at."""
+        self.share_of_age: float | None = None
+        """Of its config's max_age, drawn by lot, after which it is renewed."""
+        self._condemned = trio.Event()
+        self._verdict = ""
         self._mesh = mesh
         self._ring = ring
         self._changed = changed
         self._scope = trio.CancelScope()
         self._registered: Endpoint | None = None
         self._stderr: deque[str] = deque(maxlen=_STDERR_KEPT)
+
+    @property
+    def condemned(self) -> bool:
+        """It is about to be killed for what it uses."""
+        return self._condemned.is_set()
 
     @property
     def ready(self) -> bool:
@@ -86,6 +99,14 @@ class Life:
         self.asked = True
         self._scope.cancel()
 
+    def uses(self, resident: int) -> None:
+        """Take note of what its process group has in memory; too much is its end."""
+        self.resident = resident
+        most = self.config.containment.memory
+        if most is not None and resident > most:
+            self._verdict = f"used {resident:,} bytes of memory, and may use {most:,}"
+            self._condemned.set()
+
     async def run(self) -> None:
         """Start the process and see it through to its end; when cancelled, stop it first."""
         with self._scope:
@@ -98,12 +119,14 @@ class Life:
     async def _live(self) -> None:
         self._become(State.STARTING)
         try:
+            runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config)
             with suppress(FileNotFoundError):
                 os.unlink(self.socket)
+            await check_executable(self.config)
             process = await self._mesh.world.spawn(
-                self.config.argv(), env=self._environment(), cwd=self.config.cwd
+                command_of(self.config), env=self._environment(), cwd=self.config.cwd
             )
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, KeyError) as exc:
             reason = getattr(exc, "strerror", None) or str(exc)
             self.ended = Exit(reason=f"could not be started: {reason}")
             return
@@ -144,8 +167,15 @@ class Life:
             failure = await self._probe(process)
             nursery.cancel_scope.cancel()
 
+        async def condemned() -> None:
+            nonlocal failure
+            await self._condemned.wait()
+            failure = _Failure(self._verdict, stuck=True)
+            nursery.cancel_scope.cancel()
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe)
+            nursery.start_soon(condemned)
             await process.wait()
             nursery.cancel_scope.cancel()
         return failure if process.returncode is None else _Failure("")
@@ -241,15 +271,14 @@ class Life:
     # -- environment and output --------------------------------------------------------------
 
     def _environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            **self.config.env,
+        told = {
             "PLUGIN_SOCKET": str(self.socket),
             "PLUGIN_NAME": self.config.name,
             "PLUGIN_INSTANCE": str(self.number),
             "PLUGIN_STOP_TIMEOUT": f"{self.config.stop_timeout:g}",
             "MESH_SOCKET": str(self._mesh.mesh_socket),
         }
+        return environment_of(self.config, told)
 
     def _deliver(self, pid: int, stream: str, valve: Valve, line: str, cut: int) -> None:
         if stream == "stderr":

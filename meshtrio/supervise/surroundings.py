@@ -14,6 +14,7 @@ import attrs
 from meshtrio.registry import Registry
 from meshtrio.structured import running
 from meshtrio.supervise import events
+from meshtrio.supervise.containment import resident_by_group
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.process import Process
 from meshtrio.supervise.warden import Warden
@@ -45,6 +46,7 @@ class World:
     spawn: Spawn = Process.spawn
     probe: Probe = attrs.field(factory=SocketProbe)
     rng: Random = attrs.field(factory=Random)
+    resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
 
     @classmethod
     def real(cls, folder: Path) -> World:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
+from trio_util import periodic
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig
@@ -27,6 +28,7 @@ from meshtrio.supervise.policy import Exit, Finish, GiveUp, History, Restart, de
 from meshtrio.supervise.state import State
 from meshtrio.supervise.surroundings import Surroundings, World
 
+_LOOK_EVERY = 1.0
 _LEFT_ALONE = frozenset({State.STOPPED, State.EXITED})
 """At rest because somebody stopped it, or it was done: a group's restart does not change that."""
 
@@ -106,11 +108,13 @@ class Tree:
         """
         async with self._world.guarded(), open_nursery_of_one() as nursery:
             nursery.start_soon(self._keep)
+            nursery.start_soon(self._renew_what_is_due)
             task_status.started()
             try:
                 await self._failed.wait()
             finally:
                 self.close()
+                nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
@@ -136,6 +140,18 @@ class Tree:
     def _wake(self) -> None:
         """Have the keeper look again."""
         self._news.set()
+
+    async def _renew_what_is_due(self) -> None:
+        """Once a second: instances that are old or large are renewed, or killed for their size."""
+        async for _ in periodic(_LOOK_EVERY):
+            watched = [child for child in self.children if child.process is not None]
+            if any(child.config.watches_memory for child in watched):
+                resident = self._world.resident_by_group()
+                for child in watched:
+                    child.note_resident(resident)
+            for child in watched:
+                child.renewal = child.renewal or child.overdue(self._world.rng)
+            self._wake()
 
     # -- the keeper --------------------------------------------------------------------------
 
@@ -171,7 +187,7 @@ class Tree:
         return todo.wake
 
     def _socket(self, child: Child, place: int) -> Path:
-        return runtime_dir.plugin_socket(self._folder, child.plugin, child.number, place)
+        return runtime_dir.plugin_socket(self._folder, child.config, child.number, place)
 
     def _begin(self, child: Child, place: int, lives: trio.Nursery) -> Life:
         socket = self._socket(child, place)

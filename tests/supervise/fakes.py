@@ -90,11 +90,15 @@ class FakeWorld:
         self._by_socket: dict[str, FakeProcess] = {}
         self._pids = itertools.count(1000)
         self.processes: dict[str, list[FakeProcess]] = defaultdict(list)
+        self.resident: dict[int, int] = {}
+        """Bytes by process group."""
         self.guarded: set[int] = set()
         self.log: list[tuple[float, events.Event]] = []
 
     def world(self) -> World:
-        return World(self, lambda: nullcontext(), self.spawn, self, Random(0))  # type: ignore[arg-type]
+        return World(  # type: ignore[arg-type]
+            self, nullcontext, self.spawn, self, Random(0), lambda: self.resident
+        )
 
     # -- as the guard ------------------------------------------------------------------------
 

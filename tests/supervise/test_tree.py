@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from meshtrio.backoff import Backoff
-from meshtrio.config import Escalate, GroupConfig, Liveness, RestartPolicy, Strategy
+from meshtrio.config import Containment, Escalate, GroupConfig, Liveness, RestartPolicy, Strategy
 from meshtrio.errors import MeshFailedError
 from tests.supervise.fakes import NOT_SERVING, SERVING, SILENT, Script, lab, plug
 
@@ -201,4 +201,33 @@ async def test_one_that_cannot_be_started_is_tried_again(autojump_clock: MockClo
         await made.run_until(2)
         assert "could not be started: Permission denied" in made.tree.statuses()[0].reason
         await made.run_until(10)
+        assert made.states() == {"p/0": "ready"}
+
+
+async def test_old_ones_are_renewed_but_not_all_at_once(autojump_clock: MockClock) -> None:
+    plugin = plug("p", instances=3, max_age=1000, max_age_variance=0.2)
+    async with lab([plugin], {"p": itertools.repeat(Script(ready=1, stops=1))}) as made:
+        await made.run_until(1500)
+        times = [at for who in ("p", "p/1", "p/2") for at in made.times(f"Renewing {who}")]
+        assert len(times) == 3
+        assert all(800 <= at <= 1202 for at in times)
+        assert len(set(times)) == 3
+        assert made.told("Exited") == []
+
+
+async def test_a_large_one_is_renewed_and_one_that_is_too_large_is_killed(
+    autojump_clock: MockClock,
+) -> None:
+    plugin = plug("p", renew_above=100, containment=Containment(memory=1000), backoff=STEADY)
+    async with lab([plugin]) as made:
+        await made.run_until(10)
+        made.world.resident[made.world.processes["p"][0].pid] = 100
+        await made.run_until(20)
+        assert made.told("Renewing") == []
+        made.world.resident[made.world.processes["p"][0].pid] = 101
+        await made.run_until(30)
+        assert made.told("Renewing", "Exited") == ["Renewing p"]
+        made.world.resident[made.world.processes["p"][1].pid] = 1001
+        await made.run_until(40)
+        assert made.told("Renewing", "Exited") == ["Renewing p", "Exited p"]
         assert made.states() == {"p/0": "ready"}

@@ -1,0 +1,80 @@
+"""What comes before a process: its command with its limits, its environment, its executable's hash;
+and what it uses once it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import trio
+
+from meshtrio.config import PluginConfig
+from meshtrio.supervise import launcher_main
+
+_LAUNCHER = str(Path(launcher_main.__file__))
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class WrongExecutableError(OSError):
+    """The executable is not the one that the config promised."""
+
+
+def command_of(config: PluginConfig) -> list[str]:
+    """The command that is executed: the plugin's own, or the launcher's in front of it."""
+    contained = config.containment
+    if not contained.needs_launcher:
+        return config.argv()
+    settings = json.dumps(attrs.asdict(contained))
+    return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
+
+
+def environment_of(config: PluginConfig, own: Mapping[str, str]) -> dict[str, str]:
+    """What a plugin inherits, its `env`, and `own`: what the mesh tells it."""
+    inherited = dict(os.environ)
+    if config.inherit_env is not None:
+        inherited = {name: value for name, value in inherited.items() if name in config.inherit_env}
+    return {**inherited, **config.env, **own}
+
+
+async def check_executable(config: PluginConfig) -> None:
+    """Compare the executable's SHA-256 with the config's, if it has one.
+
+    Raises WrongExecutableError. What is checked is what the path leads to now: whoever can replace
+    the file in the moment before it is executed is not kept from it.
+    """
+    expected = config.containment.sha256
+    if expected is None:
+        return
+    program = shutil.which(config.argv()[0], path=config.env.get("PATH"))
+    if program is None:
+        raise WrongExecutableError(f"{config.argv()[0]!r} is not there")
+    found = await trio.to_thread.run_sync(_sha256, program)
+    if found != expected:
+        raise WrongExecutableError(f"{program} has SHA-256 {found}, not {expected}")
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resident_by_group() -> Counter[int]:
+    """Bytes that each process group of the system has in memory."""
+    found: Counter[int] = Counter()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                stat = Path("/proc", name, "stat").read_text()
+            except OSError:
+                continue
+            fields = stat.rpartition(")")[2].split()
+            found[int(fields[2])] += int(fields[21]) * _PAGE
+    return found
