@@ -64,5 +64,5 @@ def test_a_path_of_107_bytes_is_just_short_enough() -> None:
     plugin = PluginConfig(name="p", command=["true"], instances=11)
     room = 107 - len("/p-10.b.sock")
     runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * (room - 1)))
-    with pytest.raises(ConfigError, match=r"p-10\.sock: .* 107 bytes, this has 108"):
+    with pytest.raises(ConfigError, match=r"p-10\.b\.sock: .* 107 bytes, this has 108"):
         runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * room))
