@@ -8,6 +8,7 @@ async with mesh.connect("plugin.echo") as channel: ...    # from any other proce
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,8 +35,12 @@ from meshtrio.structured import open_nursery_of_one, running
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.report import ShutdownReport
+from meshtrio.supervise.statistics import MeshStatistics
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.logs import log_event
+
+_log = logging.getLogger("meshtrio.mesh")
 
 __all__ = ["Mesh", "connect", "main"]
 
@@ -83,6 +88,15 @@ class Mesh:
         """Every instance as it is now, in the order of the config."""
         return self._tree.statuses()
 
+    def statistics(self) -> MeshStatistics:
+        """The mesh, its groups and its plugins in numbers, as they are now."""
+        return self._tree.statistics()
+
+    @property
+    def shutdown_report(self) -> ShutdownReport:
+        """What stopped by itself, what was killed, and what could not be; complete after `main`."""
+        return self._tree.report
+
     def subscribe(self, subscriber: Callable[[events.Event], None]) -> None:
         """Have `subscriber` called, in place, with every lifecycle event from now on."""
         self._tree.subscribe(subscriber)
@@ -110,9 +124,12 @@ async def main(
         tree = Tree(config, registry, folder, [log_event])
         server, _ = standard_server(ControlServicer(tree), RegistryServicer(registry))
         with unix_listener(tree.mesh_socket) as listener:
-            async with running(server.serve, listener), open_nursery_of_one() as nursery:
-                await nursery.start(tree.run)
-                task_status.started(Mesh(tree, registry, tree.mesh_socket))
+            try:
+                async with running(server.serve, listener), open_nursery_of_one() as nursery:
+                    await nursery.start(tree.run)
+                    task_status.started(Mesh(tree, registry, tree.mesh_socket))
+            finally:
+                _log.info("the mesh has stopped: %s", tree.report)
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from meshtrio import mesh
 from meshtrio.cli.check import load_checked, runtime_dir_option
 from meshtrio.config import MeshConfig
 from meshtrio.structured import open_nursery_of_one
-from meshtrio.supervise import events
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -31,34 +30,13 @@ def serve(config_file: Path, runtime_dir: Path | None) -> None:
 
 
 async def _serve(config: MeshConfig) -> None:
-    report = _Report()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with open_nursery_of_one() as nursery:
             running = await nursery.start(mesh.main, config)
-            running.subscribe(report.count)
             _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
             number = await anext(aiter(signals))
             _log.info("%s: stopping", signal.Signals(number).name)
             nursery.cancel_scope.cancel()
-    _log.info("the mesh has stopped: %s", report)
-
-
-class _Report:
-    """Counts how plugins took it to be stopped."""
-
-    def __init__(self) -> None:
-        self._stopped = 0
-        self._killed: list[str] = []
-
-    def count(self, event: events.Event) -> None:
-        if isinstance(event, events.Stopped):
-            self._stopped += not event.forced
-            if event.forced:
-                self._killed.append(f"{event.plugin}/{event.instance}")
-
-    def __str__(self) -> str:
-        text = f"{self._stopped} processes stopped by themselves, {len(self._killed)} were killed"
-        return f"{text} ({', '.join(self._killed)})" if self._killed else text
 
 
 class _Formatter(logging.Formatter):

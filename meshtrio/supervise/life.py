@@ -137,7 +137,8 @@ class Life:
             async with self._output(process) as output_ended:
                 await self._see_through(process, output_ended)
         finally:
-            self._mesh.world.guard.forget(process.pid)
+            if process.returncode is not None:
+                self._mesh.world.guard.forget(process.pid)
             self.process = None
 
     async def _see_through(self, process: Process, output_ended: trio.Event) -> None:
@@ -213,7 +214,9 @@ class Life:
 
     def _exit(self, process: Process, reason: str) -> Exit:
         code = process.returncode
-        assert code is not None
+        if code is None:
+            reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
+            return Exit(reason=reason, left=True, stderr_tail=tuple(self._stderr))
         return Exit(
             status=code if code >= 0 else None,
             signal=-code if code < 0 else None,

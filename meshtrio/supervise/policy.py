@@ -21,6 +21,8 @@ class Exit:
     status: int | None = None
     signal: int | None = None
     reason: str = ""
+    left: bool = False
+    """It could not even be killed, and is still there."""
     stderr_tail: tuple[str, ...] = ()
 
     @property

@@ -17,6 +17,8 @@ import attrs
 import trio
 
 _GROUP_PAUSE = 0.02
+_KILL_WITHIN = 5.0
+"""Seconds from SIGKILL to the end; only a process that waits for broken hardware takes longer."""
 _DUMP_WITHIN = 0.5
 """Seconds a stuck process has to write its stacks; it need not end of it."""
 
@@ -102,7 +104,8 @@ class Process:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
 
         The leader's end is not the group's: what it started may still be draining. When cancelled
-        all is killed at once. It has been reaped when this returns.
+        all is killed at once. It has been reaped when this returns; but where the kernel does not
+        let go of it, `returncode` is still None.
         """
         forced = self.returncode is None
         try:
@@ -114,7 +117,7 @@ class Process:
                 forced = False
         finally:
             self.signal_group(signal.SIGKILL)
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(_KILL_WITHIN, shield=True):
                 await self.wait()
         return forced
 

@@ -25,7 +25,9 @@ from meshtrio.supervise.escalation import Contained, MeshFails, Recent, companio
 from meshtrio.supervise.life import Life
 from meshtrio.supervise.plan import Goal, plan
 from meshtrio.supervise.policy import Exit, Finish, GiveUp, History, Restart, decide
+from meshtrio.supervise.report import Reporter, ShutdownReport
 from meshtrio.supervise.state import State
+from meshtrio.supervise.statistics import MeshStatistics, Tally
 from meshtrio.supervise.surroundings import Surroundings, World
 
 _LOOK_EVERY = 1.0
@@ -47,7 +49,9 @@ class Tree:
         """`world` is what it is to use instead of real processes: a fake, in tests."""
         self.mesh_socket = runtime_dir.mesh_socket(folder)
         self._world = world or World.real(folder)
-        self._subscribers = list(subscribers)
+        self._tally, self._reporter = Tally(), Reporter()
+        self._subscribers = [self._tally.take, self._reporter.take, *subscribers]
+        self._began = trio.current_time()
         self._surroundings = Surroundings(registry, self.mesh_socket, self._emit, self._world)
         self._registry = registry
         self._folder = folder
@@ -99,6 +103,24 @@ class Tree:
         """Every instance as it is now, in the order of the config."""
         return tuple(child.status(self._socket(child, child.place)) for child in self.children)
 
+    def statistics(self) -> MeshStatistics:
+        """The whole mesh in numbers, as it is now."""
+        plugins = [plugin.name for plugin in self.config.plugins]
+        return MeshStatistics(
+            uptime=trio.current_time() - self._began,
+            plugins=tuple(self._tally.of(name, [name], self.children) for name in plugins),
+            groups=tuple(
+                self._tally.of(group.name, self._relations.plugins_in(group.name), self.children)
+                for group in self.config.groups
+            ),
+            total=self._tally.of("mesh", plugins, self.children),
+        )
+
+    @property
+    def report(self) -> ShutdownReport:
+        """How it came down, as far as it has."""
+        return self._reporter.report
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start every plugin and keep it until cancelled; no process is left after that.
 
@@ -133,6 +155,7 @@ class Tree:
     def close(self) -> None:
         """Stop everything; `run` returns when it is. Does not wait."""
         self._closing = True
+        self._reporter.begin()
         for child in self.children:
             child.goal = Goal.REST
         self._wake()

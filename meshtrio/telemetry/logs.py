@@ -78,6 +78,8 @@ def _describe_end(event: events.Event) -> tuple[int, str] | None:
         case events.GaveUp(ended=ended):
             level = logging.INFO if ended.clean else logging.ERROR
             return level, f"{ended}; its restart policy leaves it so"
+        case events.Stopped(ended=ended) if ended.left:
+            return logging.ERROR, str(ended)
         case events.Stopped(pid=pid, ended=ended, forced=True):
             return logging.WARNING, f"pid {pid} did not stop in time and {ended}"
         case events.Stopped(pid=pid, ended=ended):

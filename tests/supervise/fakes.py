@@ -40,6 +40,7 @@ class Script:
     status: int = 1
     stops: float = 0.0
     """Seconds from SIGTERM to its end."""
+    unkillable: bool = False
     answers: Sequence[Health] = (SERVING,)
     """To health checks, in turn; the last for ever."""
     refuses: OSError | None = None
@@ -78,7 +79,8 @@ class FakeProcess:
     async def stop(self, grace: float) -> bool:
         forced = self.script.stops > grace
         await trio.sleep(min(self.script.stops, grace))
-        self.returncode = -9 if forced else 0
+        if not self.script.unkillable:
+            self.returncode = -9 if forced else 0
         return forced
 
 
@@ -186,5 +188,5 @@ async def lab(
         await nursery.start(tree.run)
         yield made
         nursery.cancel_scope.cancel()
-    assert not world.guarded
+    assert len(world.guarded) == len(tree.report.left)
     assert not any(status.pid for status in tree.statuses())

@@ -11,6 +11,9 @@ from trio.testing import MockClock
 from meshtrio.backoff import Backoff
 from meshtrio.config import Containment, Escalate, GroupConfig, Liveness, RestartPolicy, Strategy
 from meshtrio.errors import MeshFailedError
+from meshtrio.supervise.report import ShutdownReport
+from meshtrio.supervise.state import State
+from meshtrio.supervise.statistics import Counts
 from tests.supervise.fakes import NOT_SERVING, SERVING, SILENT, Script, lab, plug
 
 STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
@@ -231,3 +234,40 @@ async def test_a_large_one_is_renewed_and_one_that_is_too_large_is_killed(
         await made.run_until(40)
         assert made.told("Renewing", "Exited") == ["Renewing p", "Exited p"]
         assert made.states() == {"p/0": "ready"}
+
+
+async def test_the_report_tells_who_stopped_who_was_killed_and_who_is_left(
+    autojump_clock: MockClock,
+) -> None:
+    scripts = {
+        "stubborn": [Script(stops=100)],
+        "undead": [Script(stops=100, unkillable=True)],
+        "gone": [Script(lives=1, status=0)],
+    }
+    plugins = [plug("good"), plug("stubborn"), plug("undead")]
+    plugins.append(plug("gone", restart=RestartPolicy.NEVER))
+    async with lab(plugins, scripts) as made:
+        await made.run_until(10)
+        assert made.tree.report == ShutdownReport()
+    assert made.tree.report == ShutdownReport(("good/0",), ("stubborn/0",), ("undead/0",))
+    assert str(made.tree.report) == (
+        "1 processes stopped by themselves, 1 were killed (stubborn/0), 1 could not be (undead/0)"
+    )
+
+
+async def test_statistics_add_up(autojump_clock: MockClock) -> None:
+    plugins = [plug("p", backoff=STEADY, instances=2), plug("q", max_restarts=0, backoff=STEADY)]
+    scripts = {"p": [Script(), Script(lives=5)], "q": [Script(lives=3)]}
+    group = GroupConfig("g", ["p", "q"])
+    async with lab(plugins, scripts, [group]) as made:
+        await made.run_until(20)
+        await made.operations.restart("p")
+        found = made.tree.statistics()
+        assert found.plugin("p").counts == Counts(starts=5, restarts=1, renewals=2, exits=1)
+        assert found.plugin("q").counts == Counts(starts=1, exits=1, gave_up=1)
+        assert dict(found.plugin("p").states) == {State.READY: 2}
+        assert dict(found.plugin("q").states) == {State.FAILED: 1}
+        assert found.total.counts == Counts(6, 1, 2, 2, gave_up=1)
+        assert found.groups[0].counts == found.total.counts
+        assert found.total.instances == 3
+        assert found.uptime >= 20

@@ -1,0 +1,51 @@
+"""How a mesh came down: what stopped by itself, what was killed, what could not be."""
+
+from __future__ import annotations
+
+import attrs
+
+from meshtrio.supervise import events
+
+
+@attrs.frozen
+class ShutdownReport:
+    """Instances as "plugin/number", in the order they ended."""
+
+    stopped: tuple[str, ...] = ()
+    """By themselves, within their stop_timeout."""
+    killed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    """Still there after SIGKILL: the kernel does not let go of them, as with a disk that hangs."""
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.stopped)} processes stopped by themselves"]
+        parts += [f"{len(self.killed)} were killed" + _names(self.killed)]
+        if self.left:
+            parts.append(f"{len(self.left)} could not be" + _names(self.left))
+        return ", ".join(parts)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+class Reporter:
+    """A subscriber that makes the report, from when `begin` is called."""
+
+    def __init__(self) -> None:
+        self.report = ShutdownReport()
+        self._begun = False
+
+    def begin(self) -> None:
+        self._begun = True
+
+    def take(self, event: events.Event) -> None:
+        if not (self._begun and isinstance(event, events.Stopped)):
+            return
+        who, report = f"{event.plugin}/{event.instance}", self.report
+        if event.ended.left:
+            self.report = attrs.evolve(report, left=(*report.left, who))
+        elif event.forced:
+            self.report = attrs.evolve(report, killed=(*report.killed, who))
+        else:
+            self.report = attrs.evolve(report, stopped=(*report.stopped, who))

@@ -1,0 +1,105 @@
+"""What a mesh has been through, in numbers that are counted as it happens: asking is cheap."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import attrs
+
+from meshtrio.supervise import events
+from meshtrio.supervise.child import Child
+from meshtrio.supervise.state import State
+
+
+@attrs.frozen
+class Counts:
+    """Since the mesh was started, over all instances, those that are gone included."""
+
+    starts: int = 0
+    restarts: int = 0
+    """Starts that followed a failure or an exit, by the restart policy."""
+    renewals: int = 0
+    exits: int = 0
+    """Processes that ended without being asked to."""
+    killed: int = 0
+    """Processes that did not stop in time."""
+    gave_up: int = 0
+    unready: int = 0
+    """Times that one said NOT_SERVING."""
+    lines: int = 0
+    lines_dropped: int = 0
+
+
+@attrs.frozen
+class PluginStatistics:
+    """One plugin as it is now. `states` counts instances by state."""
+
+    name: str
+    instances: int
+    states: tuple[tuple[State, int], ...]
+    counts: Counts
+    resident: int
+    """Bytes its process groups have in memory, where that is watched."""
+    slowest_check: float
+    """Seconds that the slowest of the instances' last health checks took."""
+
+
+@attrs.frozen
+class MeshStatistics:
+    """The mesh, its groups and its plugins; `uptime` in seconds."""
+
+    uptime: float
+    plugins: tuple[PluginStatistics, ...]
+    groups: tuple[PluginStatistics, ...]
+    """The sums over each group's plugins."""
+    total: PluginStatistics
+
+    def plugin(self, name: str) -> PluginStatistics:
+        """Raises KeyError."""
+        return {plugin.name: plugin for plugin in self.plugins}[name]
+
+
+_COUNTED = {
+    events.Starting: "starts",
+    events.Restarting: "restarts",
+    events.Renewing: "renewals",
+    events.Exited: "exits",
+    events.GaveUp: "gave_up",
+    events.Unready: "unready",
+    events.LineWritten: "lines",
+}
+
+
+class Tally:
+    """A subscriber that counts."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def take(self, event: events.Event) -> None:
+        counts = self._counts[event.plugin]
+        what = _COUNTED.get(type(event))
+        if what is not None:
+            counts[what] += 1
+        elif isinstance(event, events.LinesDropped):
+            counts["lines_dropped"] += event.count
+        elif isinstance(event, events.Stopped) and event.forced:
+            counts["killed"] += 1
+
+    def of(self, name: str, plugins: Iterable[str], children: Iterable[Child]) -> PluginStatistics:
+        """Sum up the plugins of these names."""
+        names = frozenset(plugins)
+        there = [child for child in children if child.plugin in names]
+        total: Counter[str] = Counter()
+        for plugin in names:
+            total.update(self._counts[plugin])
+        lives = [child.life for child in there if child.life is not None]
+        return PluginStatistics(
+            name=name,
+            instances=len(there),
+            states=tuple(Counter(child.state for child in there).items()),
+            counts=Counts(**total),
+            resident=sum(life.resident for life in lives),
+            slowest_check=max((life.health.latency for life in lives if life.health), default=0.0),
+        )
