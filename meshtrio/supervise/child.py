@@ -111,16 +111,17 @@ class Child:
             return f"it uses {life.resident:,} bytes of memory"
         return ""
 
-    def stop(self) -> None:
+    def stop(self, notice: float) -> None:
+        """See `Life.stop`."""
         self.renewal = ""
         for life in self.lives():
-            life.stop()
+            life.stop(notice)
 
-    def promote(self) -> None:
+    def promote(self, notice: float) -> None:
         """Put the successor in office."""
         assert self.life is not None
         assert self.successor is not None
-        self.life.stop()
+        self.life.stop(notice)
         self.retired.append(self.life)
         self.life, self.successor, self.renewal = self.successor, None, ""
         self.place = 1 - self.place

@@ -72,6 +72,7 @@ class Life:
         """Bytes that its process group had in memory when that was last looked at."""
         self.share_of_age: float | None = None
         """Of its config's max_age, drawn by lot, after which it is renewed."""
+        self._notice = 0.0
         self._condemned = trio.Event()
         self._verdict = ""
         self._mesh = mesh
@@ -94,9 +95,14 @@ class Life:
     def uptime(self) -> float:
         return trio.current_time() - self.started
 
-    def stop(self) -> None:
-        """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone."""
+    def stop(self, notice: float = 0.0) -> None:
+        """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone.
+
+        `notice`: seconds from leaving the registry to SIGTERM, in which calls that were on their
+        way arrive. meshtrio's plugins serve those anyway; other servers may turn them away.
+        """
         self.asked = True
+        self._notice = notice
         self._scope.cancel()
 
     def uses(self, resident: int) -> None:
@@ -204,10 +210,13 @@ class Life:
 
     async def _stop(self, process: Process) -> None:
         """Stop it because the mesh was asked to, even though this task is cancelled already."""
+        was_ready = self.ready
         self._deregister("is being stopped")
         self._become(State.STOPPING)
         self._emit(events.Stopping, pid=process.pid)
         with trio.CancelScope(shield=True):
+            with trio.move_on_after(self._notice if was_ready else 0):
+                await process.wait()
             self.forced = await process.stop(self.config.stop_timeout)
         self.ended = self._exit(process, "")
         self._emit(events.Stopped, pid=process.pid, ended=self.ended, forced=self.forced)

@@ -7,13 +7,16 @@ rest of a rolling restart, which goes on instance by instance as it is waited fo
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 
 import attrs
 import trio
 
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.life import Life
 from meshtrio.supervise.output import Line
@@ -55,7 +58,8 @@ class Operations:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._changing = trio.Lock()
+        self._changing: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        """By plugin: held by who is changing its instances."""
 
     async def start(self, name: str) -> None:
         """Start what does not run, and wait until all of it is ready.
@@ -85,10 +89,10 @@ class Operations:
         Loses no call. What does not run is started. Raises PluginFailedError, with the instance
         left as it was, if a successor does not get ready.
         """
-        children = self._children(name)
-        async with self._changing:
-            for child in children:
-                await self._renew(child, "a restart was asked for")
+        for plugin in dict.fromkeys(child.plugin for child in self._children(name)):
+            async with self._changing[plugin]:
+                for child in self._children(plugin):
+                    await self._renew(child, "a restart was asked for")
 
     async def scale(self, name: str, instances: int) -> None:
         """Have so many instances of a plugin, and wait until they are ready, or gone.
@@ -98,11 +102,10 @@ class Operations:
         plugin = self._plugin(name)
         if instances < 1:
             raise UsageError(f"cannot scale {name} to {instances} instances; `stop` stops them all")
-        async with self._changing:
-            self._tree.configure(
-                _with(self._tree.config, attrs.evolve(plugin, instances=instances))
-            )
-            await self._fit(self._plugin(name))
+        async with self._changing[plugin.name]:
+            scaled = attrs.evolve(self._plugin(name), instances=instances)
+            self._tree.configure(_with(self._tree.config, scaled))
+            await self._fit(scaled)
 
     async def reload(self, config: MeshConfig) -> Reloaded:
         """Go over to another config, touching only what it changes.
@@ -111,22 +114,27 @@ class Operations:
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
         another mesh, and nothing has happened then.
         """
-        before = self._tree.config
-        if config.runtime_dir != before.runtime_dir:
+        if config.runtime_dir != self._tree.config.runtime_dir:
             raise UsageError("runtime_dir cannot be changed while the mesh runs")
-        async with self._changing:
-            changes = compare(before, config)
-            for name in changes.removed:
-                gone = self._children(name)
-                await self._rest(gone)
-                self._tree.remove(gone)
-            self._tree.configure(config)
-            async with trio.open_nursery() as nursery:
-                for name in (*changes.added, *changes.scaled):
-                    nursery.start_soon(self._fit, self._plugin(name))
-                for name in changes.restarted:
-                    nursery.start_soon(self._reshape, name)
-            return changes
+        async with AsyncExitStack() as stack:
+            # In one order, so that two of them cannot wait for each other.
+            for name in sorted({p.name for p in (*self._tree.config.plugins, *config.plugins)}):
+                await stack.enter_async_context(self._changing[name])
+            return await self._change_to(config)
+
+    async def _change_to(self, config: MeshConfig) -> Reloaded:
+        changes = compare(self._tree.config, config)
+        for name in changes.removed:
+            gone = self._children(name)
+            await self._rest(gone)
+            self._tree.remove(gone)
+        self._tree.configure(config)
+        async with open_nursery_of_one() as nursery:
+            for name in (*changes.added, *changes.scaled):
+                nursery.start_soon(self._fit, self._plugin(name))
+            for name in changes.restarted:
+                nursery.start_soon(self._reshape, name)
+        return changes
 
     # -- parts -------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ from meshtrio.supervise.statistics import MeshStatistics, Tally
 from meshtrio.supervise.surroundings import Surroundings, World
 
 _LOOK_EVERY = 1.0
+_NOTICE = 0.1
+"""Seconds from leaving the registry to SIGTERM, while others of the mesh go on."""
 _LEFT_ALONE = frozenset({State.STOPPED, State.EXITED})
 """At rest because somebody stopped it, or it was done: a group's restart does not change that."""
 
@@ -198,7 +200,7 @@ class Tree:
     def _act(self, lives: trio.Nursery) -> float:
         todo = plan(self.children, self._dependencies, trio.current_time())
         for child in todo.stop:
-            child.stop()
+            child.stop(0 if self._closing else _NOTICE)
         for child in todo.start:
             child.life, child.batch = self._begin(child, child.place, lives), 0
         for child in self.children:
@@ -206,7 +208,7 @@ class Tree:
                 self._tell(child, events.Renewing, reason=child.renewal)
                 child.successor = self._begin(child, 1 - child.place, lives)
             elif child.successor is not None and child.successor.ready:
-                child.promote()
+                child.promote(_NOTICE)
         return todo.wake
 
     def _socket(self, child: Child, place: int) -> Path:
