@@ -17,12 +17,12 @@ from typing import Any
 
 import trio
 
+from meshtrio.contract import CALL_CUT, PLUGIN_SOCKET, PLUGIN_STOP_TIMEOUT
 from meshtrio.errors import UsageError
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
-from meshtrio.supervise.output import CALL_CUT
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.plugin")
@@ -78,7 +78,7 @@ async def serve(
 
 
 def _socket_path() -> str:
-    path = os.environ.get("PLUGIN_SOCKET")
+    path = os.environ.get(PLUGIN_SOCKET)
     if not path:
         raise UsageError(
             "PLUGIN_SOCKET is not set. A mesh sets it: list this program as a [[plugin]] and run "
@@ -89,6 +89,6 @@ def _socket_path() -> str:
 
 def _grace() -> float:
     try:
-        return float(os.environ["PLUGIN_STOP_TIMEOUT"]) * _PART_OF_STOP_TIMEOUT
+        return float(os.environ[PLUGIN_STOP_TIMEOUT]) * _PART_OF_STOP_TIMEOUT
     except (KeyError, ValueError):
         return _DEFAULT_GRACE

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshtrio.config import LONGEST_SOCKET_PATH, MeshConfig, PluginConfig
+from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import ConfigError
 
 

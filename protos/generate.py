@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +33,7 @@ MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
 
 from meshtrio.messages._pool import declare
 
-declare(globals(), "{proto}")
+declare(globals())
 '''
 
 
@@ -42,12 +43,15 @@ def run_protoc(*arguments: str) -> None:
 
 
 def generate_messages(out: Path) -> dict[Path, bytes]:
-    """Descriptors for the private pool, a module for each file and its types."""
+    """For each file its descriptor, for the private pool, a module and its types."""
     descriptors = out / "descriptors.binpb"
     names = list(OURS.values())
     run_protoc(f"-I{PROTOS}", f"--descriptor_set_out={descriptors}", f"--pyi_out={out}", *names)
-    made = {MESSAGES / descriptors.name: descriptors.read_bytes()}
+    parsed = FileDescriptorSet.FromString(descriptors.read_bytes())
+    files = {file.name: file for file in parsed.file}
+    made = {}
     for module, proto in OURS.items():
+        made[MESSAGES / f"{module}.binpb"] = files[proto].SerializeToString(deterministic=True)
         made[MESSAGES / f"{module}.py"] = MODULE.format(proto=proto).encode()
         types = out / proto.replace(".proto", "_pb2.pyi")
         made[MESSAGES / f"{module}.pyi"] = types.read_bytes()

@@ -25,7 +25,7 @@ from meshtrio.cli.ps import mesh_socket_option
 from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.channel import Channel, connect_to
-from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.dynamic_stub import DynamicStub
 
 _WAIT_PAUSE = 0.05
 

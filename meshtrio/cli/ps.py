@@ -11,7 +11,7 @@ import trio
 
 from meshtrio import mesh
 from meshtrio.messages import control
-from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.dynamic_stub import DynamicStub
 
 _COLUMNS = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
 

@@ -8,7 +8,6 @@ from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.plugin import (
-    LONGEST_SOCKET_PATH,
     Escalate,
     Liveness,
     OutputConfig,
@@ -18,7 +17,6 @@ from meshtrio.config.plugin import (
 from meshtrio.config.reader import load
 
 __all__ = [
-    "LONGEST_SOCKET_PATH",
     "Containment",
     "Escalate",
     "GroupConfig",

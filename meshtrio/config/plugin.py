@@ -11,14 +11,12 @@ from typing import Any
 
 import attrs
 
+from meshtrio import contract
 from meshtrio.backoff import Backoff
 from meshtrio.config.containment import Containment
 
 PYTHON = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""
-
-LONGEST_SOCKET_PATH = 107
-"""Bytes; a longer one does not fit the kernel's sockaddr_un."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -59,7 +57,7 @@ def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
     for key in value:
         if not key or "=" in key or "\0" in key + value[key]:
             raise ValueError(f"{key!r} cannot be the name of an environment variable")
-        if key in RESERVED_ENV:
+        if key in contract.ENVIRONMENT:
             raise ValueError(f"{key} is set by the mesh")
 
 
@@ -75,11 +73,6 @@ def at_least(least: float, *, inclusive: bool = True) -> Any:
 def _check_fraction(_: object, __: object, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"must be between 0 and 1, not {value}")
-
-
-RESERVED_ENV = frozenset(
-    {"PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT", "MESH_SOCKET"}
-)
 
 
 @attrs.frozen

@@ -2,32 +2,26 @@
 
 A user's process may import other packages that define `grpc.health.v1` or its like, and two files
 that define the same names in one pool raise TypeError; so nothing here touches the default pool.
+Each file's descriptor is loaded with its module, so that a plugin pays for what it uses.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
+import pkgutil
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-
-def _load() -> DescriptorPool:
-    pool = DescriptorPool()
-    data = files("meshtrio.messages").joinpath("descriptors.binpb").read_bytes()
-    for file in FileDescriptorSet.FromString(data).file:
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
+_pool = DescriptorPool()
 
 
-_pool = _load()
-
-
-def declare(namespace: dict[str, Any], file_name: str) -> None:
-    """Put a proto file's message classes into a module's namespace, and its `DESCRIPTOR`."""
-    descriptor = _pool.FindFileByName(file_name)
+def declare(namespace: dict[str, Any]) -> None:
+    """Put a proto file's message classes into its module's namespace, and its `DESCRIPTOR`."""
+    package, _, module = namespace["__name__"].rpartition(".")
+    data = pkgutil.get_data(package, f"{module}.binpb")
+    assert data is not None
+    descriptor = _pool.AddSerializedFile(data)
     namespace["DESCRIPTOR"] = descriptor
     for name, message in descriptor.message_types_by_name.items():
         namespace[name] = GetMessageClass(message)

@@ -2,4 +2,4 @@
 
 from meshtrio.messages._pool import declare
 
-declare(globals(), "grpc/health/v1/health.proto")
+declare(globals())

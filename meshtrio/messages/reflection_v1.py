@@ -2,4 +2,4 @@
 
 from meshtrio.messages._pool import declare
 
-declare(globals(), "grpc/reflection/v1/reflection.proto")
+declare(globals())

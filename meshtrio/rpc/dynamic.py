@@ -1,4 +1,4 @@
-"""Services and stubs from descriptors, where no code was generated for them."""
+"""Services and methods from descriptors, where no code was generated for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import purerpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio.rpc.calls import Picker, stub_method
 from meshtrio.rpc.seam import Method
 
 
@@ -38,14 +37,3 @@ def service_of(descriptor: ServiceDescriptor, implementation: Any) -> purerpc.Se
         )
         service.add_method(method.name, getattr(implementation, method.name), signature)
     return service
-
-
-class DynamicStub:
-    """A stub for a service of which only the descriptor is known."""
-
-    def __init__(self, picker: Picker, descriptor: ServiceDescriptor) -> None:
-        for method in descriptor.methods:
-            setattr(self, method.name, stub_method(picker, method_of(method)))
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the service has no method {name!r}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshtrio.config import LONGEST_SOCKET_PATH
+from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import UsageError
 
 _BACKLOG = 1024

@@ -6,17 +6,16 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import trio
-from trio_util import periodic
 
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.seam import Handler, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
@@ -51,9 +50,24 @@ class Server:
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
+        self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
         self._accepting = trio.CancelScope()
         self._stopping = trio.CancelScope()
+
+    def serve_when_called(self, service: str, make: Callable[[], Any]) -> None:
+        """Serve a service by a servicer that is made when it is first called."""
+        self._later[service] = make
+
+    def find(self, path: str) -> Handler | None:
+        """The handler of a method, by its path."""
+        handler = self.handlers.get(path)
+        if handler is None and self._later:
+            make = self._later.pop(path[1:].partition("/")[0], None)
+            if make is not None:
+                self.handlers |= handlers_of([make()])
+                handler = self.handlers.get(path)
+        return handler
 
     @property
     def calls_in_progress(self) -> int:
@@ -81,7 +95,8 @@ class Server:
                     await self._accept(accepting, ssl_context, nursery)
 
     async def _keep_house(self) -> None:
-        async for _ in periodic(_HOUSEKEEPING):
+        while True:
+            await trio.sleep(_HOUSEKEEPING)
             now = trio.current_time()
             for connection in list(self.connections):
                 connection.keep_house(now)
@@ -104,6 +119,8 @@ class Server:
             sock = socket.socket(fileno=accepted.detach())
             transport: Transport = SocketTransport(sock)
             if ssl_context is not None:
+                from meshtrio.rpc.tls import TlsTransport  # few servers need it
+
                 transport = TlsTransport(sock, ssl_context, server_side=True)
             connection = ServerConnection(transport, self)
             self.connections.add(connection)
@@ -142,7 +159,7 @@ class ServerConnection(Connection):
 
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
-        self._handlers = server.handlers
+        self._find = server.find
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
@@ -194,7 +211,7 @@ class ServerConnection(Connection):
             self._ended.set()
 
     def _on_request(self, event: events.RequestReceived) -> None:
-        head, handler = event.head, self._handlers.get(event.head.path)
+        head, handler = event.head, self._find(event.head.path)
         if self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             return

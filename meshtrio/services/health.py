@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
 from typing import Any
 
 import purerpc
 import trio
-from trio_util import AsyncValue
 
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import service_of
@@ -20,31 +18,32 @@ _Reply = health.HealthCheckResponse
 class HealthServicer:
     """Everything serves until `stop_serving`: the server as a whole ("") and each service."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str] = ()) -> None:
+        self.names = {"", *services}
         self.service = service_of(_DESCRIPTOR, self)
-        self._names = {"", *services}
-        self._serving = AsyncValue(True)
+        self._stopped = trio.Event()
 
     def stop_serving(self) -> None:
         """Say NOT_SERVING from now on."""
-        self._serving.value = False
+        self._stopped.set()
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raises NotFoundError for a service that is not served here."""
-        if request.service not in self._names:
+        if request.service not in self.names:
             raise purerpc.NotFoundError(f"service {request.service!r} is not served here")
-        return self._reply(self._serving.value)
+        return self._reply()
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
-        if request.service not in self._names:
+        if request.service not in self.names:
             yield _Reply(status=_Reply.SERVICE_UNKNOWN)
             await trio.sleep_forever()
-        async with aclosing(self._serving.eventual_values()) as changes:
-            async for serving in changes:
-                yield self._reply(serving)
-                if not serving:
-                    # A watch that went on would hold up the drain which this announces.
-                    raise purerpc.UnavailableError("the server is shutting down")
+        if not self._stopped.is_set():
+            yield self._reply()
+            await self._stopped.wait()
+        yield self._reply()
+        # A watch that went on would hold up the drain which this announces.
+        raise purerpc.UnavailableError("the server is shutting down")
 
-    def _reply(self, serving: bool) -> Any:
-        return _Reply(status=_Reply.SERVING if serving else _Reply.NOT_SERVING)
+    def _reply(self) -> Any:
+        stopped = self._stopped.is_set()
+        return _Reply(status=_Reply.NOT_SERVING if stopped else _Reply.SERVING)

@@ -5,7 +5,7 @@ The two versions differ in their names only, so one servicer serves either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ import purerpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.seam import Handler
 
@@ -21,26 +20,15 @@ _NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
 _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
 
 
-def reflection_servicers(handlers: Mapping[str, Handler]) -> list[ReflectionServicer]:
-    """Servicers of both versions for what a server serves, themselves included."""
-    servicers = [ReflectionServicer(m) for m in (reflection_v1, reflection_v1alpha)]
-    names = {handler.method.service for handler in handlers.values()}
-    names |= {servicer.service.name for servicer in servicers}
-    pools = {h.method.request_type.DESCRIPTOR.file.pool for h in handlers.values()}
-    pools.add(reflection_v1.DESCRIPTOR.pool)
-    for servicer in servicers:
-        servicer.names, servicer.pools = sorted(names), list(pools)
-    return servicers
-
-
 class ReflectionServicer:
     """Answers from the descriptor pools of the messages that the served methods use."""
 
-    def __init__(self, module: Any) -> None:
-        """`module`: the messages of the version to speak."""
+    def __init__(self, module: Any, handlers: Iterable[Handler], names: Iterable[str]) -> None:
+        """`module`: the messages of the version to speak; `names`: the services to list."""
         self._messages = module
-        self.names: list[str] = []
-        self.pools: list[DescriptorPool] = []
+        self._names = sorted(names)
+        pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
+        self._pools: list[DescriptorPool] = list(pools | {module.DESCRIPTOR.pool})
         self.service = service_of(module.DESCRIPTOR.services_by_name["ServerReflection"], self)
 
     async def ServerReflectionInfo(  # noqa: N802 - the method's name
@@ -61,7 +49,7 @@ class ReflectionServicer:
         kind = request.WhichOneof("message_request")
         match kind:
             case "list_services":
-                for name in self.names:
+                for name in self._names:
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename":
                 name = request.file_by_filename
@@ -78,7 +66,7 @@ class ReflectionServicer:
                 reply.error_response.error_message = "the request asks for nothing"
 
     def _find(self, what: str, find: Callable[[DescriptorPool], Any]) -> Any:
-        for pool in self.pools:
+        for pool in self._pools:
             try:
                 return find(pool)
             except KeyError:

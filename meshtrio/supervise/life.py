@@ -14,10 +14,11 @@ import trio
 
 from meshtrio import runtime_dir
 from meshtrio.config import PluginConfig
+from meshtrio.contract import CALL_CUT
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.containment import check_executable, command_of, environment_of
-from meshtrio.supervise.output import CALL_CUT, Line, Ring, Valve, fields_of, read_lines
+from meshtrio.supervise.output import Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.policy import Exit
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.process import Process

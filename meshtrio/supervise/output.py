@@ -13,9 +13,6 @@ import trio
 from meshtrio.config import OutputConfig
 from meshtrio.wire.budget import Budget
 
-CALL_CUT = "call cut at the end of its grace: "
-"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""
-
 MAX_LINE = 8 * 1024
 """Bytes of a line that are kept; what follows up to its end is counted and dropped."""
 

@@ -58,7 +58,7 @@ class History:
     failures: int = 0
     """In a row."""
     recent: tuple[float, ...] = ()
-    """When it was started again, as far back as `restart_period`."""
+    """When it was started again, as far back as `restart_period`, where that is bounded."""
 
 
 @attrs.frozen
@@ -93,11 +93,13 @@ def decide(
     """Choose what follows a life of `uptime` seconds that ended by itself at `now` (seconds)."""
     if not _is_restarted(config, ended):
         return Finish(failed=not ended.clean)
-    recent = within(history.recent, config.restart_period, now)
-    if config.max_restarts is not None and len(recent) >= config.max_restarts:
-        return GiveUp(len(recent), config.restart_period)
+    recent: tuple[float, ...] = ()
+    if config.max_restarts is not None:
+        recent = (*within(history.recent, config.restart_period, now), now)
+        if len(recent) > config.max_restarts:
+            return GiveUp(config.max_restarts, config.restart_period)
     failures = 1 if uptime >= config.min_uptime else history.failures + 1
-    following = History(history.restarts + 1, failures, (*recent, now))
+    following = History(history.restarts + 1, failures, recent)
     return Restart(config.backoff.delay(failures, rng), following)
 
 

@@ -18,7 +18,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
 from meshtrio.messages import health as messages
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server

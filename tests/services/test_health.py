@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from meshtrio.messages import health as messages
-from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.single import SingleConnection
 from meshtrio.services.health import HealthServicer
 from tests.rpc.pairs import connected

@@ -8,18 +8,21 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from meshtrio.messages import reflection_v1, reflection_v1alpha
-from meshtrio.rpc.dynamic import DynamicStub
+from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.seam import handlers_of
 from meshtrio.rpc.single import SingleConnection
-from meshtrio.services.reflection import reflection_servicers
+from meshtrio.services.reflection import ReflectionServicer
 from tests.rpc.pairs import Scripted, connected
 
 VERSIONS = pytest.mark.parametrize("module", [reflection_v1, reflection_v1alpha])
 
 
 async def ask(module: Any, **question: Any) -> Any:
-    servicers = reflection_servicers(handlers_of([Scripted()]))
-    async with connected(Scripted(), *servicers) as pair:
+    handlers = handlers_of([Scripted()]).values()
+    served = {h.method.service for h in handlers} | {
+        f"grpc.reflection.{v}.ServerReflection" for v in ("v1", "v1alpha")
+    }
+    async with connected(Scripted(), ReflectionServicer(module, handlers, served)) as pair:
         descriptor = module.DESCRIPTOR.services_by_name["ServerReflection"]
         stub = DynamicStub(SingleConnection(pair.client, "x"), descriptor)
         async with stub.ServerReflectionInfo() as call:

@@ -1,0 +1,18 @@
+"""What a mesh and its plugins agree on beside gRPC. A plugin in any language may rely on it."""
+
+PLUGIN_SOCKET = "PLUGIN_SOCKET"
+"""The path of the Unix socket to bind and to serve on."""
+PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
+"""Seconds from SIGTERM to SIGKILL."""
+MESH_LIFE = "MESH_LIFE"
+"""A word that no two processes of a mesh are started with; what they start inherits it."""
+ENVIRONMENT = frozenset(
+    {PLUGIN_SOCKET, "PLUGIN_NAME", "PLUGIN_INSTANCE", PLUGIN_STOP_TIMEOUT, "MESH_SOCKET", MESH_LIFE}
+)
+"""The variables that the mesh sets."""
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes; a longer one does not fit the kernel's sockaddr_un."""
+
+CALL_CUT = "call cut at the end of its grace: "
+"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""

@@ -1,0 +1,21 @@
+"""A stub from a descriptor, where no code was generated for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from meshtrio.rpc.calls import Picker, stub_method
+from meshtrio.rpc.dynamic import method_of
+
+
+class DynamicStub:
+    """A stub for a service of which only the descriptor is known."""
+
+    def __init__(self, picker: Picker, descriptor: ServiceDescriptor) -> None:
+        for method in descriptor.methods:
+            setattr(self, method.name, stub_method(picker, method_of(method)))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the service has no method {name!r}")
