@@ -7,7 +7,12 @@ so that code which knows gRPC only handles them all.
 
 from __future__ import annotations
 
+import errno
+
 import purerpc
+
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Error numbers of the system that tell of this process's own want, not of another's fault."""
 
 
 class MeshtrioError(Exception):

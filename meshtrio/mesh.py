@@ -26,9 +26,10 @@ from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.rpc import endpoint
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.endpoint import ServiceState
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
 from meshtrio.services import registry as registry_service
 from meshtrio.services.control import ControlServicer
+from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import open_nursery_of_one, running
@@ -119,17 +120,20 @@ async def main(
         config = load(config)
     runtime_dir.check(config)
     folder = runtime_dir.of(config)
-    with runtime_dir.claim(folder):
+    with runtime_dir.claim(folder) as claim:
         registry = MemoryRegistry()
         tree = Tree(config, registry, folder, [log_event])
-        server, _ = standard_server(ControlServicer(tree), RegistryServicer(registry))
-        with unix_listener(tree.mesh_socket) as listener:
-            try:
-                async with running(server.serve, listener), open_nursery_of_one() as nursery:
-                    await nursery.start(tree.run)
-                    task_status.started(Mesh(tree, registry, tree.mesh_socket))
-            finally:
-                _log.info("the mesh has stopped: %s", tree.report)
+
+        def make_server() -> Server:
+            return standard_server(ControlServicer(tree), RegistryServicer(registry))[0]
+
+        answering = running(serve_mesh_socket, tree.mesh_socket, claim, make_server)
+        try:
+            async with answering, open_nursery_of_one() as nursery:
+                await nursery.start(tree.run)
+                task_status.started(Mesh(tree, registry, tree.mesh_socket))
+        finally:
+            _log.info("the mesh has stopped: %s", tree.report)
 
 
 @asynccontextmanager

@@ -16,6 +16,8 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import ConfigError
 
+_LOCK = "mesh.lock"
+
 
 def default() -> Path:
     """`$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`."""
@@ -96,32 +98,67 @@ def check(config: MeshConfig) -> None:
         raise ConfigError(problems)
 
 
-@contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Make the folder ours for the block: mode 0700, locked, without stale sockets.
+class Claim:
+    """A folder that is ours: mode 0700, locked, without stale sockets. See `claim`."""
 
-    Raises ConfigError where it is another user's, open to others, or another mesh's already.
-    """
-    _make(folder)
-    lock = os.open(folder / "mesh.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError where it is another user's, open to others, or another mesh's."""
+        self.folder = folder
+        self._lock = _take(folder)
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed it: what is in its place now is not ours."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-            raise ConfigError(
-                [f"{folder}: another mesh runs here (pid {holder}); stop it or use --runtime-dir"]
-            ) from None
+            found = os.stat(self.folder / _LOCK)
+        except OSError:
+            return True
+        return not os.path.samestat(found, os.fstat(self._lock))
+
+    def renew(self) -> None:
+        """Make it again. Raises ConfigError, as at first."""
+        lost, self._lock = self._lock, _take(self.folder)
+        os.close(lost)
+
+    def release(self) -> None:
+        # The lock file stays: were it unlinked, two later meshes could lock two files.
+        if not self.lost:
+            _remove_sockets(self.folder)
+        os.close(self._lock)
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[Claim]:
+    """Have the folder for ourselves during the block. Raises ConfigError; see `Claim`."""
+    claimed = Claim(folder)
+    try:
+        yield claimed
+    finally:
+        claimed.release()
+
+
+def _take(folder: Path) -> int:
+    """Make, lock and clean the folder; gives the lock."""
+    _make(folder)
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConfigError([f"{folder}: cannot be locked: {exc.strerror}"]) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         _remove_sockets(folder)
-        try:
-            yield
-        finally:
-            # The lock file stays: were it unlinked, two later meshes could lock two files.
-            _remove_sockets(folder)
-    finally:
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
+        raise ConfigError(
+            [f"{folder}: another mesh runs here (pid {holder}); stop it or use --runtime-dir"]
+        ) from None
+    except OSError as exc:
+        os.close(lock)
+        raise ConfigError([f"{folder}: cannot be used: {exc.strerror}"]) from None
+    return lock
 
 
 def _make(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import ssl
@@ -11,6 +10,7 @@ from typing import Any
 
 import trio
 
+from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.seam import Handler, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
@@ -24,7 +24,6 @@ from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _PAUSE_WHEN_OUT = 0.1
 _HOUSEKEEPING = 1.0
 _DRAIN_PING = b"drain..."
@@ -107,15 +106,19 @@ class Server:
         ssl_context: ssl.SSLContext | None,
         nursery: trio.Nursery,
     ) -> None:
+        told = False
         while True:
             try:
                 accepted, _ = await listener.accept()
             except OSError as exc:
-                if exc.errno not in _OUT_OF_RESOURCES:
+                if exc.errno not in OUT_OF_RESOURCES:
                     raise
-                _log.error("cannot accept a connection: %s; trying again", exc.strerror)
+                if not told:
+                    _log.error("cannot accept connections: %s; trying again", exc.strerror)
+                told = True
                 await trio.sleep(_PAUSE_WHEN_OUT)
                 continue
+            told = False
             sock = socket.socket(fileno=accepted.detach())
             transport: Transport = SocketTransport(sock)
             if ssl_context is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
@@ -97,7 +97,7 @@ class Child:
             if life.process is not None:
                 life.uses(by_group.get(life.process.pid, 0))
 
-    def overdue(self, rng: Random) -> str:
+    def overdue(self, rng: Random, is_removed: Callable[[Path], bool]) -> str:
         """Why a successor should take its place, "" where there is no reason to."""
         life, config = self.life, self.config
         if life is None or not life.ready or life.condemned:
@@ -109,6 +109,8 @@ class Child:
                 return f"it is {life.uptime:.0f} s old"
         if config.renew_above is not None and life.resident > config.renew_above:
             return f"it uses {life.resident:,} bytes of memory"
+        if is_removed(life.socket):
+            return f"somebody has removed {life.socket}"
         return ""
 
     def stop(self, notice: float) -> None:

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.supervise import launcher_main
+from meshtrio.supervise import launcher_main, procfs
 
 _LAUNCHER = str(Path(launcher_main.__file__))
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -67,14 +67,8 @@ def _sha256(path: str) -> str:
 
 
 def resident_by_group() -> Counter[int]:
-    """Bytes that each process group of the system has in memory."""
+    """Bytes that each process group of the system has in memory. Raises OSError."""
     found: Counter[int] = Counter()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                stat = Path("/proc", name, "stat").read_text()
-            except OSError:
-                continue
-            fields = stat.rpartition(")")[2].split()
-            found[int(fields[2])] += int(fields[21]) * _PAGE
+    for fields in procfs.stats():
+        found[int(fields[2])] += int(fields[21]) * _PAGE
     return found

@@ -24,6 +24,13 @@ class Starting(Event):
 
 
 @attrs.frozen
+class NotStarted(Event):
+    """There is no process: no such program, no descriptors left, a wrong hash."""
+
+    ended: Exit
+
+
+@attrs.frozen
 class Ready(Event):
     pid: int
     after: float
@@ -74,6 +81,13 @@ class GroupRestarting(Event):
 
     group: str
     plugins: tuple[str, ...]
+
+
+@attrs.frozen
+class Swept(Event):
+    """`count` processes that had left its process group were killed after its end."""
+
+    count: int
 
 
 @attrs.frozen

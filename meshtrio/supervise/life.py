@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,9 +13,10 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio import runtime_dir
+from meshtrio import contract, runtime_dir
 from meshtrio.config import PluginConfig
 from meshtrio.contract import CALL_CUT
+from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.containment import check_executable, command_of, environment_of
@@ -58,6 +60,9 @@ class Life:
         self.socket = socket
         self.state = State.PENDING
         self.process: Process | None = None
+        self.word = secrets.token_hex(8)
+        """What its processes are known by, whatever becomes of their group."""
+        self.spawned = False
         self.started = trio.current_time()
         self.ended: Exit | None = None
         """Set once it is over."""
@@ -133,11 +138,15 @@ class Life:
             process = await self._mesh.world.spawn(
                 command_of(self.config), env=self._environment(), cwd=self.config.cwd
             )
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            # RuntimeError: no thread can be started any more.
             reason = getattr(exc, "strerror", None) or str(exc)
+            if getattr(exc, "errno", None) in OUT_OF_RESOURCES:
+                reason += " in the mesh (see `ulimit -n`)"
             self.ended = Exit(reason=f"could not be started: {reason}")
+            self._emit(events.NotStarted, ended=self.ended)
             return
-        self.process = process
+        self.process, self.spawned = process, True
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid)
         try:
@@ -285,11 +294,12 @@ class Life:
 
     def _environment(self) -> dict[str, str]:
         told = {
-            "PLUGIN_SOCKET": str(self.socket),
+            contract.PLUGIN_SOCKET: str(self.socket),
             "PLUGIN_NAME": self.config.name,
             "PLUGIN_INSTANCE": str(self.number),
-            "PLUGIN_STOP_TIMEOUT": f"{self.config.stop_timeout:g}",
+            contract.PLUGIN_STOP_TIMEOUT: f"{self.config.stop_timeout:g}",
             "MESH_SOCKET": str(self._mesh.mesh_socket),
+            contract.MESH_LIFE: self.word,
         }
         return environment_of(self.config, told)
 

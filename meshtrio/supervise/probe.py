@@ -5,13 +5,14 @@ Source: grpc/doc/health-checking.md. A server without a health service is ready 
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import attrs
 import purerpc
 import trio
 
-from meshtrio.errors import ConnectionLostError
+from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.calls import UnaryCall
 from meshtrio.rpc.dynamic import method_of
@@ -21,10 +22,16 @@ from meshtrio.rpc.single import over_socket
 _CHECK = method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"])
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
+_LATE = 0.5
+"""Seconds past a deadline that tell of a mesh which did not run."""
 
 
 class NotReadyError(Exception):
     """A plugin was not ready in time; the text says what it was still missing."""
+
+
+class _CannotAskError(Exception):
+    """The mesh is out of file descriptors or memory, which is no word on the plugin."""
 
 
 @attrs.frozen
@@ -59,41 +66,90 @@ class SocketProbe:
 
         Raises NotReadyError after `within` seconds.
         """
-        missing = ["it was not asked yet"]
-        with trio.move_on_after(within):
-            pause = _FIRST_PAUSE
-            while True:
-                found = await _ask(address, missing)
-                if found.serving:
-                    return
-                missing[0] = found.reason
-                await trio.sleep(pause)
-                pause = min(pause * 1.3, _LONGEST_PAUSE)
-        raise NotReadyError(f"was not ready within {within:g} s: {missing[0]}")
+        while True:
+            progress = _Progress()
+            with trio.move_on_after(within) as scope:
+                await _until_serving(address, progress)
+                return
+            if not _stood_still(scope):
+                raise NotReadyError(f"was not ready within {within:g} s: {progress}")
 
     async def check(self, address: str, within: float) -> Health:
-        """Ask once, for at most `within` seconds."""
-        asked = trio.current_time()
-        missing = [""]
-        found = None
-        with trio.move_on_after(within):
-            found = await _ask(address, missing)
-        latency = trio.current_time() - asked
-        if found is None:
-            reason = missing[0] or "it did not accept a connection"
-            found = Health(alive=False, serving=False, reason=f"{reason} within {within:g} s")
-        return attrs.evolve(found, latency=latency)
+        """Ask once, for at most `within` seconds of a mesh that is able to ask."""
+        while True:
+            asked = trio.current_time()
+            progress = _Progress()
+            with trio.move_on_after(within) as scope:
+                try:
+                    found = await _ask(address, progress)
+                    return attrs.evolve(found, latency=trio.current_time() - asked)
+                except _CannotAskError:
+                    await trio.sleep_until(scope.deadline)
+                    continue
+            if not _stood_still(scope):
+                reason = f"{progress.step} within {within:g} s"
+                return Health(False, False, reason, trio.current_time() - asked)
 
 
-async def _ask(address: str, missing: list[str]) -> Health:
-    """Ask once; `missing` tells how far it came even when this is cancelled."""
+def _stood_still(scope: trio.CancelScope) -> bool:
+    """Whether this process itself was stopped, or far too busy, when a deadline of its passed:
+    the answer may be there, and nobody has looked."""
+    return trio.current_time() - scope.deadline > _LATE
+
+
+@attrs.define
+class _Progress:
+    """How far asking has come, which is told when the time is over."""
+
+    answer: str = ""
+    """What the last question found to be missing."""
+    step: str = "it did not accept a connection"
+    """What the question under way waits for."""
+    since: float = math.inf
+    """When that was begun."""
+
+    def begin(self) -> None:
+        self.step, self.since = "it did not accept a connection", trio.current_time()
+
+    def end(self, answer: str) -> None:
+        self.answer, self.since = answer, math.inf
+
+    def __str__(self) -> str:
+        # A question that was only just asked says less than the answer to the one before.
+        had_time = trio.current_time() - self.since > _LONGEST_PAUSE
+        return self.step if had_time or not self.answer else self.answer
+
+
+async def _until_serving(address: str, progress: _Progress) -> None:
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            progress.begin()
+            found = await _ask(address, progress)
+        except _CannotAskError as exc:
+            progress.end(f"the mesh cannot ask it ({exc})")
+        else:
+            if found.serving:
+                return
+            progress.end(found.reason)
+        await trio.sleep(pause)
+        pause = min(pause * 1.3, _LONGEST_PAUSE)
+
+
+async def _ask(address: str, progress: _Progress) -> Health:
+    """Ask once; `progress` tells how far it came even when this is cancelled.
+
+    Raises _CannotAskError where it is the mesh that lacks something.
+    """
     try:
         sock = await connect(address)
     except FileNotFoundError:
         return _dead("it has not bound its socket")
     except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise _CannotAskError(exc.strerror) from None
         return _dead(f"its socket refuses connections ({exc.strerror})")
-    missing[0] = "it accepted a connection but did not answer the health check"
+    progress.step = "it accepted a connection but did not answer the health check"
     try:
         async with over_socket(sock) as connection:
             reply = await UnaryCall(connection, _CHECK)(health.HealthCheckRequest())

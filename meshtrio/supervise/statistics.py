@@ -20,6 +20,8 @@ class Counts:
     restarts: int = 0
     """Starts that followed a failure or an exit, by the restart policy."""
     renewals: int = 0
+    not_started: int = 0
+    """Starts that came to nothing: there was no process."""
     exits: int = 0
     """Processes that ended without being asked to."""
     killed: int = 0
@@ -62,6 +64,7 @@ class MeshStatistics:
 
 _COUNTED = {
     events.Starting: "starts",
+    events.NotStarted: "not_started",
     events.Restarting: "restarts",
     events.Renewing: "renewals",
     events.Exited: "exits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -10,14 +11,18 @@ from random import Random
 from typing import Any, Protocol
 
 import attrs
+import trio
 
+from meshtrio import contract
 from meshtrio.registry import Registry
 from meshtrio.structured import running
-from meshtrio.supervise import events
+from meshtrio.supervise import events, warden_main
 from meshtrio.supervise.containment import resident_by_group
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.process import Process
 from meshtrio.supervise.warden import Warden
+
+_log = logging.getLogger("meshtrio.mesh")
 
 
 class Spawn(Protocol):
@@ -36,6 +41,21 @@ class Guard(Protocol):
     def forget(self, pid: int) -> None: ...
 
 
+async def sweep(life: str) -> int:
+    """Kill what one life has left outside its process group; gives how many those were."""
+    mark = f"{contract.MESH_LIFE}={life}".encode()
+    try:
+        return len(await trio.to_thread.run_sync(warden_main.sweep, mark))
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot look for what a plugin has left behind: %s", exc)
+        return 0
+
+
+def is_removed(socket: Path) -> bool:
+    """Whether a bound socket's path is gone, and not its whole folder, which comes back first."""
+    return not socket.exists() and socket.parent.exists()
+
+
 @attrs.frozen
 class World:
     """Processes, questions to them, their guard, and chance."""
@@ -47,6 +67,8 @@ class World:
     probe: Probe = attrs.field(factory=SocketProbe)
     rng: Random = attrs.field(factory=Random)
     resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
+    sweep: Callable[[str], Awaitable[int]] = sweep
+    is_removed: Callable[[Path], bool] = is_removed
 
     @classmethod
     def real(cls, folder: Path) -> World:

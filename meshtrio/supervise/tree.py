@@ -7,6 +7,7 @@ and makes it plan again; nobody else starts or stops a process.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from meshtrio.supervise.report import Reporter, ShutdownReport
 from meshtrio.supervise.state import State
 from meshtrio.supervise.statistics import MeshStatistics, Tally
 from meshtrio.supervise.surroundings import Surroundings, World
+
+_log = logging.getLogger("meshtrio.mesh")
 
 _LOOK_EVERY = 1.0
 _NOTICE = 0.1
@@ -171,12 +174,21 @@ class Tree:
         async for _ in periodic(_LOOK_EVERY):
             watched = [child for child in self.children if child.process is not None]
             if any(child.config.watches_memory for child in watched):
-                resident = self._world.resident_by_group()
-                for child in watched:
-                    child.note_resident(resident)
+                self._look_at_memory(watched)
             for child in watched:
-                child.renewal = child.renewal or child.overdue(self._world.rng)
+                child.renewal = child.renewal or child.overdue(
+                    self._world.rng, self._world.is_removed
+                )
             self._wake()
+
+    def _look_at_memory(self, watched: Iterable[Child]) -> None:
+        try:
+            resident = self._world.resident_by_group()
+        except OSError as exc:
+            _log.warning("cannot see how much memory plugins use: %s", exc.strerror)
+            return
+        for child in watched:
+            child.note_resident(resident)
 
     # -- the keeper --------------------------------------------------------------------------
 
@@ -224,6 +236,10 @@ class Tree:
         await life.run()
         self._ended.append((child, life))
         self._wake()
+        if life.spawned:
+            count = await self._world.sweep(life.word)
+            if count:
+                self._tell(child, events.Swept, count=count)
 
     # -- ends --------------------------------------------------------------------------------
 

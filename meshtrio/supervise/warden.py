@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -19,6 +20,7 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _SCRIPT = Path(__file__).with_name("warden_main.py")
 _RESTART_PAUSE = 0.1
+_FAILED_PAUSE = 1.0
 _GOODBYE = 2.0
 """Seconds the warden has to end once it was told that all is well."""
 
@@ -33,25 +35,30 @@ class Warden:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then send it home. Raises OSError at the start."""
-        started = False
+        await self._run_one(task_status.started)
         while True:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.setblocking(False)
-            command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
-            with ours:
-                with theirs:
-                    process = await trio.lowlevel.open_process(
-                        [*command, str(self._runtime_dir)], stdin=theirs, start_new_session=True
-                    )
-                self._channel = ours
-                for pid, pidfd in self._plugins.items():
-                    self._hand_over(pid, pidfd)
-                if not started:
-                    started = True
-                    task_status.started()
-                await self._attend(process)
-            _log.error("the warden (pid %d) died; starting another", process.pid)
             await trio.sleep(_RESTART_PAUSE)
+            try:
+                await self._run_one(lambda: None)
+            except OSError as exc:
+                _log.error("cannot start a warden: %s; trying again", exc.strerror)
+                await trio.sleep(_FAILED_PAUSE)
+
+    async def _run_one(self, started: Callable[[], None]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
+        with ours:
+            with theirs:
+                process = await trio.lowlevel.open_process(
+                    [*command, str(self._runtime_dir)], stdin=theirs, start_new_session=True
+                )
+            self._channel = ours
+            for pid, pidfd in self._plugins.items():
+                self._hand_over(pid, pidfd)
+            started()
+            await self._attend(process)
+        _log.error("the warden (pid %d) died; starting another", process.pid)
 
     async def _attend(self, process: trio.Process) -> None:
         try:

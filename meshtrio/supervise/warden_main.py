@@ -30,7 +30,7 @@ def main() -> None:
             return
     for pid, pidfd in plugins.items():
         _kill_group(pid, pidfd)
-    _sweep(runtime_dir)
+    sweep(b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/")
 
 
 def _serve(channel: socket.socket, mesh: int, plugins: dict[int, int]) -> bool:
@@ -76,21 +76,28 @@ def _kill_group(pid: int, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _sweep(runtime_dir: str) -> None:
-    """Kill what carries a plugin's environment: children that changed their group or lost their
-    leader, and a plugin started in the instant before its pidfd was handed over."""
-    mark = b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/"
+def sweep(mark: bytes) -> set[int]:
+    """Kill what has a variable that begins with `mark` in its environment; gives their pids.
+
+    Those are children of a plugin that changed their group or lost their leader, and a plugin that
+    was started in the instant before its pidfd was handed over.
+    """
+    killed: set[int] = set()
     for _ in range(_SWEEPS):
         found = [pid for pid in _processes() if _carries(pid, mark)]
         if not found:
-            return
+            break
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 pidfd = os.pidfd_open(pid)
-                if _carries(pid, mark):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
+                try:
+                    if _carries(pid, mark):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        killed.add(pid)
+                finally:
+                    os.close(pidfd)
         time.sleep(_SWEEP_PAUSE)
+    return killed
 
 
 def _processes() -> list[int]:

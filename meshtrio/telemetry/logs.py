@@ -62,6 +62,8 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
             return logging.INFO, f"starting a successor: {reason}"
         case events.GroupRestarting(group=group, plugins=plugins):
             return logging.WARNING, f"group {group} restarts {', '.join(plugins)} for it"
+        case events.Swept(count=count):
+            return logging.WARNING, f"{count} processes it had left behind were killed"
         case events.Stopping(pid=pid):
             return logging.INFO, f"stopping pid {pid}"
         case _:
@@ -70,6 +72,8 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
 
 def _describe_end(event: events.Event) -> tuple[int, str] | None:
     match event:
+        case events.NotStarted(ended=ended):
+            return logging.WARNING, str(ended)
         case events.Exited(pid=pid, ended=ended):
             level = logging.INFO if ended.clean else logging.WARNING
             return level, f"pid {pid} {ended}{_tail(ended.stderr_tail)}"

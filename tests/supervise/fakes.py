@@ -99,7 +99,14 @@ class FakeWorld:
 
     def world(self) -> World:
         return World(  # type: ignore[arg-type]
-            self, nullcontext, self.spawn, self, Random(0), lambda: self.resident
+            guard=self,
+            guarded=nullcontext,
+            spawn=self.spawn,
+            probe=self,
+            rng=Random(0),
+            resident_by_group=lambda: self.resident,
+            sweep=self.sweep,
+            is_removed=lambda socket: False,
         )
 
     # -- as the guard ------------------------------------------------------------------------
@@ -109,6 +116,10 @@ class FakeWorld:
 
     def forget(self, pid: int) -> None:
         self.guarded.remove(pid)
+
+    async def sweep(self, life: str) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
 
     # -- as the kernel -----------------------------------------------------------------------
 

@@ -1,0 +1,63 @@
+"""The mesh socket: bound in the runtime dir, and bound again when somebody has removed it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from meshtrio.errors import MeshtrioError
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from meshtrio.runtime_dir import Claim
+from meshtrio.structured import running
+
+_log = logging.getLogger("meshtrio.mesh")
+
+_LOOK_EVERY = 1.0
+
+
+async def serve_mesh_socket(
+    path: Path,
+    claim: Claim,
+    make_server: Callable[[], Server],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on `path`, in the folder that is claimed, until cancelled.
+
+    Whoever cleans up temporary files may take the folder or the socket away. Within a second both
+    are made again; clients that were connected meet a closed connection, and connect again.
+    Raises UsageError where it cannot be bound at first.
+    """
+    await _serve_one(path, claim, make_server(), task_status.started)
+    while True:
+        _log.error("%s is gone: somebody has removed it; making it again", path)
+        try:
+            if claim.lost:
+                claim.renew()
+            await _serve_one(path, claim, make_server(), lambda: None)
+        except MeshtrioError as exc:
+            _log.error("cannot make it again: %s; trying again", exc)
+            await trio.sleep(_LOOK_EVERY)
+
+
+async def _serve_one(path: Path, claim: Claim, server: Server, started: Callable[[], None]) -> None:
+    with unix_listener(path) as listener:
+        async with running(server.serve, listener):
+            started()
+            await _until_lost(path, claim)
+
+
+async def _until_lost(path: Path, claim: Claim) -> None:
+    ours = os.stat(path)
+    while not claim.lost:
+        try:
+            if not os.path.samestat(os.stat(path), ours):
+                return
+        except FileNotFoundError:
+            return
+        await trio.sleep(_LOOK_EVERY)

@@ -1,0 +1,90 @@
+"""Many: plugins at once, restarts one after another, and what a daemon leaves."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from pathlib import Path
+
+import trio
+
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.programs import carrying, plugin
+
+MINIMAL = ["-I", "-S", "minimal.py"]
+AT_ONCE = {"initial": 0.0, "jitter": 0.0}
+KB = 1024
+
+
+async def test_two_hundred_plugins_started_at_once(short_dir: Path) -> None:
+    config = "".join(plugin(f"p{number}", *MINIMAL) for number in range(200))
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready, count=200)
+        assert not watched.find(events.Exited)
+        assert {status.restarts for status in watched.mesh.instances()} == {0}
+    report = watched.mesh.shutdown_report
+    assert (len(report.stopped), report.killed, report.left) == (200, (), ())
+    assert not carrying(f"PLUGIN_SOCKET={short_dir}/")
+
+
+class Usage:
+    """What this process, and so the mesh in it, holds."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self.descriptors = len(os.listdir("/proc/self/fd"))
+        self.tasks = trio.lowlevel.current_statistics().tasks_living
+        self.threads = threading.active_count()
+        self.resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def kill_until(watched: Watched, restarts: int) -> None:
+    """Kill the plugin whenever it is ready."""
+    while watched.mesh.statistics().total.counts.restarts < restarts:
+        ready = (await watched.wait(events.Ready)).event
+        assert isinstance(ready, events.Ready)
+        watched.seen.clear()
+        os.kill(ready.pid, signal.SIGKILL)
+        await watched.wait(events.Restarting)
+    await watched.wait(events.Ready)
+
+
+async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None:
+    config = plugin("p", *MINIMAL, backoff=AT_ONCE)
+    async with running(config, short_dir) as watched:
+        await kill_until(watched, 200)
+        before = Usage()
+        await kill_until(watched, 1000)
+        after = Usage()
+        assert after.descriptors == before.descriptors
+        assert after.tasks == before.tasks
+        assert after.threads <= before.threads
+        assert after.resident - before.resident < 1000 * KB
+        (status,) = watched.mesh.instances()
+        assert status.restarts == 1000
+
+
+async def test_a_daemon_is_found_wherever_it_has_gone(short_dir: Path) -> None:
+    """It leads a session of its own, and its parent is init: nothing ties it to its plugin."""
+    config = plugin("p", *MINIMAL, "--daemon")
+    async with running(config, short_dir) as watched:
+        line = (await watched.wait_for_line("daemon")).event
+        assert isinstance(line, events.LineWritten)
+        daemon = int(line.line.split()[1])
+        await watched.wait(events.Ready)
+        await watched.mesh.stop("p")
+        await watched.wait(events.Swept, count=1)
+        with trio.fail_after(5):
+            while Path(f"/proc/{daemon}").exists() and not is_zombie(daemon):
+                await trio.lowlevel.checkpoint()
+    assert not carrying(f"PLUGIN_SOCKET={short_dir}/")
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
