@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import attrs
 
 from meshtrio.config.group import GroupConfig
-from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
 from meshtrio.errors import ConfigError
+
+_AT_LEAST_STARTING = 16
 
 
 def _plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
@@ -22,6 +25,12 @@ def _groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
     return tuple(value)
 
 
+def _most_starting() -> int:
+    """Starting is work for the CPU: the more do it at once, the longer each of them takes, and the
+    nearer they all come to their ready_timeout."""
+    return max(_AT_LEAST_STARTING, 4 * (os.cpu_count() or 1))
+
+
 @attrs.frozen
 class MeshConfig:
     """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
@@ -30,6 +39,9 @@ class MeshConfig:
     groups: tuple[GroupConfig, ...] = attrs.field(converter=_groups, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Where the sockets are; see `meshtrio.runtime_dir.default` for what None means."""
+
+    max_starting: int = attrs.field(factory=_most_starting, validator=at_least(1))
+    """Instances that may be starting at once; others wait until those are ready, or have failed."""
 
     def __attrs_post_init__(self) -> None:
         problems = _twice("plugin", (plugin.name for plugin in self.plugins))

@@ -81,6 +81,10 @@ class Child:
         return all(life.asked for life in self.lives())
 
     @property
+    def starting(self) -> bool:
+        return self.life is not None and self.life.starting
+
+    @property
     def ready(self) -> bool:
         return self.life is not None and self.life.ready
 

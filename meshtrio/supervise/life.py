@@ -94,6 +94,10 @@ class Life:
         return self._condemned.is_set()
 
     @property
+    def starting(self) -> bool:
+        return self.state in (State.PENDING, State.STARTING)
+
+    @property
     def ready(self) -> bool:
         return self.state is State.READY
 

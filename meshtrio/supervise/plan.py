@@ -45,6 +45,10 @@ class Entry(Protocol):
         """It has been told to stop."""
 
     @property
+    def starting(self) -> bool:
+        """It has not been ready yet."""
+
+    @property
     def ready(self) -> bool: ...
 
     @property
@@ -67,8 +71,8 @@ class Plan(Generic[E]):
     """When there will be more to do, if nothing happens before."""
 
 
-def plan(entries: Sequence[E], dependencies: Edges, now: float) -> Plan[E]:
-    """Find what can be done at `now`."""
+def plan(entries: Sequence[E], dependencies: Edges, now: float, most_starting: int) -> Plan[E]:
+    """Find what can be done at `now`, with at most `most_starting` instances starting at once."""
     ready = {entry.plugin for entry in entries if entry.ready}
     emptying = {e.batch for e in entries if e.batch and e.goal is Goal.RECYCLE}
     startable = [
@@ -80,8 +84,11 @@ def plan(entries: Sequence[E], dependencies: Edges, now: float) -> Plan[E]:
         and dependencies.get(entry.plugin, frozenset()) <= ready
     ]
     later = (entry.due for entry in startable if entry.due > now)
+    # Who has waited longest comes first, so that those which fail again and again hold nobody up.
+    due = sorted((e for e in startable if e.due <= now), key=lambda entry: entry.due)
+    room = most_starting - sum(entry.starting for entry in entries)
     return Plan(
-        start=tuple(entry for entry in startable if entry.due <= now),
+        start=tuple(due[: max(room, 0)]),
         stop=tuple(_stoppable(entries, dependencies)),
         wake=min(later, default=math.inf),
     )

@@ -210,7 +210,8 @@ class Tree:
                 child.rest = State.STOPPED
 
     def _act(self, lives: trio.Nursery) -> float:
-        todo = plan(self.children, self._dependencies, trio.current_time())
+        now = trio.current_time()
+        todo = plan(self.children, self._dependencies, now, self.config.max_starting)
         for child in todo.stop:
             child.stop(0 if self._closing else _NOTICE)
         for child in todo.start:

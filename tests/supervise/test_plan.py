@@ -17,6 +17,7 @@ class Row:
     plugin: str
     goal: Goal = Goal.RUN
     running: bool = False
+    starting: bool = False
     ready: bool = False
     stopping: bool = False
     due: float = -math.inf
@@ -29,7 +30,7 @@ def up(plugin: str, goal: Goal = Goal.RUN, **values: object) -> Row:
 
 def planned(rows: list[Row], edges: dict[str, set[str]] | None = None, now: float = 0.0) -> str:
     """ "+a -b @5" for starting a, stopping b and waking at 5."""
-    found = plan(rows, {name: frozenset(to) for name, to in (edges or {}).items()}, now)
+    found = plan(rows, {name: frozenset(to) for name, to in (edges or {}).items()}, now, 3)
     words = [f"+{row.plugin}" for row in found.start] + [f"-{row.plugin}" for row in found.stop]
     return " ".join([*words, *([f"@{found.wake:g}"] if found.wake != math.inf else [])])
 
@@ -38,6 +39,17 @@ AFTER = {"b": {"a"}}
 CASES = {
     "all that may run are started": ([Row("a"), Row("b")], {}, "+a +b"),
     "what runs is left alone": ([up("a"), up("b")], {}, ""),
+    "so many at once": ([Row(name) for name in "abcd"], {}, "+a +b +c"),
+    "those that are starting have taken room": (
+        [Row("a"), Row("b"), *[Row(name, running=True, starting=True) for name in "xy"]],
+        {},
+        "+a",
+    ),
+    "who waited longest goes first": (
+        [Row(n, due=d) for n, d in zip("abcd", (0, -1, -3, -2), strict=True)],
+        {},
+        "+c +d +b",
+    ),
     "what rests is left alone": ([Row("a", Goal.REST)], {}, ""),
     "one that waits": ([Row("a"), Row("b")], AFTER, "+a"),
     "started is not ready": ([Row("a", running=True), Row("b")], AFTER, ""),
@@ -91,21 +103,24 @@ def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
 def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[no-untyped-def]
     """Whatever is started and stopped first among what the plan allows."""
     rows, edges = drawn
-    for _ in range(10 * len(rows)):
-        found = plan(rows, edges, 0.0)
+    for _ in range(20 * len(rows)):
+        found = plan(rows, edges, 0.0, 3)
+        assert sum(row.starting for row in rows) + len(found.start) <= 3
         ready = {row.plugin for row in rows if row.ready}
         assert all(edges[row.plugin] <= ready for row in found.start)
         leaving = {r.plugin for r in rows if r.running and r.goal is not Goal.RUN}
         assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
-        todo = [*found.start, *found.stop]
+        todo = [*found.start, *found.stop, *(row for row in rows if row.starting)]
         if not todo:
             break
         row = random.choice(todo)
         if row in found.start:
             emptying = {r.batch for r in rows if r.goal is Goal.RECYCLE}
             assert not row.batch or row.batch not in emptying
-            row.running = row.ready = True
+            row.running = row.starting = True
             row.batch = 0
+        elif row.starting:
+            row.starting, row.ready = False, True
         else:
             row.running = row.ready = False
             row.goal = Goal.RUN if row.goal is Goal.RECYCLE else row.goal

@@ -267,7 +267,7 @@ async def test_statistics_add_up(autojump_clock: MockClock) -> None:
         assert found.plugin("q").counts == Counts(starts=1, exits=1, gave_up=1)
         assert dict(found.plugin("p").states) == {State.READY: 2}
         assert dict(found.plugin("q").states) == {State.FAILED: 1}
-        assert found.total.counts == Counts(6, 1, 2, 2, gave_up=1)
+        assert found.total.counts == Counts(6, 1, 2, exits=2, gave_up=1)
         assert found.groups[0].counts == found.total.counts
         assert found.total.instances == 3
         assert found.uptime >= 20
