@@ -1,0 +1,1 @@
+"""The supervision benchmark; see `__main__`."""

@@ -1,0 +1,90 @@
+"""What every supervisor is given: the same plugins, at sockets that tell when they are up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import attrs
+
+from tests.programs import ECHO, PLUGINS
+
+POLL = 0.0005
+WITHIN = 120.0
+
+
+@attrs.frozen
+class Kind:
+    """A program that serves on its PLUGIN_SOCKET."""
+
+    command: tuple[str, ...]
+    cwd: Path
+
+
+PYTHON = Kind((sys.executable, "echo_plugin.py"), ECHO)
+"""An ordinary plugin: trio, purerpc, protobuf, meshtrio."""
+TINY = Kind((sys.executable, "-I", "-S", "minimal.py"), PLUGINS)
+"""Starts in some milliseconds, for what is not about the plugin."""
+
+
+@attrs.frozen
+class Fleet:
+    """`count` plugins of a kind, with their sockets in `folder`."""
+
+    kind: Kind
+    count: int
+    folder: Path
+
+    def sockets(self) -> list[Path]:
+        return [self.folder / f"p{number}-0.sock" for number in range(self.count)]
+
+    def environments(self) -> list[dict[str, str]]:
+        return [
+            {**os.environ, "PLUGIN_SOCKET": str(s), "PLUGIN_INSTANCE": "0"} for s in self.sockets()
+        ]
+
+
+def accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def wait_until_up(paths: list[Path]) -> float:
+    """Wait for all to accept; gives when the last did (seconds, monotonic)."""
+    end = time.monotonic() + WITHIN
+    for path in paths:
+        while not accepts(path):
+            if time.monotonic() > end:
+                raise SystemExit(f"nothing listens on {path} after {WITHIN:g} s")
+            time.sleep(POLL)
+    return time.monotonic()
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_nanoseconds(pid: int) -> int:
+    """CPU time of all threads of a process, as finely as the scheduler keeps it."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total
+
+
+def serving_pid(path: Path) -> int:
+    """Who listens on a socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)
