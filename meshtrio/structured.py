@@ -1,7 +1,8 @@
-"""Two shapes of nursery that trio leaves to its users."""
+"""Shapes of nursery, and of waiting, that trio leaves to its users."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,15 @@ def settle(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """
     _, errors = group.split(trio.Cancelled)
     return group if errors is None else unwrap(errors)
+
+
+async def next_beat(period: float, after: float = 1e-6) -> None:
+    """Sleep until the next whole multiple of `period` that is at least `after` seconds away.
+
+    For what is done now and then: waking up costs an idle process more than what it wakes for, so
+    all of that is done in the same moments, as systemd's AccuracySec has it.
+    """
+    await trio.sleep_until(math.ceil((trio.current_time() + after) / period) * period)
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import purerpc
 import trio
-from trio_util import periodic
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.rpc.balancing import RoundRobin
@@ -18,7 +17,7 @@ from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import Method, stub_methods
 from meshtrio.rpc.subchannel import Subchannel, Tls
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import next_beat, open_nursery_of_one
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.limits import Limits
 
@@ -164,7 +163,8 @@ class Channel:
             self._changed.unpark_all()
 
     async def _keep_house(self) -> None:
-        async for _ in periodic(_HOUSEKEEPING):
+        while True:
+            await next_beat(_HOUSEKEEPING)
             now = trio.current_time()
             for target in [s.target for s in self._subchannels.values()]:
                 if target is not None:

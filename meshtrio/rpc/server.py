@@ -17,6 +17,7 @@ from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport, Transport
+from meshtrio.structured import next_beat
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode
@@ -95,7 +96,7 @@ class Server:
 
     async def _keep_house(self) -> None:
         while True:
-            await trio.sleep(_HOUSEKEEPING)
+            await next_beat(_HOUSEKEEPING)
             now = trio.current_time()
             for connection in list(self.connections):
                 connection.keep_house(now)

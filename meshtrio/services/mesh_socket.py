@@ -13,7 +13,7 @@ from meshtrio.errors import MeshtrioError
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.runtime_dir import Claim
-from meshtrio.structured import running
+from meshtrio.structured import next_beat, running
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -60,4 +60,4 @@ async def _until_lost(path: Path, claim: Claim) -> None:
                 return
         except FileNotFoundError:
             return
-        await trio.sleep(_LOOK_EVERY)
+        await next_beat(_LOOK_EVERY)

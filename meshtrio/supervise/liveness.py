@@ -7,7 +7,11 @@ from collections.abc import Callable
 import trio
 
 from meshtrio.config import Liveness
+from meshtrio.structured import next_beat
 from meshtrio.supervise.probe import Health, Probe
+
+_SLACK = 0.1
+"""Of the interval, that a check may come late so that many are made together."""
 
 
 async def watch(
@@ -21,7 +25,7 @@ async def watch(
         await trio.sleep_forever()
     failures = 0
     while True:
-        await trio.sleep(config.interval)
+        await next_beat(config.interval * _SLACK, after=config.interval)
         health = await probe.check(address, config.timeout)
         found(health)
         failures = 0 if health.alive else failures + 1

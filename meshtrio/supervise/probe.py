@@ -14,12 +14,14 @@ import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
 from meshtrio.messages import health
-from meshtrio.rpc.calls import UnaryCall
 from meshtrio.rpc.dynamic import method_of
 from meshtrio.rpc.endpoint import connect
-from meshtrio.rpc.single import over_socket
+from meshtrio.rpc.question import Question
 
-_CHECK = method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"])
+_CHECK = Question(
+    method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),
+    health.HealthCheckRequest(),
+)
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 _LATE = 0.5
@@ -151,8 +153,7 @@ async def _ask(address: str, progress: _Progress) -> Health:
         return _dead(f"its socket refuses connections ({exc.strerror})")
     progress.step = "it accepted a connection but did not answer the health check"
     try:
-        async with over_socket(sock) as connection:
-            reply = await UnaryCall(connection, _CHECK)(health.HealthCheckRequest())
+        reply = await _CHECK.ask(sock)
     except purerpc.UnimplementedError:
         return _SERVING
     except ConnectionLostError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -53,7 +54,7 @@ async def sweep(life: str) -> int:
 
 def is_removed(socket: Path) -> bool:
     """Whether a bound socket's path is gone, and not its whole folder, which comes back first."""
-    return not socket.exists() and socket.parent.exists()
+    return not os.path.lexists(socket) and os.path.lexists(socket.parent)
 
 
 @attrs.frozen

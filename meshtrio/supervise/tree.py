@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
-from trio_util import periodic
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig
 from meshtrio.errors import MeshFailedError, UsageError
 from meshtrio.registry import Registry
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import next_beat, open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Child, Status
 from meshtrio.supervise.escalation import Contained, MeshFails, Recent, companions, escalate
@@ -171,15 +170,16 @@ class Tree:
 
     async def _renew_what_is_due(self) -> None:
         """Once a second: instances that are old or large are renewed, or killed for their size."""
-        async for _ in periodic(_LOOK_EVERY):
+        while True:
+            await next_beat(_LOOK_EVERY)
             watched = [child for child in self.children if child.process is not None]
             if any(child.config.watches_memory for child in watched):
                 self._look_at_memory(watched)
             for child in watched:
-                child.renewal = child.renewal or child.overdue(
-                    self._world.rng, self._world.is_removed
-                )
-            self._wake()
+                reason = child.overdue(self._world.rng, self._world.is_removed)
+                if reason and not child.renewal:
+                    child.renewal = reason
+                    self._wake()
 
     def _look_at_memory(self, watched: Iterable[Child]) -> None:
         try:

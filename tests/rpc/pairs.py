@@ -19,13 +19,13 @@ from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
-from meshtrio.rpc.single import SingleConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import frames
 from meshtrio.wire.framing import FrameReader
 from meshtrio.wire.limits import Limits
+from tests.rpc.single import SingleConnection
 
 Handler = Callable[..., Any]
 

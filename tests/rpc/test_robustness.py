@@ -17,12 +17,12 @@ from meshtrio.errors import UsageError
 from meshtrio.messages import health
 from meshtrio.rpc.calls import UnaryCall
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.single import over_socket
 from meshtrio.wire import frames, hpack
 from meshtrio.wire.frames import FrameType
 from meshtrio.wire.grpc import frame_message
 from meshtrio.wire.limits import Limits
 from tests.rpc.pairs import Pair, Scripted, connected, raw_client, reply, request, requests
+from tests.rpc.single import over_socket
 from tests.rpc.test_calls import ALL, Until, echo, repeat_request
 
 HEAD = [

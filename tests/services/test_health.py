@@ -8,9 +8,9 @@ import trio
 
 from meshtrio.messages import health as messages
 from meshtrio.rpc.dynamic_stub import DynamicStub
-from meshtrio.rpc.single import SingleConnection
 from meshtrio.services.health import HealthServicer
 from tests.rpc.pairs import connected
+from tests.rpc.single import SingleConnection
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Health"]
 Status = messages.HealthCheckResponse

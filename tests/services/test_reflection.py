@@ -10,9 +10,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.seam import handlers_of
-from meshtrio.rpc.single import SingleConnection
 from meshtrio.services.reflection import ReflectionServicer
 from tests.rpc.pairs import Scripted, connected
+from tests.rpc.single import SingleConnection
 
 VERSIONS = pytest.mark.parametrize("module", [reflection_v1, reflection_v1alpha])
 

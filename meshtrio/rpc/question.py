@@ -1,0 +1,168 @@
+"""One unary call over a connection of its own, without a task: cheap enough to be asked often.
+
+For health checks, of which a mesh with many plugins makes many; all else goes through a channel.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import purerpc
+import trio
+from google.protobuf.message import DecodeError
+
+from meshtrio.errors import ConnectionLostError
+from meshtrio.rpc.seam import Message, Method
+from meshtrio.rpc.status import error_for_http_status, error_for_reset, error_for_status
+from meshtrio.wire import events, hpack
+from meshtrio.wire.connection import Connection as Engine
+from meshtrio.wire.connection import Role
+from meshtrio.wire.errors import MessageTooLarge, error_name
+from meshtrio.wire.grpc import MessageReader, frame_message
+from meshtrio.wire.heads import Trailers
+from meshtrio.wire.limits import Limits
+
+_READ_SIZE = 16 * 1024
+_LIMITS = Limits()
+_MOST_HEARD = 64 * 1024
+_LONGEST_KNOWN, _MOST_KNOWN = 1024, 64
+_CLOSED = "the peer closed the connection"
+
+
+class Question:
+    """A method and a request, to be asked of anybody: `reply = await question.ask(sock)`.
+
+    The same bytes on a new connection mean the same each time, so answers are remembered by them:
+    most of what asking costs is to take a header block apart, and all plugins say the same.
+    """
+
+    def __init__(self, method: Method, message: Message, authority: str = "localhost") -> None:
+        self._reply_type = method.response_type
+        self._body = frame_message(message.SerializeToString())
+        self._head = hpack.encode(
+            [
+                (b":method", b"POST"),
+                (b":scheme", b"http"),
+                (b":path", method.path.encode()),
+                (b":authority", authority.encode()),
+                (b"te", b"trailers"),
+                (b"content-type", b"application/grpc+proto"),
+                (b"user-agent", b"meshtrio"),
+            ]
+        )
+        self._known: dict[bytes, _Answer] = {}
+        self._opening = self._understand(b"").sent
+
+    async def ask(self, sock: socket.socket) -> Any:
+        """Give the reply, or raise purerpc's exception for a status other than OK.
+
+        `sock` is connected and non-blocking, and is closed when this ends, however it does.
+        Raises ConnectionLostError where the peer does not speak gRPC to the end. When cancelled,
+        the peer finds the connection closed.
+        """
+        heard, answer = b"", _Answer(sent=self._opening)
+        with sock:
+            await _send(sock, self._opening)
+            while not answer.over:
+                data = await _receive(sock)
+                if not data:
+                    raise ConnectionLostError(answer.goodbye or _CLOSED)
+                heard += data
+                if len(heard) > _MOST_HEARD:
+                    raise ConnectionLostError(f"the peer's answer is over {_MOST_HEARD} bytes")
+                said = len(answer.sent)
+                answer = self._known.get(heard) or self._understand(heard)
+                if not answer.over and len(answer.sent) > said:
+                    await _send(sock, answer.sent[said:])
+        return answer.reply(self._reply_type)
+
+    def _understand(self, heard: bytes) -> _Answer:
+        """What it means that a peer has said this since the connection began."""
+        engine, answer = Engine(Role.CLIENT, _LIMITS), _Answer()
+        engine.send_data(engine.open_stream(self._head), self._body, end_stream=True)
+        for event in engine.receive_data(heard, trio.current_time()) if heard else ():
+            answer.take(event)
+        answer.sent = engine.data_to_send()
+        if len(heard) <= _LONGEST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[heard] = answer
+        return answer
+
+
+async def _send(sock: socket.socket, data: bytes) -> None:
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+        except OSError:
+            return  # what the peer had to say comes first; then reading tells the same
+
+
+async def _receive(sock: socket.socket) -> bytes:
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        return sock.recv(_READ_SIZE)
+    except OSError:
+        return b""  # closed with something of ours unread
+
+
+class _Answer:
+    """What has come back so far. `take` raises what ends the call other than a status."""
+
+    def __init__(self, sent: bytes = b"") -> None:
+        self.over = False
+        self.goodbye = ""
+        self.sent = sent
+        """All that this side has had to say until then."""
+        self._reader = MessageReader(_LIMITS.max_message_size)
+        self._messages: list[bytes] = []
+        self._trailers: Trailers | None = None
+        self._http_status = 200
+
+    def take(self, event: events.Event) -> None:
+        match event:
+            case events.ResponseReceived(head=head, end_stream=end_stream):
+                self._http_status, self._trailers, self.over = (
+                    head.http_status,
+                    head.trailers,
+                    end_stream,
+                )
+            case events.DataReceived(data=data, end_stream=end_stream):
+                self._take_data(data)
+                self.over = self.over or end_stream
+            case events.TrailersReceived(trailers=trailers):
+                self._trailers, self.over = trailers, True
+            case events.StreamReset(code=code, reason=reason):
+                raise error_for_reset(code, reason)
+            case events.ConnectionFailed(code=code, reason=reason):
+                broke = f"the peer broke HTTP/2 ({error_name(code)}: {reason})"
+                raise ConnectionLostError(broke)
+            case events.GoAwayReceived(code=code) if code:
+                self.goodbye = f"{_CLOSED} ({error_name(code)})"
+
+    def _take_data(self, data: bytes) -> None:
+        try:
+            self._messages += [message for _, message in self._reader.feed(data)]
+        except MessageTooLarge as exc:
+            raise purerpc.ResourceExhaustedError(str(exc)) from None
+
+    def reply(self, reply_type: Any) -> Any:
+        try:
+            return reply_type.FromString(self._message())
+        except DecodeError as exc:
+            raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc
+
+    def _message(self) -> bytes:
+        if self._http_status != 200:
+            raise error_for_http_status(self._http_status)
+        if self._trailers is None:
+            raise purerpc.UnknownError("the peer ended the call without a status")
+        if self._trailers.code:
+            raise error_for_status(self._trailers.code, self._trailers.message)
+        if len(self._messages) != 1:
+            count = len(self._messages)
+            raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
+        return self._messages[0]
