@@ -70,10 +70,16 @@ def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
     """Numbers for names or numbers; -1 for what is not given. Raises KeyError."""
     uid = gid = -1
     if user is not None:
-        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        except KeyError:
+            raise KeyError(f"there is no user {user!r}") from None
         uid, gid = entry.pw_uid, entry.pw_gid
     if group is not None:
-        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise KeyError(f"there is no group {group!r}") from None
     return uid, gid
 
 
@@ -94,8 +100,24 @@ def check(config: MeshConfig) -> None:
         for path in paths
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH
     ]
+    problems += [problem for plugin in config.plugins for problem in _check_identity(plugin)]
     if problems:
         raise ConfigError(problems)
+
+
+def _check_identity(plugin: PluginConfig) -> list[str]:
+    """Whether there is the user a plugin is to run as, and whether we may make it so."""
+    if not _is_foreign(plugin):
+        return []
+    user, group = plugin.containment.user, plugin.containment.group
+    where = f"plugin {plugin.name!r}: containment:"
+    try:
+        ids_of(user, group)
+    except KeyError as exc:
+        return [f"{where} {exc.args[0]}"]
+    if os.geteuid() != 0:
+        return [f"{where} only a mesh that runs as root can start it as another user or group"]
+    return []
 
 
 class Claim:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
 from meshtrio import runtime_dir
-from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.config import Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
 
 
@@ -66,3 +67,40 @@ def test_a_path_of_107_bytes_is_just_short_enough() -> None:
     runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * (room - 1)))
     with pytest.raises(ConfigError, match=r"p-10\.b\.sock: .* 107 bytes, this has 108"):
         runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * room))
+
+
+def contained(**containment: str) -> MeshConfig:
+    plugin = PluginConfig("p", ["true"], containment=Containment(**containment))
+    return MeshConfig([plugin], runtime_dir="/run/x")
+
+
+@pytest.mark.parametrize("containment", [{"user": "no-such-user"}, {"group": "no-such-group"}])
+def test_a_user_that_is_not_there_is_refused_before_anything_starts(
+    containment: dict[str, str],
+) -> None:
+    with pytest.raises(ConfigError, match=r"plugin 'p': containment: there is no .*no-such"):
+        runtime_dir.check(contained(**containment))
+
+
+def test_only_root_can_run_plugins_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="only a mesh that runs as root"):
+        runtime_dir.check(contained(user="root"))
+
+
+def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
+    folder = short_dir / "x"
+    with runtime_dir.claim(folder) as claim:
+        assert not claim.lost
+        shutil.rmtree(folder)
+        assert claim.lost
+        claim.renew()
+        assert not claim.lost
+        assert folder.stat().st_mode & 0o777 == 0o700
+        shutil.rmtree(folder)
+        with runtime_dir.claim(folder):
+            assert claim.lost
+            with pytest.raises(ConfigError, match="another mesh runs here"):
+                claim.renew()
+            (folder / "mesh.sock").touch()
+        assert folder.exists()

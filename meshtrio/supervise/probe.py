@@ -135,7 +135,7 @@ async def _until_serving(address: str, progress: _Progress) -> None:
                 return
             progress.end(found.reason)
         await trio.sleep(pause)
-        pause = min(pause * 1.3, _LONGEST_PAUSE)
+        pause = min(pause * 1.1, _LONGEST_PAUSE)
 
 
 async def _ask(address: str, progress: _Progress) -> Health:
