@@ -32,7 +32,7 @@ from meshtrio.backoff import Backoff
 from meshtrio.config import Liveness, MeshConfig, PluginConfig
 from meshtrio.errors import MeshtrioError
 from meshtrio.supervise import events
-from meshtrio.supervise.state import State
+from meshtrio.supervise.decisions.state import State
 from tests import ROOT
 from tests.programs import ECHO, carrying
 

@@ -41,7 +41,7 @@ class Rlimits:
 
 @attrs.frozen
 class Containment:
-    """`meshtrio.supervise.launcher_main` sets these up before the program is executed."""
+    """`meshtrio.supervise.processes.launcher_main` sets these up before the program is executed."""
 
     rlimits: Rlimits = attrs.field(factory=Rlimits)
     nice: int | None = attrs.field(default=None, validator=_check_nice)

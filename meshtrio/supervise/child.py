@@ -10,12 +10,12 @@ from random import Random
 import attrs
 
 from meshtrio.config import PluginConfig
+from meshtrio.supervise.decisions.plan import Goal
+from meshtrio.supervise.decisions.policy import History
+from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.output import Ring
-from meshtrio.supervise.plan import Goal
-from meshtrio.supervise.policy import History
-from meshtrio.supervise.process import Process
-from meshtrio.supervise.state import State
+from meshtrio.supervise.processes.output import Ring
+from meshtrio.supervise.processes.process import Process
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from meshtrio.supervise.policy import Exit
+from meshtrio.supervise.decisions.policy import Exit
 
 
 @attrs.frozen

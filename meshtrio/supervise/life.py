@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,24 +14,20 @@ import trio
 
 from meshtrio import contract, runtime_dir
 from meshtrio.config import PluginConfig
-from meshtrio.contract import CALL_CUT
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
-from meshtrio.supervise.containment import check_executable, command_of, environment_of
-from meshtrio.supervise.output import Line, Ring, Valve, fields_of, read_lines
-from meshtrio.supervise.policy import Exit
+from meshtrio.supervise.decisions.policy import Exit
+from meshtrio.supervise.decisions.state import State, follow
+from meshtrio.supervise.listening import Listener
 from meshtrio.supervise.probe import Health, NotReadyError
-from meshtrio.supervise.process import Process
-from meshtrio.supervise.state import State, follow
+from meshtrio.supervise.processes.containment import check_executable, command_of, environment_of
+from meshtrio.supervise.processes.output import Ring
+from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.surroundings import Surroundings
 
-_STDERR_KEPT = 20
-_CUT_CALLS_KEPT = 10_000
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
-_PIPE_HELD = 0.2
-"""Seconds that a pipe is read for after the end, which only a process of another group can hold."""
 
 
 @attrs.frozen
@@ -70,8 +65,6 @@ class Life:
         """Somebody wants it to stop."""
         self.forced = False
         """It was asked to stop and had to be killed."""
-        self.cut_calls: list[str] = []
-        """Paths of the calls it says were cut when it drained."""
         self.health: Health | None = None
         """What the last health check found."""
         self.resident = 0
@@ -82,11 +75,10 @@ class Life:
         self._condemned = trio.Event()
         self._verdict = ""
         self._mesh = mesh
-        self._ring = ring
+        self.listener = Listener(config.output, ring, self._emit)
         self._changed = changed
         self._scope = trio.CancelScope()
         self._registered: Endpoint | None = None
-        self._stderr: deque[str] = deque(maxlen=_STDERR_KEPT)
 
     @property
     def condemned(self) -> bool:
@@ -154,7 +146,7 @@ class Life:
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid)
         try:
-            async with self._output(process) as output_ended:
+            async with self.listener.listening(process) as output_ended:
                 await self._see_through(process, output_ended)
         finally:
             if process.returncode is not None:
@@ -239,12 +231,12 @@ class Life:
         code = process.returncode
         if code is None:
             reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
-            return Exit(reason=reason, left=True, stderr_tail=tuple(self._stderr))
+            return Exit(reason=reason, left=True, stderr_tail=self.listener.stderr_tail)
         return Exit(
             status=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             reason=reason,
-            stderr_tail=tuple(self._stderr),
+            stderr_tail=self.listener.stderr_tail,
         )
 
     # -- what others learn -------------------------------------------------------------------
@@ -294,8 +286,6 @@ class Life:
     def _emit(self, kind: type[events.Event], **values: object) -> None:
         self._mesh.emit(kind(self.config.name, self.number, **values))
 
-    # -- environment and output --------------------------------------------------------------
-
     def _environment(self) -> dict[str, str]:
         told = {
             contract.PLUGIN_SOCKET: str(self.socket),
@@ -306,53 +296,3 @@ class Life:
             contract.MESH_LIFE: self.word,
         }
         return environment_of(self.config, told)
-
-    def _deliver(self, pid: int, stream: str, valve: Valve, line: str, cut: int) -> None:
-        if stream == "stderr":
-            self._stderr.append(line)
-            self._note_cut(line)
-        now = trio.current_time()
-        self._ring.keep(Line(now, pid, stream, line), self.config.output.kept)
-        if valve.admits(now):
-            self._tell_dropped(pid, stream, valve)
-            fields = None if cut else fields_of(line)
-            written = {"stream": stream, "line": line, "cut": cut, "fields": fields}
-            self._emit(events.LineWritten, pid=pid, **written)
-
-    def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
-        count = valve.take_dropped()
-        if count:
-            self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
-
-    def _note_cut(self, line: str) -> None:
-        _, found, path = line.partition(CALL_CUT)
-        if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
-            self.cut_calls.append(path.strip())
-
-    @asynccontextmanager
-    async def _output(self, process: Process) -> AsyncIterator[trio.Event]:
-        """Read the process's output during the block, whatever is cancelled, and to its end.
-
-        Yields an event that is set when both pipes have ended.
-        """
-        ended = trio.Event()
-        pipes = {"stdout": process.stdout, "stderr": process.stderr}
-
-        async def read(stream: str, pipe: int) -> None:
-            valve = Valve(self.config.output)
-            with scopes[stream]:
-                await read_lines(pipe, partial(self._deliver, process.pid, stream, valve))
-            self._tell_dropped(process.pid, stream, valve)
-            del pipes[stream]
-            if not pipes:
-                ended.set()
-
-        scopes = {stream: trio.CancelScope(shield=True) for stream in pipes}
-        async with trio.open_nursery() as nursery:
-            for stream, pipe in list(pipes.items()):
-                nursery.start_soon(read, stream, pipe)
-            try:
-                yield ended
-            finally:
-                for scope in scopes.values():
-                    scope.deadline = trio.current_time() + _PIPE_HELD

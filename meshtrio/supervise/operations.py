@@ -18,11 +18,11 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UsageError
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise.child import Child
+from meshtrio.supervise.decisions.plan import Goal
+from meshtrio.supervise.decisions.policy import Exit, History
+from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.output import Line
-from meshtrio.supervise.plan import Goal
-from meshtrio.supervise.policy import Exit, History
-from meshtrio.supervise.state import State
+from meshtrio.supervise.processes.output import Line
 from meshtrio.supervise.tree import Tree
 
 _OVER = frozenset({State.FAILED, State.EXITED})
@@ -209,7 +209,7 @@ def _drained(child: Child, life: Life | None) -> Drained:
     if life is None:
         return Drained(child.plugin, child.number, None)
     return Drained(
-        child.plugin, child.number, life.ended, life.forced, tuple(sorted(life.cut_calls))
+        child.plugin, child.number, life.ended, life.forced, tuple(sorted(life.listener.cut_calls))
     )
 
 

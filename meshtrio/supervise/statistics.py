@@ -9,7 +9,7 @@ import attrs
 
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Child
-from meshtrio.supervise.state import State
+from meshtrio.supervise.decisions.state import State
 
 
 @attrs.frozen

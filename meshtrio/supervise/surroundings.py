@@ -17,11 +17,12 @@ import trio
 from meshtrio import contract
 from meshtrio.registry import Registry
 from meshtrio.structured import running
-from meshtrio.supervise import events, warden_main
-from meshtrio.supervise.containment import resident_by_group
+from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
-from meshtrio.supervise.process import Process
-from meshtrio.supervise.warden import Warden
+from meshtrio.supervise.processes import warden_main
+from meshtrio.supervise.processes.containment import resident_by_group
+from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.warden import Warden
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -21,12 +21,18 @@ from meshtrio.registry import Registry
 from meshtrio.structured import next_beat, open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Child, Status
-from meshtrio.supervise.escalation import Contained, MeshFails, Recent, companions, escalate
+from meshtrio.supervise.decisions.escalation import (
+    Contained,
+    MeshFails,
+    Recent,
+    companions,
+    escalate,
+)
+from meshtrio.supervise.decisions.plan import Goal, plan
+from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
+from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.plan import Goal, plan
-from meshtrio.supervise.policy import Exit, Finish, GiveUp, History, Restart, decide
 from meshtrio.supervise.report import Reporter, ShutdownReport
-from meshtrio.supervise.state import State
 from meshtrio.supervise.statistics import MeshStatistics, Tally
 from meshtrio.supervise.surroundings import Surroundings, World
 

@@ -11,8 +11,8 @@ from trio.testing import MockClock
 from meshtrio.backoff import Backoff
 from meshtrio.config import Containment, Escalate, GroupConfig, Liveness, RestartPolicy, Strategy
 from meshtrio.errors import MeshFailedError
+from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.report import ShutdownReport
-from meshtrio.supervise.state import State
 from meshtrio.supervise.statistics import Counts
 from tests.supervise.fakes import NOT_SERVING, SERVING, SILENT, Script, lab, plug
 

@@ -13,7 +13,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.config import MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.supervise import events
-from meshtrio.supervise.state import State
+from meshtrio.supervise.decisions.state import State
 from tests.meshes import Watched, running
 from tests.programs import children, echo, plugin
 

@@ -18,7 +18,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.supervise import events
-from meshtrio.supervise.state import State
+from meshtrio.supervise.decisions.state import State
 from tests.meshes import running
 from tests.programs import Served, echo, plugin, served, until
 

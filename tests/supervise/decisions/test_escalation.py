@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshtrio.config import Escalate, GroupConfig, MeshConfig, PluginConfig, Strategy
-from meshtrio.supervise.escalation import Contained, MeshFails, RestartAll, companions, escalate
+from meshtrio.supervise.decisions.escalation import (
+    Contained,
+    MeshFails,
+    RestartAll,
+    companions,
+    escalate,
+)
 
 
 @attrs.define

@@ -10,7 +10,7 @@ import pytest
 from meshtrio.backoff import Backoff
 from meshtrio.config import PluginConfig
 from meshtrio.config import RestartPolicy as Policy
-from meshtrio.supervise.policy import Exit, Finish, GiveUp, History, Restart, decide
+from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
 
 NOW = 1000.0
 CLEAN = Exit(status=0)

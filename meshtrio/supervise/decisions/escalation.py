@@ -12,7 +12,7 @@ import attrs
 
 from meshtrio.config import Escalate, GroupConfig, PluginConfig, Strategy
 from meshtrio.config.relations import Relations
-from meshtrio.supervise.policy import within
+from meshtrio.supervise.decisions.policy import within
 
 Recent = Mapping[str, tuple[float, ...]]
 """By group: when a member that gave up was started afresh, as far back as its period."""

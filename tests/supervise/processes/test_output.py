@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
-from meshtrio.supervise.output import MAX_LINE, Line, LineSplitter, Ring, Valve, fields_of
+from meshtrio.supervise.processes.output import MAX_LINE, Line, LineSplitter, Ring, Valve, fields_of
 
 
 def split(*pieces: bytes) -> list[tuple[str, int]]:

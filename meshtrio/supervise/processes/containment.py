@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from meshtrio.config import PluginConfig
-from meshtrio.supervise import launcher_main, procfs
+from meshtrio.supervise.processes import launcher_main, procfs
 
 _LAUNCHER = str(Path(launcher_main.__file__))
 _PAGE = os.sysconf("SC_PAGE_SIZE")

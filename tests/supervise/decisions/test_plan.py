@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.supervise.plan import Goal, plan
+from meshtrio.supervise.decisions.plan import Goal, plan
 
 
 @attrs.define(eq=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.supervise import procfs
+from meshtrio.supervise.processes import procfs
 
 _GROUP_PAUSE = 0.02
 _KILL_WITHIN = 5.0

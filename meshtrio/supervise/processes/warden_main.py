@@ -1,7 +1,7 @@
 """The warden: kills the plugins of a mesh that died without doing so. Standard library only.
 
-Run by `meshtrio.supervise.warden` as a script of its own: `warden_main.py PID RUNTIME_DIR`, with
-a SOCK_SEQPACKET socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
+Run by `warden` as a script of its own: `warden_main.py PID RUNTIME_DIR`, with a SOCK_SEQPACKET
+socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
 `-PID`, and `.` when the mesh has stopped in good order.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervise.process import Process
+from meshtrio.supervise.processes.process import Process
 
 IGNORING = (
     "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from meshtrio.supervise.state import State, follow
+from meshtrio.supervise.decisions.state import State, follow
 
 LISTED = {
     "pending": "starting ended",

@@ -1,0 +1,87 @@
+"""What is done with the lines of one process: kept, counted, and told as events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from meshtrio.config import OutputConfig
+from meshtrio.contract import CALL_CUT
+from meshtrio.supervise import events
+from meshtrio.supervise.processes.output import Line, Ring, Valve, fields_of, read_lines
+from meshtrio.supervise.processes.process import Process
+
+_STDERR_KEPT = 20
+_CUT_CALLS_KEPT = 10_000
+_PIPE_HELD = 0.2
+"""Seconds that a pipe is read for after the end, which only a process of another group can hold."""
+
+
+class Listener:
+    """Reads what a process writes; `emit(kind, **values)` tells of it."""
+
+    def __init__(self, config: OutputConfig, ring: Ring, emit: Callable[..., None]) -> None:
+        self.cut_calls: list[str] = []
+        """Paths of the calls it says were cut when it drained."""
+        self._config = config
+        self._ring = ring
+        self._emit = emit
+        self._stderr: deque[str] = deque(maxlen=_STDERR_KEPT)
+
+    @property
+    def stderr_tail(self) -> tuple[str, ...]:
+        return tuple(self._stderr)
+
+    @asynccontextmanager
+    async def listening(self, process: Process) -> AsyncIterator[trio.Event]:
+        """Read the process's output during the block, whatever is cancelled, and to its end.
+
+        Yields an event that is set when both pipes have ended.
+        """
+        ended = trio.Event()
+        pipes = {"stdout": process.stdout, "stderr": process.stderr}
+
+        async def read(stream: str, pipe: int) -> None:
+            valve = Valve(self._config)
+            with scopes[stream]:
+                await read_lines(pipe, partial(self._take, process.pid, stream, valve))
+            self._tell_dropped(process.pid, stream, valve)
+            del pipes[stream]
+            if not pipes:
+                ended.set()
+
+        scopes = {stream: trio.CancelScope(shield=True) for stream in pipes}
+        async with trio.open_nursery() as nursery:
+            for stream, pipe in list(pipes.items()):
+                nursery.start_soon(read, stream, pipe)
+            try:
+                yield ended
+            finally:
+                for scope in scopes.values():
+                    scope.deadline = trio.current_time() + _PIPE_HELD
+
+    def _take(self, pid: int, stream: str, valve: Valve, line: str, cut: int) -> None:
+        if stream == "stderr":
+            self._stderr.append(line)
+            self._note_cut(line)
+        now = trio.current_time()
+        self._ring.keep(Line(now, pid, stream, line), self._config.kept)
+        if valve.admits(now):
+            self._tell_dropped(pid, stream, valve)
+            fields = None if cut else fields_of(line)
+            written = {"stream": stream, "line": line, "cut": cut, "fields": fields}
+            self._emit(events.LineWritten, pid=pid, **written)
+
+    def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
+        count = valve.take_dropped()
+        if count:
+            self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
+
+    def _note_cut(self, line: str) -> None:
+        _, found, path = line.partition(CALL_CUT)
+        if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
+            self.cut_calls.append(path.strip())

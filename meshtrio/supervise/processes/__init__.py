@@ -1,0 +1,1 @@
+"""One process and its group: started within its limits, read, watched by the warden, and ended."""
