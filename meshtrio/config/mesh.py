@@ -43,6 +43,9 @@ class MeshConfig:
     max_starting: int = attrs.field(factory=_most_starting, validator=at_least(1))
     """Instances that may be starting at once; others wait until those are ready, or have failed."""
 
+    cgroup: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    """A delegated folder of cgroup v2, in which each process gets a cgroup of its own."""
+
     def __attrs_post_init__(self) -> None:
         problems = _twice("plugin", (plugin.name for plugin in self.plugins))
         problems += _twice("group", (group.name for group in self.groups))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -57,7 +58,8 @@ class Life:
         self.process: Process | None = None
         self.word = secrets.token_hex(8)
         """What its processes are known by, whatever becomes of their group."""
-        self.spawned = False
+        self.begun = False
+        """There may be something of it to clean up."""
         self.started = trio.current_time()
         self.ended: Exit | None = None
         """Set once it is over."""
@@ -131,8 +133,11 @@ class Life:
             with suppress(FileNotFoundError):
                 os.unlink(self.socket)
             await check_executable(self.config)
+            self.begun = True
+            cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
+            command = command_of(self.config, cgroup)
             process = await self._mesh.world.spawn(
-                command_of(self.config), env=self._environment(), cwd=self.config.cwd
+                command, env=self._environment(), cwd=self.config.cwd
             )
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             # RuntimeError: no thread can be started any more.
@@ -142,7 +147,7 @@ class Life:
             self.ended = Exit(reason=f"could not be started: {reason}")
             self._emit(events.NotStarted, ended=self.ended)
             return
-        self.process, self.spawned = process, True
+        self.process = process
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid)
         try:
@@ -229,6 +234,8 @@ class Life:
 
     def _exit(self, process: Process, reason: str) -> Exit:
         code = process.returncode
+        if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):
+            reason = reason or "used more memory than it may"
         if code is None:
             reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
             return Exit(reason=reason, left=True, stderr_tail=self.listener.stderr_tail)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from meshtrio.structured import running
 from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
+from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
 from meshtrio.supervise.processes.containment import resident_by_group
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.warden import Warden
@@ -43,11 +45,16 @@ class Guard(Protocol):
     def forget(self, pid: int) -> None: ...
 
 
-async def sweep(life: str) -> int:
+async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
     """Kill what one life has left outside its process group; gives how many those were."""
     mark = f"{contract.MESH_LIFE}={life}".encode()
+
+    def kill() -> int:
+        inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
+        return inside + len(warden_main.sweep(mark))
+
     try:
-        return len(await trio.to_thread.run_sync(warden_main.sweep, mark))
+        return await trio.to_thread.run_sync(kill)
     except (OSError, RuntimeError) as exc:
         _log.warning("cannot look for what a plugin has left behind: %s", exc)
         return 0
@@ -72,10 +79,26 @@ class World:
     sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
 
+    cgroups: Cgroups | None = None
+
     @classmethod
-    def real(cls, folder: Path) -> World:
-        warden = Warden(folder)
-        return cls(warden, lambda: running(warden.run))
+    def real(cls, folder: Path, cgroup: Path | None = None) -> World:
+        """Raises ConfigError for a cgroup that cannot be used."""
+        warden = Warden(folder, cgroup)
+        cgroups = None if cgroup is None else Cgroups(cgroup)
+        return cls(
+            warden,
+            lambda: running(warden.run),
+            sweep=partial(sweep, cgroups=cgroups),
+            cgroups=cgroups,
+        )
+
+    def cgroup_for(self, life: str, memory: int | None) -> Path | None:
+        """Make the cgroup of a process, where there are any. Raises OSError."""
+        return None if self.cgroups is None else self.cgroups.make(PREFIX + life, memory)
+
+    def was_too_large(self, life: str) -> bool:
+        return self.cgroups is not None and self.cgroups.was_too_large(PREFIX + life)
 
 
 @attrs.frozen

@@ -58,7 +58,7 @@ class Tree:
     ) -> None:
         """`world` is what it is to use instead of real processes: a fake, in tests."""
         self.mesh_socket = runtime_dir.mesh_socket(folder)
-        self._world = world or World.real(folder)
+        self._world = world or World.real(folder, config.cgroup)
         self._tally, self._reporter = Tally(), Reporter()
         self._subscribers = [self._tally.take, self._reporter.take, *subscribers]
         self._began = trio.current_time()
@@ -243,7 +243,7 @@ class Tree:
         await life.run()
         self._ended.append((child, life))
         self._wake()
-        if life.spawned:
+        if life.begun:
             count = await self._world.sweep(life.word)
             if count:
                 self._tell(child, events.Swept, count=count)

@@ -27,12 +27,12 @@ class WrongExecutableError(OSError):
     """The executable is not the one that the config promised."""
 
 
-def command_of(config: PluginConfig) -> list[str]:
+def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
     """The command that is executed: the plugin's own, or the launcher's in front of it."""
     contained = config.containment
-    if not contained.needs_launcher:
+    if not contained.needs_launcher and cgroup is None:
         return config.argv()
-    settings = json.dumps(attrs.asdict(contained))
+    settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 

@@ -43,6 +43,9 @@ def number_of_group(group: str) -> int:
 
 
 def set_up(settings: dict[str, Any]) -> None:
+    if settings["cgroup"] is not None:
+        with open(os.path.join(settings["cgroup"], "cgroup.procs"), "w") as file:
+            file.write("0")
     for name, value in settings["rlimits"].items():
         if value is not None:
             # SIGXCPU comes at the soft limit, SIGKILL at the hard one.

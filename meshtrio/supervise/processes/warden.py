@@ -28,8 +28,8 @@ _GOODBYE = 2.0
 class Warden:
     """Knows the pidfds of all plugins, and hands them to a new warden should the old one die."""
 
-    def __init__(self, runtime_dir: Path) -> None:
-        self._runtime_dir = runtime_dir
+    def __init__(self, runtime_dir: Path, cgroup: Path | None = None) -> None:
+        self._marks = [str(runtime_dir), *([] if cgroup is None else [str(cgroup)])]
         self._plugins: dict[int, int] = {}
         self._channel: socket.socket | None = None
 
@@ -51,7 +51,7 @@ class Warden:
         with ours:
             with theirs:
                 process = await trio.lowlevel.open_process(
-                    [*command, str(self._runtime_dir)], stdin=theirs, start_new_session=True
+                    [*command, *self._marks], stdin=theirs, start_new_session=True
                 )
             self._channel = ours
             for pid, pidfd in self._plugins.items():

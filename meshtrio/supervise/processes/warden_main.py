@@ -1,7 +1,7 @@
 """The warden: kills the plugins of a mesh that died without doing so. Standard library only.
 
-Run by `warden` as a script of its own: `warden_main.py PID RUNTIME_DIR`, with a SOCK_SEQPACKET
-socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
+Run by `warden` as a script of its own: `warden_main.py PID RUNTIME_DIR [CGROUP]`, with a
+SOCK_SEQPACKET socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
 `-PID`, and `.` when the mesh has stopped in good order.
 """
 
@@ -21,7 +21,7 @@ _SWEEP_PAUSE = 0.05
 
 
 def main() -> None:
-    mesh, runtime_dir = int(sys.argv[1]), sys.argv[2]
+    mesh, runtime_dir, *cgroup = int(sys.argv[1]), *sys.argv[2:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     plugins: dict[int, int] = {}
@@ -30,6 +30,8 @@ def main() -> None:
             return
     for pid, pidfd in plugins.items():
         _kill_group(pid, pidfd)
+    for folder in cgroup:
+        _kill_cgroups(folder)
     sweep(b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/")
 
 
@@ -74,6 +76,14 @@ def _kill_group(pid: int, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, 0)
         os.killpg(pid, signal.SIGKILL)
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _kill_cgroups(folder: str) -> None:
+    """Kill all that is in the mesh's cgroups; the next mesh removes those."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith("meshtrio-"):
+            with contextlib.suppress(OSError), open(f"{entry.path}/cgroup.kill", "w") as file:
+                file.write("1")
 
 
 def sweep(mark: bytes) -> set[int]:

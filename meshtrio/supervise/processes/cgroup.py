@@ -1,0 +1,95 @@
+"""Control groups, version 2 (Documentation/admin-guide/cgroup-v2.rst of the kernel).
+
+Where the mesh is given a delegated folder, each process starts in a cgroup of its own there. Its
+children cannot leave it, whatever they do to their group, session or environment, and the kernel
+itself holds it to its memory limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from meshtrio.errors import ConfigError
+
+_GONE_WITHIN = 2.0
+_PAUSE = 0.005
+
+
+class Cgroups:
+    """The cgroups of one mesh. All of it is quick, but `remove`, which is for a worker thread."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError for a folder that is no cgroup, or that we may not use."""
+        self._folder = folder
+        try:
+            self.limits_memory = _enable_memory(folder)
+            self._remove_stale()
+        except OSError as exc:
+            raise ConfigError([f"mesh: cgroup: {folder} cannot be used: {exc}"]) from None
+
+    def make(self, name: str, memory: int | None) -> Path:
+        """Make a cgroup that may use so many bytes of memory. Raises OSError."""
+        made = self._folder / name
+        made.mkdir()
+        if self.limits_memory and memory is not None:
+            _write(made / "memory.max", str(memory))
+            _write(made / "memory.oom.group", "1")
+        return made
+
+    def was_too_large(self, name: str) -> bool:
+        """Whether the kernel has killed something in it for its use of memory."""
+        with contextlib.suppress(OSError):
+            events = dict(
+                line.split() for line in (self._folder / name / "memory.events").open().readlines()
+            )
+            return int(events.get("oom_kill", 0)) > 0
+        return False
+
+    def remove(self, name: str) -> int:
+        """Kill what is left in a cgroup and remove it; gives how many processes those were."""
+        gone = self._folder / name
+        with contextlib.suppress(OSError):
+            left = len((gone / "cgroup.procs").read_text().split())
+            _kill(gone)
+            return left
+        return 0
+
+    def _remove_stale(self) -> None:
+        """What a mesh that was killed itself has left in the folder."""
+        for entry in self._folder.iterdir():
+            if entry.is_dir() and entry.name.startswith(PREFIX):
+                _kill(entry)
+
+
+PREFIX = "meshtrio-"
+"""Of the names of cgroups that are ours to remove."""
+
+
+def _enable_memory(folder: Path) -> bool:
+    """Have the memory controller in our cgroups, if we are given it."""
+    if "memory" not in (folder / "cgroup.controllers").read_text().split():
+        return False
+    _write(folder / "cgroup.subtree_control", "+memory")
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("r+") as file:
+        file.write(text)
+
+
+def _kill(cgroup: Path) -> None:
+    """Kill all of it and remove it, which the kernel allows once the last has been reaped."""
+    _write(cgroup / "cgroup.kill", "1")
+    end = time.monotonic() + _GONE_WITHIN
+    while True:
+        try:
+            cgroup.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return

@@ -1,0 +1,103 @@
+"""Control groups, in a hierarchy the tests mount: nothing a plugin starts can leave its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshtrio.errors import ConfigError
+from meshtrio.supervise import events
+from tests.meshes import running
+from tests.programs import plugin, served, until
+
+MIB = 1024 * 1024
+ESCAPING = ["-I", "-S", "minimal.py", "--daemon", "--without-environment"]
+
+
+@pytest.fixture
+def cgroup(short_dir: Path) -> Iterator[Path]:
+    """A cgroup of our own, with no process in it."""
+    mounted = short_dir / "cg"
+    mounted.mkdir()
+    done = subprocess.run(["mount", "-t", "cgroup2", "none", mounted], check=False)
+    if done.returncode != 0:
+        pytest.skip("a cgroup2 filesystem cannot be mounted here")
+    ours = mounted / f"meshtrio-tests-{os.getpid()}"
+    ours.mkdir()
+    try:
+        yield ours
+        ours.rmdir()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a cgroup2 filesystem")
+
+
+def config(cgroup: Path, *tables: str) -> str:
+    return "\n".join([f'[mesh]\ncgroup = "{cgroup}"\n', *tables])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def test_a_daemon_without_the_environment_is_killed_too(
+    short_dir: Path, cgroup: Path
+) -> None:
+    async with running(config(cgroup, plugin("p", *ESCAPING)), short_dir) as watched:
+        line = (await watched.wait_for_line("daemon")).event
+        assert isinstance(line, events.LineWritten)
+        daemon = int(line.line.split()[1])
+        ready = (await watched.wait(events.Ready)).event
+        assert isinstance(ready, events.Ready)
+        (own,) = [entry for entry in cgroup.iterdir() if entry.is_dir()]
+        members = {int(pid) for pid in (own / "cgroup.procs").read_text().split()}
+        assert members == {daemon, ready.pid}
+        os.kill(ready.pid, signal.SIGKILL)
+        swept = (await watched.wait(events.Swept)).event
+        assert isinstance(swept, events.Swept)
+        assert swept.count == 1
+        with trio.fail_after(5):
+            while alive(daemon):
+                await trio.lowlevel.checkpoint()
+        assert not own.exists()
+    assert not [entry for entry in cgroup.iterdir() if entry.is_dir()]
+
+
+def test_it_dies_with_a_mesh_that_is_killed(short_dir: Path, cgroup: Path) -> None:
+    with served(short_dir, config(cgroup, plugin("p", *ESCAPING)), ready=1) as mesh:
+        mesh.wait_for("daemon ")
+        daemon = int(mesh.log.partition("daemon ")[2].split()[0])
+        assert alive(daemon)
+        mesh.process.kill()
+        until(lambda: not alive(daemon))
+    # The next one removes what the first has left.
+    with served(short_dir, config(cgroup), ready=0) as mesh:
+        assert not [entry for entry in cgroup.iterdir() if entry.is_dir()]
+        assert mesh.stop() == 0
+
+
+async def test_the_kernel_holds_it_to_its_memory(short_dir: Path, cgroup: Path) -> None:
+    if "memory" not in (cgroup / "cgroup.controllers").read_text().split():
+        pytest.skip("there is no memory controller in this hierarchy")
+    hungry = plugin("p", "hungry.py", "200", restart="never", containment={"memory": 100 * MIB})
+    async with running(config(cgroup, hungry), short_dir) as watched:
+        ended = (await watched.wait(events.GaveUp)).event
+        assert isinstance(ended, events.GaveUp)
+        assert "memory" in ended.ended.reason
+
+
+async def test_a_folder_that_is_no_cgroup_is_refused(short_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cgroup: .* cannot be used: .*cgroup.controllers"):
+        async with running(config(short_dir, plugin("p", "minimal.py")), short_dir):
+            pass
