@@ -11,7 +11,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.rpc.balancing import RoundRobin
+from meshtrio.policies.balancing import RoundRobin
 from meshtrio.rpc.calls import Call, CallOptions, Target, stub_method
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import Method, stub_methods
@@ -59,7 +59,7 @@ class Channel:
         self._tls = tls
         self._timeouts = timeouts or Timeouts()
         self._obituary_wait = obituary_wait
-        self._balancer = RoundRobin()
+        self._balancer: RoundRobin[Subchannel] = RoundRobin()
         self._subchannels: dict[str, Subchannel] = {}
         self._ready: Sequence[Subchannel] = ()
         self._changed = trio.lowlevel.ParkingLot()
@@ -115,7 +115,7 @@ class Channel:
         """One with room for another stream if there is any, else one that will have; or None."""
         target = None
         for _ in self._ready:
-            picked = self._balancer.pick(self._ready).target
+            picked = self._balancer.pick(self._ready, None).target
             if picked is not None and picked.connection.usable:
                 target = picked
                 if picked.connection.engine.can_open_stream:

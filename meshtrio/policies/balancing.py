@@ -1,0 +1,193 @@
+"""Which of the endpoints that are ready takes the next call.
+
+Each policy is told of the endpoints that are listed by `update`, and is given those that are ready,
+of the best priority there is, at each `pick`. Sources: gRFC A48 (least request), A42 (ring hash).
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+
+class Candidate(Protocol):
+    """What balancing asks of an endpoint."""
+
+    @property
+    def identity(self) -> str:
+        """The same for whoever takes an endpoint's place: a plugin's instance, started again."""
+
+    @property
+    def weight(self) -> int: ...
+
+    @property
+    def in_flight(self) -> int:
+        """Calls it has just now, of this process."""
+
+    @property
+    def ready(self) -> bool: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+_FEWEST = 8
+_DRAWS = 4
+"""Tries to draw another one than before; by weight, one may have nearly all of it."""
+
+
+class Balancer(Protocol[C]):
+    """A policy, with what it remembers for one channel."""
+
+    def update(self, listed: Sequence[C]) -> None:
+        """The endpoints there are now, ready or not."""
+
+    def pick(self, ready: Sequence[C], key: str | None) -> C:
+        """Choose from `ready`, all that are, at least one; `key` is what sticky calls go by.
+
+        The same object is to be passed for as long as it is the same list.
+        """
+
+
+class PickFirst(Generic[C]):
+    """The first in the order of the list, for as long as it is ready."""
+
+    def update(self, listed: Sequence[C]) -> None:
+        pass
+
+    def pick(self, ready: Sequence[C], key: str | None) -> C:
+        return ready[0]
+
+
+class RoundRobin(Generic[C]):
+    """Takes them in turn, so that any number of equal calls in a row is spread evenly."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def update(self, listed: Sequence[C]) -> None:
+        pass
+
+    def pick(self, ready: Sequence[C], key: str | None) -> C:
+        self._turn = (self._turn + 1) % len(ready)
+        return ready[self._turn]
+
+
+class LeastRequest(Generic[C]):
+    """The least busy of a few drawn by lot ("power of two choices"), for its weight.
+
+    Those of twice the weight are drawn twice as often and count as half as busy.
+    """
+
+    def __init__(self, rng: Random, choices: int = 2) -> None:
+        """`rng` draws; `choices` is at least 2."""
+        self._rng = rng
+        self._choices = choices
+        self._known: Sequence[C] = ()
+        self._known_sums: list[int] | None = None
+
+    def update(self, listed: Sequence[C]) -> None:
+        pass
+
+    def pick(self, ready: Sequence[C], key: str | None) -> C:
+        count, sums = len(ready), self._sums(ready)
+        if count == 1:
+            return ready[0]
+        drawn = self._draw(sums, count)
+        best = ready[drawn]
+        for _ in range(min(self._choices, count) - 1):
+            drawn = self._draw_another(sums, count, drawn)
+            other = ready[drawn]
+            if other.in_flight * best.weight < best.in_flight * other.weight:
+                best = other
+        return best
+
+    def _draw(self, sums: list[int] | None, count: int) -> int:
+        if sums is None:
+            return int(self._rng.random() * count)
+        return bisect.bisect_right(sums, int(self._rng.random() * sums[-1]))
+
+    def _draw_another(self, sums: list[int] | None, count: int, drawn: int) -> int:
+        if sums is None:
+            other = int(self._rng.random() * (count - 1))
+            return other + (other >= drawn)
+        other = drawn
+        for _ in range(_DRAWS):
+            other = self._draw(sums, count)
+            if other != drawn:
+                break
+        return other
+
+    def _sums(self, ready: Sequence[C]) -> list[int] | None:
+        """The running sums of the weights, None where all are the same."""
+        if self._known is not ready:
+            weights = [candidate.weight for candidate in ready]
+            alike = len(set(weights)) == 1
+            self._known, self._known_sums = ready, None if alike else [*accumulate(weights)]
+        return self._known_sums
+
+
+@attrs.frozen
+class RingSize:
+    """Bounds on the points of a ring, over all endpoints."""
+
+    least: int = 1024
+    """For the fewest endpoints it is worth having a ring for, which are taken to be eight."""
+    most: int = 4096
+
+
+class RingHash(Generic[C]):
+    """Calls of one key go to one endpoint, and few of them elsewhere when the list changes.
+
+    Each endpoint has points on a ring, by its weight; a key belongs to the next point, and goes on
+    to the one after where that endpoint is not ready. A call without a key goes anywhere.
+
+    Envoy shares a ring of one size out among whoever there is, so that all keys move a little when
+    one comes or goes. Here an endpoint has the same points whoever the others are, as far as the
+    ring's largest size allows.
+    """
+
+    def __init__(self, rng: Random, size: RingSize | None = None) -> None:
+        self._rng = rng
+        self._size = size or RingSize()
+        self._points: list[int] = []
+        self._owners: list[C] = []
+
+    def update(self, listed: Sequence[C]) -> None:
+        each = self._points_per_weight(sum(candidate.weight for candidate in listed))
+        found = [
+            (hash_of(f"{candidate.identity}_{number}"), candidate)
+            for candidate in listed
+            for number in range(candidate.weight * each)
+        ]
+        found.sort(key=lambda point: point[0])
+        self._points = [point for point, _ in found]
+        self._owners = [owner for _, owner in found]
+
+    def _points_per_weight(self, weight: int) -> int:
+        each = max(1 << math.ceil(math.log2(max(self._size.least / _FEWEST, 1))), 1)
+        while each > 1 and each * weight > self._size.most:
+            each //= 2
+        return each
+
+    def pick(self, ready: Sequence[C], key: str | None) -> C:
+        if key is None or not self._points:
+            return ready[int(self._rng.random() * len(ready))]
+        start = bisect.bisect_left(self._points, hash_of(key))
+        count = len(self._points)
+        for step in range(count):
+            owner = self._owners[(start + step) % count]
+            if owner.ready:
+                return owner
+        return ready[0]
+
+
+def hash_of(text: str) -> int:
+    """64 bits that look random and are the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

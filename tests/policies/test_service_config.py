@@ -1,0 +1,168 @@
+"""Service configs: what is read, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshtrio.backoff import Backoff
+from meshtrio.errors import ConfigError
+from meshtrio.policies.outlier import FailurePercentage, OutlierDetection
+from meshtrio.policies.retry import BudgetConfig, HedgingPolicy, RetryPolicy, Throttling
+from meshtrio.policies.service_config import (
+    Balancing,
+    Bounds,
+    LoadBalancing,
+    MethodConfig,
+    ServiceConfig,
+    parse,
+)
+
+RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": ".1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+HEDGING = {"maxAttempts": 4, "hedgingDelay": ".5s", "nonFatalStatusCodes": ["unavailable", 13]}
+PARSED = RetryPolicy(4, Backoff(0.1, 1.0, 2.0, 0.2), frozenset({14}))
+
+
+def test_nothing_is_a_config_too() -> None:
+    assert parse({}) == ServiceConfig()
+
+
+def test_the_examples_of_the_grfc() -> None:
+    config = parse(
+        {
+            "methodConfig": [
+                {"name": [{"service": "a.B", "method": "C"}], "retryPolicy": RETRY},
+                {"name": [{"service": "a.B"}], "hedgingPolicy": HEDGING, "timeout": "1.5s"},
+                {"name": [{}], "waitForReady": False, "maxRequestMessageBytes": "1024"},
+            ],
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "healthCheckConfig": {"serviceName": "a.B"},
+        }
+    )
+    assert config.method("a.B", "C") == MethodConfig(retry=PARSED)
+    hedging = HedgingPolicy(4, 0.5, frozenset({13, 14}))
+    assert config.method("a.B", "D") == MethodConfig(timeout=1.5, hedging=hedging)
+    assert config.method("x.Y", "Z") == MethodConfig(wait_for_ready=False, max_request=1024)
+    assert config.throttling == Throttling(10, 0.1)
+    assert config.health_service == "a.B"
+
+
+def balancing(*policies: dict[str, Any]) -> LoadBalancing:
+    return parse({"loadBalancingConfig": list(policies)}).balancing
+
+
+def test_load_balancing_takes_the_first_it_knows() -> None:
+    assert balancing({"grpclb": {}}, {"round_robin": {}}) == LoadBalancing(Balancing.ROUND_ROBIN)
+    assert balancing({"pick_first": {}}).policy is Balancing.PICK_FIRST
+    assert balancing({"least_request_experimental": {"choiceCount": 3}}) == LoadBalancing(choices=3)
+    ring = {"ring_hash_experimental": {"requestHashHeader": "user", "minRingSize": 10}}
+    assert balancing(ring) == LoadBalancing(
+        Balancing.RING_HASH, hash_header="user", ring_sizes=(10, 4096)
+    )
+
+
+def test_outlier_detection_is_around_another_policy() -> None:
+    found = balancing(
+        {
+            "outlier_detection_experimental": {
+                "interval": "2s",
+                "maxEjectionPercent": 50,
+                "failurePercentageEjection": {"threshold": 40},
+                "childPolicy": [{"round_robin": {}}],
+            }
+        }
+    )
+    assert found.policy is Balancing.ROUND_ROBIN
+    assert found.outliers == OutlierDetection(
+        interval=2.0, max_ejection_percent=50, failure_percentage=FailurePercentage(40)
+    )
+
+
+def test_what_grpc_has_no_words_for() -> None:
+    config = parse(
+        {"meshtrio": {"maxInFlight": 10, "maxPending": 0, "retryBudget": {"ratio": 0.1}}}
+    )
+    assert config.bounds == Bounds(max_in_flight=10, max_pending=0)
+    assert config.budget == BudgetConfig(ratio=0.1)
+
+
+def method(**values: Any) -> dict[str, Any]:
+    return {"methodConfig": [{"name": [{}], **values}]}
+
+
+M = "service config.methodConfig[0]"
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "no object": ([], "service config: must be an object, not []"),
+    "unknown": ({"retryPolicy": {}}, "service config.retryPolicy: is not known; there are"),
+    "no list": ({"methodConfig": {}}, "service config.methodConfig: must be a list"),
+    "no name": ({"methodConfig": [{}]}, f"{M}.name: is missing"),
+    "method alone": (
+        {"methodConfig": [{"name": [{"method": "x"}]}]},
+        f"{M}.name[0].method: needs a service",
+    ),
+    "twice": ({"methodConfig": [{"name": [{}, {}]}]}, "a config of all methods already"),
+    "timeout": (method(timeout=1.5), f'{M}.timeout: must be a duration in seconds like "1.5s"'),
+    "negative": (method(timeout="-1s"), f"{M}.timeout: must be a duration"),
+    "wait": (method(waitForReady=1), f"{M}.waitForReady: must be true or false, not 1"),
+    "one attempt": (
+        method(retryPolicy={**RETRY, "maxAttempts": 1}),
+        f"{M}.retryPolicy.maxAttempts: must be a whole number, at least 2, not 1",
+    ),
+    "no codes": (
+        method(retryPolicy={**RETRY, "retryableStatusCodes": []}),
+        f"{M}.retryPolicy.retryableStatusCodes: must be a list of status codes",
+    ),
+    "no such code": (
+        method(retryPolicy={**RETRY, "retryableStatusCodes": ["BUSY"]}),
+        f"{M}.retryPolicy.retryableStatusCodes: must be status codes",
+    ),
+    "missing": (method(retryPolicy={}), f"{M}.retryPolicy.initialBackoff: is missing"),
+    "typo": (
+        method(retryPolicy={**RETRY, "maxAttempt": 3}),
+        f"{M}.retryPolicy.maxAttempt: is not known",
+    ),
+    "both": (
+        method(retryPolicy=RETRY, hedgingPolicy=HEDGING),
+        f"{M}: has a retryPolicy and a hedgingPolicy",
+    ),
+    "tokens": (
+        {"retryThrottling": {"maxTokens": 1001, "tokenRatio": 1}},
+        "retryThrottling.maxTokens: must be at most 1000, not 1001",
+    ),
+    "no policy": (
+        {"loadBalancingConfig": [{"grpclb": {}}]},
+        "loadBalancingConfig: names none of pick_first, round_robin",
+    ),
+    "two at once": (
+        {"loadBalancingConfig": [{"pick_first": {}, "round_robin": {}}]},
+        "loadBalancingConfig[0]: must name one policy, not 2",
+    ),
+    "percent": (
+        {"loadBalancingConfig": [{"outlier_detection_experimental": {"maxEjectionPercent": 101}}]},
+        "maxEjectionPercent: must be a whole number, between 0 and 100, not 101",
+    ),
+    "ring": (
+        {"loadBalancingConfig": [{"ring_hash_experimental": {"minRingSize": 9999}}]},
+        "minRingSize: is more than maxRingSize (4096)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "problem"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_told_with_their_place(raw: Any, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(raw)
+    assert problem in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"x": 1, "methodConfig": [{"timeout": 1}], "retryThrottling": {}})
+    assert len(caught.value.problems) == 5
