@@ -20,6 +20,9 @@ import attrs
 class Candidate(Protocol):
     """What balancing asks of an endpoint."""
 
+    turn: int
+    """The policy's own: when it was picked last."""
+
     @property
     def identity(self) -> str:
         """The same for whoever takes an endpoint's place: a plugin's instance, started again."""
@@ -82,13 +85,15 @@ class RoundRobin(Generic[C]):
 class LeastRequest(Generic[C]):
     """The least busy of a few drawn by lot ("power of two choices"), for its weight.
 
-    Those of twice the weight are drawn twice as often and count as half as busy.
+    Those of twice the weight are drawn twice as often and count as half as busy. Of two that are
+    as busy, the one that waited longer is taken, so that calls in a row are spread evenly.
     """
 
     def __init__(self, rng: Random, choices: int = 2) -> None:
         """`rng` draws; `choices` is at least 2."""
         self._rng = rng
         self._choices = choices
+        self._turn = 0
         self._known: Sequence[C] = ()
         self._known_sums: list[int] | None = None
 
@@ -104,8 +109,10 @@ class LeastRequest(Generic[C]):
         for _ in range(min(self._choices, count) - 1):
             drawn = self._draw_another(sums, count, drawn)
             other = ready[drawn]
-            if other.in_flight * best.weight < best.in_flight * other.weight:
+            load = other.in_flight * best.weight - best.in_flight * other.weight
+            if load < 0 or (load == 0 and sums is None and other.turn < best.turn):
                 best = other
+        self._turn = best.turn = self._turn + 1
         return best
 
     def _draw(self, sums: list[int] | None, count: int) -> int:

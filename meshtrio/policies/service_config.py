@@ -66,6 +66,12 @@ class MethodConfig:
     max_response: int | None = None
     retry: RetryPolicy | None = None
     hedging: HedgingPolicy | None = None
+    is_plain: bool = attrs.field(init=False, eq=False, repr=False)
+    """Nothing of it needs more than one attempt after the other."""
+
+    def __attrs_post_init__(self) -> None:
+        around = (self.timeout, self.max_request, self.max_response, self.hedging)
+        object.__setattr__(self, "is_plain", all(value is None for value in around))
 
 
 @attrs.frozen

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any, TypeVar
 
 import purerpc
 import trio
 
-from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.policies.balancing import RoundRobin
-from meshtrio.rpc.calls import Call, CallOptions, Target, stub_method
+from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
+from meshtrio.policies.balancing import (
+    Balancer,
+    LeastRequest,
+    PickFirst,
+    RingHash,
+    RingSize,
+    RoundRobin,
+)
+from meshtrio.policies.outlier import Outliers
+from meshtrio.policies.retry import RetryBudget, Throttle
+from meshtrio.policies.service_config import Balancing, ServiceConfig, parse
+from meshtrio.rpc.attempt import ANY, Target, Wish
+from meshtrio.rpc.bare import BareStubSupport
+from meshtrio.rpc.calls import stub_method
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
-from meshtrio.rpc.seam import Method, stub_methods
-from meshtrio.rpc.subchannel import Subchannel, Tls
+from meshtrio.rpc.link import Manner, Tls
+from meshtrio.rpc.pool import Feed, Pool, shared_pool
+from meshtrio.rpc.seam import stub_methods
+from meshtrio.rpc.subchannel import Subchannel
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.structured import next_beat, open_nursery_of_one
-from meshtrio.wire.compression import IDENTITY
+from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.limits import Limits
 
-T = TypeVar("T")
-Feed = Callable[[Callable[[ServiceState], None]], Awaitable[None]]
-"""Runs for the life of a channel, handing it each state of its service."""
+_log = logging.getLogger("meshtrio.rpc")
 
-_HOUSEKEEPING = 1.0
+T = TypeVar("T")
+
 OBITUARY_WAIT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
 
@@ -36,38 +50,49 @@ class Channel:
         async with m.connect("plugin.echo") as channel:
             stub = channel.stub(EchoServiceStub)
 
-    Any number of tasks may use one channel. Its connections belong to the `async with` block.
+    Any number of tasks may use one channel. Its calls end with the `async with` block; connections
+    are shared by all channels of the process to the same endpoint.
     """
 
     def __init__(
         self,
         name: str,
         nursery: trio.Nursery,
+        pool: Pool,
         *,
+        manner: Manner,
+        config: ServiceConfig | None = None,
         obituary_wait: float = 0.0,
-        limits: Limits | None = None,
-        tls: Tls | None = None,
-        timeouts: Timeouts | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
-        `obituary_wait`: seconds for which the feed may still tell why an endpoint went away.
+        `config` goes before what the registry says; `obituary_wait`: seconds for which the feed
+        may still tell why an endpoint went away.
         """
         self.name = name
         self._nursery = nursery
-        self._limits = limits
-        self._tls = tls
-        self._timeouts = timeouts or Timeouts()
+        self._pool = pool
+        self._manner = manner
+        self._fixed = config is not None
         self._obituary_wait = obituary_wait
-        self._balancer: RoundRobin[Subchannel] = RoundRobin()
+        self._rng = Random()
         self._subchannels: dict[str, Subchannel] = {}
         self._ready: Sequence[Subchannel] = ()
+        """Those of the best priority that has any."""
+        self._balancers: dict[int, Balancer[Subchannel]] = {}
+        self._balancer: Balancer[Subchannel] = RoundRobin()
         self._changed = trio.lowlevel.ParkingLot()
-        self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self._in_flight = self._pending = 0
+        self._config_text = ""
+        self._last_reason = ""
         self._closed = False
+        self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
+        self._outliers: Outliers | None = None
+        self._sweeping = trio.CancelScope()
+        self._adopt(config or ServiceConfig())
         # What purerpc's own stubs ask of a channel, for a bare `Stub(channel)`.
         self._host, self._port = self._authority, 0
-        self._grpc_socket = _BareStubSupport(self)
+        self._grpc_socket = BareStubSupport(self)
 
     def stub(self, stub_class: type[T]) -> T:
         """An instance of a class from protoc-gen-purerpc whose methods call through this channel.
@@ -86,7 +111,7 @@ class Channel:
 
     @property
     def scheme(self) -> str:
-        return "http" if self._tls is None else "https"
+        return "http" if self._manner.tls is None else "https"
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -95,32 +120,85 @@ class Channel:
 
     # -- for calls ---------------------------------------------------------------------------
 
-    async def pick(self) -> Target:
+    async def pick(self, wish: Wish = ANY) -> Target:
         """Wait for a ready endpoint and choose one.
 
-        Raises ConnectionLostError once the channel is closed.
+        Raises ConnectionLostError once the channel is closed, UnavailableError where the call is
+        not to wait and none can be reached, and ResourceExhaustedError where too many wait.
         """
-        while True:
-            target = self.pick_ready()
-            if target is not None:
-                return target
-            self._refresh()
-            if self._ready:
-                continue
-            if self._closed:
-                raise ConnectionLostError(f"the channel to {self.name} is closed")
-            await self._changed.park()
+        most = self.config.bounds.max_pending
+        if most is not None and self._pending >= most:
+            raise purerpc.ResourceExhaustedError(f"{self.name}: {most} calls wait already")
+        self._pending += 1
+        try:
+            while True:
+                self._refresh()
+                target = self.pick_ready(wish)
+                if target is not None:
+                    return target
+                if self._closed:
+                    raise ConnectionLostError(f"the channel to {self.name} is closed")
+                if not wish.wait:
+                    self._fail_fast()
+                await self._changed.park()
+        finally:
+            self._pending -= 1
 
-    def pick_ready(self) -> Target | None:
-        """One with room for another stream if there is any, else one that will have; or None."""
-        target = None
-        for _ in self._ready:
-            picked = self._balancer.pick(self._ready, None).target
-            if picked is not None and picked.connection.usable:
-                target = picked
-                if picked.connection.engine.can_open_stream:
+    def _fail_fast(self) -> None:
+        """Raise if nothing is being tried for the first time."""
+        errors = [s.link.error for s in self._subchannels.values() if not s.ejected]
+        if errors and not all(errors):
+            return
+        why = errors[-1] if errors else self._last_reason or "it has no instance"
+        raise purerpc.UnavailableError(f"{self.name} cannot be called just now: {why}")
+
+    def pick_ready(self, wish: Wish = ANY) -> Target | None:
+        """One with room for another stream if there is any, else one that will have; or None.
+
+        Raises ResourceExhaustedError where every one has as many calls as it may.
+        """
+        ready = self._ready
+        if not ready:
+            return None
+        if wish.avoid or self._per_endpoint is not None:
+            ready = self._preferred(wish)
+        target = self._balancer.pick(ready, wish.key).target
+        if target is not None:
+            connection = target.connection
+            if connection.usable and connection.engine.can_open_stream:
+                return target
+        return self._any_with_room()
+
+    def _preferred(self, wish: Wish) -> Sequence[Subchannel]:
+        """Those that may have another call; of them, those that were not tried yet."""
+        most = self._per_endpoint
+        allowed = self._ready
+        if most is not None:
+            allowed = [s for s in allowed if s.in_flight < most]
+            if not allowed:
+                text = f"{self.name}: every instance has the {most} calls it may have"
+                raise purerpc.ResourceExhaustedError(text)
+        return [s for s in allowed if s not in wish.avoid] or allowed
+
+    def _any_with_room(self) -> Target | None:
+        found = None
+        for subchannel in self._ready:
+            target = subchannel.target
+            if target is not None and target.connection.usable:
+                found = target
+                if target.connection.engine.can_open_stream:
                     break
-        return target
+        return found
+
+    def enter(self) -> None:
+        """Count a call that has its endpoint. Raises ResourceExhaustedError."""
+        most = self.config.bounds.max_in_flight
+        if most is not None and self._in_flight >= most:
+            raise purerpc.ResourceExhaustedError(f"{self.name}: {most} calls are in flight already")
+        self._in_flight += 1
+
+    def leave(self) -> None:
+        self._in_flight -= 1
 
     async def explain(self, target: Target, failure: ConnectionLostError) -> Exception:
         """The error a caller is given when its connection broke: how the plugin died, if it did.
@@ -140,6 +218,61 @@ class Channel:
             stderr_tail=departure.stderr_tail,
         )
 
+    def record(self, target: Target, *, success: bool) -> None:
+        """Count how a call ended against its endpoint."""
+        if self._outliers is not None:
+            subchannel: Subchannel = target.source
+            now = trio.current_time()
+            if self._outliers.record(subchannel.endpoint.id, success=success, now=now):
+                self._follow_ejections()
+
+    def may_retry(self) -> bool:
+        return self._budget.withdraw(trio.current_time())
+
+    def note_call(self) -> None:
+        """A call was made that may be made again: it earns a part of a retry."""
+        self._budget.deposit(trio.current_time())
+
+    def spawn(self, task: Callable[..., Any], *args: object) -> None:
+        self._nursery.start_soon(task, *args)
+
+    # -- config ------------------------------------------------------------------------------
+
+    def _adopt(self, config: ServiceConfig) -> None:
+        """Go by this config from now on."""
+        self.config = config
+        self.throttle = Throttle(config.throttling) if config.throttling is not None else None
+        self.hash_header = config.balancing.hash_header
+        self.counts = config.bounds.max_in_flight is not None
+        self._per_endpoint = config.bounds.max_in_flight_per_endpoint
+        self._budget = RetryBudget(config.budget)
+        self._balancers = {}
+        self._sweeping.cancel()
+        outliers = config.balancing.outliers
+        self._outliers = None if outliers is None else Outliers(outliers, self._rng)
+        self.observes = self._outliers is not None
+        if self._outliers is not None:
+            self._outliers.update(self._subchannels)
+            self._sweeping = trio.CancelScope()
+            self._nursery.start_soon(self._sweep, self._outliers, self._sweeping)
+        for subchannel in self._subchannels.values():
+            subchannel.ejected = False
+        self._arrange()
+
+    async def _sweep(self, outliers: Outliers, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                await trio.sleep(outliers.config.interval)
+                outliers.sweep(trio.current_time())
+                self._follow_ejections()
+
+    def _follow_ejections(self) -> None:
+        assert self._outliers is not None
+        ejected = self._outliers.ejected
+        for name, subchannel in self._subchannels.items():
+            subchannel.ejected = name in ejected
+        self._refresh()
+
     # -- for the feed ------------------------------------------------------------------------
 
     def update(self, state: ServiceState) -> None:
@@ -150,30 +283,70 @@ class Channel:
             self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
         for endpoint_id, endpoint in listed.items():
             if endpoint_id not in self._subchannels:
-                subchannel = Subchannel(
-                    endpoint, self._refresh, self._limits, self._tls, self._timeouts
+                self._subchannels[endpoint_id] = Subchannel(
+                    endpoint, self._pool, self._manner, self._refresh
                 )
-                self._subchannels[endpoint_id] = subchannel
-                self._nursery.start_soon(subchannel.run)
+        if state.departures:
+            self._last_reason = state.departures[-1].reason
+        if self._outliers is not None:
+            self._outliers.update(listed)
+        if not self._fixed and state.service_config != self._config_text:
+            self._read_config(state.service_config)
+        self._arrange()
+
+    def _read_config(self, text: str) -> None:
+        self._config_text = text
+        try:
+            self._adopt(parse(json.loads(text or "{}")))
+        except (ValueError, ConfigError) as exc:
+            _log.error("%s: its service config cannot be used: %s", self.name, exc)
+
+    def _arrange(self) -> None:
+        """Have a balancer for each priority, that knows who is listed there."""
+        tiers: dict[int, list[Subchannel]] = {}
+        for subchannel in self._subchannels.values():
+            tiers.setdefault(subchannel.endpoint.priority, []).append(subchannel)
+        self._balancers = {
+            priority: self._balancers.get(priority) or self._make_balancer() for priority in tiers
+        }
+        for priority, tier in tiers.items():
+            self._balancers[priority].update(tier)
         self._refresh()
 
-    def _refresh(self) -> None:
-        self._ready = tuple(s for s in self._subchannels.values() if s.ready)
-        if self._ready:
-            self._changed.unpark_all()
+    def _make_balancer(self) -> Balancer[Subchannel]:
+        config = self.config.balancing
+        match config.policy:
+            case Balancing.PICK_FIRST:
+                return PickFirst()
+            case Balancing.ROUND_ROBIN:
+                return RoundRobin()
+            case Balancing.RING_HASH:
+                return RingHash(self._rng, RingSize(*config.ring_sizes))
+            case Balancing.LEAST_REQUEST:
+                return LeastRequest(self._rng, config.choices)
 
-    async def _keep_house(self) -> None:
-        while True:
-            await next_beat(_HOUSEKEEPING)
-            now = trio.current_time()
-            for target in [s.target for s in self._subchannels.values()]:
-                if target is not None:
-                    target.connection.keep_house(now)
+    def _refresh(self) -> None:
+        ready = [s for s in self._subchannels.values() if s.ready]
+        if ready:
+            best = min(s.endpoint.priority for s in ready)
+            self._ready = tuple(s for s in ready if s.endpoint.priority == best)
+            self._balancer = self._balancers[best]
+        else:
+            self._ready = ()
+        # Those that do not wait for a ready one want to know of failures, too.
+        self._changed.unpark_all()
 
     def _close(self) -> None:
+        """No call outlives the block."""
         self._closed = True
         self._ready = ()
         self._changed.unpark_all()
+        lost = ConnectionLostError(f"the channel to {self.name} is closed")
+        for subchannel in self._subchannels.values():
+            for connection, stream in subchannel.link.streams_of(self):
+                connection.cut(stream, lost)
+            subchannel.leave(None)
+        self._subchannels.clear()
 
 
 @asynccontextmanager
@@ -181,6 +354,8 @@ async def open_channel(
     name: str,
     feed: Feed,
     *,
+    feed_key: Hashable = None,
+    config: ServiceConfig | None = None,
     obituary_wait: float = OBITUARY_WAIT,
     limits: Limits | None = None,
     tls: Tls | None = None,
@@ -188,18 +363,20 @@ async def open_channel(
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
-    Calls still under way when the block is left are failed with ConnectionLostError.
+    Channels with one `feed_key` share one run of their feed. Calls still under way when the block
+    is left are failed with ConnectionLostError.
     """
-    async with open_nursery_of_one() as nursery:
+    manner = Manner(limits, tls, timeouts or Timeouts())
+    async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
-            name, nursery, obituary_wait=obituary_wait, limits=limits, tls=tls, timeouts=timeouts
+            name, nursery, pool, manner=manner, config=config, obituary_wait=obituary_wait
         )
-        nursery.start_soon(feed, channel.update)
-        if channel._timeouts.keepalive_interval != math.inf:
-            nursery.start_soon(channel._keep_house)
+        key = feed if feed_key is None else feed_key
+        pool.subscribe(key, feed, channel.update)
         try:
             yield channel
         finally:
+            pool.unsubscribe(key, channel.update)
             channel._close()
             nursery.cancel_scope.cancel()
 
@@ -208,6 +385,7 @@ async def open_channel(
 async def connect_to(
     address: str,
     *,
+    config: ServiceConfig | None = None,
     limits: Limits | None = None,
     tls: Tls | None = None,
     timeouts: Timeouts | None = None,
@@ -219,56 +397,12 @@ async def connect_to(
         update(state)
 
     async with open_channel(
-        address, feed, obituary_wait=0, limits=limits, tls=tls, timeouts=timeouts
+        address,
+        feed,
+        config=config,
+        obituary_wait=0,
+        limits=limits,
+        tls=tls,
+        timeouts=timeouts,
     ) as channel:
         yield channel
-
-
-class _BareStubSupport:
-    """Stands where purerpc's own client keeps its socket, for stubs made without `stub()`."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    async def start_request(
-        self,
-        scheme: str,
-        service_name: str,
-        method_name: str,
-        message_type: str | None = None,
-        authority: str | None = None,
-        custom_metadata: Any = (),
-    ) -> _BareStream:
-        method = Method(service_name, method_name, None, None, True, True)
-        return _BareStream(self._channel, method, tuple(custom_metadata or ()))
-
-
-class _BareStream:
-    """The part of purerpc's stream that its own wrapper of a unary call uses."""
-
-    end_stream_event = None
-
-    def __init__(self, channel: Channel, method: Method, metadata: Any) -> None:
-        self._channel = channel
-        self._method = method
-        self._metadata = metadata
-        self._call: Call | None = None
-
-    def expect_message_type(self, message_type: Any) -> None:
-        method = self._method
-        typed = Method(method.service, method.name, None, message_type, True, True)
-        self._call = Call(self._channel, typed, CallOptions.of(self._metadata, IDENTITY))
-
-    def _started(self) -> Call:
-        if self._call is None:
-            raise purerpc.ProtocolError("expect_message_type comes first")
-        return self._call
-
-    async def send_message(self, message: Any) -> None:
-        await self._started().send_message(message)
-
-    async def close(self) -> None:
-        await self._started().close()
-
-    async def receive_message(self) -> Any:
-        return await self._started().receive_message()

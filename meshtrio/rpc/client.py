@@ -32,6 +32,8 @@ class ClientConnection(Connection):
         """Opens no further stream, and closes once those it has are over."""
         self.established = trio.Event()
         """The server has spoken HTTP/2, or never will: see `usable`."""
+        self.ended = trio.Event()
+        """Set by who runs it, once it has."""
         self.spent = trio.Event()
         """Set when no further stream can be opened."""
         self._room = trio.lowlevel.ParkingLot()
@@ -40,12 +42,17 @@ class ClientConnection(Connection):
     def usable(self) -> bool:
         return not (self.retired or self.closed or self.engine.exhausted)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a stream can be opened just now."""
+        return self.engine.can_open_stream and not self.closed
+
     def start(self, block: bytes) -> Stream | None:
         """Open a stream with a request's head, None where no stream can be opened just now.
 
         Nothing is written yet: the message that follows goes out in the same system call.
         """
-        if not self.engine.can_open_stream or self.closed:
+        if not self.has_room:
             return None
         stream = Stream(self, self.engine.open_stream(block))
         self.streams[stream.id] = stream
@@ -57,11 +64,6 @@ class ClientConnection(Connection):
         """Wait until a stream may have become free on this connection, or it is of no more use."""
         while self.usable and not self.engine.can_open_stream:
             await self._room.park()
-
-    def spawn(self, task: object, *args: object) -> None:
-        """Start a task that lives no longer than the connection: a call's sender."""
-        assert self._nursery is not None
-        self._nursery.start_soon(task, *args)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """Take no new calls, let those under way finish, then close."""

@@ -248,6 +248,13 @@ class Connection:
                 self.flush()
             self._on_stream_gone()
 
+    def cut(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
+        """End a call from this side, telling both ends why."""
+        if stream.id in self.streams:
+            self._fail(stream, failure)
+            if self.engine.reset_stream(stream.id, ErrorCode.CANCEL):
+                self.flush()
+
     def _fail(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
         self._waiting_for_window.discard(stream)

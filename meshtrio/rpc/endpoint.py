@@ -7,10 +7,28 @@ import socket
 import attrs
 import trio
 
+from meshtrio.address import Address
 from meshtrio.backoff import Backoff
 
 RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
+
+
+LOCAL, REMOTE = 0, 1
+"""Priorities: endpoints of the first are called while any of them is ready, then the others."""
+
+
+@attrs.frozen
+class TlsFiles:
+    """How to speak TLS to an endpoint; paths of PEM files."""
+
+    ca: str | None = None
+    """Whom to trust; the system's authorities by default."""
+    certificate: str | None = None
+    """The client's own, with its key, where the server asks for one."""
+    key: str | None = None
+    server_name: str | None = None
+    """What the server's certificate bears; by default the host of the address."""
 
 
 @attrs.frozen
@@ -25,6 +43,15 @@ class Endpoint:
     """`unix:/path/to/socket` or `tcp:host:port`."""
     instance: int = 0
     pid: int = 0
+    weight: int = 1
+    """Of twice the weight, twice the calls, where the service's balancing goes by it."""
+    priority: int = LOCAL
+    tls: TlsFiles | None = None
+
+    @property
+    def identity(self) -> str:
+        """The same for the endpoint that takes its place when its plugin is started again."""
+        return f"instance {self.instance}" if self.pid else self.address
 
 
 @attrs.frozen
@@ -49,12 +76,13 @@ class ServiceState:
     endpoints: tuple[Endpoint, ...] = ()
     departures: tuple[Departure, ...] = ()
     """The latest ones, oldest first; bounded."""
+    service_config: str = ""
+    """gRPC's JSON form, "" for the defaults."""
 
 
 def host_of(address: str) -> str | None:
     """The host of a TCP address, None for a Unix socket."""
-    kind, _, rest = address.partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind == "tcp" else None
+    return Address.parse(address).host or None
 
 
 async def connect(address: str) -> socket.socket:
@@ -62,14 +90,11 @@ async def connect(address: str) -> socket.socket:
 
     Raises OSError where nothing listens, ValueError for an address of another form.
     """
-    kind, _, rest = address.partition(":")
-    if kind == "unix" and rest:
-        return await _connect_unix(rest)
-    host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdigit():
-        stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
-        return socket.socket(fileno=stream.socket.detach())
-    raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
+    where = Address.parse(address)
+    if where.path:
+        return await _connect_unix(where.path)
+    stream = await trio.open_tcp_stream(where.host, where.port)
+    return socket.socket(fileno=stream.socket.detach())
 
 
 async def _connect_unix(path: str) -> socket.socket:

@@ -32,6 +32,8 @@ class Message(Protocol):
 
     def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
 
+    def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
+
 
 @attrs.frozen
 class Method:

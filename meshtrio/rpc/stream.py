@@ -52,6 +52,7 @@ class Stream:
         "head_sent",
         "id",
         "on_failure",
+        "owner",
         "path",
         "trailers",
     )
@@ -62,6 +63,8 @@ class Stream:
         self.head_sent = False
         """On a server: the head of the response has gone out, so trailers must follow it."""
         self.trailers: Trailers | None = None
+        self.owner: object = None
+        """On a client: the channel whose call it is."""
         self.path = ""
         """On a server: what was called."""
         self.encoding = IDENTITY

@@ -25,3 +25,7 @@ class Timeouts:
     """Of silence, after which the peer is asked for a sign of life (PING)."""
     keepalive_timeout: float = 20.0
     """For that sign; without it the connection counts as lost."""
+
+    @property
+    def watches_silence(self) -> bool:
+        return self.keepalive_interval != math.inf

@@ -12,7 +12,7 @@ import trio
 
 from meshtrio.messages import registry as messages
 from meshtrio.registry import Registry, UnknownServiceError
-from meshtrio.rpc.calls import Picker
+from meshtrio.rpc.attempt import Picker
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, ServiceState

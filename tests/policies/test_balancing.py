@@ -26,6 +26,7 @@ class Place:
     weight: int = 1
     in_flight: int = 0
     ready: bool = True
+    turn: int = 0
 
 
 def places(count: int, **values: int) -> list[Place]:
@@ -63,6 +64,17 @@ def test_least_request_of_two_is_exact() -> None:
     for _ in range(100):
         balancer.pick(ready, None).in_flight += 1
         assert abs(ready[0].in_flight - ready[1].in_flight) <= 1
+
+
+def test_least_request_spreads_calls_in_a_row_evenly() -> None:
+    balancer: LeastRequest[Place] = LeastRequest(Random(1))
+    assert picked(balancer, places(2), 20) == {"p0": 10, "p1": 10}
+    ready = places(10)
+    counts = picked(balancer, ready, 1000)
+    assert min(counts.values()) > 80
+    ready = [*ready, Place("new")]
+    assert balancer.pick(ready[-2:], None).identity == "new"
+    assert picked(balancer, ready, 1100)["new"] < 130
 
 
 @pytest.mark.parametrize("choices", [2, 4])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from meshtrio.errors import ConnectionLostError
-from meshtrio.rpc.calls import Target
+from meshtrio.policies.service_config import ServiceConfig
+from meshtrio.rpc.attempt import ANY, Target, Wish
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
@@ -20,11 +22,31 @@ class SingleConnection:
         self._target = Target(connection, None)
         self.authority = authority
         self.scheme = "http"
+        self.config = ServiceConfig()
+        self.throttle: Any = None
+        self.hash_header: str | None = None
+        self.observes = self.counts = False
 
-    def pick_ready(self) -> Target | None:
+    def spawn(self, task: Any, *args: object) -> None:
+        nursery = self._target.connection._nursery
+        assert nursery is not None
+        nursery.start_soon(task, *args)
+
+    def record(self, target: Target, *, success: bool) -> None: ...
+
+    def enter(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def note_call(self) -> None: ...
+
+    def may_retry(self) -> bool:
+        return True
+
+    def pick_ready(self, wish: Wish = ANY) -> Target | None:
         return self._target if self._target.connection.usable else None
 
-    async def pick(self) -> Target:
+    async def pick(self, wish: Wish = ANY) -> Target:
         """Raises ConnectionLostError once the connection is gone."""
         if not self._target.connection.usable:
             raise ConnectionLostError(self._target.connection.loss)

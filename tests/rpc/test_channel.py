@@ -17,6 +17,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
 from meshtrio.messages import health as messages
+from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
@@ -75,7 +76,8 @@ async def ask(channel: Channel) -> str:
 
 async def test_calls_are_spread_evenly_and_follow_the_endpoints(short_dir: Path) -> None:
     a, b, feed = short_dir / "a", short_dir / "b", Feed()
-    async with serving(a), serving(b), open_channel("x", feed) as channel:
+    config = ServiceConfig(balancing=LoadBalancing(Balancing.ROUND_ROBIN))
+    async with serving(a), serving(b), open_channel("x", feed, config=config) as channel:
         feed.set(endpoint(a), endpoint(b))
         await trio.testing.wait_all_tasks_blocked(0.01)
         answers = [await ask(channel) for _ in range(10)]

@@ -15,8 +15,8 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.errors import UsageError
 from meshtrio.messages import health
-from meshtrio.rpc.calls import UnaryCall
 from meshtrio.rpc.dynamic import method_of
+from meshtrio.rpc.unary import UnaryCall
 from meshtrio.wire import frames, hpack
 from meshtrio.wire.frames import FrameType
 from meshtrio.wire.grpc import frame_message

@@ -1,0 +1,41 @@
+"""Addresses of sockets, in the two forms there are: `unix:/path` and `tcp:host:port`."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Address:
+    """`path` of a Unix socket, or `host` and `port`."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
+
+        An IPv6 address stands in brackets. Raises ValueError for anything else.
+        """
+        kind, _, rest = text.partition(":")
+        rest = rest.removeprefix("//")
+        if kind == "unix" and rest.startswith("/"):
+            return cls(path=rest)
+        host, _, port = rest.rpartition(":")
+        host = host.strip("[]")
+        if kind == "tcp" and host and port.isascii() and port.isdigit() and int(port) < 65536:
+            return cls(host=host, port=int(port))
+        raise ValueError(f"{text!r} is neither unix:/path nor tcp:host:port")
+
+    @property
+    def is_local(self) -> bool:
+        """On this machine whatever its network is."""
+        return bool(self.path)
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp:{host}:{self.port}"

@@ -1,0 +1,194 @@
+"""A link: the connection to one endpoint, kept up while any channel of the process uses it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from random import Random
+
+import attrs
+import trio
+
+from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.endpoint import RECONNECT, Endpoint, TlsFiles, connect, host_of
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.tls import TlsTransport
+from meshtrio.rpc.transport import SocketTransport, Transport
+from meshtrio.structured import next_beat
+from meshtrio.wire.limits import Limits
+
+_log = logging.getLogger("meshtrio.rpc")
+
+_HOUSEKEEPING = 1.0
+_DIAL_WITHIN = 10.0
+"""Seconds from the first packet to a connection."""
+_ESTABLISH_WITHIN = 20.0
+"""Seconds a server has to send its SETTINGS."""
+
+
+@attrs.frozen
+class Tls:
+    """How to speak TLS to a server: its side of the context, and the name its certificate bears.
+
+    By default that is the host of the address.
+    """
+
+    context: ssl.SSLContext
+    server_hostname: str | None = None
+
+    @classmethod
+    def of(cls, files: TlsFiles) -> Tls:
+        """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
+        context = ssl.create_default_context(cafile=files.ca)
+        if files.certificate is not None:
+            context.load_cert_chain(files.certificate, files.key)
+        return cls(context, files.server_name)
+
+
+@attrs.frozen
+class Manner:
+    """How a channel speaks to its endpoints: channels that do so alike share their links."""
+
+    limits: Limits | None = None
+    tls: Tls | None = None
+    """For all endpoints; by default it is theirs to say."""
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+
+
+_NO_STREAMS: dict[int, Stream] = {}
+
+
+class Link:
+    """Runs in its pool's nursery; its users are called when its readiness may have changed."""
+
+    def __init__(self, endpoint: Endpoint, manner: Manner) -> None:
+        self.endpoint = endpoint
+        self.connection: ClientConnection | None = None
+        """The one that takes calls now."""
+        self.streams = _NO_STREAMS
+        """The calls it has."""
+        self.error = ""
+        """Why the last attempt to connect failed, "" once one succeeded."""
+        self.users: list[Callable[[], None]] = []
+        self.scope = trio.CancelScope()
+        self._manner = manner
+        self._rng = Random()
+        self._unused = trio.Event()
+        self._dialing = trio.CancelScope()
+        self._connections: set[ClientConnection] = set()
+
+    @property
+    def usable(self) -> bool:
+        return self.connection is not None and self.connection.usable
+
+    def _changed(self) -> None:
+        for user in list(self.users):
+            user()
+
+    def drop(self) -> None:
+        """Nobody uses it any more: take no calls, let those under way finish, then end."""
+        self._unused.set()
+        self._dialing.cancel()
+        for connection in list(self._connections):
+            connection.retire()
+
+    def streams_of(self, owner: object) -> list[tuple[ClientConnection, Stream]]:
+        """The calls that one channel has here, on connections that take no new ones too."""
+        return [
+            (connection, stream)
+            for connection in self._connections
+            for stream in list(connection.streams.values())
+            if stream.owner is owner
+        ]
+
+    async def run(self) -> None:
+        """Connect, and connect again with backoff, until `drop` is called or this is cancelled.
+
+        A connection that takes no new calls is replaced at once; it finishes those it has beside
+        its successor.
+        """
+        failures = 0
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                if self._manner.timeouts.watches_silence:
+                    nursery.start_soon(self._keep_house)
+                while not self._unused.is_set():
+                    failures = 0 if await self._connect(nursery) else failures + 1
+                    with trio.move_on_after(RECONNECT.delay(max(failures, 1), self._rng)):
+                        await self._unused.wait()
+                while self._connections:
+                    await self._connections.copy().pop().ended.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _connect(self, nursery: trio.Nursery) -> bool:
+        """Use one connection as long as it takes calls; False if it never got that far."""
+        transport = await self._dial()
+        if transport is None:
+            return False
+        connection = ClientConnection(transport, self._manner.limits, self._manner.timeouts)
+        self._connections.add(connection)
+        await nursery.start(self._run_connection, connection)
+        with trio.move_on_after(_ESTABLISH_WITHIN) as waiting:
+            await connection.established.wait()
+        if waiting.cancelled_caught:
+            connection.shut("the peer accepted a connection and did not speak HTTP/2")
+        established = connection.usable
+        if established and not self._unused.is_set():
+            self.connection, self.streams, self.error = connection, connection.streams, ""
+            self._changed()
+            await connection.spent.wait()
+            self.connection, self.streams = None, _NO_STREAMS
+            self._changed()
+        connection.retire()
+        if not established:
+            self._fail(connection.loss)
+        return established
+
+    async def _dial(self) -> Transport | None:
+        with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
+            try:
+                return await self._transport()
+            except (OSError, ValueError) as exc:
+                self._fail(getattr(exc, "strerror", None) or str(exc))
+        if self._dialing.cancelled_caught and not self._unused.is_set():
+            self._fail(f"it did not answer within {_DIAL_WITHIN:g} s")
+        return None
+
+    async def _run_connection(
+        self,
+        connection: ClientConnection,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        try:
+            await connection.run(task_status=task_status)
+        finally:
+            self._connections.discard(connection)
+            connection.ended.set()
+
+    def _fail(self, error: str) -> None:
+        """Tell why calls wait; in the log once for each reason in a row."""
+        if error != self.error:
+            _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
+        self.error = error
+        self._changed()
+
+    async def _transport(self) -> Transport:
+        tls = self._manner.tls
+        if tls is None and self.endpoint.tls is not None:
+            tls = await trio.to_thread.run_sync(Tls.of, self.endpoint.tls)
+        sock: socket.socket = await connect(self.endpoint.address)
+        if tls is None:
+            return SocketTransport(sock)
+        hostname = tls.server_hostname or host_of(self.endpoint.address)
+        return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await next_beat(_HOUSEKEEPING)
+            now = trio.current_time()
+            for connection in list(self._connections):
+                connection.keep_house(now)

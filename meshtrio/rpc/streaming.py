@@ -1,0 +1,307 @@
+"""Calls with streams: plain objects rather than async generators, so that leaving a loop early, by
+any way, ends the call at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Generator
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+import purerpc
+import trio
+
+from meshtrio.errors import CallRefusedError, unwrap
+from meshtrio.policies.retry import Retries
+from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.rpc.endpoint import RECONNECT
+from meshtrio.rpc.seam import Message, MetadataLike, Method
+from meshtrio.rpc.unary import next_delay, wait_for_ready
+from meshtrio.wire.compression import IDENTITY
+from meshtrio.wire.grpc import Metadata
+
+
+class StreamUnaryCall:
+    """`reply = await stub.Method(requests, metadata=…)`, `requests` an async iterable."""
+
+    def __init__(self, picker: Picker, method: Method) -> None:
+        self._picker = picker
+        self._method = method
+
+    async def __call__(
+        self,
+        messages: AsyncIterable[Message],
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        wait: bool | None = None,
+        policy: MethodConfig | None = None,
+    ) -> Any:
+        """Call, sending while waiting for the reply; raises what `messages` raises.
+
+        `wait` and `policy` are as for calls with one request.
+        """
+        options = CallOptions.of(metadata, compression, wait, policy)
+        async with Call(self._picker, self._method, options, messages) as call:
+            return await call._receive_only()
+
+    def start(
+        self,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        wait: bool | None = None,
+        policy: MethodConfig | None = None,
+    ) -> Call:
+        """A `Call` to send the requests of one by one, and then `receive_message` once."""
+        options = CallOptions.of(metadata, compression, wait, policy)
+        return Call(self._picker, self._method, options)
+
+
+class Call(AsyncIterator[Any]):
+    """A call under way, for the methods that stream.
+
+        async for reply in stub.ServerStream(request): ...
+        async for reply in stub.BothStream(requests): ...
+
+        async with stub.BothStream() as call:
+            await call.send_message(request)
+            reply = await call.receive_message()
+
+    It starts with its first use. It is cancelled when the block is left, when the object is
+    dropped (by `break`, say), and with the task that waits on it. One task may send while
+    another receives.
+    """
+
+    def __init__(
+        self,
+        picker: Picker,
+        method: Method,
+        options: CallOptions = PLAIN,
+        messages: AsyncIterable[Message] | None = None,
+        *,
+        single: Message | None = None,
+    ) -> None:
+        """`messages` are sent while replies are received; `single` is the only one."""
+        self._picker = picker
+        self._method = method
+        self._options = options
+        self._sender = None if messages is None else _Sender(messages)
+        self._single = single
+        self._attempt: Attempt | None = None
+        self._config = options.policy or picker.config.method(method.service, method.name)
+        self._retries: Retries | None = None
+        self._wish: Wish = ANY if wait_for_ready(options, self._config) else Wish(wait=False)
+        self._opening = trio.Lock()
+        self._cancelled = False
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def _started(self) -> Attempt:
+        if self._attempt is None:
+            async with self._opening:
+                if self._cancelled:
+                    raise purerpc.CancelledError("the call was cancelled on this side")
+                if self._attempt is None:
+                    try:
+                        await self._start()
+                    except BaseException:
+                        self.cancel()
+                        raise
+        assert self._attempt is not None
+        return self._attempt
+
+    async def _start(self) -> None:
+        block = request_block(self._method, self._picker)
+        previous = 0 if self._retries is None else self._retries.attempts - 1
+        attempt = await Attempt.open(
+            self._picker, self._method, block, self._options, previous=previous, wish=self._wish
+        )
+        self._attempt = attempt
+        if self._sender is not None:
+            self._picker.spawn(self._sender.run, attempt)
+        elif self._single is not None:
+            await attempt.send(self._single, end_stream=True)
+
+    # -- sending -----------------------------------------------------------------------------
+
+    async def send_message(self, message: Message, *, compress: bool = True) -> None:
+        """Send a request, waiting for the peer to take it. Does nothing once the call is over.
+
+        `compress=False` sends it as it is, in spite of the call's `compression`.
+        """
+        await (await self._started()).send(message, compress=compress)
+
+    async def close(self) -> None:
+        """End the requests, as purerpc's streams do; replies may still be received."""
+        await (await self._started()).stream.send_end()
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    @property
+    def initial_metadata(self) -> Metadata | None:
+        """What came with the head of the reply, None before it came."""
+        return None if self._attempt is None else self._attempt.initial_metadata
+
+    @property
+    def trailing_metadata(self) -> Metadata | None:
+        """What came with the status, None before it came."""
+        return None if self._attempt is None else self._attempt.trailing_metadata
+
+    async def receive_message(self) -> Any:
+        """Take the next reply, None after the last; raises the status of a call that failed.
+
+        When cancelled, the call is cancelled with it.
+        """
+        try:
+            reply = await self._receive()
+        except BaseException as exc:
+            self.cancel()
+            if self._sender is None or self._sender.error is None:
+                raise
+            if isinstance(exc, trio.Cancelled):
+                raise
+            raise unwrap(self._sender.error) from None
+        if reply is None:
+            self.cancel()
+        return reply
+
+    async def _receive(self) -> Any:
+        """Take the next reply; a call whose reply has not begun may be made again first."""
+        refusals = 0
+        while True:
+            attempt = await self._started()
+            try:
+                return await attempt.receive()
+            except CallRefusedError as exc:
+                refusals += 1
+                delay = self._delay_after(exc, attempt, RECONNECT.delay(refusals, Random()))
+            except purerpc.RpcFailedError as exc:
+                delay = self._delay_after(exc, attempt, None)
+            attempt.end()
+            await trio.sleep(delay)
+            if self._attempt is attempt:
+                self._attempt = None
+
+    def _delay_after(
+        self, failure: purerpc.RpcFailedError, attempt: Attempt, delay: float | None
+    ) -> float:
+        """Seconds until the call is made again; `delay` is known where it was not processed.
+
+        Raises the failure where it is not made again: only what can be sent again is, and that is
+        a single request.
+        """
+        if self._single is None or attempt.committed or self._cancelled:
+            raise failure
+        if delay is not None:
+            return delay
+        if self._config.retry is None:
+            raise failure
+        if self._retries is None:
+            self._retries = Retries(self._config.retry, self._picker.throttle, Random())
+        self._wish = attrs.evolve(self._wish, avoid=self._wish.avoid | {attempt.target.source})
+        return next_delay(self._picker, self._retries, attempt, failure)
+
+    async def _receive_only(self) -> Any:
+        reply = await self.receive_message()
+        if reply is None:
+            raise purerpc.InternalError("the call succeeded with no reply")
+        if await self.receive_message() is not None:
+            raise purerpc.InternalError("the call succeeded with more than one reply")
+        return reply
+
+    async def __anext__(self) -> Any:
+        reply = await self.receive_message()
+        if reply is None:
+            raise StopAsyncIteration
+        return reply
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """End the call now; the handler is cancelled. Does nothing where it is over."""
+        self._cancelled = True
+        if self._sender is not None:
+            self._sender.scope.cancel()
+        if self._attempt is not None:
+            self._attempt.end()
+
+    async def aclose(self) -> None:
+        """The same as `cancel`, for `contextlib.aclosing`."""
+        self.cancel()
+        await trio.lowlevel.checkpoint()
+
+    def __await__(self) -> Generator[Any, Any, Call]:
+        """`call = await stub.Method()`, as with purerpc: start it now."""
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        await self._started()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        attempt = getattr(self, "_attempt", None)
+        sending = getattr(self, "_sender", None) is not None
+        if attempt is not None and (
+            sending or attempt.stream.id in attempt.target.connection.streams
+        ):
+            # The collector may run in any thread, and in the middle of anything.
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(_end_dropped, attempt, self._sender)
+
+
+def _end_dropped(attempt: Attempt, sender: _Sender | None) -> None:
+    if sender is not None:
+        sender.scope.cancel()
+    attempt.end()
+
+
+class _Sender:
+    """Sends what the caller's iterable gives, as a task of the connection.
+
+    It knows its attempt but not its call, so that a call which is dropped is collected.
+    """
+
+    def __init__(self, messages: AsyncIterable[Message]) -> None:
+        self._messages = messages
+        self.scope = trio.CancelScope()
+        self.error: Exception | None = None
+
+    async def run(self, attempt: Attempt) -> None:
+        try:
+            with self.scope:
+                await self._send_all(attempt)
+        except Exception as exc:
+            self.error = exc
+        except BaseExceptionGroup as group:
+            # The caller's clean-up failed while it was cancelled from outside.
+            cancelled, errors = group.split(trio.Cancelled)
+            if isinstance(errors, ExceptionGroup):
+                self.error = errors
+            raise cancelled or group from None
+        finally:
+            if self.error is not None:
+                attempt.end()
+
+    async def _send_all(self, attempt: Attempt) -> None:
+        iterator: Any = aiter(self._messages)
+        async with contextlib.AsyncExitStack() as stack:
+            if hasattr(iterator, "aclose"):
+                await stack.enter_async_context(contextlib.aclosing(iterator))
+            async for message in iterator:
+                await attempt.send(message)
+                if attempt.stream.over:
+                    return
+        with contextlib.suppress(purerpc.RpcFailedError):
+            await attempt.stream.send_end()

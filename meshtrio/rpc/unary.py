@@ -1,0 +1,205 @@
+"""Calls with one reply: awaited, and made again where the service's config says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
+import attrs
+import purerpc
+import trio
+
+from meshtrio.errors import CallRefusedError
+from meshtrio.policies.retry import Retries
+from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.attempt import ANY, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.rpc.endpoint import RECONNECT
+from meshtrio.rpc.seam import Message, MetadataLike, Method
+from meshtrio.wire.compression import IDENTITY
+from meshtrio.wire.grpc import Metadata
+
+_NOT_READY = Wish(wait=False)
+
+
+@attrs.frozen
+class Outcome:
+    """What came with the replies of a call that succeeded."""
+
+    initial_metadata: Metadata
+    trailing_metadata: Metadata
+
+
+class UnaryCall:
+    """`reply = await stub.Method(request, metadata=…, compression="gzip")`"""
+
+    def __init__(self, picker: Picker, method: Method) -> None:
+        self._picker = picker
+        self._method = method
+        self._block = request_block(method, picker)
+        self._rng = Random()
+        self._service_config = picker.config
+        self._config = picker.config.method(method.service, method.name)
+
+    async def __call__(
+        self,
+        message: Message,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        compress: bool = True,
+        wait: bool | None = None,
+        policy: MethodConfig | None = None,
+    ) -> Any:
+        """Call, waiting for a ready endpoint first.
+
+        `compression` is what the request is sent in; `compress=False` sends it as it is all the
+        same. `wait=False` fails with UnavailableError where no endpoint can be reached just now;
+        `policy` stands in for the service's config. Raises purerpc's exception for a status other
+        than OK, with what came along as its `trailing_metadata` and `status_details` (a serialized
+        google.rpc.Status). When cancelled, or past the deadline of the caller's scope, the handler
+        is cancelled too. A call that was provably not processed is made again; others only by the
+        policy for the method, within the caller's deadline.
+        """
+        options = CallOptions.of(metadata, compression, wait, policy)
+        return (await self._call(message, options, compress))[0]
+
+    async def with_call(
+        self,
+        message: Message,
+        *,
+        metadata: MetadataLike | None = None,
+        compression: str = IDENTITY,
+        compress: bool = True,
+        wait: bool | None = None,
+        policy: MethodConfig | None = None,
+    ) -> tuple[Any, Outcome]:
+        """The same, giving the reply and the metadata that came with it."""
+        options = CallOptions.of(metadata, compression, wait, policy)
+        reply, attempt = await self._call(message, options, compress)
+        return reply, Outcome(attempt.initial_metadata or (), attempt.trailing_metadata or ())
+
+    async def _call(
+        self, message: Message, options: CallOptions, compress: bool
+    ) -> tuple[Any, Attempt]:
+        config = options.policy or self._current_config()
+        if config.is_plain:
+            return await self._attempts(message, options, compress, config)
+        check_size("request", message.ByteSize(), config.max_request)
+        async with within(config.timeout):
+            if config.hedging is not None:
+                self._picker.note_call()
+                from meshtrio.rpc.hedging import hedged  # few methods have it
+
+                one = partial(self._once, message, options, compress)
+                reply, attempt = await hedged(self._picker, config.hedging, one)
+            else:
+                reply, attempt = await self._attempts(message, options, compress, config)
+        check_size("reply", reply.ByteSize(), config.max_response)
+        return reply, attempt
+
+    def _current_config(self) -> MethodConfig:
+        """The method's, of the config that the channel goes by now."""
+        if self._service_config is not self._picker.config:
+            self._service_config = self._picker.config
+            self._config = self._service_config.method(self._method.service, self._method.name)
+        return self._config
+
+    async def _attempts(
+        self, message: Message, options: CallOptions, compress: bool, config: MethodConfig
+    ) -> tuple[Any, Attempt]:
+        """One attempt after the other, until one succeeds or fails for good."""
+        wish = ANY if wait_for_ready(options, config) else _NOT_READY
+        retries: Retries | None = None
+        refusals = 0
+        if config.retry is not None:
+            self._picker.note_call()
+        while True:
+            previous = 0 if retries is None else retries.attempts - 1
+            attempt = await Attempt.open(
+                self._picker, self._method, self._block, options, previous=previous, wish=wish
+            )
+            try:
+                await attempt.send(message, compress=compress, end_stream=True)
+                reply = await attempt.receive_only()
+                if self._picker.throttle is not None:
+                    self._picker.throttle.succeeded()
+                return reply, attempt
+            except CallRefusedError:
+                refusals += 1
+                delay = RECONNECT.delay(refusals, self._rng)
+            except purerpc.RpcFailedError as exc:
+                if config.retry is None or attempt.committed:
+                    raise
+                retries = retries or Retries(config.retry, self._picker.throttle, self._rng)
+                delay = next_delay(self._picker, retries, attempt, exc)
+                wish = attrs.evolve(wish, avoid=wish.avoid | {attempt.target.source})
+            finally:
+                attempt.end()
+            await trio.sleep(delay)
+
+    async def _once(
+        self,
+        message: Message,
+        options: CallOptions,
+        compress: bool,
+        previous: int,
+        wish: Wish,
+        opened: Callable[[Attempt], None],
+    ) -> tuple[Any, Attempt]:
+        """One of several attempts at the same time."""
+        refusals = 0
+        while True:
+            attempt = await Attempt.open(
+                self._picker, self._method, self._block, options, previous=previous, wish=wish
+            )
+            opened(attempt)
+            try:
+                await attempt.send(message, compress=compress, end_stream=True)
+                return await attempt.receive_only(), attempt
+            except CallRefusedError:
+                refusals += 1
+            finally:
+                attempt.end()
+            await trio.sleep(RECONNECT.delay(refusals, self._rng))
+
+
+def next_delay(
+    picker: Picker, retries: Retries, attempt: Attempt, failure: purerpc.RpcFailedError
+) -> float:
+    """Seconds until the call is made again; raises its failure where it is not.
+
+    Nor is it where its caller's deadline would be over by then: the failure says more.
+    """
+    delay = retries.after(failure.status.status_code.value, attempt.pushback)
+    if delay is None or not picker.may_retry():
+        raise failure
+    if trio.current_time() + delay >= trio.current_effective_deadline():
+        raise failure
+    return delay
+
+
+def wait_for_ready(options: CallOptions, config: MethodConfig) -> bool:
+    """Whether a call waits for an endpoint: by the caller's word, the config's, or by default."""
+    if options.wait is not None:
+        return options.wait
+    return config.wait_for_ready is not False
+
+
+def check_size(what: str, size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise purerpc.ResourceExhaustedError(
+            f"the {what} has {size} bytes, and the service's config allows {most}"
+        )
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncIterator[None]:
+    """Raise DeadlineExceededError where the service's config gives the block too little time."""
+    with trio.move_on_after(math.inf if seconds is None else seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise purerpc.DeadlineExceededError(f"the service's config gives it {seconds:g} s")
