@@ -1,6 +1,8 @@
-"""Addresses of sockets, in the two forms there are: `unix:/path` and `tcp:host:port`."""
+"""Addresses of sockets, `unix:/path` or `tcp:host:port`, and the files for speaking TLS there."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import attrs
 
@@ -39,3 +41,27 @@ class Address:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp:{host}:{self.port}"
+
+
+@attrs.frozen
+class TlsFiles:
+    """How a client speaks TLS to a server; the files are PEM."""
+
+    ca: Path | None = None
+    """Whom to trust; the system's authorities by default."""
+    certificate: Path | None = None
+    """The client's own, for a server that asks for one."""
+    key: Path | None = None
+    """Of the certificate, where it is not in the same file."""
+    server_name: str | None = None
+    """What the server's certificate bears; by default the host of the address."""
+
+
+@attrs.frozen
+class ServerTlsFiles:
+    """How a server speaks TLS; the files are PEM."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Who has to have signed the certificates of clients; without it they need none."""

@@ -2,12 +2,29 @@
 
 PLUGIN_SOCKET = "PLUGIN_SOCKET"
 """The path of the Unix socket to bind and to serve on."""
+PLUGIN_LISTEN = "PLUGIN_LISTEN"
+"""Where it is to serve instead, if it is set: "tcp:host:port"."""
+PLUGIN_TLS_CERTIFICATE = "PLUGIN_TLS_CERTIFICATE"
+PLUGIN_TLS_KEY = "PLUGIN_TLS_KEY"
+PLUGIN_TLS_CLIENT_CA = "PLUGIN_TLS_CLIENT_CA"
+"""Paths of PEM files, if it is to speak TLS there, and to ask clients for certificates."""
 PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
 ENVIRONMENT = frozenset(
-    {PLUGIN_SOCKET, "PLUGIN_NAME", "PLUGIN_INSTANCE", PLUGIN_STOP_TIMEOUT, "MESH_SOCKET", MESH_LIFE}
+    {
+        PLUGIN_SOCKET,
+        PLUGIN_LISTEN,
+        PLUGIN_TLS_CERTIFICATE,
+        PLUGIN_TLS_KEY,
+        PLUGIN_TLS_CLIENT_CA,
+        PLUGIN_STOP_TIMEOUT,
+        MESH_LIFE,
+        "PLUGIN_NAME",
+        "PLUGIN_INSTANCE",
+        "MESH_SOCKET",
+    }
 )
 """The variables that the mesh sets."""
 

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import purerpc
 import trio
 
 from meshtrio import runtime_dir
+from meshtrio.address import TlsFiles
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import NoMeshError
+from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
 from meshtrio.registry.memory import MemoryRegistry
+from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc import endpoint
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.endpoint import ServiceState
+from meshtrio.rpc.endpoint import Departure, ServiceState
 from meshtrio.rpc.server import Server
 from meshtrio.services import registry as registry_service
 from meshtrio.services.control import ControlServicer
@@ -67,18 +71,50 @@ class Mesh:
         self.lines = operations.lines
 
     @asynccontextmanager
-    async def connect(self, service: str) -> AsyncIterator[Channel]:
+    async def connect(
+        self, service: str, *, config: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[Channel]:
         """Open a channel to a service, `plugin.<name>`, for the block.
 
         Does not wait: a call waits for a ready instance, within its caller's cancel scope.
-        Raises NotFoundError, naming the services there are, for one the mesh does not know.
+        `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's. Raises
+        NotFoundError, naming the services there are, for one the mesh does not know, and
+        ConfigError.
         """
         try:
             self._registry.resolve(service)
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
-        async with open_channel(service, partial(watch, self._registry, service)) as channel:
+        feed = partial(watch, self._registry, service)
+        key = (id(self._registry), service)
+        async with open_channel(service, feed, feed_key=key, config=_parsed(config)) as channel:
             yield channel
+
+    @contextmanager
+    def register(
+        self,
+        service: str,
+        address: str,
+        *,
+        weight: int = 1,
+        local: bool = False,
+        tls: TlsFiles | None = None,
+    ) -> Iterator[None]:
+        """Have an endpoint that the mesh does not run among those of a service, for the block.
+
+        `address`: `tcp:host:port` or `unix:/path`; the other values are those of a [[service]]
+        table. Raises UsageError for an address of another form, and one that is there already.
+        """
+        try:
+            endpoint = outside_endpoint(address, weight, tls, local=local)
+            self._registry.register(service, endpoint)
+        except ValueError as exc:
+            raise UsageError(str(exc)) from None
+        try:
+            yield
+        finally:
+            reason = f"{endpoint.address} was taken out by who had registered it"
+            self._registry.deregister(service, Departure(endpoint.id, reason))
 
     @property
     def config(self) -> MeshConfig:
@@ -137,13 +173,19 @@ async def main(
 
 
 @asynccontextmanager
-async def connect(service: str, *, mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
+async def connect(
+    service: str,
+    *,
+    mesh_socket: Path | str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
     The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
     runtime dir. It only tells where the instances are: calls go straight to their sockets, and go
-    on when the mesh is gone. Raises NoMeshError where no mesh answers, and NotFoundError, naming
-    the services there are, for a service it does not know.
+    on when the mesh is gone. `config` is a service config, in gRPC's JSON form, to go by instead of
+    the mesh's. Raises ConfigError for one with mistakes, NoMeshError where no mesh answers, and
+    NotFoundError, naming the services there are, for a service it does not know.
     """
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_service.resolve(mesh, service)
@@ -152,8 +194,12 @@ async def connect(service: str, *, mesh_socket: Path | str | None = None) -> Asy
             update(known)
             await registry_service.watch(mesh, service, update)
 
-        async with open_channel(service, feed) as channel:
+        async with open_channel(service, feed, config=_parsed(config)) as channel:
             yield channel
+
+
+def _parsed(config: Mapping[str, Any] | None) -> ServiceConfig | None:
+    return None if config is None else parse(config)
 
 
 @asynccontextmanager

@@ -12,14 +12,26 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import trio
 
-from meshtrio.contract import CALL_CUT, PLUGIN_SOCKET, PLUGIN_STOP_TIMEOUT
+from meshtrio.contract import (
+    CALL_CUT,
+    PLUGIN_LISTEN,
+    PLUGIN_SOCKET,
+    PLUGIN_STOP_TIMEOUT,
+    PLUGIN_TLS_CERTIFICATE,
+    PLUGIN_TLS_CLIENT_CA,
+    PLUGIN_TLS_KEY,
+)
 from meshtrio.errors import UsageError
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
@@ -65,16 +77,38 @@ async def serve(
     """
     server, health = standard_server(*servicers, limits=limits)
     with (
-        unix_listener(_socket_path()) as listener,
+        _listener() as listener,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
     ):
         async with open_nursery_of_one() as nursery:
-            await nursery.start(server.serve, listener)
+            await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
             task_status.started()
             await anext(aiter(signals))
             health.stop_serving()
             for path in await server.drain(_grace()):
                 _log.warning("%s%s", CALL_CUT, path)
+
+
+def _listener() -> AbstractContextManager[socket.socket]:
+    where = os.environ.get(PLUGIN_LISTEN)
+    return tcp_listener(where) if where else unix_listener(_socket_path())
+
+
+def _ssl_context() -> ssl.SSLContext | None:
+    """What the mesh says to serve TLS with. Raises UsageError for files that cannot be used."""
+    certificate = os.environ.get(PLUGIN_TLS_CERTIFICATE)
+    if certificate is None:
+        return None
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, os.environ.get(PLUGIN_TLS_KEY))
+        client_ca = os.environ.get(PLUGIN_TLS_CLIENT_CA)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as exc:
+        raise UsageError(f"the TLS files cannot be used: {exc.strerror or exc}") from None
+    return context
 
 
 def _socket_path() -> str:

@@ -15,6 +15,7 @@ from meshtrio.config.plugin import (
     RestartPolicy,
 )
 from meshtrio.config.reader import load
+from meshtrio.config.service import ServiceTable
 
 __all__ = [
     "Containment",
@@ -26,6 +27,7 @@ __all__ = [
     "PluginConfig",
     "RestartPolicy",
     "Rlimits",
+    "ServiceTable",
     "Strategy",
     "load",
 ]

@@ -12,6 +12,7 @@ import attrs
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
+from meshtrio.config.service import ServiceTable
 from meshtrio.errors import ConfigError
 
 _AT_LEAST_STARTING = 16
@@ -31,12 +32,17 @@ def _most_starting() -> int:
     return max(_AT_LEAST_STARTING, 4 * (os.cpu_count() or 1))
 
 
+def _services(value: Iterable[ServiceTable]) -> tuple[ServiceTable, ...]:
+    return tuple(value)
+
+
 @attrs.frozen
 class MeshConfig:
     """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
 
     plugins: tuple[PluginConfig, ...] = attrs.field(converter=_plugins, default=())
     groups: tuple[GroupConfig, ...] = attrs.field(converter=_groups, default=())
+    services: tuple[ServiceTable, ...] = attrs.field(converter=_services, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Where the sockets are; see `meshtrio.runtime_dir.default` for what None means."""
 
@@ -50,6 +56,12 @@ class MeshConfig:
         problems = _twice("plugin", (plugin.name for plugin in self.plugins))
         problems += _twice("group", (group.name for group in self.groups))
         problems += self.relations().problems()
+        configs = (table.name for table in self.services if table.config)
+        problems += [
+            f"service: {name!r} has more than one config"
+            for name, count in Counter(configs).items()
+            if count > 1
+        ]
         if problems:
             raise ConfigError(problems)
 

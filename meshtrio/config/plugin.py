@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from meshtrio import contract
+from meshtrio.address import Address, ServerTlsFiles, TlsFiles
 from meshtrio.backoff import Backoff
 from meshtrio.config.containment import Containment
 
@@ -75,6 +76,11 @@ def _check_fraction(_: object, __: object, value: float) -> None:
         raise ValueError(f"must be between 0 and 1, not {value}")
 
 
+def _check_listen(_: object, __: object, value: str | None) -> None:
+    if value is not None and not Address.parse(value).port:
+        raise ValueError(f"must be tcp://host:port, not {value!r}")
+
+
 @attrs.frozen
 class Liveness:
     """Health checks of a plugin that is ready; `threshold` failed ones in a row and it is killed.
@@ -111,6 +117,13 @@ class PluginConfig:
     )
     """Program and arguments, run without a shell; `{python}` stands for the mesh's interpreter."""
     instances: int = attrs.field(default=1, validator=at_least(1))
+    listen: str | None = attrs.field(default=None, validator=_check_listen)
+    """`tcp://host:port` to serve on instead of a Unix socket. Instance n has the port plus n, and
+    a successor of it that plus `instances`."""
+    serve_tls: ServerTlsFiles | None = None
+    """What it serves with there."""
+    tls: TlsFiles | None = None
+    """What the mesh and its clients call it with."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
     """Added to the environment of the mesh."""
     cwd: Path | None = None
@@ -169,10 +182,20 @@ class PluginConfig:
             self.command,
             dict(self.env),
             self.cwd,
+            self.listen,
+            self.serve_tls,
+            self.tls,
             self.stop_timeout,
             self.inherit_env,
             attrs.evolve(self.containment, memory=None),
         )
+
+    def address(self, instance: int, place: int) -> str | None:
+        """Where an instance serves, None for its Unix socket; `place` 1 is its successor's."""
+        if self.listen is None:
+            return None
+        base = Address.parse(self.listen)
+        return str(attrs.evolve(base, port=base.port + instance + place * self.instances))
 
     def argv(self) -> list[str]:
         """The command as it is executed."""

@@ -16,11 +16,12 @@ from meshtrio.config.group import GroupConfig
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.relations import Relations
+from meshtrio.config.service import ServiceTable
 from meshtrio.errors import ConfigError
 
 T = TypeVar("T")
 
-_TABLES = ("mesh", "plugin", "group")
+_TABLES = ("mesh", "plugin", "group", "service")
 _TWICE = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
@@ -56,16 +57,23 @@ class _Reader:
             self._unknown(key, key, _TABLES)
         plugins = self._each(data, "plugin", self._plugin)
         groups = self._each(data, "group", self._group)
+        services = self._each(data, "service", self._service)
         mesh = data.get("mesh", {})
         if not isinstance(mesh, dict):
             self._problem("mesh", "is written as a table: [mesh]")
             mesh = {}
-        values = self._values("mesh", mesh, MeshConfig, skip={"plugins", "groups"})
+        values = self._values("mesh", mesh, MeshConfig, skip={"plugins", "groups", "services"})
         if self.problems:
             return None
         for problem in Relations(plugins, groups).problems():
             self.problems.append(f"{self._path}: {problem}")
-        return None if self.problems else MeshConfig(plugins, groups, **values)
+        if self.problems:
+            return None
+        try:
+            return MeshConfig(plugins, groups, services, **values)
+        except ConfigError as exc:
+            self.problems += [f"{self._path}: {problem}" for problem in exc.problems]
+            return None
 
     def _each(
         self, data: dict[str, Any], kind: str, read: Callable[[int, dict[str, Any]], T | None]
@@ -76,17 +84,24 @@ class _Reader:
             self._problem(kind, f"is written as one [[{kind}]] table for each {kind}")
             tables = []
         names = [str(table["name"]) for table in tables if "name" in table]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        twice = {name for name in names if names.count(name) > 1}
+        for name in sorted(twice) if kind in _TWICE else ():
             self._problem(kind, f"two {kind}s are named {name!r}; {_TWICE[kind]}")
         found = [read(number, table) for number, table in enumerate(tables)]
         return [one for one in found if one is not None]
 
     def _group(self, number: int, table: dict[str, Any]) -> GroupConfig | None:
+        return self._table("group", number, table, GroupConfig)
+
+    def _service(self, number: int, table: dict[str, Any]) -> ServiceTable | None:
+        return self._table("service", number, table, ServiceTable)
+
+    def _table(self, kind: str, number: int, table: dict[str, Any], cls: type[T]) -> T | None:
         name = table.get("name")
-        where = f"group {name!r}" if isinstance(name, str) else f"group number {number + 1}"
+        where = f"{kind} {name!r}" if isinstance(name, str) else f"{kind} number {number + 1}"
         before = len(self.problems)
-        values = self._values(where, table, GroupConfig)
-        return GroupConfig(**values) if len(self.problems) == before else None
+        values = self._values(where, table, cls)
+        return cls(**values) if len(self.problems) == before else None
 
     def _plugin(self, number: int, table: dict[str, Any]) -> PluginConfig | None:
         name = table.get("name")
@@ -147,7 +162,8 @@ class _Reader:
                 raise ValueError("is written as a table")
             before = len(self.problems)
             values = self._values(where, raw, hint)
-            return hint(**values) if len(self.problems) == before else hint()
+            # Where something is wrong with it, nobody will see the value.
+            return hint(**values) if len(self.problems) == before else None
         if isinstance(hint, type) and issubclass(hint, Enum):
             allowed = [member.value for member in hint]
             if raw not in allowed:
@@ -171,10 +187,14 @@ def _plain(hint: Any, raw: Any) -> Any:
         return float(_typed(raw, (int, float), "a number"))
     if hint is int:
         return _typed(raw, int, "a whole number")
+    if hint is bool:
+        return _truth(raw)
     if hint is str:
         return _typed(raw, str, "text in quotes")
     if get_origin(hint) is tuple:
         return _items(get_args(hint)[0], raw)
+    if get_args(hint)[1] is Any:
+        return _typed(raw, dict, "a table")
     table = _typed(raw, dict, "a table of texts")
     return {key: _typed(value, str, "a table of texts") for key, value in table.items()}
 
@@ -182,6 +202,12 @@ def _plain(hint: Any, raw: Any) -> Any:
 def _items(hint: Any, raw: Any) -> tuple[Any, ...]:
     what = "a list of texts, each in quotes" if hint is str else "a list of whole numbers"
     return tuple(_typed(item, hint, what) for item in _typed(raw, list, what))
+
+
+def _truth(raw: Any) -> bool:
+    if not isinstance(raw, bool):
+        raise ValueError(f"must be true or false, not {raw!r}")
+    return raw
 
 
 def _typed(raw: Any, kind: Any, what: str) -> Any:

@@ -13,26 +13,46 @@ class ResolveRequest(_message.Message):
     def __init__(self, service: _Optional[str] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("service", "endpoints", "departures")
+    __slots__ = ("service", "endpoints", "departures", "service_config")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     DEPARTURES_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CONFIG_FIELD_NUMBER: _ClassVar[int]
     service: str
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     departures: _containers.RepeatedCompositeFieldContainer[Departure]
-    def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ...) -> None: ...
+    service_config: str
+    def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("id", "address", "instance", "pid")
+    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     id: str
     address: str
     instance: int
     pid: int
-    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ...) -> None: ...
+    weight: int
+    priority: int
+    tls: Tls
+    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ...) -> None: ...
+
+class Tls(_message.Message):
+    __slots__ = ("ca_path", "certificate_path", "key_path", "server_name")
+    CA_PATH_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_PATH_FIELD_NUMBER: _ClassVar[int]
+    KEY_PATH_FIELD_NUMBER: _ClassVar[int]
+    SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
+    ca_path: str
+    certificate_path: str
+    key_path: str
+    server_name: str
+    def __init__(self, ca_path: _Optional[str] = ..., certificate_path: _Optional[str] = ..., key_path: _Optional[str] = ..., server_name: _Optional[str] = ...) -> None: ...
 
 class Departure(_message.Message):
     __slots__ = ("endpoint_id", "reason", "exit_status", "signal", "stderr_tail")

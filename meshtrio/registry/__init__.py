@@ -23,6 +23,9 @@ class Registry(Protocol):
     def declare(self, service: str) -> None:
         """Make a service known that has no endpoint yet, so that its callers wait."""
 
+    def configure(self, service: str, service_config: str) -> None:
+        """Have its clients go by a service config, gRPC's JSON form; "" for the defaults."""
+
     def register(self, service: str, endpoint: Endpoint) -> None:
         """Add an endpoint. Raises ValueError for an id that is registered already."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import attrs
 from trio_util import AsyncValue
 
 from meshtrio.registry import UnknownServiceError
@@ -22,21 +23,28 @@ class MemoryRegistry:
     def declare(self, service: str) -> None:
         self._services.setdefault(service, AsyncValue(ServiceState()))
 
+    def configure(self, service: str, service_config: str) -> None:
+        self.declare(service)
+        state = self._services[service].value
+        self._services[service].value = attrs.evolve(state, service_config=service_config)
+
     def register(self, service: str, endpoint: Endpoint) -> None:
         self.declare(service)
         state = self._services[service].value
         if any(known.id == endpoint.id for known in state.endpoints):
             raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
-        self._services[service].value = ServiceState((*state.endpoints, endpoint), state.departures)
+        endpoints = (*state.endpoints, endpoint)
+        self._services[service].value = attrs.evolve(state, endpoints=endpoints)
 
     def deregister(self, service: str, departure: Departure) -> None:
         state = self.resolve(service)
         gone = departure.endpoint_id
         # A later word on the same endpoint replaces the first: stopped, then how it ended.
         departures = [d for d in state.departures if d.endpoint_id != gone]
-        self._services[service].value = ServiceState(
-            tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
-            (*departures, departure)[-_DEPARTURES_KEPT:],
+        self._services[service].value = attrs.evolve(
+            state,
+            endpoints=tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
+            departures=(*departures, departure)[-_DEPARTURES_KEPT:],
         )
 
     def resolve(self, service: str) -> ServiceState:

@@ -27,8 +27,9 @@ from meshtrio.policies.service_config import Balancing, ServiceConfig, parse
 from meshtrio.rpc.attempt import ANY, Target, Wish
 from meshtrio.rpc.bare import BareStubSupport
 from meshtrio.rpc.calls import stub_method
+from meshtrio.rpc.dial import Tls
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
-from meshtrio.rpc.link import Manner, Tls
+from meshtrio.rpc.link import Manner
 from meshtrio.rpc.pool import Feed, Pool, shared_pool
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.subchannel import Subchannel

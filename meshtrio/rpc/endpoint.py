@@ -7,7 +7,7 @@ import socket
 import attrs
 import trio
 
-from meshtrio.address import Address
+from meshtrio.address import Address, TlsFiles
 from meshtrio.backoff import Backoff
 
 RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
@@ -16,19 +16,6 @@ RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
-
-
-@attrs.frozen
-class TlsFiles:
-    """How to speak TLS to an endpoint; paths of PEM files."""
-
-    ca: str | None = None
-    """Whom to trust; the system's authorities by default."""
-    certificate: str | None = None
-    """The client's own, with its key, where the server asks for one."""
-    key: str | None = None
-    server_name: str | None = None
-    """What the server's certificate bears; by default the host of the address."""
 
 
 @attrs.frozen

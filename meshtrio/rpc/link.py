@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
-import ssl
 from collections.abc import Callable
 from random import Random
 
@@ -12,11 +10,11 @@ import attrs
 import trio
 
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.endpoint import RECONNECT, Endpoint, TlsFiles, connect, host_of
+from meshtrio.rpc.dial import Tls, dial
+from meshtrio.rpc.endpoint import RECONNECT, Endpoint
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tls import TlsTransport
-from meshtrio.rpc.transport import SocketTransport, Transport
+from meshtrio.rpc.transport import Transport
 from meshtrio.structured import next_beat
 from meshtrio.wire.limits import Limits
 
@@ -27,25 +25,6 @@ _DIAL_WITHIN = 10.0
 """Seconds from the first packet to a connection."""
 _ESTABLISH_WITHIN = 20.0
 """Seconds a server has to send its SETTINGS."""
-
-
-@attrs.frozen
-class Tls:
-    """How to speak TLS to a server: its side of the context, and the name its certificate bears.
-
-    By default that is the host of the address.
-    """
-
-    context: ssl.SSLContext
-    server_hostname: str | None = None
-
-    @classmethod
-    def of(cls, files: TlsFiles) -> Tls:
-        """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
-        context = ssl.create_default_context(cafile=files.ca)
-        if files.certificate is not None:
-            context.load_cert_chain(files.certificate, files.key)
-        return cls(context, files.server_name)
 
 
 @attrs.frozen
@@ -150,7 +129,7 @@ class Link:
     async def _dial(self) -> Transport | None:
         with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
             try:
-                return await self._transport()
+                return await dial(self.endpoint.address, self._manner.tls or self.endpoint.tls)
             except (OSError, ValueError) as exc:
                 self._fail(getattr(exc, "strerror", None) or str(exc))
         if self._dialing.cancelled_caught and not self._unused.is_set():
@@ -175,16 +154,6 @@ class Link:
             _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
         self.error = error
         self._changed()
-
-    async def _transport(self) -> Transport:
-        tls = self._manner.tls
-        if tls is None and self.endpoint.tls is not None:
-            tls = await trio.to_thread.run_sync(Tls.of, self.endpoint.tls)
-        sock: socket.socket = await connect(self.endpoint.address)
-        if tls is None:
-            return SocketTransport(sock)
-        hostname = tls.server_hostname or host_of(self.endpoint.address)
-        return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
 
     async def _keep_house(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Listening sockets on Unix paths."""
+"""Listening sockets, on Unix paths and TCP ports."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from meshtrio.address import Address
 from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import UsageError
 
@@ -64,3 +65,18 @@ def _remove_stale(path: str) -> None:
             if exc.errno != errno.EAGAIN:
                 raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
     raise UsageError(f"{path}: another process listens there")
+
+
+@contextmanager
+def tcp_listener(address: str) -> Iterator[socket.socket]:
+    """Bind and listen on `tcp:host:port` for the block. Raises UsageError where it cannot be."""
+    try:
+        where = Address.parse(address)
+        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+        sock = socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise UsageError(f"{address}: cannot be bound: {reason}") from None
+    with sock:
+        sock.setblocking(False)
+        yield sock

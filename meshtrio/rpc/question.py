@@ -5,7 +5,7 @@ For health checks, of which a mesh with many plugins makes many; all else goes t
 
 from __future__ import annotations
 
-import socket
+from contextlib import closing
 from typing import Any
 
 import purerpc
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from meshtrio.errors import ConnectionLostError
 from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import error_for_http_status, error_for_reset, error_for_status
+from meshtrio.rpc.transport import Buffer, Transport
 from meshtrio.wire import events, hpack
 from meshtrio.wire.connection import Connection as Engine
 from meshtrio.wire.connection import Role
@@ -54,18 +55,18 @@ class Question:
         self._known: dict[bytes, _Answer] = {}
         self._opening = self._understand(b"").sent
 
-    async def ask(self, sock: socket.socket) -> Any:
+    async def ask(self, transport: Transport) -> Any:
         """Give the reply, or raise purerpc's exception for a status other than OK.
 
-        `sock` is connected and non-blocking, and is closed when this ends, however it does.
-        Raises ConnectionLostError where the peer does not speak gRPC to the end. When cancelled,
-        the peer finds the connection closed.
+        `transport` is closed when this ends, however it does. Raises ConnectionLostError where the
+        peer does not speak gRPC to the end. When cancelled, the peer finds the connection closed.
         """
         heard, answer = b"", _Answer(sent=self._opening)
-        with sock:
-            await _send(sock, self._opening)
+        with closing(transport):
+            await _shake_hands(transport)
+            await _send(transport, self._opening)
             while not answer.over:
-                data = await _receive(sock)
+                data = await _receive(transport)
                 if not data:
                     raise ConnectionLostError(answer.goodbye or _CLOSED)
                 heard += data
@@ -74,7 +75,7 @@ class Question:
                 said = len(answer.sent)
                 answer = self._known.get(heard) or self._understand(heard)
                 if not answer.over and len(answer.sent) > said:
-                    await _send(sock, answer.sent[said:])
+                    await _send(transport, answer.sent[said:])
         return answer.reply(self._reply_type)
 
     def _understand(self, heard: bytes) -> _Answer:
@@ -91,20 +92,27 @@ class Question:
         return answer
 
 
-async def _send(sock: socket.socket, data: bytes) -> None:
-    while data:
-        try:
-            data = data[sock.send(data) :]
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-        except OSError:
-            return  # what the peer had to say comes first; then reading tells the same
-
-
-async def _receive(sock: socket.socket) -> bytes:
-    await trio.lowlevel.wait_readable(sock)
+async def _shake_hands(transport: Transport) -> None:
     try:
-        return sock.recv(_READ_SIZE)
+        await transport.handshake()
+    except OSError as exc:
+        raise ConnectionLostError(f"TLS failed: {exc.strerror or exc}") from None
+
+
+async def _send(transport: Transport, data: bytes) -> None:
+    rest: Buffer = data
+    try:
+        while rest or transport.pending:
+            rest = rest[transport.try_send([rest] if rest else []) :]
+            if rest or transport.pending:
+                await transport.wait_writable()
+    except OSError:
+        return  # what the peer had to say comes first; then reading tells the same
+
+
+async def _receive(transport: Transport) -> bytes:
+    try:
+        return await transport.receive(_READ_SIZE)
     except OSError:
         return b""  # closed with something of ours unread
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import purerpc
 import trio
 
+from meshtrio.address import TlsFiles
 from meshtrio.messages import registry as messages
 from meshtrio.registry import Registry, UnknownServiceError
 from meshtrio.rpc.attempt import Picker
@@ -69,10 +71,8 @@ async def watch(mesh: Picker, service: str, deliver: Callable[[ServiceState], No
 def to_message(service: str, state: ServiceState) -> Any:
     return messages.ServiceState(
         service=service,
-        endpoints=[
-            messages.Endpoint(id=e.id, address=e.address, instance=e.instance, pid=e.pid)
-            for e in state.endpoints
-        ],
+        endpoints=[_endpoint_to_message(endpoint) for endpoint in state.endpoints],
+        service_config=state.service_config,
         departures=[
             messages.Departure(
                 endpoint_id=d.endpoint_id,
@@ -88,10 +88,8 @@ def to_message(service: str, state: ServiceState) -> Any:
 
 def from_message(message: Any) -> ServiceState:
     return ServiceState(
-        endpoints=tuple(
-            Endpoint(id=e.id, address=e.address, instance=e.instance, pid=e.pid)
-            for e in message.endpoints
-        ),
+        endpoints=tuple(_endpoint_from_message(each) for each in message.endpoints),
+        service_config=message.service_config,
         departures=tuple(
             Departure(
                 endpoint_id=d.endpoint_id,
@@ -102,4 +100,48 @@ def from_message(message: Any) -> ServiceState:
             )
             for d in message.departures
         ),
+    )
+
+
+def _endpoint_to_message(endpoint: Endpoint) -> Any:
+    message = messages.Endpoint(
+        id=endpoint.id,
+        address=endpoint.address,
+        instance=endpoint.instance,
+        pid=endpoint.pid,
+        weight=endpoint.weight,
+        priority=endpoint.priority,
+    )
+    if endpoint.tls is not None:
+        files = endpoint.tls
+        message.tls.SetInParent()
+        message.tls.ca_path = str(files.ca or "")
+        message.tls.certificate_path = str(files.certificate or "")
+        message.tls.key_path = str(files.key or "")
+        message.tls.server_name = files.server_name or ""
+    return message
+
+
+def _endpoint_from_message(message: Any) -> Endpoint:
+    return Endpoint(
+        id=message.id,
+        address=message.address,
+        instance=message.instance,
+        pid=message.pid,
+        # Not set by a mesh that is older than this client.
+        weight=message.weight or 1,
+        priority=message.priority,
+        tls=_tls_from_message(message.tls) if message.HasField("tls") else None,
+    )
+
+
+def _tls_from_message(message: Any) -> TlsFiles:
+    def path(text: str) -> Path | None:
+        return Path(text) if text else None
+
+    return TlsFiles(
+        ca=path(message.ca_path),
+        certificate=path(message.certificate_path),
+        key=path(message.key_path),
+        server_name=message.server_name or None,
     )

@@ -113,7 +113,7 @@ class Child:
                 return f"it is {life.uptime:.0f} s old"
         if config.renew_above is not None and life.resident > config.renew_above:
             return f"it uses {life.resident:,} bytes of memory"
-        if is_removed(life.socket):
+        if config.listen is None and is_removed(life.socket):
             return f"somebody has removed {life.socket}"
         return ""
 

@@ -22,7 +22,12 @@ from meshtrio.supervise.decisions.policy import Exit
 from meshtrio.supervise.decisions.state import State, follow
 from meshtrio.supervise.listening import Listener
 from meshtrio.supervise.probe import Health, NotReadyError
-from meshtrio.supervise.processes.containment import check_executable, command_of, environment_of
+from meshtrio.supervise.processes.containment import (
+    check_executable,
+    command_of,
+    environment_of,
+    environment_of_tls,
+)
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.surroundings import Surroundings
@@ -46,6 +51,7 @@ class Life:
         self,
         config: PluginConfig,
         number: int,
+        place: int,
         socket: Path,
         mesh: Surroundings,
         ring: Ring,
@@ -54,6 +60,7 @@ class Life:
         self.config = config
         self.number = number
         self.socket = socket
+        self._listens_on = config.address(number, place)
         self.state = State.PENDING
         self.process: Process | None = None
         self.word = secrets.token_hex(8)
@@ -201,7 +208,9 @@ class Life:
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
         try:
-            await self._mesh.world.probe.wait_ready(self._address, self.config.ready_timeout)
+            await self._mesh.world.probe.wait_ready(
+                self._address, self.config.ready_timeout, self.config.tls
+            )
         except NotReadyError as exc:
             return _Failure(str(exc))
         # The process may have ended with its answer.
@@ -209,7 +218,9 @@ class Life:
         self._become_ready(process)
         found = partial(self._take, process)
         verdict = await liveness.watch(
-            self._mesh.world.probe, self._address, self.config.liveness, found
+            partial(self._mesh.world.probe.check, self._address, tls=self.config.tls),
+            self.config.liveness,
+            found,
         )
         return _Failure(verdict, stuck=True)
 
@@ -250,7 +261,7 @@ class Life:
 
     @property
     def _address(self) -> str:
-        return f"unix:{self.socket}"
+        return self._listens_on or f"unix:{self.socket}"
 
     def _take(self, process: Process, health: Health) -> None:
         """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
@@ -268,6 +279,7 @@ class Life:
             address=self._address,
             instance=self.number,
             pid=process.pid,
+            tls=self.config.tls,
         )
         self._mesh.registry.register(self.config.service, self._registered)
         self._become(State.READY)
@@ -302,4 +314,8 @@ class Life:
             "MESH_SOCKET": str(self._mesh.mesh_socket),
             contract.MESH_LIFE: self.word,
         }
+        if self._listens_on is not None:
+            told[contract.PLUGIN_LISTEN] = self._listens_on
+        if self.config.serve_tls is not None:
+            told |= environment_of_tls(self.config.serve_tls)
         return environment_of(self.config, told)

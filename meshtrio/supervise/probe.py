@@ -12,10 +12,11 @@ import attrs
 import purerpc
 import trio
 
+from meshtrio.address import TlsFiles
 from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
 from meshtrio.messages import health
+from meshtrio.rpc.dial import dial
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.endpoint import connect
 from meshtrio.rpc.question import Question
 
 _CHECK = Question(
@@ -55,15 +56,17 @@ _SERVING = Health(alive=True, serving=True)
 class Probe(Protocol):
     """Asks after the health of plugins; a fake in tests."""
 
-    async def wait_ready(self, address: str, within: float) -> None: ...
+    async def wait_ready(
+        self, address: str, within: float, tls: TlsFiles | None = None
+    ) -> None: ...
 
-    async def check(self, address: str, within: float) -> Health: ...
+    async def check(self, address: str, within: float, tls: TlsFiles | None = None) -> Health: ...
 
 
 class SocketProbe:
     """Asks over the plugin's own socket, with a connection for each question."""
 
-    async def wait_ready(self, address: str, within: float) -> None:
+    async def wait_ready(self, address: str, within: float, tls: TlsFiles | None = None) -> None:
         """Wait until the server at an address is ready; cancellable.
 
         Raises NotReadyError after `within` seconds.
@@ -71,19 +74,19 @@ class SocketProbe:
         while True:
             progress = _Progress()
             with trio.move_on_after(within) as scope:
-                await _until_serving(address, progress)
+                await _until_serving(address, tls, progress)
                 return
             if not _stood_still(scope):
                 raise NotReadyError(f"was not ready within {within:g} s: {progress}")
 
-    async def check(self, address: str, within: float) -> Health:
+    async def check(self, address: str, within: float, tls: TlsFiles | None = None) -> Health:
         """Ask once, for at most `within` seconds of a mesh that is able to ask."""
         while True:
             asked = trio.current_time()
             progress = _Progress()
             with trio.move_on_after(within) as scope:
                 try:
-                    found = await _ask(address, progress)
+                    found = await _ask(address, tls, progress)
                     return attrs.evolve(found, latency=trio.current_time() - asked)
                 except _CannotAskError:
                     await trio.sleep_until(scope.deadline)
@@ -122,12 +125,12 @@ class _Progress:
         return self.step if had_time or not self.answer else self.answer
 
 
-async def _until_serving(address: str, progress: _Progress) -> None:
+async def _until_serving(address: str, tls: TlsFiles | None, progress: _Progress) -> None:
     pause = _FIRST_PAUSE
     while True:
         try:
             progress.begin()
-            found = await _ask(address, progress)
+            found = await _ask(address, tls, progress)
         except _CannotAskError as exc:
             progress.end(f"the mesh cannot ask it ({exc})")
         else:
@@ -138,13 +141,13 @@ async def _until_serving(address: str, progress: _Progress) -> None:
         pause = min(pause * 1.1, _LONGEST_PAUSE)
 
 
-async def _ask(address: str, progress: _Progress) -> Health:
+async def _ask(address: str, tls: TlsFiles | None, progress: _Progress) -> Health:
     """Ask once; `progress` tells how far it came even when this is cancelled.
 
     Raises _CannotAskError where it is the mesh that lacks something.
     """
     try:
-        sock = await connect(address)
+        transport = await dial(address, tls)
     except FileNotFoundError:
         return _dead("it has not bound its socket")
     except OSError as exc:
@@ -153,7 +156,7 @@ async def _ask(address: str, progress: _Progress) -> Health:
         return _dead(f"its socket refuses connections ({exc.strerror})")
     progress.step = "it accepted a connection but did not answer the health check"
     try:
-        reply = await _CHECK.ask(sock)
+        reply = await _CHECK.ask(transport)
     except purerpc.UnimplementedError:
         return _SERVING
     except ConnectionLostError as exc:

@@ -15,9 +15,9 @@ from pathlib import Path
 import trio
 
 from meshtrio import runtime_dir
-from meshtrio.config import MeshConfig
+from meshtrio.config import MeshConfig, ServiceTable
 from meshtrio.errors import MeshFailedError, UsageError
-from meshtrio.registry import Registry
+from meshtrio.registry import Registry, tables
 from meshtrio.structured import next_beat, open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Child, Status
@@ -64,6 +64,7 @@ class Tree:
         self._began = trio.current_time()
         self._surroundings = Surroundings(registry, self.mesh_socket, self._emit, self._world)
         self._registry = registry
+        self._tables: tuple[ServiceTable, ...] = ()
         self._folder = folder
         self.children = [
             Child(plugin, number) for plugin in config.plugins for number in range(plugin.instances)
@@ -88,6 +89,8 @@ class Tree:
             child.config = by_name.get(child.plugin, child.config)
         for plugin in config.plugins:
             self._registry.declare(plugin.service)
+        tables.follow(self._registry, self._tables, config.services)
+        self._tables = config.services
 
     def add(self, children: Iterable[Child]) -> None:
         """Take new instances on, in the order of the config."""
@@ -235,7 +238,9 @@ class Tree:
 
     def _begin(self, child: Child, place: int, lives: trio.Nursery) -> Life:
         socket = self._socket(child, place)
-        life = Life(child.config, child.number, socket, self._surroundings, child.ring, self._wake)
+        life = Life(
+            child.config, child.number, place, socket, self._surroundings, child.ring, self._wake
+        )
         lives.start_soon(self._live, child, life)
         return life
 

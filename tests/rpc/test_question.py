@@ -14,6 +14,7 @@ from meshtrio.errors import ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
 from meshtrio.rpc.question import Question
+from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import hpack
 from meshtrio.wire.connection import Connection as Engine
@@ -62,7 +63,7 @@ async def answered(asked: Question, pieces: Iterable[bytes]) -> Any:
         async with open_nursery_of_one() as nursery:
             nursery.start_soon(speak)
             try:
-                return await asked.ask(ours)
+                return await asked.ask(SocketTransport(ours))
             finally:
                 assert ours.fileno() == -1
 

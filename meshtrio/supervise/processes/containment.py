@@ -16,6 +16,8 @@ from pathlib import Path
 import attrs
 import trio
 
+from meshtrio import contract
+from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main, procfs
 
@@ -42,6 +44,17 @@ def environment_of(config: PluginConfig, own: Mapping[str, str]) -> dict[str, st
     if config.inherit_env is not None:
         inherited = {name: value for name, value in inherited.items() if name in config.inherit_env}
     return {**inherited, **config.env, **own}
+
+
+def environment_of_tls(files: ServerTlsFiles) -> dict[str, str]:
+    """What a plugin is told that is to serve with TLS."""
+    told = {
+        contract.PLUGIN_TLS_CERTIFICATE: str(files.certificate),
+        contract.PLUGIN_TLS_KEY: str(files.key),
+    }
+    if files.client_ca is not None:
+        told[contract.PLUGIN_TLS_CLIENT_CA] = str(files.client_ca)
+    return told
 
 
 async def check_executable(config: PluginConfig) -> None:

@@ -1,0 +1,54 @@
+"""A service: endpoints of it that the mesh does not run, and how it is called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from meshtrio.address import Address, TlsFiles
+from meshtrio.config.plugin import at_least
+from meshtrio.errors import ConfigError
+from meshtrio.policies.service_config import parse
+
+
+def _check_name(_: object, __: object, value: str) -> None:
+    if not value or value != value.strip() or len(value) > 256:
+        raise ValueError("must be the name of a service, as in plugin.echo")
+
+
+def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
+    for address in value:
+        Address.parse(address)
+
+
+def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
+    try:
+        parse(value)
+    except ConfigError as exc:
+        raise ValueError("; ".join(exc.problems)) from None
+
+
+@attrs.frozen
+class ServiceTable:
+    """Several tables may have one name: endpoints that need other certificates, say."""
+
+    name: str = attrs.field(validator=_check_name)
+    """As it is connected to; `plugin.<name>` to add to a plugin's instances."""
+    endpoints: tuple[str, ...] = attrs.field(
+        default=(), converter=tuple, validator=_check_endpoints
+    )
+    """`tcp://host:port` or `unix:/path`."""
+    weight: int = attrs.field(default=1, validator=at_least(1))
+    """Of each of these endpoints; a plugin's instances have 1."""
+    local: bool = False
+    """Called like the mesh's own instances; the others are called when none of those is ready."""
+    tls: TlsFiles | None = None
+    config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
+    """gRPC's service config, in its JSON form: retries, balancing and the like."""
+
+    @property
+    def config_text(self) -> str:
+        return json.dumps(self.config, sort_keys=True) if self.config else ""

@@ -1,0 +1,47 @@
+"""Connecting to an endpoint: a socket, and TLS on it where that is wanted."""
+
+from __future__ import annotations
+
+import ssl
+
+import attrs
+import trio
+
+from meshtrio.address import TlsFiles
+from meshtrio.rpc.endpoint import connect, host_of
+from meshtrio.rpc.tls import TlsTransport
+from meshtrio.rpc.transport import SocketTransport, Transport
+
+
+@attrs.frozen
+class Tls:
+    """How to speak TLS to a server: its side of the context, and the name its certificate bears.
+
+    By default that is the host of the address.
+    """
+
+    context: ssl.SSLContext
+    server_hostname: str | None = None
+
+    @classmethod
+    def of(cls, files: TlsFiles) -> Tls:
+        """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
+        context = ssl.create_default_context(cafile=files.ca)
+        if files.certificate is not None:
+            context.load_cert_chain(files.certificate, files.key)
+        return cls(context, files.server_name)
+
+
+async def dial(address: str, tls: Tls | TlsFiles | None) -> Transport:
+    """Connect; the handshake is still to be done. Raises OSError and ValueError."""
+    if isinstance(tls, TlsFiles):
+        try:
+            tls = await trio.to_thread.run_sync(Tls.of, tls)
+        except OSError as exc:
+            reason = f"its TLS files cannot be used: {exc.strerror or exc}"
+            raise OSError(exc.errno, reason) from None
+    sock = await connect(address)
+    if tls is None:
+        return SocketTransport(sock)
+    hostname = tls.server_hostname or host_of(address)
+    return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
