@@ -86,6 +86,8 @@ class Channel:
         self._in_flight = self._pending = 0
         self._config_text = ""
         self._last_reason = ""
+        self._informed = False
+        """The feed has told something."""
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self._outliers: Outliers | None = None
@@ -133,7 +135,7 @@ class Channel:
         self._pending += 1
         try:
             while True:
-                self._refresh()
+                self._rank()
                 target = self.pick_ready(wish)
                 if target is not None:
                     return target
@@ -146,7 +148,9 @@ class Channel:
             self._pending -= 1
 
     def _fail_fast(self) -> None:
-        """Raise if nothing is being tried for the first time."""
+        """Raise if nothing is being tried, or asked for, for the first time."""
+        if not self._informed:
+            return
         errors = [s.link.error for s in self._subchannels.values() if not s.ejected]
         if errors and not all(errors):
             return
@@ -278,6 +282,7 @@ class Channel:
 
     def update(self, state: ServiceState) -> None:
         """Take over what the registry knows now."""
+        self._informed = True
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         departures = {departure.endpoint_id: departure for departure in state.departures}
         for endpoint_id in [i for i in self._subchannels if i not in listed]:
@@ -327,6 +332,13 @@ class Channel:
                 return LeastRequest(self._rng, config.choices)
 
     def _refresh(self) -> None:
+        """Something is not as it was: those that wait look again."""
+        self._rank()
+        # Those that do not wait for a ready one want to know of failures, too.
+        self._changed.unpark_all()
+
+    def _rank(self) -> None:
+        """Find those that are ready, of the best priority that has any."""
         ready = [s for s in self._subchannels.values() if s.ready]
         if ready:
             best = min(s.endpoint.priority for s in ready)
@@ -334,8 +346,6 @@ class Channel:
             self._balancer = self._balancers[best]
         else:
             self._ready = ()
-        # Those that do not wait for a ready one want to know of failures, too.
-        self._changed.unpark_all()
 
     def _close(self) -> None:
         """No call outlives the block."""

@@ -29,6 +29,10 @@ CONNECTION_SPECIFIC = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 )
 """Fields that have no place in HTTP/2 (RFC 9113 §8.2.2)."""
+METADATA_IN_GRPC_NAMESPACE = frozenset(
+    {"grpc-tags-bin", "grpc-trace-bin", "grpc-previous-rpc-attempts", "grpc-retry-pushback-ms"}
+)
+"""What applications may see and say, though gRPC has kept names like it for itself (gRFC A6)."""
 _RESERVED_NAMES = CONNECTION_SPECIFIC | {
     "te",
     "content-type",
@@ -182,7 +186,8 @@ def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
     name = key.lower() if key.isascii() else key
-    if name.startswith("grpc-") or name in _RESERVED_NAMES:
+    grpcs_own = name.startswith("grpc-") and name not in METADATA_IN_GRPC_NAMESPACE
+    if grpcs_own or name in _RESERVED_NAMES:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
     if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
         raise ValueError(

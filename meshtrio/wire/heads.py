@@ -15,6 +15,7 @@ import attrs
 from meshtrio.wire.errors import MalformedHead
 from meshtrio.wire.grpc import (
     CONNECTION_SPECIFIC,
+    METADATA_IN_GRPC_NAMESPACE,
     Metadata,
     decode_binary,
     decode_message_text,
@@ -26,7 +27,7 @@ _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]\Z").search
 _CONNECTION_SPECIFIC = frozenset(name.encode() for name in CONNECTION_SPECIFIC)
 _NOT_METADATA = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
-_METADATA_IN_GRPC_NAMESPACE = frozenset({b"grpc-tags-bin", b"grpc-trace-bin"})
+_METADATA_IN_GRPC_NAMESPACE = frozenset(name.encode() for name in METADATA_IN_GRPC_NAMESPACE)
 
 
 @attrs.frozen

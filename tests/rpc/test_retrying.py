@@ -1,0 +1,333 @@
+"""Calls that are made again, over real sockets: by policy, hedged, pushed back, throttled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.errors import ConnectionLostError
+from meshtrio.policies.service_config import MethodConfig, parse
+from meshtrio.rpc.channel import Channel, open_channel
+from meshtrio.rpc.server import Server
+from tests.rpc.pairs import Scripted, request
+from tests.rpc.test_channel import Feed, endpoint, serving
+
+RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.01s",
+    "maxBackoff": "0.02s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+HEDGING = {"maxAttempts": 3, "hedgingDelay": "0.05s", "nonFatalStatusCodes": ["UNAVAILABLE"]}
+
+
+def method_config(**values: Any) -> dict[str, Any]:
+    return {"methodConfig": [{"name": [{}], **values}]}
+
+
+@attrs.define
+class Flaky:
+    """Fails as it is told, and then answers; keeps what each attempt came with."""
+
+    failures: list[Exception] = attrs.field(factory=list)
+    pushback: str | None = None
+    seen: list[dict[str, Any]] = attrs.field(factory=list)
+    at: list[float] = attrs.field(factory=list)
+
+    async def echo(self, message: EchoRequest, request: Any) -> EchoReply:
+        self.seen.append(dict(request.custom_metadata))
+        self.at.append(trio.current_time())
+        if self.failures:
+            if self.pushback is not None:
+                request.trailing_metadata = [("grpc-retry-pushback-ms", self.pushback)]
+            raise self.failures.pop(0)
+        return EchoReply(message=message.message)
+
+    async def repeat(self, message: RepeatRequest, request: Any) -> AsyncIterator[EchoReply]:
+        self.seen.append(dict(request.custom_metadata))
+        yielding = message.count
+        for number in range(yielding):
+            if self.failures and number == yielding - 1:
+                raise self.failures.pop(0)
+            yield EchoReply(message=str(number))
+
+    @property
+    def previous(self) -> list[str | None]:
+        """What each attempt said of those before it."""
+        return [metadata.get("grpc-previous-rpc-attempts") for metadata in self.seen]
+
+
+def unavailable(count: int) -> list[Exception]:
+    return [purerpc.UnavailableError("not now") for _ in range(count)]
+
+
+@asynccontextmanager
+async def channel_to(
+    folder: Path, config: dict[str, Any], *servicers: Scripted
+) -> AsyncIterator[Channel]:
+    """A channel to one server for each servicer."""
+    paths = [folder / chr(ord("a") + number) for number in range(len(servicers))]
+    async with AsyncExitStack() as stack:
+        for path, servicer in zip(paths, servicers, strict=True):
+            await stack.enter_async_context(serving(path, Server(servicer)))
+        feed = Feed()
+        feed.set(*map(endpoint, paths))
+        channel = await stack.enter_async_context(open_channel("x", feed, config=parse(config)))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        yield channel
+
+
+def flaky(found: Flaky) -> Scripted:
+    return Scripted(Echo=found.echo, Repeat=found.repeat)
+
+
+async def test_a_call_is_made_again_and_says_how_often(short_dir: Path) -> None:
+    found = Flaky(unavailable(3))
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        reply = await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert reply.message == "hi"
+    assert found.previous == [None, "1", "2", "3"]
+
+
+async def test_the_last_failure_is_the_callers(short_dir: Path) -> None:
+    found = Flaky([*unavailable(3), purerpc.UnavailableError("the last")])
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        with pytest.raises(purerpc.UnavailableError, match="the last"):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert len(found.seen) == 4
+
+
+@pytest.mark.parametrize(
+    "failure", [purerpc.InternalError("final"), purerpc.AbortedError("final")], ids=str
+)
+async def test_other_failures_are_final(failure: Exception, short_dir: Path) -> None:
+    found = Flaky([failure])
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        with pytest.raises(type(failure), match="final"):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert len(found.seen) == 1
+
+
+async def test_without_a_policy_nothing_is_made_again(short_dir: Path) -> None:
+    found = Flaky(unavailable(1))
+    async with channel_to(short_dir, {}, flaky(found)) as channel:
+        with pytest.raises(purerpc.UnavailableError):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+        # The caller may bring one.
+        found.failures = unavailable(1)
+        policy = parse(method_config(retryPolicy=RETRY)).method("", "")
+        assert isinstance(policy, MethodConfig)
+        await channel.stub(EchoServiceStub).Echo(request("hi"), policy=policy)
+    assert len(found.seen) == 3
+
+
+async def test_a_server_can_say_when_and_that_never(short_dir: Path) -> None:
+    found = Flaky(unavailable(1), pushback="150")
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        stub = channel.stub(EchoServiceStub)
+        await stub.Echo(request("hi"))
+        assert found.at[1] - found.at[0] >= 0.15
+        found.failures, found.pushback = unavailable(1), "-1"
+        with pytest.raises(purerpc.UnavailableError):
+            await stub.Echo(request("hi"))
+    assert len(found.seen) == 3
+
+
+async def test_a_deadline_is_not_waited_out(short_dir: Path) -> None:
+    """The failure says more than the deadline that would come before the next attempt."""
+    found = Flaky(unavailable(1), pushback="60000")
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        with trio.fail_after(5), pytest.raises(purerpc.UnavailableError, match="not now"):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+
+
+async def test_the_throttle_stops_retries_for_the_whole_channel(short_dir: Path) -> None:
+    config = method_config(retryPolicy=RETRY)
+    config["retryThrottling"] = {"maxTokens": 4, "tokenRatio": 1}
+    found = Flaky(unavailable(100))
+    async with channel_to(short_dir, config, flaky(found)) as channel:
+        stub = channel.stub(EchoServiceStub)
+        for attempts in (2, 1, 1):
+            found.seen.clear()
+            with pytest.raises(purerpc.UnavailableError):
+                await stub.Echo(request("hi"))
+            assert len(found.seen) == attempts
+        found.failures.clear()
+        for _ in range(4):
+            await stub.Echo(request("hi"))
+        found.failures, found.seen = unavailable(1), []
+        await stub.Echo(request("hi"))
+    assert len(found.seen) == 2
+
+
+async def test_the_budget_bounds_what_retries_add(short_dir: Path) -> None:
+    config = method_config(retryPolicy=RETRY)
+    config["meshtrio"] = {"retryBudget": {"ratio": 0.5, "minPerSecond": 0}}
+    found = Flaky(unavailable(1000))
+    async with channel_to(short_dir, config, flaky(found)) as channel:
+        for _ in range(20):
+            with pytest.raises(purerpc.UnavailableError):
+                await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert 25 <= len(found.seen) <= 30
+
+
+async def test_a_stream_is_made_again_until_its_reply_has_begun(short_dir: Path) -> None:
+    found = Flaky(unavailable(1))
+    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+        stub = channel.stub(EchoServiceStub)
+        replies = [reply.message async for reply in stub.Repeat(RepeatRequest(count=1))]
+        assert replies == ["0"]
+        assert found.previous == [None, "1"]
+        found.failures = unavailable(1)
+        with pytest.raises(purerpc.UnavailableError):
+            [reply async for reply in stub.Repeat(RepeatRequest(count=2))]
+    assert len(found.seen) == 3
+
+
+async def test_another_attempt_goes_to_another_endpoint(short_dir: Path) -> None:
+    bad, good = Flaky(unavailable(100)), Flaky()
+    config = method_config(retryPolicy={**RETRY, "maxAttempts": 2})
+    async with channel_to(short_dir, config, flaky(bad), flaky(good)) as channel:
+        for _ in range(20):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert len(good.seen) == 20
+    assert len(bad.seen) > 5
+
+
+async def test_a_broken_connection_is_retried_by_policy_only(short_dir: Path) -> None:
+    breaking: list[Callable[[], None]] = []
+
+    async def breaks(message: EchoRequest) -> EchoReply:
+        if breaking:
+            breaking.pop()()
+            await trio.sleep_forever()
+        return EchoReply(message="whole")
+
+    server = Server(Scripted(Echo=breaks))
+
+    def cut() -> None:
+        for connection in list(server.connections):
+            connection.shut("a test breaks it")
+
+    feed = Feed()
+    feed.set(endpoint(short_dir / "a"))
+    config = parse(method_config(retryPolicy=RETRY))
+    async with (
+        serving(short_dir / "a", server),
+        open_channel("x", feed, obituary_wait=0) as plain,
+        open_channel("x", feed, obituary_wait=0, config=config) as retrying,
+    ):
+        breaking.append(cut)
+        with pytest.raises(ConnectionLostError):
+            await plain.stub(EchoServiceStub).Echo(request("hi"))
+        breaking.append(cut)
+        reply = await retrying.stub(EchoServiceStub).Echo(request("hi"))
+        assert reply.message == "whole"
+
+
+# -- hedging ---------------------------------------------------------------------------------
+
+
+async def hang(message: EchoRequest) -> EchoReply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def test_the_first_answer_of_several_attempts_wins(short_dir: Path) -> None:
+    found, cancelled = Flaky(), []
+
+    async def slow(message: EchoRequest) -> EchoReply:
+        try:
+            return await hang(message)
+        finally:
+            cancelled.append(True)
+
+    config = method_config(hedgingPolicy=HEDGING)
+    async with channel_to(short_dir, config, Scripted(Echo=slow), flaky(found)) as channel:
+        for _ in range(6):
+            with trio.fail_after(2):
+                await channel.stub(EchoServiceStub).Echo(request("hi"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert len(found.seen) == 6
+    # About half went to the slow one first, and were cancelled there.
+    assert cancelled
+
+
+async def test_a_failure_that_is_not_fatal_hastens_the_next_attempt(short_dir: Path) -> None:
+    found = Flaky(unavailable(2))
+    config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
+    async with channel_to(short_dir, config, flaky(found)) as channel:
+        with trio.fail_after(2):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert found.previous == [None, "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "pushback", "attempts"),
+    [
+        ([purerpc.InternalError("x")], None, 1),
+        (unavailable(9), None, 3),
+        (unavailable(9), "-1", 1),
+    ],
+)
+async def test_hedging_that_fails(
+    failures: list[Exception], pushback: str | None, attempts: int, short_dir: Path
+) -> None:
+    found = Flaky(list(failures), pushback=pushback)
+    config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
+    async with channel_to(short_dir, config, flaky(found)) as channel:
+        with trio.fail_after(2), pytest.raises(type(failures[0])):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert len(found.seen) == attempts
+
+
+async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Path) -> None:
+    at: list[float] = []
+
+    async def note(message: EchoRequest, request: Any) -> EchoReply:
+        at.append(trio.current_time())
+        if len(at) == 2:
+            request.trailing_metadata = [("grpc-retry-pushback-ms", "200")]
+            raise purerpc.UnavailableError("later")
+        if len(at) == 3:
+            return EchoReply()
+        return await hang(message)
+
+    config = method_config(hedgingPolicy=HEDGING)
+    async with channel_to(short_dir, config, Scripted(Echo=note)) as channel:
+        with trio.fail_after(5):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert at[1] - at[0] >= 0.05
+    assert at[2] - at[1] >= 0.2
+
+
+# -- what the config gives a method ----------------------------------------------------------
+
+
+async def test_a_method_can_be_given_little_time(short_dir: Path) -> None:
+    config = method_config(timeout="0.05s")
+    async with channel_to(short_dir, config, Scripted(Echo=hang)) as channel:
+        with trio.fail_after(2), pytest.raises(purerpc.DeadlineExceededError, match=r"0\.05 s"):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "what"), [("maxRequestMessageBytes", "request"), ("maxResponseMessageBytes", "reply")]
+)
+async def test_sizes_are_bounded(bound: str, what: str, short_dir: Path) -> None:
+    config = method_config(**{bound: 100})
+    async with channel_to(short_dir, config, flaky(Flaky())) as channel:
+        stub = channel.stub(EchoServiceStub)
+        await stub.Echo(request("x" * 90))
+        with pytest.raises(purerpc.ResourceExhaustedError, match=f"the {what} has 10"):
+            await stub.Echo(request("x" * 100))

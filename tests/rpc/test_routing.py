@@ -1,0 +1,320 @@
+"""Where a channel sends its calls: priorities, bounds, ejections, sticky keys, and not waiting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import attrs
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.policies.service_config import ServiceConfig, parse
+from meshtrio.rpc.channel import Channel, connect_to, open_channel
+from meshtrio.rpc.endpoint import LOCAL, REMOTE, Departure, ServiceState
+from meshtrio.rpc.server import Server
+from tests.rpc.pairs import Scripted, request
+from tests.rpc.test_channel import Feed, ask, endpoint, named, serving
+
+
+async def settle() -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def answers(channel: Channel, count: int, **options: Any) -> Counter[str]:
+    stub = channel.stub(EchoServiceStub)
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        found[(await stub.Echo(request("?"), **options)).message] += 1
+    return found
+
+
+async def until_answered_by(channel: Channel, name: str) -> None:
+    while await ask(channel) != name:  # noqa: ASYNC110 - calls are how one learns
+        await trio.sleep(0.01)
+
+
+async def test_local_ones_are_called_first_and_others_when_there_are_none(short_dir: Path) -> None:
+    a, b, feed = short_dir / "a", short_dir / "b", Feed()
+    near = attrs.evolve(endpoint(a), priority=LOCAL)
+    far = attrs.evolve(endpoint(b), priority=REMOTE)
+    async with serving(b), open_channel("x", feed) as channel:
+        feed.set(far, near)
+        with trio.fail_after(5):
+            assert await answers(channel, 3) == {"b": 3}
+            async with serving(a):
+                await until_answered_by(channel, "a")
+                assert await answers(channel, 5) == {"a": 5}
+            await settle()
+            assert await answers(channel, 5) == {"b": 5}
+
+
+async def test_a_new_config_is_gone_by_at_once(short_dir: Path) -> None:
+    feed = Feed()
+    async with serving(short_dir / "a"), open_channel("x", feed) as channel:
+        feed.set(endpoint(short_dir / "a"))
+        await settle()
+        assert channel.config == ServiceConfig()
+        text = '{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}]}]}'
+        assert feed._update is not None
+        feed._update(ServiceState((endpoint(short_dir / "a"),), service_config=text))
+        assert channel.config == parse(
+            {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}]}]}
+        )
+        # One that cannot be read changes nothing.
+        feed._update(ServiceState((endpoint(short_dir / "a"),), service_config="{"))
+        assert channel.config.balancing.policy.value == "round_robin"
+        assert await ask(channel) == "a"
+
+
+async def hanging(message: EchoRequest) -> EchoReply:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def fill(channel: Channel, nursery: trio.Nursery, count: int) -> None:
+    for _ in range(count):
+        nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("hang"))
+    await settle()
+
+
+@pytest.mark.parametrize("bound", ["maxInFlight", "maxInFlightPerEndpoint"])
+async def test_calls_in_flight_are_bounded(bound: str, short_dir: Path) -> None:
+    feed = Feed()
+    config = parse({"meshtrio": {bound: 3}})
+    async with serving(short_dir / "a"), open_channel("x", feed, config=config) as channel:
+        feed.set(endpoint(short_dir / "a"))
+        await settle()
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                await fill(channel, nursery, 3)
+                with pytest.raises(purerpc.ResourceExhaustedError, match="3 calls"):
+                    await ask(channel)
+                nursery.cancel_scope.cancel()
+            assert await ask(channel) == "a"
+
+
+async def test_calls_that_wait_are_bounded() -> None:
+    config = parse({"meshtrio": {"maxPending": 2}})
+    async with open_channel("x", Feed(), config=config) as channel, trio.open_nursery() as nursery:
+        await fill(channel, nursery, 2)
+        with pytest.raises(purerpc.ResourceExhaustedError, match="2 calls wait already"):
+            await ask(channel)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> None:
+    feed = Feed()
+    config = parse({"meshtrio": {"maxInFlightPerEndpoint": 2}})
+    async with (
+        serving(short_dir / "a"),
+        serving(short_dir / "b"),
+        open_channel("x", feed, config=config) as channel,
+        trio.open_nursery() as nursery,
+    ):
+        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        await settle()
+        await fill(channel, nursery, 4)
+        with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
+            await ask(channel)
+        nursery.cancel_scope.cancel()
+
+
+OUTLIERS = {
+    "loadBalancingConfig": [
+        {
+            "outlier_detection_experimental": {
+                "consecutiveFailures": 3,
+                "maxEjectionPercent": 50,
+                "baseEjectionTime": "0.2s",
+                "interval": "0.1s",
+                "childPolicy": [{"round_robin": {}}],
+            }
+        }
+    ]
+}
+
+
+async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path) -> None:
+    failing = True
+
+    async def flaky(message: EchoRequest) -> EchoReply:
+        if failing:
+            raise purerpc.InternalError("broken")
+        return EchoReply(message="a")
+
+    feed = Feed()
+    async with (
+        serving(short_dir / "a", Server(Scripted(Echo=flaky))),
+        serving(short_dir / "b"),
+        open_channel("x", feed, config=parse(OUTLIERS)) as channel,
+    ):
+        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        await settle()
+        failed = 0
+        for _ in range(20):
+            try:
+                await ask(channel)
+            except purerpc.InternalError:
+                failed += 1
+        assert failed == 3
+        failing = False
+        with trio.fail_after(5):
+            await until_answered_by(channel, "a")
+
+
+async def test_an_endpoint_that_only_hangs_is_ejected_too(short_dir: Path) -> None:
+    feed = Feed()
+    async with (
+        serving(short_dir / "a", Server(Scripted(Echo=hanging))),
+        serving(short_dir / "b"),
+        open_channel("x", feed, config=parse(OUTLIERS)) as channel,
+    ):
+        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        await settle()
+        late = 0
+        for _ in range(12):
+            with trio.move_on_after(0.03) as scope:
+                await ask(channel)
+            late += scope.cancelled_caught
+        assert late == 3
+
+
+RING = {"loadBalancingConfig": [{"ring_hash_experimental": {"requestHashHeader": "user"}}]}
+
+
+async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
+    feed = Feed()
+    paths = [short_dir / name for name in "abc"]
+    async with (
+        serving(paths[0]),
+        serving(paths[1]),
+        serving(paths[2]),
+        open_channel("x", feed, config=parse(RING)) as channel,
+    ):
+        feed.set(*map(endpoint, paths))
+        await settle()
+        owners = {}
+        for user in map(str, range(20)):
+            found = await answers(channel, 3, metadata=[("user", user)])
+            assert len(found) == 1
+            owners[user] = next(iter(found))
+        assert set(owners.values()) == {"a", "b", "c"}
+        feed.set(endpoint(paths[0]), endpoint(paths[1]))
+        for user, owner in owners.items():
+            found = await answers(channel, 1, metadata=[("user", user)])
+            if owner != "c":
+                assert found == {owner: 1}
+        assert len(await answers(channel, 30)) == 2
+
+
+# -- not waiting -----------------------------------------------------------------------------
+
+
+async def test_a_call_need_not_wait(short_dir: Path) -> None:
+    feed = Feed()
+    async with open_channel("plugin.x", feed) as channel:
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(2), pytest.raises(purerpc.UnavailableError, match="has no instance"):
+            await stub.Echo(request("?"), wait=False)
+        feed.set(endpoint(short_dir / "a"))
+        with trio.fail_after(2), pytest.raises(purerpc.UnavailableError, match="No such file"):
+            await stub.Echo(request("?"), wait=False)
+        feed.set(departures=(Departure("a", "instance 0 was killed by SIGKILL", signal=9),))
+        with trio.fail_after(2), pytest.raises(purerpc.UnavailableError, match="SIGKILL"):
+            await stub.Echo(request("?"), wait=False)
+
+
+async def test_one_that_does_not_wait_gives_the_first_connection_its_time(short_dir: Path) -> None:
+    async with serving(short_dir / "a"), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        assert await answers(channel, 1, wait=False) == {"a": 1}
+
+
+async def test_a_service_can_say_that_its_callers_do_not_wait() -> None:
+    config = parse({"methodConfig": [{"name": [{}], "waitForReady": False}]})
+    async with open_channel("x", Feed(), config=config) as channel:
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(2), pytest.raises(purerpc.UnavailableError):
+            await stub.Echo(request("?"))
+        with trio.move_on_after(0.05) as scope:
+            await stub.Echo(request("?"), wait=True)
+        assert scope.cancelled_caught
+
+
+# -- shared links ----------------------------------------------------------------------------
+
+
+async def test_channels_of_one_process_share_a_connection(short_dir: Path) -> None:
+    server = Server(named("a"))
+    address = f"unix:{short_dir / 'a'}"
+    async with serving(short_dir / "a", server), connect_to(address) as first:
+        assert await ask(first) == "a"
+        async with connect_to(address) as second, trio.open_nursery() as nursery:
+            assert await ask(second) == "a"
+            assert len(server.connections) == 1
+            await fill(first, nursery, 1)
+            nursery.cancel_scope.cancel()
+        assert await ask(first) == "a"
+        assert len(server.connections) == 1
+    await settle()
+    assert not server.connections
+
+
+async def test_a_channel_that_closes_ends_its_own_calls_only(short_dir: Path) -> None:
+    from meshtrio.errors import ConnectionLostError
+
+    address = f"unix:{short_dir / 'a'}"
+    ended: list[str] = []
+
+    async def call(channel: Channel, name: str) -> None:
+        with pytest.raises(ConnectionLostError, match="is closed"):
+            await channel.stub(EchoServiceStub).Echo(request("hang"))
+        ended.append(name)
+
+    async with serving(short_dir / "a"), connect_to(address) as first:
+        async with trio.open_nursery() as nursery:
+            async with connect_to(address) as second:
+                nursery.start_soon(call, first, "first")
+                nursery.start_soon(call, second, "second")
+                await settle()
+            await settle()
+            assert ended == ["second"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_links_speak_in_one_manner(short_dir: Path) -> None:
+    from meshtrio.rpc.timeouts import Timeouts
+
+    server = Server(named("a"))
+    address = f"unix:{short_dir / 'a'}"
+    async with (
+        serving(short_dir / "a", server),
+        connect_to(address) as first,
+        connect_to(address, timeouts=Timeouts(keepalive_interval=60)) as second,
+    ):
+        assert [await ask(first), await ask(second)] == ["a", "a"]
+        assert len(server.connections) == 2
+
+
+async def test_one_feed_serves_all_channels_to_a_service(short_dir: Path) -> None:
+    runs = 0
+
+    async def feed(update: Any) -> None:
+        nonlocal runs
+        runs += 1
+        update(ServiceState((endpoint(short_dir / "a"),)))
+        await trio.sleep_forever()
+
+    async with serving(short_dir / "a"):
+        async with open_channel("x", feed, feed_key="k") as first:
+            async with open_channel("x", feed, feed_key="k") as second:
+                assert [await ask(first), await ask(second)] == ["a", "a"]
+            assert await ask(first) == "a"
+        assert runs == 1
+        async with open_channel("x", feed, feed_key="k") as third:
+            assert await ask(third) == "a"
+        assert runs == 2
