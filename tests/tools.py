@@ -14,6 +14,8 @@ GO_TOOLS = {
     "grpc-interop-client": "google.golang.org/grpc/interop/client@v1.75.0",
     "grpc-interop-server": "google.golang.org/grpc/interop/server@v1.75.0",
 }
+GO_PROGRAMS = {"grpc-go-flaky": Path(__file__).parent / "interop" / "go_flaky"}
+"""Our own, built from their folders."""
 FOLDER = Path(os.environ.get("MESHTRIO_TOOLS", Path.home() / ".cache" / "meshtrio" / "tools"))
 
 
@@ -21,7 +23,7 @@ def tool(name: str) -> str:
     """The path of a tool. Skips the test, saying how to get it, or fails it in CI."""
     found = shutil.which(name, path=f"{FOLDER}{os.pathsep}{os.environ['PATH']}")
     if found is None:
-        text = f"{name} is missing: python -m tests.tools installs it ({GO_TOOLS[name]})"
+        text = f"{name} is missing: python -m tests.tools installs it"
         if os.environ.get("CI"):
             pytest.fail(text)
         pytest.skip(text)
@@ -45,6 +47,13 @@ def main() -> None:
             )
             built = next(Path(folder).iterdir())
             shutil.move(built, FOLDER / name)
+    for name, source in GO_PROGRAMS.items():
+        print(f"building {name} from {source}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            # Away from the source, where the sums of the modules would be written.
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+            for command in (["mod", "tidy"], ["build", "-o", str(FOLDER / name), "."]):
+                subprocess.run(["go", *command], cwd=folder, check=True)
 
 
 if __name__ == "__main__":
