@@ -31,6 +31,7 @@ from meshtrio.rpc import endpoint
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.endpoint import Departure, ServiceState
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry as registry_service
 from meshtrio.services.control import ControlServicer
 from meshtrio.services.mesh_socket import serve_mesh_socket
@@ -72,14 +73,18 @@ class Mesh:
 
     @asynccontextmanager
     async def connect(
-        self, service: str, *, config: Mapping[str, Any] | None = None
+        self,
+        service: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeouts: Timeouts | None = None,
     ) -> AsyncIterator[Channel]:
         """Open a channel to a service, `plugin.<name>`, for the block.
 
         Does not wait: a call waits for a ready instance, within its caller's cancel scope.
-        `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's. Raises
-        NotFoundError, naming the services there are, for one the mesh does not know, and
-        ConfigError.
+        `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's;
+        `timeouts` say when a silent peer counts as lost. Raises ConfigError, and NotFoundError,
+        naming the services there are, for one the mesh does not know.
         """
         try:
             self._registry.resolve(service)
@@ -87,7 +92,9 @@ class Mesh:
             raise purerpc.NotFoundError(str(exc)) from None
         feed = partial(watch, self._registry, service)
         key = (id(self._registry), service)
-        async with open_channel(service, feed, feed_key=key, config=_parsed(config)) as channel:
+        async with open_channel(
+            service, feed, feed_key=key, config=_parsed(config), timeouts=timeouts
+        ) as channel:
             yield channel
 
     @contextmanager
@@ -178,14 +185,16 @@ async def connect(
     *,
     mesh_socket: Path | str | None = None,
     config: Mapping[str, Any] | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
     The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
     runtime dir. It only tells where the instances are: calls go straight to their sockets, and go
     on when the mesh is gone. `config` is a service config, in gRPC's JSON form, to go by instead of
-    the mesh's. Raises ConfigError for one with mistakes, NoMeshError where no mesh answers, and
-    NotFoundError, naming the services there are, for a service it does not know.
+    the mesh's; `timeouts` say when a silent peer counts as lost. Raises ConfigError, NoMeshError
+    where no mesh answers, and NotFoundError, naming the services there are, for a service it does
+    not know.
     """
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_service.resolve(mesh, service)
@@ -194,7 +203,9 @@ async def connect(
             update(known)
             await registry_service.watch(mesh, service, update)
 
-        async with open_channel(service, feed, config=_parsed(config)) as channel:
+        async with open_channel(
+            service, feed, config=_parsed(config), timeouts=timeouts
+        ) as channel:
             yield channel
 
 

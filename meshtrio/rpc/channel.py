@@ -377,7 +377,7 @@ async def open_channel(
     Channels with one `feed_key` share one run of their feed. Calls still under way when the block
     is left are failed with ConnectionLostError.
     """
-    manner = Manner(limits, tls, timeouts or Timeouts())
+    manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
             name, nursery, pool, manner=manner, config=config, obituary_wait=obituary_wait

@@ -9,6 +9,7 @@ from random import Random
 import attrs
 import trio
 
+from meshtrio.address import Address
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.dial import Tls, dial
 from meshtrio.rpc.endpoint import RECONNECT, Endpoint
@@ -34,9 +35,18 @@ class Manner:
     limits: Limits | None = None
     tls: Tls | None = None
     """For all endpoints; by default it is theirs to say."""
-    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    timeouts: Timeouts | None = None
+    """By default `Timeouts()`, and across a network a peer that is silent is asked why."""
+
+    def timeouts_for(self, endpoint: Endpoint) -> Timeouts:
+        if self.timeouts is not None:
+            return self.timeouts
+        return _ON_THIS_MACHINE if Address.parse(endpoint.address).is_local else _ACROSS_A_NETWORK
 
 
+_ON_THIS_MACHINE = Timeouts()
+_ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
+"""A host that is gone, or a link that is cut, says nothing."""
 _NO_STREAMS: dict[int, Stream] = {}
 
 
@@ -54,6 +64,7 @@ class Link:
         self.users: list[Callable[[], None]] = []
         self.scope = trio.CancelScope()
         self._manner = manner
+        self._timeouts = manner.timeouts_for(endpoint)
         self._rng = Random()
         self._unused = trio.Event()
         self._dialing = trio.CancelScope()
@@ -92,7 +103,7 @@ class Link:
         failures = 0
         with self.scope:
             async with trio.open_nursery() as nursery:
-                if self._manner.timeouts.watches_silence:
+                if self._timeouts.watches_silence:
                     nursery.start_soon(self._keep_house)
                 while not self._unused.is_set():
                     failures = 0 if await self._connect(nursery) else failures + 1
@@ -107,7 +118,7 @@ class Link:
         transport = await self._dial()
         if transport is None:
             return False
-        connection = ClientConnection(transport, self._manner.limits, self._manner.timeouts)
+        connection = ClientConnection(transport, self._manner.limits, self._timeouts)
         self._connections.add(connection)
         await nursery.start(self._run_connection, connection)
         with trio.move_on_after(_ESTABLISH_WITHIN) as waiting:

@@ -1,0 +1,94 @@
+"""Hosts that are network namespaces: two of them, with a link between that can be cut."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests import ROOT
+
+DEVICE = "wire0"
+NOBODY = "02:00:00:00:00:99"
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@attrs.frozen
+class Host:
+    name: str
+    address: str
+
+    def start(self, *arguments: str, **options: object) -> subprocess.Popen[str]:
+        """Run a Python program there, in a session of its own."""
+        command = ["ip", "netns", "exec", self.name, sys.executable, *arguments]
+        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+            command, cwd=ROOT, text=True, start_new_session=True, **options
+        )
+
+    def lose(self, other: Host) -> None:
+        """Send what is for the other host to nobody: packets are lost, and nobody is told."""
+        self.run("ip", "neigh", "replace", other.address, "lladdr", NOBODY, "dev", DEVICE)
+
+    def find(self, other: Host) -> None:
+        """The link is whole again."""
+        self.run("ip", "neigh", "del", other.address, "dev", DEVICE)
+
+    def run(self, *command: str) -> None:
+        run("ip", "netns", "exec", self.name, *command)
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """Skips where namespaces cannot be made."""
+    if os.getuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("only root, and with iproute2, can make network namespaces")
+    hosts = [Host(f"mt{os.getpid()}{side}", f"10.99.0.{n}") for n, side in enumerate("ab", 1)]
+    try:
+        for host in hosts:
+            run("ip", "netns", "add", host.name)
+    except subprocess.CalledProcessError:
+        pytest.skip("network namespaces cannot be made here")
+    a, b = hosts
+    try:
+        here, there = ["name", DEVICE, "netns", a.name], ["name", DEVICE, "netns", b.name]
+        run("ip", "link", "add", *here, "type", "veth", "peer", *there)
+        for host in hosts:
+            host.run("ip", "addr", "add", f"{host.address}/24", "dev", DEVICE)
+            host.run("ip", "link", "set", DEVICE, "up")
+            host.run("ip", "link", "set", "lo", "up")
+        yield a, b
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host.name], check=False)
+
+
+@attrs.frozen
+class Certificates:
+    """PEM files: an authority's, a server's and a client's, each with its key."""
+
+    folder: Path
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    @classmethod
+    def make(cls, folder: Path, host: str) -> Certificates:
+        import trustme
+
+        ca, made = trustme.CA(), cls(folder)
+        ca.cert_pem.write_to_path(made.path("ca.pem"))
+        for name, identity in (("server", host), ("client", "client@example.org")):
+            issued = ca.issue_cert(identity)
+            issued.private_key_pem.write_to_path(made.path(f"{name}.key"))
+            issued.cert_chain_pems[0].write_to_path(made.path(f"{name}.pem"))
+        return made

@@ -1,0 +1,125 @@
+"""One service on two hosts: network namespaces, TCP with mutual TLS, and a link that is cut."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.programs import PLUGINS, carrying, echo, until
+from tests.system.hosts import Certificates, Host, two_hosts
+
+PORT = 7443
+
+
+@attrs.frozen
+class Near:
+    """The host whose mesh and client are told what to do."""
+
+    host: Host
+    process: subprocess.Popen[str]
+
+    def do(self, word: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def answered_by(self) -> int:
+        found = self.do("call").split()
+        assert found[0] == "answered", found
+        return int(found[1])
+
+
+@contextmanager
+def running(host: Host, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    pipe = subprocess.PIPE
+    process = host.start(*arguments, stdin=pipe, stdout=pipe)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def far_config(certificates: Certificates, host: Host) -> str:
+    files = certificates.path
+    return echo(
+        listen=f"tcp://{host.address}:{PORT}",
+        serve_tls={
+            "certificate": files("server.pem"),
+            "key": files("server.key"),
+            "client_ca": files("ca.pem"),
+        },
+        tls=client_files(certificates),
+    )
+
+
+def client_files(certificates: Certificates) -> dict[str, str]:
+    files = certificates.path
+    return {"ca": files("ca.pem"), "certificate": files("client.pem"), "key": files("client.key")}
+
+
+def near_config(certificates: Certificates, far: Host) -> str:
+    files = client_files(certificates)
+    tls = ", ".join(f'{key} = "{value}"' for key, value in files.items())
+    address = f"tcp://{far.address}:{PORT}"
+    return echo() + (
+        f'[[service]]\nname = "plugin.echo"\nendpoints = ["{address}"]\ntls = {{ {tls} }}\n'
+    )
+
+
+@pytest.fixture
+def hosts(short_dir: Path) -> Iterator[tuple[Near, Host, int]]:
+    """The near host; the far one, whose mesh is up; and the pid of the far one's plugin."""
+    with two_hosts() as (a, b):
+        certificates = Certificates.make(short_dir, b.address)
+        (short_dir / "far.toml").write_text(far_config(certificates, b))
+        (short_dir / "near.toml").write_text(near_config(certificates, b))
+        serve = ["-m", "meshtrio", "serve", str(short_dir / "far.toml")]
+        far_dir = short_dir / "far"
+        with running(b, *serve, "--runtime-dir", str(far_dir)):
+            pids = until(lambda: carrying(f"PLUGIN_SOCKET={far_dir}/"))
+            near = [str(PLUGINS / "near_host.py"), str(short_dir / "near.toml")]
+            with running(a, *near, str(short_dir / "near")) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "up\n"
+                yield Near(a, process), b, pids[0]
+                assert process.stdin is not None
+                process.stdin.close()
+                assert process.wait(20) == 0
+
+
+def test_calls_spill_over_to_the_other_host_and_come_back(hosts: tuple[Near, Host, int]) -> None:
+    near, _, far_pid = hosts
+    until(lambda: near.answered_by() != far_pid)
+    assert far_pid not in {near.answered_by() for _ in range(10)}
+    assert near.do("stop") == "stopped"
+    assert {near.answered_by() for _ in range(10)} == {far_pid}
+    assert near.do("start") == "started"
+    until(lambda: near.answered_by() != far_pid)
+    assert far_pid not in {near.answered_by() for _ in range(10)}
+
+
+def test_a_cut_link_is_noticed_and_its_mending_too(hosts: tuple[Near, Host, int]) -> None:
+    near, far, far_pid = hosts
+    near.do("stop")
+    assert near.answered_by() == far_pid
+    near.host.lose(far)
+    far.lose(near.host)
+    began = time.monotonic()
+    ended = near.do("hang")
+    # A silence of 0.5 s, half a second for a sign of life, both looked at once a second.
+    assert ended.startswith("ended "), ended
+    assert "sign of life" in ended, ended
+    assert time.monotonic() - began < 4.0
+    near.host.find(far)
+    far.find(near.host)
+    assert near.answered_by() == far_pid
