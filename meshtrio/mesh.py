@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc import endpoint
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.endpoint import Departure, ServiceState
+from meshtrio.rpc.interceptors import Interceptor
+from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry as registry_service
@@ -78,13 +80,16 @@ class Mesh:
         *,
         config: Mapping[str, Any] | None = None,
         timeouts: Timeouts | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        metadata: MetadataLike = (),
     ) -> AsyncIterator[Channel]:
         """Open a channel to a service, `plugin.<name>`, for the block.
 
         Does not wait: a call waits for a ready instance, within its caller's cancel scope.
         `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's;
-        `timeouts` say when a silent peer counts as lost. Raises ConfigError, and NotFoundError,
-        naming the services there are, for one the mesh does not know.
+        `timeouts` say when a silent peer counts as lost; `metadata` goes out with every call, and
+        `interceptors` are around each. Raises ConfigError, and NotFoundError, naming the services
+        there are, for one the mesh does not know.
         """
         try:
             self._registry.resolve(service)
@@ -93,7 +98,13 @@ class Mesh:
         feed = partial(watch, self._registry, service)
         key = (id(self._registry), service)
         async with open_channel(
-            service, feed, feed_key=key, config=_parsed(config), timeouts=timeouts
+            service,
+            feed,
+            feed_key=key,
+            config=_parsed(config),
+            timeouts=timeouts,
+            interceptors=interceptors,
+            metadata=metadata,
         ) as channel:
             yield channel
 
@@ -186,15 +197,16 @@ async def connect(
     mesh_socket: Path | str | None = None,
     config: Mapping[str, Any] | None = None,
     timeouts: Timeouts | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    metadata: MetadataLike = (),
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
     The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
     runtime dir. It only tells where the instances are: calls go straight to their sockets, and go
-    on when the mesh is gone. `config` is a service config, in gRPC's JSON form, to go by instead of
-    the mesh's; `timeouts` say when a silent peer counts as lost. Raises ConfigError, NoMeshError
-    where no mesh answers, and NotFoundError, naming the services there are, for a service it does
-    not know.
+    on when the mesh is gone. The other arguments are those of `Mesh.connect`. Raises ConfigError,
+    NoMeshError where no mesh answers, and NotFoundError, naming the services there are, for a
+    service it does not know.
     """
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_service.resolve(mesh, service)
@@ -204,7 +216,12 @@ async def connect(
             await registry_service.watch(mesh, service, update)
 
         async with open_channel(
-            service, feed, config=_parsed(config), timeouts=timeouts
+            service,
+            feed,
+            config=_parsed(config),
+            timeouts=timeouts,
+            interceptors=interceptors,
+            metadata=metadata,
         ) as channel:
             yield channel
 

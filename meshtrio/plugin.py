@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -31,11 +32,15 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
+from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
+from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.limits import Limits
+
+__all__ = ["current_call", "run", "serve"]
 
 _log = logging.getLogger("meshtrio.plugin")
 
@@ -44,7 +49,11 @@ _PART_OF_STOP_TIMEOUT = 0.8
 """Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
 
 
-def run(*servicers: Any, limits: Limits | None = None) -> None:
+def run(
+    *servicers: Any,
+    limits: Limits | None = None,
+    interceptors: Sequence[ServerInterceptor] = (),
+) -> None:
     """Serve as a plugin until SIGTERM or Ctrl-C, then exit with status 0.
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
@@ -54,28 +63,27 @@ def run(*servicers: Any, limits: Limits | None = None) -> None:
     report_on_sigquit()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        trio.run(_serve_with, servicers, limits)
+        trio.run(partial(serve, *servicers, limits=limits, interceptors=interceptors))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
 
 
-async def _serve_with(servicers: tuple[Any, ...], limits: Limits | None) -> None:
-    await serve(*servicers, limits=limits)
-
-
 async def serve(
     *servicers: Any,
     limits: Limits | None = None,
+    interceptors: Sequence[ServerInterceptor] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on PLUGIN_SOCKET until SIGTERM or SIGINT, then drain and return.
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
-    the signals. When cancelled it stops at once, and callers are told UNAVAILABLE. Raises
-    UsageError for servicers that are none and for a socket that cannot be bound.
+    the signals. `interceptors` are async context managers, each given the call and entered around
+    its handler; `current_call()` is the call where it is not handed on. When cancelled it stops at
+    once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
+    socket that cannot be bound.
     """
-    server, health = standard_server(*servicers, limits=limits)
+    server, health = standard_server(*servicers, limits=limits, interceptors=interceptors)
     with (
         _listener() as listener,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

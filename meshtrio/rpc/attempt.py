@@ -14,7 +14,8 @@ from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Pushback, Throttle, pushback_of
 from meshtrio.policies.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.seam import Message, MetadataLike, Method
+from meshtrio.rpc.current import current
+from meshtrio.rpc.seam import Message, MetadataLike, Method, Request
 from meshtrio.rpc.status import error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
@@ -86,7 +87,13 @@ ANY = Wish()
 class Picker(Protocol):
     """What a call needs of its channel."""
 
+    name: str
+    """What is called: "plugin.echo"."""
     config: ServiceConfig
+    interceptors: tuple[Any, ...]
+    """Of `meshtrio.rpc.interceptors.Interceptor`."""
+    metadata: Metadata
+    """What goes out with every call."""
     throttle: Throttle | None
     hash_header: str | None
     """The metadata key that sticky calls go by, where the service has one."""
@@ -193,6 +200,11 @@ class Attempt:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         fields = [] if options is PLAIN else options.fields()
+        if picker.metadata:
+            fields += encode_metadata(picker.metadata)
+        serving = current.get()
+        if serving is not None:
+            fields += _carried(serving, options)
         if previous:
             fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
         if picker.hash_header is not None:
@@ -289,6 +301,11 @@ class Attempt:
     # -- what becomes of it ------------------------------------------------------------------
 
     @property
+    def address(self) -> str:
+        """Of the endpoint it went to."""
+        return "" if self.target.source is None else str(self.target.source.endpoint.address)
+
+    @property
     def committed(self) -> bool:
         """The reply has begun, so the call may not be made again (gRFC A6)."""
         head = self.stream.head
@@ -332,6 +349,12 @@ def _varying_block(deadline: float, metadata: list[tuple[bytes, bytes]]) -> byte
     if metadata:
         block += hpack.encode(metadata)
     return block
+
+
+def _carried(serving: Request, options: CallOptions) -> list[tuple[bytes, bytes]]:
+    """The trace and baggage of the call that is served, but for what the caller says itself."""
+    said = {key for key, _ in options.metadata}
+    return encode_metadata(tuple(p for p in serving.carried_metadata if p[0] not in said))
 
 
 def _value_of(key: str, metadata: Metadata) -> str | bytes | None:

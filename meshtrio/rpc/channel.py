@@ -29,12 +29,14 @@ from meshtrio.rpc.bare import BareStubSupport
 from meshtrio.rpc.calls import stub_method
 from meshtrio.rpc.dial import Tls
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
+from meshtrio.rpc.interceptors import Interceptor
 from meshtrio.rpc.link import Manner
 from meshtrio.rpc.pool import Feed, Pool, shared_pool
-from meshtrio.rpc.seam import stub_methods
+from meshtrio.rpc.seam import MetadataLike, stub_methods
 from meshtrio.rpc.subchannel import Subchannel
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -64,6 +66,8 @@ class Channel:
         manner: Manner,
         config: ServiceConfig | None = None,
         obituary_wait: float = 0.0,
+        interceptors: Sequence[Interceptor] = (),
+        metadata: MetadataLike = (),
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -71,6 +75,9 @@ class Channel:
         may still tell why an endpoint went away.
         """
         self.name = name
+        self.interceptors: tuple[Any, ...] = tuple(interceptors)
+        self.metadata = tuple(metadata)
+        encode_metadata(self.metadata)
         self._nursery = nursery
         self._pool = pool
         self._manner = manner
@@ -371,16 +378,26 @@ async def open_channel(
     limits: Limits | None = None,
     tls: Tls | None = None,
     timeouts: Timeouts | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    metadata: MetadataLike = (),
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
-    Channels with one `feed_key` share one run of their feed. Calls still under way when the block
+    Channels with one `feed_key` share one run of their feed. `metadata` goes out with every call,
+    `interceptors` are around each. Calls still under way when the block
     is left are failed with ConnectionLostError.
     """
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
-            name, nursery, pool, manner=manner, config=config, obituary_wait=obituary_wait
+            name,
+            nursery,
+            pool,
+            manner=manner,
+            config=config,
+            obituary_wait=obituary_wait,
+            interceptors=interceptors,
+            metadata=metadata,
         )
         key = feed if feed_key is None else feed_key
         pool.subscribe(key, feed, channel.update)
@@ -400,6 +417,8 @@ async def connect_to(
     limits: Limits | None = None,
     tls: Tls | None = None,
     timeouts: Timeouts | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    metadata: MetadataLike = (),
 ) -> AsyncIterator[Channel]:
     """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not."""
     state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
@@ -415,5 +434,7 @@ async def connect_to(
         limits=limits,
         tls=tls,
         timeouts=timeouts,
+        interceptors=interceptors,
+        metadata=metadata,
     ) as channel:
         yield channel

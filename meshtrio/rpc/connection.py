@@ -16,6 +16,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.status import error_for_reset
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -60,6 +61,7 @@ class Connection:
         self.loss = "the peer closed the connection"
         """Why the connection ended, or would be said to have if it ended now."""
         self._transport = transport
+        self._peer: Peer | None = None
         self.outbox = Outbox(self._transport)
         self._opened = self._heard = trio.current_time()
         self._asked: float | None = None
@@ -237,6 +239,16 @@ class Connection:
             self._nursery.start_soon(self.outbox.drain)
         if self.outbox.error is not None and not (self.closed or self.engine.closed):
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end; nobody in particular once it is gone."""
+        if self._peer is None:
+            try:
+                self._peer = self._transport.peer()
+            except OSError:
+                return Peer()
+        return self._peer
 
     # -- streams -----------------------------------------------------------------------------
 

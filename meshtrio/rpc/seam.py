@@ -8,6 +8,7 @@ Stubs: their attributes are `ClientStub` objects around a partial that holds met
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,8 @@ import purerpc
 from purerpc.wrappers import ClientStub
 
 from meshtrio.errors import UsageError
+from meshtrio.rpc.current import CARRIED
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
@@ -88,6 +91,28 @@ class Request:
         """To set before the first reply: "gzip". Not used where the caller does not take it."""
         self.compress = True
         """To set before any reply: False sends it as it is, in spite of `compression`."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who calls, as far as the kernel or TLS vouches for it."""
+        return self._stream.peer
+
+    @property
+    def deadline(self) -> float:
+        """When the caller stops waiting, by trio's clock; infinite where it did not say."""
+        scope = self._stream.on_failure
+        return math.inf if scope is None else scope.deadline
+
+    @property
+    def cancellation_reason(self) -> str:
+        """Why the call was ended from outside, "" while it was not."""
+        failure = self._stream.failure
+        return "" if failure is None else str(failure.status.status_message)
+
+    @property
+    def carried_metadata(self) -> Metadata:
+        """What of its metadata goes on with the calls that its handler makes: trace and baggage."""
+        return tuple(pair for pair in self._head.metadata if pair[0] in CARRIED)
 
     @property
     def stream_id(self) -> int:

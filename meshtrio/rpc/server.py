@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.seam import Handler, handlers_of
+from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -32,6 +33,9 @@ _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
 
 
+ServerInterceptor = Callable[[Request], AbstractAsyncContextManager[Any]]
+
+
 class Server:
     """Serves purerpc servicers on sockets.
 
@@ -44,9 +48,18 @@ class Server:
     """
 
     def __init__(
-        self, *servicers: Any, limits: Limits | None = None, timeouts: Timeouts | None = None
+        self,
+        *servicers: Any,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        interceptors: Sequence[ServerInterceptor] = (),
     ) -> None:
-        """Raises UsageError for what is no servicer and for a service that is served twice."""
+        """Raises UsageError for what is no servicer and for a service that is served twice.
+
+        `interceptors` are async context managers around each call of a handler, the first one
+        outermost; what they raise is the call's status, as with handlers.
+        """
+        self.interceptors = tuple(interceptors)
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
@@ -164,6 +177,7 @@ class ServerConnection(Connection):
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
         self._find = server.find
+        self.interceptors = server.interceptors
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()

@@ -13,6 +13,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import unwrap
+from meshtrio.rpc.current import current
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
@@ -116,10 +117,18 @@ class ServerCall:
         deadline passes, and when the server is stopped; the last two are told to the caller.
         """
         status: _StatusPair | None = _STOPPED
+        current.set(self._request)
         try:
             with self._scope() as scope:
                 try:
-                    await self._call()
+                    if self._connection.interceptors:
+                        reply = await self._intercepted()
+                    else:
+                        reply = await self._handle()
+                    if self._handler.method.server_streams:
+                        self._finish(_OK, "")
+                    else:
+                        await self._send(reply, last=True)
                     status = None  # It went out with the reply.
                 except Exception as exc:
                     status = self._status_of(unwrap(exc))
@@ -152,7 +161,15 @@ class ServerCall:
             return failure.status.status_code, failure.status.status_message
         return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
 
-    async def _call(self) -> None:
+    async def _intercepted(self) -> Any:
+        """The same as `_handle`, within the server's interceptors; what they add goes out too."""
+        async with contextlib.AsyncExitStack() as stack:
+            for interceptor in self._connection.interceptors:
+                await stack.enter_async_context(interceptor(self._request))
+            return await self._handle()
+
+    async def _handle(self) -> Any:
+        """Run the handler; gives the reply of one that has but one."""
         if self._stream.failure is not None:
             raise self._stream.failure
         method = self._handler.method
@@ -168,8 +185,7 @@ class ServerCall:
             raise TypeError("the handler is not an async function")
         if method.server_streams:
             await self._send_all(result)
-        else:
-            await self._send(result, last=True)
+        return result
 
     async def _single_request(self) -> Any:
         data = await self._stream.receive()
@@ -187,7 +203,6 @@ class ServerCall:
         else:
             async for reply in replies:
                 await self._send(reply)
-        self._finish(purerpc.StatusCode.OK, "")
 
     async def _send(self, reply: Any, *, last: bool = False) -> None:
         method = self._handler.method

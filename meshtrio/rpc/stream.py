@@ -9,6 +9,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import UsageError
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.compression import IDENTITY, MalformedMessage, compress, decompress
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
@@ -88,6 +89,10 @@ class Stream:
         self._readable: Waiter | None = None
         self._writable: Waiter | None = None
         """Both are made when something first waits: most requests come whole, and go at once."""
+
+    @property
+    def peer(self) -> Peer:
+        return self._connection.peer
 
     @property
     def over(self) -> bool:

@@ -19,6 +19,7 @@ from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
 from meshtrio.rpc.endpoint import RECONNECT
+from meshtrio.rpc.interceptors import Around, describe
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.rpc.unary import next_delay, wait_for_ready
 from meshtrio.wire.compression import IDENTITY
@@ -96,6 +97,7 @@ class Call(AsyncIterator[Any]):
         self._config = options.policy or picker.config.method(method.service, method.name)
         self._retries: Retries | None = None
         self._wish: Wish = ANY if wait_for_ready(options, self._config) else Wish(wait=False)
+        self._around: Around | None = None
         self._opening = trio.Lock()
         self._cancelled = False
         self._token = trio.lowlevel.current_trio_token()
@@ -115,16 +117,27 @@ class Call(AsyncIterator[Any]):
         return self._attempt
 
     async def _start(self) -> None:
+        if self._picker.interceptors and self._around is None:
+            call = describe(self._picker, self._method, self._options)
+            self._around = Around(self._picker.interceptors, call)
+            self._picker.spawn(self._around.run)
+            await self._around.entered()
+            self._options = attrs.evolve(self._options, metadata=tuple(call.metadata))
         block = request_block(self._method, self._picker)
         previous = 0 if self._retries is None else self._retries.attempts - 1
         attempt = await Attempt.open(
             self._picker, self._method, block, self._options, previous=previous, wish=self._wish
         )
         self._attempt = attempt
+        if self._around is not None:
+            self._around.call.attempt = attempt
+        if self._single is not None:
+            await attempt.send(self._single, end_stream=True)
+            return
+        # The first request may be long in coming, and the server may be the first to speak.
+        attempt.target.connection.flush()
         if self._sender is not None:
             self._picker.spawn(self._sender.run, attempt)
-        elif self._single is not None:
-            await attempt.send(self._single, end_stream=True)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -159,14 +172,19 @@ class Call(AsyncIterator[Any]):
         try:
             reply = await self._receive()
         except BaseException as exc:
+            if self._around is not None and isinstance(exc, Exception):
+                exc = await self._around.left(exc) or exc
             self.cancel()
             if self._sender is None or self._sender.error is None:
-                raise
+                raise exc from exc.__cause__
             if isinstance(exc, trio.Cancelled):
                 raise
             raise unwrap(self._sender.error) from None
         if reply is None:
+            error = None if self._around is None else await self._around.left(None)
             self.cancel()
+            if error is not None:
+                raise error
         return reply
 
     async def _receive(self) -> Any:
@@ -224,6 +242,8 @@ class Call(AsyncIterator[Any]):
     def cancel(self) -> None:
         """End the call now; the handler is cancelled. Does nothing where it is over."""
         self._cancelled = True
+        if self._around is not None:
+            self._around.leave()
         if self._sender is not None:
             self._sender.scope.cancel()
         if self._attempt is not None:
@@ -253,15 +273,18 @@ class Call(AsyncIterator[Any]):
     def __del__(self) -> None:
         attempt = getattr(self, "_attempt", None)
         sending = getattr(self, "_sender", None) is not None
+        around = getattr(self, "_around", None)
         if attempt is not None and (
-            sending or attempt.stream.id in attempt.target.connection.streams
+            sending or around or attempt.stream.id in attempt.target.connection.streams
         ):
             # The collector may run in any thread, and in the middle of anything.
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(_end_dropped, attempt, self._sender)
+                self._token.run_sync_soon(_end_dropped, attempt, self._sender, around)
 
 
-def _end_dropped(attempt: Attempt, sender: _Sender | None) -> None:
+def _end_dropped(attempt: Attempt, sender: _Sender | None, around: Around | None) -> None:
+    if around is not None:
+        around.leave()
     if sender is not None:
         sender.scope.cancel()
     attempt.end()

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 
+from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.rpc.transport import Buffer, SocketTransport
 
 _ALPN = "h2"
@@ -26,6 +27,7 @@ class TlsTransport:
     ) -> None:
         """`server_hostname` is what a client holds the server's certificate to."""
         context.set_alpn_protocols([_ALPN])
+        self._sock = sock
         self._raw = SocketTransport(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -103,6 +105,9 @@ class TlsTransport:
 
     async def wait_writable(self) -> None:
         await self._raw.wait_writable()
+
+    def peer(self) -> Peer:
+        return peer_of(self._sock, self._tls.getpeercert())
 
     def end(self) -> None:
         """Send close_notify and say that nothing more will be sent. Raises OSError."""

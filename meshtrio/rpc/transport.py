@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from meshtrio.rpc.memory import keep_freed_memory
+from meshtrio.rpc.peer import Peer, peer_of
 
 _SEND_BUFFER = 1024 * 1024
 _LEAST_EXPECTED = 16 * 1024
@@ -36,6 +37,9 @@ class Transport(Protocol):
         """True while something that `try_send` took waits for the kernel."""
 
     async def wait_writable(self) -> None: ...
+
+    def peer(self) -> Peer:
+        """Who is at the other end. Raises OSError where the connection is gone."""
 
     def end(self) -> None: ...
 
@@ -95,6 +99,9 @@ class SocketTransport:
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._sock)
+
+    def peer(self) -> Peer:
+        return peer_of(self._sock)
 
     def end(self) -> None:
         """Say that nothing more will be sent. Raises OSError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.attempt import ANY, Attempt, CallOptions, Picker, Wish, request_block
 from meshtrio.rpc.endpoint import RECONNECT
+from meshtrio.rpc.interceptors import describe, enter
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
@@ -83,6 +84,18 @@ class UnaryCall:
         return reply, Outcome(attempt.initial_metadata or (), attempt.trailing_metadata or ())
 
     async def _call(
+        self, message: Message, options: CallOptions, compress: bool
+    ) -> tuple[Any, Attempt]:
+        if not self._picker.interceptors:
+            return await self._made(message, options, compress)
+        call = describe(self._picker, self._method, options)
+        async with AsyncExitStack() as stack:
+            await enter(stack, self._picker.interceptors, call)
+            options = attrs.evolve(options, metadata=tuple(call.metadata))
+            reply, call.attempt = await self._made(message, options, compress)
+        return reply, call.attempt
+
+    async def _made(
         self, message: Message, options: CallOptions, compress: bool
     ) -> tuple[Any, Attempt]:
         config = options.policy or self._current_config()

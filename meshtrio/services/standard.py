@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from meshtrio.rpc.server import Server
+from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.health import HealthServicer
 from meshtrio.wire.limits import Limits
 
@@ -16,13 +17,17 @@ _REFLECTION = {
 }
 
 
-def standard_server(*servicers: Any, limits: Limits | None = None) -> tuple[Server, HealthServicer]:
+def standard_server(
+    *servicers: Any,
+    limits: Limits | None = None,
+    interceptors: Sequence[ServerInterceptor] = (),
+) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
     Reflection is not even imported before somebody asks for it: every plugin starts sooner.
     """
     health = HealthServicer()
-    server = Server(*servicers, health, limits=limits)
+    server = Server(*servicers, health, limits=limits, interceptors=interceptors)
     names = {handler.method.service for handler in server.handlers.values()}
     health.names |= names
     for service, messages in _REFLECTION.items():

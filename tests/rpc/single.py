@@ -22,7 +22,10 @@ class SingleConnection:
         self._target = Target(connection, None)
         self.authority = authority
         self.scheme = "http"
+        self.name = authority
         self.config = ServiceConfig()
+        self.interceptors: Any = ()
+        self.metadata: Any = ()
         self.throttle: Any = None
         self.hash_header: str | None = None
         self.observes = self.counts = False

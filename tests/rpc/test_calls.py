@@ -472,3 +472,17 @@ async def test_calls_above_the_last_stream_are_known_to_be_unprocessed() -> None
                 pair.server.flush()
                 with pytest.raises(CallRefusedError):
                     await second.receive_message()
+
+
+async def test_a_server_may_speak_first() -> None:
+    async def greet(requests: Any) -> AsyncIterator[EchoReply]:
+        yield EchoReply(message="you first")
+        async for message in requests:
+            yield EchoReply(message=message.message)
+
+    async with connected(Scripted(Chat=greet)) as pair:
+        with trio.fail_after(5):
+            async with pair.stub.Chat() as call:
+                assert (await call.receive_message()).message == "you first"
+                await call.send_message(request("then me"))
+                assert (await call.receive_message()).message == "then me"

@@ -42,10 +42,12 @@ def client_context(*, trusts: trustme.CA = CA, shows: trustme.CA | None = None) 
 
 
 @asynccontextmanager
-async def serving(context: ssl.SSLContext | None) -> AsyncIterator[str]:
+async def serving(
+    context: ssl.SSLContext | None, servicer: Scripted | None = None
+) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = Server(Scripted(Echo=echo, Repeat=repeat, Chat=chat))
+    server = Server(servicer or Scripted(Echo=echo, Repeat=repeat, Chat=chat))
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(server.serve, listener, ssl_context=context))
         yield f"tcp:127.0.0.1:{port}"

@@ -1,0 +1,136 @@
+"""Interceptors of a client: async context managers around each call of a channel.
+
+    @asynccontextmanager
+    async def timed(call: ClientCall):
+        call.metadata.append(("x-request-id", new_id()))
+        began = trio.current_time()
+        try:
+            yield
+        finally:
+            print(call.method, trio.current_time() - began)
+
+    async with m.connect("plugin.echo", interceptors=[timed]) as channel: ...
+
+A call that fails raises in the block, so an interceptor sees how it ended, and may raise another
+error instead. Retries are within the one block. The first interceptor is the outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from meshtrio.rpc.attempt import Attempt, CallOptions, Picker
+from meshtrio.rpc.seam import Method
+from meshtrio.wire.grpc import Metadata
+
+T = TypeVar("T")
+
+
+@attrs.define
+class ClientCall:
+    """A call as an interceptor sees it."""
+
+    service: str
+    """What the channel is connected to."""
+    method: str
+    """The path: "/pkg.Service/Method"."""
+    metadata: list[tuple[str, str | bytes]]
+    """What goes out with the call; to be changed before it does."""
+    deadline: float
+    """trio's clock; infinite where its caller set none."""
+    attempt: Attempt | None = None
+
+    @property
+    def peer(self) -> str:
+        """The address of the endpoint, "" before there is one."""
+        return "" if self.attempt is None else self.attempt.address
+
+    @property
+    def initial_metadata(self) -> Metadata | None:
+        """What came with the head of the reply, None before it did."""
+        return None if self.attempt is None else self.attempt.initial_metadata
+
+    @property
+    def trailing_metadata(self) -> Metadata | None:
+        return None if self.attempt is None else self.attempt.trailing_metadata
+
+
+Interceptor = Callable[[ClientCall], AbstractAsyncContextManager[Any]]
+
+
+def call_credentials(
+    get: Callable[[ClientCall], Awaitable[Iterable[tuple[str, str | bytes]]]],
+) -> Interceptor:
+    """An interceptor that adds what `get` gives for each call: a token that is renewed, say."""
+
+    @asynccontextmanager
+    async def credentials(call: ClientCall) -> Any:
+        call.metadata.extend(await get(call))
+        yield
+
+    return credentials
+
+
+def describe(picker: Picker, method: Method, options: CallOptions) -> ClientCall:
+    return ClientCall(
+        picker.name, method.path, list(options.metadata), trio.current_effective_deadline()
+    )
+
+
+async def enter(
+    stack: AsyncExitStack, interceptors: Sequence[Interceptor], call: ClientCall
+) -> None:
+    for interceptor in interceptors:
+        await stack.enter_async_context(interceptor(call))
+
+
+class Around:
+    """The interceptors of a call that streams: they are entered by a task of the channel, which
+    leaves them when the call is over, however its caller leaves it."""
+
+    def __init__(self, interceptors: Sequence[Interceptor], call: ClientCall) -> None:
+        self.call = call
+        self.error: BaseException | None = None
+        """What an interceptor raised."""
+        self._interceptors = interceptors
+        self._entered = trio.Event()
+        self._over = trio.Event()
+        self._left = trio.Event()
+        self._failure: Exception | None = None
+
+    async def run(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                await enter(stack, self._interceptors, self.call)
+                self._entered.set()
+                await self._over.wait()
+                if self._failure is not None:
+                    raise self._failure
+        except Exception as exc:
+            self.error = exc
+        finally:
+            self._entered.set()
+            self._left.set()
+
+    async def entered(self) -> None:
+        """Wait until the call may go out. Raises what an interceptor raised."""
+        await self._entered.wait()
+        if self.error is not None:
+            raise self.error
+
+    def leave(self, failure: Exception | None = None) -> None:
+        """The call is over; does nothing the second time."""
+        if not self._over.is_set():
+            self._failure = failure
+            self._over.set()
+
+    async def left(self, failure: Exception | None) -> Exception | None:
+        """Leave and wait for it; gives the error that the caller is to have."""
+        self.leave(failure)
+        await self._left.wait()
+        return self.error if isinstance(self.error, Exception) else None

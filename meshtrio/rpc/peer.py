@@ -1,0 +1,43 @@
+"""Who is at the other end of a connection."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import attrs
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+@attrs.frozen
+class Peer:
+    """As far as the kernel or TLS vouches for it."""
+
+    address: str = ""
+    """`host:port` on TCP, "" on a Unix socket."""
+    pid: int | None = None
+    """Of the process that connected; with `uid` and `gid`, on a Unix socket (unix(7))."""
+    uid: int | None = None
+    gid: int | None = None
+    subject: tuple[tuple[str, str], ...] = ()
+    """Of the client's certificate: ("commonName", "…") and the like; with mutual TLS."""
+    names: tuple[str, ...] = ()
+    """The subject's alternative names, as "DNS:host" and "URI:spiffe://…"."""
+
+
+def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> Peer:
+    """Look at a connected socket, and at what `SSLObject.getpeercert` gave."""
+    if sock.family == socket.AF_UNIX:
+        size = _CREDENTIALS.size
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = _CREDENTIALS.unpack(found)
+        return Peer(pid=pid, uid=uid, gid=gid)
+    host, port = sock.getpeername()[:2]
+    certificate = certificate or {}
+    return Peer(
+        address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        subject=tuple(pair for part in certificate.get("subject", ()) for pair in part),
+        names=tuple(f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())),
+    )
