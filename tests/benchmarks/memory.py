@@ -18,7 +18,10 @@ from typing import Any
 
 import trio
 from echo.v1 import echo_pb2 as pb
+from echo.v1.echo_grpc import EchoServiceStub
 
+from meshtrio.rpc.channel import connect_to
+from meshtrio.wire.limits import Limits
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.base import SERVICE, SMALL
 from tests.benchmarks.rpc import serving
@@ -40,8 +43,11 @@ def say_ready() -> None:
 
 async def hold_meshtrio(peer: Any, address: str, connections: int, streams: int) -> None:
     async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        for _ in range(connections):
-            stub = await stack.enter_async_context(peer.stub(address))
+        for number in range(connections):
+            # Channels that are alike would share one connection.
+            limits = Limits(max_send_message_size=1_000_000 + number)
+            channel = await stack.enter_async_context(connect_to(f"unix:{address}", limits=limits))
+            stub = channel.stub(EchoServiceStub)
             await stub.Echo(SMALL)
         for _ in range(streams):
             nursery.start_soon(stub.Slow, HELD)

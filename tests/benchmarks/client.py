@@ -1,0 +1,189 @@
+"""The mesh client's own cost: `python -m tests.benchmarks.client [--rounds N] [--json]`.
+
+1. A unary call through a channel with 1, 10 and 1,000 endpoints against one with a single fixed
+   address, 50 in flight; the endpoints are connections to one server, so that only picking and
+   bookkeeping differ. And picking alone.
+2. Calls spread over ten instances of unequal speed, each serving one call at a time, against the
+   best that those could do together.
+3. A registry change reaching 1,000 channels of one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
+from meshtrio.registry import watch
+from meshtrio.registry.memory import MemoryRegistry
+from meshtrio.rpc.channel import Channel, connect_to, open_channel
+from meshtrio.rpc.endpoint import Endpoint, ServiceState
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from tests.benchmarks.rpc import serving
+
+IN_FLIGHT = 50
+CALLS = 5000
+CHANNELS = 1000
+SPEEDS = [0.002, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.010, 0.015, 0.020]
+"""Seconds that each instance takes for a call."""
+REQUEST = EchoRequest(message="x" * 90)
+
+
+async def call_many(channel: Channel, calls: int, in_flight: int) -> float:
+    """Seconds for so many calls."""
+    echo = channel.stub(EchoServiceStub).Echo
+    numbers = iter(range(calls))
+
+    async def call() -> None:
+        for _ in numbers:
+            await echo(REQUEST)
+
+    began = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(in_flight):
+            nursery.start_soon(call)
+    return time.perf_counter() - began
+
+
+def fixed(*endpoints: Endpoint) -> Callable[..., Any]:
+    async def feed(update: Callable[[ServiceState], None]) -> None:
+        update(ServiceState(endpoints))
+        await trio.sleep_forever()
+
+    return feed
+
+
+async def ready(channel: Channel, count: int) -> None:
+    while len(channel._ready) < count:  # noqa: ASYNC110 - nobody tells
+        await trio.sleep(0.01)
+
+
+async def picking(address: str, rounds: int) -> dict[str, float]:
+    """Microseconds a call, by the number of endpoints; 0 is the bare channel."""
+    found: dict[str, list[float]] = {}
+    async with AsyncExitStack() as stack:
+        channels = {"bare": await stack.enter_async_context(connect_to(f"unix:{address}"))}
+        for count in (1, 10, 1000):
+            endpoints = [Endpoint(f"{count}-{n}", f"unix:{address}") for n in range(count)]
+            channel = await stack.enter_async_context(open_channel("x", fixed(*endpoints)))
+            await ready(channel, count)
+            channels[f"{count} endpoints"] = channel
+        for name, channel in channels.items():
+            await ready(channel, 1)
+            began = time.perf_counter()
+            for _ in range(20_000):
+                channel.pick_ready()
+            found[f"{name}: picking"] = [(time.perf_counter() - began) / 20_000 * 1e6]
+        for _ in range(rounds):
+            for name, channel in channels.items():
+                seconds = await call_many(channel, CALLS, IN_FLIGHT)
+                found.setdefault(f"{name}: call", []).append(seconds / CALLS * 1e6)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+class OneAtATime(EchoServiceServicer):
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._turn = trio.Lock()
+
+    async def Echo(self, request: EchoRequest) -> EchoReply:
+        async with self._turn:
+            await trio.sleep(self._seconds)
+        return EchoReply()
+
+
+async def spreading(folder: Path) -> dict[str, float]:
+    """Calls a second, as a share of what the instances can do together."""
+    found = {}
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        endpoints = []
+        for number, seconds in enumerate(SPEEDS):
+            listener = stack.enter_context(unix_listener(folder / f"s{number}"))
+            await nursery.start(Server(OneAtATime(seconds)).serve, listener)
+            endpoints.append(Endpoint(str(number), f"unix:{folder}/s{number}"))
+        best = sum(1 / seconds for seconds in SPEEDS)
+        for policy in (Balancing.LEAST_REQUEST, Balancing.ROUND_ROBIN):
+            config = ServiceConfig(balancing=LoadBalancing(policy))
+            async with open_channel("x", fixed(*endpoints), config=config) as channel:
+                await ready(channel, len(SPEEDS))
+                seconds = await call_many(channel, 2000, IN_FLIGHT)
+            found[policy.value] = 2000 / seconds / best
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def reaching(address: str) -> dict[str, float]:
+    """From a change until every channel knows, and until a call of each was answered."""
+    registry = MemoryRegistry()
+    registry.declare("x")
+    feed = partial(watch, registry, "x")
+
+    async def hold(task_status: trio.TaskStatus[Channel]) -> None:
+        async with open_channel("x", feed, feed_key="x") as channel:
+            task_status.started(channel)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as holding:
+        # Each in a task of its own: trio's scopes may not be nested a thousand deep in one.
+        channels = [await holding.start(hold) for _ in range(CHANNELS)]
+        await trio.testing.wait_all_tasks_blocked()
+        began = time.perf_counter()
+        registry.register("x", Endpoint("a", f"unix:{address}"))
+        while not all(channel.endpoints for channel in channels):
+            await trio.lowlevel.checkpoint()
+        known = time.perf_counter() - began
+        async with trio.open_nursery() as nursery:
+            for channel in channels:
+                nursery.start_soon(channel.stub(EchoServiceStub).Echo, REQUEST)
+        answered = time.perf_counter() - began
+        holding.cancel_scope.cancel()
+    return {"known to all, ms": known * 1e3, "a call of each answered, ms": answered * 1e3}
+
+
+def judged(found: dict[str, dict[str, float]]) -> list[str]:
+    calls = found["picking, µs"]
+    return [
+        f"picking among {count} endpoints adds "
+        f"{calls[f'{count} endpoints: picking'] / calls['bare: call'] * 100:.1f} % of a call "
+        f"(at most 10), a call takes "
+        f"{calls[f'{count} endpoints: call'] / calls['bare: call']:.2f} × the bare one"
+        for count in (1, 10, 1000)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mt-") as name, serving("meshtrio", Path(name)) as at:
+        found = {
+            "picking, µs": trio.run(picking, at[0], options.rounds),
+            "unequal instances, share of the best": trio.run(spreading, Path(name)),
+            f"a change for {CHANNELS} channels": trio.run(reaching, at[0]),
+        }
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for case, values in found.items():
+        print(f"\n### {case}\n\n| | |\n| --- | ---: |")
+        print("\n".join(f"| {key} | {value:,.2f} |" for key, value in values.items()))
+    print("", *judged(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
