@@ -269,7 +269,33 @@ class Channel:
             self._nursery.start_soon(self._sweep, self._outliers, self._sweeping)
         for subchannel in self._subchannels.values():
             subchannel.ejected = False
+            self._watch_health(subchannel)
         self._arrange()
+
+    def _watch_health(self, subchannel: Subchannel) -> None:
+        """Ask the endpoint's server after the service that the config names, if it names one."""
+        service = self.config.health_service
+        subchannel.health.cancel()
+        subchannel.healthy = service is None
+        if service is not None:
+            subchannel.health = trio.CancelScope()
+            self._nursery.start_soon(self._follow_health, subchannel, service, subchannel.health)
+
+    async def _follow_health(
+        self, subchannel: Subchannel, service: str, scope: trio.CancelScope
+    ) -> None:
+        from meshtrio.rpc.health_watch import watch_health  # few services name one
+
+        def tell(healthy: bool) -> None:
+            if healthy is not subchannel.healthy:
+                subchannel.healthy = healthy
+                self._refresh()
+
+        with scope:
+            while True:
+                await watch_health(subchannel.link, service, tell)
+                tell(False)
+                await self._changed.park()
 
     async def _sweep(self, outliers: Outliers, scope: trio.CancelScope) -> None:
         with scope:
@@ -296,9 +322,9 @@ class Channel:
             self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
         for endpoint_id, endpoint in listed.items():
             if endpoint_id not in self._subchannels:
-                self._subchannels[endpoint_id] = Subchannel(
-                    endpoint, self._pool, self._manner, self._refresh
-                )
+                made = Subchannel(endpoint, self._pool, self._manner, self._refresh)
+                self._subchannels[endpoint_id] = made
+                self._watch_health(made)
         if state.departures:
             self._last_reason = state.departures[-1].reason
         if self._outliers is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 
 import attrs
@@ -59,6 +60,8 @@ class Link:
         """The one that takes calls now."""
         self.streams = _NO_STREAMS
         """The calls it has."""
+        self.watches = 0
+        """Of these, watches of its health, which are no load."""
         self.error = ""
         """Why the last attempt to connect failed, "" once one succeeded."""
         self.users: list[Callable[[], None]] = []
@@ -77,6 +80,15 @@ class Link:
     def _changed(self) -> None:
         for user in list(self.users):
             user()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """A call of the block is one of the watches."""
+        self.watches += 1
+        try:
+            yield
+        finally:
+            self.watches -= 1
 
     def drop(self) -> None:
         """Nobody uses it any more: take no calls, let those under way finish, then end."""

@@ -23,6 +23,8 @@ class Subchannel:
         "departure",
         "ejected",
         "endpoint",
+        "health",
+        "healthy",
         "link",
         "target",
         "turn",
@@ -35,6 +37,10 @@ class Subchannel:
         self.turn = 0
         self.ejected = False
         """It fails more than the others, and gets no calls for a while."""
+        self.healthy = True
+        """False where the server's health is watched, and it does not say SERVING."""
+        self.health = trio.CancelScope()
+        """Of the watch of its health."""
         self.departure: Departure | None = None
         self.departed = trio.Event()
         """Set when the endpoint is listed no more; `departure` then says why, where known."""
@@ -62,16 +68,17 @@ class Subchannel:
 
     @property
     def in_flight(self) -> int:
-        return len(self.link.streams)
+        return len(self.link.streams) - self.link.watches
 
     @property
     def ready(self) -> bool:
         target = self.target
         usable = target is not None and target.connection.usable
-        return usable and not (self.ejected or self.departed.is_set())
+        return usable and self.healthy and not (self.ejected or self.departed.is_set())
 
     def leave(self, departure: Departure | None) -> None:
         """The endpoint is listed no more: calls under way may finish, no new one is taken."""
         self.departure = departure
         self.departed.set()
+        self.health.cancel()
         self._pool.unlink(self.link, self._manner, self._follow)

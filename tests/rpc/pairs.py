@@ -25,7 +25,7 @@ from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import frames
 from meshtrio.wire.framing import FrameReader
 from meshtrio.wire.limits import Limits
-from tests.rpc.single import SingleConnection
+from tests.rpc.single import over
 
 Handler = Callable[..., Any]
 
@@ -64,7 +64,7 @@ class Pair:
 
 def bind(client: ClientConnection, stub_class: type) -> Any:
     """A stub on a bare connection."""
-    picker = SingleConnection(client, "localhost")
+    picker = over(client, "localhost")
     stub = stub_class(purerpc.insecure_channel("unused", 0))
     for name, method in list(stub_methods(stub)):
         setattr(stub, name, stub_method(picker, method))

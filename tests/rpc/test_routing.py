@@ -16,7 +16,9 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.endpoint import LOCAL, REMOTE, Departure, ServiceState
+from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
+from meshtrio.services.standard import standard_server
 from tests.rpc.pairs import Scripted, request
 from tests.rpc.test_channel import Feed, ask, endpoint, named, serving
 
@@ -318,3 +320,40 @@ async def test_one_feed_serves_all_channels_to_a_service(short_dir: Path) -> Non
         async with open_channel("x", feed, feed_key="k") as third:
             assert await ask(third) == "a"
         assert runs == 2
+
+
+# -- health ----------------------------------------------------------------------------------
+
+WATCHED = parse({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
+
+
+async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(short_dir: Path) -> None:
+    feed = Feed()
+    server, health = standard_server(named("a"))
+    async with (
+        serving(short_dir / "a", server),
+        serving(short_dir / "b"),
+        open_channel("x", feed, config=WATCHED) as channel,
+    ):
+        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        with trio.fail_after(5):
+            # "b" has no health service, and counts as healthy.
+            await until_answered_by(channel, "a")
+            await until_answered_by(channel, "b")
+            health.stop_serving()
+            await settle()
+            assert await answers(channel, 10) == {"b": 10}
+
+
+async def test_one_whose_health_is_not_known_yet_is_waited_for(short_dir: Path) -> None:
+    server, _ = standard_server(named("a"))
+    with unix_listener(short_dir / "a") as listener:
+        async with connect_to(f"unix:{short_dir / 'a'}", config=WATCHED) as channel:
+            async with trio.open_nursery() as nursery:
+                with trio.move_on_after(0.05) as scope:
+                    await ask(channel)
+                assert scope.cancelled_caught
+                await nursery.start(server.serve, listener)
+                with trio.fail_after(5):
+                    assert await ask(channel) == "a"
+                nursery.cancel_scope.cancel()

@@ -10,7 +10,7 @@ from meshtrio.messages import health as messages
 from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.services.health import HealthServicer
 from tests.rpc.pairs import connected
-from tests.rpc.single import SingleConnection
+from tests.rpc.single import over
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Health"]
 Status = messages.HealthCheckResponse
@@ -23,7 +23,7 @@ def asked(service: str) -> messages.HealthCheckRequest:
 async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
     health = HealthServicer(["a.Service"])
     async with connected(health) as pair:
-        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.SERVING
         health.stop_serving()
@@ -33,7 +33,7 @@ async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
 
 async def test_an_unknown_service_is_not_found() -> None:
     async with connected(HealthServicer([])) as pair:
-        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
         with pytest.raises(purerpc.NotFoundError):
             await stub.Check(asked("b.Service"))
         call = stub.Watch(asked("b.Service"))
@@ -43,7 +43,7 @@ async def test_an_unknown_service_is_not_found() -> None:
 async def test_watch_tells_each_change() -> None:
     health = HealthServicer([])
     async with connected(health) as pair:
-        stub = DynamicStub(SingleConnection(pair.client, "x"), _DESCRIPTOR)
+        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
         async with stub.Watch(asked("")) as call:
             assert (await call.receive_message()).status == Status.SERVING
             health.stop_serving()

@@ -12,7 +12,7 @@ from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.seam import handlers_of
 from meshtrio.services.reflection import ReflectionServicer
 from tests.rpc.pairs import Scripted, connected
-from tests.rpc.single import SingleConnection
+from tests.rpc.single import over
 
 VERSIONS = pytest.mark.parametrize("module", [reflection_v1, reflection_v1alpha])
 
@@ -24,7 +24,7 @@ async def ask(module: Any, **question: Any) -> Any:
     }
     async with connected(Scripted(), ReflectionServicer(module, handlers, served)) as pair:
         descriptor = module.DESCRIPTOR.services_by_name["ServerReflection"]
-        stub = DynamicStub(SingleConnection(pair.client, "x"), descriptor)
+        stub = DynamicStub(over(pair.client), descriptor)
         async with stub.ServerReflectionInfo() as call:
             request = module.ServerReflectionRequest(host="h", **question)
             await call.send_message(request)
