@@ -13,6 +13,7 @@ import purerpc
 from meshtrio import __version__
 from meshtrio.cli.call import call
 from meshtrio.cli.check import check
+from meshtrio.cli.gen import gen
 from meshtrio.cli.ps import ps
 from meshtrio.cli.serve import serve
 from meshtrio.errors import ConfigError, MeshFailedError, MeshtrioError
@@ -24,7 +25,7 @@ def commands() -> None:
     """Run plugins as processes that talk gRPC, and call them by name."""
 
 
-for command in (serve, check, ps, call):
+for command in (serve, check, ps, call, gen):
     commands.add_command(command)
 
 
