@@ -201,3 +201,58 @@ escalate = "mesh"
     assert load(write(tmp_path, text)).groups == (
         GroupConfig("all", ["least", "full"], Strategy.REST_FOR_ONE, 1, 5.0, Escalate.MESH),
     )
+
+
+SERVICE = """
+[[service]]
+name = "plugin.echo"
+endpoints = ["tcp://10.0.0.1:7000", "unix:/run/x"]
+weight = 2
+local = true
+tls = { ca = "ca.pem", server_name = "x" }
+config = { methodConfig = [{ name = [{}], timeout = "1s" }] }
+"""
+
+
+def test_a_service_table(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(SERVICE)
+    (table,) = load(tmp_path / "mesh.toml").services
+    assert table.endpoints == ("tcp://10.0.0.1:7000", "unix:/run/x")
+    assert (table.weight, table.local) == (2, True)
+    assert table.tls is not None
+    assert (table.tls.ca, table.tls.server_name) == (tmp_path / "ca.pem", "x")
+    assert table.config_text == '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"tcp://10.0.0.1:7000"', '"10.0.0.1:7000"', "is neither unix:/path nor tcp:host:port"),
+        ('"tcp://10.0.0.1:7000"', '"tcp://host:x"', "is neither unix:/path nor tcp:host:port"),
+        ("weight = 2", "weight = 0", "weight: must be at least 1"),
+        ("local = true", "local = 1", "local: must be true or false, not 1"),
+        ("ca =", "authority =", "tls: authority: is not a key that meshtrio knows"),
+        ('"1s"', "1", "methodConfig[0].timeout: must be a duration"),
+        ('name = "plugin.echo"', "", "service number 1: name is missing"),
+        ("\nweight", '\n[[service]]\nname = "plugin.echo"\nweight', "has more than one config"),
+    ],
+)
+def test_mistakes_in_a_service_table(old: str, new: str, reason: str, tmp_path: Path) -> None:
+    text = SERVICE.replace(old, new)
+    if "more than one" in reason:
+        text = SERVICE + SERVICE
+    (tmp_path / "mesh.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "mesh.toml")
+    assert reason in str(caught.value)
+
+
+def test_where_instances_of_a_plugin_on_tcp_listen() -> None:
+    plugin = PluginConfig("p", ["true"], instances=2, listen="tcp://127.0.0.1:7000")
+    assert [plugin.address(n, place) for place in (0, 1) for n in (0, 1)] == [
+        f"tcp:127.0.0.1:{port}" for port in (7000, 7001, 7002, 7003)
+    ]
+    with pytest.raises(ValueError, match="neither unix"):
+        PluginConfig("p", ["true"], listen="7000")
+    with pytest.raises(ValueError, match="must be tcp://host:port"):
+        PluginConfig("p", ["true"], listen="unix:/run/x")

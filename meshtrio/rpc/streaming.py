@@ -5,6 +5,7 @@ any way, ends the call at once.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Generator
 from random import Random
 from types import TracebackType
@@ -21,7 +22,7 @@ from meshtrio.rpc.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish,
 from meshtrio.rpc.endpoint import RECONNECT
 from meshtrio.rpc.interceptors import Around, describe
 from meshtrio.rpc.seam import Message, MetadataLike, Method
-from meshtrio.rpc.unary import next_delay, wait_for_ready
+from meshtrio.rpc.unary import check_size, next_delay, wait_for_ready
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 
@@ -98,6 +99,8 @@ class Call(AsyncIterator[Any]):
         self._retries: Retries | None = None
         self._wish: Wish = ANY if wait_for_ready(options, self._config) else Wish(wait=False)
         self._around: Around | None = None
+        self._ends = math.inf
+        """When the time is over that the service's config gives it."""
         self._opening = trio.Lock()
         self._cancelled = False
         self._token = trio.lowlevel.current_trio_token()
@@ -146,7 +149,23 @@ class Call(AsyncIterator[Any]):
 
         `compress=False` sends it as it is, in spite of the call's `compression`.
         """
-        await (await self._started()).send(message, compress=compress)
+        check_size("request", message.ByteSize(), self._config.max_request)
+        with self._within() as scope:
+            await (await self._started()).send(message, compress=compress)
+        self._check_time(scope)
+
+    def _within(self) -> trio.CancelScope:
+        """What the service's config gives it of time, from its start."""
+        if self._config.timeout is not None and self._ends == math.inf:
+            self._ends = trio.current_time() + self._config.timeout
+        return trio.CancelScope(deadline=self._ends)
+
+    def _check_time(self, scope: trio.CancelScope) -> None:
+        if scope.cancelled_caught:
+            self.cancel()
+            raise purerpc.DeadlineExceededError(
+                f"the service's config gives it {self._config.timeout:g} s"
+            )
 
     async def close(self) -> None:
         """End the requests, as purerpc's streams do; replies may still be received."""
@@ -170,7 +189,11 @@ class Call(AsyncIterator[Any]):
         When cancelled, the call is cancelled with it.
         """
         try:
-            reply = await self._receive()
+            with self._within() as scope:
+                reply = await self._receive()
+            self._check_time(scope)
+            if reply is not None and self._config.max_response is not None:
+                check_size("reply", reply.ByteSize(), self._config.max_response)
         except BaseException as exc:
             if self._around is not None and isinstance(exc, Exception):
                 exc = await self._around.left(exc) or exc
@@ -259,7 +282,9 @@ class Call(AsyncIterator[Any]):
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        await self._started()
+        with self._within() as scope:
+            await self._started()
+        self._check_time(scope)
         return self
 
     async def __aexit__(

@@ -331,3 +331,29 @@ async def test_sizes_are_bounded(bound: str, what: str, short_dir: Path) -> None
         await stub.Echo(request("x" * 90))
         with pytest.raises(purerpc.ResourceExhaustedError, match=f"the {what} has 10"):
             await stub.Echo(request("x" * 100))
+
+
+async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> None:
+    async def slowly(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        yield EchoReply(message="x" * message.count)
+        await trio.sleep_forever()
+
+    async def chat(messages: Any) -> AsyncIterator[EchoReply]:
+        await trio.sleep_forever()
+        yield EchoReply()
+
+    config = method_config(timeout="0.1s", maxResponseMessageBytes=50, maxRequestMessageBytes=50)
+    async with channel_to(short_dir, config, Scripted(Repeat=slowly, Chat=chat)) as channel:
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(5):
+            async with stub.Repeat(RepeatRequest(count=1)) as call:
+                assert (await call.receive_message()).message == "x"
+                with pytest.raises(purerpc.DeadlineExceededError, match=r"0\.1 s"):
+                    await call.receive_message()
+            with pytest.raises(purerpc.ResourceExhaustedError, match="the reply has"):
+                await anext(stub.Repeat(RepeatRequest(count=100)))
+            async with stub.Chat() as call:
+                with pytest.raises(purerpc.ResourceExhaustedError, match="the request has"):
+                    await call.send_message(request("x" * 100))
+                with pytest.raises(purerpc.DeadlineExceededError):
+                    await call.receive_message()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import attrs
@@ -357,3 +359,28 @@ async def test_one_whose_health_is_not_known_yet_is_waited_for(short_dir: Path) 
                 with trio.fail_after(5):
                     assert await ask(channel) == "a"
                 nursery.cancel_scope.cancel()
+
+
+async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
+    """Whatever order endpoints come, go and drain in."""
+    rng, feed = Random(7), Feed()
+    paths = [short_dir / name for name in "abcd"]
+    async with AsyncExitStack() as stack:
+        servers = {path.name: await stack.enter_async_context(serving(path)) for path in paths}
+        channel = await stack.enter_async_context(open_channel("x", feed))
+        listed: set[Path] = set()
+        for step in range(200):
+            listed ^= {rng.choice(paths)}
+            feed.set(*(attrs.evolve(endpoint(p), id=f"{p.name}{step // 20}") for p in listed))
+            if step % 10 == 0:
+                for connection in list(servers[rng.choice("abcd")].connections):
+                    connection.engine.announce_shutdown()
+                    connection.flush()
+            if rng.random() < 0.3:
+                await settle()
+            for _ in range(5):
+                target = channel.pick_ready()
+                if target is not None:
+                    assert target.connection.usable
+                    assert target.source.endpoint in channel.endpoints
+                    assert not target.source.departed.is_set()
