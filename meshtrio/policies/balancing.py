@@ -104,6 +104,8 @@ class LeastRequest(Generic[C]):
         count, sums = len(ready), self._sums(ready)
         if count == 1:
             return ready[0]
+        if sums is None and self._choices == 2:
+            return self._less_busy_of_two(ready, count)
         drawn = self._draw(sums, count)
         best = ready[drawn]
         for _ in range(min(self._choices, count) - 1):
@@ -112,6 +114,18 @@ class LeastRequest(Generic[C]):
             load = other.in_flight * best.weight - best.in_flight * other.weight
             if load < 0 or (load == 0 and sums is None and other.turn < best.turn):
                 best = other
+        self._turn = best.turn = self._turn + 1
+        return best
+
+    def _less_busy_of_two(self, ready: Sequence[C], count: int) -> C:
+        """The same as below for what nearly every call asks, in half the time."""
+        rng = self._rng
+        first = int(rng.random() * count)
+        second = int(rng.random() * (count - 1))
+        best, other = ready[first], ready[second + (second >= first)]
+        load = other.in_flight - best.in_flight
+        if load < 0 or (load == 0 and other.turn < best.turn):
+            best = other
         self._turn = best.turn = self._turn + 1
         return best
 

@@ -1,8 +1,8 @@
 """The mesh client's own cost: `python -m tests.benchmarks.client [--rounds N] [--json]`.
 
-1. A unary call through a channel with 1, 10 and 1,000 endpoints against one with a single fixed
-   address, 50 in flight; the endpoints are connections to one server, so that only picking and
-   bookkeeping differ. And picking alone.
+1. A unary call through a channel with 1, 10 and 1,000 endpoints, 50 in flight, against bare
+   channels with as many connections, of which each call takes the next: only picking and
+   bookkeeping differ. All endpoints are one server. And picking alone.
 2. Calls spread over ten instances of unequal speed, each serving one call at a time, against the
    best that those could do together.
 3. A registry change reaching 1,000 channels of one process.
@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,26 @@ from meshtrio.rpc.channel import Channel, connect_to, open_channel
 from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
+from meshtrio.wire.limits import Limits
 from tests.benchmarks.rpc import serving
 
 IN_FLIGHT = 50
 CALLS = 5000
 CHANNELS = 1000
+COUNTS = (1, 10, 1000)
 SPEEDS = [0.002, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.010, 0.015, 0.020]
 """Seconds that each instance takes for a call."""
 REQUEST = EchoRequest(message="x" * 90)
 
 
-async def call_many(channel: Channel, calls: int, in_flight: int) -> float:
-    """Seconds for so many calls."""
-    echo = channel.stub(EchoServiceStub).Echo
+async def call_many(channels: list[Channel], calls: int, in_flight: int) -> float:
+    """Seconds for so many calls, by the channels in turn."""
+    echoes = [channel.stub(EchoServiceStub).Echo for channel in channels]
     numbers = iter(range(calls))
 
     async def call() -> None:
-        for _ in numbers:
-            await echo(REQUEST)
+        for number in numbers:
+            await echoes[number % len(echoes)](REQUEST)
 
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
@@ -72,26 +74,50 @@ async def ready(channel: Channel, count: int) -> None:
         await trio.sleep(0.01)
 
 
+async def held(holding: trio.Nursery, opening: AbstractAsyncContextManager[Channel]) -> Channel:
+    """A channel that is open as long as the nursery is.
+
+    In a task of its own: trio's scopes may not be nested a thousand deep in one.
+    """
+
+    async def hold(task_status: trio.TaskStatus[Channel]) -> None:
+        async with opening as channel:
+            task_status.started(channel)
+            await trio.sleep_forever()
+
+    found: Channel = await holding.start(hold)
+    return found
+
+
+async def bare(holding: trio.Nursery, address: str, count: int) -> list[Channel]:
+    """Channels of one connection each; if they were alike, they would share one."""
+    manners = [Limits(max_send_message_size=1_000_000 + number) for number in range(count)]
+    found = [await held(holding, connect_to(f"unix:{address}", limits=m)) for m in manners]
+    for channel in found:
+        await ready(channel, 1)
+    return found
+
+
 async def picking(address: str, rounds: int) -> dict[str, float]:
-    """Microseconds a call, by the number of endpoints; 0 is the bare channel."""
+    """Microseconds a call, and of a pick, by the number of endpoints."""
     found: dict[str, list[float]] = {}
-    async with AsyncExitStack() as stack:
-        channels = {"bare": await stack.enter_async_context(connect_to(f"unix:{address}"))}
-        for count in (1, 10, 1000):
+    async with trio.open_nursery() as holding:
+        compared: dict[str, list[Channel]] = {}
+        for count in COUNTS:
             endpoints = [Endpoint(f"{count}-{n}", f"unix:{address}") for n in range(count)]
-            channel = await stack.enter_async_context(open_channel("x", fixed(*endpoints)))
+            channel = await held(holding, open_channel("x", fixed(*endpoints)))
             await ready(channel, count)
-            channels[f"{count} endpoints"] = channel
-        for name, channel in channels.items():
-            await ready(channel, 1)
+            compared[f"{count} bare"] = await bare(holding, address, count)
+            compared[f"{count} endpoints"] = [channel]
             began = time.perf_counter()
             for _ in range(20_000):
                 channel.pick_ready()
-            found[f"{name}: picking"] = [(time.perf_counter() - began) / 20_000 * 1e6]
+            found[f"{count} picking"] = [(time.perf_counter() - began) / 20_000 * 1e6]
         for _ in range(rounds):
-            for name, channel in channels.items():
-                seconds = await call_many(channel, CALLS, IN_FLIGHT)
-                found.setdefault(f"{name}: call", []).append(seconds / CALLS * 1e6)
+            for name, channels in compared.items():
+                seconds = await call_many(channels, CALLS, IN_FLIGHT)
+                found.setdefault(name, []).append(seconds / CALLS * 1e6)
+        holding.cancel_scope.cancel()
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -120,7 +146,7 @@ async def spreading(folder: Path) -> dict[str, float]:
             config = ServiceConfig(balancing=LoadBalancing(policy))
             async with open_channel("x", fixed(*endpoints), config=config) as channel:
                 await ready(channel, len(SPEEDS))
-                seconds = await call_many(channel, 2000, IN_FLIGHT)
+                seconds = await call_many([channel], 2000, IN_FLIGHT)
             found[policy.value] = 2000 / seconds / best
         nursery.cancel_scope.cancel()
     return found
@@ -132,14 +158,9 @@ async def reaching(address: str) -> dict[str, float]:
     registry.declare("x")
     feed = partial(watch, registry, "x")
 
-    async def hold(task_status: trio.TaskStatus[Channel]) -> None:
-        async with open_channel("x", feed, feed_key="x") as channel:
-            task_status.started(channel)
-            await trio.sleep_forever()
-
     async with trio.open_nursery() as holding:
-        # Each in a task of its own: trio's scopes may not be nested a thousand deep in one.
-        channels = [await holding.start(hold) for _ in range(CHANNELS)]
+        opened = (open_channel("x", feed, feed_key="x") for _ in range(CHANNELS))
+        channels = [await held(holding, opening) for opening in opened]
         await trio.testing.wait_all_tasks_blocked()
         began = time.perf_counter()
         registry.register("x", Endpoint("a", f"unix:{address}"))
@@ -155,13 +176,13 @@ async def reaching(address: str) -> dict[str, float]:
 
 
 def judged(found: dict[str, dict[str, float]]) -> list[str]:
-    calls = found["picking, µs"]
+    times = found["a call, µs"]
     return [
-        f"picking among {count} endpoints adds "
-        f"{calls[f'{count} endpoints: picking'] / calls['bare: call'] * 100:.1f} % of a call "
-        f"(at most 10), a call takes "
-        f"{calls[f'{count} endpoints: call'] / calls['bare: call']:.2f} × the bare one"
-        for count in (1, 10, 1000)
+        f"among {count} endpoints a call takes "
+        f"{times[f'{count} endpoints'] / times[f'{count} bare']:.2f} × one of bare channels with "
+        f"as many connections (at most 1.10); picking alone is "
+        f"{times[f'{count} picking'] / times['1 bare'] * 100:.1f} % of a call"
+        for count in COUNTS
     ]
 
 
@@ -172,7 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mt-") as name, serving("meshtrio", Path(name)) as at:
         found = {
-            "picking, µs": trio.run(picking, at[0], options.rounds),
+            "a call, µs": trio.run(picking, at[0], options.rounds),
             "unequal instances, share of the best": trio.run(spreading, Path(name)),
             f"a change for {CHANNELS} channels": trio.run(reaching, at[0]),
         }
