@@ -21,16 +21,16 @@ import trio
 
 from meshtrio import runtime_dir
 from meshtrio.address import TlsFiles
+from meshtrio.client import endpoint
+from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.endpoint import Departure, ServiceState
+from meshtrio.client.interceptors import Interceptor
 from meshtrio.config import MeshConfig, load
 from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.registry.tables import outside_endpoint
-from meshtrio.rpc import endpoint
-from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.endpoint import Departure, ServiceState
-from meshtrio.rpc.interceptors import Interceptor
 from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import purerpc
 
 if TYPE_CHECKING:
+    from meshtrio.client.unary import Outcome
     from meshtrio.policies.service_config import MethodConfig
-    from meshtrio.rpc.unary import Outcome
 
 Service = purerpc.Service
 Client = purerpc.Client
@@ -39,7 +39,7 @@ def signature(request: Any, reply: Any, *, stream_in: bool, stream_out: bool) ->
 class Call(Protocol[Q_contra, R_co]):
     """A call with a stream: iterate its replies, or talk with it inside `async with`.
 
-    See `meshtrio.rpc.streaming.Call`, which it is.
+    See `meshtrio.client.streaming.Call`, which it is.
     """
 
     async def send_message(self, message: Q_contra, *, compress: bool = True) -> None: ...
@@ -71,7 +71,7 @@ class Call(Protocol[Q_contra, R_co]):
 
 
 class UnaryUnary(Protocol[Q_contra, R_co]):
-    """`reply = await stub.Method(request)`; see `meshtrio.rpc.unary.UnaryCall`."""
+    """`reply = await stub.Method(request)`; see `meshtrio.client.unary.UnaryCall`."""
 
     async def __call__(
         self,

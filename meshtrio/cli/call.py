@@ -22,10 +22,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
 from meshtrio.cli.ps import mesh_socket_option
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
-from meshtrio.rpc.channel import Channel, connect_to
-from meshtrio.rpc.dynamic_stub import DynamicStub
 
 _WAIT_PAUSE = 0.05
 

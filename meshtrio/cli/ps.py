@@ -10,8 +10,8 @@ import click
 import trio
 
 from meshtrio import mesh
+from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import control
-from meshtrio.rpc.dynamic_stub import DynamicStub
 
 _COLUMNS = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
-from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 
 
 class UnknownServiceError(LookupError):

@@ -8,8 +8,8 @@ from contextlib import aclosing
 import attrs
 from trio_util import AsyncValue
 
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.registry import UnknownServiceError
-from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
 
 _DEPARTURES_KEPT = 16
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshtrio.address import Address, TlsFiles
+from meshtrio.client.endpoint import LOCAL, REMOTE, Departure, Endpoint
 from meshtrio.config import ServiceTable
 from meshtrio.registry import Registry
-from meshtrio.rpc.endpoint import LOCAL, REMOTE, Departure, Endpoint
 
 
 def follow(

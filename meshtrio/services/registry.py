@@ -12,12 +12,12 @@ import purerpc
 import trio
 
 from meshtrio.address import TlsFiles
+from meshtrio.client.attempt import Picker
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.endpoint import RECONNECT, Departure, Endpoint, ServiceState
 from meshtrio.messages import registry as messages
 from meshtrio.registry import Registry, UnknownServiceError
-from meshtrio.rpc.attempt import Picker
 from meshtrio.rpc.dynamic import service_of
-from meshtrio.rpc.dynamic_stub import DynamicStub
-from meshtrio.rpc.endpoint import RECONNECT, Departure, Endpoint, ServiceState
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
 

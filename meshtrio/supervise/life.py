@@ -14,9 +14,9 @@ import attrs
 import trio
 
 from meshtrio import contract, runtime_dir
+from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.config import PluginConfig
 from meshtrio.errors import OUT_OF_RESOURCES
-from meshtrio.rpc.endpoint import Departure, Endpoint
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.decisions.policy import Exit
 from meshtrio.supervise.decisions.state import State, follow

@@ -13,11 +13,11 @@ import purerpc
 import trio
 
 from meshtrio.address import TlsFiles
+from meshtrio.client.dial import dial
+from meshtrio.client.question import Question
 from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
 from meshtrio.messages import health
-from meshtrio.rpc.dial import dial
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.question import Question
 
 _CHECK = Question(
     method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),

@@ -26,11 +26,11 @@ import trio.testing
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
 from meshtrio.registry import watch
 from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.wire.limits import Limits

@@ -20,7 +20,7 @@ import trio
 from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
-from meshtrio.rpc.channel import connect_to
+from meshtrio.client.channel import connect_to
 from meshtrio.wire.limits import Limits
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.base import SERVICE, SMALL

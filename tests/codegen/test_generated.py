@@ -13,9 +13,9 @@ from typing import Any
 import purerpc
 import pytest
 
-from meshtrio.rpc.channel import connect_to
+from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from tests.rpc.test_channel import serving
+from tests.client.test_channel import serving
 
 PROTOS = Path(__file__).parent / "protos"
 FILES = [

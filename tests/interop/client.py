@@ -12,7 +12,7 @@ import purerpc
 import pytest
 import trio
 
-from meshtrio.rpc.channel import Channel
+from meshtrio.client.channel import Channel
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.grpc_testing.interop_grpc import TestServiceStub, UnimplementedServiceStub
 from tests.interop.server import INITIAL, TRAILING

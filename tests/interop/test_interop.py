@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.rpc.channel import connect_to
+from meshtrio.client.channel import connect_to
 from meshtrio.wire.limits import Limits
 from tests.interop.client import CASES, COMPRESSED
 from tests.programs import until

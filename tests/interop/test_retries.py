@@ -18,8 +18,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.channel import connect_to
 from meshtrio.policies.service_config import parse
-from meshtrio.rpc.channel import connect_to
 from tests.programs import PLUGINS, until
 from tests.tools import tool
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.registry import UnknownServiceError, watch
 from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
 
 A = Endpoint(id="a", address="unix:/a")
 B = Endpoint(id="b", address="unix:/b")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshtrio.address import TlsFiles
+from meshtrio.client.endpoint import LOCAL, REMOTE, Endpoint, ServiceState
 from meshtrio.config import ServiceTable
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.registry.tables import follow
-from meshtrio.rpc.endpoint import LOCAL, REMOTE, Endpoint, ServiceState
 from meshtrio.services.registry import from_message, to_message
 
 A, B = "tcp:10.0.0.1:7000", "tcp:10.0.0.2:7000"

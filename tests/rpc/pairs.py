@@ -14,9 +14,9 @@ import trio
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.rpc.calls import stub_method
+from meshtrio.client.calls import stub_method
+from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.rpc.timeouts import Timeouts

@@ -6,8 +6,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from meshtrio.client.single import SingleConnection
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.single import SingleConnection
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.client.streaming import Call
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.rpc.streaming import Call
 from meshtrio.wire.limits import Limits
 from tests.rpc.pairs import Scripted, connected, reply, request, requests
 

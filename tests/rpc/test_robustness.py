@@ -13,10 +13,10 @@ import trio
 import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.unary import UnaryCall
 from meshtrio.errors import UsageError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.unary import UnaryCall
 from meshtrio.wire import frames, hpack
 from meshtrio.wire.frames import FrameType
 from meshtrio.wire.grpc import frame_message

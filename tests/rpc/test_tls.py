@@ -15,8 +15,8 @@ import trustme
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.rpc.channel import connect_to
-from meshtrio.rpc.dial import Tls
+from meshtrio.client.channel import connect_to
+from meshtrio.client.dial import Tls
 from meshtrio.rpc.server import Server
 from tests.rpc.pairs import Scripted, request
 from tests.rpc.test_calls import chat, echo, repeat

@@ -6,8 +6,8 @@ import purerpc
 import pytest
 import trio
 
+from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import health as messages
-from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.services.health import HealthServicer
 from tests.rpc.pairs import connected
 from tests.rpc.single import over

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import reflection_v1, reflection_v1alpha
-from meshtrio.rpc.dynamic_stub import DynamicStub
 from meshtrio.rpc.seam import handlers_of
 from meshtrio.services.reflection import ReflectionServicer
 from tests.rpc.pairs import Scripted, connected

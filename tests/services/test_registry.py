@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.services.registry import from_message, to_message
 
 STATES = [

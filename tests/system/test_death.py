@@ -15,8 +15,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio import mesh
+from meshtrio.client.channel import Channel
 from meshtrio.errors import PluginDiedError
-from meshtrio.rpc.channel import Channel
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
 from tests.programs import plugin

@@ -17,7 +17,7 @@ import trio
 from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
-from meshtrio.rpc.channel import connect_to
+from meshtrio.client.channel import connect_to
 from tests.programs import ECHO, PLUGINS, ROOT, until
 
 GRPCIO = ROOT / "examples" / "grpcio-plugin" / "grpcio_plugin.py"

@@ -34,7 +34,7 @@ class Meshtrio(AsyncPeer):
     async def stub(self, address: str) -> AsyncIterator[Any]:
         from echo.v1.echo_grpc import EchoServiceStub
 
-        from meshtrio.rpc.channel import connect_to
+        from meshtrio.client.channel import connect_to
 
         async with connect_to(f"unix:{address}") as channel:
             yield channel.stub(EchoServiceStub)

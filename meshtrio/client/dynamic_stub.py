@@ -6,8 +6,8 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from meshtrio.rpc.attempt import Picker
-from meshtrio.rpc.calls import stub_method
+from meshtrio.client.attempt import Picker
+from meshtrio.client.calls import stub_method
 from meshtrio.rpc.dynamic import method_of
 
 

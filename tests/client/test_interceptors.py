@@ -15,17 +15,17 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.client.channel import connect_to
+from meshtrio.client.dial import Tls
+from meshtrio.client.interceptors import ClientCall, call_credentials
 from meshtrio.errors import UsageError
 from meshtrio.policies.service_config import parse
-from meshtrio.rpc.channel import connect_to
 from meshtrio.rpc.current import current_call
-from meshtrio.rpc.dial import Tls
-from meshtrio.rpc.interceptors import ClientCall, call_credentials
 from meshtrio.rpc.seam import Request
 from meshtrio.rpc.server import Server
+from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted, request
 from tests.rpc.test_calls import chat, repeat
-from tests.rpc.test_channel import serving
 from tests.rpc.test_tls import CA, client_context, server_context
 from tests.rpc.test_tls import serving as serving_tls
 

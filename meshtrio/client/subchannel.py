@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import trio
 
-from meshtrio.rpc.attempt import Target
-from meshtrio.rpc.endpoint import Departure, Endpoint
-from meshtrio.rpc.link import Manner
-from meshtrio.rpc.pool import Pool
+from meshtrio.client.attempt import Target
+from meshtrio.client.endpoint import Departure, Endpoint
+from meshtrio.client.link import Manner
+from meshtrio.client.pool import Pool
 
 
 class Subchannel:

@@ -14,12 +14,12 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.client.channel import Channel, open_channel
 from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.service_config import MethodConfig, parse
-from meshtrio.rpc.channel import Channel, open_channel
 from meshtrio.rpc.server import Server
+from tests.client.test_channel import Feed, endpoint, serving
 from tests.rpc.pairs import Scripted, request
-from tests.rpc.test_channel import Feed, endpoint, serving
 
 RETRY = {
     "maxAttempts": 4,

@@ -12,6 +12,15 @@ from typing import Any, TypeVar
 import purerpc
 import trio
 
+from meshtrio.client.attempt import ANY, Target, Wish
+from meshtrio.client.bare import BareStubSupport
+from meshtrio.client.calls import stub_method
+from meshtrio.client.dial import Tls
+from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.interceptors import Interceptor
+from meshtrio.client.link import Manner
+from meshtrio.client.pool import Feed, Pool, shared_pool
+from meshtrio.client.subchannel import Subchannel
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
 from meshtrio.policies.balancing import (
     Balancer,
@@ -24,16 +33,7 @@ from meshtrio.policies.balancing import (
 from meshtrio.policies.outlier import Outliers
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import Balancing, ServiceConfig, parse
-from meshtrio.rpc.attempt import ANY, Target, Wish
-from meshtrio.rpc.bare import BareStubSupport
-from meshtrio.rpc.calls import stub_method
-from meshtrio.rpc.dial import Tls
-from meshtrio.rpc.endpoint import Endpoint, ServiceState
-from meshtrio.rpc.interceptors import Interceptor
-from meshtrio.rpc.link import Manner
-from meshtrio.rpc.pool import Feed, Pool, shared_pool
 from meshtrio.rpc.seam import MetadataLike, stub_methods
-from meshtrio.rpc.subchannel import Subchannel
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.grpc import encode_metadata
@@ -284,7 +284,7 @@ class Channel:
     async def _follow_health(
         self, subchannel: Subchannel, service: str, scope: trio.CancelScope
     ) -> None:
-        from meshtrio.rpc.health_watch import watch_health  # few services name one
+        from meshtrio.client.health_watch import watch_health  # few services name one
 
         def tell(healthy: bool) -> None:
             if healthy is not subchannel.healthy:

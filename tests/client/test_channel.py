@@ -15,12 +15,12 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
 from meshtrio.messages import health as messages
 from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
-from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.dynamic_stub import DynamicStub
-from meshtrio.rpc.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server

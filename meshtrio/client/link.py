@@ -11,9 +11,9 @@ import attrs
 import trio
 
 from meshtrio.address import Address
+from meshtrio.client.dial import Tls, dial
+from meshtrio.client.endpoint import RECONNECT, Endpoint
 from meshtrio.rpc.client import ClientConnection
-from meshtrio.rpc.dial import Tls, dial
-from meshtrio.rpc.endpoint import RECONNECT, Endpoint
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport

@@ -6,9 +6,9 @@ from typing import Any
 
 import purerpc
 
-from meshtrio.rpc.attempt import CallOptions, Picker
+from meshtrio.client.attempt import CallOptions, Picker
+from meshtrio.client.streaming import Call
 from meshtrio.rpc.seam import Method
-from meshtrio.rpc.streaming import Call
 from meshtrio.wire.compression import IDENTITY
 
 

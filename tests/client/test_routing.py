@@ -15,14 +15,14 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
+from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.endpoint import LOCAL, REMOTE, Departure, ServiceState
 from meshtrio.policies.service_config import ServiceConfig, parse
-from meshtrio.rpc.channel import Channel, connect_to, open_channel
-from meshtrio.rpc.endpoint import LOCAL, REMOTE, Departure, ServiceState
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
+from tests.client.test_channel import Feed, ask, endpoint, named, serving
 from tests.rpc.pairs import Scripted, request
-from tests.rpc.test_channel import Feed, ask, endpoint, named, serving
 
 
 async def settle() -> None:

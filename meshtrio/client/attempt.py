@@ -91,7 +91,7 @@ class Picker(Protocol):
     """What is called: "plugin.echo"."""
     config: ServiceConfig
     interceptors: tuple[Any, ...]
-    """Of `meshtrio.rpc.interceptors.Interceptor`."""
+    """Of `meshtrio.client.interceptors.Interceptor`."""
     metadata: Metadata
     """What goes out with every call."""
     throttle: Throttle | None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable
 from typing import Any
 
+from meshtrio.client.attempt import CallOptions, Picker
+from meshtrio.client.streaming import Call, StreamUnaryCall
+from meshtrio.client.unary import UnaryCall
 from meshtrio.policies.service_config import MethodConfig
-from meshtrio.rpc.attempt import CallOptions, Picker
 from meshtrio.rpc.seam import Message, MetadataLike, Method
-from meshtrio.rpc.streaming import Call, StreamUnaryCall
-from meshtrio.rpc.unary import UnaryCall
 from meshtrio.wire.compression import IDENTITY
 
 

@@ -12,12 +12,12 @@ from random import Random
 import purerpc
 import trio
 
+from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.link import Link
+from meshtrio.client.single import SingleConnection
+from meshtrio.client.streaming import Call
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.endpoint import RECONNECT
-from meshtrio.rpc.link import Link
-from meshtrio.rpc.single import SingleConnection
-from meshtrio.rpc.streaming import Call
 
 _log = logging.getLogger("meshtrio.rpc")
 

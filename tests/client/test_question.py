@@ -10,10 +10,10 @@ import purerpc
 import pytest
 import trio
 
+from meshtrio.client.question import Question
 from meshtrio.errors import ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.rpc.question import Question
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire import hpack

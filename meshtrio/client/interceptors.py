@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from meshtrio.rpc.attempt import Attempt, CallOptions, Picker
+from meshtrio.client.attempt import Attempt, CallOptions, Picker
 from meshtrio.rpc.seam import Method
 from meshtrio.wire.grpc import Metadata
 

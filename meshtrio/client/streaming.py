@@ -15,14 +15,14 @@ import attrs
 import purerpc
 import trio
 
+from meshtrio.client.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.interceptors import Around, describe
+from meshtrio.client.unary import check_size, next_delay, wait_for_ready
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
-from meshtrio.rpc.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
-from meshtrio.rpc.endpoint import RECONNECT
-from meshtrio.rpc.interceptors import Around, describe
 from meshtrio.rpc.seam import Message, MetadataLike, Method
-from meshtrio.rpc.unary import check_size, next_delay, wait_for_ready
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 

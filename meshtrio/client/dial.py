@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from meshtrio.address import TlsFiles
-from meshtrio.rpc.endpoint import connect, host_of
+from meshtrio.client.endpoint import connect, host_of
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 

@@ -14,8 +14,8 @@ from typing import Self
 import trio
 import trio.lowlevel
 
-from meshtrio.rpc.endpoint import Endpoint, ServiceState
-from meshtrio.rpc.link import Link, Manner
+from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.link import Link, Manner
 
 _log = logging.getLogger("meshtrio.rpc")
 

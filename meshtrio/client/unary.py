@@ -13,12 +13,12 @@ import attrs
 import purerpc
 import trio
 
+from meshtrio.client.attempt import ANY, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.interceptors import describe, enter
 from meshtrio.errors import CallRefusedError
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
-from meshtrio.rpc.attempt import ANY, Attempt, CallOptions, Picker, Wish, request_block
-from meshtrio.rpc.endpoint import RECONNECT
-from meshtrio.rpc.interceptors import describe, enter
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
@@ -105,7 +105,7 @@ class UnaryCall:
         async with within(config.timeout):
             if config.hedging is not None:
                 self._picker.note_call()
-                from meshtrio.rpc.hedging import hedged  # few methods have it
+                from meshtrio.client.hedging import hedged  # few methods have it
 
                 one = partial(self._once, message, options, compress)
                 reply, attempt = await hedged(self._picker, config.hedging, one)

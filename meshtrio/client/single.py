@@ -7,10 +7,10 @@ from typing import Any
 
 import trio
 
+from meshtrio.client.attempt import ANY, Target, Wish
 from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.retry import Throttle
 from meshtrio.policies.service_config import ServiceConfig
-from meshtrio.rpc.attempt import ANY, Target, Wish
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.wire.grpc import Metadata
 

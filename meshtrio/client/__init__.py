@@ -1,0 +1,1 @@
+"""Calling services: channels, the endpoints they choose from, and the calls they make there."""

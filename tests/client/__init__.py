@@ -1,0 +1,1 @@
+"""Tests of channels and what they do with calls, over real sockets."""
