@@ -18,6 +18,7 @@ import trio
 from meshtrio.client.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import Around, describe
+from meshtrio.client.sender import Sender
 from meshtrio.client.unary import check_size, next_delay, wait_for_ready
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
@@ -92,7 +93,7 @@ class Call(AsyncIterator[Any]):
         self._picker = picker
         self._method = method
         self._options = options
-        self._sender = None if messages is None else _Sender(messages)
+        self._sender = None if messages is None else Sender(messages)
         self._single = single
         self._attempt: Attempt | None = None
         self._config = options.policy or picker.config.method(method.service, method.name)
@@ -101,6 +102,7 @@ class Call(AsyncIterator[Any]):
         self._around: Around | None = None
         self._ends = math.inf
         """When the time is over that the service's config gives it."""
+        self._sending = False
         self._opening = trio.Lock()
         self._cancelled = False
         self._token = trio.lowlevel.current_trio_token()
@@ -140,7 +142,10 @@ class Call(AsyncIterator[Any]):
         # The first request may be long in coming, and the server may be the first to speak.
         attempt.target.connection.flush()
         if self._sender is not None:
-            self._picker.spawn(self._sender.run, attempt)
+            await self._sender.attach(attempt)
+            if not self._sending:
+                self._sending = True
+                self._picker.spawn(self._sender.run)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -216,7 +221,10 @@ class Call(AsyncIterator[Any]):
         while True:
             attempt = await self._started()
             try:
-                return await attempt.receive()
+                reply = await attempt.receive()
+                if self._sender is not None:
+                    self._sender.commit()
+                return reply
             except CallRefusedError as exc:
                 refusals += 1
                 delay = self._delay_after(exc, attempt, RECONNECT.delay(refusals, Random()))
@@ -232,10 +240,13 @@ class Call(AsyncIterator[Any]):
     ) -> float:
         """Seconds until the call is made again; `delay` is known where it was not processed.
 
-        Raises the failure where it is not made again: only what can be sent again is, and that is
-        a single request.
+        Raises the failure where it is not made again: only what can be sent again is, and what a
+        caller sends one by one cannot.
         """
-        if self._single is None or attempt.committed or self._cancelled:
+        kept = self._single is not None or (self._sender is not None and self._sender.can_repeat)
+        if not kept or attempt.committed or self._cancelled:
+            raise failure
+        if self._sender is not None and self._sender.error is not None:
             raise failure
         if delay is not None:
             return delay
@@ -307,49 +318,9 @@ class Call(AsyncIterator[Any]):
                 self._token.run_sync_soon(_end_dropped, attempt, self._sender, around)
 
 
-def _end_dropped(attempt: Attempt, sender: _Sender | None, around: Around | None) -> None:
+def _end_dropped(attempt: Attempt, sender: Sender | None, around: Around | None) -> None:
     if around is not None:
         around.leave()
     if sender is not None:
         sender.scope.cancel()
     attempt.end()
-
-
-class _Sender:
-    """Sends what the caller's iterable gives, as a task of the connection.
-
-    It knows its attempt but not its call, so that a call which is dropped is collected.
-    """
-
-    def __init__(self, messages: AsyncIterable[Message]) -> None:
-        self._messages = messages
-        self.scope = trio.CancelScope()
-        self.error: Exception | None = None
-
-    async def run(self, attempt: Attempt) -> None:
-        try:
-            with self.scope:
-                await self._send_all(attempt)
-        except Exception as exc:
-            self.error = exc
-        except BaseExceptionGroup as group:
-            # The caller's clean-up failed while it was cancelled from outside.
-            cancelled, errors = group.split(trio.Cancelled)
-            if isinstance(errors, ExceptionGroup):
-                self.error = errors
-            raise cancelled or group from None
-        finally:
-            if self.error is not None:
-                attempt.end()
-
-    async def _send_all(self, attempt: Attempt) -> None:
-        iterator: Any = aiter(self._messages)
-        async with contextlib.AsyncExitStack() as stack:
-            if hasattr(iterator, "aclose"):
-                await stack.enter_async_context(contextlib.aclosing(iterator))
-            async for message in iterator:
-                await attempt.send(message)
-                if attempt.stream.over:
-                    return
-        with contextlib.suppress(purerpc.RpcFailedError):
-            await attempt.stream.send_end()

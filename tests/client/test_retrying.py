@@ -357,3 +357,96 @@ async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> Non
                     await call.send_message(request("x" * 100))
                 with pytest.raises(purerpc.DeadlineExceededError):
                     await call.receive_message()
+
+
+async def counted(count: int, size: int = 1) -> AsyncIterator[EchoRequest]:
+    for number in range(count):
+        yield request(str(number) * size)
+
+
+@attrs.define
+class Joining:
+    """Reads so many requests before it fails, each time but the last."""
+
+    failures: list[Exception]
+    reads: int = 2
+    attempts: list[str | None] = attrs.field(factory=list)
+
+    async def join(self, messages: Any, request: Any) -> EchoReply:
+        self.attempts.append(dict(request.custom_metadata).get("grpc-previous-rpc-attempts"))
+        found = []
+        async for message in messages:
+            found.append(message.message[:1])
+            if self.failures and len(found) == self.reads:
+                raise self.failures.pop(0)
+        return EchoReply(message="".join(found))
+
+    async def chat(self, messages: Any) -> AsyncIterator[EchoReply]:
+        async for message in messages:
+            if self.failures:
+                raise self.failures.pop(0)
+            yield EchoReply(message=message.message)
+
+
+async def test_a_stream_of_requests_is_sent_again_from_the_start(short_dir: Path) -> None:
+    joining = Joining(unavailable(2))
+    config = method_config(retryPolicy=RETRY)
+    servicer = Scripted(Join=joining.join, Chat=joining.chat)
+    async with channel_to(short_dir, config, servicer) as channel:
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(5):
+            reply = await stub.Join(counted(9))
+            assert reply.message == "012345678"
+            assert joining.attempts == [None, "1", "2"]
+            joining.failures = unavailable(1)
+            replies = [r.message async for r in stub.Chat(counted(5))]
+            assert replies == list("01234")
+
+
+async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -> None:
+    joining = Joining(unavailable(1), reads=400)
+    async with channel_to(
+        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
+    ) as channel:
+        with trio.fail_after(5), pytest.raises(purerpc.UnavailableError):
+            await channel.stub(EchoServiceStub).Join(counted(500, size=1000))
+    assert len(joining.attempts) == 1
+
+
+async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
+    async def broken() -> AsyncIterator[EchoRequest]:
+        yield request("0")
+        raise KeyError("the caller's own")
+
+    joining = Joining([])
+    async with channel_to(
+        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
+    ) as channel:
+        with trio.fail_after(5), pytest.raises(KeyError, match="own"):
+            await channel.stub(EchoServiceStub).Join(broken())
+    assert len(joining.attempts) <= 1
+
+
+async def test_requests_that_come_late_go_to_the_attempt_there_is(short_dir: Path) -> None:
+    """The first attempt fails while the iterable is being waited for."""
+    joining = Joining(unavailable(1), reads=1)
+    failed = trio.Event()
+
+    async def late() -> AsyncIterator[EchoRequest]:
+        yield request("0")
+        await failed.wait()
+        yield request("1")
+
+    async def tell(messages: Any, request: Any) -> EchoReply:
+        try:
+            return await joining.join(messages, request)
+        except purerpc.UnavailableError:
+            failed.set()
+            raise
+
+    async with channel_to(
+        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=tell)
+    ) as channel:
+        with trio.fail_after(5):
+            reply = await channel.stub(EchoServiceStub).Join(late())
+    assert reply.message == "01"
