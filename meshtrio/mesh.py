@@ -210,37 +210,47 @@ async def connect(
     """
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_service.resolve(mesh, service)
+    address = _address(mesh_socket)
+    feed = partial(_follow, address, service, known)
+    async with open_channel(
+        service,
+        feed,
+        feed_key=(address, service),
+        config=_parsed(config),
+        timeouts=timeouts,
+        interceptors=interceptors,
+        metadata=metadata,
+    ) as channel:
+        yield channel
 
-        async def feed(update: Callable[[ServiceState], None]) -> None:
-            update(known)
-            await registry_service.watch(mesh, service, update)
 
-        async with open_channel(
-            service,
-            feed,
-            config=_parsed(config),
-            timeouts=timeouts,
-            interceptors=interceptors,
-            metadata=metadata,
-        ) as channel:
-            yield channel
+async def _follow(
+    address: str, service: str, known: ServiceState, update: Callable[[ServiceState], None]
+) -> None:
+    """The feed of all of a process's channels to a service: one watch on the mesh socket."""
+    update(known)
+    async with connect_to(address) as mesh:
+        await registry_service.watch(mesh, service, update)
 
 
 def _parsed(config: Mapping[str, Any] | None) -> ServiceConfig | None:
     return None if config is None else parse(config)
 
 
+def _address(mesh_socket: Path | str | None) -> str:
+    return f"unix:{os.path.abspath(mesh_socket or runtime_dir.find_mesh_socket())}"
+
+
 @asynccontextmanager
 async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
     """Open a channel to the mesh's own services. Raises NoMeshError where no mesh answers."""
-    path = os.fspath(mesh_socket or runtime_dir.find_mesh_socket())
-    address = f"unix:{path}"
+    address = _address(mesh_socket)
     try:
         (await endpoint.connect(address)).close()
     except OSError as exc:
         raise NoMeshError(
-            f"no mesh answers at {path} ({exc.strerror}); start one with `meshtrio serve`, or say "
-            "where it is with MESH_SOCKET"
+            f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror}); start one with "
+            "`meshtrio serve`, or say where it is with MESH_SOCKET"
         ) from None
     async with connect_to(address) as channel:
         yield channel

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Self
 
 import trio
@@ -75,6 +76,7 @@ class Pool:
         self._nursery.start_soon(self._guarded, task, *args)
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        _inside.set(self)
         try:
             await task(*args)
         except Exception:
@@ -138,9 +140,17 @@ class News:
 _current: trio.lowlevel.RunVar[Pool | None] = trio.lowlevel.RunVar("meshtrio pool", None)
 
 
+_inside: ContextVar[Pool | None] = ContextVar("meshtrio pool", default=None)
+"""In the pool's own tasks: a feed may use a channel, which must not keep the pool alive."""
+
+
 @asynccontextmanager
 async def shared_pool() -> AsyncIterator[Pool]:
     """The pool of this trio run, for the block."""
+    own = _inside.get()
+    if own is not None:
+        yield own
+        return
     pool = _current.get()
     if pool is None:
         pool = Pool()

@@ -384,3 +384,26 @@ async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
                     assert target.connection.usable
                     assert target.source.endpoint in channel.endpoints
                     assert not target.source.departed.is_set()
+
+
+async def test_a_feed_may_use_a_channel_itself(short_dir: Path) -> None:
+    """As that of a mesh in another process does; it must not keep the shared links alive."""
+    server = Server(named("a"))
+    address = f"unix:{short_dir / 'a'}"
+
+    async def feed(update: Any) -> None:
+        async with connect_to(address) as behind:
+            assert await ask(behind) == "a"
+            update(ServiceState((endpoint(short_dir / "a"),)))
+            await trio.sleep_forever()
+
+    async with serving(short_dir / "a", server):
+        with trio.fail_after(5):
+            for _ in range(3):
+                async with (
+                    open_channel("x", feed, feed_key="k") as first,
+                    open_channel("x", feed, feed_key="k") as second,
+                ):
+                    assert [await ask(first), await ask(second)] == ["a", "a"]
+                await settle()
+                assert not server.connections

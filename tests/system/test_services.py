@@ -1,0 +1,72 @@
+"""Services beyond a mesh's own plugins: registered for a block, and by a [[service]] table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio import mesh
+from meshtrio.config import ServiceTable
+from meshtrio.errors import UsageError
+from meshtrio.policies.service_config import Balancing
+from meshtrio.rpc.server import Server
+from tests.client.test_channel import named, serving
+from tests.meshes import running
+from tests.programs import echo
+
+ROUND_ROBIN = {"loadBalancingConfig": [{"round_robin": {}}]}
+
+
+async def answers(service: str, socket: Path) -> str:
+    async with mesh.connect(service, mesh_socket=socket) as channel:
+        with trio.fail_after(10):
+            reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
+    return str(reply.message)
+
+
+async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
+    async with running("", short_dir) as watched, serving(short_dir / "other", Server(named("o"))):
+        m = watched.mesh
+        with m.register("thing", f"unix:{short_dir}/other"):
+            assert await answers("thing", m.socket) == "o"
+            with pytest.raises(UsageError, match="registered already"):
+                with m.register("thing", f"unix:{short_dir}/other"):
+                    pass
+        async with m.connect("thing") as channel:
+            with trio.move_on_after(0.05) as scope:
+                await channel.stub(EchoServiceStub).Echo(EchoRequest())
+            assert scope.cancelled_caught
+        with pytest.raises(UsageError, match="neither unix"), m.register("thing", "nowhere"):
+            pass
+
+
+async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> None:
+    table = ServiceTable("plugin.echo", [f"unix:{short_dir}/other"], config=ROUND_ROBIN, local=True)
+    async with (
+        serving(short_dir / "other", Server(named("o"))),
+        running(echo(), short_dir) as watched,
+    ):
+        m = watched.mesh
+        async with mesh.connect("plugin.echo", mesh_socket=m.socket) as channel:
+            stub = channel.stub(EchoServiceStub)
+            with trio.fail_after(20):
+                assert (await stub.Echo(EchoRequest(message="hi"))).message == "hi"
+                await m.reload(attrs.evolve(m.config, services=[table]))
+                found = set()
+                while found != {"hi", "o"}:
+                    found.add((await stub.Echo(EchoRequest(message="hi"))).message)
+                assert channel.config.balancing.policy is Balancing.ROUND_ROBIN
+                await m.reload(attrs.evolve(m.config, services=[]))
+                while channel.config.balancing.policy is Balancing.ROUND_ROBIN:
+                    await trio.lowlevel.checkpoint()
+                assert {
+                    (await stub.Echo(EchoRequest(message="hi"))).message for _ in range(10)
+                } == {"hi"}
+        # What a caller brings goes before the mesh's.
+        async with m.connect("plugin.echo", config=ROUND_ROBIN) as channel:
+            assert channel.config.balancing.policy is Balancing.ROUND_ROBIN
