@@ -215,6 +215,7 @@ config = { methodConfig = [{ name = [{}], timeout = "1s" }] }
 
 
 def test_a_service_table(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
     (tmp_path / "mesh.toml").write_text(SERVICE)
     (table,) = load(tmp_path / "mesh.toml").services
     assert table.endpoints == ("tcp://10.0.0.1:7000", "unix:/run/x")
@@ -231,6 +232,7 @@ def test_a_service_table(tmp_path: Path) -> None:
         ('"tcp://10.0.0.1:7000"', '"tcp://host:x"', "is neither unix:/path nor tcp:host:port"),
         ("weight = 2", "weight = 0", "weight: must be at least 1"),
         ("local = true", "local = 1", "local: must be true or false, not 1"),
+        ("ca.pem", "gone.pem", "service 'plugin.echo': tls: ca: there is no file"),
         ("ca =", "authority =", "tls: authority: is not a key that meshtrio knows"),
         ('"1s"', "1", "methodConfig[0].timeout: must be a duration"),
         ('name = "plugin.echo"', "", "service number 1: name is missing"),
@@ -238,6 +240,7 @@ def test_a_service_table(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_service_table(old: str, new: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
     text = SERVICE.replace(old, new)
     if "more than one" in reason:
         text = SERVICE + SERVICE

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
+from meshtrio.address import ServerTlsFiles, TlsFiles
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.plugin import PluginConfig
@@ -94,7 +95,16 @@ class _Reader:
         return self._table("group", number, table, GroupConfig)
 
     def _service(self, number: int, table: dict[str, Any]) -> ServiceTable | None:
-        return self._table("service", number, table, ServiceTable)
+        found = self._table("service", number, table, ServiceTable)
+        if found is not None:
+            self._check_files(f"service {found.name!r}: tls", found.tls)
+        return found
+
+    def _check_files(self, where: str, files: TlsFiles | ServerTlsFiles | None) -> None:
+        if files is not None:
+            for key, path in attrs.asdict(files).items():
+                if isinstance(path, Path) and not path.is_file():
+                    self._problem(f"{where}: {key}", f"there is no file {path}")
 
     def _table(self, kind: str, number: int, table: dict[str, Any], cls: type[T]) -> T | None:
         name = table.get("name")
@@ -114,6 +124,8 @@ class _Reader:
         if len(self.problems) > before:
             return None
         plugin = PluginConfig(**values)
+        self._check_files(f"{where}: serve_tls", plugin.serve_tls)
+        self._check_files(f"{where}: tls", plugin.tls)
         self._check_program(where, plugin)
         return plugin
 

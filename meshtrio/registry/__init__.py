@@ -23,6 +23,12 @@ class Registry(Protocol):
     def declare(self, service: str) -> None:
         """Make a service known that has no endpoint yet, so that its callers wait."""
 
+    def forget(self, service: str) -> None:
+        """Make a service without endpoints unknown to who asks from now on.
+
+        It may be declared again, and who watches it is told then.
+        """
+
     def configure(self, service: str, service_config: str) -> None:
         """Have its clients go by a service config, gRPC's JSON form; "" for the defaults."""
 

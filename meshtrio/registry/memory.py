@@ -19,9 +19,17 @@ class MemoryRegistry:
 
     def __init__(self) -> None:
         self._services: dict[str, AsyncValue[ServiceState]] = {}
+        self._forgotten: set[str] = set()
+        """They keep their values: who watches one is told when it is declared again."""
 
     def declare(self, service: str) -> None:
         self._services.setdefault(service, AsyncValue(ServiceState()))
+        self._forgotten.discard(service)
+
+    def forget(self, service: str) -> None:
+        value = self._services.get(service)
+        if value is not None and not value.value.endpoints:
+            self._forgotten.add(service)
 
     def configure(self, service: str, service_config: str) -> None:
         self.declare(service)
@@ -37,7 +45,9 @@ class MemoryRegistry:
         self._services[service].value = attrs.evolve(state, endpoints=endpoints)
 
     def deregister(self, service: str, departure: Departure) -> None:
-        state = self.resolve(service)
+        if service not in self._services:
+            raise UnknownServiceError(service, self.services())
+        state = self._services[service].value
         gone = departure.endpoint_id
         # A later word on the same endpoint replaces the first: stopped, then how it ended.
         departures = [d for d in state.departures if d.endpoint_id != gone]
@@ -49,13 +59,13 @@ class MemoryRegistry:
 
     def resolve(self, service: str) -> ServiceState:
         value = self._services.get(service)
-        if value is None:
+        if value is None or service in self._forgotten:
             raise UnknownServiceError(service, self.services())
         state: ServiceState = value.value
         return state
 
     def services(self) -> tuple[str, ...]:
-        return tuple(sorted(self._services))
+        return tuple(sorted(self._services.keys() - self._forgotten))
 
     async def states(self, service: str) -> AsyncGenerator[ServiceState, None]:
         self.resolve(service)

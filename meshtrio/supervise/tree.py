@@ -65,6 +65,8 @@ class Tree:
         self._surroundings = Surroundings(registry, self.mesh_socket, self._emit, self._world)
         self._registry = registry
         self._tables: tuple[ServiceTable, ...] = ()
+        self._services: set[str] = set()
+        """Those that the config declares."""
         self._folder = folder
         self.children = [
             Child(plugin, number) for plugin in config.plugins for number in range(plugin.instances)
@@ -87,10 +89,14 @@ class Tree:
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for child in self.children:
             child.config = by_name.get(child.plugin, child.config)
-        for plugin in config.plugins:
-            self._registry.declare(plugin.service)
+        services = {plugin.service for plugin in config.plugins}
+        services |= {table.name for table in config.services}
+        for service in sorted(services):
+            self._registry.declare(service)
         tables.follow(self._registry, self._tables, config.services)
-        self._tables = config.services
+        for service in self._services - services:
+            self._registry.forget(service)
+        self._tables, self._services = config.services, services
 
     def add(self, children: Iterable[Child]) -> None:
         """Take new instances on, in the order of the config."""

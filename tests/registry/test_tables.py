@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from meshtrio.address import TlsFiles
 from meshtrio.client.endpoint import LOCAL, REMOTE, Endpoint, ServiceState
 from meshtrio.config import ServiceTable
+from meshtrio.registry import UnknownServiceError
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.registry.tables import follow
 from meshtrio.services.registry import from_message, to_message
@@ -58,3 +61,20 @@ def test_all_of_a_state_crosses_to_another_process() -> None:
     )
     state = ServiceState(endpoints, service_config='{"methodConfig": []}')
     assert from_message(to_message("s", state)) == state
+
+
+async def test_a_forgotten_service_is_unknown_until_it_is_declared_again() -> None:
+    registry = MemoryRegistry()
+    registry.declare("s")
+    states = registry.states("s")
+    assert (await anext(states)).endpoints == ()
+    registry.forget("s")
+    with pytest.raises(UnknownServiceError):
+        registry.resolve("s")
+    endpoint = Endpoint("a", A)
+    registry.register("s", endpoint)
+    # Who watched it all the time is told.
+    assert (await anext(states)).endpoints == (endpoint,)
+    registry.forget("s")
+    assert registry.resolve("s").endpoints == (endpoint,)
+    await states.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
+import purerpc
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
@@ -67,6 +68,13 @@ async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> N
                 assert {
                     (await stub.Echo(EchoRequest(message="hi"))).message for _ in range(10)
                 } == {"hi"}
+                await m.reload(attrs.evolve(m.config, services=[ServiceTable("other")]))
+                async with m.connect("other"):
+                    pass
+                await m.reload(attrs.evolve(m.config, services=[]))
+                with pytest.raises(purerpc.NotFoundError, match=r"here are: plugin\.echo"):
+                    async with m.connect("other"):
+                        pass
         # What a caller brings goes before the mesh's.
         async with m.connect("plugin.echo", config=ROUND_ROBIN) as channel:
             assert channel.config.balancing.policy is Balancing.ROUND_ROBIN
