@@ -165,8 +165,14 @@ async def test_a_message_too_large_to_send_is_refused_here() -> None:
     async def echo(message: EchoRequest) -> EchoReply:
         return reply("x" * 2000)
 
+    async def join(messages: Any) -> EchoReply:
+        # One that answers before it has read ends the call before there is anything to refuse.
+        async for _ in messages:
+            pass
+        return reply("")
+
     limits = Limits(max_send_message_size=1000)
-    async with connected(Scripted(Echo=echo, Join=echo), client_limits=limits) as pair:
+    async with connected(Scripted(Echo=echo, Join=join), client_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 1000 bytes to send"):
             await pair.stub.Echo(request("x" * 2000))
         with pytest.raises(purerpc.ResourceExhaustedError):
