@@ -92,7 +92,7 @@ class Mesh:
         there are, for one the mesh does not know.
         """
         try:
-            self._registry.resolve(service)
+            known = self._registry.resolve(service)
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
         feed = partial(watch, self._registry, service)
@@ -101,6 +101,7 @@ class Mesh:
             service,
             feed,
             feed_key=key,
+            initial=known,
             config=_parsed(config),
             timeouts=timeouts,
             interceptors=interceptors,
@@ -211,11 +212,12 @@ async def connect(
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_service.resolve(mesh, service)
     address = _address(mesh_socket)
-    feed = partial(_follow, address, service, known)
+    feed = partial(_follow, address, service)
     async with open_channel(
         service,
         feed,
         feed_key=(address, service),
+        initial=known,
         config=_parsed(config),
         timeouts=timeouts,
         interceptors=interceptors,
@@ -224,11 +226,8 @@ async def connect(
         yield channel
 
 
-async def _follow(
-    address: str, service: str, known: ServiceState, update: Callable[[ServiceState], None]
-) -> None:
+async def _follow(address: str, service: str, update: Callable[[ServiceState], None]) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
-    update(known)
     async with connect_to(address) as mesh:
         await registry_service.watch(mesh, service, update)
 

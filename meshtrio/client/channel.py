@@ -399,6 +399,7 @@ async def open_channel(
     feed: Feed,
     *,
     feed_key: Hashable = None,
+    initial: ServiceState | None = None,
     config: ServiceConfig | None = None,
     obituary_wait: float = OBITUARY_WAIT,
     limits: Limits | None = None,
@@ -409,6 +410,7 @@ async def open_channel(
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
+    `initial` is what is known already, so that the first calls go by the service's config, too.
     Channels with one `feed_key` share one run of their feed. `metadata` goes out with every call,
     `interceptors` are around each. Calls still under way when the block
     is left are failed with ConnectionLostError.
@@ -425,6 +427,8 @@ async def open_channel(
             interceptors=interceptors,
             metadata=metadata,
         )
+        if initial is not None:
+            channel.update(initial)
         key = feed if feed_key is None else feed_key
         pool.subscribe(key, feed, channel.update)
         try:

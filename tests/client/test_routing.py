@@ -407,3 +407,10 @@ async def test_a_feed_may_use_a_channel_itself(short_dir: Path) -> None:
                     assert [await ask(first), await ask(second)] == ["a", "a"]
                 await settle()
                 assert not server.connections
+
+
+async def test_the_first_call_goes_by_the_config_that_is_known(short_dir: Path) -> None:
+    text = '{"methodConfig": [{"name": [{}], "waitForReady": false}]}'
+    async with open_channel("x", Feed(), initial=ServiceState(service_config=text)) as channel:
+        with trio.fail_after(2), pytest.raises(purerpc.UnavailableError):
+            await ask(channel)
