@@ -80,6 +80,9 @@ class Wish:
     avoid: frozenset[Any] = frozenset()
     """Sources that earlier attempts went to; not taken where there are others."""
 
+    def elsewhere_than(self, source: Any) -> Wish:
+        return attrs.evolve(self, avoid=self.avoid | {source})
+
 
 ANY = Wish()
 
@@ -208,7 +211,7 @@ class Attempt:
         if previous:
             fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
         if picker.hash_header is not None:
-            value = _value_of(picker.hash_header, options.metadata)
+            value = _value_of(picker.hash_header, (*options.metadata, *picker.metadata))
             wish = attrs.evolve(wish, key=None if value is None else str(value))
         target = picker.pick_ready(wish) or await picker.pick(wish)
         while True:
@@ -255,8 +258,7 @@ class Attempt:
         self._record(success=False)
         if isinstance(failure, ConnectionLostError):
             return await self._picker.explain(self.target, failure)
-        explained: Exception = failure
-        return explained
+        return failure  # type: ignore[no-any-return]  # purerpc has no types
 
     def _parsed(self, data: bytes) -> Any:
         try:

@@ -20,19 +20,12 @@ from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.link import Manner
 from meshtrio.client.pool import Feed, Pool, shared_pool
+from meshtrio.client.ranking import Ranking
 from meshtrio.client.subchannel import Subchannel
+from meshtrio.client.vigilance import Vigilance
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
-from meshtrio.policies.balancing import (
-    Balancer,
-    LeastRequest,
-    PickFirst,
-    RingHash,
-    RingSize,
-    RoundRobin,
-)
-from meshtrio.policies.outlier import Outliers
 from meshtrio.policies.retry import RetryBudget, Throttle
-from meshtrio.policies.service_config import Balancing, ServiceConfig, parse
+from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc.seam import MetadataLike, stub_methods
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
@@ -83,13 +76,11 @@ class Channel:
         self._manner = manner
         self._fixed = config is not None
         self._obituary_wait = obituary_wait
-        self._rng = Random()
         self._subchannels: dict[str, Subchannel] = {}
-        self._ready: Sequence[Subchannel] = ()
-        """Those of the best priority that has any."""
-        self._balancers: dict[int, Balancer[Subchannel]] = {}
-        self._balancer: Balancer[Subchannel] = RoundRobin()
         self._changed = trio.lowlevel.ParkingLot()
+        rng = Random()
+        self._ranking = Ranking(rng)
+        self._vigilance = Vigilance(nursery, rng, self._refresh, self._changed)
         self._in_flight = self._pending = 0
         self._config_text = ""
         self._last_reason = ""
@@ -97,8 +88,6 @@ class Channel:
         """The feed has told something."""
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
-        self._outliers: Outliers | None = None
-        self._sweeping = trio.CancelScope()
         self._adopt(config or ServiceConfig())
         # What purerpc's own stubs ask of a channel, for a bare `Stub(channel)`.
         self._host, self._port = self._authority, 0
@@ -169,12 +158,12 @@ class Channel:
 
         Raises ResourceExhaustedError where every one has as many calls as it may.
         """
-        ready = self._ready
+        ready = self._ranking.ready
         if not ready:
             return None
         if wish.avoid or self._per_endpoint is not None:
             ready = self._preferred(wish)
-        target = self._balancer.pick(ready, wish.key).target
+        target = self._ranking.balancer.pick(ready, wish.key).target
         if target is not None:
             connection = target.connection
             if connection.usable and connection.engine.can_open_stream:
@@ -184,7 +173,7 @@ class Channel:
     def _preferred(self, wish: Wish) -> Sequence[Subchannel]:
         """Those that may have another call; of them, those that were not tried yet."""
         most = self._per_endpoint
-        allowed = self._ready
+        allowed = self._ranking.ready
         if most is not None:
             allowed = [s for s in allowed if s.in_flight < most]
             if not allowed:
@@ -194,7 +183,7 @@ class Channel:
 
     def _any_with_room(self) -> Target | None:
         found = None
-        for subchannel in self._ready:
+        for subchannel in self._ranking.ready:
             target = subchannel.target
             if target is not None and target.connection.usable:
                 found = target
@@ -232,11 +221,7 @@ class Channel:
 
     def record(self, target: Target, *, success: bool) -> None:
         """Count how a call ended against its endpoint."""
-        if self._outliers is not None:
-            subchannel: Subchannel = target.source
-            now = trio.current_time()
-            if self._outliers.record(subchannel.endpoint.id, success=success, now=now):
-                self._follow_ejections()
+        self._vigilance.record(target.source, success=success)
 
     def may_retry(self) -> bool:
         return self._budget.withdraw(trio.current_time())
@@ -258,80 +243,32 @@ class Channel:
         self.counts = config.bounds.max_in_flight is not None
         self._per_endpoint = config.bounds.max_in_flight_per_endpoint
         self._budget = RetryBudget(config.budget)
-        self._balancers = {}
-        self._sweeping.cancel()
-        outliers = config.balancing.outliers
-        self._outliers = None if outliers is None else Outliers(outliers, self._rng)
-        self.observes = self._outliers is not None
-        if self._outliers is not None:
-            self._outliers.update(self._subchannels)
-            self._sweeping = trio.CancelScope()
-            self._nursery.start_soon(self._sweep, self._outliers, self._sweeping)
-        for subchannel in self._subchannels.values():
-            subchannel.ejected = False
-            self._watch_health(subchannel)
-        self._arrange()
-
-    def _watch_health(self, subchannel: Subchannel) -> None:
-        """Ask the endpoint's server after the service that the config names, if it names one."""
-        service = self.config.health_service
-        subchannel.health.cancel()
-        subchannel.healthy = service is None
-        if service is not None:
-            subchannel.health = trio.CancelScope()
-            self._nursery.start_soon(self._follow_health, subchannel, service, subchannel.health)
-
-    async def _follow_health(
-        self, subchannel: Subchannel, service: str, scope: trio.CancelScope
-    ) -> None:
-        from meshtrio.client.health_watch import watch_health  # few services name one
-
-        def tell(healthy: bool) -> None:
-            if healthy is not subchannel.healthy:
-                subchannel.healthy = healthy
-                self._refresh()
-
-        with scope:
-            while True:
-                await watch_health(subchannel.link, service, tell)
-                tell(False)
-                await self._changed.park()
-
-    async def _sweep(self, outliers: Outliers, scope: trio.CancelScope) -> None:
-        with scope:
-            while True:
-                await trio.sleep(outliers.config.interval)
-                outliers.sweep(trio.current_time())
-                self._follow_ejections()
-
-    def _follow_ejections(self) -> None:
-        assert self._outliers is not None
-        ejected = self._outliers.ejected
-        for name, subchannel in self._subchannels.items():
-            subchannel.ejected = name in ejected
-        self._refresh()
+        self._vigilance.adopt(config.balancing.outliers, config.health_service)
+        self.observes = self._vigilance.observes
+        self._ranking.forget()
 
     # -- for the feed ------------------------------------------------------------------------
 
     def update(self, state: ServiceState) -> None:
         """Take over what the registry knows now."""
         self._informed = True
+        if not self._fixed and state.service_config != self._config_text:
+            self._read_config(state.service_config)
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         departures = {departure.endpoint_id: departure for departure in state.departures}
         for endpoint_id in [i for i in self._subchannels if i not in listed]:
             self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
-        for endpoint_id, endpoint in listed.items():
-            if endpoint_id not in self._subchannels:
-                made = Subchannel(endpoint, self._pool, self._manner, self._refresh)
-                self._subchannels[endpoint_id] = made
-                self._watch_health(made)
+        added = {
+            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh)
+            for endpoint_id, endpoint in listed.items()
+            if endpoint_id not in self._subchannels
+        }
+        self._subchannels |= added
+        self._vigilance.update(self._subchannels, added.values())
         if state.departures:
             self._last_reason = state.departures[-1].reason
-        if self._outliers is not None:
-            self._outliers.update(listed)
-        if not self._fixed and state.service_config != self._config_text:
-            self._read_config(state.service_config)
-        self._arrange()
+        self._ranking.arrange(self._subchannels.values(), self.config.balancing)
+        self._refresh()
 
     def _read_config(self, text: str) -> None:
         self._config_text = text
@@ -340,30 +277,6 @@ class Channel:
         except (ValueError, ConfigError) as exc:
             _log.error("%s: its service config cannot be used: %s", self.name, exc)
 
-    def _arrange(self) -> None:
-        """Have a balancer for each priority, that knows who is listed there."""
-        tiers: dict[int, list[Subchannel]] = {}
-        for subchannel in self._subchannels.values():
-            tiers.setdefault(subchannel.endpoint.priority, []).append(subchannel)
-        self._balancers = {
-            priority: self._balancers.get(priority) or self._make_balancer() for priority in tiers
-        }
-        for priority, tier in tiers.items():
-            self._balancers[priority].update(tier)
-        self._refresh()
-
-    def _make_balancer(self) -> Balancer[Subchannel]:
-        config = self.config.balancing
-        match config.policy:
-            case Balancing.PICK_FIRST:
-                return PickFirst()
-            case Balancing.ROUND_ROBIN:
-                return RoundRobin()
-            case Balancing.RING_HASH:
-                return RingHash(self._rng, RingSize(*config.ring_sizes))
-            case Balancing.LEAST_REQUEST:
-                return LeastRequest(self._rng, config.choices)
-
     def _refresh(self) -> None:
         """Something is not as it was: those that wait look again."""
         self._rank()
@@ -371,19 +284,12 @@ class Channel:
         self._changed.unpark_all()
 
     def _rank(self) -> None:
-        """Find those that are ready, of the best priority that has any."""
-        ready = [s for s in self._subchannels.values() if s.ready]
-        if ready:
-            best = min(s.endpoint.priority for s in ready)
-            self._ready = tuple(s for s in ready if s.endpoint.priority == best)
-            self._balancer = self._balancers[best]
-        else:
-            self._ready = ()
+        self._ranking.rank(self._subchannels.values())
 
     def _close(self) -> None:
         """No call outlives the block."""
         self._closed = True
-        self._ready = ()
+        self._ranking.ready = ()
         self._changed.unpark_all()
         lost = ConnectionLostError(f"the channel to {self.name} is closed")
         for subchannel in self._subchannels.values():

@@ -17,12 +17,14 @@ Try = Callable[[int, Wish, Callable[[Attempt], None]], Awaitable[tuple[Any, Atte
 once it has an endpoint."""
 
 
-async def hedged(picker: Picker, policy: HedgingPolicy, attempt: Try) -> tuple[Any, Attempt]:
-    """Give the first reply; the other attempts are cancelled.
+async def hedged(
+    picker: Picker, policy: HedgingPolicy, attempt: Try, wish: Wish
+) -> tuple[Any, Attempt]:
+    """Give the first reply; the other attempts are cancelled. All of them have the one `wish`.
 
     Raises the failure that is final, or the last one. When cancelled, all attempts are.
     """
-    race = _Race(picker, policy, attempt)
+    race = _Race(picker, policy, attempt, wish)
     async with open_nursery_of_one() as nursery:
         nursery.start_soon(race.run, nursery)
         await race.over.wait()
@@ -34,7 +36,7 @@ async def hedged(picker: Picker, policy: HedgingPolicy, attempt: Try) -> tuple[A
 
 
 class _Race:
-    def __init__(self, picker: Picker, policy: HedgingPolicy, attempt: Try) -> None:
+    def __init__(self, picker: Picker, policy: HedgingPolicy, attempt: Try, wish: Wish) -> None:
         self.over = trio.Event()
         self.reply: tuple[Any, Attempt] | None = None
         self.failure: Exception | None = None
@@ -47,7 +49,8 @@ class _Race:
         """Of when the next attempt is made, or whether there is one."""
         self._closed = False
         """No further attempt is started."""
-        self._used: frozenset[Any] = frozenset()
+        self._wish = wish
+        """It avoids the endpoints that have an attempt."""
 
     async def run(self, nursery: trio.Nursery) -> None:
         for number in range(min(self._policy.max_attempts, MOST_ATTEMPTS)):
@@ -76,10 +79,10 @@ class _Race:
 
         def note(attempt: Attempt) -> None:
             opened.append(attempt)
-            self._used |= {attempt.target.source}
+            self._wish = self._wish.elsewhere_than(attempt.target.source)
 
         try:
-            self.reply = await self._attempt(number, Wish(avoid=self._used), note)
+            self.reply = await self._attempt(number, self._wish, note)
             if self._picker.throttle is not None:
                 self._picker.throttle.succeeded()
             self.over.set()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import trio
@@ -27,8 +27,6 @@ import trio
 from meshtrio.client.attempt import Attempt, CallOptions, Picker
 from meshtrio.rpc.seam import Method
 from meshtrio.wire.grpc import Metadata
-
-T = TypeVar("T")
 
 
 @attrs.define

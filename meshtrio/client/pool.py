@@ -138,8 +138,6 @@ class News:
 
 
 _current: trio.lowlevel.RunVar[Pool | None] = trio.lowlevel.RunVar("meshtrio pool", None)
-
-
 _inside: ContextVar[Pool | None] = ContextVar("meshtrio pool", default=None)
 """In the pool's own tasks: a feed may use a channel, which must not keep the pool alive."""
 

@@ -15,11 +15,11 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import ANY, PLAIN, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.client.attempt import PLAIN, Attempt, CallOptions, Picker, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import Around, describe
 from meshtrio.client.sender import Sender
-from meshtrio.client.unary import check_size, next_delay, wait_for_ready
+from meshtrio.client.unary import check_size, next_delay, out_of_time, wish_of
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
@@ -98,11 +98,11 @@ class Call(AsyncIterator[Any]):
         self._attempt: Attempt | None = None
         self._config = options.policy or picker.config.method(method.service, method.name)
         self._retries: Retries | None = None
-        self._wish: Wish = ANY if wait_for_ready(options, self._config) else Wish(wait=False)
+        self._wish = wish_of(options, self._config)
         self._around: Around | None = None
         self._ends = math.inf
         """When the time is over that the service's config gives it."""
-        self._sending = False
+        self._sending = self._noted = False
         self._opening = trio.Lock()
         self._cancelled = False
         self._token = trio.lowlevel.current_trio_token()
@@ -128,6 +128,9 @@ class Call(AsyncIterator[Any]):
             self._picker.spawn(self._around.run)
             await self._around.entered()
             self._options = attrs.evolve(self._options, metadata=tuple(call.metadata))
+        if not self._noted and self._config.retry is not None:
+            self._noted = True
+            self._picker.note_call()
         block = request_block(self._method, self._picker)
         previous = 0 if self._retries is None else self._retries.attempts - 1
         attempt = await Attempt.open(
@@ -168,9 +171,7 @@ class Call(AsyncIterator[Any]):
     def _check_time(self, scope: trio.CancelScope) -> None:
         if scope.cancelled_caught:
             self.cancel()
-            raise purerpc.DeadlineExceededError(
-                f"the service's config gives it {self._config.timeout:g} s"
-            )
+            raise out_of_time(self._config.timeout)
 
     async def close(self) -> None:
         """End the requests, as purerpc's streams do; replies may still be received."""
@@ -209,6 +210,8 @@ class Call(AsyncIterator[Any]):
                 raise
             raise unwrap(self._sender.error) from None
         if reply is None:
+            if self._picker.throttle is not None:
+                self._picker.throttle.succeeded()
             error = None if self._around is None else await self._around.left(None)
             self.cancel()
             if error is not None:
@@ -254,7 +257,7 @@ class Call(AsyncIterator[Any]):
             raise failure
         if self._retries is None:
             self._retries = Retries(self._config.retry, self._picker.throttle, Random())
-        self._wish = attrs.evolve(self._wish, avoid=self._wish.avoid | {attempt.target.source})
+        self._wish = self._wish.elsewhere_than(attempt.target.source)
         return next_delay(self._picker, self._retries, attempt, failure)
 
     async def _receive_only(self) -> Any:

@@ -108,7 +108,8 @@ class UnaryCall:
                 from meshtrio.client.hedging import hedged  # few methods have it
 
                 one = partial(self._once, message, options, compress)
-                reply, attempt = await hedged(self._picker, config.hedging, one)
+                wish = wish_of(options, config)
+                reply, attempt = await hedged(self._picker, config.hedging, one, wish)
             else:
                 reply, attempt = await self._attempts(message, options, compress, config)
         check_size("reply", reply.ByteSize(), config.max_response)
@@ -125,7 +126,7 @@ class UnaryCall:
         self, message: Message, options: CallOptions, compress: bool, config: MethodConfig
     ) -> tuple[Any, Attempt]:
         """One attempt after the other, until one succeeds or fails for good."""
-        wish = ANY if wait_for_ready(options, config) else _NOT_READY
+        wish = wish_of(options, config)
         retries: Retries | None = None
         refusals = 0
         if config.retry is not None:
@@ -149,7 +150,7 @@ class UnaryCall:
                     raise
                 retries = retries or Retries(config.retry, self._picker.throttle, self._rng)
                 delay = next_delay(self._picker, retries, attempt, exc)
-                wish = attrs.evolve(wish, avoid=wish.avoid | {attempt.target.source})
+                wish = wish.elsewhere_than(attempt.target.source)
             finally:
                 attempt.end()
             await trio.sleep(delay)
@@ -195,11 +196,10 @@ def next_delay(
     return delay
 
 
-def wait_for_ready(options: CallOptions, config: MethodConfig) -> bool:
+def wish_of(options: CallOptions, config: MethodConfig) -> Wish:
     """Whether a call waits for an endpoint: by the caller's word, the config's, or by default."""
-    if options.wait is not None:
-        return options.wait
-    return config.wait_for_ready is not False
+    wait = config.wait_for_ready if options.wait is None else options.wait
+    return _NOT_READY if wait is False else ANY
 
 
 def check_size(what: str, size: int, most: int | None) -> None:
@@ -215,4 +215,9 @@ async def within(seconds: float | None) -> AsyncIterator[None]:
     with trio.move_on_after(math.inf if seconds is None else seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise purerpc.DeadlineExceededError(f"the service's config gives it {seconds:g} s")
+        raise out_of_time(seconds)
+
+
+def out_of_time(seconds: float | None) -> purerpc.DeadlineExceededError:
+    """What a call fails with whose time, by the service's config, is over."""
+    return purerpc.DeadlineExceededError(f"the service's config gives it {seconds:g} s")

@@ -70,7 +70,7 @@ def fixed(*endpoints: Endpoint) -> Callable[..., Any]:
 
 
 async def ready(channel: Channel, count: int) -> None:
-    while len(channel._ready) < count:  # noqa: ASYNC110 - nobody tells
+    while len(channel._ranking.ready) < count:  # noqa: ASYNC110 - nobody tells
         await trio.sleep(0.01)
 
 

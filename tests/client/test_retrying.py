@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -179,6 +180,25 @@ async def test_the_budget_bounds_what_retries_add(short_dir: Path) -> None:
             with pytest.raises(purerpc.UnavailableError):
                 await channel.stub(EchoServiceStub).Echo(request("hi"))
     assert 25 <= len(found.seen) <= 30
+
+
+async def test_streams_earn_retries_and_calm_the_throttle_as_other_calls_do(
+    short_dir: Path,
+) -> None:
+    config = method_config(retryPolicy=RETRY)
+    config["meshtrio"] = {"retryBudget": {"ratio": 0.5, "minPerSecond": 0}}
+    config["retryThrottling"] = {"maxTokens": 4, "tokenRatio": 1}
+    found = Flaky(unavailable(1))
+    async with channel_to(short_dir, config, flaky(found)) as channel:
+        stub = channel.stub(EchoServiceStub)
+        for _ in range(2):  # of which the first earns too little for its retry
+            with contextlib.suppress(purerpc.UnavailableError):
+                [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
+        found.failures, found.seen = unavailable(1), []
+        replies = [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
+        assert channel.throttle is not None
+        assert channel.throttle.tokens == 4
+    assert (len(replies), found.previous) == (1, [None, "1"])
 
 
 async def test_a_stream_is_made_again_until_its_reply_has_begun(short_dir: Path) -> None:

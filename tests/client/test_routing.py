@@ -216,6 +216,19 @@ async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
         assert len(await answers(channel, 30)) == 2
 
 
+async def test_the_key_may_be_the_channels_own(short_dir: Path) -> None:
+    feed = Feed()
+    paths = [short_dir / name for name in "ab"]
+    async with (
+        serving(paths[0]),
+        serving(paths[1]),
+        open_channel("x", feed, config=parse(RING), metadata=[("user", "7")]) as channel,
+    ):
+        feed.set(*map(endpoint, paths))
+        await settle()
+        assert len(await answers(channel, 20)) == 1
+
+
 # -- not waiting -----------------------------------------------------------------------------
 
 
@@ -238,8 +251,9 @@ async def test_one_that_does_not_wait_gives_the_first_connection_its_time(short_
         assert await answers(channel, 1, wait=False) == {"a": 1}
 
 
-async def test_a_service_can_say_that_its_callers_do_not_wait() -> None:
-    config = parse({"methodConfig": [{"name": [{}], "waitForReady": False}]})
+@pytest.mark.parametrize("more", [{}, {"hedgingPolicy": {"maxAttempts": 2}}], ids=["", "hedged"])
+async def test_a_service_can_say_that_its_callers_do_not_wait(more: dict[str, Any]) -> None:
+    config = parse({"methodConfig": [{"name": [{}], "waitForReady": False, **more}]})
     async with open_channel("x", Feed(), config=config) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(2), pytest.raises(purerpc.UnavailableError):
