@@ -31,6 +31,10 @@ class UsageError(MeshtrioError):
     """meshtrio was asked for something that cannot be, with what to do instead."""
 
 
+class UnknownNameError(UsageError):
+    """A plugin, group or instance that the mesh does not have, with those it has."""
+
+
 class MeshFailedError(MeshtrioError):
     """A plugin failed so often that its failure reached the mesh, which has stopped everything.
 

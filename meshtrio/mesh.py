@@ -35,7 +35,9 @@ from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry as registry_service
+from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.control import ControlServicer
+from meshtrio.services.loads import Loads
 from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
@@ -59,12 +61,11 @@ class Mesh:
     `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`.
     """
 
-    def __init__(self, tree: Tree, registry: MemoryRegistry, socket: Path) -> None:
+    def __init__(self, tree: Tree, registry: MemoryRegistry, operations: Operations) -> None:
         """Not for users, who get one from `main`."""
-        self.socket = socket
+        self.socket = tree.mesh_socket
         self._tree = tree
         self._registry = registry
-        operations = Operations(tree)
         self.start = operations.start
         self.stop = operations.stop
         self.drain = operations.drain
@@ -116,7 +117,7 @@ class Mesh:
         address: str,
         *,
         weight: int = 1,
-        local: bool = False,
+        local: bool | None = None,
         tls: TlsFiles | None = None,
     ) -> Iterator[None]:
         """Have an endpoint that the mesh does not run among those of a service, for the block.
@@ -176,17 +177,23 @@ async def main(
     runtime_dir.check(config)
     folder = runtime_dir.of(config)
     with runtime_dir.claim(folder) as claim:
-        registry = MemoryRegistry()
-        tree = Tree(config, registry, folder, [log_event])
+        registry, chronicle = MemoryRegistry(), Chronicle()
+        tree = Tree(config, registry, folder, [log_event, chronicle.take])
+        operations, loads = Operations(tree), Loads(registry)
+        servicers = (
+            ControlServicer(tree, operations, chronicle, loads),
+            RegistryServicer(registry),
+        )
 
         def make_server() -> Server:
-            return standard_server(ControlServicer(tree), RegistryServicer(registry))[0]
+            return standard_server(*servicers)[0]
 
         answering = running(serve_mesh_socket, tree.mesh_socket, claim, make_server)
         try:
             async with answering, open_nursery_of_one() as nursery:
+                nursery.start_soon(loads.run)
                 await nursery.start(tree.run)
-                task_status.started(Mesh(tree, registry, tree.mesh_socket))
+                task_status.started(Mesh(tree, registry, operations))
         finally:
             _log.info("the mesh has stopped: %s", tree.report)
 

@@ -101,6 +101,7 @@ def check(config: MeshConfig) -> None:
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH
     ]
     problems += [problem for plugin in config.plugins for problem in _check_identity(plugin)]
+    problems += _check_access(config)
     if problems:
         raise ConfigError(problems)
 
@@ -118,6 +119,18 @@ def _check_identity(plugin: PluginConfig) -> list[str]:
     if os.geteuid() != 0:
         return [f"{where} only a mesh that runs as root can start it as another user or group"]
     return []
+
+
+def _check_access(config: MeshConfig) -> list[str]:
+    """Whether there are the users and groups that may use the mesh socket."""
+    problems = []
+    for name, rule in config.access.rules.items():
+        for user, group in [*((u, None) for u in rule.users), *((None, g) for g in rule.groups)]:
+            try:
+                ids_of(user, group)
+            except KeyError as exc:
+                problems.append(f"mesh: access.{name}: {exc.args[0]}")
+    return problems
 
 
 class Claim:

@@ -8,6 +8,7 @@ Needs the `dev` extra, whose pinned protoc makes the result the same everywhere.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -18,10 +19,12 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 MESSAGES = ROOT / "meshtrio" / "messages"
+PACKAGE = "meshtrio.messages"
 OURS = {
     "health": "grpc/health/v1/health.proto",
     "reflection_v1": "grpc/reflection/v1/reflection.proto",
     "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
+    "load": "meshtrio/v1/load.proto",
     "control": "meshtrio/v1/control.proto",
     "registry": "meshtrio/v1/registry.proto",
 }
@@ -33,7 +36,7 @@ MODULE = '''"""Messages of {proto}; made by protos/generate.py."""
 
 from meshtrio.messages._pool import declare
 
-declare(globals())
+declare(globals(){needs})
 '''
 
 
@@ -49,12 +52,18 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
     run_protoc(f"-I{PROTOS}", f"--descriptor_set_out={descriptors}", f"--pyi_out={out}", *names)
     parsed = FileDescriptorSet.FromString(descriptors.read_bytes())
     files = {file.name: file for file in parsed.file}
+    modules = {proto: module for module, proto in OURS.items()}
     made = {}
     for module, proto in OURS.items():
         made[MESSAGES / f"{module}.binpb"] = files[proto].SerializeToString(deterministic=True)
-        made[MESSAGES / f"{module}.py"] = MODULE.format(proto=proto).encode()
-        types = out / proto.replace(".proto", "_pb2.pyi")
-        made[MESSAGES / f"{module}.pyi"] = types.read_bytes()
+        types = (out / proto.replace(".proto", "_pb2.pyi")).read_text()
+        needs = ""
+        for needed in files[proto].dependency:
+            name = modules[needed]
+            needs += f', "{name}"'
+            types = re.sub(rf"from \S+ import {name}_pb2", f"from {PACKAGE} import {name}", types)
+        made[MESSAGES / f"{module}.py"] = MODULE.format(proto=proto, needs=needs).encode()
+        made[MESSAGES / f"{module}.pyi"] = types.encode()
     return made
 
 

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests import ROOT
 
 GO_TOOLS = {
     "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
     "h2spec": "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
     "grpc-interop-client": "google.golang.org/grpc/interop/client@v1.75.0",
     "grpc-interop-server": "google.golang.org/grpc/interop/server@v1.75.0",
+    "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.6",
+    "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
-GO_PROGRAMS = {"grpc-go-flaky": Path(__file__).parent / "interop" / "go_flaky"}
+GO_PROGRAMS = {
+    "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
+    "go-service": ROOT / "examples" / "go-service",
+}
 """Our own, built from their folders."""
+GO_MESSAGES = {
+    "go-service": {
+        "echo/v1/echo.proto": "meshtrio/goservice/gen/echopb",
+        "meshtrio/v1/registry.proto": "meshtrio/goservice/gen/meshpb",
+    },
+}
+"""The protos of our own, and the Go packages that are generated from them."""
+PROTO_PATH = (ROOT / "protos", ROOT / "examples" / "echo-plugin")
 FOLDER = Path(os.environ.get("MESHTRIO_TOOLS", Path.home() / ".cache" / "meshtrio" / "tools"))
 
 
@@ -30,30 +48,48 @@ def tool(name: str) -> str:
     return found
 
 
-def main() -> None:
-    """Install what is missing into FOLDER with `go install`; needs Go."""
-    import subprocess
-    import tempfile
+def install(name: str, package: str) -> None:
+    """Put a tool into FOLDER with `go install`, unless it is there."""
+    if (FOLDER / name).exists():
+        return
+    print(f"installing {name} from {package}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # Built apart, since two of them are called after their folders: client and server.
+        subprocess.run(["go", "install", package], env={**os.environ, "GOBIN": folder}, check=True)
+        built = next(Path(folder).iterdir())
+        shutil.move(built, FOLDER / name)
 
+
+def generate(packages: dict[str, str], folder: Path) -> None:
+    """Write the Go code of protos into the module in a folder; needs grpcio-tools."""
+    module = (folder / "go.mod").read_text().split()[1]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in PROTO_PATH)]
+    for kind in ("go", "go-grpc"):
+        command.append(f"--plugin={FOLDER / f'protoc-gen-{kind}'}")
+        command += [f"--{kind}_out={folder}", f"--{kind}_opt=module={module}"]
+        command += [f"--{kind}_opt=M{proto}={package}" for proto, package in packages.items()]
+    subprocess.run([*command, *packages], check=True)
+
+
+def build(name: str, source: Path) -> None:
+    """Compile a program of our own into FOLDER."""
+    print(f"building {name} from {source}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # Away from the source, where the sums of the modules would be written.
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        if name in GO_MESSAGES:
+            generate(GO_MESSAGES[name], Path(folder))
+        for command in (["mod", "tidy"], ["build", "-o", str(FOLDER / name), "."]):
+            subprocess.run(["go", *command], cwd=folder, check=True)
+
+
+def main() -> None:
+    """Install what is missing into FOLDER, and build our own; needs Go."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, package in GO_TOOLS.items():
-        if (FOLDER / name).exists():
-            continue
-        print(f"installing {name} from {package}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            # Built apart, since two of them are called after their folders: client and server.
-            subprocess.run(
-                ["go", "install", package], env={**os.environ, "GOBIN": folder}, check=True
-            )
-            built = next(Path(folder).iterdir())
-            shutil.move(built, FOLDER / name)
+        install(name, package)
     for name, source in GO_PROGRAMS.items():
-        print(f"building {name} from {source}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            # Away from the source, where the sums of the modules would be written.
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-            for command in (["mod", "tidy"], ["build", "-o", str(FOLDER / name), "."]):
-                subprocess.run(["go", *command], cwd=folder, check=True)
+        build(name, source)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
 import click
 
 from meshtrio import runtime_dir
@@ -22,9 +21,7 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
 
     Raises ConfigError with every mistake.
     """
-    config = load(config_file)
-    if folder is not None:
-        config = attrs.evolve(config, runtime_dir=folder)
+    config = load(config_file, runtime_dir=folder)
     runtime_dir.check(config)
     return config
 

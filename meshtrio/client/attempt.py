@@ -73,8 +73,9 @@ PLAIN = CallOptions()
 class Wish:
     """What an attempt asks of the endpoint it is given."""
 
-    wait: bool = True
-    """For one that is ready, and not just for the first connection attempts to be over."""
+    wait: bool | None = None
+    """For one that is ready, and not just for the first connection attempts to be over. None: if
+    somebody sees to it that there will be one."""
     key: str | None = None
     """What a sticky call goes by."""
     avoid: frozenset[Any] = frozenset()

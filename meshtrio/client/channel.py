@@ -86,6 +86,8 @@ class Channel:
         self._last_reason = ""
         self._informed = False
         """The feed has told something."""
+        self._attended = True
+        """Somebody sees to it that there are endpoints, or there are some."""
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self._adopt(config or ServiceConfig())
@@ -123,7 +125,8 @@ class Channel:
         """Wait for a ready endpoint and choose one.
 
         Raises ConnectionLostError once the channel is closed, UnavailableError where the call is
-        not to wait and none can be reached, and ResourceExhaustedError where too many wait.
+        not to wait, or nobody attends to the service, and none can be reached, and
+        ResourceExhaustedError where too many wait.
         """
         most = self.config.bounds.max_pending
         if most is not None and self._pending >= most:
@@ -137,7 +140,7 @@ class Channel:
                     return target
                 if self._closed:
                     raise ConnectionLostError(f"the channel to {self.name} is closed")
-                if not wish.wait:
+                if not (self._attended if wish.wait is None else wish.wait):
                     self._fail_fast()
                 await self._changed.park()
         finally:
@@ -252,6 +255,7 @@ class Channel:
     def update(self, state: ServiceState) -> None:
         """Take over what the registry knows now."""
         self._informed = True
+        self._attended = bool(state.endpoints) or not state.unattended
         if not self._fixed and state.service_config != self._config_text:
             self._read_config(state.service_config)
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}

@@ -65,6 +65,8 @@ class ServiceState:
     """The latest ones, oldest first; bounded."""
     service_config: str = ""
     """gRPC's JSON form, "" for the defaults."""
+    unattended: bool = False
+    """Nobody sees to it that there are endpoints, so that callers do not wait for one."""
 
 
 def host_of(address: str) -> str | None:

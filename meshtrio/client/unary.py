@@ -23,7 +23,7 @@ from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 
-_NOT_READY = Wish(wait=False)
+_WISHES = {None: ANY, True: Wish(wait=True), False: Wish(wait=False)}
 
 
 @attrs.frozen
@@ -58,12 +58,14 @@ class UnaryCall:
         """Call, waiting for a ready endpoint first.
 
         `compression` is what the request is sent in; `compress=False` sends it as it is all the
-        same. `wait=False` fails with UnavailableError where no endpoint can be reached just now;
-        `policy` stands in for the service's config. Raises purerpc's exception for a status other
-        than OK, with what came along as its `trailing_metadata` and `status_details` (a serialized
-        google.rpc.Status). When cancelled, or past the deadline of the caller's scope, the handler
-        is cancelled too. A call that was provably not processed is made again; others only by the
-        policy for the method, within the caller's deadline.
+        same. `wait=False` fails with UnavailableError where no endpoint can be reached just now, as
+        does by default a call to a service that nobody attends to; `policy` stands in for the
+        service's config. Raises purerpc's exception for a status other than OK, with what came
+        along as its `trailing_metadata` and `status_details` (a serialized google.rpc.Status).
+
+        When cancelled, or past the deadline of the caller's scope, the handler is cancelled too. A
+        call that was provably not processed is made again; others only by the policy for the
+        method, within the caller's deadline.
         """
         options = CallOptions.of(metadata, compression, wait, policy)
         return (await self._call(message, options, compress))[0]
@@ -198,8 +200,7 @@ def next_delay(
 
 def wish_of(options: CallOptions, config: MethodConfig) -> Wish:
     """Whether a call waits for an endpoint: by the caller's word, the config's, or by default."""
-    wait = config.wait_for_ready if options.wait is None else options.wait
-    return _NOT_READY if wait is False else ANY
+    return _WISHES[config.wait_for_ready if options.wait is None else options.wait]
 
 
 def check_size(what: str, size: int, most: int | None) -> None:

@@ -4,9 +4,10 @@
 seconds throughout.
 """
 
+from meshtrio.config.access import Access, AccessRule, GatewayConfig, Security
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
-from meshtrio.config.mesh import MeshConfig
+from meshtrio.config.mesh import MeshConfig, Source
 from meshtrio.config.plugin import (
     Escalate,
     Liveness,
@@ -18,8 +19,11 @@ from meshtrio.config.reader import load
 from meshtrio.config.service import ServiceTable
 
 __all__ = [
+    "Access",
+    "AccessRule",
     "Containment",
     "Escalate",
+    "GatewayConfig",
     "GroupConfig",
     "Liveness",
     "MeshConfig",
@@ -27,7 +31,9 @@ __all__ = [
     "PluginConfig",
     "RestartPolicy",
     "Rlimits",
+    "Security",
     "ServiceTable",
+    "Source",
     "Strategy",
     "load",
 ]

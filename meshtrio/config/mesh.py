@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
@@ -37,6 +38,14 @@ def _services(value: Iterable[ServiceTable]) -> tuple[ServiceTable, ...]:
 
 
 @attrs.frozen
+class Source:
+    """Where a config was read, and the runtime dir that goes before the one it says."""
+
+    path: Path
+    runtime_dir: Path | None = None
+
+
+@attrs.frozen
 class MeshConfig:
     """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
 
@@ -52,10 +61,19 @@ class MeshConfig:
     cgroup: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """A delegated folder of cgroup v2, in which each process gets a cgroup of its own."""
 
+    access: Access = attrs.field(factory=Access)
+    """Who may use the mesh socket, and the gateway's port."""
+
+    gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
+
+    source: Source | None = attrs.field(default=None, eq=False)
+    """The file it was read from, which a reload reads again."""
+
     def __attrs_post_init__(self) -> None:
         problems = _twice("plugin", (plugin.name for plugin in self.plugins))
         problems += _twice("group", (group.name for group in self.groups))
         problems += self.relations().problems()
+        problems += [f"mesh: {problem}" for problem in self.gateway.problems(self.access)]
         configs = (table.name for table in self.services if table.config)
         problems += [
             f"service: {name!r} has more than one config"

@@ -120,6 +120,9 @@ class PluginConfig:
     listen: str | None = attrs.field(default=None, validator=_check_listen)
     """`tcp://host:port` to serve on instead of a Unix socket. Instance n has the port plus n, and
     a successor of it that plus `instances`."""
+    services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """The gRPC services it serves, for the gateway to know before it is ready, and where it has no
+    reflection to learn them by."""
     serve_tls: ServerTlsFiles | None = None
     """What it serves with there."""
     tls: TlsFiles | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import tomllib
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ import attrs
 
 from meshtrio.address import ServerTlsFiles, TlsFiles
 from meshtrio.config.group import GroupConfig
-from meshtrio.config.mesh import MeshConfig
+from meshtrio.config.mesh import MeshConfig, Source
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
@@ -23,14 +24,18 @@ from meshtrio.errors import ConfigError
 T = TypeVar("T")
 
 _TABLES = ("mesh", "plugin", "group", "service")
+_NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
 _TWICE = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
 }
 
 
-def load(path: Path | str) -> MeshConfig:
-    """Read a mesh's TOML file. Raises ConfigError with every mistake found in it."""
+def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
+    """Read a mesh's TOML file. Raises ConfigError with every mistake found in it.
+
+    `runtime_dir` goes before the one it says, now and whenever the file is read again.
+    """
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -42,7 +47,11 @@ def load(path: Path | str) -> MeshConfig:
     config = reader.mesh(data)
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
-    return config
+    return attrs.evolve(
+        config,
+        runtime_dir=runtime_dir or config.runtime_dir,
+        source=Source(Path(os.path.abspath(path)), runtime_dir),
+    )
 
 
 class _Reader:
@@ -63,7 +72,9 @@ class _Reader:
         if not isinstance(mesh, dict):
             self._problem("mesh", "is written as a table: [mesh]")
             mesh = {}
-        values = self._values("mesh", mesh, MeshConfig, skip={"plugins", "groups", "services"})
+        values = self._values("mesh", mesh, MeshConfig, skip=_NOT_IN_MESH)
+        if "gateway" in values:
+            self._check_files("mesh: gateway: tls", values["gateway"].tls)
         if self.problems:
             return None
         for problem in Relations(plugins, groups).problems():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,12 @@ from meshtrio.config.plugin import at_least
 from meshtrio.errors import ConfigError
 from meshtrio.policies.service_config import parse
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
+
 
 def _check_name(_: object, __: object, value: str) -> None:
-    if not value or value != value.strip() or len(value) > 256:
-        raise ValueError("must be the name of a service, as in plugin.echo")
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value[:80]!r} is not the name of a service, as in plugin.echo")
 
 
 def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
@@ -43,8 +46,9 @@ class ServiceTable:
     """`tcp://host:port` or `unix:/path`."""
     weight: int = attrs.field(default=1, validator=at_least(1))
     """Of each of these endpoints; a plugin's instances have 1."""
-    local: bool = False
-    """Called like the mesh's own instances; the others are called when none of those is ready."""
+    local: bool | None = None
+    """Called like the mesh's own instances; the others are called when none of those is ready. By
+    default a Unix socket is local."""
     tls: TlsFiles | None = None
     config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
     """gRPC's service config, in its JSON form: retries, balancing and the like."""

@@ -8,6 +8,7 @@ Each file's descriptor is loaded with its module, so that a plugin pays for what
 from __future__ import annotations
 
 import pkgutil
+from importlib import import_module
 from typing import Any
 
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -16,9 +17,14 @@ from google.protobuf.message_factory import GetMessageClass
 _pool = DescriptorPool()
 
 
-def declare(namespace: dict[str, Any]) -> None:
-    """Put a proto file's message classes into its module's namespace, and its `DESCRIPTOR`."""
+def declare(namespace: dict[str, Any], *needs: str) -> None:
+    """Put a proto file's message classes into its module's namespace, and its `DESCRIPTOR`.
+
+    `needs`: modules of the files that it imports, which have to be in the pool before it.
+    """
     package, _, module = namespace["__name__"].rpartition(".")
+    for needed in needs:
+        import_module(f"{package}.{needed}")
     data = pkgutil.get_data(package, f"{module}.binpb")
     assert data is not None
     descriptor = _pool.AddSerializedFile(data)

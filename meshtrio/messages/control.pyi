@@ -1,4 +1,6 @@
+from meshtrio.messages import load as _load_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -7,14 +9,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ListInstancesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListInstancesResponse(_message.Message):
     __slots__ = ("instances",)
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[Instance]
     def __init__(self, instances: _Optional[_Iterable[_Union[Instance, _Mapping]]] = ...) -> None: ...
+
+class GetInstanceRequest(_message.Message):
+    __slots__ = ("name", "instance")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    instance: int
+    def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ...) -> None: ...
 
 class Instance(_message.Message):
     __slots__ = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
@@ -35,3 +47,266 @@ class Instance(_message.Message):
     socket: str
     reason: str
     def __init__(self, name: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., uptime: _Optional[float] = ..., socket: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class GetTreeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("kind", "name", "policy", "nodes", "instances", "after")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Node.Kind]
+        MESH: _ClassVar[Node.Kind]
+        GROUP: _ClassVar[Node.Kind]
+        PLUGIN: _ClassVar[Node.Kind]
+    KIND_UNSPECIFIED: Node.Kind
+    MESH: Node.Kind
+    GROUP: Node.Kind
+    PLUGIN: Node.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    kind: Node.Kind
+    name: str
+    policy: str
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    instances: _containers.RepeatedCompositeFieldContainer[Instance]
+    after: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[_Union[Node.Kind, str]] = ..., name: _Optional[str] = ..., policy: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., instances: _Optional[_Iterable[_Union[Instance, _Mapping]]] = ..., after: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("names", "last", "follow")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    last: int
+    follow: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., last: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("sequence", "time", "kind", "plugin", "instance", "pid", "level", "text", "missed")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    time: float
+    kind: str
+    plugin: str
+    instance: int
+    pid: int
+    level: str
+    text: str
+    missed: int
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[float] = ..., kind: _Optional[str] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., level: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ...) -> None: ...
+
+class ReadLogsRequest(_message.Message):
+    __slots__ = ("names", "since", "last", "follow")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    since: float
+    last: int
+    follow: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., since: _Optional[float] = ..., last: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("time", "plugin", "instance", "pid", "stream", "text", "missed")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    plugin: str
+    instance: int
+    pid: int
+    stream: str
+    text: str
+    missed: int
+    def __init__(self, time: _Optional[float] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ...) -> None: ...
+
+class GetStatisticsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchStatisticsRequest(_message.Message):
+    __slots__ = ("interval",)
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    interval: float
+    def __init__(self, interval: _Optional[float] = ...) -> None: ...
+
+class Statistics(_message.Message):
+    __slots__ = ("time", "uptime", "plugins", "groups", "total", "instances")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    uptime: float
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginStatistics]
+    groups: _containers.RepeatedCompositeFieldContainer[PluginStatistics]
+    total: PluginStatistics
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceStatistics]
+    def __init__(self, time: _Optional[float] = ..., uptime: _Optional[float] = ..., plugins: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[PluginStatistics, _Mapping]]] = ..., total: _Optional[_Union[PluginStatistics, _Mapping]] = ..., instances: _Optional[_Iterable[_Union[InstanceStatistics, _Mapping]]] = ...) -> None: ...
+
+class PluginStatistics(_message.Message):
+    __slots__ = ("name", "instances", "states", "counts", "slowest_check")
+    class StatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SLOWEST_CHECK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    instances: int
+    states: _containers.ScalarMap[str, int]
+    counts: Counts
+    slowest_check: float
+    def __init__(self, name: _Optional[str] = ..., instances: _Optional[int] = ..., states: _Optional[_Mapping[str, int]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., slowest_check: _Optional[float] = ...) -> None: ...
+
+class Counts(_message.Message):
+    __slots__ = ("starts", "restarts", "renewals", "not_started", "exits", "killed", "gave_up", "unready", "lines", "lines_dropped")
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    RENEWALS_FIELD_NUMBER: _ClassVar[int]
+    NOT_STARTED_FIELD_NUMBER: _ClassVar[int]
+    EXITS_FIELD_NUMBER: _ClassVar[int]
+    KILLED_FIELD_NUMBER: _ClassVar[int]
+    GAVE_UP_FIELD_NUMBER: _ClassVar[int]
+    UNREADY_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    LINES_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    starts: int
+    restarts: int
+    renewals: int
+    not_started: int
+    exits: int
+    killed: int
+    gave_up: int
+    unready: int
+    lines: int
+    lines_dropped: int
+    def __init__(self, starts: _Optional[int] = ..., restarts: _Optional[int] = ..., renewals: _Optional[int] = ..., not_started: _Optional[int] = ..., exits: _Optional[int] = ..., killed: _Optional[int] = ..., gave_up: _Optional[int] = ..., unready: _Optional[int] = ..., lines: _Optional[int] = ..., lines_dropped: _Optional[int] = ...) -> None: ...
+
+class InstanceStatistics(_message.Message):
+    __slots__ = ("instance", "cpu", "resident", "load")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    instance: Instance
+    cpu: float
+    resident: int
+    load: _load_pb2.LoadReport
+    def __init__(self, instance: _Optional[_Union[Instance, _Mapping]] = ..., cpu: _Optional[float] = ..., resident: _Optional[int] = ..., load: _Optional[_Union[_load_pb2.LoadReport, _Mapping]] = ...) -> None: ...
+
+class StartRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class StartResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class StopResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("instances",)
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    instances: _containers.RepeatedCompositeFieldContainer[Drained]
+    def __init__(self, instances: _Optional[_Iterable[_Union[Drained, _Mapping]]] = ...) -> None: ...
+
+class Drained(_message.Message):
+    __slots__ = ("plugin", "instance", "ended", "forced", "cut_calls")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    CUT_CALLS_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    instance: int
+    ended: str
+    forced: bool
+    cut_calls: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., ended: _Optional[str] = ..., forced: bool = ..., cut_calls: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RestartRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RestartResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("name", "instances")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    instances: int
+    def __init__(self, name: _Optional[str] = ..., instances: _Optional[int] = ...) -> None: ...
+
+class ScaleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class ReloadResponse(_message.Message):
+    __slots__ = ("added", "removed", "restarted", "scaled", "adjusted")
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTED_FIELD_NUMBER: _ClassVar[int]
+    SCALED_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTED_FIELD_NUMBER: _ClassVar[int]
+    added: _containers.RepeatedScalarFieldContainer[str]
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    restarted: _containers.RepeatedScalarFieldContainer[str]
+    scaled: _containers.RepeatedScalarFieldContainer[str]
+    adjusted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., restarted: _Optional[_Iterable[str]] = ..., scaled: _Optional[_Iterable[str]] = ..., adjusted: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -21,19 +21,23 @@ class Registry(Protocol):
     """What the mesh asks of a registry, in memory or elsewhere."""
 
     def declare(self, service: str) -> None:
-        """Make a service known that has no endpoint yet, so that its callers wait."""
+        """Make a service known that is attended to: callers wait while it has no endpoint."""
 
     def forget(self, service: str) -> None:
-        """Make a service without endpoints unknown to who asks from now on.
+        """Take back that a service was declared.
 
-        It may be declared again, and who watches it is told then.
+        Without endpoints it is unknown to who asks from now on. It may be declared again, and who
+        watches it is told then.
         """
 
     def configure(self, service: str, service_config: str) -> None:
         """Have its clients go by a service config, gRPC's JSON form; "" for the defaults."""
 
     def register(self, service: str, endpoint: Endpoint) -> None:
-        """Add an endpoint. Raises ValueError for an id that is registered already."""
+        """Add an endpoint. Raises ValueError for an id that is registered already.
+
+        A service that was never declared is unattended.
+        """
 
     def deregister(self, service: str, departure: Departure) -> None:
         """Remove an endpoint, saying why; where it is gone already, only the reason is kept."""

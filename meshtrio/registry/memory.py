@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import attrs
 from trio_util import AsyncValue
@@ -12,6 +14,7 @@ from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.registry import UnknownServiceError
 
 _DEPARTURES_KEPT = 16
+_IDLE_KEPT = 256
 
 
 class MemoryRegistry:
@@ -19,30 +22,50 @@ class MemoryRegistry:
 
     def __init__(self) -> None:
         self._services: dict[str, AsyncValue[ServiceState]] = {}
+        self._watched: Counter[str] = Counter()
         self._forgotten: set[str] = set()
         """They keep their values: who watches one is told when it is declared again."""
 
     def declare(self, service: str) -> None:
         self._services.setdefault(service, AsyncValue(ServiceState()))
         self._forgotten.discard(service)
+        self._change(service, unattended=False)
 
     def forget(self, service: str) -> None:
-        value = self._services.get(service)
-        if value is not None and not value.value.endpoints:
-            self._forgotten.add(service)
+        if service in self._services:
+            self._change(service, unattended=True)
+            if not self._services[service].value.endpoints:
+                self._forgotten.add(service)
 
     def configure(self, service: str, service_config: str) -> None:
         self.declare(service)
-        state = self._services[service].value
-        self._services[service].value = attrs.evolve(state, service_config=service_config)
+        self._change(service, service_config=service_config)
 
     def register(self, service: str, endpoint: Endpoint) -> None:
-        self.declare(service)
-        state = self._services[service].value
-        if any(known.id == endpoint.id for known in state.endpoints):
+        if service not in self._services:
+            self._drop_the_oldest()
+            self._services[service] = AsyncValue(ServiceState(unattended=True))
+        self._forgotten.discard(service)
+        endpoints = self._services[service].value.endpoints
+        if any(known.id == endpoint.id for known in endpoints):
             raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
-        endpoints = (*state.endpoints, endpoint)
-        self._services[service].value = attrs.evolve(state, endpoints=endpoints)
+        self._change(service, endpoints=(*endpoints, endpoint))
+
+    def _change(self, service: str, **changes: Any) -> None:
+        """Replace a service's state, if it is another then: those who watch it are told."""
+        value = self._services[service]
+        value.value = attrs.evolve(value.value, **changes)
+
+    def _drop_the_oldest(self) -> None:
+        """Have no more of those that nobody attends to, serves or watches than are to be kept."""
+        idle = [
+            service
+            for service, value in self._services.items()
+            if value.value.unattended and not value.value.endpoints and service not in self._watched
+        ]
+        for service in idle[: len(idle) - _IDLE_KEPT + 1]:
+            del self._services[service]
+            self._forgotten.discard(service)
 
     def deregister(self, service: str, departure: Departure) -> None:
         if service not in self._services:
@@ -51,8 +74,8 @@ class MemoryRegistry:
         gone = departure.endpoint_id
         # A later word on the same endpoint replaces the first: stopped, then how it ended.
         departures = [d for d in state.departures if d.endpoint_id != gone]
-        self._services[service].value = attrs.evolve(
-            state,
+        self._change(
+            service,
             endpoints=tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
             departures=(*departures, departure)[-_DEPARTURES_KEPT:],
         )
@@ -69,6 +92,11 @@ class MemoryRegistry:
 
     async def states(self, service: str) -> AsyncGenerator[ServiceState, None]:
         self.resolve(service)
-        async with aclosing(self._services[service].eventual_values()) as states:
-            async for state in states:
-                yield state
+        self._watched[service] += 1
+        try:
+            async with aclosing(self._services[service].eventual_values()) as states:
+                async for state in states:
+                    yield state
+        finally:
+            self._watched[service] -= 1
+            self._watched += Counter()  # drops what is 0

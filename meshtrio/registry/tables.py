@@ -39,10 +39,13 @@ def _listed(tables: Iterable[ServiceTable]) -> list[tuple[str, Endpoint]]:
 
 
 def outside_endpoint(
-    address: str, weight: int = 1, tls: TlsFiles | None = None, *, local: bool = False
+    address: str, weight: int = 1, tls: TlsFiles | None = None, *, local: bool | None = None
 ) -> Endpoint:
-    """An endpoint the mesh does not run, with an id that says all of it. Raises ValueError."""
-    where = str(Address.parse(address))
-    priority = LOCAL if local else REMOTE
+    """An endpoint the mesh does not run, with an id that says all of it. Raises ValueError.
+
+    `local` as in `ServiceTable`.
+    """
+    where = Address.parse(address)
+    priority = LOCAL if (where.is_local if local is None else local) else REMOTE
     name = f"{where} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
-    return Endpoint(name, where, weight=weight, priority=priority, tls=tls)
+    return Endpoint(name, str(where), weight=weight, priority=priority, tls=tls)

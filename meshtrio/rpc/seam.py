@@ -16,8 +16,9 @@ import attrs
 import purerpc
 from purerpc.wrappers import ClientStub
 
-from meshtrio.errors import UsageError
+from meshtrio.errors import ConnectionLostError, UsageError
 from meshtrio.rpc.current import CARRIED
+from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire.compression import IDENTITY
@@ -60,6 +61,8 @@ class Handler:
 
     method: Method
     function: Callable[..., Any]
+    counted: bool = True
+    """As work of the server: see `Meter`."""
 
 
 class Request:
@@ -108,6 +111,11 @@ class Request:
         """Why the call was ended from outside, "" while it was not."""
         failure = self._stream.failure
         return "" if failure is None else str(failure.status.status_message)
+
+    @property
+    def caller_is_gone(self) -> bool:
+        """Whether the call was ended by the loss of its connection."""
+        return isinstance(self._stream.failure, ConnectionLostError)
 
     @property
     def carried_metadata(self) -> Metadata:
@@ -198,7 +206,7 @@ def handlers_of(servicers: Iterable[Any]) -> dict[str, Handler]:
         names.add(service.name)
         for name, (function, signature) in service.methods.items():
             method = _method(service.name, name, signature)
-            handlers[method.path] = Handler(method, function)
+            handlers[method.path] = Handler(method, function, Meter.counts(service.name))
     return handlers
 
 

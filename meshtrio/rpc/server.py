@@ -13,6 +13,7 @@ import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
@@ -63,6 +64,7 @@ class Server:
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
+        self.meter = Meter()
         self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
         self._accepting = trio.CancelScope()
@@ -178,6 +180,7 @@ class ServerConnection(Connection):
         super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
         self._find = server.find
         self.interceptors = server.interceptors
+        self.meter = server.meter
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()

@@ -99,7 +99,7 @@ class RequestMessages(AsyncIterator[Any]):
 class ServerCall:
     """One call on a server, from its head to its status."""
 
-    __slots__ = ("_connection", "_handler", "_head", "_request", "_stream")
+    __slots__ = ("_began", "_connection", "_handler", "_head", "_request", "_stream")
 
     def __init__(
         self, connection: ServerConnection, stream: Stream, handler: Handler, head: RequestHead
@@ -109,6 +109,7 @@ class ServerCall:
         self._handler = handler
         self._head = head
         self._request = Request(stream, head)
+        self._began = connection.meter.begin() if handler.counted else 0.0
 
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
@@ -146,6 +147,8 @@ class ServerCall:
             if status is not None:
                 self._finish(*status)
             self._stream.reset(ErrorCode.NO_ERROR)
+            if self._handler.counted:
+                self._connection.meter.end(self._began, failed=status is not None)
             self._connection.call_ended()
 
     def _scope(self) -> trio.CancelScope:

@@ -1,34 +1,207 @@
-"""meshtrio.v1.Control: looking at a running mesh."""
+"""meshtrio.v1.Control: looking at a running mesh, and telling it what to do."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import purerpc
+import trio
+
+from meshtrio import runtime_dir
+from meshtrio.config import MeshConfig, Source, load
+from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
 from meshtrio.rpc.dynamic import service_of
+from meshtrio.services import control_messages as messages
+from meshtrio.services.chronicle import Chronicle, Writing
+from meshtrio.services.loads import Loads
+from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.processes.usage import usage_by_group
 from meshtrio.supervise.tree import Tree
+
+# The methods have their names from the proto.
+# ruff: noqa: N802
+
+_SHORTEST_INTERVAL = 0.1
 
 
 class ControlServicer:
     """Answers for one tree."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(
+        self, tree: Tree, operations: Operations, chronicle: Chronicle, loads: Loads
+    ) -> None:
         self._tree = tree
+        self._operations = operations
+        self._chronicle = chronicle
+        self._loads = loads
         self.service = service_of(control.DESCRIPTOR.services_by_name["Control"], self)
 
-    async def ListInstances(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        return control.ListInstancesResponse(
-            instances=[
-                control.Instance(
-                    name=status.name,
-                    instance=status.instance,
-                    pid=status.pid,
-                    state=status.state.value,
-                    restarts=status.restarts,
-                    uptime=status.uptime,
-                    socket=str(status.socket),
-                    reason=status.reason,
-                )
-                for status in self._tree.statuses()
-            ]
+    # -- looking -----------------------------------------------------------------------------
+
+    async def ListInstances(self, request: Any) -> Any:
+        with _told():
+            plugins = self._operations.plugins(request.names)
+        found = [status for status in self._tree.statuses() if status.name in plugins]
+        return control.ListInstancesResponse(instances=map(messages.instance, found))
+
+    async def GetInstance(self, request: Any) -> Any:
+        with _told():
+            plugins = self._operations.plugins([request.name])
+        found = [status for status in self._tree.statuses() if status.name in plugins]
+        for status in found:
+            if status.instance == request.instance:
+                return messages.instance(status)
+        raise purerpc.NotFoundError(
+            f"{request.name} has no instance {request.instance}; it has {len(found)} of them"
         )
+
+    async def GetTree(self, request: Any) -> Any:
+        tree = self._tree
+        return messages.tree(tree.config, str(tree.mesh_socket), tree.statuses())
+
+    async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
+        with _told():
+            plugins = self._operations.plugins(request.names)
+        happenings = self._chronicle.happenings(plugins, request.last, follow=request.follow)
+        async with aclosing(happenings) as found:
+            async for number, happening, missed in found:
+                yield messages.event(number, happening, missed)
+
+    async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
+        with _told():
+            plugins = self._operations.plugins(request.names)
+        epoch = time.time() - trio.current_time()
+        with self._chronicle.reading_lines() as position:
+            past = self._lines(plugins, request.since - epoch)
+            for each in past[-request.last :]:
+                yield _log_line(each, epoch)
+            if request.follow:
+                async with aclosing(self._chronicle.writings(plugins, position)) as to_come:
+                    async for each, missed in to_come:
+                        yield _log_line(each, epoch, missed)
+
+    def _lines(self, plugins: Iterable[str], since: float) -> list[Writing]:
+        """What is kept of the lines that plugins wrote since then, oldest first."""
+        found = [
+            Writing(plugin, number, line)
+            for name in sorted(plugins)
+            for (plugin, number), lines in self._operations.lines(name).items()
+            for line in lines
+            if line.at >= since
+        ]
+        return sorted(found, key=lambda each: each.line.at)
+
+    # -- numbers -----------------------------------------------------------------------------
+
+    async def GetStatistics(self, request: Any) -> Any:
+        with self._loads.wanted():
+            await self._loads.complete()
+            return self._statistics()
+
+    async def WatchStatistics(self, request: Any) -> AsyncIterator[Any]:
+        interval = max(request.interval or 1.0, _SHORTEST_INTERVAL)
+        with self._loads.wanted():
+            await self._loads.complete()
+            while True:
+                yield self._statistics()
+                await trio.sleep(interval)
+
+    def _statistics(self) -> Any:
+        found = self._tree.statistics()
+        usage = usage_by_group()
+        instances = []
+        for status in self._tree.statuses():
+            used = usage.get(status.pid or 0)
+            instances.append(
+                control.InstanceStatistics(
+                    instance=messages.instance(status),
+                    cpu=None if used is None else used.cpu,
+                    resident=None if used is None else used.resident,
+                    load=self._loads.of(status.name, status.instance),
+                )
+            )
+        return control.Statistics(
+            time=time.time(),
+            uptime=found.uptime,
+            plugins=map(messages.plugin_statistics, found.plugins),
+            groups=map(messages.plugin_statistics, found.groups),
+            total=messages.plugin_statistics(found.total),
+            instances=instances,
+        )
+
+    # -- telling it what to do ---------------------------------------------------------------
+
+    async def Start(self, request: Any) -> Any:
+        with _told():
+            await self._operations.start(request.name)
+        return control.StartResponse()
+
+    async def Stop(self, request: Any) -> Any:
+        with _told():
+            await self._operations.stop(request.name)
+        return control.StopResponse()
+
+    async def Drain(self, request: Any) -> Any:
+        with _told():
+            found = await self._operations.drain(request.name)
+        return control.DrainResponse(instances=map(messages.drained, found))
+
+    async def Restart(self, request: Any) -> Any:
+        with _told():
+            await self._operations.restart(request.name)
+        return control.RestartResponse()
+
+    async def Scale(self, request: Any) -> Any:
+        with _told():
+            await self._operations.scale(request.name, request.instances)
+        return control.ScaleResponse()
+
+    async def Reload(self, request: Any) -> Any:
+        with _told():
+            return messages.reloaded(await self._operations.reload(self._read(request.path)))
+
+    def _read(self, path: str) -> MeshConfig:
+        """Read the config file again, or another one. Raises ConfigError and UsageError."""
+        source = self._tree.config.source
+        if path and not Path(path).is_absolute():
+            raise ConfigError([f"{path}: is not an absolute path"])
+        if not path and source is None:
+            raise UsageError("this mesh was not started from a config file; give the path of one")
+        before = Source(Path(path)) if source is None else source
+        config = load(path or before.path, runtime_dir=before.runtime_dir)
+        runtime_dir.check(config)
+        return config
+
+
+def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:
+    """`epoch`: when trio's clock was 0."""
+    line = writing.line
+    return control.LogLine(
+        time=line.at + epoch,
+        plugin=writing.plugin,
+        instance=writing.instance,
+        pid=line.pid,
+        stream=line.stream,
+        text=line.text,
+        missed=missed + writing.dropped,
+    )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell the caller of what cannot be, as the status for it."""
+    try:
+        yield
+    except UnknownNameError as exc:
+        raise purerpc.NotFoundError(str(exc)) from None
+    except ConfigError as exc:
+        raise purerpc.InvalidArgumentError(str(exc)) from None
+    except PluginFailedError as exc:
+        raise purerpc.AbortedError(str(exc)) from None
+    except UsageError as exc:
+        raise purerpc.FailedPreconditionError(str(exc)) from None

@@ -21,11 +21,12 @@ class HealthServicer:
     def __init__(self, services: Iterable[str] = ()) -> None:
         self.names = {"", *services}
         self.service = service_of(_DESCRIPTOR, self)
-        self._stopped = trio.Event()
+        self.stopped = trio.Event()
+        """Set when the server is about to stop."""
 
     def stop_serving(self) -> None:
         """Say NOT_SERVING from now on."""
-        self._stopped.set()
+        self.stopped.set()
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raises NotFoundError for a service that is not served here."""
@@ -37,13 +38,13 @@ class HealthServicer:
         if request.service not in self.names:
             yield _Reply(status=_Reply.SERVICE_UNKNOWN)
             await trio.sleep_forever()
-        if not self._stopped.is_set():
+        if not self.stopped.is_set():
             yield self._reply()
-            await self._stopped.wait()
+            await self.stopped.wait()
         yield self._reply()
         # A watch that went on would hold up the drain which this announces.
         raise purerpc.UnavailableError("the server is shutting down")
 
     def _reply(self) -> Any:
-        stopped = self._stopped.is_set()
+        stopped = self.stopped.is_set()
         return _Reply(status=_Reply.NOT_SERVING if stopped else _Reply.SERVING)

@@ -1,4 +1,4 @@
-"""A server with what every gRPC tool expects of one: health and reflection beside the services."""
+"""A server with what gRPC tools expect of one, health and reflection, and what a mesh asks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _REFLECTION = {
     "grpc.reflection.v1.ServerReflection": "meshtrio.messages.reflection_v1",
     "grpc.reflection.v1alpha.ServerReflection": "meshtrio.messages.reflection_v1alpha",
 }
+_LOAD = "meshtrio.v1.Load"
 
 
 def standard_server(
@@ -29,15 +30,24 @@ def standard_server(
     health = HealthServicer()
     server = Server(*servicers, health, limits=limits, interceptors=interceptors)
     names = {handler.method.service for handler in server.handlers.values()}
+    names.add(_LOAD)
     health.names |= names
     for service, messages in _REFLECTION.items():
         server.serve_when_called(
             service, partial(_reflection, server, messages, names | set(_REFLECTION))
         )
+    server.serve_when_called(_LOAD, partial(_load, server, health))
     return server, health
 
 
+def _load(server: Server, health: HealthServicer) -> Any:
+    from meshtrio.services.load import LoadServicer
+
+    return LoadServicer(server.meter, health.stopped)
+
+
 def _reflection(server: Server, messages: str, names: set[str]) -> Any:
+    import_module("meshtrio.messages.load")  # to be described, it has to be known
     from meshtrio.services.reflection import ReflectionServicer
 
     return ReflectionServicer(import_module(messages), server.handlers.values(), names)

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.decisions.plan import Goal
@@ -54,7 +54,7 @@ class Reloaded:
 
 
 class Operations:
-    """On one tree. Names are those of plugins or groups; others raise UsageError."""
+    """On one tree. Names are those of plugins or groups; others raise UnknownNameError."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -78,6 +78,11 @@ class Operations:
     async def drain(self, name: str) -> tuple[Drained, ...]:
         """Stop it, and tell for each instance which calls were cut."""
         return await self._rest(self._children(name))
+
+    def plugins(self, names: Iterable[str]) -> frozenset[str]:
+        """The plugins of these names, those in groups too; all where there are no names."""
+        wanted = [child.plugin for name in names for child in self._children(name)]
+        return frozenset(wanted or (plugin.name for plugin in self._tree.config.plugins))
 
     def lines(self, name: str) -> dict[tuple[str, int], tuple[Line, ...]]:
         """The last lines that each instance wrote, oldest first, by plugin and instance."""
@@ -114,8 +119,9 @@ class Operations:
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
         another mesh, and nothing has happened then.
         """
-        if config.runtime_dir != self._tree.config.runtime_dir:
-            raise UsageError("runtime_dir cannot be changed while the mesh runs")
+        for fixed in ("runtime_dir", "cgroup", "gateway"):
+            if getattr(config, fixed) != getattr(self._tree.config, fixed):
+                raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         async with AsyncExitStack() as stack:
             # In one order, so that two of them cannot wait for each other.
             for name in sorted({p.name for p in (*self._tree.config.plugins, *config.plugins)}):
@@ -143,7 +149,7 @@ class Operations:
             if name in (plugin.name, plugin.service):
                 return plugin
         known = ", ".join(plugin.name for plugin in self._tree.config.plugins) or "none"
-        raise UsageError(f"there is no plugin {name!r}; the plugins are: {known}")
+        raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")
 
     def _children(self, name: str) -> list[Child]:
         config = self._tree.config

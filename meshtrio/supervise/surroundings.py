@@ -22,8 +22,8 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
-from meshtrio.supervise.processes.containment import resident_by_group
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -10,87 +10,20 @@ from __future__ import annotations
 import logging
 
 from meshtrio.supervise import events
+from meshtrio.supervise.words import describe
 
-_LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
-_TEXT_KEYS = ("message", "msg", "event")
 _mesh = logging.getLogger("meshtrio.mesh")
 
 
 def log_event(event: events.Event) -> None:
     """A subscriber that logs every event."""
-    level, text = _describe(event)
-    logger = _mesh
+    level, text = describe(event)
     if isinstance(event, (events.LineWritten, events.LinesDropped)):
         logger = logging.getLogger(f"meshtrio.plugin.{event.plugin}")
+    else:
+        logger, text = _mesh, f"{event.plugin}/{event.instance}: {text}"
     if logger.isEnabledFor(level):
         extra = {"plugin": event.plugin, "instance": event.instance}
         for name in ("pid", "stream", "fields"):
             extra[name] = getattr(event, name, None)
         logger.log(level, "%s", text, extra=extra)
-
-
-def _describe(event: events.Event) -> tuple[int, str]:
-    if isinstance(event, events.LineWritten):
-        return _describe_line(event)
-    if isinstance(event, events.LinesDropped):
-        return logging.WARNING, f"{event.count} more lines on {event.stream} came too fast"
-    level, text = _describe_end(event) or _describe_life(event)
-    return level, f"{event.plugin}/{event.instance}: {text}"
-
-
-def _describe_line(event: events.LineWritten) -> tuple[int, str]:
-    """What a structured line calls its level and its message, where it does."""
-    fields = event.fields or {}
-    named = next((fields[key] for key in _LEVEL_KEYS if isinstance(fields.get(key), str)), "info")
-    level = logging.getLevelNamesMapping().get(named.upper(), logging.INFO)
-    said = next((fields[key] for key in _TEXT_KEYS if isinstance(fields.get(key), str)), None)
-    cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
-    return level, said if said is not None else event.line + cut
-
-
-def _describe_life(event: events.Event) -> tuple[int, str]:
-    match event:
-        case events.Starting(pid=pid):
-            return logging.INFO, f"started as pid {pid}"
-        case events.Ready(pid=pid, after=after):
-            return logging.INFO, f"ready after {after:.2f} s (pid {pid})"
-        case events.Unready(pid=pid, reason=reason):
-            return logging.WARNING, f"pid {pid} takes no calls: {reason}"
-        case events.Restarting(delay=delay):
-            return logging.INFO, f"starting it again in {delay:.2f} s"
-        case events.Renewing(reason=reason):
-            return logging.INFO, f"starting a successor: {reason}"
-        case events.GroupRestarting(group=group, plugins=plugins):
-            return logging.WARNING, f"group {group} restarts {', '.join(plugins)} for it"
-        case events.Swept(count=count):
-            return logging.WARNING, f"{count} processes it had left behind were killed"
-        case events.Stopping(pid=pid):
-            return logging.INFO, f"stopping pid {pid}"
-        case _:
-            return logging.INFO, str(event)
-
-
-def _describe_end(event: events.Event) -> tuple[int, str] | None:
-    match event:
-        case events.NotStarted(ended=ended):
-            return logging.WARNING, str(ended)
-        case events.Exited(pid=pid, ended=ended):
-            level = logging.INFO if ended.clean else logging.WARNING
-            return level, f"pid {pid} {ended}{_tail(ended.stderr_tail)}"
-        case events.GaveUp(ended=ended, restarts=int() as restarts):
-            return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
-        case events.GaveUp(ended=ended):
-            level = logging.INFO if ended.clean else logging.ERROR
-            return level, f"{ended}; its restart policy leaves it so"
-        case events.Stopped(ended=ended) if ended.left:
-            return logging.ERROR, str(ended)
-        case events.Stopped(pid=pid, ended=ended, forced=True):
-            return logging.WARNING, f"pid {pid} did not stop in time and {ended}"
-        case events.Stopped(pid=pid, ended=ended):
-            return logging.INFO, f"stopped, pid {pid} {ended}"
-    return None
-
-
-def _tail(lines: tuple[str, ...]) -> str:
-    """The last line of stderr, which in most languages names the error."""
-    return f"; its last words: {lines[-1]}" if lines else ""

@@ -17,7 +17,7 @@ def test_endpoints_are_in_the_order_they_came() -> None:
     registry = MemoryRegistry()
     registry.register("s", A)
     registry.register("s", B)
-    assert registry.resolve("s") == ServiceState((A, B))
+    assert registry.resolve("s") == ServiceState((A, B), unattended=True)
     assert registry.services() == ("s",)
 
 
@@ -27,7 +27,7 @@ def test_a_departure_takes_the_endpoint_and_leaves_its_reason() -> None:
     registry.register("s", B)
     gone = Departure("a", "it died", signal=9)
     registry.deregister("s", gone)
-    assert registry.resolve("s") == ServiceState((B,), (gone,))
+    assert registry.resolve("s") == ServiceState((B,), (gone,), unattended=True)
 
 
 def test_the_last_word_on_an_endpoint_stands() -> None:

@@ -39,8 +39,12 @@ async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
                 with m.register("thing", f"unix:{short_dir}/other"):
                     pass
         async with m.connect("thing") as channel:
+            stub = channel.stub(EchoServiceStub)
+            # Nobody sees to it that there will be an endpoint again.
+            with trio.fail_after(1), pytest.raises(purerpc.UnavailableError, match="taken out"):
+                await stub.Echo(EchoRequest())
             with trio.move_on_after(0.05) as scope:
-                await channel.stub(EchoServiceStub).Echo(EchoRequest())
+                await stub.Echo(EchoRequest(), wait=True)
             assert scope.cancelled_caught
         with pytest.raises(UsageError, match="neither unix"), m.register("thing", "nowhere"):
             pass

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,10 +18,9 @@ import trio
 from meshtrio import contract
 from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
-from meshtrio.supervise.processes import launcher_main, procfs
+from meshtrio.supervise.processes import launcher_main
 
 _LAUNCHER = str(Path(launcher_main.__file__))
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class WrongExecutableError(OSError):
@@ -77,11 +75,3 @@ async def check_executable(config: PluginConfig) -> None:
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def resident_by_group() -> Counter[int]:
-    """Bytes that each process group of the system has in memory. Raises OSError."""
-    found: Counter[int] = Counter()
-    for fields in procfs.stats():
-        found[int(fields[2])] += int(fields[21]) * _PAGE
-    return found

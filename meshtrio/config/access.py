@@ -1,0 +1,95 @@
+"""Who may use the mesh's own services, and the gateway to the plugins."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+from meshtrio.address import Address, ServerTlsFiles
+
+_SUBJECT_KINDS = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
+
+
+def _check_subjects(_: object, __: object, value: tuple[str, ...]) -> None:
+    for subject in value:
+        if subject != "*" and not subject.startswith(_SUBJECT_KINDS):
+            known = ", ".join(_SUBJECT_KINDS)
+            raise ValueError(
+                f"{subject!r} is not '*' nor does it begin with one of {known}, as in 'CN=ops'"
+            )
+
+
+def _check_listen(_: object, __: object, value: str | None) -> None:
+    if value is not None and not Address.parse(value).host:
+        raise ValueError(f"must be tcp://host:port, not {value!r}")
+
+
+@attrs.frozen
+class AccessRule:
+    """Who may, beside the mesh's own user and root, who always may on the mesh socket."""
+
+    users: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """Names or numbers, for the mesh socket."""
+    groups: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    """Names or numbers, for the mesh socket: groups that a process is in when it connects."""
+    subjects: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_check_subjects)
+    """For the gateway's TCP port, of client certificates: `CN=ops`, `O=…`, `OU=…`, `DNS:host`,
+    `URI:spiffe://…`. A `*` at the end stands for anything, alone for every certificate."""
+
+
+@attrs.frozen
+class Access:
+    """A rule for each part of what the mesh serves."""
+
+    control: AccessRule = attrs.field(factory=AccessRule)
+    """meshtrio.v1.Control: looking at the mesh, and telling it what to do."""
+    registry: AccessRule = attrs.field(factory=AccessRule)
+    """meshtrio.v1.Registry: finding services, and registering them."""
+    gateway: AccessRule = attrs.field(factory=AccessRule)
+    """Calls to plugins. Health and reflection are for whoever may use any of the three."""
+
+    @property
+    def rules(self) -> dict[str, AccessRule]:
+        return {"control": self.control, "registry": self.registry, "gateway": self.gateway}
+
+
+class Security(Enum):
+    """What is asked of those who connect to the gateway's TCP port."""
+
+    MUTUAL_TLS = "mutual-tls"
+    PLAINTEXT = "plaintext"
+    """Nothing: whoever reaches the port may call every plugin, and listen in."""
+
+
+@attrs.frozen
+class GatewayConfig:
+    """The TCP port on which the mesh serves what it serves on its socket."""
+
+    listen: str | None = attrs.field(default=None, validator=_check_listen)
+    """`tcp://host:port`; none by default."""
+    tls: ServerTlsFiles | None = None
+    """PEM files; `client_ca` has to have signed the certificates of clients."""
+    security: Security = Security.MUTUAL_TLS
+
+    def problems(self, access: Access) -> list[str]:
+        """What does not go together, as "key: reason"."""
+        named = [name for name, rule in access.rules.items() if rule.subjects]
+        encrypted = self.listen is not None and self.security is Security.MUTUAL_TLS
+        if self.listen is None and (self.tls or self.security is Security.PLAINTEXT):
+            return ["gateway: tls and security are for its TCP port; say which with listen"]
+        if encrypted and (self.tls is None or self.tls.client_ca is None):
+            need = "certificate, key and client_ca are needed to ask clients for certificates"
+            other = 'security = "plaintext" lets in whoever reaches the port'
+            return [f"gateway: tls: {need}; {other}"]
+        if self.security is Security.PLAINTEXT and self.tls is not None:
+            return ['gateway: tls: is not used with security = "plaintext"; leave one of them out']
+        if encrypted and not named:
+            hint = "say who may with subjects in [mesh.access.gateway], '*' for every certificate"
+            return [f"gateway: nobody could use the port; {hint} that client_ca has signed"]
+        if named and not encrypted:
+            return [
+                f"access.{name}: subjects: only clients of a gateway with mutual TLS have one"
+                for name in named
+            ]
+        return []

@@ -1,0 +1,114 @@
+"""What the supervisor knows, as messages of meshtrio.v1.Control."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+
+import attrs
+
+from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
+from meshtrio.messages import control
+from meshtrio.services.chronicle import Happening
+from meshtrio.supervise.child import Status
+from meshtrio.supervise.operations import Drained, Reloaded
+from meshtrio.supervise.statistics import Counts, PluginStatistics
+from meshtrio.supervise.words import describe
+
+_WORD = re.compile("(?<!^)(?=[A-Z])")
+
+
+def instance(status: Status) -> control.Instance:
+    return control.Instance(
+        name=status.name,
+        instance=status.instance,
+        pid=status.pid,
+        state=status.state.value,
+        restarts=status.restarts,
+        uptime=status.uptime,
+        socket=str(status.socket),
+        reason=status.reason,
+    )
+
+
+def tree(config: MeshConfig, name: str, statuses: Iterable[Status]) -> control.Node:
+    """The whole mesh: what is in no group comes first, in the order of the config."""
+    by_plugin: dict[str, list[Status]] = {}
+    for status in statuses:
+        by_plugin.setdefault(status.name, []).append(status)
+    plugins = {plugin.name: plugin for plugin in config.plugins}
+    groups = {group.name: group for group in config.groups}
+    relations = config.relations()
+
+    def node(of: str) -> control.Node:
+        if of in plugins:
+            return _plugin(plugins[of], by_plugin.get(of, ()))
+        return _group(groups[of], map(node, groups[of].members))
+
+    roots = [each for each in (*plugins, *groups) if relations.group_of(each) is None]
+    return control.Node(kind=control.Node.MESH, name=name, nodes=map(node, roots))
+
+
+def _plugin(config: PluginConfig, statuses: Iterable[Status]) -> control.Node:
+    return control.Node(
+        kind=control.Node.PLUGIN,
+        name=config.name,
+        policy=config.restart.value,
+        instances=map(instance, statuses),
+        after=config.after,
+    )
+
+
+def _group(config: GroupConfig, nodes: Iterable[control.Node]) -> control.Node:
+    return control.Node(
+        kind=control.Node.GROUP,
+        name=config.name,
+        policy=config.strategy.value,
+        nodes=nodes,
+        after=config.after,
+    )
+
+
+def event(number: int, happening: Happening, missed: int) -> control.Event:
+    found = happening.event
+    level, text = describe(found)
+    return control.Event(
+        sequence=number,
+        time=happening.time,
+        kind=_WORD.sub("-", type(found).__name__).lower(),
+        plugin=found.plugin,
+        instance=found.instance,
+        pid=getattr(found, "pid", None),
+        level=logging.getLevelName(level),
+        text=text,
+        missed=missed,
+    )
+
+
+def plugin_statistics(found: PluginStatistics) -> control.PluginStatistics:
+    return control.PluginStatistics(
+        name=found.name,
+        instances=found.instances,
+        states={state.value: count for state, count in found.states},
+        counts=_counts(found.counts),
+        slowest_check=found.slowest_check,
+    )
+
+
+def _counts(counts: Counts) -> control.Counts:
+    return control.Counts(**attrs.asdict(counts))
+
+
+def drained(found: Drained) -> control.Drained:
+    return control.Drained(
+        plugin=found.plugin,
+        instance=found.instance,
+        ended="" if found.ended is None else str(found.ended),
+        forced=found.forced,
+        cut_calls=found.cut_calls,
+    )
+
+
+def reloaded(found: Reloaded) -> control.ReloadResponse:
+    return control.ReloadResponse(**attrs.asdict(found))
