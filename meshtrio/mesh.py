@@ -34,12 +34,13 @@ from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services import registry as registry_service
+from meshtrio.services import registry_client
 from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.control import ControlServicer
 from meshtrio.services.loads import Loads
 from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
+from meshtrio.services.registry_messages import registration_of
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import open_nursery_of_one, running
 from meshtrio.supervise import events
@@ -52,7 +53,7 @@ from meshtrio.telemetry.logs import log_event
 
 _log = logging.getLogger("meshtrio.mesh")
 
-__all__ = ["Mesh", "connect", "main"]
+__all__ = ["Mesh", "connect", "main", "register"]
 
 
 class Mesh:
@@ -217,7 +218,7 @@ async def connect(
     service it does not know.
     """
     async with connect_to_mesh(mesh_socket) as mesh:
-        known = await registry_service.resolve(mesh, service)
+        known = await registry_client.resolve(mesh, service)
     address = _address(mesh_socket)
     feed = partial(_follow, address, service)
     async with open_channel(
@@ -236,7 +237,33 @@ async def connect(
 async def _follow(address: str, service: str, update: Callable[[ServiceState], None]) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
     async with connect_to(address) as mesh:
-        await registry_service.watch(mesh, service, update)
+        await registry_client.watch(mesh, service, update)
+
+
+@asynccontextmanager
+async def register(
+    service: str,
+    socket: Path | str,
+    *,
+    mesh_socket: Path | str | None = None,
+    weight: int = 1,
+    local: bool | None = None,
+    tls: TlsFiles | None = None,
+) -> AsyncIterator[None]:
+    """Have an endpoint among those of a service of a mesh in another process, for the block.
+
+    `socket`: the path of a Unix socket that this program, or another one, serves on, or an address
+    as in `Mesh.register`, whose other arguments are the same. The mesh is found as by `connect`;
+    whenever it is started again, so is the registration. It ends with the block, or with this
+    process. Raises NoMeshError where no mesh answers at first, InvalidArgumentError for what cannot
+    be registered, PermissionDeniedError where the mesh does not let us, and, in the block,
+    AbortedError when somebody else registers the same address.
+    """
+    registration = registration_of(service, socket, weight, tls, local=local)
+    async with connect_to_mesh(mesh_socket) as channel, open_nursery_of_one() as nursery:
+        await nursery.start(registry_client.stay_registered, channel, registration)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def _parsed(config: Mapping[str, Any] | None) -> ServiceConfig | None:

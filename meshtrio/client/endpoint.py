@@ -12,8 +12,8 @@ from meshtrio.backoff import Backoff
 
 RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
-
-
+RECONNECT_LOCAL = attrs.evolve(RECONNECT, maximum=0.5)
+"""The same on this machine, where it costs next to nothing."""
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
 

@@ -12,7 +12,7 @@ import trio
 
 from meshtrio.address import Address
 from meshtrio.client.dial import Tls, dial
-from meshtrio.client.endpoint import RECONNECT, Endpoint
+from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -68,6 +68,8 @@ class Link:
         self.scope = trio.CancelScope()
         self._manner = manner
         self._timeouts = manner.timeouts_for(endpoint)
+        local = Address.parse(endpoint.address).is_local
+        self._backoff = RECONNECT_LOCAL if local else RECONNECT
         self._rng = Random()
         self._unused = trio.Event()
         self._dialing = trio.CancelScope()
@@ -119,7 +121,7 @@ class Link:
                     nursery.start_soon(self._keep_house)
                 while not self._unused.is_set():
                     failures = 0 if await self._connect(nursery) else failures + 1
-                    with trio.move_on_after(RECONNECT.delay(max(failures, 1), self._rng)):
+                    with trio.move_on_after(self._backoff.delay(max(failures, 1), self._rng)):
                         await self._unused.wait()
                 while self._connections:
                     await self._connections.copy().pop().ended.wait()

@@ -1,22 +1,17 @@
-"""meshtrio.v1.Registry on both ends: served from a registry, and read by another process."""
+"""meshtrio.v1.Registry: who serves what, told to other processes and by them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
-from random import Random
 from typing import Any
 
 import attrs
 import purerpc
 import trio
 
-from meshtrio.address import TlsFiles
-from meshtrio.client.attempt import Picker
-from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import RECONNECT, Departure, Endpoint, ServiceState
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.config import ServiceTable
 from meshtrio.messages import registry as messages
 from meshtrio.registry import Registry, UnknownServiceError
@@ -24,6 +19,7 @@ from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.seam import Request
 from meshtrio.services.journal import Pace
+from meshtrio.services.registry_messages import to_message, to_tls
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
 
@@ -87,7 +83,7 @@ class RegistryServicer:
             self._registry.deregister(service, Departure(endpoint.id, reason))
 
     def _endpoint(self, message: Any) -> tuple[str, Endpoint]:
-        tls = _tls_from_message(message.tls) if message.HasField("tls") else None
+        tls = to_tls(message.tls) if message.HasField("tls") else None
         local = message.local if message.HasField("local") else None
         try:
             table = ServiceTable(
@@ -98,108 +94,3 @@ class RegistryServicer:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
         # Not the same as before when it comes back: what is said of the one is not of the other.
         return table.name, attrs.evolve(endpoint, id=f"{endpoint.id} #{next(self._serials)}")
-
-
-async def resolve(mesh: Picker, service: str) -> ServiceState:
-    """Ask a mesh once. Raises NotFoundError for a service it does not know."""
-    stub = DynamicStub(mesh, _DESCRIPTOR)
-    return from_message(await stub.Resolve(messages.ResolveRequest(service=service)))
-
-
-async def watch(mesh: Picker, service: str, deliver: Callable[[ServiceState], None]) -> None:
-    """Deliver what a mesh knows of a service, at once and after each change, until cancelled.
-
-    Survives the mesh: what was known stays, and the watch is taken up again when it is back.
-    """
-    stub = DynamicStub(mesh, _DESCRIPTOR)
-    failures, rng = 0, Random()
-    while True:
-        try:
-            async for message in stub.Watch(messages.ResolveRequest(service=service)):
-                failures = 0
-                deliver(from_message(message))
-        except purerpc.RpcFailedError:
-            pass
-        failures += 1
-        await trio.sleep(RECONNECT.delay(failures, rng))
-
-
-def to_message(service: str, state: ServiceState) -> Any:
-    return messages.ServiceState(
-        service=service,
-        endpoints=[_endpoint_to_message(endpoint) for endpoint in state.endpoints],
-        service_config=state.service_config,
-        unattended=state.unattended,
-        departures=[
-            messages.Departure(
-                endpoint_id=d.endpoint_id,
-                reason=d.reason,
-                exit_status=d.exit_status,
-                signal=d.signal,
-                stderr_tail=d.stderr_tail,
-            )
-            for d in state.departures
-        ],
-    )
-
-
-def from_message(message: Any) -> ServiceState:
-    return ServiceState(
-        endpoints=tuple(_endpoint_from_message(each) for each in message.endpoints),
-        service_config=message.service_config,
-        unattended=message.unattended,
-        departures=tuple(
-            Departure(
-                endpoint_id=d.endpoint_id,
-                reason=d.reason,
-                exit_status=d.exit_status if d.HasField("exit_status") else None,
-                signal=d.signal if d.HasField("signal") else None,
-                stderr_tail=tuple(d.stderr_tail),
-            )
-            for d in message.departures
-        ),
-    )
-
-
-def _endpoint_to_message(endpoint: Endpoint) -> Any:
-    message = messages.Endpoint(
-        id=endpoint.id,
-        address=endpoint.address,
-        instance=endpoint.instance,
-        pid=endpoint.pid,
-        weight=endpoint.weight,
-        priority=endpoint.priority,
-    )
-    if endpoint.tls is not None:
-        files = endpoint.tls
-        message.tls.SetInParent()
-        message.tls.ca_path = str(files.ca or "")
-        message.tls.certificate_path = str(files.certificate or "")
-        message.tls.key_path = str(files.key or "")
-        message.tls.server_name = files.server_name or ""
-    return message
-
-
-def _endpoint_from_message(message: Any) -> Endpoint:
-    return Endpoint(
-        id=message.id,
-        address=message.address,
-        instance=message.instance,
-        pid=message.pid,
-        # Not set by a mesh that is older than this client.
-        weight=message.weight or 1,
-        priority=message.priority,
-        tls=_tls_from_message(message.tls) if message.HasField("tls") else None,
-    )
-
-
-def _tls_from_message(message: Any) -> TlsFiles:
-    def path(text: str) -> Path | None:
-        return Path(text) if text else None
-
-    return TlsFiles(
-        ca=path(message.ca_path),
-        certificate=path(message.certificate_path),
-        key=path(message.key_path),
-        server_name=message.server_name or None,
-    )

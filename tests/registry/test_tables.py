@@ -12,7 +12,7 @@ from meshtrio.config import ServiceTable
 from meshtrio.registry import UnknownServiceError
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.registry.tables import follow
-from meshtrio.services.registry import from_message, to_message
+from meshtrio.services.registry_messages import from_message, to_message
 
 A, B = "tcp:10.0.0.1:7000", "tcp:10.0.0.2:7000"
 

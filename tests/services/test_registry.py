@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
-from meshtrio.services.registry import from_message, to_message
+from meshtrio.services.registry_messages import from_message, to_message
 
 STATES = [
     ServiceState(),

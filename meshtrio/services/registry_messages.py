@@ -1,0 +1,109 @@
+"""What a registry knows, as messages of meshtrio.v1.Registry and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from meshtrio.address import TlsFiles
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.messages import registry as messages
+
+
+def registration_of(
+    service: str, socket: Path | str, weight: int, tls: TlsFiles | None, *, local: bool | None
+) -> Any:
+    """A RegisterRequest for a path, or for an address."""
+    where = str(socket)
+    if not where.startswith(("unix:", "tcp:")):
+        where = f"unix:{os.path.abspath(where)}"
+    request = messages.RegisterRequest(service=service, address=where, weight=weight)
+    if local is not None:
+        request.local = local
+    if tls is not None:
+        request.tls.CopyFrom(from_tls(tls))
+    return request
+
+
+def to_message(service: str, state: ServiceState) -> Any:
+    return messages.ServiceState(
+        service=service,
+        endpoints=[_from_endpoint(endpoint) for endpoint in state.endpoints],
+        service_config=state.service_config,
+        unattended=state.unattended,
+        departures=[
+            messages.Departure(
+                endpoint_id=d.endpoint_id,
+                reason=d.reason,
+                exit_status=d.exit_status,
+                signal=d.signal,
+                stderr_tail=d.stderr_tail,
+            )
+            for d in state.departures
+        ],
+    )
+
+
+def from_message(message: Any) -> ServiceState:
+    return ServiceState(
+        endpoints=tuple(_to_endpoint(each) for each in message.endpoints),
+        service_config=message.service_config,
+        unattended=message.unattended,
+        departures=tuple(
+            Departure(
+                endpoint_id=d.endpoint_id,
+                reason=d.reason,
+                exit_status=d.exit_status if d.HasField("exit_status") else None,
+                signal=d.signal if d.HasField("signal") else None,
+                stderr_tail=tuple(d.stderr_tail),
+            )
+            for d in message.departures
+        ),
+    )
+
+
+def _from_endpoint(endpoint: Endpoint) -> Any:
+    return messages.Endpoint(
+        id=endpoint.id,
+        address=endpoint.address,
+        instance=endpoint.instance,
+        pid=endpoint.pid,
+        weight=endpoint.weight,
+        priority=endpoint.priority,
+        tls=None if endpoint.tls is None else from_tls(endpoint.tls),
+    )
+
+
+def _to_endpoint(message: Any) -> Endpoint:
+    return Endpoint(
+        id=message.id,
+        address=message.address,
+        instance=message.instance,
+        pid=message.pid,
+        # Not set by a mesh that is older than this client.
+        weight=message.weight or 1,
+        priority=message.priority,
+        tls=to_tls(message.tls) if message.HasField("tls") else None,
+    )
+
+
+def from_tls(files: TlsFiles) -> Any:
+    return messages.Tls(
+        ca_path=str(files.ca or ""),
+        certificate_path=str(files.certificate or ""),
+        key_path=str(files.key or ""),
+        server_name=files.server_name or "",
+    )
+
+
+def to_tls(message: Any) -> TlsFiles:
+    def path(text: str) -> Path | None:
+        return Path(text) if text else None
+
+    return TlsFiles(
+        ca=path(message.ca_path),
+        certificate=path(message.certificate_path),
+        key=path(message.key_path),
+        server_name=message.server_name or None,
+    )
