@@ -27,22 +27,17 @@ from meshtrio.client.endpoint import Departure, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.config import MeshConfig, load
 from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc.seam import MetadataLike
-from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry_client
 from meshtrio.services.chronicle import Chronicle
-from meshtrio.services.control import ControlServicer
-from meshtrio.services.loads import Loads
-from meshtrio.services.mesh_socket import serve_mesh_socket
-from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.registry_messages import registration_of
-from meshtrio.services.standard import standard_server
-from meshtrio.structured import open_nursery_of_one, running
+from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Operations
@@ -180,19 +175,10 @@ async def main(
     with runtime_dir.claim(folder) as claim:
         registry, chronicle = MemoryRegistry(), Chronicle()
         tree = Tree(config, registry, folder, [log_event, chronicle.take])
-        operations, loads = Operations(tree), Loads(registry)
-        servicers = (
-            ControlServicer(tree, operations, chronicle, loads),
-            RegistryServicer(registry),
-        )
-
-        def make_server() -> Server:
-            return standard_server(*servicers)[0]
-
-        answering = running(serve_mesh_socket, tree.mesh_socket, claim, make_server)
+        operations = Operations(tree)
+        door = Door(tree, registry, operations, chronicle)
         try:
-            async with answering, open_nursery_of_one() as nursery:
-                nursery.start_soon(loads.run)
+            async with door.opened(claim), open_nursery_of_one() as nursery:
                 await nursery.start(tree.run)
                 task_status.started(Mesh(tree, registry, operations))
         finally:

@@ -107,16 +107,13 @@ def _ssl_context() -> ssl.SSLContext | None:
     certificate = os.environ.get(PLUGIN_TLS_CERTIFICATE)
     if certificate is None:
         return None
+    key, client_ca = os.environ.get(PLUGIN_TLS_KEY), os.environ.get(PLUGIN_TLS_CLIENT_CA)
+    from meshtrio.rpc.tls import server_context  # few plugins need it
+
     try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate, os.environ.get(PLUGIN_TLS_KEY))
-        client_ca = os.environ.get(PLUGIN_TLS_CLIENT_CA)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
+        return server_context(certificate, key, client_ca)
     except OSError as exc:
         raise UsageError(f"the TLS files cannot be used: {exc.strerror or exc}") from None
-    return context
 
 
 def _socket_path() -> str:

@@ -63,7 +63,11 @@ def make_room(folder: Path, plugin: PluginConfig) -> None:
         uid, gid = ids_of(plugin.containment.user, plugin.containment.group)
         os.chown(own, uid, gid)
         os.chmod(own, 0o700 if plugin.containment.user is not None else 0o770)
-        os.chmod(folder, 0o711)  # noqa: S103 - to pass through, not to look
+        _let_others_pass(folder)
+
+
+def _let_others_pass(folder: Path) -> None:
+    os.chmod(folder, 0o711)  # noqa: S103 - to pass through, not to look
 
 
 def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
@@ -154,6 +158,10 @@ class Claim:
         """Make it again. Raises ConfigError, as at first."""
         lost, self._lock = self._lock, _take(self.folder)
         os.close(lost)
+
+    def let_others_pass(self) -> None:
+        """Let other users reach what is in it whose path they know."""
+        _let_others_pass(self.folder)
 
     def release(self) -> None:
         # The lock file stays: were it unlinked, two later meshes could lock two files.

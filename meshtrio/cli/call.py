@@ -15,8 +15,6 @@ import click
 import purerpc
 import trio
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict, Parse, ParseError
 from google.protobuf.message_factory import GetMessageClass
 
@@ -24,8 +22,8 @@ from meshtrio import mesh
 from meshtrio.cli.ps import mesh_socket_option
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.reflection import find_method
 from meshtrio.errors import NoMeshError, UsageError
-from meshtrio.messages import reflection_v1, reflection_v1alpha
 
 _WAIT_PAUSE = 0.05
 
@@ -79,7 +77,7 @@ async def _call(
 ) -> None:
     with trio.fail_after(timeout):
         async with connect() as channel:
-            descriptor = await describe(channel, method)
+            descriptor = await find_method(channel, method)
             requests = _requests(descriptor, messages)
             stub = DynamicStub(channel, descriptor.containing_service)
             bound = getattr(stub, descriptor.name)
@@ -131,65 +129,3 @@ async def _iterate(requests: list[Any]) -> AsyncIterator[Any]:
 
 def _print(message: Any) -> None:
     print(json.dumps(MessageToDict(message), ensure_ascii=False), flush=True)
-
-
-# -- reflection --------------------------------------------------------------------------------
-
-
-async def describe(channel: Channel, method: str) -> MethodDescriptor:
-    """Learn a method's types from its server. Raises UsageError for a method that is not there."""
-    service_name, _, method_name = method.strip("/").rpartition("/")
-    if not service_name:
-        raise UsageError(f"{method!r} is not pkg.Service/Method")
-    pool = DescriptorPool()
-    for data in await _files(channel, service_name):
-        pool.Add(FileDescriptorProto.FromString(data))
-    service = pool.FindServiceByName(service_name)
-    descriptor: MethodDescriptor | None = service.methods_by_name.get(method_name)
-    if descriptor is None:
-        names = ", ".join(service.methods_by_name)
-        raise UsageError(f"{service_name} has no method {method_name!r}; it has {names}")
-    return descriptor
-
-
-async def _files(channel: Channel, symbol: str) -> list[bytes]:
-    """The files that declare a symbol and what they import, imports first."""
-    found: dict[str, FileDescriptorProto] = {}
-    pending = [{"file_containing_symbol": symbol}]
-    while pending:
-        for data in await _ask(channel, pending.pop()):
-            file = FileDescriptorProto.FromString(data)
-            found.setdefault(file.name, file)
-        missing = {d for file in found.values() for d in file.dependency} - found.keys()
-        if not pending and missing:
-            pending.append({"file_by_filename": missing.pop()})
-    return [file.SerializeToString() for file in _imports_first(found)]
-
-
-def _imports_first(files: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:
-    ordered: dict[str, FileDescriptorProto] = {}
-
-    def add(name: str) -> None:
-        if name not in ordered:
-            for dependency in files[name].dependency:
-                add(dependency)
-            ordered[name] = files[name]
-
-    for name in files:
-        add(name)
-    return list(ordered.values())
-
-
-async def _ask(channel: Channel, question: dict[str, str]) -> list[bytes]:
-    """Put one question to the server's reflection, in v1 or, where that is unknown, v1alpha."""
-    for module in (reflection_v1, reflection_v1alpha):
-        stub = DynamicStub(channel, module.DESCRIPTOR.services_by_name["ServerReflection"])
-        with contextlib.suppress(purerpc.UnimplementedError):
-            async with stub.ServerReflectionInfo() as asking:
-                await asking.send_message(module.ServerReflectionRequest(**question))
-                reply = await asking.receive_message()
-            if reply is None or reply.HasField("error_response"):
-                reason = reply.error_response.error_message if reply else "no answer"
-                raise UsageError(f"{channel.name} does not describe {question}: {reason}")
-            return list(reply.file_descriptor_response.file_descriptor_proto)
-    raise UsageError(f"{channel.name} offers no reflection, which `call` learns the types from")

@@ -45,6 +45,8 @@ class Registry(Protocol):
     def resolve(self, service: str) -> ServiceState:
         """What is known now. Raises UnknownServiceError."""
 
+    def knows(self, service: str) -> bool: ...
+
     def services(self) -> tuple[str, ...]:
         """The names that are known, sorted."""
 

@@ -81,11 +81,13 @@ class MemoryRegistry:
         )
 
     def resolve(self, service: str) -> ServiceState:
-        value = self._services.get(service)
-        if value is None or service in self._forgotten:
+        if not self.knows(service):
             raise UnknownServiceError(service, self.services())
-        state: ServiceState = value.value
+        state: ServiceState = self._services[service].value
         return state
+
+    def knows(self, service: str) -> bool:
+        return service in self._services and service not in self._forgotten
 
     def services(self) -> tuple[str, ...]:
         return tuple(sorted(self._services.keys() - self._forgotten))

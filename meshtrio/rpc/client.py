@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import purerpc
 import trio
 
@@ -12,10 +14,11 @@ from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.wire import events
-from meshtrio.wire.compression import ENCODINGS
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.limits import Limits
+
+S = TypeVar("S", bound=Stream)
 
 
 class ClientConnection(Connection):
@@ -52,9 +55,13 @@ class ClientConnection(Connection):
 
         Nothing is written yet: the message that follows goes out in the same system call.
         """
+        return self.start_as(Stream, block)
+
+    def start_as(self, kind: type[S], block: bytes) -> S | None:
+        """The same, as a stream of another kind."""
         if not self.has_room:
             return None
-        stream = Stream(self, self.engine.open_stream(block))
+        stream = kind(self, self.engine.open_stream(block))
         self.streams[stream.id] = stream
         if self.engine.exhausted:
             self.retire()
@@ -86,20 +93,17 @@ class ClientConnection(Connection):
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        stream.head = event.head
+        head = stream.head = event.head
         if event.end_stream:
-            stream.on_end(event.head.trailers)
-        elif event.head.http_status != 200:
+            stream.on_end(head.trailers)
+        elif head.http_status != 200:
             # What follows is a page for people, not messages.
-            stream.fail(error_for_http_status(event.head.http_status))
-        elif not event.head.content_type.startswith("application/grpc"):
-            what = f"the peer answered with content-type {event.head.content_type!r}"
+            stream.fail(error_for_http_status(head.http_status))
+        elif not head.content_type.startswith("application/grpc"):
+            what = f"the peer answered with content-type {head.content_type!r}"
             stream.fail(purerpc.UnknownError(what))
-        elif event.head.encoding not in ENCODINGS:
-            encoding = event.head.encoding
-            stream.fail(purerpc.InternalError(f"the peer answered in encoding {encoding!r}"))
         else:
-            stream.encoding = event.head.encoding
+            stream.on_head(head)
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import purerpc
@@ -73,6 +73,10 @@ class Connection:
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._waiting_for_window: set[Stream] = set()
+        self._easing = False
+        """A task waits for the kernel on their behalf."""
+        self.passed_on: set[Connection] = set()
+        """Connections that what the read under way brings is passed on to."""
         self._fed: set[Stream] = set()
         """Streams that the read under way has brought DATA for."""
         self._handle: dict[type, Callable[[Any], None]] = {
@@ -146,6 +150,8 @@ class Connection:
             self._fed.clear()
             waiting = self.outbox.size
             self.flush()
+            if self.passed_on:
+                self._flush_passed_on()
             # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
             # more. Messages are not counted: two peers that each wait for the other to read would
             # wait for ever, and windows bound them anyway.
@@ -154,6 +160,11 @@ class Connection:
                 await self.outbox.empty()
             if len(received) > _EVENTS_OF_A_CALL:
                 await self._send_together()
+
+    def _flush_passed_on(self) -> None:
+        passed_on, self.passed_on = self.passed_on, set()
+        for connection in passed_on:
+            connection.flush()
 
     async def _send_together(self) -> None:
         """Let the tasks that one read has woken speak before anything is written, in one system
@@ -318,6 +329,23 @@ class Connection:
     def await_window(self, stream: Stream) -> None:
         """Have the stream woken when the connection's window opens, or the settings change."""
         self._waiting_for_window.add(stream)
+
+    def await_room(self, stream: Stream) -> None:
+        """The same, and when the kernel takes more."""
+        self._waiting_for_window.add(stream)
+        if self.outbox.congested and not self._easing:
+            self._easing = True
+            self.spawn(self._ease)
+
+    async def _ease(self) -> None:
+        await self.outbox.uncongested()
+        self._easing = False
+        self._wake_senders()
+
+    def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that ends with the connection."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *args)
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_name(event.code)

@@ -9,6 +9,10 @@ from typing import Any
 import attrs
 
 _CREDENTIALS = struct.Struct("3i")
+_SO_PEERGROUPS = 59
+"""Of socket(7); Python has no name for it."""
+_MOST_GROUPS = 256
+"""As many as Python takes of a socket option."""
 
 
 @attrs.frozen
@@ -21,6 +25,8 @@ class Peer:
     """Of the process that connected; with `uid` and `gid`, on a Unix socket (unix(7))."""
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
+    """All that it was in when it connected, `gid` too."""
     subject: tuple[tuple[str, str], ...] = ()
     """Of the client's certificate: ("commonName", "…") and the like; with mutual TLS."""
     names: tuple[str, ...] = ()
@@ -33,7 +39,7 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
         size = _CREDENTIALS.size
         found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         pid, uid, gid = _CREDENTIALS.unpack(found)
-        return Peer(pid=pid, uid=uid, gid=gid)
+        return Peer(pid=pid, uid=uid, gid=gid, groups=(gid, *_groups(sock)))
     host, port = sock.getpeername()[:2]
     certificate = certificate or {}
     return Peer(
@@ -41,3 +47,12 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
         subject=tuple(pair for part in certificate.get("subject", ()) for pair in part),
         names=tuple(f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())),
     )
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    """The supplementary groups; none where the kernel does not tell, or there are too many."""
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MOST_GROUPS)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(found) // 4}I", found)

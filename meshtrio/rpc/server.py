@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
+import purerpc
 import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.crowd import Crowd, turn_away
 from meshtrio.rpc.meter import Meter
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
-from meshtrio.rpc.serving import ServerCall, answer_not_grpc, refuse
+from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport, Transport
@@ -23,6 +26,7 @@ from meshtrio.structured import next_beat
 from meshtrio.wire import events
 from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode
+from meshtrio.wire.heads import RequestHead
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -34,6 +38,21 @@ _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
 
 
+class Forwarder(Protocol):
+    """Takes calls that are for somebody else."""
+
+    def wants(self, head: RequestHead, known: bool) -> bool:
+        """Whether a call is; `known`: a handler here serves the method."""
+
+    def forward(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> Stream:
+        """Take it over; gives its stream, which is among the connection's until it is over.
+
+        Must not block.
+        """
+
+
+Admit = Callable[[Peer, str, bool], str]
+"""Why a peer may not call a service, "" if it may; the last one tells if it is to be forwarded."""
 ServerInterceptor = Callable[[Request], AbstractAsyncContextManager[Any]]
 
 
@@ -54,17 +73,23 @@ class Server:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         interceptors: Sequence[ServerInterceptor] = (),
+        forwarder: Forwarder | None = None,
+        admit: Admit | None = None,
     ) -> None:
         """Raises UsageError for what is no servicer and for a service that is served twice.
 
         `interceptors` are async context managers around each call of a handler, the first one
-        outermost; what they raise is the call's status, as with handlers.
+        outermost; what they raise is the call's status, as with handlers. `admit` is asked before
+        anything else is done with a call.
         """
+        self.forwarder = forwarder
+        self.admit = admit
         self.interceptors = tuple(interceptors)
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.meter = Meter()
+        self._crowd = Crowd(self.limits)
         self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
         self._accepting = trio.CancelScope()
@@ -136,6 +161,10 @@ class Server:
                 continue
             told = False
             sock = socket.socket(fileno=accepted.detach())
+            who = self._crowd.enter(sock)
+            if who is None:
+                turn_away(sock)
+                continue
             transport: Transport = SocketTransport(sock)
             if ssl_context is not None:
                 from meshtrio.rpc.tls import TlsTransport  # few servers need it
@@ -143,9 +172,9 @@ class Server:
                 transport = TlsTransport(sock, ssl_context, server_side=True)
             connection = ServerConnection(transport, self)
             self.connections.add(connection)
-            nursery.start_soon(self._serve_connection, connection)
+            nursery.start_soon(self._serve_connection, connection, who)
 
-    async def _serve_connection(self, connection: ServerConnection) -> None:
+    async def _serve_connection(self, connection: ServerConnection, who: Hashable) -> None:
         try:
             await connection.run()
         except Exception:
@@ -153,6 +182,7 @@ class Server:
             _log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
+            self._crowd.leave(who)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
@@ -179,6 +209,7 @@ class ServerConnection(Connection):
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
         self._find = server.find
+        self._forwarder, self._admit = server.forwarder, server.admit
         self.interceptors = server.interceptors
         self.meter = server.meter
         self._running = 0
@@ -236,21 +267,45 @@ class ServerConnection(Connection):
         if self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             return
-        if head.is_grpc and refuse(self, event.stream_id, head, handler is not None):
+        forward = self._forwarder is not None and self._is_for_others(head, handler)
+        if self._admit is not None and head.is_grpc and not self._admits(event, forward):
             return
-        assert self._nursery is not None
-        if handler is None or not head.is_grpc:
-            stream: Stream = DiscardingStream(self, event.stream_id)
-            self._nursery.start_soon(answer_not_grpc, stream)
+        if forward:
+            assert self._forwarder is not None
+            stream = self._forwarder.forward(self, event.stream_id, head)
+            if event.end_stream:
+                stream.on_end(None)
+            return
+        if not head.is_grpc:
+            stream = DiscardingStream(self, event.stream_id)
+            self.spawn(answer_not_grpc, stream)
+        elif refuse(self, event.stream_id, head, handler is not None):
+            return
         else:
-            stream = Stream(self, event.stream_id)
-            stream.encoding = head.encoding
-            stream.path = head.path
-            self._running += 1
-            self._nursery.start_soon(ServerCall(self, stream, handler, head).run)
+            assert handler is not None
+            stream = self._serve(event.stream_id, head, handler)
         self.streams[stream.id] = stream
         if event.end_stream:
             stream.on_end(None)
+
+    def _is_for_others(self, head: RequestHead, handler: Handler | None) -> bool:
+        assert self._forwarder is not None
+        return head.is_grpc and self._forwarder.wants(head, handler is not None)
+
+    def _admits(self, event: events.RequestReceived, forward: bool) -> bool:
+        assert self._admit is not None
+        reason = self._admit(self.peer, event.head.path[1:].partition("/")[0], forward)
+        if reason:
+            answer_at_once(self, event.stream_id, purerpc.StatusCode.PERMISSION_DENIED, reason)
+        return not reason
+
+    def _serve(self, stream_id: int, head: RequestHead, handler: Handler) -> Stream:
+        stream = Stream(self, stream_id)
+        stream.encoding = head.encoding
+        stream.path = head.path
+        self._running += 1
+        self.spawn(ServerCall(self, stream, handler, head).run)
+        return stream
 
     def call_ended(self) -> None:
         """A handler has ended; its place is free."""

@@ -57,18 +57,30 @@ def trailers_block(
 
 def refuse(connection: Connection, stream_id: int, head: RequestHead, known: bool) -> bool:
     """Answer a call that no handler can take; False where there is nothing against it."""
+    unimplemented = purerpc.StatusCode.UNIMPLEMENTED
     if not known:
-        block = _HEAD + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, f"{head.path} is unknown")
+        answer_at_once(connection, stream_id, unimplemented, f"{head.path} is unknown")
     elif head.encoding not in ENCODINGS:
         message = f"messages in encoding {head.encoding!r} are not understood"
-        block = _HEAD + _ACCEPT + trailers_block(purerpc.StatusCode.UNIMPLEMENTED, message)
+        answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT)
     else:
         return False
+    return True
+
+
+def answer_at_once(
+    connection: Connection,
+    stream_id: int,
+    code: purerpc.StatusCode,
+    message: str,
+    more: bytes = b"",
+) -> None:
+    """Give a status before anything of the call is looked at; `more` goes with its head."""
     # One read may have brought the request and its end.
     if connection.engine.can_send(stream_id):
+        block = _HEAD + more + trailers_block(code, message)
         connection.engine.send_headers(stream_id, block, end_stream=True)
         connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
-    return True
 
 
 async def answer_not_grpc(stream: Stream) -> None:

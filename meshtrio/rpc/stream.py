@@ -11,7 +11,13 @@ import trio
 from meshtrio.errors import UsageError
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.waiter import Waiter
-from meshtrio.wire.compression import IDENTITY, MalformedMessage, compress, decompress
+from meshtrio.wire.compression import (
+    ENCODINGS,
+    IDENTITY,
+    MalformedMessage,
+    compress,
+    decompress,
+)
 from meshtrio.wire.errors import ErrorCode, MessageTooLarge
 from meshtrio.wire.grpc import PREFIX_SIZE, MessageReader, message_prefix, whole_message
 from meshtrio.wire.heads import ResponseHead, Trailers
@@ -249,6 +255,13 @@ class Stream:
         return self._connection.engine.allow(self.id, room)
 
     # -- for the connection: what the peer did -----------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        """On a client: the head of a response that goes on."""
+        if head.encoding not in ENCODINGS:
+            text = f"the peer answered in encoding {head.encoding!r}"
+            self.fail(purerpc.InternalError(text))
+        self.encoding = head.encoding
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:

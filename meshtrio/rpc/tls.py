@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from pathlib import Path
 
 from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.rpc.transport import Buffer, SocketTransport
@@ -118,3 +119,18 @@ class TlsTransport:
 
     def close(self) -> None:
         self._raw.close()
+
+
+def server_context(
+    certificate: Path | str, key: Path | str | None, client_ca: Path | str | None
+) -> ssl.SSLContext:
+    """A server's side from PEM files; with `client_ca` clients need a certificate it has signed.
+
+    Raises OSError, of which ssl.SSLError is a kind.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -11,7 +11,6 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, Source, load
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
@@ -173,9 +172,7 @@ class ControlServicer:
         if not path and source is None:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = Source(Path(path)) if source is None else source
-        config = load(path or before.path, runtime_dir=before.runtime_dir)
-        runtime_dir.check(config)
-        return config
+        return load(path or before.path, runtime_dir=before.runtime_dir)
 
 
 def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:

@@ -24,6 +24,7 @@ async def serve_mesh_socket(
     path: Path,
     claim: Claim,
     make_server: Callable[[], Server],
+    shared: Callable[[], bool],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -31,30 +32,47 @@ async def serve_mesh_socket(
 
     Whoever cleans up temporary files may take the folder or the socket away. Within a second both
     are made again; clients that were connected meet a closed connection, and connect again.
-    Raises UsageError where it cannot be bound at first.
+    `shared`: whether other users may connect, and be told what they may do. Raises UsageError
+    where it cannot be bound at first.
     """
-    await _serve_one(path, claim, make_server(), task_status.started)
+    await _serve_one(path, claim, make_server(), shared, task_status.started)
     while True:
         _log.error("%s is gone: somebody has removed it; making it again", path)
         try:
             if claim.lost:
                 claim.renew()
-            await _serve_one(path, claim, make_server(), lambda: None)
+            await _serve_one(path, claim, make_server(), shared, lambda: None)
         except MeshtrioError as exc:
             _log.error("cannot make it again: %s; trying again", exc)
             await trio.sleep(_LOOK_EVERY)
 
 
-async def _serve_one(path: Path, claim: Claim, server: Server, started: Callable[[], None]) -> None:
+async def _serve_one(
+    path: Path,
+    claim: Claim,
+    server: Server,
+    shared: Callable[[], bool],
+    started: Callable[[], None],
+) -> None:
     with unix_listener(path) as listener:
+        _set_mode(path, claim, shared())
         async with running(server.serve, listener):
             started()
-            await _until_lost(path, claim)
+            await _until_lost(path, claim, shared)
 
 
-async def _until_lost(path: Path, claim: Claim) -> None:
-    ours = os.stat(path)
+def _set_mode(path: Path, claim: Claim, shared: bool) -> None:
+    if shared:
+        claim.let_others_pass()
+    os.chmod(path, 0o666 if shared else 0o600)
+
+
+async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> None:
+    ours, now = os.stat(path), shared()
     while not claim.lost:
+        if shared() is not now:
+            now = not now
+            _set_mode(path, claim, now)
         try:
             if not os.path.samestat(os.stat(path), ours):
                 return

@@ -5,7 +5,7 @@ The two versions differ in their names only, so one servicer serves either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,15 +20,31 @@ _NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
 _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
 
 
+Others = Callable[[], Awaitable[tuple[frozenset[str], list[DescriptorPool]]]]
+"""Services that others serve, and where their types are found."""
+
+
 class ReflectionServicer:
     """Answers from the descriptor pools of the messages that the served methods use."""
 
-    def __init__(self, module: Any, handlers: Iterable[Handler], names: Iterable[str]) -> None:
-        """`module`: the messages of the version to speak; `names`: the services to list."""
+    def __init__(
+        self,
+        module: Any,
+        handlers: Iterable[Handler],
+        names: Iterable[str],
+        others: Others | None = None,
+    ) -> None:
+        """`module`: the messages of the version to speak; `names`: the services to list.
+
+        `others` says what is to be described beside them.
+        """
         self._messages = module
-        self._names = sorted(names)
+        self._names = frozenset(names)
+        self._others = others
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        self._pools: list[DescriptorPool] = list(pools | {module.DESCRIPTOR.pool})
+        self._own_pools: list[DescriptorPool] = list(pools | {module.DESCRIPTOR.pool})
+        self._pools = self._own_pools
+        self._listed = sorted(names)
         self.service = service_of(module.DESCRIPTOR.services_by_name["ServerReflection"], self)
 
     async def ServerReflectionInfo(  # noqa: N802 - the method's name
@@ -38,6 +54,10 @@ class ReflectionServicer:
             reply = self._messages.ServerReflectionResponse(
                 valid_host=request.host, original_request=request
             )
+            if self._others is not None:
+                names, pools = await self._others()
+                self._listed = sorted(self._names | names)
+                self._pools = self._own_pools + pools
             try:
                 self._answer(request, reply)
             except KeyError as exc:
@@ -49,7 +69,7 @@ class ReflectionServicer:
         kind = request.WhichOneof("message_request")
         match kind:
             case "list_services":
-                for name in self._names:
+                for name in self._listed:
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename":
                 name = request.file_by_filename

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from meshtrio.rpc.server import Server, ServerInterceptor
+from meshtrio.rpc.server import Admit, Forwarder, Server, ServerInterceptor
 from meshtrio.services.health import HealthServicer
 from meshtrio.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from meshtrio.services.reflection import Others
 
 _REFLECTION = {
     "grpc.reflection.v1.ServerReflection": "meshtrio.messages.reflection_v1",
@@ -22,19 +25,30 @@ def standard_server(
     *servicers: Any,
     limits: Limits | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
+    forwarder: Forwarder | None = None,
+    admit: Admit | None = None,
+    others: Others | None = None,
 ) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
+    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside.
     Reflection is not even imported before somebody asks for it: every plugin starts sooner.
     """
     health = HealthServicer()
-    server = Server(*servicers, health, limits=limits, interceptors=interceptors)
+    server = Server(
+        *servicers,
+        health,
+        limits=limits,
+        interceptors=interceptors,
+        forwarder=forwarder,
+        admit=admit,
+    )
     names = {handler.method.service for handler in server.handlers.values()}
     names.add(_LOAD)
     health.names |= names
     for service, messages in _REFLECTION.items():
         server.serve_when_called(
-            service, partial(_reflection, server, messages, names | set(_REFLECTION))
+            service, partial(_reflection, server, messages, names | set(_REFLECTION), others)
         )
     server.serve_when_called(_LOAD, partial(_load, server, health))
     return server, health
@@ -46,8 +60,8 @@ def _load(server: Server, health: HealthServicer) -> Any:
     return LoadServicer(server.meter, health.stopped)
 
 
-def _reflection(server: Server, messages: str, names: set[str]) -> Any:
+def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
     import_module("meshtrio.messages.load")  # to be described, it has to be known
     from meshtrio.services.reflection import ReflectionServicer
 
-    return ReflectionServicer(import_module(messages), server.handlers.values(), names)
+    return ReflectionServicer(import_module(messages), server.handlers.values(), names, others)

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 import attrs
 import trio
 
+from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
 from meshtrio.structured import open_nursery_of_one
@@ -117,11 +118,12 @@ class Operations:
 
         What only says how a plugin is looked after (restart, liveness, groups, …) is taken over as
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
-        another mesh, and nothing has happened then.
+        another mesh and ConfigError for what cannot be here, and nothing has happened then.
         """
         for fixed in ("runtime_dir", "cgroup", "gateway"):
             if getattr(config, fixed) != getattr(self._tree.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
+        runtime_dir.check(config)
         async with AsyncExitStack() as stack:
             # In one order, so that two of them cannot wait for each other.
             for name in sorted({p.name for p in (*self._tree.config.plugins, *config.plugins)}):

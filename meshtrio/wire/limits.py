@@ -1,4 +1,4 @@
-"""Bounds on what a peer can make this side hold or do."""
+"""Bounds on what peers can make this side hold or do."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ _frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.LARGEST_MAX_FRAM
 
 @attrs.frozen
 class Limits:
-    """What one connection may cost. Sizes are bytes.
+    """What connections may cost. Sizes are bytes.
 
     The most a peer can make a connection hold is about `max_concurrent_streams` times
     (`stream_window` + `max_message_size`), plus one header block and one frame.
     """
 
+    max_connections: int = attrs.field(default=4096, validator=ge(1))
+    """Of one server. Whoever comes then is turned away at once."""
+    max_connections_per_peer: int = attrs.field(default=256, validator=ge(1))
+    """Of one process on a Unix socket, of one host on TCP."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""

@@ -1,0 +1,92 @@
+"""The heads of a passed call: what came in, encoded for the other side.
+
+The engine gives the same object for a head that it has seen before, so what is made of one is
+remembered by its identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from meshtrio.wire import hpack
+from meshtrio.wire.compression import IDENTITY
+from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_timeout
+from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_MOST_REMEMBERED = 512
+
+
+class Memory(Generic[S, T]):
+    """Makes a thing of another once, as long as that is one and the same."""
+
+    def __init__(self, make: Callable[[S], T]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[S, T]] = {}
+
+    def __call__(self, given: S) -> T:
+        found = self._made.get(id(given))
+        # What is remembered is held, so that nothing else can have its id.
+        if found is not None and found[0] is given:
+            return found[1]
+        made = self._make(given)
+        if len(self._made) >= _MOST_REMEMBERED:
+            self._made.clear()
+        self._made[id(given)] = given, made
+        return made
+
+
+def request_block(head: RequestHead, scheme: str, authority: str) -> bytes:
+    """A request's head for the plugin, but for the deadline."""
+    fields = [
+        (b":method", b"POST"),
+        (b":scheme", scheme.encode()),
+        (b":path", head.path.encode("latin-1")),
+        (b":authority", authority.encode()),
+        (b"te", b"trailers"),
+        (b"content-type", head.content_type.encode("latin-1")),
+    ]
+    if head.encoding != IDENTITY:
+        fields.append((b"grpc-encoding", head.encoding.encode("latin-1")))
+    if head.accept_encoding:
+        fields.append((b"grpc-accept-encoding", ",".join(head.accept_encoding).encode("latin-1")))
+    if head.user_agent:
+        fields.append((b"user-agent", head.user_agent.encode("latin-1")))
+    return hpack.encode(fields + _as_they_came(head.metadata))
+
+
+def timeout_block(seconds: float) -> bytes:
+    return hpack.encode_field(b"grpc-timeout", encode_timeout(seconds).encode())
+
+
+def response_block(head: ResponseHead) -> bytes:
+    """A response's head for the caller."""
+    fields = [(b":status", b"200"), (b"content-type", head.content_type.encode("latin-1"))]
+    if head.encoding != IDENTITY:
+        fields.append((b"grpc-encoding", head.encoding.encode("latin-1")))
+    if head.trailers is None:
+        fields += _as_they_came(head.metadata)
+    return hpack.encode(fields)
+
+
+def trailers_block(trailers: Trailers) -> bytes:
+    fields = [(b"grpc-status", b"%d" % trailers.code)]
+    if trailers.message:
+        fields.append((b"grpc-message", encode_message_text(trailers.message)))
+    if trailers.details:
+        fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
+    return hpack.encode(fields + _as_they_came(trailers.metadata))
+
+
+def _as_they_came(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """What a peer was allowed to say is not held to what a caller here may say."""
+    return [
+        (
+            key.encode("latin-1"),
+            encode_binary(value) if isinstance(value, bytes) else value.encode("latin-1"),
+        )
+        for key, value in metadata
+    ]

@@ -1,0 +1,188 @@
+"""Which service of the mesh serves which gRPC service: by the config, or by what it says itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import attrs
+import purerpc
+import trio
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from meshtrio.client.channel import Channel
+from meshtrio.client.endpoint import ServiceState
+from meshtrio.client.reflection import NoReflectionError, describe, list_services
+from meshtrio.registry import Registry
+
+_log = logging.getLogger("meshtrio.gateway")
+
+_EVERYBODYS = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "meshtrio.v1.")
+"""What every server may have: no reason to pass a call on to it."""
+_LEARN_WITHIN = 2.0
+"""Seconds that a plugin has to describe itself."""
+_MOST_NAMED = 20
+_MOST_ROUTES = 10_000
+
+
+@attrs.define
+class Learned:
+    """What the endpoints of a service have said."""
+
+    state: ServiceState
+    """The last that is known to bring nothing new."""
+    ids: frozenset[str]
+    names: frozenset[str] = frozenset()
+    """Of gRPC services."""
+    pool: DescriptorPool | None = None
+    """Of their types."""
+
+
+class Catalog:
+    """Asks when it has to: a plugin that nobody calls through the gateway is asked nothing."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        configured: Callable[[], Mapping[str, Iterable[str]]],
+        open_channel: Callable[[str], Awaitable[Channel]],
+    ) -> None:
+        """`configured`: by service of the mesh, what the config says it serves."""
+        self._registry = registry
+        self._configured = configured
+        self._open_channel = open_channel
+        self._learned: dict[str, Learned] = {}
+        self._troubles: dict[str, str] = {}
+        """Why nothing is known of a service."""
+        self._learning: dict[str, trio.Lock] = {}
+        self._routes: dict[str, str] = {}
+        """Where gRPC services are served by one service only; made anew when anything changes."""
+        self._routed_by = configured()
+
+    def serving(self, name: str) -> list[str]:
+        """The services of the mesh that serve a gRPC service, as far as is known."""
+        configured = self._configured()
+        found = {service for service, names in configured.items() if name in names}
+        found |= {service for service, learned in self._learned.items() if name in learned.names}
+        return sorted(service for service in found if self._registry.knows(service))
+
+    def route(self, name: str) -> str | None:
+        """The one service of the mesh that is known to serve a gRPC service; see `find`."""
+        if self._configured() is not self._routed_by:
+            self._routed_by = self._configured()
+            self._routes.clear()
+        service = self._routes.get(name)
+        if service is not None and self._registry.knows(service):
+            return service
+        found = self.serving(name)
+        if len(found) != 1:
+            return None
+        if len(self._routes) >= _MOST_ROUTES:
+            self._routes.clear()
+        self._routes[name] = found[0]
+        return found[0]
+
+    def is_stale(self, service: str) -> bool:
+        """Whether there are endpoints that were not there when it was asked."""
+        if not self._registry.knows(service):
+            return False
+        state, learned = self._registry.resolve(service), self._learned.get(service)
+        if learned is None:
+            return bool(state.endpoints)
+        if learned.state is not state:
+            if any(endpoint.id not in learned.ids for endpoint in state.endpoints):
+                return True
+            learned.state = state
+        return False
+
+    async def find(self, name: str) -> str:
+        """The one service of the mesh that serves a gRPC service.
+
+        Raises UnimplementedError, UnavailableError where one may that cannot be asked now, and
+        FailedPreconditionError where several do.
+        """
+        found = self.serving(name)
+        if not found:
+            await self.refresh()
+            found = self.serving(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise purerpc.FailedPreconditionError(
+                f"{name} is served by {_listed(found)}; say which with the metadata key "
+                "x-mesh-target, or as :authority"
+            )
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> purerpc.RpcFailedError:
+        known = {each for learned in self._learned.values() for each in learned.names}
+        known |= {each for names in self._configured().values() for each in names}
+        text = f"nobody in this mesh serves {name}; what is served: {_listed(known) or 'nothing'}"
+        services = self._registry.services()
+        asked = {service: self._troubles.get(service) for service in services}
+        silent = [f"{service} ({why})" for service, why in asked.items() if why]
+        waiting = [s for s in services if s not in self._learned and s not in self._troubles]
+        if silent:
+            text += f"; not known of {_listed(silent)}"
+        if waiting:
+            return purerpc.UnavailableError(f"{text}; not ready yet: {_listed(waiting)}")
+        return purerpc.UnimplementedError(text)
+
+    async def described(self) -> tuple[frozenset[str], list[DescriptorPool]]:
+        """What all of them serve, and where the types of that are found."""
+        await self.refresh()
+        here = [s for s in sorted(self._learned) if self._registry.knows(s)]
+        learned = [self._learned[service] for service in here]
+        names = frozenset(name for each in learned for name in each.names)
+        return names, [each.pool for each in learned if each.pool is not None]
+
+    async def refresh(self) -> None:
+        """Ask those that are not known, or are others than before."""
+        async with trio.open_nursery() as nursery:
+            for service in self._registry.services():
+                if self.is_stale(service):
+                    nursery.start_soon(self.learn, service)
+
+    async def learn(self, service: str) -> None:
+        """Ask a service what it serves; what was known stays where that fails."""
+        async with self._learning.setdefault(service, trio.Lock()):
+            if not self.is_stale(service):
+                return
+            state = self._registry.resolve(service)
+            learned = Learned(state, frozenset(endpoint.id for endpoint in state.endpoints))
+            try:
+                with trio.fail_after(_LEARN_WITHIN):
+                    await self._ask(service, learned)
+                self._take(service, learned)
+                self._troubles.pop(service, None)
+            except NoReflectionError as exc:
+                self._take(service, learned)
+                self._trouble(service, f"{exc}; its config can say `services = […]`")
+            except purerpc.RpcFailedError as exc:
+                self._trouble(service, exc.status.status_message)
+            except trio.TooSlowError:
+                self._trouble(service, f"it did not say within {_LEARN_WITHIN:g} s")
+
+    def _trouble(self, service: str, why: str) -> None:
+        if self._troubles.get(service) != why:
+            _log.info("what %s serves is not known: %s", service, why)
+        self._troubles[service] = why
+
+    def _take(self, service: str, learned: Learned) -> None:
+        self._learned[service] = learned
+        self._routes.clear()
+
+    async def _ask(self, service: str, learned: Learned) -> None:
+        channel = await self._open_channel(service)
+        names = [n for n in await list_services(channel) if not n.startswith(_EVERYBODYS)]
+        learned.names = frozenset(names)
+        try:
+            learned.pool = await describe(channel, *names)
+        except NoReflectionError as exc:
+            _log.warning("what %s says of its types cannot be used: %s", service, exc)
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return ", ".join(found[:_MOST_NAMED]) + more

@@ -1,0 +1,119 @@
+"""What a mesh serves on its socket and on the gateway's port: its services, and the plugins'."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from meshtrio.config import GatewayConfig, MeshConfig, Security
+from meshtrio.errors import ConfigError
+from meshtrio.gateway.gateway import Gateway
+from meshtrio.registry import Registry
+from meshtrio.rpc.listener import tcp_listener
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.tls import server_context
+from meshtrio.runtime_dir import Claim
+from meshtrio.services.access import Gatekeeper, is_shared
+from meshtrio.services.chronicle import Chronicle
+from meshtrio.services.control import ControlServicer
+from meshtrio.services.loads import Loads
+from meshtrio.services.mesh_socket import serve_mesh_socket
+from meshtrio.services.registry import RegistryServicer
+from meshtrio.services.standard import standard_server
+from meshtrio.structured import running
+from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.tree import Tree
+
+_log = logging.getLogger("meshtrio.mesh")
+
+
+class Door:
+    """The servers of one mesh."""
+
+    def __init__(
+        self, tree: Tree, registry: Registry, operations: Operations, chronicle: Chronicle
+    ) -> None:
+        self._tree = tree
+        self._loads = Loads(registry)
+        self._gateway = Gateway(registry, _Configured(tree))
+        self._servicers = (
+            ControlServicer(tree, operations, chronicle, self._loads),
+            RegistryServicer(registry),
+        )
+
+    @asynccontextmanager
+    async def opened(self, claim: Claim) -> AsyncIterator[None]:
+        """Serve during the block, and until it is quite done.
+
+        Raises UsageError for what cannot be bound, and ConfigError for TLS files that cannot be
+        used.
+        """
+        config = self._tree.config.gateway
+        context = _tls(config)
+        async with (
+            running(self._gateway.run),
+            running(self._serve_loads),
+            running(self._serve_socket, claim),
+        ):
+            if config.listen is None:
+                yield
+                return
+            with tcp_listener(config.listen) as listener:
+                server = self._server(open_to_all=config.security is Security.PLAINTEXT)
+                if config.security is Security.PLAINTEXT:
+                    _log.warning("whoever reaches %s may call every plugin", config.listen)
+                async with running(partial(server.serve, ssl_context=context), listener):
+                    _log.info("the gateway listens on %s", config.listen)
+                    yield
+
+    async def _serve_loads(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await self._loads.run()
+
+    async def _serve_socket(self, claim: Claim, *, task_status: trio.TaskStatus[None]) -> None:
+        await serve_mesh_socket(
+            self._tree.mesh_socket,
+            claim,
+            self._server,
+            lambda: is_shared(self._tree.config.access),
+            task_status=task_status,
+        )
+
+    def _server(self, *, open_to_all: bool = False) -> Server:
+        keeper = Gatekeeper(lambda: self._tree.config.access, open_to_all=open_to_all)
+        return standard_server(
+            *self._servicers,
+            forwarder=self._gateway,
+            admit=keeper.refusal,
+            others=self._gateway.catalog.described,
+        )[0]
+
+
+class _Configured:
+    """What the config says of the gRPC services that plugins serve: the same while it is."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._config: MeshConfig | None = None
+        self._found: Mapping[str, Iterable[str]] = {}
+
+    def __call__(self) -> Mapping[str, Iterable[str]]:
+        if self._tree.config is not self._config:
+            self._config = self._tree.config
+            self._found = {p.service: p.services for p in self._config.plugins if p.services}
+        return self._found
+
+
+def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
+    if config.tls is None:
+        return None
+    try:
+        files = config.tls
+        return server_context(files.certificate, files.key, files.client_ca)
+    except OSError as exc:
+        raise ConfigError([f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"]) from None

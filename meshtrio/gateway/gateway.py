@@ -1,0 +1,138 @@
+"""Passes calls on to plugins, chosen by what is called or by what the caller says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import attrs
+import purerpc
+import trio
+
+from meshtrio.client.channel import Channel, open_channel
+from meshtrio.gateway import blocks
+from meshtrio.gateway.catalog import Catalog
+from meshtrio.gateway.legs import CallerLeg
+from meshtrio.gateway.passage import Passage
+from meshtrio.registry import Registry, UnknownServiceError, watch
+from meshtrio.rpc.server import ServerConnection
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire.heads import RequestHead
+
+TARGET = "x-mesh-target"
+"""Metadata key: the service of the mesh that a call is for. It goes on with the call, since that
+may be to the gateway of another mesh."""
+
+
+@attrs.define(eq=False)
+class Plan:
+    """What a head asks for; the same for all calls that come with the same head."""
+
+    head: RequestHead
+    service: str
+    """The gRPC service."""
+    named: str | None
+    """The service of the mesh that the metadata names."""
+    _channel: Channel | None = None
+    _block: bytes = b""
+
+    @classmethod
+    def of(cls, head: RequestHead) -> Plan:
+        named = next((str(value) for key, value in head.metadata if key == TARGET), None)
+        return cls(head, head.path[1:].partition("/")[0], named)
+
+    @property
+    def what(self) -> str:
+        return self.named or self.service
+
+    def block_for(self, channel: Channel) -> bytes:
+        """The head as a channel's endpoints are to have it."""
+        if self._channel is not channel:
+            self._block = blocks.request_block(self.head, channel.scheme, channel.authority)
+            self._channel = channel
+        return self._block
+
+
+class Gateway:
+    """A `Forwarder` for servers of the mesh. Its channels live while `run` does."""
+
+    def __init__(
+        self, registry: Registry, configured: Callable[[], Mapping[str, Iterable[str]]]
+    ) -> None:
+        """`configured`: by service of the mesh, the gRPC services it serves by the config."""
+        self._registry = registry
+        self.catalog = Catalog(registry, configured, self._open)
+        self._plan = blocks.Memory(Plan.of)
+        self._channels: dict[str, Channel] = {}
+        self._opening: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # -- for servers -------------------------------------------------------------------------
+
+    def wants(self, head: RequestHead, known: bool) -> bool:
+        """All that the mesh does not serve itself, and what is expressly for somebody else."""
+        return not known or self._target(self._plan(head)) is not None
+
+    def forward(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> Stream:
+        leg = CallerLeg(connection, stream_id)
+        leg.path = head.path
+        connection.streams[stream_id] = leg
+        Passage(self, leg, self._plan(head)).begin()
+        return leg
+
+    # -- for passages ------------------------------------------------------------------------
+
+    def channel_for(self, plan: Plan) -> Channel | None:
+        """The channel a call goes to, if it is known and open; see `open_channel_for`."""
+        service = self._target(plan)
+        if service is None:
+            service = self.catalog.route(plan.service)
+            if service is None:
+                return None
+            if self.catalog.is_stale(service):
+                assert self._nursery is not None
+                self._nursery.start_soon(self.catalog.learn, service)
+        return self._channels.get(service)
+
+    async def open_channel_for(self, plan: Plan) -> Channel:
+        """Find out where a call goes, and open a channel there.
+
+        Raises purerpc's exceptions where there is no such place.
+        """
+        return await self._open(self._target(plan) or await self.catalog.find(plan.service))
+
+    def _target(self, plan: Plan) -> str | None:
+        """What a caller has named: by metadata, or as :authority."""
+        if plan.named is not None:
+            return plan.named
+        authority = plan.head.authority
+        return authority if self._registry.knows(authority) else None
+
+    async def _open(self, service: str) -> Channel:
+        if not self._registry.knows(service):
+            unknown = UnknownServiceError(service, self._registry.services())
+            raise purerpc.NotFoundError(str(unknown))
+        async with self._opening[service]:
+            channel = self._channels.get(service)
+            if channel is None:
+                assert self._nursery is not None
+                channel = await self._nursery.start(self._keep, service)
+            return channel
+
+    async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
+        known = self._registry.resolve(service)
+        feed, key = partial(watch, self._registry, service), (id(self._registry), service)
+        async with open_channel(service, feed, feed_key=key, initial=known) as channel:
+            self._channels[service] = channel
+            task_status.started(channel)
+            try:
+                await trio.sleep_forever()
+            finally:
+                del self._channels[service]

@@ -1,0 +1,143 @@
+"""The two streams of a call that is passed on: what comes on one goes out on the other, as it is.
+
+Bytes are neither cut into messages nor copied. Each leg holds what its peer does not take just
+now, and the other leg's peer may send no more than that leaves room for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import purerpc
+
+from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.transport import Buffer
+from meshtrio.wire.heads import ResponseHead, Trailers
+
+if TYPE_CHECKING:
+    from meshtrio.gateway.passage import Passage
+
+
+class Leg(Stream):
+    """A stream that sends what it is given without waiting, and keeps what cannot go out yet."""
+
+    __slots__ = ("_end", "_held", "held_size", "passage")
+
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        super().__init__(connection, stream_id)
+        self.passage: Passage | None = None
+        self.held_size = 0
+        """Bytes that wait for the peer, or for the kernel."""
+        self._held: deque[Buffer] | tuple[()] = ()
+        self._end: bytes | None = None
+        """Trailers that come after what is held, b"" for an end without."""
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    def send_on(self, data: Buffer, end: bytes | None = None) -> None:
+        """Send DATA, and after it this side's end: trailers, or b"" for a bare one."""
+        if not self._held:
+            taken = self._send_now(data, end)
+            if taken == len(data):
+                return
+            data = memoryview(data)[taken:]
+        if not isinstance(self._held, deque):
+            self._held = deque()
+        self._held.append(data)
+        self.held_size += len(data)
+        self._end = end
+
+    def _send_now(self, data: Buffer, end: bytes | None) -> int:
+        """Give how much went out; the end goes with the last of it."""
+        connection = self._connection
+        if not connection.engine.can_send(self.id):
+            return len(data)  # Nobody wants it any more.
+        if connection.outbox.congested:
+            connection.await_room(self)
+            return 0
+        taken = 0
+        if data or end == b"":
+            taken = connection.engine.send_data(self.id, data, end_stream=end == b"")
+        if taken < len(data):
+            connection.await_room(self)
+        elif end:
+            connection.engine.send_headers(self.id, end, end_stream=True)
+        return taken
+
+    def on_window(self) -> None:
+        """The peer takes more, or the kernel does."""
+        if not self._held:
+            return
+        while self._held:
+            data = self._held[0]
+            taken = self._send_now(data, self._end if len(self._held) == 1 else None)
+            self.held_size -= taken
+            if taken < len(data):
+                self._held[0] = memoryview(data)[taken:]
+                break
+            self._held.popleft()
+        self._connection.flush()
+        if self.passage is not None:
+            self.passage.on_room(self)
+
+    def allow_more(self) -> bool:
+        """Let the peer send as much as there is room for on the other leg."""
+        backlog = 0 if self.passage is None else self.passage.backlog(self)
+        room = max(self._connection.limits.stream_window - backlog, 0)
+        return self._connection.engine.allow(self.id, room)
+
+
+class CallerLeg(Leg):
+    """The call as it came."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        self.ended = end_stream
+        if self.passage is not None:
+            self.passage.on_request_data(data, end=end_stream)
+
+    def on_end(self, trailers: Trailers | None) -> None:
+        """A request's trailers mean nothing to gRPC."""
+        self.on_data(b"", end_stream=True)
+
+    def fail(self, failure: purerpc.RpcFailedError) -> None:
+        """The caller has cancelled, or is gone."""
+        if self.failure is None:
+            self.failure = failure
+            if self.on_failure is not None:
+                self.on_failure.cancel()
+            if self.passage is not None:
+                self.passage.on_caller_gone()
+
+
+class PluginLeg(Leg):
+    """The same call as it goes on to a plugin."""
+
+    __slots__ = ()
+
+    def on_head(self, head: ResponseHead) -> None:
+        if self.passage is not None:
+            self.passage.on_response_head(head)
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if self.passage is not None:
+            self.passage.on_response_data(data)
+        if end_stream:
+            self.on_end(None)
+
+    def on_end(self, trailers: Trailers | None) -> None:
+        self.ended, self.trailers = True, trailers
+        if self.passage is not None:
+            self.passage.on_response_end(trailers)
+
+    def fail(self, failure: purerpc.RpcFailedError) -> None:
+        """The plugin has reset the call, or its connection is lost."""
+        if self.failure is None and not self.ended:
+            self.failure = failure
+            if self.passage is not None:
+                self.passage.on_plugin_gone(failure)

@@ -1,0 +1,271 @@
+"""One call that is passed on, from its head to its status.
+
+While all goes well there is no task for it: each thing that comes on one leg is sent on the other
+by the connection that has read it. A task is started to wait for an endpoint, before a refused call
+is made again, and to learn how a plugin died.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import purerpc
+import trio
+
+from meshtrio.client.attempt import ANY, Target, Wish
+from meshtrio.client.channel import Channel
+from meshtrio.client.endpoint import RECONNECT
+from meshtrio.errors import CallRefusedError, ConnectionLostError
+from meshtrio.gateway import blocks
+from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
+from meshtrio.rpc.serving import trailers_block
+from meshtrio.rpc.status import error_for_http_status
+from meshtrio.wire.errors import ErrorCode
+from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+
+if TYPE_CHECKING:
+    from meshtrio.gateway.gateway import Gateway, Plan
+
+_MOST_KEPT = 256 * 1024
+"""Bytes of a request that are kept to make a refused call again; one with more is committed."""
+
+_response_block = blocks.Memory(blocks.response_block)
+_trailers_block = blocks.Memory(blocks.trailers_block)
+_HEAD = blocks.response_block(
+    ResponseHead(
+        http_status=200,
+        content_type="application/grpc",
+        encoding="identity",
+        metadata=(),
+        trailers=None,
+    )
+)
+
+
+class Passage:
+    """Between the caller's leg and the plugin's, which there is once there is an endpoint."""
+
+    __slots__ = (
+        "_caller",
+        "_channel",
+        "_counted",
+        "_ended",
+        "_gateway",
+        "_kept",
+        "_kept_size",
+        "_plan",
+        "_plugin",
+        "_refusals",
+        "_since",
+        "_target",
+        "_waiting",
+    )
+
+    def __init__(self, gateway: Gateway, caller: CallerLeg, plan: Plan) -> None:
+        self._gateway = gateway
+        self._caller = caller
+        self._plan = plan
+        self._channel: Channel | None = None
+        self._target: Target | None = None
+        self._plugin: PluginLeg | None = None
+        self._kept: list[tuple[bytes, bool]] | None = []
+        """What the caller has sent, with whether it was the end of it; None once committed."""
+        self._kept_size = 0
+        self._refusals = 0
+        self._counted = False
+        """The channel counts it as under way."""
+        self._since = trio.current_time()
+        self._ended = False
+        caller.passage = self
+
+    @property
+    def head(self) -> RequestHead:
+        return self._plan.head
+
+    # -- finding an endpoint -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Go on to an endpoint that is ready; where there is none, wait for one."""
+        channel = self._gateway.channel_for(self._plan)
+        try:
+            target = None if channel is None else channel.pick_ready(self._wish(channel))
+            if channel is not None and target is not None and self._open(channel, target):
+                # What else this read brings goes out with it.
+                self._caller.connection.passed_on.add(target.connection)
+                return
+        except purerpc.RpcFailedError as exc:
+            self._end_with(exc)
+        else:
+            self._caller.connection.spawn(self._begin_later)
+
+    async def _begin_later(self) -> None:
+        """Wait for an endpoint as long as the caller does."""
+        timeout = self.head.timeout
+        ends = math.inf if timeout is None else self._since + timeout
+        try:
+            with trio.CancelScope(deadline=ends) as scope:
+                self._caller.on_failure = scope
+                if self._caller.failure is None:
+                    await self._find_endpoint()
+        except purerpc.RpcFailedError as exc:
+            self._end_with(exc)
+        finally:
+            self._caller.on_failure = None
+        if scope.cancelled_caught:
+            text = f"the deadline passed before {self._plan.what} could be called"
+            self._end_with(purerpc.DeadlineExceededError(text))
+
+    async def _find_endpoint(self) -> None:
+        if self._refusals:
+            await trio.sleep(RECONNECT.delay(self._refusals, Random()))
+        channel = await self._gateway.open_channel_for(self._plan)
+        while True:
+            target = await channel.pick(self._wish(channel))
+            while target.connection.usable:
+                if self._open(channel, target):
+                    target.connection.flush()
+                    return
+                await target.connection.wait_for_room()
+
+    def _wish(self, channel: Channel) -> Wish:
+        if channel.hash_header is None:
+            return ANY
+        values = [str(value) for key, value in self.head.metadata if key == channel.hash_header]
+        return Wish(key=",".join(values) if values else None)
+
+    def _open(self, channel: Channel, target: Target) -> bool:
+        """Start the call on a connection; False where that has no room for it."""
+        connection = target.connection
+        if not connection.has_room:
+            return False
+        if channel.counts:
+            channel.enter()
+        self._counted = channel.counts
+        block = self._plan.block_for(channel)
+        if self.head.timeout is not None:
+            left = self.head.timeout - (trio.current_time() - self._since)
+            block += blocks.timeout_block(left)
+        plugin = connection.start_as(PluginLeg, block)
+        assert plugin is not None
+        plugin.owner, plugin.passage = channel, self
+        self._channel, self._target, self._plugin = channel, target, plugin
+        for data, end in self._kept or ():
+            plugin.send_on(data, b"" if end else None)
+        return True
+
+    # -- what the caller does ----------------------------------------------------------------
+
+    def on_request_data(self, data: bytes, *, end: bool) -> None:
+        if self._kept is not None:
+            self._kept.append((data, end))
+            self._kept_size += len(data)
+            if self._kept_size > _MOST_KEPT and self._plugin is not None:
+                self._kept = None
+        if self._plugin is not None:
+            self._plugin.send_on(data, b"" if end else None)
+            self._caller.connection.passed_on.add(self._plugin.connection)
+
+    def on_caller_gone(self) -> None:
+        self._leave(success=None)
+
+    # -- what the plugin does ----------------------------------------------------------------
+
+    def on_response_head(self, head: ResponseHead) -> None:
+        self._kept = None
+        caller = self._caller
+        if caller.connection.engine.can_send(caller.id):
+            caller.connection.engine.send_headers(caller.id, _response_block(head))
+            caller.head_sent = True
+            self._answer()
+
+    def on_response_data(self, data: bytes) -> None:
+        self._caller.send_on(data)
+        self._answer()
+
+    def on_response_end(self, trailers: Trailers | None) -> None:
+        if trailers is None:
+            self._end_with(self._without_status())
+            return
+        self._end(_trailers_block(trailers), success=trailers.code == 0)
+
+    def _without_status(self) -> purerpc.RpcFailedError:
+        head = None if self._plugin is None else self._plugin.head
+        if head is not None and head.http_status != 200:
+            return error_for_http_status(head.http_status)
+        return purerpc.UnknownError("the plugin ended the call without a status")
+
+    def on_plugin_gone(self, failure: purerpc.RpcFailedError) -> None:
+        if isinstance(failure, CallRefusedError) and self._kept is not None and not self._ended:
+            self._refusals += 1
+            self._forget_attempt(success=None)
+            self._caller.connection.spawn(self._begin_later)
+        elif isinstance(failure, ConnectionLostError) and not self._ended:
+            self._caller.connection.spawn(self._explain, failure)
+        else:
+            self._end_with(failure)
+
+    async def _explain(self, failure: ConnectionLostError) -> None:
+        """Tell the caller how the plugin died, if it did."""
+        assert self._channel is not None
+        assert self._target is not None
+        explained: Any = await self._channel.explain(self._target, failure)
+        self._end_with(explained)
+
+    # -- both --------------------------------------------------------------------------------
+
+    def on_room(self, leg: Leg) -> None:
+        """A leg's peer has taken some of what was held: the other's may send more."""
+        if self._ended and leg is self._caller and not leg.held_size:
+            leg.reset(ErrorCode.NO_ERROR)
+        other = self._caller if leg is self._plugin else self._plugin
+        if other is not None and other.allow_more():
+            other.connection.flush()
+
+    def backlog(self, leg: Leg) -> int:
+        """Bytes that came on a leg and have not gone out on the other."""
+        if leg is self._plugin:
+            return self._caller.held_size
+        return self._kept_size if self._plugin is None else self._plugin.held_size
+
+    def _answer(self) -> None:
+        if self._plugin is not None:
+            self._plugin.connection.passed_on.add(self._caller.connection)
+
+    def _end_with(self, failure: purerpc.RpcFailedError) -> None:
+        """End the call with a status of our own."""
+        status = failure.status
+        self._end(trailers_block(status.status_code, status.status_message), success=False)
+        self._caller.connection.flush()
+
+    def _end(self, trailers: bytes, *, success: bool) -> None:
+        """Send the status behind what is held for the caller."""
+        if self._ended:
+            return
+        caller = self._caller
+        if not caller.head_sent:
+            trailers = _HEAD + trailers
+        caller.send_on(b"", trailers)
+        self._answer()
+        if not caller.held_size:
+            caller.reset(ErrorCode.NO_ERROR)
+        self._leave(success=success)
+
+    def _leave(self, *, success: bool | None) -> None:
+        self._ended = True
+        self._kept = None
+        self._forget_attempt(success=success)
+
+    def _forget_attempt(self, *, success: bool | None) -> None:
+        """Cancel the call at the plugin, where it is not over; None: nothing is to be learned."""
+        plugin, channel, target = self._plugin, self._channel, self._target
+        self._plugin = None
+        if plugin is None or channel is None or target is None:
+            return
+        plugin.passage = None
+        plugin.reset(ErrorCode.CANCEL)
+        if self._counted:
+            channel.leave()
+        if channel.observes and success is not None:
+            channel.record(target, success=success)

@@ -1,0 +1,108 @@
+"""Who may call what on the mesh socket and the gateway's port, by the config's rules."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+import trio
+
+from meshtrio.config import Access, AccessRule
+from meshtrio.rpc.peer import Peer
+from meshtrio.runtime_dir import ids_of
+from meshtrio.wire.budget import Budget
+
+_log = logging.getLogger("meshtrio.access")
+
+CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
+_OWN = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
+_FOR_ALL = ("grpc.health.", "grpc.reflection.")
+_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU"}
+_TOLD_PER_SECOND = 10.0
+
+
+class Gatekeeper:
+    """Holds callers to the rules there are at the time."""
+
+    def __init__(self, access: Callable[[], Access], *, open_to_all: bool = False) -> None:
+        """`open_to_all`: the gateway's port is in plaintext, where nobody can be told apart.
+
+        Raises KeyError for users and groups that are not there.
+        """
+        self._access = access
+        self._open_to_all = open_to_all
+        self._ours = frozenset({0, os.geteuid()})
+        self._log_budget = Budget(_TOLD_PER_SECOND, _TOLD_PER_SECOND)
+        self._untold = 0
+        self._adopt(access())
+
+    def _adopt(self, access: Access) -> None:
+        self._adopted = access
+        self._rules = {name: _Resolved(rule) for name, rule in access.rules.items()}
+
+    def refusal(self, peer: Peer, service: str, through: bool) -> str:
+        """Why a caller may not call a gRPC service, "" if it may; `through` to a plugin's."""
+        if self._access() is not self._adopted:
+            self._adopt(self._access())
+        names = [GATEWAY] if through else [_OWN.get(service, GATEWAY)]
+        if not through and service.startswith(_FOR_ALL):
+            names = list(self._rules)
+        if any(self._allows(name, peer) for name in names):
+            return ""
+        rule = f"access.{names[0]}" if len(names) == 1 else "access"
+        text = f"{rule}: {_describe(peer)} may not call {service}"
+        self._tell(text)
+        return f"{text}; the mesh's config says who may"
+
+    def _allows(self, name: str, peer: Peer) -> bool:
+        if peer.uid is not None:
+            return peer.uid in self._ours or self._rules[name].allows_process(peer)
+        if self._open_to_all:
+            return name == GATEWAY
+        return self._rules[name].allows_subject(peer)
+
+    def _tell(self, text: str) -> None:
+        """Log it; not without bounds, since whoever is refused may ask as often as he likes."""
+        if self._log_budget.take(trio.current_time()):
+            more = f" ({self._untold} more refusals before it)" if self._untold else ""
+            _log.warning("refused: %s%s", text, more)
+            self._untold = 0
+        else:
+            self._untold += 1
+
+
+class _Resolved:
+    """A rule, with users and groups as the numbers they have now."""
+
+    def __init__(self, rule: AccessRule) -> None:
+        self._uids = frozenset(ids_of(user, None)[0] for user in rule.users)
+        self._gids = frozenset(ids_of(None, group)[1] for group in rule.groups)
+        self._subjects = rule.subjects
+
+    def allows_process(self, peer: Peer) -> bool:
+        return peer.uid in self._uids or not self._gids.isdisjoint(peer.groups)
+
+    def allows_subject(self, peer: Peer) -> bool:
+        if not peer.subject and not peer.names:
+            return False
+        said = {f"{_SHORT.get(key, key)}={value}" for key, value in peer.subject} | {*peer.names}
+        return any(_matches(pattern, said) for pattern in self._subjects)
+
+
+def _matches(pattern: str, said: set[str]) -> bool:
+    if pattern.endswith("*"):
+        return any(each.startswith(pattern[:-1]) for each in said)
+    return pattern in said
+
+
+def _describe(peer: Peer) -> str:
+    if peer.uid is not None:
+        return f"uid {peer.uid} (pid {peer.pid})"
+    names = ", ".join(f"{_SHORT.get(key, key)}={value}" for key, value in peer.subject)
+    return f"{peer.address} ({names or 'without a certificate'})"
+
+
+def is_shared(access: Access) -> bool:
+    """Whether other users of this machine may use the mesh socket."""
+    return any(rule.users or rule.groups for rule in access.rules.values())
