@@ -105,7 +105,12 @@ class _Configured:
     def __call__(self) -> Mapping[str, Iterable[str]]:
         if self._tree.config is not self._config:
             self._config = self._tree.config
-            self._found = {p.service: p.services for p in self._config.plugins if p.services}
+            found: defaultdict[str, set[str]] = defaultdict(set)
+            for plugin in self._config.plugins:
+                found[plugin.service].update(plugin.services)
+            for table in self._config.services:
+                found[table.name].update(table.services)
+            self._found = found
         return self._found
 
 

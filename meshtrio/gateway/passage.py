@@ -153,6 +153,8 @@ class Passage:
         self._channel, self._target, self._plugin = channel, target, plugin
         for data, end in self._kept or ():
             plugin.send_on(data, b"" if end else None)
+        if self._kept_size and self._caller.allow_more():
+            self._caller.connection.flush()
         return True
 
     # -- what the caller does ----------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The gateway: calls that are passed on."""

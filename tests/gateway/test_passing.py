@@ -1,0 +1,317 @@
+"""What is passed on: all of a call, as it is, in both directions, and nothing after its end."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.errors import ConnectionLostError
+from meshtrio.rpc.server import Server
+from meshtrio.wire.limits import Limits
+from tests.gateway.doors import described, gateway_to
+from tests.rpc.pairs import Scripted, reply, request, requests
+
+
+async def echo(message: EchoRequest) -> EchoReply:
+    return EchoReply(message=message.message)
+
+
+async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+    for _ in range(message.count):
+        yield EchoReply(message=message.message)
+
+
+async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+    return EchoReply(message=" ".join([each.message async for each in messages]))
+
+
+async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
+    async for each in messages:
+        yield EchoReply(message=each.message)
+
+
+def echoing() -> Server:
+    return described(Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat))
+
+
+async def test_all_four_kinds_of_method(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=echoing()) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.fail_after(10):
+            for size in (0, 1, 100_000, 3_000_000):
+                assert (await stub.Echo(request("x" * size))).message == "x" * size
+            repeated = stub.Repeat(RepeatRequest(message="r", count=1000))
+            assert [each.message async for each in repeated] == ["r"] * 1000
+            assert (await stub.Join(requests("a", "b", "c"))).message == "a b c"
+            assert (await stub.Join(requests())).message == ""
+            assert [each.message async for each in stub.Chat(requests("a", "b"))] == ["a", "b"]
+            async with stub.Chat() as call:
+                for text in ("one", "two"):
+                    await call.send_message(request(text))
+                    assert (await call.receive_message()).message == text
+                await call.close()
+                assert await call.receive_message() is None
+        await behind.assert_nothing_left()
+
+
+async def test_metadata_status_and_details_go_both_ways(short_dir: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    async def fail(message: EchoRequest, request: Any) -> EchoReply:
+        seen["metadata"] = request.custom_metadata
+        request.initial_metadata = [("a", "1"), ("b-bin", b"\x00\xff")]
+        request.trailing_metadata = [("c", "2"), ("c", "3"), ("d-bin", b"\x01")]
+        if message.message == "fail":
+            request.status_details = b"\x08\x05"
+            raise purerpc.NotFoundError("näh: 100%")
+        return reply("ok")
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=fail))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        sent = [("user", "7"), ("user", "8"), ("blob-bin", b"\x00\x01\xfe")]
+        _, outcome = await stub.Echo.with_call(request("x"), metadata=sent)
+        assert [pair for pair in seen["metadata"] if pair in sent] == sent
+        assert outcome.initial_metadata == (("a", "1"), ("b-bin", b"\x00\xff"))
+        assert outcome.trailing_metadata == (("c", "2"), ("c", "3"), ("d-bin", b"\x01"))
+        with pytest.raises(purerpc.NotFoundError) as caught:
+            await stub.Echo(request("fail"))
+        assert caught.value.status.status_message == "näh: 100%"
+        assert caught.value.status_details == b"\x08\x05"
+        assert ("d-bin", b"\x01") in caught.value.trailing_metadata
+        await behind.assert_nothing_left()
+
+
+async def test_compressed_messages_are_not_touched(short_dir: Path) -> None:
+    seen = []
+
+    async def compressed(message: EchoRequest, request: Any) -> EchoReply:
+        seen.append((request.message_encoding, request.message_compressed))
+        request.compression = "gzip"
+        return reply(message.message)
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=compressed))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        text = "x" * 10_000
+        assert (await stub.Echo(request(text), compression="gzip")).message == text
+    assert seen == [("gzip", True)]
+
+
+async def test_a_deadline_and_a_cancellation_reach_the_handler(short_dir: Path) -> None:
+    ends: list[float] = []
+    begun, cancelled = trio.Event(), trio.Event()
+
+    async def hang(message: EchoRequest, request: Any) -> EchoReply:
+        ends.append(request.deadline - trio.current_time())
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=hang))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.fail_after(10):
+            with trio.move_on_after(0.3):
+                await stub.Echo(request("x"))
+            await cancelled.wait()
+            assert 0 < ends[0] < 0.31
+            begun, cancelled = trio.Event(), trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stub.Echo, request("x"))
+                await begun.wait()
+                nursery.cancel_scope.cancel()
+            await cancelled.wait()
+        await behind.assert_nothing_left()
+
+
+async def test_a_reader_that_does_not_read_holds_the_writer_back(short_dir: Path) -> None:
+    sent = 0
+
+    async def flood(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield EchoReply(message="x" * 10_000)
+
+    async with gateway_to(short_dir, a=described(Scripted(Repeat=flood))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        async with stub.Repeat(RepeatRequest()) as call:
+            assert (await call.receive_message()).message
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            # A window each of the client and the gateway, and what the kernel holds.
+            assert sent * 10_000 < 4 * Limits().stream_window
+            before = sent
+            for _ in range(200):
+                await call.receive_message()
+            assert sent > before
+        await behind.assert_nothing_left()
+
+
+async def test_a_handler_that_does_not_read_holds_the_caller_back(short_dir: Path) -> None:
+    go_on = trio.Event()
+    sent = 0
+
+    async def late(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        await go_on.wait()
+        return EchoReply(instance=len([each async for each in messages]))
+
+    async def many() -> AsyncIterator[EchoRequest]:
+        nonlocal sent
+        for _ in range(300):
+            sent += 1
+            yield request("x" * 10_000)
+
+    async with gateway_to(short_dir, a=described(Scripted(Join=late))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                assert (await stub.Join(many())).instance == 300
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert sent * 10_000 < 4 * Limits().stream_window
+            go_on.set()
+        await behind.assert_nothing_left()
+
+
+async def test_an_answer_may_come_before_the_request_is_over(short_dir: Path) -> None:
+    async def hasty(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        async for each in messages:
+            raise purerpc.AlreadyExistsError(each.message)
+        return reply("none")
+
+    async def endless() -> AsyncIterator[EchoRequest]:
+        while True:
+            yield request("again")
+            await trio.lowlevel.checkpoint()
+
+    async with gateway_to(short_dir, a=described(Scripted(Join=hasty))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.fail_after(10), pytest.raises(purerpc.AlreadyExistsError, match="again"):
+            await stub.Join(endless())
+        await behind.assert_nothing_left()
+
+
+async def test_a_plugin_that_breaks_off_is_told_as_that(short_dir: Path) -> None:
+    begun = trio.Event()
+
+    async def hang(message: EchoRequest) -> EchoReply:
+        begun.set()
+        await trio.sleep_forever()
+
+    async with gateway_to(short_dir) as behind:
+        server = described(Scripted(Echo=hang))
+        async with behind.serve("a", server), trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(purerpc.UnavailableError):
+                    await behind.channel.stub(EchoServiceStub).Echo(request("x"))
+
+            nursery.start_soon(call)
+            await begun.wait()
+            for connection in server.connections:
+                connection._transport.close()
+        await behind.assert_nothing_left()
+
+
+async def test_a_caller_that_breaks_off_ends_the_handler(short_dir: Path) -> None:
+    begun, cancelled = trio.Event(), trio.Event()
+
+    async def hang(message: EchoRequest) -> EchoReply:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=hang))) as behind:
+
+        async def call() -> None:
+            with pytest.raises(ConnectionLostError):
+                await behind.channel.stub(EchoServiceStub).Echo(request("x"))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                await begun.wait()
+                for connection in behind.server.connections:
+                    connection._transport.close()
+            await cancelled.wait()
+        await behind.assert_nothing_left()
+
+
+async def test_a_call_that_is_refused_is_made_again(short_dir: Path) -> None:
+    """A server that goes away lets go of what it has not begun, and the gateway brings it on."""
+    one_at_a_time = Limits(max_concurrent_streams=1)
+    begun, go_on = trio.Event(), trio.Event()
+    answered = []
+
+    async def slow(message: EchoRequest) -> EchoReply:
+        begun.set()
+        await go_on.wait()
+        return reply(message.message)
+
+    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}) as behind:
+        first = Server(Scripted(Echo=slow), limits=one_at_a_time)
+        async with behind.serve("a", first), trio.open_nursery() as nursery:
+
+            async def call(text: str) -> None:
+                found = await behind.channel.stub(EchoServiceStub).Echo(request(text))
+                answered.append(found.message)
+
+            nursery.start_soon(call, "first")
+            await begun.wait()
+            nursery.start_soon(call, "second")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            async with behind.serve("a", echoing()):
+                for connection in first.connections:
+                    nursery.start_soon(connection.drain)
+                with trio.fail_after(10):
+                    while "second" not in answered:
+                        await trio.lowlevel.checkpoint()
+                assert answered == ["second"]
+                go_on.set()
+        assert sorted(answered) == ["first", "second"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_many_calls_of_all_kinds_at_once_with_some_given_up(
+    seed: int, short_dir: Path
+) -> None:
+    rng = random.Random(seed)
+    async with gateway_to(short_dir, a=echoing()) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+
+        async def one(kind: int, size: int, count: int, patience: float) -> None:
+            text = chr(97 + size % 26) * size
+            with trio.move_on_after(patience):
+                if kind == 0:
+                    assert (await stub.Echo(request(text))).message == text
+                elif kind == 1:
+                    found = stub.Repeat(RepeatRequest(message=text, count=count))
+                    assert [each.message async for each in found] == [text] * count
+                elif kind == 2:
+                    joined = await stub.Join(requests(*[text] * count))
+                    assert joined.message == " ".join([text] * count)
+                else:
+                    chatted = stub.Chat(requests(*[text] * count))
+                    assert [each.message async for each in chatted] == [text] * count
+
+        with trio.fail_after(20):
+            for _ in range(3):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(40):
+                        patience = rng.choice([0.0, 0.005, 0.03, math.inf, math.inf])
+                        size = rng.choice([0, 10, 1000, 70_000])
+                        nursery.start_soon(one, rng.randrange(4), size, rng.randrange(8), patience)
+        await behind.assert_nothing_left()

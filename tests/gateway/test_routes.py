@@ -1,0 +1,183 @@
+"""Whom a call goes to: by what it calls, or by what its caller says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.endpoint import Departure
+from meshtrio.client.reflection import describe, list_services
+from meshtrio.messages import health
+from meshtrio.rpc.server import Server
+from tests.client.test_channel import named
+from tests.gateway.doors import Behind, described, gateway_to
+from tests.rpc.pairs import Scripted, request
+
+ECHO = "echo.v1.EchoService"
+
+
+async def ask(channel: Channel, **options: Any) -> str:
+    with trio.fail_after(10):
+        reply = await channel.stub(EchoServiceStub).Echo(request("?"), **options)
+    return str(reply.message)
+
+
+async def test_by_the_grpc_service_as_it_is_learned(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(named("a")), b=described()) as behind:
+        assert await ask(behind.channel) == "a"
+
+
+async def test_by_the_config_where_there_is_no_reflection(short_dir: Path) -> None:
+    async with gateway_to(short_dir, {"a": [ECHO]}, a=Server(named("a"))) as behind:
+        assert await ask(behind.channel) == "a"
+
+
+async def test_by_metadata_and_by_authority(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(named("a")), b=described(named("b"))) as behind:
+        with pytest.raises(purerpc.FailedPreconditionError, match=r"served by a, b; say which"):
+            await ask(behind.channel)
+        assert await ask(behind.channel, metadata=[("x-mesh-target", "a")]) == "a"
+        assert await ask(behind.channel, metadata=[("x-mesh-target", "b")]) == "b"
+        async with behind.as_authority("b") as channel:
+            assert await ask(channel) == "b"
+            assert await ask(channel, metadata=[("x-mesh-target", "a")]) == "a"
+
+
+async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(
+    short_dir: Path,
+) -> None:
+    descriptor = health.DESCRIPTOR.services_by_name["Health"]
+    asked = health.HealthCheckRequest(service=ECHO)
+    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+        stub = DynamicStub(behind.channel, descriptor)
+        with pytest.raises(purerpc.NotFoundError):
+            await stub.Check(asked)
+        reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])
+        assert reply.status == health.HealthCheckResponse.SERVING
+
+
+async def test_what_nobody_serves_is_told_with_what_is_served(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(Scripted())) as behind:
+        client = purerpc.Client("no.such.Service", behind.channel)
+        signature = purerpc.RPCSignature(purerpc.Cardinality.UNARY_UNARY, EchoRequest, EchoReply)
+        method = client.get_method_stub("Method", signature)
+        with pytest.raises(purerpc.UnimplementedError, match=rf"what is served: {ECHO}"):
+            await method(request("?"))
+        with pytest.raises(purerpc.NotFoundError, match="the services here are: a"):
+            await ask(behind.channel, metadata=[("x-mesh-target", "c")])
+
+
+async def test_one_that_is_not_ready_yet_may_serve_it(short_dir: Path) -> None:
+    async with gateway_to(short_dir) as behind:
+        behind.registry.declare("a")
+        with pytest.raises(purerpc.UnavailableError, match="not ready yet: a"):
+            await ask(behind.channel)
+        async with behind.serve("a", described(named("a"))):
+            assert await ask(behind.channel) == "a"
+
+
+async def test_who_is_known_to_serve_it_is_waited_for_within_the_deadline(short_dir: Path) -> None:
+    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
+        behind.registry.declare("a")
+        answers = []
+
+        async def call() -> None:
+            answers.append(await ask(behind.channel))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            async with behind.serve("a", described(named("a"))):
+                with trio.fail_after(10):
+                    while not answers:
+                        await trio.lowlevel.checkpoint()
+        assert answers == ["a"]
+        (path,) = (e.id for e in behind.registry.resolve("a").endpoints)
+        behind.registry.deregister("a", Departure(path, "gone"))
+        # The client's own deadline, told to a client that goes by the server's word only.
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.move_on_after(0.05) as scope:
+            await stub.Echo(request("?"))
+        assert scope.cancelled_caught
+        await behind.assert_nothing_left()
+
+
+async def test_nobody_attends_to_it_any_more(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+        assert await ask(behind.channel) == "a"
+        behind.registry.forget("a")
+        (path,) = (e.id for e in behind.registry.resolve("a").endpoints)
+        behind.registry.deregister("a", Departure(path, "it was taken away"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(purerpc.UnavailableError, match="it was taken away"):
+            await ask(behind.channel)
+
+
+async def test_a_new_version_is_asked_what_it_serves(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+        assert await ask(behind.channel) == "a"
+        _replace(behind, "a")
+        async with behind.serve("a", described()), behind.serve("b", described(named("b"))):
+            # It learns of the new one on the way.
+            with trio.fail_after(10):
+                while True:
+                    try:
+                        assert await ask(behind.channel) == "b"
+                        break
+                    except (purerpc.UnimplementedError, purerpc.FailedPreconditionError):
+                        await behind.gateway.catalog.refresh()
+
+
+def _replace(behind: Behind, service: str) -> None:
+    for endpoint in behind.registry.resolve(service).endpoints:
+        behind.registry.deregister(service, Departure(endpoint.id, "replaced"))
+
+
+async def test_reflection_tells_of_all(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(Scripted()), b=Server(named("b"))) as behind:
+        with trio.fail_after(10):
+            names = await list_services(behind.channel)
+            assert ECHO in names
+            assert "grpc.health.v1.Health" in names
+            pool = await describe(behind.channel, ECHO, "grpc.health.v1.Health")
+        assert pool.FindServiceByName(ECHO).methods_by_name["Chat"].client_streaming
+
+
+async def test_reflection_with_a_target_is_the_targets_own(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=described(Scripted()), b=described()) as behind:
+        async with behind.as_authority("b") as channel:
+            assert ECHO not in await list_services(channel)
+
+
+async def test_a_server_that_does_not_answer_holds_up_nobody_for_long(short_dir: Path) -> None:
+    async def mute() -> None:
+        await trio.sleep_forever()
+
+    listener = trio.socket.socket(trio.socket.AF_UNIX)
+    await listener.bind(str(short_dir / "mute"))
+    listener.listen()
+    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+        with behind.registry_entry("mute", short_dir / "mute"):
+            with trio.fail_after(5):
+                assert ECHO in await list_services(behind.channel)
+                assert await ask(behind.channel) == "a"
+    listener.close()
+
+
+async def test_one_gateway_behind_another(short_dir: Path) -> None:
+    near, far = short_dir / "near", short_dir / "far"
+    near.mkdir()
+    far.mkdir()
+    async with gateway_to(far, a=described(named("far"))), gateway_to(near) as behind:
+        with behind.registry_entry("a", far / "mesh.sock"):
+            assert await ask(behind.channel, metadata=[("x-mesh-target", "a")]) == "far"
+            async with connect_to(f"unix:{near / 'mesh.sock'}") as channel:
+                assert await ask(channel) == "far"
