@@ -1,0 +1,75 @@
+"""The official interop cases once more, through a mesh's gateway."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.interop.client import CASES, COMPRESSED
+from tests.interop.test_interop import WITHIN, our_server, run_case, their_server
+from tests.programs import served
+from tests.tools import tool
+
+
+@contextmanager
+def gateway(port: int) -> Iterator[int]:
+    """The port of a gateway to a server on another."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen: int = free.getsockname()[1]
+    config = f"""
+    [mesh.gateway]
+    listen = "tcp://127.0.0.1:{listen}"
+    security = "plaintext"
+
+    [[service]]
+    name = "interop"
+    endpoints = ["tcp://127.0.0.1:{port}"]
+    services = ["grpc.testing.TestService"]
+    """
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder, served(Path(folder), config):
+        yield listen
+
+
+@pytest.fixture(scope="module")
+def to_ours() -> Iterator[int]:
+    with our_server() as port, gateway(port) as listen:
+        yield listen
+
+
+@pytest.fixture(scope="module")
+def to_theirs() -> Iterator[int]:
+    with their_server() as port, gateway(port) as listen:
+        yield listen
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_our_client_to_our_server(name: str, to_ours: int) -> None:
+    await run_case(name, to_ours)
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - COMPRESSED))
+def test_grpc_go_to_our_server(name: str, to_ours: int) -> None:
+    run_theirs(name, to_ours)
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - COMPRESSED))
+def test_grpc_go_to_grpc_go(name: str, to_theirs: int) -> None:
+    run_theirs(name, to_theirs)
+
+
+def run_theirs(name: str, port: int) -> None:
+    command = [tool("grpc-interop-client"), "-server_host=127.0.0.1", f"-server_port={port}"]
+    done = subprocess.run(
+        [*command, f"-test_case={name}"],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
