@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.programs import echo, served
 from tests.tools import tool
 
 
-def grpcurl(socket: Path, *arguments: str, data: str | None = None) -> str:
-    options = ["-plaintext", *(["-d", data] if data else [])]
+def grpcurl(
+    socket: Path, *arguments: str, data: str | None = None, options: Sequence[str] = ()
+) -> str:
+    given = ["-plaintext", *options, *(["-d", data] if data else [])]
     done = subprocess.run(
-        [tool("grpcurl"), *options, f"unix://{socket}", *arguments],
+        [tool("grpcurl"), *given, f"unix://{socket}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,150 @@
+"""Stock tools on the mesh socket, to plugins in Python and Go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from echo.v1 import echo_pb2 as pb
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.programs import Served, echo, served, until
+from tests.system.test_grpcio import GrpcioStub, requests
+from tests.system.test_grpcurl import grpcurl
+from tests.tools import tool
+
+ECHO = "echo.v1.EchoService"
+PLUGINS = ("plugin.echo", "plugin.go")
+
+
+def go_plugin(name: str = "go") -> str:
+    return f'[[plugin]]\nname = "{name}"\ncommand = ["{tool("go-service")}"]\n'
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        with served(Path(folder), echo() + go_plugin(), ready=2) as running:
+            yield running
+
+
+def to(target: str) -> list[str]:
+    return ["-H", f"x-mesh-target: {target}"]
+
+
+# -- grpcurl -----------------------------------------------------------------------------------
+
+
+def test_grpcurl_lists_and_describes_what_all_plugins_serve(mesh: Served) -> None:
+    names = grpcurl(mesh.socket, "list").split()
+    assert {ECHO, "meshtrio.v1.Control", "meshtrio.v1.Registry"} <= set(names)
+    assert "rpc Chat ( stream .echo.v1.EchoRequest )" in grpcurl(mesh.socket, "describe", ECHO)
+    assert "rpc Register" in grpcurl(mesh.socket, "describe", "meshtrio.v1.Registry")
+
+
+@pytest.mark.parametrize("target", PLUGINS)
+def test_grpcurl_calls_all_kinds_of_method(target: str, mesh: Served) -> None:
+    def call(method: str, data: str) -> list[str]:
+        found = grpcurl(mesh.socket, f"{ECHO}/{method}", data=data, options=to(target))
+        decoder, replies, rest = json.JSONDecoder(), [], found.strip()
+        while rest:
+            reply, end = decoder.raw_decode(rest)
+            replies.append(reply["message"])
+            rest = rest[end:].strip()
+        return replies
+
+    two = '{"message": "a"}{"message": "b"}'
+    assert call("Echo", '{"message": "hi"}') == ["hi"]
+    assert call("Repeat", '{"message": "r", "count": 3}') == ["r", "r", "r"]
+    assert call("Join", two) == ["a b"]
+    assert call("Chat", two) == ["a", "b"]
+
+
+def test_grpcurl_is_told_that_two_plugins_serve_it(mesh: Served) -> None:
+    with pytest.raises(AssertionError, match=r"plugin\.echo, plugin\.go; say which"):
+        grpcurl(mesh.socket, f"{ECHO}/Echo", data="{}")
+
+
+@pytest.mark.parametrize(
+    ("target", "mark"),
+    [("plugin.echo", "cancelled while sleeping for 'd'"), ("plugin.go", "deadline: Slow")],
+)
+def test_a_deadline_reaches_the_plugin(target: str, mark: str, mesh: Served) -> None:
+    options, data = ["-max-time", "0.5", *to(target)], '{"message": "d", "seconds": 60}'
+    with pytest.raises(AssertionError, match="DeadlineExceeded"):
+        grpcurl(mesh.socket, f"{ECHO}/Slow", data=data, options=options)
+    until(lambda: mark in mesh.log)
+
+
+def test_a_caller_that_is_killed_cancels_the_handler(mesh: Served) -> None:
+    command = [tool("grpcurl"), "-plaintext", "-d", "@", *to("plugin.go"), f"unix://{mesh.socket}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, f"{ECHO}/Chat"], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b'{"message": "hi"}')
+        process.stdin.flush()
+        assert b"{" in process.stdout.readline()  # It has been answered.
+        process.kill()
+    until(lambda: "cancelled: Chat" in mesh.log)
+
+
+# -- grpcio ------------------------------------------------------------------------------------
+
+
+def test_grpcio_lists_describes_and_calls(mesh: Served) -> None:
+    with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert ECHO in database.get_services()
+        file = database.FindFileContainingSymbol(ECHO)
+        (service,) = file.service
+        assert [method.name for method in service.method] == [
+            "Echo", "Slow", "Repeat", "Join", "Chat",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", PLUGINS)
+def test_grpcio_calls_by_authority(target: str, mesh: Served) -> None:
+    options = [("grpc.default_authority", target)]
+    with grpc.insecure_channel(f"unix:{mesh.socket}", options=options) as channel:
+        stub = GrpcioStub(channel)
+        for size in (0, 1, 100_000, 3_000_000):
+            text = "x" * size
+            assert stub.Echo(pb.EchoRequest(message=text), timeout=20).message == text
+        repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=20)
+        assert [reply.message for reply in repeated] == ["r"] * 1000
+        assert stub.Join(requests("a", "b", "c"), timeout=20).message == "a b c"
+        assert [r.message for r in stub.Chat(requests("a", "b"), timeout=20)] == ["a", "b"]
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Slow(pb.SlowRequest(seconds=60), timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_two_stock_clients_at_once_are_not_mixed_up(mesh: Served) -> None:
+    wrong: list[str] = []
+
+    def work(word: str, target: str) -> None:
+        with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
+            stub = GrpcioStub(channel)
+            for number in range(200):
+                text = f"{word} {number}"
+                request = pb.EchoRequest(message=text)
+                metadata = [("x-mesh-target", target)]
+                reply = stub.Echo(request, timeout=20, metadata=metadata)
+                if reply.message != text:
+                    wrong.append(text)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}", PLUGINS[n % 2])) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
