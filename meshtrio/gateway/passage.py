@@ -23,7 +23,7 @@ from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
 from meshtrio.rpc.serving import trailers_block
 from meshtrio.rpc.status import error_for_http_status
 from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.gateway.gateway import Gateway, Plan
@@ -81,8 +81,10 @@ class Passage:
         caller.passage = self
 
     @property
-    def head(self) -> RequestHead:
-        return self._plan.head
+    def _ends(self) -> float:
+        """When the caller's deadline is."""
+        timeout = self._plan.head.timeout
+        return math.inf if timeout is None else self._since + timeout
 
     # -- finding an endpoint -----------------------------------------------------------------
 
@@ -102,10 +104,8 @@ class Passage:
 
     async def _begin_later(self) -> None:
         """Wait for an endpoint as long as the caller does."""
-        timeout = self.head.timeout
-        ends = math.inf if timeout is None else self._since + timeout
         try:
-            with trio.CancelScope(deadline=ends) as scope:
+            with trio.CancelScope(deadline=self._ends) as scope:
                 self._caller.on_failure = scope
                 if self._caller.failure is None:
                     await self._find_endpoint()
@@ -132,7 +132,9 @@ class Passage:
     def _wish(self, channel: Channel) -> Wish:
         if channel.hash_header is None:
             return ANY
-        values = [str(value) for key, value in self.head.metadata if key == channel.hash_header]
+        values = [
+            str(value) for key, value in self._plan.head.metadata if key == channel.hash_header
+        ]
         return Wish(key=",".join(values) if values else None)
 
     def _open(self, channel: Channel, target: Target) -> bool:
@@ -144,9 +146,8 @@ class Passage:
             channel.enter()
         self._counted = channel.counts
         block = self._plan.block_for(channel)
-        if self.head.timeout is not None:
-            left = self.head.timeout - (trio.current_time() - self._since)
-            block += blocks.timeout_block(left)
+        if self._plan.head.timeout is not None:
+            block += blocks.timeout_block(self._ends - trio.current_time())
         plugin = connection.start_as(PluginLeg, block)
         assert plugin is not None
         plugin.owner, plugin.passage = channel, self
@@ -205,6 +206,10 @@ class Passage:
             self._caller.connection.spawn(self._begin_later)
         elif isinstance(failure, ConnectionLostError) and not self._ended:
             self._caller.connection.spawn(self._explain, failure)
+        elif isinstance(failure, purerpc.CancelledError) and trio.current_time() >= self._ends:
+            # What some servers (grpc-go) say at the deadline; the caller may not be there yet.
+            text = "the deadline passed in the plugin"
+            self._end_with(purerpc.DeadlineExceededError(text))
         else:
             self._end_with(failure)
 
