@@ -1,49 +1,65 @@
 """The command line: `meshtrio`, or `python -m meshtrio`.
 
-Exit status: 0 done, 1 it failed, 2 bad usage or config.
+What a command needs is imported when it is run, so that `--help`, and the shell's completion, need
+not wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 import click
-import purerpc
 
 from meshtrio import __version__
-from meshtrio.cli.call import call
-from meshtrio.cli.check import check
-from meshtrio.cli.gen import gen
-from meshtrio.cli.ps import ps
-from meshtrio.cli.serve import serve
-from meshtrio.errors import ConfigError, MeshFailedError, MeshtrioError
+from meshtrio.cli.listing import Commands
+
+_EPILOG = """\
+\b
+Exit status:
+  0    done, or stopped in good order
+  1    it failed
+  2    bad usage or config
+  130  ended by Ctrl-C
+  141  whoever read the output has gone
+"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__, prog_name="meshtrio")
 def commands() -> None:
-    """Run plugins as processes that talk gRPC, and call them by name."""
+    """Run plugins as processes that talk gRPC, and call them by name.
 
-
-for command in (serve, check, ps, call, gen):
-    commands.add_command(command)
+    Commands find a running mesh by --mesh-socket, else by $MESH_SOCKET, else in the default runtime
+    dir. Give one --help to learn more of it.
+    """
 
 
 def main() -> None:
     """Run a command; every failure that was foreseen is one line a mistake, without a traceback."""
+    if sys.stdout is None:
+        # It was closed when we were started: nobody wants what we print.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
     try:
-        commands(prog_name="meshtrio")
-    except ConfigError as exc:
-        _fail(2, exc.problems)
-    except MeshFailedError as exc:
-        _fail(1, [str(exc)])
-    except MeshtrioError as exc:
-        _fail(2, [str(exc)])
-    except purerpc.RpcFailedError as exc:
-        _fail(1, [f"{exc.status.status_code.name}: {exc.status.status_message}"])
+        status = commands(prog_name="meshtrio", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 141
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as exc:
+        from meshtrio.cli.failures import explain  # none, most of the time
 
-
-def _fail(status: int, problems: list[str]) -> None:
-    for problem in problems:
-        print(f"meshtrio: {problem}", file=sys.stderr)
-    sys.exit(status)
+        status, lines = explain(exc)
+        for line in lines:
+            print(line, file=sys.stderr)
+    if status == 141:
+        # So that the interpreter does not fail in turn to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(status if isinstance(status, int) else 0)

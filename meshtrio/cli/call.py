@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import base64
+import binascii
 import json
+import math
+import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,116 +19,183 @@ import purerpc
 import trio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.json_format import MessageToDict, Parse, ParseError
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
-from meshtrio.cli.ps import mesh_socket_option
+from meshtrio.cli.asking import run
+from meshtrio.cli.details import CallFailedError
+from meshtrio.cli.options import complete_services, json_option, mesh_socket_option
+from meshtrio.cli.pipes import all_of_stdin, lines_of_stdin, until_stdout_takes_more
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import find_method
 from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.gateway.gateway import TARGET
+from meshtrio.runtime_dir import find_mesh_socket
 
+_STDIN = "-"
+_TIMEOUT = 10.0
 _WAIT_PAUSE = 0.05
 
+Metadata = list[tuple[str, str | bytes]]
 
-@click.command()
-@click.argument("service")
+
+@click.command(short_help="Call a method with JSON, by reflection.")
+@click.argument("service", shell_complete=complete_services)
 @click.argument("method")
 @click.argument("messages", nargs=-1, metavar="[JSON]...")
-@click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
-@click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds.")
+@click.option(
+    "--metadata",
+    "-m",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="May be repeated. The value is base64 where the key ends in -bin.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Goes with the call as its deadline; by default 10, and none where either side streams.",
+)
 @click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
+@json_option("One line of JSON for each reply on a terminal, too.")
 @mesh_socket_option
 def call(
     service: str,
     method: str,
     messages: tuple[str, ...],
     metadata: tuple[str, ...],
-    timeout: float,
+    timeout: float | None,
     wait: bool,
+    as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
     """Call METHOD (pkg.Service/Method) of SERVICE (plugin.NAME, or an address unix:/path).
 
-    Each JSON is one request message, an empty one if none is given; `-` reads them from stdin, one
-    a line. Each reply is printed as one line of JSON.
+    Each JSON is one request message, an empty one if none is given. `-` reads them from stdin: one
+    a line, each sent as it comes, or all of it as the one message of a method that takes one. Each
+    reply is printed as one line of JSON, in protobuf's mapping with the names of the proto.
+
+    A call to a SERVICE goes through the mesh socket, to an address straight to it. Where it fails,
+    the exit status is 1 and stderr has NAME: MESSAGE of the gRPC status.
     """
     pairs = [_pair(text) for text in metadata]
     connect = partial(_connect, service, mesh_socket, wait=wait)
-    if "-" in messages:
-        messages = tuple(line for line in sys.stdin if line.strip())
     try:
-        trio.run(_call, connect, method, messages, pairs, timeout)
+        run(_call, connect, method, messages, pairs, timeout, _printer(as_json=as_json))
     except trio.TooSlowError:
-        message = f"{service} did not finish the call within {timeout:g} s (--timeout)"
+        message = f"{service} did not finish the call within {timeout or _TIMEOUT:g} s (--timeout)"
         raise purerpc.DeadlineExceededError(message) from None
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, str | bytes]:
     key, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE")
-    return key, value
+    if not key.endswith("-bin"):
+        return key, value
+    try:
+        return key, base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise click.BadParameter(f"{value!r} is not base64, as {key} has to be") from None
 
 
 async def _call(
     connect: Callable[[], AbstractAsyncContextManager[Channel]],
     method: str,
     messages: tuple[str, ...],
-    metadata: list[tuple[str, str]],
-    timeout: float,  # noqa: ASYNC109 - the command's option, made a scope right here
+    metadata: Metadata,
+    timeout: float | None,  # noqa: ASYNC109 - the command's option, made a scope right here
+    show: Callable[[Message], None],
 ) -> None:
-    with trio.fail_after(timeout):
+    with trio.fail_after(timeout or _TIMEOUT) as scope:
         async with connect() as channel:
             descriptor = await find_method(channel, method)
-            requests = _requests(descriptor, messages)
+            if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
+                scope.deadline = math.inf
+            argument = await _argument(descriptor, messages)
             stub = DynamicStub(channel, descriptor.containing_service)
-            bound = getattr(stub, descriptor.name)
-            argument = _iterate(requests) if descriptor.client_streaming else requests[0]
-            reply = bound(argument, metadata=metadata)
-            if descriptor.server_streaming:
-                async for each in reply:
-                    _print(each)
-            else:
-                _print(await reply)
+            try:
+                reply = getattr(stub, descriptor.name)(argument, metadata=metadata)
+                if descriptor.server_streaming:
+                    async for each in reply:
+                        await until_stdout_takes_more()
+                        show(each)
+                else:
+                    show(await reply)
+            except purerpc.RpcFailedError as exc:
+                raise CallFailedError.of(exc, descriptor.containing_service.file.pool) from None
 
 
 @asynccontextmanager
 async def _connect(service: str, mesh_socket: Path | None, *, wait: bool) -> AsyncIterator[Channel]:
-    if wait:
-        await _wait_for_mesh(mesh_socket)
     if service.startswith(("unix:", "tcp:")):
         async with connect_to(service) as channel:
             yield channel
-    else:
-        async with mesh.connect(service, mesh_socket=mesh_socket) as channel:
-            yield channel
+        return
+    await _find_mesh(mesh_socket, wait=wait)
+    async with connect_to(_address(mesh_socket), metadata=[(TARGET, service)]) as channel:
+        yield channel
 
 
-async def _wait_for_mesh(mesh_socket: Path | None) -> None:
+async def _find_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
+    """Make sure that there is one, or wait until there is."""
     while True:
-        with contextlib.suppress(NoMeshError):
+        try:
             async with mesh.connect_to_mesh(mesh_socket):
                 return
+        except NoMeshError:
+            if not wait:
+                raise
         await trio.sleep(_WAIT_PAUSE)
 
 
-def _requests(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> list[Any]:
-    if not descriptor.client_streaming and len(messages) > 1:
+def _address(mesh_socket: Path | None) -> str:
+    return f"unix:{os.path.abspath(mesh_socket or find_mesh_socket())}"
+
+
+# -- requests --------------------------------------------------------------------------------
+
+
+async def _argument(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> Any:
+    """What the stub's method takes: a message, or an iterator of them."""
+    parse = partial(_parse, descriptor)
+    if descriptor.client_streaming:
+        return _each(parse, messages)
+    if len(messages) > 1:
         raise UsageError(f"{descriptor.name} takes one message, not {len(messages)}")
-    if not messages and not descriptor.client_streaming:
-        messages = ("{}",)
-    request_type = GetMessageClass(descriptor.input_type)
+    text = messages[0] if messages else "{}"
+    return parse(await all_of_stdin() if text == _STDIN else text)
+
+
+async def _each(parse: Callable[[str], Message], messages: Iterable[str]) -> AsyncIterator[Message]:
+    for text in messages:
+        if text != _STDIN:
+            yield parse(text)
+            continue
+        async for line in lines_of_stdin():
+            yield parse(line)
+
+
+def _parse(descriptor: MethodDescriptor, text: str) -> Message:
     try:
-        return [Parse(text, request_type()) for text in messages]
+        return Parse(text, GetMessageClass(descriptor.input_type)())
     except ParseError as exc:
         raise UsageError(f"not a {descriptor.input_type.full_name} in JSON: {exc}") from None
 
 
-async def _iterate(requests: list[Any]) -> AsyncIterator[Any]:
-    for request in requests:
-        yield request
+# -- replies ---------------------------------------------------------------------------------
 
 
-def _print(message: Any) -> None:
-    print(json.dumps(MessageToDict(message), ensure_ascii=False), flush=True)
+def _printer(*, as_json: bool) -> Callable[[Message], None]:
+    if as_json or not sys.stdout.isatty():
+        return lambda message: print(json.dumps(_plain(message), ensure_ascii=False), flush=True)
+    from meshtrio.cli import screen
+
+    console = screen.console()
+    return lambda message: console.print_json(data=_plain(message), ensure_ascii=False)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)

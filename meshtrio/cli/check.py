@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
+from meshtrio.errors import ConfigError
 
 runtime_dir_option = click.option(
     "--runtime-dir",
@@ -26,11 +28,28 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
     return config
 
 
-@click.command()
+@click.command(short_help="Report every mistake in a config; starts nothing.")
 @click.argument("config_file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
 @runtime_dir_option
-def check(config_file: Path, runtime_dir: Path | None) -> None:
+def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
     """Report every mistake in CONFIG_FILE; starts nothing."""
-    config = load_checked(config_file, runtime_dir)
-    count = sum(plugin.instances for plugin in config.plugins)
-    click.echo(f"{config_file}: {len(config.plugins)} plugins, {count} instances: no mistakes")
+    mistakes: list[str] = []
+    plugins = instances = 0
+    try:
+        config = load_checked(config_file, runtime_dir)
+        plugins = len(config.plugins)
+        instances = sum(plugin.instances for plugin in config.plugins)
+    except ConfigError as exc:
+        if not as_json:
+            raise
+        mistakes = exc.problems
+    if not as_json:
+        click.echo(f"{config_file}: {plugins} plugins, {instances} instances: no mistakes")
+        return
+    from meshtrio.cli.records import print_document
+
+    numbers = {"plugins": plugins, "instances": instances} if not mistakes else {}
+    print_document({"file": str(config_file), **numbers, "mistakes": mistakes})
+    if mistakes:
+        sys.exit(2)

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from meshtrio.errors import UsageError
 _PLUGIN = "protoc-gen-meshtrio"
 
 
-@click.command()
+@click.command(short_help="Make Python code from protos.")
 @click.argument("protos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-I",
@@ -31,19 +32,27 @@ _PLUGIN = "protoc-gen-meshtrio"
 )
 def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None) -> None:
     """Make Python code from PROTOS: x_pb2.py and its types, and x_grpc.py for its services."""
-    if importlib.util.find_spec("grpc_tools") is None:
-        raise UsageError("gen runs protoc, which is not here: pip install 'meshtrio[gen]'")
-    plugin = shutil.which(_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(_PLUGIN)
-    if plugin is None:
-        raise UsageError(f"{_PLUGIN} is not on the PATH; it comes with meshtrio")
     folders = proto_path or (Path(),)
     out = out or folders[0]
-    out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={plugin}"]
-    command += [f"-I{folder}" for folder in folders]
-    command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
-    # What protoc has to say about a proto, it says itself.
-    status = subprocess.run([*command, *map(str, protos)], check=False).returncode
-    if status:
+    if not generate(find_generator("gen"), protos, folders, out):
         sys.exit(1)
     click.echo(f"made the code of {len(protos)} protos in {out}")
+
+
+def find_generator(command: str) -> str:
+    """The program that protoc is to run. Raises UsageError where it or protoc is not here."""
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise UsageError(f"{command} runs protoc, which is not here: pip install 'meshtrio[gen]'")
+    found = shutil.which(_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(_PLUGIN)
+    if found is None:
+        raise UsageError(f"{_PLUGIN} is not on the PATH; it comes with meshtrio")
+    return found
+
+
+def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], out: Path) -> bool:
+    """Have protoc make the code. False where it did not; it has said itself why."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={generator}"]
+    command += [f"-I{folder}" for folder in folders]
+    command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
+    return subprocess.run([*command, *map(str, protos)], check=False).returncode == 0

@@ -1,91 +1,77 @@
-"""The log of `serve`, on stderr, in a thread of its own.
-
-Whoever reads the log may be slow, stopped or gone, and its disk may be full. None of that may hold
-up the mesh, which reads the plugins' output: lines that cannot be written are dropped and counted.
-"""
+"""`meshtrio logs`: what plugins wrote."""
 
 from __future__ import annotations
 
-import logging
-import os
-import queue
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import zlib
+from pathlib import Path
+from typing import Any
 
-_MOST_WAITING = 10_000
-_LAST_WORDS = 2.0
-"""Seconds that what is left has to be written in at the end."""
+import click
+
+from meshtrio.cli import words
+from meshtrio.cli.asking import follow as follow_stream
+from meshtrio.cli.lines import follow_option, how_many, last_option, parse_since, printer
+from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
+from meshtrio.cli.records import print_line, record
+from meshtrio.messages import control
+
+_COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
-class WaitingHandler(logging.Handler):
-    """Writes to a descriptor, and never blocks who logs."""
+@click.command(short_help="Print what plugins wrote.")
+@names_argument
+@follow_option
+@click.option(
+    "--since",
+    callback=parse_since,
+    metavar="WHEN",
+    help="Only lines since then: 5m or 90 (seconds) ago, or a time as in RFC 3339.",
+)
+@last_option
+@json_option("A JSON object a line.")
+@mesh_socket_option
+def logs(
+    names: tuple[str, ...],
+    follow: bool,
+    since: float,
+    last: int | None,
+    as_json: bool,
+    mesh_socket: Path | None,
+) -> None:
+    """Print what plugins wrote to stdout and stderr, oldest first: all, or those of the NAMEs.
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._waiting: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
-        self._dropped = 0
-        # A daemon, and no file object whose lock it could hold: it may never come back.
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
+    A NAME is that of a plugin or a group. The mesh keeps the last lines of each instance, as many
+    as `output.kept` says in its config. With --follow it goes on until Ctrl-C, which ends it with
+    exit status 130. Lines that were written too fast, or read too slowly, are told as a number.
+    """
+    wanted = how_many(last, follow=follow, since=since)
+    request = control.ReadLogsRequest(
+        names=names,
+        # To the mesh, 0 is all of them.
+        since=math.inf if wanted == 0 else since,
+        last=wanted,
+        follow=follow,
+    )
+    show = printer(flush=follow)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._waiting.put_nowait(self.format(record))
-        except queue.Full:
-            self._dropped += 1
-
-    def finish(self) -> None:
-        """Write what is waiting, for a while, and nothing after that."""
-        try:
-            self._waiting.put(None, timeout=_LAST_WORDS)
-        except queue.Full:
+    def take(line: Any) -> None:
+        if as_json:
+            print_line(record(line))
             return
-        self._thread.join(_LAST_WORDS)
+        head = (
+            (f"{words.clock(line.time)} ", "dim"),
+            (f"{line.plugin}/{line.instance} | ", _colour(line.plugin)),
+        )
+        if line.missed:
+            text = f"… {words.count(line.missed, 'line')} not shown: "
+            show(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
+        if line.text or not line.missed:
+            show(*head, (line.text, "red" if line.stream == "stderr" else ""))
 
-    def _write_all(self) -> None:
-        while (text := self._waiting.get()) is not None:
-            dropped, self._dropped = self._dropped, 0
-            if dropped:
-                text = f"{dropped} lines of this log could not be written\n{text}"
-            if not self._write(f"{text}\n".encode(errors="replace")):
-                self._dropped += dropped + 1
-
-    def _write(self, data: bytes) -> bool:
-        """False where it could not be: the disk is full, or the reader is gone."""
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError:
-            return False
-        return True
+    follow_stream(mesh_socket, "ReadLogs", request, take)
 
 
-class Formatter(logging.Formatter):
-    """One line a record; a plugin's output is marked with its name, the mesh's own is not."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(mark)s%(message)s", "%H:%M:%S")
-
-    def format(self, record: logging.LogRecord) -> str:
-        if record.name.startswith("meshtrio.plugin."):
-            plugin, instance = record.__dict__["plugin"], record.__dict__["instance"]
-            record.mark = f"{plugin}/{instance} | "
-        else:
-            level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            record.mark = f"mesh: {level}"
-        return super().format(record)
-
-
-@contextmanager
-def logging_to(descriptor: int) -> Iterator[None]:
-    """Have what is logged in the block written to a file descriptor."""
-    handler = WaitingHandler(descriptor)
-    handler.setFormatter(Formatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.finish()
+def _colour(plugin: str) -> str:
+    """The same for a plugin every time."""
+    return _COLOURS[zlib.crc32(plugin.encode()) % len(_COLOURS)]

@@ -2,61 +2,48 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
-import trio
 
-from meshtrio import mesh
-from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.cli.asking import ask
+from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
+from meshtrio.cli.records import print_document, record
 from meshtrio.messages import control
 
-_COLUMNS = ("name", "instance", "pid", "state", "restarts", "uptime", "socket", "reason")
 
-mesh_socket_option = click.option(
-    "--mesh-socket",
-    type=click.Path(path_type=Path),
-    help="Socket of the mesh; by default $MESH_SOCKET, else that of the default runtime dir.",
-)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON list of objects.")
+@click.command(short_help="List instances with their processes and states.")
+@names_argument
+@json_option("A JSON list of objects.")
 @mesh_socket_option
-def ps(as_json: bool, mesh_socket: Path | None) -> None:
-    """List every instance with its process, state and restarts."""
-    rows = trio.run(_rows, mesh_socket)
-    click.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
+def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
+    """List every instance with its process and state, or those of the NAMEs.
+
+    A NAME is that of a plugin or a group. RESTARTS is how often it was started again; REASON says
+    how its last life ended, or why it is not ready.
+    """
+    reply = ask(mesh_socket, "ListInstances", control.ListInstancesRequest(names=names))
+    if as_json:
+        print_document([record(instance) for instance in reply.instances])
+    else:
+        show_instances(reply.instances)
 
 
-async def _rows(mesh_socket: Path | None) -> list[dict[str, Any]]:
-    async with mesh.connect_to_mesh(mesh_socket) as channel:
-        stub = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
-        reply = await stub.ListInstances(control.ListInstancesRequest())
-    return [_row(instance) for instance in reply.instances]
+def show_instances(instances: Iterable[control.Instance]) -> None:
+    from meshtrio.cli import screen, words  # a script that wants JSON need not wait for rich
 
-
-def _row(instance: control.Instance) -> dict[str, Any]:
-    optional = {"pid", "uptime"}
-    return {
-        name: None if name in optional and not instance.HasField(name) else getattr(instance, name)
-        for name in _COLUMNS
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [[name.upper() for name in _COLUMNS]]
-    lines += [[_cell(row[name]) for name in _COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}s" if isinstance(value, float) else str(value)
+    columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
+    table = screen.table(columns)
+    for each in instances:
+        table.add_row(
+            each.name,
+            str(each.instance),
+            words.number(each.pid if each.HasField("pid") else None),
+            screen.state(each.state),
+            str(each.restarts),
+            words.duration(each.uptime if each.HasField("uptime") else None),
+            each.socket,
+            each.reason,
+        )
+    screen.show(table)

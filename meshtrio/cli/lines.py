@@ -1,0 +1,95 @@
+"""Streams of things that happened: how many to begin with, from when, and how each is printed."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import click
+
+_ALL = 2**32 - 1
+_LAST_WHEN_FOLLOWING = 10
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_EPOCH_FROM = 1e9
+"""A plain number from here on is a time since the epoch, as JSON tells times."""
+
+follow_option = click.option(
+    "-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C."
+)
+last_option = click.option(
+    "-n",
+    "--last",
+    "last",
+    type=click.IntRange(0, _ALL),
+    metavar="N",
+    help="Begin with the last N; by default all that are kept, and 10 with --follow.",
+)
+
+
+def how_many(last: int | None, *, follow: bool, since: float = 0.0) -> int:
+    """How many of the past ones to begin with."""
+    if last is not None:
+        return last
+    return _LAST_WHEN_FOLLOWING if follow and not since else _ALL
+
+
+def parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
+    """A time in seconds since the epoch, written as `5m`, as RFC 3339, or as seconds; else 0."""
+    if value is None:
+        return 0.0
+    found = _moment(value, time.time())
+    if found is None:
+        raise click.BadParameter(
+            f"{value!r} is no time: write 5m or 1h30m (ago), seconds, or 2026-01-31T12:00:00Z",
+            ctx,
+            param,
+        )
+    return found
+
+
+def _moment(text: str, now: float) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        pass
+    else:
+        found = seconds if seconds >= _EPOCH_FROM else now - seconds
+        return found if math.isfinite(found) else None
+    span = _SPAN.fullmatch(text)
+    if span and text:
+        days, hours, minutes, rest = (float(part or 0) for part in span.groups())
+        return now - (((days * 24 + hours) * 60 + minutes) * 60 + rest)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+Part = tuple[str, str]
+"""Some text, and the style it has on a terminal."""
+
+
+def printer(*, flush: bool) -> Callable[..., None]:
+    """What prints a line made of `Part`s; `flush`: at once, since somebody waits for it."""
+    if not sys.stdout.isatty():
+        return lambda *parts: print("".join(text for text, _ in parts), flush=flush)
+    from rich.text import Text
+
+    from meshtrio.cli import screen
+
+    console = screen.console()
+
+    def show(*parts: Part) -> None:
+        line = Text()
+        for text, style in parts:
+            # Colours that a plugin writes are kept; what else would steer the terminal is not.
+            part = Text.from_ansi(text)
+            part.stylize_before(style)
+            line.append_text(part)
+        console.print(line, soft_wrap=True)
+
+    return show

@@ -1,0 +1,177 @@
+"""`meshtrio start`, `stop`, `restart`, `drain`, `scale`, `reload`: telling a mesh what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshtrio.cli import words
+from meshtrio.cli.asking import control, run
+from meshtrio.cli.options import json_option, mesh_socket_option, name_argument
+from meshtrio.cli.records import print_document, record
+from meshtrio.cli.spinner import spinning
+from meshtrio.messages import control as messages
+
+_CHANGES = ("added", "removed", "restarted", "scaled", "adjusted")
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    json = json_option("What came of it, as one JSON object.")
+    return json(mesh_socket_option(command))
+
+
+@click.command(short_help="Start what does not run.")
+@name_argument
+@_options
+def start(name: str, as_json: bool, mesh_socket: Path | None) -> None:
+    """Start what does not run of NAME, a plugin or a group, and wait until it is ready.
+
+    What had given up is given another chance; if it gives up again, this fails with the reason.
+    """
+    _, after = _operate(mesh_socket, f"starting {name}", "Start", messages.StartRequest(name=name))
+    _tell(after, as_json, f"started {name}: {_ready(after)}")
+
+
+@click.command(short_help="Stop a plugin or group until it is started.")
+@name_argument
+@_options
+def stop(name: str, as_json: bool, mesh_socket: Path | None) -> None:
+    """Stop NAME, a plugin or a group, and wait until it is gone. It stays so until it is started.
+
+    Calls under way may finish within the plugin's stop_timeout; `drain` tells which could not.
+    """
+    _, after = _operate(mesh_socket, f"stopping {name}", "Stop", messages.StopRequest(name=name))
+    _tell(after, as_json, f"stopped {name}: {words.count(len(after), 'instance')}")
+
+
+@click.command(short_help="Renew instances one by one, losing no call.")
+@name_argument
+@_options
+def restart(name: str, as_json: bool, mesh_socket: Path | None) -> None:
+    """Renew the instances of NAME, a plugin or a group, one by one; no call is lost.
+
+    Each successor is ready before the one in office is stopped. Where one does not get ready, the
+    one in office goes on, and this fails with the reason. What does not run is started.
+    """
+    request = messages.RestartRequest(name=name)
+    _, after = _operate(mesh_socket, f"restarting {name}", "Restart", request)
+    _tell(after, as_json, f"restarted {name}: {_ready(after)}")
+
+
+@click.command(short_help="Have so many instances of a plugin.")
+@name_argument
+@click.argument("instances", type=click.IntRange(0, 2**32 - 1), metavar="N")
+@_options
+def scale(name: str, instances: int, as_json: bool, mesh_socket: Path | None) -> None:
+    """Have N instances of the plugin NAME, and wait until they are ready, or gone.
+
+    Those with the highest numbers go first. The next reload goes back to what the config says.
+    """
+    request = messages.ScaleRequest(name=name, instances=instances)
+    _, after = _operate(mesh_socket, f"scaling {name} to {instances}", "Scale", request)
+    _tell(after, as_json, f"scaled {name} to {instances}: {_ready(after)}")
+
+
+@click.command(short_help="Stop, and tell of each instance how it went.")
+@name_argument
+@_options
+def drain(name: str, as_json: bool, mesh_socket: Path | None) -> None:
+    """Stop NAME, a plugin or a group, and tell of each instance how it ended and what was cut.
+
+    Calls under way may finish within the plugin's stop_timeout; those that could not are listed.
+    """
+    request = messages.DrainRequest(name=name)
+    reply, _ = _operate(mesh_socket, f"draining {name}", "Drain", request)
+    if as_json:
+        print_document(record(reply))
+    else:
+        _show_drained(name, reply.instances)
+
+
+@click.command(short_help="Go over to what the config file says now.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@_options
+def reload(file: Path | None, as_json: bool, mesh_socket: Path | None) -> None:
+    """Go over to what FILE says, or the file that the mesh was started from, and say what changed.
+
+    Only what has changed is touched, and no call is lost. A config with mistakes changes nothing:
+    they are told, and the exit status is 2.
+    """
+    request = messages.ReloadRequest(path=os.path.abspath(file) if file else "")
+    reply, _ = _operate(mesh_socket, "reloading the config", "Reload", request)
+    if as_json:
+        print_document(record(reply))
+    else:
+        print("\n".join(changes(reply)))
+
+
+def changes(reloaded: Any) -> list[str]:
+    """What a reload did, in words: a line for each kind of change."""
+    named = {kind: getattr(reloaded, kind) for kind in _CHANGES}
+    lines = [f"{kind} {', '.join(names)}" for kind, names in named.items() if names]
+    return lines or ["nothing has changed"]
+
+
+# -- parts -----------------------------------------------------------------------------------
+
+
+def _operate(
+    mesh_socket: Path | None, doing: str, method: str, request: Any
+) -> tuple[Any, Sequence[messages.Instance]]:
+    """Have it done; gives the reply, and how the instances are that it was about."""
+
+    async def done() -> tuple[Any, Sequence[messages.Instance]]:
+        async with control(mesh_socket) as stub:
+            async with spinning(doing):
+                reply = await getattr(stub, method)(request)
+            names = [request.name] if hasattr(request, "name") else []
+            after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
+            return reply, after.instances
+
+    with _interruptible(doing):
+        return run(done)
+
+
+@contextmanager
+def _interruptible(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        text = f"meshtrio: not waiting any longer for {doing}; what was begun goes on"
+        print(text, file=sys.stderr)
+        raise
+
+
+def _ready(instances: Sequence[messages.Instance]) -> str:
+    ready = sum(instance.state == "ready" for instance in instances)
+    if ready == len(instances):
+        return f"{words.count(ready, 'instance')} ready"
+    return f"{ready} of {words.count(len(instances), 'instance')} ready"
+
+
+def _tell(instances: Sequence[messages.Instance], as_json: bool, text: str) -> None:
+    if as_json:
+        print_document({"instances": [record(instance) for instance in instances]})
+    else:
+        print(text)
+
+
+def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
+    from meshtrio.cli import screen
+
+    table = screen.table(("PLUGIN", "INSTANCE", "ENDED", "CUT CALLS"))
+    for each in instances:
+        how = each.ended or "was not running"
+        if each.forced:
+            how += " (not in time)"
+        table.add_row(each.plugin, str(each.instance), how, ", ".join(each.cut_calls) or "-")
+    screen.show(table)
+    cut = sum(len(each.cut_calls) for each in instances)
+    calls = words.count(cut, "call") if cut else "no call"
+    print(f"drained {name}: {words.count(len(instances), 'instance')}, {calls} cut")

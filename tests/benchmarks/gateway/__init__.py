@@ -1,0 +1,1 @@
+"""The gateway benchmark; see `__main__`."""

@@ -1,0 +1,98 @@
+"""`meshtrio call`: JSON in, JSON out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from meshtrio.cli.call import _plain
+from meshtrio.messages import control, load
+from tests.cli.commands import ECHO_METHOD, SLOW_METHOD, begun, done
+from tests.programs import Served
+
+SERVICE = "echo.v1.EchoService"
+
+
+def messages(text: str) -> list[str]:
+    return [json.loads(line).get("message", "") for line in text.splitlines()]
+
+
+def with_input(mesh: Served, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meshtrio", *arguments],
+        env=mesh.environment,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_each_line_of_stdin_is_sent_as_it_comes(mesh: Served) -> None:
+    with begun(mesh, "call", "plugin.echo", f"{SERVICE}/Chat", '{"message": "first"}', "-") as chat:
+        assert chat.record()["message"] == "first"
+        for word in ("a", "b"):
+            chat.write(json.dumps({"message": word}))
+            assert chat.record()["message"] == word
+        assert chat.end() == 0
+
+
+def test_a_stream_of_requests_with_one_reply(mesh: Served) -> None:
+    given = '{"message": "a"}\n\n{"message": "b"}'
+    joined = with_input(mesh, given, "call", "plugin.echo", f"{SERVICE}/Join", "-")
+    assert messages(joined.stdout) == ["a b"]
+
+
+def test_one_message_may_take_all_of_stdin(mesh: Served) -> None:
+    given = '{\n  "message": "pretty"\n}\n'
+    assert messages(with_input(mesh, given, "call", "plugin.echo", ECHO_METHOD, "-").stdout) == [
+        "pretty"
+    ]
+
+
+def test_a_mistake_in_what_is_read_is_told(mesh: Served) -> None:
+    found = with_input(mesh, '{"mesage": "x"}\n', "call", "plugin.echo", f"{SERVICE}/Chat", "-")
+    assert found.returncode == 2
+    assert found.stderr.startswith("meshtrio: not a echo.v1.EchoRequest in JSON: ")
+    assert '"mesage"' in found.stderr
+
+
+def test_replies_come_before_the_status_and_its_details(mesh: Served) -> None:
+    request = '{"message": "x", "count": 2}'
+    found = mesh.run("call", "plugin.wordy", f"{SERVICE}/Repeat", request, "--json")
+    assert found.returncode == 1
+    assert messages(found.stdout) == ["x", "x"]
+    assert found.stderr.splitlines() == [
+        "meshtrio: NOT_FOUND: no more of them",
+        '  echo.v1.EchoRequest {"message": "a detail"}',
+        "  no.Such, 3 bytes",
+    ]
+
+
+def test_a_call_that_takes_too_long_is_told_from_one_that_fails(mesh: Served) -> None:
+    found = mesh.run("call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "0.5")
+    assert found.returncode == 1
+    said = "plugin.wordy did not finish the call within 0.5 s (--timeout)"
+    assert found.stderr == f"meshtrio: DEADLINE_EXCEEDED: {said}\n"
+
+
+def test_an_address_is_called_straight(mesh: Served) -> None:
+    address = f"unix:{mesh.folder}/echo-1.sock"
+    found = json.loads(done(mesh, "call", address, ECHO_METHOD, '{"message": "hi"}'))
+    assert (found["message"], found["instance"]) == ("hi", 1)
+
+
+def test_metadata_in_base64_has_to_be_that(mesh: Served) -> None:
+    found = mesh.run("call", "plugin.echo", ECHO_METHOD, "-m", "key-bin=%")
+    assert found.returncode == 2
+    assert found.stderr == (
+        "meshtrio: Invalid value: '%' is not base64, as key-bin has to be. "
+        "See `meshtrio call --help`\n"
+    )
+
+
+def test_replies_have_the_names_of_the_proto() -> None:
+    found = _plain(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
+    assert found == {"load": {"in_flight": 1}}

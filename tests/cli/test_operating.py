@@ -1,0 +1,138 @@
+"""Commands that tell a mesh what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import SLOW_METHOD, WORDY, begun, document, done, failed, group
+from tests.programs import PLUGINS, Served, plugin, served
+
+MINIMAL = ("-I", "-S", str(PLUGINS / "minimal.py"))
+"""Starts in some ten milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Served]:
+    """One mesh for all of these; each test has plugins of its own in it."""
+    config = (
+        plugin("stopping", *MINIMAL, instances=2)
+        + plugin("renewed", *MINIMAL)
+        + plugin("scaled", *MINIMAL)
+        + plugin("drained", str(WORDY), stop_timeout=1)
+        + plugin("bad", str(PLUGINS / "faulty.py"), "exit-at-once", restart="never")
+        + group("pair", "stopping", "renewed")
+    )
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        with served(Path(folder), config, ready=5) as found:
+            yield found
+
+
+def states(found: dict[str, Any]) -> list[str]:
+    return [each["state"] for each in found["instances"]]
+
+
+def test_stop_and_start(own: Served) -> None:
+    assert done(own, "stop", "stopping") == "stopped stopping: 2 instances\n"
+    assert done(own, "start", "pair") == "started pair: 3 instances ready\n"
+    assert states(document(own, "stop", "plugin.stopping")) == ["stopped", "stopped"]
+    assert states(document(own, "start", "stopping")) == ["ready", "ready"]
+
+
+def test_start_of_what_gives_up_again_fails_with_the_reason(own: Served) -> None:
+    assert failed(own, "start", "bad") == "meshtrio: bad/0 exited with status 3\n"
+
+
+def test_restart_renews_and_whoever_follows_events_sees_it(own: Served) -> None:
+    (before,) = (row["pid"] for row in own.ps() if row["name"] == "renewed")
+    with begun(own, "events", "-f", "-n", "1", "--json", "renewed") as events:
+        assert events.record()["pid"] == before
+        assert done(own, "restart", "renewed") == "restarted renewed: 1 instance ready\n"
+        kinds = [events.record()["kind"] for _ in range(3)]
+        assert kinds == ["renewing", "starting", "ready"]
+        (after,) = document(own, "restart", "renewed")["instances"]
+        assert (after["state"], after["restarts"]) == ("ready", 0)
+        assert after["pid"] != before
+        assert events.interrupt() == 130
+
+
+def test_scale(own: Served) -> None:
+    assert done(own, "scale", "scaled", "3") == "scaled scaled to 3: 3 instances ready\n"
+    assert states(document(own, "scale", "scaled", "1")) == ["ready"]
+    refused = failed(own, "scale", "scaled", "0")
+    assert refused == "meshtrio: cannot scale scaled to 0 instances; `stop` stops them all\n"
+
+
+def test_drain_tells_which_calls_were_cut(own: Served) -> None:
+    with begun(own, "call", "plugin.drained", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"):
+        own.wait_for("slow begins")
+        titles, row, summary = done(own, "drain", "drained").splitlines()
+    assert titles.split() == ["PLUGIN", "INSTANCE", "ENDED", "CUT", "CALLS"]
+    # On a busy machine it may be killed in the end.
+    ended = r"(exited with status 0|was killed by SIGKILL)( \(not in time\))?"
+    assert re.fullmatch(rf"drained +0  {ended}  /echo\.v1\.EchoService/Slow", row)
+    assert summary == "drained drained: 1 instance, 1 call cut"
+    assert document(own, "drain", "drained") == {
+        "instances": [
+            {"plugin": "drained", "instance": 0, "ended": "", "forced": False, "cut_calls": []}
+        ]
+    }
+
+
+def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
+    config = plugin("slow", str(PLUGINS / "faulty.py"), "ignore-sigterm", stop_timeout=60)
+    with served(short_dir, config) as mesh:
+        mesh.wait_for("ignoring")
+        with begun(mesh, "stop", "slow") as stop:
+            mesh.wait_for("stopping pid")
+            stop.process.send_signal(signal.SIGINT)
+            _, errors = stop.process.communicate(timeout=20)
+        assert stop.process.returncode == 130
+        said = "meshtrio: not waiting any longer for stopping slow; what was begun goes on\n"
+        assert errors == said
+        assert mesh.ps()[0]["state"] == "stopping"
+
+
+def test_reload_tells_what_changed(short_dir: Path) -> None:
+    first = plugin("one", *MINIMAL)
+    with served(short_dir, first, ready=1) as mesh:
+        assert done(mesh, "reload") == "nothing has changed\n"
+        (short_dir / "mesh.toml").write_text(first + plugin("two", *MINIMAL, instances=2))
+        assert done(mesh, "reload") == "added two\n"
+        other = short_dir / "other.toml"
+        other.write_text(plugin("one", *MINIMAL, restart="never"))
+        assert document(mesh, "reload", str(other)) == {
+            "added": [],
+            "removed": ["two"],
+            "restarted": [],
+            "scaled": [],
+            "adjusted": ["one"],
+        }
+        other.write_text(first + "instance = 2\n[mehs]\n")
+        refused = mesh.run("reload", str(other))
+        assert refused.returncode == 2
+        mistakes = refused.stderr.splitlines()
+        assert [line.partition(": ")[0] for line in mistakes] == ["meshtrio", "meshtrio"]
+        assert any("instance: is not a key" in line for line in mistakes)
+        assert any("did you mean 'mesh'" in line for line in mistakes)
+        assert [row["name"] for row in mesh.ps()] == ["one"]
+
+
+def test_check_as_json(short_dir: Path) -> None:
+    nowhere = Served(None, short_dir, short_dir)  # type: ignore[arg-type]
+    path = short_dir / "mesh.toml"
+    path.write_text(plugin("one", *MINIMAL, instances=2))
+    found = document(nowhere, "check", str(path))
+    assert found == {"file": str(path), "plugins": 1, "instances": 2, "mistakes": []}
+    path.write_text(plugin("one", *MINIMAL) + "instance = 2\n")
+    wrong = nowhere.run("check", "--json", str(path))
+    assert (wrong.returncode, wrong.stderr) == (2, "")
+    (mistake,) = json.loads(wrong.stdout)["mistakes"]
+    assert "instance: is not a key" in mistake

@@ -1,0 +1,122 @@
+"""`serve --reload`: files change, and the mesh goes over to them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from watchfiles import Change
+
+from meshtrio.cli.watching import Ignored
+from tests.programs import PLUGINS, Served, plugin, until
+
+PLUGIN = (PLUGINS / "minimal.py").read_text()
+
+
+@contextmanager
+def reloading(folder: Path, config: str) -> Iterator[Served]:
+    """Serve a config with --reload, from when files are watched."""
+    (folder / "mesh.toml").write_text(config)
+    log = folder / "log"
+    command = [sys.executable, "-m", "meshtrio", "serve", "--reload", str(folder / "mesh.toml")]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--runtime-dir", str(folder / "run")], stderr=out, start_new_session=True
+        )
+    mesh = Served(process, folder / "run", log)
+    try:
+        mesh.wait_for("files are watched")
+        mesh.wait_for("ready after")
+        yield mesh
+    finally:
+        process.kill()
+        process.wait()
+        until(lambda: not mesh.pids(), within=5)
+
+
+def answering(mesh: Served) -> list[int]:
+    return [row["pid"] for row in mesh.ps() if row["state"] == "ready"]
+
+
+def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
+    source = short_dir / "code" / "plugin.py"
+    source.parent.mkdir()
+    source.write_text(PLUGIN)
+    with reloading(short_dir, plugin("p", "plugin.py", cwd=source.parent)) as mesh:
+        (first,) = answering(mesh)
+
+        source.write_text(PLUGIN + "\nthis is no Python\n")
+        mesh.wait_for("p: plugin.py changed")
+        mesh.wait_for("p was not renewed: a successor of p/0 exited with status 1; the one in off")
+        assert "SyntaxError" in mesh.log
+        assert answering(mesh) == [first]
+
+        # What it writes itself is no change of it.
+        (source.parent / "its.log").write_text("a line")
+        source.write_text(PLUGIN)
+        mesh.wait_for(f"p/0: stopped, pid {first} ")
+        (second,) = answering(mesh)
+        assert second != first
+        assert "its.log" not in mesh.log
+
+        (short_dir / "mesh.toml").write_text("[[plugins]]\n")
+        mesh.wait_for("plugins: is not a key")
+        mesh.wait_for("the mesh goes on with the config it has")
+        config = plugin("p", "plugin.py", cwd=source.parent)
+        (short_dir / "mesh.toml").write_text(config + plugin("q", "plugin.py", cwd=source.parent))
+        mesh.wait_for("reloaded mesh.toml: added q")
+        assert second in answering(mesh)
+        assert len(answering(mesh)) == 2
+        assert mesh.stop(within=5) == 0
+
+
+def test_a_plugin_that_has_given_up_is_started_when_its_files_change(short_dir: Path) -> None:
+    source = short_dir / "code" / "plugin.py"
+    source.parent.mkdir()
+    source.write_text("raise SystemExit(3)\n")
+    config = plugin("p", "plugin.py", cwd=source.parent, restart="never") + plugin(
+        "other", str(PLUGINS / "minimal.py")
+    )
+    with reloading(short_dir, config) as mesh:
+        mesh.wait_for("its restart policy leaves it so")
+        source.write_text(PLUGIN)
+        mesh.wait_for("p/0: ready after")
+
+
+def test_without_watchfiles_the_extra_is_named(short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text("")
+    program = "import sys; sys.modules['watchfiles'] = None; from meshtrio.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--reload", str(short_dir / "mesh.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert found.returncode == 2
+    assert found.stderr == (
+        "meshtrio: --reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("/code/plugin.py", True),
+        ("/code/data.json", True),
+        ("/code/.venv/lib/x.py", False),
+        ("/code/__pycache__/plugin.cpython-311.pyc", False),
+        ("/code/out.log", False),
+        ("/code/state.sqlite3-journal", False),
+        ("/run/p-0.sock", False),
+        ("/run/other", False),
+        ("/code/mesh.toml", False),
+    ],
+)
+def test_what_counts_as_a_change(path: str, counts: bool) -> None:
+    ignored = Ignored.of(Path("/run"), Path("/code/mesh.toml"))
+    assert ignored(Change.modified, path) is counts

@@ -1,0 +1,140 @@
+"""How numbers and times are read and told. Pure tables."""
+
+from __future__ import annotations
+
+import click
+import pytest
+import trio
+
+from meshtrio.cli import lines, words
+from meshtrio.cli.asking import patience
+from meshtrio.cli.failures import RefusedError, explain
+from meshtrio.cli.lines import parse_since
+from meshtrio.cli.rates import Rates, rows, total
+from meshtrio.cli.records import record
+from meshtrio.cli.top_screen import _keys
+from meshtrio.cli.top_table import Order
+from meshtrio.errors import NoMeshError
+from meshtrio.messages import control, load
+
+DURATIONS = {
+    None: "-",
+    0.04: "0.0s",
+    59.94: "59.9s",
+    59.96: "1m00s",
+    192: "3m12s",
+    3599: "59m59s",
+    3600: "1h00m",
+    86399: "23h59m",
+    86400: "1d00h",
+    95 * 3600: "3d23h",
+}
+
+
+@pytest.mark.parametrize("seconds", DURATIONS)
+def test_durations(seconds: float | None) -> None:
+    assert words.duration(seconds) == DURATIONS[seconds]
+
+
+def test_sizes_latencies_and_rates() -> None:
+    sizes = [words.size(n) for n in (None, 512, 1000, 22_334_668, 5 * 2**40)]
+    assert sizes == ["-", "512B", "1.0K", "21.3M", "5.0T"]
+    latencies = [words.latency(s) for s in (None, 0.00035, 0.0012, 3.4)]
+    assert latencies == ["-", "350us", "1.2ms", "3.40s"]
+    assert [words.rate(r) for r in (None, 0.0, 99.94, 1234.5)] == ["-", "0.0", "99.9", "1234"]
+    assert words.percent(0.125) == "12.5"
+
+
+NOW = 1_700_000_000.0
+MOMENTS = {
+    "5m": NOW - 300,
+    "1h30m": NOW - 5400,
+    "2.5s": NOW - 2.5,
+    "1d": NOW - 86400,
+    "90": NOW - 90,
+    "1600000000.5": 1600000000.5,
+    "2023-11-14T22:13:10Z": NOW - 10,
+    "2023-11-14T23:13:10+01:00": NOW - 10,
+}
+
+
+@pytest.mark.parametrize("text", MOMENTS)
+def test_times_that_are_given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines.time, "time", lambda: NOW)
+    assert since(text) == MOMENTS[text]
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "5x", "5m3h", "nan"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time: write 5m"):
+        since(text)
+
+
+def since(text: str) -> float:
+    return parse_since(click.Context(click.Command("x")), click.Option(["--since"]), text)
+
+
+def statistics(uptime: float, *instances: control.InstanceStatistics) -> control.Statistics:
+    return control.Statistics(uptime=uptime, instances=instances)
+
+
+def instance(
+    number: int, *, pid: int = 1, started: int | None = None, cpu: float | None = None
+) -> control.InstanceStatistics:
+    told = None if started is None else load.LoadReport(started=started, failed=started // 10)
+    what = control.Instance(name="p", instance=number, pid=pid, state="ready")
+    return control.InstanceStatistics(instance=what, cpu=cpu, load=told, resident=10)
+
+
+def test_rates_are_differences_of_one_process() -> None:
+    before = statistics(
+        10.0, instance(0, started=100, cpu=3.0), instance(1, started=5), instance(2)
+    )
+    now = statistics(
+        12.0, instance(0, started=140, cpu=4.0), instance(1, started=7, pid=2), instance(2)
+    )
+    found = rows(before, now)
+    assert [row.rates for row in found] == [Rates(20.0, 2.0, 0.5), Rates(), Rates()]
+    assert [row.in_flight for row in found] == [0, 0, None]
+    assert total(now, found).rates == Rates(20.0, 2.0, 0.5)
+    assert total(now, found).resident == 30
+    assert total(now, rows(None, now)).rates == Rates()
+
+
+def test_rows_are_sorted_and_what_is_not_known_comes_last() -> None:
+    now = statistics(1.0, *(instance(number, started=number) for number in (10, 9)), instance(1))
+    found = rows(statistics(0.0, *(instance(number, started=0) for number in (10, 9, 1))), now)
+    order = Order()
+    assert [row.name for row in order.sorted(found)] == ["p/1", "p/9", "p/10"]
+    order.move(3)
+    assert [row.name for row in order.sorted(found)] == ["p/10", "p/9", "p/1"]
+    order.turn()
+    assert [row.name for row in order.sorted(found)] == ["p/9", "p/10", "p/1"]
+
+
+def test_keys_as_a_terminal_sends_them() -> None:
+    assert list(_keys(b"s\x1b[C\x1bOD\x1b[Axq")) == ["next", "next", "previous", "turn", "quit"]
+
+
+def test_messages_become_plain_values() -> None:
+    node = control.Node(kind=control.Node.PLUGIN, name="p", after=["q"])
+    node.instances.add(name="p", pid=7)
+    found = record(node)
+    assert (found["kind"], found["after"], found["nodes"]) == ("PLUGIN", ["q"], [])
+    assert (found["instances"][0]["pid"], found["instances"][0]["uptime"]) == (7, None)
+    counted = control.PluginStatistics(states={"ready": 2}, counts=control.Counts(lines=2**40))
+    assert record(counted)["states"] == {"ready": 2}
+    assert record(counted)["counts"]["lines"] == 2**40
+    assert record(control.InstanceStatistics())["load"] is None
+
+
+async def test_a_mesh_that_does_not_answer_is_not_waited_for(autojump_clock: object) -> None:
+    with pytest.raises(NoMeshError, match="has not answered for 10 s: is it stopped"):
+        with patience(None):
+            await trio.sleep_forever()
+
+
+def test_what_nobody_foresaw_is_not_explained_away() -> None:
+    with pytest.raises(ZeroDivisionError):
+        explain(ZeroDivisionError())
+    assert issubclass(RefusedError, Exception)
