@@ -35,7 +35,7 @@ class Plan:
     named: str | None
     """The service of the mesh that the metadata names."""
     _channel: Channel | None = None
-    _block: bytes = b""
+    _block: blocks.Block | None = None
 
     @classmethod
     def of(cls, head: RequestHead) -> Plan:
@@ -46,9 +46,9 @@ class Plan:
     def what(self) -> str:
         return self.named or self.service
 
-    def block_for(self, channel: Channel) -> bytes:
+    def block_for(self, channel: Channel) -> blocks.Block:
         """The head as a channel's endpoints are to have it."""
-        if self._channel is not channel:
+        if self._block is None or self._channel is not channel:
             self._block = blocks.request_block(self.head, channel.scheme, channel.authority)
             self._channel = channel
         return self._block
