@@ -2,6 +2,7 @@
 
     ```sh                        run to its end, which has to be a good one
     ```sh fails                  run to its end, which must not be one
+    ```sh ci                     run by .ci/run itself
     ```sh background             run until the page is done, then ended by Ctrl-C
     ```text                      what the block before it wrote; … stands for anything
     ```toml mesh.toml            a file

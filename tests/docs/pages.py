@@ -72,7 +72,10 @@ class Reader:
     def _do_sh(self, block: Block) -> None:
         if block.what == "background":
             self._start(block.text)
-            return
+        elif block.what != "ci":
+            self._finish(block)
+
+    def _finish(self, block: Block) -> None:
         done = self._bash(block.text)
         self._output = done.stdout
         assert (done.returncode != 0) is (block.what == "fails"), done.stdout
