@@ -14,7 +14,7 @@ import purerpc
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
-from echo.v1.echo_pb2 import EchoReply, EchoRequest
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.rpc.server import Server
 from meshtrio.wire import frames, hpack
@@ -148,3 +148,30 @@ async def test_a_plugin_that_says_too_much_costs_only_its_call(short_dir: Path) 
                     await stub.Echo(request(which))
             assert len(behind.server.connections) == 2  # this one and `behind.channel`
         await behind.assert_nothing_left()
+
+
+async def test_a_caller_that_reads_late_is_told_all_of_every_call(short_dir: Path) -> None:
+    """Nothing is lost while more waits for the kernel than may, the ends of calls least of all."""
+    wide = frames.settings({4: 2**31 - 1}) + frames.window_update(0, 2**31 - 1 - 65535)
+    repeat = frame_message(RepeatRequest(message="x" * 50_000, count=60).SerializeToString())
+    echo = frame_message(EchoRequest(message="hi").SerializeToString())
+    calls = {1: ("Repeat", repeat), 3: ("Echo", echo), 5: ("NoSuch", echo), 7: ("Echo", echo)}
+    async with gateway_to(short_dir, a=echoing()) as behind, raw(behind) as peer:
+        await send(peer, wide)
+        for number, (method, message) in calls.items():
+            await send(peer, frames.frame(1, frames.END_HEADERS, number, head(method)))
+            await send(peer, frames.frame(0, frames.END_STREAM, number, message))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        (connection,) = (c for c in behind.server.connections if len(c.streams) or c.outbox.size)
+        assert connection.outbox.congested
+        reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
+        ended, size = set(), 0
+        with trio.fail_after(10):
+            while ended != set(calls):
+                for kind, flags, number, payload in reader.feed(await peer.recv(2**20)):
+                    size += len(payload) if kind == 0 and number == 1 else 0
+                    if kind == 1 and flags & frames.END_STREAM:
+                        ended.add(number)
+        assert size > 60 * 50_000
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert connection.streams == {}
