@@ -36,6 +36,12 @@ ENVIRONMENT = frozenset(
 )
 """The variables that the mesh sets."""
 
+MESH_TARGET = "x-mesh-target"
+"""Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
+that may be to the gateway of another mesh."""
+MESH_FORWARDED = "x-mesh-forwarded"
+"""Metadata key: for whom a gateway passes a call on, with commas between gateways."""
+
 LONGEST_SOCKET_PATH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""
 

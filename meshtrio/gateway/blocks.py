@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from meshtrio.contract import MESH_FORWARDED
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.connection import header_list_size
@@ -54,8 +55,8 @@ class Block:
         return cls(hpack.encode(fields), header_list_size(fields))
 
 
-def request_block(head: RequestHead, scheme: str, authority: str) -> Block:
-    """A request's head for the plugin, but for the deadline."""
+def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str) -> Block:
+    """A request's head for the plugin, but for the deadline; `forwarded`: for whom it is."""
     fields = [
         (b":method", b"POST"),
         (b":scheme", scheme.encode()),
@@ -70,7 +71,9 @@ def request_block(head: RequestHead, scheme: str, authority: str) -> Block:
         fields.append((b"grpc-accept-encoding", ",".join(head.accept_encoding).encode("latin-1")))
     if head.user_agent:
         fields.append((b"user-agent", head.user_agent.encode("latin-1")))
-    return Block.of(fields + _as_they_came(head.metadata))
+    fields.append((MESH_FORWARDED.encode(), forwarded.encode()))
+    metadata = tuple(pair for pair in head.metadata if pair[0] != MESH_FORWARDED)
+    return Block.of(fields + _as_they_came(metadata))
 
 
 def timeout_block(seconds: float) -> bytes:

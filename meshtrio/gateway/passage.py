@@ -143,7 +143,7 @@ class Passage:
         connection = target.connection
         if not connection.has_room:
             return False
-        block = self._plan.block_for(channel)
+        block = self._plan.block_for(channel, self._caller.peer)
         if not connection.engine.takes_header_list_of(block.size):
             raise purerpc.ResourceExhaustedError("the metadata is more than the plugin accepts")
         if channel.counts:

@@ -14,11 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import purerpc
 import pytest
 
+from meshtrio import mesh
+from meshtrio.client.channel import open_channel
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.endpoint import Endpoint
+from meshtrio.messages import control
 from meshtrio.wire import frames
 from tests import ROOT
+from tests.meshes import running
 from tests.programs import Served, echo, served, until
+from tests.rpc.pairs import fixed
 from tests.system.hosts import Certificates
 from tests.tools import tool
 
@@ -27,6 +35,8 @@ CONTROL = "meshtrio.v1.Control/ListInstances"
 REGISTRY = "meshtrio.v1.Registry/ListServices"
 ECHO = "echo.v1.EchoService/Echo"
 HEALTH = "grpc.health.v1.Health/Check"
+
+CONTROL_SERVICE = control.DESCRIPTOR.services_by_name["Control"]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as somebody else")
 
@@ -141,6 +151,22 @@ def test_a_reload_changes_who_may(shared_dir: Path) -> None:
         )
         assert reloaded.returncode == 0, reloaded.stderr
         until(lambda: ask() == "ok")
+
+
+async def test_what_is_passed_on_does_not_have_the_rights_of_the_gateway(short_dir: Path) -> None:
+    near, far = short_dir / "near", short_dir / "far"
+    near.mkdir()
+    far.mkdir()
+    request = control.ListInstancesRequest()
+    async with running("", far) as far_mesh, running("", near) as near_mesh:
+        door = Endpoint("near", f"unix:{near_mesh.mesh.socket}")
+        with near_mesh.mesh.register("far", f"unix:{far_mesh.mesh.socket}"):
+            async with mesh.connect_to_mesh(far_mesh.mesh.socket) as channel:
+                await DynamicStub(channel, CONTROL_SERVICE).ListInstances(request)
+            async with open_channel("far", fixed(door)) as channel:
+                stub = DynamicStub(channel, CONTROL_SERVICE)
+                with pytest.raises(purerpc.PermissionDeniedError, match="a gateway for others"):
+                    await stub.ListInstances(request)
 
 
 # -- on TCP ------------------------------------------------------------------------------------
