@@ -62,6 +62,8 @@ class ServerTlsFiles:
     """How a server speaks TLS; the files are PEM."""
 
     certificate: Path
+    """The server's own, with those between it and the authority."""
     key: Path
+    """Of the certificate."""
     client_ca: Path | None = None
     """Who has to have signed the certificates of clients; without it they need none."""

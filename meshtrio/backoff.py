@@ -17,9 +17,13 @@ class Backoff:
     """
 
     initial: float = attrs.field(default=0.1, validator=ge(0))
+    """Seconds, after the first failure."""
     maximum: float = attrs.field(default=30.0, validator=ge(0))
+    """Seconds."""
     multiplier: float = attrs.field(default=2.0, validator=ge(1))
+    """From one to the next."""
     jitter: float = attrs.field(default=0.2, validator=and_(ge(0), le(1)))
+    """A fraction either way."""
 
     def delay(self, failures: int, rng: Random) -> float:
         """Seconds to wait after the `failures`-th failure in a row (1 for the first)."""

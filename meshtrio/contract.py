@@ -5,9 +5,17 @@ PLUGIN_SOCKET = "PLUGIN_SOCKET"
 PLUGIN_LISTEN = "PLUGIN_LISTEN"
 """Where it is to serve instead, if it is set: "tcp:host:port"."""
 PLUGIN_TLS_CERTIFICATE = "PLUGIN_TLS_CERTIFICATE"
+"""The path of a PEM file, if it is to speak TLS there."""
 PLUGIN_TLS_KEY = "PLUGIN_TLS_KEY"
+"""The path of its key."""
 PLUGIN_TLS_CLIENT_CA = "PLUGIN_TLS_CLIENT_CA"
-"""Paths of PEM files, if it is to speak TLS there, and to ask clients for certificates."""
+"""The path of a PEM file, if it is to ask clients for certificates that this has signed."""
+PLUGIN_NAME = "PLUGIN_NAME"
+"""The plugin's name in the config."""
+PLUGIN_INSTANCE = "PLUGIN_INSTANCE"
+"""Which of its instances it is: 0, 1, …"""
+MESH_SOCKET = "MESH_SOCKET"
+"""The path of the mesh's own socket, for calls to other plugins."""
 PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL."""
 MESH_LIFE = "MESH_LIFE"
@@ -21,12 +29,18 @@ ENVIRONMENT = frozenset(
         PLUGIN_TLS_CLIENT_CA,
         PLUGIN_STOP_TIMEOUT,
         MESH_LIFE,
-        "PLUGIN_NAME",
-        "PLUGIN_INSTANCE",
-        "MESH_SOCKET",
+        PLUGIN_NAME,
+        PLUGIN_INSTANCE,
+        MESH_SOCKET,
     }
 )
 """The variables that the mesh sets."""
+
+MESH_TARGET = "x-mesh-target"
+"""Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
+that may be to the gateway of another mesh."""
+MESH_FORWARDED = "x-mesh-forwarded"
+"""Metadata key: for whom a gateway passes a call on, with commas between gateways."""
 
 LONGEST_SOCKET_PATH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""

@@ -16,6 +16,8 @@ from meshtrio.config import (
     MeshConfig,
     PluginConfig,
     RestartPolicy,
+    Security,
+    Source,
     Strategy,
     load,
 )
@@ -259,3 +261,62 @@ def test_where_instances_of_a_plugin_on_tcp_listen() -> None:
         PluginConfig("p", ["true"], listen="7000")
     with pytest.raises(ValueError, match="must be tcp://host:port"):
         PluginConfig("p", ["true"], listen="unix:/run/x")
+
+
+ACCESS = """
+[mesh.access.control]
+users = ["root", "0"]
+groups = ["root"]
+
+[mesh.access.gateway]
+subjects = ["CN=ops", "URI:spiffe://x/*", "*"]
+
+[mesh.gateway]
+listen = "tcp://127.0.0.1:7000"
+tls = { certificate = "c.pem", key = "k.pem", client_ca = "ca.pem" }
+"""
+
+
+def test_access_and_gateway(tmp_path: Path) -> None:
+    for name in ("c.pem", "k.pem", "ca.pem"):
+        (tmp_path / name).touch()
+    config = load(write(tmp_path, ACCESS))
+    assert config.access.control.users == ("root", "0")
+    assert config.access.registry.users == ()
+    assert config.gateway.security is Security.MUTUAL_TLS
+    assert config.gateway.tls is not None
+    assert config.gateway.tls.client_ca == tmp_path / "ca.pem"
+
+
+TLS = 'tls = { certificate = "mesh.toml", key = "mesh.toml", client_ca = "mesh.toml" }\n'
+LISTEN = '[mesh.gateway]\nlisten = "tcp://127.0.0.1:7000"\n'
+EVERYBODY = '[mesh.access.gateway]\nsubjects = ["*"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LISTEN, "certificate, key and client_ca are needed"),
+        (LISTEN + TLS.replace("client_ca", "client_cb"), "client_cb: is not a key"),
+        (LISTEN + TLS, r"nobody could use the port; say who may"),
+        (LISTEN + TLS + 'security = "plaintext"\n', "is not used with"),
+        (LISTEN + 'security = "none"\n', "must be one of mutual-tls, plaintext"),
+        (LISTEN + 'security = "plaintext"\n' + EVERYBODY, "only clients of a gateway with mutual"),
+        ("[mesh.gateway]\n" + TLS, "say which with listen"),
+        (EVERYBODY, "only clients of a gateway with mutual TLS have one"),
+        ('[mesh.access.gateway]\nsubjects = ["ops"]\n', "'ops' is not '\\*' nor does it begin"),
+        ('[mesh.gateway]\nlisten = "unix:/x"\n', "must be tcp://host:port"),
+        ('[mesh.access.control]\nuser = ["x"]\n', "did you mean 'users'"),
+    ],
+)
+def test_access_and_gateway_that_cannot_be(text: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load(write(tmp_path, text))
+
+
+def test_what_a_config_was_read_from_is_known(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL.replace("./program", "true").replace('cwd = "sub"\n', ""))
+    config = load(path, runtime_dir=tmp_path / "other")
+    assert config.runtime_dir == tmp_path / "other"
+    assert config.source == Source(path, tmp_path / "other")
+    assert config == load(path, runtime_dir=tmp_path / "other")

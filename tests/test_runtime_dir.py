@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshtrio import runtime_dir
-from meshtrio.config import Containment, MeshConfig, PluginConfig
+from meshtrio.config import Access, AccessRule, Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
 
 
@@ -104,3 +104,13 @@ def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
                 claim.renew()
             (folder / "mesh.sock").touch()
         assert folder.exists()
+
+
+def test_users_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    access = Access(control=AccessRule(users=["no-such-user"], groups=["no-such-group"]))
+    with pytest.raises(ConfigError) as caught:
+        runtime_dir.check(MeshConfig(access=access, runtime_dir=tmp_path))
+    assert caught.value.problems == [
+        "mesh: access.control: there is no user 'no-such-user'",
+        "mesh: access.control: there is no group 'no-such-group'",
+    ]

@@ -71,6 +71,8 @@ class GatewayConfig:
     tls: ServerTlsFiles | None = None
     """PEM files; `client_ca` has to have signed the certificates of clients."""
     security: Security = Security.MUTUAL_TLS
+    """What is asked of those who connect: a certificate, or nothing. In plaintext whoever reaches
+    the port may call every plugin and listen in, and may use neither control nor registry."""
 
     def problems(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""

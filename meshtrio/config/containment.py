@@ -41,17 +41,25 @@ class Rlimits:
 
 @attrs.frozen
 class Containment:
-    """`meshtrio.supervise.processes.launcher_main` sets these up before the program is executed."""
+    """In force before the program's first instruction.
+
+    The sockets of a plugin that runs as somebody else are in a folder of its own, and others may
+    pass through the runtime dir.
+    """
 
     rlimits: Rlimits = attrs.field(factory=Rlimits)
+    """Limits of each of its processes."""
     nice: int | None = attrs.field(default=None, validator=_check_nice)
+    """-20 to 19."""
     umask: int | None = attrs.field(default=None, validator=_check_umask)
+    """As in `0o077`."""
     user: str | None = None
     """Name or number; its groups come with it. For a mesh that runs as root."""
     group: str | None = None
     """Name or number, instead of the user's own."""
     sha256: str | None = attrs.field(default=None, validator=_check_sha256)
-    """Of the executable, checked before every start: another one is not started."""
+    """Of the executable, the first word of `command`, checked before every start: another one is
+    not started."""
     memory: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Bytes that the process group may have resident in memory, looked at once a second; it is
     killed above that, which counts as a failure."""

@@ -35,13 +35,17 @@ class GroupConfig:
     """Plugins and other groups. All instances of a member plugin are restarted with it."""
 
     name: str = attrs.field(validator=check_name)
+    """As for plugins, of which none may have it, too."""
     members: tuple[str, ...] = attrs.field(converter=tuple, validator=_check_members)
     """Names of plugins and groups, in order; each is in one group at most."""
     strategy: Strategy = Strategy.ONE_FOR_ONE
+    """Who is restarted with a member that failed: nobody, all members, or those listed after it.
+    They are stopped in reverse of `after`, and none is started before all have stopped."""
     max_restarts: int = attrs.field(default=3, validator=at_least(0))
     """How often within `restart_period` a member may give up and be started afresh; at the next
     time the group fails, too."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
+    """For `max_restarts`."""
     escalate: Escalate = attrs.field(default=Escalate.GROUP, validator=_check_escalate)
     """Who is told when it fails: the group around it, or the mesh, where there is none."""
     after: tuple[str, ...] = attrs.field(default=(), converter=tuple)

@@ -53,18 +53,26 @@ class MeshConfig:
     groups: tuple[GroupConfig, ...] = attrs.field(converter=_groups, default=())
     services: tuple[ServiceTable, ...] = attrs.field(converter=_services, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """Where the sockets are; see `meshtrio.runtime_dir.default` for what None means."""
+    """Folder of `mesh.sock` and the plugins' sockets; made with mode 0700 and used by one mesh at
+    a time. By default `$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`; `--runtime-dir` goes
+    before it."""
 
     max_starting: int = attrs.field(factory=_most_starting, validator=at_least(1))
-    """Instances that may be starting at once; others wait until those are ready, or have failed."""
+    """Instances that may be starting at once; others wait until those are ready, or have failed.
+    By default 4 for each CPU, and at least 16: when two hundred plugins share two CPUs, each gets
+    to its `ready_timeout` before it is ready."""
 
     cgroup: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """A delegated folder of cgroup v2, in which each process gets a cgroup of its own."""
+    """A folder of cgroup v2 that the mesh may write to, as systemd gives with `Delegate=yes`; no
+    process may be in it directly. Each process of a plugin gets a cgroup of its own there, which
+    nothing it starts can leave, and the kernel holds it to `containment.memory` where it has the
+    memory controller."""
 
     access: Access = attrs.field(factory=Access)
     """Who may use the mesh socket, and the gateway's port."""
 
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
+    """The TCP port on which the same is served as on the mesh socket."""
 
     source: Source | None = attrs.field(default=None, eq=False)
     """The file it was read from, which a reload reads again."""

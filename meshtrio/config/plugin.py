@@ -83,20 +83,29 @@ def _check_listen(_: object, __: object, value: str | None) -> None:
 
 @attrs.frozen
 class Liveness:
-    """Health checks of a plugin that is ready; `threshold` failed ones in a row and it is killed.
+    """Health checks of a plugin that is ready.
 
-    NOT_SERVING is no failure: it takes the plugin out of the registry until it says SERVING.
+    When `threshold` checks in a row are not answered, the process is sent SIGQUIT, which
+    meshtrio's plugins, Go and Java answer with their stacks on stderr, then killed, and started
+    again. NOT_SERVING is no failure: it takes the plugin out of the registry until it says SERVING.
     """
 
     interval: float = attrs.field(default=10.0, validator=at_least(0))
     """From one check to the next; 0 for none."""
     timeout: float = attrs.field(default=5.0, validator=at_least(0, inclusive=False))
+    """For the answer to one."""
     threshold: int = attrs.field(default=3, validator=at_least(1))
+    """So many that are not answered in a row."""
 
 
 @attrs.frozen
 class OutputConfig:
-    """What becomes of the lines an instance writes. All of them are read, so it never blocks."""
+    """What becomes of the lines an instance writes.
+
+    All of them are read, so that it never blocks on a full pipe; what is over 8 KiB of a line is
+    cut. A line that is a JSON object is logged with its own level and message, and its fields as
+    the record's `fields`.
+    """
 
     lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
     """What is written faster is dropped, and its number told."""
@@ -111,20 +120,23 @@ class PluginConfig:
     """One plugin: a program, and how its processes are kept alive."""
 
     name: str = attrs.field(validator=check_name)
-    """It is called as the service `plugin.<name>`."""
+    """Letters, digits, `-` and `_`; the plugin is called as the service `plugin.<name>`."""
     command: tuple[str, ...] = attrs.field(
         converter=tuple, validator=_check_command, metadata={"hint": "it is run without a shell"}
     )
-    """Program and arguments, run without a shell; `{python}` stands for the mesh's interpreter."""
+    """List of program and arguments, run without a shell; the word `{python}` stands for the
+    interpreter that the mesh runs on."""
     instances: int = attrs.field(default=1, validator=at_least(1))
+    """How many processes serve it."""
     listen: str | None = attrs.field(default=None, validator=_check_listen)
-    """`tcp://host:port` to serve on instead of a Unix socket. Instance n has the port plus n, and
-    a successor of it that plus `instances`."""
+    """`tcp://host:port` to serve on instead of a Unix socket, told to the plugin as PLUGIN_LISTEN.
+    Instance n has the port plus n, and a successor of it that plus `instances`."""
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """The gRPC services it serves, for the gateway to know before it is ready, and where it has no
     reflection to learn them by."""
     serve_tls: ServerTlsFiles | None = None
-    """What it serves with there."""
+    """What it serves with there, told as PLUGIN_TLS_CERTIFICATE, PLUGIN_TLS_KEY and
+    PLUGIN_TLS_CLIENT_CA."""
     tls: TlsFiles | None = None
     """What the mesh and its clients call it with."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
@@ -132,6 +144,8 @@ class PluginConfig:
     cwd: Path | None = None
     """By default the folder of the config file, or that of the embedding program."""
     restart: RestartPolicy = RestartPolicy.ALWAYS
+    """Whether it is started again when its process ends by itself: always, after another exit
+    status than 0, or never."""
     always_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
     """Exit statuses after which it is started again whatever `restart` says."""
     never_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
@@ -145,31 +159,37 @@ class PluginConfig:
     )
     """So many of one instance within `restart_period`; at the next failure the plugin gives up."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
+    """For `max_restarts`."""
     escalate: Escalate = Escalate.PLUGIN
-    """Who is told when it gives up."""
+    """Who deals with a plugin that gave up: nobody, so that it stays down and nothing else is
+    touched; its group; or the mesh, which stops everything and fails."""
     after: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """Plugins and groups that have to be ready before this one is started."""
+    """Plugins and groups of which an instance each has to be ready before this one is started;
+    stopping goes in reverse."""
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
-    """From the start of a process to its first SERVING."""
+    """From the start of a process to its first SERVING; then it is killed, which is a failure."""
     liveness: Liveness = attrs.field(factory=Liveness)
+    """Health checks of a plugin that is ready."""
     inherit_env: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple)
     )
-    """Names of the mesh's own variables that it gets; all of them by default."""
+    """Names of the mesh's own variables that it gets, beside `env`; all of them by default."""
     containment: Containment = attrs.field(factory=Containment)
+    """What its processes may use, and as whom they run."""
     max_age: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(0, inclusive=False))
     )
-    """Seconds after which an instance is renewed."""
+    """Seconds after which an instance is renewed: a successor is ready before it is stopped."""
     max_age_variance: float = attrs.field(default=0.1, validator=_check_fraction)
-    """A fraction: instances that were started together are not renewed together."""
+    """A fraction either way: what was started together is not renewed together."""
     renew_above: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(1))
     )
     """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
+    """What becomes of the lines it writes."""
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
-    """From SIGTERM to SIGKILL."""
+    """From SIGTERM to SIGKILL, of whatever is left of its process group."""
 
     @property
     def service(self) -> str:

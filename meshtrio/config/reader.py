@@ -73,7 +73,7 @@ class _Reader:
             self._problem("mesh", "is written as a table: [mesh]")
             mesh = {}
         values = self._values("mesh", mesh, MeshConfig, skip=_NOT_IN_MESH)
-        if "gateway" in values:
+        if values.get("gateway") is not None:
             self._check_files("mesh: gateway: tls", values["gateway"].tls)
         if self.problems:
             return None

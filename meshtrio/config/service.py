@@ -50,6 +50,7 @@ class ServiceTable:
     """Called like the mesh's own instances; the others are called when none of those is ready. By
     default a Unix socket is local."""
     tls: TlsFiles | None = None
+    """How to speak TLS there."""
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """The gRPC services that these endpoints serve, as for plugins."""
     config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)

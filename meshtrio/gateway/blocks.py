@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import attrs
+
+from meshtrio.contract import MESH_FORWARDED
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import IDENTITY
+from meshtrio.wire.connection import header_list_size
 from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_timeout
 from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
 
@@ -39,8 +43,20 @@ class Memory(Generic[S, T]):
         return made
 
 
-def request_block(head: RequestHead, scheme: str, authority: str) -> bytes:
-    """A request's head for the plugin, but for the deadline."""
+@attrs.frozen
+class Block:
+    """A head, encoded; `size` is that of its header list."""
+
+    data: bytes
+    size: int
+
+    @classmethod
+    def of(cls, fields: list[tuple[bytes, bytes]]) -> Block:
+        return cls(hpack.encode(fields), header_list_size(fields))
+
+
+def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str) -> Block:
+    """A request's head for the plugin, but for the deadline; `forwarded`: for whom it is."""
     fields = [
         (b":method", b"POST"),
         (b":scheme", scheme.encode()),
@@ -55,30 +71,32 @@ def request_block(head: RequestHead, scheme: str, authority: str) -> bytes:
         fields.append((b"grpc-accept-encoding", ",".join(head.accept_encoding).encode("latin-1")))
     if head.user_agent:
         fields.append((b"user-agent", head.user_agent.encode("latin-1")))
-    return hpack.encode(fields + _as_they_came(head.metadata))
+    fields.append((MESH_FORWARDED.encode(), forwarded.encode()))
+    metadata = tuple(pair for pair in head.metadata if pair[0] != MESH_FORWARDED)
+    return Block.of(fields + _as_they_came(metadata))
 
 
 def timeout_block(seconds: float) -> bytes:
     return hpack.encode_field(b"grpc-timeout", encode_timeout(seconds).encode())
 
 
-def response_block(head: ResponseHead) -> bytes:
+def response_block(head: ResponseHead) -> Block:
     """A response's head for the caller."""
     fields = [(b":status", b"200"), (b"content-type", head.content_type.encode("latin-1"))]
     if head.encoding != IDENTITY:
         fields.append((b"grpc-encoding", head.encoding.encode("latin-1")))
     if head.trailers is None:
         fields += _as_they_came(head.metadata)
-    return hpack.encode(fields)
+    return Block.of(fields)
 
 
-def trailers_block(trailers: Trailers) -> bytes:
+def trailers_block(trailers: Trailers) -> Block:
     fields = [(b"grpc-status", b"%d" % trailers.code)]
     if trailers.message:
         fields.append((b"grpc-message", encode_message_text(trailers.message)))
     if trailers.details:
         fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
-    return hpack.encode(fields + _as_they_came(trailers.metadata))
+    return Block.of(fields + _as_they_came(trailers.metadata))
 
 
 def _as_they_came(metadata: Metadata) -> list[tuple[bytes, bytes]]:

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from urllib.parse import quote
 
 import attrs
 import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
+from meshtrio.contract import MESH_FORWARDED, MESH_TARGET
 from meshtrio.gateway import blocks
 from meshtrio.gateway.catalog import Catalog
 from meshtrio.gateway.legs import CallerLeg
 from meshtrio.gateway.passage import Passage
 from meshtrio.registry import Registry, UnknownServiceError, watch
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire.heads import RequestHead
 
-TARGET = "x-mesh-target"
-"""Metadata key: the service of the mesh that a call is for. It goes on with the call, since that
-may be to the gateway of another mesh."""
+_PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
+"""What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
+_MOST_GATEWAYS = 8
+"""That a call may go through: with more of them, it goes in a circle."""
 
 
 @attrs.define(eq=False)
@@ -34,22 +38,32 @@ class Plan:
     """The gRPC service."""
     named: str | None
     """The service of the mesh that the metadata names."""
+    forwarded: tuple[str, ...] = ()
+    """For whom earlier gateways have passed it on."""
     _channel: Channel | None = None
-    _block: bytes = b""
+    _block: blocks.Block | None = None
 
     @classmethod
     def of(cls, head: RequestHead) -> Plan:
-        named = next((str(value) for key, value in head.metadata if key == TARGET), None)
-        return cls(head, head.path[1:].partition("/")[0], named)
+        named = next((str(value) for key, value in head.metadata if key == MESH_TARGET), None)
+        forwarded = tuple(str(value) for key, value in head.metadata if key == MESH_FORWARDED)
+        return cls(head, head.path[1:].partition("/")[0], named, forwarded)
 
     @property
     def what(self) -> str:
         return self.named or self.service
 
-    def block_for(self, channel: Channel) -> bytes:
-        """The head as a channel's endpoints are to have it."""
-        if self._channel is not channel:
-            self._block = blocks.request_block(self.head, channel.scheme, channel.authority)
+    @property
+    def goes_in_a_circle(self) -> bool:
+        return ", ".join(self.forwarded).count(",") + 1 >= _MOST_GATEWAYS
+
+    def block_for(self, channel: Channel, caller: Peer) -> blocks.Block:
+        """The head as a channel's endpoints are to have it. A head is of one caller only."""
+        if self._block is None or self._channel is not channel:
+            forwarded = ", ".join((*self.forwarded, quote(str(caller), safe=_PLAIN)))
+            self._block = blocks.request_block(
+                self.head, channel.scheme, channel.authority, forwarded
+            )
             self._channel = channel
         return self._block
 
@@ -91,6 +105,8 @@ class Gateway:
 
     def channel_for(self, plan: Plan) -> Channel | None:
         """The channel a call goes to, if it is known and open; see `open_channel_for`."""
+        if plan.goes_in_a_circle:
+            return None
         service = self._target(plan)
         if service is None:
             service = self.catalog.route(plan.service)
@@ -106,6 +122,10 @@ class Gateway:
 
         Raises purerpc's exceptions where there is no such place.
         """
+        if plan.goes_in_a_circle:
+            raise purerpc.FailedPreconditionError(
+                f"the call has gone through {_MOST_GATEWAYS} gateways: does it go in a circle?"
+            )
         return await self._open(self._target(plan) or await self.catalog.find(plan.service))
 
     def _target(self, plan: Plan) -> str | None:

@@ -56,7 +56,8 @@ class Leg(Stream):
         connection = self._connection
         if not connection.engine.can_send(self.id):
             return len(data)  # Nobody wants it any more.
-        if connection.outbox.congested:
+        # An end is small, and not held back for the kernel's sake alone.
+        if data and connection.outbox.congested:
             connection.await_room(self)
             return 0
         taken = 0

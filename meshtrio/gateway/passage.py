@@ -41,7 +41,8 @@ _HEAD = blocks.response_block(
         metadata=(),
         trailers=None,
     )
-)
+).data
+_TOO_MUCH = "the plugin's metadata is more than the caller accepts"
 
 
 class Passage:
@@ -142,13 +143,16 @@ class Passage:
         connection = target.connection
         if not connection.has_room:
             return False
+        block = self._plan.block_for(channel, self._caller.peer)
+        if not connection.engine.takes_header_list_of(block.size):
+            raise purerpc.ResourceExhaustedError("the metadata is more than the plugin accepts")
         if channel.counts:
             channel.enter()
         self._counted = channel.counts
-        block = self._plan.block_for(channel)
+        data = block.data
         if self._plan.head.timeout is not None:
-            block += blocks.timeout_block(self._ends - trio.current_time())
-        plugin = connection.start_as(PluginLeg, block)
+            data += blocks.timeout_block(self._ends - trio.current_time())
+        plugin = connection.start_as(PluginLeg, data)
         assert plugin is not None
         plugin.owner, plugin.passage = channel, self
         self._channel, self._target, self._plugin = channel, target, plugin
@@ -177,9 +181,11 @@ class Passage:
 
     def on_response_head(self, head: ResponseHead) -> None:
         self._kept = None
-        caller = self._caller
-        if caller.connection.engine.can_send(caller.id):
-            caller.connection.engine.send_headers(caller.id, _response_block(head))
+        caller, block = self._caller, _response_block(head)
+        if not caller.connection.engine.takes_header_list_of(block.size):
+            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH))
+        elif caller.connection.engine.can_send(caller.id):
+            caller.connection.engine.send_headers(caller.id, block.data)
             caller.head_sent = True
             self._answer()
 
@@ -191,7 +197,11 @@ class Passage:
         if trailers is None:
             self._end_with(self._without_status())
             return
-        self._end(_trailers_block(trailers), success=trailers.code == 0)
+        block = _trailers_block(trailers)
+        if self._caller.connection.engine.takes_header_list_of(block.size):
+            self._end(block.data, success=trailers.code == 0)
+        else:
+            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH))
 
     def _without_status(self) -> purerpc.RpcFailedError:
         head = None if self._plugin is None else self._plugin.head

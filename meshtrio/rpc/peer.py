@@ -11,6 +11,7 @@ import attrs
 _CREDENTIALS = struct.Struct("3i")
 _SO_PEERGROUPS = 59
 """Of socket(7); Python has no name for it."""
+_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU"}
 _MOST_GROUPS = 256
 """As many as Python takes of a socket option."""
 
@@ -31,6 +32,16 @@ class Peer:
     """Of the client's certificate: ("commonName", "…") and the like; with mutual TLS."""
     names: tuple[str, ...] = ()
     """The subject's alternative names, as "DNS:host" and "URI:spiffe://…"."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Of the subject, with their short names: "CN=ops", "O=Example"."""
+        return tuple(f"{_SHORT.get(key, key)}={value}" for key, value in self.subject)
+
+    def __str__(self) -> str:
+        if self.uid is not None:
+            return f"uid {self.uid} (pid {self.pid})"
+        return f"{self.address} ({', '.join(self.attributes) or 'without a certificate'})"
 
 
 def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> Peer:

@@ -51,8 +51,8 @@ class Forwarder(Protocol):
         """
 
 
-Admit = Callable[[Peer, str, bool], str]
-"""Why a peer may not call a service, "" if it may; the last one tells if it is to be forwarded."""
+Admit = Callable[[Peer, RequestHead, bool], str]
+"""Why a peer may not make a call, "" if it may; the last one tells if it is to be forwarded."""
 ServerInterceptor = Callable[[Request], AbstractAsyncContextManager[Any]]
 
 
@@ -294,7 +294,7 @@ class ServerConnection(Connection):
 
     def _admits(self, event: events.RequestReceived, forward: bool) -> bool:
         assert self._admit is not None
-        reason = self._admit(self.peer, event.head.path[1:].partition("/")[0], forward)
+        reason = self._admit(self.peer, event.head, forward)
         if reason:
             answer_at_once(self, event.stream_id, purerpc.StatusCode.PERMISSION_DENIED, reason)
         return not reason

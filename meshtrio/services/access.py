@@ -9,16 +9,17 @@ from collections.abc import Callable
 import trio
 
 from meshtrio.config import Access, AccessRule
+from meshtrio.contract import MESH_FORWARDED
 from meshtrio.rpc.peer import Peer
 from meshtrio.runtime_dir import ids_of
 from meshtrio.wire.budget import Budget
+from meshtrio.wire.heads import RequestHead
 
 _log = logging.getLogger("meshtrio.access")
 
 CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
 _OWN = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
 _FOR_ALL = ("grpc.health.", "grpc.reflection.")
-_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU"}
 _TOLD_PER_SECOND = 10.0
 
 
@@ -41,17 +42,22 @@ class Gatekeeper:
         self._adopted = access
         self._rules = {name: _Resolved(rule) for name, rule in access.rules.items()}
 
-    def refusal(self, peer: Peer, service: str, through: bool) -> str:
-        """Why a caller may not call a gRPC service, "" if it may; `through` to a plugin's."""
+    def refusal(self, peer: Peer, head: RequestHead, through: bool) -> str:
+        """Why a call may not be made, "" if it may; `through`: to a plugin."""
+        service = head.path[1:].partition("/")[0]
         if self._access() is not self._adopted:
             self._adopt(self._access())
         names = [GATEWAY] if through else [_OWN.get(service, GATEWAY)]
         if not through and service.startswith(_FOR_ALL):
             names = list(self._rules)
-        if any(self._allows(name, peer) for name in names):
+        who = str(peer)
+        if names[0] != GATEWAY and len(names) == 1 and _is_forwarded(head):
+            # It comes with the rights of the gateway that passes it on, not of who makes it.
+            who = f"a gateway for others, {who},"
+        elif any(self._allows(name, peer) for name in names):
             return ""
         rule = f"access.{names[0]}" if len(names) == 1 else "access"
-        text = f"{rule}: {_describe(peer)} may not call {service}"
+        text = f"{rule}: {who} may not call {service}"
         self._tell(text)
         return f"{text}; the mesh's config says who may"
 
@@ -86,7 +92,7 @@ class _Resolved:
     def allows_subject(self, peer: Peer) -> bool:
         if not peer.subject and not peer.names:
             return False
-        said = {f"{_SHORT.get(key, key)}={value}" for key, value in peer.subject} | {*peer.names}
+        said = {*peer.attributes, *peer.names}
         return any(_matches(pattern, said) for pattern in self._subjects)
 
 
@@ -96,11 +102,8 @@ def _matches(pattern: str, said: set[str]) -> bool:
     return pattern in said
 
 
-def _describe(peer: Peer) -> str:
-    if peer.uid is not None:
-        return f"uid {peer.uid} (pid {peer.pid})"
-    names = ", ".join(f"{_SHORT.get(key, key)}={value}" for key, value in peer.subject)
-    return f"{peer.address} ({names or 'without a certificate'})"
+def _is_forwarded(head: RequestHead) -> bool:
+    return any(key == MESH_FORWARDED for key, _ in head.metadata)
 
 
 def is_shared(access: Access) -> bool:

@@ -308,10 +308,10 @@ class Life:
     def _environment(self) -> dict[str, str]:
         told = {
             contract.PLUGIN_SOCKET: str(self.socket),
-            "PLUGIN_NAME": self.config.name,
-            "PLUGIN_INSTANCE": str(self.number),
+            contract.PLUGIN_NAME: self.config.name,
+            contract.PLUGIN_INSTANCE: str(self.number),
             contract.PLUGIN_STOP_TIMEOUT: f"{self.config.stop_timeout:g}",
-            "MESH_SOCKET": str(self._mesh.mesh_socket),
+            contract.MESH_SOCKET: str(self._mesh.mesh_socket),
             contract.MESH_LIFE: self.word,
         }
         if self._listens_on is not None:

@@ -58,6 +58,11 @@ _SEND, _SEND_END = Input.SEND, Input.SEND_END
 _RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
 
 
+def header_list_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """The size of a header list as RFC 9113 §6.5.2 counts it."""
+    return sum(len(name) + len(value) + 32 for name, value in fields)
+
+
 class Role(Enum):
     CLIENT = "client"
     SERVER = "server"
@@ -159,7 +164,10 @@ class Connection:
 
     def takes_header_list(self, fields: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a header list is within what the peer said it accepts (RFC 9113 §6.5.2)."""
-        size = sum(len(name) + len(value) + 32 for name, value in fields)
+        return self.takes_header_list_of(header_list_size(fields))
+
+    def takes_header_list_of(self, size: int) -> bool:
+        """The same, of a list of that size."""
         return size <= self._peer_header_list_size
 
     @property

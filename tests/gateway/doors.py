@@ -17,6 +17,7 @@ from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
+from meshtrio.wire.limits import Limits
 from tests.client.test_channel import serving
 from tests.rpc.pairs import fixed
 
@@ -40,6 +41,12 @@ class Behind:
             endpoint = Endpoint(path.name, f"unix:{path}")
             self.registry.register(service, endpoint)
             yield found
+
+    @asynccontextmanager
+    async def client(self, limits: Limits) -> AsyncIterator[Channel]:
+        """A client that takes no more than that."""
+        async with connect_to(f"unix:{self.folder / 'mesh.sock'}", limits=limits) as channel:
+            yield channel
 
     @contextmanager
     def registry_entry(self, service: str, path: Path) -> Iterator[None]:

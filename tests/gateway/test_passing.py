@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,6 +81,8 @@ async def test_metadata_status_and_details_go_both_ways(short_dir: Path) -> None
         sent = [("user", "7"), ("user", "8"), ("blob-bin", b"\x00\x01\xfe")]
         _, outcome = await stub.Echo.with_call(request("x"), metadata=sent)
         assert [pair for pair in seen["metadata"] if pair in sent] == sent
+        ((_, who),) = [pair for pair in seen["metadata"] if pair[0] == "x-mesh-forwarded"]
+        assert who == f"uid {os.getuid()} (pid {os.getpid()})"
         assert outcome.initial_metadata == (("a", "1"), ("b-bin", b"\x00\xff"))
         assert outcome.trailing_metadata == (("c", "2"), ("c", "3"), ("d-bin", b"\x01"))
         with pytest.raises(purerpc.NotFoundError) as caught:

@@ -181,3 +181,11 @@ async def test_one_gateway_behind_another(short_dir: Path) -> None:
             assert await ask(behind.channel, metadata=[("x-mesh-target", "a")]) == "far"
             async with connect_to(f"unix:{near / 'mesh.sock'}") as channel:
                 assert await ask(channel) == "far"
+
+
+async def test_a_call_does_not_go_in_circles(short_dir: Path) -> None:
+    async with gateway_to(short_dir) as behind:
+        with behind.registry_entry("round", short_dir / "mesh.sock"):
+            with pytest.raises(purerpc.FailedPreconditionError, match="does it go in a circle"):
+                await ask(behind.channel, metadata=[("x-mesh-target", "round")])
+        await behind.assert_nothing_left()

@@ -91,3 +91,44 @@ async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
 async def test_watching_an_unknown_service_fails() -> None:
     with pytest.raises(UnknownServiceError):
         await watch(MemoryRegistry(), "s", print)
+
+
+def test_what_is_declared_is_attended_to_and_what_is_only_registered_is_not() -> None:
+    registry = MemoryRegistry()
+    registry.declare("run")
+    registry.register("run", A)
+    registry.register("met", B)
+    assert not registry.resolve("run").unattended
+    assert registry.resolve("met").unattended
+    registry.declare("met")
+    assert not registry.resolve("met").unattended
+    registry.forget("met")
+    assert registry.resolve("met").unattended
+    assert registry.knows("met")
+
+
+def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
+    registry = MemoryRegistry()
+    for number in range(1000):
+        service = f"s{number}"
+        registry.register(service, A)
+        registry.deregister(service, Departure("a", "gone"))
+    assert len(registry.services()) <= 257
+    assert "s999" in registry.services()
+
+
+async def test_a_name_that_is_watched_is_kept() -> None:
+    registry = MemoryRegistry()
+    registry.register("watched", A)
+    registry.deregister("watched", Departure("a", "gone"))
+    states = registry.states("watched")
+    await anext(states)
+    for number in range(1000):
+        registry.register(f"s{number}", A)
+        registry.deregister(f"s{number}", Departure("a", "gone"))
+    assert registry.knows("watched")
+    await states.aclose()
+    for number in range(300):
+        registry.register(f"t{number}", A)
+        registry.deregister(f"t{number}", Departure("a", "gone"))
+    assert not registry.knows("watched")

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,13 +82,15 @@ class Certificates:
         return str(self.folder / name)
 
     @classmethod
-    def make(cls, folder: Path, host: str) -> Certificates:
+    def make(cls, folder: Path, host: str, clients: Sequence[str] = ("client",)) -> Certificates:
+        """`clients` are the common names of as many certificates, and their files'."""
         import trustme
 
         ca, made = trustme.CA(), cls(folder)
         ca.cert_pem.write_to_path(made.path("ca.pem"))
-        for name, identity in (("server", host), ("client", "client@example.org")):
-            issued = ca.issue_cert(identity)
+        identities = {"server": host} | {name: f"{name}@example.org" for name in clients}
+        for name, identity in identities.items():
+            issued = ca.issue_cert(identity, common_name=name)
             issued.private_key_pem.write_to_path(made.path(f"{name}.key"))
             issued.cert_chain_pems[0].write_to_path(made.path(f"{name}.pem"))
         return made

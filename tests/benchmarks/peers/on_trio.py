@@ -24,11 +24,13 @@ class Meshtrio(AsyncPeer):
     def serve(self, address: str) -> None:
         os.environ["PLUGIN_SOCKET"] = address
         from meshtrio import plugin
+        from meshtrio.wire.limits import Limits
 
         class Echo(echo_servicer()):  # type: ignore[misc]
             pass
 
-        plugin.run(Echo())
+        # One process holds a thousand connections here.
+        plugin.run(Echo(), limits=Limits(max_connections_per_peer=4096))
 
     @asynccontextmanager
     async def stub(self, address: str) -> AsyncIterator[Any]:

@@ -1,0 +1,198 @@
+"""Writes docs/reference/ from the code: every key of a config, and every command.
+
+python docs/generate.py            write it
+python docs/generate.py --check    fail if what is there is not what would be written
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from meshtrio import contract
+from meshtrio.address import ServerTlsFiles, TlsFiles
+from meshtrio.backoff import Backoff
+from meshtrio.cli import commands
+from meshtrio.config import (
+    AccessRule,
+    Containment,
+    GatewayConfig,
+    GroupConfig,
+    Liveness,
+    MeshConfig,
+    OutputConfig,
+    PluginConfig,
+    Rlimits,
+    ServiceTable,
+)
+
+REFERENCE = Path(__file__).resolve().parent / "reference"
+NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
+CONFIG_HEAD = """# The config file
+
+Made by `docs/generate.py` from `meshtrio/config`. `meshtrio check mesh.toml` reports every mistake
+in a file at once. The same names are attributes of `MeshConfig`, `PluginConfig` and the others in
+`meshtrio.config`. Times are seconds; relative paths start from the file's folder.
+"""
+READINESS = """\
+It is ready once its socket accepts and `grpc.health.v1.Health/Check("")` says SERVING; a server
+without a health service is ready once it answers at all. It is stopped by SIGTERM to its process
+group, and what is left of the group after `stop_timeout`, or after the process itself has ended, is
+killed."""
+TABLES: tuple[tuple[str, str, type], ...] = (
+    ("`[mesh]`", "The mesh as a whole.", MeshConfig),
+    ("`[mesh.access.control]`, `.registry` and `.gateway`", "", AccessRule),
+    ("`[mesh.gateway]`", "", GatewayConfig),
+    ("`[[plugin]]`, once for each plugin", "", PluginConfig),
+    ("`backoff` of a plugin", "", Backoff),
+    ("`liveness` of a plugin", "", Liveness),
+    ("`output` of a plugin", "", OutputConfig),
+    ("`containment` of a plugin", "", Containment),
+    ("`containment.rlimits`", "", Rlimits),
+    ("`[[group]]`, once for each group", "", GroupConfig),
+    ("`[[service]]`: endpoints the mesh does not run, how services are called", "", ServiceTable),
+    ("`serve_tls` of a plugin, and `tls` of the gateway", "", ServerTlsFiles),
+    ("`tls` of a plugin and of a service", "", TlsFiles),
+)
+
+
+def docstrings(source: str) -> dict[str, str]:
+    """By name: the text that follows an assignment, of a module or of a class's body."""
+    tree = ast.parse(inspect.cleandoc(source))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else tree.body
+    found: dict[str, str] = {}
+    for before, after in itertools.pairwise(body):
+        if not isinstance(after, ast.Expr) or not isinstance(after.value, ast.Constant):
+            continue
+        target = before.target if isinstance(before, ast.AnnAssign) else None
+        if isinstance(before, ast.Assign):
+            target = before.targets[0]
+        if isinstance(target, ast.Name):
+            found[target.id] = joined(str(after.value.value))
+    return found
+
+
+def joined(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def default(field: attrs.Attribute[Any]) -> str:
+    value = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
+        return "see below" if inspect.isclass(value.factory) and attrs.has(value.factory) else ""
+    if value is None or value == ():
+        return ""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'`"{value}"`' if isinstance(value, str) else f"{value:g}"
+
+
+def choices(hint: Any) -> str:
+    if inspect.isclass(hint) and issubclass(hint, Enum):
+        return " One of " + ", ".join(f'`"{member.value}"`' for member in hint) + "."
+    return ""
+
+
+def table(title: str, text: str, cls: type) -> str:
+    texts = docstrings(inspect.getsource(cls))
+    hints = inspect.get_annotations(cls, eval_str=True)
+    skipped = NOT_IN_MESH if cls is MeshConfig else frozenset()
+    rows = [
+        f"| `{field.name}` | {default(field)} | {texts[field.name]}{choices(hints[field.name])} |"
+        for field in attrs.fields(cls)
+        if field.name not in skipped
+    ]
+    about = text or paragraphs(inspect.getdoc(cls) or "")
+    head = [f"## {title}", "", about, "", "| key | default | meaning |", "| --- | --- | --- |"]
+    return "\n".join([*head, *rows])
+
+
+def paragraphs(text: str) -> str:
+    return "\n\n".join(joined(part) for part in text.split("\n\n"))
+
+
+def config_page() -> str:
+    texts = docstrings(Path(contract.__file__).read_text())
+    environment = [
+        "## What a plugin's process is given",
+        "",
+        "| variable | meaning |",
+        "| --- | --- |",
+        *(f"| `{name}` | {texts[name]} |" for name in texts if name in contract.ENVIRONMENT),
+        "",
+        READINESS,
+    ]
+    parts = [CONFIG_HEAD, *(table(*each) for each in TABLES), "\n".join(environment)]
+    return "\n".join(f"{part}\n" for part in parts)
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def command_page() -> str:
+    context = click.Context(commands, info_name="meshtrio")
+    about = paragraphs(inspect.cleandoc(commands.help or ""))
+    parts = ["# Commands", "Made by `docs/generate.py` from `meshtrio/cli`.", about]
+    for name in commands.list_commands(context):
+        command = commands.get_command(context, name)
+        assert command is not None
+        parts.append(command_section(name, command, context))
+    return "\n\n".join(parts) + "\n"
+
+
+def command_section(name: str, command: click.Command, parent: click.Context) -> str:
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f"## `meshtrio {name} {usage}`", "", *help_of(command)]
+    records = [
+        record
+        for parameter in command.get_params(context)
+        if (record := parameter.get_help_record(context)) and "--help" not in record[0]
+    ]
+    if records:
+        lines += ["", "| option | meaning |", "| --- | --- |"]
+        lines += [f"| `{cell(option)}` | {cell(joined(text))} |" for option, text in records]
+    return "\n".join(lines)
+
+
+def help_of(command: click.Command) -> Iterable[str]:
+    yield paragraphs(inspect.cleandoc(command.help or "").replace("\b\n", ""))
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    made = {"config.md": config_page(), "cli.md": command_page()}
+    stale = [
+        name
+        for name, text in made.items()
+        if not (REFERENCE / name).exists() or (REFERENCE / name).read_text() != text
+    ]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"docs/reference/{name} is not what docs/generate.py makes", file=sys.stderr)
+        sys.exit(bool(stale))
+    REFERENCE.mkdir(exist_ok=True)
+    for name in stale:
+        (REFERENCE / name).write_text(made[name])
+        print(f"wrote docs/reference/{name}")
+
+
+if __name__ == "__main__":
+    main()

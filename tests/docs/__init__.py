@@ -1,0 +1,1 @@
+"""The pages of docs: every block of code in them is run."""

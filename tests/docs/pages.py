@@ -1,0 +1,149 @@
+"""Doing what a page says, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import textwrap
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+from meshtrio import runtime_dir
+from meshtrio.config import load
+from tests import ROOT
+from tests.docs import preludes
+from tests.docs.blocks import Block, blocks_of, matches
+
+_WITHIN = 240
+_END_WITHIN = 30
+_SCRIPT = """
+set -e
+test ! -f "$STATE" || . "$STATE"
+cd "$(cat "$WHERE")"
+{block}
+export -p > "$STATE"
+pwd > "$WHERE"
+"""
+
+
+class Reader:
+    """Follows a page to the letter, as somebody would with one shell, and more for what runs on."""
+
+    def __init__(self, page: Path, folder: Path, stack: ExitStack) -> None:
+        self._page = page
+        self._folder = folder / "w"
+        self._stack = stack
+        self._output = ""
+        self._folder.mkdir()
+        state, where, run = folder / "state", folder / "where", folder / "run"
+        run.mkdir(mode=0o700)
+        where.write_text(f"{self._folder}\n")
+        self._where = where
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        self._environment = kept | {
+            "STATE": str(state),
+            "WHERE": str(where),
+            "XDG_RUNTIME_DIR": str(run),
+            "MESHTRIO": str(ROOT),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "COLUMNS": "200",
+        }
+        for key in os.environ:
+            if key.startswith(("PIP_", "GO", "http", "HTTP", "no_proxy", "NO_PROXY", "SSL_")):
+                self._environment.setdefault(key, os.environ[key])
+
+    def follow(self) -> None:
+        for block in blocks_of(self._page):
+            doing: Callable[[Block], None] = getattr(self, f"_do_{block.language}", self._do_other)
+            try:
+                doing(block)
+            except Exception as exc:
+                where = f"{self._page.relative_to(ROOT)}:{block.line}"
+                raise AssertionError(f"{where}: {exc}\n{block.text}") from exc
+
+    @property
+    def _here(self) -> Path:
+        return Path(self._where.read_text().strip())
+
+    def _do_sh(self, block: Block) -> None:
+        if block.what == "background":
+            self._start(block.text)
+        elif block.what != "ci":
+            self._finish(block)
+
+    def _finish(self, block: Block) -> None:
+        done = self._bash(block.text)
+        self._output = done.stdout
+        assert (done.returncode != 0) is (block.what == "fails"), done.stdout
+
+    def _bash(self, text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", _SCRIPT.format(block=text)],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_WITHIN,
+            check=False,
+        )
+
+    def _start(self, text: str) -> None:
+        log = self._stack.enter_context((self._folder.parent / "log").open("a+"))
+        process = self._stack.enter_context(
+            subprocess.Popen(
+                ["bash", "-c", _SCRIPT.format(block=text.strip())],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        )
+        self._stack.callback(self._end, process)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """As Ctrl-C in its terminal does."""
+        try:
+            assert process.poll() is None, (self._folder.parent / "log").read_text()
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(_END_WITHIN)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _do_text(self, block: Block) -> None:
+        assert matches(block.text, self._output), f"it wrote:\n{self._output}"
+
+    def _do_toml(self, block: Block) -> None:
+        if block.what != "config":
+            self._do_other(block)
+            return
+        for name in ("ca.pem", "client.pem", "client.key", "server.pem", "server.key"):
+            (self._folder / name).touch()
+        path = self._folder / "checked.toml"
+        path.write_text(block.text)
+        runtime_dir.check(load(path))
+
+    def _do_python(self, block: Block) -> None:
+        if not block.what.startswith("in="):
+            self._do_other(block)
+            return
+        body = textwrap.indent(block.text, "    ")
+        prelude = getattr(preludes, block.what.removeprefix("in="))
+        trio.run(prelude, f"async def body():\n{body}", self._folder)
+
+    def _do_other(self, block: Block) -> None:
+        """A file, or a part of one there is."""
+        assert block.what, "nothing says what is to be done with this block"
+        if block.what.startswith("from="):
+            found = (ROOT / block.what.removeprefix("from=")).read_text()
+            assert block.text.strip() in found, f"this is no part of {block.what[5:]}"
+            return
+        path = self._here / block.what
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text)

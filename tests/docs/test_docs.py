@@ -1,0 +1,34 @@
+"""Each page of docs, and the README, to the letter."""
+
+from __future__ import annotations
+
+import faulthandler
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+from tests.docs.blocks import blocks_of, matches
+from tests.docs.pages import Reader
+
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
+    if any(True for _ in blocks_of(page))
+)
+_WITHIN = 400
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page(page: str) -> None:
+    faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
+        Reader(ROOT / page, Path(folder), stack).follow()
+
+
+def test_output_is_compared() -> None:
+    assert matches("a … c\nd\n", "a b c  \nd")
+    assert not matches("a\nb", "a\nc")
+    assert not matches("a", "a\nb")

@@ -1,0 +1,49 @@
+"""What a client knows of a service over the lives of several meshes."""
+
+from __future__ import annotations
+
+import trio.testing
+
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.services.registry_client import Known
+
+A, B = Endpoint("a", "unix:/a"), Endpoint("b", "unix:/b")
+A_AGAIN = Endpoint("a2", "unix:/a")
+
+
+def told() -> tuple[Known, list[tuple[str, ...]]]:
+    found: list[tuple[str, ...]] = []
+    known = Known(lambda state: found.append(tuple(e.id for e in state.endpoints)))
+    return known, found
+
+
+def test_a_new_mesh_that_does_not_know_an_endpoint_yet_does_not_take_it_away() -> None:
+    known, found = told()
+    known.take(ServiceState((A, B)), afresh=False)
+    known.take(ServiceState(()), afresh=True)
+    assert found[-1] == ("a", "b")
+    # One has returned, as another registration of the same address.
+    known.take(ServiceState((A_AGAIN,)), afresh=False)
+    assert found[-1] == ("a2", "b")
+    known.take(ServiceState((A_AGAIN, B)), afresh=False)
+    assert found[-1] == ("a2", "b")
+    known.take(ServiceState((A_AGAIN,)), afresh=False)
+    assert found[-1] == ("a2",)
+
+
+def test_what_the_mesh_says_is_gone_is_gone() -> None:
+    known, found = told()
+    known.take(ServiceState((A, B)), afresh=False)
+    known.take(ServiceState((), (Departure("a", "it died", signal=9),)), afresh=True)
+    assert found[-1] == ("b",)
+
+
+async def test_what_has_not_returned_in_time_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    known, found = told()
+    known.take(ServiceState((A,)), afresh=False)
+    known.take(ServiceState(()), afresh=True)
+    assert found[-1] == ("a",)
+    await known.settle()
+    assert found[-1] == ()
