@@ -30,8 +30,8 @@ from meshtrio.cli.pipes import all_of_stdin, lines_of_stdin, until_stdout_takes_
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import find_method
+from meshtrio.contract import MESH_TARGET
 from meshtrio.errors import NoMeshError, UsageError
-from meshtrio.gateway.gateway import TARGET
 from meshtrio.runtime_dir import find_mesh_socket
 
 _STDIN = "-"
@@ -135,7 +135,7 @@ async def _connect(service: str, mesh_socket: Path | None, *, wait: bool) -> Asy
             yield channel
         return
     await _find_mesh(mesh_socket, wait=wait)
-    async with connect_to(_address(mesh_socket), metadata=[(TARGET, service)]) as channel:
+    async with connect_to(_address(mesh_socket), metadata=[(MESH_TARGET, service)]) as channel:
         yield channel
 
 
