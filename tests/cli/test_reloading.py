@@ -38,6 +38,13 @@ def reloading(folder: Path, config: str) -> Iterator[Served]:
         until(lambda: not mesh.pids(), within=5)
 
 
+def put(path: Path, text: str) -> None:
+    """Write a file as many editors do: nobody sees half of it."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def answering(mesh: Served) -> list[int]:
     return [row["pid"] for row in mesh.ps() if row["state"] == "ready"]
 
@@ -49,7 +56,7 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
     with reloading(short_dir, plugin("p", "plugin.py", cwd=source.parent)) as mesh:
         (first,) = answering(mesh)
 
-        source.write_text(PLUGIN + "\nthis is no Python\n")
+        put(source, PLUGIN + "\nthis is no Python\n")
         mesh.wait_for("p: plugin.py changed")
         mesh.wait_for("p was not renewed: a successor of p/0 exited with status 1; the one in off")
         assert "SyntaxError" in mesh.log
@@ -57,17 +64,17 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
 
         # What it writes itself is no change of it.
         (source.parent / "its.log").write_text("a line")
-        source.write_text(PLUGIN)
+        put(source, PLUGIN)
         mesh.wait_for(f"p/0: stopped, pid {first} ")
         (second,) = answering(mesh)
         assert second != first
         assert "its.log" not in mesh.log
 
-        (short_dir / "mesh.toml").write_text("[[plugins]]\n")
+        put(short_dir / "mesh.toml", "[[plugins]]\n")
         mesh.wait_for("plugins: is not a key")
         mesh.wait_for("the mesh goes on with the config it has")
         config = plugin("p", "plugin.py", cwd=source.parent)
-        (short_dir / "mesh.toml").write_text(config + plugin("q", "plugin.py", cwd=source.parent))
+        put(short_dir / "mesh.toml", config + plugin("q", "plugin.py", cwd=source.parent))
         mesh.wait_for("reloaded mesh.toml: added q")
         assert second in answering(mesh)
         assert len(answering(mesh)) == 2
@@ -83,7 +90,7 @@ def test_a_plugin_that_has_given_up_is_started_when_its_files_change(short_dir: 
     )
     with reloading(short_dir, config) as mesh:
         mesh.wait_for("its restart policy leaves it so")
-        source.write_text(PLUGIN)
+        put(source, PLUGIN)
         mesh.wait_for("p/0: ready after")
 
 
