@@ -84,6 +84,8 @@ async def serve(
     socket that cannot be bound.
     """
     server, health = standard_server(*servicers, limits=limits, interceptors=interceptors)
+    # The mesh passes on the calls of many, and with them what those give up.
+    server.trusted_pid = os.getppid()
     with (
         _listener() as listener,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

@@ -20,6 +20,8 @@ from meshtrio.client.link import Link, Manner
 
 _log = logging.getLogger("meshtrio.rpc")
 
+_AFTER_A_BUG = 1.0
+
 Update = Callable[[ServiceState], None]
 Feed = Callable[[Update], Awaitable[None]]
 """Runs for as long as a channel needs it, handing it each state of its service."""
@@ -77,11 +79,14 @@ class Pool:
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         _inside.set(self)
-        try:
-            await task(*args)
-        except Exception:
-            # A bug of ours; it may cost this link, and nobody else.
-            _log.exception("a task of the connection pool failed")
+        while True:
+            try:
+                await task(*args)
+                return
+            except Exception:
+                # A bug of ours; it may cost what this link had under way, and nobody else.
+                _log.exception("a task of the connection pool failed; starting it again")
+            await trio.sleep(_AFTER_A_BUG)
 
     async def _run(self) -> None:
         try:

@@ -43,6 +43,9 @@ class Memory(Generic[S, T]):
         return made
 
 
+_TIMEOUT = b"grpc-timeout"
+
+
 @attrs.frozen
 class Block:
     """A head, encoded; `size` is that of its header list."""
@@ -53,6 +56,11 @@ class Block:
     @classmethod
     def of(cls, fields: list[tuple[bytes, bytes]]) -> Block:
         return cls(hpack.encode(fields), header_list_size(fields))
+
+    def with_timeout(self, seconds: float) -> Block:
+        """The head of a call that has so much time left."""
+        field = (_TIMEOUT, encode_timeout(seconds).encode())
+        return Block(self.data + hpack.encode_field(*field), self.size + header_list_size([field]))
 
 
 def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str) -> Block:
@@ -74,10 +82,6 @@ def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str
     fields.append((MESH_FORWARDED.encode(), forwarded.encode()))
     metadata = tuple(pair for pair in head.metadata if pair[0] != MESH_FORWARDED)
     return Block.of(fields + _as_they_came(metadata))
-
-
-def timeout_block(seconds: float) -> bytes:
-    return hpack.encode_field(b"grpc-timeout", encode_timeout(seconds).encode())
 
 
 def response_block(head: ResponseHead) -> Block:

@@ -21,6 +21,7 @@ _EVERYBODYS = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "meshtrio.v
 """What every server may have: no reason to pass a call on to it."""
 _LEARN_WITHIN = 2.0
 """Seconds that a plugin has to describe itself."""
+_ASK_AGAIN_AFTER = 5.0
 _MOST_NAMED = 20
 _MOST_ROUTES = 10_000
 
@@ -54,6 +55,8 @@ class Catalog:
         self._learned: dict[str, Learned] = {}
         self._troubles: dict[str, str] = {}
         """Why nothing is known of a service."""
+        self._failed: dict[str, tuple[ServiceState, float]] = {}
+        """The state that was asked of in vain, and until when that is not done again."""
         self._learning: dict[str, trio.Lock] = {}
         self._routes: dict[str, str] = {}
         """Where gRPC services are served by one service only; made anew when anything changes."""
@@ -61,10 +64,25 @@ class Catalog:
 
     def serving(self, name: str) -> list[str]:
         """The services of the mesh that serve a gRPC service, as far as is known."""
-        configured = self._configured()
-        found = {service for service, names in configured.items() if name in names}
-        found |= {service for service, learned in self._learned.items() if name in learned.names}
-        return sorted(service for service in found if self._registry.knows(service))
+        configured = {service for service, names in self._configured().items() if name in names}
+        learned = {service for service, found in self._learned.items() if name in found.names}
+        # The config has the last word, and who has only registered has no say beside others.
+        attended = {service for service in learned if self._is_attended(service)}
+        for found in (configured, attended, learned if self._all_are_known else set()):
+            here = sorted(service for service in found if self._registry.knows(service))
+            if here:
+                return here
+        return []
+
+    def _is_attended(self, service: str) -> bool:
+        knows = self._registry.knows(service)
+        return knows and not self._registry.resolve(service).unattended
+
+    @property
+    def _all_are_known(self) -> bool:
+        """Whether everyone who is attended to has been asked, at some time."""
+        asked = self._learned.keys() | self._troubles.keys() | self._configured().keys()
+        return all(s in asked for s in self._registry.services() if self._is_attended(s))
 
     def route(self, name: str) -> str | None:
         """The one service of the mesh that is known to serve a gRPC service; see `find`."""
@@ -87,6 +105,9 @@ class Catalog:
         if not self._registry.knows(service):
             return False
         state, learned = self._registry.resolve(service), self._learned.get(service)
+        failed = self._failed.get(service)
+        if failed is not None and failed[0] is state and trio.current_time() < failed[1]:
+            return False
         if learned is None:
             return bool(state.endpoints)
         if learned.state is not state:
@@ -94,6 +115,15 @@ class Catalog:
                 return True
             learned.state = state
         return False
+
+    def is_learning(self, service: str) -> bool:
+        return service in self._learning and self._learning[service].locked()
+
+    def forget(self, service: str) -> None:
+        """Nobody serves it any more."""
+        for found in (self._learned, self._troubles, self._failed, self._learning):
+            found.pop(service, None)
+        self._routes.clear()
 
     async def find(self, name: str) -> str:
         """The one service of the mesh that serves a gRPC service.
@@ -159,9 +189,16 @@ class Catalog:
                 self._take(service, learned)
                 self._trouble(service, f"{exc}; its config can say `services = […]`")
             except purerpc.RpcFailedError as exc:
-                self._trouble(service, exc.status.status_message)
+                self._put_off(service, learned, exc.status.status_message)
             except trio.TooSlowError:
-                self._trouble(service, f"it did not say within {_LEARN_WITHIN:g} s")
+                self._put_off(service, learned, f"it did not say within {_LEARN_WITHIN:g} s")
+
+    def _put_off(self, service: str, learned: Learned, why: str) -> None:
+        """Ask again after a while, or when it has other endpoints; who waited does not."""
+        self._failed[service] = learned.state, trio.current_time() + _ASK_AGAIN_AFTER
+        if learned.names:
+            self._take(service, learned)
+        self._trouble(service, why)
 
     def _trouble(self, service: str, why: str) -> None:
         if self._troubles.get(service) != why:

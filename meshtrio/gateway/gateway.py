@@ -21,10 +21,13 @@ from meshtrio.registry import Registry, UnknownServiceError, watch
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.stream import Stream
+from meshtrio.structured import next_beat
 from meshtrio.wire.heads import RequestHead
 
 _PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
+_OWN = "meshtrio."
+_LOOK_EVERY = 10.0
 _MOST_GATEWAYS = 8
 """That a call may go through: with more of them, it goes in a circle."""
 
@@ -79,6 +82,7 @@ class Gateway:
         self.catalog = Catalog(registry, configured, self._open)
         self._plan = blocks.Memory(Plan.of)
         self._channels: dict[str, Channel] = {}
+        self._open_channels: dict[str, trio.CancelScope] = {}
         self._opening: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None
 
@@ -86,13 +90,32 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await next_beat(_LOOK_EVERY)
+                for service in [s for s in self._open_channels if self._is_deserted(s)]:
+                    self._open_channels[service].cancel()
+                    self.catalog.forget(service)
+
+    def _is_deserted(self, service: str) -> bool:
+        """Nobody serves it, nor sees to it that somebody will."""
+        if not self._registry.knows(service):
+            return True
+        state = self._registry.resolve(service)
+        return state.unattended and not state.endpoints
 
     # -- for servers -------------------------------------------------------------------------
 
     def wants(self, head: RequestHead, known: bool) -> bool:
-        """All that the mesh does not serve itself, and what is expressly for somebody else."""
-        return not known or self._target(self._plan(head)) is not None
+        """All that the mesh does not serve itself, and what is expressly for somebody else.
+
+        The mesh's own services are so by metadata only.
+        """
+        if not known:
+            return True
+        plan = self._plan(head)
+        return plan.named is not None or (
+            not plan.service.startswith(_OWN) and self._target(plan) is not None
+        )
 
     def forward(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> Stream:
         leg = CallerLeg(connection, stream_id)
@@ -112,7 +135,7 @@ class Gateway:
             service = self.catalog.route(plan.service)
             if service is None:
                 return None
-            if self.catalog.is_stale(service):
+            if self.catalog.is_stale(service) and not self.catalog.is_learning(service):
                 assert self._nursery is not None
                 self._nursery.start_soon(self.catalog.learn, service)
         return self._channels.get(service)
@@ -129,11 +152,17 @@ class Gateway:
         return await self._open(self._target(plan) or await self.catalog.find(plan.service))
 
     def _target(self, plan: Plan) -> str | None:
-        """What a caller has named: by metadata, or as :authority."""
+        """What a caller has named: by metadata, or as :authority.
+
+        As :authority only what is attended to: clients have all kinds of names for a socket there,
+        which somebody could register.
+        """
         if plan.named is not None:
             return plan.named
         authority = plan.head.authority
-        return authority if self._registry.knows(authority) else None
+        if self._registry.knows(authority) and not self._registry.resolve(authority).unattended:
+            return authority
+        return None
 
     async def _open(self, service: str) -> Channel:
         if not self._registry.knows(service):
@@ -149,10 +178,12 @@ class Gateway:
     async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
         known = self._registry.resolve(service)
         feed, key = partial(watch, self._registry, service), (id(self._registry), service)
-        async with open_channel(service, feed, feed_key=key, initial=known) as channel:
-            self._channels[service] = channel
-            task_status.started(channel)
-            try:
-                await trio.sleep_forever()
-            finally:
-                del self._channels[service]
+        with trio.CancelScope() as scope:
+            async with open_channel(service, feed, feed_key=key, initial=known) as channel:
+                self._channels[service], self._open_channels[service] = channel, scope
+                task_status.started(channel)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    del self._channels[service], self._open_channels[service]
+                    self._opening.pop(service, None)

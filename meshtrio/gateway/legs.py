@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from meshtrio.gateway.passage import Passage
 
 
+_SMALL = 4096
+"""Bytes of a piece that more is joined to."""
+
+
 class Leg(Stream):
     """A stream that sends what it is given without waiting, and keeps what cannot go out yet."""
 
@@ -45,16 +49,19 @@ class Leg(Stream):
             if taken == len(data):
                 return
             data = memoryview(data)[taken:]
-        if not isinstance(self._held, deque):
-            self._held = deque()
-        self._held.append(data)
         self.held_size += len(data)
         self._end = end
+        if not isinstance(self._held, deque):
+            self._held = deque()
+        elif self._held and len(self._held[-1]) < _SMALL:
+            # A peer that sends a byte at a time shall not make an object of each.
+            data = b"".join((self._held.pop(), data))
+        self._held.append(data)
 
     def _send_now(self, data: Buffer, end: bytes | None) -> int:
         """Give how much went out; the end goes with the last of it."""
         connection = self._connection
-        if not connection.engine.can_send(self.id):
+        if connection.closed or not connection.engine.can_send(self.id):
             return len(data)  # Nobody wants it any more.
         # An end is small, and not held back for the kernel's sake alone.
         if data and connection.outbox.congested:

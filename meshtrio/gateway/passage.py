@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 _MOST_KEPT = 256 * 1024
 """Bytes of a request that are kept to make a refused call again; one with more is committed."""
 
+_SMALL = 4096
+"""Bytes of a piece that more is joined to: a byte at a time shall not make an object of each."""
+_MOST_UNREAD = 8 * 1024 * 1024
+"""Bytes that may wait for a caller who does not read."""
+
 _response_block = blocks.Memory(blocks.response_block)
 _trailers_block = blocks.Memory(blocks.trailers_block)
 _HEAD = blocks.response_block(
@@ -41,7 +46,7 @@ _HEAD = blocks.response_block(
         metadata=(),
         trailers=None,
     )
-).data
+)
 _TOO_MUCH = "the plugin's metadata is more than the caller accepts"
 
 
@@ -59,9 +64,9 @@ class Passage:
         "_plan",
         "_plugin",
         "_refusals",
+        "_request_ended",
         "_since",
         "_target",
-        "_waiting",
     )
 
     def __init__(self, gateway: Gateway, caller: CallerLeg, plan: Plan) -> None:
@@ -71,9 +76,11 @@ class Passage:
         self._channel: Channel | None = None
         self._target: Target | None = None
         self._plugin: PluginLeg | None = None
-        self._kept: list[tuple[bytes, bool]] | None = []
-        """What the caller has sent, with whether it was the end of it; None once committed."""
+        self._kept: list[bytes] | None = []
+        """What the caller has sent; None once committed."""
         self._kept_size = 0
+        self._request_ended = False
+        """The caller has sent all it had."""
         self._refusals = 0
         self._counted = False
         """The channel counts it as under way."""
@@ -124,11 +131,17 @@ class Passage:
         channel = await self._gateway.open_channel_for(self._plan)
         while True:
             target = await channel.pick(self._wish(channel))
-            while target.connection.usable:
-                if self._open(channel, target):
-                    target.connection.flush()
-                    return
-                await target.connection.wait_for_room()
+            connection = target.connection
+            while connection.usable:
+                try:
+                    if self._open(channel, target):
+                        connection.flush()
+                        return
+                except purerpc.RpcFailedError:
+                    connection.offer_room()  # Somebody else may have waited for it.
+                    raise
+                await connection.outbox.uncongested()
+                await connection.wait_for_room()
 
     def _wish(self, channel: Channel) -> Wish:
         if channel.hash_header is None:
@@ -139,25 +152,32 @@ class Passage:
         return Wish(key=",".join(values) if values else None)
 
     def _open(self, channel: Channel, target: Target) -> bool:
-        """Start the call on a connection; False where that has no room for it."""
+        """Start the call on a connection; False where that has no room for it.
+
+        Does nothing where the call has ended meanwhile.
+        """
         connection = target.connection
-        if not connection.has_room:
-            return False
+        if self._ended:
+            connection.offer_room()
+            return True
         block = self._plan.block_for(channel, self._caller.peer)
+        if self._plan.head.timeout is not None:
+            block = block.with_timeout(self._ends - trio.current_time())
         if not connection.engine.takes_header_list_of(block.size):
             raise purerpc.ResourceExhaustedError("the metadata is more than the plugin accepts")
+        if not connection.has_room or connection.outbox.congested:
+            return False
         if channel.counts:
             channel.enter()
         self._counted = channel.counts
-        data = block.data
-        if self._plan.head.timeout is not None:
-            data += blocks.timeout_block(self._ends - trio.current_time())
-        plugin = connection.start_as(PluginLeg, data)
+        plugin = connection.start_as(PluginLeg, block.data)
         assert plugin is not None
         plugin.owner, plugin.passage = channel, self
         self._channel, self._target, self._plugin = channel, target, plugin
-        for data, end in self._kept or ():
-            plugin.send_on(data, b"" if end else None)
+        for data in self._kept or ():
+            plugin.send_on(data)
+        if self._request_ended:
+            plugin.send_on(b"", b"")
         if self._kept_size and self._caller.allow_more():
             self._caller.connection.flush()
         return True
@@ -165,16 +185,27 @@ class Passage:
     # -- what the caller does ----------------------------------------------------------------
 
     def on_request_data(self, data: bytes, *, end: bool) -> None:
+        if not data and not end:
+            return
+        self._request_ended = end
         if self._kept is not None:
-            self._kept.append((data, end))
-            self._kept_size += len(data)
-            if self._kept_size > _MOST_KEPT and self._plugin is not None:
-                self._kept = None
+            self._keep(data)
         if self._plugin is not None:
             self._plugin.send_on(data, b"" if end else None)
             self._caller.connection.passed_on.add(self._plugin.connection)
 
+    def _keep(self, data: bytes) -> None:
+        assert self._kept is not None
+        self._kept_size += len(data)
+        if self._kept_size > _MOST_KEPT and self._plugin is not None:
+            self._kept = None
+        elif self._kept and len(self._kept[-1]) < _SMALL:
+            self._kept[-1] += data
+        else:
+            self._kept.append(data)
+
     def on_caller_gone(self) -> None:
+        self._caller.passage = None
         self._leave(success=None)
 
     # -- what the plugin does ----------------------------------------------------------------
@@ -183,7 +214,7 @@ class Passage:
         self._kept = None
         caller, block = self._caller, _response_block(head)
         if not caller.connection.engine.takes_header_list_of(block.size):
-            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH))
+            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH), success=None)
         elif caller.connection.engine.can_send(caller.id):
             caller.connection.engine.send_headers(caller.id, block.data)
             caller.head_sent = True
@@ -198,10 +229,15 @@ class Passage:
             self._end_with(self._without_status())
             return
         block = _trailers_block(trailers)
-        if self._caller.connection.engine.takes_header_list_of(block.size):
+        if self._takes(block):
             self._end(block.data, success=trailers.code == 0)
         else:
-            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH))
+            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH), success=None)
+
+    def _takes(self, block: blocks.Block) -> bool:
+        """Whether the caller accepts these trailers, with a head in the same block if need be."""
+        size = block.size if self._caller.head_sent else block.size + _HEAD.size
+        return self._caller.connection.engine.takes_header_list_of(size)
 
     def _without_status(self) -> purerpc.RpcFailedError:
         head = None if self._plugin is None else self._plugin.head
@@ -235,7 +271,7 @@ class Passage:
     def on_room(self, leg: Leg) -> None:
         """A leg's peer has taken some of what was held: the other's may send more."""
         if self._ended and leg is self._caller and not leg.held_size:
-            leg.reset(ErrorCode.NO_ERROR)
+            self._let_go()
         other = self._caller if leg is self._plugin else self._plugin
         if other is not None and other.allow_more():
             other.connection.flush()
@@ -247,27 +283,36 @@ class Passage:
         return self._kept_size if self._plugin is None else self._plugin.held_size
 
     def _answer(self) -> None:
+        caller = self._caller.connection
         if self._plugin is not None:
-            self._plugin.connection.passed_on.add(self._caller.connection)
+            self._plugin.connection.passed_on.add(caller)
+        if caller.outbox.size > _MOST_UNREAD:
+            # Messages are held back long before: these are the heads and ends of very many calls.
+            caller.shut("the answers are not read", ErrorCode.ENHANCE_YOUR_CALM)
 
-    def _end_with(self, failure: purerpc.RpcFailedError) -> None:
-        """End the call with a status of our own."""
-        status = failure.status
-        self._end(trailers_block(status.status_code, status.status_message), success=False)
+    def _end_with(self, failure: purerpc.RpcFailedError, success: bool | None = False) -> None:
+        """End the call with a status of our own; `success` as it is counted against the plugin."""
+        code, message = failure.status.status_code, failure.status.status_message
+        self._end(trailers_block(code, message), success=success)
         self._caller.connection.flush()
 
-    def _end(self, trailers: bytes, *, success: bool) -> None:
+    def _end(self, trailers: bytes, *, success: bool | None) -> None:
         """Send the status behind what is held for the caller."""
         if self._ended:
             return
         caller = self._caller
         if not caller.head_sent:
-            trailers = _HEAD + trailers
+            trailers = _HEAD.data + trailers
         caller.send_on(b"", trailers)
         self._answer()
-        if not caller.held_size:
-            caller.reset(ErrorCode.NO_ERROR)
         self._leave(success=success)
+        if not caller.held_size:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """All is said: the caller's stream is over, and nobody holds this any more."""
+        self._caller.passage = None
+        self._caller.reset(ErrorCode.NO_ERROR)
 
     def _leave(self, *, success: bool | None) -> None:
         self._ended = True

@@ -72,6 +72,10 @@ class ClientConnection(Connection):
         while self.usable and not self.engine.can_open_stream:
             await self._room.park()
 
+    def offer_room(self) -> None:
+        """Let the next one who waits for room have a place that is not used after all."""
+        self._room.unpark()
+
     def retire(self) -> None:
         """Take no new calls, let those under way finish, then close."""
         self.retired = True

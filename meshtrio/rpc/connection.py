@@ -343,9 +343,11 @@ class Connection:
         self._wake_senders()
 
     def spawn(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that ends with the connection."""
-        assert self._nursery is not None
-        self._nursery.start_soon(task, *args)
+        """Start a task that ends with the connection; none where it has ended."""
+        if self.closed or self._nursery is None:
+            return
+        with contextlib.suppress(RuntimeError):  # It is ending, and will fail its calls.
+            self._nursery.start_soon(task, *args)
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_name(event.code)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import attrs
 import purerpc
 import trio
 
@@ -84,6 +86,8 @@ class Server:
         """
         self.forwarder = forwarder
         self.admit = admit
+        self.trusted_pid: int | None = None
+        """A process that calls on behalf of many, whose resets are therefore not counted."""
         self.interceptors = tuple(interceptors)
         self.handlers: dict[str, Handler] = handlers_of(servicers)
         self.limits = limits or Limits()
@@ -108,6 +112,15 @@ class Server:
                 self.handlers |= handlers_of([make()])
                 handler = self.handlers.get(path)
         return handler
+
+    def limits_for(self, transport: Transport) -> Limits:
+        if self.trusted_pid is None:
+            return self.limits
+        try:
+            is_trusted = transport.peer().pid == self.trusted_pid
+        except OSError:
+            is_trusted = False
+        return attrs.evolve(self.limits, reset_rate=math.inf) if is_trusted else self.limits
 
     @property
     def calls_in_progress(self) -> int:
@@ -207,7 +220,7 @@ class ServerConnection(Connection):
     """A connection whose streams are served; see `Connection` for who owns what."""
 
     def __init__(self, transport: Transport, server: Server) -> None:
-        super().__init__(transport, Role.SERVER, server.limits, server.timeouts)
+        super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
         self._find = server.find
         self._forwarder, self._admit = server.forwarder, server.admit
         self.interceptors = server.interceptors

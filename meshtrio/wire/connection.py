@@ -506,7 +506,9 @@ class Connection:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
         stream = self._streams.pop(stream_id, None)
-        self._spend_reset()
+        if not self._is_client:
+            # A client has opened what is reset: it bounds that itself.
+            self._spend_reset()
         if stream is not None:
             stream.advance(Input.RESET)
             code = frames.read_u32(payload)[0]
