@@ -266,6 +266,11 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
     address = _address(mesh_socket)
     try:
         (await endpoint.connect(address)).close()
+    except PermissionError:
+        raise NoMeshError(
+            f"the mesh at {address.removeprefix('unix:')} is for other users; whom it lets in is "
+            "said by [mesh.access] of its config"
+        ) from None
     except OSError as exc:
         raise NoMeshError(
             f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror}); start one with "

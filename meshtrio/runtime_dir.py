@@ -8,8 +8,9 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from meshtrio.config import MeshConfig, PluginConfig
@@ -87,6 +88,14 @@ def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
     return uid, gid
 
 
+def uid_of(user: str) -> int:
+    """A user's number, of those that are given as numbers whether they are known or not.
+
+    Raises KeyError.
+    """
+    return int(user) if user.isdigit() else ids_of(user, None)[0]
+
+
 def find_mesh_socket() -> Path:
     """Where a client looks for the mesh: `MESH_SOCKET`, else the default runtime dir."""
     given = os.environ.get("MESH_SOCKET")
@@ -129,9 +138,11 @@ def _check_access(config: MeshConfig) -> list[str]:
     """Whether there are the users and groups that may use the mesh socket."""
     problems = []
     for name, rule in config.access.rules.items():
-        for user, group in [*((u, None) for u in rule.users), *((None, g) for g in rule.groups)]:
+        looks: list[Callable[[], object]] = [partial(uid_of, user) for user in rule.users]
+        looks += [partial(ids_of, None, group) for group in rule.groups]
+        for look in looks:
             try:
-                ids_of(user, group)
+                look()
             except KeyError as exc:
                 problems.append(f"mesh: access.{name}: {exc.args[0]}")
     return problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 
 import attrs
@@ -9,6 +11,7 @@ import trio
 
 from meshtrio.address import TlsFiles
 from meshtrio.client.endpoint import connect, host_of
+from meshtrio.rpc.peer import peer_of
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 
@@ -26,22 +29,42 @@ class Tls:
     @classmethod
     def of(cls, files: TlsFiles) -> Tls:
         """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
+        for path in (files.ca, files.certificate, files.key):
+            if path is not None and not path.is_file():
+                raise FileNotFoundError(errno.ENOENT, f"{path} is not there, or is no file")
         context = ssl.create_default_context(cafile=files.ca)
         if files.certificate is not None:
             context.load_cert_chain(files.certificate, files.key)
         return cls(context, files.server_name)
 
 
-async def dial(address: str, tls: Tls | TlsFiles | None) -> Transport:
-    """Connect; the handshake is still to be done. Raises OSError and ValueError."""
+async def dial(address: str, tls: Tls | TlsFiles | None, owner: int | None = None) -> Transport:
+    """Connect; the handshake is still to be done. Raises OSError and ValueError.
+
+    `owner`: the user whom a Unix socket's server has to run as; any by default.
+    """
     if isinstance(tls, TlsFiles):
         try:
-            tls = await trio.to_thread.run_sync(Tls.of, tls)
+            tls = await trio.to_thread.run_sync(Tls.of, tls, abandon_on_cancel=True)
         except OSError as exc:
             reason = f"its TLS files cannot be used: {exc.strerror or exc}"
             raise OSError(exc.errno, reason) from None
     sock = await connect(address)
+    if owner is not None:
+        _check_owner(sock, owner)
     if tls is None:
         return SocketTransport(sock)
     hostname = tls.server_hostname or host_of(address)
     return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
+
+
+def _check_owner(sock: socket.socket, owner: int) -> None:
+    """Whoever registers a path shall not have others speak to servers that he could not reach."""
+    try:
+        found = peer_of(sock).uid
+        if found != owner:
+            text = f"it is served by uid {found}, and was registered by uid {owner}"
+            raise PermissionError(errno.EPERM, text)
+    except BaseException:
+        sock.close()
+        raise

@@ -34,6 +34,8 @@ class Endpoint:
     """Of twice the weight, twice the calls, where the service's balancing goes by it."""
     priority: int = LOCAL
     tls: TlsFiles | None = None
+    owner: int | None = None
+    """The uid its server has to have, where somebody else than the mesh's user registered it."""
 
     @property
     def identity(self) -> str:

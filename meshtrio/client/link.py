@@ -154,7 +154,10 @@ class Link:
     async def _dial(self) -> Transport | None:
         with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
             try:
-                return await dial(self.endpoint.address, self._manner.tls or self.endpoint.tls)
+                endpoint = self.endpoint
+                return await dial(
+                    endpoint.address, self._manner.tls or endpoint.tls, endpoint.owner
+                )
             except (OSError, ValueError) as exc:
                 self._fail(getattr(exc, "strerror", None) or str(exc))
         if self._dialing.cancelled_caught and not self._unused.is_set():

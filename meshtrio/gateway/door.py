@@ -17,6 +17,7 @@ from meshtrio.gateway.gateway import Gateway
 from meshtrio.registry import Registry
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tls import server_context
 from meshtrio.runtime_dir import Claim
 from meshtrio.services.access import Gatekeeper, is_shared
@@ -29,8 +30,15 @@ from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.tree import Tree
+from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.mesh")
+
+
+_LIMITS = Limits(max_concurrent_streams=256)
+"""One caller shall not have all the places that a plugin has."""
+_ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
+"""A host that is gone, or a link that is cut, says nothing."""
 
 
 class Door:
@@ -65,7 +73,8 @@ class Door:
                 yield
                 return
             with tcp_listener(config.listen) as listener:
-                server = self._server(open_to_all=config.security is Security.PLAINTEXT)
+                open_to_all = config.security is Security.PLAINTEXT
+                server = self._server(open_to_all=open_to_all, timeouts=_ACROSS_A_NETWORK)
                 if config.security is Security.PLAINTEXT:
                     _log.warning("whoever reaches %s may call every plugin", config.listen)
                 async with running(partial(server.serve, ssl_context=context), listener):
@@ -85,10 +94,12 @@ class Door:
             task_status=task_status,
         )
 
-    def _server(self, *, open_to_all: bool = False) -> Server:
+    def _server(self, *, open_to_all: bool = False, timeouts: Timeouts | None = None) -> Server:
         keeper = Gatekeeper(lambda: self._tree.config.access, open_to_all=open_to_all)
         return standard_server(
             *self._servicers,
+            limits=_LIMITS,
+            timeouts=timeouts,
             forwarder=self._gateway,
             admit=keeper.refusal,
             others=self._gateway.catalog.described,

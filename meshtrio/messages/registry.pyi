@@ -57,7 +57,7 @@ class ServiceState(_message.Message):
     def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ..., unattended: bool = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls")
+    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class Endpoint(_message.Message):
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TLS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     id: str
     address: str
     instance: int
@@ -72,7 +73,8 @@ class Endpoint(_message.Message):
     weight: int
     priority: int
     tls: Tls
-    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ...) -> None: ...
+    owner: int
+    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., owner: _Optional[int] = ...) -> None: ...
 
 class Tls(_message.Message):
     __slots__ = ("ca_path", "certificate_path", "key_path", "server_name")

@@ -34,6 +34,8 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
+            # What the file is made with: the umask may be anything.
+            os.fchmod(sock.fileno(), 0o700)
             sock.bind(path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None

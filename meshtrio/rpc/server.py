@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 import ssl
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.crowd import Crowd, turn_away
+from meshtrio.rpc.crowd import Crowd, Who, turn_away
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
@@ -35,6 +34,7 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _PAUSE_WHEN_OUT = 0.1
 _HOUSEKEEPING = 1.0
+_UNCOUNTED = 2**62
 _DRAIN_PING = b"drain..."
 _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
@@ -120,7 +120,7 @@ class Server:
             is_trusted = transport.peer().pid == self.trusted_pid
         except OSError:
             is_trusted = False
-        return attrs.evolve(self.limits, reset_rate=math.inf) if is_trusted else self.limits
+        return attrs.evolve(self.limits, reset_burst=_UNCOUNTED) if is_trusted else self.limits
 
     @property
     def calls_in_progress(self) -> int:
@@ -187,7 +187,7 @@ class Server:
             self.connections.add(connection)
             nursery.start_soon(self._serve_connection, connection, who)
 
-    async def _serve_connection(self, connection: ServerConnection, who: Hashable) -> None:
+    async def _serve_connection(self, connection: ServerConnection, who: list[Who]) -> None:
         try:
             await connection.run()
         except Exception:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from urllib.parse import quote
 
 import trio
 
 from meshtrio.config import Access, AccessRule
 from meshtrio.contract import MESH_FORWARDED
 from meshtrio.rpc.peer import Peer
-from meshtrio.runtime_dir import ids_of
+from meshtrio.runtime_dir import ids_of, uid_of
 from meshtrio.wire.budget import Budget
 from meshtrio.wire.heads import RequestHead
 
@@ -21,6 +22,7 @@ CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
 _OWN = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
 _FOR_ALL = ("grpc.health.", "grpc.reflection.")
 _TOLD_PER_SECOND = 10.0
+_LONGEST_NAME = 200
 
 
 class Gatekeeper:
@@ -57,7 +59,7 @@ class Gatekeeper:
         elif any(self._allows(name, peer) for name in names):
             return ""
         rule = f"access.{names[0]}" if len(names) == 1 else "access"
-        text = f"{rule}: {who} may not call {service}"
+        text = f"{rule}: {who} may not call {quote(service[:_LONGEST_NAME], safe='._-/')}"
         self._tell(text)
         return f"{text}; the mesh's config says who may"
 
@@ -82,7 +84,7 @@ class _Resolved:
     """A rule, with users and groups as the numbers they have now."""
 
     def __init__(self, rule: AccessRule) -> None:
-        self._uids = frozenset(ids_of(user, None)[0] for user in rule.users)
+        self._uids = frozenset(uid_of(user) for user in rule.users)
         self._gids = frozenset(ids_of(None, group)[1] for group in rule.groups)
         self._subjects = rule.subjects
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Container, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -60,7 +60,7 @@ class Chronicle:
             self._writings.append(Writing(event.plugin, event.instance, line, dropped))
 
     async def happenings(
-        self, plugins: Container[str], last: int, *, follow: bool
+        self, wanted: Callable[[str], bool], last: int, *, follow: bool
     ) -> AsyncGenerator[tuple[int, Happening, int], None]:
         """Give the number of each, and how many before it could not be told.
 
@@ -68,17 +68,17 @@ class Chronicle:
         """
         journal = self._happenings
         past, _ = journal.after(0)
-        found = [(number, each) for number, each in past if each.event.plugin in plugins]
+        found = [(number, each) for number, each in past if wanted(each.event.plugin)]
         position, missed = journal.end, 0
         for number, happening in found[-last:] if last else ():
             yield number, happening, 0
         with self._event_pace:
             while follow:
                 await journal.wait(position)
-                found, missed = journal.after(position)
-                position = journal.end
+                found, more = journal.after(position)
+                position, missed = journal.end, missed + more
                 for number, happening in found:
-                    if happening.event.plugin in plugins:
+                    if wanted(happening.event.plugin):
                         yield number, happening, missed
                         missed = 0
                 await self._event_pace.rest()
@@ -90,16 +90,16 @@ class Chronicle:
             yield self._writings.end
 
     async def writings(
-        self, plugins: Container[str], position: int
+        self, wanted: Callable[[str], bool], position: int
     ) -> AsyncGenerator[tuple[Writing, int], None]:
         """Give what is written from there on, and how many lines before it could not be told."""
-        journal = self._writings
+        journal, missed = self._writings, 0
         while True:
             await journal.wait(position)
-            found, missed = journal.after(position)
-            position = journal.end
+            found, more = journal.after(position)
+            position, missed = journal.end, missed + more
             for _, writing in found:
-                if writing.plugin in plugins:
+                if wanted(writing.plugin):
                     yield writing, missed
                     missed = 0
             await self._line_pace.rest()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from meshtrio.messages import control
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.services import control_messages as messages
 from meshtrio.services.chronicle import Chronicle, Writing
+from meshtrio.services.load import interval_of
 from meshtrio.services.loads import Loads
 from meshtrio.supervise.operations import Operations
-from meshtrio.supervise.processes.usage import usage_by_group
+from meshtrio.supervise.processes.usage import Usage, usage_by_group
 from meshtrio.supervise.tree import Tree
 
 # The methods have their names from the proto.
 # ruff: noqa: N802
 
-_SHORTEST_INTERVAL = 0.1
+_USAGE_HOLDS = 0.5
 
 
 class ControlServicer:
@@ -38,20 +40,22 @@ class ControlServicer:
         self._operations = operations
         self._chronicle = chronicle
         self._loads = loads
+        self._used: Mapping[int, Usage] = {}
+        self._used_until = -math.inf
         self.service = service_of(control.DESCRIPTOR.services_by_name["Control"], self)
 
     # -- looking -----------------------------------------------------------------------------
 
     async def ListInstances(self, request: Any) -> Any:
         with _told():
-            plugins = self._operations.plugins(request.names)
-        found = [status for status in self._tree.statuses() if status.name in plugins]
+            wanted = self._operations.selected(request.names)
+        found = [status for status in self._tree.statuses() if wanted(status.name)]
         return control.ListInstancesResponse(instances=map(messages.instance, found))
 
     async def GetInstance(self, request: Any) -> Any:
         with _told():
-            plugins = self._operations.plugins([request.name])
-        found = [status for status in self._tree.statuses() if status.name in plugins]
+            wanted = self._operations.selected([request.name])
+        found = [status for status in self._tree.statuses() if wanted(status.name)]
         for status in found:
             if status.instance == request.instance:
                 return messages.instance(status)
@@ -65,33 +69,31 @@ class ControlServicer:
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
         with _told():
-            plugins = self._operations.plugins(request.names)
-        happenings = self._chronicle.happenings(plugins, request.last, follow=request.follow)
+            wanted = self._operations.selected(request.names)
+        happenings = self._chronicle.happenings(wanted, request.last, follow=request.follow)
         async with aclosing(happenings) as found:
             async for number, happening, missed in found:
                 yield messages.event(number, happening, missed)
 
     async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
         with _told():
-            plugins = self._operations.plugins(request.names)
+            wanted = self._operations.selected(request.names)
         epoch = time.time() - trio.current_time()
         with self._chronicle.reading_lines() as position:
-            past = self._lines(plugins, request.since - epoch)
+            past = self._lines(wanted, request.since - epoch)
             for each in past[-request.last :]:
                 yield _log_line(each, epoch)
             if request.follow:
-                async with aclosing(self._chronicle.writings(plugins, position)) as to_come:
+                async with aclosing(self._chronicle.writings(wanted, position)) as to_come:
                     async for each, missed in to_come:
                         yield _log_line(each, epoch, missed)
 
-    def _lines(self, plugins: Iterable[str], since: float) -> list[Writing]:
+    def _lines(self, wanted: Callable[[str], bool], since: float) -> list[Writing]:
         """What is kept of the lines that plugins wrote since then, oldest first."""
         found = [
             Writing(plugin, number, line)
-            for name in sorted(plugins)
-            for (plugin, number), lines in self._operations.lines(name).items()
-            for line in lines
-            if line.at >= since
+            for plugin, number, line in self._operations.all_lines()
+            if wanted(plugin) and line.at >= since
         ]
         return sorted(found, key=lambda each: each.line.at)
 
@@ -103,7 +105,7 @@ class ControlServicer:
             return self._statistics()
 
     async def WatchStatistics(self, request: Any) -> AsyncIterator[Any]:
-        interval = max(request.interval or 1.0, _SHORTEST_INTERVAL)
+        interval = interval_of(request)
         with self._loads.wanted():
             await self._loads.complete()
             while True:
@@ -112,10 +114,10 @@ class ControlServicer:
 
     def _statistics(self) -> Any:
         found = self._tree.statistics()
-        usage = usage_by_group()
+        usage = self._usage()
         instances = []
         for status in self._tree.statuses():
-            used = usage.get(status.pid or 0)
+            used = usage.get(status.pid) if status.pid else None
             instances.append(
                 control.InstanceStatistics(
                     instance=messages.instance(status),
@@ -132,6 +134,13 @@ class ControlServicer:
             total=messages.plugin_statistics(found.total),
             instances=instances,
         )
+
+    def _usage(self) -> Mapping[int, Usage]:
+        """What process groups use; looked at for all who ask within half a second."""
+        now = trio.current_time()
+        if now > self._used_until:
+            self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
+        return self._used
 
     # -- telling it what to do ---------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,14 @@ from meshtrio.rpc.meter import Meter
 _SHORTEST_INTERVAL = 0.1
 
 
+def interval_of(request: Any) -> float:
+    """Seconds from one report to the next. Raises InvalidArgumentError."""
+    interval: float = request.interval or 1.0
+    if not 0 <= interval < math.inf:
+        raise purerpc.InvalidArgumentError(f"an interval of {interval} s cannot be")
+    return max(interval, _SHORTEST_INTERVAL)
+
+
 class LoadServicer:
     """Tells of one server, until it is about to stop: a watch must not hold that up."""
 
@@ -24,11 +33,12 @@ class LoadServicer:
         self.service = service_of(load.DESCRIPTOR.services_by_name["Load"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        interval = max(request.interval or 1.0, _SHORTEST_INTERVAL)
+        interval = interval_of(request)
         with self._meter.timing() as samples:
             while not self._stopped.is_set():
-                yield self._report(samples)
+                report = self._report(samples)
                 samples.clear()
+                yield report
                 with trio.move_on_after(interval):
                     await self._stopped.wait()
         raise purerpc.UnavailableError("the server is shutting down")

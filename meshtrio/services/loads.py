@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.channel import connect_to
-from meshtrio.client.dial import Tls
+from meshtrio.client.channel import open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import Endpoint
+from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.messages import load
 from meshtrio.registry import Registry
 from meshtrio.structured import open_nursery_of_one
@@ -99,14 +98,24 @@ class Loads:
 
     async def _watch(self, watched: _Watched) -> None:
         request = load.WatchLoadRequest(interval=_INTERVAL)
+
+        async def feed(update: Callable[[ServiceState], None]) -> None:
+            update(ServiceState((watched.endpoint,)))
+
         with watched.scope:
-            async with connect_to(watched.endpoint.address, tls=watched.tls) as channel:
-                try:
-                    async for watched.report in DynamicStub(channel, _SERVICE).Watch(request):
+            async with open_channel(watched.endpoint.id, feed, obituary_wait=0) as channel:
+                stub = DynamicStub(channel, _SERVICE)
+                while True:
+                    try:
+                        async for watched.report in stub.Watch(request):
+                            self._note_answer(watched)
+                    except purerpc.UnimplementedError:
                         self._note_answer(watched)
-                except purerpc.RpcFailedError:
-                    watched.report = None
-                self._note_answer(watched)
+                        return
+                    except purerpc.RpcFailedError:
+                        watched.report = None
+                        self._note_answer(watched)
+                    await trio.sleep(_INTERVAL)
 
     def _note_answer(self, watched: _Watched) -> None:
         if not watched.answered:
@@ -123,7 +132,3 @@ class _Watched:
     answered: bool = False
     """It has said how it is, or that it does not tell."""
     report: Any = None
-
-    @property
-    def tls(self) -> Tls | None:
-        return None if self.endpoint.tls is None else Tls.of(self.endpoint.tls)

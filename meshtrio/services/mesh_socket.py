@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -55,7 +56,6 @@ async def _serve_one(
     started: Callable[[], None],
 ) -> None:
     with unix_listener(path) as listener:
-        _set_mode(path, claim, shared())
         async with running(server.serve, listener):
             started()
             await _until_lost(path, claim, shared)
@@ -64,18 +64,16 @@ async def _serve_one(
 def _set_mode(path: Path, claim: Claim, shared: bool) -> None:
     if shared:
         claim.let_others_pass()
+    # Who may do what is asked of each call.
     os.chmod(path, 0o666 if shared else 0o600)
 
 
 async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> None:
-    ours, now = os.stat(path), shared()
-    while not claim.lost:
-        if shared() is not now:
-            now = not now
-            _set_mode(path, claim, now)
-        try:
-            if not os.path.samestat(os.stat(path), ours):
-                return
-        except FileNotFoundError:
-            return
-        await next_beat(_LOOK_EVERY)
+    now = None
+    with contextlib.suppress(FileNotFoundError):
+        ours = os.stat(path)
+        while not claim.lost and os.path.samestat(os.stat(path), ours):
+            if shared() is not now:
+                now = shared()
+                _set_mode(path, claim, now)
+            await next_beat(_LOOK_EVERY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -17,11 +18,13 @@ from meshtrio.messages import registry as messages
 from meshtrio.registry import Registry, UnknownServiceError
 from meshtrio.registry.tables import outside_endpoint
 from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Request
 from meshtrio.services.journal import Pace
 from meshtrio.services.registry_messages import to_message, to_tls
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
+_MOST_REMEMBERED = 1000
 
 
 class RegistryServicer:
@@ -60,11 +63,13 @@ class RegistryServicer:
         latest, message = self._latest.get(service, (None, None))
         if latest is not state:
             message = to_message(service, state)
+            if len(self._latest) >= _MOST_REMEMBERED:
+                self._latest.clear()
             self._latest[service] = state, message
         return message
 
     async def Register(self, message: Any, request: Request) -> AsyncIterator[Any]:  # noqa: N802
-        service, endpoint = self._endpoint(message)
+        service, endpoint = self._endpoint(message, request.peer)
         who = "a program" if request.peer.pid is None else f"pid {request.peer.pid}"
         key, replaced = (service, endpoint.address), trio.Event()
         if key in self._registrations:
@@ -76,13 +81,20 @@ class RegistryServicer:
             await replaced.wait()
             raise purerpc.AbortedError(f"{endpoint.address} was registered for {service} again")
         finally:
-            if self._registrations[key] is replaced:
+            if self._registrations.get(key) is replaced:
                 del self._registrations[key]
             how = "is gone" if request.caller_is_gone else "took it out"
             reason = f"{endpoint.address} has no registration any more: {who} {how}"
             self._registry.deregister(service, Departure(endpoint.id, reason))
 
-    def _endpoint(self, message: Any) -> tuple[str, Endpoint]:
+    def _endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
+        owner = None
+        if peer.uid not in (0, os.geteuid()):
+            owner = peer.uid
+            if owner is None or not message.address.startswith("unix:") or message.HasField("tls"):
+                raise purerpc.PermissionDeniedError(
+                    f"access.registry: {peer} may only register Unix sockets, without TLS"
+                )
         tls = to_tls(message.tls) if message.HasField("tls") else None
         local = message.local if message.HasField("local") else None
         try:
@@ -93,4 +105,6 @@ class RegistryServicer:
         except ValueError as exc:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
         # Not the same as before when it comes back: what is said of the one is not of the other.
-        return table.name, attrs.evolve(endpoint, id=f"{endpoint.id} #{next(self._serials)}")
+        return table.name, attrs.evolve(
+            endpoint, id=f"{endpoint.id} #{next(self._serials)}", owner=owner
+        )

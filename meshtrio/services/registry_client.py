@@ -45,15 +45,22 @@ async def watch(mesh: Picker, service: str, deliver: Callable[[ServiceState], No
     That one has a while to learn of the endpoints that it does not run.
     """
     stub = DynamicStub(mesh, _DESCRIPTOR)
-    known, failures, rng = Known(deliver), 0, Random()
+    known, failures, rng, refused = Known(deliver), 0, Random(), False
+    settling = trio.CancelScope()
     async with open_nursery_of_one() as nursery:
         while True:
             try:
                 async for message in stub.Watch(messages.ResolveRequest(service=service)):
                     known.take(from_message(message), afresh=failures > 0)
                     if failures:
-                        nursery.start_soon(known.settle)
-                    failures = 0
+                        settling.cancel()
+                        settling = trio.CancelScope()
+                        nursery.start_soon(known.settle, settling)
+                    failures, refused = 0, False
+            except purerpc.PermissionDeniedError as exc:
+                if not refused:
+                    _log.warning("%s cannot be watched: %s", service, exc.status.status_message)
+                refused = True
             except purerpc.RpcFailedError:
                 pass
             failures += 1
@@ -83,12 +90,13 @@ class Known:
         self._state = state
         self._tell()
 
-    async def settle(self) -> None:
-        """Give up on those that have not returned, after a while."""
-        await trio.sleep(_RETURN_WITHIN)
-        if self._survivors:
-            self._survivors = ()
-            self._tell()
+    async def settle(self, scope: trio.CancelScope) -> None:
+        """Give up on those that have not returned, after a while, unless that is cancelled."""
+        with scope:
+            await trio.sleep(_RETURN_WITHIN)
+            if self._survivors:
+                self._survivors = ()
+                self._tell()
 
     def _tell(self) -> None:
         state = self._state

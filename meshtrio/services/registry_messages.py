@@ -72,6 +72,7 @@ def _from_endpoint(endpoint: Endpoint) -> Any:
         weight=endpoint.weight,
         priority=endpoint.priority,
         tls=None if endpoint.tls is None else from_tls(endpoint.tls),
+        owner=endpoint.owner,
     )
 
 
@@ -85,6 +86,7 @@ def _to_endpoint(message: Any) -> Endpoint:
         weight=message.weight or 1,
         priority=message.priority,
         tls=to_tls(message.tls) if message.HasField("tls") else None,
+        owner=message.owner if message.HasField("owner") else None,
     )
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.rpc.server import Admit, Forwarder, Server, ServerInterceptor
+from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.health import HealthServicer
 from meshtrio.wire.limits import Limits
 
@@ -24,6 +25,7 @@ _LOAD = "meshtrio.v1.Load"
 def standard_server(
     *servicers: Any,
     limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
     forwarder: Forwarder | None = None,
     admit: Admit | None = None,
@@ -39,6 +41,7 @@ def standard_server(
         *servicers,
         health,
         limits=limits,
+        timeouts=timeouts,
         interceptors=interceptors,
         forwarder=forwarder,
         admit=admit,

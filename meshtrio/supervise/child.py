@@ -67,6 +67,14 @@ class Child:
     def plugin(self) -> str:
         return self.config.name
 
+    @property
+    def last_words(self) -> str:
+        """The last it wrote to stderr, which in most languages names the error."""
+        for line in reversed(self.ring.lines()):
+            if line.stream == "stderr" and line.text.strip():
+                return f"; its last words: {line.text.strip()}"
+        return ""
+
     def lives(self) -> list[Life]:
         """All there are, the one in office first."""
         found = [life for life in (self.life, self.successor) if life is not None]

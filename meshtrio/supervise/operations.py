@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 
 import attrs
@@ -80,14 +80,26 @@ class Operations:
         """Stop it, and tell for each instance which calls were cut."""
         return await self._rest(self._children(name))
 
-    def plugins(self, names: Iterable[str]) -> frozenset[str]:
-        """The plugins of these names, those in groups too; all where there are no names."""
-        wanted = [child.plugin for name in names for child in self._children(name)]
-        return frozenset(wanted or (plugin.name for plugin in self._tree.config.plugins))
+    def selected(self, names: Iterable[str]) -> Callable[[str], bool]:
+        """Tells whether a plugin is one of these names, or in a group of them.
+
+        Without names all are, those that come later, too.
+        """
+        names = list(names)
+        if not names:
+            return lambda _: True
+        found = frozenset(plugin for name in names for plugin in self._plugins(name))
+        return found.__contains__
 
     def lines(self, name: str) -> dict[tuple[str, int], tuple[Line, ...]]:
         """The last lines that each instance wrote, oldest first, by plugin and instance."""
         return {(c.plugin, c.number): c.ring.lines() for c in self._children(name)}
+
+    def all_lines(self) -> Iterator[tuple[str, int, Line]]:
+        """The same of all instances, each line with the plugin and the instance."""
+        for child in self._tree.children:
+            for line in child.ring.lines():
+                yield child.plugin, child.number, line
 
     async def restart(self, name: str) -> None:
         """Renew instances one by one: a successor is ready before the one in office is stopped.
@@ -154,12 +166,14 @@ class Operations:
         raise UnknownNameError(f"there is no plugin {name!r}; the plugins are: {known}")
 
     def _children(self, name: str) -> list[Child]:
+        wanted = self._plugins(name)
+        return [child for child in self._tree.children if child.plugin in wanted]
+
+    def _plugins(self, name: str) -> frozenset[str]:
         config = self._tree.config
         if any(group.name == name for group in config.groups):
-            wanted = frozenset(config.relations().plugins_in(name))
-        else:
-            wanted = frozenset([self._plugin(name).name])
-        return [child for child in self._tree.children if child.plugin in wanted]
+            return frozenset(config.relations().plugins_in(name))
+        return frozenset([self._plugin(name).name])
 
     def _revive(self, child: Child) -> None:
         if child.goal is Goal.REST and not child.running:
@@ -173,7 +187,9 @@ class Operations:
         await self._tree.until(lambda: all(c.ready or c.state in _OVER for c in children))
         for child in children:
             if not child.ready:
-                raise PluginFailedError(f"{child.plugin}/{child.number} {child.reason}")
+                raise PluginFailedError(
+                    f"{child.plugin}/{child.number} {child.reason}{child.last_words}"
+                )
 
     async def _rest(self, children: Sequence[Child]) -> tuple[Drained, ...]:
         lives = {child: child.life for child in children}

@@ -77,13 +77,14 @@ async def connected(
     server_limits: Limits | None = None,
     client_limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    trusted_pid: int | None = None,
 ) -> AsyncIterator[Pair]:
     """Connect a client to a server of these servicers for the block."""
     ours, theirs = socket.socketpair()
     client = ClientConnection(SocketTransport(ours), client_limits)
-    server = ServerConnection(
-        SocketTransport(theirs), Server(*servicers, limits=server_limits, timeouts=timeouts)
-    )
+    serving = Server(*servicers, limits=server_limits, timeouts=timeouts)
+    serving.trusted_pid = trusted_pid
+    server = ServerConnection(SocketTransport(theirs), serving)
     async with open_nursery_of_one() as nursery:
         await nursery.start(server.run)
         await nursery.start(client.run)

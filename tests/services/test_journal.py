@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 import trio.testing
 
@@ -9,7 +11,7 @@ from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.journal import Journal, Pace
 from meshtrio.supervise import events
 
-ALL = frozenset({"a", "b"})
+ALL = frozenset({"a", "b"}).__contains__
 
 
 def test_entries_are_numbered_from_1_and_bounded() -> None:
@@ -68,11 +70,11 @@ async def test_happenings_begin_with_the_last_ones_of_those_asked_for() -> None:
         chronicle.take(events.Starting("b", number, pid=1))
     chronicle.take(written("a", "no event"))
 
-    async def last(plugins: frozenset[str], count: int) -> list[tuple[int, str, int]]:
-        found = chronicle.happenings(plugins, count, follow=False)
+    async def last(wanted: Callable[[str], bool], count: int) -> list[tuple[int, str, int]]:
+        found = chronicle.happenings(wanted, count, follow=False)
         return [(n, each.event.plugin, each.event.instance) async for n, each, _ in found]
 
-    assert await last(frozenset({"a"}), 2) == [(3, "a", 1), (5, "a", 2)]
+    assert await last({"a"}.__contains__, 2) == [(3, "a", 1), (5, "a", 2)]
     assert await last(ALL, 1) == [(6, "b", 2)]
     assert await last(ALL, 0) == []
 

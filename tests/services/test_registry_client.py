@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import trio
 import trio.testing
 
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
@@ -45,5 +46,10 @@ async def test_what_has_not_returned_in_time_is_given_up(
     known.take(ServiceState((A,)), afresh=False)
     known.take(ServiceState(()), afresh=True)
     assert found[-1] == ("a",)
-    await known.settle()
+    first = trio.CancelScope()
+    first.cancel()
+    # A mesh that came and went again starts the time anew.
+    await known.settle(first)
+    assert found[-1] == ("a",)
+    await known.settle(trio.CancelScope())
     assert found[-1] == ()

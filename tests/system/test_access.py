@@ -14,19 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import purerpc
 import pytest
 
-from meshtrio import mesh
-from meshtrio.client.channel import open_channel
-from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import Endpoint
-from meshtrio.messages import control
 from meshtrio.wire import frames
 from tests import ROOT
-from tests.meshes import running
 from tests.programs import Served, echo, served, until
-from tests.rpc.pairs import fixed
 from tests.system.hosts import Certificates
 from tests.tools import tool
 
@@ -35,8 +27,6 @@ CONTROL = "meshtrio.v1.Control/ListInstances"
 REGISTRY = "meshtrio.v1.Registry/ListServices"
 ECHO = "echo.v1.EchoService/Echo"
 HEALTH = "grpc.health.v1.Health/Check"
-
-CONTROL_SERVICE = control.DESCRIPTOR.services_by_name["Control"]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as somebody else")
 
@@ -153,20 +143,48 @@ def test_a_reload_changes_who_may(shared_dir: Path) -> None:
         until(lambda: ask() == "ok")
 
 
-async def test_what_is_passed_on_does_not_have_the_rights_of_the_gateway(short_dir: Path) -> None:
-    near, far = short_dir / "near", short_dir / "far"
-    near.mkdir()
-    far.mkdir()
-    request = control.ListInstancesRequest()
-    async with running("", far) as far_mesh, running("", near) as near_mesh:
-        door = Endpoint("near", f"unix:{near_mesh.mesh.socket}")
-        with near_mesh.mesh.register("far", f"unix:{far_mesh.mesh.socket}"):
-            async with mesh.connect_to_mesh(far_mesh.mesh.socket) as channel:
-                await DynamicStub(channel, CONTROL_SERVICE).ListInstances(request)
-            async with open_channel("far", fixed(door)) as channel:
-                stub = DynamicStub(channel, CONTROL_SERVICE)
-                with pytest.raises(purerpc.PermissionDeniedError, match="a gateway for others"):
-                    await stub.ListInstances(request)
+@as_root
+def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> None:
+    """Or who may register could have the mesh, and its clients, speak to servers of others."""
+    config = f'[mesh.access.registry]\nusers = ["{NOBODY}"]\n\n'
+    roots = shared_dir / "roots.sock"
+    with served(shared_dir, config) as running, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(roots))
+        roots.chmod(0o600)
+        listener.listen()
+        target = f"unix://{running.socket}"
+
+        def register(address: str, **more: object) -> str:
+            data = json.dumps({"service": "thing", "address": address, **more})
+            options = ["-plaintext", "-d", data, "-max-time", "3"]
+            method = "meshtrio.v1.Registry/Register"
+            return outcome(call(shared_dir, target, method, *options, user=NOBODY, extra_groups=[]))
+
+        assert "may only register Unix sockets" in register("tcp:127.0.0.1:1")
+        assert "may only register Unix sockets" in register("unix:/x", tls={"ca_path": "/x"})
+        data = json.dumps({"service": "thing", "address": f"unix:{roots}"})
+        command = [shared_dir / "grpcurl", "-import-path", shared_dir / "protos"]
+        command += ["-proto", "meshtrio/v1/registry.proto", "-plaintext", "-d", data, target]
+        with subprocess.Popen(
+            [*command, "meshtrio.v1.Registry/Register"],
+            user=NOBODY,
+            extra_groups=[],
+            stdout=subprocess.PIPE,
+        ) as registrant:
+            assert registrant.stdout is not None
+            assert registrant.stdout.readline()  # It is registered.
+            listed = json.loads(running.run("services", "thing", "--json").stdout)
+            assert listed[0]["endpoints"][0]["owner"] == NOBODY
+            done = running.run("call", "thing", "echo.v1.EchoService/Echo", "--timeout", "1")
+            assert done.returncode == 1
+            registrant.kill()
+        listener.setblocking(False)
+        accepted, _ = listener.accept()
+        with accepted:
+            # The mesh has looked who serves there, and said nothing.
+            accepted.settimeout(10)
+            assert accepted.recv(100) == b""
+        running.wait_for(f"it is served by uid 0, and was registered by uid {NOBODY}")
 
 
 # -- on TCP ------------------------------------------------------------------------------------

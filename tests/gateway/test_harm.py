@@ -1,0 +1,234 @@
+"""What one caller, or one plugin, does in a gateway harms no other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.client.endpoint import Departure, Endpoint
+from meshtrio.gateway import gateway
+from meshtrio.messages import reflection_v1
+from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.server import Server
+from meshtrio.wire.limits import Limits
+from tests.gateway.doors import described, gateway_to
+from tests.gateway.test_passing import echoing
+from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
+
+ECHO = "echo.v1.EchoService"
+
+
+async def test_a_plugin_that_answers_early_again_and_again_keeps_its_connection(
+    short_dir: Path,
+) -> None:
+    """It ends each call with RST_STREAM, since the request is not over."""
+
+    async def hasty(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        async for _ in messages:
+            raise purerpc.AlreadyExistsError("early")
+        return reply("none")
+
+    async def endless() -> AsyncIterator[EchoRequest]:
+        while True:
+            yield request("again")
+            await trio.lowlevel.checkpoint()
+
+    async with gateway_to(short_dir, a=described(Scripted(Join=hasty))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        for _ in range(1500):
+            with pytest.raises(purerpc.AlreadyExistsError):
+                await stub.Join(endless())
+            if len(behind.upstream()) == 1:
+                (connection,) = behind.upstream()
+        assert behind.upstream() == [connection]
+        assert connection.usable
+
+
+async def test_a_server_does_not_count_the_resets_of_whom_it_trusts() -> None:
+    begun = trio.Event()
+
+    async def hang(message: EchoRequest) -> EchoReply:
+        begun.set()
+        await trio.sleep_forever()
+        return reply("never")
+
+    async def give_up_a_call(pair: Pair) -> None:
+        nonlocal begun
+        begun = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with contextlib.suppress(purerpc.RpcFailedError):
+                    await pair.stub.Echo(request("x"))
+                begun.set()
+
+            nursery.start_soon(call)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+        await pair.settle()
+
+    limits = Limits(reset_burst=5, reset_rate=0)
+    for trusted in (None, os.getpid()):
+        async with connected(
+            Scripted(Echo=hang), server_limits=limits, trusted_pid=trusted
+        ) as pair:
+            for _ in range(10):
+                await give_up_a_call(pair)
+            assert pair.client.usable is (trusted is not None)
+
+
+@pytest.mark.parametrize("size", range(1700, 1860, 8))
+async def test_a_deadline_does_not_make_a_head_too_large(size: int, short_dir: Path) -> None:
+    async def echo(message: EchoRequest) -> EchoReply:
+        return reply(message.message)
+
+    little = Server(Scripted(Echo=echo), limits=Limits(max_header_list_size=2048))
+    async with gateway_to(short_dir, {"a": [ECHO]}, a=little) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        await stub.Echo(request("first"))
+        (connection,) = behind.upstream()
+        with trio.fail_after(5):
+            with contextlib.suppress(purerpc.ResourceExhaustedError):
+                await stub.Echo(request("x"), metadata=[("k", "v" * (size - 250))])
+        assert behind.upstream() == [connection]
+        assert connection.usable
+
+
+async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: Path) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+    seen: list[str] = []
+
+    async def slow(message: EchoRequest) -> EchoReply:
+        seen.append(message.message)
+        begun.set()
+        await go_on.wait()
+        return reply(message.message)
+
+    one = Limits(max_concurrent_streams=1)
+    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
+        async with behind.serve("a", Server(Scripted(Echo=slow), limits=one)):
+            stub = behind.channel.stub(EchoServiceStub)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stub.Echo, request("first"))
+                await begun.wait()
+                nursery.start_soon(stub.Echo, request("second"))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                # Both in one read: what ends the first makes room for the second.
+                nursery.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            go_on.set()
+            with trio.fail_after(5):
+                assert (await stub.Echo(request("third"))).message == "third"
+            assert seen == ["first", "third"]
+            await behind.assert_nothing_left()
+
+
+async def test_a_place_that_one_caller_cannot_use_is_given_to_the_next(short_dir: Path) -> None:
+    begun, go_on = trio.Event(), trio.Event()
+
+    async def slow(message: EchoRequest) -> EchoReply:
+        if message.message == "first":
+            begun.set()
+            await go_on.wait()
+        return reply(message.message)
+
+    limits = Limits(max_concurrent_streams=1, max_header_list_size=2048)
+    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
+        async with behind.serve("a", Server(Scripted(Echo=slow), limits=limits)):
+            stub = behind.channel.stub(EchoServiceStub)
+            answered = []
+
+            async def call(text: str, **options: Any) -> None:
+                try:
+                    answered.append((await stub.Echo(request(text), **options)).message)
+                except purerpc.ResourceExhaustedError:
+                    answered.append("refused")
+
+            with trio.fail_after(5):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(call, "first")
+                    await begun.wait()
+                    await call("second", metadata=[("much", "x" * 4000)])
+                    nursery.start_soon(call, "third")
+                    await trio.testing.wait_all_tasks_blocked(0.02)
+                    go_on.set()
+            assert sorted(answered) == ["first", "refused", "third"]
+
+
+async def test_a_plugin_whose_reflection_hangs_costs_one_question(short_dir: Path) -> None:
+    async def echo(message: EchoRequest) -> EchoReply:
+        return reply(message.message)
+
+    server = described(Scripted(Echo=echo))
+    server.serve_when_called("grpc.reflection.v1.ServerReflection", HangingReflection)
+    async with gateway_to(short_dir, {"a": [ECHO]}, a=server) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        with trio.fail_after(10):
+            for _ in range(300):
+                await stub.Echo(request("x"))
+        nursery = behind.gateway._nursery
+        assert nursery is not None
+        assert len(nursery.child_tasks) < 5
+
+
+class HangingReflection:
+    def __init__(self) -> None:
+        found = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
+        self.service = service_of(found, self)
+
+    async def ServerReflectionInfo(self, messages: Any) -> AsyncIterator[Any]:
+        await trio.sleep_forever()
+        yield None
+
+
+async def test_channels_of_services_that_are_gone_are_closed(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "_LOOK_EVERY", 0.05)
+    async with gateway_to(short_dir, a=echoing()) as behind:
+        for number in range(20):
+            name = f"s{number}"
+            endpoint = Endpoint(f"e{number}", f"unix:{short_dir / 'nowhere'}")
+            behind.registry.register(name, endpoint)
+            with trio.move_on_after(0.005):
+                await behind.channel.stub(EchoServiceStub).Echo(
+                    request("x"), metadata=[("x-mesh-target", name)]
+                )
+            behind.registry.deregister(name, Departure(endpoint.id, "gone"))
+        with trio.fail_after(10):
+            while len(behind.gateway._channels) > 1:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.01)
+        assert (await behind.channel.stub(EchoServiceStub).Echo(request("x"))).message == "x"
+
+
+async def test_names_that_anybody_may_register_do_not_count_as_authority(short_dir: Path) -> None:
+    async with gateway_to(short_dir, a=echoing()) as behind:
+        endpoint = Endpoint("e", f"unix:{short_dir / 'nowhere'}")
+        behind.registry.register("localhost", endpoint)
+        async with behind.as_authority("localhost") as channel:
+            with trio.fail_after(5):
+                joined = await channel.stub(EchoServiceStub).Join(requests("a", "b"))
+        assert joined.message == "a b"
+
+
+async def test_who_has_only_registered_has_no_say_beside_a_plugin(short_dir: Path) -> None:
+    async with gateway_to(short_dir) as behind:
+        behind.registry.declare("plugin.a")
+        async with behind.serve("evil", echoing()):
+            # As what has only registered itself.
+            behind.registry.forget("evil")
+            stub = behind.channel.stub(EchoServiceStub)
+            with pytest.raises(purerpc.UnavailableError, match=r"not ready yet: plugin\.a"):
+                await stub.Echo(request("x"))
+            async with behind.serve("plugin.a", echoing()) as server:
+                assert (await stub.Echo(request("x"))).message == "x"
+                assert server.meter.started == 1

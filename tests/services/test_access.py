@@ -1,0 +1,125 @@
+"""Who may call what: the rules, on callers as the kernel and TLS describe them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+
+from meshtrio.config import Access, AccessRule
+from meshtrio.rpc.peer import Peer
+from meshtrio.services.access import Gatekeeper
+from meshtrio.wire.heads import RequestHead
+
+CONTROL, REGISTRY = "meshtrio.v1.Control", "meshtrio.v1.Registry"
+HEALTH, ECHO = "grpc.health.v1.Health", "echo.v1.EchoService"
+US = Peer(pid=1, uid=os.geteuid(), gid=0)
+OTHER = Peer(pid=2, uid=4711, gid=4712, groups=(4712, 4713))
+OPS = Peer(
+    address="10.0.0.1:5",
+    subject=(("commonName", "ops"), ("organizationName", "Example")),
+    names=("URI:spiffe://example.org/ops/1",),
+)
+
+
+def head(service: str, *metadata: tuple[str, str]) -> RequestHead:
+    return RequestHead(
+        method="POST",
+        scheme="http",
+        path=f"/{service}/Method",
+        authority="x",
+        content_type="application/grpc",
+        timeout=None,
+        encoding="identity",
+        accept_encoding=(),
+        user_agent="",
+        metadata=metadata,
+    )
+
+
+def rules(**by_name: AccessRule) -> Access:
+    return Access(**by_name)
+
+
+async def allowed(access: Access, peer: Peer, *, open_to_all: bool = False) -> set[str]:
+    await trio.lowlevel.checkpoint()
+    keeper = Gatekeeper(lambda: access, open_to_all=open_to_all)
+    asked = {CONTROL: False, REGISTRY: False, HEALTH: False, ECHO: True}
+    return {
+        name for name, through in asked.items() if not keeper.refusal(peer, head(name), through)
+    }
+
+
+async def test_by_default_only_we_and_root() -> None:
+    everything = {CONTROL, REGISTRY, HEALTH, ECHO}
+    assert await allowed(Access(), US) == everything
+    assert await allowed(Access(), Peer(pid=1, uid=0, gid=0)) == everything
+    assert await allowed(Access(), OTHER) == set()
+    assert await allowed(Access(), OPS) == set()
+    assert await allowed(Access(), Peer()) == set()
+
+
+@pytest.mark.parametrize(
+    ("rule", "peer"),
+    [
+        (AccessRule(users=["4711"]), OTHER),
+        (AccessRule(groups=["4713"]), OTHER),
+        (AccessRule(subjects=["CN=ops"]), OPS),
+        (AccessRule(subjects=["O=Exa*"]), OPS),
+        (AccessRule(subjects=["URI:spiffe://example.org/*"]), OPS),
+        (AccessRule(subjects=["*"]), OPS),
+    ],
+)
+async def test_a_rule_allows_its_part_and_health(rule: AccessRule, peer: Peer) -> None:
+    assert await allowed(rules(control=rule), peer) == {CONTROL, HEALTH}
+    assert await allowed(rules(registry=rule), peer) == {REGISTRY, HEALTH}
+    assert await allowed(rules(gateway=rule), peer) == {ECHO, HEALTH}
+
+
+@pytest.mark.parametrize(
+    ("rule", "peer"),
+    [
+        (AccessRule(users=["4712"]), OTHER),
+        (AccessRule(groups=["4711"]), OTHER),
+        (AccessRule(subjects=["*"]), OTHER),
+        (AccessRule(subjects=["CN=op", "CN=opsy", "O=ops"]), OPS),
+        # Without a certificate there is no subject for "*" to match.
+        (AccessRule(subjects=["*"]), Peer(address="10.0.0.1:5")),
+        (AccessRule(users=["4711"]), OPS),
+    ],
+)
+async def test_others_are_not_allowed_by_it(rule: AccessRule, peer: Peer) -> None:
+    assert await allowed(rules(control=rule, registry=rule, gateway=rule), peer) == set()
+
+
+async def test_a_port_in_plaintext_is_for_plugins_only() -> None:
+    everybody = AccessRule(subjects=["*"])
+    access = rules(control=everybody, registry=everybody)
+    assert await allowed(access, Peer(address="10.0.0.1:5"), open_to_all=True) == {HEALTH, ECHO}
+
+
+async def test_what_a_gateway_passes_on_may_not_use_control_or_registry() -> None:
+    await trio.lowlevel.checkpoint()
+    keeper = Gatekeeper(Access)
+    for service in (CONTROL, REGISTRY):
+        forwarded = head(service, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
+        assert "a gateway for others" in keeper.refusal(US, forwarded, False)
+        assert keeper.refusal(US, head(service), False) == ""
+    forwarded = head(ECHO, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
+    assert keeper.refusal(US, forwarded, True) == ""
+
+
+async def test_new_rules_are_gone_by_at_once_and_refusals_are_bounded_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await trio.lowlevel.checkpoint()
+    now = [Access()]
+    keeper = Gatekeeper(lambda: now[0])
+    name = "x" * 1000 + "\x1b[2J"
+    for _ in range(1000):
+        assert keeper.refusal(OTHER, head(name), True)
+    assert len(caplog.records) < 30
+    assert all("\x1b" not in each.message and len(each.message) < 400 for each in caplog.records)
+    now[0] = rules(gateway=AccessRule(users=["4711"]))
+    assert keeper.refusal(OTHER, head(ECHO), True) == ""
