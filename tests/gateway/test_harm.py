@@ -19,38 +19,55 @@ from meshtrio.gateway import gateway
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.server import Server
+from meshtrio.wire import frames
+from meshtrio.wire.grpc import frame_message
 from meshtrio.wire.limits import Limits
 from tests.gateway.doors import described, gateway_to
 from tests.gateway.test_passing import echoing
+from tests.gateway.test_raw import head, raw, send
 from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
 
 ECHO = "echo.v1.EchoService"
+
+
+def a_call(method: str, number: int, text: str, flags: int = frames.END_STREAM) -> bytes:
+    message = frame_message(request(text).SerializeToString())
+    begin = frames.frame(1, frames.END_HEADERS, number, head(method))
+    return begin + frames.frame(0, flags, number, message)
 
 
 async def test_a_plugin_that_answers_early_again_and_again_keeps_its_connection(
     short_dir: Path,
 ) -> None:
     """It ends each call with RST_STREAM, since the request is not over."""
+    answered = 0
 
     async def hasty(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-        async for _ in messages:
-            raise purerpc.AlreadyExistsError("early")
-        return reply("none")
+        nonlocal answered
+        answered += 1
+        raise purerpc.AlreadyExistsError("early")
 
-    async def endless() -> AsyncIterator[EchoRequest]:
-        while True:
-            yield request("again")
-            await trio.lowlevel.checkpoint()
-
-    async with gateway_to(short_dir, a=described(Scripted(Join=hasty))) as behind:
+    async with gateway_to(short_dir, {"a": [ECHO]}, a=Server(Scripted(Join=hasty))) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        for _ in range(1500):
-            with pytest.raises(purerpc.AlreadyExistsError):
-                await stub.Join(endless())
-            if len(behind.upstream()) == 1:
-                (connection,) = behind.upstream()
+        with pytest.raises(purerpc.AlreadyExistsError):
+            await stub.Join(requests("first"))
+        (connection,) = behind.upstream()
+        async with raw(behind) as peer, trio.open_nursery() as nursery:
+            nursery.start_soon(_read_all, peer)
+            for number in range(1, 3001, 2):
+                await send(peer, a_call("Join", number, "x", flags=0))
+            with trio.fail_after(10):
+                while answered < 1501:
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.02)
         assert behind.upstream() == [connection]
         assert connection.usable
+
+
+async def _read_all(peer: trio.socket.SocketType) -> None:
+    while await peer.recv(65536):
+        pass
 
 
 async def test_a_server_does_not_count_the_resets_of_whom_it_trusts() -> None:
@@ -104,30 +121,28 @@ async def test_a_deadline_does_not_make_a_head_too_large(size: int, short_dir: P
 
 
 async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: Path) -> None:
-    begun, go_on = trio.Event(), trio.Event()
+    begun = trio.Event()
     seen: list[str] = []
 
     async def slow(message: EchoRequest) -> EchoReply:
         seen.append(message.message)
         begun.set()
-        await go_on.wait()
+        if message.message == "first":
+            await trio.sleep_forever()
         return reply(message.message)
 
     one = Limits(max_concurrent_streams=1)
     async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
-        async with behind.serve("a", Server(Scripted(Echo=slow), limits=one)):
-            stub = behind.channel.stub(EchoServiceStub)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(stub.Echo, request("first"))
-                await begun.wait()
-                nursery.start_soon(stub.Echo, request("second"))
-                await trio.testing.wait_all_tasks_blocked(0.02)
-                # Both in one read: what ends the first makes room for the second.
-                nursery.cancel_scope.cancel()
+        async with behind.serve("a", Server(Scripted(Echo=slow), limits=one)), raw(behind) as peer:
+            await send(peer, a_call("Echo", 1, "first"))
+            await begun.wait()
+            await send(peer, a_call("Echo", 3, "second"))
             await trio.testing.wait_all_tasks_blocked(0.02)
-            go_on.set()
+            # In one read: what makes room for the second, and the end of it.
+            await send(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
             with trio.fail_after(5):
-                assert (await stub.Echo(request("third"))).message == "third"
+                reply_to_third = await behind.channel.stub(EchoServiceStub).Echo(request("third"))
+            assert reply_to_third.message == "third"
             assert seen == ["first", "third"]
             await behind.assert_nothing_left()
 
