@@ -47,7 +47,9 @@ def test_stop_and_start(own: Served) -> None:
 
 
 def test_start_of_what_gives_up_again_fails_with_the_reason(own: Served) -> None:
-    assert failed(own, "start", "bad") == "meshtrio: bad/0 exited with status 3\n"
+    assert failed(own, "start", "bad") == (
+        "meshtrio: bad/0 exited with status 3; its last words: about to give up\n"
+    )
 
 
 def test_restart_renews_and_whoever_follows_events_sees_it(own: Served) -> None:
