@@ -1,7 +1,7 @@
 """The heads of a passed call: what came in, encoded for the other side.
 
-The engine gives the same object for a head that it has seen before, so what is made of one is
-remembered by its identity.
+The engine gives the same object for a head that it has seen lately, so what is made of one is
+remembered by its identity. Heads that never come again push others out, and are few.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
 S = TypeVar("S")
 T = TypeVar("T")
 
-_MOST_REMEMBERED = 512
+_MOST_REMEMBERED = 256
 
 
 class Memory(Generic[S, T]):
@@ -38,7 +38,7 @@ class Memory(Generic[S, T]):
             return found[1]
         made = self._make(given)
         if len(self._made) >= _MOST_REMEMBERED:
-            self._made.clear()
+            del self._made[next(iter(self._made))]
         self._made[id(given)] = given, made
         return made
 

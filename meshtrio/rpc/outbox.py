@@ -108,11 +108,6 @@ class Outbox:
         while self._draining and not self._closed:
             await self._changed.park()
 
-    @property
-    def draining(self) -> bool:
-        """True while something waits for the kernel."""
-        return self._draining
-
     def close(self) -> None:
         self._closed = True
         self._waiting.clear()

@@ -82,7 +82,7 @@ class Server:
 
         `interceptors` are async context managers around each call of a handler, the first one
         outermost; what they raise is the call's status, as with handlers. `admit` is asked before
-        anything else is done with a call.
+        a call is answered, handled or forwarded.
         """
         self.forwarder = forwarder
         self.admit = admit

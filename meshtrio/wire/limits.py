@@ -18,8 +18,8 @@ _frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.LARGEST_MAX_FRAM
 class Limits:
     """What connections may cost. Sizes are bytes.
 
-    The most a peer can make a connection hold is about `max_concurrent_streams` times
-    (`stream_window` + `max_message_size`), plus one header block and one frame.
+    The most a peer can make a connection hold of what it sends is about `max_concurrent_streams`
+    times (`stream_window` + `max_message_size`), plus one header block and one frame.
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
