@@ -43,6 +43,7 @@ class Plan:
     """The service of the mesh that the metadata names."""
     forwarded: tuple[str, ...] = ()
     """For whom earlier gateways have passed it on."""
+    goes_in_a_circle: bool = False
     _channel: Channel | None = None
     _block: blocks.Block | None = None
 
@@ -50,15 +51,13 @@ class Plan:
     def of(cls, head: RequestHead) -> Plan:
         named = next((str(value) for key, value in head.metadata if key == MESH_TARGET), None)
         forwarded = tuple(str(value) for key, value in head.metadata if key == MESH_FORWARDED)
-        return cls(head, head.path[1:].partition("/")[0], named, forwarded)
+        gateways = ", ".join(forwarded).count(",") + 1
+        service = head.path[1:].partition("/")[0]
+        return cls(head, service, named, forwarded, gateways >= _MOST_GATEWAYS)
 
     @property
     def what(self) -> str:
         return self.named or self.service
-
-    @property
-    def goes_in_a_circle(self) -> bool:
-        return ", ".join(self.forwarded).count(",") + 1 >= _MOST_GATEWAYS
 
     def block_for(self, channel: Channel, caller: Peer) -> blocks.Block:
         """The head as a channel's endpoints are to have it. A head is of one caller only."""

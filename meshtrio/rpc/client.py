@@ -84,7 +84,8 @@ class ClientConnection(Connection):
             self.shut("the connection is no longer needed")
 
     def _on_stream_gone(self) -> None:
-        self._room.unpark()
+        if self._room:
+            self._room.unpark()
         if not self.streams and (self.retired or self.engine.peer_last_stream_id is not None):
             self.retire()
 

@@ -150,7 +150,8 @@ class Connection:
             self._fed.clear()
             waiting = self.outbox.size
             self.flush()
-            if self.passed_on:
+            passed_on = bool(self.passed_on)
+            if passed_on:
                 self._flush_passed_on()
             # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
             # more. Messages are not counted: two peers that each wait for the other to read would
@@ -158,7 +159,7 @@ class Connection:
             answers = answers + self.outbox.size - waiting if waiting else 0
             if answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
-            if len(received) > _EVENTS_OF_A_CALL:
+            if len(received) > _EVENTS_OF_A_CALL and not passed_on:
                 await self._send_together()
 
     def _flush_passed_on(self) -> None:

@@ -118,8 +118,8 @@ class Server:
             return self.limits
         try:
             is_trusted = transport.peer().pid == self.trusted_pid
-        except OSError:
-            is_trusted = False
+        except (OSError, ValueError):
+            is_trusted = False  # It is gone, or TLS has not told yet who it is.
         return attrs.evolve(self.limits, reset_burst=_UNCOUNTED) if is_trusted else self.limits
 
     @property

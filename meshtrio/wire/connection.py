@@ -53,7 +53,11 @@ _STREAMS_BEFORE_SETTINGS = 100
 _CONTROL_HOARD = 1_000_000
 """Frames without content that much DATA may earn a peer: WINDOW_UPDATEs for a gigabyte."""
 
+# A member that is looked up on its class costs more than all else a frame does with it.
 _CLOSED = StreamState.CLOSED
+_HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
+_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_DATA = FrameType.DATA
 _SEND, _SEND_END = Input.SEND, Input.SEND_END
 _RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
 
@@ -150,7 +154,7 @@ class Connection:
     def can_send(self, stream_id: int) -> bool:
         """Whether anything can still be sent on a stream: neither side has closed it for that."""
         stream = self._streams.get(stream_id)
-        return stream is not None and stream.state is not StreamState.HALF_CLOSED_LOCAL
+        return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
     def window_is_open(self, stream_id: int) -> bool:
         """Whether the peer may send on a stream now: both windows have room."""
@@ -240,7 +244,7 @@ class Connection:
         flags = frames.END_STREAM if finishes else 0
         if taken <= self._peer_frame_size:
             payload = data if taken == length else data[:taken]
-            self._out += (frames.frame_header(taken, FrameType.DATA, flags, stream_id), payload)
+            self._out += (frames.frame_header(taken, _DATA, flags, stream_id), payload)
         else:
             self._send_chunks(stream_id, data[:taken], flags)
         if stream.state is _CLOSED:
@@ -254,7 +258,7 @@ class Connection:
         for start in range(0, len(view), size):
             chunk = view[start : start + size]
             chunk_flags = flags if start == last else 0
-            out.append(frames.frame_header(len(chunk), FrameType.DATA, chunk_flags, stream_id))
+            out.append(frames.frame_header(len(chunk), _DATA, chunk_flags, stream_id))
             out.append(chunk)
 
     def reset_stream(self, stream_id: int, code: ErrorCode) -> bool:
@@ -273,7 +277,7 @@ class Connection:
         back. True when there was something worth telling it: at least half a window.
         """
         stream = self._streams.get(stream_id)
-        if stream is None or stream.state is StreamState.HALF_CLOSED_REMOTE:
+        if stream is None or stream.state is _HALF_CLOSED_REMOTE:
             return False
         size = min(size, frames.MAX_WINDOW)
         increment = size - stream.receive_window
@@ -467,7 +471,7 @@ class Connection:
     def _end_with_trailers(
         self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
     ) -> None:
-        if stream.state is StreamState.HALF_CLOSED_REMOTE:
+        if stream.state is _HALF_CLOSED_REMOTE:
             self._decoder.decode(block, tuple)
         stream.advance(Input.RECEIVE_END)
         trailers = self._decoder.decode(block, parse_trailers)

@@ -43,6 +43,7 @@ _TRANSITIONS: dict[tuple[StreamState, Input], StreamState] = {
     (_S.HALF_CLOSED_REMOTE, Input.RESET): _S.CLOSED,
 }
 
+_OPEN = _S.OPEN
 _FOLLOWING = tuple(tuple(_TRANSITIONS.get((state, i)) for i in Input) for state in _S)
 """The same by index, which is what every frame looks up."""
 
@@ -61,7 +62,7 @@ class Stream:
 
     def __init__(self, id: int, send_window: int, receive_window: int) -> None:
         self.id = id
-        self.state = StreamState.OPEN
+        self.state = _OPEN
         self.send_window = send_window
         self.receive_window = receive_window
         self.head_received = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,7 +45,10 @@ class Reader:
         where.write_text(f"{self._folder}\n")
         self._where = where
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        # As if the environment these tests run in were activated.
+        path = f"{os.path.dirname(sys.executable)}{os.pathsep}{kept['PATH']}"
         self._environment = kept | {
+            "PATH": path,
             "STATE": str(state),
             "WHERE": str(where),
             "XDG_RUNTIME_DIR": str(run),
