@@ -27,7 +27,7 @@ from meshtrio.wire.heads import RequestHead
 _PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
 _OWN = "meshtrio."
-_LOOK_EVERY = 10.0
+_LOOK_EVERY = 30.0
 _MOST_GATEWAYS = 8
 """That a call may go through: with more of them, it goes in a circle."""
 
@@ -89,11 +89,18 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            while True:
-                await next_beat(_LOOK_EVERY)
-                for service in [s for s in self._open_channels if self._is_deserted(s)]:
-                    self._open_channels[service].cancel()
-                    self.catalog.forget(service)
+            await self._close_deserted()
+
+    async def _close_deserted(self) -> None:
+        """Close the channels of services that are gone, once their last calls are likely over."""
+        before: set[str] = set()
+        while True:
+            await next_beat(_LOOK_EVERY)
+            deserted = {service for service in self._open_channels if self._is_deserted(service)}
+            for service in deserted & before:
+                self._open_channels[service].cancel()
+                self.catalog.forget(service)
+            before = deserted
 
     def _is_deserted(self, service: str) -> bool:
         """Nobody serves it, nor sees to it that somebody will."""
