@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import purerpc
@@ -46,9 +47,12 @@ class Catalog:
         self,
         registry: Registry,
         configured: Callable[[], Mapping[str, Iterable[str]]],
-        open_channel: Callable[[str], Awaitable[Channel]],
+        open_channel: Callable[[str], AbstractAsyncContextManager[Channel]],
     ) -> None:
-        """`configured`: by service of the mesh, what the config says it serves."""
+        """`configured`: by service of the mesh, what the config says it serves.
+
+        `open_channel` is for questions: they are no calls of the service's users.
+        """
         self._registry = registry
         self._configured = configured
         self._open_channel = open_channel
@@ -210,13 +214,13 @@ class Catalog:
         self._routes.clear()
 
     async def _ask(self, service: str, learned: Learned) -> None:
-        channel = await self._open_channel(service)
-        names = [n for n in await list_services(channel) if not n.startswith(_EVERYBODYS)]
-        learned.names = frozenset(names)
-        try:
-            learned.pool = await describe(channel, *names)
-        except NoReflectionError as exc:
-            _log.warning("what %s says of its types cannot be used: %s", service, exc)
+        async with self._open_channel(service) as channel:
+            names = [n for n in await list_services(channel) if not n.startswith(_EVERYBODYS)]
+            learned.names = frozenset(names)
+            try:
+                learned.pool = await describe(channel, *names)
+            except NoReflectionError as exc:
+                _log.warning("what %s says of its types cannot be used: %s", service, exc)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from meshtrio.gateway import blocks
 from meshtrio.gateway.catalog import Catalog
 from meshtrio.gateway.legs import CallerLeg
 from meshtrio.gateway.passage import Passage
+from meshtrio.policies.service_config import ServiceConfig
 from meshtrio.registry import Registry, UnknownServiceError, watch
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.server import ServerConnection
@@ -78,7 +80,9 @@ class Gateway:
     ) -> None:
         """`configured`: by service of the mesh, the gRPC services it serves by the config."""
         self._registry = registry
-        self.catalog = Catalog(registry, configured, self._open)
+        # Not by the services' configs, whose bounds are for the calls of others.
+        asking = partial(self._channel_to, config=ServiceConfig())
+        self.catalog = Catalog(registry, configured, asking)
         self._plan = blocks.Memory(Plan.of)
         self._channels: dict[str, Channel] = {}
         self._open_channels: dict[str, trio.CancelScope] = {}
@@ -181,11 +185,16 @@ class Gateway:
                 channel = await self._nursery.start(self._keep, service)
             return channel
 
-    async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
+    def _channel_to(
+        self, service: str, config: ServiceConfig | None = None
+    ) -> AbstractAsyncContextManager[Channel]:
         known = self._registry.resolve(service)
         feed, key = partial(watch, self._registry, service), (id(self._registry), service)
+        return open_channel(service, feed, feed_key=key, initial=known, config=config)
+
+    async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
         with trio.CancelScope() as scope:
-            async with open_channel(service, feed, feed_key=key, initial=known) as channel:
+            async with self._channel_to(service) as channel:
                 self._channels[service], self._open_channels[service] = channel, scope
                 task_status.started(channel)
                 try:

@@ -15,7 +15,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.endpoint import Departure, Endpoint
-from meshtrio.gateway import gateway
+from meshtrio.gateway import gateway, passage
+from meshtrio.gateway.legs import CallerLeg
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.server import Server
@@ -247,3 +248,38 @@ async def test_who_has_only_registered_has_no_say_beside_a_plugin(short_dir: Pat
             async with behind.serve("plugin.a", echoing()) as server:
                 assert (await stub.Echo(request("x"))).message == "x"
                 assert server.meter.started == 1
+
+
+async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
+    """And padding, which is nothing at all, is not kept."""
+    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
+        behind.registry.declare("a")
+        async with raw(behind) as peer:
+            await send(peer, frames.frame(1, frames.END_HEADERS, 1, head("Join")))
+            message = frame_message(request("x" * 3000).SerializeToString())
+            for number in range(0, len(message), 500):
+                some = message[number : number + 500]
+                pieces = [frames.frame(0, 0, 1, bytes((byte,))) for byte in some]
+                padding = frames.frame(0, frames.PADDED, 1, b"\x09" + b"\x00" * 9)
+                await send(peer, b"".join(pieces) + padding)
+                await trio.testing.wait_all_tasks_blocked(0.002)
+            (leg,) = (s for c in behind.server.connections for s in c.streams.values())
+            assert isinstance(leg, CallerLeg)
+            assert leg.passage is not None
+            assert leg.passage._kept is not None
+            assert b"".join(leg.passage._kept) == message
+            assert len(leg.passage._kept) == 1
+
+
+async def test_a_caller_who_never_reads_is_given_up(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passage, "_MOST_UNREAD", 300_000)
+    async with gateway_to(short_dir, a=echoing()) as behind, raw(behind) as peer:
+        assert (await behind.channel.stub(EchoServiceStub).Echo(request("hi"))).message == "hi"
+        with trio.fail_after(30), contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for number in range(1, 200_000, 2):
+                await send(peer, a_call("NoSuch", number, ""))
+        assert (await behind.channel.stub(EchoServiceStub).Echo(request("hi"))).message == "hi"
+        assert number < 199_999
+        await behind.assert_nothing_left()
