@@ -139,8 +139,19 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await begun.wait()
             await send(peer, a_call("Echo", 3, "second"))
             await trio.testing.wait_all_tasks_blocked(0.02)
+            (leg,) = (s for c in behind.server.connections for n, s in c.streams.items() if n == 3)
+            assert isinstance(leg, CallerLeg)
+            second = leg.passage
+            assert second is not None
             # In one read: what makes room for the second, and the end of it.
             await send(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            # Should it be woken all the same, it opens nothing.
+            channel = behind.gateway._channels["a"]
+            target = channel.pick_ready()
+            assert target is not None
+            assert second._open(channel, target)
+            assert [c.streams for c in behind.upstream()] == [{}]
             with trio.fail_after(5):
                 reply_to_third = await behind.channel.stub(EchoServiceStub).Echo(request("third"))
             assert reply_to_third.message == "third"

@@ -128,6 +128,16 @@ def test_grpcio_calls_by_authority(target: str, mesh: Served) -> None:
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_grpcio_cancels_a_handler_in_python(mesh: Served) -> None:
+    with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
+        request = pb.SlowRequest(message="g", seconds=60)
+        slow = GrpcioStub(channel).Slow
+        call = slow.future(request, timeout=30, metadata=[("x-mesh-target", "plugin.echo")])
+        until(lambda: '"inFlight": 1' in grpcurl(mesh.socket, "meshtrio.v1.Control/GetStatistics"))
+        call.cancel()
+        until(lambda: "cancelled while sleeping for 'g'" in mesh.log)
+
+
 def test_two_stock_clients_at_once_are_not_mixed_up(mesh: Served) -> None:
     wrong: list[str] = []
 
