@@ -15,7 +15,7 @@ from meshtrio.client.dial import Tls, dial
 from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import ACROSS_A_NETWORK, Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.structured import next_beat
 from meshtrio.wire.limits import Limits
@@ -42,12 +42,10 @@ class Manner:
     def timeouts_for(self, endpoint: Endpoint) -> Timeouts:
         if self.timeouts is not None:
             return self.timeouts
-        return _ON_THIS_MACHINE if Address.parse(endpoint.address).is_local else _ACROSS_A_NETWORK
+        return _ON_THIS_MACHINE if Address.parse(endpoint.address).is_local else ACROSS_A_NETWORK
 
 
 _ON_THIS_MACHINE = Timeouts()
-_ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
-"""A host that is gone, or a link that is cut, says nothing."""
 _NO_STREAMS: dict[int, Stream] = {}
 
 

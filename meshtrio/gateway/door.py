@@ -17,7 +17,7 @@ from meshtrio.gateway.gateway import Gateway
 from meshtrio.registry import Registry
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import ACROSS_A_NETWORK, Timeouts
 from meshtrio.rpc.tls import server_context
 from meshtrio.runtime_dir import Claim
 from meshtrio.services.access import Gatekeeper, is_shared
@@ -37,8 +37,6 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _LIMITS = Limits(max_concurrent_streams=256)
 """One caller shall not have all the places that a plugin has."""
-_ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
-"""A host that is gone, or a link that is cut, says nothing."""
 
 
 class Door:
@@ -74,7 +72,7 @@ class Door:
                 return
             with tcp_listener(config.listen) as listener:
                 open_to_all = config.security is Security.PLAINTEXT
-                server = self._server(open_to_all=open_to_all, timeouts=_ACROSS_A_NETWORK)
+                server = self._server(open_to_all=open_to_all, timeouts=ACROSS_A_NETWORK)
                 if config.security is Security.PLAINTEXT:
                     _log.warning("whoever reaches %s may call every plugin", config.listen)
                 async with running(partial(server.serve, ssl_context=context), listener):

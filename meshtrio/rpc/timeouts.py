@@ -29,3 +29,7 @@ class Timeouts:
     @property
     def watches_silence(self) -> bool:
         return self.keepalive_interval != math.inf
+
+
+ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
+"""There a host that is gone, or a link that is cut, says nothing."""
