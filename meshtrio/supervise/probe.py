@@ -84,13 +84,14 @@ class SocketProbe:
         while True:
             asked = trio.current_time()
             progress = _Progress()
-            with trio.move_on_after(within) as scope:
-                try:
+            try:
+                with trio.move_on_after(within) as scope:
                     found = await _ask(address, tls, progress)
                     return attrs.evolve(found, latency=trio.current_time() - asked)
-                except _CannotAskError:
-                    await trio.sleep_until(scope.deadline)
-                    continue
+            except _CannotAskError:
+                # Outside the scope, whose end would be taken for the plugin's silence.
+                await trio.sleep_until(scope.deadline)
+                continue
             if not _stood_still(scope):
                 reason = f"{progress.step} within {within:g} s"
                 return Health(False, False, reason, trio.current_time() - asked)
