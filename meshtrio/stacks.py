@@ -17,8 +17,12 @@ import trio
 
 
 def report_on_sigquit() -> None:
-    """Answer SIGQUIT from now on, instead of dying of it. For the main thread only."""
-    if hasattr(signal, "SIGQUIT") and signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
+    """Answer SIGQUIT from now on, instead of dying of it. For the main thread only.
+
+    A program that handles it already is left alone. One that ignores it has not chosen to: shells
+    start what is to run in the background so, and everything below inherits it.
+    """
+    if signal.getsignal(signal.SIGQUIT) in (signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGQUIT, _report)
         faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
 

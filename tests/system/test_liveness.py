@@ -67,4 +67,5 @@ async def test_a_program_that_knows_no_dump_is_killed_all_the_same(short_dir: Pa
             await watched.wait(events.Ready, count=2)
         exited = watched.find(events.Exited, pid=pid)[0].event
         assert isinstance(exited, events.Exited)
-        assert exited.ended.signal in (signal.SIGQUIT, signal.SIGKILL)
+        # Where these tests run in the background of a shell, it ignores SIGQUIT.
+        assert exited.ended.signal in (signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
