@@ -3,139 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import purerpc
 import trio
 
+from meshtrio.client.picker import ANY, PLAIN, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError
-from meshtrio.policies.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Pushback, Throttle, pushback_of
-from meshtrio.policies.service_config import MethodConfig, ServiceConfig
-from meshtrio.rpc.client import ClientConnection
+from meshtrio.policies.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Pushback, pushback_of
 from meshtrio.rpc.current import current
-from meshtrio.rpc.seam import Message, MetadataLike, Method, Request
+from meshtrio.rpc.observe import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    AttemptKind,
+    AttemptWatch,
+    CallWatch,
+    ObservedStream,
+    Outcome,
+    outcome_of,
+)
+from meshtrio.rpc.seam import Message, Method, Request
 from meshtrio.rpc.status import error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
-
-
-@attrs.frozen
-class Target:
-    """Where one attempt of a call goes; `source` is the picker's own."""
-
-    connection: ClientConnection
-    source: Any
-
-
-@attrs.frozen
-class CallOptions:
-    """What the caller of a method may ask for beside the request."""
-
-    metadata: Metadata = ()
-    compression: str = IDENTITY
-    wait: bool | None = None
-    """For a ready endpoint; None leaves it to the service's config, and that to the default."""
-    policy: MethodConfig | None = None
-    """Instead of the one in the service's config."""
-
-    @classmethod
-    def of(
-        cls,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> CallOptions:
-        """Raises ValueError for a compression that is not known here."""
-        if not metadata and compression == IDENTITY and wait is None and policy is None:
-            return PLAIN
-        if compression not in ENCODINGS:
-            raise ValueError(f"compression {compression!r} is none of {', '.join(ENCODINGS)}")
-        return cls(tuple(metadata or ()), compression, wait, policy)
-
-    def fields(self) -> list[tuple[bytes, bytes]]:
-        """The header fields for them. Raises ValueError or TypeError for what cannot be sent."""
-        fields = encode_metadata(self.metadata)
-        if self.compression != IDENTITY:
-            fields.append((b"grpc-encoding", self.compression.encode()))
-        return fields
-
-
-PLAIN = CallOptions()
-
-
-@attrs.frozen
-class Wish:
-    """What an attempt asks of the endpoint it is given."""
-
-    wait: bool | None = None
-    """For one that is ready, and not just for the first connection attempts to be over. None: if
-    somebody sees to it that there will be one."""
-    key: str | None = None
-    """What a sticky call goes by."""
-    avoid: frozenset[Any] = frozenset()
-    """Sources that earlier attempts went to; not taken where there are others."""
-
-    def elsewhere_than(self, source: Any) -> Wish:
-        return attrs.evolve(self, avoid=self.avoid | {source})
-
-
-ANY = Wish()
-
-
-class Picker(Protocol):
-    """What a call needs of its channel."""
-
-    name: str
-    """What is called: "plugin.echo"."""
-    config: ServiceConfig
-    interceptors: tuple[Any, ...]
-    """Of `meshtrio.client.interceptors.Interceptor`."""
-    metadata: Metadata
-    """What goes out with every call."""
-    throttle: Throttle | None
-    hash_header: str | None
-    """The metadata key that sticky calls go by, where the service has one."""
-    observes: bool
-    """`record` wants to know how calls end."""
-    counts: bool
-    """`enter` and `leave` want to know of each attempt."""
-
-    @property
-    def authority(self) -> str: ...
-
-    @property
-    def scheme(self) -> str: ...
-
-    def pick_ready(self, wish: Wish = ANY) -> Target | None:
-        """One that can take a call now, if there is any: saves the await of `pick`."""
-
-    async def pick(self, wish: Wish = ANY) -> Target: ...
-
-    async def explain(self, target: Target, failure: ConnectionLostError) -> Exception: ...
-
-    def record(self, target: Target, *, success: bool) -> None:
-        """An attempt there has ended, by itself or past its deadline."""
-
-    def enter(self) -> None:
-        """An attempt has its endpoint. Raises ResourceExhaustedError where that is one too many."""
-
-    def leave(self) -> None:
-        """It is over."""
-
-    def note_call(self) -> None:
-        """A call is made that may be made again."""
-
-    def may_retry(self) -> bool:
-        """Take a retry from the service's budget, if there is one left."""
-
-    def spawn(self, task: Callable[..., Any], *args: object) -> None:
-        """Start a task that lives no longer than the channel: a call's sender."""
 
 
 def request_block(method: Method, picker: Picker) -> bytes:
@@ -161,9 +55,11 @@ class Attempt:
         "_compressed",
         "_counted",
         "_deadline",
+        "_failure",
         "_method",
         "_picker",
         "_recorded",
+        "_watch",
         "stream",
         "target",
     )
@@ -177,13 +73,18 @@ class Attempt:
         deadline: float,
         *,
         compressed: bool,
+        watch: AttemptWatch | None = None,
     ) -> None:
+        """With a watch, the stream is an observed one."""
         self._picker = picker
         self._compressed = compressed
         self._method = method
         self._deadline = deadline
         self._recorded = not picker.observes
         self._counted = picker.counts
+        self._watch = watch
+        self._failure: Outcome | None = None
+        """What it failed with, as the watch is to be told."""
         self.target = target
         self.stream = stream
 
@@ -197,35 +98,38 @@ class Attempt:
         *,
         previous: int = 0,
         wish: Wish = ANY,
+        watch: AttemptWatch | None = None,
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
 
-        `previous`: attempts of the same call that went before this one.
+        `previous`: attempts of the same call that went before this one. `watch` is told how it
+        ends, but not where this raises: see `open_observed`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        fields = [] if options is PLAIN else options.fields()
-        if picker.metadata:
-            fields += encode_metadata(picker.metadata)
-        serving = current.get()
-        if serving is not None:
-            fields += _carried(serving, options)
-        if previous:
-            fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
+        fields = _fields(picker, options, previous, watch)
         if picker.hash_header is not None:
             value = _value_of(picker.hash_header, (*options.metadata, *picker.metadata))
             wish = attrs.evolve(wish, key=None if value is None else str(value))
-        target = picker.pick_ready(wish) or await picker.pick(wish)
+        ready = picker.pick_ready(wish)
+        target = ready or await picker.pick(wish)
+        kind = Stream if watch is None else ObservedStream
         while True:
             if fields and not target.connection.engine.takes_header_list(fields):
                 raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
             deadline = trio.current_effective_deadline()
             if picker.counts and target.connection.has_room:
                 picker.enter()
-            stream = target.connection.start(block + _varying_block(deadline, fields))
+            stream = target.connection.start_as(kind, block + _varying_block(deadline, fields))
             if stream is not None:
                 stream.owner = picker
                 compressed = options.compression != IDENTITY
-                return cls(picker, target, stream, method, deadline, compressed=compressed)
+                attempt = cls(
+                    picker, target, stream, method, deadline, compressed=compressed, watch=watch
+                )
+                if watch is not None:
+                    assert isinstance(stream, ObservedStream)
+                    watch.placed(stream, attempt.address, waited=target is not ready)
+                return attempt
             # The place that was waited for is used before anything else is awaited, so that no
             # waiter is left asleep beside a free place.
             await target.connection.wait_for_room()
@@ -257,6 +161,7 @@ class Attempt:
 
     async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:
         self._record(success=False)
+        self._failure = failure.status.status_code.value, failure.status.status_message
         if isinstance(failure, ConnectionLostError):
             return await self._picker.explain(self.target, failure)
         return failure  # type: ignore[no-any-return]  # purerpc has no types
@@ -332,15 +237,73 @@ class Attempt:
         if not self._recorded and not self.stream.over and trio.current_time() >= self._deadline:
             # Its caller gave it all the time there was.
             self._record(success=False)
+        if self._watch is not None:
+            self._tell(self._watch)
         self.stream.reset(ErrorCode.CANCEL)
         if self._counted:
             self._counted = False
             self._picker.leave()
 
+    def _tell(self, watch: AttemptWatch) -> None:
+        self._watch = None
+        stream = self.stream
+        assert isinstance(stream, ObservedStream)
+        if self._failure is not None:
+            outcome = self._failure
+        elif stream.trailers is not None:
+            outcome = stream.trailers.code, stream.trailers.message
+        elif stream.failure is not None:
+            outcome = outcome_of(stream.failure, self._deadline)
+        elif trio.current_time() >= self._deadline:
+            outcome = DEADLINE_EXCEEDED, "the caller's deadline passed"
+        else:
+            outcome = CANCELLED, "the caller gave the call up"
+        watch.ended(outcome, stream)
+
     def _record(self, *, success: bool) -> None:
         if not self._recorded:
             self._recorded = True
             self._picker.record(self.target, success=success)
+
+
+async def open_observed(
+    call: CallWatch,
+    kind: AttemptKind,
+    picker: Picker,
+    method: Method,
+    block: bytes,
+    options: CallOptions,
+    *,
+    previous: int,
+    wish: Wish,
+) -> Attempt:
+    """The same as `Attempt.open`, for a call that somebody follows."""
+    watch = call.attempt(kind, previous)
+    deadline = trio.current_effective_deadline()
+    try:
+        return await Attempt.open(
+            picker, method, block, options, previous=previous, wish=wish, watch=watch
+        )
+    except BaseException as exc:
+        watch.ended(outcome_of(exc, deadline), None)
+        raise
+
+
+def _fields(
+    picker: Picker, options: CallOptions, previous: int, watch: AttemptWatch | None
+) -> list[tuple[bytes, bytes]]:
+    """The header fields of an attempt beside those that all calls of its method have."""
+    fields = [] if options is PLAIN else options.fields()
+    if picker.metadata:
+        fields += encode_metadata(picker.metadata)
+    if watch is not None:
+        fields += watch.fields
+    serving = current.get()
+    if serving is not None:
+        fields += _carried(serving, options, watch)
+    if previous:
+        fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
+    return fields
 
 
 def _varying_block(deadline: float, metadata: list[tuple[bytes, bytes]]) -> bytes:
@@ -354,9 +317,13 @@ def _varying_block(deadline: float, metadata: list[tuple[bytes, bytes]]) -> byte
     return block
 
 
-def _carried(serving: Request, options: CallOptions) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what the caller says itself."""
+def _carried(
+    serving: Request, options: CallOptions, watch: AttemptWatch | None
+) -> list[tuple[bytes, bytes]]:
+    """The trace and baggage of the call that is served, but for what is said already."""
     said = {key for key, _ in options.metadata}
+    if watch is not None:
+        said |= {key.decode() for key, _ in watch.fields}
     return encode_metadata(tuple(p for p in serving.carried_metadata if p[0] not in said))
 
 

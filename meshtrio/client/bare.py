@@ -6,7 +6,7 @@ from typing import Any
 
 import purerpc
 
-from meshtrio.client.attempt import CallOptions, Picker
+from meshtrio.client.picker import CallOptions, Picker
 from meshtrio.client.streaming import Call
 from meshtrio.rpc.seam import Method
 from meshtrio.wire.compression import IDENTITY

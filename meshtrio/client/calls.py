@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable
 from typing import Any
 
-from meshtrio.client.attempt import CallOptions, Picker
+from meshtrio.client.picker import CallOptions, Picker
 from meshtrio.client.streaming import Call, StreamUnaryCall
 from meshtrio.client.unary import UnaryCall
 from meshtrio.policies.service_config import MethodConfig

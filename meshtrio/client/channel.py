@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import purerpc
 import trio
 
-from meshtrio.client.attempt import ANY, Target, Wish
 from meshtrio.client.bare import BareStubSupport
 from meshtrio.client.calls import stub_method
 from meshtrio.client.dial import Tls
 from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.link import Manner
+from meshtrio.client.picker import ANY, Target, Wish
 from meshtrio.client.pool import Feed, Pool, shared_pool
 from meshtrio.client.ranking import Ranking
 from meshtrio.client.subchannel import Subchannel
@@ -26,6 +26,7 @@ from meshtrio.client.vigilance import Vigilance
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import ServiceConfig, parse
+from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, stub_methods
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
@@ -70,6 +71,8 @@ class Channel:
         self.name = name
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
+        self.target = name if ":" in name else f"mesh:///{name}"
+        self.observer = observers().client
         encode_metadata(self.metadata)
         self._nursery = nursery
         self._pool = pool

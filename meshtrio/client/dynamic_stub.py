@@ -6,8 +6,8 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from meshtrio.client.attempt import Picker
 from meshtrio.client.calls import stub_method
+from meshtrio.client.picker import Picker
 from meshtrio.rpc.dynamic import method_of
 
 

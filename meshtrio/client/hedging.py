@@ -8,7 +8,8 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Attempt, Picker, Wish
+from meshtrio.client.attempt import Attempt
+from meshtrio.client.picker import Picker, Wish
 from meshtrio.policies.retry import MOST_ATTEMPTS, HedgingPolicy, Pushback
 from meshtrio.structured import open_nursery_of_one
 

@@ -24,7 +24,8 @@ from typing import Any
 import attrs
 import trio
 
-from meshtrio.client.attempt import Attempt, CallOptions, Picker
+from meshtrio.client.attempt import Attempt
+from meshtrio.client.picker import CallOptions, Picker
 from meshtrio.rpc.seam import Method
 from meshtrio.wire.grpc import Metadata
 

@@ -11,8 +11,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from meshtrio.client.attempt import Picker
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.picker import Picker
 from meshtrio.errors import UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
 

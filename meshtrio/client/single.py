@@ -7,11 +7,12 @@ from typing import Any
 
 import trio
 
-from meshtrio.client.attempt import ANY, Target, Wish
+from meshtrio.client.picker import ANY, Target, Wish
 from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.retry import Throttle
 from meshtrio.policies.service_config import ServiceConfig
 from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.observe import ClientObserver
 from meshtrio.wire.grpc import Metadata
 
 _DEFAULTS = ServiceConfig()
@@ -29,6 +30,8 @@ class SingleConnection:
         self.config = _DEFAULTS
         self.interceptors: tuple[Any, ...] = ()
         self.metadata: Metadata = ()
+        self.target = authority
+        self.observer: ClientObserver | None = None
         self.throttle: Throttle | None = None
         self.hash_header: str | None = None
         self.observes = self.counts = False

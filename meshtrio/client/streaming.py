@@ -15,14 +15,16 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import PLAIN, Attempt, CallOptions, Picker, request_block
+from meshtrio.client.attempt import Attempt, open_observed, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import Around, describe
+from meshtrio.client.picker import PLAIN, CallOptions, Picker
 from meshtrio.client.sender import Sender
 from meshtrio.client.unary import check_size, next_delay, out_of_time, wish_of
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.observe import SUCCESS, AttemptKind, CallWatch, outcome_of_call
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
@@ -100,6 +102,8 @@ class Call(AsyncIterator[Any]):
         self._retries: Retries | None = None
         self._wish = wish_of(options, self._config)
         self._around: Around | None = None
+        self._watch: CallWatch | None = None
+        self._kind = AttemptKind.ORIGINAL
         self._ends = math.inf
         """When the time is over that the service's config gives it."""
         self._sending = self._noted = False
@@ -122,6 +126,9 @@ class Call(AsyncIterator[Any]):
         return self._attempt
 
     async def _start(self) -> None:
+        if self._picker.observer is not None and self._watch is None:
+            observer = self._picker.observer.method(self._picker.target, self._method)
+            self._watch = observer.begin()
         if self._picker.interceptors and self._around is None:
             call = describe(self._picker, self._method, self._options)
             self._around = Around(self._picker.interceptors, call)
@@ -133,10 +140,7 @@ class Call(AsyncIterator[Any]):
             self._picker.note_call()
         block = request_block(self._method, self._picker)
         previous = 0 if self._retries is None else self._retries.attempts - 1
-        attempt = await Attempt.open(
-            self._picker, self._method, block, self._options, previous=previous, wish=self._wish
-        )
-        self._attempt = attempt
+        self._attempt = attempt = await self._open(block, previous)
         if self._around is not None:
             self._around.call.attempt = attempt
         if self._single is not None:
@@ -149,6 +153,14 @@ class Call(AsyncIterator[Any]):
             if not self._sending:
                 self._sending = True
                 self._picker.spawn(self._sender.run)
+
+    async def _open(self, block: bytes, previous: int) -> Attempt:
+        picker, method, options, wish = self._picker, self._method, self._options, self._wish
+        if self._watch is None:
+            return await Attempt.open(picker, method, block, options, previous=previous, wish=wish)
+        return await open_observed(
+            self._watch, self._kind, picker, method, block, options, previous=previous, wish=wish
+        )
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -203,7 +215,7 @@ class Call(AsyncIterator[Any]):
         except BaseException as exc:
             if self._around is not None and isinstance(exc, Exception):
                 exc = await self._around.left(exc) or exc
-            self.cancel()
+            self._end(exc)
             if self._sender is None or self._sender.error is None:
                 raise exc from exc.__cause__
             if isinstance(exc, trio.Cancelled):
@@ -213,7 +225,7 @@ class Call(AsyncIterator[Any]):
             if self._picker.throttle is not None:
                 self._picker.throttle.succeeded()
             error = None if self._around is None else await self._around.left(None)
-            self.cancel()
+            self._end(error)
             if error is not None:
                 raise error
         return reply
@@ -230,8 +242,10 @@ class Call(AsyncIterator[Any]):
                 return reply
             except CallRefusedError as exc:
                 refusals += 1
+                self._kind = AttemptKind.TRANSPARENT_RETRY
                 delay = self._delay_after(exc, attempt, RECONNECT.delay(refusals, Random()))
             except purerpc.RpcFailedError as exc:
+                self._kind = AttemptKind.RETRY
                 delay = self._delay_after(exc, attempt, None)
             attempt.end()
             await trio.sleep(delay)
@@ -285,6 +299,16 @@ class Call(AsyncIterator[Any]):
             self._sender.scope.cancel()
         if self._attempt is not None:
             self._attempt.end()
+        if self._watch is not None:
+            self._watch.ended(None)
+            self._watch = None
+
+    def _end(self, error: BaseException | None) -> None:
+        """It is over by itself, with a failure or without."""
+        watch, self._watch = self._watch, None
+        self.cancel()
+        if watch is not None:
+            watch.ended(SUCCESS if error is None else outcome_of_call(error))
 
     async def aclose(self) -> None:
         """The same as `cancel`, for `contextlib.aclosing`."""
@@ -318,12 +342,16 @@ class Call(AsyncIterator[Any]):
         ):
             # The collector may run in any thread, and in the middle of anything.
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(_end_dropped, attempt, self._sender, around)
+                self._token.run_sync_soon(_end_dropped, attempt, self._sender, around, self._watch)
 
 
-def _end_dropped(attempt: Attempt, sender: Sender | None, around: Around | None) -> None:
+def _end_dropped(
+    attempt: Attempt, sender: Sender | None, around: Around | None, watch: CallWatch | None
+) -> None:
     if around is not None:
         around.leave()
     if sender is not None:
         sender.scope.cancel()
     attempt.end()
+    if watch is not None:
+        watch.ended(None)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import trio
 
-from meshtrio.client.attempt import Target
 from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.client.link import Manner
+from meshtrio.client.picker import Target
 from meshtrio.client.pool import Pool
 
 

@@ -13,12 +13,20 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import ANY, Attempt, CallOptions, Picker, Wish, request_block
+from meshtrio.client.attempt import Attempt, open_observed, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import describe, enter
+from meshtrio.client.picker import ANY, CallOptions, Picker, Wish
 from meshtrio.errors import CallRefusedError
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.observe import (
+    SUCCESS,
+    AttemptKind,
+    CallWatch,
+    MethodObserver,
+    outcome_of_call,
+)
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
@@ -44,6 +52,10 @@ class UnaryCall:
         self._rng = Random()
         self._service_config = picker.config
         self._config = picker.config.method(method.service, method.name)
+        self._observer: MethodObserver | None = None
+        if picker.observer is not None:
+            self._observer = picker.observer.method(picker.target, method)
+        self._plain = self._observer is None and not picker.interceptors
 
     async def __call__(
         self,
@@ -88,32 +100,56 @@ class UnaryCall:
     async def _call(
         self, message: Message, options: CallOptions, compress: bool
     ) -> tuple[Any, Attempt]:
-        if not self._picker.interceptors:
+        if self._plain:
             return await self._made(message, options, compress)
+        if self._observer is None:
+            return await self._intercepted(message, options, compress)
+        watch = self._observer.begin()
+        try:
+            result = await self._intercepted(message, options, compress, watch)
+        except BaseException as exc:
+            watch.ended(outcome_of_call(exc))
+            raise
+        watch.ended(SUCCESS)
+        return result
+
+    async def _intercepted(
+        self,
+        message: Message,
+        options: CallOptions,
+        compress: bool,
+        watch: CallWatch | None = None,
+    ) -> tuple[Any, Attempt]:
+        if not self._picker.interceptors:
+            return await self._made(message, options, compress, watch)
         call = describe(self._picker, self._method, options)
         async with AsyncExitStack() as stack:
             await enter(stack, self._picker.interceptors, call)
             options = attrs.evolve(options, metadata=tuple(call.metadata))
-            reply, call.attempt = await self._made(message, options, compress)
+            reply, call.attempt = await self._made(message, options, compress, watch)
         return reply, call.attempt
 
     async def _made(
-        self, message: Message, options: CallOptions, compress: bool
+        self,
+        message: Message,
+        options: CallOptions,
+        compress: bool,
+        watch: CallWatch | None = None,
     ) -> tuple[Any, Attempt]:
         config = options.policy or self._current_config()
         if config.is_plain:
-            return await self._attempts(message, options, compress, config)
+            return await self._attempts(message, options, compress, config, watch)
         check_size("request", message.ByteSize(), config.max_request)
         async with within(config.timeout):
             if config.hedging is not None:
                 self._picker.note_call()
                 from meshtrio.client.hedging import hedged  # few methods have it
 
-                one = partial(self._once, message, options, compress)
+                one = partial(self._once, message, options, compress, watch)
                 wish = wish_of(options, config)
                 reply, attempt = await hedged(self._picker, config.hedging, one, wish)
             else:
-                reply, attempt = await self._attempts(message, options, compress, config)
+                reply, attempt = await self._attempts(message, options, compress, config, watch)
         check_size("reply", reply.ByteSize(), config.max_response)
         return reply, attempt
 
@@ -125,19 +161,23 @@ class UnaryCall:
         return self._config
 
     async def _attempts(
-        self, message: Message, options: CallOptions, compress: bool, config: MethodConfig
+        self,
+        message: Message,
+        options: CallOptions,
+        compress: bool,
+        config: MethodConfig,
+        watch: CallWatch | None,
     ) -> tuple[Any, Attempt]:
         """One attempt after the other, until one succeeds or fails for good."""
         wish = wish_of(options, config)
         retries: Retries | None = None
         refusals = 0
+        kind = AttemptKind.ORIGINAL
         if config.retry is not None:
             self._picker.note_call()
         while True:
             previous = 0 if retries is None else retries.attempts - 1
-            attempt = await Attempt.open(
-                self._picker, self._method, self._block, options, previous=previous, wish=wish
-            )
+            attempt = await self._open(options, previous, wish, watch, kind)
             try:
                 await attempt.send(message, compress=compress, end_stream=True)
                 reply = await attempt.receive_only()
@@ -146,10 +186,12 @@ class UnaryCall:
                 return reply, attempt
             except CallRefusedError:
                 refusals += 1
+                kind = AttemptKind.TRANSPARENT_RETRY
                 delay = RECONNECT.delay(refusals, self._rng)
             except purerpc.RpcFailedError as exc:
                 if config.retry is None or attempt.committed:
                     raise
+                kind = AttemptKind.RETRY
                 retries = retries or Retries(config.retry, self._picker.throttle, self._rng)
                 delay = next_delay(self._picker, retries, attempt, exc)
                 wish = wish.elsewhere_than(attempt.target.source)
@@ -157,27 +199,43 @@ class UnaryCall:
                 attempt.end()
             await trio.sleep(delay)
 
+    async def _open(
+        self,
+        options: CallOptions,
+        previous: int,
+        wish: Wish,
+        watch: CallWatch | None,
+        kind: AttemptKind,
+    ) -> Attempt:
+        picker, method, block = self._picker, self._method, self._block
+        if watch is None:
+            return await Attempt.open(picker, method, block, options, previous=previous, wish=wish)
+        return await open_observed(
+            watch, kind, picker, method, block, options, previous=previous, wish=wish
+        )
+
     async def _once(
         self,
         message: Message,
         options: CallOptions,
         compress: bool,
+        watch: CallWatch | None,
         previous: int,
         wish: Wish,
         opened: Callable[[Attempt], None],
     ) -> tuple[Any, Attempt]:
         """One of several attempts at the same time."""
         refusals = 0
+        kind = AttemptKind.HEDGE if previous else AttemptKind.ORIGINAL
         while True:
-            attempt = await Attempt.open(
-                self._picker, self._method, self._block, options, previous=previous, wish=wish
-            )
+            attempt = await self._open(options, previous, wish, watch, kind)
             opened(attempt)
             try:
                 await attempt.send(message, compress=compress, end_stream=True)
                 return await attempt.receive_only(), attempt
             except CallRefusedError:
                 refusals += 1
+                kind = AttemptKind.TRANSPARENT_RETRY
             finally:
                 attempt.end()
             await trio.sleep(RECONNECT.delay(refusals, self._rng))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import purerpc
 import trio
 
-from meshtrio.client.attempt import ANY, Target, Wish
 from meshtrio.client.channel import Channel
 from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.picker import ANY, Target, Wish
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import reduce
 from typing import Any, Protocol
 
 import attrs
@@ -17,6 +18,8 @@ from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.crowd import Crowd, Who, turn_away
 from meshtrio.rpc.meter import Meter
+from meshtrio.rpc.observe import ObservedStream, Outcome, ServerObserver
+from meshtrio.rpc.observers import observers, together_served
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
@@ -93,6 +96,10 @@ class Server:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.meter = Meter()
+        self._host = observers().server
+        self._guests: list[ServerObserver] = []
+        self.observer = self._host
+        """Who wants to know of calls, None where nobody does."""
         self._crowd = Crowd(self.limits)
         self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
@@ -121,6 +128,20 @@ class Server:
         except (OSError, ValueError):
             is_trusted = False  # It is gone, or TLS has not told yet who it is.
         return attrs.evolve(self.limits, reset_burst=_UNCOUNTED) if is_trusted else self.limits
+
+    @contextmanager
+    def observed_by(self, observer: ServerObserver) -> Iterator[None]:
+        """Have one more observer for the calls that come during the block."""
+        self._guests.append(observer)
+        self._gather()
+        try:
+            yield
+        finally:
+            self._guests.remove(observer)
+            self._gather()
+
+    def _gather(self) -> None:
+        self.observer = reduce(together_served, self._guests, self._host)
 
     @property
     def calls_in_progress(self) -> int:
@@ -225,6 +246,7 @@ class ServerConnection(Connection):
         self._forwarder, self._admit = server.forwarder, server.admit
         self.interceptors = server.interceptors
         self.meter = server.meter
+        self.server = server
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
@@ -292,7 +314,8 @@ class ServerConnection(Connection):
         if not head.is_grpc:
             stream = DiscardingStream(self, event.stream_id)
             self.spawn(answer_not_grpc, stream)
-        elif refuse(self, event.stream_id, head, handler is not None):
+        elif (refusal := refuse(self, event.stream_id, head, handler is not None)) is not None:
+            self._note_refusal(head, refusal)
             return
         else:
             assert handler is not None
@@ -309,15 +332,23 @@ class ServerConnection(Connection):
         assert self._admit is not None
         reason = self._admit(self.peer, event.head, forward)
         if reason:
-            answer_at_once(self, event.stream_id, purerpc.StatusCode.PERMISSION_DENIED, reason)
+            refusal = answer_at_once(
+                self, event.stream_id, purerpc.StatusCode.PERMISSION_DENIED, reason
+            )
+            self._note_refusal(event.head, refusal)
         return not reason
 
+    def _note_refusal(self, head: RequestHead, refusal: Outcome) -> None:
+        if self.server.observer is not None:
+            self.server.observer.refused(head, refusal)
+
     def _serve(self, stream_id: int, head: RequestHead, handler: Handler) -> Stream:
-        stream = Stream(self, stream_id)
+        observer = self.server.observer
+        stream = Stream(self, stream_id) if observer is None else ObservedStream(self, stream_id)
         stream.encoding = head.encoding
         stream.path = head.path
         self._running += 1
-        self.spawn(ServerCall(self, stream, handler, head).run)
+        self.spawn(ServerCall(self, stream, handler, head, observer).run)
         return stream
 
     def call_ended(self) -> None:

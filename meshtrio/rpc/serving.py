@@ -14,6 +14,7 @@ import trio
 
 from meshtrio.errors import unwrap
 from meshtrio.rpc.current import current
+from meshtrio.rpc.observe import SUCCESS, ObservedStream, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
@@ -55,17 +56,17 @@ def trailers_block(
     return hpack.encode(fields + encode_metadata(metadata))
 
 
-def refuse(connection: Connection, stream_id: int, head: RequestHead, known: bool) -> bool:
-    """Answer a call that no handler can take; False where there is nothing against it."""
+def refuse(
+    connection: Connection, stream_id: int, head: RequestHead, known: bool
+) -> Outcome | None:
+    """Answer a call that no handler can take; None where there is nothing against it."""
     unimplemented = purerpc.StatusCode.UNIMPLEMENTED
     if not known:
-        answer_at_once(connection, stream_id, unimplemented, f"{head.path} is unknown")
-    elif head.encoding not in ENCODINGS:
+        return answer_at_once(connection, stream_id, unimplemented, f"{head.path} is unknown")
+    if head.encoding not in ENCODINGS:
         message = f"messages in encoding {head.encoding!r} are not understood"
-        answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT)
-    else:
-        return False
-    return True
+        return answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT)
+    return None
 
 
 def answer_at_once(
@@ -74,13 +75,14 @@ def answer_at_once(
     code: purerpc.StatusCode,
     message: str,
     more: bytes = b"",
-) -> None:
+) -> Outcome:
     """Give a status before anything of the call is looked at; `more` goes with its head."""
     # One read may have brought the request and its end.
     if connection.engine.can_send(stream_id):
         block = _HEAD + more + trailers_block(code, message)
         connection.engine.send_headers(stream_id, block, end_stream=True)
         connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+    return code.value, message
 
 
 async def answer_not_grpc(stream: Stream) -> None:
@@ -111,17 +113,27 @@ class RequestMessages(AsyncIterator[Any]):
 class ServerCall:
     """One call on a server, from its head to its status."""
 
-    __slots__ = ("_began", "_connection", "_handler", "_head", "_request", "_stream")
+    __slots__ = ("_began", "_connection", "_handler", "_head", "_request", "_stream", "_watch")
 
     def __init__(
-        self, connection: ServerConnection, stream: Stream, handler: Handler, head: RequestHead
+        self,
+        connection: ServerConnection,
+        stream: Stream,
+        handler: Handler,
+        head: RequestHead,
+        observer: ServerObserver | None = None,
     ) -> None:
+        """With an observer, the stream is an observed one."""
         self._connection = connection
         self._stream = stream
         self._handler = handler
         self._head = head
         self._request = Request(stream, head)
         self._began = connection.meter.begin() if handler.counted else 0.0
+        self._watch: ServerWatch | None = None
+        if observer is not None:
+            assert isinstance(stream, ObservedStream)
+            self._watch = observer.begin(self._request, handler.method, stream)
 
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
@@ -131,6 +143,8 @@ class ServerCall:
         """
         status: _StatusPair | None = _STOPPED
         current.set(self._request)
+        if self._watch is not None:
+            self._watch.enter()
         try:
             with self._scope() as scope:
                 try:
@@ -155,13 +169,19 @@ class ServerCall:
             if cancelled is not None:
                 raise cancelled from None
         finally:
-            self._stream.on_failure = None
-            if status is not None:
-                self._finish(*status)
-            self._stream.reset(ErrorCode.NO_ERROR)
-            if self._handler.counted:
-                self._connection.meter.end(self._began, failed=status is not None)
-            self._connection.call_ended()
+            self._conclude(status)
+
+    def _conclude(self, status: _StatusPair | None) -> None:
+        """Tell everybody how it ended; `status` is None where it went out with the reply."""
+        self._stream.on_failure = None
+        if status is not None:
+            self._finish(*status)
+        if self._watch is not None:
+            self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
+        self._stream.reset(ErrorCode.NO_ERROR)
+        if self._handler.counted:
+            self._connection.meter.end(self._began, failed=status is not None)
+        self._connection.call_ended()
 
     def _scope(self) -> trio.CancelScope:
         """What the handler runs in: ended by the caller's deadline, and with the stream."""

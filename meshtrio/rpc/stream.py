@@ -64,6 +64,9 @@ class Stream:
         "trailers",
     )
 
+    _observed = False
+    """Somebody wants to know of its messages: see `rpc.observe`."""
+
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
         self.head: ResponseHead | None = None
@@ -141,6 +144,10 @@ class Stream:
         count = len(self._messages)
         return (self._decoded(self._messages[0]) if self._messages else None), count
 
+    def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
+        """A message as it goes out, before its framing."""
+        return compress(message) if compressed else message
+
     def _decoded(self, message: bytes) -> bytes:
         """A message as it was before its encoding."""
         self.compressed = isinstance(message, Compressed)
@@ -172,8 +179,8 @@ class Stream:
         if len(message) > limit:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
-        if compressed:
-            message = compress(message)
+        if compressed or self._observed:
+            message = self._encoded(message, compressed=compressed)
         if len(message) > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
             await self.send_bytes(message_prefix(len(message), compressed=compressed), head=head)

@@ -11,9 +11,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Picker
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.endpoint import RECONNECT_LOCAL, Endpoint, ServiceState
+from meshtrio.client.picker import Picker
 from meshtrio.messages import registry as messages
 from meshtrio.services.registry_messages import from_message
 from meshtrio.structured import open_nursery_of_one

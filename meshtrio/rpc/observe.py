@@ -1,0 +1,165 @@
+"""Who wants to know of calls: telemetry is told here. Where nobody does, a call pays nothing.
+
+The names follow the call tracers of gRFC A66. All of it is called in place, from the middle of a
+call: it must neither raise nor wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import purerpc
+import trio
+
+from meshtrio.errors import unwrap
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire.heads import RequestHead
+
+if TYPE_CHECKING:
+    from meshtrio.rpc.connection import Connection
+    from meshtrio.rpc.seam import Method, Request
+
+CANCELLED: int = purerpc.StatusCode.CANCELLED.value
+UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
+DEADLINE_EXCEEDED: int = purerpc.StatusCode.DEADLINE_EXCEEDED.value
+
+Outcome = tuple[int, str]
+"""A status: its code and its message."""
+SUCCESS: Outcome = (0, "")
+
+
+class AttemptKind(Enum):
+    """Why an attempt is made, in the words of gRFC A96."""
+
+    ORIGINAL = "original"
+    RETRY = "retry"
+    HEDGE = "hedge"
+    TRANSPARENT_RETRY = "transparent_retry"
+
+
+class ObservedStream(Stream):
+    """A stream that counts the bytes of its messages, as they are on the wire, without framing."""
+
+    __slots__ = ("received_size", "sent_size", "watch")
+
+    _observed = True
+
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        super().__init__(connection, stream_id)
+        self.sent_size = self.received_size = 0
+        self.watch: MessageWatch | None = None
+        """Whoever wants to know of each message."""
+
+    def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
+        encoded = super()._encoded(message, compressed=compressed)
+        self.sent_size += len(encoded)
+        if self.watch is not None:
+            self.watch.sent(message, len(encoded))
+        return encoded
+
+    def _decoded(self, message: bytes) -> bytes:
+        self.received_size += len(message)
+        decoded = super()._decoded(message)
+        if self.watch is not None:
+            self.watch.received(decoded, len(message))
+        return decoded
+
+
+class MessageWatch:
+    """Is told of each message of a stream, if it makes itself the stream's `watch`."""
+
+    __slots__ = ()
+
+    def sent(self, message: bytes, wire_size: int) -> None:
+        """A message goes out, of so many bytes once it is compressed."""
+
+    def received(self, message: bytes, wire_size: int) -> None:
+        """A message was taken that came as so many bytes."""
+
+
+class ServerWatch(MessageWatch):
+    """Follows one call on a server."""
+
+    __slots__ = ()
+
+    def enter(self) -> None:
+        """In the task of the handler, before it begins: for context variables."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """It is over, with this status, whether or not the caller was there to be told."""
+
+
+class ServerObserver:
+    """Follows the calls of servers."""
+
+    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+        """A call has come for a handler."""
+        raise NotImplementedError
+
+    def refused(self, head: RequestHead, outcome: Outcome) -> None:
+        """A call was answered at once, since no handler takes it."""
+
+
+class AttemptWatch(MessageWatch):
+    """Follows one attempt of a call."""
+
+    __slots__ = ()
+
+    fields: Sequence[tuple[bytes, bytes]] = ()
+    """Header fields that are to go out with it."""
+
+    def placed(self, stream: ObservedStream, address: str, *, waited: bool) -> None:
+        """It has its endpoint, for which it had to wait or not."""
+
+    def ended(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+        """It is over; `stream` is None where it never got an endpoint."""
+
+
+class CallWatch:
+    """Follows one call of a client."""
+
+    __slots__ = ()
+
+    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+        """An attempt begins, after so many that the server may have seen."""
+        raise NotImplementedError
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """It is over; None where its caller gave it up: its last attempt tells whether by deadline.
+        Called once."""
+
+
+class MethodObserver:
+    """Follows the calls of one method of one stub."""
+
+    def begin(self) -> CallWatch:
+        raise NotImplementedError
+
+
+class ClientObserver:
+    """Follows the calls of channels."""
+
+    def method(self, target: str, method: Method) -> MethodObserver:
+        """A stub is made. `target`: "mesh:///plugin.echo", or the address of a channel to one."""
+        raise NotImplementedError
+
+
+def outcome_of(exc: BaseException, deadline: float) -> Outcome:
+    """The status of what ended with an exception and was to end by a time of trio's clock."""
+    exc = unwrap(exc)
+    if isinstance(exc, purerpc.RpcFailedError):
+        return exc.status.status_code.value, str(exc.status.status_message)
+    if isinstance(exc, Exception):
+        return UNKNOWN, f"{type(exc).__name__} was raised"
+    if trio.current_time() >= deadline:
+        return DEADLINE_EXCEEDED, "the caller's deadline passed"
+    return CANCELLED, "the caller gave the call up"
+
+
+def outcome_of_call(exc: BaseException) -> Outcome | None:
+    """The same for a call, None where its caller gave it up: see `CallWatch.ended`."""
+    exc = unwrap(exc)
+    return None if isinstance(exc, trio.Cancelled) else outcome_of(exc, math.inf)
