@@ -18,6 +18,12 @@ MESH_SOCKET = "MESH_SOCKET"
 """The path of the mesh's own socket, for calls to other plugins."""
 PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL."""
+PLUGIN_METRICS = "PLUGIN_METRICS"
+"""Set where it is to measure its calls: "mesh", which asks for them by meshtrio.v1.Metrics, or the
+host:port on which it is to expose them itself."""
+METRICS_THROUGH_MESH = "mesh"
+PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
+"""Set to 1 where it is to measure what gRPC has off by default, too."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
 ENVIRONMENT = frozenset(
@@ -28,6 +34,8 @@ ENVIRONMENT = frozenset(
         PLUGIN_TLS_KEY,
         PLUGIN_TLS_CLIENT_CA,
         PLUGIN_STOP_TIMEOUT,
+        PLUGIN_METRICS,
+        PLUGIN_METRICS_EXPERIMENTAL,
         MESH_LIFE,
         PLUGIN_NAME,
         PLUGIN_INSTANCE,

@@ -37,6 +37,7 @@ from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry_client
 from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.registry_messages import registration_of
+from meshtrio.services.telling import telling
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
@@ -176,9 +177,12 @@ async def main(
         registry, chronicle = MemoryRegistry(), Chronicle()
         tree = Tree(config, registry, folder, [log_event, chronicle.take])
         operations = Operations(tree)
-        door = Door(tree, registry, operations, chronicle)
         try:
-            async with door.opened(claim), open_nursery_of_one() as nursery:
+            async with (
+                telling(tree, registry) as metrics,
+                Door(tree, registry, operations, chronicle, metrics).opened(claim),
+                open_nursery_of_one() as nursery,
+            ):
                 await nursery.start(tree.run)
                 task_status.started(Mesh(tree, registry, operations))
         finally:

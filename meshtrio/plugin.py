@@ -16,15 +16,16 @@ import socket
 import ssl
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from meshtrio.contract import (
     CALL_CUT,
     PLUGIN_LISTEN,
+    PLUGIN_METRICS,
     PLUGIN_SOCKET,
     PLUGIN_STOP_TIMEOUT,
     PLUGIN_TLS_CERTIFICATE,
@@ -39,6 +40,9 @@ from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from meshtrio.telemetry.metrics import Metrics
 
 __all__ = ["current_call", "run", "serve"]
 
@@ -83,20 +87,31 @@ async def serve(
     once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
     socket that cannot be bound.
     """
-    server, health = standard_server(*servicers, limits=limits, interceptors=interceptors)
-    # The mesh passes on the calls of many, and with them what those give up.
-    server.trusted_pid = os.getppid()
-    with (
-        _listener() as listener,
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-    ):
-        async with open_nursery_of_one() as nursery:
-            await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
-            task_status.started()
-            await anext(aiter(signals))
-            health.stop_serving()
-            for path in await server.drain(_grace()):
-                _log.warning("%s%s", CALL_CUT, path)
+    async with _measured() as metrics:
+        server, health = standard_server(
+            *servicers, limits=limits, interceptors=interceptors, metrics=metrics
+        )
+        # The mesh passes on the calls of many, and with them what those give up.
+        server.trusted_pid = os.getppid()
+        with (
+            _listener() as listener,
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        ):
+            async with open_nursery_of_one() as nursery:
+                await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
+                task_status.started()
+                await anext(aiter(signals))
+                health.stop_serving()
+                for path in await server.drain(_grace()):
+                    _log.warning("%s%s", CALL_CUT, path)
+
+
+def _measured() -> AbstractAsyncContextManager[Metrics | None]:
+    if PLUGIN_METRICS not in os.environ:
+        return nullcontext()
+    from meshtrio.telemetry.in_plugin import measured  # off by default
+
+    return measured()
 
 
 def _listener() -> AbstractContextManager[socket.socket]:

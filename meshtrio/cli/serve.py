@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import attrs
 import click
 import trio
 
@@ -29,19 +30,34 @@ _log = logging.getLogger("meshtrio.mesh")
     is_flag=True,
     help="Renew plugins when files below their cwd change, and reload the config when it does.",
 )
-def serve(config_file: Path, runtime_dir: Path | None, reload: bool) -> None:
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus there, at /metrics; goes before the config's.",
+)
+def serve(config_file: Path, runtime_dir: Path | None, reload: bool, metrics: str | None) -> None:
     """Run the plugins of CONFIG_FILE until Ctrl-C or SIGTERM, then stop them all.
 
     The log goes to stderr: what happens to plugins, and what they write. Stopped in good order the
     exit status is 0; it is 1 where a plugin's failure was escalated to the mesh.
     """
     config = load_checked(config_file, runtime_dir)
+    if metrics is not None:
+        config = with_metrics(config, metrics)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise UsageError(
             "--reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'"
         )
     with logging_to(sys.stderr.fileno()):
         trio.run(_serve, config, reload)
+
+
+def with_metrics(config: MeshConfig, where: str) -> MeshConfig:
+    """Raises UsageError for what is not host:port."""
+    try:
+        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=where))
+    except ValueError as exc:
+        raise UsageError(f"--metrics: {exc}") from None
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:

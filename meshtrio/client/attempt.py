@@ -16,9 +16,7 @@ from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    AttemptKind,
     AttemptWatch,
-    CallWatch,
     ObservedStream,
     Outcome,
     outcome_of,
@@ -103,38 +101,42 @@ class Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
 
         `previous`: attempts of the same call that went before this one. `watch` is told how it
-        ends, but not where this raises: see `open_observed`.
+        ends, where it never gets that far, too.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        fields = _fields(picker, options, previous, watch)
-        if picker.hash_header is not None:
-            value = _value_of(picker.hash_header, (*options.metadata, *picker.metadata))
-            wish = attrs.evolve(wish, key=None if value is None else str(value))
-        ready = picker.pick_ready(wish)
-        target = ready or await picker.pick(wish)
-        kind = Stream if watch is None else ObservedStream
-        while True:
-            if fields and not target.connection.engine.takes_header_list(fields):
-                raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
+        deadline = math.inf
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             deadline = trio.current_effective_deadline()
-            if picker.counts and target.connection.has_room:
-                picker.enter()
-            stream = target.connection.start_as(kind, block + _varying_block(deadline, fields))
-            if stream is not None:
-                stream.owner = picker
-                compressed = options.compression != IDENTITY
-                attempt = cls(
-                    picker, target, stream, method, deadline, compressed=compressed, watch=watch
-                )
-                if watch is not None:
-                    assert isinstance(stream, ObservedStream)
-                    watch.placed(stream, attempt.address, waited=target is not ready)
-                return attempt
-            # The place that was waited for is used before anything else is awaited, so that no
-            # waiter is left asleep beside a free place.
-            await target.connection.wait_for_room()
-            if not target.connection.usable:
-                target = await picker.pick(wish)
+            fields = _fields(picker, options, previous, watch)
+            if picker.hash_header is not None:
+                wish = _with_key(wish, picker.hash_header, picker, options)
+            ready = picker.pick_ready(wish)
+            target = ready or await picker.pick(wish)
+            kind = Stream if watch is None else ObservedStream
+            while True:
+                if fields and not target.connection.engine.takes_header_list(fields):
+                    text = "the metadata is more than the peer accepts"
+                    raise purerpc.ResourceExhaustedError(text)
+                if picker.counts and target.connection.has_room:
+                    picker.enter()
+                stream = target.connection.start_as(kind, block + _varying_block(deadline, fields))
+                if stream is not None:
+                    break
+                # The place that was waited for is used before anything else is awaited, so that no
+                # waiter is left asleep beside a free place.
+                await target.connection.wait_for_room()
+                if not target.connection.usable:
+                    target = await picker.pick(wish)
+        except BaseException as exc:
+            if watch is not None:
+                watch.finished(outcome_of(exc, deadline), None)
+            raise
+        stream.owner = picker
+        compressed = options.compression != IDENTITY
+        attempt = cls(picker, target, stream, method, deadline, compressed=compressed, watch=watch)
+        if watch is not None:
+            watch.placed(attempt, waited=target is not ready)
+        return attempt
 
     async def receive(self) -> Any:
         """Take the next reply, None after the last if the call succeeded, else raise its status."""
@@ -246,8 +248,7 @@ class Attempt:
 
     def _tell(self, watch: AttemptWatch) -> None:
         self._watch = None
-        stream = self.stream
-        assert isinstance(stream, ObservedStream)
+        stream: Any = self.stream  # an ObservedStream
         if self._failure is not None:
             outcome = self._failure
         elif stream.trailers is not None:
@@ -258,35 +259,12 @@ class Attempt:
             outcome = DEADLINE_EXCEEDED, "the caller's deadline passed"
         else:
             outcome = CANCELLED, "the caller gave the call up"
-        watch.ended(outcome, stream)
+        watch.finished(outcome, stream)
 
     def _record(self, *, success: bool) -> None:
         if not self._recorded:
             self._recorded = True
             self._picker.record(self.target, success=success)
-
-
-async def open_observed(
-    call: CallWatch,
-    kind: AttemptKind,
-    picker: Picker,
-    method: Method,
-    block: bytes,
-    options: CallOptions,
-    *,
-    previous: int,
-    wish: Wish,
-) -> Attempt:
-    """The same as `Attempt.open`, for a call that somebody follows."""
-    watch = call.attempt(kind, previous)
-    deadline = trio.current_effective_deadline()
-    try:
-        return await Attempt.open(
-            picker, method, block, options, previous=previous, wish=wish, watch=watch
-        )
-    except BaseException as exc:
-        watch.ended(outcome_of(exc, deadline), None)
-        raise
 
 
 def _fields(
@@ -304,6 +282,12 @@ def _fields(
     if previous:
         fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
     return fields
+
+
+def _with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
+    """A wish of a sticky call, which goes by the value of a metadata key."""
+    value = _value_of(key, (*options.metadata, *picker.metadata))
+    return attrs.evolve(wish, key=None if value is None else str(value))
 
 
 def _varying_block(deadline: float, metadata: list[tuple[bytes, bytes]]) -> bytes:

@@ -62,6 +62,7 @@ class Channel:
         obituary_wait: float = 0.0,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
+        observed: bool = True,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -72,7 +73,7 @@ class Channel:
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
         self.target = name if ":" in name else f"mesh:///{name}"
-        self.observer = observers().client
+        self.observer = observers().client if observed else None
         encode_metadata(self.metadata)
         self._nursery = nursery
         self._pool = pool
@@ -320,13 +321,15 @@ async def open_channel(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
+    observed: bool = True,
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
     `initial` is what is known already, so that the first calls go by the service's config, too.
     Channels with one `feed_key` share one run of their feed. `metadata` goes out with every call,
-    `interceptors` are around each. Calls still under way when the block
-    is left are failed with ConnectionLostError.
+    `interceptors` are around each. Where it is not `observed`, telemetry is not told of its calls:
+    those that the mesh makes for itself. Calls still under way when the block is left are failed
+    with ConnectionLostError.
     """
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
@@ -339,6 +342,7 @@ async def open_channel(
             obituary_wait=obituary_wait,
             interceptors=interceptors,
             metadata=metadata,
+            observed=observed,
         )
         if initial is not None:
             channel.update(initial)

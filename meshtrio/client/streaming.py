@@ -15,7 +15,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Attempt, open_observed, request_block
+from meshtrio.client.attempt import Attempt, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import Around, describe
 from meshtrio.client.picker import PLAIN, CallOptions, Picker
@@ -140,7 +140,15 @@ class Call(AsyncIterator[Any]):
             self._picker.note_call()
         block = request_block(self._method, self._picker)
         previous = 0 if self._retries is None else self._retries.attempts - 1
-        self._attempt = attempt = await self._open(block, previous)
+        self._attempt = attempt = await Attempt.open(
+            self._picker,
+            self._method,
+            block,
+            self._options,
+            previous=previous,
+            wish=self._wish,
+            watch=None if self._watch is None else self._watch.attempt(self._kind, previous),
+        )
         if self._around is not None:
             self._around.call.attempt = attempt
         if self._single is not None:
@@ -153,14 +161,6 @@ class Call(AsyncIterator[Any]):
             if not self._sending:
                 self._sending = True
                 self._picker.spawn(self._sender.run)
-
-    async def _open(self, block: bytes, previous: int) -> Attempt:
-        picker, method, options, wish = self._picker, self._method, self._options, self._wish
-        if self._watch is None:
-            return await Attempt.open(picker, method, block, options, previous=previous, wish=wish)
-        return await open_observed(
-            self._watch, self._kind, picker, method, block, options, previous=previous, wish=wish
-        )
 
     # -- sending -----------------------------------------------------------------------------
 

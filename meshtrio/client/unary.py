@@ -13,7 +13,7 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Attempt, open_observed, request_block
+from meshtrio.client.attempt import Attempt, request_block
 from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.interceptors import describe, enter
 from meshtrio.client.picker import ANY, CallOptions, Picker, Wish
@@ -55,7 +55,7 @@ class UnaryCall:
         self._observer: MethodObserver | None = None
         if picker.observer is not None:
             self._observer = picker.observer.method(picker.target, method)
-        self._plain = self._observer is None and not picker.interceptors
+        self._perform = self._intercepted if picker.interceptors else self._made
 
     async def __call__(
         self,
@@ -100,13 +100,11 @@ class UnaryCall:
     async def _call(
         self, message: Message, options: CallOptions, compress: bool
     ) -> tuple[Any, Attempt]:
-        if self._plain:
-            return await self._made(message, options, compress)
         if self._observer is None:
-            return await self._intercepted(message, options, compress)
+            return await self._perform(message, options, compress)
         watch = self._observer.begin()
         try:
-            result = await self._intercepted(message, options, compress, watch)
+            result = await self._perform(message, options, compress, watch)
         except BaseException as exc:
             watch.ended(outcome_of_call(exc))
             raise
@@ -120,8 +118,6 @@ class UnaryCall:
         compress: bool,
         watch: CallWatch | None = None,
     ) -> tuple[Any, Attempt]:
-        if not self._picker.interceptors:
-            return await self._made(message, options, compress, watch)
         call = describe(self._picker, self._method, options)
         async with AsyncExitStack() as stack:
             await enter(stack, self._picker.interceptors, call)
@@ -177,7 +173,15 @@ class UnaryCall:
             self._picker.note_call()
         while True:
             previous = 0 if retries is None else retries.attempts - 1
-            attempt = await self._open(options, previous, wish, watch, kind)
+            attempt = await Attempt.open(
+                self._picker,
+                self._method,
+                self._block,
+                options,
+                previous=previous,
+                wish=wish,
+                watch=None if watch is None else watch.attempt(kind, previous),
+            )
             try:
                 await attempt.send(message, compress=compress, end_stream=True)
                 reply = await attempt.receive_only()
@@ -199,21 +203,6 @@ class UnaryCall:
                 attempt.end()
             await trio.sleep(delay)
 
-    async def _open(
-        self,
-        options: CallOptions,
-        previous: int,
-        wish: Wish,
-        watch: CallWatch | None,
-        kind: AttemptKind,
-    ) -> Attempt:
-        picker, method, block = self._picker, self._method, self._block
-        if watch is None:
-            return await Attempt.open(picker, method, block, options, previous=previous, wish=wish)
-        return await open_observed(
-            watch, kind, picker, method, block, options, previous=previous, wish=wish
-        )
-
     async def _once(
         self,
         message: Message,
@@ -228,7 +217,15 @@ class UnaryCall:
         refusals = 0
         kind = AttemptKind.HEDGE if previous else AttemptKind.ORIGINAL
         while True:
-            attempt = await self._open(options, previous, wish, watch, kind)
+            attempt = await Attempt.open(
+                self._picker,
+                self._method,
+                self._block,
+                options,
+                previous=previous,
+                wish=wish,
+                watch=None if watch is None else watch.attempt(kind, previous),
+            )
             opened(attempt)
             try:
                 await attempt.send(message, compress=compress, end_stream=True)

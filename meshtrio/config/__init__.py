@@ -17,6 +17,7 @@ from meshtrio.config.plugin import (
 )
 from meshtrio.config.reader import load
 from meshtrio.config.service import ServiceTable
+from meshtrio.config.telemetry import TelemetryConfig
 
 __all__ = [
     "Access",
@@ -35,5 +36,6 @@ __all__ = [
     "ServiceTable",
     "Source",
     "Strategy",
+    "TelemetryConfig",
     "load",
 ]

@@ -14,6 +14,7 @@ from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
+from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.errors import ConfigError
 
 _AT_LEAST_STARTING = 16
@@ -73,6 +74,9 @@ class MeshConfig:
 
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
     """The TCP port on which the same is served as on the mesh socket."""
+
+    telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
+    """What is measured, and where it is told."""
 
     source: Source | None = attrs.field(default=None, eq=False)
     """The file it was read from, which a reload reads again."""

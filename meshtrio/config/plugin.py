@@ -15,6 +15,7 @@ from meshtrio import contract
 from meshtrio.address import Address, ServerTlsFiles, TlsFiles
 from meshtrio.backoff import Backoff
 from meshtrio.config.containment import Containment
+from meshtrio.config.telemetry import THROUGH_THE_MESH, check_metrics
 
 PYTHON = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""
@@ -188,6 +189,10 @@ class PluginConfig:
     """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     """What becomes of the lines it writes."""
+    metrics: str = attrs.field(default=THROUGH_THE_MESH, validator=check_metrics)
+    """Where what it measures of its calls is exposed: `mesh`, with the mesh's own, where those are;
+    `host:port`, by the plugin itself, its instance 1 at the next port and so on; or `off`. For
+    plugins made with meshtrio."""
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
     """From SIGTERM to SIGKILL, of whatever is left of its process group."""
 
@@ -210,6 +215,7 @@ class PluginConfig:
             self.tls,
             self.stop_timeout,
             self.inherit_env,
+            self.metrics,
             attrs.evolve(self.containment, memory=None),
         )
 

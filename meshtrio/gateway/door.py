@@ -30,6 +30,7 @@ from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.tree import Tree
+from meshtrio.telemetry.metrics import Metrics
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -43,9 +44,16 @@ class Door:
     """The servers of one mesh."""
 
     def __init__(
-        self, tree: Tree, registry: Registry, operations: Operations, chronicle: Chronicle
+        self,
+        tree: Tree,
+        registry: Registry,
+        operations: Operations,
+        chronicle: Chronicle,
+        metrics: Metrics | None = None,
     ) -> None:
+        """`metrics`: what the mesh's process measures, if it does."""
         self._tree = tree
+        self._metrics = metrics
         self._loads = Loads(registry)
         self._gateway = Gateway(registry, _Configured(tree))
         self._servicers = (
@@ -101,6 +109,7 @@ class Door:
             forwarder=self._gateway,
             admit=keeper.refusal,
             others=self._gateway.catalog.described,
+            metrics=self._metrics,
         )[0]
 
 

@@ -190,7 +190,9 @@ class Gateway:
     ) -> AbstractAsyncContextManager[Channel]:
         known = self._registry.resolve(service)
         feed, key = partial(watch, self._registry, service), (id(self._registry), service)
-        return open_channel(service, feed, feed_key=key, initial=known, config=config)
+        return open_channel(
+            service, feed, feed_key=key, initial=known, config=config, observed=False
+        )
 
     async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
         with trio.CancelScope() as scope:

@@ -18,7 +18,8 @@ _pool = DescriptorPool()
 
 
 def declare(namespace: dict[str, Any], *needs: str) -> None:
-    """Put a proto file's message classes into its module's namespace, and its `DESCRIPTOR`.
+    """Put what a proto file has into its module's namespace: message classes, the values of enums
+    outside of them, and its `DESCRIPTOR`.
 
     `needs`: modules of the files that it imports, which have to be in the pool before it.
     """
@@ -31,3 +32,5 @@ def declare(namespace: dict[str, Any], *needs: str) -> None:
     namespace["DESCRIPTOR"] = descriptor
     for name, message in descriptor.message_types_by_name.items():
         namespace[name] = GetMessageClass(message)
+    for enum in descriptor.enum_types_by_name.values():
+        namespace.update({value.name: value.number for value in enum.values})

@@ -23,6 +23,8 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._services: dict[str, AsyncValue[ServiceState]] = {}
         self._watched: Counter[str] = Counter()
+        self.changes = 0
+        """Of what is known of a service, since the mesh was started."""
         self._forgotten: set[str] = set()
         """They keep their values: who watches one is told when it is declared again."""
 
@@ -54,7 +56,9 @@ class MemoryRegistry:
     def _change(self, service: str, **changes: Any) -> None:
         """Replace a service's state, if it is another then: those who watch it are told."""
         value = self._services[service]
-        value.value = attrs.evolve(value.value, **changes)
+        following = attrs.evolve(value.value, **changes)
+        self.changes += following != value.value
+        value.value = following
 
     def _drop_the_oldest(self) -> None:
         """Have no more of those that nobody attends to, serves or watches than are to be kept."""
@@ -85,6 +89,10 @@ class MemoryRegistry:
             raise UnknownServiceError(service, self.services())
         state: ServiceState = self._services[service].value
         return state
+
+    def count_endpoints(self) -> int:
+        """Of all services."""
+        return sum(len(value.value.endpoints) for value in self._services.values())
 
     def knows(self, service: str) -> bool:
         return service in self._services and service not in self._forgotten

@@ -22,6 +22,7 @@ from meshtrio.rpc.observe import (
     MethodObserver,
     ObservedStream,
     Outcome,
+    Placed,
     ServerObserver,
     ServerWatch,
 )
@@ -154,16 +155,16 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
         super().__init__(watches)
         self.fields = [field for watch in watches for field in watch.fields]
 
-    def placed(self, stream: ObservedStream, address: str, *, waited: bool) -> None:
+    def placed(self, attempt: Placed, *, waited: bool) -> None:
         wanting: list[MessageWatch] = []
         for watch in self._watches:
-            watch.placed(stream, address, waited=waited)
-            wanting += _taken(stream)
-        self._join(stream, wanting)
+            watch.placed(attempt, waited=waited)
+            wanting += _taken(attempt.stream)
+        self._join(attempt.stream, wanting)
 
-    def ended(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
         for watch in self._watches:
-            watch.ended(outcome, stream)
+            watch.finished(outcome, stream)
 
 
 class _CallWatches(CallWatch):

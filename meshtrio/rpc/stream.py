@@ -145,10 +145,10 @@ class Stream:
         return (self._decoded(self._messages[0]) if self._messages else None), count
 
     def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
-        """A message as it goes out, before its framing."""
-        return compress(message) if compressed else message
+        """Of an observed stream: a message as it goes out, before its framing."""
+        raise NotImplementedError
 
-    def _decoded(self, message: bytes) -> bytes:
+    def _decompressed(self, message: bytes) -> bytes:
         """A message as it was before its encoding."""
         self.compressed = isinstance(message, Compressed)
         if not self.compressed:
@@ -159,6 +159,8 @@ class Stream:
             raise purerpc.ResourceExhaustedError(f"received {exc}") from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
+
+    _decoded = _decompressed
 
     async def send(
         self,
@@ -179,8 +181,10 @@ class Stream:
         if len(message) > limit:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
-        if compressed or self._observed:
+        if self._observed:
             message = self._encoded(message, compressed=compressed)
+        elif compressed:
+            message = compress(message)
         if len(message) > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
             await self.send_bytes(message_prefix(len(message), compressed=compressed), head=head)

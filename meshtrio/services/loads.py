@@ -103,7 +103,9 @@ class Loads:
             update(ServiceState((watched.endpoint,)))
 
         with watched.scope:
-            async with open_channel(watched.endpoint.id, feed, obituary_wait=0) as channel:
+            async with open_channel(
+                watched.endpoint.id, feed, obituary_wait=0, observed=False
+            ) as channel:
                 stub = DynamicStub(channel, _SERVICE)
                 while True:
                     try:

@@ -14,12 +14,14 @@ from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
     from meshtrio.services.reflection import Others
+    from meshtrio.telemetry.metrics import Metrics
 
 _REFLECTION = {
     "grpc.reflection.v1.ServerReflection": "meshtrio.messages.reflection_v1",
     "grpc.reflection.v1alpha.ServerReflection": "meshtrio.messages.reflection_v1alpha",
 }
 _LOAD = "meshtrio.v1.Load"
+_METRICS = "meshtrio.v1.Metrics"
 
 
 def standard_server(
@@ -30,10 +32,12 @@ def standard_server(
     forwarder: Forwarder | None = None,
     admit: Admit | None = None,
     others: Others | None = None,
+    metrics: Metrics | None = None,
 ) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
-    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside.
+    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside;
+    `metrics`: what the process measures, to be told to its mesh.
     Reflection is not even imported before somebody asks for it: every plugin starts sooner.
     """
     health = HealthServicer()
@@ -48,6 +52,9 @@ def standard_server(
     )
     names = {handler.method.service for handler in server.handlers.values()}
     names.add(_LOAD)
+    if metrics is not None:
+        names.add(_METRICS)
+        server.serve_when_called(_METRICS, partial(_metrics, server, metrics))
     health.names |= names
     for service, messages in _REFLECTION.items():
         server.serve_when_called(
@@ -63,8 +70,15 @@ def _load(server: Server, health: HealthServicer) -> Any:
     return LoadServicer(server.meter, health.stopped)
 
 
+def _metrics(server: Server, metrics: Metrics) -> Any:
+    from meshtrio.services.metrics import MetricsServicer
+
+    return MetricsServicer(metrics.families, server.meter)
+
+
 def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
-    import_module("meshtrio.messages.load")  # to be described, it has to be known
+    for described in ("load", "metrics"):
+        import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 
     return ReflectionServicer(import_module(messages), server.handlers.values(), names, others)

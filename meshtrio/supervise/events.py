@@ -46,6 +46,14 @@ class Unready(Event):
 
 
 @attrs.frozen
+class CheckFailed(Event):
+    """A health check was not answered; so many in a row, and it is killed."""
+
+    pid: int
+    reason: str
+
+
+@attrs.frozen
 class Exited(Event):
     """The process ended, though nobody asked it to, or the mesh ended it as a failure."""
 

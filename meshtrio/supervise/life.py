@@ -18,7 +18,7 @@ from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.config import PluginConfig
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.supervise import events, liveness
-from meshtrio.supervise.decisions.policy import Exit
+from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
 from meshtrio.supervise.listening import Listener
 from meshtrio.supervise.probe import Health, NotReadyError
@@ -41,7 +41,11 @@ class _Failure:
     """Why the mesh ends a process that nobody asked it to; `stuck` ones get no time to drain."""
 
     reason: str
-    stuck: bool = False
+    cause: Cause | None = None
+
+    @property
+    def stuck(self) -> bool:
+        return self.cause in (Cause.UNHEALTHY, Cause.TOO_LARGE)
 
 
 class Life:
@@ -60,6 +64,7 @@ class Life:
         self.config = config
         self.number = number
         self.socket = socket
+        self._place = place
         self._listens_on = config.address(number, place)
         self.state = State.PENDING
         self.process: Process | None = None
@@ -151,7 +156,8 @@ class Life:
             reason = getattr(exc, "strerror", None) or str(exc)
             if getattr(exc, "errno", None) in OUT_OF_RESOURCES:
                 reason += " in the mesh (see `ulimit -n`)"
-            self.ended = Exit(reason=f"could not be started: {reason}")
+            cause = Cause.NOT_STARTED
+            self.ended = Exit(reason=f"could not be started: {reason}", ended_for=cause)
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
@@ -179,7 +185,7 @@ class Life:
                 await self._end(process, failure)
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
-        self.ended = self._exit(process, failure.reason)
+        self.ended = self._exit(process, failure.reason, failure.cause)
         self._deregister(str(self.ended), self.ended)
         self._emit(events.Exited, pid=process.pid, ended=self.ended)
 
@@ -195,7 +201,7 @@ class Life:
         async def condemned() -> None:
             nonlocal failure
             await self._condemned.wait()
-            failure = _Failure(self._verdict, stuck=True)
+            failure = _Failure(self._verdict, Cause.TOO_LARGE)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -212,7 +218,7 @@ class Life:
                 self._address, self.config.ready_timeout, self.config.tls
             )
         except NotReadyError as exc:
-            return _Failure(str(exc))
+            return _Failure(str(exc), Cause.NOT_READY)
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._become_ready(process)
@@ -222,7 +228,7 @@ class Life:
             self.config.liveness,
             found,
         )
-        return _Failure(verdict, stuck=True)
+        return _Failure(verdict, Cause.UNHEALTHY)
 
     async def _end(self, process: Process, failure: _Failure) -> None:
         """End a process that failed its mesh; one that is stuck says first where it is."""
@@ -243,18 +249,21 @@ class Life:
         self.ended = self._exit(process, "")
         self._emit(events.Stopped, pid=process.pid, ended=self.ended, forced=self.forced)
 
-    def _exit(self, process: Process, reason: str) -> Exit:
+    def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
         if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):
             reason = reason or "used more memory than it may"
+            cause = cause or Cause.TOO_LARGE
         if code is None:
             reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
-            return Exit(reason=reason, left=True, stderr_tail=self.listener.stderr_tail)
+            tail = self.listener.stderr_tail
+            return Exit(reason=reason, left=True, stderr_tail=tail, ended_for=cause)
         return Exit(
             status=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             reason=reason,
             stderr_tail=self.listener.stderr_tail,
+            ended_for=cause,
         )
 
     # -- what others learn -------------------------------------------------------------------
@@ -266,6 +275,8 @@ class Life:
     def _take(self, process: Process, health: Health) -> None:
         """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
         self.health = health
+        if not health.alive:
+            self._emit(events.CheckFailed, pid=process.pid, reason=health.reason)
         if health.serving and self.state is State.UNREADY:
             self._become_ready(process)
         elif health.alive and not health.serving and self.state is State.READY:
@@ -313,6 +324,7 @@ class Life:
             contract.PLUGIN_STOP_TIMEOUT: f"{self.config.stop_timeout:g}",
             contract.MESH_SOCKET: str(self._mesh.mesh_socket),
             contract.MESH_LIFE: self.word,
+            **self._mesh.telemetry(self.config, self.number, self._place),
         }
         if self._listens_on is not None:
             told[contract.PLUGIN_LISTEN] = self._listens_on

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from meshtrio import contract
+from meshtrio.config import PluginConfig
 from meshtrio.registry import Registry
 from meshtrio.structured import running
 from meshtrio.supervise import events
@@ -109,6 +110,8 @@ class Surroundings:
     mesh_socket: Path
     emit: events.Subscriber
     world: World
+    telemetry: Callable[[PluginConfig, int, int], Mapping[str, str]] = lambda *_: {}
+    """What an instance is told to measure, by its config, its number and its place."""
     _serials: Iterator[int] = attrs.field(factory=itertools.count)
 
     def next_serial(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from meshtrio import runtime_dir
-from meshtrio.config import MeshConfig, ServiceTable
+from meshtrio.config import MeshConfig, PluginConfig, ServiceTable
 from meshtrio.errors import MeshFailedError, UsageError
 from meshtrio.registry import Registry, tables
 from meshtrio.structured import next_beat, open_nursery_of_one
@@ -62,7 +62,9 @@ class Tree:
         self._tally, self._reporter = Tally(), Reporter()
         self._subscribers = [self._tally.take, self._reporter.take, *subscribers]
         self._began = trio.current_time()
-        self._surroundings = Surroundings(registry, self.mesh_socket, self._emit, self._world)
+        self._surroundings = Surroundings(
+            registry, self.mesh_socket, self._emit, self._world, self._telemetry
+        )
         self._registry = registry
         self._tables: tuple[ServiceTable, ...] = ()
         self._services: set[str] = set()
@@ -178,6 +180,9 @@ class Tree:
         for child in self.children:
             child.goal = Goal.REST
         self._wake()
+
+    def _telemetry(self, plugin: PluginConfig, number: int, place: int) -> dict[str, str]:
+        return self.config.telemetry.environment(plugin, number, place)
 
     def _wake(self) -> None:
         """Have the keeper look again."""

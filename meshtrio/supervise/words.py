@@ -37,6 +37,8 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
             return logging.INFO, f"ready after {after:.2f} s (pid {pid})"
         case events.Unready(pid=pid, reason=reason):
             return logging.WARNING, f"pid {pid} takes no calls: {reason}"
+        case events.CheckFailed(pid=pid, reason=reason):
+            return logging.INFO, f"pid {pid} failed a health check: {reason}"
         case events.Restarting(delay=delay):
             return logging.INFO, f"starting it again in {delay:.2f} s"
         case events.Renewing(reason=reason):

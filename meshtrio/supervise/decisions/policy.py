@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import signal
+from enum import Enum
 from random import Random
 
 import attrs
 
 from meshtrio.config import PluginConfig, RestartPolicy
+
+
+class Cause(Enum):
+    """Why a process is gone that nobody asked to stop, in a word that can be counted by."""
+
+    EXITED = "exit"
+    KILLED = "signal"
+    NOT_STARTED = "not_started"
+    NOT_READY = "not_ready"
+    UNHEALTHY = "liveness"
+    TOO_LARGE = "memory"
 
 
 @attrs.frozen
@@ -24,6 +36,14 @@ class Exit:
     left: bool = False
     """It could not even be killed, and is still there."""
     stderr_tail: tuple[str, ...] = ()
+    ended_for: Cause | None = None
+    """Why the mesh ended it, where it did."""
+
+    @property
+    def cause(self) -> Cause:
+        if self.ended_for is not None:
+            return self.ended_for
+        return Cause.EXITED if self.signal is None else Cause.KILLED
 
     @property
     def clean(self) -> bool:

@@ -1,0 +1,112 @@
+"""Metrics over HTTP, for Prometheus: GET /metrics, in its text form or in OpenMetrics.
+
+HTTP is h11's, the text prometheus_client's (extra `metrics`); a connection is for one request. What
+is exposed is gathered anew for each scrape, and turned into text in a thread, since that takes its
+time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import h11
+import trio
+from prometheus_client.exposition import choose_encoder
+
+from meshtrio.rpc.listener import tcp_listener
+from meshtrio.telemetry.families import Family
+from meshtrio.telemetry.prometheus import PrometheusCollector
+
+_log = logging.getLogger("meshtrio.telemetry")
+
+_PATIENCE = 10.0
+"""Seconds for a request to come, and for its answer to be taken."""
+_MOST_AT_ONCE = 16
+_READ_SIZE = 16 * 1024
+
+Gather = Callable[[], Awaitable[Sequence[Family]]]
+Headers = list[tuple[str, str]]
+
+
+async def expose(
+    gather: Gather,
+    listen: str,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve what `gather` gives on "tcp:host:port" until cancelled.
+
+    Reports started once it listens. Raises UsageError where it cannot.
+    """
+    places = trio.CapacityLimiter(_MOST_AT_ONCE)
+    with tcp_listener(listen) as sock:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+        async def answer(stream: trio.SocketStream) -> None:
+            async with stream:
+                try:
+                    places.acquire_nowait()
+                except trio.WouldBlock:
+                    return
+                try:
+                    with trio.move_on_after(_PATIENCE):
+                        await _answer(stream, gather)
+                finally:
+                    places.release()
+
+        async with listener:
+            task_status.started()
+            await trio.serve_listeners(answer, [listener])
+
+
+async def _answer(stream: trio.SocketStream, gather: Gather) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
+    try:
+        request = await _request(stream, connection)
+        status, headers, body = await _reply(request, gather)
+        length = ("content-length", str(len(body)))
+        head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
+        said = connection.send(head) or b""
+        if request.method != b"HEAD":
+            said += body
+        await stream.send_all(said)
+        await stream.send_eof()
+    except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        _log.debug("a request for metrics came to nothing: %s", exc)
+    except Exception:
+        # A bug, of ours or of who gives the metrics; it may cost this scrape, and nothing else.
+        _log.exception("metrics could not be told")
+
+
+async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
+    while True:
+        event: Any = connection.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        data = await stream.receive_some(_READ_SIZE)
+        connection.receive_data(data)
+        if not data:
+            raise h11.RemoteProtocolError("the peer closed the connection")
+
+
+async def _reply(request: h11.Request, gather: Gather) -> tuple[int, Headers, bytes]:
+    text: Headers = [("content-type", "text/plain; charset=utf-8")]
+    if request.target.partition(b"?")[0] != b"/metrics":
+        return 404, text, b"Metrics are at /metrics.\n"
+    if request.method not in (b"GET", b"HEAD"):
+        return 405, [*text, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
+    asked = {name: value.decode("latin-1") for name, value in request.headers}
+    families = await gather()
+    packed = "gzip" in asked.get(b"accept-encoding", "")
+    kind, body = await trio.to_thread.run_sync(_text, families, asked.get(b"accept", ""), packed)
+    headers = [("content-type", kind)]
+    return 200, [*headers, ("content-encoding", "gzip")] if packed else headers, body
+
+
+def _text(families: Sequence[Family], accept: str, packed: bool) -> tuple[str, bytes]:
+    encode, kind = choose_encoder(accept)
+    body: bytes = encode(PrometheusCollector(lambda: families))
+    return kind, gzip.compress(body, 1) if packed else body

@@ -1,0 +1,28 @@
+"""What telemetry needs beside meshtrio's own dependencies, and which extra brings it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from meshtrio.errors import UsageError
+
+_EXTRAS = {
+    "metrics": ("prometheus_client", "h11"),
+}
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:
+        return False  # somebody has blocked it
+
+
+def need(extra: str, what: str) -> None:
+    """Raise UsageError, naming the extra, where a module is missing that `what` needs."""
+    missing = [module for module in _EXTRAS[extra] if not _is_there(module)]
+    if missing:
+        raise UsageError(
+            f"{what} needs {' and '.join(missing)}, which is not installed here: "
+            f"pip install 'meshtrio[{extra}]'"
+        )

@@ -1,0 +1,80 @@
+"""Metrics as values: what is told of them, to whoever exposes or collects them.
+
+Names and units are those of OpenTelemetry ("grpc.server.call.duration", "s"), as gRFC A66 has them;
+what Prometheus makes of them is a matter of `exposition`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+
+import attrs
+
+Labels = tuple[tuple[str, str], ...]
+"""Names and values, in an order that is the same for all points of a family."""
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@attrs.frozen
+class Distribution:
+    """What fell into each bucket of its family, and the sum of it."""
+
+    counts: tuple[int, ...]
+    """One for each bound of the family, and the last for what is above them all."""
+    total: float
+
+
+@attrs.frozen
+class Point:
+    """One series at a moment."""
+
+    labels: Labels
+    value: float | Distribution
+
+
+@attrs.frozen
+class Family:
+    """All series of one name."""
+
+    name: str
+    kind: Kind
+    unit: str
+    """"s", "By", or what is counted: "{call}"."""
+    text: str
+    points: Sequence[Point]
+    bounds: Sequence[float] = ()
+    """Of a histogram's buckets."""
+
+
+def merged(groups: Iterator[Sequence[Family]]) -> list[Family]:
+    """Families of the same name as one, with all of their points.
+
+    Those of another kind than the first of their name, or with other buckets, are left out: nobody
+    could chart them together.
+    """
+    found: dict[str, Family] = {}
+    points: dict[str, list[Point]] = {}
+    for families in groups:
+        for family in families:
+            first = found.setdefault(family.name, family)
+            if (family.kind, tuple(family.bounds)) == (first.kind, tuple(first.bounds)):
+                points.setdefault(family.name, []).extend(family.points)
+    return [attrs.evolve(family, points=points[name]) for name, family in found.items()]
+
+
+def labelled(families: Sequence[Family], more: Labels) -> list[Family]:
+    """The same with labels put before those they have; a label of the same name is kept as
+    "exported_" and its name, as Prometheus does."""
+    taken = {name for name, _ in more}
+
+    def relabelled(point: Point) -> Point:
+        own = tuple((f"exported_{n}" if n in taken else n, value) for n, value in point.labels)
+        return Point(more + own, point.value)
+
+    return [attrs.evolve(each, points=[*map(relabelled, each.points)]) for each in families]

@@ -1,0 +1,313 @@
+"""The metrics of a mesh: what its plugins go through, and how it is itself.
+
+Labels are bounded by the config: plugins, the numbers of their instances, states and causes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import trio
+
+from meshtrio import __version__
+from meshtrio.supervise import events
+from meshtrio.supervise.child import Child
+from meshtrio.supervise.decisions.policy import Cause
+from meshtrio.supervise.decisions.state import State
+from meshtrio.supervise.processes.usage import Usage, usage_by_group
+from meshtrio.supervise.statistics import Counts
+from meshtrio.supervise.tree import Tree
+from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+from meshtrio.telemetry.histogram import LATENCY, Histogram
+
+_BEAT = 0.25
+"""Seconds from one look at the clock to the next, by which the lag of the mesh's loop is known."""
+_RENEWED, _WITH_GROUP = "renewal", "group"
+_REASONS = (*(cause.value for cause in Cause), _RENEWED, _WITH_GROUP)
+
+Instance = tuple[str, int]
+
+_COUNTED = {
+    "starts": "Processes that were started.",
+    "not_started": "Starts that came to nothing: there was no process.",
+    "exits": "Processes that ended without being asked to.",
+    "killed": "Processes that did not stop in time, and were killed.",
+    "gave_up": "Times that the restart policy left an instance down.",
+    "unready": "Times that an instance said NOT_SERVING.",
+}
+
+
+class RegistryInNumbers(Protocol):
+    """What is told of a registry."""
+
+    changes: int
+
+    def services(self) -> tuple[str, ...]: ...
+
+    def count_endpoints(self) -> int: ...
+
+
+class MeshMetrics:
+    """A subscriber to lifecycle events, which are counted as they come; the rest is looked up when
+    somebody asks."""
+
+    def __init__(self, tree: Tree, registry: RegistryInNumbers) -> None:
+        self._tree = tree
+        self._registry = registry
+        self._restarts: Counter[tuple[str, int, str]] = Counter()
+        self._failed_checks: Counter[Instance] = Counter()
+        self._causes: dict[Instance, Cause] = {}
+        self._ready_since: dict[Instance, float] = {}
+        self._ready_after: dict[str, Histogram] = {}
+        self._lag = Histogram(LATENCY)
+
+    def take(self, event: events.Event) -> None:
+        instance = (event.plugin, event.instance)
+        match event:
+            case events.Ready(after=after):
+                histogram = self._ready_after.setdefault(event.plugin, Histogram(LATENCY))
+                histogram.waiting.append(after)
+                histogram.sort()
+                self._ready_since[instance] = trio.current_time()
+            case events.CheckFailed():
+                self._failed_checks[instance] += 1
+            case events.Exited(ended=ended) | events.NotStarted(ended=ended):
+                self._causes[instance] = ended.cause
+            case events.Restarting():
+                cause = self._causes.get(instance, Cause.EXITED)
+                self._restarts[(*instance, cause.value)] += 1
+            case events.Renewing():
+                self._restarts[(*instance, _RENEWED)] += 1
+            case events.GroupRestarting(plugins=plugins):
+                for child in self._tree.children:
+                    if child.plugin in plugins:
+                        self._restarts[(child.plugin, child.number, _WITH_GROUP)] += 1
+
+    async def measure_lag(self) -> None:
+        """Look how late the loop comes to what is due, until cancelled."""
+        due = trio.current_time() + _BEAT
+        while True:
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            self._lag.waiting.append(now - due)
+            self._lag.sort()
+            due = now + _BEAT
+
+    def families(self) -> list[Family]:
+        """All there is now. Looks into /proc."""
+        children = self._tree.children
+        return [
+            *self._of_the_mesh(),
+            *self._of_plugins(),
+            *self._of_instances(children),
+            *_usage(children),
+        ]
+
+    # -- the mesh ----------------------------------------------------------------------------
+
+    def _of_the_mesh(self) -> list[Family]:
+        statistics, registry = self._tree.statistics(), self._registry
+        self._lag.sort()
+        return [
+            _gauge("mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}),
+            _gauge("mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}),
+            _histogram(
+                "mesh.loop.lag",
+                "How late the mesh's loop comes to what is due.",
+                {(): self._lag},
+            ),
+            _gauge(
+                "mesh.registry.services",
+                "{service}",
+                "Services in the registry.",
+                {(): len(registry.services())},
+            ),
+            _gauge(
+                "mesh.registry.endpoints",
+                "{endpoint}",
+                "Endpoints in the registry.",
+                {(): registry.count_endpoints()},
+            ),
+            _counter(
+                "mesh.registry.changes",
+                "{change}",
+                "Changes of what the registry knows.",
+                {(): registry.changes},
+            ),
+        ]
+
+    # -- plugins -----------------------------------------------------------------------------
+
+    def _of_plugins(self) -> list[Family]:
+        counts = {plugin.name: plugin.counts for plugin in self._tree.statistics().plugins}
+        for gone in self._ready_after.keys() - counts.keys():
+            del self._ready_after[gone]
+
+        def counted(what: str) -> Mapping[Labels, float]:
+            return {_plugin(name): _count(each, what) for name, each in counts.items()}
+
+        found = [
+            _counter(f"mesh.plugin.{what}", "", text, counted(what))
+            for what, text in _COUNTED.items()
+        ]
+        return [
+            *found,
+            _counter(
+                "mesh.plugin.log.lines", "{line}", "Lines that were written.", counted("lines")
+            ),
+            _counter(
+                "mesh.plugin.log.dropped",
+                "{line}",
+                "Lines that came faster than the config lets them.",
+                counted("lines_dropped"),
+            ),
+            _histogram(
+                "mesh.plugin.ready.duration",
+                "From the start of a process to when it was ready.",
+                {_plugin(name): found for name, found in self._ready_after.items()},
+            ),
+        ]
+
+    # -- instances ---------------------------------------------------------------------------
+
+    def _of_instances(self, children: Iterable[Child]) -> list[Family]:
+        there = {(child.plugin, child.number): child for child in children}
+        self._forget_all_but(there)
+        now = trio.current_time()
+        ready = {key: since for key, since in self._ready_since.items() if there[key].ready}
+        checks = {
+            key: child.life.health.latency
+            for key, child in there.items()
+            if child.life is not None and child.life.health is not None
+        }
+        return [
+            _gauge(
+                "mesh.instance.state",
+                "",
+                "1 for the state that an instance is in, 0 for the others.",
+                {
+                    (*_instance(key), ("state", state.value)): float(child.state is state)
+                    for key, child in there.items()
+                    for state in State
+                },
+            ),
+            _gauge(
+                "mesh.instance.since_ready",
+                "s",
+                "Since it was ready.",
+                {_instance(key): now - since for key, since in ready.items()},
+            ),
+            _counter(
+                "mesh.instance.restarts",
+                "{restart}",
+                "Times that it was started again, by what had happened.",
+                {
+                    (*_instance(key), ("reason", reason)): self._restarts[(*key, reason)]
+                    for key in there
+                    for reason in _REASONS
+                },
+            ),
+            _gauge(
+                "mesh.instance.liveness.duration",
+                "s",
+                "What its last health check took.",
+                {_instance(key): latency for key, latency in checks.items()},
+            ),
+            _counter(
+                "mesh.instance.liveness.failures",
+                "{check}",
+                "Health checks that were not answered.",
+                {_instance(key): self._failed_checks[key] for key in there},
+            ),
+        ]
+
+    def _forget_all_but(self, there: Mapping[Instance, object]) -> None:
+        for restarted in [key for key in self._restarts if key[:2] not in there]:
+            del self._restarts[restarted]
+        for known in (self._failed_checks, self._causes, self._ready_since):
+            for gone in [key for key in known if key not in there]:
+                del known[gone]
+
+
+def _usage(children: Iterable[Child]) -> list[Family]:
+    """What the processes of instances use of the machine, as far as the kernel lets us see."""
+    pids = {
+        _instance((child.plugin, child.number)): child.process.pid
+        for child in children
+        if child.process is not None
+    }
+    used: Mapping[int, Usage] = {}
+    with contextlib.suppress(OSError):
+        used = usage_by_group()
+    seen = {labels: used[pid] for labels, pid in pids.items() if pid in used}
+    descriptors = {labels: _descriptors(pid) for labels, pid in pids.items()}
+    return [
+        _counter(
+            "mesh.instance.cpu_time",
+            "s",
+            "CPU time of its process group.",
+            {labels: usage.cpu for labels, usage in seen.items()},
+        ),
+        _gauge(
+            "mesh.instance.resident_memory",
+            "By",
+            "What its process group has in memory.",
+            {labels: usage.resident for labels, usage in seen.items()},
+        ),
+        _gauge(
+            "mesh.instance.open_descriptors",
+            "",
+            "File descriptors that its process has open.",
+            {labels: count for labels, count in descriptors.items() if count is not None},
+        ),
+    ]
+
+
+def _descriptors(pid: int) -> int | None:
+    """None where we may not look, as with another user's processes."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+
+
+def _count(counts: Counts, what: str) -> int:
+    found: int = getattr(counts, what)
+    return found
+
+
+def _plugin(name: str) -> Labels:
+    return (("plugin", name),)
+
+
+def _instance(key: Instance) -> Labels:
+    return instance_labels(*key)
+
+
+def instance_labels(plugin: str, number: int) -> Labels:
+    """Not "instance", which Prometheus uses for whom it scrapes."""
+    return (("plugin", plugin), ("plugin_instance", str(number)))
+
+
+def _gauge(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return _simple(name, Kind.GAUGE, unit, text, values)
+
+
+def _counter(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return _simple(name, Kind.COUNTER, unit, text, values)
+
+
+def _simple(name: str, kind: Kind, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return Family(name, kind, unit, text, [Point(*each) for each in values.items()])
+
+
+def _histogram(name: str, text: str, values: Mapping[Labels, Histogram]) -> Family:
+    points = [
+        Point(labels, Distribution(tuple(found.counts), found.total))
+        for labels, found in values.items()
+    ]
+    return Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY)

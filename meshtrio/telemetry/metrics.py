@@ -1,0 +1,51 @@
+"""What one process measures: its calls, and what else it gives to be told.
+
+    metrics = Metrics()
+    with metrics.observing():
+        async with mesh.connect("plugin.echo") as channel: ...
+    metrics.families()
+
+An app that exposes metrics by prometheus_client already registers `PrometheusCollector(metrics)`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from meshtrio.rpc.observers import observing, together
+from meshtrio.telemetry.families import Family
+from meshtrio.telemetry.retry_metrics import RetryMetrics
+from meshtrio.telemetry.rpc_metrics import ClientMetrics, ServerMetrics
+
+Source = Callable[[], Sequence[Family]]
+
+
+class Metrics:
+    """The metrics of a process: of its servers and channels, by gRFC A66, and of other sources."""
+
+    def __init__(self, *, experimental: bool = False, sources: Sequence[Source] = ()) -> None:
+        """`experimental`: those that gRPC has off by default, of retries (gRFC A96)."""
+        self._client, self._server = ClientMetrics(), ServerMetrics()
+        self._retries = RetryMetrics() if experimental else None
+        self._sources = [*sources]
+        if self._retries is not None:
+            self._sources.append(self._retries.families)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Measure the calls of all channels and servers that are made in the block."""
+        with observing(client=together(self._client, self._retries), server=self._server):
+            yield
+
+    def families(self) -> list[Family]:
+        """All there is now, with what the program measures by prometheus_client, if it does."""
+        found = [*self._server.families(), *self._client.families()]
+        for source in self._sources:
+            found += source()
+        if "prometheus_client" in sys.modules:
+            from meshtrio.telemetry.prometheus import default_families
+
+            found += default_families()
+        return found

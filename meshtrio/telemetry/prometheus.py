@@ -1,0 +1,137 @@
+"""Families for Prometheus and back, by prometheus_client (extra `metrics`).
+
+Names and units become those that OpenTelemetry's exporter for Prometheus gives them (OpenTelemetry
+specification, "Prometheus and OpenMetrics Compatibility"): "grpc.server.call.duration" in "s" is
+grpc_server_call_duration_seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import prometheus_client
+from prometheus_client import core
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+
+_UNITS = {"s": "seconds", "By": "bytes", "1": "ratio"}
+_NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
+
+
+class PrometheusCollector(Collector):
+    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`."""
+
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[core.Metric]:
+        return map(exposed, self._families())
+
+    def describe(self) -> list[core.Metric]:
+        """Nothing beforehand: what there is changes as calls are made."""
+        return []
+
+
+# -- to Prometheus ---------------------------------------------------------------------------
+
+
+def exposed(family: Family) -> core.Metric:
+    """A family as prometheus_client writes it."""
+    name = _name_of(family)
+    if family.kind is Kind.HISTOGRAM:
+        metric = core.Metric(name, family.text, "histogram", _unit_of(family))
+        bounds = [*map(floatToGoString, family.bounds), "+Inf"]
+        for point in family.points:
+            metric.samples += _buckets(name, bounds, point)
+        return metric
+    kind = "counter" if family.kind is Kind.COUNTER else "gauge"
+    metric = core.Metric(name, family.text, kind, _unit_of(family))
+    suffix = "_total" if family.kind is Kind.COUNTER else ""
+    for point in family.points:
+        assert not isinstance(point.value, Distribution)
+        metric.samples.append(Sample(name + suffix, _labels(point.labels), point.value))
+    return metric
+
+
+def _name_of(family: Family) -> str:
+    name = _NOT_A_NAME.sub("_", family.name)
+    unit = _unit_of(family)
+    return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
+
+
+def _unit_of(family: Family) -> str:
+    return _UNITS.get(family.unit, "")
+
+
+def _labels(labels: Labels) -> dict[str, str]:
+    return {_NOT_A_NAME.sub("_", name): value for name, value in labels}
+
+
+def _buckets(name: str, bounds: Sequence[str], point: Point) -> list[Sample]:
+    assert isinstance(point.value, Distribution)
+    labels = _labels(point.labels)
+    samples, total = [], 0
+    for bound, count in zip(bounds, point.value.counts, strict=True):
+        total += count
+        samples.append(Sample(f"{name}_bucket", {**labels, "le": bound}, total))
+    samples.append(Sample(f"{name}_count", labels, total))
+    samples.append(Sample(f"{name}_sum", labels, point.value.total))
+    return samples
+
+
+# -- from Prometheus -------------------------------------------------------------------------
+
+
+def default_families() -> list[Family]:
+    """What the program itself measures by prometheus_client, in its default registry.
+
+    What that tells of the process and of Python is left out: the mesh has figures of its own, and
+    those would be of every plugin.
+    """
+    return [
+        family
+        for metric in prometheus_client.REGISTRY.collect()
+        if not metric.name.startswith(("process_", "python_"))
+        for family in taken(metric)
+    ]
+
+
+def taken(metric: core.Metric) -> Iterator[Family]:
+    """One of prometheus_client's, as families; a summary becomes several."""
+    if metric.type in ("histogram", "gaugehistogram"):
+        yield _taken_histogram(metric)
+        return
+    by_name: defaultdict[str, list[Point]] = defaultdict(list)
+    for sample in metric.samples:
+        if not sample.name.endswith("_created"):
+            by_name[sample.name].append(Point(tuple(sample.labels.items()), sample.value))
+    for name, points in by_name.items():
+        # Those of a summary rise, too, but as counters they would have other names.
+        kind = Kind.COUNTER if metric.type == "counter" else Kind.GAUGE
+        yield Family(name.removesuffix("_total"), kind, "", metric.documentation, points)
+
+
+def _taken_histogram(metric: core.Metric) -> Family:
+    buckets: defaultdict[Labels, list[tuple[float, float]]] = defaultdict(list)
+    sums: dict[Labels, float] = {}
+    for sample in metric.samples:
+        labels = tuple((n, value) for n, value in sample.labels.items() if n != "le")
+        if sample.name.endswith("_bucket"):
+            buckets[labels].append((float(sample.labels["le"]), sample.value))
+        elif sample.name.endswith("_sum"):
+            sums[labels] = sample.value
+    bounds: tuple[float, ...] = ()
+    points = []
+    for labels, found in buckets.items():
+        found.sort()
+        bounds = tuple(bound for bound, _ in found[:-1])
+        totals = [0, *(int(total) for _, total in found)]
+        counts = tuple(b - a for a, b in pairwise(totals))
+        points.append(Point(labels, Distribution(counts, sums.get(labels, 0.0))))
+    return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points, bounds)

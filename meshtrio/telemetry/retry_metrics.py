@@ -1,0 +1,130 @@
+"""The metrics of retries, by gRFC A96: experimental in gRPC, and off by default there and here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from meshtrio.rpc.observe import (
+    AttemptKind,
+    AttemptWatch,
+    CallWatch,
+    ClientObserver,
+    MethodObserver,
+    ObservedStream,
+    Outcome,
+)
+from meshtrio.rpc.seam import Method
+from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+from meshtrio.telemetry.histogram import LATENCY, Histogram
+from meshtrio.telemetry.rpc_metrics import Methods
+
+_FEW = (1.0, 2.0, 3.0, 4.0, 5.0)
+_KINDS = {
+    AttemptKind.RETRY: ("retries", "{retry}", "retries", _FEW),
+    AttemptKind.TRANSPARENT_RETRY: (
+        "transparent_retries",
+        "{transparent_retry}",
+        "transparent retries",
+        (*_FEW, 10.0),
+    ),
+    AttemptKind.HEDGE: ("hedges", "{hedge}", "hedges", _FEW),
+}
+
+
+class _Retried:
+    """The calls of one method of one target."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.delays = Histogram(LATENCY)
+        self.counts = {kind: Histogram(about[3]) for kind, about in _KINDS.items()}
+
+    def sort(self) -> None:
+        for histogram in (self.delays, *self.counts.values()):
+            histogram.sort()
+
+
+class _Attempt(AttemptWatch):
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+        self._call.one_less()
+
+
+class _Call(CallWatch):
+    def __init__(self, method: _Retried) -> None:
+        self._method = method
+        self._made: dict[AttemptKind, int] = {}
+        self._running = 0
+        self._idle_since: float | None = None
+        self._delay = 0.0
+
+    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+        if self._idle_since is not None:
+            self._delay += perf_counter() - self._idle_since
+            self._idle_since = None
+        self._running += 1
+        self._made[kind] = self._made.get(kind, 0) + 1
+        return _Attempt(self)
+
+    def one_less(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle_since = perf_counter()
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """What there was none of is not reported, as the gRFC has it."""
+        for kind, histogram in self._method.counts.items():
+            if kind in self._made:
+                histogram.waiting.append(self._made[kind])
+        if self._delay:
+            self._method.delays.waiting.append(self._delay)
+        if len(self._made) > 1:
+            self._method.sort()
+
+
+class _OneMethod(MethodObserver):
+    def __init__(self, method: _Retried) -> None:
+        self._method = method
+
+    def begin(self) -> CallWatch:
+        return _Call(self._method)
+
+
+class RetryMetrics(ClientObserver):
+    """Counts what was made again, and how long calls waited for that."""
+
+    def __init__(self) -> None:
+        self._methods = Methods(_Retried)
+
+    def method(self, target: str, method: Method) -> MethodObserver:
+        return _OneMethod(self._methods.of(target, method))
+
+    def families(self) -> Sequence[Family]:
+        found = []
+        for kind, (name, unit, what, bounds) in _KINDS.items():
+            text = f"Number of {what} made during the call. Calls without any are not reported."
+            points = [
+                point
+                for method in self._methods
+                if (point := _point(method.labels, method.counts[kind])) is not None
+            ]
+            full = f"grpc.client.call.{name}"
+            found.append(Family(full, Kind.HISTOGRAM, unit, text, points, bounds))
+        text = "Total time of delay while there is no active attempt during the call."
+        points = [
+            point
+            for method in self._methods
+            if (point := _point(method.labels, method.delays)) is not None
+        ]
+        name = "grpc.client.call.retry_delay"
+        return [*found, Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY)]
+
+
+def _point(labels: Labels, histogram: Histogram) -> Point | None:
+    histogram.sort()
+    if not any(histogram.counts):
+        return None
+    return Point(labels, Distribution(tuple(histogram.counts), histogram.total))

@@ -1,0 +1,306 @@
+"""One scrape of a mesh shows the mesh and its plugins, whatever is asked of either."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from meshtrio.client.calls import stub_method
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.rpc.seam import Method
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.programs import echo, plugin, served, until
+
+ECHO = "echo.v1.EchoService/Echo"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def telling() -> Iterator[tuple[str, str]]:
+    """A [mesh.telemetry] table, and the URL it stands for."""
+    where = f"127.0.0.1:{free_port()}"
+    yield f'[mesh.telemetry]\nmetrics = "{where}"\n', f"http://{where}/metrics"
+
+
+@attrs.frozen
+class Scrape:
+    samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+    @classmethod
+    def of(cls, text: str, parse: Any = parsed) -> Scrape:
+        return cls(
+            {
+                (sample.name, frozenset(sample.labels.items())): sample.value
+                for metric in parse(text)
+                for sample in metric.samples
+            }
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum over all series that have these labels."""
+        wanted = set(labels.items())
+        found = [v for (n, own), v in self.samples.items() if n == name and wanted <= own]
+        assert found, (name, labels)
+        return sum(found)
+
+    def has(self, name: str) -> bool:
+        return any(known == name for known, _ in self.samples)
+
+
+def fetch(url: str, **headers: str) -> tuple[Any, bytes]:
+    request = urllib.request.Request(
+        url, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return response, response.read()
+
+
+async def scrape(url: str) -> Scrape:
+    _, body = await trio.to_thread.run_sync(fetch, url)
+    return Scrape.of(body.decode())
+
+
+async def call(watched: Watched, service: str, times: int = 1) -> None:
+    async with watched.mesh.connect(service) as channel:
+        for _ in range(times):
+            await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hello"))
+
+
+async def test_one_scrape_shows_the_mesh_its_clients_and_its_plugins(short_dir: Path) -> None:
+    with telling() as (table, url):
+        config = table + echo(instances=2) + plugin("own", "measuring.py")
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=3)
+            await call(watched, "plugin.echo", times=3)
+            await call(watched, "plugin.own", times=2)
+            found = await scrape(url)
+    served_calls = {"grpc_method": ECHO, "grpc_status": "OK"}
+    assert (
+        found.value("grpc_server_call_duration_seconds_count", plugin="echo", **served_calls) == 3
+    )
+    client = {"grpc_target": "mesh:///plugin.echo", **served_calls}
+    assert found.value("grpc_client_call_duration_seconds_count", **client) == 3
+    assert found.value("mesh_instance_state", state="ready") == 3
+    assert found.value("mesh_registry_endpoints") == 3
+    assert found.value("mesh_instance_in_flight") == 0
+    assert found.value("mesh_instance_resident_memory_bytes", plugin="echo") > 1e7
+    assert found.value("mesh_plugin_ready_duration_seconds_count", plugin="echo") == 2
+    # What the plugin measures itself comes with it.
+    own = {"plugin": "own", "plugin_instance": "0"}
+    assert found.value("asked_total", what="echo", **own) == 2
+    assert found.value("length_bucket", le="10.0", **own) == 2
+    assert found.value("seen_sum", **own) == 10
+
+
+async def test_a_death_is_counted_with_its_cause(short_dir: Path) -> None:
+    with telling() as (table, url):
+        config = table + echo(backoff={"initial": 0.01}, liveness={"interval": 0.2, "timeout": 0.2})
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready)
+            before = await scrape(url)
+            os.kill(watched.mesh.instances()[0].pid or 0, signal.SIGKILL)
+            await watched.wait(events.Ready, count=2)
+            os.kill(watched.mesh.instances()[0].pid or 0, signal.SIGSTOP)
+            await watched.wait(events.Ready, count=3)
+            after = await scrape(url)
+    name = "mesh_instance_restarts_total"
+    for reason in ("signal", "liveness"):
+        assert before.value(name, plugin="echo", reason=reason) == 0
+        assert after.value(name, plugin="echo", reason=reason) == 1
+    assert after.value("mesh_instance_liveness_failures_total", plugin="echo") >= 3
+    assert after.value("mesh_plugin_exits_total", plugin="echo") == 2
+
+
+async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_dir: Path) -> None:
+    port = free_port()
+    with telling() as (table, url):
+        config = table + echo("alone", metrics=f"127.0.0.1:{port}") + echo("silent", metrics="off")
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=2)
+            await call(watched, "plugin.alone")
+            of_mesh = await scrape(url)
+            of_plugin = await scrape(f"http://127.0.0.1:{port}/metrics")
+    labels = {"grpc_method": ECHO, "grpc_status": "OK"}
+    assert of_plugin.value("grpc_server_call_duration_seconds_count", **labels) == 1
+    assert not of_mesh.has("grpc_server_call_started_total")
+    assert of_mesh.value("mesh_collection_failures_total") == 0
+
+
+async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Path) -> None:
+    with telling() as (table, url):
+        config = table + echo("well") + echo("stuck", liveness={"interval": 0})
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=2)
+            (pid,) = [each.pid for each in watched.mesh.instances() if each.name == "stuck"]
+            os.kill(pid or 0, signal.SIGSTOP)
+            try:
+                found = await scrape(url)
+            finally:
+                os.kill(pid or 0, signal.SIGCONT)
+    assert found.value("mesh_collection_failures_total", plugin="stuck") == 1
+    assert found.value("grpc_server_call_started_total", plugin="well") > 0
+    assert found.value("mesh_instance_state", plugin="stuck", state="ready") == 1
+
+
+def test_every_form_is_understood(short_dir: Path) -> None:
+    with telling() as (table, url), served(short_dir, table + echo(), ready=1):
+        kind = "application/openmetrics-text; version=1.0.0"
+        response, body = fetch(url, Accept=kind)
+        assert response.headers["content-type"].startswith("application/openmetrics-text")
+        assert body.endswith(b"# EOF\n")
+        assert Scrape.of(body.decode(), openmetrics).value("mesh_info") == 1
+        response, body = fetch(url, Accept_Encoding="gzip")
+        assert response.headers["content-encoding"] == "gzip"
+        assert Scrape.of(gzip.decompress(body).decode()).value("mesh_info") == 1
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(url + "x")
+
+
+GARBAGE = [
+    b"",
+    b"\x00" * 100,
+    b"GET /metrics HTTP/9.9\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nx: " + b"y" * 100_000,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n",
+]
+
+
+def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
+    with telling() as (table, url), served(short_dir, table + echo(), ready=1) as found:
+        port = int(url.split(":")[2].split("/")[0])
+        for garbage in GARBAGE:
+            with socket.create_connection(("127.0.0.1", port), 10) as sock:
+                sock.sendall(garbage)
+                sock.shutdown(socket.SHUT_WR)
+                until(lambda sock=sock: _is_closed(sock))
+        idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(300)]
+        try:
+            # Those that are too many are closed at once.
+            until(lambda: sum(map(_is_closed, idle)) >= 280)
+            descriptors = len(os.listdir(f"/proc/{found.process.pid}/fd"))
+            assert descriptors < 100
+        finally:
+            for sock in idle:
+                sock.close()
+        until(lambda: b"mesh_info" in fetch(url)[1])
+        assert "Traceback" not in found.log
+        assert found.stop() == 0
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+    return True
+
+
+ATTACKS = 100_000
+
+
+def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Path) -> None:
+    """At a plugin and at the mesh socket."""
+    with telling() as (table, url), served(short_dir, table + echo(), ready=1) as found:
+        pids = {"plugin": found.ps()[0]["pid"], "mesh": found.process.pid}
+        _, first = fetch(url)
+        trio.run(attack, found.folder / "echo-0.sock", "s", 2000)
+        trio.run(attack, found.folder / "mesh.sock", "s", 2000)
+        before = {name: resident(pid) for name, pid in pids.items()}
+        trio.run(attack, found.folder / "echo-0.sock", "p", ATTACKS // 2)
+        trio.run(attack, found.folder / "mesh.sock", "m", ATTACKS // 2)
+        _, last = fetch(url)
+        grown = {name: resident(pid) - before[name] for name, pid in pids.items()}
+    counted = Scrape.of(last.decode())
+    name = "grpc_server_call_started_total"
+    assert counted.value(name, plugin="echo", grpc_method="other") >= ATTACKS // 2
+    assert len(last) < 3 * len(first)
+    assert len(counted.samples) < len(Scrape.of(first.decode()).samples) + 300
+    assert all(size < 8 * 1024 * 1024 for size in grown.values()), grown
+
+
+async def attack(path: Path, mark: str, count: int) -> None:
+    """So many methods, of so many services, with so many metadata values, 50 at a time."""
+    numbers = iter(range(count))
+
+    async def call(channel: Channel) -> None:
+        for number in numbers:
+            method = Method(
+                f"{mark}{number}.Service", f"M{number}", EchoRequest, EchoReply, False, False
+            )
+            metadata = ((f"key{number % 1000}", f"{mark}-{number}"),)
+            with pytest.raises((purerpc.UnimplementedError, purerpc.NotFoundError)):
+                await stub_method(channel, method)(EchoRequest(), metadata=metadata)
+
+    async with connect_to(f"unix:{path}") as channel, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(call, channel)
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(echo())
+    hide = "import sys; sys.modules['prometheus_client'] = None; import runpy, sys; "
+    run = "sys.argv = ['meshtrio', 'serve', sys.argv[1], '--metrics', '127.0.0.1:1']; "
+    program = hide + run + "runpy.run_module('meshtrio', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(short_dir / "mesh.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "pip install 'meshtrio[metrics]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[mesh.telemetry]\nmetrics = "localhost"\n', "must be host:port"),
+        ("[mesh.telemetry]\nmetrics = 9464\n", "must be text in quotes"),
+        ('[mesh.telemetry]\nmetric = "x"\n', "did you mean 'metrics'"),
+        (echo(metrics="everywhere"), "must be mesh, off or host:port"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    table: str, words: str, short_dir: Path
+) -> None:
+    (short_dir / "mesh.toml").write_text(table)
+    command = [sys.executable, "-m", "meshtrio", "check", str(short_dir / "mesh.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr

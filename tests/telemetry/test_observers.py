@@ -1,0 +1,148 @@
+"""Several who follow the same calls, and none of what they are told left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import RepeatRequest
+
+from meshtrio.client.channel import connect_to
+from meshtrio.rpc import observe
+from meshtrio.rpc.observers import observers, observing
+from meshtrio.rpc.server import Server
+from tests.client.test_channel import serving
+from tests.rpc.pairs import Scripted, request
+from tests.rpc.test_calls import ALL
+
+
+class Notes(observe.ServerObserver, observe.ClientObserver, observe.MethodObserver):
+    """Writes down all it is told; `messages`: of messages, too."""
+
+    def __init__(self, *, messages: bool = False) -> None:
+        self.lines: list[str] = []
+        self.messages = messages
+
+    def begin(self, *arguments: Any) -> Any:
+        if not arguments:
+            self.lines.append("call")
+            return Call(self)
+        _, method, stream = arguments
+        self.lines.append(f"served {method.name}")
+        watch = Watch(self, "server")
+        if self.messages:
+            stream.watch = watch
+        return watch
+
+    def refused(self, head: Any, outcome: observe.Outcome) -> None:
+        self.lines.append(f"refused {head.path} {outcome[0]}")
+
+    def method(self, target: str, method: Any) -> observe.MethodObserver:
+        return self
+
+
+class Watch(observe.ServerWatch, observe.AttemptWatch):
+    def __init__(self, notes: Notes, side: str) -> None:
+        self.notes, self.side = notes, side
+
+    def placed(self, attempt: Any, *, waited: bool) -> None:
+        if self.notes.messages:
+            attempt.stream.watch = self
+
+    def sent(self, message: bytes, wire_size: int) -> None:
+        self.notes.lines.append(f"{self.side} sent {len(message)}")
+
+    def received(self, message: bytes, wire_size: int) -> None:
+        self.notes.lines.append(f"{self.side} received {len(message)}")
+
+    def enter(self) -> None:
+        self.notes.lines.append("enter")
+
+    def ended(self, outcome: observe.Outcome) -> None:
+        self.notes.lines.append(f"{self.side} ended {outcome[0]}")
+
+    def finished(self, outcome: observe.Outcome, stream: Any) -> None:
+        self.notes.lines.append(f"attempt ended {outcome[0]}")
+
+
+class Call(observe.CallWatch):
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def attempt(self, kind: observe.AttemptKind, previous: int) -> observe.AttemptWatch:
+        self.notes.lines.append(f"attempt {kind.value}")
+        return Watch(self.notes, "client")
+
+    def ended(self, outcome: observe.Outcome | None) -> None:
+        self.notes.lines.append(f"call ended {outcome and outcome[0]}")
+
+
+async def test_all_are_told_and_only_who_wants_to_of_messages(short_dir: Path) -> None:
+    few, all_of_it = Notes(), Notes(messages=True)
+    with observing(client=few, server=few), observing(client=all_of_it, server=all_of_it):
+        async with (
+            serving(short_dir / "a", Server(ALL)),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            await channel.stub(EchoServiceStub).Echo(request("hi"))
+    assert observers().client is None
+    assert all_of_it.lines == [
+        "call",
+        "attempt original",
+        "client sent 4",
+        "served Echo",
+        "enter",
+        "server received 4",
+        "server sent 4",
+        "server ended 0",
+        "client received 4",
+        "attempt ended 0",
+        "call ended 0",
+    ]
+    assert few.lines == [line for line in all_of_it.lines if line[-6:-2] not in ("sent", "ived")]
+
+
+async def test_a_guest_is_told_of_the_calls_of_its_block(short_dir: Path) -> None:
+    notes, server = Notes(), Server(ALL)
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        stub = channel.stub(EchoServiceStub)
+        await stub.Echo(request("before"))
+        with server.observed_by(notes):
+            async for _ in stub.Repeat(RepeatRequest(count=1)):
+                pass
+        await stub.Echo(request("after"))
+    assert notes.lines == ["served Repeat", "enter", "server ended 0"]
+
+
+async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
+    notes = Notes()
+    with observing(client=notes):
+        async with (
+            serving(short_dir / "a", Server(ALL)),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            async for _ in channel.stub(EchoServiceStub).Repeat(RepeatRequest(count=10**9)):
+                break
+            await trio.testing.wait_all_tasks_blocked()
+            async with channel.stub(EchoServiceStub).Chat() as call:
+                call.cancel()
+    assert notes.lines.count("call ended None") == 2
+    assert notes.lines.count("attempt ended 1") == 2
+
+
+async def test_what_no_handler_takes_is_told(short_dir: Path) -> None:
+    notes = Notes()
+    server = Server(Scripted(), admit=lambda peer, head, forward: "not you")
+    with server.observed_by(notes):
+        async with (
+            serving(short_dir / "a", server),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            with pytest.raises(purerpc.PermissionDeniedError):
+                await channel.stub(EchoServiceStub).Echo(request("?"))
+    assert notes.lines == ["refused /echo.v1.EchoService/Echo 7"]

@@ -1,0 +1,263 @@
+"""What is counted of calls: each kind, each way to end, on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.policies.service_config import parse
+from meshtrio.rpc.seam import Method
+from meshtrio.rpc.server import Server
+from meshtrio.telemetry.families import Distribution, Family
+from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.rpc_metrics import ClientMetrics
+from tests.client.test_channel import serving
+from tests.rpc.pairs import Scripted, reply, request
+from tests.rpc.test_calls import ALL, Until, requests
+
+ECHO, REPEAT, CHAT = (f"echo.v1.EchoService/{name}" for name in ("Echo", "Repeat", "Chat"))
+SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_message_size"
+
+
+class Found:
+    """The metrics there are, by name and labels."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self.by_name = {family.name: family for family in families}
+
+    def value(self, name: str, **labels: str) -> Any:
+        """The one series that has these labels, dots for underscores; None where there is none."""
+        wanted = {(key.replace("_", "."), value) for key, value in labels.items()}
+        found = [p.value for p in self.by_name[name].points if wanted <= set(p.labels)]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    def count(self, name: str, **labels: str) -> int:
+        value = self.value(name, **labels)
+        return sum(value.counts) if isinstance(value, Distribution) else int(value or 0)
+
+    def statuses(self, name: str) -> dict[str, int]:
+        return {
+            dict(point.labels)["grpc.status"]: sum(point.value.counts)  # type: ignore[union-attr]
+            for point in self.by_name[name].points
+        }
+
+
+@asynccontextmanager
+async def measured(
+    folder: Path, servicer: Any = ALL, config: dict[str, Any] | None = None
+) -> AsyncIterator[tuple[Metrics, Channel]]:
+    metrics = Metrics(experimental=True)
+    with metrics.observing():
+        async with serving(folder / "a", Server(servicer)):
+            parsed = None if config is None else parse(config)
+            async with connect_to(f"unix:{folder / 'a'}", config=parsed) as channel:
+                yield metrics, channel
+
+
+def stub(channel: Channel) -> Any:
+    return channel.stub(EchoServiceStub)
+
+
+async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
+    async with measured(short_dir) as (metrics, channel):
+        for text in ("", "x" * 2000):
+            await stub(channel).Echo(request(text))
+        found = Found(metrics.families())
+    target = f"unix:{short_dir / 'a'}"
+    size = request("x" * 2000).ByteSize()
+    for about in ("grpc.client.attempt", "grpc.server.call"):
+        assert found.value(f"{about}.started", grpc_method=ECHO) == 2
+        assert found.count(f"{about}.duration", grpc_method=ECHO, grpc_status="OK") == 2
+        for direction in (SENT, RECEIVED):
+            sizes = found.value(f"{about}.{direction}", grpc_method=ECHO, grpc_status="OK")
+            assert sizes.total == size
+            assert sizes.counts[:3] == (1, 0, 1)
+    assert found.count("grpc.client.call.duration", grpc_target=target, grpc_status="OK") == 2
+    assert found.by_name["grpc.client.attempt.started"].unit == "{attempt}"
+    assert found.by_name["grpc.server.call.duration"].unit == "s"
+
+
+async def test_streams_count_all_their_messages(short_dir: Path) -> None:
+    async with measured(short_dir) as (metrics, channel):
+        replies = [each async for each in stub(channel).Repeat(RepeatRequest(message="r", count=5))]
+        async for _ in stub(channel).Chat(requests("a", "bb")):
+            pass
+        found = Found(metrics.families())
+    total = sum(each.ByteSize() for each in replies)
+    assert found.value(f"grpc.server.call.{SENT}", grpc_method=REPEAT).total == total
+    assert found.value(f"grpc.client.attempt.{RECEIVED}", grpc_method=REPEAT).total == total
+    both = request("a").ByteSize() + request("bb").ByteSize()
+    for direction in (SENT, RECEIVED):
+        assert found.value(f"grpc.client.attempt.{direction}", grpc_method=CHAT).total == both
+    assert found.count("grpc.client.call.duration", grpc_method=CHAT, grpc_status="OK") == 1
+
+
+async def test_sizes_are_those_after_compression(short_dir: Path) -> None:
+    async def gzipped(message: EchoRequest, request: Any) -> EchoReply:
+        request.compression = "gzip"
+        return reply(message.message)
+
+    async with measured(short_dir, Scripted(Echo=gzipped)) as (metrics, channel):
+        await stub(channel).Echo(request("x" * 50_000), compression="gzip")
+        found = Found(metrics.families())
+    for about in ("grpc.client.attempt", "grpc.server.call"):
+        for direction in (SENT, RECEIVED):
+            assert 0 < found.value(f"{about}.{direction}", grpc_method=ECHO).total < 1000
+
+
+async def test_statuses_are_told_by_name(short_dir: Path) -> None:
+    async def fails(message: EchoRequest) -> EchoReply:
+        raise purerpc.NotFoundError("no")
+
+    async def breaks(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        yield reply("one")
+        raise RuntimeError("a bug")
+
+    async with measured(short_dir, Scripted(Echo=fails, Repeat=breaks)) as (metrics, channel):
+        with pytest.raises(purerpc.NotFoundError):
+            await stub(channel).Echo(request("?"))
+        with pytest.raises(purerpc.UnknownError):
+            async for _ in stub(channel).Repeat(RepeatRequest(count=1)):
+                pass
+        found = Found(metrics.families())
+    for name in ("client.attempt", "client.call", "server.call"):
+        assert found.count(f"grpc.{name}.duration", grpc_method=ECHO, grpc_status="NOT_FOUND") == 1
+        assert found.count(f"grpc.{name}.duration", grpc_method=REPEAT, grpc_status="UNKNOWN") == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("seconds", "status"), [(0.05, "DEADLINE_EXCEEDED"), (30, "CANCELLED")])
+async def test_what_the_caller_ends_is_told_apart(
+    streaming: bool, seconds: float, status: str, short_dir: Path
+) -> None:
+    until = Until()
+    servicer = Scripted(Echo=until, Repeat=until.streaming)
+    async with measured(short_dir, servicer) as (metrics, channel):
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+
+                async def cancel() -> None:
+                    await until.begun.wait()
+                    if status == "CANCELLED":
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(cancel)
+                if streaming:
+                    async for _ in stub(channel).Repeat(RepeatRequest(count=1)):
+                        pass
+                else:
+                    await stub(channel).Echo(request("?"))
+        await until.cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        found = Found(metrics.families())
+    method = REPEAT if streaming else ECHO
+    for name in ("client.attempt", "client.call"):
+        assert found.count(f"grpc.{name}.duration", grpc_method=method, grpc_status=status) == 1
+    # The server is told both, of the deadline and that its caller has gone, at the same time.
+    assert set(found.statuses("grpc.server.call.duration")) <= {status, "CANCELLED"}
+
+
+async def test_a_call_that_never_gets_an_endpoint_is_counted(short_dir: Path) -> None:
+    metrics = Metrics()
+    with metrics.observing():
+        async with connect_to(f"unix:{short_dir / 'nobody'}") as channel:
+            with trio.move_on_after(0.05):
+                await stub(channel).Echo(request("?"))
+            with trio.move_on_after(0.05):
+                await stub(channel).Chat()
+            found = Found(metrics.families())
+    for method in (ECHO, CHAT):
+        for name in ("attempt", "call"):
+            labels = {"grpc_method": method, "grpc_status": "DEADLINE_EXCEEDED"}
+            assert found.count(f"grpc.client.{name}.duration", **labels) == 1
+
+
+async def test_methods_nobody_handles_are_other(short_dir: Path) -> None:
+    async with measured(short_dir) as (metrics, channel):
+        for number in range(20):
+            from meshtrio.client.calls import stub_method
+
+            method = Method(f"attack.S{number}", "M", EchoRequest, EchoReply, False, False)
+            with pytest.raises(purerpc.UnimplementedError):
+                await stub_method(channel, method)(request("?"))
+        found = Found(metrics.families())
+    assert found.value("grpc.server.call.started", grpc_method="other") == 20
+    status = {"grpc_method": "other", "grpc_status": "UNIMPLEMENTED"}
+    assert found.count("grpc.server.call.duration", **status) == 20
+    assert len(found.by_name["grpc.server.call.started"].points) == 1
+
+
+def test_a_client_tells_so_many_methods_apart() -> None:
+    metrics = ClientMetrics()
+    for number in range(5000):
+        method = Method(f"a.S{number}", "M", None, None, False, False)
+        metrics.method("mesh:///plugin.x", method).begin().ended((99, "no such status"))
+    found = Found(metrics.families())
+    assert len(found.by_name["grpc.client.call.duration"].points) == 1001
+    assert found.count("grpc.client.call.duration", grpc_method="other") == 4000
+    assert set(found.statuses("grpc.client.call.duration")) == {"UNKNOWN"}
+
+
+def flaky(failures: Iterator[Exception | None]) -> Scripted:
+    async def echo(message: EchoRequest) -> EchoReply:
+        failure = next(failures)
+        if failure is not None:
+            raise failure
+        return reply("at last")
+
+    return Scripted(Echo=echo)
+
+
+async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path) -> None:
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.02s",
+        "maxBackoff": "0.02s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    failures = iter([purerpc.UnavailableError("1"), purerpc.UnavailableError("2"), None, None])
+    async with measured(short_dir, flaky(failures), config) as (metrics, channel):
+        await stub(channel).Echo(request("?"))
+        await stub(channel).Echo(request("?"))
+        found = Found(metrics.families())
+    attempts = "grpc.client.attempt.duration"
+    assert found.count(attempts, grpc_method=ECHO, grpc_status="UNAVAILABLE") == 2
+    assert found.count(attempts, grpc_method=ECHO, grpc_status="OK") == 2
+    assert found.value("grpc.client.attempt.started", grpc_method=ECHO) == 4
+    assert found.statuses("grpc.client.call.duration") == {"OK": 2}
+    # The call without a retry is not reported.
+    retries = found.value("grpc.client.call.retries", grpc_method=ECHO)
+    assert (sum(retries.counts), retries.total) == (1, 2)
+    delay = found.value("grpc.client.call.retry_delay", grpc_method=ECHO)
+    assert sum(delay.counts) == 1
+    assert 0.02 < delay.total < 1
+    assert not found.by_name["grpc.client.call.hedges"].points
+
+
+async def test_hedges_are_counted(short_dir: Path) -> None:
+    policy = {"maxAttempts": 3, "hedgingDelay": "0.01s"}
+    config = {"methodConfig": [{"name": [{}], "hedgingPolicy": policy}]}
+    until = Until()
+    calls = iter(range(3))
+
+    async def echo(message: EchoRequest) -> EchoReply:
+        return reply("quick") if next(calls) else await until(message)
+
+    async with measured(short_dir, Scripted(Echo=echo), config) as (metrics, channel):
+        await stub(channel).Echo(request("?"))
+        found = Found(metrics.families())
+    assert found.value("grpc.client.call.hedges", grpc_method=ECHO).total == 1
+    assert found.statuses("grpc.client.attempt.duration") == {"OK": 1, "CANCELLED": 1}
