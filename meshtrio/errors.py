@@ -86,7 +86,7 @@ class PluginDiedError(ConnectionLostError):
     """The plugin's process ended during the call.
 
     `status` is its exit status or None, `signal` the signal that killed it or None,
-    `stderr_tail` the last lines it wrote to stderr.
+    `stderr_tail` the last lines it wrote to stderr, `life` the word by which its mesh knew it.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ class PluginDiedError(ConnectionLostError):
         status: int | None,
         signal: int | None,
         stderr_tail: tuple[str, ...],
+        life: str = "",
     ) -> None:
         super().__init__(message)
+        self.life = life
         self.exit_status = status
         self.signal = signal
         self.stderr_tail = stderr_tail

@@ -87,7 +87,7 @@ async def serve(
     once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
     socket that cannot be bound.
     """
-    async with _measured() as metrics:
+    async with _telling() as metrics:
         server, health = standard_server(
             *servicers, limits=limits, interceptors=interceptors, metrics=metrics
         )
@@ -106,12 +106,12 @@ async def serve(
                     _log.warning("%s%s", CALL_CUT, path)
 
 
-def _measured() -> AbstractAsyncContextManager[Metrics | None]:
-    if PLUGIN_METRICS not in os.environ:
+def _telling() -> AbstractAsyncContextManager[Metrics | None]:
+    if PLUGIN_METRICS not in os.environ and "OTEL_TRACES_EXPORTER" not in os.environ:
         return nullcontext()
-    from meshtrio.telemetry.in_plugin import measured  # off by default
+    from meshtrio.telemetry.in_plugin import telling  # off by default
 
-    return measured()
+    return telling()
 
 
 def _listener() -> AbstractContextManager[socket.socket]:

@@ -10,7 +10,7 @@ import purerpc
 import trio
 
 from meshtrio.client.picker import ANY, PLAIN, CallOptions, Picker, Target, Wish
-from meshtrio.errors import ConnectionLostError
+from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Pushback, pushback_of
 from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import (
@@ -26,8 +26,12 @@ from meshtrio.rpc.status import error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS, IDENTITY
+from meshtrio.wire.connection import header_list_size
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
+
+_FIELD_OVERHEAD = 32
+"""Bytes that a header field counts for beside its own (RFC 9113 §6.5.2)."""
 
 
 def request_block(method: Method, picker: Picker) -> bytes:
@@ -114,12 +118,12 @@ class Attempt:
             target = ready or await picker.pick(wish)
             kind = Stream if watch is None else ObservedStream
             while True:
-                if fields and not target.connection.engine.takes_header_list(fields):
-                    text = "the metadata is more than the peer accepts"
-                    raise purerpc.ResourceExhaustedError(text)
+                if fields or (watch is not None and watch.block):
+                    _check_fits(target, fields, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                stream = target.connection.start_as(kind, block + _varying_block(deadline, fields))
+                head = block + _varying_block(deadline, fields, watch)
+                stream = target.connection.start_as(kind, head)
                 if stream is not None:
                     break
                 # The place that was waited for is used before anything else is awaited, so that no
@@ -165,7 +169,10 @@ class Attempt:
         self._record(success=False)
         self._failure = failure.status.status_code.value, failure.status.status_message
         if isinstance(failure, ConnectionLostError):
-            return await self._picker.explain(self.target, failure)
+            explained = await self._picker.explain(self.target, failure)
+            if self._watch is not None and isinstance(explained, PluginDiedError):
+                self._watch.died(explained.life)
+            return explained
         return failure  # type: ignore[no-any-return]  # purerpc has no types
 
     def _parsed(self, data: bytes) -> Any:
@@ -274,8 +281,6 @@ def _fields(
     fields = [] if options is PLAIN else options.fields()
     if picker.metadata:
         fields += encode_metadata(picker.metadata)
-    if watch is not None:
-        fields += watch.fields
     serving = current.get()
     if serving is not None:
         fields += _carried(serving, options, watch)
@@ -284,18 +289,31 @@ def _fields(
     return fields
 
 
+def _check_fits(
+    target: Target, fields: list[tuple[bytes, bytes]], watch: AttemptWatch | None
+) -> None:
+    """Raise ResourceExhaustedError where it is more metadata than the peer accepts."""
+    size = header_list_size(fields)
+    if watch is not None:
+        size += len(watch.block) + _FIELD_OVERHEAD * len(watch.keys)
+    if not target.connection.engine.takes_header_list_of(size):
+        raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
+
+
 def _with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
     """A wish of a sticky call, which goes by the value of a metadata key."""
     value = _value_of(key, (*options.metadata, *picker.metadata))
     return attrs.evolve(wish, key=None if value is None else str(value))
 
 
-def _varying_block(deadline: float, metadata: list[tuple[bytes, bytes]]) -> bytes:
-    """The rest of the head: what is left of the caller's deadline, and its metadata."""
-    block = b""
+def _varying_block(
+    deadline: float, metadata: list[tuple[bytes, bytes]], watch: AttemptWatch | None
+) -> bytes:
+    """The rest of the head: what is left of the caller's deadline, metadata, and its trace."""
+    block = b"" if watch is None else watch.block
     if deadline != math.inf:
         left = deadline - trio.current_time()
-        block = hpack.encode_field(b"grpc-timeout", encode_timeout(left).encode())
+        block += hpack.encode_field(b"grpc-timeout", encode_timeout(left).encode())
     if metadata:
         block += hpack.encode(metadata)
     return block
@@ -307,7 +325,7 @@ def _carried(
     """The trace and baggage of the call that is served, but for what is said already."""
     said = {key for key, _ in options.metadata}
     if watch is not None:
-        said |= {key.decode() for key, _ in watch.fields}
+        said |= watch.keys
     return encode_metadata(tuple(p for p in serving.carried_metadata if p[0] not in said))
 
 

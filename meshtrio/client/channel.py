@@ -224,6 +224,7 @@ class Channel:
             status=departure.exit_status,
             signal=departure.signal,
             stderr_tail=departure.stderr_tail,
+            life=departure.life,
         )
 
     def record(self, target: Target, *, success: bool) -> None:

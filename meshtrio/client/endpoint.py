@@ -52,6 +52,8 @@ class Departure:
     exit_status: int | None = None
     signal: int | None = None
     stderr_tail: tuple[str, ...] = ()
+    life: str = ""
+    """The word of the process (MESH_LIFE), where a mesh ran it."""
 
     @property
     def died(self) -> bool:

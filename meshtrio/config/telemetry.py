@@ -8,6 +8,7 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.address import Address
+from meshtrio.config.collector import Collector
 
 if TYPE_CHECKING:
     from meshtrio.config.plugin import PluginConfig
@@ -40,6 +41,16 @@ def check_metrics(_: object, __: object, value: str) -> None:
             raise ValueError(f"must be mesh, off or host:port, not {value!r}") from None
 
 
+def _check_collector(_: object, __: object, value: str | None) -> None:
+    if value is not None:
+        Collector.parse(value)
+
+
+def _check_ratio(_: object, __: object, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"must be between 0 and 1, not {value}")
+
+
 @attrs.frozen
 class TelemetryConfig:
     """What the mesh measures and where that is told. All of it is off by default."""
@@ -47,6 +58,13 @@ class TelemetryConfig:
     metrics: str | None = attrs.field(default=None, validator=_check_where)
     """`host:port` on which metrics are served for Prometheus, at `/metrics`: those of the mesh, and
     those of its plugins, each as its `metrics` says. `serve --metrics` goes before it."""
+    traces: str | None = attrs.field(default=None, validator=_check_collector)
+    """The OpenTelemetry collector that spans of calls and of plugins' lives are sent to:
+    `tcp:host:port` or `unix:/path` for OTLP over gRPC, `http://host:port` for OTLP over HTTP.
+    Plugins are told of it by OpenTelemetry's own variables (`OTEL_…`), so that those in other
+    languages can go by it, too; what a plugin's `env` says of these goes before it."""
+    sampling: float = attrs.field(default=1.0, validator=_check_ratio)
+    """How many of the calls that have no parent are traced, from 0 to 1; others go by theirs."""
     experimental: bool = False
     """Measure what gRPC has off by default, too: retries and hedges (gRFC A96), and ejections of
     outliers (A91)."""
@@ -62,4 +80,18 @@ class TelemetryConfig:
             told[contract.PLUGIN_METRICS] = THROUGH_THE_MESH
         if told and self.experimental:
             told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
+        if self.traces is not None:
+            about = self._of_traces(Collector.parse(self.traces), plugin.service, number)
+            told |= {key: value for key, value in about.items() if key not in plugin.env}
         return told
+
+    def _of_traces(self, collector: Collector, service: str, number: int) -> dict[str, str]:
+        """Source: OpenTelemetry Environment Variable Specification."""
+        return {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": f"{self.sampling:g}",
+            "OTEL_SERVICE_NAME": service,
+            "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={number}",
+            **collector.environment,
+        }

@@ -7,7 +7,6 @@ call: it must neither raise nor wait.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -120,11 +119,16 @@ class AttemptWatch(MessageWatch):
 
     __slots__ = ()
 
-    fields: Sequence[tuple[bytes, bytes]] = ()
-    """Header fields that are to go out with it."""
+    block: bytes = b""
+    """Encoded header fields that are to go out with it."""
+    keys: frozenset[str] = frozenset()
+    """Of these fields, which are not taken from the call that its caller serves, then."""
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         """It has its endpoint, for which it had to wait or not."""
+
+    def died(self, life: str) -> None:
+        """The plugin's process ended during it: see `Departure.life`."""
 
     def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
         """It is over; `stream` is None where it never got an endpoint."""

@@ -149,11 +149,12 @@ class _Servers(ServerObserver):
 
 
 class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
-    __slots__ = ("fields",)
+    __slots__ = ("block", "keys")
 
     def __init__(self, watches: Sequence[AttemptWatch]) -> None:
         super().__init__(watches)
-        self.fields = [field for watch in watches for field in watch.fields]
+        self.block = b"".join([watch.block for watch in watches])
+        self.keys = frozenset().union(*[watch.keys for watch in watches])
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         wanting: list[MessageWatch] = []
@@ -161,6 +162,10 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
             watch.placed(attempt, waited=waited)
             wanting += _taken(attempt.stream)
         self._join(attempt.stream, wanting)
+
+    def died(self, life: str) -> None:
+        for watch in self._watches:
+            watch.died(life)
 
     def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
         for watch in self._watches:

@@ -39,6 +39,7 @@ def to_message(service: str, state: ServiceState) -> Any:
                 exit_status=d.exit_status,
                 signal=d.signal,
                 stderr_tail=d.stderr_tail,
+                life=d.life,
             )
             for d in state.departures
         ],
@@ -57,6 +58,7 @@ def from_message(message: Any) -> ServiceState:
                 exit_status=d.exit_status if d.HasField("exit_status") else None,
                 signal=d.signal if d.HasField("signal") else None,
                 stderr_tail=tuple(d.stderr_tail),
+                life=d.life,
             )
             for d in message.departures
         ),

@@ -1,10 +1,10 @@
-"""What a mesh measures and where it tells it, as its config says."""
+"""What a mesh measures and traces, and where it tells it, as its config says."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
@@ -14,38 +14,58 @@ from meshtrio.structured import running
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.extras import need
 from meshtrio.telemetry.mesh_metrics import MeshMetrics
-from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.metrics import Metrics, Source
 
 _log = logging.getLogger("meshtrio.mesh")
 
 
 @asynccontextmanager
 async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics | None]:
-    """Measure during the block, and serve that; None where the config does not ask for it.
+    """Measure and trace during the block, and tell that; gives what is measured, if anything is.
 
-    Raises UsageError where the extra is missing, or the address cannot be bound.
+    Raises UsageError where an extra is missing, or the address cannot be bound.
     """
     config = tree.config.telemetry
-    if config.metrics is None:
-        yield None
-        return
-    need("metrics", "[mesh.telemetry] metrics")
+    async with AsyncExitStack() as stack:
+        sources: list[Source] = []
+        if config.traces is not None:
+            need("tracing", "[mesh.telemetry] traces")
+            sources.append(await _trace(stack, tree, config.traces, config.sampling))
+        metrics = None
+        if config.metrics is not None:
+            need("metrics", "[mesh.telemetry] metrics")
+            metrics = Metrics(experimental=config.experimental, sources=sources)
+            await _expose(stack, tree, registry, metrics, config.metrics)
+            stack.enter_context(metrics.observing())
+        yield metrics
+
+
+async def _trace(stack: AsyncExitStack, tree: Tree, where: str, sampling: float) -> Source:
+    from meshtrio.config.collector import Collector
+    from meshtrio.telemetry.life_spans import LifeSpans
+    from meshtrio.telemetry.spans import traced
+
+    resource = {"service.name": "meshtrio"}
+    traces = await stack.enter_async_context(traced(Collector.parse(where), sampling, resource))
+    tree.subscribe(LifeSpans(traces).take)
+    _log.info("spans are sent to %s", where)
+    return traces.queue.families
+
+
+async def _expose(
+    stack: AsyncExitStack, tree: Tree, registry: MemoryRegistry, metrics: Metrics, where: str
+) -> None:
     from meshtrio.services.gathering import Gatherer
     from meshtrio.telemetry.exposition import expose
 
     of_the_mesh = MeshMetrics(tree, registry)
     tree.subscribe(of_the_mesh.take)
-    metrics = Metrics(experimental=config.experimental)
     gatherer = Gatherer(tree, registry, [of_the_mesh.families, metrics.families])
 
     async def measure_lag(*, task_status: trio.TaskStatus[Any]) -> None:
         task_status.started()
         await of_the_mesh.measure_lag()
 
-    async with (
-        running(measure_lag),
-        running(expose, gatherer.gather, f"tcp:{config.metrics}"),
-    ):
-        _log.info("metrics are at http://%s/metrics", config.metrics)
-        with metrics.observing():
-            yield metrics
+    await stack.enter_async_context(running(measure_lag))
+    await stack.enter_async_context(running(expose, gatherer.gather, f"tcp:{where}"))
+    _log.info("metrics are at http://%s/metrics", where)

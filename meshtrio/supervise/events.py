@@ -21,6 +21,8 @@ class Event:
 @attrs.frozen
 class Starting(Event):
     pid: int
+    life: str = ""
+    """The word that its processes are known by."""
 
 
 @attrs.frozen

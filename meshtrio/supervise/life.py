@@ -162,7 +162,7 @@ class Life:
             return
         self.process = process
         self._mesh.world.guard.watch(process.pid, process.pidfd)
-        self._emit(events.Starting, pid=process.pid)
+        self._emit(events.Starting, pid=process.pid, life=self.word)
         try:
             async with self.listener.listening(process) as output_ended:
                 await self._see_through(process, output_ended)
@@ -306,6 +306,7 @@ class Life:
             exit_status=ended.status if ended else None,
             signal=ended.signal if ended else None,
             stderr_tail=ended.stderr_tail if ended else (),
+            life=self.word,
         )
         self._mesh.registry.deregister(self.config.service, departure)
 

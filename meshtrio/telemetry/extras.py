@@ -8,14 +8,15 @@ from meshtrio.errors import UsageError
 
 _EXTRAS = {
     "metrics": ("prometheus_client", "h11"),
+    "tracing": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 
 
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ValueError:
-        return False  # somebody has blocked it
+    except (ValueError, ModuleNotFoundError):
+        return False  # Somebody has blocked it, or what it is in is missing.
 
 
 def need(extra: str, what: str) -> None:

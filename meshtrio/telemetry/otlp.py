@@ -1,0 +1,110 @@
+"""Spans to an OpenTelemetry collector, by OTLP: gRPC over meshtrio's own engine, or the stock
+exporter for HTTP (extra `tracing`).
+
+Source: OpenTelemetry Protocol Specification 1.x, "OTLP/gRPC": a collector is a gRPC service like
+any other, `opentelemetry.proto.collector.trace.v1.TraceService`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import purerpc
+import trio
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from meshtrio.address import TlsFiles
+from meshtrio.backoff import Backoff
+from meshtrio.client.calls import stub_method
+from meshtrio.client.channel import Channel, open_channel
+from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.pool import Update
+from meshtrio.config.collector import Collector
+from meshtrio.policies.retry import RetryPolicy
+from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.seam import Method
+from meshtrio.telemetry.span_queue import NotSentError, Send
+
+_EXPORT = Method(
+    "opentelemetry.proto.collector.trace.v1.TraceService",
+    "Export",
+    trace_service_pb2.ExportTraceServiceRequest,
+    trace_service_pb2.ExportTraceServiceResponse,
+    client_streams=False,
+    server_streams=False,
+)
+_PATIENCE = 10.0
+"""Seconds for one batch, attempts included, as OTEL_EXPORTER_OTLP_TIMEOUT has it by default."""
+_RETRY = MethodConfig(
+    retry=RetryPolicy(
+        max_attempts=4,
+        backoff=Backoff(initial=0.2, maximum=2.0, multiplier=2.0, jitter=0.2),
+        codes=frozenset(
+            code.value
+            for code in (
+                purerpc.StatusCode.CANCELLED,
+                purerpc.StatusCode.DEADLINE_EXCEEDED,
+                purerpc.StatusCode.ABORTED,
+                purerpc.StatusCode.OUT_OF_RANGE,
+                purerpc.StatusCode.UNAVAILABLE,
+                purerpc.StatusCode.DATA_LOSS,
+            )
+        ),
+    )
+)
+"""The statuses after which the specification lets a client send the same again."""
+
+
+@asynccontextmanager
+async def sending(collector: Collector) -> AsyncIterator[Send]:
+    """What sends spans there, during the block."""
+    if collector.url:
+        yield _by_http(collector.url)
+        return
+    tls = TlsFiles() if collector.tls else None
+    endpoint = Endpoint(id=collector.address, address=collector.address, tls=tls)
+    state = ServiceState((endpoint,))
+
+    async def feed(update: Update) -> None:
+        update(state)
+
+    async with open_channel(collector.address, feed, obituary_wait=0, observed=False) as channel:
+        yield _by_grpc(channel, collector.address)
+
+
+def _by_grpc(channel: Channel, address: str) -> Send:
+    export = stub_method(channel, _EXPORT)
+
+    async def send(spans: Sequence[ReadableSpan]) -> int:
+        # A batch takes its time, which is not the loop's.
+        request = await trio.to_thread.run_sync(encode_spans, spans)
+        try:
+            with trio.fail_after(_PATIENCE):
+                reply = await export(request, policy=_RETRY)
+        except purerpc.RpcFailedError as exc:
+            raise NotSentError(f"the collector at {address}: {exc.status}") from None
+        except trio.TooSlowError:
+            text = f"the collector at {address} did not take them within {_PATIENCE:g} s"
+            raise NotSentError(text) from None
+        rejected: int = reply.partial_success.rejected_spans
+        return max(0, min(rejected, len(spans)))
+
+    return send
+
+
+def _by_http(url: str) -> Send:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(endpoint=url, timeout=_PATIENCE)
+
+    async def send(spans: Sequence[ReadableSpan]) -> int:
+        result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
+        if result is not SpanExportResult.SUCCESS:
+            raise NotSentError(f"the collector at {url} did not take them; the log says why")
+        return 0
+
+    return send

@@ -1,0 +1,143 @@
+"""Spans on their way to a collector: a bounded queue, and a task that sends what is in it.
+
+A collector that is slow, gone or talks nonsense never holds up who ends a span: spans that there is
+no room for are dropped, and counted. The queue is OpenTelemetry's SpanProcessor (extra `tracing`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from meshtrio.telemetry.families import Family, Kind, Point
+
+_log = logging.getLogger("meshtrio.telemetry")
+
+_MOST_WAITING = 2048
+"""As OpenTelemetry's own processor has it (OTEL_BSP_MAX_QUEUE_SIZE)."""
+_BATCH = 256
+_INTERVAL = 1.0
+"""Seconds that spans wait at the most for others to go with them."""
+_LAST_WORDS = 2.0
+"""Seconds that what is left has at the end."""
+
+Send = Callable[[Sequence[ReadableSpan]], Awaitable[int]]
+"""Sends spans, gives how many of them the collector did not take. Raises NotSentError."""
+
+
+class NotSentError(Exception):
+    """The collector did not get spans; the text says why."""
+
+
+class SpanQueue(SpanProcessor):
+    """Takes spans from any thread; `run` sends them."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: deque[ReadableSpan] = deque()
+        self._sent = 0
+        self._dropped: Counter[str] = Counter()
+        self._full: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._complaint = ""
+
+    # -- for the SDK -------------------------------------------------------------------------
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self._dropped["queue_full"] += 1
+            return
+        self._waiting.append(span)
+        if len(self._waiting) == _BATCH:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """A batch is full: no need to wait for the interval."""
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(self._note_full, idempotent=True)
+            except trio.RunFinishedError:
+                self._token = None
+
+    def _note_full(self) -> None:
+        if self._full is not None:
+            self._full.set()
+
+    # -- sending -----------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send what comes until cancelled, and then what is left, which has a moment for that."""
+        self._token = trio.lowlevel.current_trio_token()
+        task_status.started()
+        try:
+            while True:
+                self._full = trio.Event()
+                with trio.move_on_after(_INTERVAL):
+                    await self._full.wait()
+                await self._send_all()
+        finally:
+            self._token = None
+            with trio.move_on_after(_LAST_WORDS, shield=True):
+                await self._send_all()
+            self._dropped["stopped"] += len(self._waiting)
+            self._waiting.clear()
+
+    async def _send_all(self) -> None:
+        while self._waiting:
+            count = min(_BATCH, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            try:
+                rejected = await self._send(batch)
+            except NotSentError as exc:
+                self._dropped["not_sent"] += count
+                self._complain(str(exc))
+            except BaseException:
+                self._dropped["not_sent"] += count
+                raise
+            else:
+                self._sent += count - rejected
+                self._dropped["rejected"] += rejected
+                self._complain("")
+
+    def _complain(self, why: str) -> None:
+        """Once for each reason in a row."""
+        if why and why != self._complaint:
+            _log.warning("spans are dropped: %s", why)
+        self._complaint = why
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def families(self) -> list[Family]:
+        dropped = [
+            Point((("reason", reason),), self._dropped[reason])
+            for reason in ("queue_full", "not_sent", "rejected", "stopped")
+        ]
+        return [
+            Family(
+                "meshtrio.spans.sent",
+                Kind.COUNTER,
+                "{span}",
+                "Spans that the collector took.",
+                [Point((), self._sent)],
+            ),
+            Family(
+                "meshtrio.spans.dropped",
+                Kind.COUNTER,
+                "{span}",
+                "Spans that came to nothing.",
+                dropped,
+            ),
+            Family(
+                "meshtrio.spans.waiting",
+                Kind.GAUGE,
+                "{span}",
+                "Spans that are still to be sent.",
+                [Point((), len(self._waiting))],
+            ),
+        ]

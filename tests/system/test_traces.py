@@ -1,0 +1,196 @@
+"""Traces across processes: an app, plugins that call plugins, and the mesh that runs them."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+
+from meshtrio.errors import PluginDiedError
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.programs import echo, plugin, served
+from tests.telemetry.collector import Collector, Got, collecting
+
+SENT, RECV = "Sent.echo.v1.EchoService.Echo", "Recv.echo.v1.EchoService.Echo"
+ATTEMPT = "Attempt.echo.v1.EchoService.Echo"
+AT_ONCE = {"initial": 0.01}
+
+
+def tracing_to(where: str, sampling: float = 1.0) -> str:
+    return f'[mesh.telemetry]\ntraces = "{where}"\nsampling = {sampling}\n'
+
+
+async def call(watched: Watched, service: str, message: str) -> str:
+    async with watched.mesh.connect(service) as channel:
+        reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message=message))
+        return str(reply.message)
+
+
+async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
+    plugins = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
+    config = tracing_to(f"unix:{short_dir / 'c'}") + plugins
+    async with collecting(short_dir / "c") as collector:
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=2)
+            assert await call(watched, "plugin.a", "plugin.b hi") == "hi"
+            found = await collector.wait(whole)
+    assert collector.ancestry(found) == [RECV, ATTEMPT, SENT, RECV, ATTEMPT, SENT]
+    services = [got.service for got in collector.spans if got.name in (SENT, RECV)]
+    assert sorted(services) == ["meshtrio", "plugin.a", "plugin.a", "plugin.b"]
+
+
+def whole(collector: Collector) -> Got | None:
+    """The last call of the chain, once all of it has arrived."""
+    calls = [got for got in collector.spans if got.name in (SENT, ATTEMPT, RECV)]
+    if len(calls) < 6:
+        return None
+    return next(got for got in calls if got.name == RECV and got.service == "plugin.b")
+
+
+async def test_a_call_that_a_death_has_failed_points_to_that_life(short_dir: Path) -> None:
+    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin("a", "passing_on.py", backoff=AT_ONCE)
+    async with collecting(short_dir / "c") as collector:
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready)
+            with pytest.raises(PluginDiedError):
+                await call(watched, "plugin.a", "die")
+            await watched.wait(events.Ready, count=2)
+            (life,) = await collector.wait_for("life a/0")
+            (sent,) = await collector.wait_for(SENT)
+            (attempt,) = await collector.wait_for(ATTEMPT)
+            started = await collector.wait_for("start a/0", count=2)
+        (_, second) = await collector.wait_for("life a/0", count=2)
+    for span in (sent, attempt):
+        assert [(link.trace_id, link.span_id) for link in span.span.links] == [
+            (life.span.trace_id, life.span.span_id)
+        ]
+        assert span.attributes["rpc.grpc.status_code"] == 14
+    assert life.attributes["meshtrio.exit.cause"] == "signal"
+    assert life.attributes["meshtrio.exit.signal"] == 9
+    assert [name for name, _ in life.events] == ["ready", "exit"]
+    assert collector.parent(started[0]) is life
+    # A life that follows points to the one before, and how it was stopped is in it.
+    assert second.span.links[0].span_id == life.span.span_id
+    assert second.attributes["meshtrio.exit.cause"] == "stopped"
+
+
+async def test_sampling_is_by_the_parent(short_dir: Path) -> None:
+    plugins = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
+    config = tracing_to(f"unix:{short_dir / 'c'}", sampling=0.2) + plugins
+    async with collecting(short_dir / "c") as collector:
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=2)
+            for _ in range(100):
+                await call(watched, "plugin.a", "plugin.b hi")
+    traces: dict[bytes, int] = {}
+    for got in collector.spans:
+        if got.name in (SENT, ATTEMPT, RECV):
+            traces[got.span.trace_id] = traces.get(got.span.trace_id, 0) + 1
+    assert set(traces.values()) == {6}
+    assert 5 <= len(traces) <= 40
+
+
+async def test_a_plugins_own_variables_go_before_the_meshs(short_dir: Path) -> None:
+    env = {"OTEL_TRACES_EXPORTER": "none"}
+    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin("a", "passing_on.py", env=env)
+    async with collecting(short_dir / "c") as collector:
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready)
+            await call(watched, "plugin.a", "hi")
+            await collector.wait_for(SENT)
+    assert not collector.named(RECV)
+
+
+@contextmanager
+def http_collector() -> Iterator[tuple[str, queue.Queue[otlp.ExportTraceServiceRequest]]]:
+    """A collector for OTLP over HTTP; gives its URL, and what arrives."""
+    arrived: queue.Queue[otlp.ExportTraceServiceRequest] = queue.Queue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            if self.path == "/v1/traces":
+                arrived.put(otlp.ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", arrived
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_by_http_with_the_stock_exporter(short_dir: Path) -> None:
+    with http_collector() as (url, arrived):
+        with served(short_dir, tracing_to(url) + echo(), ready=1) as found:
+            found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+            names: set[str] = set()
+            while not {"start echo/0", RECV} <= names:
+                for resource in arrived.get(timeout=20).resource_spans:
+                    for scope in resource.scope_spans:
+                        names |= {span.name for span in scope.spans}
+            assert found.stop() == 0
+
+
+def test_a_collector_that_is_not_there_delays_neither_start_nor_stop(short_dir: Path) -> None:
+    config = tracing_to(f"unix:{short_dir / 'nobody'}") + echo()
+    with served(short_dir, config, ready=1) as found:
+        done = found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+        assert done.returncode == 0
+        assert found.stop() == 0
+
+
+def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(tracing_to("tcp:127.0.0.1:1") + echo())
+    hide = "import sys; sys.modules['opentelemetry.sdk'] = None; import runpy; "
+    run = "sys.argv = ['meshtrio', 'serve', sys.argv[1], '--runtime-dir', sys.argv[2]]; "
+    program = hide + run + "runpy.run_module('meshtrio', run_name='__main__')"
+    arguments = [str(short_dir / "mesh.toml"), str(short_dir / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'meshtrio[tracing]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (tracing_to("collector"), "is none of tcp:host:port, unix:/path and http://host:port"),
+        (tracing_to("tcp:127.0.0.1:4317", 2), "sampling: must be between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    table: str, words: str, short_dir: Path
+) -> None:
+    (short_dir / "mesh.toml").write_text(table)
+    command = [sys.executable, "-m", "meshtrio", "check", str(short_dir / "mesh.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr

@@ -1,0 +1,107 @@
+"""A collector for tests: takes spans by OTLP over gRPC, and can be made to misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from meshtrio.structured import running
+
+
+@attrs.frozen
+class Got:
+    """A span that arrived."""
+
+    span: trace_pb2.Span
+    service: str
+    """The service.name of its resource."""
+
+    @property
+    def name(self) -> str:
+        return str(self.span.name)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return values(self.span.attributes)
+
+    @property
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(event.name, values(event.attributes)) for event in self.span.events]
+
+
+def values(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.spans: list[Got] = []
+        self.answer: Callable[[], Any] | None = None
+        """What to answer instead: awaited, once the spans were taken."""
+        self._changed = trio.lowlevel.ParkingLot()
+        self.service = service_of(otlp.DESCRIPTOR.services_by_name["TraceService"], self)
+
+    async def Export(self, request: Any) -> Any:
+        for resource in request.resource_spans:
+            service = values(resource.resource.attributes).get("service.name", "")
+            for scope in resource.scope_spans:
+                self.spans += [Got(span, service) for span in scope.spans]
+        self._changed.unpark_all()
+        if self.answer is not None:
+            return await self.answer()
+        return otlp.ExportTraceServiceResponse()
+
+    def named(self, name: str) -> list[Got]:
+        return [got for got in self.spans if got.name == name]
+
+    async def wait(self, found: Callable[[Collector], Any]) -> Any:
+        """Wait until something is found in what has arrived, and give it."""
+        with trio.fail_after(20):
+            while True:
+                answer = found(self)
+                if answer:
+                    return answer
+                await self._changed.park()
+
+    async def wait_for(self, name: str, count: int = 1) -> list[Got]:
+        found: list[Got] = await self.wait(
+            lambda _: self.named(name) if len(self.named(name)) >= count else []
+        )
+        return found
+
+    def parent(self, got: Got) -> Got:
+        """The one that a span is below."""
+        (found,) = [
+            other
+            for other in self.spans
+            if other.span.span_id == got.span.parent_span_id
+            and other.span.trace_id == got.span.trace_id
+        ]
+        return found
+
+    def ancestry(self, got: Got) -> list[str]:
+        """The names from a span up to the first of its trace."""
+        names = [got.name]
+        while got.span.parent_span_id:
+            got = self.parent(got)
+            names.append(got.name)
+        return names
+
+
+@asynccontextmanager
+async def collecting(path: Path) -> AsyncIterator[Collector]:
+    """Run one on a Unix socket."""
+    collector = Collector()
+    with unix_listener(path) as listener:
+        async with running(Server(collector).serve, listener):
+            yield collector

@@ -1,0 +1,183 @@
+"""A collector that is slow, gone, or talks nonsense: no call waits for it, and nothing piles up."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+
+from meshtrio.client.channel import connect_to
+from meshtrio.config.collector import Collector as Where
+from meshtrio.rpc.server import Server
+from meshtrio.telemetry.span_queue import SpanQueue
+from meshtrio.telemetry.spans import Traces, traced
+from tests.client.test_channel import serving
+from tests.rpc.pairs import request
+from tests.rpc.test_calls import ALL
+from tests.telemetry.collector import collecting
+
+
+def told(queue: SpanQueue) -> dict[str, float]:
+    """What it counts: "sent", "waiting", and the reasons of what was dropped."""
+    found: dict[str, float] = {}
+    for family in queue.families():
+        for point in family.points:
+            name = dict(point.labels).get("reason", family.name.rpartition(".")[2])
+            assert isinstance(point.value, int | float)
+            found[name] = point.value
+    return found
+
+
+@asynccontextmanager
+async def calling(folder: Path) -> AsyncIterator[tuple[Traces, Any]]:
+    """Calls that are traced, with spans to a collector that is to be on "c"."""
+    async with traced(Where.parse(f"unix:{folder / 'c'}"), 1.0) as traces:
+        async with (
+            serving(folder / "a", Server(ALL)),
+            connect_to(f"unix:{folder / 'a'}") as channel,
+        ):
+            yield traces, channel.stub(EchoServiceStub)
+
+
+async def slowest_of(stub: Any, count: int) -> float:
+    """Seconds that the slowest of so many calls took, one after the other."""
+    slowest = 0.0
+    for _ in range(count):
+        began = trio.current_time()
+        await stub.Echo(request("hi"))
+        slowest = max(slowest, trio.current_time() - began)
+    return slowest
+
+
+async def hangs() -> Any:
+    await trio.sleep_forever()
+
+
+async def fails() -> Any:
+    raise purerpc.UnavailableError("no room")
+
+
+async def refuses() -> Any:
+    raise purerpc.InvalidArgumentError("not like this")
+
+
+async def talks_nonsense() -> Any:
+    return otlp.ExportTraceServiceRequest()
+
+
+async def rejects_some() -> Any:
+    partial = otlp.ExportTracePartialSuccess(rejected_spans=10, error_message="too old")
+    return otlp.ExportTraceServiceResponse(partial_success=partial)
+
+
+async def rejects_too_many() -> Any:
+    partial = otlp.ExportTracePartialSuccess(rejected_spans=2**60)
+    return otlp.ExportTraceServiceResponse(partial_success=partial)
+
+
+@pytest.mark.parametrize("answer", [hangs, fails, refuses, talks_nonsense, None])
+async def test_no_call_waits_and_no_memory_grows_whatever_the_collector_does(
+    answer: Any, short_dir: Path
+) -> None:
+    async with trio.open_nursery() as nursery:
+        if answer is not None:
+            nursery.start_soon(_collect, short_dir / "c", answer)
+        async with calling(short_dir) as (traces, stub):
+            await slowest_of(stub, 900)  # of three spans each: more than there is room for
+            tracemalloc.start()
+            try:
+                before, _ = tracemalloc.get_traced_memory()
+                slowest = await slowest_of(stub, 600)
+                grown = tracemalloc.get_traced_memory()[0] - before
+            finally:
+                tracemalloc.stop()
+            counts = told(traces.queue)
+            assert slowest < 0.5
+            assert counts["waiting"] <= 2048
+            # Room for 2,048 spans is no more than that, whether it was full before or not.
+            assert grown < 16 * 1024 * 1024
+            if answer is hangs or answer is None:
+                assert counts["queue_full"] > 0
+        ended = told(traces.queue)
+        assert ended["waiting"] == 0
+        assert sum(ended.values()) == 1500 * 3
+        nursery.cancel_scope.cancel()
+
+
+async def _collect(path: Path, answer: Any) -> None:
+    async with collecting(path) as collector:
+        collector.answer = answer
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("answer", "rejected"), [(rejects_some, 10), (rejects_too_many, 30), (None, 0)]
+)
+async def test_what_arrives_and_what_is_rejected_are_counted(
+    answer: Any, rejected: int, short_dir: Path
+) -> None:
+    async with collecting(short_dir / "c") as collector:
+        collector.answer = answer
+        async with calling(short_dir) as (traces, stub):
+            await slowest_of(stub, 10)
+            await collector.wait(lambda got: len(got.spans) == 30)
+    counts = told(traces.queue)
+    assert counts["sent"] == 30 - rejected
+    assert counts["rejected"] == rejected
+    assert len({got.span.span_id for got in collector.spans}) == 30
+
+
+async def test_a_collector_that_comes_back_gets_what_was_kept(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with calling(short_dir) as (traces, stub):
+        await slowest_of(stub, 5)
+        async with collecting(short_dir / "c") as collector:
+            await collector.wait(lambda got: len(got.spans) == 15)
+    assert told(traces.queue)["sent"] == 15
+
+
+async def test_the_end_does_not_wait_for_a_collector_that_hangs(short_dir: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_collect, short_dir / "c", hangs)
+        async with calling(short_dir) as (traces, stub):
+            await slowest_of(stub, 5)
+            began = trio.current_time()
+        assert trio.current_time() - began < 5
+        nursery.cancel_scope.cancel()
+    counts = told(traces.queue)
+    assert counts["not_sent"] + counts["stopped"] == 15
+
+
+async def test_why_spans_are_dropped_is_told_once(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with collecting(short_dir / "c") as collector:
+        collector.answer = refuses
+        with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
+            async with calling(short_dir) as (traces, stub):
+                for count in (3, 6):
+                    await stub.Echo(request("hi"))
+                    await collector.wait(lambda got, count=count: len(got.spans) >= count)
+    said = [record.message for record in caplog.records if "spans are dropped" in record.message]
+    assert len(said) == 1
+    assert "not like this" in said[0]
+    assert told(traces.queue)["not_sent"] == 6
+
+
+def test_collectors_are_told_apart() -> None:
+    assert Where.parse("tcp:[::1]:4317").address == "tcp:[::1]:4317"
+    assert Where.parse("http://host:4318").url == "http://host:4318/v1/traces"
+    assert Where.parse("https://host/otlp").url == "https://host/otlp"
+    for wrong in ("", "host:4317", "ftp://x", "http://", "tcp:x"):
+        with pytest.raises(ValueError, match=r"neither|none of"):
+            Where.parse(wrong)

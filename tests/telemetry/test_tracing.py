@@ -1,0 +1,290 @@
+"""Spans of calls: their names, parents, events and ends, and what is not recorded at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.policies.service_config import parse
+from meshtrio.rpc.server import Server
+from meshtrio.telemetry.sampling import ChosenIds, Lot
+from meshtrio.telemetry.tracing import Tracing
+from tests.client.test_channel import serving
+from tests.rpc.pairs import Scripted, reply, request
+from tests.rpc.test_calls import ALL, Until
+from tests.telemetry.test_rpc_metrics import flaky
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = PARENT[:-1] + "0"
+
+
+class Traced:
+    """What is recorded by one tracer provider."""
+
+    def __init__(self, ratio: float = 1.0) -> None:
+        ids = ChosenIds()
+        lot = Lot(ratio, ids)
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=lot.sampler, id_generator=ids)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracing = Tracing(self.provider, lot)
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        found = self.exporter.get_finished_spans()
+        return [span for span in found if span.name.startswith(name)]
+
+    def one(self, name: str) -> ReadableSpan:
+        (span,) = self.named(name)
+        return span
+
+
+@asynccontextmanager
+async def traced(
+    folder: Path, servicer: Any = ALL, ratio: float = 1.0, config: dict[str, Any] | None = None
+) -> AsyncIterator[tuple[Traced, Channel]]:
+    found = Traced(ratio)
+    with found.tracing.observing():
+        async with serving(folder / "a", Server(servicer)):
+            parsed = None if config is None else parse(config)
+            async with connect_to(f"unix:{folder / 'a'}", config=parsed) as channel:
+                yield found, channel
+
+
+def stub(channel: Channel) -> Any:
+    return channel.stub(EchoServiceStub)
+
+
+def ids(span: ReadableSpan) -> tuple[int, int]:
+    assert span.context is not None
+    return span.context.trace_id, span.context.span_id
+
+
+def is_below(child: ReadableSpan, parent: ReadableSpan) -> bool:
+    return child.parent is not None and (child.parent.trace_id, child.parent.span_id) == ids(parent)
+
+
+async def test_a_call_is_a_span_with_an_attempt_that_is_received(short_dir: Path) -> None:
+    async with traced(short_dir) as (found, channel):
+        await stub(channel).Echo(request("hi"))
+    sent, attempt = found.one("Sent."), found.one("Attempt.")
+    received = found.one("Recv.")
+    assert sent.name == "Sent.echo.v1.EchoService.Echo"
+    assert attempt.name == "Attempt.echo.v1.EchoService.Echo"
+    assert received.name == "Recv.echo.v1.EchoService.Echo"
+    assert sent.parent is None
+    assert is_below(attempt, sent)
+    assert is_below(received, attempt)
+    assert (sent.kind, attempt.kind) == (SpanKind.CLIENT, SpanKind.CLIENT)
+    assert received.kind is SpanKind.SERVER
+    assert {span.status.status_code for span in (sent, attempt, received)} == {StatusCode.OK}
+    assert attempt.attributes is not None
+    assert attempt.attributes["previous-rpc-attempts"] == 0
+    assert attempt.attributes["transparent-retry"] is False
+    assert attempt.attributes["network.peer.address"] == f"unix:{short_dir / 'a'}"
+
+
+def messages(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (e.name, dict(e.attributes or {}))
+        for e in span.events
+        if e.name != "Delayed LB pick complete"
+    ]
+
+
+async def test_messages_are_events_in_their_order(short_dir: Path) -> None:
+    async def gzipped(message: Any, request: Any) -> AsyncIterator[EchoReply]:
+        request.compression = "gzip"
+        yield reply("x" * 500)
+        yield reply("y")
+
+    async with traced(short_dir, Scripted(Repeat=gzipped)) as (found, channel):
+        async for _ in stub(channel).Repeat(RepeatRequest(message="r")):
+            pass
+    attempt = messages(found.one("Attempt."))
+    assert [name for name, _ in attempt] == ["Outbound message"] + ["Inbound message"] * 2
+    assert [each["sequence-number"] for _, each in attempt] == [0, 0, 1]
+    assert attempt[1][1]["message-size"] == reply("x" * 500).ByteSize()
+    assert attempt[1][1]["message-size-compressed"] < 100
+    received = messages(found.one("Recv."))
+    assert [name for name, _ in received] == ["Inbound message"] + ["Outbound message"] * 2
+    assert received[1][1] == attempt[1][1]
+    assert "message-size-compressed" not in received[0][1]
+
+
+async def test_each_attempt_is_a_span_and_failures_bear_their_status(short_dir: Path) -> None:
+    policy = {
+        "maxAttempts": 3,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    failures = iter([purerpc.UnavailableError("not yet"), purerpc.NotFoundError("never")])
+    async with traced(short_dir, flaky(failures), config=config) as (found, channel):
+        with pytest.raises(purerpc.NotFoundError):
+            await stub(channel).Echo(request("?"))
+    first, second = sorted(found.named("Attempt."), key=lambda span: span.start_time or 0)
+    assert [s.attributes["previous-rpc-attempts"] for s in (first, second) if s.attributes] == [
+        0,
+        1,
+    ]
+    assert first.status.description == "not yet"
+    sent = found.one("Sent.")
+    assert sent.status.status_code is StatusCode.ERROR
+    assert sent.status.description == "never"
+    assert sent.attributes is not None
+    assert sent.attributes["rpc.grpc.status_code"] == 5
+    assert all(is_below(span, sent) for span in (first, second))
+    assert len(found.named("Recv.")) == 2
+
+
+async def test_a_deadline_and_a_cancelled_call_have_their_end(short_dir: Path) -> None:
+    until = Until()
+    async with traced(short_dir, Scripted(Echo=until)) as (found, channel):
+        with trio.move_on_after(0.02):
+            await stub(channel).Echo(request("?"))
+        await until.cancelled.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub(channel).Echo, request("?"))
+            await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+    codes = [span.attributes["rpc.grpc.status_code"] for span in found.named("Sent.")]  # type: ignore[index]
+    assert codes == [4, 1]
+    assert len(found.named("Attempt.")) == 2
+
+
+async def test_what_a_handler_does_is_below_its_call(short_dir: Path) -> None:
+    found = Traced()
+
+    async def passes_on(message: EchoRequest) -> EchoReply:
+        with found.provider.get_tracer("mine").start_as_current_span("thinking"):
+            assert baggage.get_baggage("tenant") == "blue"
+            async with connect_to(f"unix:{short_dir / 'b'}") as channel:
+                return await stub(channel).Echo(message)  # type: ignore[no-any-return]
+
+    async def second(message: EchoRequest) -> EchoReply:
+        assert baggage.get_baggage("tenant") == "blue"
+        return reply("second")
+
+    with found.tracing.observing():
+        async with (
+            serving(short_dir / "a", Server(Scripted(Echo=passes_on))),
+            serving(short_dir / "b", Server(Scripted(Echo=second))),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            token = context.attach(baggage.set_baggage("tenant", "blue"))
+            assert (await stub(channel).Echo(request("hi"))).message == "second"
+            context.detach(token)
+    (thinking,) = found.named("thinking")
+    outer = next(span for span in found.named("Sent.") if span.parent is None)
+    inner = next(span for span in found.named("Sent.") if span.parent is not None)
+    assert is_below(inner, thinking)
+    assert len({ids(span)[0] for span in found.exporter.get_finished_spans()}) == 1
+    assert len(found.exporter.get_finished_spans()) == 7
+    received = [span for span in found.named("Recv.") if is_below(thinking, span)]
+    assert len(received) == 1
+    assert ids(outer)[0] == ids(inner)[0]
+
+
+@pytest.mark.parametrize(("header", "recorded"), [(PARENT, 1), (UNSAMPLED, 0)])
+async def test_a_foreign_parent_decides(header: str, recorded: int, short_dir: Path) -> None:
+    found, seen = Traced(ratio=1.0), []
+
+    async def note(message: EchoRequest, request: Any) -> EchoReply:
+        seen.append(trace.get_current_span().get_span_context())
+        with found.provider.get_tracer("mine").start_as_current_span("work"):
+            return reply("")
+
+    with found.tracing.observing():
+        server = Server(Scripted(Echo=note))
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        for _ in range(2):
+            await stub(channel).Echo(request("?"), metadata=(("traceparent", header),))
+    assert len(found.named("Recv.")) == 2 * recorded
+    assert len(found.named("work")) == 2 * recorded
+    for each in seen:
+        assert f"{each.trace_id:032x}" == PARENT.split("-")[1]
+
+
+@pytest.mark.parametrize(
+    "header", ["", "00", "garbage", "ff-" + PARENT[3:], PARENT.replace("0af7", "zzzz"), "0" * 5000]
+)
+async def test_garbage_for_a_parent_begins_a_new_trace(header: str, short_dir: Path) -> None:
+    found = Traced()
+    with found.tracing.observing():
+        server = Server(ALL)
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        metadata = (("traceparent", header), ("tracestate", ",,=" + header[:9]), ("baggage", "=;,"))
+        await stub(channel).Echo(request("?"), metadata=metadata)
+    assert found.one("Recv.").parent is None
+
+
+async def test_what_is_not_recorded_is_not_recorded_anywhere_below(short_dir: Path) -> None:
+    """And its head is the same bytes for each call, which a server remembers."""
+    heads = set()
+    found = Traced(ratio=0.0)
+
+    async def note(message: EchoRequest, request: Any) -> EchoReply:
+        heads.add(dict(request.custom_metadata)["traceparent"])
+        async with connect_to(f"unix:{short_dir / 'b'}") as channel:
+            await stub(channel).Echo(message)
+        with found.provider.get_tracer("mine").start_as_current_span("work"):
+            return reply("")
+
+    below = Traced(ratio=1.0)
+    with found.tracing.observing():
+        first = Server(Scripted(Echo=note))
+        with below.tracing.observing():
+            second = Server(ALL)
+        async with (
+            serving(short_dir / "a", first),
+            serving(short_dir / "b", second),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            for _ in range(20):
+                await stub(channel).Echo(request("?"))
+    assert not found.exporter.get_finished_spans()
+    assert not below.exporter.get_finished_spans()
+    assert len(heads) == 1
+
+
+def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
+    chosen = ChosenIds()
+    lot = Lot(0.25, chosen)
+    drawn = 0
+    for _ in range(4000):
+        if lot():
+            drawn += 1
+            trace_id = chosen.generate_trace_id()
+            assert lot.sampler.should_sample(None, trace_id, "x").decision.is_sampled()
+    assert 800 < drawn < 1200
+    assert not any(Lot(0.0, chosen)() for _ in range(1000))
+    assert all(Lot(1.0, chosen)() for _ in range(1000))
+
+
+async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
+    from meshtrio.services.standard import standard_server
+    from meshtrio.supervise.probe import SocketProbe
+
+    found = Traced()
+    with found.tracing.observing():
+        server, _ = standard_server(ALL)
+    async with serving(short_dir / "a", server):
+        health = await SocketProbe().check(f"unix:{short_dir / 'a'}", 5)
+    assert health.serving
+    assert not found.exporter.get_finished_spans()
