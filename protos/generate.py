@@ -26,6 +26,7 @@ OURS = {
     "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
     "load": "meshtrio/v1/load.proto",
     "metrics": "meshtrio/v1/metrics.proto",
+    "tap": "meshtrio/v1/tap.proto",
     "control": "meshtrio/v1/control.proto",
     "registry": "meshtrio/v1/registry.proto",
 }

@@ -22,6 +22,7 @@ _SECTIONS = {
         "top": "Watch calls, latencies, CPU and memory.",
         "events": "Tell what happened to plugins.",
         "logs": "Print what plugins wrote.",
+        "trace": "Follow calls as they end.",
         "services": "List who serves what, and where.",
     },
     "Tell it what to do": {

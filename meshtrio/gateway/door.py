@@ -57,7 +57,7 @@ class Door:
         self._loads = Loads(registry)
         self._gateway = Gateway(registry, _Configured(tree))
         self._servicers = (
-            ControlServicer(tree, operations, chronicle, self._loads),
+            ControlServicer(tree, registry, operations, chronicle, self._loads),
             RegistryServicer(registry),
         )
 

@@ -2,4 +2,4 @@
 
 from meshtrio.messages._pool import declare
 
-declare(globals(), "load")
+declare(globals(), "load", "tap")

@@ -1,4 +1,5 @@
 from meshtrio.messages import load as _load_pb2
+from meshtrio.messages import tap as _tap_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -310,3 +311,25 @@ class ReloadResponse(_message.Message):
     scaled: _containers.RepeatedScalarFieldContainer[str]
     adjusted: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, added: _Optional[_Iterable[str]] = ..., removed: _Optional[_Iterable[str]] = ..., restarted: _Optional[_Iterable[str]] = ..., scaled: _Optional[_Iterable[str]] = ..., adjusted: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchCallsOfRequest(_message.Message):
+    __slots__ = ("names", "calls")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    calls: _tap_pb2.WatchCallsRequest
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., calls: _Optional[_Union[_tap_pb2.WatchCallsRequest, _Mapping]] = ...) -> None: ...
+
+class WatchedCall(_message.Message):
+    __slots__ = ("plugin", "instance", "call", "missed", "silent")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    instance: int
+    call: _tap_pb2.EndedCall
+    missed: int
+    silent: bool
+    def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., call: _Optional[_Union[_tap_pb2.EndedCall, _Mapping]] = ..., missed: _Optional[int] = ..., silent: bool = ...) -> None: ...

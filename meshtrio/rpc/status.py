@@ -46,6 +46,14 @@ _BY_HTTP_STATUS = {
 }
 
 
+def name_of(code: int) -> str:
+    """The name of a status code, "UNKNOWN" for one gRPC does not list."""
+    try:
+        return str(purerpc.StatusCode(code).name)
+    except ValueError:
+        return "UNKNOWN"
+
+
 def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
     """purerpc's exception for a status other than OK; a code gRPC does not list is UNKNOWN."""
     error = _BY_CODE.get(code)

@@ -15,11 +15,13 @@ import trio
 from meshtrio.config import MeshConfig, Source, load
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
+from meshtrio.registry import Registry
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.services import control_messages as messages
 from meshtrio.services.chronicle import Chronicle, Writing
 from meshtrio.services.load import interval_of
 from meshtrio.services.loads import Loads
+from meshtrio.services.tapping import tapping
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
 from meshtrio.supervise.tree import Tree
@@ -34,9 +36,15 @@ class ControlServicer:
     """Answers for one tree."""
 
     def __init__(
-        self, tree: Tree, operations: Operations, chronicle: Chronicle, loads: Loads
+        self,
+        tree: Tree,
+        registry: Registry,
+        operations: Operations,
+        chronicle: Chronicle,
+        loads: Loads,
     ) -> None:
         self._tree = tree
+        self._registry = registry
         self._operations = operations
         self._chronicle = chronicle
         self._loads = loads
@@ -111,6 +119,19 @@ class ControlServicer:
             while True:
                 yield self._statistics()
                 await trio.sleep(interval)
+
+    async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
+        with _told():
+            wanted = self._operations.selected(request.names)
+        services = {plugin.service: plugin.name for plugin in self._tree.config.plugins}
+
+        def is_wanted(service: str) -> bool:
+            return service in services and wanted(services[service])
+
+        async with tapping(self._registry, is_wanted, request.calls) as found:
+            async for tapped in found:
+                for message in messages.watched_calls(services[tapped.service], tapped):
+                    yield message
 
     def _statistics(self) -> Any:
         found = self._tree.statistics()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import attrs
 
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
 from meshtrio.messages import control
 from meshtrio.services.chronicle import Happening
+from meshtrio.services.tapping import Tapped
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Drained, Reloaded
 from meshtrio.supervise.statistics import Counts, PluginStatistics
@@ -112,3 +114,15 @@ def drained(found: Drained) -> control.Drained:
 
 def reloaded(found: Reloaded) -> control.ReloadResponse:
     return control.ReloadResponse(**attrs.asdict(found))
+
+
+def watched_calls(plugin: str, tapped: Tapped) -> Iterator[Any]:
+    """What an instance tells of its calls, one by one."""
+    number = tapped.instance
+    if tapped.calls is None:
+        yield control.WatchedCall(plugin=plugin, instance=number, silent=True)
+        return
+    missed = tapped.calls.missed
+    for call in tapped.calls.calls:
+        yield control.WatchedCall(plugin=plugin, instance=number, call=call, missed=missed)
+        missed = 0

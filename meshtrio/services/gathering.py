@@ -9,12 +9,12 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.channel import open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.endpoint import Endpoint
 from meshtrio.config.telemetry import THROUGH_THE_MESH
 from meshtrio.messages import metrics
 from meshtrio.registry import Registry
+from meshtrio.services.attending import channel_to_instance, ready
 from meshtrio.services.metrics import families_of
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.families import Family, Kind, Point, labelled, merged
@@ -39,13 +39,15 @@ class Gatherer:
         self._failures: Counter[str] = Counter()
 
     async def gather(self) -> list[Family]:
+        exposed = {
+            plugin.service: plugin.name
+            for plugin in self._tree.config.plugins
+            if plugin.metrics == THROUGH_THE_MESH
+        }
         answers: dict[tuple[str, int], Any] = {}
         async with trio.open_nursery() as nursery:
-            for plugin in self._tree.config.plugins:
-                if plugin.metrics == THROUGH_THE_MESH:
-                    for endpoint in self._registry.resolve(plugin.service).endpoints:
-                        if endpoint.pid:
-                            nursery.start_soon(self._ask, plugin.name, endpoint, answers)
+            for (service, _), endpoint in ready(self._registry, exposed.__contains__).items():
+                nursery.start_soon(self._ask, exposed[service], endpoint, answers)
         theirs = [
             labelled(families_of(answer.families), instance_labels(*key))
             for key, answer in sorted(answers.items())
@@ -56,14 +58,9 @@ class Gatherer:
     async def _ask(
         self, plugin: str, endpoint: Endpoint, answers: dict[tuple[str, int], Any]
     ) -> None:
-        async def feed(update: Callable[[ServiceState], None]) -> None:
-            update(ServiceState((endpoint,)))
-
         try:
             with trio.fail_after(_PATIENCE):
-                async with open_channel(
-                    endpoint.id, feed, obituary_wait=0, observed=False
-                ) as channel:
+                async with channel_to_instance(endpoint) as channel:
                     stub = DynamicStub(channel, _SERVICE)
                     request = metrics.CollectMetricsRequest()
                     answers[plugin, endpoint.instance] = await stub.Collect(request)

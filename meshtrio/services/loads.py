@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,16 +10,17 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.channel import open_channel
+from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.endpoint import Endpoint
 from meshtrio.messages import load
 from meshtrio.registry import Registry
+from meshtrio.services.attending import Key, attend, channel_to_instance, ready
 from meshtrio.structured import open_nursery_of_one
 
 _SERVICE = load.DESCRIPTOR.services_by_name["Load"]
 _INTERVAL = 0.5
-"""Seconds between two reports, and between two looks for instances that are new or gone."""
+"""Seconds between two reports."""
 _PATIENCE = 1.0
 """Seconds that instances are waited for which are to give their first report."""
 
@@ -32,7 +33,7 @@ class Loads:
         self._wanted = 0
         self._turned = trio.lowlevel.ParkingLot()
         """Somebody wants them, nobody does any more, or an instance has answered."""
-        self._watched: dict[tuple[str, int], _Watched] = {}
+        self._watched: dict[Key, _Watched] = {}
 
     @contextmanager
     def wanted(self) -> Iterator[None]:
@@ -49,9 +50,9 @@ class Loads:
 
     async def complete(self) -> None:
         """Wait until every instance that is ready now has answered, but not for long."""
-        ready = self._ready()
+        there = ready(self._registry)
         with trio.move_on_after(_PATIENCE):
-            while any(key not in self._watched for key in ready) or any(
+            while any(key not in self._watched for key in there) or any(
                 not watched.answered for watched in self._watched.values()
             ):
                 await self._turned.park()
@@ -67,57 +68,34 @@ class Loads:
             while not self._wanted:
                 await self._turned.park()
             async with open_nursery_of_one() as nursery:
+                nursery.start_soon(attend, self._registry, self._watch)
                 while self._wanted:
-                    self._follow(nursery)
-                    with trio.move_on_after(_INTERVAL):
-                        while self._wanted:
-                            await self._turned.park()
+                    await self._turned.park()
                 nursery.cancel_scope.cancel()
-            self._watched.clear()
 
-    def _ready(self) -> dict[tuple[str, int], Endpoint]:
-        """The instances that are ready, and where."""
-        return {
-            (service, endpoint.instance): endpoint
-            for service in self._registry.services()
-            for endpoint in self._registry.resolve(service).endpoints
-            if endpoint.pid
-        }
-
-    def _follow(self, nursery: trio.Nursery) -> None:
-        """Watch those that are ready now, and no others."""
-        ready = self._ready()
-        for key, watched in list(self._watched.items()):
-            if ready.get(key) != watched.endpoint:
-                watched.scope.cancel()
+    async def _watch(self, key: Key, endpoint: Endpoint) -> None:
+        watched = self._watched[key] = _Watched()
+        try:
+            async with channel_to_instance(endpoint) as channel:
+                await self._follow(channel, watched)
+        finally:
+            # Its successor may be watched already.
+            if self._watched.get(key) is watched:
                 del self._watched[key]
-        for key, endpoint in ready.items():
-            if key not in self._watched:
-                self._watched[key] = _Watched(endpoint)
-                nursery.start_soon(self._watch, self._watched[key])
 
-    async def _watch(self, watched: _Watched) -> None:
-        request = load.WatchLoadRequest(interval=_INTERVAL)
-
-        async def feed(update: Callable[[ServiceState], None]) -> None:
-            update(ServiceState((watched.endpoint,)))
-
-        with watched.scope:
-            async with open_channel(
-                watched.endpoint.id, feed, obituary_wait=0, observed=False
-            ) as channel:
-                stub = DynamicStub(channel, _SERVICE)
-                while True:
-                    try:
-                        async for watched.report in stub.Watch(request):
-                            self._note_answer(watched)
-                    except purerpc.UnimplementedError:
-                        self._note_answer(watched)
-                        return
-                    except purerpc.RpcFailedError:
-                        watched.report = None
-                        self._note_answer(watched)
-                    await trio.sleep(_INTERVAL)
+    async def _follow(self, channel: Channel, watched: _Watched) -> None:
+        stub, request = DynamicStub(channel, _SERVICE), load.WatchLoadRequest(interval=_INTERVAL)
+        while True:
+            try:
+                async for watched.report in stub.Watch(request):
+                    self._note_answer(watched)
+            except purerpc.UnimplementedError:
+                self._note_answer(watched)
+                await trio.sleep_forever()
+            except purerpc.RpcFailedError:
+                watched.report = None
+                self._note_answer(watched)
+            await trio.sleep(_INTERVAL)
 
     def _note_answer(self, watched: _Watched) -> None:
         if not watched.answered:
@@ -129,8 +107,6 @@ class Loads:
 class _Watched:
     """An instance that is asked."""
 
-    endpoint: Endpoint
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     answered: bool = False
     """It has said how it is, or that it does not tell."""
     report: Any = None

@@ -22,6 +22,7 @@ _REFLECTION = {
 }
 _LOAD = "meshtrio.v1.Load"
 _METRICS = "meshtrio.v1.Metrics"
+_TAP = "meshtrio.v1.Tap"
 
 
 def standard_server(
@@ -51,7 +52,7 @@ def standard_server(
         admit=admit,
     )
     names = {handler.method.service for handler in server.handlers.values()}
-    names.add(_LOAD)
+    names |= {_LOAD, _TAP}
     if metrics is not None:
         names.add(_METRICS)
         server.serve_when_called(_METRICS, partial(_metrics, server, metrics))
@@ -61,6 +62,7 @@ def standard_server(
             service, partial(_reflection, server, messages, names | set(_REFLECTION), others)
         )
     server.serve_when_called(_LOAD, partial(_load, server, health))
+    server.serve_when_called(_TAP, partial(_tap, server, health))
     return server, health
 
 
@@ -70,6 +72,12 @@ def _load(server: Server, health: HealthServicer) -> Any:
     return LoadServicer(server.meter, health.stopped)
 
 
+def _tap(server: Server, health: HealthServicer) -> Any:
+    from meshtrio.services.tap import TapServicer
+
+    return TapServicer(server, health.stopped)
+
+
 def _metrics(server: Server, metrics: Metrics) -> Any:
     from meshtrio.services.metrics import MetricsServicer
 
@@ -77,7 +85,7 @@ def _metrics(server: Server, metrics: Metrics) -> Any:
 
 
 def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
-    for described in ("load", "metrics"):
+    for described in ("load", "metrics", "tap"):
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 

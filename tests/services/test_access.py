@@ -110,6 +110,18 @@ async def test_what_a_gateway_passes_on_may_not_use_control_or_registry() -> Non
     assert keeper.refusal(US, forwarded, True) == ""
 
 
+@pytest.mark.parametrize("service", ["Tap", "Metrics", "Load"])
+async def test_what_tells_of_others_calls_is_for_control(service: str) -> None:
+    """In plugins as in the mesh itself: who may call plugins may not watch who else does."""
+    asked = head(f"meshtrio.v1.{service}")
+    for through in (False, True):
+        for part, may in (("gateway", False), ("control", True)):
+            access = rules(**{part: AccessRule(users=["4711"])})
+            keeper = Gatekeeper(lambda access=access: access)
+            assert (keeper.refusal(OTHER, asked, through) == "") is may
+        assert Gatekeeper(Access, open_to_all=True).refusal(Peer(), asked, through)
+
+
 async def test_new_rules_are_gone_by_at_once_and_refusals_are_bounded_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

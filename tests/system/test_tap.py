@@ -1,0 +1,166 @@
+"""`meshtrio trace`, and what it stands on: calls told as they end, by those who serve them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio.client.channel import connect_to
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.messages import tap
+from meshtrio.rpc.server import Server
+from meshtrio.services.standard import standard_server
+from tests.client.test_channel import serving
+from tests.programs import Served, echo, plugin, served
+from tests.rpc.pairs import Scripted, request
+from tests.rpc.test_calls import ALL
+
+ECHO = "echo.v1.EchoService/Echo"
+SERVICE = tap.DESCRIPTOR.services_by_name["Tap"]
+
+
+@contextmanager
+def tracing(found: Served, *arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """`meshtrio trace --json` beside a mesh; gives what it prints."""
+    command = [sys.executable, "-m", "meshtrio", "trace", "--json", *arguments]
+    with subprocess.Popen(
+        command, env=found.environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield (json.loads(line) for line in process.stdout)
+        finally:
+            process.terminate()
+
+
+def call(found: Served, service: str, message: str) -> None:
+    found.run("call", service, ECHO, json.dumps({"message": message}))
+
+
+def calls_until(lines: Iterator[dict[str, Any]], make: Any, count: int) -> list[dict[str, Any]]:
+    """Make calls until so many were told: the first may come before somebody watches."""
+    seen: list[dict[str, Any]] = []
+
+    async def repeat() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                while len(seen) < count:
+                    seen.append(await trio.to_thread.run_sync(next, lines, abandon_on_cancel=True))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            while True:
+                await trio.to_thread.run_sync(make)
+
+    trio.run(repeat)
+    return seen
+
+
+def test_calls_are_told_with_all_that_matters(short_dir: Path) -> None:
+    with served(short_dir, echo() + plugin("minimal", "minimal.py"), ready=2) as found:
+        with tracing(found) as lines:
+            seen = calls_until(lines, lambda: call(found, "plugin.echo", "hello"), 2)
+        silent = [each for each in seen if each["silent"]]
+        told = [each for each in seen if each["call"]]
+        assert [each["plugin"] for each in silent] == ["minimal"]
+        one = told[0]["call"]
+        assert (told[0]["plugin"], told[0]["instance"]) == ("echo", 0)
+        assert one["method"] == ECHO
+        assert one["status"] == 0
+        assert 0 < one["seconds"] < 5
+        assert one["received"] == EchoRequest(message="hello").ByteSize()
+        assert one["sent"] > one["received"]
+        # The mesh passes it on: for whom is told.
+        assert one["peer"].endswith(f"(pid {found.process.pid})")
+        assert one["forwarded_for"].startswith("uid ")
+        assert found.stop() == 0
+
+
+def test_of_a_name_only_and_only_failures(short_dir: Path) -> None:
+    config = plugin("a", "chain.py") + plugin("b", "chain.py")
+    with served(short_dir, config, ready=2) as found:
+
+        def make() -> None:
+            for service in ("plugin.a", "plugin.b"):
+                call(found, service, "fine")
+                call(found, service, "not-found")
+
+        with tracing(found, "a", "--failed", "--method", ECHO) as lines:
+            seen = calls_until(lines, make, 2)
+    assert {(each["plugin"], each["call"]["status"]) for each in seen} == {("a", 5)}
+    assert seen[0]["call"]["message"] == "no such word"
+
+
+def test_a_name_that_is_not_there_is_told(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as found:
+        done = found.run("trace", "nobody")
+        assert done.returncode == 1
+        assert "nobody" in done.stderr
+        assert "echo" in done.stderr
+
+
+async def test_who_reads_slowly_is_told_how_much_he_missed(short_dir: Path) -> None:
+    server, _ = standard_server(ALL)
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        stub, watcher = channel.stub(EchoServiceStub), DynamicStub(channel, SERVICE)
+        async with watcher.Watch(tap.WatchCallsRequest()) as watch:
+            await watch.receive_message()
+            for _ in range(3000):
+                await stub.Echo(request("hi"))
+            told = missed = 0
+            while told + missed < 3000:
+                calls = await watch.receive_message()
+                told, missed = told + len(calls.calls), missed + calls.missed
+            assert told + missed == 3000
+        await stub.Echo(request("nobody watches"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.observer is None
+
+
+async def test_what_is_told_can_be_chosen(short_dir: Path) -> None:
+    async def fails(message: EchoRequest) -> Any:
+        raise purerpc.AbortedError("x" * 10_000)
+
+    server, _ = standard_server(Scripted(Echo=fails))
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        watcher = DynamicStub(channel, SERVICE)
+        async with (
+            watcher.Watch(tap.WatchCallsRequest(method="other.")) as others,
+            watcher.Watch(tap.WatchCallsRequest(at_least=100)) as slow,
+            watcher.Watch(tap.WatchCallsRequest(failed=True)) as failed,
+        ):
+            for watch in (others, slow, failed):
+                await watch.receive_message()
+            with pytest.raises(purerpc.AbortedError):
+                await channel.stub(EchoServiceStub).Echo(request("?"))
+            (told,) = (await failed.receive_message()).calls
+            assert told.status == 10
+            assert len(told.message) == 500
+            for nothing in (others, slow):
+                with trio.move_on_after(0.2) as scope:
+                    await nothing.receive_message()
+                assert scope.cancelled_caught
+
+
+async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -> None:
+    server, health = standard_server(ALL)
+    assert isinstance(server, Server)
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
+            await watch.receive_message()
+            health.stop_serving()
+            with trio.fail_after(5):
+                assert await server.drain(5) == ()
