@@ -24,6 +24,7 @@ from meshtrio.client.ranking import Ranking
 from meshtrio.client.subchannel import Subchannel
 from meshtrio.client.vigilance import Vigilance
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
+from meshtrio.policies.outlier import Verdict
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc.observers import observers
@@ -84,7 +85,7 @@ class Channel:
         self._changed = trio.lowlevel.ParkingLot()
         rng = Random()
         self._ranking = Ranking(rng)
-        self._vigilance = Vigilance(nursery, rng, self._refresh, self._changed)
+        self._vigilance = Vigilance(nursery, rng, self._refresh, self._changed, self._note_verdict)
         self._in_flight = self._pending = 0
         self._config_text = ""
         self._last_reason = ""
@@ -230,6 +231,10 @@ class Channel:
     def record(self, target: Target, *, success: bool) -> None:
         """Count how a call ended against its endpoint."""
         self._vigilance.record(target.source, success=success)
+
+    def _note_verdict(self, verdict: Verdict) -> None:
+        if self.observer is not None:
+            self.observer.judged(self.target, verdict)
 
     def may_retry(self) -> bool:
         return self._budget.withdraw(trio.current_time())

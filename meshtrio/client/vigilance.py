@@ -8,14 +8,15 @@ from random import Random
 import trio
 
 from meshtrio.client.subchannel import Subchannel
-from meshtrio.policies.outlier import OutlierDetection, Outliers
+from meshtrio.policies.outlier import OutlierDetection, Outliers, Verdict
 
 
 class Vigilance:
     """By a service's config, which may change; tasks run in the channel's nursery.
 
     `refresh` is called when an endpoint may be ready that was not, or the other way round, and
-    who waits in `changes` is woken when a connection comes or goes.
+    who waits in `changes` is woken when a connection comes or goes. `tell` is told of each endpoint
+    that was found to fail more than others.
     """
 
     def __init__(
@@ -24,11 +25,13 @@ class Vigilance:
         rng: Random,
         refresh: Callable[[], None],
         changes: trio.lowlevel.ParkingLot,
+        tell: Callable[[Verdict], None],
     ) -> None:
         self._nursery = nursery
         self._rng = rng
         self._refresh = refresh
         self._changes = changes
+        self._tell = tell
         self._listed: dict[str, Subchannel] = {}
         self._outliers: Outliers | None = None
         self._sweeping = trio.CancelScope()
@@ -66,7 +69,10 @@ class Vigilance:
         """Count how a call ended against its endpoint."""
         if self._outliers is not None:
             now = trio.current_time()
-            if self._outliers.record(subchannel.endpoint.id, success=success, now=now):
+            ejected = self._outliers.record(subchannel.endpoint.id, success=success, now=now)
+            if not success:
+                self._tell_verdicts(self._outliers)
+            if ejected:
                 self._follow_ejections(self._outliers)
 
     async def _sweep(self, outliers: Outliers, scope: trio.CancelScope) -> None:
@@ -74,7 +80,12 @@ class Vigilance:
             while True:
                 await trio.sleep(outliers.config.interval)
                 outliers.sweep(trio.current_time())
+                self._tell_verdicts(outliers)
                 self._follow_ejections(outliers)
+
+    def _tell_verdicts(self, outliers: Outliers) -> None:
+        for verdict in outliers.take_verdicts():
+            self._tell(verdict)
 
     def _follow_ejections(self, outliers: Outliers) -> None:
         for name, subchannel in self._listed.items():

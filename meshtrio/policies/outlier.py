@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from enum import Enum
 from random import Random
 
 import attrs
@@ -51,6 +52,26 @@ class OutlierDetection:
     consecutive_failures: int | None = None
 
 
+class Detection(Enum):
+    """What found an endpoint to fail more than others, in the words of gRFC A91."""
+
+    SUCCESS_RATE = "success_rate"
+    FAILURE_PERCENTAGE = "failure_percentage"
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    """Ours: gRPC has no such rule."""
+
+
+class Unenforced(Enum):
+    """Why an endpoint that was found so was not ejected."""
+
+    BY_LOT = "enforcement_percentage"
+    TOO_MANY = "max_ejection_overflow"
+
+
+Verdict = tuple[Detection, Unenforced | None]
+"""What was found, and why it had no consequence, if it had none."""
+
+
 @attrs.define
 class _Host:
     succeeded: int = 0
@@ -75,6 +96,12 @@ class Outliers:
         self.config = config
         self._rng = rng
         self._hosts: dict[str, _Host] = {}
+        self._verdicts: list[Verdict] = []
+
+    def take_verdicts(self) -> list[Verdict]:
+        """Those since it was last asked: whoever records and sweeps is to ask after it."""
+        verdicts, self._verdicts = self._verdicts, []
+        return verdicts
 
     @property
     def ejected(self) -> frozenset[str]:
@@ -98,7 +125,13 @@ class Outliers:
         most = self.config.consecutive_failures
         if most is None or host.failed_in_a_row < most or host.ejected_at is not None:
             return False
-        return self._eject(host, now)
+        # Of a row that goes on, only its first verdict counts.
+        counts = host.failed_in_a_row == most
+        ejected = self._eject(host, now)
+        if ejected or counts:
+            overflow = None if ejected else Unenforced.TOO_MANY
+            self._verdicts.append((Detection.CONSECUTIVE_FAILURES, overflow))
+        return ejected
 
     def sweep(self, now: float) -> None:
         """Judge the interval that is over, and let those back whose time is."""
@@ -118,7 +151,7 @@ class Outliers:
         least = statistics.fmean(rates) - statistics.pstdev(rates) * rule.stdev_factor
         for host in judged:
             if host.success_rate < least:
-                self._maybe_eject(host, rule.enforcement_percentage, now)
+                self._judge(host, Detection.SUCCESS_RATE, rule.enforcement_percentage, now)
 
     def _by_failure_percentage(self, rule: FailurePercentage, now: float) -> None:
         if len(self._hosts) < rule.minimum_hosts:
@@ -126,11 +159,18 @@ class Outliers:
         for host in self._hosts.values():
             enough = host.volume >= max(rule.request_volume, 1)
             if enough and host.failed * 100 > rule.threshold * host.volume:
-                self._maybe_eject(host, rule.enforcement_percentage, now)
+                found = Detection.FAILURE_PERCENTAGE
+                self._judge(host, found, rule.enforcement_percentage, now)
 
-    def _maybe_eject(self, host: _Host, percentage: int, now: float) -> None:
-        if host.ejected_at is None and self._rng.random() * 100 < percentage:
-            self._eject(host, now)
+    def _judge(self, host: _Host, found: Detection, percentage: int, now: float) -> None:
+        if host.ejected_at is not None:
+            return
+        unenforced = None
+        if self._rng.random() * 100 >= percentage:
+            unenforced = Unenforced.BY_LOT
+        elif not self._eject(host, now):
+            unenforced = Unenforced.TOO_MANY
+        self._verdicts.append((found, unenforced))
 
     def _eject(self, host: _Host, now: float) -> bool:
         count = len(self._hosts)

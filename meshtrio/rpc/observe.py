@@ -14,6 +14,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import unwrap
+from meshtrio.policies.outlier import Verdict
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire.compression import compress
 from meshtrio.wire.heads import RequestHead
@@ -161,6 +162,9 @@ class ClientObserver:
     def method(self, target: str, method: Method) -> MethodObserver:
         """A stub is made. `target`: "mesh:///plugin.echo", or the address of a channel to one."""
         raise NotImplementedError
+
+    def judged(self, target: str, verdict: Verdict) -> None:
+        """An endpoint was found to fail more than others."""
 
 
 def outcome_of(exc: BaseException, deadline: float) -> Outcome:

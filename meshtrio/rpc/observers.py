@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 import trio
 
+from meshtrio.policies.outlier import Verdict
 from meshtrio.rpc.observe import (
     AttemptKind,
     AttemptWatch,
@@ -200,3 +201,7 @@ class _Clients(ClientObserver):
 
     def method(self, target: str, method: Method) -> MethodObserver:
         return _Methods([client.method(target, method) for client in self._clients])
+
+    def judged(self, target: str, verdict: Verdict) -> None:
+        for client in self._clients:
+            client.judged(target, verdict)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from meshtrio.rpc.observers import observing, together
+from meshtrio.telemetry.experimental_metrics import ExperimentalMetrics
 from meshtrio.telemetry.families import Family
-from meshtrio.telemetry.retry_metrics import RetryMetrics
 from meshtrio.telemetry.rpc_metrics import ClientMetrics, ServerMetrics
 
 Source = Callable[[], Sequence[Family]]
@@ -26,17 +26,18 @@ class Metrics:
     """The metrics of a process: of its servers and channels, by gRFC A66, and of other sources."""
 
     def __init__(self, *, experimental: bool = False, sources: Sequence[Source] = ()) -> None:
-        """`experimental`: those that gRPC has off by default, of retries (gRFC A96)."""
+        """`experimental`: those that gRPC has off by default, of retries (gRFC A96)
+        and of ejected endpoints (A91)."""
         self._client, self._server = ClientMetrics(), ServerMetrics()
-        self._retries = RetryMetrics() if experimental else None
+        self._experimental = ExperimentalMetrics() if experimental else None
         self._sources = [*sources]
-        if self._retries is not None:
-            self._sources.append(self._retries.families)
+        if self._experimental is not None:
+            self._sources.append(self._experimental.families)
 
     @contextmanager
     def observing(self) -> Iterator[None]:
         """Measure the calls of all channels and servers that are made in the block."""
-        with observing(client=together(self._client, self._retries), server=self._server):
+        with observing(client=together(self._client, self._experimental), server=self._server):
             yield
 
     def families(self) -> list[Family]:

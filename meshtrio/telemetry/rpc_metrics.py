@@ -33,9 +33,9 @@ from meshtrio.wire.heads import RequestHead
 
 _BATCH = 256
 """Calls of one method and status whose figures wait to be sorted into buckets."""
-_MOST_METHODS = 1000
+MOST_METHODS = 1000
 """Pairs of target and method that a client tells apart."""
-_OTHER = "other"
+OTHER = "other"
 _STATUSES = {status.value: status.name for status in purerpc.StatusCode}
 
 
@@ -115,9 +115,9 @@ class ServerMetrics(ServerObserver):
         return _ServedCall(calls, stream)
 
     def refused(self, head: RequestHead, outcome: Outcome) -> None:
-        calls = self._methods.get(head.path) or self._methods.get(_OTHER)
+        calls = self._methods.get(head.path) or self._methods.get(OTHER)
         if calls is None:
-            calls = self._add(_OTHER, _OTHER)
+            calls = self._add(OTHER, OTHER)
         calls.started += 1
         calls.ended(outcome[0], 0.0, 0, 0)
 
@@ -214,8 +214,8 @@ class Methods(Generic[M]):
 
     def of(self, target: str, method: Method) -> M:
         key = (target, method.path[1:])
-        if key not in self._found and len(self._found) >= _MOST_METHODS:
-            key = (_OTHER, _OTHER)
+        if key not in self._found and len(self._found) >= MOST_METHODS:
+            key = (OTHER, OTHER)
         found = self._found.get(key)
         if found is None:
             labels = (("grpc.method", key[1]), ("grpc.target", key[0]))

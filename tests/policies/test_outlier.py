@@ -7,7 +7,14 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.policies.outlier import FailurePercentage, OutlierDetection, Outliers, SuccessRate
+from meshtrio.policies.outlier import (
+    Detection,
+    FailurePercentage,
+    OutlierDetection,
+    Outliers,
+    SuccessRate,
+    Unenforced,
+)
 
 HALF = OutlierDetection(max_ejection_percent=50, failure_percentage=FailurePercentage())
 
@@ -172,3 +179,30 @@ def test_never_more_are_ejected_than_may_be(history: list[object], percent: int,
             continue
         allowed = min(max(count * percent // 100, 1), count - 1)
         assert len(made.ejected) <= max(allowed, ejected_before)
+
+
+def test_each_verdict_is_told_once_with_why_it_had_no_consequence() -> None:
+    rule = FailurePercentage(minimum_hosts=1)
+    made = outliers(OutlierDetection(max_ejection_percent=20, failure_percentage=rule))
+    record(made, "0", good=0, bad=100)
+    record(made, "1", good=0, bad=100)
+    made.sweep(10.0)
+    found = Detection.FAILURE_PERCENTAGE
+    assert made.take_verdicts() == [(found, None), (found, Unenforced.TOO_MANY)]
+    assert made.take_verdicts() == []
+
+
+def test_a_lot_that_was_drawn_is_a_reason() -> None:
+    rule = FailurePercentage(minimum_hosts=1, enforcement_percentage=0)
+    made = outliers(OutlierDetection(failure_percentage=rule))
+    record(made, "0", good=0, bad=100)
+    made.sweep(10.0)
+    assert made.take_verdicts() == [(Detection.FAILURE_PERCENTAGE, Unenforced.BY_LOT)]
+
+
+def test_a_row_of_failures_is_one_verdict_however_long_it_is() -> None:
+    made = outliers(OutlierDetection(max_ejection_percent=20, consecutive_failures=3))
+    record(made, "0", good=0, bad=10)
+    record(made, "1", good=0, bad=10)
+    found = Detection.CONSECUTIVE_FAILURES
+    assert made.take_verdicts() == [(found, None), (found, Unenforced.TOO_MANY)]

@@ -14,14 +14,15 @@ import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.policies.service_config import parse
 from meshtrio.rpc.seam import Method
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.families import Distribution, Family
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.rpc_metrics import ClientMetrics
-from tests.client.test_channel import serving
+from tests.client.test_channel import Feed, endpoint, serving
+from tests.client.test_routing import OUTLIERS
 from tests.rpc.pairs import Scripted, reply, request
 from tests.rpc.test_calls import ALL, Until, requests
 
@@ -261,3 +262,28 @@ async def test_hedges_are_counted(short_dir: Path) -> None:
         found = Found(metrics.families())
     assert found.value("grpc.client.call.hedges", grpc_method=ECHO).total == 1
     assert found.statuses("grpc.client.attempt.duration") == {"OK": 1, "CANCELLED": 1}
+
+
+async def test_ejections_are_counted(short_dir: Path) -> None:
+    async def fails(message: EchoRequest) -> EchoReply:
+        raise purerpc.InternalError("broken")
+
+    metrics, feed = Metrics(experimental=True), Feed()
+    with metrics.observing():
+        async with (
+            serving(short_dir / "a", Server(Scripted(Echo=fails))),
+            serving(short_dir / "b", Server(Scripted(Echo=fails))),
+            open_channel("plugin.x", feed, config=parse(OUTLIERS)) as channel,
+        ):
+            feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+            for _ in range(20):
+                with pytest.raises(purerpc.InternalError):
+                    await stub(channel).Echo(request("?"))
+            found = Found(metrics.families())
+    labels = {"grpc.target": "mesh:///plugin.x"}
+    labels["grpc.lb.outlier_detection.detection_method"] = "consecutive_failures"
+    enforced = found.by_name["grpc.lb.outlier_detection.ejections_enforced"].points
+    assert [(dict(point.labels), point.value) for point in enforced] == [(labels, 1)]
+    (unenforced,) = found.by_name["grpc.lb.outlier_detection.ejections_unenforced"].points
+    reason = "grpc.lb.outlier_detection.unenforced_reason"
+    assert dict(unenforced.labels) == {**labels, reason: "max_ejection_overflow"}

@@ -1,10 +1,13 @@
-"""The metrics of retries, by gRFC A96: experimental in gRPC, and off by default there and here."""
+"""The metrics of retries (gRFC A96) and of ejected endpoints (A91): experimental in gRPC, and off
+by default there and here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 
+from meshtrio.policies.outlier import Verdict
 from meshtrio.rpc.observe import (
     AttemptKind,
     AttemptWatch,
@@ -17,7 +20,7 @@ from meshtrio.rpc.observe import (
 from meshtrio.rpc.seam import Method
 from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
 from meshtrio.telemetry.histogram import LATENCY, Histogram
-from meshtrio.telemetry.rpc_metrics import Methods
+from meshtrio.telemetry.rpc_metrics import MOST_METHODS, OTHER, Methods
 
 _FEW = (1.0, 2.0, 3.0, 4.0, 5.0)
 _KINDS = {
@@ -93,11 +96,18 @@ class _OneMethod(MethodObserver):
         return _Call(self._method)
 
 
-class RetryMetrics(ClientObserver):
-    """Counts what was made again, and how long calls waited for that."""
+class ExperimentalMetrics(ClientObserver):
+    """Counts what was made again, how long calls waited for that, and who gets no calls."""
 
     def __init__(self) -> None:
         self._methods = Methods(_Retried)
+        self._verdicts: Counter[tuple[str, Verdict]] = Counter()
+
+    def judged(self, target: str, verdict: Verdict) -> None:
+        known = {told for told, _ in self._verdicts}
+        if target not in known and len(known) >= MOST_METHODS:
+            target = OTHER
+        self._verdicts[target, verdict] += 1
 
     def method(self, target: str, method: Method) -> MethodObserver:
         return _OneMethod(self._methods.of(target, method))
@@ -120,7 +130,29 @@ class RetryMetrics(ClientObserver):
             if (point := _point(method.labels, method.delays)) is not None
         ]
         name = "grpc.client.call.retry_delay"
-        return [*found, Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY)]
+        found.append(Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY))
+        return [*found, *self._ejections()]
+
+    def _ejections(self) -> Iterator[Family]:
+        enforced, unenforced = [], []
+        for (target, (detection, reason)), count in self._verdicts.items():
+            labels = (
+                ("grpc.lb.outlier_detection.detection_method", detection.value),
+                ("grpc.target", target),
+            )
+            if reason is None:
+                enforced.append(Point(labels, count))
+            else:
+                why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
+                unenforced.append(Point((*labels[:1], why, *labels[1:]), count))
+        about = "grpc.lb.outlier_detection.ejections"
+        text = "Endpoints that fail more than others and"
+        yield Family(
+            f"{about}_enforced", Kind.COUNTER, "{ejection}", f"{text} were ejected.", enforced
+        )
+        yield Family(
+            f"{about}_unenforced", Kind.COUNTER, "{ejection}", f"{text} were not.", unenforced
+        )
 
 
 def _point(labels: Labels, histogram: Histogram) -> Point | None:
