@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc_tools
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
@@ -20,7 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 MESSAGES = ROOT / "meshtrio" / "messages"
 PACKAGE = "meshtrio.messages"
+STANDARD = re.compile(r"google/protobuf/(\w+)\.proto")
+"""protobuf's own files, which are found among its modules."""
 OURS = {
+    "channelz": "grpc/channelz/v1/channelz.proto",
     "health": "grpc/health/v1/health.proto",
     "reflection_v1": "grpc/reflection/v1/reflection.proto",
     "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
@@ -51,7 +55,8 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
     """For each file its descriptor, for the private pool, a module and its types."""
     descriptors = out / "descriptors.binpb"
     names = list(OURS.values())
-    run_protoc(f"-I{PROTOS}", f"--descriptor_set_out={descriptors}", f"--pyi_out={out}", *names)
+    paths = [f"-I{PROTOS}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
+    run_protoc(*paths, f"--descriptor_set_out={descriptors}", f"--pyi_out={out}", *names)
     parsed = FileDescriptorSet.FromString(descriptors.read_bytes())
     files = {file.name: file for file in parsed.file}
     modules = {proto: module for module, proto in OURS.items()}
@@ -61,6 +66,9 @@ def generate_messages(out: Path) -> dict[Path, bytes]:
         types = (out / proto.replace(".proto", "_pb2.pyi")).read_text()
         needs = ""
         for needed in files[proto].dependency:
+            if standard := STANDARD.fullmatch(needed):
+                needs += f', "{standard[1]}_pb2"'
+                continue
             name = modules[needed]
             needs += f', "{name}"'
             types = re.sub(rf"from \S+ import {name}_pb2", f"from {PACKAGE} import {name}", types)

@@ -21,11 +21,16 @@ def declare(namespace: dict[str, Any], *needs: str) -> None:
     """Put what a proto file has into its module's namespace: message classes, the values of enums
     outside of them, and its `DESCRIPTOR`.
 
-    `needs`: modules of the files that it imports, which have to be in the pool before it.
+    `needs`: modules of the files that it imports, which have to be in the pool before it; those
+    whose names end in _pb2 are protobuf's own.
     """
     package, _, module = namespace["__name__"].rpartition(".")
     for needed in needs:
-        import_module(f"{package}.{needed}")
+        if needed.endswith("_pb2"):
+            file = import_module(f"google.protobuf.{needed}").DESCRIPTOR
+            _pool.AddSerializedFile(file.serialized_pb)
+        else:
+            import_module(f"{package}.{needed}")
     data = pkgutil.get_data(package, f"{module}.binpb")
     assert data is not None
     descriptor = _pool.AddSerializedFile(data)
