@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import time
 from typing import Any
 
 import attrs
@@ -136,6 +137,7 @@ class Attempt:
                 watch.finished(outcome_of(exc, deadline), None)
             raise
         stream.owner = picker
+        picker.calls.last_started = target.connection.tally.last_started = time()
         compressed = options.compression != IDENTITY
         attempt = cls(picker, target, stream, method, deadline, compressed=compressed, watch=watch)
         if watch is not None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from time import time
 from typing import Any, TypeVar
 
 import purerpc
@@ -27,8 +28,10 @@ from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
 from meshtrio.policies.outlier import Verdict
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import ServiceConfig, parse
+from meshtrio.rpc import census
 from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, stub_methods
+from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.wire.grpc import encode_metadata
@@ -76,6 +79,9 @@ class Channel:
         self.target = name if ":" in name else f"mesh:///{name}"
         self.observer = observers().client if observed else None
         encode_metadata(self.metadata)
+        self.calls = Tally()
+        self.entry = census.Entry()
+        census.CHANNELS.enter(self.entry.number, self)
         self._nursery = nursery
         self._pool = pool
         self._manner = manner
@@ -124,6 +130,10 @@ class Channel:
         """The endpoints listed now, ready or not."""
         return tuple(subchannel.endpoint for subchannel in self._subchannels.values())
 
+    @property
+    def subchannels(self) -> tuple[Subchannel, ...]:
+        return tuple(self._subchannels.values())
+
     # -- for calls ---------------------------------------------------------------------------
 
     async def pick(self, wish: Wish = ANY) -> Target:
@@ -137,6 +147,7 @@ class Channel:
         if most is not None and self._pending >= most:
             raise purerpc.ResourceExhaustedError(f"{self.name}: {most} calls wait already")
         self._pending += 1
+        self.calls.last_started = time()
         try:
             while True:
                 self._rank()
@@ -271,18 +282,27 @@ class Channel:
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
         departures = {departure.endpoint_id: departure for departure in state.departures}
         for endpoint_id in [i for i in self._subchannels if i not in listed]:
-            self._subchannels.pop(endpoint_id).leave(departures.get(endpoint_id))
+            gone, departure = self._subchannels.pop(endpoint_id), departures.get(endpoint_id)
+            gone.leave(departure)
+            self._note(gone, "is gone" if departure is None else f"is gone: {departure.reason}")
         added = {
             endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._subchannels
         }
+        for subchannel in added.values():
+            self._note(subchannel, "is listed")
         self._subchannels |= added
         self._vigilance.update(self._subchannels, added.values())
         if state.departures:
             self._last_reason = state.departures[-1].reason
         self._ranking.arrange(self._subchannels.values(), self.config.balancing)
         self._refresh()
+
+    def _note(self, subchannel: Subchannel, what: str) -> None:
+        """Keep what has become of an endpoint for channelz."""
+        text = f"{subchannel.endpoint.address} {what}"
+        self.entry.note(text, child=subchannel.link.entry.number)
 
     def _read_config(self, text: str) -> None:
         self._config_text = text
@@ -302,6 +322,7 @@ class Channel:
 
     def _close(self) -> None:
         """No call outlives the block."""
+        census.CHANNELS.leave(self.entry.number)
         self._closed = True
         self._ranking.ready = ()
         self._changed.unpark_all()

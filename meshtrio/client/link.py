@@ -13,8 +13,10 @@ import trio
 from meshtrio.address import Address
 from meshtrio.client.dial import Tls, dial
 from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
+from meshtrio.rpc import census
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import ACROSS_A_NETWORK, Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.structured import next_beat
@@ -64,6 +66,10 @@ class Link:
         """Why the last attempt to connect failed, "" once one succeeded."""
         self.users: list[Callable[[], None]] = []
         self.scope = trio.CancelScope()
+        self.entry = census.Entry()
+        census.SUBCHANNELS.enter(self.entry.number, self)
+        self.past = Tally()
+        """Calls of connections that are over."""
         self._manner = manner
         self._timeouts = manner.timeouts_for(endpoint)
         local = Address.parse(endpoint.address).is_local
@@ -72,6 +78,11 @@ class Link:
         self._unused = trio.Event()
         self._dialing = trio.CancelScope()
         self._connections: set[ClientConnection] = set()
+
+    @property
+    def connections(self) -> tuple[ClientConnection, ...]:
+        """Those that still finish their calls, too."""
+        return tuple(self._connections)
 
     @property
     def usable(self) -> bool:
@@ -92,6 +103,7 @@ class Link:
 
     def drop(self) -> None:
         """Nobody uses it any more: take no calls, let those under way finish, then end."""
+        census.SUBCHANNELS.leave(self.entry.number)
         self._unused.set()
         self._dialing.cancel()
         for connection in list(self._connections):
@@ -140,14 +152,20 @@ class Link:
         established = connection.usable
         if established and not self._unused.is_set():
             self.connection, self.streams, self.error = connection, connection.streams, ""
+            self.entry.note("connected")
             self._changed()
             await connection.spent.wait()
+            self._note_end(connection)
             self.connection, self.streams = None, _NO_STREAMS
             self._changed()
         connection.retire()
         if not established:
             self._fail(connection.loss)
         return established
+
+    def _note_end(self, connection: ClientConnection) -> None:
+        why = connection.loss if connection.closed else "it takes no more calls"
+        self.entry.note(f"its connection is given up: {why}")
 
     async def _dial(self) -> Transport | None:
         with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
@@ -172,11 +190,13 @@ class Link:
             await connection.run(task_status=task_status)
         finally:
             self._connections.discard(connection)
+            self.past.add(calls_in_the_end(connection))
             connection.ended.set()
 
     def _fail(self, error: str) -> None:
         """Tell why calls wait; in the log once for each reason in a row."""
         if error != self.error:
+            self.entry.note(f"cannot be used: {error}", census.Severity.WARNING)
             _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
         self.error = error
         self._changed()

@@ -13,6 +13,7 @@ from meshtrio.policies.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.observe import ClientObserver
 from meshtrio.rpc.seam import MetadataLike
+from meshtrio.rpc.tally import Tally
 from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.grpc import Metadata, encode_metadata
 
@@ -91,6 +92,8 @@ class Picker(Protocol):
     """Of `meshtrio.client.interceptors.Interceptor`."""
     metadata: Metadata
     """What goes out with every call."""
+    calls: Tally
+    """Of its users, however many attempts each takes."""
     target: str
     """What is called, as a URI: "mesh:///plugin.echo"."""
     observer: ClientObserver | None

@@ -13,6 +13,7 @@ from meshtrio.policies.retry import Throttle
 from meshtrio.policies.service_config import ServiceConfig
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.observe import ClientObserver
+from meshtrio.rpc.tally import Tally
 from meshtrio.wire.grpc import Metadata
 
 _DEFAULTS = ServiceConfig()
@@ -32,6 +33,7 @@ class SingleConnection:
         self.metadata: Metadata = ()
         self.target = authority
         self.observer: ClientObserver | None = None
+        self.calls = Tally()
         self.throttle: Throttle | None = None
         self.hash_header: str | None = None
         self.observes = self.counts = False

@@ -26,6 +26,7 @@ from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.observe import SUCCESS, AttemptKind, CallWatch, outcome_of_call
 from meshtrio.rpc.seam import Message, MetadataLike, Method
+from meshtrio.rpc.tally import Tally, succeeded
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 
@@ -106,6 +107,8 @@ class Call(AsyncIterator[Any]):
         self._kind = AttemptKind.ORIGINAL
         self._ends = math.inf
         """When the time is over that the service's config gives it."""
+        self._tally: Tally | None = None
+        """Where it is counted as started and has still to be counted as ended."""
         self._sending = self._noted = False
         self._opening = trio.Lock()
         self._cancelled = False
@@ -126,6 +129,9 @@ class Call(AsyncIterator[Any]):
         return self._attempt
 
     async def _start(self) -> None:
+        if self._tally is None:
+            self._tally = self._picker.calls
+            self._tally.started += 1
         if self._picker.observer is not None and self._watch is None:
             observer = self._picker.observer.method(self._picker.target, self._method)
             self._watch = observer.begin()
@@ -156,6 +162,7 @@ class Call(AsyncIterator[Any]):
             return
         # The first request may be long in coming, and the server may be the first to speak.
         attempt.target.connection.flush()
+        attempt.target.connection.tally.sent -= 1  # that is not one for each stream
         if self._sender is not None:
             await self._sender.attach(attempt)
             if not self._sending:
@@ -293,6 +300,7 @@ class Call(AsyncIterator[Any]):
     def cancel(self) -> None:
         """End the call now; the handler is cancelled. Does nothing where it is over."""
         self._cancelled = True
+        self._count_end(failed=True)
         if self._around is not None:
             self._around.leave()
         if self._sender is not None:
@@ -306,9 +314,15 @@ class Call(AsyncIterator[Any]):
     def _end(self, error: BaseException | None) -> None:
         """It is over by itself, with a failure or without."""
         watch, self._watch = self._watch, None
+        self._count_end(failed=error is not None)
         self.cancel()
         if watch is not None:
             watch.ended(SUCCESS if error is None else outcome_of_call(error))
+
+    def _count_end(self, *, failed: bool) -> None:
+        if self._tally is not None:
+            _count_end(self._tally, self._attempt, failed=failed)
+            self._tally = None
 
     async def aclose(self) -> None:
         """The same as `cancel`, for `contextlib.aclosing`."""
@@ -337,17 +351,26 @@ class Call(AsyncIterator[Any]):
         attempt = getattr(self, "_attempt", None)
         sending = getattr(self, "_sender", None) is not None
         around = getattr(self, "_around", None)
+        tally = getattr(self, "_tally", None)
         if attempt is not None and (
-            sending or around or attempt.stream.id in attempt.target.connection.streams
+            tally or sending or around or attempt.stream.id in attempt.target.connection.streams
         ):
             # The collector may run in any thread, and in the middle of anything.
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(_end_dropped, attempt, self._sender, around, self._watch)
+                self._token.run_sync_soon(
+                    _end_dropped, attempt, self._sender, around, self._watch, tally
+                )
 
 
 def _end_dropped(
-    attempt: Attempt, sender: Sender | None, around: Around | None, watch: CallWatch | None
+    attempt: Attempt,
+    sender: Sender | None,
+    around: Around | None,
+    watch: CallWatch | None,
+    tally: Tally | None,
 ) -> None:
+    if tally is not None:
+        _count_end(tally, attempt, failed=True)
     if around is not None:
         around.leave()
     if sender is not None:
@@ -355,3 +378,9 @@ def _end_dropped(
     attempt.end()
     if watch is not None:
         watch.ended(None)
+
+
+def _count_end(tally: Tally, attempt: Attempt | None, *, failed: bool) -> None:
+    tally.end(failed=failed)
+    if attempt is not None and succeeded(attempt.stream):
+        attempt.target.connection.tally.received -= 1  # as when it was started

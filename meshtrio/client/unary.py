@@ -55,6 +55,7 @@ class UnaryCall:
         self._observer: MethodObserver | None = None
         if picker.observer is not None:
             self._observer = picker.observer.method(picker.target, method)
+        self._calls = picker.calls
         self._perform = self._intercepted if picker.interceptors else self._made
 
     async def __call__(
@@ -100,15 +101,19 @@ class UnaryCall:
     async def _call(
         self, message: Message, options: CallOptions, compress: bool
     ) -> tuple[Any, Attempt]:
-        if self._observer is None:
-            return await self._perform(message, options, compress)
-        watch = self._observer.begin()
+        calls = self._calls
+        calls.started += 1
+        watch = None if self._observer is None else self._observer.begin()
         try:
             result = await self._perform(message, options, compress, watch)
         except BaseException as exc:
-            watch.ended(outcome_of_call(exc))
+            calls.failed += 1
+            if watch is not None:
+                watch.ended(outcome_of_call(exc))
             raise
-        watch.ended(SUCCESS)
+        calls.succeeded += 1
+        if watch is not None:
+            watch.ended(SUCCESS)
         return result
 
     async def _intercepted(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from random import Random
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import purerpc
@@ -22,6 +23,7 @@ from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
 from meshtrio.rpc.serving import trailers_block
 from meshtrio.rpc.status import error_for_http_status
+from meshtrio.rpc.tally import succeeded
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.heads import ResponseHead, Trailers
 
@@ -129,6 +131,9 @@ class Passage:
         if self._refusals:
             await trio.sleep(RECONNECT.delay(self._refusals, Random()))
         channel = await self._gateway.open_channel_for(self._plan)
+        if self._channel is None and not self._ended:
+            channel.calls.started += 1
+            self._channel = channel
         while True:
             target = await channel.pick(self._wish(channel))
             connection = target.connection
@@ -160,6 +165,9 @@ class Passage:
         if self._ended:
             connection.offer_room()
             return True
+        if self._channel is None:
+            channel.calls.started += 1
+        self._channel = channel
         block = self._plan.block_for(channel, self._caller.peer)
         if self._plan.head.timeout is not None:
             block = block.with_timeout(self._ends - trio.current_time())
@@ -173,7 +181,9 @@ class Passage:
         plugin = connection.start_as(PluginLeg, block.data)
         assert plugin is not None
         plugin.owner, plugin.passage = channel, self
-        self._channel, self._target, self._plugin = channel, target, plugin
+        connection.tally.sent -= 1  # Its messages are not looked at, and not counted.
+        channel.calls.last_started = connection.tally.last_started = time()
+        self._target, self._plugin = target, plugin
         for data in self._kept or ():
             plugin.send_on(data)
         if self._request_ended:
@@ -315,9 +325,16 @@ class Passage:
         self._caller.reset(ErrorCode.NO_ERROR)
 
     def _leave(self, *, success: bool | None) -> None:
+        if not self._ended:
+            self._count_end(failed=not success)
         self._ended = True
         self._kept = None
         self._forget_attempt(success=success)
+
+    def _count_end(self, *, failed: bool) -> None:
+        self._caller.connection.tally.end(failed=failed)
+        if self._channel is not None:
+            self._channel.calls.end(failed=failed)
 
     def _forget_attempt(self, *, success: bool | None) -> None:
         """Cancel the call at the plugin, where it is not over; None: nothing is to be learned."""
@@ -326,6 +343,8 @@ class Passage:
         if plugin is None or channel is None or target is None:
             return
         plugin.passage = None
+        if succeeded(plugin):
+            plugin.connection.tally.received -= 1
         plugin.reset(ErrorCode.CANCEL)
         if self._counted:
             channel.leave()

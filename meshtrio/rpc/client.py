@@ -59,11 +59,12 @@ class ClientConnection(Connection):
 
     def start_as(self, kind: type[S], block: bytes) -> S | None:
         """The same, as a stream of another kind."""
-        if not self.has_room:
+        engine = self.engine
+        if self.closed or not engine.can_open_stream:
             return None
-        stream = kind(self, self.engine.open_stream(block))
+        stream = kind(self, engine.open_stream(block))
         self.streams[stream.id] = stream
-        if self.engine.exhausted:
+        if engine.exhausted:
             self.retire()
         return stream
 
@@ -83,7 +84,10 @@ class ClientConnection(Connection):
         if not self.streams:
             self.shut("the connection is no longer needed")
 
-    def _on_stream_gone(self) -> None:
+    def _on_stream_gone(self, stream: Stream) -> None:
+        trailers = stream.trailers
+        if trailers is None or trailers.code:
+            self.tally.failed += 1
         if self._room:
             self._room.unpark()
         if not self.streams and (self.retired or self.engine.peer_last_stream_id is not None):

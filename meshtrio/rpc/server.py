@@ -15,6 +15,7 @@ import purerpc
 import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
+from meshtrio.rpc import census
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.crowd import Crowd, Who, turn_away
 from meshtrio.rpc.meter import Meter
@@ -24,6 +25,7 @@ from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
 from meshtrio.rpc.stream import DiscardingStream, Stream
+from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.structured import next_beat
@@ -96,6 +98,10 @@ class Server:
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
         self.meter = Meter()
+        self.entry = census.Entry()
+        self.door: census.Door | None = None
+        self.past = Tally()
+        """Calls of connections that are over."""
         self._host = observers().server
         self._guests: list[ServerObserver] = []
         self.observer = self._host
@@ -161,7 +167,7 @@ class Server:
 
         When cancelled, handlers are cancelled and their callers told UNAVAILABLE.
         """
-        with self._stopping:
+        with self._stopping, census.serving(self, listener):
             async with trio.open_nursery() as nursery:
                 with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
                     nursery.start_soon(self._keep_house)
@@ -216,6 +222,7 @@ class Server:
             _log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
+            self.past.add(calls_in_the_end(connection))
             self._crowd.leave(who)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
@@ -279,15 +286,19 @@ class ServerConnection(Connection):
             self.engine.refuse_new_streams()
             self.flush()
         self._refusing = True
-        self._on_stream_gone()
+        self._close_if_done()
         await self._ended.wait()
 
     def _on_ping_ack(self, event: events.PingAcknowledged) -> None:
         if event.payload == _DRAIN_PING:
             self._drain_acknowledged.set()
 
-    def _on_stream_gone(self) -> None:
-        if self._refusing and not self.streams:
+    def _on_stream_gone(self, stream: Stream) -> None:
+        if self._refusing:
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if not self.streams:
             self.shut("the server is shutting down")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -298,9 +309,12 @@ class ServerConnection(Connection):
             self._ended.set()
 
     def _on_request(self, event: events.RequestReceived) -> None:
+        self.tally.started += 1
+        self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)
         if self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
+            self.tally.failed += 1
             return
         forward = self._forwarder is not None and self._is_for_others(head, handler)
         if self._admit is not None and head.is_grpc and not self._admits(event, forward):
@@ -314,6 +328,7 @@ class ServerConnection(Connection):
         if not head.is_grpc:
             stream = DiscardingStream(self, event.stream_id)
             self.spawn(answer_not_grpc, stream)
+            self.tally.failed += 1
         elif (refusal := refuse(self, event.stream_id, head, handler is not None)) is not None:
             self._note_refusal(head, refusal)
             return

@@ -82,6 +82,7 @@ def answer_at_once(
         block = _HEAD + more + trailers_block(code, message)
         connection.engine.send_headers(stream_id, block, end_stream=True)
         connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+    connection.tally.failed += 1
     return code.value, message
 
 
@@ -174,8 +175,11 @@ class ServerCall:
     def _conclude(self, status: _StatusPair | None) -> None:
         """Tell everybody how it ended; `status` is None where it went out with the reply."""
         self._stream.on_failure = None
-        if status is not None:
+        if status is None:
+            self._connection.tally.succeeded += 1
+        else:
             self._finish(*status)
+            self._connection.tally.failed += 1
         if self._watch is not None:
             self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
         self._stream.reset(ErrorCode.NO_ERROR)

@@ -127,6 +127,7 @@ class Stream:
         if not self._messages:
             self._messages = ()
         self._unread -= len(message) + PREFIX_SIZE
+        self._connection.tally.received += 1
         if not self.ended and self.allow_more():
             self._connection.flush()
         return self._decoded(message)
@@ -177,7 +178,8 @@ class Stream:
         a client's message to a server that has answered already is dropped.
         When cancelled the message may be half sent, so the stream has to be reset.
         """
-        limit = self._connection.limits.max_send_message_size
+        connection = self._connection
+        limit = connection.limits.max_send_message_size
         if len(message) > limit:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
@@ -192,6 +194,8 @@ class Stream:
         else:
             data = message_prefix(len(message), compressed=compressed) + message
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
+        if not end_stream:
+            connection.tally.sent += 1
 
     async def send_bytes(
         self,

@@ -110,6 +110,14 @@ class TlsTransport:
     def peer(self) -> Peer:
         return peer_of(self._sock, self._tls.getpeercert())
 
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        return self._tls
+
     def end(self) -> None:
         """Send close_notify and say that nothing more will be sent. Raises OSError."""
         with contextlib.suppress(ssl.SSLError):

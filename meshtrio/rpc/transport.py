@@ -7,12 +7,15 @@ once, which is nearly every one, then costs one system call and no trip through 
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from meshtrio.rpc.memory import keep_freed_memory
 from meshtrio.rpc.peer import Peer, peer_of
+
+if TYPE_CHECKING:
+    import ssl  # few processes need it
 
 _SEND_BUFFER = 1024 * 1024
 _LEAST_EXPECTED = 16 * 1024
@@ -40,6 +43,14 @@ class Transport(Protocol):
 
     def peer(self) -> Peer:
         """Who is at the other end. Raises OSError where the connection is gone."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """What the bytes go through, to look at."""
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What they are encrypted by, to look at; None where they are not."""
 
     def end(self) -> None: ...
 
@@ -102,6 +113,14 @@ class SocketTransport:
 
     def peer(self) -> Peer:
         return peer_of(self._sock)
+
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        return None
 
     def end(self) -> None:
         """Say that nothing more will be sent. Raises OSError."""

@@ -88,6 +88,8 @@ class Connection:
         self.peer_last_stream_id: int | None = None
         """From the peer's GOAWAY: no stream can be opened any more."""
         self._is_client = role is Role.CLIENT
+        self.streams_failed = 0
+        """Streams that the server did not end: they were reset, or lost with the connection."""
         self._streams: dict[int, Stream] = {}
         self._reset_here: OrderedDict[int, None] = OrderedDict()
         self._reset_before = 0
@@ -151,10 +153,20 @@ class Connection:
     def open_streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def streams_opened(self) -> int:
+        """Client: how many streams this connection has had."""
+        return self._next_stream_id // 2
+
     def can_send(self, stream_id: int) -> bool:
         """Whether anything can still be sent on a stream: neither side has closed it for that."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """The connection's: bytes that may be sent now, and that the peer may send."""
+        return self._send_window, self._receive_window
 
     def window_is_open(self, stream_id: int) -> bool:
         """Whether the peer may send on a stream now: both windows have room."""
@@ -266,6 +278,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None or self.closed:
             return False
+        self._note_reset(stream)
         stream.advance(Input.RESET)
         self._streams.pop(stream_id)
         self._out.append(frames.rst_stream(stream_id, code))
@@ -309,6 +322,8 @@ class Connection:
         # What was refused before stays unprocessed: the id may not rise (§6.8).
         last = min(self._highest_peer_stream, self._refuse_above)
         self._out.append(frames.goaway(last, code, debug))
+        for stream in self._streams.values():
+            self._note_reset(stream)
         self._streams.clear()
 
     # -- what comes in -----------------------------------------------------------------------
@@ -351,11 +366,11 @@ class Connection:
 
     def _end_violated(self, exc: StreamViolation, events: list[Event]) -> None:
         self._spend_reset()
-        known = exc.stream_id in self._streams
+        stream = self._streams.pop(exc.stream_id, None)
         self._out.append(frames.rst_stream(exc.stream_id, exc.code))
         self._remember_reset(exc.stream_id)
-        self._streams.pop(exc.stream_id, None)
-        if known:
+        if stream is not None:
+            self._note_reset(stream)
             events.append(StreamReset(exc.stream_id, exc.code, by_peer=False, reason=exc.reason))
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
@@ -514,6 +529,7 @@ class Connection:
             # A client has opened what is reset: it bounds that itself.
             self._spend_reset()
         if stream is not None:
+            self._note_reset(stream)
             stream.advance(Input.RESET)
             code = frames.read_u32(payload)[0]
             events.append(StreamReset(stream_id, code, by_peer=True, reason=error_name(code)))
@@ -663,6 +679,12 @@ class Connection:
         if stream.state is _CLOSED:
             self._streams.pop(stream.id, None)
             self._resets.earned += 1
+
+    def _note_reset(self, stream: Stream) -> None:
+        """Count a stream that ends before its time as failed, unless the server was through."""
+        ended = _HALF_CLOSED_REMOTE if self._is_client else _HALF_CLOSED_LOCAL
+        if stream.state is not ended:
+            self.streams_failed += 1
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset_here[stream_id] = None

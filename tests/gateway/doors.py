@@ -15,6 +15,7 @@ from meshtrio.gateway.gateway import Gateway
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.tally import calls_of
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
 from meshtrio.wire.limits import Limits
@@ -79,6 +80,11 @@ class Behind:
             assert connection.streams == {}, type(connection)
             assert connection.engine.open_streams == 0, type(connection)
             assert not connection._waiting_for_window
+            calls = calls_of(connection)
+            assert calls.started == calls.succeeded + calls.failed, type(connection)
+        for channel in (self.channel, *self.gateway._channels.values()):
+            calls = channel.calls
+            assert calls.started == calls.succeeded + calls.failed, channel.name
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.seam import stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.tally import calls_of
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import SocketTransport
 from meshtrio.structured import open_nursery_of_one
@@ -52,10 +53,13 @@ class Pair:
         self.sockets[1].shutdown(socket.SHUT_RDWR)
 
     def assert_nothing_left(self) -> None:
-        """No entry of a stream on either side, in the calls' tables or the engines'."""
+        """No entry of a stream on either side, in the calls' tables or the engines'; and each call
+        is counted as ended in one way."""
         for end in (self.client, self.server):
             assert end.streams == {}
             assert end.engine.open_streams == 0
+            calls = calls_of(end)
+            assert calls.started == calls.succeeded + calls.failed
 
     async def settle(self) -> None:
         """Let both sides finish what they have to say."""
