@@ -20,7 +20,7 @@ _log = logging.getLogger("meshtrio.access")
 
 CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
 _OWN = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
-_TELLING = ("meshtrio.v1.Load", "meshtrio.v1.Metrics", "meshtrio.v1.Tap")
+_TELLING = ("meshtrio.v1.Load", "meshtrio.v1.Metrics", "meshtrio.v1.Tap", "grpc.channelz.")
 _FOR_ALL = ("grpc.health.", "grpc.reflection.")
 _TOLD_PER_SECOND = 10.0
 _LONGEST_NAME = 200

@@ -39,7 +39,7 @@ async def channel_to_instance(endpoint: Endpoint) -> AsyncIterator[Channel]:
     async def feed(update: Update) -> None:
         update(ServiceState((endpoint,)))
 
-    async with open_channel(endpoint.id, feed, obituary_wait=0, observed=False) as channel:
+    async with open_channel(endpoint.address, feed, obituary_wait=0, observed=False) as channel:
         yield channel
 
 

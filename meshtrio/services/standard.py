@@ -1,4 +1,4 @@
-"""A server with what gRPC tools expect of one, health and reflection, and what a mesh asks."""
+"""A server with what gRPC tools expect of one (health, reflection, channelz), and a mesh asks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _REFLECTION = {
 _LOAD = "meshtrio.v1.Load"
 _METRICS = "meshtrio.v1.Metrics"
 _TAP = "meshtrio.v1.Tap"
+_CHANNELZ = "grpc.channelz.v1.Channelz"
 
 
 def standard_server(
@@ -39,7 +40,7 @@ def standard_server(
 
     `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside;
     `metrics`: what the process measures, to be told to its mesh.
-    Reflection is not even imported before somebody asks for it: every plugin starts sooner.
+    All but health is not even imported before somebody asks for it: every plugin starts sooner.
     """
     health = HealthServicer()
     server = Server(
@@ -52,7 +53,7 @@ def standard_server(
         admit=admit,
     )
     names = {handler.method.service for handler in server.handlers.values()}
-    names |= {_LOAD, _TAP}
+    names |= {_LOAD, _TAP, _CHANNELZ}
     if metrics is not None:
         names.add(_METRICS)
         server.serve_when_called(_METRICS, partial(_metrics, server, metrics))
@@ -63,6 +64,7 @@ def standard_server(
         )
     server.serve_when_called(_LOAD, partial(_load, server, health))
     server.serve_when_called(_TAP, partial(_tap, server, health))
+    server.serve_when_called(_CHANNELZ, _channelz)
     return server, health
 
 
@@ -84,8 +86,14 @@ def _metrics(server: Server, metrics: Metrics) -> Any:
     return MetricsServicer(metrics.families, server.meter)
 
 
+def _channelz() -> Any:
+    from meshtrio.services.channelz import ChannelzServicer
+
+    return ChannelzServicer()
+
+
 def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
-    for described in ("load", "metrics", "tap"):
+    for described in ("load", "metrics", "tap", "channelz"):
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 

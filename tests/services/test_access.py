@@ -13,6 +13,7 @@ from meshtrio.services.access import Gatekeeper
 from meshtrio.wire.heads import RequestHead
 
 CONTROL, REGISTRY = "meshtrio.v1.Control", "meshtrio.v1.Registry"
+CHANNELZ = "grpc.channelz.v1.Channelz"
 HEALTH, ECHO = "grpc.health.v1.Health", "echo.v1.EchoService"
 US = Peer(pid=1, uid=os.geteuid(), gid=0)
 OTHER = Peer(pid=2, uid=4711, gid=4712, groups=(4712, 4713))
@@ -91,6 +92,20 @@ async def test_a_rule_allows_its_part_and_health(rule: AccessRule, peer: Peer) -
 )
 async def test_others_are_not_allowed_by_it(rule: AccessRule, peer: Peer) -> None:
     assert await allowed(rules(control=rule, registry=rule, gateway=rule), peer) == set()
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["the mesh's", "a plugin's"])
+async def test_channelz_is_for_whoever_may_use_control(through: bool) -> None:
+    await trio.lowlevel.checkpoint()
+    rule, asked = AccessRule(users=["4711"]), head(CHANNELZ)
+    for name in ("registry", "gateway"):
+        keeper = Gatekeeper(lambda name=name: rules(**{name: rule}))  # type: ignore[misc]
+        assert keeper.refusal(OTHER, asked, through).startswith("access.control: uid 4711")
+        assert keeper.refusal(US, asked, through) == ""
+    keeper = Gatekeeper(lambda: rules(control=rule))
+    assert keeper.refusal(OTHER, asked, through) == ""
+    keeper = Gatekeeper(Access, open_to_all=True)
+    assert keeper.refusal(Peer(address="10.0.0.1:5"), asked, through) != ""
 
 
 async def test_a_port_in_plaintext_is_for_plugins_only() -> None:
