@@ -3,8 +3,8 @@
     from meshtrio import plugin
     plugin.run(EchoServicer())
 
-A servicer is an ordinary purerpc one. Health and reflection are served beside it, and SIGTERM
-drains: no new calls, and the running ones finish within the grace the mesh gives.
+A servicer is an ordinary purerpc one. Health, reflection and channelz are served beside it, and
+SIGTERM drains: no new calls, and the running ones finish within the grace the mesh gives.
 """
 
 from __future__ import annotations
