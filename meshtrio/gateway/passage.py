@@ -326,15 +326,17 @@ class Passage:
 
     def _leave(self, *, success: bool | None) -> None:
         if not self._ended:
-            self._count_end(failed=not success)
-        self._ended = True
+            self._ended = True
+            calls, channel = self._caller.connection.tally, self._channel
+            if success and channel is not None:
+                calls.succeeded += 1
+                channel.calls.succeeded += 1
+            else:
+                calls.end(failed=not success)
+                if channel is not None:
+                    channel.calls.end(failed=not success)
         self._kept = None
         self._forget_attempt(success=success)
-
-    def _count_end(self, *, failed: bool) -> None:
-        self._caller.connection.tally.end(failed=failed)
-        if self._channel is not None:
-            self._channel.calls.end(failed=failed)
 
     def _forget_attempt(self, *, success: bool | None) -> None:
         """Cancel the call at the plugin, where it is not over; None: nothing is to be learned."""

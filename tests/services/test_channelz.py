@@ -1,4 +1,4 @@
-"""channelz as a stock client sees it, of plugins and of a mesh."""
+"""channelz as a stock client sees it: of servers and of a mesh; pages, and what is gone."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import attrs
 import grpc
 import pytest
 from cryptography import x509
-from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from grpc_channelz.v1 import channelz_pb2 as pb
-from grpc_channelz.v1.channelz_pb2_grpc import ChannelzStub
 
 from meshtrio.client.channel import connect_to
 from meshtrio.client.dial import Tls
@@ -32,109 +25,18 @@ from meshtrio.structured import running
 from tests.programs import ECHO, PLUGINS, echo, served, until
 from tests.rpc.pairs import Scripted
 from tests.rpc.test_tls import CA, client_context, server_context
+from tests.services.channelz import (
+    Program,
+    alone,
+    assert_all_missing,
+    calls,
+    client,
+    messages,
+    streams,
+)
 from tests.system.test_grpcurl import grpcurl
 
-State = pb.ChannelConnectivityState
-READY, FAILING = State.READY, State.TRANSIENT_FAILURE
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-Counts = tuple[int, int, int]
-
-
-@attrs.frozen
-class Program:
-    """A plugin without a mesh, or a mesh, and a stock client of it."""
-
-    address: str
-    channel: grpc.Channel
-
-    @property
-    def channelz(self) -> ChannelzStub:
-        return ChannelzStub(self.channel)
-
-    def call(self, message: str, method: str = "Echo") -> str:
-        """What Echo says, or the name of the status."""
-        serve = self.channel.unary_unary(
-            f"/echo.v1.EchoService/{method}",
-            request_serializer=EchoRequest.SerializeToString,
-            response_deserializer=EchoReply.FromString,
-        )
-        try:
-            return str(serve(EchoRequest(message=message), timeout=20).message)
-        except grpc.RpcError as exc:
-            return str(exc.code().name)
-
-    def channels(self) -> dict[str, pb.Channel]:
-        """By their targets."""
-        reply = self.channelz.GetTopChannels(pb.GetTopChannelsRequest())
-        assert reply.end
-        return {channel.data.target: channel for channel in reply.channel}
-
-    def server(self) -> pb.Server:
-        (server,) = self.channelz.GetServers(pb.GetServersRequest()).server
-        return server
-
-    def subchannel(self, ref: pb.SubchannelRef) -> pb.Subchannel:
-        request = pb.GetSubchannelRequest(subchannel_id=ref.subchannel_id)
-        return self.channelz.GetSubchannel(request).subchannel
-
-    def socket(self, ref: pb.SocketRef) -> pb.Socket:
-        return self.channelz.GetSocket(pb.GetSocketRequest(socket_id=ref.socket_id)).socket
-
-    def below(self, channel: pb.Channel) -> tuple[pb.Subchannel, pb.Socket]:
-        """The one subchannel of a channel, and its one socket."""
-        (ref,) = channel.subchannel_ref
-        subchannel = self.subchannel(ref)
-        (socket,) = subchannel.socket_ref
-        return subchannel, self.socket(socket)
-
-
-@contextmanager
-def alone(program: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a plugin without a mesh, which may be killed in the block."""
-    environment = {**os.environ, "PLUGIN_SOCKET": str(path)}
-    with subprocess.Popen([sys.executable, str(program)], env=environment) as process:
-        try:
-            until(path.exists)
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) in (0, -signal.SIGKILL)
-
-
-@contextmanager
-def client(address: str) -> Iterator[Program]:
-    with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
-        yield Program(address, channel)
-
-
-@pytest.fixture
-def caller(short_dir: Path) -> Iterator[Program]:
-    """A plugin that calls others as it is told."""
-    with alone(PLUGINS / "caller.py", short_dir / "c"), client(f"unix:{short_dir}/c") as program:
-        yield program
-
-
-@pytest.fixture
-def target(short_dir: Path) -> Iterator[str]:
-    """The address of one that can be called."""
-    with alone(PLUGINS / "chain.py", short_dir / "t"):
-        yield f"unix:{short_dir}/t"
-
-
-def calls(data: Any) -> Counts:
-    return data.calls_started, data.calls_succeeded, data.calls_failed
-
-
-def streams(socket: pb.Socket) -> Counts:
-    data = socket.data
-    return data.streams_started, data.streams_succeeded, data.streams_failed
-
-
-def messages(socket: pb.Socket) -> tuple[int, int]:
-    return socket.data.messages_sent, socket.data.messages_received
-
-
-# -- servers -----------------------------------------------------------------------------------
+READY = pb.ChannelConnectivityState.READY
 
 
 def test_a_server_and_its_sockets(short_dir: Path) -> None:
@@ -216,129 +118,44 @@ def test_connections_come_and_go_and_their_calls_stay_counted(short_dir: Path) -
         assert after.calls_succeeded > before
 
 
-# -- channels ----------------------------------------------------------------------------------
-
-
-def test_a_channel_its_subchannel_and_its_socket(caller: Program, target: str) -> None:
-    assert caller.call(f"open a {target}") == "ok"
-    for text in ("x", "y", "z"):
-        assert caller.call(f"call a {text}") == "ok"
-    assert [caller.call("call a not-found"), caller.call("call a fail")] == ["NOT_FOUND", "UNKNOWN"]
-    channel = caller.channels()[target]
-    assert channel.data.state.state == READY
-    assert calls(channel.data) == (5, 3, 2)
-    request = pb.GetChannelRequest(channel_id=channel.ref.channel_id)
-    assert caller.channelz.GetChannel(request).channel == channel
-    assert "is listed" in channel.data.trace.events[0].description
-    assert channel.data.trace.events[0].subchannel_ref.subchannel_id
-
-    subchannel, socket = caller.below(channel)
-    assert (subchannel.data.target, subchannel.data.state.state) == (target, READY)
-    assert calls(subchannel.data) == (5, 3, 2)
-    last = channel.data.last_call_started_timestamp
-    assert 0 < subchannel.data.last_call_started_timestamp.ToNanoseconds() <= last.ToNanoseconds()
-    # A status is an end like any other; the calls that failed have brought no reply.
-    assert (streams(socket), messages(socket)) == ((5, 5, 0), (5, 3))
-    assert socket.remote.uds_address.filename == target.removeprefix("unix:")
-    assert socket.data.last_local_stream_created_timestamp.seconds
-    assert socket.data.local_flow_control_window.value > 0
-
-
-def test_calls_that_stream_or_are_cut(caller: Program, target: str, short_dir: Path) -> None:
-    with alone(ECHO / "echo_plugin.py", short_dir / "e"):
-        address = f"unix:{short_dir}/e"
-        assert caller.call(f"open a {address}") == "ok"
-        assert caller.call("repeat a 4") == "ok"
-        assert caller.call("chat a x y z") == "ok"
-        assert caller.call("cut a") == "ok"
-        assert caller.call("call a x") == "ok"
-        channel = caller.channels()[address]
-        subchannel, socket = caller.below(channel)
-        assert calls(channel.data) == calls(subchannel.data) == (4, 3, 1)
-        assert streams(socket) == (4, 3, 1)
-        assert messages(socket) == (1 + 3 + 1 + 1, 4 + 3 + 0 + 1)
-
-
-def test_channels_to_one_address_share_a_subchannel(caller: Program, target: str) -> None:
-    for name in ("a", "b"):
-        assert caller.call(f"open {name} {target}") == "ok"
-    assert caller.call("call a x") == "ok"
-    found = caller.channelz.GetTopChannels(pb.GetTopChannelsRequest()).channel
-    assert len({channel.ref.channel_id for channel in found}) == 2
-    assert [calls(channel.data) for channel in found] == [(1, 1, 0), (0, 0, 0)]
-    assert [channel.data.last_call_started_timestamp.seconds > 0 for channel in found] == [
-        True,
-        False,
-    ]
-    (shared,) = {ref.subchannel_id for channel in found for ref in channel.subchannel_ref}
-    assert calls(caller.subchannel(pb.SubchannelRef(subchannel_id=shared)).data) == (1, 1, 0)
-
-
-def test_states_when_a_server_is_killed_and_comes_back(caller: Program, short_dir: Path) -> None:
-    path = short_dir / "t"
-    target = f"unix:{path}"
-
-    def state() -> Any:
-        return caller.channels()[target].data.state.state
-
-    with alone(ECHO / "echo_plugin.py", path) as process:
-        assert caller.call(f"open a {target}") == "ok"
-        assert caller.call("call a x") == "ok"
-        before, socket = caller.below(caller.channels()[target])
-        process.kill()
-    until(lambda: state() == FAILING)
-    (ref,) = caller.channels()[target].subchannel_ref
-    subchannel = caller.subchannel(ref)
-    assert subchannel.ref == before.ref
-    assert (subchannel.data.state.state, list(subchannel.socket_ref)) == (FAILING, [])
-    assert calls(subchannel.data) == (1, 1, 0)
-    told = [event.description for event in subchannel.data.trace.events]
-    assert [told[0], told[1].partition(":")[0]] == ["connected", "its connection is given up"]
-    worst = subchannel.data.trace.events[-1]
-    assert (worst.severity, "cannot be used" in worst.description) == (worst.CT_WARNING, True)
-    with pytest.raises(grpc.RpcError) as caught:
-        caller.socket(socket.ref)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    path.unlink()
-    with alone(ECHO / "echo_plugin.py", path):
-        until(lambda: state() == READY)
-        _, after = caller.below(caller.channels()[target])
-        assert after.ref.socket_id > socket.ref.socket_id
-
-
-def test_numbers_are_not_used_again_and_nothing_is_kept(caller: Program, target: str) -> None:
-    channels, subchannels, sockets = [], [], []
-    for _ in range(4):
-        assert caller.call(f"open a {target}") == "ok"
-        assert caller.call("call a x") == "ok"
-        channel = caller.channels()[target]
-        subchannel, socket = caller.below(channel)
-        channels.append(channel.ref.channel_id)
-        subchannels.append(subchannel.ref.subchannel_id)
-        sockets.append(socket.ref.socket_id)
-        assert caller.call("close a") == "ok"
-        until(lambda: not caller.channels())
-    assert len({*channels, *subchannels, *sockets}) == 12
-    assert channels == sorted(channels)
-    stub = caller.channelz
-    for number in (*channels, *subchannels, *sockets):
-        assert_all_missing(stub, number)
+async def test_tls_on_tcp() -> None:
+    """Both ends in this process, which tells of both."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server, _ = standard_server(Scripted())
+    context = server_context(mutual=True)
+    async with running(partial(server.serve, ssl_context=context), listener):
+        tls = Tls(client_context(shows=CA), "localhost")
+        address = f"tcp:127.0.0.1:{port}"
+        async with connect_to(address, tls=tls) as channel:
+            stub = DynamicStub(channel, channelz.DESCRIPTOR.services_by_name["Channelz"])
+            (told,) = (await stub.GetServers(channelz.GetServersRequest())).server
+            assert told.ref.name == f"127.0.0.1:{port}"
+            asked = channelz.GetServerSocketsRequest(server_id=told.ref.server_id)
+            (theirs,) = (await stub.GetServerSockets(asked)).socket_ref
+            (top,) = (await stub.GetTopChannels(channelz.GetTopChannelsRequest())).channel
+            assert top.data.target == address
+            number = top.subchannel_ref[0].subchannel_id
+            asked = channelz.GetSubchannelRequest(subchannel_id=number)
+            (ours,) = (await stub.GetSubchannel(asked)).subchannel.socket_ref
+            ends = []
+            for ref in (ours, theirs):
+                asked = channelz.GetSocketRequest(socket_id=ref.socket_id)
+                ends.append((await stub.GetSocket(asked)).socket)
+    mine, other = ends
+    assert (mine.local, mine.remote) == (other.remote, other.local)
+    assert mine.remote.tcpip_address.ip_address == bytes([127, 0, 0, 1])
+    assert mine.remote.tcpip_address.port == port
+    for end, name in ((mine, "localhost"), (other, "client@example.org")):
+        assert end.security.tls.standard_name.startswith("TLS_")
+        shown = x509.load_der_x509_certificate(end.security.tls.remote_certificate)
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert [each.value for each in names] == [name]
+    # One is asked of before its own call, and the other after it.
+    assert mine.data.streams_started + 1 == other.data.streams_started
 
 
 # -- asking ------------------------------------------------------------------------------------
-
-
-def assert_all_missing(stub: ChannelzStub, number: int) -> None:
-    for ask, request in (
-        (stub.GetChannel, pb.GetChannelRequest(channel_id=number)),
-        (stub.GetSubchannel, pb.GetSubchannelRequest(subchannel_id=number)),
-        (stub.GetServer, pb.GetServerRequest(server_id=number)),
-        (stub.GetServerSockets, pb.GetServerSocketsRequest(server_id=number)),
-        (stub.GetSocket, pb.GetSocketRequest(socket_id=number)),
-    ):
-        with pytest.raises(grpc.RpcError) as caught:
-            ask(request)
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_what_is_not_there_is_not_found(caller: Program, target: str) -> None:
@@ -377,6 +194,26 @@ def test_pages(caller: Program, target: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             caller.channelz.GetTopChannels(pb.GetTopChannelsRequest(**bad))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_what_grpcdebug_reads_unasked_is_there(caller: Program, target: str) -> None:
+    """It takes for granted that these fields are set, times that never were among them."""
+    assert caller.call(f"open a {target}") == "ok"
+    assert caller.call("call a x") == "ok"
+    channel, server = caller.channels()[target], caller.server()
+    subchannel, connection = caller.below(channel)
+    for data in (channel.data, subchannel.data):
+        assert data.HasField("state")
+        assert data.trace.HasField("creation_timestamp")
+        assert all(event.HasField("timestamp") for event in data.trace.events)
+    assert server.data.HasField("last_call_started_timestamp")
+    listening = caller.socket(server.listen_socket[0])
+    for found in (connection, listening):
+        assert found.HasField("local")
+        times = [name for name in pb.SocketData.DESCRIPTOR.fields_by_name if "timestamp" in name]
+        for name in (*times, "local_flow_control_window", "remote_flow_control_window"):
+            assert found.data.HasField(name), name
+    assert len(times) == 4
 
 
 # -- a mesh ------------------------------------------------------------------------------------
@@ -427,63 +264,3 @@ def test_grpcurl_reads_it(short_dir: Path) -> None:
         data = json.dumps({"socket_id": server["listenSocket"][0]["socketId"]})
         socket = json.loads(grpcurl(mesh.socket, f"{service}/GetSocket", data=data))["socket"]
         assert socket["local"] == {"udsAddress": {"filename": str(mesh.socket)}}
-
-
-# -- TLS, and what tools need ------------------------------------------------------------------
-
-
-async def test_tls_on_tcp() -> None:
-    """Both ends in this process, which tells of both."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    server, _ = standard_server(Scripted())
-    context = server_context(mutual=True)
-    async with running(partial(server.serve, ssl_context=context), listener):
-        tls = Tls(client_context(shows=CA), "localhost")
-        address = f"tcp:127.0.0.1:{port}"
-        async with connect_to(address, tls=tls) as channel:
-            stub = DynamicStub(channel, channelz.DESCRIPTOR.services_by_name["Channelz"])
-            (told,) = (await stub.GetServers(channelz.GetServersRequest())).server
-            assert told.ref.name == f"127.0.0.1:{port}"
-            asked = channelz.GetServerSocketsRequest(server_id=told.ref.server_id)
-            (theirs,) = (await stub.GetServerSockets(asked)).socket_ref
-            (top,) = (await stub.GetTopChannels(channelz.GetTopChannelsRequest())).channel
-            assert top.data.target == address
-            number = top.subchannel_ref[0].subchannel_id
-            asked = channelz.GetSubchannelRequest(subchannel_id=number)
-            (ours,) = (await stub.GetSubchannel(asked)).subchannel.socket_ref
-            ends = []
-            for ref in (ours, theirs):
-                asked = channelz.GetSocketRequest(socket_id=ref.socket_id)
-                ends.append((await stub.GetSocket(asked)).socket)
-    mine, other = ends
-    assert (mine.local, mine.remote) == (other.remote, other.local)
-    assert mine.remote.tcpip_address.ip_address == bytes([127, 0, 0, 1])
-    assert mine.remote.tcpip_address.port == port
-    for end, name in ((mine, "localhost"), (other, "client@example.org")):
-        assert end.security.tls.standard_name.startswith("TLS_")
-        shown = x509.load_der_x509_certificate(end.security.tls.remote_certificate)
-        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert [each.value for each in names] == [name]
-    # One is asked of before its own call, and the other after it.
-    assert mine.data.streams_started + 1 == other.data.streams_started
-
-
-def test_what_grpcdebug_reads_unasked_is_there(caller: Program, target: str) -> None:
-    """It takes for granted that these fields are set, times that never were among them."""
-    assert caller.call(f"open a {target}") == "ok"
-    assert caller.call("call a x") == "ok"
-    channel, server = caller.channels()[target], caller.server()
-    subchannel, connection = caller.below(channel)
-    for data in (channel.data, subchannel.data):
-        assert data.HasField("state")
-        assert data.trace.HasField("creation_timestamp")
-        assert all(event.HasField("timestamp") for event in data.trace.events)
-    assert server.data.HasField("last_call_started_timestamp")
-    listening = caller.socket(server.listen_socket[0])
-    for found in (connection, listening):
-        assert found.HasField("local")
-        times = [name for name in pb.SocketData.DESCRIPTOR.fields_by_name if "timestamp" in name]
-        for name in (*times, "local_flow_control_window", "remote_flow_control_window"):
-            assert found.data.HasField(name), name
-    assert len(times) == 4
