@@ -24,7 +24,14 @@ from meshtrio.client.unary import check_size, next_delay, out_of_time, wish_of
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
-from meshtrio.rpc.observe import SUCCESS, AttemptKind, CallWatch, outcome_of_call
+from meshtrio.rpc.observe import (
+    ORIGINAL,
+    RETRY,
+    SUCCESS,
+    TRANSPARENT_RETRY,
+    CallWatch,
+    outcome_of_call,
+)
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.rpc.tally import Tally, succeeded
 from meshtrio.wire.compression import IDENTITY
@@ -104,7 +111,7 @@ class Call(AsyncIterator[Any]):
         self._wish = wish_of(options, self._config)
         self._around: Around | None = None
         self._watch: CallWatch | None = None
-        self._kind = AttemptKind.ORIGINAL
+        self._kind = ORIGINAL
         self._ends = math.inf
         """When the time is over that the service's config gives it."""
         self._tally: Tally | None = None
@@ -249,10 +256,10 @@ class Call(AsyncIterator[Any]):
                 return reply
             except CallRefusedError as exc:
                 refusals += 1
-                self._kind = AttemptKind.TRANSPARENT_RETRY
+                self._kind = TRANSPARENT_RETRY
                 delay = self._delay_after(exc, attempt, RECONNECT.delay(refusals, Random()))
             except purerpc.RpcFailedError as exc:
-                self._kind = AttemptKind.RETRY
+                self._kind = RETRY
                 delay = self._delay_after(exc, attempt, None)
             attempt.end()
             await trio.sleep(delay)

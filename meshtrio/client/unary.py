@@ -21,8 +21,11 @@ from meshtrio.errors import CallRefusedError
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.observe import (
+    HEDGE,
+    ORIGINAL,
+    RETRY,
     SUCCESS,
-    AttemptKind,
+    TRANSPARENT_RETRY,
     CallWatch,
     MethodObserver,
     outcome_of_call,
@@ -173,7 +176,7 @@ class UnaryCall:
         wish = wish_of(options, config)
         retries: Retries | None = None
         refusals = 0
-        kind = AttemptKind.ORIGINAL
+        kind = ORIGINAL
         if config.retry is not None:
             self._picker.note_call()
         while True:
@@ -195,12 +198,12 @@ class UnaryCall:
                 return reply, attempt
             except CallRefusedError:
                 refusals += 1
-                kind = AttemptKind.TRANSPARENT_RETRY
+                kind = TRANSPARENT_RETRY
                 delay = RECONNECT.delay(refusals, self._rng)
             except purerpc.RpcFailedError as exc:
                 if config.retry is None or attempt.committed:
                     raise
-                kind = AttemptKind.RETRY
+                kind = RETRY
                 retries = retries or Retries(config.retry, self._picker.throttle, self._rng)
                 delay = next_delay(self._picker, retries, attempt, exc)
                 wish = wish.elsewhere_than(attempt.target.source)
@@ -220,7 +223,7 @@ class UnaryCall:
     ) -> tuple[Any, Attempt]:
         """One of several attempts at the same time."""
         refusals = 0
-        kind = AttemptKind.HEDGE if previous else AttemptKind.ORIGINAL
+        kind = HEDGE if previous else ORIGINAL
         while True:
             attempt = await Attempt.open(
                 self._picker,
@@ -237,7 +240,7 @@ class UnaryCall:
                 return await attempt.receive_only(), attempt
             except CallRefusedError:
                 refusals += 1
-                kind = AttemptKind.TRANSPARENT_RETRY
+                kind = TRANSPARENT_RETRY
             finally:
                 attempt.end()
             await trio.sleep(RECONNECT.delay(refusals, self._rng))

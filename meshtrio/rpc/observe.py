@@ -15,11 +15,12 @@ import trio
 
 from meshtrio.errors import unwrap
 from meshtrio.policies.outlier import Verdict
-from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.stream import Compressed, Stream
 from meshtrio.wire.compression import compress
 from meshtrio.wire.heads import RequestHead
 
 if TYPE_CHECKING:
+    from meshtrio.rpc.connection import Connection
     from meshtrio.rpc.seam import Method, Request
 
 CANCELLED: int = purerpc.StatusCode.CANCELLED.value
@@ -40,32 +41,42 @@ class AttemptKind(Enum):
     TRANSPARENT_RETRY = "transparent_retry"
 
 
-class ObservedStream(Stream):
-    """A stream that counts the bytes of its messages, as they are on the wire, without framing.
+# To look a member of an Enum up costs more than all else that an attempt does with it.
+ORIGINAL, TRANSPARENT_RETRY = AttemptKind.ORIGINAL, AttemptKind.TRANSPARENT_RETRY
+RETRY, HEDGE = AttemptKind.RETRY, AttemptKind.HEDGE
 
-    No slots: what it begins with stands in the class, so that making one costs no more.
-    """
+
+class ObservedStream(Stream):
+    """A stream that counts the bytes of its messages, as they are on the wire, without framing."""
+
+    __slots__ = ("received_size", "sent_size", "watch")
 
     _observed = True
 
-    sent_size = 0
-    received_size = 0
-    watch: MessageWatch | None = None
-    """Whoever wants to know of each message."""
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        Stream.__init__(self, connection, stream_id)
+        self.sent_size = self.received_size = 0
+        self.watch: MessageWatch | None = None
+        """Whoever wants to know of each message."""
 
     def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
         encoded = compress(message) if compressed else message
-        self.sent_size += len(encoded)
+        size = len(encoded)
+        self.sent_size += size
         if self.watch is not None:
-            self.watch.sent(message, len(encoded))
+            self.watch.sent(message, size)
         return encoded
 
     def _decoded(self, message: bytes) -> bytes:
-        self.received_size += len(message)
-        decoded = self._decompressed(message)
+        size = len(message)
+        self.received_size += size
+        if isinstance(message, Compressed):
+            message = self._decompressed(message)
+        else:
+            self.compressed = False
         if self.watch is not None:
-            self.watch.received(decoded, len(message))
-        return decoded
+            self.watch.received(message, size)
+        return message
 
 
 class MessageWatch:

@@ -15,6 +15,7 @@ import purerpc
 
 from meshtrio.rpc.observe import (
     CANCELLED,
+    ORIGINAL,
     UNKNOWN,
     AttemptKind,
     AttemptWatch,
@@ -81,6 +82,14 @@ class _Calls:
         if len(waiting) >= _BATCH:
             ended.sort()
 
+    def took(self, code: int, seconds: float) -> None:
+        """The same for a call of a client, whose bytes are those of its attempts."""
+        ended = self.by_status.get(code) or self._first(code)
+        waiting = ended.seconds
+        waiting.append(seconds)
+        if len(waiting) >= _BATCH:
+            ended.durations.sort()
+
     def _first(self, code: int) -> _Ended:
         known = code if code in _STATUSES else UNKNOWN
         return self.by_status.setdefault(known, _Ended())
@@ -140,7 +149,7 @@ class ServerMetrics(ServerObserver):
 # -- clients ---------------------------------------------------------------------------------
 
 
-class _Called:
+class _Called(MethodObserver):
     """The calls of one method of one target: those that callers make, and their attempts."""
 
     __slots__ = ("attempts", "calls")
@@ -149,8 +158,13 @@ class _Called:
         self.attempts = _Calls(labels)
         self.calls = _Calls(labels)
 
+    def begin(self) -> CallWatch:
+        return _Call(self)
+
 
 class _Attempt(AttemptWatch):
+    """One that is not the first of its call."""
+
     __slots__ = ("_began", "_call")
 
     def __init__(self, call: _Call) -> None:
@@ -164,18 +178,17 @@ class _Attempt(AttemptWatch):
 class _Call(CallWatch, AttemptWatch):
     """A call, and the first of its attempts, which most of the time is the only one."""
 
-    __slots__ = ("_attempts", "_began", "_calls", "_last")
+    __slots__ = ("_began", "_last", "_method")
 
     def __init__(self, method: _Called) -> None:
-        self._attempts = method.attempts
-        self._calls = method.calls
+        self._method = method
         self._last = -1
         """The status of its last attempt; negative while there was none."""
         self._began = perf_counter()
 
     def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
-        self._attempts.started += 1
-        return self if kind is AttemptKind.ORIGINAL else _Attempt(self)
+        self._method.attempts.started += 1
+        return self if kind is ORIGINAL else _Attempt(self)
 
     def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
         self.note(outcome[0], perf_counter() - self._began, stream)
@@ -183,22 +196,13 @@ class _Call(CallWatch, AttemptWatch):
     def note(self, code: int, seconds: float, stream: ObservedStream | None) -> None:
         self._last = code
         if stream is None:
-            self._attempts.ended(code, seconds, 0, 0)
+            self._method.attempts.ended(code, seconds, 0, 0)
         else:
-            self._attempts.ended(code, seconds, stream.sent_size, stream.received_size)
+            self._method.attempts.ended(code, seconds, stream.sent_size, stream.received_size)
 
     def ended(self, outcome: Outcome | None) -> None:
-        code = outcome[0] if outcome is not None else self._last
-        seconds = perf_counter() - self._began
-        self._calls.ended(code if code >= 0 else CANCELLED, seconds, 0, 0)
-
-
-class _OneMethod(MethodObserver):
-    def __init__(self, method: _Called) -> None:
-        self._method = method
-
-    def begin(self) -> CallWatch:
-        return _Call(self._method)
+        code = self._last if outcome is None else outcome[0]
+        self._method.calls.took(code if code >= 0 else CANCELLED, perf_counter() - self._began)
 
 
 M = TypeVar("M")
@@ -233,7 +237,7 @@ class ClientMetrics(ClientObserver):
         self._methods = Methods(_Called)
 
     def method(self, target: str, method: Method) -> MethodObserver:
-        return _OneMethod(self._methods.of(target, method))
+        return self._methods.of(target, method)
 
     def families(self) -> list[Family]:
         """What was counted until now."""
