@@ -84,8 +84,7 @@ class Gateway:
         asking = partial(self._channel_to, config=ServiceConfig())
         self.catalog = Catalog(registry, configured, asking)
         self._plan = blocks.Memory(Plan.of)
-        self._channels: dict[str, Channel] = {}
-        self._open_channels: dict[str, trio.CancelScope] = {}
+        self._channels: dict[str, _Kept] = {}
         self._opening: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None
 
@@ -100,9 +99,9 @@ class Gateway:
         before: set[str] = set()
         while True:
             await next_beat(_LOOK_EVERY)
-            deserted = {service for service in self._open_channels if self._is_deserted(service)}
+            deserted = {service for service in self._channels if self._is_deserted(service)}
             for service in deserted & before:
-                self._open_channels[service].cancel()
+                self._channels[service].scope.cancel()
                 self.catalog.forget(service)
             before = deserted
 
@@ -148,7 +147,8 @@ class Gateway:
             if self.catalog.is_stale(service) and not self.catalog.is_learning(service):
                 assert self._nursery is not None
                 self._nursery.start_soon(self.catalog.learn, service)
-        return self._channels.get(service)
+        kept = self._channels.get(service)
+        return None if kept is None else kept.channel
 
     async def open_channel_for(self, plan: Plan) -> Channel:
         """Find out where a call goes, and open a channel there.
@@ -179,11 +179,11 @@ class Gateway:
             unknown = UnknownServiceError(service, self._registry.services())
             raise purerpc.NotFoundError(str(unknown))
         async with self._opening[service]:
-            channel = self._channels.get(service)
-            if channel is None:
+            kept = self._channels.get(service)
+            if kept is None:
                 assert self._nursery is not None
-                channel = await self._nursery.start(self._keep, service)
-            return channel
+                kept = await self._nursery.start(self._keep, service)
+            return kept.channel
 
     def _channel_to(
         self, service: str, config: ServiceConfig | None = None
@@ -194,13 +194,23 @@ class Gateway:
             service, feed, feed_key=key, initial=known, config=config, observed=False
         )
 
-    async def _keep(self, service: str, *, task_status: trio.TaskStatus[Channel]) -> None:
+    async def _keep(self, service: str, *, task_status: trio.TaskStatus[_Kept]) -> None:
         with trio.CancelScope() as scope:
             async with self._channel_to(service) as channel:
-                self._channels[service], self._open_channels[service] = channel, scope
-                task_status.started(channel)
+                kept = self._channels[service] = _Kept(channel, scope)
+                task_status.started(kept)
                 try:
                     await trio.sleep_forever()
                 finally:
-                    del self._channels[service], self._open_channels[service]
-                    self._opening.pop(service, None)
+                    del self._channels[service]
+                    # Not while somebody waits for it: whoever comes then would not wait for him.
+                    if not self._opening[service].locked():
+                        del self._opening[service]
+
+
+@attrs.frozen
+class _Kept:
+    """A channel that is open, and what ends it."""
+
+    channel: Channel
+    scope: trio.CancelScope

@@ -68,8 +68,8 @@ class Behind:
         """The gateway's own connections."""
         return [
             connection
-            for channel in self.gateway._channels.values()
-            for subchannel in channel._subchannels.values()
+            for kept in self.gateway._channels.values()
+            for subchannel in kept.channel._subchannels.values()
             for connection in subchannel.link._connections
         ]
 
@@ -82,7 +82,7 @@ class Behind:
             assert not connection._waiting_for_window
             calls = calls_of(connection)
             assert calls.started == calls.succeeded + calls.failed, type(connection)
-        for channel in (self.channel, *self.gateway._channels.values()):
+        for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
             calls = channel.calls
             assert calls.started == calls.succeeded + calls.failed, channel.name
 

@@ -147,7 +147,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await send(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
             await trio.testing.wait_all_tasks_blocked(0.02)
             # Should it be woken all the same, it opens nothing.
-            channel = behind.gateway._channels["a"]
+            channel = behind.gateway._channels["a"].channel
             target = channel.pick_ready()
             assert target is not None
             assert second._open(channel, target)
