@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,9 +15,7 @@ from meshtrio.services.tapping import Tapped
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Drained, Reloaded
 from meshtrio.supervise.statistics import Counts, PluginStatistics
-from meshtrio.supervise.words import describe
-
-_WORD = re.compile("(?<!^)(?=[A-Z])")
+from meshtrio.supervise.words import describe, name_of
 
 
 def instance(status: Status) -> control.Instance:
@@ -78,7 +75,7 @@ def event(number: int, happening: Happening, missed: int) -> control.Event:
     return control.Event(
         sequence=number,
         time=happening.time,
-        kind=_WORD.sub("-", type(found).__name__).lower(),
+        kind=name_of(found).replace("_", "-"),
         plugin=found.plugin,
         instance=found.instance,
         pid=getattr(found, "pid", None),

@@ -132,7 +132,7 @@ class Operations:
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
         another mesh and ConfigError for what cannot be here, and nothing has happened then.
         """
-        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry"):
+        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._tree.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         runtime_dir.check(config)
