@@ -53,5 +53,9 @@ MESH_FORWARDED = "x-mesh-forwarded"
 LONGEST_SOCKET_PATH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""
 
+LONGEST_LINE = 8 * 1024
+"""Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
+
 CALL_CUT = "call cut at the end of its grace: "
-"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""
+"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line; or a
+line of JSON has it as its message."""

@@ -39,6 +39,7 @@ from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.telemetry import plugin_logs
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ def run(
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
-    status 2 and says what to do. Sets up logging to stderr unless the program has done so.
+    status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
+    mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
     report_on_sigquit()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    plugin_logs.set_up()
     try:
         trio.run(partial(serve, *servicers, limits=limits, interceptors=interceptors))
     except UsageError as exc:

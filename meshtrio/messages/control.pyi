@@ -124,7 +124,7 @@ class ReadLogsRequest(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ..., since: _Optional[float] = ..., last: _Optional[int] = ..., follow: bool = ...) -> None: ...
 
 class LogLine(_message.Message):
-    __slots__ = ("time", "plugin", "instance", "pid", "stream", "text", "missed")
+    __slots__ = ("time", "plugin", "instance", "pid", "stream", "text", "missed", "level", "message", "logger", "trace_id", "span_id", "exception")
     TIME_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,12 @@ class LogLine(_message.Message):
     STREAM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LOGGER_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_FIELD_NUMBER: _ClassVar[int]
     time: float
     plugin: str
     instance: int
@@ -139,7 +145,13 @@ class LogLine(_message.Message):
     stream: str
     text: str
     missed: int
-    def __init__(self, time: _Optional[float] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ...) -> None: ...
+    level: str
+    message: str
+    logger: str
+    trace_id: str
+    span_id: str
+    exception: str
+    def __init__(self, time: _Optional[float] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ..., level: _Optional[str] = ..., message: _Optional[str] = ..., logger: _Optional[str] = ..., trace_id: _Optional[str] = ..., span_id: _Optional[str] = ..., exception: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
     __slots__ = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -23,7 +24,9 @@ from meshtrio.services.load import interval_of
 from meshtrio.services.loads import Loads
 from meshtrio.services.tapping import tapping
 from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.processes.output import fields_of
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
+from meshtrio.supervise.said import said_in
 from meshtrio.supervise.tree import Tree
 
 # The methods have their names from the proto.
@@ -208,6 +211,7 @@ class ControlServicer:
 def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:
     """`epoch`: when trio's clock was 0."""
     line = writing.line
+    said = said_in(line.text, fields_of(line.text))
     return control.LogLine(
         time=line.at + epoch,
         plugin=writing.plugin,
@@ -216,6 +220,12 @@ def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:
         stream=line.stream,
         text=line.text,
         missed=missed + writing.dropped,
+        level="" if writing.dropped else logging.getLevelName(said.level),
+        message=None if said.fields is None else said.message,
+        logger=said.logger,
+        trace_id=said.trace_id,
+        span_id=said.span_id,
+        exception=said.exception,
     )
 
 

@@ -14,8 +14,9 @@ from meshtrio.supervise.decisions.plan import Goal
 from meshtrio.supervise.decisions.policy import History
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.processes.output import Ring
+from meshtrio.supervise.processes.output import Ring, fields_of
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.said import said_in
 
 
 @attrs.frozen
@@ -72,7 +73,8 @@ class Child:
         """The last it wrote to stderr, which in most languages names the error."""
         for line in reversed(self.ring.lines()):
             if line.stream == "stderr" and line.text.strip():
-                return f"; its last words: {line.text.strip()}"
+                said = said_in(line.text, fields_of(line.text))
+                return f"; its last words: {said.lines[-1].strip()}"
         return ""
 
     def lives(self) -> list[Life]:

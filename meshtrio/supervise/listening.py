@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from meshtrio.contract import CALL_CUT
 from meshtrio.supervise import events
 from meshtrio.supervise.processes.output import Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.said import said_in
 
 _STDERR_KEPT = 20
 _CUT_CALLS_KEPT = 10_000
@@ -34,7 +36,9 @@ class Listener:
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
-        return tuple(self._stderr)
+        """The last lines it wrote to stderr, those of JSON as people read them."""
+        lines = (said_in(line, fields_of(line)).lines for line in self._stderr)
+        return tuple(itertools.chain.from_iterable(lines))[-_STDERR_KEPT:]
 
     @asynccontextmanager
     async def listening(self, process: Process) -> AsyncIterator[trio.Event]:
@@ -82,6 +86,6 @@ class Listener:
             self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
 
     def _note_cut(self, line: str) -> None:
-        _, found, path = line.partition(CALL_CUT)
-        if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
-            self.cut_calls.append(path.strip())
+        if CALL_CUT in line and len(self.cut_calls) < _CUT_CALLS_KEPT:
+            message = said_in(line, fields_of(line)).message
+            self.cut_calls.append(message.partition(CALL_CUT)[2].strip())
