@@ -26,6 +26,8 @@ PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
 """Set to 1 where it is to measure what gRPC has off by default, too."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
+PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
+"""From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
 ENVIRONMENT = frozenset(
     {
         PLUGIN_SOCKET,
@@ -36,6 +38,7 @@ ENVIRONMENT = frozenset(
         PLUGIN_STOP_TIMEOUT,
         PLUGIN_METRICS,
         PLUGIN_METRICS_EXPERIMENTAL,
+        PLUGIN_LOG_LEVEL,
         MESH_LIFE,
         PLUGIN_NAME,
         PLUGIN_INSTANCE,

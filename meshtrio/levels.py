@@ -29,3 +29,34 @@ class LogLevel(Enum):
         except ValueError:
             known = ", ".join(level.value for level in cls)
             raise UsageError(f"{name!r} is no log level; the levels are: {known}") from None
+
+
+class ProcessLevel:
+    """From which level on this process logs: that of the root logger, whoever has set it up."""
+
+    def __init__(self) -> None:
+        self._own = logging.getLogger().level
+
+    @property
+    def name(self) -> str:
+        """The one that is in force: `debug`, or another name of the standard library's."""
+        return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+
+    def heed(self, name: str) -> None:
+        """Log from a level on; "" for the one that the program had set by itself.
+
+        Raises UsageError for a name that is none.
+        """
+        number = LogLevel.named(name).number if name else self._own
+        logging.getLogger().setLevel(number)
+        hush_hpack()
+
+
+def hush_hpack() -> None:
+    """Keep the decoder of headers from logging each of them, with whatever is secret in it.
+
+    A program that has set a level for it is left alone.
+    """
+    logger = logging.getLogger("hpack")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)

@@ -25,6 +25,7 @@ import trio
 from meshtrio.contract import (
     CALL_CUT,
     PLUGIN_LISTEN,
+    PLUGIN_LOG_LEVEL,
     PLUGIN_METRICS,
     PLUGIN_SOCKET,
     PLUGIN_STOP_TIMEOUT,
@@ -33,6 +34,7 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
+from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.rpc.server import ServerInterceptor
@@ -89,6 +91,8 @@ async def serve(
     once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
     socket that cannot be bound.
     """
+    level = ProcessLevel()
+    _heed_environment(level)
     async with _telling() as metrics:
         server, health = standard_server(
             *servicers, limits=limits, interceptors=interceptors, metrics=metrics
@@ -114,6 +118,13 @@ def _telling() -> AbstractAsyncContextManager[Metrics | None]:
     from meshtrio.telemetry.in_plugin import telling  # off by default
 
     return telling()
+
+
+def _heed_environment(level: ProcessLevel) -> None:
+    try:
+        level.heed(os.environ.get(PLUGIN_LOG_LEVEL, ""))
+    except UsageError as exc:
+        _log.warning("%s: %s", PLUGIN_LOG_LEVEL, exc)
 
 
 def _listener() -> AbstractContextManager[socket.socket]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from meshtrio.cli.console import ConsoleFormatter
 from meshtrio.config import LogConfig, LogFormat
+from meshtrio.levels import hush_hpack
 from meshtrio.telemetry.records import JsonFormatter, TraceIds, message_of
 
 _MOST_WAITING = 10_000
@@ -118,6 +119,7 @@ def logging_to(descriptor: int, config: LogConfig) -> Iterator[None]:
     is_json = config.format is LogFormat.JSON
     handler = WaitingHandler(descriptor, JsonFormatter() if is_json else ConsoleFormatter())
     handler.addFilter(TraceIds())
+    hush_hpack()
     logging.basicConfig(level=config.level.number, handlers=[handler])
     try:
         yield

@@ -77,6 +77,12 @@ class Child:
                 return f"; its last words: {said.lines[-1].strip()}"
         return ""
 
+    def follow(self, config: PluginConfig) -> None:
+        """Go by another config, from the next process on; by its log level at once."""
+        self.config = config
+        for life in self.lives():
+            life.listener.log_level = config.output.log_level
+
     def lives(self) -> list[Life]:
         """All there are, the one in office first."""
         found = [life for life in (self.life, self.successor) if life is not None]

@@ -29,6 +29,8 @@ class Listener:
     def __init__(self, config: OutputConfig, ring: Ring, emit: Callable[..., None]) -> None:
         self.cut_calls: list[str] = []
         """Paths of the calls it says were cut when it drained."""
+        self.log_level = config.log_level
+        """It may change while the process lives."""
         self._config = config
         self._ring = ring
         self._emit = emit
@@ -77,8 +79,15 @@ class Listener:
         if valve.admits(now):
             self._tell_dropped(pid, stream, valve)
             fields = None if cut else fields_of(line)
-            written = {"stream": stream, "line": line, "cut": cut, "fields": fields}
-            self._emit(events.LineWritten, pid=pid, **written)
+            self._emit(
+                events.LineWritten,
+                pid=pid,
+                stream=stream,
+                line=line,
+                cut=cut,
+                fields=fields,
+                log_level=self.log_level,
+            )
 
     def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
         count = valve.take_dropped()

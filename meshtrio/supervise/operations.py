@@ -123,7 +123,7 @@ class Operations:
         async with self._changing[plugin.name]:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
             self._tree.configure(_with(self._tree.config, scaled))
-            await self._fit(scaled)
+            await self._fit(scaled.name)
 
     async def reload(self, config: MeshConfig) -> Reloaded:
         """Go over to another config, touching only what it changes.
@@ -151,7 +151,7 @@ class Operations:
         self._tree.configure(config)
         async with open_nursery_of_one() as nursery:
             for name in (*changes.added, *changes.scaled):
-                nursery.start_soon(self._fit, self._plugin(name))
+                nursery.start_soon(self._fit, name)
             for name in changes.restarted:
                 nursery.start_soon(self._reshape, name)
         return changes
@@ -211,8 +211,9 @@ class Operations:
                 "in office goes on"
             )
 
-    async def _fit(self, plugin: PluginConfig) -> None:
+    async def _fit(self, name: str) -> None:
         """Have as many instances as the config says."""
+        plugin = self._plugin(name)
         there = self._children(plugin.name)
         surplus = [child for child in there if child.number >= plugin.instances]
         added = [Child(plugin, number) for number in range(len(there), plugin.instances)]
@@ -222,8 +223,7 @@ class Operations:
         await self._until_ready(added)
 
     async def _reshape(self, name: str) -> None:
-        plugin = self._plugin(name)
-        await self._fit(plugin)
+        await self._fit(name)
         for child in self._children(name):
             if child.goal is Goal.RUN:
                 await self._renew(child, "its config has changed")

@@ -29,6 +29,10 @@ def describe(event: events.Event) -> tuple[int, str]:
         return said.level, said.message
     if isinstance(event, events.LinesDropped):
         return logging.WARNING, f"{event.count} more lines on {event.stream} came too fast"
+    if isinstance(event, events.LogLevelSet):
+        level = event.level
+        what = "as its program says" if level is None else f"from {level.value} on"
+        return logging.INFO, f"is to log {what}"
     return _describe_end(event) or _describe_life(event)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from meshtrio.levels import LogLevel
 from meshtrio.supervise import events
 from meshtrio.supervise.said import Said
 from meshtrio.supervise.words import describe, name_of, said_of
@@ -26,17 +27,25 @@ _mesh = logging.getLogger("meshtrio.mesh")
 
 
 def log_event(event: events.Event) -> None:
-    """A subscriber that logs every event."""
+    """A subscriber that logs every event, but for lines that matter less than is wanted."""
     if isinstance(event, events.LineWritten):
-        said = said_of(event)
-        _log(_logger_of(event), event, said)
-    elif isinstance(event, events.LinesDropped):
-        level, text = describe(event)
-        _log(_logger_of(event), event, Said(text, level), name_of(event))
-    else:
-        level, text = describe(event)
-        said = Said(f"{event.plugin}/{event.instance}: {text}", level)
-        _log(_mesh, event, said, name_of(event))
+        logger, said = _logger_of(event), said_of(event)
+        if _is_wanted(logger, said.level, event.log_level):
+            _log(logger, event, said)
+        return
+    level, text = describe(event)
+    is_about_lines = isinstance(event, events.LinesDropped)
+    logger = _logger_of(event) if is_about_lines else _mesh
+    if logger.isEnabledFor(level):
+        who = "" if is_about_lines else f"{event.plugin}/{event.instance}: "
+        _log(logger, event, Said(who + text, level), name_of(event))
+
+
+def _is_wanted(logger: logging.Logger, level: int, least: LogLevel | None) -> bool:
+    """A plugin's own level goes before those of loggers: who sets `debug` wants to see it."""
+    if least is None:
+        return logger.isEnabledFor(level)
+    return level >= least.number and level > logger.manager.disable
 
 
 def _logger_of(event: events.Event) -> logging.Logger:
@@ -44,8 +53,6 @@ def _logger_of(event: events.Event) -> logging.Logger:
 
 
 def _log(logger: logging.Logger, event: events.Event, said: Said, name: str | None = None) -> None:
-    if not logger.isEnabledFor(said.level):
-        return
     extra: dict[str, Any] = {"plugin": event.plugin, "instance": event.instance, "event": name}
     for key in ("pid", "stream"):
         extra[key] = getattr(event, key, None)
