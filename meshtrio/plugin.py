@@ -95,7 +95,11 @@ async def serve(
     _heed_environment(level)
     async with _telling() as metrics:
         server, health = standard_server(
-            *servicers, limits=limits, interceptors=interceptors, metrics=metrics
+            *servicers,
+            limits=limits,
+            interceptors=interceptors,
+            metrics=metrics,
+            log_level=level,
         )
         # The mesh passes on the calls of many, and with them what those give up.
         server.trusted_pid = os.getppid()

@@ -304,6 +304,54 @@ class ScaleResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetLogLevelsRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetLogLevelsResponse(_message.Message):
+    __slots__ = ("plugins",)
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginLogLevel]
+    def __init__(self, plugins: _Optional[_Iterable[_Union[PluginLogLevel, _Mapping]]] = ...) -> None: ...
+
+class PluginLogLevel(_message.Message):
+    __slots__ = ("plugin", "level", "instances")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    level: str
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceLogLevel]
+    def __init__(self, plugin: _Optional[str] = ..., level: _Optional[str] = ..., instances: _Optional[_Iterable[_Union[InstanceLogLevel, _Mapping]]] = ...) -> None: ...
+
+class InstanceLogLevel(_message.Message):
+    __slots__ = ("instance", "pid", "level", "note")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    instance: int
+    pid: int
+    level: str
+    note: str
+    def __init__(self, instance: _Optional[int] = ..., pid: _Optional[int] = ..., level: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class SetLogLevelRequest(_message.Message):
+    __slots__ = ("name", "level")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    level: str
+    def __init__(self, name: _Optional[str] = ..., level: _Optional[str] = ...) -> None: ...
+
+class SetLogLevelResponse(_message.Message):
+    __slots__ = ("plugins",)
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginLogLevel]
+    def __init__(self, plugins: _Optional[_Iterable[_Union[PluginLogLevel, _Mapping]]] = ...) -> None: ...
+
 class ReloadRequest(_message.Message):
     __slots__ = ("path",)
     PATH_FIELD_NUMBER: _ClassVar[int]

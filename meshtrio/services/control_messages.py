@@ -11,6 +11,7 @@ import attrs
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
 from meshtrio.messages import control
 from meshtrio.services.chronicle import Happening
+from meshtrio.services.log_levels import PluginLevel
 from meshtrio.services.tapping import Tapped
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Drained, Reloaded
@@ -106,6 +107,14 @@ def drained(found: Drained) -> control.Drained:
         ended="" if found.ended is None else str(found.ended),
         forced=found.forced,
         cut_calls=found.cut_calls,
+    )
+
+
+def log_level(found: PluginLevel) -> control.PluginLogLevel:
+    return control.PluginLogLevel(
+        plugin=found.plugin,
+        level="" if found.level is None else found.level.value,
+        instances=[control.InstanceLogLevel(**attrs.asdict(each)) for each in found.instances],
     )
 
 

@@ -69,6 +69,11 @@ class Child:
         return self.config.name
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Its plugin and its number, which no other instance has both of."""
+        return self.plugin, self.number
+
+    @property
     def last_words(self) -> str:
         """The last it wrote to stderr, which in most languages names the error."""
         for line in reversed(self.ring.lines()):

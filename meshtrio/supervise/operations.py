@@ -17,6 +17,7 @@ import trio
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
+from meshtrio.levels import LogLevel
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.decisions.plan import Goal
@@ -124,6 +125,20 @@ class Operations:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
             self._tree.configure(_with(self._tree.config, scaled))
             await self._fit(scaled.name)
+
+    def set_log_level(self, name: str, level: LogLevel | str) -> frozenset[str]:
+        """Log the lines of these plugins from a level on, until the next reload; gives their names.
+
+        Processes that are started from now on are told; who tells the others is
+        `services.log_levels`. Raises UsageError for a level that there is not.
+        """
+        names, config = self._plugins(name), self._tree.config
+        for plugin in config.plugins:
+            if plugin.name in names:
+                output = attrs.evolve(plugin.output, log_level=LogLevel.named(level))
+                config = _with(config, attrs.evolve(plugin, output=output))
+        self._tree.configure(config)
+        return names
 
     async def reload(self, config: MeshConfig) -> Reloaded:
         """Go over to another config, touching only what it changes.

@@ -1,6 +1,7 @@
 """An echo plugin that logs what it is told: `warning some text`, or `die` with an exception.
 
-Given a word it sets up logging by itself before: `own`, with a form and a level of its own.
+Given the word `own` it sets up logging by itself before, with a form and a level of its own; given
+the path of a pipe it waits for a line there, before it serves.
 """
 
 import logging
@@ -25,6 +26,8 @@ class Talkative(EchoServiceServicer):
                 raise RuntimeError("no\nsuch table")
             except RuntimeError:
                 log.exception("it failed: %s", text)
+        if word == "quiet":
+            logging.getLogger().setLevel(logging.ERROR)
         if word == "die":
             os._exit(3)
         if word == "long":
@@ -37,4 +40,7 @@ class Talkative(EchoServiceServicer):
 if __name__ == "__main__":
     if "own" in sys.argv:
         logging.basicConfig(level=logging.WARNING, format="own %(levelname)s %(message)s")
+    for path in sys.argv[1:]:
+        if "/" in path:
+            Path(path).read_text()
     plugin.run(Talkative())

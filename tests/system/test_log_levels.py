@@ -1,4 +1,4 @@
-"""From which level on a plugin's lines are logged: by its config, and while it runs."""
+"""From which level on the lines of a plugin are logged, by its config."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from echo.v1.echo_grpc import EchoServiceStub
-from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio.config import LogLevel, MeshConfig
+from meshtrio.config import LogLevel
 from meshtrio.errors import UsageError
 from meshtrio.supervise import events
-from tests.meshes import Watched, running
+from tests.meshes import running
 from tests.programs import plugin
+from tests.system.levels import ALL_LEVELS, logged, say_all, talkative, with_level
 
-ALL_LEVELS = ("debug", "info", "warning", "error")
 LEVELLED = """
 import json, sys, time
 for level in ("debug", "info", "warning", "error"):
@@ -41,33 +39,6 @@ for line in open(sys.argv[1]):
 def levelled(**settings: Any) -> str:
     """A plugin that knows nothing of levels, and writes a line of each."""
     return plugin("levelled", "-c", LEVELLED, ready_timeout=60, **settings)
-
-
-def talkative(**settings: Any) -> str:
-    return plugin("talkative", "talkative.py", **settings)
-
-
-def logged(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
-    """What has been logged of a plugin's lines."""
-    return [each.getMessage() for each in caplog.records if each.name == f"meshtrio.plugin.{name}"]
-
-
-async def say_all(watched: Watched, end: str) -> None:
-    """Have it log something on each level, and last what is always shown."""
-    async with watched.mesh.connect("plugin.talkative") as channel:
-        for level in ALL_LEVELS:
-            said = EchoRequest(message=f"{level} {level} {end}")
-            await channel.stub(EchoServiceStub).Echo(said)
-    await watched.wait_for_line(f"error {end}")
-
-
-def with_level(config: MeshConfig, level: LogLevel | None) -> MeshConfig:
-    """The same, with another level for all."""
-    plugins = [
-        attrs.evolve(each, output=attrs.evolve(each.output, log_level=level))
-        for each in config.plugins
-    ]
-    return attrs.evolve(config, plugins=plugins)
 
 
 @pytest.mark.parametrize(
