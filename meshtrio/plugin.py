@@ -87,9 +87,10 @@ async def serve(
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
-    its handler; `current_call()` is the call where it is not handed on. When cancelled it stops at
-    once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
-    socket that cannot be bound.
+    its handler; `current_call()` is the call where it is not handed on. A log level that the mesh
+    says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. When cancelled it
+    stops at once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none
+    and for a socket that cannot be bound.
     """
     level = ProcessLevel()
     _heed_environment(level)

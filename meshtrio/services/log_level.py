@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import purerpc
@@ -14,8 +13,6 @@ from meshtrio.rpc.dynamic import service_of
 
 # The methods have their names from the proto.
 # ruff: noqa: N802
-
-_log = logging.getLogger("meshtrio.plugin")
 
 
 class LoggingServicer:

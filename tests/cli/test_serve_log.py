@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from meshtrio.cli.console import ConsoleFormatter
+from meshtrio.cli.console import ConsoleFormatter, lines_of
 from meshtrio.cli.serve_log import WaitingHandler
+from meshtrio.supervise.said import Said
 from meshtrio.telemetry.records import JsonFormatter
 from tests.plugins.weird import LINES
 from tests.programs import plugin, served, until
@@ -216,6 +217,13 @@ def test_a_line_that_was_written_in_part_breaks_no_other(pipe: Pipe) -> None:
     assert torn.endswith(b"xx")
     assert rest.pop(0) == ""
     assert counted(rest) == (1, 1)
+
+
+def test_one_record_is_not_more_lines_than_somebody_reads() -> None:
+    found = lines_of(Said("x\n" * 4000, logging.ERROR, exception="e", fields={"n": 1}))
+    assert found[0] == "x [error] n=1"
+    assert len(found) == 301
+    assert found[-1] == "… (3702 more lines)"
 
 
 class Unready:
