@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import click
@@ -29,6 +29,7 @@ from meshtrio.config import (
     GatewayConfig,
     GroupConfig,
     Liveness,
+    LogConfig,
     MeshConfig,
     OutputConfig,
     PluginConfig,
@@ -53,6 +54,7 @@ TABLES: tuple[tuple[str, str, type], ...] = (
     ("`[mesh]`", "The mesh as a whole.", MeshConfig),
     ("`[mesh.access.control]`, `.registry` and `.gateway`", "", AccessRule),
     ("`[mesh.gateway]`", "", GatewayConfig),
+    ("`[mesh.log]`", "", LogConfig),
     ("`[[plugin]]`, once for each plugin", "", PluginConfig),
     ("`backoff` of a plugin", "", Backoff),
     ("`liveness` of a plugin", "", Liveness),
@@ -102,6 +104,7 @@ def default(field: attrs.Attribute[Any]) -> str:
 
 
 def choices(hint: Any) -> str:
+    hint = next((arg for arg in get_args(hint) if arg is not type(None)), hint)
     if inspect.isclass(hint) and issubclass(hint, Enum):
         return " One of " + ", ".join(f'`"{member.value}"`' for member in hint) + "."
     return ""

@@ -26,6 +26,8 @@ PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
 """Set to 1 where it is to measure what gRPC has off by default, too."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
+PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
+"""From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
 ENVIRONMENT = frozenset(
     {
         PLUGIN_SOCKET,
@@ -36,6 +38,7 @@ ENVIRONMENT = frozenset(
         PLUGIN_STOP_TIMEOUT,
         PLUGIN_METRICS,
         PLUGIN_METRICS_EXPERIMENTAL,
+        PLUGIN_LOG_LEVEL,
         MESH_LIFE,
         PLUGIN_NAME,
         PLUGIN_INSTANCE,
@@ -53,5 +56,9 @@ MESH_FORWARDED = "x-mesh-forwarded"
 LONGEST_SOCKET_PATH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""
 
+LONGEST_LINE = 8 * 1024
+"""Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
+
 CALL_CUT = "call cut at the end of its grace: "
-"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line."""
+"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line; or a
+line of JSON has it as its message."""

@@ -36,6 +36,7 @@ from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services import registry_client
 from meshtrio.services.chronicle import Chronicle
+from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.registry_messages import registration_of
 from meshtrio.services.telling import telling
 from meshtrio.structured import open_nursery_of_one
@@ -55,10 +56,17 @@ __all__ = ["Mesh", "connect", "main", "register"]
 class Mesh:
     """A running mesh, in the process that runs it.
 
-    `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`.
+    `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`,
+    `set_log_level` is `LogLevels.set`.
     """
 
-    def __init__(self, tree: Tree, registry: MemoryRegistry, operations: Operations) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        registry: MemoryRegistry,
+        operations: Operations,
+        log_levels: LogLevels,
+    ) -> None:
         """Not for users, who get one from `main`."""
         self.socket = tree.mesh_socket
         self._tree = tree
@@ -70,6 +78,7 @@ class Mesh:
         self.scale = operations.scale
         self.reload = operations.reload
         self.lines = operations.lines
+        self.set_log_level = log_levels.set
 
     @asynccontextmanager
     async def connect(
@@ -177,14 +186,16 @@ async def main(
         registry, chronicle = MemoryRegistry(), Chronicle()
         tree = Tree(config, registry, folder, [log_event, chronicle.take])
         operations = Operations(tree)
+        log_levels = LogLevels(tree, registry, operations)
+        tree.subscribe(log_levels.take)
         try:
             async with (
                 telling(tree, registry) as metrics,
-                Door(tree, registry, operations, chronicle, metrics).opened(claim),
+                Door(tree, registry, operations, chronicle, log_levels, metrics).opened(claim),
                 open_nursery_of_one() as nursery,
             ):
                 await nursery.start(tree.run)
-                task_status.started(Mesh(tree, registry, operations))
+                task_status.started(Mesh(tree, registry, operations, log_levels))
         finally:
             _log.info("the mesh has stopped: %s", tree.report)
 

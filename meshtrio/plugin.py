@@ -25,6 +25,7 @@ import trio
 from meshtrio.contract import (
     CALL_CUT,
     PLUGIN_LISTEN,
+    PLUGIN_LOG_LEVEL,
     PLUGIN_METRICS,
     PLUGIN_SOCKET,
     PLUGIN_STOP_TIMEOUT,
@@ -33,12 +34,14 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
+from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.telemetry import plugin_logs
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
@@ -62,10 +65,11 @@ def run(
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
-    status 2 and says what to do. Sets up logging to stderr unless the program has done so.
+    status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
+    mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
     report_on_sigquit()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    plugin_logs.set_up()
     try:
         trio.run(partial(serve, *servicers, limits=limits, interceptors=interceptors))
     except UsageError as exc:
@@ -83,13 +87,20 @@ async def serve(
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
-    its handler; `current_call()` is the call where it is not handed on. When cancelled it stops at
-    once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none and for a
-    socket that cannot be bound.
+    its handler; `current_call()` is the call where it is not handed on. A log level that the mesh
+    says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. When cancelled it
+    stops at once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none
+    and for a socket that cannot be bound.
     """
+    level = ProcessLevel()
+    _heed_environment(level)
     async with _telling() as metrics:
         server, health = standard_server(
-            *servicers, limits=limits, interceptors=interceptors, metrics=metrics
+            *servicers,
+            limits=limits,
+            interceptors=interceptors,
+            metrics=metrics,
+            log_level=level,
         )
         # The mesh passes on the calls of many, and with them what those give up.
         server.trusted_pid = os.getppid()
@@ -112,6 +123,13 @@ def _telling() -> AbstractAsyncContextManager[Metrics | None]:
     from meshtrio.telemetry.in_plugin import telling  # off by default
 
     return telling()
+
+
+def _heed_environment(level: ProcessLevel) -> None:
+    try:
+        level.heed(os.environ.get(PLUGIN_LOG_LEVEL, ""))
+    except UsageError as exc:
+        _log.warning("%s: %s", PLUGIN_LOG_LEVEL, exc)
 
 
 def _listener() -> AbstractContextManager[socket.socket]:

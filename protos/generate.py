@@ -29,6 +29,7 @@ OURS = {
     "reflection_v1": "grpc/reflection/v1/reflection.proto",
     "reflection_v1alpha": "grpc/reflection/v1alpha/reflection.proto",
     "load": "meshtrio/v1/load.proto",
+    "logging": "meshtrio/v1/logging.proto",
     "metrics": "meshtrio/v1/metrics.proto",
     "tap": "meshtrio/v1/tap.proto",
     "control": "meshtrio/v1/control.proto",

@@ -9,12 +9,10 @@ import click
 
 from meshtrio.cli import words
 from meshtrio.cli.asking import follow as follow_stream
-from meshtrio.cli.lines import follow_option, how_many, last_option, printer
+from meshtrio.cli.lines import LEVELS, follow_option, how_many, last_option, printer
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.records import print_line, record
 from meshtrio.messages import control
-
-_LEVELS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
 
 
 @click.command(short_help="Tell what happened to plugins.")
@@ -50,7 +48,7 @@ def events(
             (f"{words.clock(event.time)} ", "dim"),
             (f"{event.plugin}/{event.instance} ", "bold"),
             (f"{event.kind}: ", ""),
-            (event.text, _LEVELS.get(event.level, "")),
+            (event.text, LEVELS.get(event.level, "")),
         )
 
     follow_stream(mesh_socket, "WatchEvents", request, take)

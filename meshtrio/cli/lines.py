@@ -69,6 +69,9 @@ def _moment(text: str, now: float) -> float | None:
         return None
 
 
+LEVELS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
+"""The styles of what matters more."""
+
 Part = tuple[str, str]
 """Some text, and the style it has on a terminal."""
 

@@ -31,6 +31,7 @@ _SECTIONS = {
         "restart": "Renew instances one by one, losing no call.",
         "drain": "Stop, and tell of each instance how it went.",
         "scale": "Have so many instances of a plugin.",
+        "log-level": "Show or change from which level on a plugin logs.",
         "reload": "Go over to what the config file says now.",
     },
     "Call": {
@@ -40,7 +41,7 @@ _SECTIONS = {
         "completion": "Print a script that completes commands and names.",
     },
 }
-_IN_OPERATE = frozenset(_SECTIONS["Tell it what to do"])
+_IN_OPERATE = frozenset(_SECTIONS["Tell it what to do"]) - {"log-level"}
 
 
 class Commands(click.Group):
@@ -52,8 +53,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.list_commands(ctx):
             return None
-        module = "operate" if name in _IN_OPERATE else name
-        command: click.Command = getattr(import_module(f"meshtrio.cli.{module}"), name)
+        word = name.replace("-", "_")
+        module = "operate" if name in _IN_OPERATE else word
+        command: click.Command = getattr(import_module(f"meshtrio.cli.{module}"), word)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,21 @@ import click
 
 from meshtrio.cli import words
 from meshtrio.cli.asking import follow as follow_stream
-from meshtrio.cli.lines import follow_option, how_many, last_option, parse_since, printer
+from meshtrio.cli.console import lines_of
+from meshtrio.cli.lines import (
+    LEVELS,
+    Part,
+    follow_option,
+    how_many,
+    last_option,
+    parse_since,
+    printer,
+)
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.records import print_line, record
 from meshtrio.messages import control
+from meshtrio.supervise.processes.output import fields_of
+from meshtrio.supervise.said import said_in
 
 _COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
@@ -42,8 +54,10 @@ def logs(
     """Print what plugins wrote to stdout and stderr, oldest first: all, or those of the NAMEs.
 
     A NAME is that of a plugin or a group. The mesh keeps the last lines of each instance, as many
-    as `output.kept` says in its config. With --follow it goes on until Ctrl-C, which ends it with
-    exit status 130. Lines that were written too fast, or read too slowly, are told as a number.
+    as `output.kept` says in its config. Of a line of JSON the message is shown first, as in the log
+    of the mesh; --json tells the line itself, too. With --follow it goes on until Ctrl-C, which
+    ends it with exit status 130. Lines that were written too fast, or read too slowly, are told as
+    a number.
     """
     wanted = how_many(last, follow=follow, since=since)
     request = control.ReadLogsRequest(
@@ -67,9 +81,26 @@ def logs(
             text = f"… {words.count(line.missed, 'line')} not shown: "
             show(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
         if line.text or not line.missed:
-            show(*head, (line.text, "red" if line.stream == "stderr" else ""))
+            _show_line(show, head, line)
 
     follow_stream(mesh_socket, "ReadLogs", request, take)
+
+
+def _show_line(show: Callable[..., None], head: tuple[Part, Part], line: Any) -> None:
+    """What a line of JSON says may be many; only the first has the time."""
+    fields = fields_of(line.text)
+    texts = [line.text] if fields is None else lines_of(said_in(line.text, fields))
+    (time, dim), who = head
+    for text in texts:
+        show((time, dim), who, (text, _style(line, fields is not None)))
+        time = " " * len(time)
+
+
+def _style(line: Any, is_json: bool) -> str:
+    """Loggers write all to stderr: what a line of JSON says of itself goes first."""
+    if is_json:
+        return LEVELS.get(line.level, "")
+    return "red" if line.stream == "stderr" else ""
 
 
 def _colour(plugin: str) -> str:

@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -14,8 +16,9 @@ import trio
 
 from meshtrio import mesh
 from meshtrio.cli.check import load_checked, runtime_dir_option
+from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
-from meshtrio.config import MeshConfig
+from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
 from meshtrio.structured import open_nursery_of_one
 
@@ -35,7 +38,24 @@ _log = logging.getLogger("meshtrio.mesh")
     metavar="HOST:PORT",
     help="Serve metrics for Prometheus there, at /metrics; goes before the config's.",
 )
-def serve(config_file: Path, runtime_dir: Path | None, reload: bool, metrics: str | None) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice([each.value for each in LogFormat]),
+    help="For people, or a JSON object a line; by default as [mesh.log] says, else console.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice([each.value for each in LogLevel]),
+    help="Leave out what matters less; by default as [mesh.log] says, else info.",
+)
+def serve(
+    config_file: Path,
+    runtime_dir: Path | None,
+    reload: bool,
+    metrics: str | None,
+    log_format: str | None,
+    log_level: str | None,
+) -> None:
     """Run the plugins of CONFIG_FILE until Ctrl-C or SIGTERM, then stop them all.
 
     The log goes to stderr: what happens to plugins, and what they write. Stopped in good order the
@@ -48,7 +68,12 @@ def serve(config_file: Path, runtime_dir: Path | None, reload: bool, metrics: st
         raise UsageError(
             "--reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'"
         )
-    with logging_to(sys.stderr.fileno()):
+    log = attrs.evolve(
+        config.log,
+        format=LogFormat(log_format) if log_format else config.log.format,
+        level=LogLevel(log_level) if log_level else config.log.level,
+    )
+    with logging_to(sys.stderr.fileno(), log), _failures_logged(log):
         trio.run(_serve, config, reload)
 
 
@@ -58,6 +83,24 @@ def with_metrics(config: MeshConfig, where: str) -> MeshConfig:
         return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=where))
     except ValueError as exc:
         raise UsageError(f"--metrics: {exc}") from None
+
+
+@contextmanager
+def _failures_logged(log: LogConfig) -> Iterator[None]:
+    """Where each line is to be JSON, what ends the mesh is a record, and not lines of text."""
+    try:
+        yield
+    except Exception as exc:
+        if log.format is not LogFormat.JSON:
+            raise
+        try:
+            status, lines = explain(exc)
+        except Exception:
+            _log.critical("the mesh failed", exc_info=exc)
+            status, lines = 1, []
+        for line in lines:
+            _log.critical("%s", line.removeprefix("meshtrio: "))
+        raise click.exceptions.Exit(status) from None
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:

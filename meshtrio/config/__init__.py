@@ -7,6 +7,7 @@ seconds throughout.
 from meshtrio.config.access import Access, AccessRule, GatewayConfig, Security
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
+from meshtrio.config.log import LogConfig, LogFormat
 from meshtrio.config.mesh import MeshConfig, Source
 from meshtrio.config.plugin import (
     Escalate,
@@ -18,6 +19,7 @@ from meshtrio.config.plugin import (
 from meshtrio.config.reader import load
 from meshtrio.config.service import ServiceTable
 from meshtrio.config.telemetry import TelemetryConfig
+from meshtrio.levels import LogLevel
 
 __all__ = [
     "Access",
@@ -27,6 +29,9 @@ __all__ = [
     "GatewayConfig",
     "GroupConfig",
     "Liveness",
+    "LogConfig",
+    "LogFormat",
+    "LogLevel",
     "MeshConfig",
     "OutputConfig",
     "PluginConfig",

@@ -11,6 +11,7 @@ import attrs
 
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
+from meshtrio.config.log import LogConfig
 from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
@@ -77,6 +78,9 @@ class MeshConfig:
 
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """What is measured, and where it is told."""
+
+    log: LogConfig = attrs.field(factory=LogConfig)
+    """How `meshtrio serve` writes its log."""
 
     source: Source | None = attrs.field(default=None, eq=False)
     """The file it was read from, which a reload reads again."""

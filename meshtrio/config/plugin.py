@@ -16,6 +16,7 @@ from meshtrio.address import Address, ServerTlsFiles, TlsFiles
 from meshtrio.backoff import Backoff
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import THROUGH_THE_MESH, check_metrics
+from meshtrio.levels import LogLevel
 
 PYTHON = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""
@@ -113,7 +114,12 @@ class OutputConfig:
     burst: int = attrs.field(default=5000, validator=at_least(1))
     """Lines that may come at once."""
     kept: int = attrs.field(default=200, validator=at_least(0))
-    """The last lines of each instance, for who asks later."""
+    """The last lines of each instance, for who asks later, those below `log_level`, too."""
+    log_level: LogLevel | None = None
+    """What matters less is not passed on to the log of the mesh; plain text counts as `info`.
+    Plugins made with meshtrio log from there on themselves. By default they log as their programs
+    say, else from `info` on, and the mesh passes on what is for its own level. `meshtrio log-level`
+    changes it while the mesh runs."""
 
 
 @attrs.frozen

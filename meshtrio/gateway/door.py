@@ -24,6 +24,7 @@ from meshtrio.services.access import Gatekeeper, is_shared
 from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.control import ControlServicer
 from meshtrio.services.loads import Loads
+from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
@@ -49,15 +50,17 @@ class Door:
         registry: Registry,
         operations: Operations,
         chronicle: Chronicle,
+        log_levels: LogLevels,
         metrics: Metrics | None = None,
     ) -> None:
         """`metrics`: what the mesh's process measures, if it does."""
         self._tree = tree
         self._metrics = metrics
         self._loads = Loads(registry)
+        self._log_levels = log_levels
         self._gateway = Gateway(registry, _Configured(tree))
         self._servicers = (
-            ControlServicer(tree, registry, operations, chronicle, self._loads),
+            ControlServicer(tree, registry, operations, chronicle, self._loads, log_levels),
             RegistryServicer(registry),
         )
 
@@ -73,6 +76,7 @@ class Door:
         async with (
             running(self._gateway.run),
             running(self._serve_loads),
+            running(self._log_levels.run),
             running(self._serve_socket, claim),
         ):
             if config.listen is None:

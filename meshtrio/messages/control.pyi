@@ -124,7 +124,7 @@ class ReadLogsRequest(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ..., since: _Optional[float] = ..., last: _Optional[int] = ..., follow: bool = ...) -> None: ...
 
 class LogLine(_message.Message):
-    __slots__ = ("time", "plugin", "instance", "pid", "stream", "text", "missed")
+    __slots__ = ("time", "plugin", "instance", "pid", "stream", "text", "missed", "level", "message", "logger", "trace_id", "span_id", "exception")
     TIME_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,12 @@ class LogLine(_message.Message):
     STREAM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LOGGER_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTION_FIELD_NUMBER: _ClassVar[int]
     time: float
     plugin: str
     instance: int
@@ -139,7 +145,13 @@ class LogLine(_message.Message):
     stream: str
     text: str
     missed: int
-    def __init__(self, time: _Optional[float] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ...) -> None: ...
+    level: str
+    message: str
+    logger: str
+    trace_id: str
+    span_id: str
+    exception: str
+    def __init__(self, time: _Optional[float] = ..., plugin: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ..., missed: _Optional[int] = ..., level: _Optional[str] = ..., message: _Optional[str] = ..., logger: _Optional[str] = ..., trace_id: _Optional[str] = ..., span_id: _Optional[str] = ..., exception: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
     __slots__ = ()
@@ -291,6 +303,54 @@ class ScaleRequest(_message.Message):
 class ScaleResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetLogLevelsRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetLogLevelsResponse(_message.Message):
+    __slots__ = ("plugins",)
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginLogLevel]
+    def __init__(self, plugins: _Optional[_Iterable[_Union[PluginLogLevel, _Mapping]]] = ...) -> None: ...
+
+class PluginLogLevel(_message.Message):
+    __slots__ = ("plugin", "level", "instances")
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    plugin: str
+    level: str
+    instances: _containers.RepeatedCompositeFieldContainer[InstanceLogLevel]
+    def __init__(self, plugin: _Optional[str] = ..., level: _Optional[str] = ..., instances: _Optional[_Iterable[_Union[InstanceLogLevel, _Mapping]]] = ...) -> None: ...
+
+class InstanceLogLevel(_message.Message):
+    __slots__ = ("instance", "pid", "level", "note")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    instance: int
+    pid: int
+    level: str
+    note: str
+    def __init__(self, instance: _Optional[int] = ..., pid: _Optional[int] = ..., level: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class SetLogLevelRequest(_message.Message):
+    __slots__ = ("name", "level")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    level: str
+    def __init__(self, name: _Optional[str] = ..., level: _Optional[str] = ...) -> None: ...
+
+class SetLogLevelResponse(_message.Message):
+    __slots__ = ("plugins",)
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[PluginLogLevel]
+    def __init__(self, plugins: _Optional[_Iterable[_Union[PluginLogLevel, _Mapping]]] = ...) -> None: ...
 
 class ReloadRequest(_message.Message):
     __slots__ = ("path",)

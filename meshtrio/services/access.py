@@ -20,7 +20,11 @@ _log = logging.getLogger("meshtrio.access")
 
 CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
 _OWN = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
-_TELLING = ("meshtrio.v1.Load", "meshtrio.v1.Metrics", "meshtrio.v1.Tap", "grpc.channelz.")
+_FOR_CONTROL = (
+    *(f"/meshtrio.v1.{name}/" for name in ("Load", "Logging", "Metrics", "Tap")),
+    "/grpc.channelz.",
+)
+"""What tells of all calls, whoever makes them, or changes a process; of plugins as of the mesh."""
 _FOR_ALL = ("grpc.health.", "grpc.reflection.")
 _TOLD_PER_SECOND = 10.0
 _LONGEST_NAME = 200
@@ -47,14 +51,14 @@ class Gatekeeper:
 
     def refusal(self, peer: Peer, head: RequestHead, through: bool) -> str:
         """Why a call may not be made, "" if it may; `through`: to a plugin."""
-        if through and peer.uid in self._ours:
+        is_for_control = head.path.startswith(_FOR_CONTROL)
+        if through and peer.uid in self._ours and not is_for_control:
             return ""  # as it is with nearly all calls
         service = head.path[1:].partition("/")[0]
         if self._access() is not self._adopted:
             self._adopt(self._access())
         names = [GATEWAY if through else _OWN.get(service, GATEWAY)]
-        if service.startswith(_TELLING):
-            # Of all calls, whoever makes them; of a plugin's as of the mesh's own.
+        if is_for_control:
             names = [CONTROL]
         if not through and service.startswith(_FOR_ALL):
             names = list(self._rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.config import MeshConfig, Source, load
+from meshtrio.config import LogLevel, MeshConfig, Source, load
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
 from meshtrio.registry import Registry
@@ -21,9 +22,12 @@ from meshtrio.services import control_messages as messages
 from meshtrio.services.chronicle import Chronicle, Writing
 from meshtrio.services.load import interval_of
 from meshtrio.services.loads import Loads
+from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.tapping import tapping
 from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.processes.output import fields_of
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
+from meshtrio.supervise.said import said_in
 from meshtrio.supervise.tree import Tree
 
 # The methods have their names from the proto.
@@ -42,12 +46,14 @@ class ControlServicer:
         operations: Operations,
         chronicle: Chronicle,
         loads: Loads,
+        log_levels: LogLevels,
     ) -> None:
         self._tree = tree
         self._registry = registry
         self._operations = operations
         self._chronicle = chronicle
         self._loads = loads
+        self._log_levels = log_levels
         self._used: Mapping[int, Usage] = {}
         self._used_until = -math.inf
         self.service = service_of(control.DESCRIPTOR.services_by_name["Control"], self)
@@ -190,6 +196,22 @@ class ControlServicer:
             await self._operations.scale(request.name, request.instances)
         return control.ScaleResponse()
 
+    async def GetLogLevels(self, request: Any) -> Any:
+        with _told():
+            wanted = self._operations.selected(request.names)
+        names = [plugin.name for plugin in self._tree.config.plugins if wanted(plugin.name)]
+        found = await self._log_levels.of(names)
+        return control.GetLogLevelsResponse(plugins=map(messages.log_level, found))
+
+    async def SetLogLevel(self, request: Any) -> Any:
+        try:
+            level = LogLevel.named(request.level)
+        except UsageError as exc:
+            raise purerpc.InvalidArgumentError(str(exc)) from None
+        with _told():
+            found = await self._log_levels.set(request.name, level)
+        return control.SetLogLevelResponse(plugins=map(messages.log_level, found))
+
     async def Reload(self, request: Any) -> Any:
         with _told():
             return messages.reloaded(await self._operations.reload(self._read(request.path)))
@@ -208,6 +230,7 @@ class ControlServicer:
 def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:
     """`epoch`: when trio's clock was 0."""
     line = writing.line
+    said = said_in(line.text, fields_of(line.text))
     return control.LogLine(
         time=line.at + epoch,
         plugin=writing.plugin,
@@ -216,6 +239,12 @@ def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:
         stream=line.stream,
         text=line.text,
         missed=missed + writing.dropped,
+        level="" if writing.dropped else logging.getLevelName(said.level),
+        message=None if said.fields is None else said.message,
+        logger=said.logger,
+        trace_id=said.trace_id,
+        span_id=said.span_id,
+        exception=said.exception,
     )
 
 

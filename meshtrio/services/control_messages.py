@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,13 +11,12 @@ import attrs
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
 from meshtrio.messages import control
 from meshtrio.services.chronicle import Happening
+from meshtrio.services.log_levels import PluginLevel
 from meshtrio.services.tapping import Tapped
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Drained, Reloaded
 from meshtrio.supervise.statistics import Counts, PluginStatistics
-from meshtrio.supervise.words import describe
-
-_WORD = re.compile("(?<!^)(?=[A-Z])")
+from meshtrio.supervise.words import describe, name_of
 
 
 def instance(status: Status) -> control.Instance:
@@ -78,7 +76,7 @@ def event(number: int, happening: Happening, missed: int) -> control.Event:
     return control.Event(
         sequence=number,
         time=happening.time,
-        kind=_WORD.sub("-", type(found).__name__).lower(),
+        kind=name_of(found).replace("_", "-"),
         plugin=found.plugin,
         instance=found.instance,
         pid=getattr(found, "pid", None),
@@ -109,6 +107,14 @@ def drained(found: Drained) -> control.Drained:
         ended="" if found.ended is None else str(found.ended),
         forced=found.forced,
         cut_calls=found.cut_calls,
+    )
+
+
+def log_level(found: PluginLevel) -> control.PluginLogLevel:
+    return control.PluginLogLevel(
+        plugin=found.plugin,
+        level="" if found.level is None else found.level.value,
+        instances=[control.InstanceLogLevel(**attrs.asdict(each)) for each in found.instances],
     )
 
 

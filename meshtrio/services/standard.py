@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.server import Admit, Forwarder, Server, ServerInterceptor
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.health import HealthServicer
@@ -21,6 +22,7 @@ _REFLECTION = {
     "grpc.reflection.v1alpha.ServerReflection": "meshtrio.messages.reflection_v1alpha",
 }
 _LOAD = "meshtrio.v1.Load"
+_LOGGING = "meshtrio.v1.Logging"
 _METRICS = "meshtrio.v1.Metrics"
 _TAP = "meshtrio.v1.Tap"
 _CHANNELZ = "grpc.channelz.v1.Channelz"
@@ -35,11 +37,13 @@ def standard_server(
     admit: Admit | None = None,
     others: Others | None = None,
     metrics: Metrics | None = None,
+    log_level: ProcessLevel | None = None,
 ) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
     `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside;
-    `metrics`: what the process measures, to be told to its mesh.
+    `metrics`: what the process measures, to be told to its mesh; `log_level`: what a mesh may
+    change by meshtrio.v1.Logging, which is not served without it.
     All but health is not even imported before somebody asks for it: every plugin starts sooner.
     """
     health = HealthServicer()
@@ -57,6 +61,9 @@ def standard_server(
     if metrics is not None:
         names.add(_METRICS)
         server.serve_when_called(_METRICS, partial(_metrics, server, metrics))
+    if log_level is not None:
+        names.add(_LOGGING)
+        server.serve_when_called(_LOGGING, partial(_logging, log_level))
     health.names |= names
     for service, messages in _REFLECTION.items():
         server.serve_when_called(
@@ -72,6 +79,12 @@ def _load(server: Server, health: HealthServicer) -> Any:
     from meshtrio.services.load import LoadServicer
 
     return LoadServicer(server.meter, health.stopped)
+
+
+def _logging(level: ProcessLevel) -> Any:
+    from meshtrio.services.log_level import LoggingServicer
+
+    return LoggingServicer(level)
 
 
 def _tap(server: Server, health: HealthServicer) -> Any:
@@ -93,7 +106,7 @@ def _channelz() -> Any:
 
 
 def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
-    for described in ("load", "metrics", "tap", "channelz"):
+    for described in ("load", "logging", "metrics", "tap", "channelz"):
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 

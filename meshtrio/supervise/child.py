@@ -14,8 +14,9 @@ from meshtrio.supervise.decisions.plan import Goal
 from meshtrio.supervise.decisions.policy import History
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.processes.output import Ring
+from meshtrio.supervise.processes.output import Ring, fields_of
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.said import said_in
 
 
 @attrs.frozen
@@ -68,12 +69,24 @@ class Child:
         return self.config.name
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Its plugin and its number, which no other instance has both of."""
+        return self.plugin, self.number
+
+    @property
     def last_words(self) -> str:
         """The last it wrote to stderr, which in most languages names the error."""
         for line in reversed(self.ring.lines()):
             if line.stream == "stderr" and line.text.strip():
-                return f"; its last words: {line.text.strip()}"
+                said = said_in(line.text, fields_of(line.text))
+                return f"; its last words: {said.lines[-1].strip()}"
         return ""
+
+    def follow(self, config: PluginConfig) -> None:
+        """Go by another config, from the next process on; by its log level at once."""
+        self.config = config
+        for life in self.lives():
+            life.listener.log_level = config.output.log_level
 
     def lives(self) -> list[Life]:
         """All there are, the one in office first."""

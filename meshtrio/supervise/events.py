@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from meshtrio.levels import LogLevel
 from meshtrio.supervise.decisions.policy import Exit
 
 
@@ -114,6 +115,13 @@ class Stopped(Event):
 
 
 @attrs.frozen
+class LogLevelSet(Event):
+    """It is to log from another level on; None: as its program says."""
+
+    level: LogLevel | None
+
+
+@attrs.frozen
 class LineWritten(Event):
     """One line of output; `cut` bytes of it were too many and are gone."""
 
@@ -123,6 +131,8 @@ class LineWritten(Event):
     cut: int
     fields: Mapping[str, Any] | None = None
     """What it says, if it is a JSON object."""
+    log_level: LogLevel | None = None
+    """What matters less is not for the log, where the plugin has a level of its own."""
 
 
 @attrs.frozen

@@ -85,6 +85,8 @@ class Life:
         """Bytes that its process group had in memory when that was last looked at."""
         self.share_of_age: float | None = None
         """Of its config's max_age, drawn by lot, after which it is renewed."""
+        self.told_level = config.output.log_level
+        """The log level that its process has been told: with its environment, to begin with."""
         self._notice = 0.0
         self._condemned = trio.Event()
         self._verdict = ""
@@ -327,6 +329,8 @@ class Life:
             contract.MESH_LIFE: self.word,
             **self._mesh.telemetry(self.config, self.number, self._place),
         }
+        if self.config.output.log_level is not None:
+            told[contract.PLUGIN_LOG_LEVEL] = self.config.output.log_level.value
         if self._listens_on is not None:
             told[contract.PLUGIN_LISTEN] = self._listens_on
         if self.config.serve_tls is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from meshtrio.contract import CALL_CUT
 from meshtrio.supervise import events
 from meshtrio.supervise.processes.output import Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.said import said_in
 
 _STDERR_KEPT = 20
 _CUT_CALLS_KEPT = 10_000
@@ -27,6 +29,8 @@ class Listener:
     def __init__(self, config: OutputConfig, ring: Ring, emit: Callable[..., None]) -> None:
         self.cut_calls: list[str] = []
         """Paths of the calls it says were cut when it drained."""
+        self.log_level = config.log_level
+        """It may change while the process lives."""
         self._config = config
         self._ring = ring
         self._emit = emit
@@ -34,7 +38,9 @@ class Listener:
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
-        return tuple(self._stderr)
+        """The last lines it wrote to stderr, those of JSON as people read them."""
+        lines = (said_in(line, fields_of(line)).lines for line in self._stderr)
+        return tuple(itertools.chain.from_iterable(lines))[-_STDERR_KEPT:]
 
     @asynccontextmanager
     async def listening(self, process: Process) -> AsyncIterator[trio.Event]:
@@ -73,8 +79,15 @@ class Listener:
         if valve.admits(now):
             self._tell_dropped(pid, stream, valve)
             fields = None if cut else fields_of(line)
-            written = {"stream": stream, "line": line, "cut": cut, "fields": fields}
-            self._emit(events.LineWritten, pid=pid, **written)
+            self._emit(
+                events.LineWritten,
+                pid=pid,
+                stream=stream,
+                line=line,
+                cut=cut,
+                fields=fields,
+                log_level=self.log_level,
+            )
 
     def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
         count = valve.take_dropped()
@@ -82,6 +95,6 @@ class Listener:
             self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
 
     def _note_cut(self, line: str) -> None:
-        _, found, path = line.partition(CALL_CUT)
-        if found and len(self.cut_calls) < _CUT_CALLS_KEPT:
-            self.cut_calls.append(path.strip())
+        if CALL_CUT in line and len(self.cut_calls) < _CUT_CALLS_KEPT:
+            message = said_in(line, fields_of(line)).message
+            self.cut_calls.append(message.partition(CALL_CUT)[2].strip())

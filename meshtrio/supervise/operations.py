@@ -17,6 +17,7 @@ import trio
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
+from meshtrio.levels import LogLevel
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.decisions.plan import Goal
@@ -123,7 +124,21 @@ class Operations:
         async with self._changing[plugin.name]:
             scaled = attrs.evolve(self._plugin(name), instances=instances)
             self._tree.configure(_with(self._tree.config, scaled))
-            await self._fit(scaled)
+            await self._fit(scaled.name)
+
+    def set_log_level(self, name: str, level: LogLevel | str) -> frozenset[str]:
+        """Log the lines of these plugins from a level on, until the next reload; gives their names.
+
+        Processes that are started from now on are told; who tells the others is
+        `services.log_levels`. Raises UsageError for a level that there is not.
+        """
+        names, config = self._plugins(name), self._tree.config
+        for plugin in config.plugins:
+            if plugin.name in names:
+                output = attrs.evolve(plugin.output, log_level=LogLevel.named(level))
+                config = _with(config, attrs.evolve(plugin, output=output))
+        self._tree.configure(config)
+        return names
 
     async def reload(self, config: MeshConfig) -> Reloaded:
         """Go over to another config, touching only what it changes.
@@ -132,7 +147,7 @@ class Operations:
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
         another mesh and ConfigError for what cannot be here, and nothing has happened then.
         """
-        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry"):
+        for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._tree.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         runtime_dir.check(config)
@@ -151,7 +166,7 @@ class Operations:
         self._tree.configure(config)
         async with open_nursery_of_one() as nursery:
             for name in (*changes.added, *changes.scaled):
-                nursery.start_soon(self._fit, self._plugin(name))
+                nursery.start_soon(self._fit, name)
             for name in changes.restarted:
                 nursery.start_soon(self._reshape, name)
         return changes
@@ -211,8 +226,9 @@ class Operations:
                 "in office goes on"
             )
 
-    async def _fit(self, plugin: PluginConfig) -> None:
+    async def _fit(self, name: str) -> None:
         """Have as many instances as the config says."""
+        plugin = self._plugin(name)
         there = self._children(plugin.name)
         surplus = [child for child in there if child.number >= plugin.instances]
         added = [Child(plugin, number) for number in range(len(there), plugin.instances)]
@@ -222,8 +238,7 @@ class Operations:
         await self._until_ready(added)
 
     async def _reshape(self, name: str) -> None:
-        plugin = self._plugin(name)
-        await self._fit(plugin)
+        await self._fit(name)
         for child in self._children(name):
             if child.goal is Goal.RUN:
                 await self._renew(child, "its config has changed")

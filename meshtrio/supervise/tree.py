@@ -90,7 +90,10 @@ class Tree:
         self._dependencies = self._relations.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for child in self.children:
-            child.config = by_name.get(child.plugin, child.config)
+            before = child.config.output.log_level
+            child.follow(by_name.get(child.plugin, child.config))
+            if child.config.output.log_level is not before:
+                self._tell(child, events.LogLevelSet, level=child.config.output.log_level)
         services = {plugin.service for plugin in config.plugins}
         services |= {table.name for table in config.services}
         for service in sorted(services):

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from meshtrio.supervise import events
+from meshtrio.supervise.said import Said, said_in
 
-_LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
-_TEXT_KEYS = ("message", "msg", "event")
+_WORD = re.compile("(?<!^)(?=[A-Z])")
+
+
+def name_of(event: events.Event) -> str:
+    """`gave_up`, `lines_dropped`."""
+    return _WORD.sub("_", type(event).__name__).lower()
+
+
+def said_of(event: events.LineWritten) -> Said:
+    """What a line of output says."""
+    cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
+    return said_in(event.line + cut, event.fields)
 
 
 def describe(event: events.Event) -> tuple[int, str]:
     """How much it matters, as a level of the standard library's logging, and a sentence."""
     if isinstance(event, events.LineWritten):
-        return _describe_line(event)
+        said = said_of(event)
+        return said.level, said.message
     if isinstance(event, events.LinesDropped):
         return logging.WARNING, f"{event.count} more lines on {event.stream} came too fast"
+    if isinstance(event, events.LogLevelSet):
+        level = event.level
+        what = "as its program says" if level is None else f"from {level.value} on"
+        return logging.INFO, f"is to log {what}"
     return _describe_end(event) or _describe_life(event)
-
-
-def _describe_line(event: events.LineWritten) -> tuple[int, str]:
-    """What a structured line calls its level and its message, where it does."""
-    fields = event.fields or {}
-    named = next((fields[key] for key in _LEVEL_KEYS if isinstance(fields.get(key), str)), "info")
-    level = logging.getLevelNamesMapping().get(named.upper(), logging.INFO)
-    said = next((fields[key] for key in _TEXT_KEYS if isinstance(fields.get(key), str)), None)
-    cut = f" … ({event.cut} more bytes on this line)" if event.cut else ""
-    return level, said if said is not None else event.line + cut
 
 
 def _describe_life(event: events.Event) -> tuple[int, str]:

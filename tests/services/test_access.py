@@ -14,6 +14,7 @@ from meshtrio.wire.heads import RequestHead
 
 CONTROL, REGISTRY = "meshtrio.v1.Control", "meshtrio.v1.Registry"
 CHANNELZ = "grpc.channelz.v1.Channelz"
+LOGGING = "meshtrio.v1.Logging"
 HEALTH, ECHO = "grpc.health.v1.Health", "echo.v1.EchoService"
 US = Peer(pid=1, uid=os.geteuid(), gid=0)
 OTHER = Peer(pid=2, uid=4711, gid=4712, groups=(4712, 4713))
@@ -135,6 +136,24 @@ async def test_what_tells_of_others_calls_is_for_control(service: str) -> None:
             keeper = Gatekeeper(lambda access=access: access)
             assert (keeper.refusal(OTHER, asked, through) == "") is may
         assert Gatekeeper(Access, open_to_all=True).refusal(Peer(), asked, through)
+
+
+async def test_a_plugins_log_level_is_changed_by_who_may_use_control() -> None:
+    """The plugin serves it, but not for all who may call the plugin."""
+    await trio.lowlevel.checkpoint()
+    allowed = AccessRule(users=["4711"])
+    by_gateway, by_control = (
+        Gatekeeper(lambda: rules(gateway=allowed)),
+        Gatekeeper(lambda: rules(control=allowed)),
+    )
+    assert by_gateway.refusal(OTHER, head(ECHO), True) == ""
+    assert "access.control: uid 4711" in by_gateway.refusal(OTHER, head(LOGGING), True)
+    assert by_control.refusal(OTHER, head(LOGGING), True) == ""
+    assert by_gateway.refusal(US, head(LOGGING), True) == ""
+    forwarded = head(LOGGING, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
+    assert "a gateway for others" in by_gateway.refusal(US, forwarded, True)
+    plaintext = Gatekeeper(Access, open_to_all=True)
+    assert plaintext.refusal(Peer(address="10.0.0.1:5"), head(LOGGING), True)
 
 
 async def test_new_rules_are_gone_by_at_once_and_refusals_are_bounded_in_the_log(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.errors import ConfigError
 from meshtrio.supervise import events
@@ -58,6 +59,19 @@ async def test_it_inherits_only_the_variables_that_are_listed(
     found = await told(short_dir, inherit_env=["LISTED", "PATH"], env={"OWN": "x"})
     own = {name for name in found["env"] if not name.startswith(("PLUGIN_", "MESH_", "LC_"))}
     assert own == {"LISTED", "PATH", "OWN"}
+
+
+async def test_what_its_mesh_was_told_by_another_is_not_for_it(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in contract.ENVIRONMENT:
+        monkeypatch.setenv(name, "of the mesh itself")
+    found = await told(short_dir)
+    given = contract.ENVIRONMENT & set(found["env"])
+    assert given == {
+        *("PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT"),
+        *("MESH_SOCKET", "MESH_LIFE"),
+    }
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may run plugins as somebody else")

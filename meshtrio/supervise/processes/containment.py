@@ -37,8 +37,11 @@ def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
 
 
 def environment_of(config: PluginConfig, own: Mapping[str, str]) -> dict[str, str]:
-    """What a plugin inherits, its `env`, and `own`: what the mesh tells it."""
-    inherited = dict(os.environ)
+    """What a plugin inherits, its `env`, and `own`: what the mesh tells it.
+
+    What a mesh that is itself a plugin has been told by its own mesh, is for nobody else.
+    """
+    inherited = {k: v for k, v in os.environ.items() if k not in contract.ENVIRONMENT}
     if config.inherit_env is not None:
         inherited = {name: value for name, value in inherited.items() if name in config.inherit_env}
     return {**inherited, **config.env, **own}

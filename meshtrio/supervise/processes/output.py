@@ -11,10 +11,10 @@ import attrs
 import trio
 
 from meshtrio.config import OutputConfig
+from meshtrio.contract import LONGEST_LINE
 from meshtrio.wire.budget import Budget
 
-MAX_LINE = 8 * 1024
-"""Bytes of a line that are kept; what follows up to its end is counted and dropped."""
+MAX_LINE = LONGEST_LINE
 
 _READ_SIZE = 32 * 1024
 _MOST_KEPT = 256 * 1024

@@ -1,0 +1,123 @@
+"""Records of the standard library's logging as lines of JSON, with the ids of trace and span.
+
+Apart from `logs`, which knows the mesh: plugins use it, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from meshtrio.telemetry.json_lines import line_of, text_of
+from meshtrio.telemetry.trace_ids import current_ids
+
+_LONGEST = 64 * 1024
+_ABOUT_A_PLUGIN = ("event", "plugin", "instance", "pid", "stream")
+_KNOWN = frozenset(
+    {
+        *vars(logging.makeLogRecord({})),
+        *_ABOUT_A_PLUGIN,
+        *("asctime", "fields", "logger", "message", "span_id", "taskName", "trace_id"),
+    }
+)
+"""What every record has, and what has a key of its own; the rest is what its author added."""
+
+
+class TraceIds(logging.Filter):
+    """Lets every record through, with `trace_id` and `span_id`: empty where it is in no call.
+
+    For a handler, or a logger; then a format may have `%(trace_id)s` in it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "trace_id"):
+            record.trace_id, record.span_id = current_ids()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as an object of JSON in one line; what does not apply to it is left out.
+
+    Keys: `time` (RFC 3339, UTC, milliseconds), `level`, `logger`, `message`, `event`, `plugin`,
+    `instance`, `pid`, `stream`, `fields` (what `extra` had, or what a plugin's line says beyond
+    the others), `trace_id`, `span_id`, `exception`. Its trace is that of the call in which it is
+    formatted, unless a `TraceIds` has seen it before.
+    """
+
+    def __init__(self, longest: int = _LONGEST) -> None:
+        """`longest`: bytes of a line; of what would be longer, texts are cut."""
+        super().__init__()
+        self._longest = longest
+
+    def format(self, record: logging.LogRecord) -> str:
+        values: dict[str, Any] = {
+            "time": _rfc3339(record.created),
+            "level": record.levelname,
+            "logger": getattr(record, "logger", None) or record.name,
+            "message": message_of(record),
+        }
+        for key in _ABOUT_A_PLUGIN:
+            values[key] = getattr(record, key, None)
+        values["fields"] = getattr(record, "fields", None) or extra_of(record)
+        values |= _trace_and_exception(self, record)
+        return line_of(_applying(values), self._longest)
+
+
+class LineFormatter(logging.Formatter):
+    """A record as the mesh reads it from a plugin: its time, plugin and process are known there."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self._longest = longest
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = {
+            "level": record.levelname,
+            "logger": record.name,
+            "message": message_of(record),
+            **_trace_and_exception(self, record),
+        }
+        return line_of(_applying(values), self._longest, extra_of(record))
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """What it says; where its arguments do not fit, what is wrong with it."""
+    try:
+        return record.getMessage()
+    except Exception as exc:
+        return f"{text_of(record.msg)} (its arguments do not fit: {text_of(exc)})"
+
+
+def extra_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in _KNOWN}
+
+
+def _applying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """But for what is not there. There is always a message, be it empty."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and (value or key == "message" or not isinstance(value, (str, dict)))
+    }
+
+
+def _trace_and_exception(
+    formatter: logging.Formatter, record: logging.LogRecord
+) -> dict[str, str | None]:
+    trace_id = getattr(record, "trace_id", None)
+    span_id = getattr(record, "span_id", None)
+    if trace_id is None:
+        trace_id, span_id = current_ids()
+    exception = record.exc_text
+    if not exception and record.exc_info:
+        exception = formatter.formatException(record.exc_info)
+    parts = [part for part in (exception, record.stack_info) if part]
+    return {"trace_id": trace_id, "span_id": span_id, "exception": "\n".join(parts)}
+
+
+def _rfc3339(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,132 @@
+"""From which level on the lines of a plugin are logged, by its config."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from meshtrio.config import LogLevel
+from meshtrio.errors import UsageError
+from meshtrio.supervise import events
+from tests.meshes import running
+from tests.programs import plugin
+from tests.system.levels import ALL_LEVELS, logged, say_all, talkative, with_level
+
+LEVELLED = """
+import json, sys, time
+for level in ("debug", "info", "warning", "error"):
+    print(json.dumps({"level": level, "message": f"it is {level}"}))
+print("plain text")
+sys.stdout.flush()
+time.sleep(3600)
+"""
+
+
+REPEATING = """
+import sys
+for line in open(sys.argv[1]):
+    print(line, end="", flush=True)
+"""
+
+
+def levelled(**settings: Any) -> str:
+    """A plugin that knows nothing of levels, and writes a line of each."""
+    return plugin("levelled", "-c", LEVELLED, ready_timeout=60, **settings)
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["it is debug", "it is info", "it is warning", "it is error", "plain text"]),
+        ("info", ["it is info", "it is warning", "it is error", "plain text"]),
+        ("warning", ["it is warning", "it is error"]),
+        ("error", ["it is error"]),
+        (None, ["it is warning", "it is error"]),
+    ],
+)
+async def test_lines_that_matter_less_are_kept_and_not_logged(
+    level: str | None, shown: list[str], short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a level of its own, loggers decide as they always do."""
+    caplog.set_level("WARNING")
+    caplog.handler.setLevel(logging.NOTSET)  # It is the loggers that are asked.
+    output = {} if level is None else {"log_level": level}
+    async with running(levelled(output=output), short_dir) as watched:
+        await watched.wait_for_line("plain text")
+        (kept,) = watched.mesh.lines("levelled").values()
+    assert logged(caplog, "levelled") == shown
+    assert len(kept) == 5
+
+
+async def test_what_is_disabled_for_all_stays_so(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = levelled(output={"log_level": "debug"})
+    logging.disable(logging.WARNING)
+    try:
+        async with running(config, short_dir) as watched:
+            await watched.wait_for_line("plain text")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert logged(caplog, "levelled") == ["it is error"]
+
+
+async def test_a_plugin_logs_from_the_level_on_that_its_config_says(short_dir: Path) -> None:
+    config = talkative(output={"log_level": "debug"})
+    async with running(config, short_dir) as watched:
+        await say_all(watched, "here")
+        lines = [each.event.line for each in watched.find(events.LineWritten)]  # type: ignore[attr-defined]
+    levels = [json.loads(line)["level"].lower() for line in lines]
+    # And nothing of how its headers were decoded.
+    assert levels == list(ALL_LEVELS)
+
+
+async def test_a_program_with_logging_of_its_own_heeds_the_level(short_dir: Path) -> None:
+    config = plugin("talkative", "talkative.py", "own", output={"log_level": "info"})
+    async with running(config, short_dir) as watched:
+        await say_all(watched, "here")
+        lines = [each.event.line for each in watched.find(events.LineWritten)]  # type: ignore[attr-defined]
+    assert lines == [f"own {level.upper()} {level} here" for level in ALL_LEVELS[1:]]
+
+
+async def test_a_reload_changes_the_level_and_restarts_nothing(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    pipe = short_dir / "pipe"
+    config = plugin("levelled", "-c", REPEATING, str(pipe), ready_timeout=60)
+    os.mkfifo(pipe)
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Starting)
+        with await trio.to_thread.run_sync(lambda: pipe.open("w", buffering=1)) as write:
+            write.write("first\n")
+            await watched.wait_for_line("first")
+            changed = await watched.mesh.reload(with_level(watched.mesh.config, LogLevel.WARNING))
+            assert changed.adjusted == ("levelled",)
+            assert not changed.restarted
+            write.write('second\n{"level": "warning", "message": "third"}\n')
+            await watched.wait_for_line("third")
+            await watched.mesh.reload(with_level(watched.mesh.config, None))
+            write.write("fourth\n")
+            await watched.wait_for_line("fourth")
+        assert len(watched.find(events.Starting)) == 1
+    assert logged(caplog, "levelled") == ["first", "third", "fourth"]
+    told = [each.getMessage() for each in caplog.records if "is to log" in each.getMessage()]
+    assert told == [
+        "levelled/0: is to log from warning on",
+        "levelled/0: is to log as its program says",
+    ]
+
+
+async def test_a_reload_cannot_change_the_log_of_the_mesh(short_dir: Path) -> None:
+    async with running(levelled(), short_dir) as watched:
+        log = attrs.evolve(watched.mesh.config.log, level=LogLevel.ERROR)
+        with pytest.raises(UsageError, match="log cannot be changed while the mesh runs"):
+            await watched.mesh.reload(attrs.evolve(watched.mesh.config, log=log))
