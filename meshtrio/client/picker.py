@@ -92,7 +92,7 @@ class Picker(Protocol):
     metadata: Metadata
     """What goes out with every call."""
     target: str
-    """What is called, as a URI: "mesh:///plugin.echo"."""
+    """What is called, as a URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
     observer: ClientObserver | None
     """Who wants to know of calls, None where nobody does."""
     throttle: Throttle | None

@@ -74,7 +74,7 @@ async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
         for text in ("", "x" * 2000):
             await stub(channel).Echo(request(text))
         found = Found(metrics.families())
-    target = f"unix:{short_dir / 'a'}"
+    target = f"unix://{short_dir / 'a'}"
     size = request("x" * 2000).ByteSize()
     for about in ("grpc.client.attempt", "grpc.server.call"):
         assert found.value(f"{about}.started", grpc_method=ECHO) == 2
