@@ -1,4 +1,4 @@
-"""Go programs the tests use as peers. `.ci/run` installs them; elsewhere a missing one skips."""
+"""Programs the tests use as peers. `.ci/run` installs them; elsewhere a missing one skips."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ GO_TOOLS = {
 }
 GO_PROGRAMS = {
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
+    "grpc-go-metrics": ROOT / "tests" / "interop" / "go_metrics",
     "go-service": ROOT / "examples" / "go-service",
 }
 """Our own, built from their folders."""
@@ -33,6 +34,16 @@ GO_MESSAGES = {
     },
 }
 """The protos of our own, and the Go packages that are generated from them."""
+ENVIRONMENTS = {
+    "grpcio-observability": (
+        "grpcio==1.85.0",
+        "grpcio-observability==1.85.0",
+        "opentelemetry-sdk==1.45.2",
+        "protobuf>=6.31.1,<7",
+    ),
+}
+"""Python packages that would not do beside our own, each in an environment of its own. There may be
+none of them for this Python: tests that have use for one go without."""
 PROTO_PATH = (ROOT / "protos", ROOT / "examples" / "echo-plugin")
 FOLDER = Path(os.environ.get("MESHTRIO_TOOLS", Path.home() / ".cache" / "meshtrio" / "tools"))
 
@@ -46,6 +57,29 @@ def tool(name: str) -> str:
             pytest.fail(text)
         pytest.skip(text)
     return found
+
+
+def environment(name: str) -> str:
+    """The interpreter of an environment of ours. Skips the test where it could not be made."""
+    found = FOLDER / name / "bin" / "python"
+    if not found.exists():
+        pytest.skip(f"{name} is missing: python -m tests.tools installs it if it can be had")
+    return str(found)
+
+
+def make_environment(name: str, packages: tuple[str, ...]) -> None:
+    """Install packages in FOLDER, in an environment of their own, unless it is there."""
+    if (FOLDER / name).exists():
+        return
+    print(f"installing {', '.join(packages)}", flush=True)
+    # Put there when it is whole; an environment works wherever it is.
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [f"{folder}/bin/python", "-m", "pip", "install", "-q", *packages]
+        if subprocess.run(pip, check=False).returncode:
+            print(f"{name} cannot be had here")
+        else:
+            shutil.copytree(folder, FOLDER / name, symlinks=True)
 
 
 def install(name: str, package: str) -> None:
@@ -84,12 +118,14 @@ def build(name: str, source: Path) -> None:
 
 
 def main() -> None:
-    """Install what is missing into FOLDER, and build our own; needs Go."""
+    """Install what is missing into FOLDER, and build our own; needs Go and pip."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, package in GO_TOOLS.items():
         install(name, package)
     for name, source in GO_PROGRAMS.items():
         build(name, source)
+    for name, packages in ENVIRONMENTS.items():
+        make_environment(name, packages)
 
 
 if __name__ == "__main__":

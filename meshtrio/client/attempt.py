@@ -257,18 +257,23 @@ class Attempt:
 
     def _tell(self, watch: AttemptWatch) -> None:
         self._watch = None
-        stream: Any = self.stream  # an ObservedStream
+        watch.finished(self._outcome(), self.stream)  # type: ignore[arg-type]  # an observed one
+
+    def _outcome(self) -> Outcome:
+        stream = self.stream
         if self._failure is not None:
-            outcome = self._failure
-        elif stream.trailers is not None:
-            outcome = stream.trailers.code, stream.trailers.message
-        elif stream.failure is not None:
+            return self._failure
+        if stream.trailers is not None:
+            return stream.trailers.code, stream.trailers.message
+        late = trio.current_time() >= self._deadline
+        if stream.failure is not None:
             outcome = outcome_of(stream.failure, self._deadline)
-        elif trio.current_time() >= self._deadline:
-            outcome = DEADLINE_EXCEEDED, "the caller's deadline passed"
-        else:
-            outcome = CANCELLED, "the caller gave the call up"
-        watch.finished(outcome, stream)
+            # A server that goes by the same deadline may have reset the stream before we could.
+            if not late or outcome[0] != CANCELLED:
+                return outcome
+        if late:
+            return DEADLINE_EXCEEDED, "the caller's deadline passed"
+        return CANCELLED, "the caller gave the call up"
 
     def _record(self, *, success: bool) -> None:
         if not self._recorded:

@@ -16,7 +16,7 @@ import trio
 from meshtrio.client.bare import BareStubSupport
 from meshtrio.client.calls import stub_method
 from meshtrio.client.dial import Tls
-from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.endpoint import Endpoint, ServiceState, target_of
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.link import Manner
 from meshtrio.client.picker import ANY, Target, Wish
@@ -76,7 +76,7 @@ class Channel:
         self.name = name
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
-        self.target = name if ":" in name else f"mesh:///{name}"
+        self.target = target_of(name)
         self.observer = observers().client if observed else None
         encode_metadata(self.metadata)
         self.calls = Tally()

@@ -78,6 +78,19 @@ def host_of(address: str) -> str | None:
     return Address.parse(address).host or None
 
 
+def target_of(name: str) -> str:
+    """What telemetry calls a channel's service or address: the target in full, as gRPC writes it
+    (gRFC A66: scheme://[authority]/path)."""
+    if ":" not in name:
+        return f"mesh:///{name}"
+    try:
+        where = Address.parse(name)
+    except ValueError:
+        return name  # Its endpoint will say what is wrong with it.
+    # What gRPC has for a host and a port is its resolver, which asks the system as we do.
+    return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
+
+
 async def connect(address: str) -> socket.socket:
     """Connect to an endpoint's address, giving a non-blocking socket the caller owns.
 

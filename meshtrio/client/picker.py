@@ -95,7 +95,7 @@ class Picker(Protocol):
     calls: Tally
     """Of its users, however many attempts each takes."""
     target: str
-    """What is called, as a URI: "mesh:///plugin.echo"."""
+    """What is called, as a URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
     observer: ClientObserver | None
     """Who wants to know of calls, None where nobody does."""
     throttle: Throttle | None

@@ -171,7 +171,8 @@ class ClientObserver:
     """Follows the calls of channels."""
 
     def method(self, target: str, method: Method) -> MethodObserver:
-        """A stub is made. `target`: "mesh:///plugin.echo", or the address of a channel to one."""
+        """A stub is made. `target`: "mesh:///plugin.echo", or for a channel to one address
+        "unix:///path" or "dns:///host:port"."""
         raise NotImplementedError
 
     def judged(self, target: str, verdict: Verdict) -> None:

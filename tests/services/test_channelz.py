@@ -19,6 +19,7 @@ from grpc_channelz.v1 import channelz_pb2 as pb
 from meshtrio.client.channel import connect_to
 from meshtrio.client.dial import Tls
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.endpoint import target_of
 from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
@@ -134,7 +135,7 @@ async def test_tls_on_tcp() -> None:
             asked = channelz.GetServerSocketsRequest(server_id=told.ref.server_id)
             (theirs,) = (await stub.GetServerSockets(asked)).socket_ref
             (top,) = (await stub.GetTopChannels(channelz.GetTopChannelsRequest())).channel
-            assert top.data.target == address
+            assert top.data.target == target_of(address)
             number = top.subchannel_ref[0].subchannel_id
             asked = channelz.GetSubchannelRequest(subchannel_id=number)
             (ours,) = (await stub.GetSubchannel(asked)).subchannel.socket_ref
@@ -163,7 +164,7 @@ def test_what_is_not_there_is_not_found(caller: Program, target: str) -> None:
     for number in (0, -1, 2**40):
         assert_all_missing(caller.channelz, number)
     # A number of another kind is no better.
-    channel = caller.channels()[target].ref.channel_id
+    channel = caller.channels()[target_of(target)].ref.channel_id
     with pytest.raises(grpc.RpcError) as caught:
         caller.channelz.GetSocket(pb.GetSocketRequest(socket_id=channel))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -200,7 +201,7 @@ def test_what_grpcdebug_reads_unasked_is_there(caller: Program, target: str) -> 
     """It takes for granted that these fields are set, times that never were among them."""
     assert caller.call(f"open a {target}") == "ok"
     assert caller.call("call a x") == "ok"
-    channel, server = caller.channels()[target], caller.server()
+    channel, server = caller.channels()[target_of(target)], caller.server()
     subchannel, connection = caller.below(channel)
     for data in (channel.data, subchannel.data):
         assert data.HasField("state")

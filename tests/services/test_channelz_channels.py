@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2 as pb
 
+from meshtrio.client.endpoint import target_of
 from tests.programs import ECHO, until
 from tests.services.channelz import Program, alone, assert_all_missing, calls, messages, streams
 
@@ -21,7 +22,7 @@ def test_a_channel_its_subchannel_and_its_socket(caller: Program, target: str) -
     for text in ("x", "y", "z"):
         assert caller.call(f"call a {text}") == "ok"
     assert [caller.call("call a not-found"), caller.call("call a fail")] == ["NOT_FOUND", "UNKNOWN"]
-    channel = caller.channels()[target]
+    channel = caller.channels()[target_of(target)]
     assert channel.data.state.state == READY
     assert calls(channel.data) == (5, 3, 2)
     request = pb.GetChannelRequest(channel_id=channel.ref.channel_id)
@@ -49,7 +50,7 @@ def test_calls_that_stream_or_are_cut(caller: Program, short_dir: Path) -> None:
         assert caller.call("chat a x y z") == "ok"
         assert caller.call("cut a") == "ok"
         assert caller.call("call a x") == "ok"
-        channel = caller.channels()[address]
+        channel = caller.channels()[target_of(address)]
         subchannel, socket = caller.below(channel)
         assert calls(channel.data) == calls(subchannel.data) == (4, 3, 1)
         assert streams(socket) == (4, 3, 1)
@@ -76,15 +77,15 @@ def test_states_when_a_server_is_killed_and_comes_back(caller: Program, short_di
     target = f"unix:{path}"
 
     def state() -> Any:
-        return caller.channels()[target].data.state.state
+        return caller.channels()[target_of(target)].data.state.state
 
     with alone(ECHO / "echo_plugin.py", path) as process:
         assert caller.call(f"open a {target}") == "ok"
         assert caller.call("call a x") == "ok"
-        before, socket = caller.below(caller.channels()[target])
+        before, socket = caller.below(caller.channels()[target_of(target)])
         process.kill()
     until(lambda: state() == FAILING)
-    (ref,) = caller.channels()[target].subchannel_ref
+    (ref,) = caller.channels()[target_of(target)].subchannel_ref
     subchannel = caller.subchannel(ref)
     assert subchannel.ref == before.ref
     assert (subchannel.data.state.state, list(subchannel.socket_ref)) == (FAILING, [])
@@ -99,7 +100,7 @@ def test_states_when_a_server_is_killed_and_comes_back(caller: Program, short_di
     path.unlink()
     with alone(ECHO / "echo_plugin.py", path):
         until(lambda: state() == READY)
-        _, after = caller.below(caller.channels()[target])
+        _, after = caller.below(caller.channels()[target_of(target)])
         assert after.ref.socket_id > socket.ref.socket_id
 
 
@@ -108,7 +109,7 @@ def test_numbers_are_not_used_again_and_nothing_is_kept(caller: Program, target:
     for _ in range(4):
         assert caller.call(f"open a {target}") == "ok"
         assert caller.call("call a x") == "ok"
-        channel = caller.channels()[target]
+        channel = caller.channels()[target_of(target)]
         subchannel, socket = caller.below(channel)
         channels.append(channel.ref.channel_id)
         subchannels.append(subchannel.ref.subchannel_id)

@@ -21,6 +21,7 @@ from meshtrio.rpc.server import Server
 from meshtrio.telemetry.families import Distribution, Family
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.rpc_metrics import ClientMetrics
+from meshtrio.wire.errors import ErrorCode
 from tests.client.test_channel import Feed, endpoint, serving
 from tests.client.test_routing import OUTLIERS
 from tests.rpc.pairs import Scripted, reply, request
@@ -75,7 +76,7 @@ async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
         for text in ("", "x" * 2000):
             await stub(channel).Echo(request(text))
         found = Found(metrics.families())
-    target = f"unix:{short_dir / 'a'}"
+    target = f"unix://{short_dir / 'a'}"
     size = request("x" * 2000).ByteSize()
     for about in ("grpc.client.attempt", "grpc.server.call"):
         assert found.value(f"{about}.started", grpc_method=ECHO) == 2
@@ -167,6 +168,30 @@ async def test_what_the_caller_ends_is_told_apart(
         assert found.count(f"grpc.{name}.duration", grpc_method=method, grpc_status=status) == 1
     # The server is told both, of the deadline and that its caller has gone, at the same time.
     assert set(found.statuses("grpc.server.call.duration")) <= {status, "CANCELLED"}
+
+
+async def test_a_server_that_keeps_to_the_deadline_as_well_is_not_told_apart(
+    short_dir: Path,
+) -> None:
+    """grpc-go's resets a stream when its deadline passes, maybe before the caller has done so."""
+    has_reset = trio.Event()
+
+    async def resets(
+        messages: AsyncIterator[EchoRequest], request: Any
+    ) -> AsyncIterator[EchoReply]:
+        yield reply("one")
+        request._stream.reset(ErrorCode.CANCEL)
+        has_reset.set()
+
+    async with measured(short_dir, Scripted(Chat=resets)) as (metrics, channel):
+        with trio.move_on_after(0.1):
+            async with stub(channel).Chat() as call:
+                await call.receive_message()
+                await has_reset.wait()
+                await trio.sleep_forever()
+        found = Found(metrics.families())
+    for name in ("client.attempt", "client.call"):
+        assert found.statuses(f"grpc.{name}.duration") == {"DEADLINE_EXCEEDED": 1}
 
 
 async def test_a_call_that_never_gets_an_endpoint_is_counted(short_dir: Path) -> None:

@@ -1,0 +1,204 @@
+"""What differs between meshtrio and a reference, and which of it may, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+
+import attrs
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from tests.interop.metrics.cases import CASES
+from tests.interop.metrics.runs import CLIENT, GRPC_GO, GRPCIO, SERVER, Recording
+from tests.interop.metrics.series import Key, Series, Value, relabelled
+
+EITHER = "DEADLINE_EXCEEDED or CANCELLED"
+FULL_TARGETS = {"unix:/socket": "unix:///socket", "127.0.0.1:1": "dns:///127.0.0.1:1"}
+"""What grpcio says, and what is meant."""
+NOTHING = "nothing"
+
+
+@attrs.frozen
+class Difference:
+    """One series of one call that is not the same in both."""
+
+    case: str
+    side: str
+    metric: str
+    ours: str
+    theirs: str
+
+
+@attrs.frozen
+class Explained:
+    """Differences that may be. All but the reason are patterns, as in file names."""
+
+    reference: str
+    case: str
+    side: str
+    metric: str
+    ours: str
+    theirs: str
+    reason: str
+
+    def covers(self, found: Difference) -> bool:
+        return all(
+            fnmatch(getattr(found, field.name), getattr(self, field.name))
+            for field in attrs.fields(Difference)
+        )
+
+
+EXPLAINED = (
+    Explained(
+        GRPC_GO,
+        "gzip",
+        "*",
+        "*_message_size",
+        "1, * bytes",
+        "1, * bytes",
+        "Go's gzip and zlib, which Python has, pack the same message differently. Both sides of a "
+        "call count the same bytes, whichever of the two has packed them.",
+    ),
+    Explained(
+        GRPC_GO,
+        "unknown",
+        SERVER,
+        "grpc.server.call.*",
+        "1*",
+        NOTHING,
+        "grpc-go counts that a call of a method it does not have was started, and not that it has "
+        "ended. gRFC A66 makes no such exception, and grpcio counts both, as meshtrio does.",
+    ),
+    Explained(
+        GRPC_GO,
+        "nobody_retried",
+        CLIENT,
+        "grpc.client.attempt.started",
+        "1",
+        "5",
+        "grpc-go makes three attempts, and counts those that follow a failure to get a connection "
+        "twice; two of the five are never ended.",
+    ),
+    Explained(
+        GRPC_GO,
+        "nobody_retried",
+        CLIENT,
+        "grpc.client.attempt.*",
+        "1*",
+        "3*",
+        "A retry policy of meshtrio is for attempts that had an endpoint: a call with wait=False "
+        "that finds none fails at once. In gRPC that is an attempt which may be retried.",
+    ),
+    Explained(
+        GRPCIO,
+        "nobody_retried",
+        CLIENT,
+        "grpc.client.attempt.*",
+        "1*",
+        "3*",
+        "The same as with grpc-go.",
+    ),
+    Explained(
+        GRPCIO,
+        "*",
+        CLIENT,
+        "grpc.client.call.duration",
+        "1",
+        NOTHING,
+        'grpcio-observability does not have it ("not required yet").',
+    ),
+    Explained(
+        GRPCIO,
+        "gzip",
+        "*",
+        "*_message_size",
+        "1, * bytes",
+        "1, * bytes",
+        "As with grpc-go, on machines where Python and grpcio have zlibs that pack differently.",
+    ),
+)
+MAY_BE_ABSENT = frozenset({(GRPCIO, "gzip")})
+"""Explained differences that depend on the machine."""
+
+
+def explanations(reference: str) -> Iterator[Explained]:
+    return (each for each in EXPLAINED if each.reference == reference)
+
+
+# -- series ------------------------------------------------------------------------------------
+
+
+def series(recording: Recording, case: str, side: str) -> Series:
+    """What a side counted of a call, but for what depends on who was quicker.
+
+    A server's own deadline and its caller's RST_STREAM come at the same time. grpc-go's client has
+    an attempt be OK now and then where the server has answered, by whatever status, before the
+    request was sent; the call itself has the status.
+    """
+    found = recording.cases[case][side]
+    found = relabelled(found, "grpc.target", FULL_TARGETS)
+    if side == SERVER and case.startswith("deadline"):
+        found = relabelled(found, "grpc.status", dict.fromkeys(EITHER.split(" or "), EITHER))
+    if side == CLIENT and case == "unknown" and recording.client == GRPC_GO:
+        found = relabelled(found, "grpc.status", {"OK": "UNIMPLEMENTED"})
+    return found
+
+
+def differences(
+    ours: Recording, theirs: Recording, sides: Sequence[str] = (CLIENT, SERVER)
+) -> list[Difference]:
+    """All there are, in what both were asked for. Buckets are compared where they are the same."""
+    found = []
+    for case in CASES:
+        for side in sides:
+            if side in ours.cases[case.name] and side in theirs.cases[case.name]:
+                one, other = series(ours, case.name, side), series(theirs, case.name, side)
+                for key in sorted(one.keys() | other.keys()):
+                    if not _same(key, ours, one, theirs, other):
+                        values = _text(one, key), _text(other, key)
+                        found.append(Difference(case.name, side, key[0], *values))
+    return found
+
+
+def _same(key: Key, ours: Recording, one: Series, theirs: Recording, other: Series) -> bool:
+    a, b = one.get(key), other.get(key)
+    if a is None or b is None:
+        return False
+    if ours.instruments[key[0]].bounds == theirs.instruments[key[0]].bounds:
+        return a == b
+    return (a.count, a.total) == (b.count, b.total)
+
+
+def _text(found: Mapping[Key, Value], key: Key) -> str:
+    return str(found[key]) if key in found else NOTHING
+
+
+# -- Prometheus --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Shape:
+    """What is the same for all samples of a name in Prometheus' text."""
+
+    kind: str
+    labels: frozenset[str]
+    bounds: frozenset[float]
+
+
+def shapes(text: str) -> dict[str, Shape]:
+    """By name of a sample. Without what OpenTelemetry's exporter says of itself: target_info, and
+    otel_scope_* with each series."""
+    kinds: dict[str, str] = {}
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    bounds: defaultdict[str, set[float]] = defaultdict(set)
+    for metric in parsed(text):
+        for sample in metric.samples:
+            if sample.name != "target_info":
+                kinds[sample.name] = metric.type
+                labels[sample.name] |= {n for n in sample.labels if not n.startswith("otel_scope")}
+                bounds[sample.name] |= {float(v) for n, v in sample.labels.items() if n == "le"}
+    return {
+        name: Shape(kind, frozenset(labels[name]), frozenset(bounds[name]))
+        for name, kind in kinds.items()
+    }

@@ -1,0 +1,101 @@
+"""Metrics as a peer tells them, as values that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+Labels = tuple[tuple[str, str], ...]
+Key = tuple[str, Labels]
+"""The name of a metric and the labels of one of its series."""
+
+
+@attrs.frozen
+class Instrument:
+    """What is the same for all series of a metric."""
+
+    kind: str
+    unit: str
+    bounds: tuple[float, ...]
+    labels: frozenset[str]
+
+
+@attrs.frozen
+class Value:
+    """What a series has counted: of durations how many, since they never are the same."""
+
+    count: int
+    """Of a counter its value."""
+    total: float | None = None
+    """Of sizes, in bytes."""
+    buckets: tuple[int, ...] = ()
+    """The same, by the bounds of their metric."""
+
+    def __sub__(self, other: Value) -> Value:
+        if self.total is None or other.total is None:
+            return Value(self.count - other.count)
+        buckets = tuple(a - b for a, b in zip(self.buckets, other.buckets, strict=True))
+        return Value(self.count - other.count, self.total - other.total, buckets)
+
+    def __str__(self) -> str:
+        return str(self.count) if self.total is None else f"{self.count}, {self.total:g} bytes"
+
+
+Series = dict[Key, Value]
+
+
+def series_of(families: Iterable[Any], names: dict[str, str]) -> Series:
+    """Those of a peer; `names` are put for what is another in each run, such as paths."""
+    found = {}
+    for family in families:
+        for point in family["points"]:
+            labels = tuple(sorted((n, _renamed(v, names)) for n, v in point["labels"].items()))
+            found[family["name"], labels] = _value(family, point)
+    return found
+
+
+def _renamed(value: str, names: dict[str, str]) -> str:
+    for text, name in names.items():
+        value = value.replace(text, name)
+    return value
+
+
+def _value(family: Any, point: Any) -> Value:
+    if family["kind"] != "histogram":
+        return Value(int(point["sum"]))
+    counts = tuple(point["counts"])
+    if family["unit"] == "s":
+        return Value(sum(counts))
+    return Value(sum(counts), point["sum"], counts)
+
+
+def since(before: Series, after: Series) -> Series:
+    """What was counted between the two."""
+    found = {key: value - before[key] if key in before else value for key, value in after.items()}
+    return {key: value for key, value in found.items() if value.count}
+
+
+def instruments_of(families: Iterable[Any]) -> dict[str, Instrument]:
+    """Those that have series."""
+    return {
+        family["name"]: Instrument(
+            family["kind"],
+            family["unit"],
+            tuple(family["bounds"]),
+            frozenset(name for point in family["points"] for name in point["labels"]),
+        )
+        for family in families
+        if family["points"]
+    }
+
+
+def relabelled(series: Series, name: str, values: dict[str, str]) -> Series:
+    """The same with other values of a label; series that become one are refused."""
+    found: Series = {}
+    for (metric, labels), value in series.items():
+        key = metric, tuple((n, values.get(v, v) if n == name else v) for n, v in labels)
+        assert key not in found, key
+        found[key] = value
+    return found
