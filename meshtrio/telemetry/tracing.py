@@ -121,14 +121,14 @@ class Tracing(ServerObserver, ClientObserver):
     def method(self, target: str, method: Method) -> MethodObserver:
         return _TracedMethod(self, target, method)
 
-    def begin_call(self, name: str, attributes: Mapping[str, Any]) -> CallWatch:
-        """A call is made by whoever runs now."""
+    def begin_call(self, name: str, attributes: Mapping[str, Any], *, begins: bool) -> CallWatch:
+        """A call is made by whoever runs now; `begins`: a trace, where there is none."""
         context = contexts.get_current()
         if self._last is not None and self._last[0] is context:
             return self._last[1]
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
-            if self._draw is not None and not self._draw():
+            if not begins or (self._draw is not None and not self._draw()):
                 return (
                     self._quiet_call if not context else _QuietCall(*_fields(_quiet_root(context)))
                 )
@@ -302,6 +302,8 @@ class _TracedMethod(MethodObserver):
         self._tracing = tracing
         self._name = _span_name("Sent", method)
         self._attributes = {**_attributes(method), "server.address": target}
+        # What is asked after health, or of the mesh for as long as a process runs, begins none.
+        self._begins = Meter.counts(method.service)
 
     def begin(self) -> CallWatch:
-        return self._tracing.begin_call(self._name, self._attributes)
+        return self._tracing.begin_call(self._name, self._attributes, begins=self._begins)
