@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from random import getrandbits
 from typing import Any
 
+import purerpc
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -55,6 +56,8 @@ from meshtrio.wire import hpack
 from meshtrio.wire.grpc import Metadata, encode_metadata
 
 _MOST_REMEMBERED = 256
+_OK = Status(StatusCode.OK)
+_STATUSES = {status.value: status.name for status in purerpc.StatusCode}
 
 Draw = Callable[[], bool]
 
@@ -181,8 +184,14 @@ def _attributes(method: Method) -> dict[str, str]:
 def _conclude(span: Span, outcome: Outcome) -> None:
     code, message = outcome
     span.set_attribute("rpc.grpc.status_code", code)
-    span.set_status(Status(StatusCode.OK) if not code else Status(StatusCode.ERROR, message))
+    span.set_status(Status(StatusCode.ERROR, _described(code, message)) if code else _OK)
     span.end()
+
+
+def _described(code: int, message: str) -> str:
+    """A failure, as grpc-java and gRPC's C core write it: by gRFC A72 the code is in it."""
+    name = _STATUSES.get(code, str(code))
+    return f"{name}: {message}" if message else name
 
 
 # -- those that are not recorded -------------------------------------------------------------

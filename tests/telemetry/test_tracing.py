@@ -144,10 +144,10 @@ async def test_each_attempt_is_a_span_and_failures_bear_their_status(short_dir: 
         0,
         1,
     ]
-    assert first.status.description == "not yet"
+    assert first.status.description == "UNAVAILABLE: not yet"
     sent = found.one("Sent.")
     assert sent.status.status_code is StatusCode.ERROR
-    assert sent.status.description == "never"
+    assert sent.status.description == "NOT_FOUND: never"
     assert sent.attributes is not None
     assert sent.attributes["rpc.grpc.status_code"] == 5
     assert all(is_below(span, sent) for span in (first, second))
