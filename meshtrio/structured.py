@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Any
 
 import trio
@@ -29,6 +30,12 @@ async def next_beat(period: float, after: float = 1e-6) -> None:
     all of that is done in the same moments, as systemd's AccuracySec has it.
     """
     await trio.sleep_until(math.ceil((trio.current_time() + after) / period) * period)
+
+
+def start_for_all(nursery: trio.Nursery, task: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    """Start a task that is there for many: it has no context variables of who needed it first,
+    whose call and whose trace are none of its business."""
+    Context().run(nursery.start_soon, task, *args)
 
 
 @asynccontextmanager

@@ -22,12 +22,14 @@ GO_TOOLS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 GO_PROGRAMS = {
+    "grpc-go-chain": ROOT / "tests" / "interop" / "go_chain",
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
     "grpc-go-metrics": ROOT / "tests" / "interop" / "go_metrics",
     "go-service": ROOT / "examples" / "go-service",
 }
 """Our own, built from their folders."""
 GO_MESSAGES = {
+    "grpc-go-chain": {"echo/v1/echo.proto": "meshtrio/gochain/gen/echopb"},
     "go-service": {
         "echo/v1/echo.proto": "meshtrio/goservice/gen/echopb",
         "meshtrio/v1/registry.proto": "meshtrio/goservice/gen/meshpb",

@@ -288,12 +288,21 @@ def _fields(
     fields = [] if options is PLAIN else options.fields()
     if picker.metadata:
         fields += encode_metadata(picker.metadata)
+    if fields and watch is not None:
+        fields = [field for field in fields if not _replaced(field[0], watch)]
     serving = current.get()
     if serving is not None:
         fields += _carried(serving, options, watch)
     if previous:
         fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
     return fields
+
+
+def _replaced(key: bytes, watch: AttemptWatch) -> bool:
+    """Whether what a caller says is said of the attempt: whoever gets two parents goes by none.
+    Baggage adds up (W3C Baggage)."""
+    said = key.decode()
+    return said in watch.keys and said != "baggage"
 
 
 def _check_fits(

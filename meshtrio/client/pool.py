@@ -17,6 +17,7 @@ import trio.lowlevel
 
 from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.link import Link, Manner
+from meshtrio.structured import start_for_all
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -75,7 +76,7 @@ class Pool:
 
     def _start(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._guarded, task, *args)
+        start_for_all(self._nursery, self._guarded, task, *args)
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         _inside.set(self)

@@ -9,6 +9,7 @@ import trio
 
 from meshtrio.client.subchannel import Subchannel
 from meshtrio.policies.outlier import OutlierDetection, Outliers, Verdict
+from meshtrio.structured import start_for_all
 
 
 class Vigilance:
@@ -101,7 +102,9 @@ class Vigilance:
         subchannel.healthy = service is None
         if service is not None:
             subchannel.health = trio.CancelScope()
-            self._nursery.start_soon(self._follow_health, subchannel, service, subchannel.health)
+            start_for_all(
+                self._nursery, self._follow_health, subchannel, service, subchannel.health
+            )
 
     async def _follow_health(
         self, subchannel: Subchannel, service: str, scope: trio.CancelScope

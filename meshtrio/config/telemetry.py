@@ -8,7 +8,7 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.address import Address
-from meshtrio.config.collector import Collector
+from meshtrio.config.collector import ENDPOINT, TRACES_ENDPOINT, Collector
 
 if TYPE_CHECKING:
     from meshtrio.config.plugin import PluginConfig
@@ -62,7 +62,8 @@ class TelemetryConfig:
     """The OpenTelemetry collector that spans of calls and of plugins' lives are sent to:
     `tcp:host:port` or `unix:/path` for OTLP over gRPC, `http://host:port` for OTLP over HTTP.
     Plugins are told of it by OpenTelemetry's own variables (`OTEL_…`), so that those in other
-    languages can go by it, too; what a plugin's `env` says of these goes before it."""
+    languages can go by it, too; what a plugin's `env` says of these goes before it, and one that
+    names an endpoint there is told of no other."""
     sampling: float = attrs.field(default=1.0, validator=_check_ratio)
     """How many of the calls that have no parent are traced, from 0 to 1; others go by theirs."""
     experimental: bool = False
@@ -81,11 +82,14 @@ class TelemetryConfig:
         if told and self.experimental:
             told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
         if self.traces is not None:
-            about = self._of_traces(Collector.parse(self.traces), plugin.service, number)
+            about = self._of_traces(plugin.service, number)
+            # A plugin that sends its spans elsewhere does so by its own rules.
+            if not {ENDPOINT, TRACES_ENDPOINT} & plugin.env.keys():
+                about |= Collector.parse(self.traces).environment
             told |= {key: value for key, value in about.items() if key not in plugin.env}
         return told
 
-    def _of_traces(self, collector: Collector, service: str, number: int) -> dict[str, str]:
+    def _of_traces(self, service: str, number: int) -> dict[str, str]:
         """Source: OpenTelemetry Environment Variable Specification."""
         return {
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -93,5 +97,4 @@ class TelemetryConfig:
             "OTEL_TRACES_SAMPLER_ARG": f"{self.sampling:g}",
             "OTEL_SERVICE_NAME": service,
             "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={number}",
-            **collector.environment,
         }

@@ -154,8 +154,13 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
 
     def __init__(self, watches: Sequence[AttemptWatch]) -> None:
         super().__init__(watches)
-        self.block = b"".join([watch.block for watch in watches])
-        self.keys = frozenset().union(*[watch.keys for watch in watches])
+        self.block: bytes = b""
+        self.keys: frozenset[str] = frozenset()
+        for watch in watches:
+            # Where two of them trace, one's context goes along: a call has one parent.
+            if self.keys.isdisjoint(watch.keys):
+                self.block += watch.block
+                self.keys |= watch.keys
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         wanting: list[MessageWatch] = []

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from random import getrandbits
 from typing import Any
 
+import purerpc
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -55,6 +56,8 @@ from meshtrio.wire import hpack
 from meshtrio.wire.grpc import Metadata, encode_metadata
 
 _MOST_REMEMBERED = 256
+_OK = Status(StatusCode.OK)
+_STATUSES = {status.value: status.name for status in purerpc.StatusCode}
 
 Draw = Callable[[], bool]
 
@@ -121,14 +124,14 @@ class Tracing(ServerObserver, ClientObserver):
     def method(self, target: str, method: Method) -> MethodObserver:
         return _TracedMethod(self, target, method)
 
-    def begin_call(self, name: str, attributes: Mapping[str, Any]) -> CallWatch:
-        """A call is made by whoever runs now."""
+    def begin_call(self, name: str, attributes: Mapping[str, Any], *, begins: bool) -> CallWatch:
+        """A call is made by whoever runs now; `begins`: a trace, where there is none."""
         context = contexts.get_current()
         if self._last is not None and self._last[0] is context:
             return self._last[1]
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
-            if self._draw is not None and not self._draw():
+            if not begins or (self._draw is not None and not self._draw()):
                 return (
                     self._quiet_call if not context else _QuietCall(*_fields(_quiet_root(context)))
                 )
@@ -181,8 +184,14 @@ def _attributes(method: Method) -> dict[str, str]:
 def _conclude(span: Span, outcome: Outcome) -> None:
     code, message = outcome
     span.set_attribute("rpc.grpc.status_code", code)
-    span.set_status(Status(StatusCode.OK) if not code else Status(StatusCode.ERROR, message))
+    span.set_status(Status(StatusCode.ERROR, _described(code, message)) if code else _OK)
     span.end()
+
+
+def _described(code: int, message: str) -> str:
+    """A failure, as grpc-java and gRPC's C core write it: by gRFC A72 the code is in it."""
+    name = _STATUSES.get(code, str(code))
+    return f"{name}: {message}" if message else name
 
 
 # -- those that are not recorded -------------------------------------------------------------
@@ -302,6 +311,8 @@ class _TracedMethod(MethodObserver):
         self._tracing = tracing
         self._name = _span_name("Sent", method)
         self._attributes = {**_attributes(method), "server.address": target}
+        # What is asked after health, or of the mesh for as long as a process runs, begins none.
+        self._begins = Meter.counts(method.service)
 
     def begin(self) -> CallWatch:
-        return self._tracing.begin_call(self._name, self._attributes)
+        return self._tracing.begin_call(self._name, self._attributes, begins=self._begins)

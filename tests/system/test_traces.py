@@ -47,6 +47,9 @@ async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
             assert await call(watched, "plugin.a", "plugin.b hi") == "hi"
             found = await collector.wait(whole)
     assert collector.ancestry(found) == [RECV, ATTEMPT, SENT, RECV, ATTEMPT, SENT]
+    # Nothing of what the plugin's channels share, such as their watch of the registry.
+    trace = [got for got in collector.spans if got.span.trace_id == found.span.trace_id]
+    assert not [got.name for got in trace if got.name.endswith("Watch")]
     services = [got.service for got in collector.spans if got.name in (SENT, RECV)]
     assert sorted(services) == ["meshtrio", "plugin.a", "plugin.a", "plugin.b"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,24 @@ class Collector:
         ]
         return found
 
+    def upwards(self, got: Got) -> list[Got]:
+        """A span, the one it is below, and so on up to the first of its trace."""
+        found = [got]
+        while found[-1].span.parent_span_id:
+            found.append(self.parent(found[-1]))
+        return found
+
     def ancestry(self, got: Got) -> list[str]:
         """The names from a span up to the first of its trace."""
-        names = [got.name]
-        while got.span.parent_span_id:
-            got = self.parent(got)
-            names.append(got.name)
-        return names
+        return [each.name for each in self.upwards(got)]
 
 
 @asynccontextmanager
-async def collecting(path: Path) -> AsyncIterator[Collector]:
-    """Run one on a Unix socket."""
+async def collecting(where: Path | socket.socket) -> AsyncIterator[Collector]:
+    """Run one on a Unix socket, or on a socket that listens."""
     collector = Collector()
-    with unix_listener(path) as listener:
-        async with running(Server(collector).serve, listener):
+    with ExitStack() as stack:
+        if isinstance(where, Path):
+            where = stack.enter_context(unix_listener(where))
+        async with running(Server(collector).serve, where):
             yield collector

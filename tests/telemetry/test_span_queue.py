@@ -172,12 +172,3 @@ async def test_why_spans_are_dropped_is_told_once(
     assert len(said) == 1
     assert "not like this" in said[0]
     assert told(traces.queue)["not_sent"] == 6
-
-
-def test_collectors_are_told_apart() -> None:
-    assert Where.parse("tcp:[::1]:4317").address == "tcp:[::1]:4317"
-    assert Where.parse("http://host:4318").url == "http://host:4318/v1/traces"
-    assert Where.parse("https://host/otlp").url == "https://host/otlp"
-    for wrong in ("", "host:4317", "ftp://x", "http://", "tcp:x"):
-        with pytest.raises(ValueError, match=r"neither|none of"):
-            Where.parse(wrong)

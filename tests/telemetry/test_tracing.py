@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.policies.service_config import parse
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.sampling import ChosenIds, Lot
@@ -143,10 +144,10 @@ async def test_each_attempt_is_a_span_and_failures_bear_their_status(short_dir: 
         0,
         1,
     ]
-    assert first.status.description == "not yet"
+    assert first.status.description == "UNAVAILABLE: not yet"
     sent = found.one("Sent.")
     assert sent.status.status_code is StatusCode.ERROR
-    assert sent.status.description == "never"
+    assert sent.status.description == "NOT_FOUND: never"
     assert sent.attributes is not None
     assert sent.attributes["rpc.grpc.status_code"] == 5
     assert all(is_below(span, sent) for span in (first, second))
@@ -278,13 +279,22 @@ def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
 
 
 async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
+    from meshtrio.messages import health as messages
     from meshtrio.services.standard import standard_server
     from meshtrio.supervise.probe import SocketProbe
 
     found = Traced()
     with found.tracing.observing():
         server, _ = standard_server(ALL)
-    async with serving(short_dir / "a", server):
-        health = await SocketProbe().check(f"unix:{short_dir / 'a'}", 5)
+        async with (
+            serving(short_dir / "a", server),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            health = await SocketProbe().check(f"unix:{short_dir / 'a'}", 5)
+            asking = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
+            await asking.Check(messages.HealthCheckRequest())
+            assert not found.exporter.get_finished_spans()
+            with found.provider.get_tracer("mine").start_as_current_span("work"):
+                await asking.Check(messages.HealthCheckRequest())
     assert health.serving
-    assert not found.exporter.get_finished_spans()
+    assert is_below(found.one("Sent."), found.one("work"))
