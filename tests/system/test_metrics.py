@@ -244,7 +244,7 @@ def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Pat
     name = "grpc_server_call_started_total"
     assert counted.value(name, plugin="echo", grpc_method="other") >= ATTACKS // 2
     assert len(last) < 3 * len(first)
-    assert len(counted.samples) < len(Scrape.of(first.decode()).samples) + 300
+    assert len(counted.samples) < len(Scrape.of(first.decode()).samples) + 600
     assert all(size < 8 * 1024 * 1024 for size in grown.values()), grown
 
 
