@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 
 import prometheus_client
@@ -22,16 +24,34 @@ from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Poin
 
 _UNITS = {"s": "seconds", "By": "bytes", "1": "ratio"}
 _NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
+_registry_is_asked: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
+_collector_is_asked: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
+
+
+@contextmanager
+def _noted(what: ContextVar[bool]) -> Iterator[None]:
+    token = what.set(True)
+    try:
+        yield
+    finally:
+        what.reset(token)
 
 
 class PrometheusCollector(Collector):
-    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`."""
+    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`.
+
+    Gives no metrics of prometheus_client itself, which such an app exposes anyway. May be asked in
+    any thread.
+    """
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         self._families = families
 
-    def collect(self) -> Iterator[core.Metric]:
-        return map(exposed, self._families())
+    def collect(self) -> list[core.Metric]:
+        if _registry_is_asked.get():
+            return []
+        with _noted(_collector_is_asked):
+            return [exposed(family) for family in self._families()]
 
     def describe(self) -> list[core.Metric]:
         """Nothing beforehand: what there is changes as calls are made."""
@@ -92,11 +112,16 @@ def default_families() -> list[Family]:
     """What the program itself measures by prometheus_client, in its default registry.
 
     What that tells of the process and of Python is left out: the mesh has figures of its own, and
-    those would be of every plugin.
+    those would be of every plugin. So is what a collector of ours has brought there, and all of it
+    where it is such a collector that asks.
     """
+    if _collector_is_asked.get():
+        return []
+    with _noted(_registry_is_asked):
+        metrics = list(prometheus_client.REGISTRY.collect())
     return [
         family
-        for metric in prometheus_client.REGISTRY.collect()
+        for metric in metrics
         if not metric.name.startswith(("process_", "python_"))
         for family in taken(metric)
     ]

@@ -1,0 +1,51 @@
+"""Families as prometheus_client has them, both ways, and beside what an app has there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import prometheus_client
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.prometheus import PrometheusCollector
+
+
+@contextmanager
+def registered(metrics: Metrics) -> Iterator[None]:
+    """In the registry of the program, as an app does it."""
+    collector = PrometheusCollector(metrics.families)
+    prometheus_client.REGISTRY.register(collector)
+    try:
+        yield
+    finally:
+        prometheus_client.REGISTRY.unregister(collector)
+
+
+@pytest.fixture
+def own() -> Iterator[str]:
+    """A counter of the app's own."""
+    counter = prometheus_client.Counter("of_the_app", "What an app counts.")
+    counter.inc(3)
+    yield "of_the_app_total"
+    prometheus_client.REGISTRY.unregister(counter)
+
+
+def test_an_app_exposes_everything_once(own: str) -> None:
+    with registered(Metrics()):
+        text = prometheus_client.generate_latest().decode()
+    names = [family.name for family in parsed(text)]
+    assert "grpc_client_attempt_started" in names
+    assert len(names) == len(set(names))
+    assert text.count(f"\n{own} ") == 1
+
+
+def test_what_a_mesh_is_told_has_nothing_twice_either(own: str) -> None:
+    metrics = Metrics()
+    with registered(metrics):
+        names = [family.name for family in metrics.families()]
+    assert names.count("of_the_app") == 1
+    assert names.count("grpc.client.attempt.started") == 1
+    assert "grpc_client_attempt_started" not in names
