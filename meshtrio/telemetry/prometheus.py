@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
+from math import inf
 
 import prometheus_client
 from prometheus_client import core
@@ -128,35 +129,40 @@ def default_families() -> list[Family]:
 
 
 def taken(metric: core.Metric) -> Iterator[Family]:
-    """One of prometheus_client's, as families; a summary becomes several."""
-    if metric.type in ("histogram", "gaugehistogram"):
-        yield _taken_histogram(metric)
+    """One of prometheus_client's, as families."""
+    if metric.type in ("histogram", "gaugehistogram", "summary"):
+        yield _taken_distribution(metric)
         return
     by_name: defaultdict[str, list[Point]] = defaultdict(list)
     for sample in metric.samples:
         if not sample.name.endswith("_created"):
             by_name[sample.name].append(Point(tuple(sample.labels.items()), sample.value))
     for name, points in by_name.items():
-        # Those of a summary rise, too, but as counters they would have other names.
         kind = Kind.COUNTER if metric.type == "counter" else Kind.GAUGE
         yield Family(name.removesuffix("_total"), kind, "", metric.documentation, points)
 
 
-def _taken_histogram(metric: core.Metric) -> Family:
-    buckets: defaultdict[Labels, list[tuple[float, float]]] = defaultdict(list)
+def _taken_distribution(metric: core.Metric) -> Family:
+    """A histogram, or a summary as one with a single bucket: it has the same count and sum.
+
+    Quantiles, which prometheus_client's own summaries do not have, are left out.
+    """
+    below: defaultdict[Labels, dict[float, float]] = defaultdict(dict)
     sums: dict[Labels, float] = {}
     for sample in metric.samples:
         labels = tuple((n, value) for n, value in sample.labels.items() if n != "le")
         if sample.name.endswith("_bucket"):
-            buckets[labels].append((float(sample.labels["le"]), sample.value))
+            below[labels][float(sample.labels["le"])] = sample.value
+        elif sample.name.endswith("_count"):
+            below[labels][inf] = sample.value
         elif sample.name.endswith("_sum"):
             sums[labels] = sample.value
     bounds: tuple[float, ...] = ()
     points = []
-    for labels, found in buckets.items():
-        found.sort()
-        bounds = tuple(bound for bound, _ in found[:-1])
-        totals = [0, *(int(total) for _, total in found)]
+    for labels, found in below.items():
+        *bounded, _ = sorted(found)
+        bounds = tuple(bounded)
+        totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
         points.append(Point(labels, Distribution(counts, sums.get(labels, 0.0))))
     return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points, bounds)

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.prometheus import PrometheusCollector
+from meshtrio.telemetry.prometheus import PrometheusCollector, taken
 
 
 @contextmanager
@@ -49,3 +49,16 @@ def test_what_a_mesh_is_told_has_nothing_twice_either(own: str) -> None:
     assert names.count("of_the_app") == 1
     assert names.count("grpc.client.attempt.started") == 1
     assert "grpc_client_attempt_started" not in names
+
+
+def test_a_summary_keeps_its_count_and_sum_under_their_names() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    seen = prometheus_client.Summary("seen", "What was seen.", ["by"], registry=registry)
+    for value in (1, 2.5):
+        seen.labels(by="me").observe(value)
+    families = [family for metric in registry.collect() for family in taken(metric)]
+    exposing = prometheus_client.CollectorRegistry()
+    exposing.register(PrometheusCollector(lambda: families))
+    assert exposing.get_sample_value("seen_count", {"by": "me"}) == 2
+    assert exposing.get_sample_value("seen_sum", {"by": "me"}) == 3.5
+    assert "# TYPE seen histogram" in prometheus_client.generate_latest(exposing).decode()
