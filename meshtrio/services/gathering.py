@@ -17,8 +17,7 @@ from meshtrio.messages import metrics
 from meshtrio.registry import Registry
 from meshtrio.services.metrics import families_of
 from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.families import Family, Kind, Point, labelled, merged
-from meshtrio.telemetry.mesh_metrics import instance_labels
+from meshtrio.telemetry.families import Family, Kind, Point, instance_labels, labelled, merged
 
 _SERVICE = metrics.DESCRIPTOR.services_by_name["Metrics"]
 _PATIENCE = 2.0

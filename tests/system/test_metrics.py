@@ -110,6 +110,8 @@ async def test_one_scrape_shows_the_mesh_its_clients_and_its_plugins(short_dir: 
     assert found.value("mesh_instance_in_flight") == 0
     assert found.value("mesh_instance_resident_memory_bytes", plugin="echo") > 1e7
     assert found.value("mesh_plugin_ready_duration_seconds_count", plugin="echo") == 2
+    assert found.value("mesh_instance_max_descriptors", plugin="echo") > 100
+    assert found.value("mesh_resident_memory_bytes") > 1e7
     # What the plugin measures itself comes with it.
     own = {"plugin": "own", "plugin_instance": "0"}
     assert found.value("asked_total", what="echo", **own) == 2
