@@ -152,8 +152,9 @@ class MeshMetrics:
 
     def _of_plugins(self) -> list[Family]:
         counts = {plugin.name: plugin.counts for plugin in self._tree.statistics().plugins}
-        for gone in self._ready_after.keys() - counts.keys():
-            del self._ready_after[gone]
+        self._ready_after = {
+            name: self._ready_after.get(name) or Histogram(LATENCY) for name in counts
+        }
 
         def counted(what: str) -> Mapping[Labels, float]:
             return {_plugin(name): _count(each, what) for name, each in counts.items()}

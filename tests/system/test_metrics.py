@@ -143,6 +143,7 @@ async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_d
     with telling() as (table, url):
         config = table + echo("alone", metrics=f"127.0.0.1:{port}") + echo("silent", metrics="off")
         async with running(config, short_dir) as watched:
+            before = await scrape(url)
             await watched.wait(events.Ready, count=2)
             await call(watched, "plugin.alone")
             of_mesh = await scrape(url)
@@ -151,6 +152,8 @@ async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_d
     assert of_plugin.value("grpc_server_call_duration_seconds_count", **labels) == 1
     assert not of_mesh.has("grpc_server_call_started_total")
     assert of_mesh.value("mesh_collection_failures_total") == 0
+    # There from the start, so that the first time is seen as a change.
+    assert before.value("mesh_plugin_ready_duration_seconds_count", plugin="alone") == 0
 
 
 async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Path) -> None:
