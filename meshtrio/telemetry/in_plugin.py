@@ -27,7 +27,7 @@ async def measured() -> AsyncIterator[Metrics]:
         need("metrics", f"{PLUGIN_METRICS}={where}")
         from meshtrio.telemetry.exposition import expose
 
-        async def gather() -> object:
+        async def gather(within: float | None) -> object:
             return metrics.families()
 
         async with running(expose, gather, f"tcp:{where}"):
