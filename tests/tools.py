@@ -1,4 +1,7 @@
-"""Programs the tests use as peers. `.ci/run` installs them; elsewhere a missing one skips."""
+"""Programs of others that the tests use. `.ci/run` installs them; elsewhere a missing one skips.
+
+Those in Go, which are peers, are installed by `python -m tests.tools`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,13 @@ GO_TOOLS = {
     "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.6",
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
+DEBIAN = {
+    "tmux": "tmux",
+    "systemd-analyze": "systemd",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+}
+"""Programs, and the packages that bring them."""
 GO_PROGRAMS = {
     "grpc-go-chain": ROOT / "tests" / "interop" / "go_chain",
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
@@ -82,6 +92,17 @@ def make_environment(name: str, packages: tuple[str, ...]) -> None:
             print(f"{name} cannot be had here")
         else:
             shutil.copytree(folder, FOLDER / name, symlinks=True)
+
+
+def debian_tool(name: str) -> str:
+    """The path of a program that a package of Debian brings; where it is missing, as `tool`."""
+    found = shutil.which(name)
+    if found is None:
+        text = f"{name} is missing: apt-get install {DEBIAN[name]}, or the like, brings it"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return found
 
 
 def install(name: str, package: str) -> None:

@@ -17,12 +17,13 @@ from meshtrio.registry import Registry
 from meshtrio.services.attending import channel_to_instance, ready
 from meshtrio.services.metrics import families_of
 from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.families import Family, Kind, Point, labelled, merged
-from meshtrio.telemetry.mesh_metrics import instance_labels
+from meshtrio.telemetry.families import Family, Kind, Point, instance_labels, labelled, merged
 
 _SERVICE = metrics.DESCRIPTOR.services_by_name["Metrics"]
 _PATIENCE = 2.0
 """Seconds that plugins have to answer: a scrape has ten by default."""
+_PART_OF_TIMEOUT = 0.5
+"""Of what a scrape has, where that is less: one plugin that is stuck must not cost all of it."""
 
 
 class Gatherer:
@@ -38,16 +39,13 @@ class Gatherer:
         self._own = own
         self._failures: Counter[str] = Counter()
 
-    async def gather(self) -> list[Family]:
-        exposed = {
-            plugin.service: plugin.name
-            for plugin in self._tree.config.plugins
-            if plugin.metrics == THROUGH_THE_MESH
-        }
+    async def gather(self, within: float | None = None) -> list[Family]:
+        """All there is; `within`: seconds that whoever asks waits for it."""
+        patience = _PATIENCE if within is None else min(_PATIENCE, within * _PART_OF_TIMEOUT)
         answers: dict[tuple[str, int], Any] = {}
         async with trio.open_nursery() as nursery:
-            for (service, _), endpoint in ready(self._registry, exposed.__contains__).items():
-                nursery.start_soon(self._ask, exposed[service], endpoint, answers)
+            for key, endpoint in self._asked().items():
+                nursery.start_soon(self._ask, key, endpoint, patience, answers)
         theirs = [
             labelled(families_of(answer.families), instance_labels(*key))
             for key, answer in sorted(answers.items())
@@ -55,19 +53,34 @@ class Gatherer:
         own = [source() for source in self._own]
         return merged(iter([*own, self._about(answers), *theirs]))
 
+    def _asked(self) -> dict[tuple[str, int], Endpoint]:
+        """One process for each instance: of those that change places now, the one that came last,
+        since its counters go on from here."""
+        exposed = {
+            plugin.service: plugin.name
+            for plugin in self._tree.config.plugins
+            if plugin.metrics == THROUGH_THE_MESH
+        }
+        there = ready(self._registry, exposed.__contains__)
+        return {(exposed[service], number): found for (service, number), found in there.items()}
+
     async def _ask(
-        self, plugin: str, endpoint: Endpoint, answers: dict[tuple[str, int], Any]
+        self,
+        key: tuple[str, int],
+        endpoint: Endpoint,
+        patience: float,
+        answers: dict[tuple[str, int], Any],
     ) -> None:
         try:
-            with trio.fail_after(_PATIENCE):
+            with trio.fail_after(patience):
                 async with channel_to_instance(endpoint) as channel:
                     stub = DynamicStub(channel, _SERVICE)
                     request = metrics.CollectMetricsRequest()
-                    answers[plugin, endpoint.instance] = await stub.Collect(request)
+                    answers[key] = await stub.Collect(request)
         except purerpc.UnimplementedError:
             pass  # It is not made with meshtrio.
         except (purerpc.RpcFailedError, trio.TooSlowError):
-            self._failures[plugin] += 1
+            self._failures[key[0]] += 1
 
     def _about(self, answers: dict[tuple[str, int], Any]) -> list[Family]:
         """What the answers tell of the instances themselves."""

@@ -27,7 +27,10 @@ _PATIENCE = 10.0
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
 
-Gather = Callable[[], Awaitable[Sequence[Family]]]
+_TIMEOUT = b"x-prometheus-scrape-timeout-seconds"
+
+Gather = Callable[[float | None], Awaitable[Sequence[Family]]]
+"""Is told how many seconds whoever asks waits for the answer, where that is said."""
 Headers = list[tuple[str, str]]
 
 
@@ -99,11 +102,20 @@ async def _reply(request: h11.Request, gather: Gather) -> tuple[int, Headers, by
     if request.method not in (b"GET", b"HEAD"):
         return 405, [*text, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
     asked = {name: value.decode("latin-1") for name, value in request.headers}
-    families = await gather()
+    families = await gather(_seconds(asked.get(_TIMEOUT)))
     packed = "gzip" in asked.get(b"accept-encoding", "")
     kind, body = await trio.to_thread.run_sync(_text, families, asked.get(b"accept", ""), packed)
     headers = [("content-type", kind)]
     return 200, [*headers, ("content-encoding", "gzip")] if packed else headers, body
+
+
+def _seconds(text: str | None) -> float | None:
+    """None for what is no number of seconds."""
+    try:
+        seconds = float(text or "nan")
+    except ValueError:
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _text(families: Sequence[Family], accept: str, packed: bool) -> tuple[str, bytes]:

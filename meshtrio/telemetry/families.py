@@ -6,7 +6,7 @@ what Prometheus makes of them is a matter of `exposition`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 import attrs
@@ -50,6 +50,23 @@ class Family:
     points: Sequence[Point]
     bounds: Sequence[float] = ()
     """Of a histogram's buckets."""
+
+
+def gauge(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return _simple(name, Kind.GAUGE, unit, text, values)
+
+
+def counter(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return _simple(name, Kind.COUNTER, unit, text, values)
+
+
+def _simple(name: str, kind: Kind, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
+    return Family(name, kind, unit, text, [Point(*each) for each in values.items()])
+
+
+def instance_labels(plugin: str, number: int) -> Labels:
+    """Not "instance", which Prometheus uses for whom it scrapes."""
+    return (("plugin", plugin), ("plugin_instance", str(number)))
 
 
 def merged(groups: Iterator[Sequence[Family]]) -> list[Family]:

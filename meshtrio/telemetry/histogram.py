@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from threading import Lock
 
 # The buckets of gRFC A66.
 # fmt: off
@@ -22,6 +23,7 @@ SIZE = (
 )
 """Bytes."""
 # fmt: on
+_SORTING = Lock()
 
 
 class Histogram:
@@ -40,8 +42,13 @@ class Histogram:
         called now and then. The same list for ever."""
 
     def sort(self) -> None:
-        """Sort what waits into the buckets."""
-        values = self.waiting
+        """Sort what waits into the buckets. For any thread, while another appends."""
+        with _SORTING:
+            values = self.waiting[:]
+            del self.waiting[: len(values)]
+            self._take(values)
+
+    def _take(self, values: list[float]) -> None:
         values.sort()
         self.total += math.fsum(values)
         below = 0
@@ -52,4 +59,3 @@ class Histogram:
             self.counts[number] += upto - below
             below = upto
         self.counts[-1] += len(values) - below
-        values.clear()

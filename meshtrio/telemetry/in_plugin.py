@@ -60,7 +60,7 @@ async def _expose(stack: AsyncExitStack, metrics: Metrics, where: str) -> None:
     need("metrics", f"{PLUGIN_METRICS}={where}")
     from meshtrio.telemetry.exposition import expose
 
-    async def gather() -> list[Family]:
+    async def gather(within: float | None) -> list[Family]:
         return metrics.families()
 
     await stack.enter_async_context(running(expose, gather, f"tcp:{where}"))

@@ -5,8 +5,6 @@ Labels are bounded by the config: plugins, the numbers of their instances, state
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -18,11 +16,20 @@ from meshtrio.supervise import events
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.decisions.policy import Cause
 from meshtrio.supervise.decisions.state import State
-from meshtrio.supervise.processes.usage import Usage, usage_by_group
 from meshtrio.supervise.statistics import Counts
 from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+from meshtrio.telemetry.families import (
+    Distribution,
+    Family,
+    Kind,
+    Labels,
+    Point,
+    counter,
+    gauge,
+    instance_labels,
+)
 from meshtrio.telemetry.histogram import LATENCY, Histogram
+from meshtrio.telemetry.machine_metrics import MachineMetrics
 
 _BEAT = 0.25
 """Seconds from one look at the clock to the next, by which the lag of the mesh's loop is known."""
@@ -64,6 +71,7 @@ class MeshMetrics:
         self._ready_since: dict[Instance, float] = {}
         self._ready_after: dict[str, Histogram] = {}
         self._lag = Histogram(LATENCY)
+        self._machine = MachineMetrics()
 
     def take(self, event: events.Event) -> None:
         instance = (event.plugin, event.instance)
@@ -104,7 +112,7 @@ class MeshMetrics:
             *self._of_the_mesh(),
             *self._of_plugins(),
             *self._of_instances(children),
-            *_usage(children),
+            *self._machine.families(children),
         ]
 
     # -- the mesh ----------------------------------------------------------------------------
@@ -113,26 +121,26 @@ class MeshMetrics:
         statistics, registry = self._tree.statistics(), self._registry
         self._lag.sort()
         return [
-            _gauge("mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}),
-            _gauge("mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}),
+            gauge("mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}),
+            gauge("mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}),
             _histogram(
                 "mesh.loop.lag",
                 "How late the mesh's loop comes to what is due.",
                 {(): self._lag},
             ),
-            _gauge(
+            gauge(
                 "mesh.registry.services",
                 "{service}",
                 "Services in the registry.",
                 {(): len(registry.services())},
             ),
-            _gauge(
+            gauge(
                 "mesh.registry.endpoints",
                 "{endpoint}",
                 "Endpoints in the registry.",
                 {(): registry.count_endpoints()},
             ),
-            _counter(
+            counter(
                 "mesh.registry.changes",
                 "{change}",
                 "Changes of what the registry knows.",
@@ -144,22 +152,23 @@ class MeshMetrics:
 
     def _of_plugins(self) -> list[Family]:
         counts = {plugin.name: plugin.counts for plugin in self._tree.statistics().plugins}
-        for gone in self._ready_after.keys() - counts.keys():
-            del self._ready_after[gone]
+        self._ready_after = {
+            name: self._ready_after.get(name) or Histogram(LATENCY) for name in counts
+        }
 
         def counted(what: str) -> Mapping[Labels, float]:
             return {_plugin(name): _count(each, what) for name, each in counts.items()}
 
         found = [
-            _counter(f"mesh.plugin.{what}", "", text, counted(what))
+            counter(f"mesh.plugin.{what}", "", text, counted(what))
             for what, text in _COUNTED.items()
         ]
         return [
             *found,
-            _counter(
+            counter(
                 "mesh.plugin.log.lines", "{line}", "Lines that were written.", counted("lines")
             ),
-            _counter(
+            counter(
                 "mesh.plugin.log.dropped",
                 "{line}",
                 "Lines that came faster than the config lets them.",
@@ -185,7 +194,7 @@ class MeshMetrics:
             if child.life is not None and child.life.health is not None
         }
         return [
-            _gauge(
+            gauge(
                 "mesh.instance.state",
                 "",
                 "1 for the state that an instance is in, 0 for the others.",
@@ -195,13 +204,13 @@ class MeshMetrics:
                     for state in State
                 },
             ),
-            _gauge(
+            gauge(
                 "mesh.instance.since_ready",
                 "s",
                 "Since it was ready.",
                 {_instance(key): now - since for key, since in ready.items()},
             ),
-            _counter(
+            counter(
                 "mesh.instance.restarts",
                 "{restart}",
                 "Times that it was started again, by what had happened.",
@@ -211,13 +220,13 @@ class MeshMetrics:
                     for reason in _REASONS
                 },
             ),
-            _gauge(
+            gauge(
                 "mesh.instance.liveness.duration",
                 "s",
                 "What its last health check took.",
                 {_instance(key): latency for key, latency in checks.items()},
             ),
-            _counter(
+            counter(
                 "mesh.instance.liveness.failures",
                 "{check}",
                 "Health checks that were not answered.",
@@ -233,48 +242,6 @@ class MeshMetrics:
                 del known[gone]
 
 
-def _usage(children: Iterable[Child]) -> list[Family]:
-    """What the processes of instances use of the machine, as far as the kernel lets us see."""
-    pids = {
-        _instance((child.plugin, child.number)): child.process.pid
-        for child in children
-        if child.process is not None
-    }
-    used: Mapping[int, Usage] = {}
-    with contextlib.suppress(OSError):
-        used = usage_by_group()
-    seen = {labels: used[pid] for labels, pid in pids.items() if pid in used}
-    descriptors = {labels: _descriptors(pid) for labels, pid in pids.items()}
-    return [
-        _counter(
-            "mesh.instance.cpu_time",
-            "s",
-            "CPU time of its process group.",
-            {labels: usage.cpu for labels, usage in seen.items()},
-        ),
-        _gauge(
-            "mesh.instance.resident_memory",
-            "By",
-            "What its process group has in memory.",
-            {labels: usage.resident for labels, usage in seen.items()},
-        ),
-        _gauge(
-            "mesh.instance.open_descriptors",
-            "",
-            "File descriptors that its process has open.",
-            {labels: count for labels, count in descriptors.items() if count is not None},
-        ),
-    ]
-
-
-def _descriptors(pid: int) -> int | None:
-    """None where we may not look, as with another user's processes."""
-    try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return None
-
-
 def _count(counts: Counts, what: str) -> int:
     found: int = getattr(counts, what)
     return found
@@ -286,23 +253,6 @@ def _plugin(name: str) -> Labels:
 
 def _instance(key: Instance) -> Labels:
     return instance_labels(*key)
-
-
-def instance_labels(plugin: str, number: int) -> Labels:
-    """Not "instance", which Prometheus uses for whom it scrapes."""
-    return (("plugin", plugin), ("plugin_instance", str(number)))
-
-
-def _gauge(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
-    return _simple(name, Kind.GAUGE, unit, text, values)
-
-
-def _counter(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
-    return _simple(name, Kind.COUNTER, unit, text, values)
-
-
-def _simple(name: str, kind: Kind, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
-    return Family(name, kind, unit, text, [Point(*each) for each in values.items()])
 
 
 def _histogram(name: str, text: str, values: Mapping[Labels, Histogram]) -> Family:

@@ -5,7 +5,8 @@
         async with mesh.connect("plugin.echo") as channel: ...
     metrics.families()
 
-An app that exposes metrics by prometheus_client already registers `PrometheusCollector(metrics)`.
+An app that exposes metrics by prometheus_client already registers
+`PrometheusCollector(metrics.families)`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
+from math import inf
 
 import prometheus_client
 from prometheus_client import core
@@ -22,16 +25,35 @@ from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Poin
 
 _UNITS = {"s": "seconds", "By": "bytes", "1": "ratio"}
 _NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
+_registry_is_asked: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
+_collector_is_asked: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
+
+
+@contextmanager
+def _noted(what: ContextVar[bool]) -> Iterator[None]:
+    token = what.set(True)
+    try:
+        yield
+    finally:
+        what.reset(token)
 
 
 class PrometheusCollector(Collector):
-    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`."""
+    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`.
+
+    Gives no metrics of prometheus_client itself, which such an app exposes anyway. May be asked in
+    any thread.
+    """
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         self._families = families
 
-    def collect(self) -> Iterator[core.Metric]:
-        return map(exposed, self._families())
+    def collect(self) -> list[core.Metric]:
+        if _registry_is_asked.get():
+            return []
+        with _noted(_collector_is_asked):
+            # What has happened to nobody yet is not there: a name without series tells nothing.
+            return [exposed(family) for family in self._families() if family.points]
 
     def describe(self) -> list[core.Metric]:
         """Nothing beforehand: what there is changes as calls are made."""
@@ -92,46 +114,56 @@ def default_families() -> list[Family]:
     """What the program itself measures by prometheus_client, in its default registry.
 
     What that tells of the process and of Python is left out: the mesh has figures of its own, and
-    those would be of every plugin.
+    those would be of every plugin. So is what a collector of ours has brought there, and all of it
+    where it is such a collector that asks.
     """
+    if _collector_is_asked.get():
+        return []
+    with _noted(_registry_is_asked):
+        metrics = list(prometheus_client.REGISTRY.collect())
     return [
         family
-        for metric in prometheus_client.REGISTRY.collect()
+        for metric in metrics
         if not metric.name.startswith(("process_", "python_"))
         for family in taken(metric)
     ]
 
 
 def taken(metric: core.Metric) -> Iterator[Family]:
-    """One of prometheus_client's, as families; a summary becomes several."""
-    if metric.type in ("histogram", "gaugehistogram"):
-        yield _taken_histogram(metric)
+    """One of prometheus_client's, as families."""
+    if metric.type in ("histogram", "gaugehistogram", "summary"):
+        yield _taken_distribution(metric)
         return
     by_name: defaultdict[str, list[Point]] = defaultdict(list)
     for sample in metric.samples:
         if not sample.name.endswith("_created"):
             by_name[sample.name].append(Point(tuple(sample.labels.items()), sample.value))
     for name, points in by_name.items():
-        # Those of a summary rise, too, but as counters they would have other names.
         kind = Kind.COUNTER if metric.type == "counter" else Kind.GAUGE
         yield Family(name.removesuffix("_total"), kind, "", metric.documentation, points)
 
 
-def _taken_histogram(metric: core.Metric) -> Family:
-    buckets: defaultdict[Labels, list[tuple[float, float]]] = defaultdict(list)
+def _taken_distribution(metric: core.Metric) -> Family:
+    """A histogram, or a summary as one with a single bucket: it has the same count and sum.
+
+    Quantiles, which prometheus_client's own summaries do not have, are left out.
+    """
+    below: defaultdict[Labels, dict[float, float]] = defaultdict(dict)
     sums: dict[Labels, float] = {}
     for sample in metric.samples:
         labels = tuple((n, value) for n, value in sample.labels.items() if n != "le")
         if sample.name.endswith("_bucket"):
-            buckets[labels].append((float(sample.labels["le"]), sample.value))
+            below[labels][float(sample.labels["le"])] = sample.value
+        elif sample.name.endswith("_count"):
+            below[labels][inf] = sample.value
         elif sample.name.endswith("_sum"):
             sums[labels] = sample.value
     bounds: tuple[float, ...] = ()
     points = []
-    for labels, found in buckets.items():
-        found.sort()
-        bounds = tuple(bound for bound, _ in found[:-1])
-        totals = [0, *(int(total) for _, total in found)]
+    for labels, found in below.items():
+        *bounded, _ = sorted(found)
+        bounds = tuple(bounded)
+        totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
         points.append(Point(labels, Distribution(counts, sums.get(labels, 0.0))))
     return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points, bounds)

@@ -260,7 +260,7 @@ def _histograms(about: str, what: str, methods: Sequence[_Calls]) -> list[Family
     """Duration, sizes sent and sizes received."""
     found = []
     for calls in methods:
-        for code, ended in calls.by_status.items():
+        for code, ended in list(calls.by_status.items()):
             ended.sort()
             if not any(ended.durations.counts):
                 continue

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.programs import Served, until
-
-
-def tmux() -> str:
-    """Its path. Skips the test where there is none, or fails it in CI."""
-    found = shutil.which("tmux")
-    if found is None:
-        text = "tmux is missing: apt-get install tmux, or the like, brings it"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
-    return found
+from tests.tools import debian_tool
 
 
 class Terminal:
@@ -65,7 +51,7 @@ class Terminal:
 @contextmanager
 def terminal(mesh: Served, folder: Path, *arguments: str) -> Iterator[Terminal]:
     """Run a command of meshtrio in a terminal; its exit status is shown when it has ended."""
-    command = [tmux(), "-u", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+    command = [debian_tool("tmux"), "-u", "-S", str(folder / "tmux"), "-f", "/dev/null"]
     program = shlex.join([sys.executable, "-m", "meshtrio", *arguments])
     shown = Terminal(*command)
     subprocess.run(

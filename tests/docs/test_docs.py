@@ -12,17 +12,25 @@ import pytest
 from tests import ROOT
 from tests.docs.blocks import blocks_of, matches
 from tests.docs.pages import Reader
+from tests.tools import debian_tool
 
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
     if any(True for _ in blocks_of(page))
 )
+NEEDED = {
+    "docs/how-to/systemd.md": "systemd-analyze",
+    "examples/monitoring/README.md": "prometheus",
+}
+"""Programs that readers of a page have."""
 _WITHIN = 400
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page(page: str) -> None:
+    if page in NEEDED:
+        debian_tool(NEEDED[page])
     faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
         Reader(ROOT / page, Path(folder), stack).follow()

@@ -20,8 +20,12 @@ def serve(sock):
         while len(head := peer.read(9)) == 9:
             peer.read(int.from_bytes(head[:3], "big"))
             if head[3] == 1:
-                answer = len(UNIMPLEMENTED).to_bytes(3, "big") + b"\x01\x05" + head[5:9]
-                sock.sendall(answer + UNIMPLEMENTED)
+                sock.sendall(answer(head[5:9]))
+
+
+def answer(stream):
+    """The frame that ends a call."""
+    return len(UNIMPLEMENTED).to_bytes(3, "big") + b"\x01\x05" + stream + UNIMPLEMENTED
 
 
 def main():

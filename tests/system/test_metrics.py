@@ -9,20 +9,14 @@ import socket
 import subprocess
 import sys
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import attrs
 import purerpc
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, connect_to
@@ -30,59 +24,9 @@ from meshtrio.rpc.seam import Method
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
 from tests.programs import echo, plugin, served, until
+from tests.system.scrapes import Scrape, fetch, free_port, scrape, telling
 
 ECHO = "echo.v1.EchoService/Echo"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@contextmanager
-def telling() -> Iterator[tuple[str, str]]:
-    """A [mesh.telemetry] table, and the URL it stands for."""
-    where = f"127.0.0.1:{free_port()}"
-    yield f'[mesh.telemetry]\nmetrics = "{where}"\n', f"http://{where}/metrics"
-
-
-@attrs.frozen
-class Scrape:
-    samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-    @classmethod
-    def of(cls, text: str, parse: Any = parsed) -> Scrape:
-        return cls(
-            {
-                (sample.name, frozenset(sample.labels.items())): sample.value
-                for metric in parse(text)
-                for sample in metric.samples
-            }
-        )
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum over all series that have these labels."""
-        wanted = set(labels.items())
-        found = [v for (n, own), v in self.samples.items() if n == name and wanted <= own]
-        assert found, (name, labels)
-        return sum(found)
-
-    def has(self, name: str) -> bool:
-        return any(known == name for known, _ in self.samples)
-
-
-def fetch(url: str, **headers: str) -> tuple[Any, bytes]:
-    request = urllib.request.Request(
-        url, headers={k.replace("_", "-"): v for k, v in headers.items()}
-    )
-    with urllib.request.urlopen(request, timeout=20) as response:
-        return response, response.read()
-
-
-async def scrape(url: str) -> Scrape:
-    _, body = await trio.to_thread.run_sync(fetch, url)
-    return Scrape.of(body.decode())
 
 
 async def call(watched: Watched, service: str, times: int = 1) -> None:
@@ -110,6 +54,8 @@ async def test_one_scrape_shows_the_mesh_its_clients_and_its_plugins(short_dir: 
     assert found.value("mesh_instance_in_flight") == 0
     assert found.value("mesh_instance_resident_memory_bytes", plugin="echo") > 1e7
     assert found.value("mesh_plugin_ready_duration_seconds_count", plugin="echo") == 2
+    assert found.value("mesh_instance_max_descriptors", plugin="echo") > 100
+    assert found.value("mesh_resident_memory_bytes") > 1e7
     # What the plugin measures itself comes with it.
     own = {"plugin": "own", "plugin_instance": "0"}
     assert found.value("asked_total", what="echo", **own) == 2
@@ -141,6 +87,7 @@ async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_d
     with telling() as (table, url):
         config = table + echo("alone", metrics=f"127.0.0.1:{port}") + echo("silent", metrics="off")
         async with running(config, short_dir) as watched:
+            before = await scrape(url)
             await watched.wait(events.Ready, count=2)
             await call(watched, "plugin.alone")
             of_mesh = await scrape(url)
@@ -149,6 +96,8 @@ async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_d
     assert of_plugin.value("grpc_server_call_duration_seconds_count", **labels) == 1
     assert not of_mesh.has("grpc_server_call_started_total")
     assert of_mesh.value("mesh_collection_failures_total") == 0
+    # There from the start, so that the first time is seen as a change.
+    assert before.value("mesh_plugin_ready_duration_seconds_count", plugin="alone") == 0
 
 
 async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Path) -> None:
@@ -160,8 +109,13 @@ async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Pa
             os.kill(pid or 0, signal.SIGSTOP)
             try:
                 found = await scrape(url)
+                # And it costs no more of the time than the scrape has.
+                began = trio.current_time()
+                await scrape(url, X_Prometheus_Scrape_Timeout_Seconds="0.5")
+                took = trio.current_time() - began
             finally:
                 os.kill(pid or 0, signal.SIGCONT)
+    assert 0.25 <= took < 1.5
     assert found.value("mesh_collection_failures_total", plugin="stuck") == 1
     assert found.value("grpc_server_call_started_total", plugin="well") > 0
     assert found.value("mesh_instance_state", plugin="stuck", state="ready") == 1
@@ -177,6 +131,9 @@ def test_every_form_is_understood(short_dir: Path) -> None:
         response, body = fetch(url, Accept_Encoding="gzip")
         assert response.headers["content-encoding"] == "gzip"
         assert Scrape.of(gzip.decompress(body).decode()).value("mesh_info") == 1
+        for odd in ("soon", "-1", "nan", "inf"):
+            response, _ = fetch(url, X_Prometheus_Scrape_Timeout_Seconds=odd)
+            assert response.status == 200
         with pytest.raises(urllib.error.HTTPError, match="404"):
             fetch(url + "x")
 

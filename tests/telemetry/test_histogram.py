@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -30,6 +32,31 @@ def test_each_value_counts_to_the_first_bound_it_does_not_pass(batches: list[lis
     assert histogram.counts == one_by_one(LATENCY, values)
     assert histogram.total == pytest.approx(math.fsum(values))
     assert histogram.waiting == []
+
+
+def test_sorting_in_another_thread_loses_and_doubles_nothing() -> None:
+    """As with a scrape that prometheus_client's own server answers."""
+    histogram, done = Histogram(LATENCY), threading.Event()
+
+    def scrape() -> None:
+        while not done.is_set():
+            histogram.sort()
+
+    thread, interval, count = threading.Thread(target=scrape), sys.getswitchinterval(), 200_000
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(count):
+            histogram.waiting.append(1.0)
+            if len(histogram.waiting) >= 256:
+                histogram.sort()
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        thread.join()
+    histogram.sort()
+    assert (sum(histogram.counts), histogram.total) == (count, count)
+    assert histogram.counts[LATENCY.index(1.0)] == count
 
 
 def test_the_bounds_are_those_of_the_grfc() -> None:

@@ -26,7 +26,8 @@ def usage_by_group() -> dict[int, Usage]:
     for fields in procfs.stats():
         group = int(fields[2])
         before = found.get(group, Usage())
-        ticks = int(fields[11]) + int(fields[12])
+        # Its own, and that of the children it has waited for: what they took stays counted.
+        ticks = sum(map(int, fields[11:15]))
         resident = int(fields[21]) * _PAGE
         found[group] = Usage(before.cpu + ticks / _TICKS, before.resident + resident)
     return found

@@ -1,0 +1,111 @@
+"""What the mesh and the processes of its instances use of the machine, beside what they may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from meshtrio.supervise.child import Child
+from meshtrio.supervise.processes.usage import Usage, usage_by_group
+from meshtrio.telemetry.families import Family, Labels, counter, gauge, instance_labels
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SELF: Labels = ()
+
+
+class MachineMetrics:
+    """Looked up when somebody asks, as far as the kernel lets us see."""
+
+    def __init__(self) -> None:
+        self._cpu: dict[Labels, tuple[int, float]] = {}
+        """Of each instance, the process and what its group had used when that was last told."""
+
+    def families(self, children: Sequence[Child]) -> list[Family]:
+        return [*_of_the_mesh(), *self._of_instances(children)]
+
+    def _of_instances(self, children: Iterable[Child]) -> list[Family]:
+        there = {
+            instance_labels(child.plugin, child.number): (child, child.process.pid)
+            for child in children
+            if child.process is not None
+        }
+        used: Mapping[int, Usage] = {}
+        with contextlib.suppress(OSError):
+            used = usage_by_group()
+        seen = {labels: (pid, used[pid]) for labels, (_, pid) in there.items() if pid in used}
+        self._note({labels: (pid, usage.cpu) for labels, (pid, usage) in seen.items()})
+        return [
+            counter(
+                "mesh.instance.cpu_time",
+                "s",
+                "CPU time of its process group.",
+                {labels: seconds for labels, (_, seconds) in self._cpu.items()},
+            ),
+            gauge(
+                "mesh.instance.resident_memory",
+                "By",
+                "What its process group has in memory.",
+                {labels: usage.resident for labels, (_, usage) in seen.items()},
+            ),
+            gauge(
+                "mesh.instance.memory_limit",
+                "By",
+                "What its process group may have in memory, where its config says so.",
+                {
+                    labels: child.config.containment.memory
+                    for labels, (child, _) in there.items()
+                    if child.config.containment.memory is not None
+                },
+            ),
+            *_descriptors("mesh.instance", {labels: pid for labels, (_, pid) in there.items()}),
+        ]
+
+    def _note(self, found: Mapping[Labels, tuple[int, float]]) -> None:
+        """A counter of one process never falls, though a child may end while we look."""
+        before, self._cpu = self._cpu, dict(found)
+        for labels, (pid, seconds) in found.items():
+            known, most = before.get(labels, (pid, 0.0))
+            if known == pid and most > seconds:
+                self._cpu[labels] = (pid, most)
+
+
+def _of_the_mesh() -> list[Family]:
+    resident: dict[Labels, int] = {}
+    with contextlib.suppress(OSError):
+        resident[_SELF] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+    return [
+        counter(
+            "mesh.cpu_time",
+            "s",
+            "CPU time of the process that the mesh is in.",
+            {_SELF: time.process_time()},
+        ),
+        gauge(
+            "mesh.resident_memory",
+            "By",
+            "What the process that the mesh is in has in memory.",
+            resident,
+        ),
+        *_descriptors("mesh", {_SELF: os.getpid()}),
+    ]
+
+
+def _descriptors(about: str, pids: Mapping[Labels, int]) -> list[Family]:
+    """Those that are open, and the limit; without those of another user's processes."""
+    opened, most = {}, {}
+    for labels, pid in pids.items():
+        with contextlib.suppress(OSError):
+            opened[labels] = len(os.listdir(f"/proc/{pid}/fd"))
+            most[labels], _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return [
+        gauge(
+            f"{about}.open_descriptors", "", "File descriptors that its process has open.", opened
+        ),
+        gauge(
+            f"{about}.max_descriptors", "", "File descriptors that its process may have open.", most
+        ),
+    ]

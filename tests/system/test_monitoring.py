@@ -1,0 +1,184 @@
+"""What is in examples/monitoring, at a real Prometheus, with a mesh in which much goes wrong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from tests import ROOT
+from tests.system.monitored import (
+    ALLOWED,
+    AT_THE_END,
+    EXPECTED,
+    Scene,
+)
+from tests.system.monitored import scene as acted
+from tests.system.prometheus_server import MONITORING
+from tests.tools import debian_tool
+
+DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+VARIABLES = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+QUERIES = [
+    pytest.param(target["expr"], id=f"{panel['title']}-{target['refId']}")
+    for panel in PANELS
+    for target in panel["targets"]
+]
+OF_PLUGINS = {"plugin", "plugin_instance"}
+ALERTS = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    debian_tool("prometheus")
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder, acted(Path(folder)) as found:
+        yield found
+
+
+def promtool(*arguments: str, text: str | None = None) -> None:
+    done = subprocess.run(
+        [debian_tool("promtool"), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "error" not in done.stdout + done.stderr
+
+
+def test_promtool_finds_nothing_wrong_with_the_files() -> None:
+    promtool("check", "config", str(MONITORING / "prometheus.yml"))
+    promtool("check", "rules", str(MONITORING / "alerts.yml"))
+
+
+def test_promtool_finds_nothing_wrong_with_the_exposition(scene: Scene) -> None:
+    promtool("check", "metrics", text=scene.exposed)
+
+
+ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\| .+ \|$", re.MULTILINE)
+
+
+def test_the_page_on_metrics_lists_those_there_are_and_no_others(scene: Scene) -> None:
+    page = (ROOT / "docs" / "how-to" / "metrics.md").read_text()
+    listed = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in ROW.findall(page)
+    }
+    exposed = {}
+    for metric in parsed(scene.exposed):
+        labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
+        if metric.name.startswith("grpc_"):
+            assert labels >= OF_PLUGINS
+            labels -= OF_PLUGINS
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        exposed[name] = (metric.type, labels)
+    assert listed == exposed
+
+
+# -- the dashboard ---------------------------------------------------------------------------
+
+
+def filled(text: str) -> str:
+    """A query as Grafana sends it when nothing is chosen."""
+    for name, variable in VARIABLES.items():
+        if variable["type"] == "query":
+            text = text.replace(f"${name}", variable["allValue"])
+    for name in ("$__rate_interval", "$__interval"):
+        text = text.replace(name, "2m")
+    assert "$" not in text
+    return text
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_each_query_of_the_dashboard_gives_something_to_draw(query: str, scene: Scene) -> None:
+    assert scene.prometheus.numbers(filled(query), scene.at)
+
+
+def test_its_annotations_are_there(scene: Scene) -> None:
+    (deaths,) = DASHBOARD["annotations"]["list"]
+    found = scene.prometheus.query(filled(deaths["expr"]), scene.at)
+    assert {"plugin": "victim", "reason": "signal"} in [row["metric"] for row in found]
+
+
+def test_its_variables_have_values_to_choose(scene: Scene) -> None:
+    found = {}
+    for name, variable in VARIABLES.items():
+        if variable["type"] == "query":
+            match = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(variable["definition"]))
+            assert match is not None
+            assert variable["query"]["query"] == variable["definition"]
+            rows = scene.prometheus.query(match[1], scene.at)
+            found[name] = {row["metric"][match[2]] for row in rows}
+    assert len(found["mesh"]) == 1
+    assert found["plugin"] == EXPECTED.keys() - {""} | {"steady", "refusing"}
+    assert {f"mesh:///plugin.{name}" for name in ("steady", "victim")} < found["target"]
+
+
+def test_its_panels_have_their_places_and_what_a_reader_needs() -> None:
+    everything = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in everything}) == len(everything)
+    assert len({panel["title"] for panel in everything if panel["type"] == "row"}) == 4
+    for one, other in itertools.combinations(everything, 2):
+        assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
+    for panel in PANELS:
+        assert panel["description"], panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert all(target["legendFormat"] for target in panel["targets"])
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(set(refs)) == len(refs)
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return (
+        one["x"] < other["x"] + other["w"]
+        and other["x"] < one["x"] + one["w"]
+        and one["y"] < other["y"] + other["h"]
+        and other["y"] < one["y"] + one["h"]
+    )
+
+
+# -- the alerts ------------------------------------------------------------------------------
+
+
+def test_a_killed_plugin_fires_the_right_alert_and_no_other(scene: Scene) -> None:
+    about_it = {alert for alert in scene.fired if alert[1] == "victim"}
+    assert scene.after_the_kill == about_it == {("MeshtrioInstanceKilled", "victim")}
+
+
+def test_everything_that_went_wrong_fired_its_alerts_and_nothing_fired_others(
+    scene: Scene,
+) -> None:
+    expected = {(name, plugin) for plugin, names in EXPECTED.items() for name in names}
+    assert scene.fired - ALLOWED == expected
+    failing = scene.prometheus.query(
+        'max_over_time(ALERTS{alertname="MeshtrioClientCallsFail",alertstate="firing"}[10m])',
+        scene.at,
+    )
+    assert [row["metric"]["grpc_target"] for row in failing] == ["mesh:///plugin.troubled"]
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_each_alert_fires_when_it_is_to(name: str, scene: Scene) -> None:
+    assert name in {fired for fired, _ in scene.fired | scene.at_the_end}
+
+
+def test_alerts_say_how_bad_it_is_and_what_to_do(scene: Scene) -> None:
+    groups = scene.prometheus.ask("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert sorted(rule["name"] for rule in rules) == sorted(ALERTS)
+    for rule in rules:
+        assert rule["health"] == "ok", rule["lastError"]
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"].keys() == {"summary", "description"}
+    assert {name for name, _ in AT_THE_END} <= {name for name, _ in scene.at_the_end}
