@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from meshtrio.config.log_filter import Amount
+from meshtrio.telemetry import log_reader
+from meshtrio.telemetry.log_entries import CallEntries, Logger
 from meshtrio.telemetry.log_files import LogFiles
 from tests.programs import until
 
@@ -144,6 +148,33 @@ def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
     assert [line for line in said if "cannot be written" in line] == [
         f"the binary log {files.path} cannot be written: File too large"
     ]
+
+
+def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path, "x")
+    entries = []
+    log = CallEntries(entries.append, Amount(), Logger.CLIENT)
+    log.client_header("/a.B/C", "host", [("key", "1")], 0.5)
+    log.half_close()
+    for entry in entries:
+        files.put(entry)
+    files.finish()
+    data = files.path.read_bytes()
+    read = [json.loads(line) for line in printed(files.path)]
+    assert [entry["type"] for entry in read] == [
+        "EVENT_TYPE_CLIENT_HEADER",
+        "EVENT_TYPE_CLIENT_HALF_CLOSE",
+    ]
+    assert read[0]["clientHeader"]["timeout"] == "0.500s"
+    for size in range(1, 4 + len(entries[1])):
+        files.path.write_bytes(data[:-size])
+        with files.path.open("rb") as file:
+            assert len(list(log_reader.entries(file))) == 1
+
+
+def printed(path: Path) -> list[str]:
+    command = [sys.executable, "-m", "meshtrio.telemetry.log_reader", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
