@@ -35,6 +35,7 @@ from meshtrio.config import (
     PluginConfig,
     Rlimits,
     ServiceTable,
+    TelemetryConfig,
 )
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -55,6 +56,7 @@ TABLES: tuple[tuple[str, str, type], ...] = (
     ("`[mesh.access.control]`, `.registry` and `.gateway`", "", AccessRule),
     ("`[mesh.gateway]`", "", GatewayConfig),
     ("`[mesh.log]`", "", LogConfig),
+    ("`[mesh.telemetry]`", "", TelemetryConfig),
     ("`[[plugin]]`, once for each plugin", "", PluginConfig),
     ("`backoff` of a plugin", "", Backoff),
     ("`liveness` of a plugin", "", Liveness),

@@ -24,6 +24,15 @@ host:port on which it is to expose them itself."""
 METRICS_THROUGH_MESH = "mesh"
 PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
 """Set to 1 where it is to measure what gRPC has off by default, too."""
+GRPC_BINARY_LOG_FILTER = "GRPC_BINARY_LOG_FILTER"
+"""gRPC's own variable, which other implementations go by as well: the calls that are written to a
+binary log (gRFC A16). A plugin's `env` may set it."""
+PLUGIN_BINARY_LOG_FOLDER = "PLUGIN_BINARY_LOG_FOLDER"
+"""The folder it is to write its binary log to."""
+PLUGIN_BINARY_LOG_SIZE = "PLUGIN_BINARY_LOG_SIZE"
+"""Bytes that one file of its binary log may have."""
+PLUGIN_BINARY_LOG_FILES = "PLUGIN_BINARY_LOG_FILES"
+"""How many files of its binary log it is to keep."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
 PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
@@ -39,6 +48,9 @@ ENVIRONMENT = frozenset(
         PLUGIN_METRICS,
         PLUGIN_METRICS_EXPERIMENTAL,
         PLUGIN_LOG_LEVEL,
+        PLUGIN_BINARY_LOG_FOLDER,
+        PLUGIN_BINARY_LOG_SIZE,
+        PLUGIN_BINARY_LOG_FILES,
         MESH_LIFE,
         PLUGIN_NAME,
         PLUGIN_INSTANCE,
@@ -53,6 +65,8 @@ that may be to the gateway of another mesh."""
 MESH_FORWARDED = "x-mesh-forwarded"
 """Metadata key: for whom a gateway passes a call on, with commas between gateways."""
 
+BINARY_LOGS = "binlog"
+"""The folder of binary logs in a runtime dir, where the config names no other."""
 LONGEST_SOCKET_PATH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""
 

@@ -24,6 +24,7 @@ import trio
 
 from meshtrio.contract import (
     CALL_CUT,
+    GRPC_BINARY_LOG_FILTER,
     PLUGIN_LISTEN,
     PLUGIN_LOG_LEVEL,
     PLUGIN_METRICS,
@@ -118,7 +119,8 @@ async def serve(
 
 
 def _telling() -> AbstractAsyncContextManager[Metrics | None]:
-    if PLUGIN_METRICS not in os.environ and "OTEL_TRACES_EXPORTER" not in os.environ:
+    told = (PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", GRPC_BINARY_LOG_FILTER)
+    if not any(key in os.environ for key in told):
         return nullcontext()
     from meshtrio.telemetry.in_plugin import telling  # off by default
 

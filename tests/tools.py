@@ -35,6 +35,7 @@ GO_PROGRAMS = {
     "grpc-go-chain": ROOT / "tests" / "interop" / "go_chain",
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
     "grpc-go-metrics": ROOT / "tests" / "interop" / "go_metrics",
+    "grpc-go-logging": ROOT / "tests" / "interop" / "go_logging",
     "go-service": ROOT / "examples" / "go-service",
 }
 """Our own, built from their folders."""

@@ -112,7 +112,7 @@ class Attempt:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             deadline = trio.current_effective_deadline()
-            fields = _fields(picker, options, previous, watch)
+            fields = _fields(picker, options, previous, watch, deadline)
             if picker.hash_header is not None:
                 wish = _with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
@@ -282,9 +282,14 @@ class Attempt:
 
 
 def _fields(
-    picker: Picker, options: CallOptions, previous: int, watch: AttemptWatch | None
+    picker: Picker,
+    options: CallOptions,
+    previous: int,
+    watch: AttemptWatch | None,
+    deadline: float,
 ) -> list[tuple[bytes, bytes]]:
-    """The header fields of an attempt beside those that all calls of its method have."""
+    """The header fields of an attempt beside those that all calls of its method have, which its
+    watch is told."""
     fields = [] if options is PLAIN else options.fields()
     if picker.metadata:
         fields += encode_metadata(picker.metadata)
@@ -295,6 +300,8 @@ def _fields(
         fields += _carried(serving, options, watch)
     if previous:
         fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
+    if watch is not None:
+        watch.asks(picker.authority, fields, deadline)
     return fields
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+from attrs.validators import ge
 
 from meshtrio import contract
 from meshtrio.address import Address
@@ -13,6 +15,7 @@ from meshtrio.config.collector import ENDPOINT, TRACES_ENDPOINT, Collector
 if TYPE_CHECKING:
     from meshtrio.config.plugin import PluginConfig
 
+_MIB = 2**20
 THROUGH_THE_MESH, OFF = contract.METRICS_THROUGH_MESH, "off"
 
 
@@ -46,6 +49,13 @@ def _check_collector(_: object, __: object, value: str | None) -> None:
         Collector.parse(value)
 
 
+def _check_filter(_: object, __: object, value: str | None) -> None:
+    if value:
+        from meshtrio.config.log_filter import LogFilter  # off by default
+
+        LogFilter.parse(value)
+
+
 def _check_ratio(_: object, __: object, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"must be between 0 and 1, not {value}")
@@ -69,6 +79,28 @@ class TelemetryConfig:
     experimental: bool = False
     """Measure what gRPC has off by default, too: retries and hedges (gRFC A96), and ejections of
     outliers (A91)."""
+    binary_log: str | None = attrs.field(default=None, validator=_check_filter)
+    """The calls whose metadata and messages are written to files, for debugging, by the mesh and by
+    its plugins: a filter of gRFC A16, as `"*"` or `"pkg.Service/*{h:256;m:1024}"`. Plugins are told
+    by GRPC_BINARY_LOG_FILTER; what a plugin's `env` says of that goes before it, "" for none."""
+    binary_log_folder: Path | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Path)
+    )
+    """Where these files are, a folder made with mode 0700; by default `binlog` in the runtime dir.
+    A plugin that runs as another user needs one that this user may write to."""
+    binary_log_size: int = attrs.field(default=64, validator=ge(1))
+    """MiB that one of them has at the most."""
+    binary_log_files: int = attrs.field(default=2, validator=ge(1))
+    """How many of them are kept of one process, and of the processes before it."""
+
+    def log_folder(self, runtime_dir: Path) -> Path:
+        """Where binary logs are written."""
+        return self.binary_log_folder or runtime_dir / contract.BINARY_LOGS
+
+    @property
+    def log_bytes(self) -> int:
+        """Of one file of a binary log."""
+        return self.binary_log_size * _MIB
 
     def environment(self, plugin: PluginConfig, number: int, place: int) -> dict[str, str]:
         """What an instance is told; `place` 1 is its successor's."""
@@ -88,6 +120,18 @@ class TelemetryConfig:
                 about |= Collector.parse(self.traces).environment
             told |= {key: value for key, value in about.items() if key not in plugin.env}
         return told
+
+    def environment_of_log(self, plugin: PluginConfig, runtime_dir: Path) -> dict[str, str]:
+        """What it is told of binary logs."""
+        wanted = plugin.env.get(contract.GRPC_BINARY_LOG_FILTER, self.binary_log)
+        if wanted is None:
+            return {}
+        return {
+            contract.GRPC_BINARY_LOG_FILTER: wanted,
+            contract.PLUGIN_BINARY_LOG_FOLDER: str(self.log_folder(runtime_dir).absolute()),
+            contract.PLUGIN_BINARY_LOG_SIZE: str(self.log_bytes),
+            contract.PLUGIN_BINARY_LOG_FILES: str(self.binary_log_files),
+        }
 
     def _of_traces(self, service: str, number: int) -> dict[str, str]:
         """Source: OpenTelemetry Environment Variable Specification."""

@@ -7,6 +7,7 @@ call: it must neither raise nor wait.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,7 @@ from meshtrio.errors import unwrap
 from meshtrio.policies.outlier import Verdict
 from meshtrio.rpc.stream import Compressed, Stream
 from meshtrio.wire.compression import compress
-from meshtrio.wire.heads import RequestHead
+from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
@@ -27,6 +28,8 @@ CANCELLED: int = purerpc.StatusCode.CANCELLED.value
 UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
 DEADLINE_EXCEEDED: int = purerpc.StatusCode.DEADLINE_EXCEEDED.value
 
+Field = tuple[bytes, bytes]
+"""A header field, encoded: its name and its value."""
 Outcome = tuple[int, str]
 """A status: its code and its message."""
 SUCCESS: Outcome = (0, "")
@@ -59,13 +62,26 @@ class ObservedStream(Stream):
         self.watch: MessageWatch | None = None
         """Whoever wants to know of each message."""
 
-    def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
+    @property
+    def lost(self) -> bool:
+        """The other side has reset it, or is gone: nothing can be told there any more."""
+        return self.failure is not None and self.id not in self._connection.streams
+
+    def _encoded(self, message: bytes, *, compressed: bool, last: bool) -> bytes:
         encoded = compress(message) if compressed else message
         size = len(encoded)
         self.sent_size += size
         if self.watch is not None:
             self.watch.sent(message, size)
+            if last:
+                self.watch.sent_all()
         return encoded
+
+    async def send_end(self) -> None:
+        ends = not self.over and self._connection.engine.can_send(self.id)
+        await Stream.send_end(self)
+        if ends and self.watch is not None:
+            self.watch.sent_all()
 
     def _decoded(self, message: bytes) -> bytes:
         size = len(message)
@@ -76,7 +92,19 @@ class ObservedStream(Stream):
             self.compressed = False
         if self.watch is not None:
             self.watch.received(message, size)
+            if self.ended and not self._messages and not self._connection.is_client:
+                self.watch.received_all()
         return message
+
+    def on_head(self, head: ResponseHead) -> None:
+        Stream.on_head(self, head)
+        if self.watch is not None:
+            self.watch.answered(head)
+
+    def on_end(self, trailers: Trailers | None) -> None:
+        Stream.on_end(self, trailers)
+        if self.watch is not None and not self._messages and not self._connection.is_client:
+            self.watch.received_all()
 
 
 class MessageWatch:
@@ -89,6 +117,15 @@ class MessageWatch:
 
     def received(self, message: bytes, wire_size: int) -> None:
         """A message was taken that came as so many bytes."""
+
+    def sent_all(self) -> None:
+        """On a client: it has said that no message follows."""
+
+    def received_all(self) -> None:
+        """On a server: the client has said so, and all of its messages were taken."""
+
+    def answered(self, head: ResponseHead) -> None:
+        """On a client: the head of a response came, which is not the whole of it."""
 
 
 class ServerWatch(MessageWatch):
@@ -135,6 +172,10 @@ class AttemptWatch(MessageWatch):
     """Encoded header fields that are to go out with it."""
     keys: frozenset[str] = frozenset()
     """Of these fields, which are not taken from the call that its caller serves, then."""
+
+    def asks(self, authority: str, fields: Sequence[Field], deadline: float) -> None:
+        """Before it looks for an endpoint: what will be in its head, `block` and what all calls
+        have aside, and when its caller's deadline is, by trio's clock."""
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         """It has its endpoint, for which it had to wait or not."""

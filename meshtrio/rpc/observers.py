@@ -19,6 +19,7 @@ from meshtrio.rpc.observe import (
     AttemptWatch,
     CallWatch,
     ClientObserver,
+    Field,
     MessageWatch,
     MethodObserver,
     ObservedStream,
@@ -27,7 +28,7 @@ from meshtrio.rpc.observe import (
     ServerObserver,
     ServerWatch,
 )
-from meshtrio.wire.heads import RequestHead
+from meshtrio.wire.heads import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from meshtrio.rpc.seam import Method, Request
@@ -101,6 +102,18 @@ class _Messages(MessageWatch, Generic[W]):
         for watch in self._wanting:
             watch.received(message, wire_size)
 
+    def sent_all(self) -> None:
+        for watch in self._wanting:
+            watch.sent_all()
+
+    def received_all(self) -> None:
+        for watch in self._wanting:
+            watch.received_all()
+
+    def answered(self, head: ResponseHead) -> None:
+        for watch in self._wanting:
+            watch.answered(head)
+
 
 def _taken(stream: ObservedStream) -> list[MessageWatch]:
     """What an observer has made the stream's watch, to be told by us."""
@@ -161,6 +174,10 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
             if self.keys.isdisjoint(watch.keys):
                 self.block += watch.block
                 self.keys |= watch.keys
+
+    def asks(self, authority: str, fields: Sequence[Field], deadline: float) -> None:
+        for watch in self._watches:
+            watch.asks(authority, fields, deadline)
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         wanting: list[MessageWatch] = []

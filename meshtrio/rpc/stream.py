@@ -145,7 +145,7 @@ class Stream:
         count = len(self._messages)
         return (self._decoded(self._messages[0]) if self._messages else None), count
 
-    def _encoded(self, message: bytes, *, compressed: bool) -> bytes:
+    def _encoded(self, message: bytes, *, compressed: bool, last: bool) -> bytes:
         """Of an observed stream: a message as it goes out, before its framing."""
         raise NotImplementedError
 
@@ -184,7 +184,7 @@ class Stream:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
         if self._observed:
-            message = self._encoded(message, compressed=compressed)
+            message = self._encoded(message, compressed=compressed, last=end_stream)
         elif compressed:
             message = compress(message)
         if len(message) > _LARGE:

@@ -1,4 +1,4 @@
-"""What a mesh measures and traces, and where it tells it, as its config says."""
+"""What a mesh measures, traces and logs of calls, and where it tells it, as its config says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _log = logging.getLogger("meshtrio.mesh")
 
 @asynccontextmanager
 async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics | None]:
-    """Measure and trace during the block, and tell that; gives what is measured, if anything is.
+    """Measure, trace and log calls during the block, and tell that; gives what is measured, if
+    anything is.
 
     Raises UsageError where an extra is missing, or the address cannot be bound.
     """
@@ -31,6 +32,8 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
         if config.traces is not None:
             need("tracing", "[mesh.telemetry] traces")
             sources.append(await _trace(stack, tree, config.traces, config.sampling))
+        if config.binary_log:
+            sources.append(await _log_calls(stack, tree))
         metrics = None
         if config.metrics is not None:
             need("metrics", "[mesh.telemetry] metrics")
@@ -50,6 +53,24 @@ async def _trace(stack: AsyncExitStack, tree: Tree, where: str, sampling: float)
     tree.subscribe(LifeSpans(traces).take)
     _log.info("spans are sent to %s", where)
     return traces.queue.families
+
+
+async def _log_calls(stack: AsyncExitStack, tree: Tree) -> Source:
+    from meshtrio.telemetry.binary_log import binary_logging
+
+    config = tree.config.telemetry
+    folder = config.log_folder(tree.mesh_socket.parent)
+    files = await stack.enter_async_context(
+        binary_logging(
+            config.binary_log or "",
+            folder,
+            name="mesh",
+            size=config.log_bytes,
+            files=config.binary_log_files,
+        )
+    )
+    _log.warning("calls are written to %s, with all that is in them", folder)
+    return files.families
 
 
 async def _expose(

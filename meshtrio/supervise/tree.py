@@ -185,7 +185,9 @@ class Tree:
         self._wake()
 
     def _telemetry(self, plugin: PluginConfig, number: int, place: int) -> dict[str, str]:
-        return self.config.telemetry.environment(plugin, number, place)
+        telemetry = self.config.telemetry
+        told = telemetry.environment(plugin, number, place)
+        return told | telemetry.environment_of_log(plugin, self._folder)
 
     def _wake(self) -> None:
         """Have the keeper look again."""

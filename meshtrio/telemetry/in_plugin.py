@@ -1,4 +1,4 @@
-"""What a plugin measures and traces, as its mesh says in its environment."""
+"""What a plugin measures, traces and logs of calls, as its mesh says in its environment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
-from meshtrio.contract import METRICS_THROUGH_MESH, PLUGIN_METRICS, PLUGIN_METRICS_EXPERIMENTAL
+from meshtrio import runtime_dir
+from meshtrio.contract import (
+    BINARY_LOGS,
+    GRPC_BINARY_LOG_FILTER,
+    METRICS_THROUGH_MESH,
+    PLUGIN_BINARY_LOG_FILES,
+    PLUGIN_BINARY_LOG_FOLDER,
+    PLUGIN_BINARY_LOG_SIZE,
+    PLUGIN_INSTANCE,
+    PLUGIN_METRICS,
+    PLUGIN_METRICS_EXPERIMENTAL,
+    PLUGIN_NAME,
+)
 from meshtrio.errors import UsageError
 from meshtrio.structured import running
 from meshtrio.telemetry.extras import need
@@ -19,10 +32,12 @@ _log = logging.getLogger("meshtrio.telemetry")
 
 @asynccontextmanager
 async def telling() -> AsyncIterator[Metrics | None]:
-    """Measure and trace the calls of the block, and expose and send that where the environment says
-    so: PLUGIN_METRICS, and OpenTelemetry's variables where OTEL_TRACES_EXPORTER is "otlp".
+    """Measure, trace and log the calls of the block, and expose, send and write that where the
+    environment says so: PLUGIN_METRICS, OpenTelemetry's variables where OTEL_TRACES_EXPORTER is
+    "otlp", and GRPC_BINARY_LOG_FILTER.
 
-    Raises UsageError where metrics cannot be exposed, for want of an extra above all.
+    Raises UsageError where metrics cannot be exposed, for want of an extra above all, and for a
+    filter that is none, with which gRFC A16 has no process start.
     """
     async with AsyncExitStack() as stack:
         sources: list[Source] = []
@@ -33,6 +48,8 @@ async def telling() -> AsyncIterator[Metrics | None]:
             except UsageError as exc:
                 # The variables may be there for others: no reason not to serve.
                 _log.error("calls are not traced: %s", exc)
+        if os.environ.get(GRPC_BINARY_LOG_FILTER):
+            sources.append(await _log_calls(stack, os.environ[GRPC_BINARY_LOG_FILTER]))
         metrics = None
         if PLUGIN_METRICS in os.environ:
             experimental = PLUGIN_METRICS_EXPERIMENTAL in os.environ
@@ -52,6 +69,21 @@ async def _trace(stack: AsyncExitStack) -> Source:
         raise UsageError(str(exc)) from None
     traces = await stack.enter_async_context(traced(collector, ratio_from_environment()))
     return traces.queue.families
+
+
+async def _log_calls(stack: AsyncExitStack, wanted: str) -> Source:
+    from meshtrio.telemetry.binary_log import binary_logging
+    from meshtrio.telemetry.log_files import FILES, SIZE
+
+    said = os.environ.get
+    folder = said(PLUGIN_BINARY_LOG_FOLDER) or runtime_dir.find_mesh_socket().parent / BINARY_LOGS
+    name = f"{said(PLUGIN_NAME, 'plugin')}-{said(PLUGIN_INSTANCE, '0')}"
+    size = int(said(PLUGIN_BINARY_LOG_SIZE, SIZE))
+    kept = int(said(PLUGIN_BINARY_LOG_FILES, FILES))
+    files = await stack.enter_async_context(
+        binary_logging(wanted, Path(folder), name=name, size=size, files=kept)
+    )
+    return files.families
 
 
 async def _expose(stack: AsyncExitStack, metrics: Metrics, where: str) -> None:

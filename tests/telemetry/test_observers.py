@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from meshtrio.rpc import observe
 from meshtrio.rpc.observers import observers, observing
 from meshtrio.rpc.server import Server
 from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, request
+from tests.rpc.pairs import Scripted, request, requests
 from tests.rpc.test_calls import ALL
 
 
@@ -60,6 +62,19 @@ class Watch(observe.ServerWatch, observe.AttemptWatch):
     def received(self, message: bytes, wire_size: int) -> None:
         self.notes.lines.append(f"{self.side} received {len(message)}")
 
+    def sent_all(self) -> None:
+        self.notes.lines.append(f"{self.side} sent all")
+
+    def received_all(self) -> None:
+        self.notes.lines.append(f"{self.side} received all")
+
+    def answered(self, head: Any) -> None:
+        self.notes.lines.append(f"{self.side} answered {head.http_status}")
+
+    def asks(self, authority: str, fields: Any, deadline: float) -> None:
+        said = b" ".join(key for key, _ in fields).decode()
+        self.notes.lines.append(f"asks {said} {'in time' if deadline < math.inf else 'ever'}")
+
     def enter(self) -> None:
         self.notes.lines.append("enter")
 
@@ -89,22 +104,61 @@ async def test_all_are_told_and_only_who_wants_to_of_messages(short_dir: Path) -
             serving(short_dir / "a", Server(ALL)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(request("hi"), metadata=[("key", "1")])
     assert observers().client is None
     assert all_of_it.lines == [
         "call",
         "attempt original",
+        "asks key ever",
         "client sent 4",
+        "client sent all",
         "served Echo",
         "enter",
         "server received 4",
+        "server received all",
         "server sent 4",
         "server ended 0",
+        "client answered 200",
         "client received 4",
         "attempt ended 0",
         "call ended 0",
     ]
-    assert few.lines == [line for line in all_of_it.lines if line[-6:-2] not in ("sent", "ived")]
+    of_messages = (" sent ", " received ", " answered ")
+    assert few.lines == [
+        line for line in all_of_it.lines if not any(words in line for words in of_messages)
+    ]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_the_ends_of_both_sides_are_told_once(others: int, short_dir: Path) -> None:
+    notes = Notes(messages=True)
+    with ExitStack() as stack:
+        for each in [notes, *(Notes() for _ in range(others))]:
+            stack.enter_context(observing(client=each, server=each))
+        async with (
+            serving(short_dir / "a", Server(ALL)),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            stub = channel.stub(EchoServiceStub)
+            with trio.fail_after(30):
+                await stub.Join(requests("a", "b"))
+            async with stub.Chat() as call:
+                await call.send_message(request("a"))
+                assert await call.receive_message() is not None
+                await call.close()
+                await call.close()
+                assert await call.receive_message() is None
+    told = [line for line in notes.lines if " all" in line or "asks" in line or "answer" in line]
+    assert told == [
+        "asks  in time",
+        "client sent all",
+        "server received all",
+        "client answered 200",
+        "asks  ever",
+        "client answered 200",
+        "client sent all",
+        "server received all",
+    ]
 
 
 async def test_a_guest_is_told_of_the_calls_of_its_block(short_dir: Path) -> None:

@@ -1,0 +1,139 @@
+"""Binary logs of a mesh and of real plugins, by the config and by gRPC's own variable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import echo, plugin, served
+from tests.telemetry.binlogs import kinds, read, sides
+
+TELEMETRY = '[mesh.telemetry]\nbinary_log = "{}"\n'
+FILTER = "echo.v1.EchoService/*,meshtrio.v1.Control/*{h}"
+UNARY = [
+    "CLIENT_HEADER",
+    "CLIENT_MESSAGE",
+    "CLIENT_HALF_CLOSE",
+    "SERVER_HEADER",
+    "SERVER_MESSAGE",
+    "SERVER_TRAILER",
+]
+
+
+def logs(folder: Path) -> dict[str, list[Any]]:
+    """The entries of each process, by the name it has."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted(folder.glob("*.binlog*")):
+        found[path.name.split(".")[0]] = read(path)
+    return found
+
+
+def call(mesh: Any, message: str, service: str = "plugin.echo") -> None:
+    words = ("call", service, "echo.v1.EchoService/Echo", f'{{"message": "{message}"}}')
+    done = mesh.run(*words)
+    assert done.returncode == 0, done.stderr
+
+
+def test_plugins_and_the_mesh_each_write_their_own(short_dir: Path) -> None:
+    config = TELEMETRY.format(FILTER)
+    config += echo() + plugin("front", "passing_on.py")
+    config += echo("other", env={"GRPC_BINARY_LOG_FILTER": "*{h:0;m:1}"})
+    config += echo("quiet", env={"GRPC_BINARY_LOG_FILTER": ""})
+    with served(short_dir, config, ready=4) as mesh:
+        call(mesh, "plugin.echo hi", "plugin.front")
+        call(mesh, "hi", "plugin.other")
+        call(mesh, "hi", "plugin.quiet")
+        assert mesh.run("ps").returncode == 0
+        assert mesh.stop() == 0
+    folder = mesh.folder / "binlog"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert "with all that is in them" in mesh.log
+    found = logs(folder)
+    assert sorted(found) == ["echo-0", "front-0", "mesh", "other-0"]
+    # In the middle of the chain a process is both, a server and a client.
+    client, server = sides(found["front-0"])
+    assert kinds(client) == kinds(server) == UNARY
+    assert server[1].message.data.endswith(b"plugin.echo hi")
+    assert client[1].message.data.endswith(b"hi")
+    assert {e.call_id for e in client}.isdisjoint({e.call_id for e in server})
+    _, server = sides(found["echo-0"])
+    assert kinds(server) == UNARY
+    assert b"hi" in server[4].message.data
+    _, server = sides(found["mesh"])
+    assert all(e.message.data == b"" for e in server)
+    assert {e.client_header.method_name for e in server if e.HasField("client_header")} >= {
+        "/meshtrio.v1.Control/ListInstances"
+    }
+    _, server = sides(found["other-0"])
+    # Its filter lets health checks through, too.
+    (called,) = (
+        e.call_id for e in server if e.client_header.method_name == "/echo.v1.EchoService/Echo"
+    )
+    ours = [e for e in server if e.call_id == called]
+    assert kinds(ours) == UNARY
+    assert len(ours[1].message.data) == 1
+
+
+def test_it_is_off_by_default_and_nothing_of_it_is_there(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        call(mesh, "hi")
+        (pid,) = mesh.pids()[-1:]
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"BINARY_LOG" not in environment
+        assert mesh.stop() == 0
+    assert not (mesh.folder / "binlog").exists()
+    program = (
+        "import sys, meshtrio.mesh, meshtrio.plugin, meshtrio.services.telling, "
+        "meshtrio.telemetry.in_plugin, meshtrio.telemetry.metrics; "
+        "print([name for name in sys.modules if 'log_f' in name or 'logged' in name "
+        "or 'log_e' in name or 'binary' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_harms_no_call(short_dir: Path) -> None:
+    (short_dir / "file").touch()
+    config = TELEMETRY.format("*") + f'binary_log_folder = "{short_dir}/file/x"\n' + echo()
+    with served(short_dir, config, ready=1) as mesh:
+        for _ in range(3):
+            call(mesh, "hi")
+            assert mesh.run("ps").returncode == 0
+        assert mesh.stop() == 0
+    told = [line for line in mesh.log.splitlines() if "cannot be written" in line]
+    assert len([line for line in told if "/echo-0." in line]) == 1
+    assert len([line for line in told if "/mesh." in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('binary_log = "*/Echo"', "telemetry: binary_log: '*/Echo' is none of *, Service/*,"),
+        ('binary_log = "a.B/*,a.B/*{h}"', "there is another pattern for a.B/*"),
+        ('binary_log = "-a.B/*"', "what is left out is one method"),
+        ('binary_log = "*{h:x}"', "is none of {h}, {m} and {h;m}"),
+        ('binary_log = "*"\nbinary_log_size = 0', "binary_log_size"),
+        ('binary_log = "*"\nbinary_log_files = 0', "binary_log_files"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    lines: str, words: str, short_dir: Path
+) -> None:
+    path = short_dir / "mesh.toml"
+    path.write_text(f"[mesh.telemetry]\n{lines}\n")
+    command = [sys.executable, "-m", "meshtrio", "check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert str(path) in done.stderr
+
+
+def test_a_plugin_with_a_filter_that_is_none_does_not_start(short_dir: Path) -> None:
+    config = echo(env={"GRPC_BINARY_LOG_FILTER": "*/x"}, restart="never")
+    with served(short_dir, config) as mesh:
+        mesh.wait_for("the filter of the binary log: '*/x' is none of")
+        assert mesh.stop() in (0, 1)

@@ -1,0 +1,195 @@
+"""The files of a binary log: bounded, whole, and no trouble for whoever writes to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from meshtrio.config.log_filter import Amount
+from meshtrio.telemetry import log_reader
+from meshtrio.telemetry.log_entries import CallEntries, Logger
+from meshtrio.telemetry.log_files import LogFiles
+from tests.programs import until
+
+RECORD = b"r" * 96
+"""With its length a hundred bytes."""
+
+
+def counts(files: LogFiles) -> dict[str, int]:
+    written, dropped = files.families()
+    found = {dict(p.labels)["reason"]: p.value for p in dropped.points if p.value}
+    return {"written": written.points[0].value, **found}  # type: ignore[dict-item]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name.replace(str(os.getpid()), "PID") for path in folder.iterdir())
+
+
+def records(path: Path) -> int:
+    """How many there are of them in a file, all of which have to be whole."""
+    data, count = path.read_bytes(), 0
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        assert data[4 : 4 + size] == b"r" * size
+        data, count = data[4 + size :], count + 1
+    return count
+
+
+def test_nothing_is_made_before_there_is_something_to_write(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path / "f", "x")
+    files.finish()
+    assert not (tmp_path / "f").exists()
+
+
+def test_only_we_can_read_it(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path / "f", "x")
+    files.put(RECORD)
+    files.finish()
+    assert files.path == tmp_path / "f" / f"x.{os.getpid()}.binlog"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o700
+    assert files.path.stat().st_mode & 0o777 == 0o600
+    assert files.path.read_bytes() == b"\0\0\0\x60" + RECORD
+    assert counts(files) == {"written": 1}
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_files_are_bounded_in_size_and_number(kept: int, tmp_path: Path) -> None:
+    files = LogFiles(tmp_path, "x", size=1050, files=kept)
+    for _ in range(95):
+        files.put(RECORD)
+    files.finish()
+    expected = ["x.PID.binlog", "x.PID.binlog.1", "x.PID.binlog.2"][:kept]
+    assert names(tmp_path) == expected
+    assert [records(path) for path in sorted(tmp_path.iterdir())] == [5, 10, 10][:kept]
+    assert counts(files) == {"written": 95}
+
+
+def test_what_can_never_be_written_is_dropped_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = LogFiles(tmp_path, "x", size=99)
+    files.put(RECORD)
+    files.put(b"rr")
+    files.finish()
+    assert counts(files) == {"written": 1, "too_large": 1}
+    (said,) = caplog.records
+    assert said.getMessage() == f"1 entries of the binary log {files.path} were dropped"
+
+
+def test_what_processes_left_that_are_gone_is_bounded(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    for number, name in enumerate(["x.{}.binlog.1", "x.{}.binlog", "x.{}.binlog.2", "y.{}.binlog"]):
+        path = tmp_path / name.format(done.pid)
+        path.touch()
+        os.utime(path, (number, number))
+    (tmp_path / f"x.{os.getppid()}.binlog").touch()
+    os.utime(tmp_path / f"x.{os.getppid()}.binlog", (0, 0))
+    files = LogFiles(tmp_path, "x")
+    files.put(RECORD)
+    files.finish()
+    left = [name.replace(str(done.pid), "GONE") for name in names(tmp_path)]
+    kept = ["x.GONE.binlog", "x.GONE.binlog.2", "x.PID.binlog", "y.GONE.binlog"]
+    assert sorted(left) == sorted([*kept, f"x.{os.getppid()}.binlog"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    files = LogFiles(tmp_path / "file" / "f", "x")
+    for number in range(3):
+        files.put(RECORD)
+        until(lambda number=number: counts(files).get("not_written") == number + 1)
+    files.finish()
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert told == [
+        f"the binary log {files.path} cannot be written: Not a directory",
+        f"3 entries of the binary log {files.path} were dropped",
+    ]
+
+
+@contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """No file of this process may be larger, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meshtrio.telemetry.log_files._PAUSE", 0.0)
+    files = LogFiles(tmp_path, "x")
+    large = b"r" * 600_000
+    with full_at(1_000_000):
+        for number in range(3):
+            files.put(large)
+            until(lambda number=number: sum(counts(files).values()) == number + 1)
+        assert counts(files) == {"written": 1, "not_written": 2}
+        assert records(files.path) == 1
+    files.put(large)
+    files.finish()
+    assert records(files.path) == 2
+    said = [r.getMessage() for r in caplog.records]
+    assert [line for line in said if "cannot be written" in line] == [
+        f"the binary log {files.path} cannot be written: File too large"
+    ]
+
+
+def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path, "x")
+    entries = []
+    log = CallEntries(entries.append, Amount(), Logger.CLIENT)
+    log.client_header("/a.B/C", "host", [("key", "1")], 0.5)
+    log.half_close()
+    for entry in entries:
+        files.put(entry)
+    files.finish()
+    data = files.path.read_bytes()
+    read = [json.loads(line) for line in printed(files.path)]
+    assert [entry["type"] for entry in read] == [
+        "EVENT_TYPE_CLIENT_HEADER",
+        "EVENT_TYPE_CLIENT_HALF_CLOSE",
+    ]
+    assert read[0]["clientHeader"]["timeout"] == "0.500s"
+    for size in range(1, 4 + len(entries[1])):
+        files.path.write_bytes(data[:-size])
+        with files.path.open("rb") as file:
+            assert len(list(log_reader.entries(file))) == 1
+
+
+def printed(path: Path) -> list[str]:
+    command = [sys.executable, "-m", "meshtrio.telemetry.log_reader", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    # Opened for writing, a pipe that nobody reads from hangs.
+    files = LogFiles(tmp_path, "x")
+    os.mkfifo(files.path)
+    for _ in range(100):
+        files.put(b"r" * 100_000)
+    found = counts(files)
+    assert found["queue_full"] > 10
+    files.finish()
+    assert counts(files)["queue_full"] + counts(files)["stopped"] == 100
+    # Let the thread go, for the sake of the other tests.
+    reader = os.open(files.path, os.O_RDONLY | os.O_NONBLOCK)
+    files._thread.join(0.2)
+    os.close(reader)
+    files._thread.join(10)
+    assert not files._thread.is_alive()
