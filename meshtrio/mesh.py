@@ -46,7 +46,7 @@ from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.report import ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics
 from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.logs import log_event
+from meshtrio.telemetry.logs.mesh import log_event
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -42,7 +42,7 @@ from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one
-from meshtrio.telemetry import plugin_logs
+from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(
     mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
     report_on_sigquit()
-    plugin_logs.set_up()
+    logs.set_up()
     try:
         trio.run(partial(serve, *servicers, limits=limits, interceptors=interceptors))
     except UsageError as exc:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshtrio.supervise.said import Said
-from meshtrio.telemetry.records import message_of
+from meshtrio.telemetry.logs.records import message_of
 
 _MOST_LINES = 300
 """Of one record: what comes on one line may be thousands of them."""

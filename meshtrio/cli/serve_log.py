@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from meshtrio.cli.console import ConsoleFormatter
 from meshtrio.config import LogConfig, LogFormat
 from meshtrio.levels import hush_hpack
-from meshtrio.telemetry.records import JsonFormatter, TraceIds, message_of
+from meshtrio.telemetry.logs.records import JsonFormatter, TraceIds, message_of
 
 _MOST_WAITING = 10_000
 _MOST_CHARACTERS = 64 * 1024 * 1024

@@ -13,8 +13,8 @@ from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.structured import running
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.extras import need
-from meshtrio.telemetry.mesh_metrics import MeshMetrics
 from meshtrio.telemetry.metrics import Metrics, Source
+from meshtrio.telemetry.metrics.mesh import MeshMetrics
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -45,8 +45,8 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
 
 async def _trace(stack: AsyncExitStack, tree: Tree, where: str, sampling: float) -> Source:
     from meshtrio.config.collector import Collector
-    from meshtrio.telemetry.life_spans import LifeSpans
-    from meshtrio.telemetry.spans import traced
+    from meshtrio.telemetry.traces.life_spans import LifeSpans
+    from meshtrio.telemetry.traces.spans import traced
 
     resource = {"service.name": "meshtrio"}
     traces = await stack.enter_async_context(traced(Collector.parse(where), sampling, resource))
@@ -77,7 +77,7 @@ async def _expose(
     stack: AsyncExitStack, tree: Tree, registry: MemoryRegistry, metrics: Metrics, where: str
 ) -> None:
     from meshtrio.services.gathering import Gatherer
-    from meshtrio.telemetry.exposition import expose
+    from meshtrio.telemetry.metrics.exposition import expose
 
     of_the_mesh = MeshMetrics(tree, registry)
     tree.subscribe(of_the_mesh.take)

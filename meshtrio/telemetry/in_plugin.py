@@ -61,7 +61,7 @@ async def telling() -> AsyncIterator[Metrics | None]:
 
 async def _trace(stack: AsyncExitStack) -> Source:
     from meshtrio.config.collector import Collector
-    from meshtrio.telemetry.spans import ratio_from_environment, traced
+    from meshtrio.telemetry.traces.spans import ratio_from_environment, traced
 
     try:
         collector = Collector.from_environment()
@@ -73,7 +73,7 @@ async def _trace(stack: AsyncExitStack) -> Source:
 
 async def _log_calls(stack: AsyncExitStack, wanted: str) -> Source:
     from meshtrio.telemetry.binary_log import binary_logging
-    from meshtrio.telemetry.log_files import FILES, SIZE
+    from meshtrio.telemetry.binary_log.files import FILES, SIZE
 
     said = os.environ.get
     folder = said(PLUGIN_BINARY_LOG_FOLDER) or runtime_dir.find_mesh_socket().parent / BINARY_LOGS
@@ -90,7 +90,7 @@ async def _expose(stack: AsyncExitStack, metrics: Metrics, where: str) -> None:
     if where == METRICS_THROUGH_MESH:
         return
     need("metrics", f"{PLUGIN_METRICS}={where}")
-    from meshtrio.telemetry.exposition import expose
+    from meshtrio.telemetry.metrics.exposition import expose
 
     async def gather(within: float | None) -> list[Family]:
         return metrics.families()

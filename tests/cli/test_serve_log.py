@@ -19,7 +19,7 @@ import pytest
 from meshtrio.cli.console import ConsoleFormatter, lines_of
 from meshtrio.cli.serve_log import WaitingHandler
 from meshtrio.supervise.said import Said
-from meshtrio.telemetry.records import JsonFormatter
+from meshtrio.telemetry.logs.records import JsonFormatter
 from tests.plugins.weird import LINES
 from tests.programs import plugin, served, until
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.telemetry.histogram import LATENCY, SIZE, Histogram
+from meshtrio.telemetry.metrics.histogram import LATENCY, SIZE, Histogram
 
 VALUES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(LATENCY)))
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.telemetry.json_lines import line_of
+from meshtrio.telemetry.logs.json_lines import line_of
 
 MOST = 8192
 

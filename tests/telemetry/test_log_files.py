@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config.log_filter import Amount
-from meshtrio.telemetry import log_reader
-from meshtrio.telemetry.log_entries import CallEntries, Logger
-from meshtrio.telemetry.log_files import LogFiles
+from meshtrio.telemetry.binary_log import reader
+from meshtrio.telemetry.binary_log.entries import CallEntries, Logger
+from meshtrio.telemetry.binary_log.files import LogFiles
 from tests.programs import until
 
 RECORD = b"r" * 96
@@ -132,7 +132,7 @@ def full_at(size: int) -> Iterator[None]:
 def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("meshtrio.telemetry.log_files._PAUSE", 0.0)
+    monkeypatch.setattr("meshtrio.telemetry.binary_log.files._PAUSE", 0.0)
     files = LogFiles(tmp_path, "x")
     large = b"r" * 600_000
     with full_at(1_000_000):
@@ -169,11 +169,11 @@ def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
     for size in range(1, 4 + len(entries[1])):
         files.path.write_bytes(data[:-size])
         with files.path.open("rb") as file:
-            assert len(list(log_reader.entries(file))) == 1
+            assert len(list(reader.entries(file))) == 1
 
 
 def printed(path: Path) -> list[str]:
-    command = [sys.executable, "-m", "meshtrio.telemetry.log_reader", str(path)]
+    command = [sys.executable, "-m", "meshtrio.telemetry.binary_log.reader", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from meshtrio.config import Containment, PluginConfig
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
-from meshtrio.telemetry import machine_metrics
-from meshtrio.telemetry.machine_metrics import MachineMetrics
+from meshtrio.telemetry.metrics import machine
+from meshtrio.telemetry.metrics.machine import MachineMetrics
 
 LABELS = (("plugin", "p"), ("plugin_instance", "0"))
 
@@ -71,7 +71,7 @@ def test_a_counter_of_one_process_never_falls(
     second_pid: int, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[Mapping[int, Usage]] = [{7: Usage(cpu=5.0)}, {second_pid: Usage(cpu=1.0)}]
-    monkeypatch.setattr(machine_metrics, "usage_by_group", lambda: looks.pop(0))
+    monkeypatch.setattr(machine, "usage_by_group", lambda: looks.pop(0))
     metrics = MachineMetrics()
     values(metrics, child(7))
     found = values(metrics, child(second_pid))

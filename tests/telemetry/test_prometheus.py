@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from meshtrio.telemetry.families import Family, Kind, Point
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.prometheus import PrometheusCollector, taken
+from meshtrio.telemetry.metrics.prometheus import PrometheusCollector, taken
 
 
 @contextmanager

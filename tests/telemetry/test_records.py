@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.telemetry.logs import JsonFormatter, TraceIds, current_ids
-from meshtrio.telemetry.trace_ids import parse_traceparent
+from meshtrio.telemetry.logs.records import JsonFormatter, TraceIds
+from meshtrio.telemetry.logs.trace_ids import current_ids, parse_traceparent
 from tests.rpc.pairs import Scripted, connected
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

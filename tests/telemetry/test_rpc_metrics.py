@@ -20,7 +20,7 @@ from meshtrio.rpc.seam import Method
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.families import Distribution, Family
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.rpc_metrics import ClientMetrics
+from meshtrio.telemetry.metrics.calls import ClientMetrics
 from meshtrio.wire.errors import ErrorCode
 from tests.client.test_channel import Feed, endpoint, serving
 from tests.client.test_routing import OUTLIERS

@@ -18,8 +18,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from meshtrio.client.channel import connect_to
 from meshtrio.config.collector import Collector as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.span_queue import SpanQueue
-from meshtrio.telemetry.spans import Traces, traced
+from meshtrio.telemetry.traces.queue import SpanQueue
+from meshtrio.telemetry.traces.spans import Traces, traced
 from tests.client.test_channel import serving
 from tests.rpc.pairs import request
 from tests.rpc.test_calls import ALL

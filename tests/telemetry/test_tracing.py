@@ -22,8 +22,8 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.policies.service_config import parse
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.sampling import ChosenIds, Lot
-from meshtrio.telemetry.tracing import Tracing
+from meshtrio.telemetry.traces import Tracing
+from meshtrio.telemetry.traces.sampling import ChosenIds, Lot
 from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted, reply, request
 from tests.rpc.test_calls import ALL, Until

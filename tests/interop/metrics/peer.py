@@ -29,7 +29,7 @@ from meshtrio.rpc.server import Server
 from meshtrio.structured import running
 from meshtrio.telemetry.families import Distribution, Family, Point
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.prometheus import PrometheusCollector
+from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
 from tests.interop.metrics.calls import CALLS, Channels
 from tests.interop.metrics.constants import NOBODY, RETRIES
 from tests.interop.server import TestService

@@ -30,9 +30,9 @@ from meshtrio.rpc.observe import (
 )
 from meshtrio.rpc.observers import observing
 from meshtrio.rpc.seam import Method, Request
-from meshtrio.telemetry.log_entries import CallEntries, Logger, Put, address_of
-from meshtrio.telemetry.log_files import FILES, SIZE, LogFiles
-from meshtrio.telemetry.logged_calls import LoggedCall
+from meshtrio.telemetry.binary_log.calls import LoggedCall
+from meshtrio.telemetry.binary_log.entries import CallEntries, Logger, Put, address_of
+from meshtrio.telemetry.binary_log.files import FILES, SIZE, LogFiles
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Records of the standard library's logging as lines of JSON, with the ids of trace and span.
 
-Apart from `logs`, which knows the mesh: plugins use it, too.
+For the handlers of any program; `mesh` is what has to know of plugins.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from meshtrio.telemetry.json_lines import line_of, text_of
-from meshtrio.telemetry.trace_ids import current_ids
+from meshtrio.telemetry.logs.json_lines import line_of, text_of
+from meshtrio.telemetry.logs.trace_ids import current_ids
 
 _LONGEST = 64 * 1024
 _ABOUT_A_PLUGIN = ("event", "plugin", "instance", "pid", "stream")

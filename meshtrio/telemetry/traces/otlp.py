@@ -27,7 +27,7 @@ from meshtrio.config.collector import Collector
 from meshtrio.policies.retry import RetryPolicy
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.seam import Method
-from meshtrio.telemetry.span_queue import NotSentError, Send
+from meshtrio.telemetry.traces.queue import NotSentError, Send
 
 _EXPORT = Method(
     "opentelemetry.proto.collector.trace.v1.TraceService",

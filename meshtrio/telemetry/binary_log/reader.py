@@ -1,4 +1,6 @@
-"""Reads binary logs: `python -m meshtrio.telemetry.log_reader FILE…` prints their entries as JSON.
+"""Reads binary logs, and prints their entries as JSON:
+
+    python -m meshtrio.telemetry.binary_log.reader FILE…
 
 Those of grpc-go are read as well: both have the length before each record.
 """

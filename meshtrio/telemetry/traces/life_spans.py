@@ -13,8 +13,8 @@ from opentelemetry.trace import Span, Status, StatusCode
 from meshtrio import __version__
 from meshtrio.supervise import events
 from meshtrio.supervise.decisions.policy import Exit
-from meshtrio.telemetry.lives import context_of_life
-from meshtrio.telemetry.spans import Traces
+from meshtrio.telemetry.traces.lives import context_of_life
+from meshtrio.telemetry.traces.spans import Traces
 
 _Key = tuple[str, int, int]
 """Plugin, instance, pid: a successor lives beside whom it follows."""

@@ -5,8 +5,6 @@ each event and each line. Every record has `plugin`, `instance`, `pid`, `stream`
 of what happened) and `fields`, None where there is none. A line of JSON is taken apart: level,
 message and exception become the record's, `logger`, `trace_id` and `span_id`, which no other record
 has, are what it says of them, and `fields` is the rest.
-
-`JsonFormatter` and `TraceIds` are for the handlers of any program.
 """
 
 from __future__ import annotations
@@ -18,10 +16,6 @@ from meshtrio.levels import LogLevel
 from meshtrio.supervise import events
 from meshtrio.supervise.said import Said
 from meshtrio.supervise.words import describe, name_of, said_of
-from meshtrio.telemetry.records import JsonFormatter, TraceIds
-from meshtrio.telemetry.trace_ids import current_ids
-
-__all__ = ["JsonFormatter", "TraceIds", "current_ids", "log_event"]
 
 _mesh = logging.getLogger("meshtrio.mesh")
 

@@ -29,7 +29,7 @@ from meshtrio.rpc.observe import (
 )
 from meshtrio.rpc.seam import Method, Request
 from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
-from meshtrio.telemetry.histogram import LATENCY, SIZE, Histogram
+from meshtrio.telemetry.metrics.histogram import LATENCY, SIZE, Histogram
 from meshtrio.wire.heads import RequestHead
 
 _BATCH = 256

@@ -19,8 +19,8 @@ from meshtrio.rpc.observe import (
 )
 from meshtrio.rpc.seam import Method
 from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
-from meshtrio.telemetry.histogram import LATENCY, Histogram
-from meshtrio.telemetry.rpc_metrics import MOST_METHODS, OTHER, Methods
+from meshtrio.telemetry.metrics.calls import MOST_METHODS, OTHER, Methods
+from meshtrio.telemetry.metrics.histogram import LATENCY, Histogram
 
 _FEW = (1.0, 2.0, 3.0, 4.0, 5.0)
 _KINDS = {

@@ -51,7 +51,7 @@ from meshtrio.rpc.observe import (
 )
 from meshtrio.rpc.observers import observing
 from meshtrio.rpc.seam import Method, Request
-from meshtrio.telemetry.lives import context_of_life
+from meshtrio.telemetry.traces.lives import context_of_life
 from meshtrio.wire import hpack
 from meshtrio.wire.grpc import Metadata, encode_metadata
 

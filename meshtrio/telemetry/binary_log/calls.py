@@ -23,7 +23,7 @@ from meshtrio.rpc.observe import (
     Placed,
 )
 from meshtrio.rpc.seam import Method
-from meshtrio.telemetry.log_entries import CallEntries, address_of
+from meshtrio.telemetry.binary_log.entries import CallEntries, address_of
 from meshtrio.wire.errors import MalformedHead
 from meshtrio.wire.grpc import decode_binary
 from meshtrio.wire.heads import ResponseHead

@@ -19,7 +19,7 @@ def set_up() -> None:
     if not _is_read_by_a_mesh():
         logging.basicConfig(level=logging.INFO, format=_PLAIN)
     elif not logging.getLogger().handlers:
-        from meshtrio.telemetry.records import LineFormatter
+        from meshtrio.telemetry.logs.records import LineFormatter
 
         handler = logging.StreamHandler()
         handler.setFormatter(LineFormatter(LONGEST_LINE))

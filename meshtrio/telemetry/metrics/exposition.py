@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.telemetry.families import Family
-from meshtrio.telemetry.prometheus import PrometheusCollector
+from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
 
 _log = logging.getLogger("meshtrio.telemetry")
 

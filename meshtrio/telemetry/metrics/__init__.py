@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from meshtrio.rpc.observers import observing, together
-from meshtrio.telemetry.experimental_metrics import ExperimentalMetrics
 from meshtrio.telemetry.families import Family
-from meshtrio.telemetry.rpc_metrics import ClientMetrics, ServerMetrics
+from meshtrio.telemetry.metrics.calls import ClientMetrics, ServerMetrics
+from meshtrio.telemetry.metrics.experimental import ExperimentalMetrics
 
 Source = Callable[[], Sequence[Family]]
 
@@ -47,7 +47,7 @@ class Metrics:
         for source in self._sources:
             found += source()
         if "prometheus_client" in sys.modules:
-            from meshtrio.telemetry.prometheus import default_families
+            from meshtrio.telemetry.metrics.prometheus import default_families
 
             found += default_families()
         return found

@@ -28,8 +28,8 @@ from meshtrio.telemetry.families import (
     gauge,
     instance_labels,
 )
-from meshtrio.telemetry.histogram import LATENCY, Histogram
-from meshtrio.telemetry.machine_metrics import MachineMetrics
+from meshtrio.telemetry.metrics.histogram import LATENCY, Histogram
+from meshtrio.telemetry.metrics.machine import MachineMetrics
 
 _BEAT = 0.25
 """Seconds from one look at the clock to the next, by which the lag of the mesh's loop is known."""

@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from meshtrio.config.collector import Collector
 from meshtrio.errors import UsageError
 from meshtrio.structured import running
-from meshtrio.telemetry.otlp import sending
-from meshtrio.telemetry.sampling import ChosenIds, Lot
-from meshtrio.telemetry.span_queue import SpanQueue
-from meshtrio.telemetry.tracing import Tracing
+from meshtrio.telemetry.traces import Tracing
+from meshtrio.telemetry.traces.otlp import sending
+from meshtrio.telemetry.traces.queue import SpanQueue
+from meshtrio.telemetry.traces.sampling import ChosenIds, Lot
 
 
 @attrs.frozen
