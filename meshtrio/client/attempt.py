@@ -18,7 +18,6 @@ from meshtrio.rpc.observe import (
     CANCELLED,
     DEADLINE_EXCEEDED,
     AttemptWatch,
-    ObservedStream,
     Outcome,
     outcome_of,
 )
@@ -31,6 +30,8 @@ from meshtrio.wire.connection import header_list_size
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
 
+_SHORT = 256
+"""Bytes of a trace's context that every peer takes."""
 _FIELD_OVERHEAD = 32
 """Bytes that a header field counts for beside its own (RFC 9113 §6.5.2)."""
 
@@ -78,7 +79,6 @@ class Attempt:
         compressed: bool,
         watch: AttemptWatch | None = None,
     ) -> None:
-        """With a watch, the stream is an observed one."""
         self._picker = picker
         self._compressed = compressed
         self._method = method
@@ -117,14 +117,13 @@ class Attempt:
                 wish = _with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
-            kind = Stream if watch is None else ObservedStream
             while True:
-                if fields or (watch is not None and watch.block):
+                if fields or (watch is not None and len(watch.block) > _SHORT):
                     _check_fits(target, fields, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
                 head = block + _varying_block(deadline, fields, watch)
-                stream = target.connection.start_as(kind, head)
+                stream = target.connection.start(head)
                 if stream is not None:
                     break
                 # The place that was waited for is used before anything else is awaited, so that no
@@ -140,7 +139,7 @@ class Attempt:
         picker.calls.last_started = target.connection.tally.last_started = time()
         compressed = options.compression != IDENTITY
         attempt = cls(picker, target, stream, method, deadline, compressed=compressed, watch=watch)
-        if watch is not None:
+        if watch is not None and watch.follows:
             watch.placed(attempt, waited=target is not ready)
         return attempt
 
@@ -248,16 +247,14 @@ class Attempt:
         if not self._recorded and not self.stream.over and trio.current_time() >= self._deadline:
             # Its caller gave it all the time there was.
             self._record(success=False)
-        if self._watch is not None:
-            self._tell(self._watch)
+        watch = self._watch
+        if watch is not None:
+            self._watch = None
+            watch.finished(self._outcome(), self.stream)
         self.stream.reset(ErrorCode.CANCEL)
         if self._counted:
             self._counted = False
             self._picker.leave()
-
-    def _tell(self, watch: AttemptWatch) -> None:
-        self._watch = None
-        watch.finished(self._outcome(), self.stream)  # type: ignore[arg-type]  # an observed one
 
     def _outcome(self) -> Outcome:
         stream = self.stream
@@ -300,7 +297,7 @@ def _fields(
         fields += _carried(serving, options, watch)
     if previous:
         fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
-    if watch is not None:
+    if watch is not None and watch.follows:
         watch.asks(picker.authority, fields, deadline)
     return fields
 

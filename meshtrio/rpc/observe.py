@@ -16,13 +16,11 @@ import trio
 
 from meshtrio.errors import unwrap
 from meshtrio.policies.outlier import Verdict
-from meshtrio.rpc.stream import Compressed, Stream
-from meshtrio.wire.compression import compress
-from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+from meshtrio.wire.heads import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from meshtrio.rpc.connection import Connection
     from meshtrio.rpc.seam import Method, Request
+    from meshtrio.rpc.stream import Stream
 
 CANCELLED: int = purerpc.StatusCode.CANCELLED.value
 UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
@@ -47,64 +45,6 @@ class AttemptKind(Enum):
 # To look a member of an Enum up costs more than all else that an attempt does with it.
 ORIGINAL, TRANSPARENT_RETRY = AttemptKind.ORIGINAL, AttemptKind.TRANSPARENT_RETRY
 RETRY, HEDGE = AttemptKind.RETRY, AttemptKind.HEDGE
-
-
-class ObservedStream(Stream):
-    """A stream that counts the bytes of its messages, as they are on the wire, without framing."""
-
-    __slots__ = ("received_size", "sent_size", "watch")
-
-    _observed = True
-
-    def __init__(self, connection: Connection, stream_id: int) -> None:
-        Stream.__init__(self, connection, stream_id)
-        self.sent_size = self.received_size = 0
-        self.watch: MessageWatch | None = None
-        """Whoever wants to know of each message."""
-
-    @property
-    def lost(self) -> bool:
-        """The other side has reset it, or is gone: nothing can be told there any more."""
-        return self.failure is not None and self.id not in self._connection.streams
-
-    def _encoded(self, message: bytes, *, compressed: bool, last: bool) -> bytes:
-        encoded = compress(message) if compressed else message
-        size = len(encoded)
-        self.sent_size += size
-        if self.watch is not None:
-            self.watch.sent(message, size)
-            if last:
-                self.watch.sent_all()
-        return encoded
-
-    async def send_end(self) -> None:
-        ends = not self.over and self._connection.engine.can_send(self.id)
-        await Stream.send_end(self)
-        if ends and self.watch is not None:
-            self.watch.sent_all()
-
-    def _decoded(self, message: bytes) -> bytes:
-        size = len(message)
-        self.received_size += size
-        if isinstance(message, Compressed):
-            message = self._decompressed(message)
-        else:
-            self.compressed = False
-        if self.watch is not None:
-            self.watch.received(message, size)
-            if self.ended and not self._messages and not self._connection.is_client:
-                self.watch.received_all()
-        return message
-
-    def on_head(self, head: ResponseHead) -> None:
-        Stream.on_head(self, head)
-        if self.watch is not None:
-            self.watch.answered(head)
-
-    def on_end(self, trailers: Trailers | None) -> None:
-        Stream.on_end(self, trailers)
-        if self.watch is not None and not self._messages and not self._connection.is_client:
-            self.watch.received_all()
 
 
 class MessageWatch:
@@ -143,7 +83,7 @@ class ServerWatch(MessageWatch):
 class ServerObserver:
     """Follows the calls of servers."""
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         """A call has come for a handler."""
         raise NotImplementedError
 
@@ -160,7 +100,7 @@ class Placed(Protocol):
 
     @property
     def stream(self) -> Any:
-        """An ObservedStream."""
+        """A Stream."""
 
 
 class AttemptWatch(MessageWatch):
@@ -168,6 +108,8 @@ class AttemptWatch(MessageWatch):
 
     __slots__ = ()
 
+    follows: bool = False
+    """It is told where the attempt goes, too: `asks` and `placed`, and so of its messages."""
     block: bytes = b""
     """Encoded header fields that are to go out with it."""
     keys: frozenset[str] = frozenset()
@@ -183,7 +125,7 @@ class AttemptWatch(MessageWatch):
     def died(self, life: str) -> None:
         """The plugin's process ended during it: see `Departure.life`."""
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         """It is over; `stream` is None where it never got an endpoint."""
 
 

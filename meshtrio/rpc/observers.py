@@ -22,7 +22,6 @@ from meshtrio.rpc.observe import (
     Field,
     MessageWatch,
     MethodObserver,
-    ObservedStream,
     Outcome,
     Placed,
     ServerObserver,
@@ -32,6 +31,7 @@ from meshtrio.wire.heads import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from meshtrio.rpc.seam import Method, Request
+    from meshtrio.rpc.stream import Stream
 
 
 @attrs.frozen
@@ -90,7 +90,7 @@ class _Messages(MessageWatch, Generic[W]):
         self._watches = watches
         self._wanting: Sequence[MessageWatch] = ()
 
-    def _join(self, stream: ObservedStream, wanting: list[MessageWatch]) -> None:
+    def _join(self, stream: Stream, wanting: list[MessageWatch]) -> None:
         self._wanting = wanting
         stream.watch = self if wanting else None
 
@@ -115,7 +115,7 @@ class _Messages(MessageWatch, Generic[W]):
             watch.answered(head)
 
 
-def _taken(stream: ObservedStream) -> list[MessageWatch]:
+def _taken(stream: Stream) -> list[MessageWatch]:
     """What an observer has made the stream's watch, to be told by us."""
     watch, stream.watch = stream.watch, None
     return [] if watch is None else [watch]
@@ -130,7 +130,7 @@ class _ServerWatches(_Messages[ServerWatch], ServerWatch):
         servers: Sequence[ServerObserver],
         request: Request,
         method: Method,
-        stream: ObservedStream,
+        stream: Stream,
     ) -> _ServerWatches:
         watches: list[ServerWatch] = []
         wanting: list[MessageWatch] = []
@@ -154,7 +154,7 @@ class _Servers(ServerObserver):
     def __init__(self, servers: Sequence[ServerObserver]) -> None:
         self._servers = servers
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         return _ServerWatches.begin(self._servers, request, method, stream)
 
     def refused(self, head: RequestHead, outcome: Outcome) -> None:
@@ -163,10 +163,12 @@ class _Servers(ServerObserver):
 
 
 class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
-    __slots__ = ("block", "keys")
+    __slots__ = ("_following", "block", "follows", "keys")
 
     def __init__(self, watches: Sequence[AttemptWatch]) -> None:
         super().__init__(watches)
+        self._following = [watch for watch in watches if watch.follows]
+        self.follows = bool(self._following)
         self.block: bytes = b""
         self.keys: frozenset[str] = frozenset()
         for watch in watches:
@@ -176,12 +178,12 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
                 self.keys |= watch.keys
 
     def asks(self, authority: str, fields: Sequence[Field], deadline: float) -> None:
-        for watch in self._watches:
+        for watch in self._following:
             watch.asks(authority, fields, deadline)
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         wanting: list[MessageWatch] = []
-        for watch in self._watches:
+        for watch in self._following:
             watch.placed(attempt, waited=waited)
             wanting += _taken(attempt.stream)
         self._join(attempt.stream, wanting)
@@ -190,7 +192,7 @@ class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
         for watch in self._watches:
             watch.died(life)
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         for watch in self._watches:
             watch.finished(outcome, stream)
 

@@ -19,7 +19,7 @@ from meshtrio.rpc import census
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.crowd import Crowd, Who, turn_away
 from meshtrio.rpc.meter import Meter
-from meshtrio.rpc.observe import ObservedStream, Outcome, ServerObserver
+from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
@@ -358,12 +358,11 @@ class ServerConnection(Connection):
             self.server.observer.refused(head, refusal)
 
     def _serve(self, stream_id: int, head: RequestHead, handler: Handler) -> Stream:
-        observer = self.server.observer
-        stream = Stream(self, stream_id) if observer is None else ObservedStream(self, stream_id)
+        stream = Stream(self, stream_id)
         stream.encoding = head.encoding
         stream.path = head.path
         self._running += 1
-        self.spawn(ServerCall(self, stream, handler, head, observer).run)
+        self.spawn(ServerCall(self, stream, handler, head, self.server.observer).run)
         return stream
 
     def call_ended(self) -> None:

@@ -14,7 +14,7 @@ import trio
 
 from meshtrio.errors import unwrap
 from meshtrio.rpc.current import current
-from meshtrio.rpc.observe import SUCCESS, ObservedStream, Outcome, ServerObserver, ServerWatch
+from meshtrio.rpc.observe import SUCCESS, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire import hpack
@@ -124,7 +124,6 @@ class ServerCall:
         head: RequestHead,
         observer: ServerObserver | None = None,
     ) -> None:
-        """With an observer, the stream is an observed one."""
         self._connection = connection
         self._stream = stream
         self._handler = handler
@@ -133,7 +132,6 @@ class ServerCall:
         self._began = connection.meter.begin() if handler.counted else 0.0
         self._watch: ServerWatch | None = None
         if observer is not None:
-            assert isinstance(stream, ObservedStream)
             self._watch = observer.begin(self._request, handler.method, stream)
 
     async def run(self) -> None:

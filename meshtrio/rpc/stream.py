@@ -24,6 +24,7 @@ from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
+    from meshtrio.rpc.observe import MessageWatch
 
 _LARGE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
@@ -61,11 +62,11 @@ class Stream:
         "on_failure",
         "owner",
         "path",
+        "received_size",
+        "sent_size",
         "trailers",
+        "watch",
     )
-
-    _observed = False
-    """Somebody wants to know of its messages: see `rpc.observe`."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
@@ -81,6 +82,10 @@ class Stream:
         """What the peer's compressed messages are compressed with."""
         self.compressed = False
         """Whether the message that was taken last had been compressed."""
+        self.sent_size = self.received_size = 0
+        """Bytes of its messages, as they are on the wire, without framing."""
+        self.watch: MessageWatch | None = None
+        """Whoever wants to know of each message."""
         self.ended = False
         """The peer will send nothing more, and said so."""
         self.failure: purerpc.RpcFailedError | None = None
@@ -102,6 +107,11 @@ class Stream:
     @property
     def peer(self) -> Peer:
         return self._connection.peer
+
+    @property
+    def lost(self) -> bool:
+        """The other side has reset it, or is gone: nothing can be told there any more."""
+        return self.failure is not None and self.id not in self._connection.streams
 
     @property
     def over(self) -> bool:
@@ -145,23 +155,26 @@ class Stream:
         count = len(self._messages)
         return (self._decoded(self._messages[0]) if self._messages else None), count
 
-    def _encoded(self, message: bytes, *, compressed: bool, last: bool) -> bytes:
-        """Of an observed stream: a message as it goes out, before its framing."""
-        raise NotImplementedError
+    def _decoded(self, message: bytes) -> bytes:
+        """A message that is taken, as it was before its encoding."""
+        size = len(message)
+        self.received_size += size
+        self.compressed = isinstance(message, Compressed)
+        if self.compressed:
+            message = self._decompressed(message)
+        if self.watch is not None:
+            self.watch.received(message, size)
+            if self.ended and not self._messages and not self._connection.is_client:
+                self.watch.received_all()
+        return message
 
     def _decompressed(self, message: bytes) -> bytes:
-        """A message as it was before its encoding."""
-        self.compressed = isinstance(message, Compressed)
-        if not self.compressed:
-            return message
         try:
             return decompress(message, self._connection.limits.max_message_size)
         except MessageTooLarge as exc:
             raise purerpc.ResourceExhaustedError(f"received {exc}") from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
-
-    _decoded = _decompressed
 
     async def send(
         self,
@@ -183,16 +196,20 @@ class Stream:
         if len(message) > limit:
             text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
             raise purerpc.ResourceExhaustedError(text)
-        if self._observed:
-            message = self._encoded(message, compressed=compressed, last=end_stream)
-        elif compressed:
-            message = compress(message)
-        if len(message) > _LARGE:
+        encoded = compress(message) if compressed else message
+        size = len(encoded)
+        self.sent_size += size
+        if self.watch is not None:
+            self.watch.sent(message, size)
+            if end_stream:
+                self.watch.sent_all()
+        data = message_prefix(size, compressed=compressed)
+        if size > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
-            await self.send_bytes(message_prefix(len(message), compressed=compressed), head=head)
-            data, head = message, b""
+            await self.send_bytes(data, head=head)
+            data, head = encoded, b""
         else:
-            data = message_prefix(len(message), compressed=compressed) + message
+            data += encoded
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.tally.sent += 1
@@ -242,6 +259,8 @@ class Stream:
         if not self.over and self._connection.engine.can_send(self.id):
             self._connection.engine.send_data(self.id, b"", end_stream=True)
             self._connection.flush()
+            if self.watch is not None:
+                self.watch.sent_all()
 
     def _check_over(self) -> bool:
         if self.failure is not None:
@@ -277,6 +296,8 @@ class Stream:
             text = f"the peer answered in encoding {head.encoding!r}"
             self.fail(purerpc.InternalError(text))
         self.encoding = head.encoding
+        if self.watch is not None:
+            self.watch.answered(head)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
@@ -333,6 +354,8 @@ class Stream:
         self.trailers = trailers
         self._wake_reader()
         self.on_window()
+        if self.watch is not None and not self._messages and not self._connection.is_client:
+            self.watch.received_all()
 
     def on_window(self) -> None:
         if self._writable is not None:

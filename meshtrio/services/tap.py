@@ -16,13 +16,13 @@ from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import (
     UNKNOWN,
-    ObservedStream,
     Outcome,
     ServerObserver,
     ServerWatch,
 )
 from meshtrio.rpc.seam import Method, Request
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.stream import Stream
 from meshtrio.services.journal import Journal
 from meshtrio.wire.heads import RequestHead
 
@@ -68,7 +68,7 @@ class _Tapped(ServerObserver):
         self._failed = failed
         self._at_least = at_least
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         if not Meter.counts(method.service) or not method.path[1:].startswith(self._method):
             return _UNWATCHED
         return _Watched(self, request, method, stream)
@@ -80,7 +80,7 @@ class _Tapped(ServerObserver):
         self,
         request: Request,
         method: Method,
-        stream: ObservedStream,
+        stream: Stream,
         seconds: float,
         outcome: Outcome,
     ) -> None:
@@ -107,9 +107,7 @@ class _Tapped(ServerObserver):
 class _Watched(ServerWatch):
     __slots__ = ("_began", "_method", "_request", "_stream", "_tapped")
 
-    def __init__(
-        self, tapped: _Tapped, request: Request, method: Method, stream: ObservedStream
-    ) -> None:
+    def __init__(self, tapped: _Tapped, request: Request, method: Method, stream: Stream) -> None:
         self._tapped = tapped
         self._request = request
         self._method = method

@@ -1,4 +1,4 @@
-"""Sorting many values at once gives what sorting each would."""
+"""Sorting many values at once gives what sorting each would; between threads nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshtrio.telemetry.metrics.ended import LONG, Ended
 from meshtrio.telemetry.metrics.histogram import LATENCY, SIZE, Histogram
 
 VALUES = st.lists(st.one_of(st.floats(0, 1000), st.sampled_from(LATENCY)))
@@ -26,37 +27,57 @@ def one_by_one(bounds: tuple[float, ...], values: list[float]) -> list[int]:
 def test_each_value_counts_to_the_first_bound_it_does_not_pass(batches: list[list[float]]) -> None:
     histogram = Histogram(LATENCY)
     for batch in batches:
-        histogram.waiting.extend(batch)
-        histogram.sort()
+        histogram.add(batch[:])
     values = [value for batch in batches for value in batch]
     assert histogram.counts == one_by_one(LATENCY, values)
     assert histogram.total == pytest.approx(math.fsum(values))
-    assert histogram.waiting == []
 
 
-def test_sorting_in_another_thread_loses_and_doubles_nothing() -> None:
+CALLS = st.lists(st.tuples(st.integers(-1, 20), st.floats(0, 200), st.integers(0, 10**10)))
+
+
+@given(CALLS)
+def test_calls_are_told_by_status(calls: list[tuple[int, float, int]]) -> None:
+    ended = Ended(LATENCY, SIZE)
+    for call in calls:
+        ended.waiting += call
+    found = ended.by_status()
+    expected: dict[int, list[tuple[float, int]]] = {}
+    for code, *figures in calls:
+        # What gRPC does not list is UNKNOWN.
+        expected.setdefault(code if 0 <= code <= 16 else 2, []).append(tuple(figures))
+    assert found.keys() == expected.keys()
+    for code, rows in expected.items():
+        for bounds, values, histogram in zip(
+            (LATENCY, SIZE), zip(*rows, strict=True), found[code], strict=True
+        ):
+            assert histogram.counts == one_by_one(bounds, list(values))
+            assert histogram.total == pytest.approx(math.fsum(values))
+
+
+def test_asking_in_another_thread_loses_and_doubles_nothing() -> None:
     """As with a scrape that prometheus_client's own server answers."""
-    histogram, done = Histogram(LATENCY), threading.Event()
+    ended, done = Ended(LATENCY), threading.Event()
 
     def scrape() -> None:
         while not done.is_set():
-            histogram.sort()
+            ended.by_status()
 
     thread, interval, count = threading.Thread(target=scrape), sys.getswitchinterval(), 200_000
     sys.setswitchinterval(1e-6)
     try:
         thread.start()
-        for _ in range(count):
-            histogram.waiting.append(1.0)
-            if len(histogram.waiting) >= 256:
-                histogram.sort()
+        for number in range(count):
+            ended.waiting += (number % 2, 1.0)
+            if len(ended.waiting) >= LONG:
+                ended.sort()
     finally:
         sys.setswitchinterval(interval)
         done.set()
         thread.join()
-    histogram.sort()
-    assert (sum(histogram.counts), histogram.total) == (count, count)
-    assert histogram.counts[LATENCY.index(1.0)] == count
+    for (histogram,) in ended.by_status().values():
+        assert (sum(histogram.counts), histogram.total) == (count // 2, count // 2)
+        assert histogram.counts[LATENCY.index(1.0)] == count // 2
 
 
 def test_the_bounds_are_those_of_the_grfc() -> None:

@@ -23,13 +23,13 @@ from meshtrio.rpc.observe import (
     CallWatch,
     ClientObserver,
     MethodObserver,
-    ObservedStream,
     Outcome,
     ServerObserver,
     ServerWatch,
 )
 from meshtrio.rpc.observers import observing
 from meshtrio.rpc.seam import Method, Request
+from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.binary_log.calls import LoggedCall
 from meshtrio.telemetry.binary_log.entries import CallEntries, Logger, Put, address_of
 from meshtrio.telemetry.binary_log.files import FILES, SIZE, LogFiles
@@ -67,7 +67,7 @@ class BinaryLog(ServerObserver, ClientObserver):
         self._wanted = wanted
         self._put = put
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         amount = self._wanted.of(method.service, method.name)
         if amount is None:
             return _UNWRITTEN_SERVED
@@ -109,7 +109,7 @@ class _Served(ServerWatch):
 
     __slots__ = ("_entries", "_has_head", "_request", "_stream")
 
-    def __init__(self, entries: CallEntries, request: Request, stream: ObservedStream) -> None:
+    def __init__(self, entries: CallEntries, request: Request, stream: Stream) -> None:
         self._entries = entries
         self._request = request
         self._stream = stream

@@ -18,11 +18,11 @@ from meshtrio.rpc.observe import (
     AttemptWatch,
     CallWatch,
     Field,
-    ObservedStream,
     Outcome,
     Placed,
 )
 from meshtrio.rpc.seam import Method
+from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.binary_log.entries import CallEntries, address_of
 from meshtrio.wire.errors import MalformedHead
 from meshtrio.wire.grpc import decode_binary
@@ -142,11 +142,13 @@ class LoggedCall(CallWatch):
 class _Attempt(AttemptWatch):
     __slots__ = ("_address", "_call", "_sent", "stream")
 
+    follows = True
+
     def __init__(self, call: LoggedCall) -> None:
         self._call = call
         self._address = ""
         self._sent = 0
-        self.stream: ObservedStream | None = None
+        self.stream: Stream | None = None
 
     @property
     def peer(self) -> object:
@@ -180,7 +182,7 @@ class _Attempt(AttemptWatch):
         head = None if self.stream is None else self.stream.head
         self._call.received(self, head, message)
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         self._call.attempt_ended(self, outcome)
 
 

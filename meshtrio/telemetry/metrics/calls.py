@@ -1,4 +1,7 @@
-"""The metrics of calls, by the names, units, labels and buckets of gRFC A66 (and A96 for retries).
+"""The metrics of calls, by the names, units, labels and buckets of gRFC A66.
+
+What is done for each call is as little as can be: objects without `__init__`, which would take
+as long as all the rest, and no function called that can be spared.
 
 Labels are bounded whatever peers send: a server tells methods it has handlers for, and calls all
 others "other"; a status that gRPC does not list is UNKNOWN; a client tells so many pairs of target
@@ -7,109 +10,94 @@ and method, and calls the rest "other".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Generic, TypeVar
 
+import attrs
 import purerpc
 
 from meshtrio.rpc.observe import (
     CANCELLED,
     ORIGINAL,
-    UNKNOWN,
     AttemptKind,
     AttemptWatch,
     CallWatch,
     ClientObserver,
     MethodObserver,
-    ObservedStream,
     Outcome,
     ServerObserver,
     ServerWatch,
 )
 from meshtrio.rpc.seam import Method, Request
-from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
-from meshtrio.telemetry.metrics.histogram import LATENCY, SIZE, Histogram
+from meshtrio.rpc.stream import Stream
+from meshtrio.telemetry.families import Family, Kind, Labels, Point
+from meshtrio.telemetry.metrics.ended import LONG, Ended
+from meshtrio.telemetry.metrics.histogram import LATENCY, SIZE
 from meshtrio.wire.heads import RequestHead
 
-_BATCH = 256
-"""Calls of one method and status whose figures wait to be sorted into buckets."""
 MOST_METHODS = 1000
 """Pairs of target and method that a client tells apart."""
 OTHER = "other"
 _STATUSES = {status.value: status.name for status in purerpc.StatusCode}
 
 
-class _Ended:
-    """The calls of one method that ended with one status: how long, and how many bytes.
+@attrs.frozen
+class _Figure:
+    """What is measured of a call, or of an attempt."""
 
-    Numbers wait in flat lists: tuples of them would be the only things a call leaves behind, and
-    have the garbage collector look for cycles among all there is, again and again.
-    """
+    name: str
+    unit: str
+    bounds: tuple[float, ...]
+    text: str
 
-    __slots__ = ("durations", "note_received", "note_sent", "received", "seconds", "sent")
 
-    def __init__(self) -> None:
-        self.durations = Histogram(LATENCY)
-        self.sent = Histogram(SIZE)
-        self.received = Histogram(SIZE)
-        self.seconds = self.durations.waiting
-        self.note_sent = self.sent.waiting.append
-        self.note_received = self.received.waiting.append
-
-    def sort(self) -> None:
-        self.durations.sort()
-        self.sent.sort()
-        self.received.sort()
+_SECONDS = _Figure("duration", "s", LATENCY, "The time that an {what} took.")
+_ALL_MESSAGES = "total bytes (compressed but not encrypted) of all messages, without framing, of an"
+_SENT = _Figure(
+    "sent_total_compressed_message_size", "By", SIZE, f"Sent: {_ALL_MESSAGES} {{what}}."
+)
+_RECEIVED = _Figure(
+    "rcvd_total_compressed_message_size", "By", SIZE, f"Received: {_ALL_MESSAGES} {{what}}."
+)
+_ALL = (_SECONDS, _SENT, _RECEIVED)
 
 
 class _Calls:
-    """The calls of one method."""
+    """The calls of one method, or their attempts."""
 
-    __slots__ = ("by_status", "labels", "started")
+    __slots__ = ("ended", "labels", "started", "waiting")
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, figures: Sequence[_Figure] = _ALL) -> None:
         self.labels = labels
         self.started = 0
-        self.by_status = {0: _Ended()}
+        self.ended = Ended(*(figure.bounds for figure in figures))
+        self.waiting = self.ended.waiting
 
-    def ended(self, code: int, seconds: float, sent: int, received: int) -> None:
-        ended = self.by_status.get(code) or self._first(code)
-        waiting = ended.seconds
-        waiting.append(seconds)
-        ended.note_sent(sent)
-        ended.note_received(received)
-        if len(waiting) >= _BATCH:
-            ended.sort()
-
-    def took(self, code: int, seconds: float) -> None:
-        """The same for a call of a client, whose bytes are those of its attempts."""
-        ended = self.by_status.get(code) or self._first(code)
-        waiting = ended.seconds
-        waiting.append(seconds)
-        if len(waiting) >= _BATCH:
-            ended.durations.sort()
-
-    def _first(self, code: int) -> _Ended:
-        known = code if code in _STATUSES else UNKNOWN
-        return self.by_status.setdefault(known, _Ended())
+    def add(self, code: int, seconds: float, stream: Stream | None) -> None:
+        """One has ended; without a stream it never got that far."""
+        sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
+        self.waiting += (code, seconds, sent, received)
+        if len(self.waiting) >= LONG:
+            self.ended.sort()
 
 
 # -- servers ---------------------------------------------------------------------------------
 
 
 class _ServedCall(ServerWatch):
-    __slots__ = ("_began", "_calls", "_stream")
+    __slots__ = ("began", "calls", "stream")
 
-    def __init__(self, calls: _Calls, stream: ObservedStream) -> None:
-        self._calls = calls
-        self._stream = stream
-        self._began = perf_counter()
+    began: float
+    calls: _Calls
+    stream: Stream
 
     def ended(self, outcome: Outcome) -> None:
-        stream = self._stream
-        seconds = perf_counter() - self._began
-        self._calls.ended(outcome[0], seconds, stream.sent_size, stream.received_size)
+        stream, waiting = self.stream, self.calls.waiting
+        seconds = perf_counter() - self.began
+        waiting += (outcome[0], seconds, stream.sent_size, stream.received_size)
+        if len(waiting) >= LONG:
+            self.calls.ended.sort()
 
 
 class ServerMetrics(ServerObserver):
@@ -118,17 +106,21 @@ class ServerMetrics(ServerObserver):
     def __init__(self) -> None:
         self._methods: dict[str, _Calls] = {}
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         calls = self._methods.get(method.path) or self._add(method.path, method.path[1:])
         calls.started += 1
-        return _ServedCall(calls, stream)
+        call = _ServedCall()
+        call.calls = calls
+        call.stream = stream
+        call.began = perf_counter()
+        return call
 
     def refused(self, head: RequestHead, outcome: Outcome) -> None:
         calls = self._methods.get(head.path) or self._methods.get(OTHER)
         if calls is None:
             calls = self._add(OTHER, OTHER)
         calls.started += 1
-        calls.ended(outcome[0], 0.0, 0, 0)
+        calls.add(outcome[0], 0.0, None)
 
     def _add(self, key: str, label: str) -> _Calls:
         calls = self._methods[key] = _Calls((("grpc.method", label),))
@@ -142,7 +134,7 @@ class ServerMetrics(ServerObserver):
         text = "The total number of RPCs that came, including those that have not completed."
         return [
             Family(f"{about}.started", Kind.COUNTER, "{call}", text, started),
-            *_histograms(about, "RPC", methods),
+            *_histograms(about, "RPC", methods, _ALL),
         ]
 
 
@@ -156,10 +148,49 @@ class _Called(MethodObserver):
 
     def __init__(self, labels: Labels) -> None:
         self.attempts = _Calls(labels)
-        self.calls = _Calls(labels)
+        self.calls = _Calls(labels, [_SECONDS])
 
     def begin(self) -> CallWatch:
-        return _Call(self)
+        call = _Call()
+        call.method = self
+        call.last = CANCELLED
+        call.began = perf_counter()
+        return call
+
+    def sort(self) -> None:
+        self.attempts.ended.sort()
+        self.calls.ended.sort()
+
+
+class _Call(CallWatch, AttemptWatch):
+    """A call, and the first of its attempts, which most of the time is the only one."""
+
+    __slots__ = ("began", "last", "method")
+
+    began: float
+    last: int
+    """The status of its last attempt; CANCELLED for a call that is given up before there is one."""
+    method: _Called
+
+    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+        self.method.attempts.started += 1
+        return self if kind is ORIGINAL else _Attempt(self)
+
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
+        self.last = code = outcome[0]
+        seconds = perf_counter() - self.began
+        waiting = self.method.attempts.waiting
+        if stream is None:
+            waiting += (code, seconds, 0, 0)
+        else:
+            waiting += (code, seconds, stream.sent_size, stream.received_size)
+
+    def ended(self, outcome: Outcome | None) -> None:
+        method = self.method
+        waiting = method.calls.waiting
+        waiting += (self.last if outcome is None else outcome[0], perf_counter() - self.began)
+        if len(waiting) >= LONG:
+            method.sort()
 
 
 class _Attempt(AttemptWatch):
@@ -171,38 +202,9 @@ class _Attempt(AttemptWatch):
         self._call = call
         self._began = perf_counter()
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
-        self._call.note(outcome[0], perf_counter() - self._began, stream)
-
-
-class _Call(CallWatch, AttemptWatch):
-    """A call, and the first of its attempts, which most of the time is the only one."""
-
-    __slots__ = ("_began", "_last", "_method")
-
-    def __init__(self, method: _Called) -> None:
-        self._method = method
-        self._last = -1
-        """The status of its last attempt; negative while there was none."""
-        self._began = perf_counter()
-
-    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
-        self._method.attempts.started += 1
-        return self if kind is ORIGINAL else _Attempt(self)
-
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
-        self.note(outcome[0], perf_counter() - self._began, stream)
-
-    def note(self, code: int, seconds: float, stream: ObservedStream | None) -> None:
-        self._last = code
-        if stream is None:
-            self._method.attempts.ended(code, seconds, 0, 0)
-        else:
-            self._method.attempts.ended(code, seconds, stream.sent_size, stream.received_size)
-
-    def ended(self, outcome: Outcome | None) -> None:
-        code = self._last if outcome is None else outcome[0]
-        self._method.calls.took(code if code >= 0 else CANCELLED, perf_counter() - self._began)
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
+        self._call.last = outcome[0]
+        self._call.method.attempts.add(outcome[0], perf_counter() - self._began, stream)
 
 
 M = TypeVar("M")
@@ -245,60 +247,39 @@ class ClientMetrics(ClientObserver):
         about = "grpc.client.attempt"
         text = "The total number of RPC attempts started, including those that have not completed."
         started = [Point(called.attempts.labels, called.attempts.started) for called in methods]
-        calls = _histograms("grpc.client.call", "RPC", [called.calls for called in methods])
+        attempts = [called.attempts for called in methods]
+        calls = [called.calls for called in methods]
         return [
             Family(f"{about}.started", Kind.COUNTER, "{attempt}", text, started),
-            *_histograms(about, "RPC attempt", [called.attempts for called in methods]),
-            calls[0],
+            *_histograms(about, "RPC attempt", attempts, _ALL),
+            *_histograms("grpc.client.call", "RPC", calls, [_SECONDS]),
         ]
 
 
 # -- telling ---------------------------------------------------------------------------------
 
 
-def _histograms(about: str, what: str, methods: Sequence[_Calls]) -> list[Family]:
-    """Duration, sizes sent and sizes received."""
-    found = []
-    for calls in methods:
-        for code, ended in list(calls.by_status.items()):
-            ended.sort()
-            if not any(ended.durations.counts):
-                continue
-            status = ("grpc.status", _STATUSES[code])
-            # In the order of the names, as OpenTelemetry's exporter has them.
-            found.append((tuple(sorted((*calls.labels, status))), ended))
-
-    def family(
-        name: str, text: str, unit: str, points: Iterable[tuple[Labels, Histogram]]
-    ) -> Family:
-        return _histogram(f"{about}.{name}", text, unit, points)
-
-    sizes = "total bytes (compressed but not encrypted) of all messages, without framing, of an"
+def _histograms(
+    about: str, what: str, methods: Sequence[_Calls], figures: Sequence[_Figure]
+) -> list[Family]:
+    found = [
+        (_with_status(calls.labels, code), histograms)
+        for calls in methods
+        for code, histograms in calls.ended.by_status().items()
+    ]
     return [
-        family(
-            "duration", f"The time that an {what} took.", "s", [(n, e.durations) for n, e in found]
-        ),
-        family(
-            "sent_total_compressed_message_size",
-            f"Sent: {sizes} {what}.",
-            "By",
-            [(labels, ended.sent) for labels, ended in found],
-        ),
-        _histogram(
-            f"{about}.rcvd_total_compressed_message_size",
-            f"Received: {sizes} {what}.",
-            "By",
-            [(labels, ended.received) for labels, ended in found],
-        ),
+        Family(
+            f"{about}.{figure.name}",
+            Kind.HISTOGRAM,
+            figure.unit,
+            figure.text.format(what=what),
+            [Point(labels, histograms[number].told()) for labels, histograms in found],
+            figure.bounds,
+        )
+        for number, figure in enumerate(figures)
     ]
 
 
-def _histogram(
-    name: str, text: str, unit: str, points: Iterable[tuple[Labels, Histogram]]
-) -> Family:
-    bounds = LATENCY if unit == "s" else SIZE
-    told = [
-        Point(labels, Distribution(tuple(histogram.counts), histogram.total))
-        for labels, histogram in points
-    ]
-    return Family(name, Kind.HISTOGRAM, unit, text, told, bounds)
+def _with_status(labels: Labels, code: int) -> Labels:
+    """In the order of the names, as OpenTelemetry's exporter has them."""
+    return tuple(sorted((*labels, ("grpc.status", _STATUSES[code]))))

@@ -14,11 +14,11 @@ from meshtrio.rpc.observe import (
     CallWatch,
     ClientObserver,
     MethodObserver,
-    ObservedStream,
     Outcome,
 )
 from meshtrio.rpc.seam import Method
-from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+from meshtrio.rpc.stream import Stream
+from meshtrio.telemetry.families import Family, Kind, Labels, Point
 from meshtrio.telemetry.metrics.calls import MOST_METHODS, OTHER, Methods
 from meshtrio.telemetry.metrics.histogram import LATENCY, Histogram
 
@@ -43,16 +43,12 @@ class _Retried:
         self.delays = Histogram(LATENCY)
         self.counts = {kind: Histogram(about[3]) for kind, about in _KINDS.items()}
 
-    def sort(self) -> None:
-        for histogram in (self.delays, *self.counts.values()):
-            histogram.sort()
-
 
 class _Attempt(AttemptWatch):
     def __init__(self, call: _Call) -> None:
         self._call = call
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         self._call.one_less()
 
 
@@ -81,11 +77,9 @@ class _Call(CallWatch):
         """What there was none of is not reported, as the gRFC has it."""
         for kind, histogram in self._method.counts.items():
             if kind in self._made:
-                histogram.waiting.append(self._made[kind])
+                histogram.add([self._made[kind]])
         if self._delay:
-            self._method.delays.waiting.append(self._delay)
-        if len(self._made) > 1:
-            self._method.sort()
+            self._method.delays.add([self._delay])
 
 
 class _OneMethod(MethodObserver):
@@ -156,7 +150,4 @@ class ExperimentalMetrics(ClientObserver):
 
 
 def _point(labels: Labels, histogram: Histogram) -> Point | None:
-    histogram.sort()
-    if not any(histogram.counts):
-        return None
-    return Point(labels, Distribution(tuple(histogram.counts), histogram.total))
+    return Point(labels, histogram.told()) if any(histogram.counts) else None

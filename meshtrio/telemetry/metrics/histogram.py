@@ -1,13 +1,11 @@
-"""Histograms that cost next to nothing while values come: these wait in lists, and are sorted into
-buckets many at a time, which is cheaper by an order than to find the bucket of each.
-"""
+"""Histograms, and the buckets they have in gRPC."""
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from threading import Lock
+
+from meshtrio.telemetry.families import Distribution
 
 # The buckets of gRFC A66.
 # fmt: off
@@ -23,13 +21,12 @@ SIZE = (
 )
 """Bytes."""
 # fmt: on
-_SORTING = Lock()
 
 
 class Histogram:
     """How many values fell into each bucket; one counts to the first bound it does not pass."""
 
-    __slots__ = ("bounds", "counts", "total", "waiting")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -37,25 +34,20 @@ class Histogram:
         """One for each bound, and the last for what is above them all."""
         self.total = 0.0
         """The sum of all values."""
-        self.waiting: list[float] = []
-        """Values that are still to be sorted: whoever appends them sees to it that `sort` is
-        called now and then. The same list for ever."""
 
-    def sort(self) -> None:
-        """Sort what waits into the buckets. For any thread, while another appends."""
-        with _SORTING:
-            values = self.waiting[:]
-            del self.waiting[: len(values)]
-            self._take(values)
-
-    def _take(self, values: list[float]) -> None:
+    def add(self, values: list[float]) -> None:
+        """Count values, which are put in order. For one thread at a time."""
         values.sort()
-        self.total += math.fsum(values)
+        self.total += sum(values)
         below = 0
         for number, bound in enumerate(self.bounds):
             if below == len(values):
-                break
+                return
             upto = bisect_right(values, bound, below)
             self.counts[number] += upto - below
             below = upto
         self.counts[-1] += len(values) - below
+
+    def told(self) -> Distribution:
+        """What was counted until now. For any thread."""
+        return Distribution(tuple(self.counts), self.total)

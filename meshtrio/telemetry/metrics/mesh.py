@@ -19,7 +19,6 @@ from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.statistics import Counts
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.families import (
-    Distribution,
     Family,
     Kind,
     Labels,
@@ -78,8 +77,7 @@ class MeshMetrics:
         match event:
             case events.Ready(after=after):
                 histogram = self._ready_after.setdefault(event.plugin, Histogram(LATENCY))
-                histogram.waiting.append(after)
-                histogram.sort()
+                histogram.add([after])
                 self._ready_since[instance] = trio.current_time()
             case events.CheckFailed():
                 self._failed_checks[instance] += 1
@@ -101,8 +99,7 @@ class MeshMetrics:
         while True:
             await trio.sleep_until(due)
             now = trio.current_time()
-            self._lag.waiting.append(now - due)
-            self._lag.sort()
+            self._lag.add([now - due])
             due = now + _BEAT
 
     def families(self) -> list[Family]:
@@ -119,7 +116,6 @@ class MeshMetrics:
 
     def _of_the_mesh(self) -> list[Family]:
         statistics, registry = self._tree.statistics(), self._registry
-        self._lag.sort()
         return [
             gauge("mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}),
             gauge("mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}),
@@ -256,8 +252,5 @@ def _instance(key: Instance) -> Labels:
 
 
 def _histogram(name: str, text: str, values: Mapping[Labels, Histogram]) -> Family:
-    points = [
-        Point(labels, Distribution(tuple(found.counts), found.total))
-        for labels, found in values.items()
-    ]
+    points = [Point(labels, histogram.told()) for labels, histogram in values.items()]
     return Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY)

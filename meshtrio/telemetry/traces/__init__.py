@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from random import getrandbits
-from typing import Any
+from typing import Any, TypeVar
 
 import purerpc
 from opentelemetry import context as contexts
@@ -43,7 +43,6 @@ from meshtrio.rpc.observe import (
     ClientObserver,
     MessageWatch,
     MethodObserver,
-    ObservedStream,
     Outcome,
     Placed,
     ServerObserver,
@@ -51,6 +50,7 @@ from meshtrio.rpc.observe import (
 )
 from meshtrio.rpc.observers import observing
 from meshtrio.rpc.seam import Method, Request
+from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.traces.lives import context_of_life
 from meshtrio.wire import hpack
 from meshtrio.wire.grpc import Metadata, encode_metadata
@@ -60,6 +60,7 @@ _OK = Status(StatusCode.OK)
 _STATUSES = {status.value: status.name for status in purerpc.StatusCode}
 
 Draw = Callable[[], bool]
+T = TypeVar("T")
 
 
 class Tracing(ServerObserver, ClientObserver):
@@ -69,13 +70,18 @@ class Tracing(ServerObserver, ClientObserver):
         """`draw` decides for a call without a parent whether it is recorded, instead of the
         provider's sampler, which is still asked about those that are: see `sampling.Lot`."""
         self._tracer = provider.get_tracer("meshtrio", __version__)
-        self._draw = draw
-        self._unrecorded = _quiet_root()
+        self._draw = draw or _always
+        unrecorded = _quiet_root()
+        self._quiet_served = _QuietServed(unrecorded)
+        self._quiet_call = _QuietCall(*_fields(unrecorded))
         self._heard: dict[Metadata, Context] = {}
+        """What callers' metadata tells that has no parent."""
+        self._unrecorded: dict[Metadata, _QuietServed] = {}
+        """By the metadata of callers that do not record what they do."""
+        self._outside: Context | None = None
+        """The context of what belongs to no trace."""
         self._last: tuple[Context, _QuietCall] | None = None
         """The context of calls that are not recorded, by which one was made last."""
-        self._quiet_served = _QuietServed(self._unrecorded)
-        self._quiet_call = _QuietCall(*_fields(self._unrecorded))
 
     @contextmanager
     def observing(self) -> Iterator[None]:
@@ -85,15 +91,18 @@ class Tracing(ServerObserver, ClientObserver):
 
     # -- served calls ------------------------------------------------------------------------
 
-    def begin(self, request: Request, method: Method, stream: ObservedStream) -> ServerWatch:
+    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
+        quiet = self._unrecorded.get(request.custom_metadata)
+        if quiet is not None:
+            return quiet
         parent = self._context_of(request.custom_metadata)
         caller = trace.get_current_span(parent).get_span_context()
         if not caller.is_valid:
             # What asks after health now and then begins no trace.
-            if not Meter.counts(method.service) or (self._draw is not None and not self._draw()):
+            if not Meter.counts(method.service) or not self._draw():
                 return self._quiet_served if not parent else _QuietServed(_quiet_root(parent))
         elif not caller.trace_flags.sampled:
-            return _QuietServed(parent)
+            return _remembered(self._unrecorded, request.custom_metadata, _QuietServed(parent))
         span = self._tracer.start_span(
             _span_name("Recv", method), parent, SpanKind.SERVER, _attributes(method)
         )
@@ -103,7 +112,7 @@ class Tracing(ServerObserver, ClientObserver):
         return _Served(span, context, stream)
 
     def _context_of(self, metadata: Metadata) -> Context:
-        """What a caller's metadata tells. That of calls which are not recorded is remembered."""
+        """What a caller's metadata tells."""
         if not metadata:
             return _NOTHING
         found = self._heard.get(metadata)
@@ -113,10 +122,8 @@ class Tracing(ServerObserver, ClientObserver):
                 if isinstance(value, str):
                     carrier[key] = f"{carrier[key]},{value}" if key in carrier else value
             found = propagate.extract(carrier, Context())
-            if not trace.get_current_span(found).get_span_context().trace_flags.sampled:
-                if len(self._heard) >= _MOST_REMEMBERED:
-                    self._heard.clear()
-                self._heard[metadata] = found
+            if not trace.get_current_span(found).get_span_context().is_valid:
+                _remembered(self._heard, metadata, found)
         return found
 
     # -- calls that are made -----------------------------------------------------------------
@@ -127,23 +134,33 @@ class Tracing(ServerObserver, ClientObserver):
     def begin_call(self, name: str, attributes: Mapping[str, Any], *, begins: bool) -> CallWatch:
         """A call is made by whoever runs now; `begins`: a trace, where there is none."""
         context = contexts.get_current()
-        if self._last is not None and self._last[0] is context:
-            return self._last[1]
-        parent = trace.get_current_span(context).get_span_context()
-        if not parent.is_valid:
-            if not begins or (self._draw is not None and not self._draw()):
-                return (
-                    self._quiet_call if not context else _QuietCall(*_fields(_quiet_root(context)))
-                )
-        elif not parent.trace_flags.sampled:
-            quiet = _QuietCall(*_fields(context))
-            self._last = (context, quiet)
+        if context is self._outside:
+            if not begins or not self._draw():
+                return self._quiet_call
+        elif (quiet := self._quiet_in(context, begins=begins)) is not None:
             return quiet
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
             return _QuietCall(*_fields(context))
         return _Call(self, span, context, name)
+
+    def _quiet_in(self, context: Context, *, begins: bool) -> CallWatch | None:
+        """A call that is made in a context, if it is not to be recorded."""
+        if self._last is not None and self._last[0] is context:
+            return self._last[1]
+        parent = trace.get_current_span(context).get_span_context()
+        if not parent.is_valid:
+            if not context:
+                self._outside = context
+            if begins and self._draw():
+                return None
+            return self._quiet_call if not context else _QuietCall(*_fields(_quiet_root(context)))
+        if parent.trace_flags.sampled:
+            return None
+        quiet = _QuietCall(*_fields(context))
+        self._last = (context, quiet)
+        return quiet
 
     def begin_attempt(self, call: _Call, kind: AttemptKind, previous: int) -> _Attempt:
         attributes = {
@@ -156,6 +173,17 @@ class Tracing(ServerObserver, ClientObserver):
 
 
 _NOTHING = Context()
+
+
+def _always() -> bool:
+    return True
+
+
+def _remembered(among: dict[Metadata, T], metadata: Metadata, value: T) -> T:
+    if len(among) >= _MOST_REMEMBERED:
+        among.clear()
+    among[metadata] = value
+    return value
 
 
 def _quiet_root(context: Context = _NOTHING) -> Context:
@@ -248,7 +276,7 @@ class _Messages(MessageWatch):
 class _Served(_Messages, ServerWatch):
     __slots__ = ("_context",)
 
-    def __init__(self, span: Span, context: Context, stream: ObservedStream) -> None:
+    def __init__(self, span: Span, context: Context, stream: Stream) -> None:
         super().__init__(span)
         self._context = context
         stream.watch = self
@@ -263,6 +291,8 @@ class _Served(_Messages, ServerWatch):
 class _Attempt(_Messages, AttemptWatch):
     __slots__ = ("_call", "block", "keys")
 
+    follows = True
+
     def __init__(self, call: _Call, span: Span, context: Context) -> None:
         super().__init__(span)
         self._call = call
@@ -274,7 +304,7 @@ class _Attempt(_Messages, AttemptWatch):
             self._span.add_event("Delayed LB pick complete")
         self._span.set_attribute("network.peer.address", attempt.address)
 
-    def finished(self, outcome: Outcome, stream: ObservedStream | None) -> None:
+    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         self._call.last = outcome
         _conclude(self._span, outcome)
 

@@ -2,11 +2,12 @@
 
 The SDK takes some microseconds to make a span that is not recorded. Where one call of a hundred is,
 that is most of what tracing costs; so the lot is drawn first, by the rule of its own
-`TraceIdRatioBased`, and a call that wins gets the trace id it won with.
+`TraceIdRatioBased`, and a call that wins gets a trace id that wins by it.
 """
 
 from __future__ import annotations
 
+from math import inf, log, log1p
 from random import Random
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -38,12 +39,23 @@ class Lot:
         """`ratio`: of 0 to 1, how many are recorded."""
         self._bound = TraceIdRatioBased.get_bound_for_rate(ratio)
         self._ids = ids
-        self._draw = Random().getrandbits
+        self._random = Random()
+        self._chance = self._bound / (1 << _HALF)
+        self._left = self._gap()
         self.sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
 
     def __call__(self) -> bool:
-        low = self._draw(_HALF)
-        if low >= self._bound:
+        self._left -= 1
+        if self._left > 0:
             return False
-        self._ids.trace_id = (self._draw(_HALF) << _HALF) | low or 1
+        self._left = self._gap()
+        self._ids.trace_id = (
+            self._random.getrandbits(_HALF) << _HALF | self._random.randrange(self._bound) or 1
+        )
         return True
+
+    def _gap(self) -> float:
+        """Which call from now on is the next one that wins, as if each had drawn for itself."""
+        if not 0 < self._chance < 1:
+            return 1 if self._chance else inf
+        return 1 + log(1 - self._random.random()) // log1p(-self._chance)
