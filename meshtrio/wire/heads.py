@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 import attrs
 
 from meshtrio.wire.errors import MalformedHead
+from meshtrio.wire.field_decoder import Fields
 from meshtrio.wire.grpc import (
     CONNECTION_SPECIFIC,
     METADATA_IN_GRPC_NAMESPACE,
@@ -21,10 +23,10 @@ from meshtrio.wire.grpc import (
     decode_message_text,
     decode_timeout,
 )
-from meshtrio.wire.hpack import Fields
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]\Z").search
+_VARYING = frozenset({b"grpc-timeout", b"traceparent"})
 _CONNECTION_SPECIFIC = frozenset(name.encode() for name in CONNECTION_SPECIFIC)
 _NOT_METADATA = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
 _METADATA_IN_GRPC_NAMESPACE = frozenset(name.encode() for name in METADATA_IN_GRPC_NAMESPACE)
@@ -75,7 +77,34 @@ class ResponseHead:
 
 
 def parse_request(fields: Fields) -> RequestHead:
-    """Read a request's head. Raises MalformedHead."""
+    """Read a request's head. Raises MalformedHead.
+
+    What differs from call to call is read by itself, and the rest is remembered.
+    """
+    varying = [field for field in fields if field[0] in _VARYING]
+    if not varying:
+        return _parse_request(fields)
+    behind = fields[fields.index(varying[0]) :]
+    if any(name.startswith(b":") or _BAD_VALUE(value) for name, value in behind):
+        return _parse_request(fields)
+    head = _known_request(tuple(field for field in fields if field[0] not in _VARYING))
+    timeout = dict(varying).get(b"grpc-timeout")
+    return RequestHead(
+        head.method,
+        head.scheme,
+        head.path,
+        head.authority,
+        head.content_type,
+        None if timeout is None else decode_timeout(timeout),
+        head.encoding,
+        head.accept_encoding,
+        head.user_agent,
+        (*head.metadata, *_metadata(varying)),
+        head.content_length,
+    )
+
+
+def _parse_request(fields: Fields) -> RequestHead:
     pseudo, regular = _split(
         fields, allowed=frozenset({":method", ":scheme", ":path", ":authority"})
     )
@@ -102,6 +131,9 @@ def parse_request(fields: Fields) -> RequestHead:
         metadata=_metadata(regular),
         content_length=_content_length(regular),
     )
+
+
+_known_request = lru_cache(128)(_parse_request)
 
 
 def parse_response(fields: Fields) -> ResponseHead:

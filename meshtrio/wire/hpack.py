@@ -2,8 +2,8 @@
 
 Encoding never touches the dynamic table: a block is a function of its fields alone, so constant
 blocks (a method's request head, a successful response's head and trailers) are encoded once in a
-process and reused on every connection. Decoding is the `hpack` library's, behind a memory of
-blocks that were seen before.
+process and reused on every connection. Decoding is `field_decoder`'s, behind a memory of blocks
+that were seen before.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import hpack
-
 from meshtrio.wire.errors import ErrorCode, PeerViolation
+from meshtrio.wire.field_decoder import FieldDecoder, Fields, MalformedBlock, TooLargeList
 
-Fields = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
 
 SHRINK_TABLE = b"\x20"
@@ -85,7 +83,7 @@ class HeaderDecoder:
 
     def __init__(self, max_header_list_size: int) -> None:
         """`max_header_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
-        self._decoder = hpack.Decoder(max_header_list_size=max_header_list_size)
+        self._decoder = FieldDecoder(max_header_list_size)
         self._known: dict[tuple[Callable[[Fields], Any], bytes], Any] = {}
 
     def decode(self, block: bytes, parse: Callable[[Fields], T]) -> T:
@@ -98,13 +96,13 @@ class HeaderDecoder:
         known: T | None = self._known.get(key)
         if known is not None:
             return known
-        before = self._table_state()
+        before = self._decoder.changes
         fields = self._decode(block)
-        if self._table_state() != before:
+        if self._decoder.changes != before:
             self._known.clear()
         result = parse(fields)
         size = max(len(block), sum(len(name) + len(value) for name, value in fields))
-        if size <= self._LONGEST_REMEMBERED and self._table_state() == before:
+        if size <= self._LONGEST_REMEMBERED and self._decoder.changes == before:
             if len(self._known) >= self._MOST_REMEMBERED:
                 self._known.clear()
             self._known[key] = result
@@ -112,20 +110,9 @@ class HeaderDecoder:
 
     def _decode(self, block: bytes) -> Fields:
         try:
-            return tuple((bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True))
-        except hpack.OversizedHeaderListError as exc:
+            return self._decoder.decode(block)
+        except TooLargeList as exc:
             raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
-        except (hpack.HPACKError, IndexError, ValueError) as exc:
+        except MalformedBlock as exc:
             reason = f"header block cannot be decoded: {exc}"
             raise PeerViolation(ErrorCode.COMPRESSION_ERROR, reason) from None
-
-    def _table_state(self) -> tuple[int, int, int, object]:
-        """Differs after every insertion, eviction or resize: a new entry is a new first one.
-
-        The first entry is part of the answer so that its identity cannot be used again while a
-        state taken earlier is still to be compared.
-        """
-        table = self._decoder.header_table
-        entries = table.dynamic_entries
-        first = entries[0] if entries else None
-        return (id(first), len(entries), table.maxsize, first)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +13,7 @@ from meshtrio.wire.heads import (
     RequestHead,
     ResponseHead,
     Trailers,
+    _parse_request,
     parse_request,
     parse_response,
     parse_trailers,
@@ -109,6 +113,27 @@ def test_a_request_with_nothing_but_what_it_must_have():
         metadata=(),
         content_length=None,
     )
+
+
+_VALUES = st.sampled_from([b"1S", b"20m", b"00-1-2-01", b"", b" 1S", b"a\x00"])
+_VARYING = st.tuples(st.sampled_from([b"grpc-timeout", b"traceparent"]), _VALUES)
+_OTHERS = st.sampled_from([METHOD, SCHEME, PATH, (b"te", b"trailers"), (b"k", b"v"), (b"K", b"v")])
+
+
+@given(st.lists(st.one_of(_VARYING, _OTHERS), max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_what_varies_is_read_as_if_all_were_read_anew(fields):
+    whole = (*REQUEST, *fields)
+    try:
+        expected = _parse_request(whole)
+    except MalformedHead:
+        with pytest.raises(MalformedHead):
+            parse_request(whole)
+        return
+    found = parse_request(whole)
+    # Keys may change places, values of one key may not.
+    assert evolve(found, metadata=()) == evolve(expected, metadata=())
+    assert sorted(found.metadata, key=itemgetter(0)) == sorted(expected.metadata, key=itemgetter(0))
 
 
 @pytest.mark.parametrize(

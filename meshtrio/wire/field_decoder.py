@@ -1,0 +1,150 @@
+"""Decoding of header blocks, RFC 7541: a head that was not seen before is part of every call that
+has a deadline or a trace. Huffman code and static table are those of the `hpack` library.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+
+from hpack.exceptions import HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
+
+Field = tuple[bytes, bytes]
+Fields = tuple[Field, ...]
+
+_STATIC: tuple[Field, ...] = tuple(HeaderTable.STATIC_TABLE)
+_TABLE_SIZE = 4096
+"""What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
+_ENTRY_OVERHEAD = 32
+"""Bytes that an entry, and a field of a list, counts for beside its own (§4.1)."""
+_MOST_CONTINUED = 4
+"""Bytes that an integer may go on for: more than fits in a block."""
+_SHORT = 64
+"""Bytes of Huffman code, as names and common values are, that are remembered."""
+
+
+class MalformedBlock(Exception):
+    """RFC 7541 forbids it."""
+
+
+class TooLargeList(Exception):
+    """It means more than is allowed."""
+
+
+class FieldDecoder:
+    """Decodes the blocks of one direction of one connection, one after the other."""
+
+    def __init__(self, max_list_size: int) -> None:
+        """`max_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
+        self._max_list_size = max_list_size
+        self._entries: deque[Field] = deque()
+        """The dynamic table, its newest entry first."""
+        self._size = 0
+        self._max_size = _TABLE_SIZE
+        self.changes = 0
+        """How often the dynamic table has become another."""
+
+    def decode(self, block: bytes) -> Fields:
+        """Raises MalformedBlock and TooLargeList; either leaves the table in doubt."""
+        try:
+            return self._decode(block)
+        except (IndexError, HPACKError) as exc:
+            raise MalformedBlock(str(exc)) from None
+
+    def _decode(self, block: bytes) -> Fields:
+        fields: list[Field] = []
+        position, size = 0, 0
+        while position < len(block):
+            first = block[position]
+            if first & 0x80:
+                index, position = _integer(block, position, 0x7F)
+                field = self._entry(index)
+            elif first & 0xE0 == 0x20:
+                new_size, position = _integer(block, position, 0x1F)
+                self._resize(new_size, at_start=not fields)
+                continue
+            else:
+                stored = first & 0x40
+                index, position = _integer(block, position, 0x3F if stored else 0x0F)
+                if index:
+                    name = self._entry(index)[0]
+                else:
+                    name, position = _string(block, position)
+                value, position = _string(block, position)
+                field = (name, value)
+                if stored:
+                    self._insert(field)
+            size += len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
+            if size > self._max_list_size:
+                raise TooLargeList(f"a header list is larger than {self._max_list_size} bytes")
+            fields.append(field)
+        return tuple(fields)
+
+    def _entry(self, index: int) -> Field:
+        if not index:
+            raise MalformedBlock("index 0 stands for nothing")
+        if index <= len(_STATIC):
+            return _STATIC[index - 1]
+        return self._entries[index - len(_STATIC) - 1]
+
+    def _insert(self, field: Field) -> None:
+        self.changes += 1
+        size = _size(field)
+        self._evict(self._max_size - size)
+        if size <= self._max_size:
+            self._entries.appendleft(field)
+            self._size += size
+
+    def _resize(self, size: int, *, at_start: bool) -> None:
+        if not at_start:
+            raise MalformedBlock("the table's size is changed behind a field")
+        if size > _TABLE_SIZE:
+            raise MalformedBlock(f"the table is to have {size} bytes, and may have {_TABLE_SIZE}")
+        if size != self._max_size:
+            self.changes += 1
+            self._max_size = size
+            self._evict(size)
+
+    def _evict(self, room: int) -> None:
+        """Drop the oldest entries until the others fit."""
+        while self._entries and self._size > room:
+            self._size -= _size(self._entries.pop())
+
+
+def _size(field: Field) -> int:
+    return len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
+
+
+def _integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
+    """An integer whose first bits the mask covers, and where it ends (§5.1)."""
+    value = block[position] & mask
+    position += 1
+    if value != mask:
+        return value, position
+    for shift in range(0, 7 * _MOST_CONTINUED, 7):
+        more = block[position]
+        position += 1
+        value += (more & 0x7F) << shift
+        if more < 0x80:
+            return value, position
+    raise MalformedBlock("an integer is too large")
+
+
+def _string(block: bytes, position: int) -> tuple[bytes, int]:
+    """A string literal, and where it ends (§5.2)."""
+    first = block[position]
+    length, start = first & 0x7F, position + 1
+    if length == 0x7F:
+        length, start = _integer(block, position, 0x7F)
+    end = start + length
+    data = block[start:end]
+    if len(data) != length:
+        raise MalformedBlock("a string is cut off")
+    if first & 0x80:
+        return (_short_huffman if length <= _SHORT else decode_huffman)(data), end
+    return data, end
+
+
+_short_huffman = lru_cache(1024)(decode_huffman)
