@@ -110,8 +110,10 @@ class Attempt:
         """
         deadline = math.inf
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            deadline = trio.current_effective_deadline()
+            until = trio.current_effective_deadline()
+            if until == -math.inf:  # Its caller is cancelled.
+                await trio.lowlevel.checkpoint()
+            deadline = until
             fields = _fields(picker, options, previous, watch, deadline)
             if picker.hash_header is not None:
                 wish = _with_key(wish, picker.hash_header, picker, options)
@@ -132,8 +134,7 @@ class Attempt:
                 if not target.connection.usable:
                     target = await picker.pick(wish)
         except BaseException as exc:
-            if watch is not None:
-                watch.finished(outcome_of(exc, deadline), None)
+            _note_failure(watch, exc, deadline)
             raise
         stream.owner = picker
         picker.calls.last_started = target.connection.tally.last_started = time()
@@ -276,6 +277,12 @@ class Attempt:
         if not self._recorded:
             self._recorded = True
             self._picker.record(self.target, success=success)
+
+
+def _note_failure(watch: AttemptWatch | None, failure: BaseException, deadline: float) -> None:
+    """It has not found an endpoint."""
+    if watch is not None:
+        watch.finished(outcome_of(failure, deadline), None)
 
 
 def _fields(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -66,166 +66,158 @@ def observing(
         _observers.set(before)
 
 
-W = TypeVar("W", bound=MessageWatch)
-
-
 def together(one: ClientObserver | None, other: ClientObserver | None) -> ClientObserver | None:
     """Both; None where there is none."""
-    return _Clients((one, other)) if one is not None and other is not None else one or other
+    return _Clients(one, other) if one is not None and other is not None else one or other
 
 
 def together_served(
     one: ServerObserver | None, other: ServerObserver | None
 ) -> ServerObserver | None:
     """The same for those of servers."""
-    return _Servers((one, other)) if one is not None and other is not None else one or other
+    return _Servers(one, other) if one is not None and other is not None else one or other
 
 
-class _Messages(MessageWatch, Generic[W]):
-    """Tells all of those who want to know of the messages of one stream."""
+class _Messages(MessageWatch):
+    """Tells both of those who want to know of the messages of one stream."""
 
-    __slots__ = ("_wanting", "_watches")
+    __slots__ = ("_one", "_other")
 
-    def __init__(self, watches: Sequence[W]) -> None:
-        self._watches = watches
-        self._wanting: Sequence[MessageWatch] = ()
-
-    def _join(self, stream: Stream, wanting: list[MessageWatch]) -> None:
-        self._wanting = wanting
-        stream.watch = self if wanting else None
+    def __init__(self, one: MessageWatch, other: MessageWatch) -> None:
+        self._one, self._other = one, other
 
     def sent(self, message: bytes, wire_size: int) -> None:
-        for watch in self._wanting:
-            watch.sent(message, wire_size)
+        self._one.sent(message, wire_size)
+        self._other.sent(message, wire_size)
 
     def received(self, message: bytes, wire_size: int) -> None:
-        for watch in self._wanting:
-            watch.received(message, wire_size)
+        self._one.received(message, wire_size)
+        self._other.received(message, wire_size)
 
     def sent_all(self) -> None:
-        for watch in self._wanting:
-            watch.sent_all()
+        self._one.sent_all()
+        self._other.sent_all()
 
     def received_all(self) -> None:
-        for watch in self._wanting:
-            watch.received_all()
+        self._one.received_all()
+        self._other.received_all()
 
     def answered(self, head: ResponseHead) -> None:
-        for watch in self._wanting:
-            watch.answered(head)
+        self._one.answered(head)
+        self._other.answered(head)
 
 
-def _taken(stream: Stream) -> list[MessageWatch]:
-    """What an observer has made the stream's watch, to be told by us."""
-    watch, stream.watch = stream.watch, None
-    return [] if watch is None else [watch]
+def _join(stream: Stream, before: MessageWatch | None) -> None:
+    """Who had made himself the stream's watch is still told, whoever has done so since."""
+    if before is not None:
+        after = stream.watch
+        stream.watch = before if after in (None, before) else _Messages(before, after)
 
 
-class _ServerWatches(_Messages[ServerWatch], ServerWatch):
-    __slots__ = ()
+class _ServerWatches(ServerWatch):
+    __slots__ = ("one", "other")
 
-    @classmethod
-    def begin(
-        cls,
-        servers: Sequence[ServerObserver],
-        request: Request,
-        method: Method,
-        stream: Stream,
-    ) -> _ServerWatches:
-        watches: list[ServerWatch] = []
-        wanting: list[MessageWatch] = []
-        for server in servers:
-            watches.append(server.begin(request, method, stream))
-            wanting += _taken(stream)
-        found = cls(watches)
-        found._join(stream, wanting)
-        return found
+    one: ServerWatch
+    other: ServerWatch
 
     def enter(self) -> None:
-        for watch in self._watches:
-            watch.enter()
+        self.one.enter()
+        self.other.enter()
 
     def ended(self, outcome: Outcome) -> None:
-        for watch in self._watches:
-            watch.ended(outcome)
+        self.one.ended(outcome)
+        self.other.ended(outcome)
 
 
 class _Servers(ServerObserver):
-    def __init__(self, servers: Sequence[ServerObserver]) -> None:
-        self._servers = servers
+    def __init__(self, one: ServerObserver, other: ServerObserver) -> None:
+        self._one, self._other = one, other
 
     def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
-        return _ServerWatches.begin(self._servers, request, method, stream)
+        watches = _ServerWatches()
+        watches.one = self._one.begin(request, method, stream)
+        before = stream.watch
+        watches.other = self._other.begin(request, method, stream)
+        _join(stream, before)
+        return watches
 
     def refused(self, head: RequestHead, outcome: Outcome) -> None:
-        for server in self._servers:
-            server.refused(head, outcome)
+        self._one.refused(head, outcome)
+        self._other.refused(head, outcome)
 
 
-class _AttemptWatches(_Messages[AttemptWatch], AttemptWatch):
-    __slots__ = ("_following", "block", "follows", "keys")
+class _AttemptWatches(AttemptWatch):
+    __slots__ = ("block", "follows", "keys", "one", "other")
 
-    def __init__(self, watches: Sequence[AttemptWatch]) -> None:
-        super().__init__(watches)
-        self._following = [watch for watch in watches if watch.follows]
-        self.follows = bool(self._following)
-        self.block: bytes = b""
-        self.keys: frozenset[str] = frozenset()
-        for watch in watches:
-            # Where two of them trace, one's context goes along: a call has one parent.
-            if self.keys.isdisjoint(watch.keys):
-                self.block += watch.block
-                self.keys |= watch.keys
+    one: AttemptWatch
+    other: AttemptWatch
+
+    @classmethod
+    def of(cls, one: AttemptWatch, other: AttemptWatch) -> _AttemptWatches:
+        watches = cls()
+        watches.one, watches.other = one, other
+        watches.follows = one.follows or other.follows
+        # Where both trace, the context of one goes along: a call has one parent.
+        if one.keys.isdisjoint(other.keys):
+            watches.block = one.block + other.block
+            watches.keys = one.keys | other.keys
+        else:
+            watches.block, watches.keys = one.block, one.keys
+        return watches
 
     def asks(self, authority: str, fields: Sequence[Field], deadline: float) -> None:
-        for watch in self._following:
-            watch.asks(authority, fields, deadline)
+        for watch in (self.one, self.other):
+            if watch.follows:
+                watch.asks(authority, fields, deadline)
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
-        wanting: list[MessageWatch] = []
-        for watch in self._following:
-            watch.placed(attempt, waited=waited)
-            wanting += _taken(attempt.stream)
-        self._join(attempt.stream, wanting)
+        for watch in (self.one, self.other):
+            if watch.follows:
+                before = attempt.stream.watch
+                watch.placed(attempt, waited=waited)
+                _join(attempt.stream, before)
 
     def died(self, life: str) -> None:
-        for watch in self._watches:
-            watch.died(life)
+        self.one.died(life)
+        self.other.died(life)
 
     def finished(self, outcome: Outcome, stream: Stream | None) -> None:
-        for watch in self._watches:
-            watch.finished(outcome, stream)
+        self.one.finished(outcome, stream)
+        self.other.finished(outcome, stream)
 
 
 class _CallWatches(CallWatch):
-    __slots__ = ("_watches",)
+    __slots__ = ("one", "other")
 
-    def __init__(self, watches: Sequence[CallWatch]) -> None:
-        self._watches = watches
+    one: CallWatch
+    other: CallWatch
 
     def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
-        return _AttemptWatches([watch.attempt(kind, previous) for watch in self._watches])
+        one, other = self.one.attempt(kind, previous), self.other.attempt(kind, previous)
+        return _AttemptWatches.of(one, other)
 
     def ended(self, outcome: Outcome | None) -> None:
-        for watch in self._watches:
-            watch.ended(outcome)
+        self.one.ended(outcome)
+        self.other.ended(outcome)
 
 
 class _Methods(MethodObserver):
-    def __init__(self, methods: Sequence[MethodObserver]) -> None:
-        self._methods = methods
+    def __init__(self, one: MethodObserver, other: MethodObserver) -> None:
+        self._one, self._other = one, other
 
     def begin(self) -> CallWatch:
-        return _CallWatches([method.begin() for method in self._methods])
+        watches = _CallWatches()
+        watches.one, watches.other = self._one.begin(), self._other.begin()
+        return watches
 
 
 class _Clients(ClientObserver):
-    def __init__(self, clients: Sequence[ClientObserver]) -> None:
-        self._clients = clients
+    def __init__(self, one: ClientObserver, other: ClientObserver) -> None:
+        self._one, self._other = one, other
 
     def method(self, target: str, method: Method) -> MethodObserver:
-        return _Methods([client.method(target, method) for client in self._clients])
+        return _Methods(self._one.method(target, method), self._other.method(target, method))
 
     def judged(self, target: str, verdict: Verdict) -> None:
-        for client in self._clients:
-            client.judged(target, verdict)
+        self._one.judged(target, verdict)
+        self._other.judged(target, verdict)
