@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 
 import purerpc
 import trio
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -27,6 +26,7 @@ from meshtrio.config.collector import Collector
 from meshtrio.policies.retry import RetryPolicy
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.seam import Method
+from meshtrio.telemetry.traces.encoding import encoded
 from meshtrio.telemetry.traces.queue import NotSentError, Send
 
 _EXPORT = Method(
@@ -81,7 +81,7 @@ def _by_grpc(channel: Channel, address: str) -> Send:
 
     async def send(spans: Sequence[ReadableSpan]) -> int:
         # A batch takes its time, which is not the loop's.
-        request = await trio.to_thread.run_sync(encode_spans, spans)
+        request = await trio.to_thread.run_sync(encoded, spans)
         try:
             with trio.fail_after(_PATIENCE):
                 reply = await export(request, policy=_RETRY)

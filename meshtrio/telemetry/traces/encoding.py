@@ -1,0 +1,109 @@
+"""Spans as OTLP has them: what the library makes of them, in half its time.
+
+Where one call of a hundred is traced, to encode its spans took as long as to make them. Attributes
+are much the same from span to span, so each is made once; a span that has anything unusual is left
+to the library.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import SpanKind
+
+_KINDS = {kind: trace_pb2.Span.SpanKind.Value(f"SPAN_KIND_{kind.name}") for kind in SpanKind}
+_FIELDS = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
+_SHORT = 100
+"""Characters of a text that is remembered."""
+_Span: Any = trace_pb2.Span
+_Event: Any = trace_pb2.Span.Event
+_Status: Any = trace_pb2.Status
+_AnyValue: Any = AnyValue
+_HAS_IS_REMOTE = trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_IS_REMOTE = trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+
+
+class _UnusualError(Exception):
+    """The library may encode it."""
+
+
+def encoded(spans: Sequence[ReadableSpan]) -> Any:
+    """An ExportTraceServiceRequest."""
+    groups: defaultdict[Any, list[ReadableSpan]] = defaultdict(list)
+    for span in spans:
+        # To hash a resource takes longer than to encode a span.
+        groups[id(span.resource), id(span.instrumentation_scope)].append(span)
+    request = encode_spans([])
+    for group in groups.values():
+        request.MergeFrom(encode_spans(group[:1]))
+        of_scope = request.resource_spans[-1].scope_spans[0].spans
+        of_scope.extend([_encoded(span) for span in group[1:]])
+    return request
+
+
+def _encoded(span: ReadableSpan) -> Any:
+    if not (span.links or span.dropped_attributes or span.dropped_events):
+        try:
+            return _plain(span)
+        except _UnusualError:
+            pass
+    return encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+
+
+def _plain(span: ReadableSpan) -> Any:
+    context, parent, status = span.get_span_context(), span.parent, span.status
+    if context is None or context.trace_state:
+        raise _UnusualError
+    remote = _IS_REMOTE if parent is not None and parent.is_remote else 0
+    return _Span(
+        trace_id=context.trace_id.to_bytes(16, "big"),
+        span_id=context.span_id.to_bytes(8, "big"),
+        parent_span_id=b"" if parent is None else parent.span_id.to_bytes(8, "big"),
+        name=span.name,
+        kind=_KINDS[span.kind],
+        start_time_unix_nano=span.start_time,
+        end_time_unix_nano=span.end_time,
+        attributes=_pairs(span.attributes),
+        events=[_event(event) for event in span.events],
+        status=_status(status.status_code.value, status.description),
+        flags=_HAS_IS_REMOTE | remote,
+    )
+
+
+def _event(event: Event) -> Any:
+    if event.dropped_attributes:
+        raise _UnusualError
+    attributes = _pairs(event.attributes)
+    return _Event(name=event.name, time_unix_nano=event.timestamp, attributes=attributes)
+
+
+def _pairs(attributes: Mapping[str, Any] | None) -> list[Any]:
+    try:
+        return [
+            _pair(key, value) if type(value) is not str or len(value) < _SHORT else _new(key, value)
+            for key, value in (attributes or {}).items()
+        ]
+    except TypeError:  # What cannot be remembered, since it has no hash.
+        raise _UnusualError from None
+
+
+def _new(key: str, value: Any) -> Any:
+    field = _FIELDS.get(type(value))
+    if field is None:
+        raise _UnusualError
+    return KeyValue(key=key, value=_AnyValue(**{field: value}))
+
+
+_pair = lru_cache(1024, typed=True)(_new)
+
+
+@lru_cache(256)
+def _status(code: int, message: str | None) -> Any:
+    return _Status(code=code, message=message)

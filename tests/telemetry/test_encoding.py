@@ -1,0 +1,107 @@
+"""Spans are encoded as the library does it, whatever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from meshtrio.telemetry.traces.encoding import encoded
+
+_texts = st.text(max_size=8) | st.text(min_size=95, max_size=105)
+_values = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([0, 1, True, False, 0.0, 1.0]),
+    st.floats(allow_nan=False),
+    _texts,
+    st.lists(st.integers(0, 9), max_size=3),
+    st.lists(_texts, max_size=3),
+)
+_attributes = st.dictionaries(st.sampled_from(["a", "b", "rpc.method"]), _values)
+_contexts = st.builds(
+    SpanContext,
+    st.integers(1, 2**128 - 1),
+    st.integers(1, 2**64 - 1),
+    st.booleans(),
+    st.just(TraceFlags(TraceFlags.SAMPLED)),
+    st.sampled_from([TraceState(), TraceState([("k", "v")])]),
+)
+_statuses = st.one_of(
+    st.none(), st.just(Status(StatusCode.OK)), st.builds(Status, st.just(StatusCode.ERROR), _texts)
+)
+
+
+class Ids(IdGenerator):
+    def __init__(self) -> None:
+        self._ids = count(1)
+
+    def generate_trace_id(self) -> int:
+        return next(self._ids)
+
+    generate_span_id = generate_trace_id
+
+
+_IDS = Ids()
+_PROVIDERS = [
+    TracerProvider(resource=Resource({"service.name": name}), span_limits=limits, id_generator=_IDS)
+    for name, limits in (
+        ("one", SpanLimits()),
+        ("other", SpanLimits(max_span_attributes=1, max_events=1, max_event_attributes=1)),
+    )
+]
+
+
+@st.composite
+def spans(draw: Any) -> ReadableSpan:
+    tracer = draw(st.sampled_from(_PROVIDERS)).get_tracer(draw(st.sampled_from(["x", "y"])))
+    parent = draw(st.none() | _contexts)
+    span = tracer.start_span(
+        draw(_texts),
+        None if parent is None else set_span_in_context(NonRecordingSpan(parent)),
+        draw(st.sampled_from(list(SpanKind))),
+        draw(_attributes),
+        [Link(context, draw(_attributes)) for context in draw(st.lists(_contexts, max_size=1))],
+    )
+    for attributes in draw(st.lists(_attributes, max_size=2)):
+        span.add_event("event", attributes)
+    status = draw(_statuses)
+    if status is not None:
+        span.set_status(status)
+    span.end()
+    return span  # type: ignore[no-any-return]
+
+
+def flat(request: Any) -> list[Any]:
+    """Each span with what it is of, in the order of their ids."""
+    found = [
+        (span.span_id, span, of.resource, of.schema_url, scope.scope)
+        for of in request.resource_spans
+        for scope in of.scope_spans
+        for span in scope.spans
+    ]
+    return sorted(found, key=lambda each: each[0])
+
+
+@given(st.lists(spans(), max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_spans_are_encoded_as_the_library_does_it(made: Iterable[ReadableSpan]) -> None:
+    assert flat(encoded([*made])) == flat(encode_spans([*made]))
