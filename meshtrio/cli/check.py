@@ -9,7 +9,8 @@ import click
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import ConfigError
+from meshtrio.errors import ConfigError, UsageError
+from meshtrio.telemetry.extras import check_extras
 
 runtime_dir_option = click.option(
     "--runtime-dir",
@@ -25,6 +26,10 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
     """
     config = load(config_file, runtime_dir=folder)
     runtime_dir.check(config)
+    try:
+        check_extras(config.telemetry)
+    except UsageError as exc:
+        raise ConfigError([f"{config_file}: {exc}"]) from None
     return config
 
 

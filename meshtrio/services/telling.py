@@ -12,7 +12,7 @@ import trio
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.structured import running
 from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.extras import need
+from meshtrio.telemetry.extras import check_extras
 from meshtrio.telemetry.metrics import Metrics, Source
 from meshtrio.telemetry.metrics.mesh import MeshMetrics
 
@@ -27,16 +27,15 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
     Raises UsageError where an extra is missing, or the address cannot be bound.
     """
     config = tree.config.telemetry
+    check_extras(config)
     async with AsyncExitStack() as stack:
         sources: list[Source] = []
         if config.traces is not None:
-            need("tracing", "[mesh.telemetry] traces")
             sources.append(await _trace(stack, tree, config.traces, config.sampling))
         if config.binary_log:
             sources.append(await _log_calls(stack, tree))
         metrics = None
         if config.metrics is not None:
-            need("metrics", "[mesh.telemetry] metrics")
             metrics = Metrics(experimental=config.experimental, sources=sources)
             await _expose(stack, tree, registry, metrics, config.metrics)
             stack.enter_context(metrics.observing())

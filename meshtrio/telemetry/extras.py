@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from meshtrio.config import TelemetryConfig
 from meshtrio.errors import UsageError
 
 _EXTRAS = {
@@ -27,3 +28,11 @@ def need(extra: str, what: str) -> None:
             f"{what} needs {' and '.join(missing)}, which is not installed here: "
             f"pip install 'meshtrio[{extra}]'"
         )
+
+
+def check_extras(config: TelemetryConfig) -> None:
+    """Raise UsageError where a mesh's telemetry needs what is not installed."""
+    if config.traces is not None:
+        need("tracing", "[mesh.telemetry] traces")
+    if config.metrics is not None:
+        need("metrics", "[mesh.telemetry] metrics")

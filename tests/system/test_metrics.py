@@ -227,17 +227,20 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
-    (short_dir / "mesh.toml").write_text(echo())
+TABLE = '[mesh.telemetry]\nmetrics = "127.0.0.1:1"\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "command"),
+    [("", "serve {} --metrics 127.0.0.1:1"), (TABLE, "serve {}"), (TABLE, "check {}")],
+)
+def test_what_is_missing_is_named_with_its_extra(table: str, command: str, short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(table + echo())
+    arguments = ["meshtrio", *command.format(short_dir / "mesh.toml").split()]
     hide = "import sys; sys.modules['prometheus_client'] = None; import runpy, sys; "
-    run = "sys.argv = ['meshtrio', 'serve', sys.argv[1], '--metrics', '127.0.0.1:1']; "
-    program = hide + run + "runpy.run_module('meshtrio', run_name='__main__')"
+    program = f"{hide}sys.argv = {arguments!r}; runpy.run_module('meshtrio', run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(short_dir / "mesh.toml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
     assert "pip install 'meshtrio[metrics]'" in done.stderr
