@@ -6,14 +6,13 @@ import math
 from time import time
 from typing import Any
 
-import attrs
 import purerpc
 import trio
 
-from meshtrio.client.picker import ANY, PLAIN, CallOptions, Picker, Target, Wish
+from meshtrio.client.head import SHORT, check_fits, fields_of, value_of, varying_block, with_key
+from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.policies.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Pushback, pushback_of
-from meshtrio.rpc.current import current
+from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
 from meshtrio.rpc.observe import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -21,35 +20,12 @@ from meshtrio.rpc.observe import (
     Outcome,
     outcome_of,
 )
-from meshtrio.rpc.seam import Message, Method, Request
+from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
-from meshtrio.wire import hpack
-from meshtrio.wire.compression import ENCODINGS, IDENTITY
-from meshtrio.wire.connection import header_list_size
+from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
-
-_SHORT = 256
-"""Bytes of a trace's context that every peer takes."""
-_FIELD_OVERHEAD = 32
-"""Bytes that a header field counts for beside its own (RFC 9113 §6.5.2)."""
-
-
-def request_block(method: Method, picker: Picker) -> bytes:
-    """The part of a request's head that is the same for every call of a method."""
-    return hpack.encode(
-        [
-            (b":method", b"POST"),
-            (b":scheme", picker.scheme.encode()),
-            (b":path", method.path.encode()),
-            (b":authority", picker.authority.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc+proto"),
-            (b"grpc-accept-encoding", ",".join(ENCODINGS).encode()),
-            (b"user-agent", b"meshtrio"),
-        ]
-    )
+from meshtrio.wire.grpc import Metadata
 
 
 class Attempt:
@@ -114,17 +90,17 @@ class Attempt:
             if until == -math.inf:  # Its caller is cancelled.
                 await trio.lowlevel.checkpoint()
             deadline = until
-            fields = _fields(picker, options, previous, watch, deadline)
+            fields = fields_of(picker, options, previous, watch, deadline)
             if picker.hash_header is not None:
-                wish = _with_key(wish, picker.hash_header, picker, options)
+                wish = with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
             while True:
-                if fields or (watch is not None and len(watch.block) > _SHORT):
-                    _check_fits(target, fields, watch)
+                if fields or (watch is not None and len(watch.block) > SHORT):
+                    check_fits(target, fields, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                head = block + _varying_block(deadline, fields, watch)
+                head = block + varying_block(deadline, fields, watch)
                 stream = target.connection.start(head)
                 if stream is not None:
                     break
@@ -233,7 +209,7 @@ class Attempt:
     @property
     def pushback(self) -> float | Pushback:
         """What the server says of another attempt."""
-        return pushback_of(_value_of(PUSHBACK, self.trailing_metadata or ()))
+        return pushback_of(value_of(PUSHBACK, self.trailing_metadata or ()))
 
     @property
     def initial_metadata(self) -> Metadata | None:
@@ -283,80 +259,3 @@ def _note_failure(watch: AttemptWatch | None, failure: BaseException, deadline: 
     """It has not found an endpoint."""
     if watch is not None:
         watch.finished(outcome_of(failure, deadline), None)
-
-
-def _fields(
-    picker: Picker,
-    options: CallOptions,
-    previous: int,
-    watch: AttemptWatch | None,
-    deadline: float,
-) -> list[tuple[bytes, bytes]]:
-    """The header fields of an attempt beside those that all calls of its method have, which its
-    watch is told."""
-    fields = [] if options is PLAIN else options.fields()
-    if picker.metadata:
-        fields += encode_metadata(picker.metadata)
-    if fields and watch is not None:
-        fields = [field for field in fields if not _replaced(field[0], watch)]
-    serving = current.get()
-    if serving is not None:
-        fields += _carried(serving, options, watch)
-    if previous:
-        fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
-    if watch is not None and watch.follows:
-        watch.asks(picker.authority, fields, deadline)
-    return fields
-
-
-def _replaced(key: bytes, watch: AttemptWatch) -> bool:
-    """Whether what a caller says is said of the attempt: whoever gets two parents goes by none.
-    Baggage adds up (W3C Baggage)."""
-    said = key.decode()
-    return said in watch.keys and said != "baggage"
-
-
-def _check_fits(
-    target: Target, fields: list[tuple[bytes, bytes]], watch: AttemptWatch | None
-) -> None:
-    """Raise ResourceExhaustedError where it is more metadata than the peer accepts."""
-    size = header_list_size(fields)
-    if watch is not None:
-        size += len(watch.block) + _FIELD_OVERHEAD * len(watch.keys)
-    if not target.connection.engine.takes_header_list_of(size):
-        raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
-
-
-def _with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
-    """A wish of a sticky call, which goes by the value of a metadata key."""
-    value = _value_of(key, (*options.metadata, *picker.metadata))
-    return attrs.evolve(wish, key=None if value is None else str(value))
-
-
-def _varying_block(
-    deadline: float, metadata: list[tuple[bytes, bytes]], watch: AttemptWatch | None
-) -> bytes:
-    """The rest of the head: what is left of the caller's deadline, metadata, and its trace."""
-    block = b"" if watch is None else watch.block
-    if deadline != math.inf:
-        left = deadline - trio.current_time()
-        block += hpack.encode_field(b"grpc-timeout", encode_timeout(left).encode())
-    if metadata:
-        block += hpack.encode(metadata)
-    return block
-
-
-def _carried(
-    serving: Request, options: CallOptions, watch: AttemptWatch | None
-) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what is said already."""
-    said = {key for key, _ in options.metadata}
-    if watch is not None:
-        said |= watch.keys
-    return encode_metadata(tuple(p for p in serving.carried_metadata if p[0] not in said))
-
-
-def _value_of(key: str, metadata: Metadata) -> str | bytes | None:
-    """All values of a key, as one."""
-    values = [value for name, value in metadata if name == key]
-    return values[0] if len(values) == 1 else (",".join(map(str, values)) or None)

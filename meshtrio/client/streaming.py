@@ -15,8 +15,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Attempt, request_block
+from meshtrio.client.attempt import Attempt
 from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.head import request_block
 from meshtrio.client.interceptors import Around, describe
 from meshtrio.client.picker import PLAIN, CallOptions, Picker
 from meshtrio.client.sender import Sender

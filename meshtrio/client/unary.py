@@ -13,8 +13,9 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.client.attempt import Attempt, request_block
+from meshtrio.client.attempt import Attempt
 from meshtrio.client.endpoint import RECONNECT
+from meshtrio.client.head import request_block
 from meshtrio.client.interceptors import describe, enter
 from meshtrio.client.picker import ANY, CallOptions, Picker, Wish
 from meshtrio.errors import CallRefusedError

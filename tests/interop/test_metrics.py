@@ -11,8 +11,8 @@ import attrs
 import pytest
 import trio
 
-from meshtrio.client.attempt import request_block
 from meshtrio.client.channel import connect_to
+from meshtrio.client.head import request_block
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.seam import Method
 from meshtrio.rpc.server import Server, ServerConnection
