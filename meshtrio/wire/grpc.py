@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 import struct
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from meshtrio.wire.errors import MalformedHead, MessageTooLarge
@@ -40,6 +42,7 @@ _RESERVED_NAMES = CONNECTION_SPECIFIC | {
     "user-agent",
     "host",
 }
+_NAME = re.compile("[0-9a-z._-]+")
 _PLAIN_IN_MESSAGE = frozenset(range(0x20, 0x7F)) - {ord("%")}
 
 
@@ -185,23 +188,30 @@ def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+    name = _field_name(key)
+    if name.endswith(b"-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"metadata key {key!r} ends in '-bin', so its value must be bytes")
+        return name, encode_binary(value)
+    if not isinstance(value, str):
+        raise TypeError(f"metadata key {key!r} does not end in '-bin', so its value must be str")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"metadata key {key!r}: its value has characters outside printable ASCII")
+    return name, value.strip(" ").encode()
+
+
+@lru_cache(256)
+def _field_name(key: str) -> bytes:
+    """A program's keys are few, and the same in every call."""
     name = key.lower() if key.isascii() else key
     grpcs_own = name.startswith("grpc-") and name not in METADATA_IN_GRPC_NAMESPACE
     if grpcs_own or name in _RESERVED_NAMES:
         raise ValueError(f"metadata key {key!r} is reserved, as is all that begins with 'grpc-'")
-    if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"metadata key {key!r}: only letters, digits, '-', '_' and '.' may be used"
         )
-    if name.endswith("-bin"):
-        if not isinstance(value, bytes):
-            raise TypeError(f"metadata key {key!r} ends in '-bin', so its value must be bytes")
-        return name.encode(), encode_binary(value)
-    if not isinstance(value, str):
-        raise TypeError(f"metadata key {key!r} does not end in '-bin', so its value must be str")
-    if not all(" " <= c <= "~" for c in value):
-        raise ValueError(f"metadata key {key!r}: its value has characters outside printable ASCII")
-    return name.encode(), value.strip(" ").encode()
+    return name.encode()
 
 
 def encode_binary(value: bytes) -> bytes:
