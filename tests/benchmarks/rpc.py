@@ -193,6 +193,16 @@ def available(peers: list[str]) -> list[str]:
     return peers
 
 
+def chosen(text: str, separator: str, known: list[str]) -> list[str]:
+    """Names that were asked for. Raises SystemExit for one that there is not."""
+    names = [name.strip() for name in text.split(separator)]
+    for name in names:
+        if name not in known:
+            there = f"{separator} ".join(known)
+            raise SystemExit(f"{name!r} is none of {there}")
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
@@ -212,8 +222,8 @@ def main() -> None:
         name, case, address, seconds = options.client
         print(json.dumps(attrs.asdict(CASES[case](PEERS[name], address, float(seconds)))))
     else:
-        cases = [case.strip() for case in options.cases.split(";")]
-        peers = available(options.peers.split(","))
+        cases = chosen(options.cases, ";", [*CASES, MANY_CLIENTS])
+        peers = available(chosen(options.peers, ",", list(PEERS)))
         results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}
         print(json.dumps(as_json, indent=2) if options.json else table(results))
