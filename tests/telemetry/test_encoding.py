@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -90,6 +91,12 @@ def spans(draw: Any) -> ReadableSpan:
     return span  # type: ignore[no-any-return]
 
 
+def span_with(name: str, **attributes: Any) -> ReadableSpan:
+    span: Any = _PROVIDERS[0].get_tracer("x").start_span(name, attributes=attributes)
+    span.end()
+    return span  # type: ignore[no-any-return]
+
+
 def flat(request: Any) -> list[Any]:
     """Each span with what it is of, in the order of their ids."""
     found = [
@@ -105,3 +112,15 @@ def flat(request: Any) -> list[Any]:
 @settings(max_examples=300, deadline=None)
 def test_spans_are_encoded_as_the_library_does_it(made: Iterable[ReadableSpan]) -> None:
     assert flat(encoded([*made])) == flat(encode_spans([*made]))
+
+
+@pytest.mark.parametrize("odd", ["\ud800", 2**70, ["\ud800"]])
+def test_what_cannot_be_encoded_costs_no_other_attribute(odd: Any) -> None:
+    made = [span_with("one", odd=odd, good=1), span_with("other", good=1, odd=odd)]
+    told = [[pair.key for pair in span.attributes] for _, span, *_ in flat(encoded(made))]
+    assert told == [["good"], ["good"]]
+
+
+def test_a_name_that_is_no_text_costs_no_other_span() -> None:
+    made = [span_with("\ud800"), span_with("good"), span_with("\udfff", n=1)]
+    assert [span.name for _, span, *_ in flat(encoded(made))] == ["good"]

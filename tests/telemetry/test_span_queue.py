@@ -123,7 +123,7 @@ async def _collect(path: Path, answer: Any) -> None:
     ("answer", "rejected"), [(rejects_some, 10), (rejects_too_many, 30), (None, 0)]
 )
 async def test_what_arrives_and_what_is_rejected_are_counted(
-    answer: Any, rejected: int, short_dir: Path
+    answer: Any, rejected: int, short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with collecting(short_dir / "c") as collector:
         collector.answer = answer
@@ -133,6 +133,7 @@ async def test_what_arrives_and_what_is_rejected_are_counted(
     counts = told(traces.queue)
     assert counts["sent"] == 30 - rejected
     assert counts["rejected"] == rejected
+    assert ("rejected 10: too old" in caplog.text) == (answer is rejects_some)
     assert len({got.span.span_id for got in collector.spans}) == 30
 
 
@@ -172,3 +173,20 @@ async def test_why_spans_are_dropped_is_told_once(
     assert len(said) == 1
     assert "not like this" in said[0]
     assert told(traces.queue)["not_sent"] == 6
+
+
+async def test_a_span_that_cannot_be_sent_costs_no_other(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with collecting(short_dir / "c") as collector:
+        with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
+            async with calling(short_dir) as (traces, stub):
+                tracer = traces.everything.get_tracer("a handler's")
+                tracer.start_span("\ud800").end()
+                tracer.start_span("large", attributes={"n": 2**70, "m": 1}).end()
+                await stub.Echo(request("hi"))
+                await collector.wait(lambda got: len(got.spans) == 4)
+    counts = told(traces.queue)
+    assert (counts["sent"], counts["rejected"]) == (4, 1)
+    said = [record.message for record in caplog.records if "spans are dropped" in record.message]
+    assert said == ["spans are dropped: 1 have a text that is not Unicode"]

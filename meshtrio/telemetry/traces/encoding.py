@@ -2,7 +2,7 @@
 
 Where one call of a hundred is traced, to encode its spans took as long as to make them. Attributes
 are much the same from span to span, so each is made once; a span that has anything unusual is left
-to the library.
+to the library, which does without an attribute that cannot be encoded.
 """
 
 from __future__ import annotations
@@ -35,26 +35,41 @@ class _UnusualError(Exception):
 
 
 def encoded(spans: Sequence[ReadableSpan]) -> Any:
-    """An ExportTraceServiceRequest."""
+    """An ExportTraceServiceRequest of all spans that can be encoded: a text that is not Unicode may
+    be in one, such as a lone surrogate."""
     groups: defaultdict[Any, list[ReadableSpan]] = defaultdict(list)
     for span in spans:
         # To hash a resource takes longer than to encode a span.
         groups[id(span.resource), id(span.instrumentation_scope)].append(span)
     request = encode_spans([])
     for group in groups.values():
-        request.MergeFrom(encode_spans(group[:1]))
+        request.MergeFrom(_frame(group[0]))
+        made = [_encoded(span) for span in group]
         of_scope = request.resource_spans[-1].scope_spans[0].spans
-        of_scope.extend([_encoded(span) for span in group[1:]])
+        of_scope.extend([span for span in made if span is not None])
     return request
 
 
+def _frame(span: ReadableSpan) -> Any:
+    """What a span is of, without it."""
+    of, scope = span.resource, span.instrumentation_scope
+    bare = ReadableSpan("", span.context, resource=of, instrumentation_scope=scope)
+    frame = encode_spans([bare])
+    del frame.resource_spans[0].scope_spans[0].spans[:]
+    return frame
+
+
 def _encoded(span: ReadableSpan) -> Any:
+    """None where nobody can."""
     if not (span.links or span.dropped_attributes or span.dropped_events):
         try:
             return _plain(span)
-        except _UnusualError:
+        except (_UnusualError, ValueError):
             pass
-    return encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+    try:
+        return encode_spans([span]).resource_spans[0].scope_spans[0].spans[0]
+    except (ValueError, TypeError):
+        return None
 
 
 def _plain(span: ReadableSpan) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import purerpc
 import trio
@@ -27,7 +28,7 @@ from meshtrio.policies.retry import RetryPolicy
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.seam import Method
 from meshtrio.telemetry.traces.encoding import encoded
-from meshtrio.telemetry.traces.queue import NotSentError, Send
+from meshtrio.telemetry.traces.queue import NotSentError, Rejected, Send
 
 _EXPORT = Method(
     "opentelemetry.proto.collector.trace.v1.TraceService",
@@ -79,7 +80,7 @@ async def sending(collector: Collector) -> AsyncIterator[Send]:
 def _by_grpc(channel: Channel, address: str) -> Send:
     export = stub_method(channel, _EXPORT)
 
-    async def send(spans: Sequence[ReadableSpan]) -> int:
+    async def send(spans: Sequence[ReadableSpan]) -> Rejected:
         # A batch takes its time, which is not the loop's.
         request = await trio.to_thread.run_sync(encoded, spans)
         try:
@@ -90,10 +91,20 @@ def _by_grpc(channel: Channel, address: str) -> Send:
         except trio.TooSlowError:
             text = f"the collector at {address} did not take them within {_PATIENCE:g} s"
             raise NotSentError(text) from None
-        rejected: int = reply.partial_success.rejected_spans
-        return max(0, min(rejected, len(spans)))
+        return _rejected(request, reply, len(spans), address)
 
     return send
+
+
+def _rejected(request: Any, reply: Any, count: int, address: str) -> Rejected:
+    sent = sum(len(scope.spans) for of in request.resource_spans for scope in of.scope_spans)
+    partial = reply.partial_success
+    rejected = max(0, min(partial.rejected_spans, sent))
+    if rejected:
+        why = f"the collector at {address} rejected {rejected}: {partial.error_message}"
+        return Rejected(count - sent + rejected, why)
+    left_out = count - sent
+    return Rejected(left_out, f"{left_out} have a text that is not Unicode" if left_out else "")
 
 
 def _by_http(url: str) -> Send:
@@ -101,10 +112,13 @@ def _by_http(url: str) -> Send:
 
     exporter = OTLPSpanExporter(endpoint=url, timeout=_PATIENCE)
 
-    async def send(spans: Sequence[ReadableSpan]) -> int:
-        result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
+    async def send(spans: Sequence[ReadableSpan]) -> Rejected:
+        try:
+            result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
+        except ValueError as exc:
+            raise NotSentError(f"they cannot be encoded: {exc}") from None
         if result is not SpanExportResult.SUCCESS:
             raise NotSentError(f"the collector at {url} did not take them; the log says why")
-        return 0
+        return Rejected()
 
     return send

@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
@@ -25,8 +26,16 @@ _INTERVAL = 1.0
 _LAST_WORDS = 2.0
 """Seconds that what is left has at the end."""
 
-Send = Callable[[Sequence[ReadableSpan]], Awaitable[int]]
-"""Sends spans, gives how many of them the collector did not take. Raises NotSentError."""
+Send = Callable[[Sequence[ReadableSpan]], Awaitable["Rejected"]]
+"""Sends spans. Raises NotSentError where none arrived."""
+
+
+@attrs.frozen
+class Rejected:
+    """Spans that came to nothing though others of theirs arrived."""
+
+    count: int = 0
+    why: str = ""
 
 
 class NotSentError(Exception):
@@ -101,9 +110,9 @@ class SpanQueue(SpanProcessor):
                 self._dropped["not_sent"] += count
                 raise
             else:
-                self._sent += count - rejected
-                self._dropped["rejected"] += rejected
-                self._complain("")
+                self._sent += count - rejected.count
+                self._dropped["rejected"] += rejected.count
+                self._complain(rejected.why)
 
     def _complain(self, why: str) -> None:
         """Once for each reason in a row."""
