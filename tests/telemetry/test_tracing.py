@@ -13,7 +13,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -23,6 +24,7 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.policies.service_config import parse
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.traces import Tracing
+from meshtrio.telemetry.traces.call_spans import CallSpans
 from meshtrio.telemetry.traces.sampling import ChosenIds, Lot
 from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted, reply, request
@@ -34,15 +36,19 @@ UNSAMPLED = PARENT[:-1] + "0"
 
 
 class Traced:
-    """What is recorded by one tracer provider."""
+    """What is recorded by the SDK, and of calls by our own spans where `own` says so."""
+
+    own = True
 
     def __init__(self, ratio: float = 1.0) -> None:
         ids = ChosenIds()
         lot = Lot(ratio, ids)
         self.exporter = InMemorySpanExporter()
+        processor = SimpleSpanProcessor(self.exporter)
         self.provider = TracerProvider(sampler=lot.sampler, id_generator=ids)
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracing = Tracing(self.provider, lot)
+        self.provider.add_span_processor(processor)
+        calls = CallSpans(Resource({}), SpanLimits(), ids, processor.on_end)
+        self.tracing = Tracing(calls if self.own else self.provider, lot)
 
     def named(self, name: str) -> list[ReadableSpan]:
         found = self.exporter.get_finished_spans()
@@ -51,6 +57,11 @@ class Traced:
     def one(self, name: str) -> ReadableSpan:
         (span,) = self.named(name)
         return span
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["own spans", "the SDK's"])
+def _spans_of_both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Traced, "own", request.param)
 
 
 @asynccontextmanager

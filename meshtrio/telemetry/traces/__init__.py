@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from random import getrandbits
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import purerpc
 from opentelemetry import context as contexts
@@ -30,7 +30,6 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
-    TracerProvider,
 )
 
 from meshtrio import __version__
@@ -63,10 +62,24 @@ Draw = Callable[[], bool]
 T = TypeVar("T")
 
 
+class StartsSpans(Protocol):
+    """What is asked of a tracer."""
+
+    def start_span(
+        self, name: str, context: Context, kind: SpanKind, attributes: Mapping[str, Any], /
+    ) -> Span: ...
+
+
+class Provider(Protocol):
+    """What is asked of a provider of tracers; each of OpenTelemetry's is one."""
+
+    def get_tracer(self, name: str, version: str, /) -> StartsSpans: ...
+
+
 class Tracing(ServerObserver, ClientObserver):
     """Makes spans of the calls of a process's servers and channels."""
 
-    def __init__(self, provider: TracerProvider, draw: Draw | None = None) -> None:
+    def __init__(self, provider: Provider, draw: Draw | None = None) -> None:
         """`draw` decides for a call without a parent whether it is recorded, instead of the
         provider's sampler, which is still asked about those that are: see `sampling.Lot`."""
         self._tracer = provider.get_tracer("meshtrio", __version__)

@@ -16,6 +16,7 @@ from meshtrio.config.collector import Collector
 from meshtrio.errors import UsageError
 from meshtrio.structured import running
 from meshtrio.telemetry.traces import Tracing
+from meshtrio.telemetry.traces.call_spans import CallSpans
 from meshtrio.telemetry.traces.otlp import sending
 from meshtrio.telemetry.traces.queue import SpanQueue
 from meshtrio.telemetry.traces.sampling import ChosenIds, Lot
@@ -60,8 +61,16 @@ async def traced(
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(provider)
         async with running(queue.run):
-            with Tracing(provider, lot).observing():
+            calls = CallSpans(about, limits, lot_ids, queue.on_end)
+            with Tracing(provider if _is_particular(provider, limits) else calls, lot).observing():
                 yield Traces(queue, everything, ids)
+
+
+def _is_particular(provider: TracerProvider, limits: SpanLimits) -> bool:
+    """Whether OpenTelemetry's variables ask for what only its SDK does: to be off
+    (OTEL_SDK_DISABLED), to cut values (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT)."""
+    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
+    return lengths != (None, None) or isinstance(provider.get_tracer("meshtrio"), trace.NoOpTracer)
 
 
 def ratio_from_environment() -> float:
