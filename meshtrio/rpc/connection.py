@@ -35,7 +35,7 @@ _RECEIVE_SIZE = 1024 * 1024
 _EVENTS_OF_A_CALL = 3
 """A reply is a head, a message and trailers: a read that brings more has woken several tasks."""
 _HOLD = 0.0005
-"""Seconds for which writing waits for more to be said."""
+"""Seconds for which writing waits at the most for more to be said."""
 _HANDSHAKE_WITHIN = 10.0
 """Seconds that TLS may take to agree on keys."""
 _SIGN_OF_LIFE = b"alive?.."
@@ -72,8 +72,12 @@ class Connection:
         self._opened = self._heard = self._now()
         self._asked: float | None = None
         """When the peer was asked for a sign of life that has not come yet."""
+        self._together = 0
+        """So many calls are waited for, and written at once; 0 where each speaks for itself."""
+        self._held = 0
+        """How many of them have spoken."""
         self._held_until = 0.0
-        """Until then nothing is written, since more is about to be said; 0 for now."""
+        """When they are written all the same."""
         self._shaken = False
         """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
@@ -167,26 +171,37 @@ class Connection:
             answers = answers + self.outbox.size - waiting if waiting else 0
             if answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
-            if len(received) > _EVENTS_OF_A_CALL and not passed_on:
-                await self._send_together()
+            # Written by halves: the peer is at work on the first while the second is being made.
+            together = len(received) // (2 * _EVENTS_OF_A_CALL)
+            if together > 1 and not passed_on:
+                await self._send_together(together)
 
     def _flush_passed_on(self) -> None:
         passed_on, self.passed_on = self.passed_on, set()
         for connection in passed_on:
             connection.flush()
 
-    async def _send_together(self) -> None:
-        """Let the tasks that one read has woken speak before anything is written, in one system
-        call instead of one for each. Not for long: what takes its time is not waited for.
+    async def _send_together(self, count: int) -> None:
+        """Write what so many of the tasks that one read has woken say in one system call, instead
+        of one for each. Not for long: what takes its time is not waited for.
         """
-        self._held_until = trio.current_time() + _HOLD
+        self._together, self._held, self._held_until = count, 0, self._now() + _HOLD
         try:
             # A task that was woken runs within the next two passes of the scheduler.
             await trio.lowlevel.cancel_shielded_checkpoint()
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
-            self._held_until = 0.0
+            self._together = 0
             self.flush()
+
+    def _waits_for_more(self) -> bool:
+        """Another call has spoken, and others are about to."""
+        self._held += 1
+        now = self._now()
+        if self._held < self._together and now < self._held_until:
+            return True
+        self._held, self._held_until = 0, now + _HOLD
+        return False
 
     async def _linger(self) -> None:
         """See the last words off: closing with unread bytes could destroy them on their way."""
@@ -251,7 +266,7 @@ class Connection:
 
     def flush(self) -> None:
         """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
-        if not self._shaken or (self._held_until and trio.current_time() < self._held_until):
+        if not self._shaken or (self._together and self._waits_for_more()):
             return
         buffers = self.engine.buffers_to_send()
         if not buffers:
