@@ -171,7 +171,7 @@ class Connection:
             answers = answers + self.outbox.size - waiting if waiting else 0
             if answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
-            # Written by halves: the peer is at work on the first while the second is being made.
+            # In two or three parts: the peer is at work on one while the next is being made.
             together = len(received) // (2 * _EVENTS_OF_A_CALL)
             if together > 1 and not passed_on:
                 await self._send_together(together)

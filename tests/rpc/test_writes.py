@@ -1,0 +1,55 @@
+"""How what several calls say at once is written: together, but not all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.rpc import connection
+from meshtrio.rpc.transport import Buffer, SocketTransport
+from tests.rpc.pairs import Scripted, connected, reply, request
+
+
+class Echo:
+    async def __call__(self, message: EchoRequest) -> EchoReply:
+        return reply(message.message)
+
+
+class Slow:
+    """Takes its time on the CPU before it answers."""
+
+    async def __call__(self, message: EchoRequest) -> EchoReply:
+        until = trio.current_time() + 0.01
+        while trio.current_time() < until:
+            pass
+        return reply(message.message)
+
+
+@pytest.mark.parametrize(
+    ("handler", "hold", "writes"),
+    [(Echo(), 60.0, 3), (Echo(), 0.0, 12), (Slow(), 0.005, 12), (Slow(), 60.0, 3)],
+    ids=["by thirds of 12 calls", "not for long", "nobody waits for the slow", "but for a while"],
+)
+async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
+    handler: Any, hold: float, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_HOLD", hold)
+    written: list[SocketTransport] = []
+    send = SocketTransport.try_send
+
+    def counted(self: SocketTransport, buffers: Sequence[Buffer]) -> int:
+        written.append(self)
+        return send(self, list(buffers))
+
+    async with connected(Scripted(Echo=handler)) as pair:
+        await pair.stub.Echo(request("first"))
+        await pair.settle()
+        monkeypatch.setattr(SocketTransport, "try_send", counted)
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(pair.stub.Echo, request(str(number)))
+        assert written.count(pair.server.transport) == writes
