@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Generator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import attrs
 import purerpc
@@ -37,6 +37,8 @@ from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.rpc.tally import Tally, succeeded
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
+
+T = TypeVar("T")
 
 
 class StreamUnaryCall:
@@ -184,21 +186,24 @@ class Call(AsyncIterator[Any]):
 
         `compress=False` sends it as it is, in spite of the call's `compression`.
         """
-        check_size("request", message.ByteSize(), self._config.max_request)
-        with self._within() as scope:
-            await (await self._started()).send(message, compress=compress)
-        self._check_time(scope)
+        if self._config.max_request is not None:
+            check_size("request", message.ByteSize(), self._config.max_request)
+        await self._in_time(self._send, message, compress)
 
-    def _within(self) -> trio.CancelScope:
-        """What the service's config gives it of time, from its start."""
-        if self._config.timeout is not None and self._ends == math.inf:
-            self._ends = trio.current_time() + self._config.timeout
-        return trio.CancelScope(deadline=self._ends)
+    async def _send(self, message: Message, compress: bool) -> None:
+        await (self._attempt or await self._started()).send(message, compress=compress)
 
-    def _check_time(self, scope: trio.CancelScope) -> None:
-        if scope.cancelled_caught:
-            self.cancel()
-            raise out_of_time(self._config.timeout)
+    async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Do something in the time that the service's config gives the call, from its start."""
+        seconds = self._config.timeout
+        if seconds is None:  # A scope takes longer than what is done for a message.
+            return await step(*arguments)
+        if self._ends == math.inf:
+            self._ends = trio.current_time() + seconds
+        with trio.CancelScope(deadline=self._ends):
+            return await step(*arguments)
+        self.cancel()
+        raise out_of_time(seconds)
 
     async def close(self) -> None:
         """End the requests, as purerpc's streams do; replies may still be received."""
@@ -222,9 +227,7 @@ class Call(AsyncIterator[Any]):
         When cancelled, the call is cancelled with it.
         """
         try:
-            with self._within() as scope:
-                reply = await self._receive()
-            self._check_time(scope)
+            reply = await self._in_time(self._receive)
             if reply is not None and self._config.max_response is not None:
                 check_size("reply", reply.ByteSize(), self._config.max_response)
         except BaseException as exc:
@@ -342,9 +345,7 @@ class Call(AsyncIterator[Any]):
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        with self._within() as scope:
-            await self._started()
-        self._check_time(scope)
+        await self._in_time(self._started)
         return self
 
     async def __aexit__(
