@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from meshtrio.client.channel import connect_to
 from meshtrio.config.collector import Collector as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces.queue import SpanQueue
+from meshtrio.telemetry.traces.queue import Rejected, SpanQueue
 from meshtrio.telemetry.traces.spans import Traces, traced
 from tests.client.test_channel import serving
 from tests.rpc.pairs import request
@@ -157,6 +158,34 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(short_dir: Path)
         nursery.cancel_scope.cancel()
     counts = told(traces.queue)
     assert counts["not_sent"] + counts["stopped"] == 15
+
+
+async def test_what_is_on_its_way_at_the_end_arrives() -> None:
+    on_its_way, answered = trio.Event(), trio.Event()
+
+    async def send(spans: Sequence[ReadableSpan]) -> Rejected:
+        on_its_way.set()
+        await answered.wait()
+        return Rejected()
+
+    queue = SpanQueue(send)
+    provider = TracerProvider(active_span_processor=queue, shutdown_on_exit=False)
+    tracer = provider.get_tracer("a test")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(queue.run)
+        tracer.start_span("on its way").end()
+        await on_its_way.wait()
+        tracer.start_span("left").end()
+        nursery.cancel_scope.cancel()
+        answered.set()
+    assert told(queue) == {
+        "sent": 2,
+        "waiting": 0,
+        "queue_full": 0,
+        "not_sent": 0,
+        "rejected": 0,
+        "stopped": 0,
+    }
 
 
 async def test_why_spans_are_dropped_is_told_once(

@@ -51,6 +51,7 @@ class SpanQueue(SpanProcessor):
         self._sent = 0
         self._dropped: Counter[str] = Counter()
         self._full: trio.Event | None = None
+        self._ending = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._complaint = ""
 
@@ -81,21 +82,30 @@ class SpanQueue(SpanProcessor):
     # -- sending -----------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send what comes until cancelled, and then what is left, which has a moment for that."""
+        """Send what comes until cancelled; what is left then, or on its way, has a moment."""
         self._token = trio.lowlevel.current_trio_token()
-        task_status.started()
-        try:
-            while True:
-                self._full = trio.Event()
-                with trio.move_on_after(_INTERVAL):
-                    await self._full.wait()
-                await self._send_all()
-        finally:
+        self._ending = False
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope(shield=True) as scope:
+                nursery.start_soon(self._wait_for_the_end, scope)
+                task_status.started()
+                while not self._ending:
+                    self._full = trio.Event()
+                    with trio.move_on_after(_INTERVAL):
+                        await self._full.wait()
+                    await self._send_all()
             self._token = None
-            with trio.move_on_after(_LAST_WORDS, shield=True):
-                await self._send_all()
             self._dropped["stopped"] += len(self._waiting)
             self._waiting.clear()
+
+    async def _wait_for_the_end(self, scope: trio.CancelScope) -> None:
+        """What is cancelled is this: to cut a batch short would lose what is in it."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            scope.deadline = trio.current_time() + _LAST_WORDS
+            self._ending = True
+            self._note_full()
 
     async def _send_all(self) -> None:
         while self._waiting:
