@@ -252,6 +252,21 @@ def test_mistakes_in_a_service_table(old: str, new: str, reason: str, tmp_path: 
     assert reason in str(caught.value)
 
 
+def test_every_mistake_about_a_collector_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(
+        '[mesh.telemetry]\ntraces = "collector"\ntraces_tls = { ca = "gone.pem" }\n'
+        'traces_headers = { "a b" = "secret" }\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "mesh.toml")
+    where = f"{tmp_path / 'mesh.toml'}: mesh: telemetry: "
+    assert caught.value.problems == [
+        f"{where}traces: 'collector' is none of tcp:host:port, unix:/path and http://host:port",
+        f"{where}traces_tls: ca: there is no file {tmp_path / 'gone.pem'}",
+        f"{where}traces_headers: 'a b' cannot be the name of a header",
+    ]
+
+
 def test_where_instances_of_a_plugin_on_tcp_listen() -> None:
     plugin = PluginConfig("p", ["true"], instances=2, listen="tcp://127.0.0.1:7000")
     assert [plugin.address(n, place) for place in (0, 1) for n in (0, 1)] == [

@@ -164,13 +164,19 @@ class Channel:
 
     def _fail_fast(self) -> None:
         """Raise if nothing is being tried, or asked for, for the first time."""
+        why = self.trouble
+        if why is not None:
+            raise purerpc.UnavailableError(f"{self.name} cannot be called just now: {why}")
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no endpoint can be reached; None while one can, or has not been tried yet."""
         if not self._informed:
-            return
+            return None
         errors = [s.link.error for s in self._subchannels.values() if not s.ejected]
         if errors and not all(errors):
-            return
-        why = errors[-1] if errors else self._last_reason or "it has no instance"
-        raise purerpc.UnavailableError(f"{self.name} cannot be called just now: {why}")
+            return None
+        return errors[-1] if errors else self._last_reason or "it has no instance"
 
     def pick_ready(self, wish: Wish = ANY) -> Target | None:
         """One with room for another stream if there is any, else one that will have; or None.

@@ -90,6 +90,7 @@ class MeshConfig:
         problems += _twice("group", (group.name for group in self.groups))
         problems += self.relations().problems()
         problems += [f"mesh: {problem}" for problem in self.gateway.problems(self.access)]
+        problems += [f"mesh: {problem}" for problem in self.telemetry.problems()]
         configs = (table.name for table in self.services if table.config)
         problems += [
             f"service: {name!r} has more than one config"

@@ -73,8 +73,6 @@ class _Reader:
             self._problem("mesh", "is written as a table: [mesh]")
             mesh = {}
         values = self._values("mesh", mesh, MeshConfig, skip=_NOT_IN_MESH)
-        if values.get("gateway") is not None:
-            self._check_files("mesh: gateway: tls", values["gateway"].tls)
         if self.problems:
             return None
         for problem in Relations(plugins, groups).problems():
@@ -106,16 +104,7 @@ class _Reader:
         return self._table("group", number, table, GroupConfig)
 
     def _service(self, number: int, table: dict[str, Any]) -> ServiceTable | None:
-        found = self._table("service", number, table, ServiceTable)
-        if found is not None:
-            self._check_files(f"service {found.name!r}: tls", found.tls)
-        return found
-
-    def _check_files(self, where: str, files: TlsFiles | ServerTlsFiles | None) -> None:
-        if files is not None:
-            for key, path in attrs.asdict(files).items():
-                if isinstance(path, Path) and not path.is_file():
-                    self._problem(f"{where}: {key}", f"there is no file {path}")
+        return self._table("service", number, table, ServiceTable)
 
     def _table(self, kind: str, number: int, table: dict[str, Any], cls: type[T]) -> T | None:
         name = table.get("name")
@@ -135,8 +124,6 @@ class _Reader:
         if len(self.problems) > before:
             return None
         plugin = PluginConfig(**values)
-        self._check_files(f"{where}: serve_tls", plugin.serve_tls)
-        self._check_files(f"{where}: tls", plugin.tls)
         self._check_program(where, plugin)
         return plugin
 
@@ -185,6 +172,8 @@ class _Reader:
                 raise ValueError("is written as a table")
             before = len(self.problems)
             values = self._values(where, raw, hint)
+            if hint in (TlsFiles, ServerTlsFiles):
+                self._check_files(where, values)
             # Where something is wrong with it, nobody will see the value.
             return hint(**values) if len(self.problems) == before else None
         if isinstance(hint, type) and issubclass(hint, Enum):
@@ -195,6 +184,11 @@ class _Reader:
         if hint is Path:
             return self._folder / Path(_typed(raw, str, "a path in quotes")).expanduser()
         return _plain(hint, raw)
+
+    def _check_files(self, where: str, values: dict[str, Any]) -> None:
+        for key, path in values.items():
+            if isinstance(path, Path) and not path.is_file():
+                self._problem(f"{where}: {key}", f"there is no file {path}")
 
     def _unknown(self, where: str, key: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(key, list(known), n=1)

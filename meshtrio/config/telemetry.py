@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,16 @@ import attrs
 from attrs.validators import ge
 
 from meshtrio import contract
-from meshtrio.address import Address
-from meshtrio.config.collector import ENDPOINT, TRACES_ENDPOINT, Collector
+from meshtrio.address import Address, TlsFiles
+from meshtrio.config.collector import (
+    ENDPOINT,
+    HEADERS,
+    TRACES_ENDPOINT,
+    TRACES_HEADERS,
+    Collector,
+    headers_from_environment,
+    headers_of,
+)
 
 if TYPE_CHECKING:
     from meshtrio.config.plugin import PluginConfig
@@ -49,6 +58,10 @@ def _check_collector(_: object, __: object, value: str | None) -> None:
         Collector.parse(value)
 
 
+def _check_headers(_: object, __: object, value: Mapping[str, str]) -> None:
+    headers_of(value)
+
+
 def _check_filter(_: object, __: object, value: str | None) -> None:
     if value:
         from meshtrio.config.log_filter import LogFilter  # off by default
@@ -74,6 +87,14 @@ class TelemetryConfig:
     Plugins are told of it by OpenTelemetry's own variables (`OTEL_…`), so that those in other
     languages can go by it, too; what a plugin's `env` says of these goes before it, and one that
     names an endpoint there is told of no other."""
+    traces_tls: TlsFiles | None = None
+    """What a collector on `tcp:…` or `https://…` is spoken to with, TLS where this is there: `{}`
+    trusts the system's authorities. It has no `server_name`, which plugins could not be told."""
+    traces_headers: Mapping[str, str] = attrs.field(
+        factory=dict, validator=_check_headers, repr=False
+    )
+    """Header fields that spans are sent with, a key to the collector above all. Where there are
+    none the variable OTEL_EXPORTER_OTLP_HEADERS counts, for who has no secrets in files."""
     sampling: float = attrs.field(default=1.0, validator=_check_ratio)
     """How many of the calls that have no parent are traced, from 0 to 1; others go by theirs."""
     experimental: bool = False
@@ -92,6 +113,32 @@ class TelemetryConfig:
     """MiB that one of them has at the most."""
     binary_log_files: int = attrs.field(default=2, validator=ge(1))
     """How many of them are kept of one process, and of the processes before it."""
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        if self.traces is None:
+            used = {"tls": self.traces_tls is not None, "headers": self.traces_headers}
+            text = "telemetry: traces_{} is for a collector; say which with traces"
+            return [text.format(key) for key in used if used[key]]
+        found = []
+        if self.traces_tls is not None and not self.traces.startswith(("tcp:", "https:")):
+            found.append(f"traces_tls is for a collector on tcp:… or https://…, not {self.traces}")
+        elif self.traces_tls is not None and self.traces_tls.server_name is not None:
+            found.append("traces_tls: plugins cannot be told a server_name; have traces name it")
+        if not self.traces_headers:
+            try:
+                headers_from_environment()
+            except ValueError as exc:
+                found.append(str(exc))
+        return [f"telemetry: {problem}" for problem in found]
+
+    @property
+    def collector(self) -> Collector | None:
+        """Where spans go."""
+        if self.traces is None:
+            return None
+        headers = headers_of(self.traces_headers) or headers_from_environment()
+        return attrs.evolve(Collector.parse(self.traces), tls=self.traces_tls, headers=headers)
 
     def log_folder(self, runtime_dir: Path) -> Path:
         """Where binary logs are written."""
@@ -113,11 +160,14 @@ class TelemetryConfig:
             told[contract.PLUGIN_METRICS] = THROUGH_THE_MESH
         if told and self.experimental:
             told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-        if self.traces is not None:
+        if self.collector is not None:
             about = self._of_traces(plugin.service, number)
             # A plugin that sends its spans elsewhere does so by its own rules.
             if not {ENDPOINT, TRACES_ENDPOINT} & plugin.env.keys():
-                about |= Collector.parse(self.traces).environment
+                about |= self.collector.environment
+            # What is said for traces would go before what it says for all signals.
+            if HEADERS in plugin.env:
+                about.pop(TRACES_HEADERS, None)
             told |= {key: value for key, value in about.items() if key not in plugin.env}
         return told
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from meshtrio.config.collector import Collector
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.structured import running
 from meshtrio.supervise.tree import Tree
@@ -30,8 +31,8 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
     check_extras(config)
     async with AsyncExitStack() as stack:
         sources: list[Source] = []
-        if config.traces is not None:
-            sources.append(await _trace(stack, tree, config.traces, config.sampling))
+        if config.collector is not None:
+            sources.append(await _trace(stack, tree, config.collector))
         if config.binary_log:
             sources.append(await _log_calls(stack, tree))
         metrics = None
@@ -42,15 +43,15 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
         yield metrics
 
 
-async def _trace(stack: AsyncExitStack, tree: Tree, where: str, sampling: float) -> Source:
-    from meshtrio.config.collector import Collector
+async def _trace(stack: AsyncExitStack, tree: Tree, collector: Collector) -> Source:
     from meshtrio.telemetry.traces.life_spans import LifeSpans
     from meshtrio.telemetry.traces.spans import traced
 
+    config = tree.config.telemetry
     resource = {"service.name": "meshtrio"}
-    traces = await stack.enter_async_context(traced(Collector.parse(where), sampling, resource))
+    traces = await stack.enter_async_context(traced(collector, config.sampling, resource))
     tree.subscribe(LifeSpans(traces).take)
-    _log.info("spans are sent to %s", where)
+    _log.info("spans are sent to %s", config.traces)
     return traces.queue.families
 
 

@@ -22,6 +22,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -39,9 +40,11 @@ from opentelemetry import baggage, context
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from meshtrio.rpc.listener import tcp_listener
+from meshtrio.rpc.tls import server_context
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
 from tests.programs import PLUGINS, plugin
+from tests.system.hosts import Certificates
 from tests.telemetry.collector import Collector, Got, collecting
 from tests.tools import tool
 
@@ -50,6 +53,8 @@ PATH = "/echo.v1.EchoService/Echo"
 SENT, ATTEMPT, RECV = f"Sent.{ECHO}", f"Attempt.{ECHO}", f"Recv.{ECHO}"
 CLIENT, SERVER, INTERNAL = Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER, Span.SPAN_KIND_INTERNAL
 UNSET, OK, ERROR = Status.STATUS_CODE_UNSET, Status.STATUS_CODE_OK, Status.STATUS_CODE_ERROR
+KEY = "open, 100% sesame="
+"""To the collector that speaks TLS."""
 ALWAYS = {"OTEL_TRACES_SAMPLER": "parentbased_always_on"}
 """What a plugin says for itself; its parents go before it."""
 BEHIND = [("plugin.b", RECV, SERVER)]
@@ -141,14 +146,31 @@ class Chain:
         return [got for got in self.collector.spans if got.name.endswith(("Service.Echo", PATH))]
 
 
+@attrs.frozen
+class Place:
+    """Where a collector may be: for the config of a mesh, and for the collector."""
+
+    lines: str
+    listener: Path | socket.socket
+    ssl_context: ssl.SSLContext | None = None
+
+
 @contextmanager
-def somewhere(kind: str, folder: Path) -> Iterator[tuple[str, Path | socket.socket]]:
-    """Where a collector may be: for the config, and for the collector."""
+def somewhere(kind: str, folder: Path) -> Iterator[Place]:
     if kind == "unix":
-        yield f"unix:{folder / 'c'}", folder / "c"
+        yield Place(f'traces = "unix:{folder / "c"}"', folder / "c")
         return
     with tcp_listener("tcp:127.0.0.1:0") as listener:
-        yield f"tcp:127.0.0.1:{listener.getsockname()[1]}", listener
+        where = f'traces = "tcp:127.0.0.1:{listener.getsockname()[1]}"'
+        if kind == "tcp":
+            yield Place(where, listener)
+            return
+        path = Certificates.make(folder, "127.0.0.1").path
+        files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
+        tls = ", ".join(f"{key} = {json.dumps(path(name))}" for key, name in files.items())
+        headers = f'traces_headers = {{ "API-Key" = "{KEY}" }}'
+        context = server_context(path("server.pem"), path("server.key"), path("ca.pem"))
+        yield Place(f"{where}\ntraces_tls = {{ {tls} }}\n{headers}", listener, context)
 
 
 @asynccontextmanager
@@ -157,9 +179,9 @@ async def chained(
 ) -> AsyncIterator[Chain]:
     """A chain that can be called in the block; after it, all has stopped but the collector."""
     ends = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
-    with somewhere(where, folder) as (address, listener):
-        config = f'[mesh.telemetry]\ntraces = "{address}"\nsampling = {sampling}\n'
-        async with collecting(listener) as collector:
+    with somewhere(where, folder) as place:
+        config = f"[mesh.telemetry]\n{place.lines}\nsampling = {sampling}\n"
+        async with collecting(place.listener, place.ssl_context) as collector:
             async with running(config + ends + middle, folder) as watched:
                 await watched.wait(events.Ready, count=3)
                 yield Chain(collector, watched)
@@ -170,7 +192,9 @@ def described(got: Got) -> tuple[str, str, int]:
 
 
 @pytest.mark.parametrize(
-    ("middle", "where"), [("go", "unix"), ("go", "tcp"), ("grpcio", "unix")], indirect=["middle"]
+    ("middle", "where"),
+    [("go", "unix"), ("go", "tcp"), ("go", "tls"), ("grpcio", "unix"), ("grpcio", "tls")],
+    indirect=["middle"],
 )
 async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Path) -> None:
     async with chained(short_dir, middle.table(), where=where) as chain:
@@ -185,6 +209,8 @@ async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Pat
         assert got.span.status.code == fine
     trace = {got.span.trace_id for got in upwards}
     assert len(trace) == 1
+    if where == "tls":
+        assert all(("api-key", KEY) in got.metadata for got in chain.collector.spans)
     # Nothing else is in it but that plugin.a has asked the mesh where the next one is.
     found = Counter(described(got) for got in chain.collector.spans if got.span.trace_id in trace)
     assert found - Counter(middle.chain) == {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import http.server
 import queue
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,11 @@ from echo.v1.echo_pb2 import EchoRequest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 
 from meshtrio.errors import PluginDiedError
+from meshtrio.rpc.tls import server_context
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
 from tests.programs import echo, plugin, served
+from tests.system.hosts import Certificates
 from tests.telemetry.collector import Collector, Got, collecting
 
 SENT, RECV = "Sent.echo.v1.EchoService.Echo", "Recv.echo.v1.EchoService.Echo"
@@ -116,10 +120,13 @@ async def test_a_plugins_own_variables_go_before_the_meshs(short_dir: Path) -> N
     assert not collector.named(RECV)
 
 
+Arrived = queue.Queue[tuple[Message, otlp.ExportTraceServiceRequest]]
+
+
 @contextmanager
-def http_collector() -> Iterator[tuple[str, queue.Queue[otlp.ExportTraceServiceRequest]]]:
-    """A collector for OTLP over HTTP; gives its URL, and what arrives."""
-    arrived: queue.Queue[otlp.ExportTraceServiceRequest] = queue.Queue()
+def http_collector(ssl_context: ssl.SSLContext | None = None) -> Iterator[tuple[int, Arrived]]:
+    """A collector for OTLP over HTTP; gives its port, and what arrives, with its headers."""
+    arrived: Arrived = queue.Queue()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -127,7 +134,7 @@ def http_collector() -> Iterator[tuple[str, queue.Queue[otlp.ExportTraceServiceR
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             if self.path == "/v1/traces":
-                arrived.put(otlp.ExportTraceServiceRequest.FromString(body))
+                arrived.put((self.headers, otlp.ExportTraceServiceRequest.FromString(body)))
             self.send_response(200)
             self.end_headers()
 
@@ -135,22 +142,36 @@ def http_collector() -> Iterator[tuple[str, queue.Queue[otlp.ExportTraceServiceR
             """Nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if ssl_context is not None:
+            server.socket = ssl_context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", arrived
+            yield server.server_address[1], arrived
         finally:
             server.shutdown()
             thread.join()
 
 
-def test_by_http_with_the_stock_exporter(short_dir: Path) -> None:
-    with http_collector() as (url, arrived):
-        with served(short_dir, tracing_to(url) + echo(), ready=1) as found:
+@pytest.mark.parametrize("secure", [False, True])
+def test_by_http_with_the_stock_exporter(secure: bool, short_dir: Path) -> None:
+    context, more = None, ""
+    if secure:
+        path = Certificates.make(short_dir, "127.0.0.1").path
+        context = server_context(path("server.pem"), path("server.key"), path("ca.pem"))
+        files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
+        more = "[mesh.telemetry.traces_tls]\n"
+        more += "".join(f'{key} = "{path(name)}"\n' for key, name in files.items())
+    with http_collector(context) as (port, arrived):
+        config = tracing_to(f"http{'s' * secure}://127.0.0.1:{port}")
+        config += 'traces_headers = { API-Key = "open, sesame" }\n' + more
+        with served(short_dir, config + echo(), ready=1) as found:
             found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
             names: set[str] = set()
             while not {"start echo/0", RECV} <= names:
-                for resource in arrived.get(timeout=20).resource_spans:
+                headers, request = arrived.get(timeout=20)
+                assert headers["api-key"] == "open, sesame"
+                for resource in request.resource_spans:
                     for scope in resource.scope_spans:
                         names |= {span.name for span in scope.spans}
             assert found.stop() == 0

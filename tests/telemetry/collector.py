@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import trio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from meshtrio.rpc.current import current_call
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.structured import running
+from meshtrio.wire.grpc import Metadata
 
 
 @attrs.frozen
@@ -26,6 +30,8 @@ class Got:
     span: trace_pb2.Span
     service: str
     """The service.name of its resource."""
+    metadata: Metadata
+    """What it came with."""
 
     @property
     def name(self) -> str:
@@ -53,10 +59,11 @@ class Collector:
         self.service = service_of(otlp.DESCRIPTOR.services_by_name["TraceService"], self)
 
     async def Export(self, request: Any) -> Any:
+        metadata = current_call().custom_metadata
         for resource in request.resource_spans:
             service = values(resource.resource.attributes).get("service.name", "")
             for scope in resource.scope_spans:
-                self.spans += [Got(span, service) for span in scope.spans]
+                self.spans += [Got(span, service, metadata) for span in scope.spans]
         self._changed.unpark_all()
         if self.answer is not None:
             return await self.answer()
@@ -103,11 +110,13 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting(where: Path | socket.socket) -> AsyncIterator[Collector]:
+async def collecting(
+    where: Path | socket.socket, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[Collector]:
     """Run one on a Unix socket, or on a socket that listens."""
     collector = Collector()
     with ExitStack() as stack:
         if isinstance(where, Path):
             where = stack.enter_context(unix_listener(where))
-        async with running(Server(collector).serve, where):
+        async with running(partial(Server(collector).serve, ssl_context=ssl_context), where):
             yield collector

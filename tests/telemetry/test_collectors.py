@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshtrio.address import TlsFiles
 from meshtrio.config.collector import Collector
+from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
+from meshtrio.errors import ConfigError
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
 HTTP = {"PROTOCOL": "http/protobuf"}
@@ -39,8 +44,8 @@ def test_as_a_config_says_it() -> None:
         ({"ENDPOINT": "", "PROTOCOL": ""}, Collector("tcp:localhost:4317")),
         ({"ENDPOINT": "http://host"}, Collector("tcp:host:4317")),
         ({"ENDPOINT": "http://[::1]:1"}, Collector("tcp:[::1]:1")),
-        ({"ENDPOINT": "https://host:1/x"}, Collector("tcp:host:1", tls=True)),
-        ({"ENDPOINT": "host:1"}, Collector("tcp:host:1", tls=True)),
+        ({"ENDPOINT": "https://host:1/x"}, Collector("tcp:host:1", tls=TlsFiles())),
+        ({"ENDPOINT": "host:1"}, Collector("tcp:host:1", tls=TlsFiles())),
         ({"ENDPOINT": "host:1", "INSECURE": "True"}, Collector("tcp:host:1")),
         ({"ENDPOINT": "http://host:1", "INSECURE": "false"}, Collector("tcp:host:1")),
         ({"ENDPOINT": "unix:///run/c"}, Collector("unix:/run/c")),
@@ -49,6 +54,23 @@ def test_as_a_config_says_it() -> None:
         (HTTP | {"ENDPOINT": "http://h/otlp/"}, Collector(url="http://h/otlp/v1/traces")),
         (HTTP | {"TRACES_ENDPOINT": "http://h/otlp"}, Collector(url="http://h/otlp")),
         ({"TRACES_PROTOCOL": "grpc"} | HTTP, Collector("tcp:localhost:4317")),
+        (
+            {"ENDPOINT": "https://h:1", "CERTIFICATE": "/ca", "TRACES_CLIENT_KEY": "/key"},
+            Collector("tcp:h:1", tls=TlsFiles(ca=Path("/ca"), key=Path("/key"))),
+        ),
+        (
+            HTTP | {"ENDPOINT": "https://h", "CLIENT_CERTIFICATE": "/cert"},
+            Collector(url="https://h/v1/traces", tls=TlsFiles(certificate=Path("/cert"))),
+        ),
+        ({"CERTIFICATE": "/ca"}, Collector("tcp:localhost:4317")),
+        (
+            {"HEADERS": "Api-Key = a%20b%3D ,, x=y=z"},
+            Collector("tcp:localhost:4317", headers=(("api-key", "a b="), ("x", "y=z"))),
+        ),
+        (
+            {"HEADERS": "a=b", "TRACES_HEADERS": "c=d"},
+            Collector("tcp:localhost:4317", headers=(("c", "d"),)),
+        ),
     ],
 )
 def test_as_opentelemetrys_variables_say_it(
@@ -69,14 +91,107 @@ def test_what_cannot_be(said: dict[str, str], environment: pytest.MonkeyPatch) -
         Collector.from_environment()
 
 
-@pytest.mark.parametrize("text", ["tcp:host:1", "tcp:[::1]:1", "unix:/run/c", "https://h/v1/t"])
-def test_a_plugin_is_told_what_it_reads(text: str, environment: pytest.MonkeyPatch) -> None:
-    told = Collector.parse(text).environment
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("secret", "is not of the form name=value"),
+        ("a=b,secret", "is not of the form name=value"),
+        ("a b=secret", "'a b' cannot be the name of a header"),
+        ("grpc-timeout=secret", "'grpc-timeout' cannot be the name of a header"),
+        ("key-bin=secret", "'key-bin' cannot be the name of a header"),
+        ("key=secret%0A", None),
+        ("key=secret%0Ax", "the value of 'key' is not printable ASCII"),
+    ],
+)
+def test_headers_that_cannot_be_sent(
+    said: str, words: str | None, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(PREFIX + "HEADERS", said)
+    if words is None:
+        assert Collector.from_environment().headers == (("key", "secret"),)
+        return
+    with pytest.raises(ValueError, match=words) as caught:
+        Collector.from_environment()
+    assert PREFIX + "HEADERS" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+FILES = TlsFiles(ca=Path("/ca"), certificate=Path("/cert"), key=Path("/key"))
+KEY = {"Api-Key": 'a "b", c=d%'}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TelemetryConfig(traces="tcp:host:1"),
+        TelemetryConfig(traces="tcp:[::1]:1"),
+        TelemetryConfig(traces="unix:/run/c"),
+        TelemetryConfig(traces="unix:/run/c", traces_headers=KEY),
+        TelemetryConfig(traces="https://h/v1/t"),
+        TelemetryConfig(traces="https://h/v1/t", traces_tls=FILES, traces_headers=KEY),
+        TelemetryConfig(traces="tcp:host:1", traces_tls=FILES, traces_headers=KEY),
+        TelemetryConfig(traces="tcp:host:1", traces_tls=TlsFiles()),
+    ],
+)
+def test_a_plugin_is_told_what_it_reads(
+    config: TelemetryConfig, environment: pytest.MonkeyPatch
+) -> None:
+    meant = config.collector
+    assert meant is not None
+    told = meant.environment
     for key, value in told.items():
         environment.setenv(key, value)
-    assert Collector.from_environment() == Collector.parse(text)
+    assert Collector.from_environment() == meant
     # By the specification, what has no scheme is with TLS unless this is said.
-    assert ("OTEL_EXPORTER_OTLP_TRACES_INSECURE" in told) is text.startswith("unix:")
+    assert ("OTEL_EXPORTER_OTLP_TRACES_INSECURE" in told) is meant.address.startswith("unix:")
+
+
+def test_a_key_of_the_certificates_file_is_told_as_one_of_its_own() -> None:
+    tls = TlsFiles(certificate=Path("both.pem"))
+    told = Collector("tcp:host:1", tls=tls).environment
+    where = str(Path("both.pem").absolute())
+    assert told[PREFIX + "TRACES_CLIENT_CERTIFICATE"] == where
+    assert told[PREFIX + "TRACES_CLIENT_KEY"] == where
+
+
+def test_headers_are_those_of_the_config_or_else_of_the_variable(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv(PREFIX + "HEADERS", "key=variable")
+    plain, with_key = (TelemetryConfig(traces="unix:/c", traces_headers=h) for h in ({}, KEY))
+    assert plain.collector == Collector("unix:/c", headers=(("key", "variable"),))
+    assert with_key.collector == Collector("unix:/c", headers=(("api-key", KEY["Api-Key"]),))
+    assert KEY["Api-Key"] not in repr(with_key) + repr(with_key.collector)
+    # A plugin's own are as good for traces as they are for all signals.
+    own = PluginConfig("a", ["x"], env={PREFIX + "HEADERS": "key=own"})
+    assert not [name for name in with_key.environment(own, 0, 0) if name.endswith("HEADERS")]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"traces_tls": FILES}, "traces_tls is for a collector; say which with traces"),
+        ({"traces_headers": KEY}, "traces_headers is for a collector; say which with traces"),
+        ({"traces_tls": FILES, "traces": "unix:/c"}, "on tcp:… or https://…, not unix:/c"),
+        ({"traces_tls": FILES, "traces": "http://h"}, "on tcp:… or https://…, not http://h"),
+        (
+            {"traces_tls": TlsFiles(server_name="x"), "traces": "tcp:h:1"},
+            "plugins cannot be told a server_name",
+        ),
+    ],
+)
+def test_what_does_not_go_together(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        MeshConfig(telemetry=TelemetryConfig(**values))
+
+
+def test_a_variable_that_is_wrong_is_told_before_anything_starts(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv(PREFIX + "HEADERS", "secret")
+    MeshConfig(telemetry=TelemetryConfig(traces="unix:/c", traces_headers=KEY))
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS is not of the form"):
+        MeshConfig(telemetry=TelemetryConfig(traces="unix:/c"))
 
 
 @pytest.mark.parametrize("key", ["ENDPOINT", "TRACES_ENDPOINT"])

@@ -12,6 +12,7 @@ from typing import Any
 import purerpc
 import pytest
 import trio
+import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from meshtrio.client.channel import connect_to
 from meshtrio.config.collector import Collector as Where
 from meshtrio.rpc.server import Server
+from meshtrio.telemetry.traces import otlp as otlp_export
 from meshtrio.telemetry.traces.queue import Rejected, SpanQueue
 from meshtrio.telemetry.traces.spans import Traces, traced
 from tests.client.test_channel import serving
@@ -148,7 +150,20 @@ async def test_a_collector_that_comes_back_gets_what_was_kept(
     assert told(traces.queue)["sent"] == 15
 
 
-async def test_the_end_does_not_wait_for_a_collector_that_hangs(short_dir: Path) -> None:
+async def test_why_a_collector_cannot_be_reached_is_told(
+    short_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp_export, "PATIENCE", 0.1)
+    async with calling(short_dir) as (traces, stub):
+        await slowest_of(stub, 1)
+        while not told(traces.queue)["not_sent"]:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+    assert f"at unix:{short_dir / 'c'} did not take them within 0.1 s: No such" in caplog.text
+
+
+async def test_the_end_does_not_wait_for_a_collector_that_hangs(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_collect, short_dir / "c", hangs)
         async with calling(short_dir) as (traces, stub):
@@ -158,6 +173,7 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(short_dir: Path)
         nursery.cancel_scope.cancel()
     counts = told(traces.queue)
     assert counts["not_sent"] + counts["stopped"] == 15
+    assert "spans are dropped: 2 s after the end some were not sent" in caplog.text
 
 
 async def test_what_is_on_its_way_at_the_end_arrives() -> None:

@@ -1,5 +1,5 @@
-"""Spans to an OpenTelemetry collector, by OTLP: gRPC over meshtrio's own engine, or the stock
-exporter for HTTP (extra `tracing`).
+"""Spans to an OpenTelemetry collector, by OTLP: gRPC over meshtrio's own engine, or HTTP (extra
+`tracing`).
 
 Source: OpenTelemetry Protocol Specification 1.x, "OTLP/gRPC": a collector is a gRPC service like
 any other, `opentelemetry.proto.collector.trace.v1.TraceService`.
@@ -15,9 +15,7 @@ import purerpc
 import trio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
 
-from meshtrio.address import TlsFiles
 from meshtrio.backoff import Backoff
 from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, open_channel
@@ -38,7 +36,7 @@ _EXPORT = Method(
     client_streams=False,
     server_streams=False,
 )
-_PATIENCE = 10.0
+PATIENCE = 10.0
 """Seconds for one batch, attempts included, as OTEL_EXPORTER_OTLP_TIMEOUT has it by default."""
 _RETRY = MethodConfig(
     retry=RetryPolicy(
@@ -64,17 +62,21 @@ _RETRY = MethodConfig(
 async def sending(collector: Collector) -> AsyncIterator[Send]:
     """What sends spans there, during the block."""
     if collector.url:
-        yield _by_http(collector.url)
+        from meshtrio.telemetry.traces.otlp_http import by_http  # few speak it
+
+        yield by_http(collector)
         return
-    tls = TlsFiles() if collector.tls else None
-    endpoint = Endpoint(id=collector.address, address=collector.address, tls=tls)
+    address = collector.address
+    endpoint = Endpoint(id=address, address=address, tls=collector.tls)
     state = ServiceState((endpoint,))
 
     async def feed(update: Update) -> None:
         update(state)
 
-    async with open_channel(collector.address, feed, obituary_wait=0, observed=False) as channel:
-        yield _by_grpc(channel, collector.address)
+    async with open_channel(
+        address, feed, obituary_wait=0, metadata=collector.headers, observed=False
+    ) as channel:
+        yield _by_grpc(channel, address)
 
 
 def _by_grpc(channel: Channel, address: str) -> Send:
@@ -84,12 +86,13 @@ def _by_grpc(channel: Channel, address: str) -> Send:
         # A batch takes its time, which is not the loop's.
         request = await trio.to_thread.run_sync(encoded, spans)
         try:
-            with trio.fail_after(_PATIENCE):
+            with trio.fail_after(PATIENCE):
                 reply = await export(request, policy=_RETRY)
         except purerpc.RpcFailedError as exc:
             raise NotSentError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
-            text = f"the collector at {address} did not take them within {_PATIENCE:g} s"
+            why = f": {channel.trouble}" if channel.trouble else ""
+            text = f"the collector at {address} did not take them within {PATIENCE:g} s{why}"
             raise NotSentError(text) from None
         return _rejected(request, reply, len(spans), address)
 
@@ -105,20 +108,3 @@ def _rejected(request: Any, reply: Any, count: int, address: str) -> Rejected:
         return Rejected(count - sent + rejected, why)
     left_out = count - sent
     return Rejected(left_out, f"{left_out} have a text that is not Unicode" if left_out else "")
-
-
-def _by_http(url: str) -> Send:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    exporter = OTLPSpanExporter(endpoint=url, timeout=_PATIENCE)
-
-    async def send(spans: Sequence[ReadableSpan]) -> Rejected:
-        try:
-            result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
-        except ValueError as exc:
-            raise NotSentError(f"they cannot be encoded: {exc}") from None
-        if result is not SpanExportResult.SUCCESS:
-            raise NotSentError(f"the collector at {url} did not take them; the log says why")
-        return Rejected()
-
-    return send

@@ -95,6 +95,8 @@ class SpanQueue(SpanProcessor):
                         await self._full.wait()
                     await self._send_all()
             self._token = None
+            if scope.cancelled_caught:
+                self._complain(f"{_LAST_WORDS:g} s after the end some were not sent")
             self._dropped["stopped"] += len(self._waiting)
             self._waiting.clear()
 
