@@ -32,6 +32,7 @@ from meshtrio.structured import running
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.metrics.passed import PassedCalls
 from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -58,7 +59,10 @@ class Door:
         self._metrics = metrics
         self._loads = Loads(registry)
         self._log_levels = log_levels
-        self._gateway = Gateway(registry, _Configured(tree))
+        passed = None if metrics is None else PassedCalls()
+        if metrics is not None and passed is not None:
+            metrics.include(passed.families)
+        self._gateway = Gateway(registry, _Configured(tree), passed)
         self._servicers = (
             ControlServicer(tree, registry, operations, chronicle, self._loads, log_levels),
             RegistryServicer(registry),

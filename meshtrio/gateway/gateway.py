@@ -24,6 +24,7 @@ from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.structured import next_beat
+from meshtrio.telemetry.metrics.passed import PassedCalls
 from meshtrio.wire.heads import RequestHead
 
 _PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
@@ -76,9 +77,14 @@ class Gateway:
     """A `Forwarder` for servers of the mesh. Its channels live while `run` does."""
 
     def __init__(
-        self, registry: Registry, configured: Callable[[], Mapping[str, Iterable[str]]]
+        self,
+        registry: Registry,
+        configured: Callable[[], Mapping[str, Iterable[str]]],
+        measured: PassedCalls | None = None,
     ) -> None:
-        """`configured`: by service of the mesh, the gRPC services it serves by the config."""
+        """`configured`: by service of the mesh, the gRPC services it serves by the config;
+        `measured`: where calls are counted, if they are."""
+        self.measured = measured
         self._registry = registry
         # Not by the services' configs, whose bounds are for the calls of others.
         asking = partial(self._channel_to, config=ServiceConfig())

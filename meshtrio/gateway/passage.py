@@ -21,6 +21,7 @@ from meshtrio.client.picker import ANY, Target, Wish
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
+from meshtrio.rpc.observe import CANCELLED, DEADLINE_EXCEEDED
 from meshtrio.rpc.serving import trailers_block
 from meshtrio.rpc.status import error_for_http_status
 from meshtrio.rpc.tally import succeeded
@@ -29,6 +30,7 @@ from meshtrio.wire.heads import ResponseHead, Trailers
 
 if TYPE_CHECKING:
     from meshtrio.gateway.gateway import Gateway, Plan
+    from meshtrio.telemetry.metrics.calls import Calls
 
 _MOST_KEPT = 256 * 1024
 """Bytes of a request that are kept to make a refused call again; one with more is committed."""
@@ -57,6 +59,7 @@ class Passage:
 
     __slots__ = (
         "_caller",
+        "_calls",
         "_channel",
         "_counted",
         "_ended",
@@ -76,6 +79,8 @@ class Passage:
         self._caller = caller
         self._plan = plan
         self._channel: Channel | None = None
+        self._calls: Calls | None = None
+        """Those of the channel's service, where calls are measured."""
         self._target: Target | None = None
         self._plugin: PluginLeg | None = None
         self._kept: list[bytes] | None = []
@@ -102,11 +107,13 @@ class Passage:
         """Go on to an endpoint that is ready; where there is none, wait for one."""
         channel = self._gateway.channel_for(self._plan)
         try:
-            target = None if channel is None else channel.pick_ready(self._wish(channel))
-            if channel is not None and target is not None and self._open(channel, target):
-                # What else this read brings goes out with it.
-                self._caller.connection.passed_on.add(target.connection)
-                return
+            if channel is not None:
+                self._goes_to(channel)
+                target = channel.pick_ready(self._wish(channel))
+                if target is not None and self._open(channel, target):
+                    # What else this read brings goes out with it.
+                    self._caller.connection.passed_on.add(target.connection)
+                    return
         except purerpc.RpcFailedError as exc:
             self._end_with(exc)
         else:
@@ -131,9 +138,8 @@ class Passage:
         if self._refusals:
             await trio.sleep(RECONNECT.delay(self._refusals, Random()))
         channel = await self._gateway.open_channel_for(self._plan)
-        if self._channel is None and not self._ended:
-            channel.calls.started += 1
-            self._channel = channel
+        if not self._ended:
+            self._goes_to(channel)
         while True:
             target = await channel.pick(self._wish(channel))
             connection = target.connection
@@ -147,6 +153,13 @@ class Passage:
                     raise
                 await connection.outbox.uncongested()
                 await connection.wait_for_room()
+
+    def _goes_to(self, channel: Channel) -> None:
+        if self._channel is None:
+            channel.calls.started += 1
+            if self._gateway.measured is not None:
+                self._calls = self._gateway.measured.begin(channel.name)
+        self._channel = channel
 
     def _wish(self, channel: Channel) -> Wish:
         if channel.hash_header is None:
@@ -165,9 +178,6 @@ class Passage:
         if self._ended:
             connection.offer_room()
             return True
-        if self._channel is None:
-            channel.calls.started += 1
-        self._channel = channel
         block = self._plan.block_for(channel, self._caller.peer)
         if self._plan.head.timeout is not None:
             block = block.with_timeout(self._ends - trio.current_time())
@@ -216,7 +226,8 @@ class Passage:
 
     def on_caller_gone(self) -> None:
         self._caller.passage = None
-        self._leave(success=None)
+        late = trio.current_time() >= self._ends
+        self._leave(DEADLINE_EXCEEDED if late else CANCELLED, success=None)
 
     # -- what the plugin does ----------------------------------------------------------------
 
@@ -240,7 +251,7 @@ class Passage:
             return
         block = _trailers_block(trailers)
         if self._takes(block):
-            self._end(block.data, success=trailers.code == 0)
+            self._end(block.data, trailers.code, success=trailers.code == 0)
         else:
             self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH), success=None)
 
@@ -303,10 +314,10 @@ class Passage:
     def _end_with(self, failure: purerpc.RpcFailedError, success: bool | None = False) -> None:
         """End the call with a status of our own; `success` as it is counted against the plugin."""
         code, message = failure.status.status_code, failure.status.status_message
-        self._end(trailers_block(code, message), success=success)
+        self._end(trailers_block(code, message), code.value, success=success)
         self._caller.connection.flush()
 
-    def _end(self, trailers: bytes, *, success: bool | None) -> None:
+    def _end(self, trailers: bytes, code: int, *, success: bool | None) -> None:
         """Send the status behind what is held for the caller."""
         if self._ended:
             return
@@ -315,7 +326,7 @@ class Passage:
             trailers = _HEAD.data + trailers
         caller.send_on(b"", trailers)
         self._answer()
-        self._leave(success=success)
+        self._leave(code, success=success)
         if not caller.held_size:
             self._let_go()
 
@@ -324,9 +335,10 @@ class Passage:
         self._caller.passage = None
         self._caller.reset(ErrorCode.NO_ERROR)
 
-    def _leave(self, *, success: bool | None) -> None:
+    def _leave(self, code: int, *, success: bool | None) -> None:
         if not self._ended:
             self._ended = True
+            self._measure(code)
             calls, channel = self._caller.connection.tally, self._channel
             if success and channel is not None:
                 calls.succeeded += 1
@@ -337,6 +349,12 @@ class Passage:
                     channel.calls.end(failed=not success)
         self._kept = None
         self._forget_attempt(success=success)
+
+    def _measure(self, code: int) -> None:
+        measured = self._gateway.measured
+        if measured is not None:
+            calls = self._calls or measured.begin(None)
+            measured.end(calls, code, trio.current_time() - self._since)
 
     def _forget_attempt(self, *, success: bool | None) -> None:
         """Cancel the call at the plugin, where it is not over; None: nothing is to be learned."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from meshtrio.rpc.server import Server
 from meshtrio.rpc.tally import calls_of
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import running
+from meshtrio.telemetry.families import Distribution
+from meshtrio.telemetry.metrics.passed import PassedCalls
 from meshtrio.wire.limits import Limits
 from tests.client.test_channel import serving
 from tests.rpc.pairs import fixed
@@ -85,6 +88,20 @@ class Behind:
         for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
             calls = channel.calls
             assert calls.started == calls.succeeded + calls.failed, channel.name
+        started, ended = measured(self.gateway)
+        assert started == ended.total()
+
+
+def measured(gateway: Gateway) -> tuple[int, Counter[tuple[str, str]]]:
+    """Calls that were counted: those that began, and by target and status those that ended."""
+    assert gateway.measured is not None
+    began, ended = gateway.measured.families()
+    found: Counter[tuple[str, str]] = Counter()
+    for point in ended.points:
+        assert isinstance(point.value, Distribution)
+        labels = dict(point.labels)
+        found[labels["grpc.target"], labels["grpc.status"]] = sum(point.value.counts)
+    return sum(point.value for point in began.points if isinstance(point.value, int)), found
 
 
 @asynccontextmanager
@@ -94,7 +111,7 @@ async def gateway_to(
     """A gateway to servers by the names of their services."""
     registry = MemoryRegistry()
     found = configured or {}
-    gateway = Gateway(registry, lambda: found)
+    gateway = Gateway(registry, lambda: found, PassedCalls())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(gateway.run))
         server = standard_server(forwarder=gateway, others=gateway.catalog.described)[0]

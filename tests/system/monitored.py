@@ -116,6 +116,7 @@ def scene(folder: Path) -> Iterator[Scene]:
     go = folder / "go"
     with prometheus.running(), served(folder, config(metrics, go), ready=READY) as mesh:
         prometheus.wait_for({("MeshtrioAbsent", "")})
+        _call(mesh)  # What begins with its first event has no rate of it.
         prometheus.scrape(metrics)
         until(lambda: prometheus.query("sum(mesh_plugin_exits_total) == 0"))
         after_the_kill = _harm(mesh, prometheus, go)
@@ -142,9 +143,17 @@ def _harm(mesh: Served, prometheus: Prometheus, go: Path) -> set[Alert]:
     os.kill(pids["stuck"], signal.SIGSTOP)
     killed = until(lambda: {a for a in prometheus.firing() if a[1] == "victim"})
     assert mesh.run("restart", "deaf").returncode == 0
+    _call(mesh)
     with _stopped(pids["frozen"]), _short_of_descriptors(mesh):
         prometheus.wait_for({(name, p) for p, names in EXPECTED.items() for name in names})
     return set(killed)
+
+
+def _call(mesh: Served) -> None:
+    """Have the gateway pass on a call, and one that nobody serves."""
+    call = ("call", "plugin.steady", "echo.v1.EchoService/Echo", "{}")
+    assert mesh.run(*call).returncode == 0
+    assert mesh.run(*call, "-m", "x-mesh-target=nobody").returncode == 1
 
 
 @contextmanager

@@ -35,6 +35,10 @@ class Metrics:
         if self._experimental is not None:
             self._sources.append(self._experimental.families)
 
+    def include(self, source: Source) -> None:
+        """Tell what another source measures, too."""
+        self._sources.append(source)
+
     @contextmanager
     def observing(self) -> Iterator[None]:
         """Measure the calls of all channels and servers that are made in the block."""

@@ -52,7 +52,7 @@ class _Figure:
     text: str
 
 
-_SECONDS = _Figure("duration", "s", LATENCY, "The time that an {what} took.")
+SECONDS = _Figure("duration", "s", LATENCY, "The time that an {what} took.")
 _ALL_MESSAGES = "total bytes (compressed but not encrypted) of all messages, without framing, of an"
 _SENT = _Figure(
     "sent_total_compressed_message_size", "By", SIZE, f"Sent: {_ALL_MESSAGES} {{what}}."
@@ -60,10 +60,10 @@ _SENT = _Figure(
 _RECEIVED = _Figure(
     "rcvd_total_compressed_message_size", "By", SIZE, f"Received: {_ALL_MESSAGES} {{what}}."
 )
-_ALL = (_SECONDS, _SENT, _RECEIVED)
+_ALL = (SECONDS, _SENT, _RECEIVED)
 
 
-class _Calls:
+class Calls:
     """The calls of one method, or their attempts."""
 
     __slots__ = ("ended", "labels", "started", "waiting")
@@ -89,7 +89,7 @@ class _ServedCall(ServerWatch):
     __slots__ = ("began", "calls", "stream")
 
     began: float
-    calls: _Calls
+    calls: Calls
     stream: Stream
 
     def ended(self, outcome: Outcome) -> None:
@@ -104,7 +104,7 @@ class ServerMetrics(ServerObserver):
     """Counts the calls of a process's servers."""
 
     def __init__(self) -> None:
-        self._methods: dict[str, _Calls] = {}
+        self._methods: dict[str, Calls] = {}
 
     def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         calls = self._methods.get(method.path) or self._add(method.path, method.path[1:])
@@ -122,8 +122,8 @@ class ServerMetrics(ServerObserver):
         calls.started += 1
         calls.add(outcome[0], 0.0, None)
 
-    def _add(self, key: str, label: str) -> _Calls:
-        calls = self._methods[key] = _Calls((("grpc.method", label),))
+    def _add(self, key: str, label: str) -> Calls:
+        calls = self._methods[key] = Calls((("grpc.method", label),))
         return calls
 
     def families(self) -> list[Family]:
@@ -134,7 +134,7 @@ class ServerMetrics(ServerObserver):
         text = "The total number of RPCs that came, including those that have not completed."
         return [
             Family(f"{about}.started", Kind.COUNTER, "{call}", text, started),
-            *_histograms(about, "RPC", methods, _ALL),
+            *histograms_of(about, "RPC", methods, _ALL),
         ]
 
 
@@ -147,8 +147,8 @@ class _Called(MethodObserver):
     __slots__ = ("attempts", "calls")
 
     def __init__(self, labels: Labels) -> None:
-        self.attempts = _Calls(labels)
-        self.calls = _Calls(labels, [_SECONDS])
+        self.attempts = Calls(labels)
+        self.calls = Calls(labels, [SECONDS])
 
     def begin(self) -> CallWatch:
         call = _Call()
@@ -251,16 +251,16 @@ class ClientMetrics(ClientObserver):
         calls = [called.calls for called in methods]
         return [
             Family(f"{about}.started", Kind.COUNTER, "{attempt}", text, started),
-            *_histograms(about, "RPC attempt", attempts, _ALL),
-            *_histograms("grpc.client.call", "RPC", calls, [_SECONDS]),
+            *histograms_of(about, "RPC attempt", attempts, _ALL),
+            *histograms_of("grpc.client.call", "RPC", calls, [SECONDS]),
         ]
 
 
 # -- telling ---------------------------------------------------------------------------------
 
 
-def _histograms(
-    about: str, what: str, methods: Sequence[_Calls], figures: Sequence[_Figure]
+def histograms_of(
+    about: str, what: str, methods: Sequence[Calls], figures: Sequence[_Figure]
 ) -> list[Family]:
     found = [
         (_with_status(calls.labels, code), histograms)

@@ -1,0 +1,123 @@
+"""What is counted of the calls that are passed on: where each went, how it ended, its time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.telemetry.families import Distribution
+from meshtrio.telemetry.metrics.ended import LONG
+from meshtrio.telemetry.metrics.passed import MOST_SERVICES, PassedCalls
+from tests.gateway.doors import described, gateway_to, measured
+from tests.gateway.test_config import configure
+from tests.rpc.pairs import Scripted, reply, request
+
+A = "mesh:///a"
+
+
+async def test_by_where_they_went_and_how_they_ended(short_dir: Path) -> None:
+    began, ends = trio.Event(), trio.Event()
+
+    async def answer(message: EchoRequest) -> EchoReply:
+        match message.message:
+            case "fail":
+                raise purerpc.NotFoundError("no")
+            case "wait":
+                began.set()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    ends.set()
+        return reply("ok")
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        await stub.Echo(request("fine"))
+        with pytest.raises(purerpc.NotFoundError):
+            await stub.Echo(request("fail"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub.Echo, request("wait"))
+            await began.wait()
+            assert measured(behind.gateway)[0] == 3
+            nursery.cancel_scope.cancel()
+        await ends.wait()
+        with trio.move_on_after(0.05):
+            await stub.Echo(request("wait"))
+        with pytest.raises(purerpc.RpcFailedError):
+            await stub.Echo(request("fine"), metadata=[("x-mesh-target", "nobody")])
+        await behind.assert_nothing_left()
+        began_in_all, ended = measured(behind.gateway)
+    assert began_in_all == 5
+    assert ended == {
+        (A, "OK"): 1,
+        (A, "NOT_FOUND"): 1,
+        (A, "CANCELLED"): 1,
+        (A, "DEADLINE_EXCEEDED"): 1,
+        ("other", "NOT_FOUND"): 1,
+    }
+
+
+async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
+    arrived, goes_on = trio.Event(), trio.Event()
+
+    async def answer(message: EchoRequest) -> EchoReply:
+        arrived.set()
+        await goes_on.wait()
+        return reply("ok")
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(behind.channel.stub(EchoServiceStub).Echo, request("x"))
+            await arrived.wait()
+            since = trio.current_time()
+            while trio.current_time() < since + 0.01:
+                await trio.lowlevel.checkpoint()
+            goes_on.set()
+        assert behind.gateway.measured is not None
+        (point,) = behind.gateway.measured.families()[1].points
+    assert isinstance(point.value, Distribution)
+    assert 0.01 <= point.value.total < 5
+
+
+async def test_a_call_that_its_service_has_no_place_for_is_among_its_own(short_dir: Path) -> None:
+    arrived, goes_on = trio.Event(), trio.Event()
+
+    async def answer(message: EchoRequest) -> EchoReply:
+        arrived.set()
+        await goes_on.wait()
+        return reply("ok")
+
+    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+        configure(behind, meshtrio={"maxInFlight": 1})
+        stub = behind.channel.stub(EchoServiceStub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub.Echo, request("x"))
+            await arrived.wait()
+            with pytest.raises(purerpc.ResourceExhaustedError):
+                await stub.Echo(request("x"))
+            goes_on.set()
+        assert measured(behind.gateway)[1] == {(A, "OK"): 1, (A, "RESOURCE_EXHAUSTED"): 1}
+
+
+def test_series_are_bounded_whatever_is_registered() -> None:
+    calls = PassedCalls()
+    for number in range(2 * MOST_SERVICES):
+        for code in (0, 99):
+            calls.end(calls.begin(f"s{number}"), code, 0.1)
+    calls.end(calls.begin("other"), 0, 0.1)
+    for _ in range(LONG):
+        calls.end(calls.begin(None), 5, 0.1)
+    began, ended = calls.families()
+    assert len(began.points) <= MOST_SERVICES + 1
+    assert len(ended.points) <= 2 * (MOST_SERVICES + 1) + 1
+    assert (
+        sum(p.value for p in began.points if isinstance(p.value, int))
+        == 4 * MOST_SERVICES + 1 + LONG
+    )
+    statuses = {dict(point.labels)["grpc.status"] for point in ended.points}
+    assert statuses == {"OK", "UNKNOWN", "NOT_FOUND"}
