@@ -151,11 +151,11 @@ class ServerCall:
                         reply = await self._intercepted()
                     else:
                         reply = await self._handle()
-                    if self._handler.method.server_streams:
-                        self._finish(_OK, "")
-                    else:
+                    if not self._handler.method.server_streams:
                         await self._send(reply, last=True)
-                    status = None  # It went out with the reply.
+                        status = None  # It went out with the reply.
+                    elif (status := self._finish(_OK, ""))[0] is _OK:
+                        status = None
                 except Exception as exc:
                     status = self._status_of(unwrap(exc))
             if scope.cancelled_caught:
@@ -171,12 +171,12 @@ class ServerCall:
             self._conclude(status)
 
     def _conclude(self, status: _StatusPair | None) -> None:
-        """Tell everybody how it ended; `status` is None where it went out with the reply."""
+        """Tell everybody how it ended; `status` is None where it was OK, and has gone out."""
         self._stream.on_failure = None
         if status is None:
             self._connection.tally.succeeded += 1
         else:
-            self._finish(*status)
+            status = self._finish(*status)
             self._connection.tally.failed += 1
         if self._watch is not None:
             self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
@@ -284,23 +284,27 @@ class ServerCall:
         _log.error("%s: the handler raised", path, exc_info=exc)
         return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
 
-    def _finish(self, code: purerpc.StatusCode, message: str) -> None:
-        """Send the status, unless the stream is over already. Never blocks."""
+    def _finish(self, code: purerpc.StatusCode, message: str) -> _StatusPair:
+        """Send the status, unless the stream is over already. Never blocks.
+
+        Gives the one that goes out: what cannot be sent has the call fail.
+        """
         connection, stream = self._connection, self._stream
         if not connection.engine.can_send(stream.id):
-            return
+            return code, message
         try:
             blocks = self._status_blocks(code, message)
         except (ValueError, TypeError) as exc:
             _log.error("%s: the handler's metadata cannot be sent: %s", self._head.path, exc)
             self._request.initial_metadata = self._request.trailing_metadata = ()
             self._request.compression = IDENTITY
-            reason = "the handler's metadata cannot be sent"
-            blocks = self._status_blocks(purerpc.StatusCode.UNKNOWN, reason)
+            code, message = purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
+            blocks = self._status_blocks(code, message)
         for block in blocks[:-1]:
             connection.engine.send_headers(stream.id, block)
         connection.engine.send_headers(stream.id, blocks[-1], end_stream=True)
         connection.flush()
+        return code, message
 
     def _status_blocks(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
         """Trailers; where no reply went before, with the head in one block (Trailers-Only), or in

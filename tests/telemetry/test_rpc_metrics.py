@@ -138,6 +138,42 @@ async def test_statuses_are_told_by_name(short_dir: Path) -> None:
         assert found.count(f"grpc.{name}.duration", grpc_method=REPEAT, grpc_status="UNKNOWN") == 1
 
 
+ONE = RepeatRequest(message="hi", count=1)
+
+
+async def all_of(replies: AsyncIterator[EchoReply]) -> None:
+    async for _ in replies:
+        pass
+
+
+@pytest.mark.parametrize("method", [ECHO, REPEAT])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_status_is_the_one_that_went_out(
+    method: str, fails: bool, short_dir: Path
+) -> None:
+    """Not the one that the handler came to, where its metadata cannot be sent."""
+
+    def spoil(call: Any) -> None:
+        call.trailing_metadata = [("not a key", "x")]
+        if fails:
+            raise purerpc.NotFoundError("nothing")
+
+    async def echo(message: EchoRequest, request: Any) -> EchoReply:
+        spoil(request)
+        return reply("ok")
+
+    async def repeat(message: RepeatRequest, request: Any) -> AsyncIterator[EchoReply]:
+        yield reply("ok")
+        spoil(request)
+
+    async with measured(short_dir, Scripted(Echo=echo, Repeat=repeat)) as (metrics, channel):
+        calls = stub(channel)
+        with pytest.raises(purerpc.UnknownError, match="metadata cannot be sent"):
+            await (calls.Echo(request("hi")) if method == ECHO else all_of(calls.Repeat(ONE)))
+        found = Found(metrics.families())
+    assert found.statuses("grpc.server.call.duration") == {"UNKNOWN": 1}
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("seconds", "status"), [(0.05, "DEADLINE_EXCEEDED"), (30, "CANCELLED")])
 async def test_what_the_caller_ends_is_told_apart(
