@@ -26,7 +26,7 @@ from meshtrio.policies.retry import RetryPolicy
 from meshtrio.policies.service_config import MethodConfig
 from meshtrio.rpc.seam import Method
 from meshtrio.telemetry.traces.encoding import encoded
-from meshtrio.telemetry.traces.queue import NotSentError, Rejected, Send
+from meshtrio.telemetry.traces.queue import PATIENCE, NotSentError, Rejected, Send
 
 _EXPORT = Method(
     "opentelemetry.proto.collector.trace.v1.TraceService",
@@ -36,8 +36,6 @@ _EXPORT = Method(
     client_streams=False,
     server_streams=False,
 )
-PATIENCE = 10.0
-"""Seconds for one batch, attempts included, as OTEL_EXPORTER_OTLP_TIMEOUT has it by default."""
 _RETRY = MethodConfig(
     retry=RetryPolicy(
         max_attempts=4,

@@ -14,8 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from meshtrio.address import TlsFiles
 from meshtrio.config.collector import Collector
-from meshtrio.telemetry.traces.otlp import PATIENCE
-from meshtrio.telemetry.traces.queue import NotSentError, Rejected, Send
+from meshtrio.telemetry.traces.queue import PATIENCE, NotSentError, Rejected, Send
 
 
 def by_http(collector: Collector) -> Send:

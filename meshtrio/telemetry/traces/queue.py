@@ -23,6 +23,8 @@ _MOST_WAITING = 2048
 _BATCH = 256
 _INTERVAL = 1.0
 """Seconds that spans wait at the most for others to go with them."""
+PATIENCE = 10.0
+"""Seconds for one batch, attempts included, as OTEL_EXPORTER_OTLP_TIMEOUT has it by default."""
 _LAST_WORDS = 2.0
 """Seconds that what is left has at the end."""
 
