@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import ssl
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    nullcontext,
+)
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,7 @@ from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import open_nursery_of_one, told_to_stop
 from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
@@ -62,7 +65,9 @@ def run(
     limits: Limits | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
 ) -> None:
-    """Serve as a plugin until SIGTERM or Ctrl-C, then exit with status 0.
+    """Serve as a plugin until SIGTERM or Ctrl-C, then return: the program is to exit with status 0.
+
+    From then on these signals do nothing, as it has stopped already.
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
@@ -72,7 +77,7 @@ def run(
     report_on_sigquit()
     logs.set_up()
     try:
-        trio.run(partial(serve, *servicers, limits=limits, interceptors=interceptors))
+        trio.run(partial(_serve, servicers, limits, interceptors, for_good=True))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -93,29 +98,39 @@ async def serve(
     stops at once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none
     and for a socket that cannot be bound.
     """
+    await _serve(servicers, limits, interceptors, task_status=task_status)
+
+
+async def _serve(
+    servicers: Sequence[Any],
+    limits: Limits | None,
+    interceptors: Sequence[ServerInterceptor],
+    *,
+    for_good: bool = False,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """`for_good`: the process has nothing else to do."""
     level = ProcessLevel()
     _heed_environment(level)
-    async with _telling() as metrics:
-        server, health = standard_server(
-            *servicers,
-            limits=limits,
-            interceptors=interceptors,
-            metrics=metrics,
-            log_level=level,
-        )
-        # The mesh passes on the calls of many, and with them what those give up.
-        server.trusted_pid = os.getppid()
-        with (
-            _listener() as listener,
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        ):
-            async with open_nursery_of_one() as nursery:
-                await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
-                task_status.started()
-                await anext(aiter(signals))
-                health.stop_serving()
-                for path in await server.drain(_grace()):
-                    _log.warning("%s%s", CALL_CUT, path)
+    with told_to_stop(for_good=for_good) as signals:
+        async with _telling() as metrics:
+            server, health = standard_server(
+                *servicers,
+                limits=limits,
+                interceptors=interceptors,
+                metrics=metrics,
+                log_level=level,
+            )
+            # The mesh passes on the calls of many, and with them what those give up.
+            server.trusted_pid = os.getppid()
+            with _listener() as listener:
+                async with open_nursery_of_one() as nursery:
+                    await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
+                    task_status.started()
+                    await anext(signals)
+                    health.stop_serving()
+                    for path in await server.drain(_grace()):
+                        _log.warning("%s%s", CALL_CUT, path)
 
 
 def _telling() -> AbstractAsyncContextManager[Metrics | None]:

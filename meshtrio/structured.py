@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from typing import Any
 
@@ -74,3 +75,30 @@ async def running(service: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIt
             yield started
         finally:
             scope.cancel()
+
+
+@contextmanager
+def told_to_stop(*, for_good: bool = False) -> Iterator[AsyncIterator[int]]:
+    """Gives the signals that a program is told to stop by, SIGTERM and SIGINT, during the block.
+
+    The first of them is for the block to take. Those that follow do nothing: told so again, by a
+    second Ctrl-C or by who signals all of a cgroup, a program would be killed which is about to end
+    in good order. `for_good`: they do nothing after the block either, since all that is left is to
+    exit. Must be entered in the main thread.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    # Until somebody takes them they wait; what nobody has taken in the end is delivered again.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        with trio.open_signal_receiver(*numbers) as signals:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield signals
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if not for_good:
+            for number, handler in before.items():
+                if handler is not None:  # as of one that is not Python's
+                    signal.signal(number, handler)

@@ -20,7 +20,7 @@ from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import open_nursery_of_one, told_to_stop
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -104,7 +104,7 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with told_to_stop(for_good=True) as signals:
         async with open_nursery_of_one() as nursery:
             running = await nursery.start(mesh.main, config)
             _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
@@ -112,6 +112,6 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
                 from meshtrio.cli.reloading import follow_changes  # few want it
 
                 nursery.start_soon(follow_changes, running)
-            number = await anext(aiter(signals))
+            number = await anext(signals)
             _log.info("%s: stopping", signal.Signals(number).name)
             nursery.cancel_scope.cancel()

@@ -25,6 +25,13 @@ _OF_TRACES, _OF_ALL = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 _FILES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
 """Which variables say where those of TlsFiles are."""
 _NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
+_RESERVED = frozenset(
+    {
+        *("connection", "content-length", "content-type", "host", "keep-alive"),
+        *("proxy-connection", "te", "transfer-encoding", "upgrade", "user-agent"),
+    }
+)
+"""What is the transport's to say."""
 _VALUE = re.compile(r"[ -~]*")
 
 Headers = tuple[tuple[str, str], ...]
@@ -37,7 +44,7 @@ def headers_of(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers
     """
     found = tuple((name.lower(), value) for name, value in dict(fields).items())
     for name, value in found:
-        if not _NAME.fullmatch(name):
+        if name in _RESERVED or not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of a header")
         if not _VALUE.fullmatch(value):
             raise ValueError(f"the value of {name!r} is not printable ASCII")

@@ -178,12 +178,16 @@ class ServerCall:
         else:
             status = self._finish(*status)
             self._connection.tally.failed += 1
-        if self._watch is not None:
-            self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
         self._stream.reset(ErrorCode.NO_ERROR)
         if self._handler.counted:
             self._connection.meter.end(self._began, failed=status is not None)
         self._connection.call_ended()
+        if self._watch is not None:
+            try:
+                self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
+            except Exception:
+                # It must not raise; where it does, that costs no other call of the connection.
+                _log.exception("%s: who observes calls failed", self._head.path)
 
     def _scope(self) -> trio.CancelScope:
         """What the handler runs in: ended by the caller's deadline, and with the stream."""

@@ -24,13 +24,14 @@ from meshtrio.rpc.seam import Method, Request
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.stream import Stream
 from meshtrio.services.journal import Journal
+from meshtrio.telemetry.logs.trace_ids import parse_traceparent
+from meshtrio.texts import whole
 from meshtrio.wire.heads import RequestHead
 
 _KEPT = 1000
 """Calls that wait to be told: who reads more slowly is told how many he missed."""
 _REST = 0.05
 """Seconds between two lots of calls."""
-_SAMPLED = "01"
 _LONGEST_MESSAGE = 500
 
 
@@ -88,18 +89,19 @@ class _Tapped(ServerObserver):
         if (self._failed and not code) or seconds < self._at_least:
             return
         metadata = dict(request.custom_metadata)
+        trace_id, _ = parse_traceparent(metadata.get("traceparent")) or ("", "")
         self.journal.append(
             tap.EndedCall(
                 time=time.time(),
                 method=method.path[1:],
                 seconds=seconds,
                 status=code if 0 <= code < 2**31 else UNKNOWN,
-                message=message[:_LONGEST_MESSAGE],
+                message=whole(message[:_LONGEST_MESSAGE]),
                 peer=str(request.peer),
                 forwarded_for=str(metadata.get(MESH_FORWARDED, "")),
                 received=stream.received_size,
                 sent=stream.sent_size,
-                trace_id=_trace_id(str(metadata.get("traceparent", ""))),
+                trace_id=trace_id,
             )
         )
 
@@ -120,10 +122,3 @@ class _Watched(ServerWatch):
 
 
 _UNWATCHED = ServerWatch()
-
-
-def _trace_id(parent: str) -> str:
-    """Of a caller's traceparent, "" where nobody records it."""
-    parts = parent.split("-")
-    sampled = len(parts) == 4 and parts[3] == _SAMPLED
-    return parts[1] if sampled else ""

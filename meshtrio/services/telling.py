@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from meshtrio.config.collector import Collector
+from meshtrio.errors import UsageError
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.structured import running
 from meshtrio.supervise.tree import Tree
@@ -32,7 +33,11 @@ async def telling(tree: Tree, registry: MemoryRegistry) -> AsyncIterator[Metrics
     async with AsyncExitStack() as stack:
         sources: list[Source] = []
         if config.collector is not None:
-            sources.append(await _trace(stack, tree, config.collector))
+            try:
+                sources.append(await _trace(stack, tree, config.collector))
+            except ValueError as exc:
+                # One of OpenTelemetry's variables, by which its SDK goes.
+                raise UsageError(f"calls cannot be traced: {exc}") from None
         if config.binary_log:
             sources.append(await _log_calls(stack, tree))
         metrics = None

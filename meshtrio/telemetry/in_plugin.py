@@ -33,19 +33,19 @@ _log = logging.getLogger("meshtrio.telemetry")
 @asynccontextmanager
 async def telling() -> AsyncIterator[Metrics | None]:
     """Measure, trace and log the calls of the block, and expose, send and write that where the
-    environment says so: PLUGIN_METRICS, OpenTelemetry's variables where OTEL_TRACES_EXPORTER is
-    "otlp", and GRPC_BINARY_LOG_FILTER.
+    environment says so: PLUGIN_METRICS, OpenTelemetry's variables where "otlp" is among
+    OTEL_TRACES_EXPORTER, and GRPC_BINARY_LOG_FILTER.
 
     Raises UsageError where metrics cannot be exposed, for want of an extra above all, and for a
     filter that is none, with which gRFC A16 has no process start.
     """
     async with AsyncExitStack() as stack:
         sources: list[Source] = []
-        if os.environ.get("OTEL_TRACES_EXPORTER") == "otlp":
+        if "otlp" in os.environ.get("OTEL_TRACES_EXPORTER", "").split(","):
             try:
                 need("tracing", "OTEL_TRACES_EXPORTER=otlp")
-                sources.append(await _trace(stack))
-            except UsageError as exc:
+                sources += await _trace(stack)
+            except (UsageError, ValueError) as exc:
                 # The variables may be there for others: no reason not to serve.
                 _log.error("calls are not traced: %s", exc)
         if os.environ.get(GRPC_BINARY_LOG_FILTER):
@@ -59,16 +59,16 @@ async def telling() -> AsyncIterator[Metrics | None]:
         yield metrics
 
 
-async def _trace(stack: AsyncExitStack) -> Source:
+async def _trace(stack: AsyncExitStack) -> list[Source]:
+    """Raises ValueError for what the variables cannot mean, and so does OpenTelemetry."""
     from meshtrio.config.collector import Collector
     from meshtrio.telemetry.traces.spans import ratio_from_environment, traced
 
-    try:
-        collector = Collector.from_environment()
-    except ValueError as exc:
-        raise UsageError(str(exc)) from None
-    traces = await stack.enter_async_context(traced(collector, ratio_from_environment()))
-    return traces.queue.families
+    ratio = ratio_from_environment()
+    if ratio is None:
+        return []
+    traces = await stack.enter_async_context(traced(Collector.from_environment(), ratio))
+    return [traces.queue.families]
 
 
 async def _log_calls(stack: AsyncExitStack, wanted: str) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,23 @@ async def test_what_is_told_can_be_chosen(short_dir: Path) -> None:
                 with trio.move_on_after(0.2) as scope:
                     await nothing.receive_message()
                 assert scope.cancelled_caught
+
+
+async def test_what_can_hardly_be_told_is_told_as_it_can_be(short_dir: Path) -> None:
+    async def fails(message: EchoRequest) -> Any:
+        raise purerpc.NotFoundError(os.fsdecode(b"no caf\xe9.txt"))
+
+    # Sampled, and random by Level 2 of W3C Trace Context.
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    metadata = [("traceparent", f"00-{trace}-b7ad6b7169203331-03")]
+    server, _ = standard_server(Scripted(Echo=fails))
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
+            await watch.receive_message()
+            with pytest.raises(purerpc.NotFoundError):
+                await channel.stub(EchoServiceStub).Echo(request("?"), metadata=metadata)
+            (told,) = (await watch.receive_message()).calls
+    assert (told.message, told.trace_id) == ("no caf\ufffd.txt", trace)
 
 
 async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -> None:

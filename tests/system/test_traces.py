@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import os
 import queue
+import signal
 import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from meshtrio.errors import PluginDiedError
 from meshtrio.rpc.tls import server_context
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
-from tests.programs import echo, plugin, served
+from tests.programs import echo, plugin, served, until
 from tests.system.hosts import Certificates
 from tests.telemetry.collector import Collector, Got, collecting
 
@@ -171,10 +173,43 @@ def test_by_http_with_the_stock_exporter(secure: bool, short_dir: Path) -> None:
             while not {"start echo/0", RECV} <= names:
                 headers, request = arrived.get(timeout=20)
                 assert headers["api-key"] == "open, sesame"
-                for resource in request.resource_spans:
-                    for scope in resource.scope_spans:
-                        names |= {span.name for span in scope.spans}
+                names |= spans_of(request)
             assert found.stop() == 0
+
+
+def spans_of(request: otlp.ExportTraceServiceRequest) -> set[str]:
+    return {
+        span.name
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    }
+
+
+def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Path) -> None:
+    """As by systemd, which signals all of a cgroup, and by those who press Ctrl-C twice."""
+    with http_collector() as (port, arrived):
+        config = tracing_to(f"http://127.0.0.1:{port}") + echo()
+        with served(short_dir, config, ready=1) as mesh:
+            mesh.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+            told = [os.pidfd_open(pid) for pid in (mesh.process.pid, mesh.ps()[0]["pid"])]
+
+            def ended_though_told_again() -> bool:
+                for pidfd in told:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+                return mesh.process.poll() is not None
+
+            until(ended_though_told_again)
+            for pidfd in told:
+                os.close(pidfd)
+            assert mesh.process.returncode == 0
+            assert "1 processes stopped by themselves, 0 were killed" in mesh.log
+            assert "SIGTERM" not in mesh.log.replace("SIGTERM: stopping", "")
+    names: set[str] = set()
+    while not arrived.empty():
+        names |= spans_of(arrived.get()[1])
+    assert {RECV, "life echo/0"} <= names
 
 
 def test_a_collector_that_is_not_there_delays_neither_start_nor_stop(short_dir: Path) -> None:
@@ -218,3 +253,19 @@ def test_what_cannot_be_is_told_before_anything_starts(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_variable_that_is_wrong_is_told_without_a_traceback(short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(tracing_to("tcp:127.0.0.1:1"))
+    command = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
+    done = subprocess.run(
+        [*command, "--runtime-dir", str(short_dir / "run")],
+        env={**os.environ, "OTEL_PROPAGATORS": "nonsense"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "calls cannot be traced: Propagator nonsense not found" in done.stderr
+    assert "Traceback" not in done.stderr

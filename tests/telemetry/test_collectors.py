@@ -98,6 +98,7 @@ def test_what_cannot_be(said: dict[str, str], environment: pytest.MonkeyPatch) -
         ("a=b,secret", "is not of the form name=value"),
         ("a b=secret", "'a b' cannot be the name of a header"),
         ("grpc-timeout=secret", "'grpc-timeout' cannot be the name of a header"),
+        ("User-Agent=secret", "'user-agent' cannot be the name of a header"),
         ("key-bin=secret", "'key-bin' cannot be the name of a header"),
         ("key=secret%0A", None),
         ("key=secret%0Ax", "the value of 'key' is not printable ASCII"),

@@ -200,3 +200,26 @@ async def test_what_no_handler_takes_is_told(short_dir: Path) -> None:
             with pytest.raises(purerpc.PermissionDeniedError):
                 await channel.stub(EchoServiceStub).Echo(request("?"))
     assert notes.lines == ["refused /echo.v1.EchoService/Echo 7"]
+
+
+async def test_one_that_fails_costs_no_call(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(observe.ServerObserver, observe.ServerWatch):
+        def begin(self, *_: Any) -> observe.ServerWatch:
+            return self
+
+        def ended(self, outcome: observe.Outcome) -> None:
+            raise RuntimeError("a bug")
+
+    with observing(server=Failing()):
+        async with (
+            serving(short_dir / "a", Server(ALL)),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            stub = channel.stub(EchoServiceStub)
+            async with stub.Chat() as call:
+                await stub.Echo(request("hi"))
+                await call.send_message(request("still"))
+                assert (await call.receive_message()).message == "still"
+    assert "/echo.v1.EchoService/Echo: who observes calls failed" in caplog.text

@@ -34,7 +34,7 @@ from opentelemetry.trace import (
 
 _TEXT = {str}
 _PLAIN = {str, bool, int, float}
-_FEW = 12
+FEW = 12
 """Attributes, or events, that a call comes to by itself."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
@@ -128,7 +128,7 @@ class CallSpan(Span):
         if self._ended:
             return
         mine = self._attributes
-        if type(mine) is dict and (len(mine) >= _FEW or not _fit({key: value})):
+        if type(mine) is dict and (len(mine) >= FEW or not _fit({key: value})):
             most = self._origin.limits.max_span_attributes
             mine = self._attributes = BoundedAttributes(most, mine, immutable=False)
         mine.pop(key, None)  # What was set last is dropped last.
@@ -140,7 +140,7 @@ class CallSpan(Span):
         if self._ended:
             return
         limits = self._origin.limits
-        if type(self._events) is list and len(self._events) >= _FEW:
+        if type(self._events) is list and len(self._events) >= FEW:
             self._events = BoundedList.from_seq(limits.max_events, self._events)
         kept = _kept(attributes or {}, limits.max_event_attributes)
         self._events.append(Event(name, kept, timestamp))
@@ -208,7 +208,7 @@ class CallSpan(Span):
 
 def _kept(attributes: Attributes, most: int | None) -> Any:
     """A copy; one that checks and bounds what comes in where it is more than a call's own."""
-    if len(attributes) < _FEW and _fit(attributes):
+    if len(attributes) < FEW and _fit(attributes):
         return dict(attributes)
     return BoundedAttributes(most, attributes, immutable=False)
 

@@ -1,0 +1,140 @@
+"""OpenTelemetry's variables, which may be there for others: what they mean, and that none harms."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from echo.v1.echo_grpc import EchoServiceStub
+
+from meshtrio.client.channel import connect_to
+from meshtrio.rpc.server import Server
+from meshtrio.telemetry.in_plugin import telling
+from meshtrio.telemetry.traces.spans import ratio_from_environment
+from tests.client.test_channel import serving
+from tests.rpc.pairs import request
+from tests.rpc.test_calls import ALL
+from tests.telemetry.collector import Collector, collecting
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that says only what a test has it say."""
+    for key in os.environ:
+        if key.startswith("OTEL_"):
+            monkeypatch.delenv(key)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "ratio"),
+    [
+        ("", "", 1.0),
+        ("parentbased_always_on", "0.5", 1.0),
+        ("parentbased_always_off", "", 0.0),
+        ("parentbased_traceidratio", "", 1.0),
+        ("parentbased_traceidratio", "0.25", 0.25),
+        ("traceidratio", "0.25", 0.25),
+        ("always_on", "", 1.0),
+        ("always_off", "", None),
+    ],
+)
+def test_samplers(
+    sampler: str,
+    argument: str,
+    ratio: float | None,
+    said: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said.setenv("OTEL_TRACES_SAMPLER", sampler)
+    said.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    assert ratio_from_environment() == ratio
+    # What does not go by parents is told to do so all the same.
+    assert ("is taken for" in caplog.text) is (sampler in ("traceidratio", "always_on"))
+
+
+async def call_under_variables(
+    folder: Path, said: pytest.MonkeyPatch, **variables: str
+) -> Collector:
+    """Make a call, served and made here, and give what came of it to a collector."""
+    said.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    said.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"unix:{folder / 'c'}")
+    said.setenv("OTEL_EXPORTER_OTLP_INSECURE", "true")
+    for key, value in variables.items():
+        said.setenv(key, value)
+    async with collecting(folder / "c") as collector:
+        async with telling(), serving(folder / "a", Server(ALL)):
+            async with connect_to(f"unix:{folder / 'a'}") as channel:
+                await channel.stub(EchoServiceStub).Echo(request("hi"))
+    return collector
+
+
+async def test_among_several_exporters(short_dir: Path, said: pytest.MonkeyPatch) -> None:
+    variables = {"OTEL_TRACES_EXPORTER": "console,otlp"}
+    collector = await call_under_variables(short_dir, said, **variables)
+    assert len(collector.spans) == 3
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_TRACES_SAMPLER": "always_off"},
+        {"OTEL_SDK_DISABLED": "true"},
+    ],
+)
+async def test_nothing_is_traced(
+    variables: dict[str, str], short_dir: Path, said: pytest.MonkeyPatch
+) -> None:
+    collector = await call_under_variables(short_dir, said, **variables)
+    assert collector.spans == []
+
+
+async def test_no_more_is_kept_than_they_say(short_dir: Path, said: pytest.MonkeyPatch) -> None:
+    limits = {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2", "OTEL_SPAN_EVENT_COUNT_LIMIT": "1"}
+    collector = await call_under_variables(short_dir, said, **limits)
+    assert [len(got.attributes) for got in collector.spans] == [2, 2, 2]
+    assert sorted(len(got.events) for got in collector.spans) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("OTEL_PROPAGATORS", "nonsense", "Propagator nonsense not found"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "must be a non-negative integer"),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "x", "must be a non-negative integer"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "OTEL_TRACES_SAMPLER=jaeger_remote is none of"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "OTEL_TRACES_SAMPLER_ARG=2 is not between 0 and 1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "host=x", "'host' cannot be the name of a header"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "is neither by grpc nor by http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://x", "is none of http://host:port"),
+    ],
+)
+def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
+    key: str, value: str, words: str
+) -> None:
+    program = (
+        "import logging, trio\n"
+        "from meshtrio.telemetry.in_plugin import telling\n"
+        "logging.basicConfig()\n"
+        "async def serve():\n"
+        "    async with telling():\n"
+        "        print('serving')\n"
+        "trio.run(serve)\n"
+    )
+    said = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **said, key: value},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "serving\n"), done.stderr
+    assert "calls are not traced: " in done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
