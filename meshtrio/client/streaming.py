@@ -132,8 +132,8 @@ class Call(AsyncIterator[Any]):
                 if self._attempt is None:
                     try:
                         await self._start()
-                    except BaseException:
-                        self.cancel()
+                    except BaseException as exc:
+                        self._end(exc)
                         raise
         assert self._attempt is not None
         return self._attempt

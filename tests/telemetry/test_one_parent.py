@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from opentelemetry import baggage, context
 from opentelemetry.baggage import get_all
 
 from meshtrio.client.channel import connect_to
+from meshtrio.rpc.current import current_call
 from meshtrio.rpc.server import Server
 from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted, reply, request
@@ -57,3 +58,31 @@ async def test_two_that_trace_the_same_calls(short_dir: Path) -> None:
             await stub(channel).Echo(request("?"))
     assert is_below(first.one("Recv."), first.one("Attempt."))
     assert is_below(second.one("Recv."), first.one("Attempt."))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.0])
+async def test_a_handler_that_is_not_traced_itself(ratio: float, short_dir: Path) -> None:
+    found = Traced(ratio)
+    async with AsyncExitStack() as stack:
+        with found.tracing.observing():
+            leaf = Server(Scripted(Echo=traceparent))
+            await stack.enter_async_context(serving(short_dir / "leaf", leaf))
+            to_leaf = await stack.enter_async_context(connect_to(f"unix:{short_dir / 'leaf'}"))
+
+        async def pass_on(message: EchoRequest) -> EchoReply:
+            answer: EchoReply = await stub(to_leaf).Echo(message)
+            return answer
+
+        front = Server(Scripted(Echo=pass_on))
+        await stack.enter_async_context(serving(short_dir / "front", front))
+        to_front = await stack.enter_async_context(connect_to(f"unix:{short_dir / 'front'}"))
+        answer = await stub(to_front).Echo(request("?"), metadata=[("traceparent", PARENT)])
+        nothing = await stub(to_front).Echo(request("?"))
+    assert answer.message.split("-")[1] == PARENT.split("-")[1]
+    assert answer.message.endswith("-01")
+    assert len([span for span in found.named("Recv.") if span.parent]) == 1 + ratio
+    assert nothing.message.endswith("-01" if ratio else "-00")
+
+
+async def traceparent(message: EchoRequest) -> EchoReply:
+    return reply(dict(current_call().custom_metadata)["traceparent"])

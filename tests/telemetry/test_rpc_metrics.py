@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.interceptors import ClientCall
 from meshtrio.policies.service_config import parse
 from meshtrio.rpc.seam import Method
 from meshtrio.rpc.server import Server
@@ -57,13 +58,13 @@ class Found:
 
 @asynccontextmanager
 async def measured(
-    folder: Path, servicer: Any = ALL, config: dict[str, Any] | None = None
+    folder: Path, servicer: Any = ALL, config: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[tuple[Metrics, Channel]]:
     metrics = Metrics(experimental=True)
     with metrics.observing():
         async with serving(folder / "a", Server(servicer)):
             parsed = None if config is None else parse(config)
-            async with connect_to(f"unix:{folder / 'a'}", config=parsed) as channel:
+            async with connect_to(f"unix:{folder / 'a'}", config=parsed, **options) as channel:
                 yield metrics, channel
 
 
@@ -243,6 +244,33 @@ async def test_a_call_that_never_gets_an_endpoint_is_counted(short_dir: Path) ->
         for name in ("attempt", "call"):
             labels = {"grpc_method": method, "grpc_status": "DEADLINE_EXCEEDED"}
             assert found.count(f"grpc.client.{name}.duration", **labels) == 1
+
+
+@asynccontextmanager
+async def denies(call: ClientCall) -> AsyncIterator[None]:
+    if not call.metadata:
+        raise purerpc.PermissionDeniedError("no token")
+    await trio.sleep(0.1)
+    yield
+
+
+@pytest.mark.parametrize("method", [ECHO, REPEAT])
+async def test_what_interceptors_do_is_of_the_call_and_of_no_attempt(
+    method: str, short_dir: Path
+) -> None:
+    async with measured(short_dir, interceptors=[denies]) as (metrics, channel):
+        calls = stub(channel)
+        for metadata in ((), (("token", "x"),)):
+            with nullcontext() if metadata else pytest.raises(purerpc.PermissionDeniedError):
+                if method == ECHO:
+                    await calls.Echo(request("hi"), metadata=metadata)
+                else:
+                    await all_of(calls.Repeat(ONE, metadata=metadata))
+        found = Found(metrics.families())
+    assert found.statuses("grpc.client.call.duration") == {"OK": 1, "PERMISSION_DENIED": 1}
+    assert found.statuses("grpc.client.attempt.duration") == {"OK": 1}
+    took = found.value("grpc.client.call.duration", grpc_status="OK").total
+    assert found.value("grpc.client.attempt.duration", grpc_status="OK").total < took - 0.1
 
 
 async def test_methods_nobody_handles_are_other(short_dir: Path) -> None:

@@ -165,8 +165,10 @@ class _Called(MethodObserver):
 class _Call(CallWatch, AttemptWatch):
     """A call, and the first of its attempts, which most of the time is the only one."""
 
-    __slots__ = ("began", "last", "method")
+    __slots__ = ("attempt_began", "began", "last", "method")
 
+    attempt_began: float
+    """Later than the call, as what its interceptors do is none of it."""
     began: float
     last: int
     """The status of its last attempt; CANCELLED for a call that is given up before there is one."""
@@ -174,11 +176,14 @@ class _Call(CallWatch, AttemptWatch):
 
     def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
         self.method.attempts.started += 1
-        return self if kind is ORIGINAL else _Attempt(self)
+        if kind is not ORIGINAL:
+            return _Attempt(self)
+        self.attempt_began = perf_counter()
+        return self
 
     def finished(self, outcome: Outcome, stream: Stream | None) -> None:
         self.last = code = outcome[0]
-        seconds = perf_counter() - self.began
+        seconds = perf_counter() - self.attempt_began
         waiting = self.method.attempts.waiting
         if stream is None:
             waiting += (code, seconds, 0, 0)

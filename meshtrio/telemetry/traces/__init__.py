@@ -33,6 +33,7 @@ from opentelemetry.trace import (
 )
 
 from meshtrio import __version__
+from meshtrio.rpc.current import current
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import (
     CANCELLED,
@@ -130,11 +131,7 @@ class Tracing(ServerObserver, ClientObserver):
             return _NOTHING
         found = self._heard.get(metadata)
         if found is None:
-            carrier: dict[str, str] = {}
-            for key, value in metadata:
-                if isinstance(value, str):
-                    carrier[key] = f"{carrier[key]},{value}" if key in carrier else value
-            found = propagate.extract(carrier, Context())
+            found = _extracted(metadata, Context())
             if not trace.get_current_span(found).get_span_context().is_valid:
                 _remembered(self._heard, metadata, found)
         return found
@@ -147,11 +144,16 @@ class Tracing(ServerObserver, ClientObserver):
     def begin_call(self, name: str, attributes: Mapping[str, Any], *, begins: bool) -> CallWatch:
         """A call is made by whoever runs now; `begins`: a trace, where there is none."""
         context = contexts.get_current()
-        if context is self._outside:
+        if context is self._outside and current.get() is None:
             if not begins or not self._draw():
                 return self._quiet_call
-        elif (quiet := self._quiet_in(context, begins=begins)) is not None:
-            return quiet
+        elif self._last is not None and self._last[0] is context:
+            return self._last[1]
+        else:
+            context = _below_what_is_served(context)
+            quiet = self._quiet_in(context, begins=begins)
+            if quiet is not None:
+                return quiet
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
@@ -160,8 +162,6 @@ class Tracing(ServerObserver, ClientObserver):
 
     def _quiet_in(self, context: Context, *, begins: bool) -> CallWatch | None:
         """A call that is made in a context, if it is not to be recorded."""
-        if self._last is not None and self._last[0] is context:
-            return self._last[1]
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
             if not context:
@@ -197,6 +197,24 @@ def _remembered(among: dict[Metadata, T], metadata: Metadata, value: T) -> T:
         among.clear()
     among[metadata] = value
     return value
+
+
+def _extracted(metadata: Metadata, context: Context) -> Context:
+    """A context, and what metadata tells."""
+    carrier: dict[str, str] = {}
+    for key, value in metadata:
+        if isinstance(value, str):
+            carrier[key] = f"{carrier[key]},{value}" if key in carrier else value
+    return propagate.extract(carrier, context)
+
+
+def _below_what_is_served(context: Context) -> Context:
+    """Of a call that the handler of a server makes which is not traced, the parent is who called
+    that, as it would be if the call were not traced either."""
+    call = current.get()
+    if call is None or trace.get_current_span(context).get_span_context().is_valid:
+        return context
+    return _extracted(call.carried_metadata, context)
 
 
 def _quiet_root(context: Context = _NOTHING) -> Context:
