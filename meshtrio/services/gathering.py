@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from meshtrio.services.attending import channel_to_instance, ready
 from meshtrio.services.metrics import families_of
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.families import Family, Kind, Point, instance_labels, labelled, merged
+
+_log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = metrics.DESCRIPTOR.services_by_name["Metrics"]
 _PATIENCE = 2.0
@@ -38,6 +41,7 @@ class Gatherer:
         self._registry = registry
         self._own = own
         self._failures: Counter[str] = Counter()
+        self._clashing: set[str] = set()
 
     async def gather(self, within: float | None = None) -> list[Family]:
         """All there is; `within`: seconds that whoever asks waits for it."""
@@ -51,7 +55,19 @@ class Gatherer:
             for key, answer in sorted(answers.items())
         ]
         own = [source() for source in self._own]
-        return merged(iter([*own, self._about(answers), *theirs]))
+        clashing: set[str] = set()
+        found = merged(
+            [*own, self._about(answers), *theirs], lambda family: clashing.add(family.name)
+        )
+        self._complain(clashing)
+        return found
+
+    def _complain(self, clashing: set[str]) -> None:
+        """Once, as long as it goes on."""
+        for name in sorted(clashing - self._clashing):
+            text = "some metrics %r are left out: they are of another kind than others of that name"
+            _log.warning(text, name)
+        self._clashing = clashing
 
     def _asked(self) -> dict[tuple[str, int], Endpoint]:
         """One process for each instance: of those that change places now, the one that came last,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 from meshtrio.messages import metrics
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.meter import Meter
-from meshtrio.telemetry.families import Distribution, Family, Kind, Point
+from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
 
 _KINDS = {
     Kind.COUNTER: metrics.METRIC_KIND_COUNTER,
@@ -28,20 +31,26 @@ class MetricsServicer:
 
     async def Collect(self, request: Any) -> Any:  # noqa: N802 - the method's name
         return metrics.CollectMetricsResponse(
-            families=[message_of(family) for family in self._families()],
+            families=[each for family in self._families() for each in messages_of(family)],
             in_flight=self._meter.started - self._meter.ended,
         )
 
 
-def message_of(family: Family) -> Any:
-    return metrics.MetricFamily(
-        name=family.name,
-        kind=_KINDS[family.kind],
-        unit=family.unit,
-        text=family.text,
-        bounds=family.bounds,
-        points=[_message_of_point(point) for point in family.points],
-    )
+def messages_of(family: Family) -> Iterator[Any]:
+    """One, or one for all points that have the same buckets."""
+    by_bounds: defaultdict[tuple[float, ...], list[Point]] = defaultdict(list)
+    for point in family.points:
+        bounds = point.value.bounds if isinstance(point.value, Distribution) else ()
+        by_bounds[bounds].append(point)
+    for bounds, points in by_bounds.items():
+        yield metrics.MetricFamily(
+            name=family.name,
+            kind=_KINDS[family.kind],
+            unit=family.unit,
+            text=family.text,
+            bounds=bounds,
+            points=[_message_of_point(point) for point in points],
+        )
 
 
 def _message_of_point(point: Point) -> Any:
@@ -57,22 +66,24 @@ def families_of(messages: Iterable[Any]) -> list[Family]:
     found = []
     for message in messages:
         kind = _BY_NUMBER.get(message.kind)
-        bounds = tuple(message.bounds)
-        if kind is None or list(bounds) != sorted(bounds):
+        if kind is None or not message.name:
             continue
-        points = [_point_of(point, kind) for point in message.points]
-        fitting = [
-            point
-            for point in points
-            if not isinstance(point.value, Distribution)
-            or len(point.value.counts) == len(bounds) + 1
-        ]
-        found.append(Family(message.name, kind, message.unit, message.text, fitting, bounds))
+        if kind is Kind.HISTOGRAM:
+            points = list(_distributions(message))
+        else:
+            points = [Point(_labels_of(point), point.value) for point in message.points]
+        found.append(Family(message.name, kind, message.unit, message.text, points))
     return found
 
 
-def _point_of(message: Any, kind: Kind) -> Point:
-    labels = tuple((label.name, label.value) for label in message.labels)
-    if kind is Kind.HISTOGRAM:
-        return Point(labels, Distribution(tuple(message.counts), message.value))
-    return Point(labels, message.value)
+def _distributions(message: Any) -> Iterator[Point]:
+    bounds = tuple(message.bounds)
+    if all(map(isfinite, bounds)) and all(a < b for a, b in pairwise(bounds)):
+        for point in message.points:
+            if len(point.counts) == len(bounds) + 1:
+                value = Distribution(bounds, tuple(point.counts), point.value)
+                yield Point(_labels_of(point), value)
+
+
+def _labels_of(point: Any) -> Labels:
+    return tuple((label.name, label.value) for label in point.labels)

@@ -6,7 +6,7 @@ what Prometheus makes of them is a matter of `exposition`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 import attrs
@@ -23,10 +23,13 @@ class Kind(Enum):
 
 @attrs.frozen
 class Distribution:
-    """What fell into each bucket of its family, and the sum of it."""
+    """What fell into each bucket, and the sum of it."""
 
+    bounds: tuple[float, ...]
+    """Of the buckets, rising and finite; the last has none. Most of the time they are those of all
+    points of a family."""
     counts: tuple[int, ...]
-    """One for each bound of the family, and the last for what is above them all."""
+    """One for each bound, and the last for what is above them all."""
     total: float
 
 
@@ -48,8 +51,6 @@ class Family:
     """"s", "By", or what is counted: "{call}"."""
     text: str
     points: Sequence[Point]
-    bounds: Sequence[float] = ()
-    """Of a histogram's buckets."""
 
 
 def gauge(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> Family:
@@ -69,19 +70,20 @@ def instance_labels(plugin: str, number: int) -> Labels:
     return (("plugin", plugin), ("plugin_instance", str(number)))
 
 
-def merged(groups: Iterator[Sequence[Family]]) -> list[Family]:
+def merged(groups: Iterable[Sequence[Family]], leave_out: Callable[[Family], None]) -> list[Family]:
     """Families of the same name as one, with all of their points.
 
-    Those of another kind than the first of their name, or with other buckets, are left out: nobody
-    could chart them together.
+    `leave_out` is called with each that is of another kind than the first of its name: a name has
+    one in Prometheus.
     """
     found: dict[str, Family] = {}
     points: dict[str, list[Point]] = {}
     for families in groups:
         for family in families:
-            first = found.setdefault(family.name, family)
-            if (family.kind, tuple(family.bounds)) == (first.kind, tuple(first.bounds)):
+            if family.kind is found.setdefault(family.name, family).kind:
                 points.setdefault(family.name, []).extend(family.points)
+            else:
+                leave_out(family)
     return [attrs.evolve(family, points=points[name]) for name, family in found.items()]
 
 

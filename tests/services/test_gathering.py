@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from meshtrio.client.endpoint import Endpoint
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.services.gathering import Gatherer
 from meshtrio.services.standard import standard_server
-from meshtrio.telemetry.families import Family, counter
+from meshtrio.telemetry.families import Family, Kind, Point, counter, gauge
 from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.metrics.histogram import Histogram
 from tests.client.test_channel import serving
 
 
@@ -39,3 +43,31 @@ async def test_while_two_processes_change_places_the_new_one_is_asked(short_dir:
         gatherer = Gatherer(tree, registry, [])
         for _ in range(20):
             assert value(await gatherer.gather(), plugin="p", plugin_instance="0") == 1
+
+
+async def test_the_same_name_of_two_plugins(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Buckets may differ; what is a counter in one and a gauge in the other cannot be both."""
+    two, three = (Histogram(bounds) for bounds in ((1.0,), (1.0, 2.0)))
+    told = {
+        "a": [Family("took", Kind.HISTOGRAM, "s", "", [Point((), two.told())])],
+        "b": [Family("took", Kind.HISTOGRAM, "s", "", [Point((), three.told())])],
+    }
+    told["a"].append(counter("hits", "", "", {(): 1}))
+    told["b"].append(gauge("hits", "", "", {(): 2}))
+    registry = MemoryRegistry()
+    tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig(name, ["x"]) for name in told]))
+    async with AsyncExitStack() as stack:
+        for name, families in told.items():
+            server = standard_server(metrics=Metrics(sources=[lambda found=families: found]))[0]
+            await stack.enter_async_context(serving(short_dir / name, server))
+            registry.declare(f"plugin.{name}")
+            endpoint = Endpoint(name, f"unix:{short_dir / name}", instance=0, pid=1)
+            registry.register(f"plugin.{name}", endpoint)
+        gatherer = Gatherer(tree, registry, [])
+        for _ in range(2):
+            found = {family.name: family for family in await gatherer.gather()}
+    assert [dict(point.labels)["plugin"] for point in found["took"].points] == ["a", "b"]
+    assert [point.value for point in found["hits"].points] == [1]
+    assert caplog.text.count("some metrics 'hits' are left out") == 1

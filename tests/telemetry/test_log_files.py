@@ -193,3 +193,12 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     os.close(reader)
     files._thread.join(10)
     assert not files._thread.is_alive()
+
+
+def test_what_comes_after_the_end_is_dropped_and_keeps_nobody(tmp_path: Path) -> None:
+    files = LogFiles(tmp_path / "f", "x")
+    files.put(RECORD)
+    files.finish()
+    files.put(RECORD)
+    assert not files._thread.is_alive()
+    assert counts(files) == {"written": 1, "stopped": 1}

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf, nan
+from typing import Any
 
 import prometheus_client
 import pytest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeHistogramMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.parser import text_string_to_metric_families as parsed
+from prometheus_client.registry import Collector
 
+from meshtrio.messages import metrics
+from meshtrio.services.metrics import families_of, messages_of
 from meshtrio.telemetry.families import Family, Kind, Point
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector, taken
@@ -68,3 +80,102 @@ def test_a_summary_keeps_its_count_and_sum_under_their_names() -> None:
     assert exposing.get_sample_value("seen_count", {"by": "me"}) == 2
     assert exposing.get_sample_value("seen_sum", {"by": "me"}) == 3.5
     assert "# TYPE seen histogram" in prometheus_client.generate_latest(exposing).decode()
+
+
+def exposed(families: list[Family]) -> str:
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(PrometheusCollector(lambda: families))
+    return prometheus_client.generate_latest(registry).decode()
+
+
+class Custom(Collector):
+    """Of which a test says what it gives."""
+
+    def __init__(self, *metrics: Metric) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> tuple[Metric, ...]:
+        return self._metrics
+
+
+@contextmanager
+def measured(*metrics: Metric) -> Iterator[list[Family]]:
+    """What a program tells that has these in its registry."""
+    collector = Custom(*metrics)
+    prometheus_client.REGISTRY.register(collector)
+    try:
+        yield Metrics().families()
+    finally:
+        prometheus_client.REGISTRY.unregister(collector)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        CounterMetricFamily("process_orders", "", value=1),
+        CounterMetricFamily("python_builds", "", value=1),
+        GaugeMetricFamily("jobs_total", "", value=1),
+        GaugeMetricFamily("process_orders_open", "", value=1),
+    ],
+)
+def test_what_a_program_measures_keeps_its_name_whatever_it_is(metric: Metric) -> None:
+    (sample,) = metric.samples
+    with measured(metric) as families:
+        text = exposed(families)
+    assert f"\n{sample.name} 1.0\n" in text
+
+
+def test_what_prometheus_client_measures_by_itself_is_left_out() -> None:
+    assert prometheus_client.REGISTRY.get_sample_value("process_start_time_seconds")
+    names = {family.name for family in Metrics().families()}
+    assert not [name for name in names if name.startswith(("process_", "python_"))]
+
+
+def test_series_of_one_name_may_have_buckets_of_their_own() -> None:
+    metric = HistogramMetricFamily("took", "", labels=["by"])
+    metric.add_metric(["a"], [("1.0", 1), ("+Inf", 2)], 3.0)
+    metric.add_metric(["b"], [("1.0", 1), ("2.0", 2), ("+Inf", 2)], 2.0)
+    with measured(metric) as families:
+        text = exposed(families)
+        # The same once it has been told to a mesh.
+        told = [each for family in families for each in messages_of(family)]
+        assert exposed(families_of(told)).count("took_bucket") == text.count("took_bucket") == 5
+    assert 'took_bucket{by="a",le="+Inf"} 2.0' in text
+    assert 'took_bucket{by="b",le="2.0"} 2.0' in text
+
+
+def test_a_gauge_histogram_keeps_its_count_and_sum() -> None:
+    metric = GaugeHistogramMetricFamily("sizes", "", buckets=[("1", 1), ("+Inf", 3)], gsum_value=7)
+    with measured(metric) as families:
+        text = exposed(families)
+    assert "sizes_count 3.0" in text
+    assert "sizes_sum 7.0" in text
+
+
+def test_names_that_prometheus_cannot_take_are_mended() -> None:
+    labels = (("9.lives", "a"), ("", "b"), ("a:b", "c"))
+    families = [Family("9.to.5", Kind.GAUGE, "", "", [Point(labels, 1)])]
+    text = exposed(families)
+    (family,) = parsed(text)
+    (sample,) = family.samples
+    assert sample.name == "_9_to_5"
+    assert sample.labels == {"_9_lives": "a", "_": "b", "a_b": "c"}
+
+
+def message(name: str = "f", counts: tuple[int, ...] = (1, 2), bounds: Any = (1.0,)) -> Any:
+    point = metrics.MetricPoint(value=1.0, counts=counts)
+    kind = metrics.METRIC_KIND_HISTOGRAM
+    return metrics.MetricFamily(name=name, kind=kind, bounds=bounds, points=[point])
+
+
+def test_what_another_process_tells_is_not_trusted() -> None:
+    fine = families_of([message()])
+    assert [len(family.points) for family in fine] == [1]
+    wrong = [
+        message(name=""),
+        message(counts=(1,)),
+        *(message(bounds=bounds, counts=(1, 2, 3)) for bounds in ((2, 1), (1, 1), (1, inf))),
+        message(bounds=[nan]),
+        metrics.MetricFamily(name="f", kind=77),
+    ]
+    assert not [point for family in families_of(wrong) for point in family.points]

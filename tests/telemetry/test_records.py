@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.telemetry.logs.records import JsonFormatter, TraceIds
+from meshtrio.supervise.said import said_in
+from meshtrio.telemetry.logs.records import JsonFormatter, LineFormatter, TraceIds
 from meshtrio.telemetry.logs.trace_ids import current_ids, parse_traceparent
 from tests.rpc.pairs import Scripted, connected
 
@@ -51,6 +52,18 @@ def test_a_record_has_its_keys_and_no_others() -> None:
 
 def test_what_its_author_added_is_in_fields() -> None:
     assert formatted(record("m", order=17, who=["a"]))["fields"] == {"order": 17, "who": ["a"]}
+
+
+def test_a_line_for_the_mesh_has_all_of_it_whatever_it_is_called() -> None:
+    added = {"event": "ordered", "pid": 7, "plugin": "p", "fields": {"a": 1}, "level": "high"}
+    line = json.loads(LineFormatter(1000).format(record("m", order=17, **added)))
+    own = {"level": "WARNING", "logger": "some.app", "message": "m"}
+    del added["level"]
+    assert line == {**own, "order": 17, **added, "level_": "high"}
+    # And a mesh finds it there.
+    found = said_in(json.dumps(line), line)
+    assert found.message == "m"
+    assert found.fields == {"order": 17, **added, "level_": "high"}
 
 
 def test_an_exception_is_one_text() -> None:

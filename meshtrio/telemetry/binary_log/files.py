@@ -70,7 +70,9 @@ class LogFiles:
     def put(self, record: bytes) -> None:
         """Have a record written. Never blocks: it is dropped where there is no room for it."""
         size = len(record) + _LENGTH.size
-        if size > self._size:
+        if self._finishing.is_set():
+            self._dropped["stopped"] += 1
+        elif size > self._size:
             self._dropped["too_large"] += 1
         elif self._given - self._taken + size > _MOST_WAITING:
             self._dropped["queue_full"] += 1
@@ -98,7 +100,7 @@ class LogFiles:
             with contextlib.suppress(queue.Empty):
                 while True:
                     records.append(self._waiting.get_nowait())
-            going_on = records[-1] is not None
+            going_on = None not in records
             whole = [record for record in records if record is not None]
             self._write_all(whole)
             self._taken += sum(map(len, whole))

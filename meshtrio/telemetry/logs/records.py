@@ -15,14 +15,12 @@ from meshtrio.telemetry.logs.trace_ids import current_ids
 
 _LONGEST = 64 * 1024
 _ABOUT_A_PLUGIN = ("event", "plugin", "instance", "pid", "stream")
-_KNOWN = frozenset(
-    {
-        *vars(logging.makeLogRecord({})),
-        *_ABOUT_A_PLUGIN,
-        *("asctime", "fields", "logger", "message", "span_id", "taskName", "trace_id"),
-    }
+_OF_RECORDS = frozenset(
+    {*vars(logging.makeLogRecord({})), "asctime", "message", "span_id", "taskName", "trace_id"}
 )
-"""What every record has, and what has a key of its own; the rest is what its author added."""
+"""What every record has; the rest is what its author added."""
+_WITH_KEYS = frozenset({*_ABOUT_A_PLUGIN, "fields", "logger"})
+"""What a `JsonFormatter` has keys for."""
 
 
 class TraceIds(logging.Filter):
@@ -60,7 +58,8 @@ class JsonFormatter(logging.Formatter):
         }
         for key in _ABOUT_A_PLUGIN:
             values[key] = getattr(record, key, None)
-        values["fields"] = getattr(record, "fields", None) or extra_of(record)
+        added = {key: value for key, value in extra_of(record).items() if key not in _WITH_KEYS}
+        values["fields"] = getattr(record, "fields", None) or added
         values |= _trace_and_exception(self, record)
         return line_of(_applying(values), self._longest)
 
@@ -92,7 +91,7 @@ def message_of(record: logging.LogRecord) -> str:
 
 def extra_of(record: logging.LogRecord) -> dict[str, Any]:
     """What was given as `extra`."""
-    return {key: value for key, value in vars(record).items() if key not in _KNOWN}
+    return {key: value for key, value in vars(record).items() if key not in _OF_RECORDS}
 
 
 def _applying(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -279,7 +279,6 @@ def histograms_of(
             figure.unit,
             figure.text.format(what=what),
             [Point(labels, histograms[number].told()) for labels, histograms in found],
-            figure.bounds,
         )
         for number, figure in enumerate(figures)
     ]

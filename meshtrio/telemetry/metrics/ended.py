@@ -4,7 +4,6 @@ into buckets at a time is cheaper by an order than to find the bucket of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import compress
 from threading import Lock
 from typing import Any
@@ -29,7 +28,7 @@ class Ended:
 
     __slots__ = ("_bounds", "_by_status", "waiting")
 
-    def __init__(self, *bounds: Sequence[float]) -> None:
+    def __init__(self, *bounds: tuple[float, ...]) -> None:
         """The bounds of each figure's buckets."""
         self._bounds = bounds
         self._by_status: dict[int, tuple[Histogram, ...]] = {}

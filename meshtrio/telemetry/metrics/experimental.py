@@ -108,7 +108,7 @@ class ExperimentalMetrics(ClientObserver):
 
     def families(self) -> Sequence[Family]:
         found = []
-        for kind, (name, unit, what, bounds) in _KINDS.items():
+        for kind, (name, unit, what, _) in _KINDS.items():
             text = f"Number of {what} made during the call. Calls without any are not reported."
             points = [
                 point
@@ -116,7 +116,7 @@ class ExperimentalMetrics(ClientObserver):
                 if (point := _point(method.labels, method.counts[kind])) is not None
             ]
             full = f"grpc.client.call.{name}"
-            found.append(Family(full, Kind.HISTOGRAM, unit, text, points, bounds))
+            found.append(Family(full, Kind.HISTOGRAM, unit, text, points))
         text = "Total time of delay while there is no active attempt during the call."
         points = [
             point
@@ -124,12 +124,12 @@ class ExperimentalMetrics(ClientObserver):
             if (point := _point(method.labels, method.delays)) is not None
         ]
         name = "grpc.client.call.retry_delay"
-        found.append(Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY))
+        found.append(Family(name, Kind.HISTOGRAM, "s", text, points))
         return [*found, *self._ejections()]
 
     def _ejections(self) -> Iterator[Family]:
         enforced, unenforced = [], []
-        for (target, (detection, reason)), count in self._verdicts.items():
+        for (target, (detection, reason)), count in list(self._verdicts.items()):
             labels = (
                 ("grpc.lb.outlier_detection.detection_method", detection.value),
                 ("grpc.target", target),

@@ -27,11 +27,14 @@ _PATIENCE = 10.0
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
 
+_TEXT: Headers = [("content-type", "text/plain; charset=utf-8")]
 _TIMEOUT = b"x-prometheus-scrape-timeout-seconds"
 
 Gather = Callable[[float | None], Awaitable[Sequence[Family]]]
 """Is told how many seconds whoever asks waits for the answer, where that is said."""
 Headers = list[tuple[str, str]]
+Reply = tuple[int, Headers, bytes]
+"""Status, headers and body."""
 
 
 async def expose(
@@ -68,20 +71,34 @@ async def expose(
 async def _answer(stream: trio.SocketStream, gather: Gather) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
-        request = await _request(stream, connection)
-        status, headers, body = await _reply(request, gather)
+        method, (status, headers, body) = await _heard(stream, connection, gather)
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         said = connection.send(head) or b""
-        if request.method != b"HEAD":
-            said += body
-        await stream.send_all(said)
+        await stream.send_all(said if method == b"HEAD" else said + body)
         await stream.send_eof()
-    except (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         _log.debug("a request for metrics came to nothing: %s", exc)
+
+
+async def _heard(
+    stream: trio.SocketStream, connection: h11.Connection, gather: Gather
+) -> tuple[bytes, Reply]:
+    """The method of a request, and the answer to it, whatever it is."""
+    method = b""
+    try:
+        request = await _request(stream, connection)
+        method = request.method
+        return method, await _reply(request, gather)
+    except h11.RemoteProtocolError as exc:
+        _log.debug("a request for metrics was none: %s", exc)
+        return method, (exc.error_status_hint, _TEXT, b"This is for HTTP/1.1.\n")
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        raise
     except Exception:
         # A bug, of ours or of who gives the metrics; it may cost this scrape, and nothing else.
         _log.exception("metrics could not be told")
+        return method, (500, _TEXT, b"Metrics could not be told; the log says why.\n")
 
 
 async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
@@ -95,12 +112,11 @@ async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11
             raise h11.RemoteProtocolError("the peer closed the connection")
 
 
-async def _reply(request: h11.Request, gather: Gather) -> tuple[int, Headers, bytes]:
-    text: Headers = [("content-type", "text/plain; charset=utf-8")]
+async def _reply(request: h11.Request, gather: Gather) -> Reply:
     if request.target.partition(b"?")[0] != b"/metrics":
-        return 404, text, b"Metrics are at /metrics.\n"
+        return 404, _TEXT, b"Metrics are at /metrics.\n"
     if request.method not in (b"GET", b"HEAD"):
-        return 405, [*text, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
+        return 405, [*_TEXT, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
     asked = {name: value.decode("latin-1") for name, value in request.headers}
     families = await gather(_seconds(asked.get(_TIMEOUT)))
     packed = "gzip" in asked.get(b"accept-encoding", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 
 from meshtrio.telemetry.families import Distribution
 
@@ -28,7 +27,7 @@ class Histogram:
 
     __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         """One for each bound, and the last for what is above them all."""
@@ -50,4 +49,4 @@ class Histogram:
 
     def told(self) -> Distribution:
         """What was counted until now. For any thread."""
-        return Distribution(tuple(self.counts), self.total)
+        return Distribution(self.bounds, tuple(self.counts), self.total)

@@ -253,4 +253,4 @@ def _instance(key: Instance) -> Labels:
 
 def _histogram(name: str, text: str, values: Mapping[Labels, Histogram]) -> Family:
     points = [Point(labels, histogram.told()) for labels, histogram in values.items()]
-    return Family(name, Kind.HISTOGRAM, "s", text, points, LATENCY)
+    return Family(name, Kind.HISTOGRAM, "s", text, points)

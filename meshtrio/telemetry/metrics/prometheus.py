@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
@@ -24,7 +24,17 @@ from prometheus_client.utils import floatToGoString
 from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
 
 _UNITS = {"s": "seconds", "By": "bytes", "1": "ratio"}
-_NOT_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
+_NOT_IN_A_LABEL = re.compile(r"[^a-zA-Z0-9_]")
+_OF_ALL_PROGRAMS = frozenset(
+    {
+        *("process_cpu_seconds", "process_max_fds", "process_open_fds"),
+        *("process_resident_memory_bytes", "process_start_time_seconds"),
+        *("process_virtual_memory_bytes", "python_gc_collections", "python_gc_objects_collected"),
+        *("python_gc_objects_uncollectable", "python_info"),
+    }
+)
+"""What prometheus_client has of a process and of Python by itself."""
 _registry_is_asked: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
 _collector_is_asked: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
 
@@ -68,9 +78,8 @@ def exposed(family: Family) -> core.Metric:
     name = _name_of(family)
     if family.kind is Kind.HISTOGRAM:
         metric = core.Metric(name, family.text, "histogram", _unit_of(family))
-        bounds = [*map(floatToGoString, family.bounds), "+Inf"]
         for point in family.points:
-            metric.samples += _buckets(name, bounds, point)
+            metric.samples += _buckets(name, point)
         return metric
     kind = "counter" if family.kind is Kind.COUNTER else "gauge"
     metric = core.Metric(name, family.text, kind, _unit_of(family))
@@ -82,7 +91,7 @@ def exposed(family: Family) -> core.Metric:
 
 
 def _name_of(family: Family) -> str:
-    name = _NOT_A_NAME.sub("_", family.name)
+    name = _name(family.name, _NOT_IN_A_NAME)
     unit = _unit_of(family)
     return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
 
@@ -91,13 +100,20 @@ def _unit_of(family: Family) -> str:
     return _UNITS.get(family.unit, "")
 
 
+def _name(text: str, others: re.Pattern[str]) -> str:
+    """One that Prometheus takes, without the characters that it does not."""
+    name = others.sub("_", text)
+    return name if name and not name[0].isdigit() else f"_{name}"
+
+
 def _labels(labels: Labels) -> dict[str, str]:
-    return {_NOT_A_NAME.sub("_", name): value for name, value in labels}
+    return {_name(name, _NOT_IN_A_LABEL): value for name, value in labels}
 
 
-def _buckets(name: str, bounds: Sequence[str], point: Point) -> list[Sample]:
+def _buckets(name: str, point: Point) -> list[Sample]:
     assert isinstance(point.value, Distribution)
     labels = _labels(point.labels)
+    bounds = [*map(floatToGoString, point.value.bounds), "+Inf"]
     samples, total = [], 0
     for bound, count in zip(bounds, point.value.counts, strict=True):
         total += count
@@ -124,7 +140,7 @@ def default_families() -> list[Family]:
     return [
         family
         for metric in metrics
-        if not metric.name.startswith(("process_", "python_"))
+        if metric.name not in _OF_ALL_PROGRAMS
         for family in taken(metric)
     ]
 
@@ -139,8 +155,11 @@ def taken(metric: core.Metric) -> Iterator[Family]:
         if not sample.name.endswith("_created"):
             by_name[sample.name].append(Point(tuple(sample.labels.items()), sample.value))
     for name, points in by_name.items():
-        kind = Kind.COUNTER if metric.type == "counter" else Kind.GAUGE
-        yield Family(name.removesuffix("_total"), kind, "", metric.documentation, points)
+        if metric.type == "counter":
+            name, kind = name.removesuffix("_total"), Kind.COUNTER
+        else:
+            kind = Kind.GAUGE
+        yield Family(name, kind, "", metric.documentation, points)
 
 
 def _taken_distribution(metric: core.Metric) -> Family:
@@ -154,16 +173,14 @@ def _taken_distribution(metric: core.Metric) -> Family:
         labels = tuple((n, value) for n, value in sample.labels.items() if n != "le")
         if sample.name.endswith("_bucket"):
             below[labels][float(sample.labels["le"])] = sample.value
-        elif sample.name.endswith("_count"):
+        elif sample.name.endswith(("_count", "_gcount")):
             below[labels][inf] = sample.value
-        elif sample.name.endswith("_sum"):
+        elif sample.name.endswith(("_sum", "_gsum")):
             sums[labels] = sample.value
-    bounds: tuple[float, ...] = ()
     points = []
     for labels, found in below.items():
-        *bounded, _ = sorted(found)
-        bounds = tuple(bounded)
+        *bounds, _ = sorted(found)
         totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
-        points.append(Point(labels, Distribution(counts, sums.get(labels, 0.0))))
-    return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points, bounds)
+        points.append(Point(labels, Distribution(tuple(bounds), counts, sums.get(labels, 0.0))))
+    return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points)

@@ -83,9 +83,14 @@ def _family(family: Family) -> dict[str, Any]:
         "name": family.name,
         "unit": family.unit,
         "kind": family.kind.value,
-        "bounds": list(family.bounds),
+        "bounds": _bounds(family),
         "points": [_point(each) for each in family.points],
     }
+
+
+def _bounds(family: Family) -> list[float]:
+    values = [point.value for point in family.points]
+    return next((list(value.bounds) for value in values if isinstance(value, Distribution)), [])
 
 
 def _point(point: Point) -> dict[str, Any]:
