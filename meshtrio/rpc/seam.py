@@ -49,9 +49,10 @@ class Method:
     response_type: Any
     client_streams: bool
     server_streams: bool
+    path: str = attrs.field(init=False, eq=False, repr=False)
 
-    @property
-    def path(self) -> str:
+    @path.default
+    def _path(self) -> str:
         return f"/{self.service}/{self.name}"
 
 
