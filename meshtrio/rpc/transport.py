@@ -7,10 +7,12 @@ once, which is nearly every one, then costs one system call and no trip through 
 from __future__ import annotations
 
 import socket
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from meshtrio.policies.spinning import LONGEST, Spinning
 from meshtrio.rpc.memory import keep_freed_memory
 from meshtrio.rpc.peer import Peer, peer_of
 
@@ -70,6 +72,7 @@ class SocketTransport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._sock = sock
         self._expected = _LEAST_EXPECTED
+        self._spinning = Spinning()
 
     async def handshake(self) -> None:
         """Nothing comes before the first byte."""
@@ -80,20 +83,37 @@ class SocketTransport:
         Waits before it reads, so that every call is a checkpoint and a peer that never pauses
         cannot keep other tasks from running. Cancellation loses nothing.
         """
-        while True:
+        began = perf_counter()
+        spun = self._spinning.pays
+        data = await self._look_until(began + LONGEST, most) if spun else None
+        while data is None:
             await trio.lowlevel.wait_readable(self._sock)
-            try:
-                data = self._sock.recv(min(self._expected, most))
-            except (BlockingIOError, InterruptedError):
-                continue
-            # The room that is asked for is allocated, so it follows what has been coming.
-            if len(data) == self._expected:
-                self._expected *= 4
-                if self._expected > _LARGE:
-                    keep_freed_memory()
-            elif self._expected > _LEAST_EXPECTED and len(data) * 4 < self._expected:
-                self._expected //= 4
-            return data
+            data = self._read(most)
+        self._spinning.waited(perf_counter() - began, spun=spun)
+        return data
+
+    async def _look_until(self, end: float, most: int) -> bytes | None:
+        """Other tasks run meanwhile; only the process does not go to sleep."""
+        data = None
+        while data is None and perf_counter() < end:
+            await trio.lowlevel.checkpoint()
+            data = self._read(most)
+        return data
+
+    def _read(self, most: int) -> bytes | None:
+        """What is there, None for nothing."""
+        try:
+            data = self._sock.recv(min(self._expected, most))
+        except (BlockingIOError, InterruptedError):
+            return None
+        # The room that is asked for is allocated, so it follows what has been coming.
+        if len(data) == self._expected:
+            self._expected *= 4
+            if self._expected > _LARGE:
+                keep_freed_memory()
+        elif self._expected > _LEAST_EXPECTED and len(data) * 4 < self._expected:
+            self._expected //= 4
+        return data
 
     def try_send(self, buffers: list[Buffer]) -> int:
         """Write what the kernel takes now, give the number of bytes. Raises OSError."""

@@ -1,0 +1,124 @@
+"""Reading from a socket: whether the process sleeps until there is something, or looks again."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from meshtrio.policies.spinning import LONGEST
+from meshtrio.rpc.transport import SocketTransport
+
+MUCH = 65536
+
+
+class Sleeps(trio.abc.Instrument):
+    """How often the loop went round, and how often it would have gone to sleep."""
+
+    def __init__(self) -> None:
+        self.rounds = self.sleeps = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.rounds += 1
+        self.sleeps += timeout > 0
+
+
+@contextmanager
+def watched() -> Iterator[Sleeps]:
+    found = Sleeps()
+    trio.lowlevel.add_instrument(found)
+    try:
+        yield found
+    finally:
+        trio.lowlevel.remove_instrument(found)
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
+    one, other = (SocketTransport(sock) for sock in socket.socketpair())
+    yield one, other
+    one.close()
+    other.close()
+
+
+async def exchange(one: SocketTransport, other: SocketTransport, times: int) -> None:
+    """Have it found out that answers come at once."""
+    for _ in range(times):
+        other.try_send([b"x"])
+        assert await one.receive(MUCH) == b"x"
+
+
+async def rounds_until_asleep(transport: SocketTransport) -> int:
+    """How often the loop goes round while nothing comes, until it goes to sleep."""
+    with watched() as found, trio.move_on_after(10 * LONGEST):
+        await transport.receive(MUCH)
+    assert found.sleeps
+    return found.rounds
+
+
+async def test_who_knows_nothing_sleeps(pair: tuple[SocketTransport, SocketTransport]) -> None:
+    assert await rounds_until_asleep(pair[0]) < 5
+
+
+async def test_where_answers_came_at_once_it_looks_again_for_a_while(
+    pair: tuple[SocketTransport, SocketTransport],
+) -> None:
+    await exchange(*pair, 50)
+    assert await rounds_until_asleep(pair[0]) >= 5
+
+
+async def test_others_run_while_it_looks(pair: tuple[SocketTransport, SocketTransport]) -> None:
+    await exchange(*pair, 50)
+    rounds = 0
+
+    async def other() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        with trio.move_on_after(LONGEST):
+            await pair[0].receive(MUCH)
+        nursery.cancel_scope.cancel()
+    assert rounds >= 3
+
+
+async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
+    pair: tuple[SocketTransport, SocketTransport],
+) -> None:
+    one, other = pair
+    await exchange(one, other, 50)
+    got: list[bytes] = []
+
+    async def read() -> None:
+        while True:
+            data = await one.receive(MUCH)
+            got.append(data)
+            if not data:
+                return
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for number in range(100):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                # One that is cancelled before it has looked takes nothing away.
+                await one.receive(MUCH)
+            other.try_send([b"%02d" % number])
+            await trio.lowlevel.checkpoint()
+        other.end()
+    assert b"".join(got) == b"".join(b"%02d" % number for number in range(100))
+
+
+async def test_an_end_is_seen_while_it_looks(
+    pair: tuple[SocketTransport, SocketTransport],
+) -> None:
+    one, other = pair
+    await exchange(one, other, 50)
+    other.close()
+    assert await one.receive(MUCH) == b""
