@@ -288,8 +288,8 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
         ) from None
     except OSError as exc:
         raise NoMeshError(
-            f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror}); start one with "
-            "`meshtrio serve`, or say where it is with MESH_SOCKET"
+            f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror or exc}); start "
+            "one with `meshtrio serve`, or say where it is with MESH_SOCKET"
         ) from None
     async with connect_to(address) as channel:
         yield channel

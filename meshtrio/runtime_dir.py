@@ -220,9 +220,9 @@ def _make(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(folder)
     except OSError as exc:
-        raise ConfigError([f"{folder}: cannot be made: {exc.strerror}"]) from None
+        raise ConfigError([f"the runtime dir {folder} cannot be made: {exc.strerror}"]) from None
     if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError([f"{folder}: is not a folder"])
+        raise ConfigError([f"the runtime dir {folder} is not a folder"])
     if status.st_uid != os.getuid():
         raise ConfigError(
             [f"{folder}: belongs to uid {status.st_uid}, not to us (uid {os.getuid()})"]

@@ -335,3 +335,22 @@ def test_what_a_config_was_read_from_is_known(tmp_path: Path) -> None:
     assert config.runtime_dir == tmp_path / "other"
     assert config.source == Source(path, tmp_path / "other")
     assert config == load(path, runtime_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"always_restart_on": [1], "never_restart_on": [1]}, "1 is in always_restart_on, too"),
+        ({"never_restart_on": [300]}, "300 is no exit status"),
+        ({"backoff": Backoff(initial=5, maximum=1)}, "backoff: initial is more than maximum"),
+    ],
+)
+def test_what_of_a_plugin_does_not_go_together(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        MeshConfig([PluginConfig("p", ["true"], **values)])
+
+
+def test_a_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text("x = " + "[" * 3000)
+    with pytest.raises(ConfigError, match="is nested too deeply"):
+        load(tmp_path / "mesh.toml")

@@ -16,6 +16,7 @@ from meshtrio.cli.pipes import until_stdout_takes_more
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control as control_messages
+from meshtrio.messages import health
 from meshtrio.messages import registry as registry_messages
 from meshtrio.runtime_dir import find_mesh_socket
 from meshtrio.structured import settle
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 _PATIENCE = 10.0
 """Seconds within which a mesh that is well has long answered."""
+_HEALTH = health.DESCRIPTOR.services_by_name["Health"]
 _CONTROL = control_messages.DESCRIPTOR.services_by_name["Control"]
 _REGISTRY = registry_messages.DESCRIPTOR.services_by_name["Registry"]
 
@@ -54,6 +56,9 @@ async def registry(mesh_socket: Path | None) -> AsyncIterator[Any]:
 async def _stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[Any]:
     with _told(mesh_socket):
         async with mesh.connect_to_mesh(mesh_socket) as channel:
+            # What is asked may take its time, or begin with nothing to tell.
+            with patience(mesh_socket):
+                await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
             yield DynamicStub(channel, service)
 
 
@@ -72,7 +77,7 @@ def _told(mesh_socket: Path | None) -> Iterator[None]:
 
 @contextmanager
 def patience(mesh_socket: Path | None) -> Iterator[None]:
-    """For questions that are answered at once. Raises NoMeshError where they are not."""
+    """For a question that is answered at once. Raises NoMeshError where it is not."""
     with trio.move_on_after(_PATIENCE) as scope:
         yield
     if scope.cancelled_caught:
@@ -88,8 +93,7 @@ def ask(mesh_socket: Path | None, method: str, request: Any) -> Any:
 
     async def put() -> Any:
         async with control(mesh_socket) as stub:
-            with patience(mesh_socket):
-                return await getattr(stub, method)(request)
+            return await getattr(stub, method)(request)
 
     return run(put)
 

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,33 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
-from meshtrio.cli.asking import run
+from meshtrio.address import Address
+from meshtrio.cli.asking import registry, run
 from meshtrio.cli.details import CallFailedError
+from meshtrio.cli.failures import RefusedError
 from meshtrio.cli.options import complete_services, json_option, mesh_socket_option
 from meshtrio.cli.pipes import all_of_stdin, lines_of_stdin, until_stdout_takes_more
+from meshtrio.cli.services import why_nobody
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import find_method
 from meshtrio.contract import MESH_TARGET
 from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.messages import registry as registry_messages
 from meshtrio.runtime_dir import find_mesh_socket
+from meshtrio.wire.grpc import encode_metadata
 
 _STDIN = "-"
 _TIMEOUT = 10.0
 _WAIT_PAUSE = 0.05
 
 Metadata = list[tuple[str, str | bytes]]
+
+
+def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("it is not a number of seconds")
+    return value
 
 
 @click.command(short_help="Call a method with JSON, by reflection.")
@@ -54,7 +65,8 @@ Metadata = list[tuple[str, str | bytes]]
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1e9, min_open=True),
+    callback=_finite,
     metavar="SECONDS",
     help="Goes with the call as its deadline; by default 10, and none where either side streams.",
 )
@@ -81,24 +93,49 @@ def call(
     the exit status is 1 and stderr has NAME: MESSAGE of the gRPC status.
     """
     pairs = [_pair(text) for text in metadata]
+    straight = service.startswith(("unix:", "tcp:"))
+    if straight:
+        _check(service)
     connect = partial(_connect, service, mesh_socket, wait=wait)
+    troubles: list[str] = []
     try:
-        run(_call, connect, method, messages, pairs, timeout, _printer(as_json=as_json))
+        run(_call, connect, method, messages, pairs, timeout, _printer(as_json=as_json), troubles)
     except trio.TooSlowError:
         message = f"{service} did not finish the call within {timeout or _TIMEOUT:g} s (--timeout)"
-        raise purerpc.DeadlineExceededError(message) from None
+        if not straight:
+            troubles = run(_nobody_serves, service, mesh_socket)
+        raise purerpc.DeadlineExceededError(": ".join([message, *troubles])) from None
+
+
+def _check(address: str) -> None:
+    try:
+        Address.parse(address)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+async def _nobody_serves(service: str, mesh_socket: Path | None) -> list[str]:
+    """Why a service has nobody to serve it, if that is so and its mesh tells it at once."""
+    with trio.move_on_after(1), suppress(NoMeshError, RefusedError):
+        async with registry(mesh_socket) as stub:
+            state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
+            return [] if state.endpoints else [why_nobody(state)]
+    return []
 
 
 def _pair(text: str) -> tuple[str, str | bytes]:
     key, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE")
-    if not key.endswith("-bin"):
-        return key, value
     try:
-        return key, base64.b64decode(value, validate=True)
+        pair = key, base64.b64decode(value, validate=True) if key.endswith("-bin") else value
     except binascii.Error:
         raise click.BadParameter(f"{value!r} is not base64, as {key} has to be") from None
+    try:
+        encode_metadata((pair,))
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from None
+    return pair
 
 
 async def _call(
@@ -108,9 +145,11 @@ async def _call(
     metadata: Metadata,
     timeout: float | None,  # noqa: ASYNC109 - the command's option, made a scope right here
     show: Callable[[Message], None],
+    troubles: list[str],
 ) -> None:
+    """`troubles` gets why the other end could not be reached, where that took all the time."""
     with trio.fail_after(timeout or _TIMEOUT) as scope:
-        async with connect() as channel:
+        async with connect() as channel, _noted(channel, troubles):
             descriptor = await find_method(channel, method)
             if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
                 scope.deadline = math.inf
@@ -126,6 +165,16 @@ async def _call(
                     show(await reply)
             except purerpc.RpcFailedError as exc:
                 raise CallFailedError.of(exc, descriptor.containing_service.file.pool) from None
+
+
+@asynccontextmanager
+async def _noted(channel: Channel, troubles: list[str]) -> AsyncIterator[None]:
+    try:
+        yield
+    except trio.Cancelled:
+        if channel.trouble:
+            troubles.append(channel.trouble)
+        raise
 
 
 @asynccontextmanager

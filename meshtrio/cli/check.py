@@ -9,7 +9,7 @@ import click
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import ConfigError, UsageError
+from meshtrio.errors import ConfigError
 from meshtrio.telemetry.extras import check_extras
 
 runtime_dir_option = click.option(
@@ -25,11 +25,14 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
     Raises ConfigError with every mistake.
     """
     config = load(config_file, runtime_dir=folder)
-    runtime_dir.check(config)
-    try:
-        check_extras(config.telemetry)
-    except UsageError as exc:
-        raise ConfigError([f"{config_file}: {exc}"]) from None
+    problems: list[str] = []
+    for check in (runtime_dir.check, lambda config: check_extras(config.telemetry)):
+        try:
+            check(config)
+        except ConfigError as exc:
+            problems += [f"{config_file}: {problem}" for problem in exc.problems]
+    if problems:
+        raise ConfigError(problems)
     return config
 
 

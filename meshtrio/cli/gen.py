@@ -33,6 +33,9 @@ _PLUGIN = "protoc-gen-meshtrio"
 def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None) -> None:
     """Make Python code from PROTOS: x_pb2.py and its types, and x_grpc.py for its services."""
     folders = proto_path or (Path(),)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--proto-path {folder}: there is no such folder")
     out = out or folders[0]
     if not generate(find_generator("gen"), protos, folders, out):
         sys.exit(1)
@@ -51,7 +54,10 @@ def find_generator(command: str) -> str:
 
 def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], out: Path) -> bool:
     """Have protoc make the code. False where it did not; it has said itself why."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"--out {out}: cannot be made: {exc.strerror}") from None
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={generator}"]
     command += [f"-I{folder}" for folder in folders]
     command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
+import purerpc
+import trio
 
 from meshtrio.cli import words
 from meshtrio.cli.asking import control, run
@@ -17,7 +19,10 @@ from meshtrio.cli.options import json_option, mesh_socket_option, name_argument
 from meshtrio.cli.records import print_document, record
 from meshtrio.cli.spinner import spinning
 from meshtrio.messages import control as messages
+from meshtrio.structured import open_nursery_of_one
 
+_SOON = 2.0
+"""Seconds within which what goes wrong is told by the outcome."""
 _CHANGES = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
@@ -127,15 +132,34 @@ def _operate(
     """Have it done; gives the reply, and how the instances are that it was about."""
 
     async def done() -> tuple[Any, Sequence[messages.Instance]]:
+        names = [request.name] if hasattr(request, "name") else []
         async with control(mesh_socket) as stub:
-            async with spinning(doing):
+            async with _telling_troubles(stub, names), spinning(doing):
                 reply = await getattr(stub, method)(request)
-            names = [request.name] if hasattr(request, "name") else []
             after = await stub.ListInstances(messages.ListInstancesRequest(names=names))
             return reply, after.instances
 
     with _interruptible(doing):
         return run(done)
+
+
+@asynccontextmanager
+async def _telling_troubles(stub: Any, names: Sequence[str]) -> AsyncIterator[None]:
+    """Tell on stderr what goes wrong during the block, if it takes long: it may never end."""
+
+    async def tell() -> None:
+        await trio.sleep(_SOON)
+        request = messages.WatchEventsRequest(names=names, follow=True)
+        with suppress(purerpc.RpcFailedError):
+            async for event in stub.WatchEvents(request):
+                if event.level not in ("", "DEBUG", "INFO"):
+                    text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
+                    print(text, file=sys.stderr, flush=True)
+
+    async with open_nursery_of_one() as nursery:
+        nursery.start_soon(tell)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 @contextmanager

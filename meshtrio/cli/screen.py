@@ -52,7 +52,9 @@ def show(renderable: RenderableType) -> None:
     """Print it, without the blanks that a table fills its lines with."""
     text = StringIO()
     console(text).print(renderable)
-    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+    shown = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    encoding = sys.stdout.encoding or "utf-8"
+    print(shown.encode(encoding, "replace").decode(encoding))
 
 
 def table(columns: Iterable[str | Text]) -> Table:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,13 +106,24 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
     with told_to_stop(for_good=True) as signals:
-        async with open_nursery_of_one() as nursery:
-            running = await nursery.start(mesh.main, config)
-            _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
-            if reload:
-                from meshtrio.cli.reloading import follow_changes  # few want it
+        async with open_nursery_of_one() as beside:
+            async with open_nursery_of_one() as nursery:
+                running = await nursery.start(mesh.main, config)
+                _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
+                if reload:
+                    from meshtrio.cli.reloading import follow_changes  # few want it
 
-                nursery.start_soon(follow_changes, running)
-            number = await anext(signals)
-            _log.info("%s: stopping", signal.Signals(number).name)
-            nursery.cancel_scope.cancel()
+                    nursery.start_soon(follow_changes, running)
+                number = await anext(signals)
+                _log.info("%s: stopping", signal.Signals(number).name)
+                beside.start_soon(_reassure, signals)
+                nursery.cancel_scope.cancel()
+            beside.cancel_scope.cancel()
+
+
+async def _reassure(signals: AsyncIterator[int]) -> None:
+    """Who presses Ctrl-C again learns what is waited for, and what would be quicker."""
+    number = await anext(signals)
+    name, pid = signal.Signals(number).name, os.getpid()
+    text = "%s: still stopping; plugins have their stop_timeout (kill -9 %d ends them all at once)"
+    _log.info(text, name, pid)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from meshtrio.cli.asking import patience, registry, run
+from meshtrio.cli.asking import registry, run
 from meshtrio.cli.options import complete_services, json_option, mesh_socket_option
 from meshtrio.cli.records import print_document, record
 from meshtrio.messages import registry as messages
@@ -32,10 +32,9 @@ def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None)
 
 async def _resolve(names: Sequence[str], mesh_socket: Path | None) -> list[messages.ServiceState]:
     async with registry(mesh_socket) as stub:
-        with patience(mesh_socket):
-            if not names:
-                names = (await stub.ListServices(messages.ListServicesRequest())).services
-            return [await stub.Resolve(messages.ResolveRequest(service=name)) for name in names]
+        if not names:
+            names = (await stub.ListServices(messages.ListServicesRequest())).services
+        return [await stub.Resolve(messages.ResolveRequest(service=name)) for name in names]
 
 
 def _show(found: Iterable[messages.ServiceState]) -> None:
@@ -55,12 +54,13 @@ def _show(found: Iterable[messages.ServiceState]) -> None:
                 "TLS" if each.HasField("tls") else "",
             )
         if not state.endpoints:
-            table.add_row(state.service, *"-----", _why(state))
+            table.add_row(state.service, *"-----", why_nobody(state))
     screen.show(table)
 
 
-def _why(state: messages.ServiceState) -> str:
-    """Why nobody serves it."""
+def why_nobody(state: messages.ServiceState) -> str:
+    """Why nobody serves it, as far as its mesh knows."""
     if state.departures:
-        return state.departures[-1].reason
+        last = state.departures[-1]
+        return ": ".join((last.reason, *last.stderr_tail[-1:]))
     return "nobody sees to it" if state.unattended else "nobody has been ready yet"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from meshtrio.cli.asking import control, patience, run
+from meshtrio.cli.asking import control, run
 from meshtrio.cli.options import json_option, mesh_socket_option
 from meshtrio.cli.records import print_document, record
 from meshtrio.messages import control as messages
@@ -40,9 +40,8 @@ def tree(as_json: bool, mesh_socket: Path | None) -> None:
 
 async def _learn(mesh_socket: Path | None) -> tuple[messages.Node, messages.Statistics]:
     async with control(mesh_socket) as stub:
-        with patience(mesh_socket):
-            root = await stub.GetTree(messages.GetTreeRequest())
-            return root, await stub.GetStatistics(messages.GetStatisticsRequest())
+        root = await stub.GetTree(messages.GetTreeRequest())
+        return root, await stub.GetStatistics(messages.GetStatisticsRequest())
 
 
 def _with_calls(node: dict[str, Any], in_flight: InFlight) -> dict[str, Any]:

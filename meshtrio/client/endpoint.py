@@ -99,8 +99,20 @@ async def connect(address: str) -> socket.socket:
     where = Address.parse(address)
     if where.path:
         return await _connect_unix(where.path)
-    stream = await trio.open_tcp_stream(where.host, where.port)
+    try:
+        stream = await trio.open_tcp_stream(where.host, where.port)
+    except OSError as exc:
+        raise OSError(exc.errno, _why(exc)) from None
     return socket.socket(fileno=stream.socket.detach())
+
+
+def _why(exc: OSError) -> str:
+    """What all attempts of trio's to connect have failed with, which it only says that they did."""
+    group = exc.__cause__
+    if isinstance(group, BaseExceptionGroup):
+        reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
+        return "; ".join(sorted(reasons))
+    return exc.strerror or str(exc)
 
 
 async def _connect_unix(path: str) -> socket.socket:

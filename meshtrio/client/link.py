@@ -65,7 +65,6 @@ class Link:
         self.error = ""
         """Why the last attempt to connect failed, "" once one succeeded."""
         self.users: list[Callable[[], None]] = []
-        self.scope = trio.CancelScope()
         self.entry = census.Entry()
         census.SUBCHANNELS.enter(self.entry.number, self)
         self.past = Tally()
@@ -125,17 +124,16 @@ class Link:
         its successor.
         """
         failures = 0
-        with self.scope:
-            async with trio.open_nursery() as nursery:
-                if self._timeouts.watches_silence:
-                    nursery.start_soon(self._keep_house)
-                while not self._unused.is_set():
-                    failures = 0 if await self._connect(nursery) else failures + 1
-                    with trio.move_on_after(self._backoff.delay(max(failures, 1), self._rng)):
-                        await self._unused.wait()
-                while self._connections:
-                    await self._connections.copy().pop().ended.wait()
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            if self._timeouts.watches_silence:
+                nursery.start_soon(self._keep_house)
+            while not self._unused.is_set():
+                failures = 0 if await self._connect(nursery) else failures + 1
+                with trio.move_on_after(self._backoff.delay(max(failures, 1), self._rng)):
+                    await self._unused.wait()
+            while self._connections:
+                await self._connections.copy().pop().ended.wait()
+            nursery.cancel_scope.cancel()
 
     async def _connect(self, nursery: trio.Nursery) -> bool:
         """Use one connection as long as it takes calls; False if it never got that far."""

@@ -134,8 +134,9 @@ class News:
         self.updates.remove(update)
 
     async def run(self, feed: Feed) -> None:
-        with self.scope:
-            await feed(self._take)
+        if self.updates:
+            with trio.CancelScope() as self.scope:
+                await feed(self._take)
 
     def _take(self, state: ServiceState) -> None:
         self._latest = state

@@ -100,6 +100,7 @@ async def _ask(picker: Picker, question: dict[str, str]) -> Any:
                 reply = await asking.receive_message()
             if reply is None or reply.HasField("error_response"):
                 reason = reply.error_response.error_message if reply else "no answer"
-                raise NoReflectionError(f"{picker.name} does not describe {question}: {reason}")
+                what = " ".join(str(value) for value in question.values())
+                raise NoReflectionError(f"{picker.name} does not describe {what}: {reason}")
             return reply
     raise NoReflectionError(f"{picker.name} offers no reflection, which types are learned from")

@@ -64,7 +64,10 @@ class Security(Enum):
 
 @attrs.frozen
 class GatewayConfig:
-    """The TCP port on which the mesh serves what it serves on its socket."""
+    """The TCP port on which the mesh serves what it serves on its socket.
+
+    Cannot be changed by a reload.
+    """
 
     listen: str | None = attrs.field(default=None, validator=_check_listen)
     """`tcp://host:port`; none by default."""

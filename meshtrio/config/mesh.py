@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from meshtrio.config import ports
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.log import LogConfig
@@ -91,6 +92,8 @@ class MeshConfig:
         problems += self.relations().problems()
         problems += [f"mesh: {problem}" for problem in self.gateway.problems(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.problems()]
+        problems += [problem for plugin in self.plugins for problem in plugin.problems()]
+        problems += ports.problems(self.plugins, self.telemetry, self.gateway)
         configs = (table.name for table in self.services if table.config)
         problems += [
             f"service: {name!r} has more than one config"

@@ -210,6 +210,21 @@ class PluginConfig:
     def watches_memory(self) -> bool:
         return self.containment.memory is not None or self.renew_above is not None
 
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        where = f"plugin {self.name!r}: "
+        both = sorted(set(self.always_restart_on) & set(self.never_restart_on))
+        found = [
+            f"{where}{key}: {status} is no exit status: those are 0 to 255"
+            for key in ("always_restart_on", "never_restart_on")
+            for status in getattr(self, key)
+            if not 0 <= status <= 255
+        ]
+        found += [f"{where}never_restart_on: {s} is in always_restart_on, too" for s in both]
+        if self.backoff.initial > self.backoff.maximum:
+            found.append(f"{where}backoff: initial is more than maximum")
+        return found
+
     def process(self) -> tuple[object, ...]:
         """What its processes are made of: where this differs, they have to be started anew."""
         return (

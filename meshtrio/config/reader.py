@@ -41,6 +41,8 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         data = tomllib.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: is nested too deeply"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _Reader(path)

@@ -76,7 +76,10 @@ def _check_ratio(_: object, __: object, value: float) -> None:
 
 @attrs.frozen
 class TelemetryConfig:
-    """What the mesh measures and where that is told. All of it is off by default."""
+    """What the mesh measures and where that is told. All of it is off by default.
+
+    Cannot be changed by a reload.
+    """
 
     metrics: str | None = attrs.field(default=None, validator=_check_where)
     """`host:port` on which metrics are served for Prometheus, at `/metrics`: those of the mesh, and

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import trio
 
 from meshtrio.config import GatewayConfig, MeshConfig, Security
-from meshtrio.errors import ConfigError
+from meshtrio.errors import ConfigError, UsageError
 from meshtrio.gateway.gateway import Gateway
 from meshtrio.registry import Registry
 from meshtrio.rpc.listener import tcp_listener
@@ -86,7 +87,7 @@ class Door:
             if config.listen is None:
                 yield
                 return
-            with tcp_listener(config.listen) as listener:
+            with _listening(config.listen) as listener:
                 open_to_all = config.security is Security.PLAINTEXT
                 server = self._server(open_to_all=open_to_all, timeouts=ACROSS_A_NETWORK)
                 if config.security is Security.PLAINTEXT:
@@ -139,6 +140,16 @@ class _Configured:
                 found[table.name].update(table.services)
             self._found = found
         return self._found
+
+
+@contextmanager
+def _listening(where: str) -> Iterator[socket.socket]:
+    with ExitStack() as stack:
+        try:
+            listener = stack.enter_context(tcp_listener(where))
+        except UsageError as exc:
+            raise UsageError(f"[mesh.gateway] listen: {exc}") from None
+        yield listener
 
 
 def _tls(config: GatewayConfig) -> ssl.SSLContext | None:

@@ -132,7 +132,8 @@ class Passage:
             self._caller.on_failure = None
         if scope.cancelled_caught:
             text = f"the deadline passed before {self._plan.what} could be called"
-            self._end_with(purerpc.DeadlineExceededError(text))
+            why = None if self._channel is None else self._channel.trouble
+            self._end_with(purerpc.DeadlineExceededError(f"{text}: {why}" if why else text))
 
     async def _find_endpoint(self) -> None:
         if self._refusals:

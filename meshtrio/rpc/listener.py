@@ -76,9 +76,12 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
         where = Address.parse(address)
         family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
         sock = socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
+    except OSError as exc:
+        # Without what the standard library adds: the address once more.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
         raise UsageError(f"{address}: cannot be bound: {reason}") from None
+    except ValueError as exc:
+        raise UsageError(f"{address}: cannot be bound: {exc}") from None
     with sock:
         sock.setblocking(False)
         yield sock

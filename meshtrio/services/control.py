@@ -10,6 +10,7 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import purerpc
 import trio
 
@@ -224,7 +225,9 @@ class ControlServicer:
         if not path and source is None:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = Source(Path(path)) if source is None else source
-        return load(path or before.path, runtime_dir=before.runtime_dir)
+        # Where no file is said, it is the one that the mesh was started from, whatever came since.
+        config = load(path or before.path, runtime_dir=before.runtime_dir)
+        return attrs.evolve(config, source=source)
 
 
 def _log_line(writing: Writing, epoch: float, missed: int = 0) -> Any:

@@ -24,7 +24,7 @@ from meshtrio.rpc.seam import Method, Request
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.stream import Stream
 from meshtrio.services.journal import Journal
-from meshtrio.telemetry.logs.trace_ids import parse_traceparent
+from meshtrio.telemetry.logs.trace_ids import current_ids
 from meshtrio.texts import whole
 from meshtrio.wire.heads import RequestHead
 
@@ -89,7 +89,7 @@ class _Tapped(ServerObserver):
         if (self._failed and not code) or seconds < self._at_least:
             return
         metadata = dict(request.custom_metadata)
-        trace_id, _ = parse_traceparent(metadata.get("traceparent")) or ("", "")
+        trace_id, _ = current_ids()
         self.journal.append(
             tap.EndedCall(
                 time=time.time(),

@@ -93,5 +93,8 @@ async def _expose(
         await of_the_mesh.measure_lag()
 
     await stack.enter_async_context(running(measure_lag))
-    await stack.enter_async_context(running(expose, gatherer.gather, f"tcp:{where}"))
+    try:
+        await stack.enter_async_context(running(expose, gatherer.gather, f"tcp:{where}"))
+    except UsageError as exc:
+        raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
     _log.info("metrics are at http://%s/metrics", where)

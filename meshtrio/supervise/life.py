@@ -94,7 +94,8 @@ class Life:
         self.listener = Listener(config.output, ring, self._emit)
         self._changed = changed
         self._scope = trio.CancelScope()
-        self._registered: Endpoint | None = None
+        self._place_id = ""
+        """Under which it is in the registry, or was last."""
 
     @property
     def condemned(self) -> bool:
@@ -160,6 +161,7 @@ class Life:
                 reason += " in the mesh (see `ulimit -n`)"
             cause = Cause.NOT_STARTED
             self.ended = Exit(reason=f"could not be started: {reason}", ended_for=cause)
+            self._depart(str(self.ended))
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
@@ -188,7 +190,7 @@ class Life:
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
         self.ended = self._exit(process, failure.reason, failure.cause)
-        self._deregister(str(self.ended), self.ended)
+        self._depart(str(self.ended), self.ended)
         self._emit(events.Exited, pid=process.pid, ended=self.ended)
 
     async def _attend(self, process: Process) -> _Failure:
@@ -241,7 +243,8 @@ class Life:
     async def _stop(self, process: Process) -> None:
         """Stop it because the mesh was asked to, even though this task is cancelled already."""
         was_ready = self.ready
-        self._deregister("is being stopped")
+        if was_ready:
+            self._depart("is being stopped")
         self._become(State.STOPPING)
         self._emit(events.Stopping, pid=process.pid)
         with trio.CancelScope(shield=True):
@@ -249,6 +252,7 @@ class Life:
                 await process.wait()
             self.forced = await process.stop(self.config.stop_timeout)
         self.ended = self._exit(process, "")
+        self._depart("was stopped")
         self._emit(events.Stopped, pid=process.pid, ended=self.ended, forced=self.forced)
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
@@ -283,28 +287,33 @@ class Life:
             self._become_ready(process)
         elif health.alive and not health.serving and self.state is State.READY:
             self._become(State.UNREADY)
-            self._deregister(health.reason)
+            self._depart(health.reason)
             self._emit(events.Unready, pid=process.pid, reason=health.reason)
 
     def _become_ready(self, process: Process) -> None:
-        self._registered = Endpoint(
-            id=f"{self.config.name}-{self.number}-{process.pid}-{self._mesh.next_serial()}",
+        self._place_id = self._new_place_id()
+        endpoint = Endpoint(
+            id=self._place_id,
             address=self._address,
             instance=self.number,
             pid=process.pid,
             tls=self.config.tls,
         )
-        self._mesh.registry.register(self.config.service, self._registered)
+        self._mesh.registry.register(self.config.service, endpoint)
         self._become(State.READY)
         self._emit(events.Ready, pid=process.pid, after=self.uptime)
 
-    def _deregister(self, reason: str, ended: Exit | None = None) -> None:
-        endpoint, self._registered = self._registered, None
-        if endpoint is None:
-            return
+    def _new_place_id(self) -> str:
+        """Of an endpoint, or of none: an instance that was never ready has a departure, too."""
+        return f"{self.config.name}-{self.number}-{self.word}-{self._mesh.next_serial()}"
+
+    def _depart(self, reason: str, ended: Exit | None = None) -> None:
+        """Leave the registry, or say there what became of who has left it, or never was in it."""
+        self._place_id = self._place_id or self._new_place_id()
+        pid = "" if self.process is None else f" (pid {self.process.pid})"
         departure = Departure(
-            endpoint_id=endpoint.id,
-            reason=f"instance {self.number} (pid {endpoint.pid}) {reason}",
+            endpoint_id=self._place_id,
+            reason=f"instance {self.number}{pid} {reason}",
             exit_status=ended.status if ended else None,
             signal=ended.signal if ended else None,
             stderr_tail=ended.stderr_tail if ended else (),

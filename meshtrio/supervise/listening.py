@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -77,7 +78,7 @@ class Listener:
         now = trio.current_time()
         self._ring.keep(Line(now, pid, stream, line), self._config.kept)
         if valve.admits(now):
-            self._tell_dropped(pid, stream, valve)
+            self._tell_dropped(pid, stream, valve, now)
             fields = None if cut else fields_of(line)
             self._emit(
                 events.LineWritten,
@@ -89,8 +90,8 @@ class Listener:
                 log_level=self.log_level,
             )
 
-    def _tell_dropped(self, pid: int, stream: str, valve: Valve) -> None:
-        count = valve.take_dropped()
+    def _tell_dropped(self, pid: int, stream: str, valve: Valve, now: float = math.inf) -> None:
+        count = valve.take_dropped(now)
         if count:
             self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
 

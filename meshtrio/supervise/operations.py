@@ -158,7 +158,7 @@ class Operations:
             return await self._change_to(config)
 
     async def _change_to(self, config: MeshConfig) -> Reloaded:
-        changes = compare(self._tree.config, config)
+        changes = compare(self._tree.config, config, self._behind(config))
         for name in changes.removed:
             gone = self._children(name)
             await self._rest(gone)
@@ -170,6 +170,17 @@ class Operations:
             for name in changes.restarted:
                 nursery.start_soon(self._reshape, name)
         return changes
+
+    def _behind(self, config: MeshConfig) -> frozenset[str]:
+        """Plugins of which a process is none that a config would have: an earlier change failed."""
+        wanted = {plugin.name: plugin.process() for plugin in config.plugins}
+        return frozenset(
+            child.plugin
+            for child in self._tree.children
+            if child.life is not None
+            and child.plugin in wanted
+            and child.life.config.process() != wanted[child.plugin]
+        )
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -257,12 +268,15 @@ def _with(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
     return attrs.evolve(config, plugins=plugins)
 
 
-def compare(before: MeshConfig, after: MeshConfig) -> Reloaded:
-    """What a change of config means for each plugin. Pure."""
+def compare(
+    before: MeshConfig, after: MeshConfig, behind: frozenset[str] = frozenset()
+) -> Reloaded:
+    """What a change of config means for each plugin; `behind` are those whose processes are none
+    that `after` would have. Pure."""
     old = {plugin.name: plugin for plugin in before.plugins}
     new = {plugin.name: plugin for plugin in after.plugins}
-    kept = [name for name in new if name in old and new[name] != old[name]]
-    restarted = [name for name in kept if new[name].process() != old[name].process()]
+    kept = [n for n in new if n in old and (new[n] != old[n] or n in behind)]
+    restarted = [n for n in kept if n in behind or new[n].process() != old[n].process()]
     scaled = [n for n in kept if n not in restarted and new[n].instances != old[n].instances]
     return Reloaded(
         added=_names(name for name in new if name not in old),

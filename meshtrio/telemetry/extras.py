@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from meshtrio.config import TelemetryConfig
-from meshtrio.errors import UsageError
+from meshtrio.errors import ConfigError, UsageError
 
 _EXTRAS = {
     "metrics": ("prometheus_client", "h11"),
@@ -20,19 +20,29 @@ def _is_there(module: str) -> bool:
         return False  # Somebody has blocked it, or what it is in is missing.
 
 
+def _lacking(extra: str, what: str) -> str:
+    """What to do about the modules that `what` needs, "" where they are there."""
+    missing = [module for module in _EXTRAS[extra] if not _is_there(module)]
+    if not missing:
+        return ""
+    install = f"pip install 'meshtrio[{extra}]'"
+    return f"{what} needs {' and '.join(missing)}, which is not installed here: {install}"
+
+
 def need(extra: str, what: str) -> None:
     """Raise UsageError, naming the extra, where a module is missing that `what` needs."""
-    missing = [module for module in _EXTRAS[extra] if not _is_there(module)]
-    if missing:
-        raise UsageError(
-            f"{what} needs {' and '.join(missing)}, which is not installed here: "
-            f"pip install 'meshtrio[{extra}]'"
-        )
+    problem = _lacking(extra, what)
+    if problem:
+        raise UsageError(problem)
 
 
 def check_extras(config: TelemetryConfig) -> None:
-    """Raise UsageError where a mesh's telemetry needs what is not installed."""
-    if config.traces is not None:
-        need("tracing", "[mesh.telemetry] traces")
-    if config.metrics is not None:
-        need("metrics", "[mesh.telemetry] metrics")
+    """Raise ConfigError where a mesh's telemetry needs what is not installed."""
+    wanted = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
+    problems = [
+        problem
+        for extra, (key, value) in wanted.items()
+        if value is not None and (problem := _lacking(extra, f"[mesh.telemetry] {key}"))
+    ]
+    if problems:
+        raise ConfigError(problems)

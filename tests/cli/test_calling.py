@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from meshtrio.cli.call import _plain
 from meshtrio.messages import control, load
 from tests.cli.commands import ECHO_METHOD, SLOW_METHOD, begun, done
@@ -96,3 +98,45 @@ def test_metadata_in_base64_has_to_be_that(mesh: Served) -> None:
 def test_replies_have_the_names_of_the_proto() -> None:
     found = _plain(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
     assert found == {"load": {"in_flight": 1}}
+
+
+@pytest.mark.parametrize("address", ["unix:", "unix:relative", "tcp:localhost", "tcp:h:99999"])
+def test_an_address_that_is_none(address: str, mesh: Served) -> None:
+    found = mesh.run("call", address, ECHO_METHOD)
+    assert found.returncode == 2
+    said = "is neither unix:/path nor tcp:host:port"
+    assert found.stderr == f"meshtrio: {address!r} {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("unix:/none", "No such file or directory"), ("tcp:127.0.0.1:1", "Connection refused")],
+)
+def test_an_address_that_cannot_be_reached(address: str, why: str, mesh: Served) -> None:
+    found = mesh.run("call", address, ECHO_METHOD, "--timeout", "0.5")
+    assert found.returncode == 1
+    said = f"{address} did not finish the call within 0.5 s (--timeout): "
+    assert found.stderr.startswith(f"meshtrio: DEADLINE_EXCEEDED: {said}")
+    assert found.stderr.endswith(f"{why}\n")
+
+
+def test_a_plugin_that_has_given_up_tells_why(mesh: Served) -> None:
+    found = mesh.run("call", "plugin.bad", ECHO_METHOD, "--timeout", "0.5")
+    assert found.returncode == 1
+    assert found.stderr.startswith("meshtrio: DEADLINE_EXCEEDED: plugin.bad did not finish")
+    assert found.stderr.endswith("exited with status 3: about to give up\n")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(f"-m{pair}" for pair in ("Foo Bar=1", "x=é", "=x", ":path=x", "te=x", "grpc-timeout=1S")),
+        "--timeout=nan",
+        "--timeout=inf",
+    ],
+)
+def test_an_option_that_cannot_be(option: str, mesh: Served) -> None:
+    found = mesh.run("call", "plugin.echo", ECHO_METHOD, option)
+    assert found.returncode == 2
+    assert found.stderr.startswith("meshtrio: Invalid value")
+    assert found.stderr.count("\n") == 1

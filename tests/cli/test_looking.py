@@ -278,7 +278,8 @@ def test_services_tell_who_serves_what(mesh: Served, told: Told) -> None:
     assert " ".join(titles) == "SERVICE ADDRESS INSTANCE PID WEIGHT PRIORITY NOTE"
     by_service = {row[0]: row for row in rows}
     assert by_service["outside"][1:] == ["tcp:127.0.0.1:1", "0", "-", "3", "1"]
-    assert by_service["plugin.bad"][-1] == "nobody has been ready yet"
+    assert by_service["plugin.bad"][-1].startswith("instance 0 (pid ")
+    assert by_service["plugin.bad"][-1].endswith(") exited with status 3: about to give up")
     addresses = [row[1] for row in rows if row[0] == "plugin.echo"]
     assert addresses == [f"unix:{mesh.folder}/echo-{number}.sock" for number in (0, 1)]
 
@@ -358,3 +359,18 @@ def test_who_may_not_is_told_what_the_mesh_says(short_dir: Path) -> None:
         # Through the gateway, and so without knowing where the plugin is.
         called = as_nobody("call", "plugin.echo", ECHO_METHOD, '{"message": "hi"}')
         assert json.loads(called.stdout)["message"] == "hi", called.stderr
+
+
+@pytest.mark.parametrize("command", ["tree", "top --once", "ps"])
+def test_where_there_is_only_ascii(command: str, mesh: Served) -> None:
+    environment = {**mesh.environment, "PYTHONIOENCODING": "ascii"}
+    found = subprocess.run(
+        [sys.executable, "-m", "meshtrio", *command.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "echo" in found.stdout

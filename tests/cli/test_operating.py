@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import SLOW_METHOD, WORDY, begun, document, done, failed, group
+from tests.cli.commands import (
+    SLOW_METHOD,
+    WORDY,
+    begun,
+    document,
+    done,
+    failed,
+    group,
+    side_by_side,
+)
 from tests.programs import PLUGINS, Served, plugin, served
 
 MINIMAL = ("-I", "-S", str(PLUGINS / "minimal.py"))
@@ -138,3 +147,38 @@ def test_check_as_json(short_dir: Path) -> None:
     assert (wrong.returncode, wrong.stderr) == (2, "")
     (mistake,) = json.loads(wrong.stdout)["mistakes"]
     assert "instance: is not a key" in mistake
+
+
+def test_what_goes_wrong_meanwhile_is_told(own: Served) -> None:
+    """Of a plugin that never gets ready nobody waits in silence."""
+    config = (own.folder.parent / "mesh.toml").read_text()
+    looping = plugin(
+        "looping", str(PLUGINS / "faulty.py"), "exit-at-once", backoff={"maximum": 0.5}
+    )
+    other = own.folder.parent / "other.toml"
+    other.write_text(config + looping)
+    with begun(own, "reload", str(other)) as reloading:
+        assert reloading.process.stderr is not None
+        line = reloading.process.stderr.readline()
+        assert line.startswith("meshtrio: looping/0: pid ")
+        assert line.endswith(" exited with status 3; its last words: about to give up\n")
+    assert done(own, "reload") == "removed looping\n"
+
+
+def test_a_mesh_that_is_stopped_is_told_by_all(own: Served) -> None:
+    commands = (
+        "logs -n 1",
+        "events -f",
+        "stop renewed",
+        "trace",
+        "top --once",
+        "log-level renewed",
+    )
+    own.process.send_signal(signal.SIGSTOP)
+    try:
+        told = side_by_side(own, *commands)
+    finally:
+        own.process.send_signal(signal.SIGCONT)
+    for found in told:
+        assert found.returncode == 1, found
+        assert "has not answered for 10 s: is it stopped?" in found.stderr

@@ -192,3 +192,14 @@ def test_a_proto_that_is_wrong_is_told_by_protoc(tmp_path: Path) -> None:
     done = gen("bad.proto", cwd=tmp_path)
     assert done.returncode == 1
     assert "bad.proto:2:9: Expected message name." in done.stderr
+
+
+def test_folders_that_are_not_there_or_cannot_be(tmp_path: Path) -> None:
+    missing = gen("-I", "nope", "x.proto", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert missing.stderr == "meshtrio: --proto-path nope: there is no such folder\n"
+    assert not (tmp_path / "nope").exists()
+    (tmp_path / "file").touch()
+    taken = gen("--out", "file", "x.proto", cwd=tmp_path)
+    assert taken.returncode == 2
+    assert taken.stderr == "meshtrio: --out file: cannot be made: File exists\n"

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from meshtrio.backoff import Backoff
 from meshtrio.config import GroupConfig, MeshConfig, RestartPolicy
-from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.errors import ConfigError, PluginFailedError, UsageError
 from meshtrio.supervise.operations import Reloaded, compare
 from tests.supervise.fakes import Lab, Script, lab, plug
 
@@ -186,3 +186,39 @@ async def test_an_operation_ends_with_the_mesh(autojump_clock: MockClock) -> Non
         await made.run_until(1)
         made.tree.close()
         await refused.wait()
+
+
+async def test_a_reload_that_has_failed_is_made_again(autojump_clock: MockClock) -> None:
+    """Not told to have changed nothing: what runs is not what the config says."""
+    scripts = {"p": [Script(), NEVER_READY, Script()]}
+    async with lab([plug("p"), plug("q")], scripts) as made:
+        await made.run_until(1)
+        following = MeshConfig([plug("p", env={"K": "v"}), plug("q")])
+        with pytest.raises(PluginFailedError, match="in office goes on"):
+            await made.operations.reload(following)
+        assert await made.operations.reload(following) == Reloaded(restarted=("p",))
+        assert await made.operations.reload(following) == Reloaded()
+        assert len(made.world.processes["p"]) == 3
+
+
+async def test_a_number_of_instances_that_cannot_be_changes_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with lab([plug("p", metrics="127.0.0.1:65530")]) as made:
+        await made.run_until(1)
+        with pytest.raises(ConfigError, match="the highest is 65535"):
+            await made.operations.scale("p", 4)
+        assert made.states() == {"p/0": "ready"}
+
+
+async def test_why_nobody_serves_a_service_is_in_the_registry(autojump_clock: MockClock) -> None:
+    never, once = plug("never", restart=RestartPolicy.NEVER), plug("once")
+    async with lab([never, once], {"never": [Script(lives=1, ready=math.inf)]}) as made:
+        await made.run_until(2)
+        await made.operations.stop("once")
+        (failed,) = made.registry.resolve("plugin.never").departures
+        (stopped,) = made.registry.resolve("plugin.once").departures
+    assert "exited with status" in failed.reason
+    assert failed.died
+    assert stopped.reason.endswith("was stopped")
+    assert not stopped.died

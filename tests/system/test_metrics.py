@@ -250,6 +250,38 @@ def test_what_is_missing_is_named_with_its_extra(table: str, command: str, short
     assert "Traceback" not in done.stderr
 
 
+def test_all_that_is_missing_is_named_at_once(short_dir: Path) -> None:
+    (short_dir / "mesh.toml").write_text(TABLE + 'traces = "tcp:127.0.0.1:1"\n')
+    hide = "sys.modules['prometheus_client'] = sys.modules['opentelemetry.sdk'] = None"
+    run = f"sys.argv = ['meshtrio', 'check', '{short_dir / 'mesh.toml'}']; runpy.run_module"
+    program = f"import runpy, sys; {hide}; {run}('meshtrio', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert [line.rpartition(" ")[2] for line in done.stderr.splitlines()] == [
+        "'meshtrio[tracing]'",
+        "'meshtrio[metrics]'",
+    ]
+
+
+def test_a_port_that_is_taken_is_told_with_whose_it_was_to_be(short_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        (short_dir / "mesh.toml").write_text(f'[mesh.telemetry]\nmetrics = "{where}"\n')
+        command = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
+        done = subprocess.run(
+            [*command, "--runtime-dir", str(short_dir / "run")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    said = f"[mesh.telemetry] metrics: tcp:{where}: cannot be bound: Address already in use"
+    assert done.stderr.splitlines()[-1] == f"meshtrio: {said}"
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

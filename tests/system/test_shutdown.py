@@ -105,3 +105,15 @@ def test_the_embedding_example_stops_clean(number: int, short_dir: Path) -> None
         assert "hello from the same program" in process.stdout.readline()
         process.send_signal(number)
         assert process.wait(20) == 0
+
+
+def test_who_presses_ctrl_c_again_learns_what_is_waited_for(short_dir: Path) -> None:
+    stubborn = plugin("stubborn", "faulty.py", "ignore-sigterm", stop_timeout=2)
+    with served(short_dir, stubborn, ready=0) as mesh:
+        mesh.wait_for("stubborn/0 | ignoring")
+        for said in ("SIGINT: stopping", "SIGINT: still stopping; plugins have their stop_timeout"):
+            mesh.process.send_signal(signal.SIGINT)
+            mesh.wait_for(said)
+        mesh.process.send_signal(signal.SIGINT)
+        assert mesh.process.wait(20) == 0
+        assert "1 were killed (stubborn/0)" in mesh.log

@@ -62,9 +62,12 @@ def main() -> None:
     settings, *command = sys.argv[1:]
     try:
         set_up(json.loads(settings))
-        os.execvp(command[0], command)  # noqa: S606
     except (OSError, ValueError, KeyError) as exc:
         sys.exit(f"could not be set up: {exc}")
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as exc:
+        sys.exit(f"{command[0]} could not be executed: {exc.strerror}")
 
 
 if __name__ == "__main__":

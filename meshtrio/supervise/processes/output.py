@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from meshtrio.wire.budget import Budget
 MAX_LINE = LONGEST_LINE
 
 _READ_SIZE = 32 * 1024
+_TOLD_EVERY = 1.0
 _MOST_KEPT = 256 * 1024
 """Characters of an instance's last lines, however many lines that is."""
 
@@ -55,15 +57,19 @@ class Valve:
     def __init__(self, config: OutputConfig) -> None:
         self._budget = Budget(config.burst, config.lines_per_second)
         self._dropped = 0
+        self._told_at = -math.inf
 
     def admits(self, now: float) -> bool:
         admitted = self._budget.take(now)
         self._dropped += not admitted
         return admitted
 
-    def take_dropped(self) -> int:
-        """How many were dropped since the last time."""
-        dropped, self._dropped = self._dropped, 0
+    def take_dropped(self, now: float = math.inf) -> int:
+        """How many were dropped since the last time; 0 if that was within the last second, so that
+        of a flood there is no flood of notes."""
+        if not self._dropped or now - self._told_at < _TOLD_EVERY:
+            return 0
+        dropped, self._dropped, self._told_at = self._dropped, 0, now
         return dropped
 
 

@@ -2,11 +2,13 @@
 
     python -m meshtrio.telemetry.binary_log.reader FILE…
 
-Those of grpc-go are read as well: both have the length before each record.
+Those of grpc-go are read as well: both have the length before each record. The exit status is 1
+where a file cannot be read, or is none.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import DecodeError
 
 from meshtrio.messages import binarylog
 
 _LENGTH = struct.Struct(">I")
+_LONGEST = 256 * 2**20
+"""Bytes of a record, and more than any has."""
 
 
 def entries(file: BinaryIO) -> Iterator[Any]:
@@ -27,18 +32,45 @@ def entries(file: BinaryIO) -> Iterator[Any]:
     """
     while len(prefix := file.read(_LENGTH.size)) == _LENGTH.size:
         (size,) = _LENGTH.unpack(prefix)
+        if size > _LONGEST:
+            raise DecodeError(f"a record of {size:,} bytes")
         record = file.read(size)
         if len(record) < size:
             return
         yield binarylog.GrpcLogEntry.FromString(record)
 
 
-def main() -> None:
-    for path in sys.argv[1:]:
-        with Path(path).open("rb") as file:
+def read(path: Path) -> str:
+    """Print the entries of one file; gives what is wrong with it, "" for nothing."""
+    try:
+        with path.open("rb") as file:
             for entry in entries(file):
                 print(MessageToJson(entry, indent=None))
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        return f"{path}: cannot be read: {exc.strerror}"
+    except DecodeError:
+        return f"{path}: is not a binary log, or not from here on"
+    return ""
+
+
+def main() -> int:
+    paths = sys.argv[1:]
+    if not paths or {"-h", "--help"} & set(paths):
+        print((__doc__ or "").strip(), file=sys.stdout if paths else sys.stderr)
+        return 0 if paths else 2
+    try:
+        problems = [problem for path in paths if (problem := read(Path(path)))]
+        sys.stdout.flush()
+    except (BrokenPipeError, KeyboardInterrupt):
+        # Who reads has enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -92,3 +92,13 @@ def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
 )
 def test_a_line_of_json_gives_its_fields(line: str, fields: object) -> None:
     assert fields_of(line) == fields
+
+
+def test_a_flood_is_told_of_once_a_second() -> None:
+    valve = Valve(OutputConfig(lines_per_second=1000, burst=1))
+    times = [millisecond / 1000 for millisecond in range(3000) for _ in range(100)]
+    told = [valve.take_dropped(now) for now in times if valve.admits(now)]
+    admitted = len(told)
+    told.append(valve.take_dropped())
+    assert len([count for count in told if count]) <= 5
+    assert sum(told) == len(times) - admitted
