@@ -27,6 +27,7 @@ from tests.client.test_channel import serving
 from tests.programs import Served, echo, plugin, served
 from tests.rpc.pairs import Scripted, request
 from tests.rpc.test_calls import ALL
+from tests.telemetry.test_tracing import Traced
 
 ECHO = "echo.v1.EchoService/Echo"
 SERVICE = tap.DESCRIPTOR.services_by_name["Tap"]
@@ -171,6 +172,20 @@ async def test_what_can_hardly_be_told_is_told_as_it_can_be(short_dir: Path) -> 
                 await channel.stub(EchoServiceStub).Echo(request("?"), metadata=metadata)
             (told,) = (await watch.receive_message()).calls
     assert (told.message, told.trace_id) == ("no caf\ufffd.txt", trace)
+
+
+async def test_a_trace_that_begins_with_the_call_is_told(short_dir: Path) -> None:
+    traced = Traced()
+    with traced.tracing.observing():
+        server, _ = standard_server(ALL)
+    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
+            await watch.receive_message()
+            await channel.stub(EchoServiceStub).Echo(request("?"))
+            (told,) = (await watch.receive_message()).calls
+    context = traced.one("Recv.").context
+    assert context is not None
+    assert told.trace_id == f"{context.trace_id:032x}"
 
 
 async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -> None:
