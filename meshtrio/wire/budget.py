@@ -18,6 +18,11 @@ class Budget:
         self.earned = 0
         """Tokens to give back, to be added to, which every good frame does."""
 
+    @property
+    def has_more(self) -> bool:
+        """Another token was there when the last one was taken."""
+        return self._left >= 1
+
     def take(self, now: float) -> bool:
         """Spend a token at `now` (seconds, monotonic); False when there is none."""
         if now > self._at:

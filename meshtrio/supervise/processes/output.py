@@ -65,9 +65,10 @@ class Valve:
         return admitted
 
     def take_dropped(self, now: float = math.inf) -> int:
-        """How many were dropped since the last time; 0 if that was within the last second, so that
-        of a flood there is no flood of notes."""
-        if not self._dropped or now - self._told_at < _TOLD_EVERY:
+        """How many were dropped since the last time. While it floods, 0 if that was within the last
+        second: of a flood there shall be no flood of notes."""
+        flooding = not self._budget.has_more
+        if not self._dropped or (flooding and now - self._told_at < _TOLD_EVERY):
             return 0
         dropped, self._dropped, self._told_at = self._dropped, 0, now
         return dropped

@@ -102,3 +102,12 @@ def test_a_flood_is_told_of_once_a_second() -> None:
     told.append(valve.take_dropped())
     assert len([count for count in told if count]) <= 5
     assert sum(told) == len(times) - admitted
+
+
+def test_what_was_dropped_is_told_before_the_line_that_follows_a_flood() -> None:
+    valve = Valve(OutputConfig(lines_per_second=100, burst=10))
+    admitted = [valve.admits(0.2) for _ in range(100)]
+    assert valve.take_dropped(0.2) == admitted.count(False)
+    assert not valve.admits(0.2)
+    assert valve.admits(0.5)
+    assert valve.take_dropped(0.5) == 1
