@@ -62,22 +62,28 @@ async def test_by_where_they_went_and_how_they_ended(short_dir: Path) -> None:
     }
 
 
-async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
-    arrived, goes_on = trio.Event(), trio.Event()
+class Held:
+    """A handler that answers when it is told to."""
 
-    async def answer(message: EchoRequest) -> EchoReply:
-        arrived.set()
-        await goes_on.wait()
+    def __init__(self) -> None:
+        self.arrived, self.goes_on = trio.Event(), trio.Event()
+
+    async def answer(self, message: EchoRequest) -> EchoReply:
+        self.arrived.set()
+        await self.goes_on.wait()
         return reply("ok")
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+
+async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
+    held = Held()
+    async with gateway_to(short_dir, a=described(Scripted(Echo=held.answer))) as behind:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(behind.channel.stub(EchoServiceStub).Echo, request("x"))
-            await arrived.wait()
+            await held.arrived.wait()
             since = trio.current_time()
             while trio.current_time() < since + 0.01:
                 await trio.lowlevel.checkpoint()
-            goes_on.set()
+            held.goes_on.set()
         assert behind.gateway.measured is not None
         (point,) = behind.gateway.measured.families()[1].points
     assert isinstance(point.value, Distribution)
@@ -85,22 +91,16 @@ async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
 
 
 async def test_a_call_that_its_service_has_no_place_for_is_among_its_own(short_dir: Path) -> None:
-    arrived, goes_on = trio.Event(), trio.Event()
-
-    async def answer(message: EchoRequest) -> EchoReply:
-        arrived.set()
-        await goes_on.wait()
-        return reply("ok")
-
-    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+    held = Held()
+    async with gateway_to(short_dir, a=described(Scripted(Echo=held.answer))) as behind:
         configure(behind, meshtrio={"maxInFlight": 1})
         stub = behind.channel.stub(EchoServiceStub)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stub.Echo, request("x"))
-            await arrived.wait()
+            await held.arrived.wait()
             with pytest.raises(purerpc.ResourceExhaustedError):
                 await stub.Echo(request("x"))
-            goes_on.set()
+            held.goes_on.set()
         assert measured(behind.gateway)[1] == {(A, "OK"): 1, (A, "RESOURCE_EXHAUSTED"): 1}
 
 

@@ -9,10 +9,19 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.policies.spinning import LONGEST
+from meshtrio.policies import spinning
+from meshtrio.rpc import transport
 from meshtrio.rpc.transport import SocketTransport
 
 MUCH = 65536
+LONGEST = 0.05
+"""So long that a process which has to wait for the processor meanwhile changes nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (spinning, transport):
+        monkeypatch.setattr(module, "LONGEST", LONGEST)
 
 
 class Sleeps(trio.abc.Instrument):
@@ -51,10 +60,10 @@ async def exchange(one: SocketTransport, other: SocketTransport, times: int) -> 
         assert await one.receive(MUCH) == b"x"
 
 
-async def rounds_until_asleep(transport: SocketTransport) -> int:
+async def rounds_until_asleep(reader: SocketTransport) -> int:
     """How often the loop goes round while nothing comes, until it goes to sleep."""
     with watched() as found, trio.move_on_after(10 * LONGEST):
-        await transport.receive(MUCH)
+        await reader.receive(MUCH)
     assert found.sleeps
     return found.rounds
 
