@@ -73,6 +73,8 @@ class Life:
         self.begun = False
         """There may be something of it to clean up."""
         self.started = trio.current_time()
+        self.ready_at: float | None = None
+        """When it was first ready, None if it has not been yet."""
         self.ended: Exit | None = None
         """Set once it is over."""
         self.asked = False
@@ -113,6 +115,11 @@ class Life:
     @property
     def uptime(self) -> float:
         return trio.current_time() - self.started
+
+    @property
+    def since_ready(self) -> float | None:
+        """Seconds since it was first ready, None if it has not been yet."""
+        return None if self.ready_at is None else trio.current_time() - self.ready_at
 
     def stop(self, notice: float = 0.0) -> None:
         """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone.
@@ -300,6 +307,8 @@ class Life:
             tls=self.config.tls,
         )
         self._mesh.registry.register(self.config.service, endpoint)
+        if self.ready_at is None:
+            self.ready_at = trio.current_time()
         self._become(State.READY)
         self._emit(events.Ready, pid=process.pid, after=self.uptime)
 
