@@ -105,6 +105,8 @@ def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | N
     """Stop NAME, a plugin or a group, and tell of each instance how it ended and what was cut.
 
     Calls under way may finish within the plugin's stop_timeout; those that could not are listed.
+    Only plugins on meshtrio report them. Of others, and of those that were killed before they could
+    report, it is said that it is not known.
     """
     request = messages.DrainRequest(name=name)
     reply, _ = _operate(mesh_socket, timeout, f"draining {name}", "Drain", request)
@@ -237,8 +239,19 @@ def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
         how = each.ended or "was not running"
         if each.forced:
             how += " (not in time)"
-        table.add_row(each.plugin, str(each.instance), how, ", ".join(each.cut_calls) or "-")
+        table.add_row(each.plugin, str(each.instance), how, _cut_calls(each))
     screen.show(table)
     cut = sum(len(each.cut_calls) for each in instances)
-    calls = words.count(cut, "call") if cut else "no call"
-    print(f"drained {name}: {words.count(len(instances), 'instance')}, {calls} cut")
+    unknown = sum(not each.cut_calls_known for each in instances)
+    calls = [f"{words.count(cut, 'call')} cut"] if cut else []
+    if unknown:
+        calls.append(f"not known of {words.count(unknown, 'instance')} whether calls were cut")
+    drained = ", ".join([words.count(len(instances), "instance"), *(calls or ["no call cut"])])
+    print(f"drained {name}: {drained}")
+
+
+def _cut_calls(drained: messages.Drained) -> str:
+    known = ", ".join(drained.cut_calls)
+    if drained.cut_calls_known:
+        return known or "-"
+    return f"{known}, others not known" if known else "not known"

@@ -107,6 +107,7 @@ def drained(found: Drained) -> control.Drained:
         ended="" if found.ended is None else str(found.ended),
         forced=found.forced,
         cut_calls=found.cut_calls,
+        cut_calls_known=found.cut_calls_known,
     )
 
 

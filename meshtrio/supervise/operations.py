@@ -30,7 +30,7 @@ from meshtrio.supervise.tree import Tree
 
 @attrs.frozen
 class Drained:
-    """How an instance went; `cut_calls` are the paths of calls that its grace was too short for."""
+    """How an instance was stopped."""
 
     plugin: str
     instance: int
@@ -39,6 +39,10 @@ class Drained:
     forced: bool = False
     """It had to be killed."""
     cut_calls: tuple[str, ...] = ()
+    """Paths of the calls that its grace was too short for, as far as that is known."""
+    cut_calls_known: bool = True
+    """Whether `cut_calls` are all that were cut. Plugins on meshtrio report them at the end of
+    their drain; of others, and of those that were killed before, it is not known."""
 
 
 @attrs.frozen
@@ -78,7 +82,7 @@ class Operations:
         await self.drain(name)
 
     async def drain(self, name: str) -> tuple[Drained, ...]:
-        """Stop it, and tell for each instance which calls were cut."""
+        """Stop it, and report for each instance how it ended and which calls were cut, if known."""
         return await self._rest(self._children(name))
 
     def selected(self, names: Iterable[str]) -> Callable[[str], bool]:
@@ -304,7 +308,12 @@ def _drained(child: Child, life: Life | None) -> Drained:
     if life is None:
         return Drained(child.plugin, child.number, None)
     return Drained(
-        child.plugin, child.number, life.ended, life.forced, tuple(sorted(life.listener.cut_calls))
+        plugin=child.plugin,
+        instance=child.number,
+        ended=life.ended,
+        forced=life.forced,
+        cut_calls=tuple(sorted(life.listener.cut_calls)),
+        cut_calls_known=life.cut_calls_known,
     )
 
 
