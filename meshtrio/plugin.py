@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from meshtrio import standard_streams
 from meshtrio.contract import (
     DRAIN_CUT,
     DRAIN_DONE,
@@ -48,7 +49,12 @@ from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.rpc.server import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
-from meshtrio.structured import open_nursery_of_one, told_to_stop
+from meshtrio.structured import (
+    check_in_trio,
+    open_nursery_of_one,
+    runs_in_asyncio,
+    told_to_stop,
+)
 from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
@@ -70,15 +76,20 @@ def run(
     limits: Limits | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
 ) -> None:
-    """Serve as a plugin until SIGTERM or Ctrl-C, then return: the program is to exit with status 0.
-
-    From then on these signals do nothing, as it has stopped already.
+    """Serve as a plugin until SIGTERM, Ctrl-C or SIGHUP, then return: the program is to exit with
+    status 0. From then on these signals do nothing, as it has stopped already.
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
     status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
     mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
+    standard_streams.open_missing()
+    if trio.lowlevel.in_trio_run() or runs_in_asyncio():
+        raise UsageError(
+            "plugin.run starts trio itself, and cannot be called from within an event loop: call "
+            "it as the program's last line, or `await plugin.serve(…)` from a trio program"
+        )
     report_on_sigquit()
     logs.set_up()
     try:
@@ -94,7 +105,10 @@ async def serve(
     interceptors: Sequence[ServerInterceptor] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on PLUGIN_SOCKET until SIGTERM or SIGINT, then drain and return.
+    """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
+
+    Tasks that run beside it are the program's to end then: a program that goes on is killed when
+    its stop_timeout is over, with the stacks of its tasks in the mesh's log.
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
@@ -115,6 +129,10 @@ async def _serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """`for_good`: the process has nothing else to do."""
+    check_in_trio("plugin.serve")
+    if MESH_LIFE in os.environ:
+        # Before it kills what does not stop in time, the mesh asks where it is.
+        report_on_sigquit()
     level = ProcessLevel()
     _heed_environment(level)
     with told_to_stop(for_good=for_good) as signals:

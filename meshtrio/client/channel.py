@@ -34,7 +34,7 @@ from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import check_in_trio, open_nursery_of_one
 from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.limits import Limits
 
@@ -371,6 +371,7 @@ async def open_channel(
     those that the mesh makes for itself. Calls still under way when the block is left are failed
     with ConnectionLostError.
     """
+    check_in_trio("connect")
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
