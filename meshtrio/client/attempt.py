@@ -140,7 +140,10 @@ class Attempt:
         except purerpc.RpcFailedError as exc:
             raise await self._explained(exc) from None
         if data is None or count != 1:
-            raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
+            # statuscodes.md, "Response cardinality violation".
+            raise purerpc.UnimplementedError(
+                f"the call succeeded with {count} replies instead of one"
+            )
         return self._parsed(data)
 
     async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:

@@ -240,7 +240,10 @@ class Connection:
 
     def _end_dribble(self, stream: Stream) -> None:
         if self.engine.window_is_open(stream.id):
-            text = f"a message was not finished within {self.timeouts.message:g} s"
+            what = (
+                "the request was not ended" if stream.awaits_end else "a message was not finished"
+            )
+            text = f"a {what} within {self.timeouts.message:g} s"
             stream.fail(purerpc.ResourceExhaustedError(text))
 
     def _keep_alive(self, now: float) -> None:
@@ -300,9 +303,14 @@ class Connection:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
         self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
-            if self.engine.reset_stream(stream.id, code):
+            awaits_end = not stream.ended and self._awaits_end(stream.id, code)
+            if not awaits_end and self.engine.reset_stream(stream.id, code):
                 self.flush()
             self._on_stream_gone(stream)
+
+    def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:
+        """Whether a stream stays open until the peer has ended it, instead of being reset."""
+        return False
 
     def cut(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         """End a call from this side, telling both ends why."""

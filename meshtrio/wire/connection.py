@@ -163,6 +163,11 @@ class Connection:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
+    def awaits_end(self, stream_id: int) -> bool:
+        """Whether this side has ended a stream that the peer has not ended."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.state is _HALF_CLOSED_LOCAL
+
     @property
     def windows(self) -> tuple[int, int]:
         """The connection's: bytes that may be sent now, and that the peer may send."""
@@ -525,7 +530,8 @@ class Connection:
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
         stream = self._streams.pop(stream_id, None)
-        if not self._is_client:
+        answered = stream is not None and stream.state is _HALF_CLOSED_LOCAL
+        if not self._is_client and not answered:
             # A client has opened what is reset: it bounds that itself.
             self._spend_reset()
         if stream is not None:
