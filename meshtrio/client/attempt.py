@@ -9,7 +9,7 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.head import SHORT, check_fits, fields_of, value_of, varying_block, with_key
+from meshtrio.client.head import SHORT, fields_of, fitting, value_of, varying_block, with_key
 from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
@@ -95,12 +95,13 @@ class Attempt:
                 wish = with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
+            traced = watch
             while True:
                 if fields or (watch is not None and len(watch.block) > SHORT):
-                    check_fits(target, fields, watch)
+                    fields, traced = fitting(target, fields, options, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                head = block + varying_block(deadline, fields, watch)
+                head = block + varying_block(deadline, fields, traced)
                 stream = target.connection.start(head)
                 if stream is not None:
                     break

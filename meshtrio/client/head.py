@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import attrs
@@ -82,6 +83,32 @@ def check_fits(
         raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
 
 
+def fitting(
+    target: Target,
+    fields: list[tuple[bytes, bytes]],
+    options: CallOptions,
+    watch: AttemptWatch | None,
+) -> tuple[list[tuple[bytes, bytes]], AttemptWatch | None]:
+    """The fields and the trace context that an attempt sends to a peer.
+
+    What comes from the call that is served is left out if the peer does not accept it all: a
+    handler has not written it, so it must not make the handler's calls fail. Raises
+    ResourceExhaustedError if the rest is still more than the peer accepts.
+    """
+    try:
+        check_fits(target, fields, watch)
+    except purerpc.ResourceExhaustedError:
+        serving = current.get()
+        carried = [] if serving is None else _carried(serving, options, watch)
+        own = [field for field in fields if field not in carried]
+        with contextlib.suppress(purerpc.ResourceExhaustedError):
+            check_fits(target, own, watch)
+            return own, watch
+        check_fits(target, own, None)
+        return own, None
+    return fields, watch
+
+
 def with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
     """A wish of a sticky call, which goes by the value of a metadata key."""
     value = value_of(key, (*options.metadata, *picker.metadata))
@@ -104,7 +131,10 @@ def varying_block(
 def _carried(
     serving: Request, options: CallOptions, watch: AttemptWatch | None
 ) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what is said already."""
+    """The trace and baggage of the call that is served, but for what is said already.
+
+    They are sent as they came (`ReceivedText`), whatever gRPC's rules for programs are.
+    """
     said = {key for key, _ in options.metadata}
     if watch is not None:
         said |= watch.keys

@@ -240,9 +240,7 @@ class Connection:
 
     def _end_dribble(self, stream: Stream) -> None:
         if self.engine.window_is_open(stream.id):
-            what = (
-                "the request was not ended" if stream.awaits_end else "a message was not finished"
-            )
+            what = "request was not ended" if stream.awaits_end else "message was not finished"
             text = f"a {what} within {self.timeouts.message:g} s"
             stream.fail(purerpc.ResourceExhaustedError(text))
 
