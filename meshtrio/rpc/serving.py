@@ -298,7 +298,7 @@ class ServerCall:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
         path = self._head.path
         if isinstance(exc, purerpc.RpcFailedError):
-            return exc.status.status_code, str(exc.status.status_message)
+            return exc.status.status_code, exc.status.status_message
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
         exit_error = exit_in(exc)
