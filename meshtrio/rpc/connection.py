@@ -344,7 +344,8 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM:
+        # A stream whose response has begun was processed, whatever the code says.
+        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM and stream.head is None:
             self._fail(stream, CallRefusedError("the peer refused the call before processing it"))
         else:
             self._fail(stream, error_for_reset(event.code, event.reason))
