@@ -15,7 +15,7 @@ from meshtrio.contract import MESH_FORWARDED
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.connection import header_list_size
-from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_timeout
+from meshtrio.wire.grpc import Metadata, encode_binary, encode_timeout
 from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
 
 S = TypeVar("S")
@@ -96,8 +96,8 @@ def response_block(head: ResponseHead) -> Block:
 
 def trailers_block(trailers: Trailers) -> Block:
     fields = [(b"grpc-status", b"%d" % trailers.code)]
-    if trailers.message:
-        fields.append((b"grpc-message", encode_message_text(trailers.message)))
+    if trailers.encoded_message:
+        fields.append((b"grpc-message", trailers.encoded_message))
     if trailers.details:
         fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
     return Block.of(fields + _as_they_came(trailers.metadata))

@@ -15,6 +15,7 @@ from meshtrio import plugin
 ERRORS = {
     "cancelled": asyncio.CancelledError,
     "generator": GeneratorExit,
+    "exit-in-order": SystemExit,
     "exit": lambda: SystemExit(7),
     "exit-with-text": lambda: SystemExit("no licence"),
     "interrupt": KeyboardInterrupt,

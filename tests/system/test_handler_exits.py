@@ -48,6 +48,7 @@ async def test_the_call_fails_and_the_plugin_stays(
     ("word", "status", "number", "last_line"),
     [
         ("exit", 7, None, ""),
+        ("exit-in-order", 0, None, ""),
         ("exit-with-text", 1, None, "no licence"),
         ("interrupt", None, signal.SIGINT, "KeyboardInterrupt"),
     ],
