@@ -213,12 +213,21 @@ def _percent_encoded(text: str) -> bytes:
     encoded = b"".join(
         bytes((byte,)) if byte in _PLAIN_IN_MESSAGE else b"%%%02X" % byte for byte in raw
     )
-    # HTTP allows no white space at the ends of a field's value.
-    body = encoded.strip(b" ")
-    if not body:
-        return b"%20" * len(encoded)
-    before, _, after = encoded.partition(body)
-    return b"%20" * len(before) + body + b"%20" * len(after)
+    return escape_ends(encoded)
+
+
+def escape_ends(value: bytes) -> bytes:
+    """Percent-encode the white space at the ends of a `grpc-message`, where HTTP/2 allows none."""
+    body = value.strip(b" \t")
+    if len(body) == len(value):
+        return value
+    before = len(value) - len(value.lstrip(b" \t")) if body else len(value)
+    after = value[before + len(body) :]
+    return _escaped(value[:before]) + body + _escaped(after)
+
+
+def _escaped(raw: bytes) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in raw)
 
 
 def decode_message_text(value: bytes) -> str:

@@ -5,7 +5,8 @@ HTTP calls malformed raises MalformedHead, which costs the peer the stream; a we
 that is not gRPC's is for the layer above to answer.
 
 gRPC is more lenient than HTTP/2 in one point: white space at the ends of a value is stripped
-instead of refused (PROTOCOL-HTTP2, "ASCII-Value"), since grpcio, grpc-java and others send it.
+instead of refused (PROTOCOL-HTTP2, "ASCII-Value"), since grpcio, grpc-java and others send it. That
+of a status message is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from meshtrio.wire.grpc import (
     decode_message_text,
     decode_timeout,
     decode_value,
+    escape_ends,
 )
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
@@ -72,8 +74,9 @@ class Trailers:
     details: bytes = b""
     """`grpc-status-details-bin`: a serialized google.rpc.Status, where the server sent one."""
     encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
-    """`grpc-message` as the server sent it, to be passed on: what is not valid in it is replaced in
-    `message`, which encoded again could be many times as long."""
+    """`grpc-message` as the server sent it, but for escapes in place of white space at its ends; to
+    be passed on. What is not valid in it is replaced in `message`, which encoded again could be
+    many times as long."""
 
 
 @attrs.frozen
@@ -187,7 +190,7 @@ def _trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
     # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    encoded = values.get(b"grpc-message", b"")
+    encoded = escape_ends(values.get(b"grpc-message", b""))
     try:
         details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
     except MalformedHead:
@@ -214,7 +217,9 @@ def _split(
         elif name in _CONNECTION_SPECIFIC:
             raise MalformedHead(f"{name.decode()} has no place in HTTP/2")
         else:
-            regular.append((name, value.strip(_WHITE_SPACE)))
+            # A message keeps its white space: other gRPC clients give it to their callers, too.
+            kept = value if name == b"grpc-message" else value.strip(_WHITE_SPACE)
+            regular.append((name, kept))
     return pseudo, regular
 
 

@@ -58,8 +58,8 @@ async def answering(folder: Path, answer: Any) -> AsyncIterator[Path]:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ([(b"grpc-message", b"cannot open file: ")], "cannot open file:"),
-        ([(b"grpc-message", b"\t\xff 100% %zz")], "\ufffd 100% %zz"),
+        ([(b"grpc-message", b"cannot open file: ")], "cannot open file: "),
+        ([(b"grpc-message", b"\t\xff 100% %zz")], "\t\ufffd 100% %zz"),
         ([(b"grpc-message", "né".encode())], "né"),
         # It would be nine times as long if it were encoded again.
         pytest.param([(b"grpc-message", b"\xff" * 5000)], "\ufffd" * 5000, id="long"),

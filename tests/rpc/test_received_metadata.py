@@ -181,8 +181,8 @@ async def test_a_request_that_grpc_cannot_read_fails_with_a_status(
 @pytest.mark.parametrize(
     ("trailers", "text"),
     [
-        ([(b"grpc-message", b"cannot open file: ")], "cannot open file:"),
-        ([(b"grpc-message", b"\xff\xfe 100% %zz ")], "\ufffd\ufffd 100% %zz"),
+        ([(b"grpc-message", b"cannot open file: ")], "cannot open file: "),
+        ([(b"grpc-message", b"\xff\xfe 100% %zz ")], "\ufffd\ufffd 100% %zz "),
         ([(b"grpc-message", "né".encode())], "né"),
         ([(b"grpc-message", b"no"), (b"grpc-status-details-bin", b"*")], "no"),
         ([(b"grpc-message", b"no"), (b"x-bin", b"A"), (b"x", b" v\t")], "no"),

@@ -29,7 +29,7 @@ BROKEN_BINARY = [b"A", b"*", b"AA,A", b"\xff", b"A A="]
 def test_a_status_with_white_space_around_it(value: bytes) -> None:
     trailers = parse_trailers(((b"grpc-status", value), (b"grpc-message", b" no file: ")))
     assert trailers is not None
-    assert (trailers.code, trailers.message) == (5, "no file:")
+    assert (trailers.code, trailers.message) == (5, " no file: ")
 
 
 @pytest.mark.parametrize("field", [b"te", b"content-type", b"user-agent", b"grpc-encoding"])
@@ -66,6 +66,16 @@ def test_no_message_hides_the_status(message: bytes) -> None:
     head = parse_response((STATUS, NOT_FOUND, (b"grpc-message", message)))
     assert head.trailers is not None
     assert head.trailers == trailers
+
+
+@pytest.mark.parametrize("value", [b" ", b"\t", b" \t ", b" a", b"a\t", b"\t a b "])
+def test_the_white_space_of_a_message_is_kept_and_can_be_sent(value: bytes) -> None:
+    trailers = parse_trailers((NOT_FOUND, (b"grpc-message", value)))
+    assert trailers is not None
+    assert trailers.message == value.decode()
+    sent = trailers.encoded_message
+    assert sent == sent.strip(b" \t")
+    assert parse_trailers((NOT_FOUND, (b"grpc-message", sent))) == trailers
 
 
 @pytest.mark.parametrize("value", [b"a\0b", b"a\rb", b"a\nb"])
