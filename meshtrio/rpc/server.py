@@ -354,6 +354,8 @@ class ServerConnection(Connection):
         for stream_id, _ in waiting[:surplus]:
             self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
         self._answered = dict(waiting[surplus:])
+        if surplus:
+            self.flush()
 
     def _reset_answered(self, before: float) -> None:
         """Reset the streams that were answered before a time."""
