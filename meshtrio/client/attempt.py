@@ -9,7 +9,14 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.head import SHORT, check_fits, fields_of, value_of, varying_block, with_key
+from meshtrio.client.head import (
+    check_fits,
+    fields_of,
+    request_size,
+    value_of,
+    varying_block,
+    with_key,
+)
 from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
@@ -21,11 +28,15 @@ from meshtrio.rpc.observe import (
     outcome_of,
 )
 from meshtrio.rpc.seam import Message, Method
-from meshtrio.rpc.status import error_for_http_status, error_for_status
+from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata
+from meshtrio.wire.hpack import HeaderBlock
+
+_AT_DEADLINE = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
+"""Statuses with which servers end a call at its deadline: by their own answer, or by a reset."""
 
 
 class Attempt:
@@ -72,7 +83,7 @@ class Attempt:
         cls,
         picker: Picker,
         method: Method,
-        block: bytes,
+        block: HeaderBlock,
         options: CallOptions,
         *,
         previous: int = 0,
@@ -95,12 +106,12 @@ class Attempt:
                 wish = with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
+            size = request_size(block, fields, watch)
             while True:
-                if fields or (watch is not None and len(watch.block) > SHORT):
-                    check_fits(target, fields, watch)
+                check_fits(target, size)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                head = block + varying_block(deadline, fields, watch)
+                head = block.data + varying_block(deadline, fields, watch)
                 stream = target.connection.start(head)
                 if stream is not None:
                     break
@@ -144,6 +155,16 @@ class Attempt:
         return self._parsed(data)
 
     async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:
+        """Give what the caller is to catch for a call that failed.
+
+        An answer that the server gave at the caller's own deadline may arrive a moment before that
+        deadline passes here. It then waits for the caller's cancel scope, so that
+        `trio.move_on_after` moves on and `trio.fail_after` raises TooSlowError.
+        """
+        if failure.status.status_code in _AT_DEADLINE:
+            until = trio.current_effective_deadline()
+            if until - trio.current_time() < DEADLINE_SLACK:
+                await trio.sleep_until(until)
         self._record(success=False)
         self._failure = failure.status.status_code.value, failure.status.status_message
         if isinstance(failure, ConnectionLostError):

@@ -26,6 +26,7 @@ from meshtrio.rpc.stream import Stream
 from meshtrio.structured import next_beat
 from meshtrio.telemetry.metrics.passed import PassedCalls
 from meshtrio.wire.heads import RequestHead
+from meshtrio.wire.hpack import HeaderBlock
 
 _PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
@@ -48,7 +49,7 @@ class Plan:
     """For whom earlier gateways have passed it on."""
     goes_in_a_circle: bool = False
     _channel: Channel | None = None
-    _block: blocks.Block | None = None
+    _block: HeaderBlock | None = None
 
     @classmethod
     def of(cls, head: RequestHead) -> Plan:
@@ -62,7 +63,7 @@ class Plan:
     def what(self) -> str:
         return self.named or self.service
 
-    def block_for(self, channel: Channel, caller: Peer) -> blocks.Block:
+    def block_for(self, channel: Channel, caller: Peer) -> HeaderBlock:
         """The head as a channel's endpoints are to have it. A head is of one caller only."""
         if self._block is None or self._channel is not channel:
             forwarded = ", ".join((*self.forwarded, quote(str(caller), safe=_PLAIN)))

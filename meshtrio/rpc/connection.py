@@ -99,6 +99,7 @@ class Connection:
             events.GoAwayReceived: self._on_goaway,
             events.PingAcknowledged: self._on_ping_ack,
             events.RequestReceived: self._on_request,
+            events.RequestTooLarge: self._on_large_request,
             events.ResponseReceived: self._on_response,
         }
 
@@ -396,6 +397,9 @@ class Connection:
         """A ping of ours came back."""
 
     def _on_request(self, event: events.RequestReceived) -> None:
+        raise AssertionError("only a server's engine reports requests")
+
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
         raise AssertionError("only a server's engine reports requests")
 
     def _on_response(self, event: events.ResponseReceived) -> None:

@@ -23,7 +23,13 @@ from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
-from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
+from meshtrio.rpc.serving import (
+    ServerCall,
+    answer_at_once,
+    answer_not_grpc,
+    answer_too_large,
+    refuse,
+)
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
@@ -308,7 +314,18 @@ class ServerConnection(Connection):
             self._drain_acknowledged.set()
             self._ended.set()
 
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
+        self.tally.started += 1
+        if event.is_grpc:
+            exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
+            answer_at_once(self, event.stream_id, exhausted, event.reason)
+        else:
+            self.tally.failed += 1
+            answer_too_large(self, event.stream_id)
+
     def _on_request(self, event: events.RequestReceived) -> None:
+        if not self.engine.can_send(event.stream_id):
+            return  # It was reset by the same read: nothing is done for it.
         self.tally.started += 1
         self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)

@@ -33,6 +33,7 @@ _HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc
 _TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
 _ACCEPT = hpack.encode([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
 _NOT_GRPC = hpack.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
+_TOO_LARGE = hpack.encode([(b":status", b"431")])
 _NOT_GRPC_WAIT = 5.0
 """Seconds that a request which is not gRPC has to end before it is answered all the same."""
 _NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
@@ -84,6 +85,13 @@ def answer_at_once(
         connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
     connection.tally.failed += 1
     return code.value, message
+
+
+def answer_too_large(connection: Connection, stream_id: int) -> None:
+    """Answer a request that is not gRPC and whose header list is over the limit (RFC 6585 §5)."""
+    if connection.engine.can_send(stream_id):
+        connection.engine.send_headers(stream_id, _TOO_LARGE, end_stream=True)
+        connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
 
 
 async def answer_not_grpc(stream: Stream) -> None:

@@ -46,6 +46,20 @@ _BY_HTTP_STATUS = {
 }
 
 
+DEADLINE_SLACK = 0.01
+"""Seconds before a caller's deadline within which an answer counts as made at the deadline: a
+server's timers have coarser ticks, and the deadline it was sent is rounded to milliseconds by some
+stacks."""
+
+
+def header_list_too_large(what: str, size: int, limit: int) -> str:
+    """The status message of a call whose request or response has too much metadata to be sent."""
+    return (
+        f"the {what}'s header list of {size} bytes is over the limit of {limit} bytes that its "
+        "receiver accepts (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata"
+    )
+
+
 def name_of(code: int) -> str:
     """The name of a status code, "UNKNOWN" for one gRPC does not list."""
     try:

@@ -55,6 +55,23 @@ class MalformedHead(Exception):
     """A header list that RFC 9113 §8.1.1 calls malformed; the stream it came on is at fault."""
 
 
+class HeaderListTooLarge(Exception):
+    """A header list is over this side's limit; it was discarded, and its stream is at fault.
+
+    Sizes are bytes as RFC 9113 §6.5.2 counts them.
+    """
+
+    def __init__(self, size: int, limit: int, *, is_grpc: bool) -> None:
+        super().__init__(
+            f"the header list of {size} bytes is over the receiver's limit of {limit} bytes "
+            "(max_header_list_size)"
+        )
+        self.size = size
+        self.limit = limit
+        self.is_grpc = is_grpc
+        """Whether its content-type was gRPC's."""
+
+
 class MessageTooLarge(Exception):
     """A gRPC message is longer than this side agreed to receive."""
 
