@@ -41,7 +41,7 @@ from meshtrio.errors import UsageError
 from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
-from meshtrio.rpc.server import ServerInterceptor
+from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import open_nursery_of_one, told_to_stop
@@ -49,6 +49,7 @@ from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
+    from meshtrio.services.health import HealthServicer
     from meshtrio.telemetry.metrics import Metrics
 
 __all__ = ["current_call", "run", "serve"]
@@ -67,7 +68,10 @@ def run(
 ) -> None:
     """Serve as a plugin until SIGTERM or Ctrl-C, then return: the program is to exit with status 0.
 
-    From then on these signals do nothing, as it has stopped already.
+    From then on these signals do nothing, as it has stopped already. SystemExit or
+    KeyboardInterrupt in a handler makes it drain likewise and is then raised, so that the program
+    exits with that status; callers of calls that this cuts get PluginDiedError. Whatever else a
+    handler raises fails its call alone, with UNKNOWN.
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
@@ -96,7 +100,8 @@ async def serve(
     its handler; `current_call()` is the call where it is not handed on. A log level that the mesh
     says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. When cancelled it
     stops at once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none
-    and for a socket that cannot be bound.
+    and for a socket that cannot be bound, and the SystemExit or KeyboardInterrupt that a handler
+    has raised, after a drain like that of SIGTERM.
     """
     await _serve(servicers, limits, interceptors, task_status=task_status)
 
@@ -124,13 +129,18 @@ async def _serve(
             # The mesh passes on the calls of many, and with them what those give up.
             server.trusted_pid = os.getppid()
             with _listener() as listener:
+                stop = server.on_exit = partial(_stop, server, health)
                 async with open_nursery_of_one() as nursery:
                     await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
                     task_status.started()
                     await anext(signals)
-                    health.stop_serving()
-                    for path in await server.drain(_grace()):
-                        _log.warning("%s%s", CALL_CUT, path)
+                    await stop()
+
+
+async def _stop(server: Server, health: HealthServicer) -> None:
+    health.stop_serving()
+    for path in await server.drain(_grace()):
+        _log.warning("%s%s", CALL_CUT, path)
 
 
 def _telling() -> AbstractAsyncContextManager[Metrics | None]:

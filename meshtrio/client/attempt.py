@@ -10,8 +10,8 @@ import purerpc
 import trio
 
 from meshtrio.client.head import (
-    check_fits,
     fields_of,
+    fitting,
     request_size,
     value_of,
     varying_block,
@@ -106,12 +106,13 @@ class Attempt:
                 wish = with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
-            size = request_size(block, fields, watch)
+            size, traced = request_size(block, fields, watch), watch
             while True:
-                check_fits(target, size)
+                if size > target.connection.engine.max_sent_header_list:
+                    fields, traced = fitting(target, block, fields, options, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                head = block.data + varying_block(deadline, fields, watch)
+                head = block.data + varying_block(deadline, fields, traced)
                 stream = target.connection.start(head)
                 if stream is not None:
                     break
@@ -151,7 +152,10 @@ class Attempt:
         except purerpc.RpcFailedError as exc:
             raise await self._explained(exc) from None
         if data is None or count != 1:
-            raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
+            # statuscodes.md, "Response cardinality violation".
+            raise purerpc.UnimplementedError(
+                f"the call succeeded with {count} replies instead of one"
+            )
         return self._parsed(data)
 
     async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:

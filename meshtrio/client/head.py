@@ -82,11 +82,33 @@ def request_size(
     return size
 
 
-def check_fits(target: Target, size: int) -> None:
-    """Raise ResourceExhaustedError if a request has more metadata than the peer accepts."""
+def fitting(
+    target: Target,
+    block: HeaderBlock,
+    fields: list[tuple[bytes, bytes]],
+    options: CallOptions,
+    watch: AttemptWatch | None,
+) -> tuple[list[tuple[bytes, bytes]], AttemptWatch | None]:
+    """Leave out of a request with too much metadata what the handler's caller has sent.
+
+    A handler has not written the trace and the baggage of the call that it serves, so they must not
+    make its own calls fail.
+
+    Returns:
+        The fields and the trace context that the attempt sends.
+
+    Raises:
+        ResourceExhaustedError: The rest is still more than the peer accepts.
+    """
     limit = target.connection.engine.max_sent_header_list
-    if size > limit:
-        raise purerpc.ResourceExhaustedError(header_list_too_large("request", size, limit))
+    serving = current.get()
+    carried = [] if serving is None else _carried(serving, options, watch)
+    own = [field for field in fields if field not in carried]
+    for traced in (watch, None):
+        if request_size(block, own, traced) <= limit:
+            return own, traced
+    size = request_size(block, fields, watch)
+    raise purerpc.ResourceExhaustedError(header_list_too_large("request", size, limit))
 
 
 def with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
@@ -111,7 +133,10 @@ def varying_block(
 def _carried(
     serving: Request, options: CallOptions, watch: AttemptWatch | None
 ) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what is said already."""
+    """The trace and baggage of the call that is served, but for what is said already.
+
+    They are sent as they came (`ReceivedText`), whatever gRPC's rules for programs are.
+    """
     said = {key for key, _ in options.metadata}
     if watch is not None:
         said |= watch.keys

@@ -131,6 +131,8 @@ class _Answer:
         self._http_status = 200
 
     def take(self, event: events.Event) -> None:
+        if self.over:
+            return  # A server may reset a stream that it has answered (RFC 9113 §8.1).
         match event:
             case events.ResponseReceived(head=head, end_stream=end_stream):
                 self._http_status, self._trailers, self.over = (
@@ -172,5 +174,6 @@ class _Answer:
             raise error_for_status(self._trailers.code, self._trailers.message)
         if len(self._messages) != 1:
             count = len(self._messages)
+            # UNIMPLEMENTED by statuscodes.md, which here would be taken for a server's own answer.
             raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
         return self._messages[0]

@@ -295,9 +295,9 @@ class Call(AsyncIterator[Any]):
     async def _receive_only(self) -> Any:
         reply = await self.receive_message()
         if reply is None:
-            raise purerpc.InternalError("the call succeeded with no reply")
+            raise purerpc.UnimplementedError("the call succeeded with no reply instead of one")
         if await self.receive_message() is not None:
-            raise purerpc.InternalError("the call succeeded with more than one reply")
+            raise purerpc.UnimplementedError("the call succeeded with more replies than one")
         return reply
 
     async def __anext__(self) -> Any:

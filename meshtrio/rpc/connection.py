@@ -241,7 +241,8 @@ class Connection:
 
     def _end_dribble(self, stream: Stream) -> None:
         if self.engine.window_is_open(stream.id):
-            text = f"a message was not finished within {self.timeouts.message:g} s"
+            what = "request was not ended" if stream.awaits_end else "message was not finished"
+            text = f"a {what} within {self.timeouts.message:g} s"
             stream.fail(purerpc.ResourceExhaustedError(text))
 
     def _keep_alive(self, now: float) -> None:
@@ -301,9 +302,14 @@ class Connection:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
         self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
-            if self.engine.reset_stream(stream.id, code):
+            awaits_end = not stream.ended and self._awaits_end(stream.id, code)
+            if not awaits_end and self.engine.reset_stream(stream.id, code):
                 self.flush()
             self._on_stream_gone(stream)
+
+    def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:
+        """Whether a stream stays open until the peer has ended it, instead of being reset."""
+        return False
 
     def cut(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         """End a call from this side, telling both ends why."""
@@ -339,7 +345,8 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM:
+        # A stream whose response has begun was processed, whatever the code says.
+        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM and stream.head is None:
             self._fail(stream, CallRefusedError("the peer refused the call before processing it"))
         else:
             self._fail(stream, error_for_reset(event.code, event.reason))

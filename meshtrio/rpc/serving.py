@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import purerpc
@@ -17,6 +17,7 @@ from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import SUCCESS, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.stream import Stream
+from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.errors import ErrorCode
@@ -24,7 +25,6 @@ from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, enc
 from meshtrio.wire.heads import RequestHead
 
 if TYPE_CHECKING:
-    from meshtrio.rpc.connection import Connection
     from meshtrio.rpc.server import ServerConnection
 
 _log = logging.getLogger("meshtrio.rpc")
@@ -38,8 +38,9 @@ _NOT_GRPC_WAIT = 5.0
 """Seconds that a request which is not gRPC has to end before it is answered all the same."""
 _NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
-_LONGEST_MESSAGE = 4096
-"""Bytes of a status message that are sent; what peers take in trailers is bounded."""
+_MAX_MESSAGE_SIZE = 4096
+"""Bytes of an encoded status message, which is cut beyond that: peers limit their header lists, by
+default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
 
 _OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
@@ -51,14 +52,14 @@ def trailers_block(
 ) -> bytes:
     fields = [(b"grpc-status", str(code.value).encode())]
     if message:
-        fields.append((b"grpc-message", encode_message_text(message)[:_LONGEST_MESSAGE]))
+        fields.append((b"grpc-message", encode_message_text(message, _MAX_MESSAGE_SIZE)))
     if details:
         fields.append((b"grpc-status-details-bin", encode_binary(details)))
     return hpack.encode(fields + encode_metadata(metadata))
 
 
 def refuse(
-    connection: Connection, stream_id: int, head: RequestHead, known: bool
+    connection: ServerConnection, stream_id: int, head: RequestHead, known: bool
 ) -> Outcome | None:
     """Answer a call that no handler can take; None where there is nothing against it."""
     unimplemented = purerpc.StatusCode.UNIMPLEMENTED
@@ -71,7 +72,7 @@ def refuse(
 
 
 def answer_at_once(
-    connection: Connection,
+    connection: ServerConnection,
     stream_id: int,
     code: purerpc.StatusCode,
     message: str,
@@ -82,16 +83,16 @@ def answer_at_once(
     if connection.engine.can_send(stream_id):
         block = _HEAD + more + trailers_block(code, message)
         connection.engine.send_headers(stream_id, block, end_stream=True)
-        connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        connection.end_answered(stream_id)
     connection.tally.failed += 1
     return code.value, message
 
 
-def answer_too_large(connection: Connection, stream_id: int) -> None:
+def answer_too_large(connection: ServerConnection, stream_id: int) -> None:
     """Answer a request that is not gRPC and whose header list is over the limit (RFC 6585 §5)."""
     if connection.engine.can_send(stream_id):
         connection.engine.send_headers(stream_id, _TOO_LARGE, end_stream=True)
-        connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        connection.end_answered(stream_id)
 
 
 async def answer_not_grpc(stream: Stream) -> None:
@@ -140,18 +141,23 @@ class ServerCall:
         self._began = connection.meter.begin() if handler.counted else 0.0
         self._watch: ServerWatch | None = None
         if observer is not None:
-            self._watch = observer.begin(self._request, handler.method, stream)
+            try:
+                self._watch = observer.begin(self._request, handler.method, stream)
+            except BaseException as exc:
+                self._note_tracer_failure(exc)
 
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
 
         The handler is cancelled when the caller resets the stream or is lost, when the caller's
         deadline passes, and when the server is stopped; the last two are told to the caller.
+        Whatever else it raises, `BaseException` included, fails this call alone; SystemExit and
+        KeyboardInterrupt make the server drain and raise them from `Server.serve`.
         """
         status: _StatusPair | None = _STOPPED
         current.set(self._request)
         if self._watch is not None:
-            self._watch.enter()
+            self._notify(self._watch.enter)
         try:
             with self._scope() as scope:
                 try:
@@ -168,11 +174,12 @@ class ServerCall:
                     status = self._status_of(unwrap(exc))
             if scope.cancelled_caught:
                 status = self._status_when_cancelled()
-        except BaseExceptionGroup as group:
-            # A handler's clean-up failed while it was cancelled.
-            cancelled, errors = group.split(trio.Cancelled)
-            if errors is not None:
-                status = self._status_of(unwrap(errors))
+        except BaseException as exc:
+            # Cancelled from outside, or what is no Exception (asyncio.CancelledError, say), or a
+            # clean-up that failed while it was cancelled.
+            cancelled, error = without_cancelled(exc)
+            if error is not None:
+                status = self._status_of(error)
             if cancelled is not None:
                 raise cancelled from None
         finally:
@@ -184,18 +191,31 @@ class ServerCall:
         if status is None:
             self._connection.tally.succeeded += 1
         else:
-            status = self._finish(*status)
+            if status is _STOPPED and self._connection.server.exiting:
+                self._connection.abandon(self._stream)
+            else:
+                status = self._finish(*status)
             self._connection.tally.failed += 1
         self._stream.reset(ErrorCode.NO_ERROR)
         if self._handler.counted:
             self._connection.meter.end(self._began, failed=status is not None)
         self._connection.call_ended()
         if self._watch is not None:
-            try:
-                self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
-            except Exception:
-                # It must not raise; where it does, that costs no other call of the connection.
-                _log.exception("%s: who observes calls failed", self._head.path)
+            outcome = SUCCESS if status is None else (status[0].value, status[1])
+            self._notify(self._watch.ended, outcome)
+
+    def _notify(self, method: Callable[..., None], *args: object) -> None:
+        """Call a tracer, which must not raise; if it does, that fails no call."""
+        try:
+            method(*args)
+        except BaseException as exc:
+            self._note_tracer_failure(exc)
+
+    def _note_tracer_failure(self, exc: BaseException) -> None:
+        _log.error("%s: call tracer raised", self._head.path, exc_info=exc)
+        exit_error = exit_in(exc)
+        if exit_error is not None:
+            self._connection.server.request_exit(exit_error)
 
     def _scope(self) -> trio.CancelScope:
         """What the handler runs in: ended by the caller's deadline, and with the stream."""
@@ -237,9 +257,7 @@ class ServerCall:
         return result
 
     async def _single_request(self) -> Any:
-        data = await self._stream.receive()
-        if data is None:
-            raise purerpc.InvalidArgumentError("the call came without its message")
+        data = await self._stream.receive_request()
         return _parsed(self._handler.method.request_type.FromString, data)
 
     async def _send_all(self, replies: Any) -> None:
@@ -286,13 +304,16 @@ class ServerCall:
 
     def _status_of(self, exc: BaseException) -> _StatusPair:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
+        path = self._head.path
         if isinstance(exc, purerpc.RpcFailedError):
             return exc.status.status_code, exc.status.status_message
-        if not isinstance(exc, Exception):
-            raise exc
-        path = self._head.path
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
+        exit_error = exit_in(exc)
+        if exit_error is not None:
+            _log.warning("%s: the handler raised %r; draining, then exiting", path, exit_error)
+            self._connection.server.request_exit(exit_error)
+            return _STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
         return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
 
@@ -306,7 +327,7 @@ class ServerCall:
             return code, message
         try:
             blocks = self._status_blocks(code, message)
-        except (ValueError, TypeError) as exc:
+        except Exception as exc:
             _log.error("%s: the handler's metadata cannot be sent: %s", self._head.path, exc)
             self._request.initial_metadata = self._request.trailing_metadata = ()
             self._request.compression = IDENTITY
@@ -335,4 +356,4 @@ def _parsed(parse: Any, data: bytes) -> Any:
         return parse(data)
     except Exception:
         message = "a request message cannot be parsed as its protobuf type"
-        raise purerpc.InvalidArgumentError(message) from None
+        raise purerpc.InternalError(message) from None

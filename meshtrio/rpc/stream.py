@@ -52,6 +52,7 @@ class Stream:
         "_reader",
         "_unread",
         "_writable",
+        "awaits_end",
         "compressed",
         "encoding",
         "ended",
@@ -98,6 +99,8 @@ class Stream:
         self._unread = 0
         """Bytes of the messages that wait to be taken."""
         self._begun = 0.0
+        self.awaits_end = False
+        """On a server: the one request of a call is here, and the client has not ended its side."""
         self._reader: MessageReader | None = None
         """Made for the first DATA that is not just one whole message."""
         self._readable: Waiter | None = None
@@ -154,6 +157,42 @@ class Stream:
             raise self.failure
         count = len(self._messages)
         return (self._decoded(self._messages[0]) if self._messages else None), count
+
+    async def receive_request(self) -> bytes:
+        """On a server: take the request of a method that has one, once the client has ended.
+
+        Raises the status the stream failed with, UnimplementedError for another number of requests
+        than one (statuscodes.md, "Request cardinality violation").
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.ended and self.failure is None and not self._has_too_many:
+            if self._messages and not self.awaits_end:
+                self._await_end()
+            await self._news()
+        self.awaits_end = False
+        if self.failure is not None:
+            raise self.failure
+        if not isinstance(self._messages, deque) or len(self._messages) > 1 or not self.ended:
+            number = "more than one request" if self._messages else "no request"
+            raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
+        message, self._messages = self._messages[0], ()
+        self._unread -= len(message) + PREFIX_SIZE
+        self._connection.tally.received += 1
+        return self._decoded(message)
+
+    @property
+    def _has_too_many(self) -> bool:
+        """More than one message has come, or begun."""
+        count = len(self._messages)
+        return count > 1 or (count == 1 and self._reader is not None and self._reader.partial)
+
+    def _await_end(self) -> None:
+        """Limit how long the client may take to end its side, and let it show what it still sends:
+        a window that the request has filled would hide a second one."""
+        self.awaits_end, self._begun = True, trio.current_time()
+        connection = self._connection
+        if connection.engine.allow(self.id, connection.limits.stream_window):
+            connection.flush()
 
     def _decoded(self, message: bytes) -> bytes:
         """A message that is taken, as it was before its encoding."""
@@ -326,8 +365,9 @@ class Stream:
 
     @property
     def partial_since(self) -> float | None:
-        """When the message was begun that is not whole yet; None where there is none."""
-        return self._begun if self._reader is not None and self._reader.partial else None
+        """When the message or the wait was begun that is not over yet; None where there is none."""
+        partial = self.awaits_end or (self._reader is not None and self._reader.partial)
+        return self._begun if partial else None
 
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""

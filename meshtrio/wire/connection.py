@@ -166,6 +166,11 @@ class Connection:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
+    def awaits_end(self, stream_id: int) -> bool:
+        """Whether this side has ended a stream that the peer has not ended."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.state is _HALF_CLOSED_LOCAL
+
     @property
     def windows(self) -> tuple[int, int]:
         """The connection's: bytes that may be sent now, and that the peer may send."""
