@@ -9,7 +9,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.status import error_for_http_status
+from meshtrio.rpc.status import error_for_response
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport
@@ -105,12 +105,8 @@ class ClientConnection(Connection):
         head = stream.head = event.head
         if event.end_stream:
             stream.on_end(head.trailers)
-        elif head.http_status != 200:
-            # What follows is a page for people, not messages.
-            stream.fail(error_for_http_status(head.http_status))
-        elif not head.content_type.startswith("application/grpc"):
-            what = f"the peer answered with content-type {head.content_type!r}"
-            stream.fail(purerpc.UnknownError(what))
+        elif (failure := error_for_response(head)) is not None:
+            stream.fail(failure)
         else:
             stream.on_head(head)
 
