@@ -77,12 +77,15 @@ class ClientConnection(Connection):
         """Let the next one who waits for room have a place that is not used after all."""
         self._room.unpark()
 
-    def retire(self) -> None:
-        """Take no new calls, let those under way finish, then close."""
+    def retire(self, reason: str = "the connection is no longer needed") -> None:
+        """Take no new calls, let those under way finish, then close.
+
+        `reason` is what `loss` says if it closes at once.
+        """
         self.retired = True
         self._mark_spent()
         if not self.streams:
-            self.shut("the connection is no longer needed")
+            self.shut(reason)
 
     def _on_stream_gone(self, stream: Stream) -> None:
         trailers = stream.trailers
@@ -115,7 +118,10 @@ class ClientConnection(Connection):
         for stream in list(self.streams.values()):
             if stream.id > event.last_stream_id:
                 self._fail(stream, self._unprocessed(event.code))
-        self.retire()
+        if event.code:
+            self.retire(self.loss)
+        else:
+            self.retire()
 
     def _unprocessed(self, code: int) -> purerpc.RpcFailedError:
         """A call above the last stream id: safe to make again, unless it may be the reason."""
