@@ -89,14 +89,20 @@ class Mesh:
         timeouts: Timeouts | None = None,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
+        max_receive_message_length: int | None = None,
+        max_send_message_length: int | None = None,
     ) -> AsyncIterator[Channel]:
         """Open a channel to a service, `plugin.<name>`, for the block.
 
         Does not wait: a call waits for a ready instance, within its caller's cancel scope.
         `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's;
         `timeouts` say when a silent peer counts as lost; `metadata` goes out with every call, and
-        `interceptors` are around each. Raises ConfigError, and NotFoundError, naming the services
-        there are, for one the mesh does not know.
+        `interceptors` are around each. `max_receive_message_length` and `max_send_message_length`
+        limit one message, in bytes before compression and after decompression; -1 is no limit. The
+        smaller of them and the service config's maxResponseMessageBytes and maxRequestMessageBytes
+        is in force, per method; if neither is set, 4 MiB may be received and any length sent.
+        Raises ConfigError, UsageError for a length that is none, and NotFoundError, naming the
+        services there are, for one the mesh does not know.
         """
         try:
             known = self._registry.resolve(service)
@@ -113,6 +119,8 @@ class Mesh:
             timeouts=timeouts,
             interceptors=interceptors,
             metadata=metadata,
+            max_receive_message_length=max_receive_message_length,
+            max_send_message_length=max_send_message_length,
         ) as channel:
             yield channel
 
@@ -209,6 +217,8 @@ async def connect(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
@@ -231,6 +241,8 @@ async def connect(
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,
+        max_receive_message_length=max_receive_message_length,
+        max_send_message_length=max_send_message_length,
     ) as channel:
         yield channel
 

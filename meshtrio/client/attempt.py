@@ -20,6 +20,7 @@ from meshtrio.client.head import (
 from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.observe import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -65,7 +66,10 @@ class Attempt:
         *,
         compressed: bool,
         watch: AttemptWatch | None = None,
+        limits: MessageLimits | None = None,
     ) -> None:
+        if limits is not None:
+            stream.message_limits = limits
         self._picker = picker
         self._compressed = compressed
         self._method = method
@@ -89,11 +93,13 @@ class Attempt:
         previous: int = 0,
         wish: Wish = ANY,
         watch: AttemptWatch | None = None,
+        limits: MessageLimits | None = None,
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
 
         `previous`: attempts of the same call that went before this one. `watch` is told how it
-        ends, where it never gets that far, too.
+        ends, where it never gets that far, too. `limits`: those of the call's messages, where the
+        connection's are not to hold.
         """
         deadline = math.inf
         try:
@@ -127,7 +133,16 @@ class Attempt:
         stream.owner = picker
         picker.calls.last_started = target.connection.tally.last_started = time()
         compressed = options.compression != IDENTITY
-        attempt = cls(picker, target, stream, method, deadline, compressed=compressed, watch=watch)
+        attempt = cls(
+            picker,
+            target,
+            stream,
+            method,
+            deadline,
+            compressed=compressed,
+            watch=watch,
+            limits=limits,
+        )
         if watch is not None and watch.follows:
             watch.placed(attempt, waited=target is not ready)
         return attempt
@@ -195,9 +210,10 @@ class Attempt:
         compressed = self._compressed and compress
         try:
             await self.stream.send(data, compressed=compressed, end_stream=end_stream)
-        except purerpc.RpcFailedError:
+        except purerpc.RpcFailedError as exc:
             if not self.stream.over:
                 # The message was refused here; the call has no more use.
+                self.stream.fail(exc)
                 self.end()
                 raise
         except trio.Cancelled:

@@ -29,6 +29,7 @@ from meshtrio.policies.outlier import Verdict
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc import census
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, stub_methods
 from meshtrio.rpc.tally import Tally
@@ -67,6 +68,7 @@ class Channel:
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
         observed: bool = True,
+        lengths: MessageLengths | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -76,6 +78,7 @@ class Channel:
         self.name = name
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
+        self.lengths = lengths or MessageLengths()
         self.target = target_of(name)
         self.observer = observers().client if observed else None
         encode_metadata(self.metadata)
@@ -355,6 +358,8 @@ async def open_channel(
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
     observed: bool = True,
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
@@ -363,7 +368,13 @@ async def open_channel(
     `interceptors` are around each. Where it is not `observed`, telemetry is not told of its calls:
     those that the mesh makes for itself. Calls still under way when the block is left are failed
     with ConnectionLostError.
+
+    `max_receive_message_length` and `max_send_message_length` are bytes of one message, before
+    compression and after decompression, -1 for no limit. The smaller of them and the service
+    config's maxResponseMessageBytes and maxRequestMessageBytes is in force; if neither is set,
+    4 MiB may be received and any length sent. Raises UsageError for a value that is no length.
     """
+    lengths = MessageLengths.of(max_receive_message_length, max_send_message_length, limits)
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
@@ -376,6 +387,7 @@ async def open_channel(
             interceptors=interceptors,
             metadata=metadata,
             observed=observed,
+            lengths=lengths,
         )
         if initial is not None:
             channel.update(initial)
@@ -399,8 +411,13 @@ async def connect_to(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
-    """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not."""
+    """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not.
+
+    The arguments are those of `open_channel`.
+    """
     state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
@@ -416,5 +433,7 @@ async def connect_to(
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,
+        max_receive_message_length=max_receive_message_length,
+        max_send_message_length=max_send_message_length,
     ) as channel:
         yield channel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 import attrs
+from attrs.validators import ge
 
 from meshtrio.address import Address, ServerTlsFiles
 
@@ -76,6 +77,15 @@ class GatewayConfig:
     security: Security = Security.MUTUAL_TLS
     """What is asked of those who connect: a certificate, or nothing. In plaintext whoever reaches
     the port may call every plugin and listen in, and may use neither control nor registry."""
+
+    max_connections: int = attrs.field(default=4096, validator=ge(1))
+    """Connections to the mesh socket, and as many to the TCP port. Both are limited to 0.4 of the
+    file descriptors that the mesh may have: `meshtrio serve` raises its soft limit (`ulimit -n`)
+    towards the hard one to have enough."""
+    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    """Connections of one peer: on the mesh socket a process, or a user if that is neither the
+    mesh's nor root; on the TCP port a client certificate, in plaintext a host. Further ones are
+    rejected with GOAWAY and the reason."""
 
     def problems(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
+import attrs
 import trio
 
 from meshtrio.config import GatewayConfig, MeshConfig, Security
@@ -110,10 +111,15 @@ class Door:
         )
 
     def _server(self, *, open_to_all: bool = False, timeouts: Timeouts | None = None) -> Server:
+        config = self._tree.config.gateway
         keeper = Gatekeeper(lambda: self._tree.config.access, open_to_all=open_to_all)
         return standard_server(
             *self._servicers,
-            limits=_LIMITS,
+            limits=attrs.evolve(
+                _LIMITS,
+                max_connections=config.max_connections,
+                max_connections_per_peer=config.max_connections_per_peer,
+            ),
             timeouts=timeouts,
             forwarder=self._gateway,
             admit=keeper.refusal,

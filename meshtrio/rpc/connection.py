@@ -16,6 +16,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc import census
+from meshtrio.rpc.message_limits import connection_limits
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.status import error_for_reset
@@ -56,6 +57,7 @@ class Connection:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
         self.is_client = role is Role.CLIENT
+        self.message_limits = connection_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False

@@ -26,6 +26,7 @@ from meshtrio.supervise.processes.containment import (
     check_executable,
     command_of,
     environment_of,
+    environment_of_lengths,
     environment_of_tls,
 )
 from meshtrio.supervise.processes.output import Ring
@@ -340,6 +341,7 @@ class Life:
         }
         if self.config.output.log_level is not None:
             told[contract.PLUGIN_LOG_LEVEL] = self.config.output.log_level.value
+        told |= environment_of_lengths(self.config)
         if self._listens_on is not None:
             told[contract.PLUGIN_LISTEN] = self._listens_on
         if self.config.serve_tls is not None:

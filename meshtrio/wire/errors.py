@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -73,12 +74,18 @@ class HeaderListTooLarge(Exception):
 
 
 class MessageTooLarge(Exception):
-    """A gRPC message is longer than this side agreed to receive."""
+    """A gRPC message is longer than this side agreed to receive.
 
-    def __init__(self, length: int, limit: int) -> None:
+    `complete` are the messages that came whole before it, as (compressed, bytes).
+    """
+
+    def __init__(
+        self, length: int, limit: int, complete: Sequence[tuple[bool, bytes]] = ()
+    ) -> None:
         super().__init__(f"message of {length} bytes is over the limit of {limit} bytes")
         self.length = length
         self.limit = limit
+        self.complete = complete
 
 
 class LocalMisuse(Exception):

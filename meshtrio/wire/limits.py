@@ -23,9 +23,11 @@ class Limits:
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
-    """Of one server. Whoever comes then is turned away at once."""
-    max_connections_per_peer: int = attrs.field(default=256, validator=ge(1))
-    """Of one process on a Unix socket, of one host on TCP."""
+    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`).
+    Further ones are rejected with GOAWAY."""
+    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
+    TCP a client certificate, and a host where there is none."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""

@@ -58,6 +58,15 @@ def environment_of_tls(files: ServerTlsFiles) -> dict[str, str]:
     return told
 
 
+def environment_of_lengths(config: PluginConfig) -> dict[str, str]:
+    """Give the variables for the lengths of messages that the config sets."""
+    lengths = {
+        contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: config.max_receive_message_length,
+        contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: config.max_send_message_length,
+    }
+    return {name: str(length) for name, length in lengths.items() if length is not None}
+
+
 async def check_executable(config: PluginConfig) -> None:
     """Compare the executable's SHA-256 with the config's, if it has one.
 

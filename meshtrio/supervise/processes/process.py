@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes.descriptors import LIMIT
 
 _GROUP_PAUSE = 0.02
 _KILL_WITHIN = 5.0
@@ -47,7 +48,7 @@ class Process:
         """
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 list(command),
                 env=dict(env),
                 cwd=cwd,
@@ -57,6 +58,8 @@ class Process:
                 bufsize=0,
                 start_new_session=True,
             )
+            LIMIT.restore(started.pid)
+            return started
 
         with trio.CancelScope(shield=True):
             popen = await trio.to_thread.run_sync(start)
