@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,9 @@ class ControlServicer:
         """What process groups use; looked at for all who ask within half a second."""
         now = trio.current_time()
         if now > self._used_until:
-            self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
+            # Without a descriptor to read /proc with, what was found before is the best answer.
+            with suppress(OSError):
+                self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
         return self._used
 
     # -- telling it what to do ---------------------------------------------------------------
