@@ -30,6 +30,7 @@ from meshtrio.supervise.processes.output import fields_of
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
 from meshtrio.supervise.said import said_in
 from meshtrio.supervise.tree import Tree
+from meshtrio.texts import whole
 
 # The methods have their names from the proto.
 # ruff: noqa: N802
@@ -259,10 +260,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except UnknownNameError as exc:
-        raise purerpc.NotFoundError(str(exc)) from None
+        raise purerpc.NotFoundError(whole(str(exc))) from None
     except ConfigError as exc:
-        raise purerpc.InvalidArgumentError(str(exc)) from None
+        raise purerpc.InvalidArgumentError(whole(str(exc))) from None
     except PluginFailedError as exc:
-        raise purerpc.AbortedError(str(exc)) from None
+        raise purerpc.AbortedError(whole(str(exc))) from None
     except UsageError as exc:
-        raise purerpc.FailedPreconditionError(str(exc)) from None
+        raise purerpc.FailedPreconditionError(whole(str(exc))) from None
