@@ -65,6 +65,21 @@ ENVIRONMENT = frozenset(
 )
 """The variables that the mesh sets."""
 
+OF_SERVICE_MANAGER = frozenset(
+    {
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_PIDFDID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    }
+)
+"""The variables by which systemd talks to the process that it has started, which is the mesh: a
+plugin that used them would speak in the mesh's name. Plugins get them only if their `inherit_env`
+or `env` names them."""
+
 MESH_TARGET = "x-mesh-target"
 """Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
 that may be to the gateway of another mesh."""

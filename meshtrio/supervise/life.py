@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -145,9 +143,7 @@ class Life:
     async def _live(self) -> None:
         self._become(State.STARTING)
         try:
-            runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config)
-            with suppress(FileNotFoundError):
-                os.unlink(self.socket)
+            runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
             await check_executable(self.config)
             self.begun = True
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)

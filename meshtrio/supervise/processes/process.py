@@ -90,16 +90,20 @@ class Process:
             os.close(self.pidfd)
 
     def signal_group(self, number: int) -> None:
-        """Signal every process of the group, as long as the leader has not been reaped."""
+        """Signal every process of the group, as long as the leader has not been reaped.
+
+        A process that has changed its user, such as one that runs a set-user-ID program, may be out
+        of our reach; then it is left to its own end.
+        """
         if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     async def dump(self) -> None:
         """Have a stuck leader say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
         answer with their stacks on stderr; it may be stopped, and is continued for that.
         """
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGQUIT)
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         with trio.move_on_after(_DUMP_WITHIN):
@@ -135,7 +139,7 @@ class Process:
 def _has_members(group: int) -> bool:
     """Whether a group has a process that is not a zombie."""
     try:
-        return any(f[2] == str(group) and f[0] not in "ZX" for f in procfs.stats())
+        return any(stat.group == group and stat.alive for stat in procfs.stats())
     except OSError:
         # No descriptor to look with; the time that it is given will pass.
         return True
