@@ -223,6 +223,7 @@ class StubChannel:
 
 
 _purerpc_method_stub = purerpc.Client.get_method_stub
+_purerpc_rpc = purerpc.Client.rpc
 
 
 def _method_stub(client: purerpc.Client, method_name: str, signature: Any) -> Any:
@@ -232,7 +233,22 @@ def _method_stub(client: purerpc.Client, method_name: str, signature: Any) -> An
     return _purerpc_method_stub(client, method_name, signature)
 
 
+async def _rpc(
+    client: purerpc.Client,
+    method_name: str,
+    request_type: Any,
+    response_type: Any,
+    metadata: MetadataLike | None = None,
+) -> Any:
+    """Stand in for `purerpc.Client.rpc`, which starts a call whose cardinality it does not know."""
+    if not isinstance(client.channel, StubChannel):
+        return await _purerpc_rpc(client, method_name, request_type, response_type, metadata)
+    method = Method(client.service_name, method_name, request_type, response_type, True, True)
+    return await client.channel.stub_method(method)(metadata=metadata)
+
+
 purerpc.Client.get_method_stub = _method_stub
+purerpc.Client.rpc = _rpc
 
 
 def stub_methods(stub: Any) -> Iterator[tuple[str, Method]]:

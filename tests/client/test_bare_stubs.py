@@ -12,7 +12,7 @@ import purerpc
 import pytest
 import trio
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
-from echo.v1.echo_pb2 import RepeatRequest
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from purerpc.wrappers import ClientStubUnaryUnary
 
 from meshtrio.client.channel import connect_to
@@ -134,6 +134,15 @@ async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
         await stream.send_message(request(text))
         assert (await stream.receive_message()).message == text
     await stream.close()
+    assert await stream.receive_message() is None
+
+
+@pytest.mark.parametrize("kind", ["Echo", "Join", "Chat"])
+async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
+    stream = await seen.stub._client.rpc(kind, EchoRequest, EchoReply, metadata=[("a", "b")])
+    await stream.send_message(request("a"))
+    await stream.close()
+    assert (await stream.receive_message()).message == "a"
     assert await stream.receive_message() is None
 
 
