@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import purerpc
 import trio
 
-from meshtrio.client.bare import BareStubSupport
 from meshtrio.client.calls import stub_method
 from meshtrio.client.dial import Tls
 from meshtrio.client.endpoint import Endpoint, ServiceState, target_of
@@ -31,7 +30,7 @@ from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc import census
 from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.observers import observers
-from meshtrio.rpc.seam import MetadataLike, stub_methods
+from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import open_nursery_of_one
@@ -46,7 +45,7 @@ OBITUARY_WAIT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
 
 
-class Channel:
+class Channel(StubChannel):
     """Calls wait here for an endpoint that is ready, within the caller's own cancel scope.
 
         async with m.connect("plugin.echo") as channel:
@@ -105,9 +104,7 @@ class Channel:
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self._adopt(config or ServiceConfig())
-        # What purerpc's own stubs ask of a channel, for a bare `Stub(channel)`.
-        self._host, self._port = self._authority, 0
-        self._grpc_socket = BareStubSupport(self)
+        self._methods_made = 0
 
     def stub(self, stub_class: type[T]) -> T:
         """An instance of a class from protoc-gen-purerpc whose methods call through this channel.
@@ -115,10 +112,17 @@ class Channel:
         Unary methods are awaited; streaming ones give a `Call` to iterate or to talk with.
         Raises UsageError for any other class.
         """
+        made = self._methods_made
         stub = stub_class(self)  # type: ignore[call-arg]
-        for name, method in list(stub_methods(stub)):
-            setattr(stub, name, stub_method(self, method))
+        if self._methods_made == made:
+            for name, method in list(stub_methods(stub)):
+                setattr(stub, name, stub_method(self, method))
         return stub
+
+    def stub_method(self, method: Method) -> Callable[..., Any]:
+        """Make what a stub calls a method by; for purerpc's `Stub(channel)`."""
+        self._methods_made += 1
+        return stub_method(self, method)
 
     @property
     def authority(self) -> str:
