@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from meshtrio.contract import MESH_FORWARDED
+from meshtrio.rpc.trailers import status_trailers
+from meshtrio.wire import frames
 from meshtrio.wire.compression import IDENTITY
-from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_timeout
+from meshtrio.wire.grpc import Metadata, encode_binary, encode_timeout
 from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
 from meshtrio.wire.hpack import HeaderBlock
 
@@ -79,13 +81,10 @@ def response_block(head: ResponseHead) -> HeaderBlock:
     return HeaderBlock.of(fields)
 
 
-def trailers_block(trailers: Trailers) -> HeaderBlock:
-    fields = [(b"grpc-status", b"%d" % trailers.code)]
-    if trailers.message:
-        fields.append((b"grpc-message", encode_message_text(trailers.message)))
-    if trailers.details:
-        fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
-    return HeaderBlock.of(fields + _as_they_came(trailers.metadata))
+def trailers_block(trailers: Trailers, room: int = frames.UNLIMITED) -> HeaderBlock:
+    """Trailers for the caller, whose message is cut to fit into `room`."""
+    metadata = _as_they_came(trailers.metadata)
+    return status_trailers(trailers.code, trailers.message, trailers.details, metadata, room=room)
 
 
 def _as_they_came(metadata: Metadata) -> list[tuple[bytes, bytes]]:

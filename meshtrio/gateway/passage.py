@@ -22,7 +22,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
 from meshtrio.rpc.observe import CANCELLED, DEADLINE_EXCEEDED
-from meshtrio.rpc.serving import trailers_block
+from meshtrio.rpc.serving import own_status
 from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, header_list_too_large
 from meshtrio.rpc.tally import succeeded
 from meshtrio.wire.errors import ErrorCode
@@ -253,10 +253,13 @@ class Passage:
             self._end_with(self._without_status())
             return
         block = _trailers_block(trailers)
-        # With the head in the same block, if that is still to be sent.
-        size = block.size if self._caller.head_sent else block.size + _HEAD.size
-        if size > self._caller.connection.engine.max_sent_header_list:
-            self._end_too_large(size)
+        room = self._caller.connection.engine.max_sent_header_list
+        if not self._caller.head_sent:
+            room -= _HEAD.size  # It goes out in the same block.
+        if block.size > room:
+            block = blocks.trailers_block(trailers, room)
+        if block.size > room:
+            self._end_too_large(block.size)
         else:
             self._end(block.data, trailers.code, success=trailers.code == 0)
 
@@ -323,7 +326,8 @@ class Passage:
     def _end_with(self, failure: purerpc.RpcFailedError, success: bool | None = False) -> None:
         """End the call with a status of our own; `success` as it is counted against the plugin."""
         code, message = failure.status.status_code, failure.status.status_message
-        self._end(trailers_block(code, message), code.value, success=success)
+        status = own_status(self._caller.connection, code, message)
+        self._end(status, code.value, success=success)
         self._caller.connection.flush()
 
     def _end(self, trailers: bytes, code: int, *, success: bool | None) -> None:
