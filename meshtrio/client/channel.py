@@ -43,6 +43,9 @@ T = TypeVar("T")
 
 OBITUARY_WAIT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
+_EXIT_WAIT = 2.0
+"""The same if the server has announced its end (GOAWAY with NO_ERROR) and left the call without an
+answer: its process exits in order, which takes longer than to be killed."""
 
 
 class Channel(StubChannel):
@@ -239,7 +242,10 @@ class Channel(StubChannel):
         Waits a moment for that news, which comes from the mesh and not from the socket.
         """
         subchannel: Subchannel = target.source
-        with trio.move_on_after(self._obituary_wait):
+        wait = self._obituary_wait
+        if wait and target.connection.peer_shuts_down:
+            wait = _EXIT_WAIT
+        with trio.move_on_after(wait):
             await subchannel.departed.wait()
         departure = subchannel.departure
         if departure is None or not departure.died:

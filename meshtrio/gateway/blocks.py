@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 from meshtrio.contract import MESH_FORWARDED
 from meshtrio.rpc.trailers import status_trailers
-from meshtrio.wire import frames
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata, encode_binary, encode_timeout
 from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
@@ -81,8 +80,18 @@ def response_block(head: ResponseHead) -> HeaderBlock:
     return HeaderBlock.of(fields)
 
 
-def trailers_block(trailers: Trailers, room: int = frames.UNLIMITED) -> HeaderBlock:
-    """Trailers for the caller, whose message is cut to fit into `room`."""
+def trailers_block(trailers: Trailers) -> HeaderBlock:
+    """Trailers for the caller, as the plugin sent them."""
+    fields = [(b"grpc-status", b"%d" % trailers.code)]
+    if trailers.encoded_message:
+        fields.append((b"grpc-message", trailers.encoded_message))
+    if trailers.details:
+        fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
+    return HeaderBlock.of(fields + _as_they_came(trailers.metadata))
+
+
+def short_trailers_block(trailers: Trailers, room: int) -> HeaderBlock:
+    """The same with a status message that is cut to fit into `room` bytes with the rest."""
     metadata = _as_they_came(trailers.metadata)
     return status_trailers(trailers.code, trailers.message, trailers.details, metadata, room=room)
 

@@ -257,7 +257,7 @@ class Passage:
         if not self._caller.head_sent:
             room -= _HEAD.size  # It goes out in the same block.
         if block.size > room:
-            block = blocks.trailers_block(trailers, room)
+            block = blocks.short_trailers_block(trailers, room)
         if block.size > room:
             self._end_too_large(block.size)
         else:

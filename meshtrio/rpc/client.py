@@ -33,6 +33,8 @@ class ClientConnection(Connection):
         super().__init__(transport, Role.CLIENT, limits, timeouts)
         self.retired = False
         """Opens no further stream, and closes once those it has are over."""
+        self.peer_shuts_down = False
+        """The server has sent GOAWAY with NO_ERROR."""
         self.established = trio.Event()
         """The server has spoken HTTP/2, or never will: see `usable`."""
         self.ended = trio.Event()
@@ -115,6 +117,7 @@ class ClientConnection(Connection):
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)
+        self.peer_shuts_down = event.code == ErrorCode.NO_ERROR
         for stream in list(self.streams.values()):
             if stream.id > event.last_stream_id:
                 self._fail(stream, self._unprocessed(event.code))

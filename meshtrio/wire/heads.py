@@ -71,6 +71,9 @@ class Trailers:
     metadata: Metadata
     details: bytes = b""
     """`grpc-status-details-bin`: a serialized google.rpc.Status, where the server sent one."""
+    encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
+    """`grpc-message` as the server sent it, to be passed on: what is not valid in it is replaced in
+    `message`, which encoded again could be many times as long."""
 
 
 @attrs.frozen
@@ -184,12 +187,12 @@ def _trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
     # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    message = decode_message_text(values.get(b"grpc-message", b""))
+    encoded = values.get(b"grpc-message", b"")
     try:
         details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
     except MalformedHead:
         details = b""
-    return Trailers(code, message, metadata, details)
+    return Trailers(code, decode_message_text(encoded), metadata, details, encoded)
 
 
 def _split(
