@@ -23,6 +23,7 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.failed_start import why_not_executed
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -79,6 +80,7 @@ class World:
     resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
     sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
+    why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
 
     cgroups: Cgroups | None = None
 
