@@ -22,6 +22,7 @@ from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
 from meshtrio.structured import open_nursery_of_one, told_to_stop
+from meshtrio.supervise.processes.orphans import only_meshes_start_children
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -105,6 +106,7 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
+    only_meshes_start_children()
     with told_to_stop(for_good=True) as signals:
         async with open_nursery_of_one() as beside:
             async with open_nursery_of_one() as nursery:
