@@ -40,6 +40,7 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
+from meshtrio.forks import children_reset
 from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
@@ -130,7 +131,7 @@ async def _serve(
     """`for_good`: the process has nothing else to do."""
     level = ProcessLevel()
     _heed_environment(level)
-    with told_to_stop(for_good=for_good) as signals:
+    with told_to_stop(for_good=for_good) as signals, children_reset():
         async with _telling() as metrics:
             server, health = standard_server(
                 *servicers,

@@ -25,6 +25,7 @@ from meshtrio.errors import UsageError
 from meshtrio.rpc.crowd import PART_OF_DESCRIPTORS
 from meshtrio.structured import open_nursery_of_one, told_to_stop
 from meshtrio.supervise.processes.descriptors import LIMIT
+from meshtrio.supervise.processes.orphans import only_meshes_start_children
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -109,6 +110,7 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
+    only_meshes_start_children()
     with told_to_stop(for_good=True) as signals:
         async with open_nursery_of_one() as beside:
             async with open_nursery_of_one() as nursery:

@@ -152,7 +152,9 @@ class PluginConfig:
     tls: TlsFiles | None = None
     """What the mesh and its clients call it with."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
-    """Added to the environment of the mesh."""
+    """Environment variables of its processes, in addition to those that they inherit from the mesh.
+    `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints
+    is in the log at once."""
     cwd: Path | None = None
     """By default the folder of the config file, or that of the embedding program."""
     restart: RestartPolicy = RestartPolicy.ALWAYS
@@ -185,7 +187,9 @@ class PluginConfig:
     inherit_env: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple)
     )
-    """Names of the mesh's own variables that it gets, beside `env`; all of them by default."""
+    """Names of the mesh's own variables that it inherits, in addition to `env`. By default it
+    inherits all of them, without those by which systemd talks to the mesh (`NOTIFY_SOCKET`,
+    `WATCHDOG_*`, `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
     """What its processes may use, and as whom they run."""
     max_age: float | None = attrs.field(

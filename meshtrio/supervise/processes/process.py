@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes import orphans, procfs
 from meshtrio.supervise.processes.descriptors import LIMIT
 
 _GROUP_PAUSE = 0.02
@@ -61,8 +61,9 @@ class Process:
             LIMIT.restore(started.pid)
             return started
 
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), orphans.starting() as started:
             popen = await trio.to_thread.run_sync(start)
+            started(popen.pid)
         assert popen.stdout is not None
         assert popen.stderr is not None
         opened: list[int] = []
@@ -75,6 +76,7 @@ class Process:
             # Out of descriptors, most likely: what cannot be watched may not live.
             os.killpg(popen.pid, signal.SIGKILL)
             popen.wait()
+            orphans.waited_for(popen.pid)
             for descriptor in opened:
                 os.close(descriptor)
             raise
@@ -87,6 +89,7 @@ class Process:
             await trio.lowlevel.wait_readable(self.pidfd)
             self.signal_group(signal.SIGKILL)
             self.returncode = self._popen.wait()
+            orphans.waited_for(self.pid)
             os.close(self.pidfd)
 
     def signal_group(self, number: int) -> None:

@@ -22,10 +22,15 @@ _NUMBERED = 22
 class Stat:
     """The parts of `/proc/PID/stat` that are used here."""
 
+    pid: int
     state: str
     """One letter, such as "R" for running or "Z" for a zombie."""
+    parent: int
+    """The pid of its parent."""
     group: int
     """The id of its process group."""
+    session: int
+    """The id of its session."""
     ticks: int
     """CPU time in clock ticks, of the process and of the children it has waited for."""
     pages: int
@@ -49,8 +54,11 @@ def parse_stat(content: bytes) -> Stat | None:
         return None
     try:
         return Stat(
+            pid=int(before.partition(b"(")[0]),
             state=fields[0].decode("ascii"),
+            parent=int(fields[1]),
             group=int(fields[2]),
+            session=int(fields[3]),
             ticks=sum(map(int, fields[11:15])),
             pages=int(fields[21]),
         )

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import trio
 
+from meshtrio.supervise.processes import orphans
+
 _log = logging.getLogger("meshtrio.mesh")
 
 _SCRIPT = Path(__file__).with_name("warden_main.py")
@@ -53,7 +55,7 @@ class Warden:
         ours.setblocking(False)
         command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
         with ours:
-            with theirs:
+            with theirs, orphans.starting() as begun:
                 process = await trio.lowlevel.open_process(
                     [*command, *self._marks],
                     stdin=theirs,
@@ -61,6 +63,7 @@ class Warden:
                     cwd="/",
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
+                begun(process.pid)
             self._channel = ours
             for pid, pidfd in self._plugins.items():
                 self._hand_over(pid, pidfd)
@@ -80,6 +83,7 @@ class Warden:
                 process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+            orphans.waited_for(process.pid)
             self._channel = None
 
     def watch(self, pid: int, pidfd: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
 from meshtrio.supervise.processes import procfs, warden_main
@@ -17,9 +18,9 @@ from meshtrio.supervise.processes.usage import usage_by_group
 from tests import ROOT
 
 AFTER_NAME = (
-    b"S 1 77 77 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
+    b"S 1 77 70 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
 )
-EXPECTED = procfs.Stat(state="S", group=77, ticks=18, pages=100)
+EXPECTED = procfs.Stat(pid=4711, state="S", parent=1, group=77, session=70, ticks=18, pages=100)
 
 NAMES = [
     b"cat",
@@ -63,7 +64,7 @@ def test_a_malformed_entry_is_none(content: bytes) -> None:
 
 @pytest.mark.parametrize(("state", "alive"), [("R", True), ("D", True), ("Z", False), ("X", False)])
 def test_a_zombie_is_not_alive(state: str, alive: bool) -> None:
-    assert procfs.Stat(state=state, group=1, ticks=0, pages=0).alive is alive
+    assert attrs.evolve(EXPECTED, state=state).alive is alive
 
 
 @contextmanager
