@@ -188,6 +188,20 @@ class Channel(StubChannel):
             return None
         return errors[-1] if errors else self._last_reason or "it has no instance"
 
+    async def is_reachable(self) -> bool:
+        """Whether an endpoint is ready, after the first attempts to connect where none was yet."""
+        while True:
+            self._rank()
+            if self._ranking.ready:
+                return True
+            if self._closed or self.trouble is not None:
+                return False
+            await self._changed.park()
+
+    async def changed(self) -> None:
+        """Wait until an endpoint is listed, gone, connected or lost."""
+        await self._changed.park()
+
     def pick_ready(self, wish: Wish = ANY) -> Target | None:
         """One with room for another stream if there is any, else one that will have; or None.
 

@@ -16,6 +16,7 @@ import trio
 from meshtrio.config import GatewayConfig, MeshConfig, Security
 from meshtrio.errors import ConfigError, UsageError
 from meshtrio.gateway.gateway import Gateway
+from meshtrio.gateway.health import PassedHealth
 from meshtrio.registry import Registry
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.rpc.server import Server
@@ -65,6 +66,7 @@ class Door:
         if metrics is not None and passed is not None:
             metrics.include(passed.families)
         self._gateway = Gateway(registry, _Configured(tree), passed)
+        self._health = PassedHealth(registry, self._gateway)
         self._servicers = (
             ControlServicer(tree, registry, operations, chronicle, self._loads, log_levels),
             RegistryServicer(registry),
@@ -127,6 +129,7 @@ class Door:
             forwarder=self._gateway,
             admit=keeper.refusal,
             others=self._gateway.catalog.described,
+            others_health=self._health,
             metrics=self._metrics,
         )[0]
 

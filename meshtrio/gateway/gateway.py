@@ -166,7 +166,7 @@ class Gateway:
             raise purerpc.FailedPreconditionError(
                 f"the call has gone through {_MOST_GATEWAYS} gateways: does it go in a circle?"
             )
-        return await self._open(self._target(plan) or await self.catalog.find(plan.service))
+        return await self.channel_to(self._target(plan) or await self.catalog.find(plan.service))
 
     def _target(self, plan: Plan) -> str | None:
         """What a caller has named: by metadata, or as :authority.
@@ -181,7 +181,8 @@ class Gateway:
             return authority
         return None
 
-    async def _open(self, service: str) -> Channel:
+    async def channel_to(self, service: str) -> Channel:
+        """The channel to a service of the mesh, opened unless it is. Raises NotFoundError."""
         if not self._registry.knows(service):
             unknown = UnknownServiceError(service, self._registry.services())
             raise purerpc.NotFoundError(str(unknown))
