@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 from tests.interop.foreign import (
+    LATE,
     OURS,
     STACKS,
     ForeignClient,
@@ -21,21 +22,23 @@ from tests.interop.foreign import (
     our_plugin,
     target,
 )
-from tests.programs import Served, served
+from tests.interop.messages import SERVICE
+from tests.programs import Served, plugin, served
 
 ROUTES = ("direct", "gateway")
 """Calls go straight to the plugin's socket, or are passed on by the mesh socket."""
 
 OurConnect = Callable[[str, str], AbstractAsyncContextManager[OurClient]]
-TheirConnect = Callable[[str, str], ForeignClient]
+TheirConnect = Callable[..., ForeignClient]
 
 
 @pytest.fixture(scope="package")
 def peers() -> Iterator[Served]:
     """A running mesh with a plugin on each stack."""
-    config = our_plugin() + "".join(foreign_plugin(stack) for stack in STACKS)
+    config = our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
+    config += "".join(foreign_plugin(stack) for stack in STACKS)
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=1 + len(STACKS)) as running:
+        with served(Path(folder), config, ready=2 + len(STACKS)) as running:
             yield running
 
 
@@ -57,18 +60,15 @@ def our_client(peers: Served) -> OurConnect:
 
 @pytest.fixture(scope="package")
 def their_client(peers: Served) -> Iterator[TheirConnect]:
-    """What gives the client on a foreign stack, connected to the plugin on meshtrio."""
-    running: dict[tuple[str, str], ForeignClient] = {}
-    contexts = []
+    """What gives the client on a foreign stack, connected to the plugin on meshtrio or another."""
+    running: dict[tuple[str, str, str], ForeignClient] = {}
+    with ExitStack() as stack:
 
-    def connected(stack: str, route: str) -> ForeignClient:
-        if (stack, route) not in running:
-            socket = peers.folder / f"{OURS}-0.sock" if route == "direct" else peers.socket
-            context = foreign_client(stack, f"unix:{socket}", target(OURS))
-            contexts.append(context)
-            running[stack, route] = context.__enter__()
-        return running[stack, route]
+        def connected(name: str, route: str, to: str = OURS) -> ForeignClient:
+            if (name, route, to) not in running:
+                socket = peers.folder / f"{to}-0.sock" if route == "direct" else peers.socket
+                client = foreign_client(name, f"unix:{socket}", target(to))
+                running[name, route, to] = stack.enter_context(client)
+            return running[name, route, to]
 
-    yield connected
-    for context in contexts:
-        context.__exit__(None, None, None)
+        yield connected

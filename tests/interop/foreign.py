@@ -43,6 +43,8 @@ STACKS = {
 """The foreign stacks, by the names of their plugins, and their programs."""
 OURS = "ours"
 """The plugin on meshtrio."""
+LATE = "late"
+"""The plugin of `tests/plugins/late_frames.py`."""
 PATIENCE = 10
 """Seconds after which a result that does not come fails the test."""
 
@@ -91,11 +93,11 @@ class OurClient:
 
     def __init__(self, channel: Channel, metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
         self.stub: Any = channel.stub(PeerStub)
-        self._metadata = metadata
+        self.metadata = metadata
 
     async def call(self, method: str, *messages: bytes, metadata: Pairs = ()) -> Result:
         """Make a call; a status other than OK is a result, everything else is raised."""
-        pairs = [*self._metadata, *metadata]
+        pairs = [*self.metadata, *metadata]
         try:
             return await self._call(method, [Raw(message) for message in messages], pairs)
         except purerpc.RpcFailedError as exc:

@@ -50,7 +50,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def beyond_ascii(stack: str) -> dict[str, str]:
-    """The values that a client on this stack can send: grpc-js refuses all of them itself."""
+    """The values to give to a client on this stack: grpc-js raises, grpc-java leaves them out."""
     return {} if stack == "js" else BEYOND_ASCII
 
 
@@ -199,7 +199,9 @@ async def test_values_beyond_ascii_in_replies_fail_no_call(
     async with our_client(stack, route) as client:
         for method, (kind, value) in product(CALLS, BEYOND_ASCII.items()):
             result = await ask(client, method, [("x-raw-bin", value.encode())])
-            found[f"{method}, {kind}"] = check_raw(result, "x-raw", value)
+            # A meshtrio client gives such bytes as the characters that Latin-1 makes of them.
+            latin = value.encode().decode("latin-1")
+            found[f"{method}, {kind}"] = check_raw(result, "x-raw", latin)
     check_all(found)
 
 

@@ -47,7 +47,7 @@ public final class Peer {
     return Metadata.Key.of(name, Metadata.BINARY_BYTE_MARSHALLER);
   }
 
-  /** A key whose values are sent and received as they are: grpc-java's own would make é a "?". */
+  /** A key whose values are bytes, which grpc-java sends if they are ASCII. */
   static Metadata.Key<byte[]> rawKey(String name) {
     return io.grpc.InternalMetadata.keyOf(name, new RawValue());
   }
