@@ -47,6 +47,7 @@ from meshtrio.supervise.report import ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.logs.mesh import log_event
+from meshtrio.wire.frames import UNLIMITED
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -249,7 +250,7 @@ async def connect(
 
 async def _follow(address: str, service: str, update: Callable[[ServiceState], None]) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
-    async with connect_to(address) as mesh:
+    async with connect_to(address, max_receive_message_length=UNLIMITED) as mesh:
         await registry_client.watch(mesh, service, update)
 
 
@@ -303,5 +304,5 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
             f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror or exc}); start "
             "one with `meshtrio serve`, or say where it is with MESH_SOCKET"
         ) from None
-    async with connect_to(address) as channel:
+    async with connect_to(address, max_receive_message_length=UNLIMITED) as channel:
         yield channel

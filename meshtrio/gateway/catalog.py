@@ -205,7 +205,7 @@ class Catalog:
                 self._put_off(service, learned, f"it did not say within {_LEARN_WITHIN:g} s")
             except Exception as exc:
                 # Whatever a plugin answers concerns this question alone, not the gateway's tasks.
-                self._put_off(service, learned, f"its reflection cannot be used: {exc!r}")
+                self._put_off(service, learned, f"its reflection cannot be used: {exc!r:.200}")
 
     def _put_off(self, service: str, learned: Learned, why: str) -> None:
         """Ask again after a while, or when it has other endpoints; who waited does not."""

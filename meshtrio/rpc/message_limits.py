@@ -82,12 +82,15 @@ class MessageLengths:
         Args:
             receive: Bytes, -1 for no limit, None if unset.
             send: The same, for messages to send.
-            limits: Those of the channel's connections, which hold for what is unset.
+            limits: Those of the channel's connections: if they differ from the defaults, they are
+                the application's where the options are unset.
         """
         receive, send = checked_length(_RECEIVE, receive), checked_length(_SEND, send)
         if limits is not None:
-            receive = limits.max_message_size if receive is None else receive
-            send = limits.max_send_message_size if send is None else send
+            if receive is None and limits.max_message_size != DEFAULT_MAX_MESSAGE_SIZE:
+                receive = limits.max_message_size
+            if send is None and limits.max_send_message_size != UNLIMITED:
+                send = limits.max_send_message_size
         return cls(receive, send)
 
     def with_config(self, config: MethodConfig) -> MessageLimits | None:

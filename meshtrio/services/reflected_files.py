@@ -1,4 +1,4 @@
-"""The files of several descriptor pools, told as those of one server.
+"""The files of several descriptor pools, described as those of one server.
 
 Pools may have files of one name that differ: two plugins may each have a `common.proto`. A client
 of reflection keeps files by name, so each of them has to have a name of its own: the first keeps
@@ -54,7 +54,7 @@ class Described:
     """What one server says of its services."""
 
     label: str
-    """What its files are told apart by: the service of the mesh."""
+    """The prefix of its files that clash: the service of the mesh."""
     services: frozenset[str]
     pool: DescriptorPool | None = None
     """Where the types of these are found; None if it does not say."""
@@ -71,14 +71,14 @@ class ReflectedFiles:
     # -- questions: each raises KeyError for what is not there --------------------------------
 
     def named(self, name: str) -> list[bytes]:
-        """Give a file by the name it is told by, and what it imports."""
+        """Give a file by the name it is described under, and what it imports."""
         for each, inner in self._candidates(name):
             try:
                 file = each.pool.FindFileByName(inner)
             except KeyError:
                 continue
             if self._name_of(file) == name:
-                return self._told(file)
+                return self._with_imports(file)
         raise KeyError(name)
 
     def _candidates(self, name: str) -> Iterator[tuple[Any, str]]:
@@ -96,7 +96,7 @@ class ReflectedFiles:
         names = {symbol, symbol.rpartition(".")[0]}
         serving = [each for each in self._described if names & each.services]
         others = [each for each in self._described if not names & each.services]
-        return self._told(_find(serving + others, symbol, partial(_file_of, symbol=symbol)))
+        return self._with_imports(_find(serving + others, symbol, partial(_file_of, symbol=symbol)))
 
     def extending(self, message: str, number: int) -> list[bytes]:
         """Give the file that declares an extension of a message, and what it imports."""
@@ -106,7 +106,7 @@ class ReflectedFiles:
             file: FileDescriptor = extension.file
             return file
 
-        return self._told(_find(self._described, f"extension {number} of {message}", find))
+        return self._with_imports(_find(self._described, f"extension {number} of {message}", find))
 
     def extension_numbers(self, message: str) -> list[int]:
         """Give the numbers of all extensions of a message, of any pool."""
@@ -126,7 +126,7 @@ class ReflectedFiles:
 
     # -- names -------------------------------------------------------------------------------
 
-    def _told(self, file: FileDescriptor) -> list[bytes]:
+    def _with_imports(self, file: FileDescriptor) -> list[bytes]:
         """Serialize a file and, before the client asks for them one by one, what it imports."""
         return [self._renamed(each) for each in reversed(_imports_first(file))]
 
@@ -141,7 +141,8 @@ class ReflectedFiles:
         return proto.SerializeToString()
 
     def _name_of(self, file: FileDescriptor) -> str:
-        """The name that a file is told by: its own, unless an earlier pool has another by it."""
+        """The name that a file is described under: its own, unless an earlier pool has another file
+        of that name."""
         name: str = file.name
         if name.startswith(_WELL_KNOWN):
             return name

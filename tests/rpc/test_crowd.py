@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -122,6 +123,22 @@ async def test_connections_are_limited_in_all() -> None:
             sock.setblocking(False)
             other = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
             assert "accepts 2 in all (max_connections)" in await answer(other)
+
+
+async def test_file_descriptors_limit_connections_too() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5, before[1]))
+    try:
+        few = server()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    async with on_tcp(few) as port, AsyncExitStack() as stack:
+        for _ in range(2):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stack.enter_async_context(stream)
+            assert await answer(stream) == ""
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            assert "(the limit of 5 file descriptors)" in await answer(stream)
 
 
 async def test_connections_are_counted_by_client_certificate() -> None:

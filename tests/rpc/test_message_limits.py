@@ -54,6 +54,12 @@ def test_the_limits_of_connections_are_an_applications_too() -> None:
     found = MessageLengths.of(50, None, limits).with_config(MethodConfig(max_request=1000))
     assert found is not None
     assert (found.receive, found.send) == (50, 200)
+    # Limits of something else leave the lengths to the service config.
+    found = MessageLengths.of(None, None, Limits(reset_rate=1)).with_config(
+        MethodConfig(max_response=20 * MIB)
+    )
+    assert found is not None
+    assert (found.receive, found.send) == (20 * MIB, UNLIMITED)
 
 
 @pytest.mark.parametrize("wrong", [-2, 1.5, "4M", True])
