@@ -41,9 +41,10 @@ class Limits:
     absolute_max_header_list_size: int = attrs.field(default=1024 * 1024, validator=ge(1024))
     """Size of a received header list, and of its encoded block, above which the connection is
     closed, because decoding it costs too much. No less than `max_header_list_size` is used."""
-    max_send_header_list_size: int = attrs.field(default=1024 * 1024, validator=ge(1024))
-    """Size of a header list to send, where the peer has set no lower limit. What is larger fails
-    the call with RESOURCE_EXHAUSTED before it is sent."""
+    max_send_header_list_size: int = attrs.field(default=65_535, validator=ge(1024))
+    """Size of a header list to send, unless the peer has set a lower limit. What is larger fails
+    the call with RESOURCE_EXHAUSTED before it is sent. The default is that of Node.js, which does
+    not announce it, and never answers a call that exceeds it."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
     """Of one received gRPC message, as it is when decompressed."""
     max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
