@@ -80,23 +80,40 @@ async def open_nursery_of_one() -> AsyncIterator[trio.Nursery]:
         raise exc from exc.__cause__
 
 
+class _Started(trio.TaskStatus[Any]):
+    """Where a service reports its start; see `running`."""
+
+    def __init__(self) -> None:
+        self.reported = trio.Event()
+        self.value: Any = None
+
+    def started(self, value: Any = None) -> None:
+        self.value = value
+        self.reported.set()
+
+
 @asynccontextmanager
 async def running(service: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIterator[Any]:
     """Run `service(*args, task_status=…)` during the block, and until the block is quite done.
 
     It is shielded from the cancellation that ends the block and is cancelled after it, so that
     what the block does on its way out still finds it there. Yields what it gave as started.
+    Cancelled while the service starts, it cancels the service: `nursery.start` could not, since it
+    loses hold of a task that shields itself before it has started (trio#2895).
     """
-    scope = trio.CancelScope(shield=True)
+    scope, start = trio.CancelScope(shield=True), _Started()
 
-    async def run(*, task_status: trio.TaskStatus[Any]) -> None:
+    async def run() -> None:
         with scope:
-            await service(*args, task_status=task_status)
+            await service(*args, task_status=start)
+        if not start.reported.is_set() and not scope.cancel_called:
+            raise RuntimeError(f"{service} ended without calling task_status.started()")
 
     async with open_nursery_of_one() as nursery:
-        started = await nursery.start(run)
+        nursery.start_soon(run)
         try:
-            yield started
+            await start.reported.wait()
+            yield start.value
         finally:
             scope.cancel()
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 import purerpc
 import trio
@@ -37,7 +38,7 @@ from meshtrio.contract import MESH_TARGET
 from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.messages import registry as registry_messages
 from meshtrio.runtime_dir import find_mesh_socket
-from meshtrio.wire.grpc import encode_metadata
+from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
 
 _STDIN = "-"
 _TIMEOUT = 10.0
@@ -70,6 +71,13 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
     metavar="SECONDS",
     help="Goes with the call as its deadline; by default 10, and none where either side streams.",
 )
+@click.option(
+    "--max-message-size",
+    type=click.IntRange(-1),
+    default=DEFAULT_MAX_MESSAGE_SIZE,
+    metavar="BYTES",
+    help="The longest reply to accept, after decompression; by default 4 MiB, -1 for no limit.",
+)
 @click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
 @json_option("One line of JSON for each reply on a terminal, too.")
 @mesh_socket_option
@@ -79,6 +87,7 @@ def call(
     messages: tuple[str, ...],
     metadata: tuple[str, ...],
     timeout: float | None,
+    max_message_size: int,
     wait: bool,
     as_json: bool,
     mesh_socket: Path | None,
@@ -96,7 +105,7 @@ def call(
     straight = service.startswith(("unix:", "tcp:"))
     if straight:
         _check(service)
-    connect = partial(_connect, service, mesh_socket, wait=wait)
+    connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     troubles: list[str] = []
     try:
         run(_call, connect, method, messages, pairs, timeout, _printer(as_json=as_json), troubles)
@@ -178,13 +187,18 @@ async def _noted(channel: Channel, troubles: list[str]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _connect(service: str, mesh_socket: Path | None, *, wait: bool) -> AsyncIterator[Channel]:
-    if service.startswith(("unix:", "tcp:")):
-        async with connect_to(service) as channel:
-            yield channel
-        return
-    await _find_mesh(mesh_socket, wait=wait)
-    async with connect_to(_address(mesh_socket), metadata=[(MESH_TARGET, service)]) as channel:
+async def _connect(
+    service: str, mesh_socket: Path | None, max_message_size: int, *, wait: bool
+) -> AsyncIterator[Channel]:
+    address = service
+    metadata: tuple[tuple[str, str], ...] = ()
+    if not service.startswith(("unix:", "tcp:")):
+        await _find_mesh(mesh_socket, wait=wait)
+        address, metadata = _address(mesh_socket), ((MESH_TARGET, service),)
+    async with connect_to(
+        address, metadata=metadata, max_receive_message_length=max_message_size
+    ) as channel:
+        channel.lengths = attrs.evolve(channel.lengths, receive_setting="--max-message-size")
         yield channel
 
 

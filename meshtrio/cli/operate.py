@@ -18,8 +18,10 @@ from meshtrio.cli.asking import control, run
 from meshtrio.cli.options import json_option, mesh_socket_option, name_argument
 from meshtrio.cli.records import print_document, record
 from meshtrio.cli.spinner import spinning
+from meshtrio.errors import UsageError
 from meshtrio.messages import control as messages
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.texts import whole
 
 _SOON = 2.0
 """Seconds within which what goes wrong is told by the outcome."""
@@ -108,7 +110,10 @@ def reload(file: Path | None, as_json: bool, mesh_socket: Path | None) -> None:
     Only what has changed is touched, and no call is lost. A config with mistakes changes nothing:
     they are told, and the exit status is 2.
     """
-    request = messages.ReloadRequest(path=os.path.abspath(file) if file else "")
+    path = os.path.abspath(file) if file else ""
+    if whole(path) != path:
+        raise UsageError(f"{whole(path)}: the mesh cannot be asked for a path that is not UTF-8")
+    request = messages.ReloadRequest(path=path)
     reply, _ = _operate(mesh_socket, "reloading the config", "Reload", request)
     if as_json:
         print_document(record(reply))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
@@ -28,6 +29,8 @@ def _value(message: Message, field: Any) -> Any:
 def _single(value: Any, field: Any) -> Any:
     if isinstance(value, Message):
         return record(value)
+    if isinstance(value, bytes):
+        return b64encode(value).decode("ascii")  # as protobuf's JSON has bytes
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
     return value

@@ -16,6 +16,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc import census
+from meshtrio.rpc.message_limits import connection_limits
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.status import error_for_reset
@@ -56,6 +57,7 @@ class Connection:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
         self.is_client = role is Role.CLIENT
+        self.message_limits = connection_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False
@@ -99,6 +101,7 @@ class Connection:
             events.GoAwayReceived: self._on_goaway,
             events.PingAcknowledged: self._on_ping_ack,
             events.RequestReceived: self._on_request,
+            events.RequestTooLarge: self._on_large_request,
             events.ResponseReceived: self._on_response,
         }
 
@@ -403,6 +406,9 @@ class Connection:
         """A ping of ours came back."""
 
     def _on_request(self, event: events.RequestReceived) -> None:
+        raise AssertionError("only a server's engine reports requests")
+
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
         raise AssertionError("only a server's engine reports requests")
 
     def _on_response(self, event: events.ResponseReceived) -> None:

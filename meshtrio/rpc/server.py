@@ -17,13 +17,19 @@ import trio
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.crowd import Crowd, Who, turn_away
+from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
-from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
+from meshtrio.rpc.serving import (
+    ServerCall,
+    answer_at_once,
+    answer_not_grpc,
+    answer_too_large,
+    refuse,
+)
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
@@ -230,9 +236,15 @@ class Server:
                 continue
             told = False
             sock = socket.socket(fileno=accepted.detach())
-            who = self._crowd.enter(sock)
-            if who is None:
-                turn_away(sock)
+            encrypted = ssl_context is not None
+            try:
+                who = self._crowd.enter(sock)
+            except OSError:
+                sock.close()  # Its client is gone already.
+                continue
+            except TooManyConnectionsError as exc:
+                reject = partial(self._crowd.reject, encrypted=encrypted)
+                nursery.start_soon(reject, sock, str(exc))
                 continue
             transport: Transport = SocketTransport(sock)
             if ssl_context is not None:
@@ -240,10 +252,21 @@ class Server:
 
                 transport = TlsTransport(sock, ssl_context, server_side=True)
             connection = ServerConnection(transport, self)
+            connection.counted_as = who
             self.connections.add(connection)
-            nursery.start_soon(self._serve_connection, connection, who)
+            nursery.start_soon(self._serve_connection, connection)
 
-    async def _serve_connection(self, connection: ServerConnection, who: list[Who]) -> None:
+    def count_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
+        """Count a connection for its client certificate; gives why it is rejected, "" if not."""
+        try:
+            connection.counted_as = self._crowd.enter_certificate(
+                tls, connection.peer, connection.counted_as
+            )
+        except TooManyConnectionsError as exc:
+            return str(exc)
+        return ""
+
+    async def _serve_connection(self, connection: ServerConnection) -> None:
         try:
             await connection.run()
         except Exception:
@@ -252,7 +275,7 @@ class Server:
         finally:
             self.connections.discard(connection)
             self.past.add(calls_in_the_end(connection))
-            self._crowd.leave(who)
+            self._crowd.leave(connection.counted_as)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
@@ -283,6 +306,8 @@ class ServerConnection(Connection):
         self.interceptors = server.interceptors
         self.meter = server.meter
         self.server = server
+        self.counted_as: list[Who] = []
+        """What the server's limits on connections count it as."""
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
@@ -382,7 +407,27 @@ class ServerConnection(Connection):
             self._drain_acknowledged.set()
             self._ended.set()
 
+    async def _shake_hands(self) -> bool:
+        if not await super()._shake_hands():
+            return False
+        tls = self.transport.tls
+        reason = "" if tls is None else self.server.count_certificate(self, tls)
+        if reason:
+            self.shut(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        return not reason
+
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
+        self.tally.started += 1
+        if event.is_grpc:
+            exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
+            answer_at_once(self, event.stream_id, exhausted, event.reason)
+        else:
+            self.tally.failed += 1
+            answer_too_large(self, event.stream_id)
+
     def _on_request(self, event: events.RequestReceived) -> None:
+        if not self.engine.can_send(event.stream_id):
+            return  # It was reset by the same read: nothing is done for it.
         self.tally.started += 1
         self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import purerpc
@@ -60,6 +61,7 @@ class Stream:
         "head",
         "head_sent",
         "id",
+        "message_limits",
         "on_failure",
         "owner",
         "path",
@@ -71,6 +73,8 @@ class Stream:
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
+        self.message_limits = connection.message_limits
+        """Of its messages; a call that has limits of its own sets them when it starts."""
         self.head: ResponseHead | None = None
         self.head_sent = False
         """On a server: the head of the response has gone out, so trailers must follow it."""
@@ -209,9 +213,9 @@ class Stream:
 
     def _decompressed(self, message: bytes) -> bytes:
         try:
-            return decompress(message, self._connection.limits.max_message_size)
+            return decompress(message, self.message_limits.receive)
         except MessageTooLarge as exc:
-            raise purerpc.ResourceExhaustedError(f"received {exc}") from None
+            raise self.message_limits.received(exc.length, at_least=True) from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
 
@@ -231,10 +235,8 @@ class Stream:
         When cancelled the message may be half sent, so the stream has to be reset.
         """
         connection = self._connection
-        limit = connection.limits.max_send_message_size
-        if len(message) > limit:
-            text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
-            raise purerpc.ResourceExhaustedError(text)
+        if len(message) > self.message_limits.send:
+            self.message_limits.check_send(len(message))
         encoded = compress(message) if compressed else message
         size = len(encoded)
         self.sent_size += size
@@ -341,9 +343,7 @@ class Stream:
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        message = (
-            None if self._reader else whole_message(data, self._connection.limits.max_message_size)
-        )
+        message = None if self._reader else whole_message(data, self.message_limits.receive)
         if message is not None:
             self._keep(message)
         else:
@@ -372,20 +372,24 @@ class Stream:
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
         if self._reader is None:
-            self._reader = MessageReader(self._connection.limits.max_message_size)
+            self._reader = MessageReader(self.message_limits.receive)
         if not self._reader.partial:
             self._begun = trio.current_time()
         whole = len(self._messages)
         try:
-            for compressed, message in self._reader.feed(data):
-                if compressed and self.encoding == IDENTITY:
-                    self.fail(purerpc.InternalError("a message was compressed without agreement"))
-                    return
-                self._keep(Compressed(message) if compressed else message)
+            self._keep_all(self._reader.feed(data))
         except MessageTooLarge as exc:
-            self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
+            self._keep_all(exc.complete)
+            self.fail(self.message_limits.received(exc.length))
         if len(self._messages) > whole:
             self._begun = trio.current_time()
+
+    def _keep_all(self, messages: Sequence[tuple[bool, bytes]]) -> None:
+        for compressed, message in messages:
+            if compressed and self.encoding == IDENTITY:
+                self.fail(purerpc.InternalError("a message was compressed without agreement"))
+                return
+            self._keep(Compressed(message) if compressed else message)
 
     def on_end(self, trailers: Trailers | None) -> None:
         if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,6 +23,8 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.failed_start import why_not_executed
+from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -66,6 +68,13 @@ def is_removed(socket: Path) -> bool:
     return not os.path.lexists(socket) and os.path.lexists(socket.parent)
 
 
+@asynccontextmanager
+async def _guarded(warden: Warden) -> AsyncIterator[None]:
+    """Run the warden during the block, and reap what the kernel gives us to reap."""
+    async with running(reap_orphans), running(warden.run):
+        yield
+
+
 @attrs.frozen
 class World:
     """Processes, questions to them, their guard, and chance."""
@@ -79,6 +88,7 @@ class World:
     resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
     sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
+    why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
 
     cgroups: Cgroups | None = None
 
@@ -89,7 +99,7 @@ class World:
         cgroups = None if cgroup is None else Cgroups(cgroup)
         return cls(
             warden,
-            lambda: running(warden.run),
+            partial(_guarded, warden),
             sweep=partial(sweep, cgroups=cgroups),
             cgroups=cgroups,
         )

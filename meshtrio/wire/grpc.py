@@ -90,7 +90,8 @@ class MessageReader:
     """Cuts a stream's DATA into messages.
 
     Holds at most one incomplete message, and that only up to `max_size` bytes: the length is
-    checked as soon as the prefix is there, before the body is kept.
+    checked as soon as the prefix is there, before the body is kept. A compressed message may have
+    as many more as gzip adds to one that it cannot make smaller: what it decompresses to counts.
     """
 
     __slots__ = ("_chunks", "_held", "_max_size", "_need")
@@ -134,12 +135,12 @@ class MessageReader:
     def _cut(self) -> list[tuple[bool, bytes]]:
         data = b"".join(self._chunks)
         position, end = 0, len(data)
-        messages = []
+        messages: list[tuple[bool, bytes]] = []
         self._need = PREFIX_SIZE
         while end - position >= PREFIX_SIZE:
             flag, length = _PREFIX.unpack_from(data, position)
-            if length > self._max_size:
-                raise MessageTooLarge(length, self._max_size)
+            if length > self._max_size and (not flag or length > compressed_size(self._max_size)):
+                raise MessageTooLarge(length, self._max_size, messages)
             body = position + PREFIX_SIZE
             if end - body < length:
                 self._need = PREFIX_SIZE + length
@@ -150,6 +151,11 @@ class MessageReader:
         self._chunks = [rest] if rest else []
         self._held = len(rest)
         return messages
+
+
+def compressed_size(size: int) -> int:
+    """The most bytes that gzip makes of a message of `size` bytes (zlib's compressBound)."""
+    return size + (size >> 10) + 64
 
 
 def encode_timeout(seconds: float) -> str:

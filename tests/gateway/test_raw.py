@@ -123,7 +123,7 @@ async def test_metadata_that_is_too_much_for_the_plugin_costs_only_its_call(
     async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=little) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         assert (await stub.Echo(request("hi"))).message == "hi"
-        with pytest.raises(purerpc.ResourceExhaustedError, match="more than the plugin accepts"):
+        with pytest.raises(purerpc.ResourceExhaustedError, match="request's header list of 45"):
             await stub.Echo(request("hi"), metadata=[("much", "x" * 4000)])
         assert (await stub.Echo(request("hi"))).message == "hi"
         assert len(behind.upstream()) == 1
@@ -144,7 +144,7 @@ async def test_a_plugin_that_says_too_much_costs_only_its_call(short_dir: Path) 
         async with behind.client(little) as channel:
             stub = channel.stub(EchoServiceStub)
             for which in ("initial_metadata", "trailing_metadata"):
-                with pytest.raises(purerpc.ResourceExhaustedError, match="than the caller accepts"):
+                with pytest.raises(purerpc.ResourceExhaustedError, match="response's header list"):
                     await stub.Echo(request(which))
             assert len(behind.server.connections) == 2  # this one and `behind.channel`
         await behind.assert_nothing_left()

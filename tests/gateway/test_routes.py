@@ -17,6 +17,7 @@ from meshtrio.client.endpoint import Departure
 from meshtrio.client.reflection import describe, list_services
 from meshtrio.messages import health
 from meshtrio.rpc.server import Server
+from meshtrio.services.standard import standard_server
 from tests.client.test_channel import named
 from tests.gateway.doors import Behind, described, gateway_to
 from tests.rpc.pairs import Scripted, request
@@ -56,12 +57,14 @@ async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(
 ) -> None:
     descriptor = health.DESCRIPTOR.services_by_name["Health"]
     asked = health.HealthCheckRequest(service=ECHO)
-    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+    server, plugins_health = standard_server(named("a"))
+    async with gateway_to(short_dir, a=server) as behind:
         stub = DynamicStub(behind.channel, descriptor)
-        with pytest.raises(purerpc.NotFoundError):
-            await stub.Check(asked)
-        reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])
+        plugins_health.stop_serving()
+        reply = await stub.Check(asked)
         assert reply.status == health.HealthCheckResponse.SERVING
+        reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])
+        assert reply.status == health.HealthCheckResponse.NOT_SERVING
 
 
 async def test_what_nobody_serves_is_told_with_what_is_served(short_dir: Path) -> None:

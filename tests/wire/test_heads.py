@@ -19,7 +19,7 @@ from meshtrio.wire.heads import (
     parse_trailers,
 )
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 METHOD, SCHEME, PATH = (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/s/m")
 REQUEST = (METHOD, SCHEME, PATH)
@@ -121,7 +121,7 @@ _OTHERS = st.sampled_from([METHOD, SCHEME, PATH, (b"te", b"trailers"), (b"k", b"
 
 
 @given(st.lists(st.one_of(_VARYING, _OTHERS), max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_what_varies_is_read_as_if_all_were_read_anew(fields):
     whole = (*REQUEST, *fields)
     try:

@@ -40,18 +40,17 @@ class Cgroups:
 
     def was_too_large(self, name: str) -> bool:
         """Whether the kernel has killed something in it for its use of memory."""
-        with contextlib.suppress(OSError):
-            events = dict(
-                line.split() for line in (self._folder / name / "memory.events").open().readlines()
-            )
-            return int(events.get("oom_kill", 0)) > 0
+        with contextlib.suppress(OSError, ValueError):
+            content = (self._folder / name / "memory.events").read_bytes()
+            events = dict(line.split() for line in content.splitlines())
+            return int(events.get(b"oom_kill", 0)) > 0
         return False
 
     def remove(self, name: str) -> int:
         """Kill what is left in a cgroup and remove it; gives how many processes those were."""
         gone = self._folder / name
         with contextlib.suppress(OSError):
-            left = len((gone / "cgroup.procs").read_text().split())
+            left = len((gone / "cgroup.procs").read_bytes().split())
             _kill(gone)
             return left
         return 0
@@ -69,7 +68,7 @@ PREFIX = "meshtrio-"
 
 def _enable_memory(folder: Path) -> bool:
     """Have the memory controller in our cgroups, if we are given it."""
-    if "memory" not in (folder / "cgroup.controllers").read_text().split():
+    if b"memory" not in (folder / "cgroup.controllers").read_bytes().split():
         return False
     _write(folder / "cgroup.subtree_control", "+memory")
     return True

@@ -67,7 +67,9 @@ def main() -> None:
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as exc:
-        sys.exit(f"{command[0]} could not be executed: {exc.strerror}")
+        print(f"{command[0]} could not be executed: {exc.strerror}", file=sys.stderr)
+        # As a shell has it; the mesh looks for the reason then.
+        sys.exit(127 if isinstance(exc, FileNotFoundError) else 126)
 
 
 if __name__ == "__main__":

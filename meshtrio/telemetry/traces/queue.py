@@ -88,9 +88,9 @@ class SpanQueue(SpanProcessor):
         self._token = trio.lowlevel.current_trio_token()
         self._ending = False
         async with trio.open_nursery() as nursery:
+            task_status.started()  # Before the shield: no start that is cancelled could end it.
             with trio.CancelScope(shield=True) as scope:
                 nursery.start_soon(self._wait_for_the_end, scope)
-                task_status.started()
                 while not self._ending:
                     self._full = trio.Event()
                     with trio.move_on_after(_INTERVAL):
