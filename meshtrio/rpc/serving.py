@@ -333,7 +333,7 @@ class ServerCall:
     def _status_of(self, exc: BaseException) -> _StatusPair:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
         path = self._head.path
-        if isinstance(exc, purerpc.RpcFailedError):
+        if isinstance(exc, purerpc.RpcFailedError) and exc.status.status_code is not _OK:
             return exc.status.status_code, exc.status.status_message
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"

@@ -147,6 +147,16 @@ async def test_a_long_status_message_is_cut_between_characters(character: str, c
         assert len(text) > 300
 
 
+async def test_a_failure_with_status_ok_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: EchoRequest) -> EchoReply:
+        raise purerpc.RpcFailedError(purerpc.Status(purerpc.StatusCode.OK, "fine"))
+
+    async with connected(Scripted(Echo=fail)) as pair:
+        with pytest.raises(purerpc.UnknownError):
+            await pair.stub.Echo(request("hi"))
+    assert "/echo.v1.EchoService/Echo: the handler raised" in caplog.text
+
+
 # -- the client ----------------------------------------------------------------------------------
 
 HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
