@@ -144,6 +144,7 @@ async def _serve(
             server.trusted_pid = os.getppid()
             with _listener() as listener:
                 stop = server.on_exit = partial(_stop, server, health)
+                server.ends_with_process = for_good
                 async with open_nursery_of_one() as nursery:
                     await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
                     task_status.started()

@@ -40,7 +40,7 @@ _HOLD = 0.0005
 _HANDSHAKE_WITHIN = 10.0
 """Seconds that TLS may take to agree on keys."""
 _SIGN_OF_LIFE = b"alive?.."
-_LAST_WORDS = 1.0
+LAST_WORDS = 1.0
 """Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
 
 
@@ -208,7 +208,7 @@ class Connection:
 
     async def _linger(self) -> None:
         """See the last words off: closing with unread bytes could destroy them on their way."""
-        with trio.move_on_after(_LAST_WORDS), contextlib.suppress(OSError):
+        with trio.move_on_after(LAST_WORDS), contextlib.suppress(OSError):
             await self.outbox.empty()
             self._transport.end()
             while await self._transport.receive(_RECEIVE_SIZE):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,7 +18,7 @@ import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
-from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.connection import LAST_WORDS, Connection
 from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import Outcome, ServerObserver
@@ -121,6 +123,9 @@ class Server:
         """A handler has asked for the end of the process: see `request_exit`."""
         self.on_exit: Callable[[], Awaitable[object]] = partial(self.drain, 0.0)
         """Stops the server then."""
+        self.ends_with_process = False
+        """The process does nothing else and ends once `serve` has: calls that an exit cuts are left
+        open until then, so that their callers see its end and nothing before it."""
         self._exit_error: BaseException | None = None
         self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
@@ -317,6 +322,7 @@ class ServerConnection(Connection):
         self._refusing = False
         self._answered: dict[int, float] = {}
         """Streams that the client has still to end, and when they were answered."""
+        self._holds_socket = False
         self._max_answered = min(_MAX_ANSWERED, self.limits.max_concurrent_streams // 2)
 
     def keep_house(self, now: float) -> None:
@@ -392,6 +398,12 @@ class ServerConnection(Connection):
 
     def abandon(self, stream: Stream) -> None:
         """Drop a call without an answer: its caller learns that the process has ended."""
+        if self.server.ends_with_process and not self._holds_socket:
+            self._holds_socket = True
+            with contextlib.suppress(
+                OSError
+            ):  # It is closed already, or there is no descriptor left.
+                os.dup(self.transport.sock.fileno())
         self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
             self._on_stream_gone(stream)
@@ -406,6 +418,13 @@ class ServerConnection(Connection):
         finally:
             self._drain_acknowledged.set()
             self._ended.set()
+
+    async def _linger(self) -> None:
+        if not self._holds_socket:
+            await super()._linger()
+            return
+        with trio.move_on_after(LAST_WORDS), contextlib.suppress(OSError):
+            await self.outbox.empty()
 
     async def _shake_hands(self) -> bool:
         if not await super()._shake_hands():

@@ -1,7 +1,9 @@
 """An echo plugin whose handlers raise what is no Exception, as they are told to."""
 
 import asyncio
+import atexit
 import sys
+import time
 from pathlib import Path
 
 import trio
@@ -41,6 +43,8 @@ async def beside_another_task():
 
 
 if __name__ == "__main__":
+    if "slowly" in sys.argv:
+        atexit.register(time.sleep, 3)
     if "serve" in sys.argv:
         trio.run(beside_another_task)
     else:

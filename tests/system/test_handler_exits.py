@@ -85,6 +85,18 @@ async def test_an_exit_drains_and_callers_learn_the_status(
         assert last_line in "\n".join(error.stderr_tail)
 
 
+@pytest.mark.parametrize("connect", [in_process, through_the_mesh_socket])
+async def test_callers_wait_for_a_process_that_takes_its_time_to_end(
+    connect: Callable, short_dir: Path
+) -> None:
+    config = plugin("chain", "exiting.py", "slowly", restart="never", stop_timeout=5)
+    async with running(config, short_dir) as watched, connect(watched) as channel:
+        stub = channel.stub(EchoServiceStub)
+        with trio.fail_after(20), pytest.raises(PluginDiedError) as caught:
+            await stub.Echo(EchoRequest(message="exit"))
+    assert caught.value.exit_status == 7
+
+
 async def test_an_exit_ends_plugin_serve_beside_other_tasks(short_dir: Path) -> None:
     config = plugin("chain", "exiting.py", "serve", restart="never", stop_timeout=2)
     async with running(config, short_dir) as watched, in_process(watched) as channel:
