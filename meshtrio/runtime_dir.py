@@ -255,8 +255,9 @@ def _make(folder: Path, known: int | None = None) -> None:
         owner = f"belongs to uid {status.st_uid}, not to us (uid {us})"
         raise ConfigError([f"{what} {owner}; {_ELSEWHERE}"])
     try:
-        if known is None or not os.path.samestat(status, os.fstat(known)):
-            _check_content(folder, what)
+        if known is not None and os.path.samestat(status, os.fstat(known)):
+            return
+        _check_content(folder, what)
         if status.st_mode & 0o022:
             mode = f"{status.st_mode & 0o7777:o}"
             raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
