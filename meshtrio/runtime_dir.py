@@ -27,8 +27,14 @@ def default() -> Path:
 
 
 def of(config: MeshConfig) -> Path:
-    """The absolute path that a config's sockets are in."""
-    return Path(os.path.abspath(config.runtime_dir or default()))
+    """The absolute path that a config's sockets are in. Raises ConfigError if there is none."""
+    folder = config.runtime_dir or default()
+    try:
+        return Path(os.path.abspath(folder))
+    except OSError as exc:
+        where = f"the runtime dir {whole(str(folder))} is relative to this process's cwd"
+        reason = f"{where}, which cannot be found ({exc.strerror}); give an absolute path"
+        raise ConfigError([reason]) from None
 
 
 def mesh_socket(folder: Path) -> Path:
