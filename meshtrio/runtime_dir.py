@@ -184,8 +184,13 @@ class Claim:
         _make(folder)
         self._lock = _lock(folder)
         self._folder = _open(folder, self._lock)
-        _remove_listed(folder, self._lock)
-        runtime_lock.begin(self._lock, [])
+        try:
+            _remove_listed(folder, self._lock)
+            self._begin(self._lock, [])
+        except BaseException:
+            os.close(self._lock)
+            os.close(self._folder)
+            raise
 
     @property
     def lost(self) -> bool:
@@ -208,10 +213,18 @@ class Claim:
         same = os.path.samestat(os.fstat(folder), os.fstat(self._folder))
         if not same:
             _remove_listed(self.folder, lock)
-        runtime_lock.begin(lock, runtime_lock.listed(self._lock) if same else [])
+        listed = runtime_lock.listed(self._lock) if same else []
         os.close(self._lock)
         os.close(self._folder)
         self._lock, self._folder = lock, folder
+        self._begin(lock, listed)
+
+    def _begin(self, lock: int, sockets: list[str]) -> None:
+        try:
+            runtime_lock.begin(lock, sockets)
+        except OSError as exc:
+            where = f"{whole(str(self.folder))}: {runtime_lock.NAME}"
+            raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
 
     def let_others_pass(self) -> None:
         """Let other users reach what is in it whose path they know."""
@@ -221,7 +234,8 @@ class Claim:
         # The lock file stays: were it unlinked, two later meshes could lock two files.
         if not self.lost:
             _remove_listed(self.folder, self._lock)
-            runtime_lock.begin(self._lock, [])
+            with contextlib.suppress(OSError):
+                runtime_lock.begin(self._lock, [])
         os.close(self._lock)
         os.close(self._folder)
 
