@@ -23,8 +23,9 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
-from meshtrio.supervise.processes.orphans import keep_exit_statuses, reap_orphans
+from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -71,9 +72,9 @@ def is_removed(socket: Path) -> bool:
 @asynccontextmanager
 async def _guarded(warden: Warden) -> AsyncIterator[None]:
     """Run the warden during the block, and reap what the kernel gives us to reap."""
-    keep_exit_statuses()
-    async with running(reap_orphans), running(warden.run):
-        yield
+    with defaults_for_children():
+        async with running(reap_orphans), running(warden.run):
+            yield
 
 
 @attrs.frozen

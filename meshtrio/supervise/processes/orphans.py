@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -62,18 +60,6 @@ def waited_for(pid: int) -> None:
 def only_meshes_start_children() -> None:
     """Declare that this program starts no processes but those of its meshes."""
     _children.are_all = True
-
-
-def keep_exit_statuses() -> None:
-    """Have the kernel keep the exit statuses of children, if this process was started without.
-
-    A process that ignores SIGCHLD gets none, and what it starts inherits that: each plugin would
-    seem to have exited with status 0. Only the main thread can change it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 async def reap_orphans(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
