@@ -199,7 +199,7 @@ class Life:
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
         reason = failure.reason
-        if not reason and process.returncode in NOT_EXECUTED:
+        if not reason and not self._place_id and process.returncode in NOT_EXECUTED:
             reason = await self._mesh.world.why_not_executed(self.config)
         self.ended = self._exit(process, reason, failure.cause)
         self._depart(str(self.ended), self.ended)
