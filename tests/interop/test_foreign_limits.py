@@ -14,10 +14,10 @@ from itertools import cycle, islice, product
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, OurConnect, TheirConnect
+from tests.interop.conftest import ROUTES, OurConnect, Peers, TheirConnect
 from tests.interop.foreign import LATE, PATIENCE, STACKS, ForeignClient, OurClient, Result
 from tests.interop.messages import Raw
-from tests.programs import Served, until
+from tests.programs import until
 
 routes = pytest.mark.parametrize("route", ROUTES)
 stacks = pytest.mark.parametrize("stack", STACKS)
@@ -61,20 +61,20 @@ def taken(result: Result, size: int) -> bool:
     return ("x-large", "a" * size) in (*result.initial, *result.trailing)
 
 
-def holding(peers: Served, count: int) -> None:
+def holding(peers: Peers, count: int) -> None:
     """Wait until as many calls in all have been held."""
-    until(lambda: peers.log.count("holding") >= count)
+    until(lambda: peers.mesh.log.count("holding") >= count)
 
 
 @asynccontextmanager
-async def bystanders(client: OurClient, peers: Served) -> AsyncIterator[None]:
+async def bystanders(client: OurClient, peers: Peers) -> AsyncIterator[None]:
     """Have calls of a meshtrio client in flight during the block."""
     results = []
 
     async def bystand() -> None:
         results.append(str(await client.call("Unary", b"", metadata=HOLD)))
 
-    before = peers.log.count("holding")
+    before = peers.mesh.log.count("holding")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(BYSTANDERS):
@@ -85,9 +85,9 @@ async def bystanders(client: OurClient, peers: Served) -> AsyncIterator[None]:
 
 
 @contextmanager
-def foreign_bystanders(client: ForeignClient, peers: Served) -> Iterator[None]:
+def foreign_bystanders(client: ForeignClient, peers: Peers) -> Iterator[None]:
     """Have calls of a foreign client in flight during the block."""
-    before = peers.log.count("holding")
+    before = peers.mesh.log.count("holding")
     started = [client.start("Unary", b"", metadata=HOLD) for _ in range(BYSTANDERS)]
     holding(peers, before + BYSTANDERS)
     yield
@@ -100,7 +100,7 @@ def foreign_bystanders(client: ForeignClient, peers: Served) -> Iterator[None]:
 @routes
 @stacks
 async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     found = {}
     async with our_client(stack, route) as client, bystanders(client, peers):
@@ -130,7 +130,7 @@ async def test_a_foreign_reply_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     wrong = {}
@@ -147,7 +147,7 @@ def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client
 @routes
 @stacks
 def test_a_request_with_too_large_a_header_list_fails_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     found = {}
@@ -172,7 +172,7 @@ def test_a_request_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     # grpc-java takes 8 KiB, Node 64 KiB, net/http 1 MiB; a meshtrio server on the way 32 KiB.
     about = [
@@ -195,7 +195,7 @@ async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone
 @routes
 @stacks
 async def test_an_expired_scope_moves_on(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     outcomes: Counter[str] = Counter()
 
@@ -222,7 +222,7 @@ async def test_an_expired_scope_moves_on(
 @routes
 @stacks
 def test_an_expired_deadline_of_a_foreign_client_is_deadline_exceeded(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     outcomes: Counter[str] = Counter()
@@ -243,7 +243,7 @@ LATE_ANSWERS = {"trailers": "CANCELLED", "reply": "CANCELLED", "reset": "OK"}
 
 @routes
 async def test_late_frames_harm_no_other_call(
-    route: str, our_client: OurConnect, peers: Served
+    route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     found: Counter[tuple[str, str]] = Counter()
     async with our_client(LATE, route) as client, bystanders(client, peers):
@@ -255,7 +255,7 @@ async def test_late_frames_harm_no_other_call(
 
 @stacks
 def test_late_frames_harm_no_other_call_of_a_foreign_client(
-    stack: str, their_client: TheirConnect, peers: Served
+    stack: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, "gateway", LATE)
     found: Counter[tuple[str, str]] = Counter()
