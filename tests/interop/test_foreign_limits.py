@@ -16,12 +16,12 @@ import trio
 
 from tests.interop.conftest import ROUTES, OurConnect, Peers, TheirConnect
 from tests.interop.foreign import LATE, PATIENCE, STACKS, ForeignClient, OurClient, Result
-from tests.interop.messages import Raw
 from tests.programs import until
 
 routes = pytest.mark.parametrize("route", ROUTES)
 stacks = pytest.mark.parametrize("stack", STACKS)
 
+METHODS = ("Unary", "ServerStream")
 BYSTANDERS = 3
 HOLD = [("x-sleep-ms", "600")]
 SIZES = (40_000, 100_000, 500_000)
@@ -104,9 +104,9 @@ async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone
 ) -> None:
     found = {}
     async with our_client(stack, route) as client, bystanders(client, peers):
-        for (kind, asked), size in product(ANSWERS.items(), SIZES):
-            result = await client.call("Unary", b"", metadata=asking(asked, size))
-            found[f"{kind}, {size}"] = result
+        for method, (kind, asked), size in product(METHODS, ANSWERS.items(), SIZES):
+            result = await client.call(method, b"a", metadata=asking(asked, size))
+            found[f"{method}, {kind}, {size}"] = result
     wrong = {kind: str(result) for kind, result in found.items() if not failed_alone(result)}
     assert wrong == {}
     # The smallest, which every stack sends.
@@ -135,12 +135,12 @@ def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client
     client = their_client(stack, route)
     wrong = {}
     with foreign_bystanders(client, peers):
-        for (kind, asked), size in product(ANSWERS.items(), (*SIZES, HUGE)):
-            result = client.call("Unary", b"", metadata=asking(asked, size))
+        for method, (kind, asked), size in product(METHODS, ANSWERS.items(), (*SIZES, HUGE)):
+            result = client.call(method, b"a", metadata=asking(asked, size))
             # A status other than OK may go without its metadata; a reply may not.
             right = {"RESOURCE_EXHAUSTED"} | ({"NOT_FOUND"} if "failure" in kind else set())
             if result.name not in right and not taken(result, size):
-                wrong[f"{kind}, {size}"] = str(result)
+                wrong[f"{method}, {kind}, {size}"] = str(result)
     assert wrong == {}
 
 
@@ -200,17 +200,13 @@ async def test_an_expired_scope_moves_on(
     outcomes: Counter[str] = Counter()
 
     async def call(client: OurClient) -> None:
-        for end in islice(cycle(ENDS.items()), CALLS // IN_FLIGHT):
-            outcomes[await one_call(client, *end)] += 1
-
-    async def one_call(client: OurClient, end: str, asked: list[tuple[str, str]]) -> str:
-        try:
+        for method, end in islice(cycle(product(METHODS, ENDS)), CALLS // IN_FLIGHT):
             with trio.move_on_after(TIMEOUT):
-                await client.stub.Unary(Raw(), metadata=[*client.metadata, *asked])
-                return f"{end}: answered"
-        except Exception as exc:
-            return f"{end}: {exc!r}"
-        return "moved on"
+                # A failure would be raised here: `client` makes a result of it.
+                result = await client.call(method, b"a", metadata=ENDS[end])
+                outcomes[f"{method}, {end}: {result}"] += 1
+                continue
+            outcomes["moved on"] += 1
 
     async with our_client(stack, route) as client, bystanders(client, peers):
         async with trio.open_nursery() as nursery:
@@ -227,9 +223,9 @@ def test_an_expired_deadline_of_a_foreign_client_is_deadline_exceeded(
     client = their_client(stack, route)
     outcomes: Counter[str] = Counter()
     with foreign_bystanders(client, peers):
-        for asked in islice(cycle(ENDS.values()), CALLS // IN_FLIGHT):
+        for method, asked in islice(cycle(product(METHODS, ENDS.values())), CALLS // IN_FLIGHT):
             calls = [
-                client.start("Unary", b"", metadata=asked, timeout=TIMEOUT)
+                client.start(method, b"a", metadata=asked, timeout=TIMEOUT)
                 for _ in range(IN_FLIGHT)
             ]
             outcomes.update(client.result(call).name for call in calls)
