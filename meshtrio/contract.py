@@ -94,6 +94,8 @@ LONGEST_SOCKET_PATH = 107
 LONGEST_LINE = 8 * 1024
 """Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
 
-CALL_CUT = "call cut at the end of its grace: "
-"""What a draining plugin of meshtrio writes to stderr before the path of a call, one a line; or a
-line of JSON has it as its message."""
+DRAIN_CUT = '{"meshtrio": "cut", "path": '
+"""What a line of a plugin's stderr begins with that reports a call which was cut when the plugin
+drained; the path follows as JSON, and a closing brace. The mesh keeps these lines to itself."""
+DRAIN_DONE = '{"meshtrio": "drained"}'
+"""The line that ends such a report: no other call was cut. Without it what was cut is not known."""

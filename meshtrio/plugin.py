@@ -9,6 +9,7 @@ SIGTERM drains: no new calls, and the running ones finish within the grace the m
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     nullcontext,
+    suppress,
 )
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,8 +28,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from meshtrio.contract import (
-    CALL_CUT,
+    DRAIN_CUT,
+    DRAIN_DONE,
     GRPC_BINARY_LOG_FILTER,
+    MESH_LIFE,
     PLUGIN_LISTEN,
     PLUGIN_LOG_LEVEL,
     PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
@@ -60,6 +64,7 @@ __all__ = ["current_call", "run", "serve"]
 
 _log = logging.getLogger("meshtrio.plugin")
 
+_STDERR = 2
 _DEFAULT_GRACE = 5.0
 _PART_OF_STOP_TIMEOUT = 0.8
 """Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
@@ -154,8 +159,19 @@ async def _serve(
 
 async def _stop(server: Server, health: HealthServicer) -> None:
     health.stop_serving()
-    for path in await server.drain(_grace()):
-        _log.warning("%s%s", CALL_CUT, path)
+    _report_drained(await server.drain(_grace()))
+
+
+def _report_drained(cut: Sequence[str]) -> None:
+    """Log which calls were cut, and report it to the mesh, if there is one, whatever is logged."""
+    for path in cut:
+        _log.warning("call cut at the end of its grace: %s", path)
+    if MESH_LIFE in os.environ:
+        lines = [f"{DRAIN_CUT}{json.dumps(path)}}}\n" for path in cut]
+        with suppress(OSError):
+            # Not by sys.stderr, which the program may have replaced.
+            for line in (*lines, f"{DRAIN_DONE}\n"):
+                os.write(_STDERR, line.encode())
 
 
 def _telling() -> AbstractAsyncContextManager[Metrics | None]:

@@ -27,8 +27,14 @@ def default() -> Path:
 
 
 def of(config: MeshConfig) -> Path:
-    """The absolute path that a config's sockets are in."""
-    return Path(os.path.abspath(config.runtime_dir or default()))
+    """The absolute path that a config's sockets are in. Raises ConfigError if there is none."""
+    folder = config.runtime_dir or default()
+    try:
+        return Path(os.path.abspath(folder))
+    except OSError as exc:
+        where = f"the runtime dir {whole(str(folder))} is relative to this process's cwd"
+        reason = f"{where}, which cannot be found ({exc.strerror}); give an absolute path"
+        raise ConfigError([reason]) from None
 
 
 def mesh_socket(folder: Path) -> Path:
@@ -178,8 +184,13 @@ class Claim:
         _make(folder)
         self._lock = _lock(folder)
         self._folder = _open(folder, self._lock)
-        _remove_listed(folder, self._lock)
-        runtime_lock.begin(self._lock, [])
+        try:
+            _remove_listed(folder, self._lock)
+            self._begin(self._lock, [])
+        except BaseException:
+            os.close(self._lock)
+            os.close(self._folder)
+            raise
 
     @property
     def lost(self) -> bool:
@@ -202,10 +213,18 @@ class Claim:
         same = os.path.samestat(os.fstat(folder), os.fstat(self._folder))
         if not same:
             _remove_listed(self.folder, lock)
-        runtime_lock.begin(lock, runtime_lock.listed(self._lock) if same else [])
+        listed = runtime_lock.listed(self._lock) if same else []
         os.close(self._lock)
         os.close(self._folder)
         self._lock, self._folder = lock, folder
+        self._begin(lock, listed)
+
+    def _begin(self, lock: int, sockets: list[str]) -> None:
+        try:
+            runtime_lock.begin(lock, sockets)
+        except OSError as exc:
+            where = f"{whole(str(self.folder))}: {runtime_lock.NAME}"
+            raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
 
     def let_others_pass(self) -> None:
         """Let other users reach what is in it whose path they know."""
@@ -215,7 +234,8 @@ class Claim:
         # The lock file stays: were it unlinked, two later meshes could lock two files.
         if not self.lost:
             _remove_listed(self.folder, self._lock)
-            runtime_lock.begin(self._lock, [])
+            with contextlib.suppress(OSError):
+                runtime_lock.begin(self._lock, [])
         os.close(self._lock)
         os.close(self._folder)
 
@@ -255,8 +275,9 @@ def _make(folder: Path, known: int | None = None) -> None:
         owner = f"belongs to uid {status.st_uid}, not to us (uid {us})"
         raise ConfigError([f"{what} {owner}; {_ELSEWHERE}"])
     try:
-        if known is None or not os.path.samestat(status, os.fstat(known)):
-            _check_content(folder, what)
+        if known is not None and os.path.samestat(status, os.fstat(known)):
+            return
+        _check_content(folder, what)
         if status.st_mode & 0o022:
             mode = f"{status.st_mode & 0o7777:o}"
             raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])

@@ -291,3 +291,15 @@ def test_a_refused_folder_keeps_its_descriptors_for_nobody(short_dir: Path) -> N
 
 def test_of_a_config_is_absolute() -> None:
     assert runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="x")).is_absolute()
+
+
+def test_a_relative_folder_of_a_removed_cwd_is_refused(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cwd = short_dir / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    cwd.rmdir()
+    with pytest.raises(ConfigError, match="give an absolute path"):
+        runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="x"))
+    assert runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="/x")) == Path("/x")

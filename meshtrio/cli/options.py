@@ -26,6 +26,14 @@ mesh_socket_option = click.option(
 )
 
 
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Do not wait longer, and fail; what was begun goes on. By default there is no limit.",
+)
+
+
 def json_option(text: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=text)
 

@@ -11,6 +11,7 @@ from meshtrio.cli.asking import registry, run
 from meshtrio.cli.options import complete_services, json_option, mesh_socket_option
 from meshtrio.cli.records import print_document, record
 from meshtrio.messages import registry as messages
+from meshtrio.supervise.said import last_line
 
 
 @click.command(short_help="List who serves what, and where.")
@@ -62,5 +63,5 @@ def why_nobody(state: messages.ServiceState) -> str:
     """Why nobody serves it, as far as its mesh knows."""
     if state.departures:
         last = state.departures[-1]
-        return ": ".join((last.reason, *last.stderr_tail[-1:]))
+        return ": ".join(filter(None, (last.reason, last_line(last.stderr_tail))))
     return "nobody sees to it" if state.unattended else "nobody has been ready yet"

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from time import time
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import purerpc
 import trio
@@ -93,6 +94,8 @@ class Channel(StubChannel):
         self._fixed = config is not None
         self._obituary_wait = obituary_wait
         self._subchannels: dict[str, Subchannel] = {}
+        self._departed: WeakValueDictionary[str, Subchannel] = WeakValueDictionary()
+        """Those that left and still have calls, to be told how their processes end."""
         self._changed = trio.lowlevel.ParkingLot()
         rng = Random()
         self._ranking = Ranking(rng)
@@ -260,7 +263,7 @@ class Channel(StubChannel):
         if wait and target.connection.peer_shuts_down:
             wait = _EXIT_WAIT
         with trio.move_on_after(wait):
-            await subchannel.departed.wait()
+            await subchannel.ended.wait()
         departure = subchannel.departure
         if departure is None or not departure.died:
             return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
@@ -317,7 +320,11 @@ class Channel(StubChannel):
         for endpoint_id in [i for i in self._subchannels if i not in listed]:
             gone, departure = self._subchannels.pop(endpoint_id), departures.get(endpoint_id)
             gone.leave(departure)
+            self._departed[endpoint_id] = gone
             self._note(gone, "is gone" if departure is None else f"is gone: {departure.reason}")
+        for endpoint_id, left in list(self._departed.items()):
+            if endpoint_id in departures:
+                left.learn(departures[endpoint_id])
         added = {
             endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh)
             for endpoint_id, endpoint in listed.items()

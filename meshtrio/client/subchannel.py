@@ -16,12 +16,14 @@ class Subchannel:
     """A candidate for the channel's balancing; `changed` is called when it may be another now."""
 
     __slots__ = (
+        "__weakref__",
         "_changed",
         "_manner",
         "_pool",
         "departed",
         "departure",
         "ejected",
+        "ended",
         "endpoint",
         "health",
         "healthy",
@@ -44,6 +46,8 @@ class Subchannel:
         self.departure: Departure | None = None
         self.departed = trio.Event()
         """Set when the endpoint is listed no more; `departure` then says why, where known."""
+        self.ended = trio.Event()
+        """Set when `departure` says how its process ended."""
         self.target: Target | None = None
         """Where calls go now."""
         self._changed = changed
@@ -78,7 +82,14 @@ class Subchannel:
 
     def leave(self, departure: Departure | None) -> None:
         """The endpoint is listed no more: calls under way may finish, no new one is taken."""
-        self.departure = departure
+        if departure is not None:
+            self.learn(departure)
         self.departed.set()
         self.health.cancel()
         self._pool.unlink(self.link, self._manner, self._follow)
+
+    def learn(self, departure: Departure) -> None:
+        """Take over why the endpoint left: that it is being stopped, then how its process ended."""
+        self.departure = departure
+        if departure.died:
+            self.ended.set()

@@ -167,7 +167,8 @@ class PluginConfig:
     backoff: Backoff = attrs.field(factory=Backoff)
     """Between a death and the next start."""
     min_uptime: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
-    """A process that lived this long starts the curve of `backoff` again."""
+    """Seconds that a process has to live once it is ready to start the curve of `backoff` again.
+    One that never gets ready never does."""
     max_restarts: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(0))
     )

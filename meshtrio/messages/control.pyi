@@ -269,18 +269,20 @@ class DrainResponse(_message.Message):
     def __init__(self, instances: _Optional[_Iterable[_Union[Drained, _Mapping]]] = ...) -> None: ...
 
 class Drained(_message.Message):
-    __slots__ = ("plugin", "instance", "ended", "forced", "cut_calls")
+    __slots__ = ("plugin", "instance", "ended", "forced", "cut_calls", "cut_calls_known")
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     CUT_CALLS_FIELD_NUMBER: _ClassVar[int]
+    CUT_CALLS_KNOWN_FIELD_NUMBER: _ClassVar[int]
     plugin: str
     instance: int
     ended: str
     forced: bool
     cut_calls: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., ended: _Optional[str] = ..., forced: bool = ..., cut_calls: _Optional[_Iterable[str]] = ...) -> None: ...
+    cut_calls_known: bool
+    def __init__(self, plugin: _Optional[str] = ..., instance: _Optional[int] = ..., ended: _Optional[str] = ..., forced: bool = ..., cut_calls: _Optional[_Iterable[str]] = ..., cut_calls_known: bool = ...) -> None: ...
 
 class RestartRequest(_message.Message):
     __slots__ = ("name",)

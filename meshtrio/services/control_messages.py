@@ -112,6 +112,7 @@ def drained(found: Drained) -> control.Drained:
         ended="" if found.ended is None else whole(str(found.ended)),
         forced=found.forced,
         cut_calls=found.cut_calls,
+        cut_calls_known=found.cut_calls_known,
     )
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from random import Random
 
 import attrs
+import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.decisions.plan import Goal
-from meshtrio.supervise.decisions.policy import History
+from meshtrio.supervise.decisions.policy import Exit, History
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.processes.output import Ring, fields_of
+from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.said import said_in
+from meshtrio.supervise.words import tail_of
 
 
 @attrs.frozen
@@ -53,6 +54,14 @@ class Child:
     """Why it is to be renewed, while it is."""
     renewal_failure: str = ""
     """Why the last renewal came to nothing."""
+    renewal_failures: int = 0
+    """How many in a row came to nothing."""
+    renewal_due: float = -math.inf
+    """When it may be renewed again for its age or size, after one that came to nothing."""
+    failed_starts: int = 0
+    """How many of its processes ended by themselves, or were ended, before they were ready."""
+    last_exit: Exit | None = None
+    """Of the last process that it had."""
     rest: State = State.PENDING
     """Its state while it has no process."""
     due: float = -math.inf
@@ -75,12 +84,8 @@ class Child:
 
     @property
     def last_words(self) -> str:
-        """The last it wrote to stderr, which in most languages names the error."""
-        for line in reversed(self.ring.lines()):
-            if line.stream == "stderr" and line.text.strip():
-                said = said_in(line.text, fields_of(line.text))
-                return f"; its last words: {said.lines[-1].strip()}"
-        return ""
+        """What its last process wrote to stderr last, which in most languages names the error."""
+        return "" if self.last_exit is None else tail_of(self.last_exit.stderr_tail)
 
     def follow(self, config: PluginConfig) -> None:
         """Go by another config, from the next process on; by its log level at once."""
@@ -127,6 +132,8 @@ class Child:
         life, config = self.life, self.config
         if life is None or not life.ready or life.condemned:
             return ""
+        if trio.current_time() < self.renewal_due:
+            return ""
         if config.max_age is not None:
             if life.share_of_age is None:
                 life.share_of_age = 1 + config.max_age_variance * (2 * rng.random() - 1)
@@ -151,17 +158,25 @@ class Child:
         self.life.stop(notice)
         self.retired.append(self.life)
         self.life, self.successor, self.renewal = self.successor, None, ""
+        self.renewal_failures, self.renewal_due = 0, -math.inf
         self.place = 1 - self.place
 
     def bury(self, life: Life) -> bool:
         """Take out a life that has ended; True if nobody is in office any more because of it."""
+        assert life.ended is not None
         if life is self.successor:
             self.successor, self.renewal = None, ""
-            self.renewal_failure = str(life.ended)
-        elif life is not self.life:
+            self.renewal_failure = f"{life.ended}{tail_of(life.ended.stderr_tail)}"
+            self.renewal_failures += 1
+            return False
+        if life is self.life:
+            self.last_exit = life.ended
+            self.failed_starts += life.ready_at is None and not life.asked
+        if life is not self.life:
             self.retired.remove(life)
         elif self.successor is not None:
             self.life, self.successor, self.renewal = self.successor, None, ""
+            self.renewal_failures, self.renewal_due = 0, -math.inf
             self.place = 1 - self.place
         else:
             self.life, self.renewal = None, ""

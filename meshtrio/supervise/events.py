@@ -112,6 +112,10 @@ class Stopped(Event):
     ended: Exit
     forced: bool
     """It had to be killed, since it did not end within its stop_timeout."""
+    cut_calls: tuple[str, ...] = ()
+    """Paths of the calls that it reported as cut when it drained."""
+    cut_calls_known: bool = True
+    """Whether these are all: see `operations.Drained`."""
 
 
 @attrs.frozen

@@ -76,6 +76,8 @@ class Life:
         self.begun = False
         """There may be something of it to clean up."""
         self.started = trio.current_time()
+        self.ready_at: float | None = None
+        """When it was first ready, None if it has not been yet."""
         self.ended: Exit | None = None
         """Set once it is over."""
         self.asked = False
@@ -116,6 +118,16 @@ class Life:
     @property
     def uptime(self) -> float:
         return trio.current_time() - self.started
+
+    @property
+    def cut_calls_known(self) -> bool:
+        """Whether its listener knows of all calls that were cut; one never ready has had none."""
+        return self.ready_at is None or self.listener.reported_drain
+
+    @property
+    def since_ready(self) -> float | None:
+        """Seconds since it was first ready, None if it has not been yet."""
+        return None if self.ready_at is None else trio.current_time() - self.ready_at
 
     def stop(self, notice: float = 0.0) -> None:
         """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone.
@@ -191,7 +203,7 @@ class Life:
             attended = True
         finally:
             if not attended:
-                await self._stop(process)
+                await self._stop(process, output_ended)
         if process.returncode is None:
             self._become(State.STOPPING)
             with trio.CancelScope(shield=True):
@@ -199,7 +211,7 @@ class Life:
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
         reason = failure.reason
-        if not reason and process.returncode in NOT_EXECUTED:
+        if not reason and not self._place_id and process.returncode in NOT_EXECUTED:
             reason = await self._mesh.world.why_not_executed(self.config)
         self.ended = self._exit(process, reason, failure.cause)
         self._depart(str(self.ended), self.ended)
@@ -252,7 +264,7 @@ class Life:
             await process.dump()
         await process.stop(0 if failure.stuck else self.config.stop_timeout)
 
-    async def _stop(self, process: Process) -> None:
+    async def _stop(self, process: Process, output_ended: trio.Event) -> None:
         """Stop it because the mesh was asked to, even though this task is cancelled already."""
         was_ready = self.ready
         if was_ready:
@@ -263,9 +275,24 @@ class Life:
             with trio.move_on_after(self._notice if was_ready else 0):
                 await process.wait()
             self.forced = await process.stop(self.config.stop_timeout)
+            with trio.move_on_after(_LAST_OUTPUT):
+                await output_ended.wait()
         self.ended = self._exit(process, "")
-        self._depart("was stopped")
-        self._emit(events.Stopped, pid=process.pid, ended=self.ended, forced=self.forced)
+        # Callers whose calls broke with the process are to be told how it ended.
+        self._depart(self._manner_of_stop(self.ended), self.ended)
+        self._emit(
+            events.Stopped,
+            pid=process.pid,
+            ended=self.ended,
+            forced=self.forced,
+            cut_calls=tuple(sorted(self.listener.cut_calls)),
+            cut_calls_known=self.cut_calls_known,
+        )
+
+    def _manner_of_stop(self, ended: Exit) -> str:
+        if self.forced and not ended.left:
+            return f"did not stop within {self.config.stop_timeout:g} s and {ended}"
+        return "was stopped" if ended.clean else f"was stopped; it {ended}"
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
@@ -312,6 +339,8 @@ class Life:
             tls=self.config.tls,
         )
         self._mesh.registry.register(self.config.service, endpoint)
+        if self.ready_at is None:
+            self.ready_at = trio.current_time()
         self._become(State.READY)
         self._emit(events.Ready, pid=process.pid, after=self.uptime)
 

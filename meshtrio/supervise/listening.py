@@ -12,7 +12,7 @@ from functools import partial
 import trio
 
 from meshtrio.config import OutputConfig
-from meshtrio.contract import CALL_CUT
+from meshtrio.contract import DRAIN_CUT, DRAIN_DONE
 from meshtrio.supervise import events
 from meshtrio.supervise.processes.output import Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.processes.process import Process
@@ -29,7 +29,9 @@ class Listener:
 
     def __init__(self, config: OutputConfig, ring: Ring, emit: Callable[..., None]) -> None:
         self.cut_calls: list[str] = []
-        """Paths of the calls it says were cut when it drained."""
+        """Paths of the calls that it reports as cut when it drained."""
+        self.reported_drain = False
+        """It has reported all of them; foreign plugins, and those that were killed, do not."""
         self.log_level = config.log_level
         """It may change while the process lives."""
         self._config = config
@@ -73,8 +75,9 @@ class Listener:
 
     def _take(self, pid: int, stream: str, valve: Valve, line: str, cut: int) -> None:
         if stream == "stderr":
+            if self._is_report(line):
+                return
             self._stderr.append(line)
-            self._note_cut(line)
         now = trio.current_time()
         self._ring.keep(Line(now, pid, stream, line), self._config.kept)
         if valve.admits(now):
@@ -95,7 +98,14 @@ class Listener:
         if count:
             self._emit(events.LinesDropped, pid=pid, stream=stream, count=count)
 
-    def _note_cut(self, line: str) -> None:
-        if CALL_CUT in line and len(self.cut_calls) < _CUT_CALLS_KEPT:
-            message = said_in(line, fields_of(line)).message
-            self.cut_calls.append(message.partition(CALL_CUT)[2].strip())
+    def _is_report(self, line: str) -> bool:
+        """Take a line that is for the mesh, and not for its log: of the plugin's drain."""
+        if line == DRAIN_DONE:
+            self.reported_drain = True
+            return True
+        fields = fields_of(line) if line.startswith(DRAIN_CUT) else None
+        if fields is None:
+            return False
+        if len(self.cut_calls) < _CUT_CALLS_KEPT:
+            self.cut_calls.append(str(fields.get("path")))
+        return True

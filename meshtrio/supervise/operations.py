@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 
 import attrs
@@ -27,12 +27,10 @@ from meshtrio.supervise.life import Life
 from meshtrio.supervise.processes.output import Line
 from meshtrio.supervise.tree import Tree
 
-_OVER = frozenset({State.FAILED, State.EXITED})
-
 
 @attrs.frozen
 class Drained:
-    """How an instance went; `cut_calls` are the paths of calls that its grace was too short for."""
+    """How an instance was stopped."""
 
     plugin: str
     instance: int
@@ -41,6 +39,10 @@ class Drained:
     forced: bool = False
     """It had to be killed."""
     cut_calls: tuple[str, ...] = ()
+    """Paths of the calls that its grace was too short for, as far as that is known."""
+    cut_calls_known: bool = True
+    """Whether `cut_calls` are all that were cut. Plugins on meshtrio report them at the end of
+    their drain; of others, and of those that were killed before, it is not known."""
 
 
 @attrs.frozen
@@ -66,7 +68,9 @@ class Operations:
     async def start(self, name: str) -> None:
         """Start what does not run, and wait until all of it is ready.
 
-        What had failed is given another chance. Raises PluginFailedError if one gives up again.
+        What had failed, or waits to be restarted, is started at once. Raises PluginFailedError as
+        soon as an instance, or one that it waits for, fails to start; its restart policy still
+        applies.
         """
         children = self._children(name)
         for child in children:
@@ -78,7 +82,7 @@ class Operations:
         await self.drain(name)
 
     async def drain(self, name: str) -> tuple[Drained, ...]:
-        """Stop it, and tell for each instance which calls were cut."""
+        """Stop it, and report for each instance how it ended and which calls were cut, if known."""
         return await self._rest(self._children(name))
 
     def selected(self, names: Iterable[str]) -> Callable[[str], bool]:
@@ -106,7 +110,7 @@ class Operations:
         """Renew instances one by one: a successor is ready before the one in office is stopped.
 
         Loses no call. What does not run is started. Raises PluginFailedError, with the instance
-        left as it was, if a successor does not get ready.
+        left as it was, if a successor does not get ready, and as `start` does.
         """
         for plugin in dict.fromkeys(child.plugin for child in self._children(name)):
             async with self._changing[plugin]:
@@ -116,7 +120,7 @@ class Operations:
     async def scale(self, name: str, instances: int) -> None:
         """Have so many instances of a plugin, and wait until they are ready, or gone.
 
-        Those with the highest numbers go first.
+        Those with the highest numbers go first. Raises PluginFailedError as `start` does.
         """
         plugin = self._plugin(name)
         if instances < 1:
@@ -145,7 +149,9 @@ class Operations:
 
         What only says how a plugin is looked after (restart, liveness, groups, …) is taken over as
         it is; a change to its process means a rolling restart. Raises UsageError for what needs
-        another mesh and ConfigError for what cannot be here, and nothing has happened then.
+        another mesh and ConfigError for what cannot be here, and nothing has happened then. Raises
+        PluginFailedError, with all of them, once everything else is done, where plugins do not
+        start or cannot be renewed: the config is the new one, and restart policies apply.
         """
         for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._tree.config, fixed):
@@ -164,11 +170,21 @@ class Operations:
             await self._rest(gone)
             self._tree.remove(gone)
         self._tree.configure(config)
+        failures: list[str] = []
+
+        async def change(how: Callable[[str], Awaitable[None]], name: str) -> None:
+            try:
+                await how(name)
+            except PluginFailedError as exc:
+                failures.append(str(exc))
+
         async with open_nursery_of_one() as nursery:
             for name in (*changes.added, *changes.scaled):
-                nursery.start_soon(self._fit, name)
+                nursery.start_soon(change, self._fit, name)
             for name in changes.restarted:
-                nursery.start_soon(self._reshape, name)
+                nursery.start_soon(change, self._reshape, name)
+        if failures:
+            raise PluginFailedError("\n".join(failures))
         return changes
 
     def _behind(self, config: MeshConfig) -> frozenset[str]:
@@ -202,25 +218,45 @@ class Operations:
         return frozenset([self._plugin(name).name])
 
     def _revive(self, child: Child) -> None:
+        if not child.running:
+            child.due = -math.inf
         if child.goal is Goal.REST and not child.running:
-            child.rest, child.due = State.PENDING, -math.inf
+            child.rest = State.PENDING
             child.history = History(restarts=child.history.restarts)
         if child.goal is Goal.REST:
             # One that is still being stopped goes on to another life.
             child.goal = Goal.RECYCLE if child.running else Goal.RUN
 
     async def _until_ready(self, children: Sequence[Child]) -> None:
-        await self._tree.until(lambda: all(c.ready or c.state in _OVER for c in children))
-        for child in children:
-            if not child.ready:
-                raise PluginFailedError(
-                    f"{child.plugin}/{child.number} {child.reason}{child.last_words}"
-                )
+        """Wait until all are ready. Raises PluginFailedError as soon as one fails to start, or one
+        that it cannot be started without."""
+        failed_before = {child: child.failed_starts for child in self._tree.children}
+
+        def has_failed(child: Child) -> bool:
+            failed = child.failed_starts > failed_before.get(child, 0)
+            return not child.ready and (failed or (child.goal is Goal.REST and not child.running))
+
+        def failures() -> list[str]:
+            found = [_failure(child) for child in children if has_failed(child)]
+            if not found:
+                found = [
+                    f"{_name(child)} waits for {_failure(instances[0])}"
+                    for child in children
+                    for instances in self._tree.waited_for(child)
+                    if all(map(has_failed, instances))
+                ]
+            return found
+
+        await self._tree.until(lambda: all(c.ready for c in children) or bool(failures()))
+        if failed := failures():
+            raise PluginFailedError("\n".join(failed))
 
     async def _rest(self, children: Sequence[Child]) -> tuple[Drained, ...]:
         lives = {child: child.life for child in children}
         for child in children:
             child.goal = Goal.REST
+            if not child.running and child.rest in (State.PENDING, State.BACKOFF):
+                child.rest = State.STOPPED
         await self._tree.until(lambda: not any(child.running for child in children))
         return tuple(_drained(child, life) for child, life in lives.items())
 
@@ -233,8 +269,7 @@ class Operations:
         await self._tree.until(lambda: not child.renewal and not child.retired)
         if child.renewal_failure:
             raise PluginFailedError(
-                f"a successor of {child.plugin}/{child.number} {child.renewal_failure}; the one "
-                "in office goes on"
+                f"a successor of {_name(child)} {child.renewal_failure}; the one in office goes on"
             )
 
     async def _fit(self, name: str) -> None:
@@ -255,11 +290,30 @@ class Operations:
                 await self._renew(child, "its config has changed")
 
 
+def _name(child: Child) -> str:
+    return f"{child.plugin}/{child.number}"
+
+
+def _failure(child: Child) -> str:
+    """How an instance failed to start, and what becomes of it."""
+    if child.goal is Goal.REST and child.rest is State.STOPPED:
+        return f"{_name(child)} is stopped"
+    text = f"{_name(child)} {child.reason}{child.last_words}"
+    if child.rest is State.BACKOFF and child.life is None:
+        text += f"; it is started again in {max(child.due - trio.current_time(), 0):.1f} s"
+    return text
+
+
 def _drained(child: Child, life: Life | None) -> Drained:
     if life is None:
         return Drained(child.plugin, child.number, None)
     return Drained(
-        child.plugin, child.number, life.ended, life.forced, tuple(sorted(life.listener.cut_calls))
+        plugin=child.plugin,
+        instance=child.number,
+        ended=life.ended,
+        forced=life.forced,
+        cut_calls=tuple(sorted(life.listener.cut_calls)),
+        cut_calls_known=life.cut_calls_known,
     )
 
 

@@ -16,12 +16,22 @@ class ShutdownReport:
     killed: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     """Still there after SIGKILL: the kernel does not let go of them, as with a disk that hangs."""
+    cut_calls: tuple[str, ...] = ()
+    """Paths of the calls that were cut, as far as plugins reported them."""
+    cut_calls_unknown: tuple[str, ...] = ()
+    """Instances of which it is not known whether calls were cut: those that do not run meshtrio,
+    and those that were killed before they could report it."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.stopped)} processes stopped by themselves"]
         parts += [f"{len(self.killed)} were killed" + _names(self.killed)]
         if self.left:
             parts.append(f"{len(self.left)} could not be" + _names(self.left))
+        if self.cut_calls:
+            parts.append(f"{len(self.cut_calls)} calls were cut" + _names(self.cut_calls))
+        if self.cut_calls_unknown:
+            unknown = ", ".join(self.cut_calls_unknown)
+            parts.append(f"whether calls of {unknown} were cut is not known")
         return ", ".join(parts)
 
 
@@ -42,7 +52,13 @@ class Reporter:
     def take(self, event: events.Event) -> None:
         if not (self._begun and isinstance(event, events.Stopped)):
             return
-        who, report = f"{event.plugin}/{event.instance}", self.report
+        who = f"{event.plugin}/{event.instance}"
+        unknown = self.report.cut_calls_unknown
+        self.report = report = attrs.evolve(
+            self.report,
+            cut_calls=(*self.report.cut_calls, *event.cut_calls),
+            cut_calls_unknown=unknown if event.cut_calls_known else (*unknown, who),
+        )
         if event.ended.left:
             self.report = attrs.evolve(report, left=(*report.left, who))
         elif event.forced:

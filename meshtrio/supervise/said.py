@@ -6,13 +6,18 @@ Loggers of many languages write such lines, and do not agree on names.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from meshtrio.texts import whole
 
+_RULE = re.compile(r"[\s|+-]*(-{4,} (\d+|\.\.\.) -{4,})?[\s|+-]*")
+"""A line that only frames an exception group, as Python prints one."""
+_FRAME = re.compile(r"[\s|]*\|\s")
+"""What stands before the text of each other line of it."""
 _LEVEL = ("level", "levelname", "severity", "lvl")
 _MESSAGE = ("message", "msg", "event")
 _LOGGER = ("logger", "logger_name", "loggerName")
@@ -72,6 +77,20 @@ def said_in(line: str, fields: Mapping[str, Any] | None) -> Said:
         exception=_take(rest, _EXCEPTION) or "",
         fields=rest,
     )
+
+
+def last_line(lines: Sequence[str]) -> str:
+    """The last line that says something, "" if none does: in most languages it names the error.
+
+    Without the frame that Python draws around an exception group, with which trio's programs end.
+    """
+    framed = False
+    for line in reversed(lines):
+        if _RULE.fullmatch(line):
+            framed = framed or "+-" in line
+        elif any(character.isalnum() for character in line):
+            return (_FRAME.sub("", line, count=1) if framed else line).strip()
+    return next((line.strip() for line in reversed(lines) if line.strip(" \t|+-")), "")
 
 
 def _take(fields: dict[str, Any], names: Iterable[str]) -> str | None:

@@ -23,6 +23,7 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
 from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
@@ -71,8 +72,9 @@ def is_removed(socket: Path) -> bool:
 @asynccontextmanager
 async def _guarded(warden: Warden) -> AsyncIterator[None]:
     """Run the warden during the block, and reap what the kernel gives us to reap."""
-    async with running(reap_orphans), running(warden.run):
-        yield
+    with defaults_for_children():
+        async with running(reap_orphans), running(warden.run):
+            yield
 
 
 @attrs.frozen

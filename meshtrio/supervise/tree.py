@@ -115,6 +115,22 @@ class Tree:
         gone = list(children)
         self.children = [child for child in self.children if child not in gone]
 
+    def waited_for(self, child: Child) -> list[list[Child]]:
+        """What an instance that does not run waits for: the instances of each plugin that it comes
+        after, directly or not, and of which none is ready."""
+        found: list[list[Child]] = []
+        plugins = set() if child.running else {child.plugin}
+        seen = set(plugins)
+        while plugins:
+            needed = self._dependencies.get(plugins.pop(), frozenset()) - seen
+            seen |= needed
+            for name in needed:
+                instances = self._of([name])
+                if not any(instance.ready for instance in instances):
+                    found.append(instances)
+                    plugins.add(name)
+        return found
+
     def subscribe(self, subscriber: events.Subscriber) -> None:
         self._subscribers.append(subscriber)
 
@@ -274,20 +290,24 @@ class Tree:
     def _bury(self, child: Child, life: Life) -> None:
         """Take over that a life has ended, and decide what follows."""
         assert life.ended is not None
+        was_successor = life is child.successor
         orphaned = child.bury(life)
+        if was_successor:
+            delay = child.config.backoff.delay(child.renewal_failures, self._world.rng)
+            child.renewal_due = trio.current_time() + delay
         if child.goal is Goal.RUN:
             if orphaned:
                 child.reason = str(life.ended)
-                self._decide(child, life.ended, life.uptime)
+                self._decide(child, life.ended, life.since_ready)
         elif not child.running:
             child.reason = str(life.ended)
             child.rest = State.STOPPED
             if child.goal is Goal.RECYCLE:
                 child.goal, child.rest = Goal.RUN, State.PENDING
 
-    def _decide(self, child: Child, ended: Exit, uptime: float) -> None:
+    def _decide(self, child: Child, ended: Exit, since_ready: float | None) -> None:
         now = trio.current_time()
-        decision = decide(child.config, child.history, ended, uptime, now, self._world.rng)
+        decision = decide(child.config, child.history, ended, since_ready, now, self._world.rng)
         match decision:
             case Restart(delay=delay, history=history):
                 child.history, child.due, child.rest = history, now + delay, State.BACKOFF

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from meshtrio.supervise import events
-from meshtrio.supervise.said import Said, said_in
+from meshtrio.supervise.said import Said, last_line, said_in
 
 _WORD = re.compile("(?<!^)(?=[A-Z])")
 
@@ -66,7 +67,7 @@ def _describe_end(event: events.Event) -> tuple[int, str] | None:
             return logging.WARNING, str(ended)
         case events.Exited(pid=pid, ended=ended):
             level = logging.INFO if ended.clean else logging.WARNING
-            return level, f"pid {pid} {ended}{_tail(ended.stderr_tail)}"
+            return level, f"pid {pid} {ended}{tail_of(ended.stderr_tail)}"
         case events.GaveUp(ended=ended, restarts=int() as restarts):
             return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
         case events.GaveUp(ended=ended):
@@ -81,6 +82,7 @@ def _describe_end(event: events.Event) -> tuple[int, str] | None:
     return None
 
 
-def _tail(lines: tuple[str, ...]) -> str:
-    """The last line of stderr, which in most languages names the error."""
-    return f"; its last words: {lines[-1]}" if lines else ""
+def tail_of(lines: Sequence[str]) -> str:
+    """The last line of stderr that says something, which in most languages names the error."""
+    last = last_line(lines)
+    return f"; its last words: {last}" if last else ""

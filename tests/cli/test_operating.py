@@ -36,11 +36,12 @@ def own() -> Iterator[Served]:
         + plugin("renewed", *MINIMAL)
         + plugin("scaled", *MINIMAL)
         + plugin("drained", str(WORDY), stop_timeout=1)
+        + plugin("foreign", str(PLUGINS / "foreign.py"), "ends")
         + plugin("bad", str(PLUGINS / "faulty.py"), "exit-at-once", restart="never")
         + group("pair", "stopping", "renewed")
     )
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=5) as found:
+        with served(Path(folder), config, ready=6) as found:
             yield found
 
 
@@ -90,11 +91,27 @@ def test_drain_tells_which_calls_were_cut(own: Served) -> None:
     ended = r"(exited with status 0|was killed by SIGKILL)( \(not in time\))?"
     assert re.fullmatch(rf"drained +0  {ended}  /echo\.v1\.EchoService/Slow", row)
     assert summary == "drained drained: 1 instance, 1 call cut"
-    assert document(own, "drain", "drained") == {
-        "instances": [
-            {"plugin": "drained", "instance": 0, "ended": "", "forced": False, "cut_calls": []}
-        ]
+    (drained,) = document(own, "drain", "drained")["instances"]
+    assert drained == {
+        "plugin": "drained",
+        "instance": 0,
+        "ended": "",
+        "forced": False,
+        "cut_calls": [],
+        "cut_calls_known": True,
     }
+
+
+def test_drain_says_where_it_is_not_known_which_calls_were_cut(own: Served) -> None:
+    """Of a plugin that is not on meshtrio."""
+    _, row, summary = done(own, "drain", "foreign").splitlines()
+    assert re.fullmatch(r"foreign +0 +exited with status 0 +not known", row)
+    assert summary == (
+        "drained foreign: 1 instance, not known of 1 instance whether calls were cut"
+    )
+    done(own, "start", "foreign")
+    (drained,) = document(own, "drain", "foreign")["instances"]
+    assert (drained["cut_calls"], drained["cut_calls_known"]) == ([], False)
 
 
 def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
@@ -149,19 +166,16 @@ def test_check_as_json(short_dir: Path) -> None:
     assert "instance: is not a key" in mistake
 
 
-def test_what_goes_wrong_meanwhile_is_told(own: Served) -> None:
-    """Of a plugin that never gets ready nobody waits in silence."""
+def test_a_reload_fails_with_a_plugin_that_does_not_start(own: Served) -> None:
     config = (own.folder.parent / "mesh.toml").read_text()
     looping = plugin(
         "looping", str(PLUGINS / "faulty.py"), "exit-at-once", backoff={"maximum": 0.5}
     )
     other = own.folder.parent / "other.toml"
     other.write_text(config + looping)
-    with begun(own, "reload", str(other)) as reloading:
-        assert reloading.process.stderr is not None
-        line = reloading.process.stderr.readline()
-        assert line.startswith("meshtrio: looping/0: pid ")
-        assert line.endswith(" exited with status 3; its last words: about to give up\n")
+    line = failed(own, "reload", str(other))
+    assert line.startswith("meshtrio: looping/0 exited with status 3; its last words: about to")
+    assert re.search(r"; it is started again in \d\.\d s$", line)
     assert done(own, "reload") == "removed looping\n"
 
 

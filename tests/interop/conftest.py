@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
 from meshtrio import mesh
@@ -27,47 +29,67 @@ from tests.programs import Served, plugin, served
 
 ROUTES = ("direct", "gateway")
 """Calls go straight to the plugin's socket, or are passed on by the mesh socket."""
+THEIR_ROUTES = (*ROUTES, "tcp")
+"""Of foreign clients: to the gateway on TCP as well."""
+
+
+@attrs.frozen
+class Peers:
+    """The shared mesh, and the port of its gateway."""
+
+    mesh: Served
+    port: int
+
+    def address(self, name: str, route: str) -> str:
+        """Where a foreign client reaches a plugin."""
+        if route == "tcp":
+            return f"127.0.0.1:{self.port}"
+        socket = f"{name}-0.sock" if route == "direct" else "mesh.sock"
+        return f"unix:{self.mesh.folder / socket}"
+
 
 OurConnect = Callable[[str, str], AbstractAsyncContextManager[OurClient]]
 TheirConnect = Callable[..., ForeignClient]
 
 
 @pytest.fixture(scope="package")
-def peers() -> Iterator[Served]:
+def peers() -> Iterator[Peers]:
     """A running mesh with a plugin on each stack."""
-    config = our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    config = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\nsecurity = "plaintext"\n'
+    config += our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
     config += "".join(foreign_plugin(stack) for stack in STACKS)
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         with served(Path(folder), config, ready=2 + len(STACKS)) as running:
-            yield running
+            yield Peers(running, port)
 
 
 @pytest.fixture
-def our_client(peers: Served) -> OurConnect:
+def our_client(peers: Peers) -> OurConnect:
     """What connects a meshtrio client: `async with our_client(stack, route) as client`."""
 
     @asynccontextmanager
     async def connected(name: str, route: str) -> AsyncIterator[OurClient]:
         if route == "direct":
-            async with mesh.connect(f"plugin.{name}", mesh_socket=peers.socket) as channel:
+            async with mesh.connect(f"plugin.{name}", mesh_socket=peers.mesh.socket) as channel:
                 yield OurClient(channel)
         else:
-            async with connect_to(f"unix:{peers.socket}") as channel:
+            async with connect_to(f"unix:{peers.mesh.socket}") as channel:
                 yield OurClient(channel, target(name))
 
     return connected
 
 
 @pytest.fixture(scope="package")
-def their_client(peers: Served) -> Iterator[TheirConnect]:
+def their_client(peers: Peers) -> Iterator[TheirConnect]:
     """What gives the client on a foreign stack, connected to the plugin on meshtrio or another."""
     running: dict[tuple[str, str, str], ForeignClient] = {}
     with ExitStack() as stack:
 
         def connected(name: str, route: str, to: str = OURS) -> ForeignClient:
             if (name, route, to) not in running:
-                socket = peers.folder / f"{to}-0.sock" if route == "direct" else peers.socket
-                client = foreign_client(name, f"unix:{socket}", target(to))
+                client = foreign_client(name, peers.address(to, route), target(to))
                 running[name, route, to] = stack.enter_context(client)
             return running[name, route, to]
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, OurConnect, TheirConnect
+from tests.interop.conftest import ROUTES, THEIR_ROUTES, OurConnect, TheirConnect
 from tests.interop.foreign import PATIENCE, STACKS, OurClient, Pairs, Result
 
-pytestmark = [
-    pytest.mark.parametrize("route", ROUTES),
-    pytest.mark.parametrize("stack", STACKS),
-]
+pytestmark = pytest.mark.parametrize("stack", STACKS)
+routes = pytest.mark.parametrize("route", ROUTES)
+their_routes = pytest.mark.parametrize("route", THEIR_ROUTES)
 
 CALLS = {
     "Unary": ([b"hello"], (b"hello",)),
@@ -110,6 +109,7 @@ def check_raw(result: Result, key: str, value: str) -> str:
 # -- a meshtrio client -------------------------------------------------------------------------
 
 
+@routes
 @pytest.mark.parametrize("method", CALLS)
 async def test_our_client_calls_their_plugin(
     stack: str, route: str, method: str, our_client: OurConnect
@@ -120,6 +120,7 @@ async def test_our_client_calls_their_plugin(
             assert (result.name, result.replies) == ("OK", CALLS[method][1]), result
 
 
+@routes
 async def test_our_client_sends_and_receives_large_messages(
     stack: str, route: str, our_client: OurConnect
 ) -> None:
@@ -129,6 +130,7 @@ async def test_our_client_sends_and_receives_large_messages(
             assert result.replies == (LARGE, LARGE), result
 
 
+@routes
 async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurConnect) -> None:
     found = {}
     async with our_client(stack, route) as client:
@@ -137,6 +139,7 @@ async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurCo
     check_all(found)
 
 
+@routes
 async def test_their_status_messages_reach_our_client(
     stack: str, route: str, our_client: OurConnect
 ) -> None:
@@ -151,6 +154,7 @@ async def test_their_status_messages_reach_our_client(
 # -- a meshtrio plugin -------------------------------------------------------------------------
 
 
+@their_routes
 @pytest.mark.parametrize("method", CALLS)
 def test_their_client_calls_our_plugin(
     stack: str, route: str, method: str, their_client: TheirConnect
@@ -161,6 +165,7 @@ def test_their_client_calls_our_plugin(
         assert (result.name, result.replies) == ("OK", CALLS[method][1]), result
 
 
+@their_routes
 def test_their_client_sends_and_receives_large_messages(
     stack: str, route: str, their_client: TheirConnect
 ) -> None:
@@ -168,6 +173,7 @@ def test_their_client_sends_and_receives_large_messages(
     assert result.replies == (LARGE, LARGE), result
 
 
+@their_routes
 def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirConnect) -> None:
     client = their_client(stack, route)
     found = {}
@@ -177,6 +183,7 @@ def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirCo
     check_all(found)
 
 
+@their_routes
 def test_our_status_messages_reach_their_client(
     stack: str, route: str, their_client: TheirConnect
 ) -> None:
@@ -192,6 +199,7 @@ def test_our_status_messages_reach_their_client(
 # -- values beyond ASCII -----------------------------------------------------------------------
 
 
+@routes
 async def test_values_beyond_ascii_in_replies_fail_no_call(
     stack: str, route: str, our_client: OurConnect
 ) -> None:
@@ -205,6 +213,7 @@ async def test_values_beyond_ascii_in_replies_fail_no_call(
     check_all(found)
 
 
+@their_routes
 def test_values_beyond_ascii_in_requests_fail_no_call(
     stack: str, route: str, their_client: TheirConnect
 ) -> None:
@@ -216,6 +225,7 @@ def test_values_beyond_ascii_in_requests_fail_no_call(
     check_all(found)
 
 
+@their_routes
 def test_values_beyond_ascii_are_no_obstacle_for_what_a_handler_calls(
     stack: str, route: str, their_client: TheirConnect
 ) -> None:

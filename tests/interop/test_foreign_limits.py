@@ -14,14 +14,14 @@ from itertools import cycle, islice, product
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, OurConnect, TheirConnect
+from tests.interop.conftest import ROUTES, OurConnect, Peers, TheirConnect
 from tests.interop.foreign import LATE, PATIENCE, STACKS, ForeignClient, OurClient, Result
-from tests.interop.messages import Raw
-from tests.programs import Served, until
+from tests.programs import until
 
 routes = pytest.mark.parametrize("route", ROUTES)
 stacks = pytest.mark.parametrize("stack", STACKS)
 
+METHODS = ("Unary", "ServerStream")
 BYSTANDERS = 3
 HOLD = [("x-sleep-ms", "600")]
 SIZES = (40_000, 100_000, 500_000)
@@ -37,7 +37,7 @@ CALLS, IN_FLIGHT, TIMEOUT = 300, 20, 0.06
 ENDS = {
     "the server is late": [("x-before-deadline-ms", "-100")],
     "both at once": [("x-before-deadline-ms", "0"), ("x-status", "4")],
-    "the server is early": [("x-before-deadline-ms", "2"), ("x-status", "4")],
+    "the server is early": [("x-before-deadline-ms", "5"), ("x-status", "4")],
 }
 """How a server may answer about the time of a call's deadline."""
 
@@ -61,20 +61,20 @@ def taken(result: Result, size: int) -> bool:
     return ("x-large", "a" * size) in (*result.initial, *result.trailing)
 
 
-def holding(peers: Served, count: int) -> None:
+def holding(peers: Peers, count: int) -> None:
     """Wait until as many calls in all have been held."""
-    until(lambda: peers.log.count("holding") >= count)
+    until(lambda: peers.mesh.log.count("holding") >= count)
 
 
 @asynccontextmanager
-async def bystanders(client: OurClient, peers: Served) -> AsyncIterator[None]:
+async def bystanders(client: OurClient, peers: Peers) -> AsyncIterator[None]:
     """Have calls of a meshtrio client in flight during the block."""
     results = []
 
     async def bystand() -> None:
         results.append(str(await client.call("Unary", b"", metadata=HOLD)))
 
-    before = peers.log.count("holding")
+    before = peers.mesh.log.count("holding")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(BYSTANDERS):
@@ -85,9 +85,9 @@ async def bystanders(client: OurClient, peers: Served) -> AsyncIterator[None]:
 
 
 @contextmanager
-def foreign_bystanders(client: ForeignClient, peers: Served) -> Iterator[None]:
+def foreign_bystanders(client: ForeignClient, peers: Peers) -> Iterator[None]:
     """Have calls of a foreign client in flight during the block."""
-    before = peers.log.count("holding")
+    before = peers.mesh.log.count("holding")
     started = [client.start("Unary", b"", metadata=HOLD) for _ in range(BYSTANDERS)]
     holding(peers, before + BYSTANDERS)
     yield
@@ -100,13 +100,13 @@ def foreign_bystanders(client: ForeignClient, peers: Served) -> Iterator[None]:
 @routes
 @stacks
 async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     found = {}
     async with our_client(stack, route) as client, bystanders(client, peers):
-        for (kind, asked), size in product(ANSWERS.items(), SIZES):
-            result = await client.call("Unary", b"", metadata=asking(asked, size))
-            found[f"{kind}, {size}"] = result
+        for method, (kind, asked), size in product(METHODS, ANSWERS.items(), SIZES):
+            result = await client.call(method, b"a", metadata=asking(asked, size))
+            found[f"{method}, {kind}, {size}"] = result
     wrong = {kind: str(result) for kind, result in found.items() if not failed_alone(result)}
     assert wrong == {}
     # The smallest, which every stack sends.
@@ -130,24 +130,24 @@ async def test_a_foreign_reply_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     wrong = {}
     with foreign_bystanders(client, peers):
-        for (kind, asked), size in product(ANSWERS.items(), (*SIZES, HUGE)):
-            result = client.call("Unary", b"", metadata=asking(asked, size))
+        for method, (kind, asked), size in product(METHODS, ANSWERS.items(), (*SIZES, HUGE)):
+            result = client.call(method, b"a", metadata=asking(asked, size))
             # A status other than OK may go without its metadata; a reply may not.
             right = {"RESOURCE_EXHAUSTED"} | ({"NOT_FOUND"} if "failure" in kind else set())
             if result.name not in right and not taken(result, size):
-                wrong[f"{kind}, {size}"] = str(result)
+                wrong[f"{method}, {kind}, {size}"] = str(result)
     assert wrong == {}
 
 
 @routes
 @stacks
 def test_a_request_with_too_large_a_header_list_fails_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     found = {}
@@ -172,7 +172,7 @@ def test_a_request_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     # grpc-java takes 8 KiB, Node 64 KiB, net/http 1 MiB; a meshtrio server on the way 32 KiB.
     about = [
@@ -195,22 +195,18 @@ async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone
 @routes
 @stacks
 async def test_an_expired_scope_moves_on(
-    stack: str, route: str, our_client: OurConnect, peers: Served
+    stack: str, route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     outcomes: Counter[str] = Counter()
 
     async def call(client: OurClient) -> None:
-        for end in islice(cycle(ENDS.items()), CALLS // IN_FLIGHT):
-            outcomes[await one_call(client, *end)] += 1
-
-    async def one_call(client: OurClient, end: str, asked: list[tuple[str, str]]) -> str:
-        try:
+        for method, end in islice(cycle(product(METHODS, ENDS)), CALLS // IN_FLIGHT):
             with trio.move_on_after(TIMEOUT):
-                await client.stub.Unary(Raw(), metadata=[*client.metadata, *asked])
-                return f"{end}: answered"
-        except Exception as exc:
-            return f"{end}: {exc!r}"
-        return "moved on"
+                # A failure would be raised here: `client` makes a result of it.
+                result = await client.call(method, b"a", metadata=ENDS[end])
+                outcomes[f"{method}, {end}: {result}"] += 1
+                continue
+            outcomes["moved on"] += 1
 
     async with our_client(stack, route) as client, bystanders(client, peers):
         async with trio.open_nursery() as nursery:
@@ -222,14 +218,14 @@ async def test_an_expired_scope_moves_on(
 @routes
 @stacks
 def test_an_expired_deadline_of_a_foreign_client_is_deadline_exceeded(
-    stack: str, route: str, their_client: TheirConnect, peers: Served
+    stack: str, route: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, route)
     outcomes: Counter[str] = Counter()
     with foreign_bystanders(client, peers):
-        for asked in islice(cycle(ENDS.values()), CALLS // IN_FLIGHT):
+        for method, asked in islice(cycle(product(METHODS, ENDS.values())), CALLS // IN_FLIGHT):
             calls = [
-                client.start("Unary", b"", metadata=asked, timeout=TIMEOUT)
+                client.start(method, b"a", metadata=asked, timeout=TIMEOUT)
                 for _ in range(IN_FLIGHT)
             ]
             outcomes.update(client.result(call).name for call in calls)
@@ -243,7 +239,7 @@ LATE_ANSWERS = {"trailers": "CANCELLED", "reply": "CANCELLED", "reset": "OK"}
 
 @routes
 async def test_late_frames_harm_no_other_call(
-    route: str, our_client: OurConnect, peers: Served
+    route: str, our_client: OurConnect, peers: Peers
 ) -> None:
     found: Counter[tuple[str, str]] = Counter()
     async with our_client(LATE, route) as client, bystanders(client, peers):
@@ -255,7 +251,7 @@ async def test_late_frames_harm_no_other_call(
 
 @stacks
 def test_late_frames_harm_no_other_call_of_a_foreign_client(
-    stack: str, their_client: TheirConnect, peers: Served
+    stack: str, their_client: TheirConnect, peers: Peers
 ) -> None:
     client = their_client(stack, "gateway", LATE)
     found: Counter[tuple[str, str]] = Counter()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.supervise import events
@@ -165,3 +168,50 @@ async def test_what_a_service_manager_told_the_mesh_is_not_for_plugins(
     wanted = plugin("p", "-c", program, inherit_env=["NOTIFY_SOCKET"])
     async with running(wanted, short_dir) as watched:
         await watched.wait_for_line("['NOTIFY_SOCKET']")
+
+
+@pytest.fixture
+def ignored_signals() -> Iterator[list[int]]:
+    """As with a shell that runs a mesh in the background, under nohup(1)."""
+    numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("containment", [Containment(), LAUNCHED])
+async def test_plugins_begin_with_default_dispositions_of_signals(
+    containment: Containment, short_dir: Path, ignored_signals: list[int]
+) -> None:
+    command = ["sh", "-c", "grep -E 'Sig(Ign|Blk)' /proc/self/status | tr '\\n\\t' '  '; echo ."]
+    config = PluginConfig("p", command, restart=RestartPolicy.NEVER, containment=containment)
+    async with running(MeshConfig([config]), short_dir) as watched:
+        await watched.wait_for_line("SigBlk: 0000000000000000 SigIgn: 0000000000000000 .")
+        # Which the mesh itself goes on without noticing.
+        for number in ignored_signals:
+            signal.raise_signal(number)
+        await trio.lowlevel.checkpoint()
+    assert all(signal.getsignal(number) is signal.SIG_IGN for number in ignored_signals)
+
+
+def test_a_full_disk_says_so_and_keeps_no_lock(short_dir: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        assert not os.environ.get("CI"), "only root, and with unshare(1), can mount a filesystem"
+        pytest.skip("only root, and with unshare(1), can mount a filesystem")
+    folder = short_dir / "small"
+    folder.mkdir()
+    (short_dir / "mesh.toml").write_text(plugin("p", "-c", "exit()"))
+    serve = f"{sys.executable} -m meshtrio serve {short_dir}/mesh.toml --runtime-dir {folder}/run"
+    fill = f"mkdir {folder}/run && cat /dev/zero > {folder}/zeros"
+    commands = f"mount -t tmpfs -o size=64k none {folder}; {fill} 2>/dev/null; {serve}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", commands],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "mesh.lock cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

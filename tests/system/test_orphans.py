@@ -131,3 +131,18 @@ def test_children_of_an_embedding_program_keep_their_exit_statuses(short_dir: Pa
         process.stdin.flush()
         assert process.stdout.readline() == "[5, 5]\n"
         assert process.wait(20) == 0
+
+
+def test_exit_statuses_are_kept_where_the_parent_ignores_sigchld(short_dir: Path) -> None:
+    config = plugin("p", "-c", "exit(7)", restart="on-failure", max_restarts=0)
+    (short_dir / "mesh.toml").write_text(config)
+    serve = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
+    ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    command = [sys.executable, "-c", f"{ignore}; os.execv(sys.argv[1], sys.argv[1:])", *serve]
+    with subprocess.Popen(
+        [*command, "--runtime-dir", str(short_dir / "run")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        ended = next(line for line in process.stderr if "p/0: pid" in line or "gives up" in line)
+        process.terminate()
+        assert "exited with status 7" in ended

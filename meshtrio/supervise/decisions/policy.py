@@ -108,9 +108,19 @@ Decision = Restart | Finish | GiveUp
 
 
 def decide(
-    config: PluginConfig, history: History, ended: Exit, uptime: float, now: float, rng: Random
+    config: PluginConfig,
+    history: History,
+    ended: Exit,
+    since_ready: float | None,
+    now: float,
+    rng: Random,
 ) -> Decision:
-    """Choose what follows a life of `uptime` seconds that ended by itself at `now` (seconds)."""
+    """Choose what follows a process that ended by itself at `now` (seconds).
+
+    `since_ready`: seconds from when it was first ready to its end, None if it never was. Only a
+    process that was ready for `min_uptime` ends a row of failures: one that never gets ready may
+    well live longer than that.
+    """
     if not _is_restarted(config, ended):
         return Finish(failed=not ended.clean)
     recent: tuple[float, ...] = ()
@@ -118,7 +128,8 @@ def decide(
         recent = (*within(history.recent, config.restart_period, now), now)
         if len(recent) > config.max_restarts:
             return GiveUp(config.max_restarts, config.restart_period)
-    failures = 1 if uptime >= config.min_uptime else history.failures + 1
+    lasted = since_ready is not None and since_ready >= config.min_uptime
+    failures = 1 if lasted else history.failures + 1
     following = History(history.restarts + 1, failures, recent)
     return Restart(config.backoff.delay(failures, rng), following)
 

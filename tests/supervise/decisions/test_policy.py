@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -51,15 +52,26 @@ def test_a_clean_exit(restart: Policy, decision: object) -> None:
     assert decide(config(restart), History(), CLEAN, 1.0, NOW, Random(0)) == decision
 
 
-def test_delays_grow_with_failures_in_a_row_and_start_again_after_a_long_life() -> None:
-    history, delays = History(), []
-    for uptime in (1, 1, 1, 9.9, 10, 1):
-        decision = decide(config(Policy.ALWAYS), history, FAILED, uptime, NOW, Random(0))
+@pytest.mark.parametrize(
+    ("since_ready", "delays"),
+    [
+        ((1, 1, 1, 9.9, 10, 1), [1, 2, 4, 8, 1, 2]),
+        # Those that never were ready, however long they were waited for.
+        ((None, None, None, None), [1, 2, 4, 8]),
+        ((None, 10, None, 9.9, None), [1, 1, 2, 4, 8]),
+    ],
+)
+def test_delays_grow_with_failures_in_a_row_and_start_again_after_it_was_ready_for_long(
+    since_ready: Sequence[float | None], delays: list[float]
+) -> None:
+    history, found = History(), []
+    for seconds in since_ready:
+        decision = decide(config(Policy.ALWAYS), history, FAILED, seconds, NOW, Random(0))
         assert isinstance(decision, Restart)
         history = decision.history
-        delays.append(decision.delay)
-    assert delays == [1, 2, 4, 8, 1, 2]
-    assert history.restarts == 6
+        found.append(decision.delay)
+    assert found == delays
+    assert history.restarts == len(delays)
 
 
 @pytest.mark.parametrize(

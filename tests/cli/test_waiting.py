@@ -1,0 +1,81 @@
+"""Commands that wait, and for how long."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import begun, done, failed, group
+from tests.cli.test_operating import MINIMAL
+from tests.programs import PLUGINS, Served, plugin, served
+
+FAULTY = str(PLUGINS / "faulty.py")
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Served]:
+    config = (
+        plugin("silent", FAULTY, "never-bind", ready_timeout=60)
+        + plugin("after", *MINIMAL, after=["silent"])
+        + plugin("stubborn", FAULTY, "ignore-sigterm", stop_timeout=60, ready_timeout=60)
+        + plugin("scaled", *MINIMAL)
+        + group("pair", "silent", "after")
+    )
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder:
+        with served(Path(folder), config, ready=1) as found:
+            found.wait_for("ignoring")
+            yield found
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("start silent", "starting silent took longer than 0.3 s"),
+        ("start pair", "silent/0 (starting); after/0 (pending)"),
+        ("restart silent", "restarting silent took longer than 0.3 s"),
+        ("stop stubborn", "stubborn/0 (stopping)"),
+        ("drain stubborn", "draining stubborn took longer than 0.3 s"),
+    ],
+)
+def test_what_is_waited_for_is_told_when_the_time_is_over(
+    own: Served, command: str, text: str
+) -> None:
+    line = failed(own, *command.split(), "--timeout", "0.3")
+    assert text in line
+    assert "what was begun goes on, and is waiting for: " in line
+
+
+def test_a_reload_and_a_scale_can_be_given_a_limit(own: Served) -> None:
+    config = (own.folder.parent / "mesh.toml").read_text()
+    other = own.folder.parent / "other.toml"
+    other.write_text(config + plugin("more", FAULTY, "never-bind", ready_timeout=60))
+    line = failed(own, "reload", str(other), "--timeout", "0.3")
+    assert "reloading the config took longer than 0.3 s" in line
+    assert "more/0 (starting)" in line
+    assert "scaling more to 3 took longer" in failed(own, "scale", "more", "3", "--timeout", "0.3")
+
+
+def test_a_limit_that_is_not_reached_changes_nothing(own: Served) -> None:
+    text = "restarted scaled: 1 instance ready\n"
+    assert done(own, "restart", "scaled", "--timeout", "30") == text
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon"])
+def test_a_limit_that_is_none_is_refused(own: Served, value: str) -> None:
+    found = own.run("start", "scaled", "--timeout", value)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "--timeout" in found.stderr
+
+
+def test_a_plugin_that_never_gets_ready_ends_the_waiting_by_itself(short_dir: Path) -> None:
+    first = plugin("one", *MINIMAL)
+    with served(short_dir, first, ready=1) as mesh:
+        quiet = plugin("quiet", FAULTY, "never-bind", ready_timeout=0.5, backoff={"initial": 30})
+        (short_dir / "mesh.toml").write_text(first + quiet)
+        with begun(mesh, "reload") as reload:
+            output, errors = reload.process.communicate(timeout=20)
+        assert (reload.process.returncode, output) == (1, "")
+        assert errors.startswith("meshtrio: quiet/0 was not ready within 0.5 s")
