@@ -25,7 +25,7 @@ from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
-from meshtrio.supervise.processes.orphans import reap_orphans
+from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -55,7 +55,9 @@ async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
 
     def kill() -> int:
         inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
-        return inside + len(warden_main.sweep(mark))
+        killed = warden_main.sweep(mark)
+        reap_killed(killed)
+        return inside + len(killed)
 
     try:
         return await trio.to_thread.run_sync(kill)
