@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -72,9 +72,12 @@ def is_removed(socket: Path) -> bool:
 
 
 @asynccontextmanager
-async def _guarded(warden: Warden) -> AsyncIterator[None]:
+async def _guarded(warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
     """Run the warden during the block, and reap what the kernel gives us to reap."""
-    with defaults_for_children():
+    with ExitStack() as stack:
+        if cgroups is not None:
+            stack.callback(cgroups.close)
+        stack.enter_context(defaults_for_children())
         async with running(reap_orphans), running(warden.run):
             yield
 
@@ -103,7 +106,7 @@ class World:
         cgroups = None if cgroup is None else Cgroups(cgroup)
         return cls(
             warden,
-            partial(_guarded, warden),
+            partial(_guarded, warden, cgroups),
             sweep=partial(sweep, cgroups=cgroups),
             cgroups=cgroups,
         )
