@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
-from meshtrio.supervise.processes.orphans import reap_orphans
+from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -55,7 +55,9 @@ async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
 
     def kill() -> int:
         inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
-        return inside + len(warden_main.sweep(mark))
+        killed = warden_main.sweep(mark)
+        reap_killed(killed)
+        return inside + len(killed)
 
     try:
         return await trio.to_thread.run_sync(kill)
@@ -70,9 +72,12 @@ def is_removed(socket: Path) -> bool:
 
 
 @asynccontextmanager
-async def _guarded(warden: Warden) -> AsyncIterator[None]:
+async def _guarded(warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
     """Run the warden during the block, and reap what the kernel gives us to reap."""
-    with defaults_for_children():
+    with ExitStack() as stack:
+        if cgroups is not None:
+            stack.callback(cgroups.close)
+        stack.enter_context(defaults_for_children())
         async with running(reap_orphans), running(warden.run):
             yield
 
@@ -101,7 +106,7 @@ class World:
         cgroups = None if cgroup is None else Cgroups(cgroup)
         return cls(
             warden,
-            partial(_guarded, warden),
+            partial(_guarded, warden, cgroups),
             sweep=partial(sweep, cgroups=cgroups),
             cgroups=cgroups,
         )

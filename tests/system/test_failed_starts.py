@@ -142,6 +142,13 @@ async def test_what_a_python_plugin_prints_is_in_the_log_at_once(short_dir: Path
         await watched.wait_for_line("printed")
 
 
+async def test_what_it_prints_is_not_lost_when_it_is_killed(short_dir: Path) -> None:
+    program = "import os; print('the last that it printed'); os.kill(os.getpid(), 9)"
+    async with running(plugin("p", "-c", program, restart="never"), short_dir) as watched:
+        await watched.wait_for_line("the last that it printed")
+        await watched.wait(events.GaveUp)
+
+
 @pytest.mark.parametrize("value", ["", "2"])
 async def test_buffering_is_as_the_config_or_the_mesh_says(
     value: str, short_dir: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,10 @@ itself holds it to its memory limit.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import time
+import weakref
 from pathlib import Path
 
 from meshtrio.errors import ConfigError
@@ -21,11 +24,20 @@ class Cgroups:
     """The cgroups of one mesh. All of it is quick, but `remove`, which is for a worker thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError for a folder that is no cgroup, or that we may not use."""
+        """Raises ConfigError for a folder that is no cgroup, is in use, or that we may not use.
+
+        The folder is locked until `close`, or until this is collected: what is in it is killed and
+        removed, which must not be another mesh's.
+        """
         self._folder = folder
         try:
+            self.close = weakref.finalize(self, os.close, _locked(folder))
             self.limits_memory = _enable_memory(folder)
             self._remove_stale()
+        except BlockingIOError:
+            raise ConfigError(
+                [f"mesh: cgroup: {folder} is used by another mesh; give each a folder of its own"]
+            ) from None
         except OSError as exc:
             raise ConfigError([f"mesh: cgroup: {folder} cannot be used: {exc}"]) from None
 
@@ -64,6 +76,17 @@ class Cgroups:
 
 PREFIX = "meshtrio-"
 """Of the names of cgroups that are ours to remove."""
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that locks a folder. Raises BlockingIOError if another has it, and OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _enable_memory(folder: Path) -> bool:

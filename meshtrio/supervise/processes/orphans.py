@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -89,6 +89,14 @@ def reap_once() -> int:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
     return len(found)
+
+
+def reap_killed(pids: Iterable[int]) -> None:
+    """Wait for processes that were killed as a plugin's descendants, as far as they are ours."""
+    for pid in pids:
+        if pid not in _children.pids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def _has_zombies() -> bool:
