@@ -39,7 +39,7 @@ from meshtrio.services.chronicle import Chronicle
 from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.registry_messages import registration_of
 from meshtrio.services.telling import telling
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import check_in_trio, open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Operations
@@ -187,6 +187,7 @@ async def main(
     anything was started, and MeshFailedError, with everything stopped, when a plugin's failure was
     escalated to the mesh.
     """
+    check_in_trio("mesh.main")
     if not isinstance(config, MeshConfig):
         config = load(config)
     runtime_dir.check(config)
@@ -229,6 +230,7 @@ async def connect(
     NoMeshError where no mesh answers, and NotFoundError, naming the services there are, for a
     service it does not know.
     """
+    check_in_trio("mesh.connect")
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_client.resolve(mesh, service)
     address = _address(mesh_socket)
@@ -273,6 +275,7 @@ async def register(
     be registered, PermissionDeniedError where the mesh does not let us, and, in the block,
     AbortedError when somebody else registers the same address.
     """
+    check_in_trio("mesh.register")
     registration = registration_of(service, socket, weight, tls, local=local)
     async with connect_to_mesh(mesh_socket) as channel, open_nursery_of_one() as nursery:
         await nursery.start(registry_client.stay_registered, channel, registration)
@@ -291,6 +294,7 @@ def _address(mesh_socket: Path | str | None) -> str:
 @asynccontextmanager
 async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
     """Open a channel to the mesh's own services. Raises NoMeshError where no mesh answers."""
+    check_in_trio("mesh.connect_to_mesh")
     address = _address(mesh_socket)
     try:
         (await endpoint.connect(address)).close()

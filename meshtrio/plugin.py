@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from meshtrio import standard_streams
 from meshtrio.contract import (
     DRAIN_CUT,
     DRAIN_DONE,
@@ -52,7 +53,12 @@ from meshtrio.rpc.message_limits import checked_length, with_lengths
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
-from meshtrio.structured import open_nursery_of_one, told_to_stop
+from meshtrio.structured import (
+    check_in_trio,
+    open_nursery_of_one,
+    runs_in_asyncio,
+    told_to_stop,
+)
 from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
@@ -77,9 +83,8 @@ def run(
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
 ) -> None:
-    """Serve as a plugin until SIGTERM or Ctrl-C, then return: the program is to exit with status 0.
-
-    From then on these signals do nothing, as it has stopped already. SystemExit or
+    """Serve as a plugin until SIGTERM, Ctrl-C or SIGHUP, then return: the program is to exit with
+    status 0. From then on these signals do nothing, as it has stopped already. SystemExit or
     KeyboardInterrupt in a handler makes it drain likewise and is then raised, so that the program
     exits with that status; callers of calls that this cuts get PluginDiedError. Whatever else a
     handler raises fails its call alone, with UNKNOWN.
@@ -93,6 +98,12 @@ def run(
     status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
     mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
+    standard_streams.open_missing()
+    if trio.lowlevel.in_trio_run() or runs_in_asyncio():
+        raise UsageError(
+            "plugin.run starts trio itself, and cannot be called from within an event loop: call "
+            "it as the program's last line, or `await plugin.serve(…)` from a trio program"
+        )
     report_on_sigquit()
     logs.set_up()
     try:
@@ -111,7 +122,10 @@ async def serve(
     max_send_message_length: int | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on PLUGIN_SOCKET until SIGTERM or SIGINT, then drain and return.
+    """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
+
+    Tasks that run beside it are the program's to end then: a program that goes on is killed when
+    its stop_timeout is over, with the stacks of its tasks in the mesh's log.
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
@@ -134,6 +148,10 @@ async def _serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """`for_good`: the process has nothing else to do."""
+    check_in_trio("plugin.serve")
+    if MESH_LIFE in os.environ:
+        # Before it kills what does not stop in time, the mesh asks where it is.
+        report_on_sigquit()
     level = ProcessLevel()
     _heed_environment(level)
     with told_to_stop(for_good=for_good) as signals, children_reset():

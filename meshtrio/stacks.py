@@ -6,14 +6,17 @@ the interpreter is stuck in a call that never returns; the tasks follow if it is
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import os
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
 from types import FrameType
 
 import trio
+
+_STDERR = 2
 
 
 def report_on_sigquit() -> None:
@@ -24,7 +27,8 @@ def report_on_sigquit() -> None:
     """
     if signal.getsignal(signal.SIGQUIT) in (signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGQUIT, _report)
-        faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
+        # By number: sys.stderr may be none, or no file.
+        faulthandler.register(signal.SIGQUIT, file=_STDERR, all_threads=True, chain=True)
 
 
 def stop_reporting() -> None:
@@ -40,7 +44,10 @@ def _report(number: int, frame: FrameType | None) -> None:
     except RuntimeError:
         return
     if root is not None:
-        print("trio's tasks:", *task_lines(root), sep="\n", file=sys.stderr, flush=True)
+        # A stderr that cannot be written to must not end what was only asked where it is.
+        with contextlib.suppress(OSError):
+            text = "\n".join(["trio's tasks:", *task_lines(root), ""])
+            os.write(_STDERR, text.encode(errors="replace"))
 
 
 def task_lines(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
@@ -11,7 +12,7 @@ from typing import Any
 
 import trio
 
-from meshtrio.errors import unwrap
+from meshtrio.errors import UsageError, unwrap
 
 
 def settle(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -118,16 +119,44 @@ async def running(service: Callable[..., Awaitable[Any]], *args: Any) -> AsyncIt
             scope.cancel()
 
 
+def check_in_trio(what: str) -> None:
+    """Raise UsageError if `what` is called from outside of trio, as from an asyncio program.
+
+    Without this, what it awaits fails with "yielded an unexpected value", or the like.
+    """
+    if not trio.lowlevel.in_trio_run():
+        where = "from asyncio" if runs_in_asyncio() else "from outside of trio.run"
+        raise UsageError(
+            f"meshtrio runs on trio: {what} was called {where}. Run the program with "
+            "trio.run(main), or this part of it in a thread of its own that calls trio.run"
+        )
+
+
+def runs_in_asyncio() -> bool:
+    """Whether this thread is in a running event loop of asyncio's."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def told_to_stop(*, for_good: bool = False) -> Iterator[AsyncIterator[int]]:
-    """Gives the signals that a program is told to stop by, SIGTERM and SIGINT, during the block.
+    """Gives the signals that a program is told to stop by, during the block: SIGTERM, SIGINT, and
+    SIGHUP, which a terminal sends that is closed, unless it is ignored, as below nohup.
 
     The first of them is for the block to take. Those that follow do nothing: told so again, by a
     second Ctrl-C or by who signals all of a cgroup, a program would be killed which is about to end
     in good order. `for_good`: they do nothing after the block either, since all that is left is to
     exit. Must be entered in the main thread.
     """
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     # Until somebody takes them they wait; what nobody has taken in the end is delivered again.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

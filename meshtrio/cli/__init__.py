@@ -7,12 +7,12 @@ not wait for it.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+from collections.abc import Iterable
 
 import click
 
-from meshtrio import __version__
+from meshtrio import __version__, standard_streams
 from meshtrio.cli.listing import Commands
 
 _EPILOG = """\
@@ -40,11 +40,18 @@ def commands() -> None:
     """
 
 
+def _complain(lines: Iterable[str]) -> None:
+    """Print to stderr, which may be a terminal that is gone, or on a disk that is full."""
+    try:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+    except OSError:
+        standard_streams.discard(sys.stderr.fileno())
+
+
 def main() -> None:
     """Run a command; every failure that was foreseen is one line a mistake, without a traceback."""
-    if sys.stdout is None:
-        # It was closed when we were started: nobody wants what we print.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    standard_streams.open_missing()
     try:
         status = commands(prog_name="meshtrio", standalone_mode=False)
         sys.stdout.flush()
@@ -56,10 +63,9 @@ def main() -> None:
         from meshtrio.cli.failures import explain  # none, most of the time
 
         status, lines = explain(exc)
-        for line in lines:
-            print(line, file=sys.stderr)
+        _complain(lines)
     if status == 141:
         # So that the interpreter does not fail in turn to write what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.discard(sys.stdout.fileno())
     with contextlib.suppress(BrokenPipeError):
         sys.exit(status if isinstance(status, int) else 0)

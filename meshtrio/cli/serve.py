@@ -61,7 +61,9 @@ def serve(
     log_format: str | None,
     log_level: str | None,
 ) -> None:
-    """Run the plugins of CONFIG_FILE until Ctrl-C or SIGTERM, then stop them all.
+    """Run the plugins of CONFIG_FILE until Ctrl-C, SIGTERM or SIGHUP, then stop them all.
+
+    A terminal that is closed sends SIGHUP; where that is ignored, as below nohup, it goes on.
 
     The log goes to stderr: what happens to plugins, and what they write. Stopped in good order the
     exit status is 0; it is 1 where a plugin's failure was escalated to the mesh.

@@ -31,6 +31,7 @@ from meshtrio.rpc.observe import (
 from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
+from meshtrio.structured import check_in_trio
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata
@@ -297,6 +298,8 @@ class Attempt:
 
 
 def _note_failure(watch: AttemptWatch | None, failure: BaseException, deadline: float) -> None:
-    """It has not found an endpoint."""
+    """It has not found an endpoint. Raises UsageError if it was not called in trio."""
     if watch is not None:
         watch.finished(outcome_of(failure, deadline), None)
+    if isinstance(failure, RuntimeError):
+        check_in_trio("a method of a stub")  # Here it costs calls nothing.

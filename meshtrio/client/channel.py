@@ -34,7 +34,7 @@ from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.structured import check_in_trio, open_nursery_of_one
 from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.limits import Limits
 
@@ -405,6 +405,7 @@ async def open_channel(
     config's maxResponseMessageBytes and maxRequestMessageBytes is in force; if neither is set,
     4 MiB may be received and any length sent. Raises UsageError for a value that is no length.
     """
+    check_in_trio("connect")
     lengths = MessageLengths.of(max_receive_message_length, max_send_message_length, limits)
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:

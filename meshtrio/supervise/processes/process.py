@@ -18,6 +18,7 @@ import trio
 
 from meshtrio.supervise.processes import orphans, procfs
 from meshtrio.supervise.processes.descriptors import LIMIT
+from meshtrio.supervise.processes.handled import handles
 
 _GROUP_PAUSE = 0.02
 _KILL_WITHIN = 5.0
@@ -105,7 +106,11 @@ class Process:
     async def dump(self) -> None:
         """Have a stuck leader say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
         answer with their stacks on stderr; it may be stopped, and is continued for that.
+
+        One that does not handle the signal is not sent it: it could only leave a core file.
         """
+        if not handles(self.pid, signal.SIGQUIT):
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGQUIT)
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
@@ -115,6 +120,7 @@ class Process:
     async def stop(self, grace: float) -> bool:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
 
+        Before that the leader is asked for its stacks, unless it was given no time at all.
         The leader's end is not the group's: what it started may still be draining. When cancelled
         all is killed at once. It has been reaped when this returns; but where the kernel does not
         let go of it, `returncode` is still None.
@@ -127,6 +133,8 @@ class Process:
                     await trio.lowlevel.wait_readable(self.pidfd)
                     await self._wait_for_group()
                 forced = False
+            if forced and grace > 0:
+                await self.dump()
         finally:
             self.signal_group(signal.SIGKILL)
             with trio.move_on_after(_KILL_WITHIN, shield=True):

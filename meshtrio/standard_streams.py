@@ -1,0 +1,38 @@
+"""Descriptors 0, 1 and 2, which a program may be started without (`serve 2>&-`).
+
+Whatever it opens first would then get their numbers, and what is printed to "stderr" would go into
+a socket.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
+
+
+def open_missing() -> None:
+    """Open /dev/null in place of each standard stream that is closed. To be called first of all."""
+    for descriptor, name, mode in _STREAMS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _open_null(descriptor)
+        if getattr(sys, name) is None:
+            # Python found it closed when it started.
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def discard(descriptor: int) -> None:
+    """Have what is still written to a descriptor discarded: whoever read it is gone."""
+    _open_null(descriptor)
+
+
+def _open_null(descriptor: int) -> None:
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.set_inheritable(descriptor, True)
