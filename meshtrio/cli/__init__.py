@@ -7,6 +7,7 @@ not wait for it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 
@@ -45,6 +46,10 @@ def main() -> None:
     if sys.stdout is None:
         # It was closed when we were started: nobody wants what we print.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What its encoding does not have is written as an escape, and fails nothing.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = commands(prog_name="meshtrio", standalone_mode=False)
         sys.stdout.flush()

@@ -20,6 +20,7 @@ from meshtrio.cli.records import print_document, record
 from meshtrio.cli.spinner import spinning
 from meshtrio.messages import control as messages
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.texts import visible
 
 _SOON = 2.0
 """Seconds within which what goes wrong is told by the outcome."""
@@ -113,7 +114,7 @@ def reload(file: Path | None, as_json: bool, mesh_socket: Path | None) -> None:
     if as_json:
         print_document(record(reply))
     else:
-        print("\n".join(changes(reply)))
+        print("\n".join(map(visible, changes(reply))))
 
 
 def changes(reloaded: Any) -> list[str]:
@@ -154,7 +155,7 @@ async def _telling_troubles(stub: Any, names: Sequence[str]) -> AsyncIterator[No
             async for event in stub.WatchEvents(request):
                 if event.level not in ("", "DEBUG", "INFO"):
                     text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
-                    print(text, file=sys.stderr, flush=True)
+                    print(visible(text), file=sys.stderr, flush=True)
 
     async with open_nursery_of_one() as nursery:
         nursery.start_soon(tell)
@@ -168,7 +169,7 @@ def _interruptible(doing: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         text = f"meshtrio: not waiting any longer for {doing}; what was begun goes on"
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
         raise
 
 
@@ -183,7 +184,7 @@ def _tell(instances: Sequence[messages.Instance], as_json: bool, text: str) -> N
     if as_json:
         print_document({"instances": [record(instance) for instance in instances]})
     else:
-        print(text)
+        print(visible(text))
 
 
 def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
@@ -198,4 +199,4 @@ def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
     screen.show(table)
     cut = sum(len(each.cut_calls) for each in instances)
     calls = words.count(cut, "call") if cut else "no call"
-    print(f"drained {name}: {words.count(len(instances), 'instance')}, {calls} cut")
+    print(visible(f"drained {name}: {words.count(len(instances), 'instance')}, {calls} cut"))
