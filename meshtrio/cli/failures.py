@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import click
 import purerpc
@@ -46,9 +47,26 @@ def explain(exc: Exception) -> tuple[int, list[str]]:
         return 1, _lines(found.status.status_message)
     if isinstance(found, purerpc.RpcFailedError):
         return 1, _lines(_in_full(found.status))
-    if isinstance(found, OSError) and found.errno in _NO_ROOM:
-        return 1, _lines(f"stdout cannot be written to: {found.strerror}")
+    if isinstance(found, OSError) and (text := _trouble_of_system(found)):
+        return 1, _lines(text)
     raise exc
+
+
+def _trouble_of_system(exc: OSError) -> str:
+    """What can be wrong with where a command is run; "" for anything else."""
+    if exc.errno in _NO_ROOM:
+        return f"stdout cannot be written to: {exc.strerror}"
+    if exc.errno == errno.ENOENT and not _has_current_folder():
+        return "the current folder has been removed; change to one that is there"
+    return ""
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _usage(exc: click.ClickException) -> list[str]:
