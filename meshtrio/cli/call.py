@@ -254,7 +254,7 @@ def _address(mesh_socket: Path | None) -> str:
 
 async def _argument(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> Any:
     """What the stub's method takes: a message, or an iterator of them."""
-    parse = partial(_parse, descriptor)
+    parse = partial(parse_request, descriptor)
     if descriptor.client_streaming:
         return _each(parse, messages)
     if len(messages) > 1:
@@ -272,7 +272,8 @@ async def _each(parse: Callable[[str], Message], messages: Iterable[str]) -> Asy
             yield parse(line)
 
 
-def _parse(descriptor: MethodDescriptor, text: str) -> Any:
+def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
+    """Return the message that JSON has. Raises UsageError for anything else, in one line."""
     kind, pool = descriptor.input_type, descriptor.containing_service.file.pool
     try:
         message: Any = Parse(text, GetMessageClass(kind)(), descriptor_pool=pool)

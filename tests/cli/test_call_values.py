@@ -18,6 +18,8 @@ import pytest
 from google.protobuf import any_pb2
 from google.protobuf.struct_pb2 import Struct, Value
 
+from meshtrio.cli.call import parse_request
+from meshtrio.errors import UsageError
 from tests.programs import PLUGINS, Served, plugin, served
 from tests.tools import tool
 
@@ -303,10 +305,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:40])
-def test_requests_that_are_refused_with_one_line(odd_mesh: Served, text: str) -> None:
+def test_requests_that_are_refused(odd: Any, text: str) -> None:
+    method = odd.DESCRIPTOR.services_by_name["Odd"].methods_by_name["Echo"]
+    with pytest.raises(UsageError, match=r"^not a odd.v1.Value in JSON: .") as refused:
+        parse_request(method, text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ['{"any": {"@type": "x/no.Such"}}', '{"struct":' * 100_000])
+def test_a_request_that_is_refused_is_one_line(odd_mesh: Served, text: str) -> None:
     found = call(odd_mesh, "plugin.odd", f"{ODD}/Echo", "-", given=text)
-    assert found.returncode == 2
-    assert found.stdout == ""
+    assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
     assert found.stderr.startswith("meshtrio: not a odd.v1.Value in JSON: ")
 

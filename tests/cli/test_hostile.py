@@ -198,10 +198,9 @@ def complete(mesh: Served) -> str:
 GREEK = "καλημέρα, 😀"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "cp1252:strict"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_encoding_that_lacks_characters(hostile: Served, name: str, encoding: str) -> None:
-    found = in_encoding(hostile, encoding, *COMMANDS[name])
+def test_an_encoding_that_lacks_characters(hostile: Served, name: str) -> None:
+    found = in_encoding(hostile, "ascii:strict", *COMMANDS[name])
     assert b"Traceback" not in found.stderr
     assert found.returncode in (0, 1, 2)
 
