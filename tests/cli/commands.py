@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.programs import Served
+from tests.programs import Served, default_signals
 
 WORDY = Path(__file__).parent / "wordy.py"
 ECHO_METHOD = "echo.v1.EchoService/Echo"
@@ -99,8 +99,7 @@ def begun(mesh: Served, *arguments: str) -> Iterator[Command]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=default_signals,
     ) as process:
         try:
             yield Command(process)

@@ -18,6 +18,7 @@ from meshtrio.config import load
 from tests import ROOT
 from tests.docs import preludes
 from tests.docs.blocks import Block, blocks_of, matches
+from tests.programs import default_signals
 
 _WITHIN = 240
 _END_WITHIN = 30
@@ -94,6 +95,7 @@ class Reader:
             text=True,
             timeout=_WITHIN,
             check=False,
+            preexec_fn=default_signals,
         )
 
     def _start(self, text: str) -> None:
@@ -106,6 +108,7 @@ class Reader:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
         )
         self._stack.callback(self._end, process)

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes.dispositions import ignore_by_handlers
 
 _GROUP_PAUSE = 0.02
 _KILL_WITHIN = 5.0
@@ -58,6 +59,7 @@ class Process:
                 start_new_session=True,
             )
 
+        ignore_by_handlers()
         with trio.CancelScope(shield=True):
             popen = await trio.to_thread.run_sync(start)
         assert popen.stdout is not None
