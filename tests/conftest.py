@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from meshtrio.supervise.processes.dispositions import ignore_by_handlers
+
 HANG_GUARD = 120
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""
 
+# A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
+# that, and no Ctrl-C would end it.
+ignore_by_handlers()
 settings.register_profile(
     "repeatable",
     # Says nothing about the speed of the machine, and tries the same examples in each run.

@@ -48,14 +48,6 @@ def until(condition: Callable[[], Any], within: float = 20.0) -> Any:
         time.sleep(0.005)
 
 
-def default_signals() -> None:
-    """For a child before it is executed: a shell that runs the tests in the background has signals
-    ignored, which is inherited, and then Ctrl-C ends nothing.
-    """
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Served:
     """`python -m meshtrio serve` as a process of its own, and its log."""
 
@@ -116,7 +108,6 @@ def served(folder: Path, config: str, *, ready: int = 0) -> Iterator[Served]:
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=default_signals,
         )
     mesh = Served(process, folder / "run", log)
     try:

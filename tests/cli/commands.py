@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.programs import Served, default_signals
+from tests.programs import Served
 
 WORDY = Path(__file__).parent / "wordy.py"
 ECHO_METHOD = "echo.v1.EchoService/Echo"
@@ -99,7 +99,6 @@ def begun(mesh: Served, *arguments: str) -> Iterator[Command]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=default_signals,
     ) as process:
         try:
             yield Command(process)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.programs import Served, default_signals, until
+from tests.programs import Served, until
 from tests.tools import debian_tool
 
 
@@ -63,7 +63,6 @@ def terminal(mesh: Served, folder: Path, *arguments: str) -> Iterator[Terminal]:
         env={**mesh.environment, "TERM": "xterm-256color"},
         check=True,
         timeout=20,
-        preexec_fn=default_signals,
     )
     try:
         yield shown

@@ -18,7 +18,6 @@ from meshtrio.config import load
 from tests import ROOT
 from tests.docs import preludes
 from tests.docs.blocks import Block, blocks_of, matches
-from tests.programs import default_signals
 
 _WITHIN = 240
 _END_WITHIN = 30
@@ -95,7 +94,6 @@ class Reader:
             text=True,
             timeout=_WITHIN,
             check=False,
-            preexec_fn=default_signals,
         )
 
     def _start(self, text: str) -> None:
@@ -108,7 +106,6 @@ class Reader:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=default_signals,
             )
         )
         self._stack.callback(self._end, process)
