@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from meshtrio.supervise.processes.dispositions import defaults_for_children
+
 HANG_GUARD = 120
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""
 
+# A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
+# that, and no Ctrl-C would end it. Entered until the end of the process.
+_dispositions = defaults_for_children()
+_dispositions.__enter__()
 settings.register_profile(
     "repeatable",
     # Says nothing about the speed of the machine, and tries the same examples in each run.

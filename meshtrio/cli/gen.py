@@ -15,6 +15,7 @@ import click
 from meshtrio.codegen.naming import module_of
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.errors import UsageError
+from meshtrio.texts import visible
 
 _PLUGIN = "protoc-gen-meshtrio"
 
@@ -42,7 +43,7 @@ def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None
     out = out or folders[0]
     if not generate(find_generator("gen"), protos, folders, out):
         sys.exit(1)
-    click.echo(f"made the code of {len(protos)} protos in {out}")
+    click.echo(visible(f"made the code of {len(protos)} protos in {out}"))
 
 
 def find_generator(command: str) -> str:
