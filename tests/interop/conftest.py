@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -48,7 +49,7 @@ class Peers:
         return f"unix:{self.mesh.folder / socket}"
 
 
-OurConnect = Callable[[str, str], AbstractAsyncContextManager[OurClient]]
+OurConnect = Callable[..., AbstractAsyncContextManager[OurClient]]
 TheirConnect = Callable[..., ForeignClient]
 
 
@@ -70,12 +71,13 @@ def our_client(peers: Peers) -> OurConnect:
     """What connects a meshtrio client: `async with our_client(stack, route) as client`."""
 
     @asynccontextmanager
-    async def connected(name: str, route: str) -> AsyncIterator[OurClient]:
+    async def connected(name: str, route: str, **options: Any) -> AsyncIterator[OurClient]:
+        socket = peers.mesh.socket
         if route == "direct":
-            async with mesh.connect(f"plugin.{name}", mesh_socket=peers.mesh.socket) as channel:
+            async with mesh.connect(f"plugin.{name}", mesh_socket=socket, **options) as channel:
                 yield OurClient(channel)
         else:
-            async with connect_to(f"unix:{peers.mesh.socket}") as channel:
+            async with connect_to(f"unix:{socket}", **options) as channel:
                 yield OurClient(channel, target(name))
 
     return connected

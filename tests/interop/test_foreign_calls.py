@@ -24,6 +24,7 @@ CALLS = {
 }
 """For each method its messages and its replies."""
 LARGE = bytes(range(256)) * 4000
+THREE_MB = bytes(3_000_000)
 FAIL = ("x-status", "5")
 TEXTS = {
     "space at the end": "cannot open file: ",
@@ -128,6 +129,20 @@ async def test_our_client_sends_and_receives_large_messages(
         async with our_client(stack, route) as client:
             result = await client.call("Bidi", LARGE, LARGE)
             assert result.replies == (LARGE, LARGE), result
+
+
+@routes
+async def test_our_client_receives_messages_over_the_default_limit_if_asked_to(
+    stack: str, route: str, our_client: OurConnect
+) -> None:
+    """The plugin joins two messages, each of which it takes, to one of 6 MB."""
+    with trio.fail_after(PATIENCE):
+        async with our_client(stack, route) as client:
+            result = await client.call("ClientStream", THREE_MB, THREE_MB)
+            assert result.name == "RESOURCE_EXHAUSTED", result
+        async with our_client(stack, route, max_receive_message_length=8_000_000) as client:
+            result = await client.call("ClientStream", THREE_MB, THREE_MB)
+            assert result.replies == (THREE_MB * 2,), result
 
 
 @routes
