@@ -17,6 +17,7 @@ from meshtrio.client.channel import connect_to
 from tests.interop.foreign import (
     LATE,
     OURS,
+    PAGE,
     STACKS,
     ForeignClient,
     OurClient,
@@ -61,8 +62,9 @@ def peers() -> Iterator[Peers]:
     config = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\nsecurity = "plaintext"\n'
     config += our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
     config += "".join(foreign_plugin(stack) for stack in STACKS)
+    config += foreign_plugin("js", "page", name=PAGE)
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=2 + len(STACKS)) as running:
+        with served(Path(folder), config, ready=3 + len(STACKS)) as running:
             yield Peers(running, port)
 
 
