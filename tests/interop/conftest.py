@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ from meshtrio.client.channel import connect_to
 from tests.interop.foreign import (
     LATE,
     OURS,
+    PAGE,
     STACKS,
     ForeignClient,
     OurClient,
@@ -48,7 +50,7 @@ class Peers:
         return f"unix:{self.mesh.folder / socket}"
 
 
-OurConnect = Callable[[str, str], AbstractAsyncContextManager[OurClient]]
+OurConnect = Callable[..., AbstractAsyncContextManager[OurClient]]
 TheirConnect = Callable[..., ForeignClient]
 
 
@@ -60,8 +62,9 @@ def peers() -> Iterator[Peers]:
     config = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\nsecurity = "plaintext"\n'
     config += our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
     config += "".join(foreign_plugin(stack) for stack in STACKS)
+    config += foreign_plugin("js", "page", name=PAGE)
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=2 + len(STACKS)) as running:
+        with served(Path(folder), config, ready=3 + len(STACKS)) as running:
             yield Peers(running, port)
 
 
@@ -70,12 +73,13 @@ def our_client(peers: Peers) -> OurConnect:
     """What connects a meshtrio client: `async with our_client(stack, route) as client`."""
 
     @asynccontextmanager
-    async def connected(name: str, route: str) -> AsyncIterator[OurClient]:
+    async def connected(name: str, route: str, **options: Any) -> AsyncIterator[OurClient]:
+        socket = peers.mesh.socket
         if route == "direct":
-            async with mesh.connect(f"plugin.{name}", mesh_socket=peers.mesh.socket) as channel:
+            async with mesh.connect(f"plugin.{name}", mesh_socket=socket, **options) as channel:
                 yield OurClient(channel)
         else:
-            async with connect_to(f"unix:{peers.mesh.socket}") as channel:
+            async with connect_to(f"unix:{socket}", **options) as channel:
                 yield OurClient(channel, target(name))
 
     return connected

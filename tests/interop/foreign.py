@@ -45,16 +45,19 @@ OURS = "ours"
 """The plugin on meshtrio."""
 LATE = "late"
 """The plugin of `tests/plugins/late_frames.py`."""
-PATIENCE = 10
+PAGE = "page"
+"""A web server in Node's http2, with a page for all but Unary, and with the HTTP status that the
+metadata `x-http-status` asks for."""
+PATIENCE = 30
 """Seconds after which a result that does not come fails the test."""
 
 Pairs = Iterable[tuple[str, str | bytes]]
 
 
-def foreign_plugin(stack: str, *arguments: str, **settings: Any) -> str:
-    """A [[plugin]] table for the peer on a foreign stack."""
+def foreign_plugin(stack: str, *arguments: str, name: str = "", **settings: Any) -> str:
+    """A [[plugin]] table for the peer on a foreign stack, called after it by default."""
     command = [tool(STACKS[stack]), *arguments]
-    table = plugin(stack, services=[SERVICE], ready_timeout=PATIENCE, **settings)
+    table = plugin(name or stack, services=[SERVICE], ready_timeout=PATIENCE, **settings)
     return table.replace('["{python}"]', json.dumps(command))
 
 

@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from tests.interop.conftest import ROUTES, THEIR_ROUTES, OurConnect, TheirConnect
-from tests.interop.foreign import PATIENCE, STACKS, OurClient, Pairs, Result
+from tests.interop.foreign import PAGE, PATIENCE, STACKS, OurClient, Pairs, Result
 
-pytestmark = pytest.mark.parametrize("stack", STACKS)
+stacks = pytest.mark.parametrize("stack", STACKS)
 routes = pytest.mark.parametrize("route", ROUTES)
 their_routes = pytest.mark.parametrize("route", THEIR_ROUTES)
 
@@ -24,6 +24,7 @@ CALLS = {
 }
 """For each method its messages and its replies."""
 LARGE = bytes(range(256)) * 4000
+THREE_MB = bytes(3_000_000)
 FAIL = ("x-status", "5")
 TEXTS = {
     "space at the end": "cannot open file: ",
@@ -44,6 +45,19 @@ METADATA = {
 }
 
 
+HTTP_STATUSES = {
+    400: "INTERNAL",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "UNIMPLEMENTED",
+    429: "UNAVAILABLE",
+    500: "UNKNOWN",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "UNAVAILABLE",
+    200: "UNKNOWN",
+}
+"""Source: grpc/doc/http-grpc-status-mapping.md; a page with 200 is told by its content type."""
 BEYOND_ASCII = {"two bytes": "café", "four bytes": "a \U0001f608 b", "a tab": "a\tb"}
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -109,6 +123,7 @@ def check_raw(result: Result, key: str, value: str) -> str:
 # -- a meshtrio client -------------------------------------------------------------------------
 
 
+@stacks
 @routes
 @pytest.mark.parametrize("method", CALLS)
 async def test_our_client_calls_their_plugin(
@@ -120,6 +135,7 @@ async def test_our_client_calls_their_plugin(
             assert (result.name, result.replies) == ("OK", CALLS[method][1]), result
 
 
+@stacks
 @routes
 async def test_our_client_sends_and_receives_large_messages(
     stack: str, route: str, our_client: OurConnect
@@ -130,6 +146,22 @@ async def test_our_client_sends_and_receives_large_messages(
             assert result.replies == (LARGE, LARGE), result
 
 
+@stacks
+@routes
+async def test_our_client_receives_messages_over_the_default_limit_if_asked_to(
+    stack: str, route: str, our_client: OurConnect
+) -> None:
+    """The plugin joins two messages, each of which it takes, to one of 6 MB."""
+    with trio.fail_after(PATIENCE):
+        async with our_client(stack, route) as client:
+            result = await client.call("ClientStream", THREE_MB, THREE_MB)
+            assert result.name == "RESOURCE_EXHAUSTED", result
+        async with our_client(stack, route, max_receive_message_length=8_000_000) as client:
+            result = await client.call("ClientStream", THREE_MB, THREE_MB)
+            assert result.replies == (THREE_MB * 2,), result
+
+
+@stacks
 @routes
 async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurConnect) -> None:
     found = {}
@@ -139,6 +171,7 @@ async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurCo
     check_all(found)
 
 
+@stacks
 @routes
 async def test_their_status_messages_reach_our_client(
     stack: str, route: str, our_client: OurConnect
@@ -154,6 +187,7 @@ async def test_their_status_messages_reach_our_client(
 # -- a meshtrio plugin -------------------------------------------------------------------------
 
 
+@stacks
 @their_routes
 @pytest.mark.parametrize("method", CALLS)
 def test_their_client_calls_our_plugin(
@@ -165,6 +199,7 @@ def test_their_client_calls_our_plugin(
         assert (result.name, result.replies) == ("OK", CALLS[method][1]), result
 
 
+@stacks
 @their_routes
 def test_their_client_sends_and_receives_large_messages(
     stack: str, route: str, their_client: TheirConnect
@@ -173,6 +208,7 @@ def test_their_client_sends_and_receives_large_messages(
     assert result.replies == (LARGE, LARGE), result
 
 
+@stacks
 @their_routes
 def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirConnect) -> None:
     client = their_client(stack, route)
@@ -183,6 +219,7 @@ def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirCo
     check_all(found)
 
 
+@stacks
 @their_routes
 def test_our_status_messages_reach_their_client(
     stack: str, route: str, their_client: TheirConnect
@@ -199,6 +236,7 @@ def test_our_status_messages_reach_their_client(
 # -- values beyond ASCII -----------------------------------------------------------------------
 
 
+@stacks
 @routes
 async def test_values_beyond_ascii_in_replies_fail_no_call(
     stack: str, route: str, our_client: OurConnect
@@ -213,6 +251,7 @@ async def test_values_beyond_ascii_in_replies_fail_no_call(
     check_all(found)
 
 
+@stacks
 @their_routes
 def test_values_beyond_ascii_in_requests_fail_no_call(
     stack: str, route: str, their_client: TheirConnect
@@ -225,6 +264,7 @@ def test_values_beyond_ascii_in_requests_fail_no_call(
     check_all(found)
 
 
+@stacks
 @their_routes
 def test_values_beyond_ascii_are_no_obstacle_for_what_a_handler_calls(
     stack: str, route: str, their_client: TheirConnect
@@ -238,3 +278,23 @@ def test_values_beyond_ascii_are_no_obstacle_for_what_a_handler_calls(
         result = client.call("Unary", b"hello", metadata=pairs)
         found[f"{key}, {kind}"] = str(result) if result.code else ""
     check_all(found)
+
+
+# -- pages instead of replies ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", HTTP_STATUSES)
+async def test_a_page_is_no_reply(
+    status: int, our_client: OurConnect, their_client: TheirConnect
+) -> None:
+    """The call fails with the code that gRPC has for the HTTP status, on every route."""
+    asked = [("x-http-status", str(status))]
+    found = {}
+    for route, method in product(ROUTES, CALLS):
+        async with our_client(PAGE, route) as client:
+            found[f"ours, {route}, {method}"] = await ask(client, method, asked)
+    for stack, method in product(STACKS, CALLS):
+        client = their_client(stack, "gateway", PAGE)
+        found[f"{stack}, {method}"] = client.call(method, *CALLS[method][0], metadata=asked)
+    code = HTTP_STATUSES[status]
+    check_all({kind: "" if got.name == code else str(got) for kind, got in found.items()})

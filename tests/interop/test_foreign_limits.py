@@ -37,7 +37,7 @@ CALLS, IN_FLIGHT, TIMEOUT = 300, 20, 0.06
 ENDS = {
     "the server is late": [("x-before-deadline-ms", "-100")],
     "both at once": [("x-before-deadline-ms", "0"), ("x-status", "4")],
-    "the server is early": [("x-before-deadline-ms", "5"), ("x-status", "4")],
+    "the server is early": [("x-before-deadline-ms", "4"), ("x-status", "4")],
 }
 """How a server may answer about the time of a call's deadline."""
 

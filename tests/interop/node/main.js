@@ -112,13 +112,14 @@ function serve(socket) {
   process.on('SIGTERM', () => server.tryShutdown(() => process.exit(0)));
 }
 
-/** Answer the one method in bare HTTP/2, and 404 with a page everything else. */
+/** Answer Unary in bare HTTP/2, and everything else with a page: 404, or the status asked for. */
 function servePages(socket) {
   const server = http2.createServer();
   server.on('stream', (stream, headers) => {
-    if (headers[':path'] !== METHODS.Unary.path) {
-      stream.respond({ ':status': 404, 'content-type': 'text/html' });
-      stream.end('<html>404: there is no such page here</html>\n');
+    const status = Number(headers['x-http-status'] ?? 404);
+    if (headers['x-http-status'] || headers[':path'] !== METHODS.Unary.path) {
+      stream.respond({ ':status': status, 'content-type': 'text/html' });
+      stream.end(`<html>${status}: there is no such page here</html>\n`);
       return;
     }
     const parts = [];
