@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import sys
 
-_STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+"""By their descriptors."""
 
 
 def open_missing() -> None:
     """Open /dev/null in place of each standard stream that is closed. To be called first of all."""
-    for descriptor, name, mode in _STREAMS:
+    for descriptor in range(len(_STREAMS)):
         try:
             os.fstat(descriptor)
         except OSError:
             _open_null(descriptor)
+    for name, mode in _STREAMS:
         if getattr(sys, name) is None:
-            # Python found it closed when it started.
-            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
+            # Python found it closed when it started. Not by the number, which something else may
+            # have got since.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def discard(descriptor: int) -> None:

@@ -218,7 +218,8 @@ class PluginConfig:
     `host:port`, by the plugin itself, its instance 1 at the next port and so on; or `off`. For
     plugins made with meshtrio."""
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
-    """From SIGTERM to SIGKILL, of whatever is left of its process group."""
+    """From SIGTERM to SIGKILL, of whatever is left of its process group. A process that handles
+    SIGQUIT is sent that half a second before it is killed, for its stacks, unless this is 0."""
 
     @property
     def service(self) -> str:

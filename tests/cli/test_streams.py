@@ -32,7 +32,13 @@ def serve(folder: Path, *before: str, **settings: Any) -> subprocess.Popen[bytes
     (folder / "mesh.toml").write_text(plugin("orderly", ORDERLY, str(folder / "ended")))
     command = [*before, sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
     command += ["--runtime-dir", str(folder / "run")]
-    return subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, **settings})
+    defaults = {"stdin": subprocess.DEVNULL, "preexec_fn": reset_sighup}
+    return subprocess.Popen(command, **{**defaults, **settings})
+
+
+def reset_sighup() -> None:
+    """Whoever runs the tests may do so below nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @contextmanager
@@ -60,6 +66,7 @@ def streams_of(pid: int) -> list[str]:
 
 def take_terminal() -> None:
     """Make stdin's terminal the controlling one of this session, as a terminal's shell has it."""
+    reset_sighup()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -165,6 +172,7 @@ def test_any_stream_of_a_plugin_may_be_closed(short_dir: Path) -> None:
                 ["sh", "-c", f"{program} {closed}"],
                 env={**os.environ, "PLUGIN_SOCKET": str(path)},
                 stdin=subprocess.DEVNULL,
+                preexec_fn=reset_sighup,
             )
             processes.append((process, path, closed))
         for process, path, closed in processes:

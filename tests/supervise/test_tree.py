@@ -249,9 +249,15 @@ async def test_the_report_tells_who_stopped_who_was_killed_and_who_is_left(
     async with lab(plugins, scripts) as made:
         await made.run_until(10)
         assert made.tree.report == ShutdownReport()
-    assert made.tree.report == ShutdownReport(("good/0",), ("stubborn/0",), ("undead/0",))
+    assert made.tree.report == ShutdownReport(
+        ("good/0",),
+        ("stubborn/0",),
+        ("undead/0",),
+        cut_calls_unknown=("good/0", "stubborn/0", "undead/0"),
+    )
     assert str(made.tree.report) == (
-        "1 processes stopped by themselves, 1 were killed (stubborn/0), 1 could not be (undead/0)"
+        "1 processes stopped by themselves, 1 were killed (stubborn/0), 1 could not be (undead/0), "
+        "whether calls of good/0, stubborn/0, undead/0 were cut is not known"
     )
 
 

@@ -143,6 +143,26 @@ async def test_a_plugin_on_meshtrio_reports_what_it_cut_whatever_it_logs(short_d
     ]
 
 
+REPORTING = """
+import signal, sys, time
+def drain(*_):
+    sys.stderr.write('{"meshtrio": "cut", "path": "/a.B/C"}\\n{"meshtrio": "drained"}\\nbye\\n')
+    sys.exit()
+signal.signal(signal.SIGTERM, drain)
+print("waiting", flush=True)
+time.sleep(1000)
+"""
+
+
+async def test_a_program_in_any_language_can_report_what_it_cut(short_dir: Path) -> None:
+    async with running(plugin("own", "-c", REPORTING), short_dir) as watched:
+        await watched.wait_for_line("waiting")
+        (drained,) = await watched.mesh.drain("own")
+    assert (drained.cut_calls, drained.cut_calls_known) == (("/a.B/C",), True)
+    assert drained.ended is not None
+    assert drained.ended.stderr_tail == ("bye",)
+
+
 async def test_one_that_was_killed_before_it_could_report_is_not_known(short_dir: Path) -> None:
     table = plugin("chain", "chain.py", stop_timeout=0)
     _, drained = await drained_with_a_call(table, short_dir)
