@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 
-HANG_GUARD = 120
+HANG_GUARD = 300
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""
 
 # A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit

@@ -84,7 +84,7 @@ class Command:
         return self.end()
 
     def end(self) -> int:
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         assert errors == ""
         return self.process.returncode
 

@@ -188,7 +188,7 @@ def call(
         env=mesh.environment,
         input=given if isinstance(given, bytes) else given.encode(),
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     found = subprocess.CompletedProcess(done.args, done.returncode, done.stdout, done.stderr)

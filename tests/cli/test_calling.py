@@ -27,7 +27,7 @@ def with_input(mesh: Served, given: str, *arguments: str) -> subprocess.Complete
         input=given,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

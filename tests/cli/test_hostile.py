@@ -223,7 +223,7 @@ def in_encoding(mesh: Served, encoding: str, *arguments: str) -> subprocess.Comp
         [sys.executable, "-m", "meshtrio", *arguments],
         env=environment,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -256,7 +256,7 @@ def test_a_current_folder_that_was_removed(hostile: Served, command: str, status
         env=hostile.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert "Traceback" not in found.stderr

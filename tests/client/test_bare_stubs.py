@@ -45,7 +45,7 @@ class Seen:
         self.changed = trio.Event()
 
     async def until_ended(self, count: int) -> list[str]:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.ended) < count:
                 await self.changed.wait()
         return self.ended

@@ -109,7 +109,7 @@ async def test_byte_by_byte(short_dir: Path) -> None:
             await trio.lowlevel.checkpoint()
         reader = FrameReader(expect_preface=False, max_frame_size=2**20, max_block_size=2**20)
         got: list[tuple[int, int, int, bytes]] = []
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not any(flags & frames.END_STREAM for kind, flags, *_ in got if kind == 1):
                 got += reader.feed(await peer.recv(65536))
     (body,) = (payload for kind, _, _, payload in got if kind == 0)
@@ -166,7 +166,7 @@ async def test_a_caller_that_reads_late_is_told_all_of_every_call(short_dir: Pat
         assert connection.outbox.congested
         reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
         ended, size = set(), 0
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while ended != set(calls):
                 for kind, flags, number, payload in reader.feed(await peer.recv(2**20)):
                     size += len(payload) if kind == 0 and number == 1 else 0

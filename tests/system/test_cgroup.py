@@ -67,7 +67,7 @@ async def test_a_daemon_without_the_environment_is_killed_too(
         swept = (await watched.wait(events.Swept)).event
         assert isinstance(swept, events.Swept)
         assert swept.count == 1
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while alive(daemon):
                 await trio.lowlevel.checkpoint()
         assert not own.exists()
