@@ -139,7 +139,8 @@ class ForeignClient:
         self._metadata = metadata
         self._ids = itertools.count()
         self._results: dict[int, queue.SimpleQueue[Result]] = {}
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def start(
         self,
@@ -172,6 +173,11 @@ class ForeignClient:
 
     def call(self, method: str, *messages: bytes, **options: Any) -> Result:
         return self.result(self.start(method, *messages, **options))
+
+    def kill(self) -> None:
+        """End the process, and wait until what it has written is read."""
+        self._process.kill()
+        self._reader.join()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -210,7 +216,8 @@ def foreign_client(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
+        client = ForeignClient(process, metadata)
         try:
-            yield ForeignClient(process, metadata)
+            yield client
         finally:
-            process.kill()
+            client.kill()

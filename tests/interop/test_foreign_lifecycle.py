@@ -90,14 +90,13 @@ async def held_calls(watched: Watched, callers: Callers) -> AsyncIterator[dict[s
             yield results
 
 
-def check_killed(results: dict[str, Result]) -> None:
-    """Check that every caller got to know that SIGKILL ended the plugin."""
+def check_died(results: dict[str, Result], text: str) -> None:
+    """Check that every caller got to know, in this text, how the plugin ended."""
     for route, result in results.items():
         assert result.name == "UNAVAILABLE", f"{route}: {result}"
-        assert "SIGKILL" in result.message, f"{route}: {result}"
+        assert text in result.message, f"{route}: {result}"
         if route.startswith(DIRECT):
             assert isinstance(result.error, PluginDiedError), f"{route}: {result.error!r}"
-            assert result.error.signal == signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -127,22 +126,23 @@ async def test_a_kill_is_reported_to_every_caller(stack: str, short_dir: Path) -
         async with callers_of(watched, stack) as callers:
             async with held_calls(watched, callers) as results:
                 os.kill(ready.event.pid, signal.SIGKILL)
-            check_killed(results)
+            check_died(results, "SIGKILL")
             with trio.fail_after(PATIENCE):
                 for route in callers.routes:
                     assert str(await callers.call(route, "Unary")) == "OK: ", route
 
 
 @stacks
-async def test_a_stop_that_takes_too_long_is_reported_as_the_kill_that_it_ends_with(
+async def test_a_stop_that_takes_too_long_is_reported_to_every_caller(
     stack: str, short_dir: Path
 ) -> None:
+    """What ends the process is the mesh: SIGKILL, or in Go the request for its stacks."""
     async with running(foreign_plugin(stack, stop_timeout=0.3), short_dir) as watched:
         await watched.wait(events.Ready)
         async with callers_of(watched, stack) as callers:
             async with held_calls(watched, callers) as results:
                 await watched.mesh.stop(stack)
-        check_killed(results)
+        check_died(results, "did not stop within 0.3 s")
 
 
 @stacks
