@@ -1,4 +1,4 @@
-"""What the header of an ELF binary says of where it runs (elf(5))."""
+"""Which dynamic loader an ELF binary needs (elf(5))."""
 
 from __future__ import annotations
 
@@ -14,18 +14,6 @@ MAGIC = b"\x7fELF"
 _PT_INTERP = 3
 _MAX_SEGMENTS = 1024
 _MAX_PATH = 4096
-_NAMES = {
-    3: "x86",
-    8: "MIPS",
-    21: "PowerPC 64",
-    22: "S390",
-    40: "ARM",
-    62: "x86-64",
-    183: "AArch64",
-}
-_NAMES[243] = "RISC-V"
-_ALSO_RUNS = {62: frozenset({3}), 183: frozenset({40})}
-"""What kernels for a machine mostly run beside its own."""
 
 
 @attrs.frozen
@@ -38,14 +26,9 @@ class Elf:
     """The path of its dynamic loader, "" if it needs none."""
 
     @property
-    def machine_name(self) -> str:
-        return _NAMES.get(self.machine, f"ELF machine {self.machine}")
-
-    @property
-    def runs_here(self) -> bool:
-        ours = _own_machine()
-        same = self.machine == ours or self.machine in _ALSO_RUNS.get(ours, ())
-        return same or not self.machine or not ours
+    def is_native(self) -> bool:
+        """Whether it is for the machine of this process; others may run by an emulator."""
+        return self.machine != 0 and self.machine == _own_machine()
 
 
 def read(file: BinaryIO) -> Elf:

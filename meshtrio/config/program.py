@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import binfmt, elf
+from meshtrio.config import elf
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.texts import whole
 
@@ -82,12 +82,10 @@ def _check(program: str, place: Place, named_by: str = "", depth: int = 1) -> No
             head = file.read(_HEAD)
             if head.startswith(b"#!"):
                 _check_script(path, head, place, about, depth)
-            elif binfmt.is_registered(path, head):
-                return
             elif head.startswith(elf.MAGIC):
                 _check_elf(elf.read(file), about)
-            else:
-                _check_unknown(head, about)
+            elif b"\0" not in head:
+                _check_text(head, about)
     except OSError:
         return  # it may be executed, but not read, or not by us
 
@@ -198,19 +196,14 @@ def _program_of_env(interpreter: str, arguments: list[str]) -> str:
 
 
 def _check_elf(found: elf.Elf, about: str) -> None:
-    if not found.runs_here:
-        raise _CannotBeExecutedError(
-            f"{about} was built for another kind of machine ({found.machine_name}): build or "
-            "install it for this one"
-        )
-    if found.loader and not os.path.exists(found.loader):
+    if found.is_native and found.loader and not os.path.exists(found.loader):
         raise _CannotBeExecutedError(
             f"{about} needs the loader {found.loader!r}, which is not there: it was built for "
             "another distribution or C library"
         )
 
 
-def _check_unknown(head: bytes, about: str) -> None:
+def _check_text(head: bytes, about: str) -> None:
     what = "is empty" if not head else "is no binary, and does not begin with #!"
     if head.startswith(b"\xef\xbb\xbf#!"):
         what = "begins with a byte order mark, not with #!"
