@@ -100,6 +100,11 @@ class Passage:
         timeout = self._plan.head.timeout
         return math.inf if timeout is None else self._since + timeout
 
+    @property
+    def _is_late(self) -> bool:
+        """Whether the deadline has passed, by a clock that caller and plugin do not share."""
+        return trio.current_time() >= self._ends - DEADLINE_SLACK
+
     # -- finding an endpoint -----------------------------------------------------------------
 
     def begin(self) -> None:
@@ -229,8 +234,7 @@ class Passage:
 
     def on_caller_gone(self) -> None:
         self._caller.passage = None
-        late = trio.current_time() >= self._ends
-        self._leave(DEADLINE_EXCEEDED if late else CANCELLED, success=None)
+        self._leave(DEADLINE_EXCEEDED if self._is_late else CANCELLED, success=None)
 
     # -- what the plugin does ----------------------------------------------------------------
 
@@ -281,12 +285,8 @@ class Passage:
             self._caller.connection.spawn(self._begin_later)
         elif isinstance(failure, ConnectionLostError) and not self._ended:
             self._caller.connection.spawn(self._explain, failure)
-        elif (
-            isinstance(failure, purerpc.CancelledError)
-            and trio.current_time() >= self._ends - DEADLINE_SLACK
-        ):
-            # Some servers (grpc-go) reset with CANCEL at the deadline, which their clocks and the
-            # caller's reach at slightly different times.
+        elif isinstance(failure, purerpc.CancelledError) and self._is_late:
+            # Some servers (grpc-go) reset with CANCEL at the deadline.
             text = "the deadline passed in the plugin"
             self._end_with(purerpc.DeadlineExceededError(text))
         else:
