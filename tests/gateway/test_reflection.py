@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.reflection import describe, find_method, list_services
+from meshtrio.client.reflection import describe, list_services, method_in
 from meshtrio.errors import UsageError
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.dynamic import service_of
@@ -58,7 +58,8 @@ async def test_each_service_has_the_files_of_its_plugin(short_dir: Path) -> None
             for file in found:
                 again = contents(await ask(behind.channel, file_by_filename=file))
                 assert again[file] == found[file]
-            method = await find_method(behind.channel, f"{name}.Service/Echo")
+            pool = await describe(behind.channel, f"{name}.Service")
+            method = method_in(pool, f"{name}.Service/Echo", "the gateway")
             message = GetMessageClass(method.input_type)()
             setattr(message.field_1, f"of_{name}", "hi")
             stub = DynamicStub(behind.channel, method.containing_service)
