@@ -37,6 +37,10 @@ MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
 PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
 """From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
+PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
+"""Bytes of the longest message that it is to accept, -1 for no limit, if the config says so."""
+PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
+"""Bytes of the longest message that it is to send, -1 for no limit, if the config says so."""
 ENVIRONMENT = frozenset(
     {
         PLUGIN_SOCKET,
@@ -48,6 +52,8 @@ ENVIRONMENT = frozenset(
         PLUGIN_METRICS,
         PLUGIN_METRICS_EXPERIMENTAL,
         PLUGIN_LOG_LEVEL,
+        PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
+        PLUGIN_MAX_SEND_MESSAGE_LENGTH,
         PLUGIN_BINARY_LOG_FOLDER,
         PLUGIN_BINARY_LOG_SIZE,
         PLUGIN_BINARY_LOG_FILES,
@@ -58,6 +64,21 @@ ENVIRONMENT = frozenset(
     }
 )
 """The variables that the mesh sets."""
+
+OF_SERVICE_MANAGER = frozenset(
+    {
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_PIDFDID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    }
+)
+"""The variables by which systemd talks to the process that it has started, which is the mesh: a
+plugin that used them would speak in the mesh's name. Plugins get them only if their `inherit_env`
+or `env` names them."""
 
 MESH_TARGET = "x-mesh-target"
 """Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since

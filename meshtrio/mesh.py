@@ -47,6 +47,7 @@ from meshtrio.supervise.report import ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.logs.mesh import log_event
+from meshtrio.wire.frames import UNLIMITED
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -89,14 +90,20 @@ class Mesh:
         timeouts: Timeouts | None = None,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
+        max_receive_message_length: int | None = None,
+        max_send_message_length: int | None = None,
     ) -> AsyncIterator[Channel]:
         """Open a channel to a service, `plugin.<name>`, for the block.
 
         Does not wait: a call waits for a ready instance, within its caller's cancel scope.
         `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's;
         `timeouts` say when a silent peer counts as lost; `metadata` goes out with every call, and
-        `interceptors` are around each. Raises ConfigError, and NotFoundError, naming the services
-        there are, for one the mesh does not know.
+        `interceptors` are around each. `max_receive_message_length` and `max_send_message_length`
+        limit one message, in bytes before compression and after decompression; -1 is no limit. The
+        smaller of them and the service config's maxResponseMessageBytes and maxRequestMessageBytes
+        is in force, per method; if neither is set, 4 MiB may be received and any length sent.
+        Raises ConfigError, UsageError for a length that is none, and NotFoundError, naming the
+        services there are, for one the mesh does not know.
         """
         try:
             known = self._registry.resolve(service)
@@ -113,6 +120,8 @@ class Mesh:
             timeouts=timeouts,
             interceptors=interceptors,
             metadata=metadata,
+            max_receive_message_length=max_receive_message_length,
+            max_send_message_length=max_send_message_length,
         ) as channel:
             yield channel
 
@@ -210,6 +219,8 @@ async def connect(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
@@ -233,13 +244,15 @@ async def connect(
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,
+        max_receive_message_length=max_receive_message_length,
+        max_send_message_length=max_send_message_length,
     ) as channel:
         yield channel
 
 
 async def _follow(address: str, service: str, update: Callable[[ServiceState], None]) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
-    async with connect_to(address) as mesh:
+    async with connect_to(address, max_receive_message_length=UNLIMITED) as mesh:
         await registry_client.watch(mesh, service, update)
 
 
@@ -295,5 +308,5 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
             f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror or exc}); start "
             "one with `meshtrio serve`, or say where it is with MESH_SOCKET"
         ) from None
-    async with connect_to(address) as channel:
+    async with connect_to(address, max_receive_message_length=UNLIMITED) as channel:
         yield channel

@@ -35,6 +35,8 @@ from meshtrio.contract import (
     MESH_LIFE,
     PLUGIN_LISTEN,
     PLUGIN_LOG_LEVEL,
+    PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
+    PLUGIN_MAX_SEND_MESSAGE_LENGTH,
     PLUGIN_METRICS,
     PLUGIN_SOCKET,
     PLUGIN_STOP_TIMEOUT,
@@ -43,10 +45,12 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
+from meshtrio.forks import children_reset
 from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
-from meshtrio.rpc.server import ServerInterceptor
+from meshtrio.rpc.message_limits import checked_length, with_lengths
+from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
 from meshtrio.structured import (
@@ -59,6 +63,7 @@ from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
+    from meshtrio.services.health import HealthServicer
     from meshtrio.telemetry.metrics import Metrics
 
 __all__ = ["current_call", "run", "serve"]
@@ -75,9 +80,18 @@ def run(
     *servicers: Any,
     limits: Limits | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> None:
     """Serve as a plugin until SIGTERM, Ctrl-C or SIGHUP, then return: the program is to exit with
-    status 0. From then on these signals do nothing, as it has stopped already.
+    status 0. From then on these signals do nothing, as it has stopped already. SystemExit or
+    KeyboardInterrupt in a handler makes it drain likewise and is then raised, so that the program
+    exits with that status; callers of calls that this cuts get PluginDiedError. Whatever else a
+    handler raises fails its call alone, with UNKNOWN.
+
+    `max_receive_message_length` and `max_send_message_length` limit one message, in bytes after
+    decompression and before compression; -1 is no limit. By default those of `limits`, which are
+    4 MiB to receive and no limit to send; what the plugin's [[plugin]] table says overrides both.
 
     Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
     of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
@@ -93,6 +107,7 @@ def run(
     report_on_sigquit()
     logs.set_up()
     try:
+        limits = with_lengths(limits, max_receive_message_length, max_send_message_length)
         trio.run(partial(_serve, servicers, limits, interceptors, for_good=True))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
@@ -103,6 +118,8 @@ async def serve(
     *servicers: Any,
     limits: Limits | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
@@ -113,10 +130,12 @@ async def serve(
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
     its handler; `current_call()` is the call where it is not handed on. A log level that the mesh
-    says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. When cancelled it
-    stops at once, and callers are told UNAVAILABLE. Raises UsageError for servicers that are none
-    and for a socket that cannot be bound.
+    says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. The lengths of
+    messages are those of `run`. When cancelled it stops at once, and callers are told UNAVAILABLE.
+    Raises UsageError for servicers that are none and for a socket that cannot be bound, and the
+    SystemExit or KeyboardInterrupt that a handler has raised, after a drain like that of SIGTERM.
     """
+    limits = with_lengths(limits, max_receive_message_length, max_send_message_length)
     await _serve(servicers, limits, interceptors, task_status=task_status)
 
 
@@ -135,11 +154,11 @@ async def _serve(
         report_on_sigquit()
     level = ProcessLevel()
     _heed_environment(level)
-    with told_to_stop(for_good=for_good) as signals:
+    with told_to_stop(for_good=for_good) as signals, children_reset():
         async with _telling() as metrics:
             server, health = standard_server(
                 *servicers,
-                limits=limits,
+                limits=_heed_lengths(limits),
                 interceptors=interceptors,
                 metrics=metrics,
                 log_level=level,
@@ -147,12 +166,18 @@ async def _serve(
             # The mesh passes on the calls of many, and with them what those give up.
             server.trusted_pid = os.getppid()
             with _listener() as listener:
+                stop = server.on_exit = partial(_stop, server, health)
+                server.ends_with_process = for_good
                 async with open_nursery_of_one() as nursery:
                     await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
                     task_status.started()
                     await anext(signals)
-                    health.stop_serving()
-                    _report_drained(await server.drain(_grace()))
+                    await stop()
+
+
+async def _stop(server: Server, health: HealthServicer) -> None:
+    health.stop_serving()
+    _report_drained(await server.drain(_grace()))
 
 
 def _report_drained(cut: Sequence[str]) -> None:
@@ -181,6 +206,21 @@ def _heed_environment(level: ProcessLevel) -> None:
         level.heed(os.environ.get(PLUGIN_LOG_LEVEL, ""))
     except UsageError as exc:
         _log.warning("%s: %s", PLUGIN_LOG_LEVEL, exc)
+
+
+def _heed_lengths(limits: Limits | None) -> Limits | None:
+    """Apply the lengths of messages that the mesh's config sets."""
+    receive = _length_in(PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
+    return with_lengths(limits, receive, _length_in(PLUGIN_MAX_SEND_MESSAGE_LENGTH))
+
+
+def _length_in(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    try:
+        return None if text is None else checked_length(variable, int(text))
+    except (ValueError, UsageError):
+        _log.warning("%s is %r, not a number of bytes or -1; ignoring it", variable, text)
+        return None
 
 
 def _listener() -> AbstractContextManager[socket.socket]:

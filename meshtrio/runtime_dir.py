@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import grp
 import os
 import pwd
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from meshtrio import contract, runtime_lock
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import ConfigError
-
-_LOCK = "mesh.lock"
+from meshtrio.texts import whole
 
 
 def default() -> Path:
@@ -27,8 +27,14 @@ def default() -> Path:
 
 
 def of(config: MeshConfig) -> Path:
-    """The absolute path that a config's sockets are in."""
-    return Path(os.path.abspath(config.runtime_dir or default()))
+    """The absolute path that a config's sockets are in. Raises ConfigError if there is none."""
+    folder = config.runtime_dir or default()
+    try:
+        return Path(os.path.abspath(folder))
+    except OSError as exc:
+        where = f"the runtime dir {whole(str(folder))} is relative to this process's cwd"
+        reason = f"{where}, which cannot be found ({exc.strerror}); give an absolute path"
+        raise ConfigError([reason]) from None
 
 
 def mesh_socket(folder: Path) -> Path:
@@ -52,19 +58,35 @@ def _own_folder(folder: Path, plugin: PluginConfig) -> Path:
     return folder / f"{plugin.name}.d"
 
 
-def make_room(folder: Path, plugin: PluginConfig) -> None:
-    """Make the folder that a plugin which runs as somebody else binds its sockets in.
+def make_room(folder: Path, plugin: PluginConfig, socket: Path) -> None:
+    """Prepare the place where a plugin binds its socket, and list the socket as made by the mesh.
 
-    Others may pass through the runtime dir from then on, but not see what is in it. Raises OSError,
-    and KeyError for a user or group that is not there.
+    A plugin that runs as somebody else has a folder of its own; others may pass through the runtime
+    dir from then on, but not see what is in it. Raises OSError, and KeyError for a user or group
+    that is not there.
     """
     if _is_foreign(plugin):
         own = _own_folder(folder, plugin)
         own.mkdir(mode=0o700, exist_ok=True)
         uid, gid = ids_of(plugin.containment.user, plugin.containment.group)
-        os.chown(own, uid, gid)
-        os.chmod(own, 0o700 if plugin.containment.user is not None else 0o770)
+        mode = 0o700 if plugin.containment.user is not None else 0o770
+        # By its descriptor: a link in its place is not followed.
+        descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
         _let_others_pass(folder)
+    runtime_lock.add(folder / runtime_lock.NAME, os.path.relpath(socket, folder))
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(socket).st_mode):
+            raise FileExistsError(
+                errno.EEXIST,
+                f"{whole(str(socket))} is there and is not a socket: something else made it; "
+                "remove it",
+            )
+        os.unlink(socket)
 
 
 def _let_others_pass(folder: Path) -> None:
@@ -75,10 +97,7 @@ def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
     """Numbers for names or numbers; -1 for what is not given. Raises KeyError."""
     uid = gid = -1
     if user is not None:
-        try:
-            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-        except KeyError:
-            raise KeyError(f"there is no user {user!r}") from None
+        entry = user_entry(user)
         uid, gid = entry.pw_uid, entry.pw_gid
     if group is not None:
         try:
@@ -86,6 +105,14 @@ def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
         except KeyError:
             raise KeyError(f"there is no group {group!r}") from None
     return uid, gid
+
+
+def user_entry(user: str) -> pwd.struct_passwd:
+    """Look up a user by name or number. Raises KeyError."""
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise KeyError(f"there is no user {user!r}") from None
 
 
 def uid_of(user: str) -> int:
@@ -152,23 +179,52 @@ class Claim:
     """A folder that is ours: mode 0700, locked, without stale sockets. See `claim`."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where it is another user's, open to others, or another mesh's."""
+        """Raises ConfigError for a folder that is in use, or that others own or may write to."""
         self.folder = folder
-        self._lock = _take(folder)
+        _make(folder)
+        self._lock = _lock(folder)
+        self._folder = _open(folder, self._lock)
+        try:
+            _remove_listed(folder, self._lock)
+            self._begin(self._lock, [])
+        except BaseException:
+            os.close(self._lock)
+            os.close(self._folder)
+            raise
 
     @property
     def lost(self) -> bool:
         """Whether somebody has removed it: what is in its place now is not ours."""
         try:
-            found = os.stat(self.folder / _LOCK)
+            found = os.stat(self.folder / runtime_lock.NAME)
         except OSError:
             return True
         return not os.path.samestat(found, os.fstat(self._lock))
 
     def renew(self) -> None:
-        """Make it again. Raises ConfigError, as at first."""
-        lost, self._lock = self._lock, _take(self.folder)
-        os.close(lost)
+        """Make it again. Raises ConfigError, as at first.
+
+        Where only the lock file was removed, the folder is known by its inode, which our descriptor
+        keeps from being used again. Sockets in it are those of running plugins, and stay.
+        """
+        _make(self.folder, known=self._folder)
+        lock = _lock(self.folder)
+        folder = _open(self.folder, lock)
+        same = os.path.samestat(os.fstat(folder), os.fstat(self._folder))
+        if not same:
+            _remove_listed(self.folder, lock)
+        listed = runtime_lock.listed(self._lock) if same else []
+        os.close(self._lock)
+        os.close(self._folder)
+        self._lock, self._folder = lock, folder
+        self._begin(lock, listed)
+
+    def _begin(self, lock: int, sockets: list[str]) -> None:
+        try:
+            runtime_lock.begin(lock, sockets)
+        except OSError as exc:
+            where = f"{whole(str(self.folder))}: {runtime_lock.NAME}"
+            raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
 
     def let_others_pass(self) -> None:
         """Let other users reach what is in it whose path they know."""
@@ -177,8 +233,11 @@ class Claim:
     def release(self) -> None:
         # The lock file stays: were it unlinked, two later meshes could lock two files.
         if not self.lost:
-            _remove_sockets(self.folder)
+            _remove_listed(self.folder, self._lock)
+            with contextlib.suppress(OSError):
+                runtime_lock.begin(self._lock, [])
         os.close(self._lock)
+        os.close(self._folder)
 
 
 @contextmanager
@@ -191,56 +250,111 @@ def claim(folder: Path) -> Iterator[Claim]:
         claimed.release()
 
 
-def _take(folder: Path) -> int:
-    """Make, lock and clean the folder; gives the lock."""
-    _make(folder)
-    try:
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise ConfigError([f"{folder}: cannot be locked: {exc.strerror}"]) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        _remove_sockets(folder)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise ConfigError(
-            [f"{folder}: another mesh runs here (pid {holder}); stop it or use --runtime-dir"]
-        ) from None
-    except OSError as exc:
-        os.close(lock)
-        raise ConfigError([f"{folder}: cannot be used: {exc.strerror}"]) from None
-    return lock
+def _make(folder: Path, known: int | None = None) -> None:
+    """Make the folder, or accept the one that is there, whose content is left as it is.
 
-
-def _make(folder: Path) -> None:
+    A folder with content is accepted if it has the lock file of a mesh, or is the one that the
+    descriptor `known` is open on. Raises ConfigError.
+    """
+    what = f"the runtime dir {whole(str(folder))}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(folder)
-    except OSError as exc:
-        raise ConfigError([f"the runtime dir {folder} cannot be made: {exc.strerror}"]) from None
+    except FileExistsError:
+        raise ConfigError([f"{what} is not a folder; {_ELSEWHERE}"]) from None
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise ConfigError([f"{what} cannot be made: {reason}; {_ELSEWHERE}"]) from None
+    if stat.S_ISLNK(status.st_mode):
+        target = whole(os.path.realpath(folder))
+        raise ConfigError([f"{what} is a symbolic link to {target}; name that, or {_ELSEWHERE}"])
     if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError([f"the runtime dir {folder} is not a folder"])
-    if status.st_uid != os.getuid():
-        raise ConfigError(
-            [f"{folder}: belongs to uid {status.st_uid}, not to us (uid {os.getuid()})"]
-        )
-    if status.st_mode & 0o022:
-        raise ConfigError(
-            [f"{folder}: others may write to it (mode {status.st_mode & 0o7777:o}); chmod 700 it"]
-        )
-    os.chmod(folder, 0o700)
+        raise ConfigError([f"{what} is not a folder; {_ELSEWHERE}"])
+    if status.st_uid != os.geteuid():
+        us = os.geteuid()
+        owner = f"belongs to uid {status.st_uid}, not to us (uid {us})"
+        raise ConfigError([f"{what} {owner}; {_ELSEWHERE}"])
+    try:
+        if known is not None and os.path.samestat(status, os.fstat(known)):
+            return
+        _check_content(folder, what)
+        if status.st_mode & 0o022:
+            mode = f"{status.st_mode & 0o7777:o}"
+            raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
+        if status.st_mode & 0o777 != 0o700:
+            os.chmod(folder, 0o700)
+    except OSError as exc:
+        raise ConfigError([f"{what} cannot be used: {exc.strerror}; {_ELSEWHERE}"]) from None
 
 
-def _remove_sockets(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".d") and entry.is_dir(follow_symlinks=False):
-                _remove_sockets(Path(entry.path))
-                os.rmdir(entry.path)
-            elif entry.name.endswith(".sock") and stat.S_ISSOCK(
-                entry.stat(follow_symlinks=False).st_mode
-            ):
-                os.unlink(entry.path)
+_ELSEWHERE = (
+    "choose another folder, for this mesh alone, with --runtime-dir or `runtime_dir` in [mesh]"
+)
+_MAX_NAMED = 3
+
+
+def _check_content(folder: Path, what: str) -> None:
+    """Refuse a folder that other programs use. Raises ConfigError, and OSError."""
+    found = sorted(os.listdir(folder))
+    if not found or runtime_lock.is_lock(folder / runtime_lock.NAME):
+        return
+    named = ", ".join(ascii(whole(name)) for name in found[:_MAX_NAMED])
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    found_there = f"it has {named}{more}, and no {runtime_lock.NAME} of a mesh of ours"
+    raise ConfigError([f"{what} is in use: {found_there}; nothing in it was changed; {_ELSEWHERE}"])
+
+
+def _lock(folder: Path) -> int:
+    """Lock the folder. Raises ConfigError."""
+    path = folder / runtime_lock.NAME
+    try:
+        return runtime_lock.acquire(path)
+    except BlockingIOError:
+        raise ConfigError([_taken(folder, runtime_lock.holder(path))]) from None
+    except OSError as exc:
+        raise ConfigError([f"{whole(str(folder))}: cannot be locked: {exc.strerror}"]) from None
+
+
+def _taken(folder: Path, pid: str) -> str:
+    """Says that another mesh has the folder; a mesh in a plugin meets the one that started it."""
+    where = whole(str(folder))
+    above = os.environ.get(contract.MESH_SOCKET)
+    if above and os.path.realpath(above) == os.path.realpath(mesh_socket(folder)):
+        name = os.environ.get(contract.PLUGIN_NAME, "?")
+        return (
+            f"{where}: the mesh (pid {pid}) that started this program as its plugin {name!r} runs "
+            "here; a mesh inside a plugin needs a runtime dir of its own: use --runtime-dir or "
+            "`runtime_dir` in [mesh]"
+        )
+    return (
+        f"{where}: another mesh runs here (pid {pid}); stop it, or use --runtime-dir or "
+        "`runtime_dir` in [mesh]"
+    )
+
+
+def _open(folder: Path, lock: int) -> int:
+    """A descriptor of the folder; closes the lock if there is none. Raises ConfigError."""
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        os.close(lock)
+        raise ConfigError([f"{whole(str(folder))}: cannot be used: {exc.strerror}"]) from None
+
+
+def _remove_listed(folder: Path, lock: int) -> None:
+    """Remove the sockets that a mesh has made here, and the folders that it made for them.
+
+    What cannot be removed, such as a folder in which a plugin has made files of its own, stays.
+    """
+    sockets = [mesh_socket(folder), *(folder / name for name in runtime_lock.listed(lock))]
+    for path in sockets:
+        _remove_socket(path)
+    for own in {path.parent for path in sockets} - {folder}:
+        with contextlib.suppress(OSError):
+            os.rmdir(own)
+
+
+def _remove_socket(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)

@@ -31,6 +31,13 @@ def report_on_sigquit() -> None:
         faulthandler.register(signal.SIGQUIT, file=_STDERR, all_threads=True, chain=True)
 
 
+def stop_reporting() -> None:
+    """Let SIGQUIT end this process again, if `report_on_sigquit` has changed that."""
+    if signal.getsignal(signal.SIGQUIT) is _report:
+        faulthandler.unregister(signal.SIGQUIT)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 def _report(number: int, frame: FrameType | None) -> None:
     try:
         root = trio.lowlevel.current_root_task()

@@ -25,6 +25,30 @@ def settle(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group if errors is None else unwrap(errors)
 
 
+def without_cancelled(
+    exc: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Part trio's cancellation from other errors: the two that an exception holds, None for none.
+
+    The second is a single error if there is only one.
+    """
+    if isinstance(exc, trio.Cancelled):
+        return exc, None
+    if not isinstance(exc, BaseExceptionGroup):
+        return None, exc
+    cancelled, errors = exc.split(trio.Cancelled)
+    return cancelled, None if errors is None else unwrap(errors)
+
+
+def exit_in(exc: BaseException) -> BaseException | None:
+    """The first SystemExit or KeyboardInterrupt in an exception or its groups, None for none."""
+    if isinstance(exc, SystemExit | KeyboardInterrupt):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        return next(filter(None, map(exit_in, exc.exceptions)), None)
+    return None
+
+
 async def next_beat(period: float, after: float = 1e-6) -> None:
     """Sleep until the next whole multiple of `period` that is at least `after` seconds away.
 

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-HANG_GUARD = 120
+from meshtrio.supervise.processes.dispositions import defaults_for_children
+
+HANG_GUARD = 300
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""
+
+# A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
+# that, and no Ctrl-C would end it. Entered until the end of the process.
+_dispositions = defaults_for_children()
+_dispositions.__enter__()
+settings.register_profile(
+    "repeatable",
+    # Says nothing about the speed of the machine, and tries the same examples in each run.
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", settings.get_profile("repeatable"), derandomize=False, print_blob=True
+)
+# `HYPOTHESIS_PROFILE=explore` tries examples that no run has tried before.
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

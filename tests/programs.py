@@ -37,7 +37,7 @@ def echo(name: str = "echo", **settings: Any) -> str:
     return plugin(name, "echo_plugin.py", cwd=ECHO, **settings)
 
 
-def until(condition: Callable[[], Any], within: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], within: float = 60.0) -> Any:
     """Ask until the answer is true; for what another process does and cannot tell us."""
     end = time.monotonic() + within
     while True:
@@ -72,7 +72,7 @@ class Served:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -82,7 +82,7 @@ class Served:
         rows: list[dict[str, Any]] = json.loads(done.stdout)
         return rows
 
-    def wait_for(self, text: str, within: float = 20.0) -> None:
+    def wait_for(self, text: str, within: float = 60.0) -> None:
         """Wait for words in the log."""
         until(lambda: text in self.log or self.process.poll() is not None, within)
         assert text in self.log, self.log
@@ -91,7 +91,7 @@ class Served:
         """The processes that carry the environment of a plugin of this mesh."""
         return carrying(f"PLUGIN_SOCKET={self.folder}/")
 
-    def stop(self, number: int = signal.SIGTERM, within: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, within: float = 60.0) -> int:
         self.process.send_signal(number)
         return self.process.wait(within)
 
@@ -118,7 +118,7 @@ def served(folder: Path, config: str, *, ready: int = 0) -> Iterator[Served]:
         if process.poll() is None:
             process.kill()
         process.wait()
-        until(lambda: not mesh.pids(), within=5)
+        until(lambda: not mesh.pids())
 
 
 def carrying(mark: str) -> list[int]:

@@ -119,6 +119,8 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         {"env": {"": "x"}},
         {"env": {"A=B": "x"}},
         {"env": {"PLUGIN_SOCKET": "x"}},
+        {"max_receive_message_length": -2},
+        {"max_send_message_length": -2},
     ],
     ids=str,
 )

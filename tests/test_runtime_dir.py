@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,6 @@ def test_clients_look_at_mesh_socket_first(monkeypatch: pytest.MonkeyPatch) -> N
     assert runtime_dir.find_mesh_socket() == Path("/elsewhere/mesh.sock")
     monkeypatch.delenv("MESH_SOCKET")
     assert runtime_dir.find_mesh_socket() == runtime_dir.default() / "mesh.sock"
-
-
-def test_it_is_ours_alone_and_stale_sockets_are_gone(short_dir: Path) -> None:
-    folder = short_dir / "a" / "b"
-    folder.mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(folder / "old-0.sock"))
-    (folder / "notes.sock").write_text("not a socket")
-    with runtime_dir.claim(folder):
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert sorted(p.name for p in folder.iterdir()) == ["mesh.lock", "notes.sock"]
 
 
 def test_it_is_claimed_once_at_a_time(short_dir: Path) -> None:

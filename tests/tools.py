@@ -1,15 +1,17 @@
 """Programs of others that the tests use. `.ci/run` installs them; elsewhere a missing one skips.
 
-Those in Go, which are peers, are installed by `python -m tests.tools`.
+Those in Go, Node and Java, which are peers, are installed by `python -m tests.tools`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,14 @@ GO_PROGRAMS = {
     "grpc-go-flaky": ROOT / "tests" / "interop" / "go_flaky",
     "grpc-go-metrics": ROOT / "tests" / "interop" / "go_metrics",
     "grpc-go-logging": ROOT / "tests" / "interop" / "go_logging",
+    "connect-go-peer": ROOT / "tests" / "interop" / "connect_go",
     "go-service": ROOT / "examples" / "go-service",
 }
 """Our own, built from their folders."""
+NODE_PROGRAMS = {"grpc-js-peer": ROOT / "tests" / "interop" / "node"}
+"""Folders with a `main.js` and a lock file, whose packages npm installs."""
+JAVA_PROGRAMS = {"grpc-java-peer": ROOT / "tests" / "interop" / "java"}
+"""Folders with a `Peer.java` and a `pom.xml`, whose jars Maven copies."""
 GO_MESSAGES = {
     "grpc-go-chain": {"echo/v1/echo.proto": "meshtrio/gochain/gen/echopb"},
     "go-service": {
@@ -141,13 +148,89 @@ def build(name: str, source: Path) -> None:
             subprocess.run(["go", *command], cwd=folder, check=True)
 
 
+def can_build(name: str, *builders: str) -> bool:
+    """Return whether these programs are there to build a peer; in CI they have to be."""
+    missing = ", ".join(builder for builder in builders if shutil.which(builder) is None)
+    if missing and os.environ.get("CI"):
+        sys.exit(f"{name} cannot be built without {missing}")
+    if missing:
+        print(f"{name} is not built, since {missing} is missing")
+    return not missing
+
+
+def build_folder(
+    name: str, source: Path, command: str, compile_in: Callable[[Path], object]
+) -> None:
+    """Build a program that is a folder, and a script in FOLDER that runs it.
+
+    Args:
+        name: of the script; the folder is called after it.
+        source: whose files are copied into the folder. Nothing is done if the folder was built
+            from the same files already.
+        command: of the script, a shell command in which `$files` is the folder.
+        compile_in: builds in the copied folder.
+    """
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    content = [command.encode(), *(path.read_bytes() for path in files)]
+    digest = hashlib.sha256(b"\0".join(content)).hexdigest()
+    target, stamp = FOLDER / f"{name}.files", Path("source.sha256")
+    if (target / stamp).exists() and (target / stamp).read_text() == digest:
+        return
+    print(f"building {name} from {source}", flush=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as parent:
+        # Put there when it is whole.
+        folder = Path(parent) / "files"
+        folder.mkdir()
+        for path in files:
+            shutil.copy(path, folder)
+        compile_in(folder)
+        (folder / stamp).write_text(digest)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+    script = FOLDER / name
+    script.write_text(f'#!/bin/sh\nfiles="${{0%/*}}/{name}.files"\nexec {command} "$@"\n')
+    script.chmod(0o755)
+
+
+def install_node_packages(folder: Path) -> None:
+    """Install what the lock file names; no package's own scripts are run."""
+    quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    subprocess.run(["npm", "ci", "--omit=dev", "--ignore-scripts", *quiet], cwd=folder, check=True)
+
+
+def compile_java(folder: Path) -> None:
+    """Copy the jars that the pom names to `lib`, and compile into `classes`."""
+    copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib"]
+    subprocess.run(["mvn", "-q", "-B", *copy], cwd=folder, check=True)
+    sources = [path.name for path in folder.glob("*.java")]
+    compiler = ["javac", "-d", "classes", "-cp", "lib/*"]
+    subprocess.run([*compiler, *sources], cwd=folder, check=True)
+
+
+NODE_COMMAND = 'node "$files/main.js"'
+JAVA_COMMAND = (
+    # A short start matters more than a fast program.
+    'java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx256m -cp "$files/classes:$files/lib/*" Peer'
+)
+
+
 def main() -> None:
-    """Install what is missing into FOLDER, and build our own; needs Go and pip."""
+    """Install what is missing into FOLDER, and build our own.
+
+    Needs Go and pip; and npm, Maven and a JDK for the peers in Node and Java, which are left out
+    where these are missing, except in CI.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, package in GO_TOOLS.items():
         install(name, package)
     for name, source in GO_PROGRAMS.items():
         build(name, source)
+    for name, source in NODE_PROGRAMS.items():
+        if can_build(name, "node", "npm"):
+            build_folder(name, source, NODE_COMMAND, install_node_packages)
+    for name, source in JAVA_PROGRAMS.items():
+        if can_build(name, "java", "javac", "mvn"):
+            build_folder(name, source, JAVA_COMMAND, compile_java)
     for name, packages in ENVIRONMENTS.items():
         make_environment(name, packages)
 

@@ -7,6 +7,7 @@ not wait for it.
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterable
 
@@ -52,6 +53,10 @@ def _complain(lines: Iterable[str]) -> None:
 def main() -> None:
     """Run a command; every failure that was foreseen is one line a mistake, without a traceback."""
     standard_streams.open_missing()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What its encoding does not have is written as an escape, and fails nothing.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = commands(prog_name="meshtrio", standalone_mode=False)
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
 from meshtrio.errors import ConfigError
 from meshtrio.telemetry.extras import check_extras
+from meshtrio.texts import visible
 
 runtime_dir_option = click.option(
     "--runtime-dir",
@@ -53,7 +54,7 @@ def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
             raise
         mistakes = exc.problems
     if not as_json:
-        click.echo(f"{config_file}: {plugins} plugins, {instances} instances: no mistakes")
+        click.echo(visible(f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"))
         return
     from meshtrio.cli.records import print_document
 

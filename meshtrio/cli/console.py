@@ -10,10 +10,10 @@ from typing import Any
 
 from meshtrio.supervise.said import Said
 from meshtrio.telemetry.logs.records import message_of
+from meshtrio.texts import visible
 
 _MOST_LINES = 300
 """Of one record: what comes on one line may be thousands of them."""
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN_VALUE = re.compile(r"[^\s\"'={}\[\],\x00-\x1f\x7f-\x9f]+")
 
 
@@ -21,20 +21,25 @@ class ConsoleFormatter(logging.Formatter):
     """A plugin's output is marked with its name, the mesh's own log is not."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03d %(mark)s%(message)s", "%H:%M:%S")
+        super().__init__("%(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
+        """Every line has the mark, so that no text can pass for a record of another's."""
         known = vars(record)
         if not record.name.startswith("meshtrio.plugin."):
             level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            known["mark"] = f"mesh: {level}"
-            return super().format(record)
-        known["mark"] = mark = f"{known['plugin']}/{known['instance']} | "
-        if known["fields"] is None:
-            return super().format(record)
-        first, *others = lines_of(_said(record))
+            mark, lines = f"mesh: {level}", self._lines(record)
+        else:
+            mark = visible(f"{known['plugin']}/{known['instance']} | ")
+            structured = known["fields"] is not None
+            lines = lines_of(_said(record)) if structured else self._lines(record)
+        first, *others = lines
         time = f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d} "
         return "\n".join([time + mark + first, *(" " * len(time) + mark + each for each in others)])
+
+    def _lines(self, record: logging.LogRecord) -> list[str]:
+        """The message, the exception and the stack."""
+        return [visible(line) for line in super().format(record).split("\n")]
 
 
 def _said(record: logging.LogRecord) -> Said:
@@ -71,8 +76,3 @@ def _value(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
         return "…"
-
-
-def visible(text: str) -> str:
-    """With what would steer a terminal, or end the line, as its escape."""
-    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)

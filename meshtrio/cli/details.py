@@ -5,7 +5,6 @@ The type's proto is google/rpc/status.proto; it is made here from its published 
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -13,9 +12,11 @@ import purerpc
 from google.protobuf import any_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+
+from meshtrio.cli.json_messages import plain
+from meshtrio.cli.records import json_text
 
 
 class CallFailedError(Exception):
@@ -48,8 +49,7 @@ def _detail(detail: Any, pool: DescriptorPool) -> str:
         )
     except (KeyError, DecodeError):
         return f"{name}, {len(detail.value)} bytes"
-    fields = MessageToDict(message, preserving_proto_field_name=True)
-    return f"{name} {json.dumps(fields, ensure_ascii=False)}"
+    return f"{name} {json_text(plain(message, pool))}"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import click
 
+from meshtrio.codegen.naming import module_of
+from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.errors import UsageError
+from meshtrio.texts import visible
 
 _PLUGIN = "protoc-gen-meshtrio"
 
@@ -39,7 +43,7 @@ def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None
     out = out or folders[0]
     if not generate(find_generator("gen"), protos, folders, out):
         sys.exit(1)
-    click.echo(f"made the code of {len(protos)} protos in {out}")
+    click.echo(visible(f"made the code of {len(protos)} protos in {out}"))
 
 
 def find_generator(command: str) -> str:
@@ -61,4 +65,21 @@ def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], ou
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={generator}"]
     command += [f"-I{folder}" for folder in folders]
     command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
-    return subprocess.run([*command, *map(str, protos)], check=False).returncode == 0
+    if subprocess.run([*command, *map(str, protos)], check=False).returncode != 0:
+        return False
+    for proto in protos:
+        for folder in folders:
+            if proto.resolve().is_relative_to(folder.resolve()):
+                _repair(out, str(proto.resolve().relative_to(folder.resolve())))
+    return True
+
+
+def _repair(out: Path, proto: str) -> None:
+    """Mend what protoc made of a proto, if it cannot be imported as it is."""
+    stem = out / module_of(proto).replace(".", "/")
+    for suffix, repair in ((".py", repair_module), (".pyi", repair_types)):
+        path = stem.with_name(stem.name + suffix)
+        with contextlib.suppress(FileNotFoundError):
+            text = path.read_text("utf-8")
+            if (repaired := repair(text)) != text:
+                path.write_text(repaired, "utf-8")

@@ -11,6 +11,8 @@ from datetime import datetime
 
 import click
 
+from meshtrio.texts import visible
+
 _ALL = 2**32 - 1
 _LAST_WHEN_FOLLOWING = 10
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -77,9 +79,13 @@ Part = tuple[str, str]
 
 
 def printer(*, flush: bool) -> Callable[..., None]:
-    """What prints a line made of `Part`s; `flush`: at once, since somebody waits for it."""
+    """Return what prints a line made of `Part`s; `flush`: at once, since somebody waits for it.
+
+    Colours of a plugin are shown as escapes, like all else that would control a terminal: the line
+    is the same on every way out.
+    """
     if not sys.stdout.isatty():
-        return lambda *parts: print("".join(text for text, _ in parts), flush=flush)
+        return lambda *parts: print(visible("".join(text for text, _ in parts)), flush=flush)
     from rich.text import Text
 
     from meshtrio.cli import screen
@@ -89,10 +95,7 @@ def printer(*, flush: bool) -> Callable[..., None]:
     def show(*parts: Part) -> None:
         line = Text()
         for text, style in parts:
-            # Colours that a plugin writes are kept; what else would steer the terminal is not.
-            part = Text.from_ansi(text)
-            part.stylize_before(style)
-            line.append_text(part)
+            line.append(visible(text), style)
         console.print(line, soft_wrap=True)
 
     return show

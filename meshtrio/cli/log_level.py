@@ -14,6 +14,7 @@ from meshtrio.cli.records import print_document, record
 from meshtrio.cli.spinner import spinning
 from meshtrio.levels import LogLevel
 from meshtrio.messages import control as messages
+from meshtrio.texts import visible
 
 
 @click.command("log-level", short_help="Show or change from which level on a plugin logs.")
@@ -66,7 +67,7 @@ def _show(plugins: Sequence[messages.PluginLogLevel]) -> None:
 def _tell(name: str, level: str, plugins: Sequence[messages.PluginLogLevel]) -> None:
     instances = [(plugin.plugin, each) for plugin in plugins for each in plugin.instances]
     heeding = sum(each.level == level for _, each in instances)
-    print(f"{name} logs from {level} on: {words.count(heeding, 'instance')} told")
+    print(visible(f"{name} logs from {level} on: {words.count(heeding, 'instance')} told"))
     for plugin, each in instances:
         if each.note:
-            print(f"{plugin}/{each.instance} was not told: {each.note}")
+            print(visible(f"{plugin}/{each.instance} was not told: {each.note}"))

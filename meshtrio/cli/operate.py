@@ -24,8 +24,10 @@ from meshtrio.cli.options import (
 )
 from meshtrio.cli.records import print_document, record
 from meshtrio.cli.spinner import spinning
+from meshtrio.errors import UsageError
 from meshtrio.messages import control as messages
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.texts import visible, whole
 
 _SOON = 2.0
 """Seconds within which what goes wrong is told by the outcome."""
@@ -128,12 +130,15 @@ def reload(
     they are told, and the exit status is 2. Where a plugin fails to start, this fails with the
     reason once all else is done, with exit status 1; the plugin's restart policy still applies.
     """
-    request = messages.ReloadRequest(path=os.path.abspath(file) if file else "")
+    path = os.path.abspath(file) if file else ""
+    if whole(path) != path:
+        raise UsageError(f"{whole(path)}: the mesh cannot be asked for a path that is not UTF-8")
+    request = messages.ReloadRequest(path=path)
     reply, _ = _operate(mesh_socket, timeout, "reloading the config", "Reload", request)
     if as_json:
         print_document(record(reply))
     else:
-        print("\n".join(changes(reply)))
+        print("\n".join(map(visible, changes(reply))))
 
 
 def changes(reloaded: Any) -> list[str]:
@@ -199,7 +204,7 @@ async def _telling_troubles(stub: Any, names: Sequence[str]) -> AsyncIterator[No
             async for event in stub.WatchEvents(request):
                 if event.level not in ("", "DEBUG", "INFO"):
                     text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
-                    print(text, file=sys.stderr, flush=True)
+                    print(visible(text), file=sys.stderr, flush=True)
 
     async with open_nursery_of_one() as nursery:
         nursery.start_soon(tell)
@@ -213,7 +218,7 @@ def _interruptible(doing: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         text = f"meshtrio: not waiting any longer for {doing}; what was begun goes on"
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
         raise
 
 
@@ -228,7 +233,7 @@ def _tell(instances: Sequence[messages.Instance], as_json: bool, text: str) -> N
     if as_json:
         print_document({"instances": [record(instance) for instance in instances]})
     else:
-        print(text)
+        print(visible(text))
 
 
 def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
@@ -247,7 +252,7 @@ def _show_drained(name: str, instances: Sequence[messages.Drained]) -> None:
     if unknown:
         calls.append(f"not known of {words.count(unknown, 'instance')} whether calls were cut")
     drained = ", ".join([words.count(len(instances), "instance"), *(calls or ["no call cut"])])
-    print(f"drained {name}: {drained}")
+    print(visible(f"drained {name}: {drained}"))
 
 
 def _cut_calls(drained: messages.Drained) -> str:

@@ -13,6 +13,7 @@ import trio
 from meshtrio.cli.asking import control, registry, run
 from meshtrio.messages import control as messages
 from meshtrio.messages import registry as registry_messages
+from meshtrio.texts import visible
 
 _PATIENCE = 1.0
 """Seconds that somebody who presses the tab key waits at the most."""
@@ -34,6 +35,16 @@ timeout_option = click.option(
 )
 
 
+def encodable(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse names that are not text, since they are sent: an argument may have any bytes."""
+    for name in (value,) if isinstance(value, str) else value:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter(f"{name!r} is not UTF-8", ctx, param) from None
+    return value
+
+
 def json_option(text: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
@@ -53,7 +64,8 @@ def _starting(incomplete: str, learn: Callable[..., Any], ctx: click.Context) ->
     # Whatever is wrong, it is not told in the middle of somebody's command line.
     with contextlib.suppress(Exception):
         found = run(_in_time, learn, ctx.params.get("mesh_socket"))
-    return [name for name in found if name.startswith(incomplete)]
+    # A shell reads them as lines.
+    return [name for name in found if name.startswith(incomplete) and visible(name) == name]
 
 
 async def _in_time(learn: Callable[..., Any], mesh_socket: Path | None) -> list[str]:
@@ -80,7 +92,11 @@ async def _services(mesh_socket: Path | None) -> list[str]:
     return list(reply.services)
 
 
-name_argument = click.argument("name", shell_complete=complete_names)
+name_argument = click.argument("name", callback=encodable, shell_complete=complete_names)
 names_argument = click.argument(
-    "names", nargs=-1, metavar="[NAME]...", shell_complete=complete_names
+    "names",
+    nargs=-1,
+    metavar="[NAME]...",
+    callback=encodable,
+    shell_complete=complete_names,
 )

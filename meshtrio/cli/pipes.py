@@ -9,26 +9,36 @@ from collections.abc import AsyncIterator
 
 import trio
 
+from meshtrio.errors import UsageError
+
 _AT_ONCE = 65536
 
 
 async def lines_of_stdin() -> AsyncIterator[str]:
-    """Give each line as it comes, but for empty ones."""
+    """Give each line as it comes, except for empty ones. Raises UsageError for what is not text."""
     rest = b""
     while data := await _read():
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line.strip():
-                yield line.decode(errors="replace")
+                yield _text(line)
     if rest.strip():
-        yield rest.decode(errors="replace")
+        yield _text(rest)
 
 
 async def all_of_stdin() -> str:
     parts = []
     while data := await _read():
         parts.append(data)
-    return b"".join(parts).decode(errors="replace")
+    return _text(b"".join(parts))
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        what = data[exc.start : exc.end].hex(" ")
+        raise UsageError(f"stdin is not UTF-8: it has the bytes {what}") from None
 
 
 async def _read() -> bytes:

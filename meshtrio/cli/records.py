@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+from base64 import b64encode
 from collections.abc import Mapping, MutableSequence
 from typing import Any
 
 from google.protobuf.message import Message
+
+from meshtrio.texts import visible_json
 
 
 def record(message: Message) -> dict[str, Any]:
@@ -28,16 +33,48 @@ def _value(message: Message, field: Any) -> Any:
 def _single(value: Any, field: Any) -> Any:
     if isinstance(value, Message):
         return record(value)
+    if isinstance(value, bytes):
+        return b64encode(value).decode("ascii")  # as protobuf's JSON has bytes
     if field.enum_type is not None:
-        return field.enum_type.values_by_number[value].name
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name
     return value
 
 
 def print_document(value: Any) -> None:
     """One JSON document, for people to read, too."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value, indent=2))
 
 
 def print_line(value: Any) -> None:
     """One of a stream of objects, each on a line of its own; whoever reads it gets it now."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json_text(value), flush=True)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON that any reader takes and any terminal and encoding of stdout can show.
+
+    Numbers that JSON does not have are strings, as in protobuf's mapping.
+    """
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    except ValueError:
+        finite = _finite(value)
+        text = json.dumps(finite, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    return visible_json(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return number_name(value)
+    return value
+
+
+def number_name(value: float) -> str:
+    """Return what protobuf's JSON calls a number that is not finite."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

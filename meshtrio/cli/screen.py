@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from io import StringIO
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from meshtrio.texts import visible
 
 _WIDEST = 100_000
 STATES = {
@@ -48,18 +50,36 @@ def console(file: TextIO | None = None, *, live: bool = False) -> Console:
     )
 
 
+class _Buffer(StringIO):
+    """Text for stdout: rich draws with ASCII if the encoding has nothing else."""
+
+    encoding = property(lambda _: sys.stdout.encoding or "utf-8")
+
+
+class _Table(Table):
+    """A table that shows strings as they are: neither markup nor control characters count."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(
+            *(text(each) if isinstance(each, str) else each for each in cells), **options
+        )
+
+
+def text(shown: str, style: str = "") -> Text:
+    """Return text of others for the screen."""
+    return Text(visible(shown), style)
+
+
 def show(renderable: RenderableType) -> None:
     """Print it, without the blanks that a table fills its lines with."""
-    text = StringIO()
-    console(text).print(renderable)
-    shown = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-    encoding = sys.stdout.encoding or "utf-8"
-    print(shown.encode(encoding, "replace").decode(encoding))
+    buffer = _Buffer()
+    console(buffer).print(renderable)
+    print("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")[:-1]))
 
 
 def table(columns: Iterable[str | Text]) -> Table:
     """An empty table; the columns are known by their titles."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    made = _Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         title = str(column).rstrip(" ▼▲")
         made.add_column(
@@ -69,4 +89,4 @@ def table(columns: Iterable[str | Text]) -> Table:
 
 
 def state(name: str) -> Text:
-    return Text(name, STATES.get(name, ""))
+    return text(name, STATES.get(name, ""))

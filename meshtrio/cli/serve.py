@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,10 @@ from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
+from meshtrio.rpc.crowd import PART_OF_DESCRIPTORS
 from meshtrio.structured import open_nursery_of_one, told_to_stop
+from meshtrio.supervise.processes.descriptors import LIMIT
+from meshtrio.supervise.processes.orphans import only_meshes_start_children
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -77,6 +81,7 @@ def serve(
         level=LogLevel(log_level) if log_level else config.log.level,
     )
     with logging_to(sys.stderr.fileno(), log), _failures_logged(log):
+        LIMIT.raise_to(math.ceil(config.gateway.max_connections / PART_OF_DESCRIPTORS))
         trio.run(_serve, config, reload)
 
 
@@ -107,6 +112,7 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
+    only_meshes_start_children()
     with told_to_stop(for_good=True) as signals:
         async with open_nursery_of_one() as beside:
             async with open_nursery_of_one() as nursery:

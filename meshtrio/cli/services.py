@@ -8,14 +8,20 @@ from pathlib import Path
 import click
 
 from meshtrio.cli.asking import registry, run
-from meshtrio.cli.options import complete_services, json_option, mesh_socket_option
+from meshtrio.cli.options import complete_services, encodable, json_option, mesh_socket_option
 from meshtrio.cli.records import print_document, record
 from meshtrio.messages import registry as messages
 from meshtrio.supervise.said import last_line
 
 
 @click.command(short_help="List who serves what, and where.")
-@click.argument("services", nargs=-1, metavar="[SERVICE]...", shell_complete=complete_services)
+@click.argument(
+    "services",
+    nargs=-1,
+    metavar="[SERVICE]...",
+    callback=encodable,
+    shell_complete=complete_services,
+)
 @json_option("A JSON list of what the registry knows of each service.")
 @mesh_socket_option
 def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from meshtrio.structured import open_nursery_of_one
+from meshtrio.texts import visible
 
 _SOON = 1.0
 """Seconds within which nobody minds to wait."""
@@ -33,6 +34,6 @@ async def _spin(text: str) -> None:
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(text, total=None)
+        progress.add_task(visible(text), total=None)
         progress.tasks[0].start_time = began
         await trio.sleep_forever()

@@ -55,7 +55,7 @@ _DISPENSABLE = (
 
 def _natural(name: str) -> list[Any]:
     """As people order names: echo/2 comes before echo/10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 @attrs.define

@@ -12,6 +12,7 @@ from meshtrio.cli.asking import control, run
 from meshtrio.cli.options import json_option, mesh_socket_option
 from meshtrio.cli.records import print_document, record
 from meshtrio.messages import control as messages
+from meshtrio.texts import visible
 
 InFlight = Mapping[tuple[str, int], int]
 """Calls under way, by plugin and instance; those that do not tell are not in it."""
@@ -60,9 +61,9 @@ def _show(root: messages.Node, uptime: float, in_flight: InFlight) -> None:
 
     def add(below: Tree, nodes: Iterable[messages.Node]) -> None:
         for node in nodes:
-            text = Text(node.name, "bold").append(f" ({node.policy})", "not bold")
+            text = screen.text(node.name, "bold").append(visible(f" ({node.policy})"), "not bold")
             if node.after:
-                text.append(f" after {', '.join(node.after)}", "not bold dim")
+                text.append(visible(f" after {', '.join(node.after)}"), "not bold dim")
             branch = below.add(text)
             add(branch, node.nodes)
             for instance in node.instances:
@@ -78,9 +79,9 @@ def _show(root: messages.Node, uptime: float, in_flight: InFlight) -> None:
         if calls is not None:
             text.append(f", {words.count(calls, 'call')} under way")
         if instance.reason:
-            text.append(f": {instance.reason}")
+            text.append(visible(f": {instance.reason}"))
         return text
 
-    shown = Tree(Text(f"mesh {root.name}, up {words.duration(uptime)}"), guide_style="dim")
+    shown = Tree(screen.text(f"mesh {root.name}, up {words.duration(uptime)}"), guide_style="dim")
     add(shown, root.nodes)
     screen.show(shown)

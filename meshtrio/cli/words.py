@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 _UNITS = "BKMGTP"
@@ -9,7 +10,7 @@ _UNITS = "BKMGTP"
 
 def duration(seconds: float | None) -> str:
     """`7.4s`, `3m12s`, `5h03m`, `4d02h`."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 59.95:
         return f"{seconds:.1f}s"
@@ -23,7 +24,7 @@ def duration(seconds: float | None) -> str:
 
 def latency(seconds: float | None) -> str:
     """`350us`, `1.2ms`, `3.40s`."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 0.001:
         return f"{seconds * 1e6:.0f}us"
@@ -56,8 +57,11 @@ def number(value: int | None) -> str:
 
 
 def clock(time: float) -> str:
-    """The time of day here, with the date where it was not today."""
-    then = datetime.fromtimestamp(time)
+    """The time of day here, with the date where it was not today; '-' for what is no time."""
+    try:
+        then = datetime.fromtimestamp(time)
+    except (ValueError, OverflowError, OSError):
+        return "-"
     text = f"{then:%H:%M:%S}.{then.microsecond // 1000:03}"
     return text if then.date() == datetime.now().date() else f"{then:%Y-%m-%d} {text}"
 

@@ -9,10 +9,18 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.head import SHORT, check_fits, fields_of, value_of, varying_block, with_key
+from meshtrio.client.head import (
+    fields_of,
+    fitting,
+    request_size,
+    value_of,
+    varying_block,
+    with_key,
+)
 from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.observe import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -21,12 +29,16 @@ from meshtrio.rpc.observe import (
     outcome_of,
 )
 from meshtrio.rpc.seam import Message, Method
-from meshtrio.rpc.status import error_for_http_status, error_for_status
+from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
 from meshtrio.structured import check_in_trio
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.grpc import Metadata
+from meshtrio.wire.hpack import HeaderBlock
+
+_AT_DEADLINE = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
+"""Statuses with which servers end a call at its deadline: by their own answer, or by a reset."""
 
 
 class Attempt:
@@ -55,7 +67,10 @@ class Attempt:
         *,
         compressed: bool,
         watch: AttemptWatch | None = None,
+        limits: MessageLimits | None = None,
     ) -> None:
+        if limits is not None:
+            stream.message_limits = limits
         self._picker = picker
         self._compressed = compressed
         self._method = method
@@ -73,17 +88,19 @@ class Attempt:
         cls,
         picker: Picker,
         method: Method,
-        block: bytes,
+        block: HeaderBlock,
         options: CallOptions,
         *,
         previous: int = 0,
         wish: Wish = ANY,
         watch: AttemptWatch | None = None,
+        limits: MessageLimits | None = None,
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
 
         `previous`: attempts of the same call that went before this one. `watch` is told how it
-        ends, where it never gets that far, too.
+        ends, where it never gets that far, too. `limits`: those of the call's messages, where the
+        connection's are not to hold.
         """
         deadline = math.inf
         try:
@@ -96,12 +113,13 @@ class Attempt:
                 wish = with_key(wish, picker.hash_header, picker, options)
             ready = picker.pick_ready(wish)
             target = ready or await picker.pick(wish)
+            size, traced = request_size(block, fields, watch), watch
             while True:
-                if fields or (watch is not None and len(watch.block) > SHORT):
-                    check_fits(target, fields, watch)
+                if size > target.connection.engine.max_sent_header_list:
+                    fields, traced = fitting(target, block, fields, options, watch)
                 if picker.counts and target.connection.has_room:
                     picker.enter()
-                head = block + varying_block(deadline, fields, watch)
+                head = block.data + varying_block(deadline, fields, traced)
                 stream = target.connection.start(head)
                 if stream is not None:
                     break
@@ -116,7 +134,16 @@ class Attempt:
         stream.owner = picker
         picker.calls.last_started = target.connection.tally.last_started = time()
         compressed = options.compression != IDENTITY
-        attempt = cls(picker, target, stream, method, deadline, compressed=compressed, watch=watch)
+        attempt = cls(
+            picker,
+            target,
+            stream,
+            method,
+            deadline,
+            compressed=compressed,
+            watch=watch,
+            limits=limits,
+        )
         if watch is not None and watch.follows:
             watch.placed(attempt, waited=target is not ready)
         return attempt
@@ -141,10 +168,23 @@ class Attempt:
         except purerpc.RpcFailedError as exc:
             raise await self._explained(exc) from None
         if data is None or count != 1:
-            raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
+            # statuscodes.md, "Response cardinality violation".
+            raise purerpc.UnimplementedError(
+                f"the call succeeded with {count} replies instead of one"
+            )
         return self._parsed(data)
 
     async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:
+        """Give what the caller is to catch for a call that failed.
+
+        An answer that the server gave at the caller's own deadline may arrive a moment before that
+        deadline passes here. It then waits for the caller's cancel scope, so that
+        `trio.move_on_after` moves on and `trio.fail_after` raises TooSlowError.
+        """
+        if failure.status.status_code in _AT_DEADLINE:
+            until = trio.current_effective_deadline()
+            if until - trio.current_time() < DEADLINE_SLACK:
+                await trio.sleep_until(until)
         self._record(success=False)
         self._failure = failure.status.status_code.value, failure.status.status_message
         if isinstance(failure, ConnectionLostError):
@@ -171,9 +211,10 @@ class Attempt:
         compressed = self._compressed and compress
         try:
             await self.stream.send(data, compressed=compressed, end_stream=end_stream)
-        except purerpc.RpcFailedError:
+        except purerpc.RpcFailedError as exc:
             if not self.stream.over:
                 # The message was refused here; the call has no more use.
+                self.stream.fail(exc)
                 self.end()
                 raise
         except trio.Cancelled:

@@ -14,7 +14,6 @@ from weakref import WeakValueDictionary
 import purerpc
 import trio
 
-from meshtrio.client.bare import BareStubSupport
 from meshtrio.client.calls import stub_method
 from meshtrio.client.dial import Tls
 from meshtrio.client.endpoint import Endpoint, ServiceState, target_of
@@ -30,8 +29,9 @@ from meshtrio.policies.outlier import Verdict
 from meshtrio.policies.retry import RetryBudget, Throttle
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc import census
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.observers import observers
-from meshtrio.rpc.seam import MetadataLike, stub_methods
+from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import check_in_trio, open_nursery_of_one
@@ -44,9 +44,12 @@ T = TypeVar("T")
 
 OBITUARY_WAIT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
+_EXIT_WAIT = 2.0
+"""The same if the server has announced its end (GOAWAY with NO_ERROR) and left the call without an
+answer: its process exits in order, which takes longer than to be killed."""
 
 
-class Channel:
+class Channel(StubChannel):
     """Calls wait here for an endpoint that is ready, within the caller's own cancel scope.
 
         async with m.connect("plugin.echo") as channel:
@@ -68,6 +71,7 @@ class Channel:
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
         observed: bool = True,
+        lengths: MessageLengths | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -77,6 +81,7 @@ class Channel:
         self.name = name
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
+        self.lengths = lengths or MessageLengths()
         self.target = target_of(name)
         self.observer = observers().client if observed else None
         encode_metadata(self.metadata)
@@ -105,9 +110,7 @@ class Channel:
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
         self._adopt(config or ServiceConfig())
-        # What purerpc's own stubs ask of a channel, for a bare `Stub(channel)`.
-        self._host, self._port = self._authority, 0
-        self._grpc_socket = BareStubSupport(self)
+        self._methods_made = 0
 
     def stub(self, stub_class: type[T]) -> T:
         """An instance of a class from protoc-gen-purerpc whose methods call through this channel.
@@ -115,10 +118,17 @@ class Channel:
         Unary methods are awaited; streaming ones give a `Call` to iterate or to talk with.
         Raises UsageError for any other class.
         """
+        made = self._methods_made
         stub = stub_class(self)  # type: ignore[call-arg]
-        for name, method in list(stub_methods(stub)):
-            setattr(stub, name, stub_method(self, method))
+        if self._methods_made == made:
+            for name, method in list(stub_methods(stub)):
+                setattr(stub, name, stub_method(self, method))
         return stub
+
+    def stub_method(self, method: Method) -> Callable[..., Any]:
+        """Make what a stub calls a method by; for purerpc's `Stub(channel)`."""
+        self._methods_made += 1
+        return stub_method(self, method)
 
     @property
     def authority(self) -> str:
@@ -181,6 +191,20 @@ class Channel:
             return None
         return errors[-1] if errors else self._last_reason or "it has no instance"
 
+    async def is_reachable(self) -> bool:
+        """Whether an endpoint is ready, after the first attempts to connect where none was yet."""
+        while True:
+            self._rank()
+            if self._ranking.ready:
+                return True
+            if self._closed or self.trouble is not None:
+                return False
+            await self._changed.park()
+
+    async def changed(self) -> None:
+        """Wait until an endpoint is listed, gone, connected or lost."""
+        await self._changed.park()
+
     def pick_ready(self, wish: Wish = ANY) -> Target | None:
         """One with room for another stream if there is any, else one that will have; or None.
 
@@ -235,7 +259,10 @@ class Channel:
         Waits a moment for that news, which comes from the mesh and not from the socket.
         """
         subchannel: Subchannel = target.source
-        with trio.move_on_after(self._obituary_wait):
+        wait = self._obituary_wait
+        if wait and target.connection.peer_shuts_down:
+            wait = _EXIT_WAIT
+        with trio.move_on_after(wait):
             await subchannel.ended.wait()
         departure = subchannel.departure
         if departure is None or not departure.died:
@@ -362,6 +389,8 @@ async def open_channel(
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
     observed: bool = True,
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
     """Open a channel whose endpoints come from `feed`; both end with the block.
 
@@ -370,8 +399,14 @@ async def open_channel(
     `interceptors` are around each. Where it is not `observed`, telemetry is not told of its calls:
     those that the mesh makes for itself. Calls still under way when the block is left are failed
     with ConnectionLostError.
+
+    `max_receive_message_length` and `max_send_message_length` are bytes of one message, before
+    compression and after decompression, -1 for no limit. The smaller of them and the service
+    config's maxResponseMessageBytes and maxRequestMessageBytes is in force; if neither is set,
+    4 MiB may be received and any length sent. Raises UsageError for a value that is no length.
     """
     check_in_trio("connect")
+    lengths = MessageLengths.of(max_receive_message_length, max_send_message_length, limits)
     manner = Manner(limits, tls, timeouts)
     async with shared_pool() as pool, open_nursery_of_one() as nursery:
         channel = Channel(
@@ -384,6 +419,7 @@ async def open_channel(
             interceptors=interceptors,
             metadata=metadata,
             observed=observed,
+            lengths=lengths,
         )
         if initial is not None:
             channel.update(initial)
@@ -407,8 +443,13 @@ async def connect_to(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
+    max_receive_message_length: int | None = None,
+    max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
-    """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not."""
+    """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not.
+
+    The arguments are those of `open_channel`.
+    """
     state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
@@ -424,5 +465,7 @@ async def connect_to(
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,
+        max_receive_message_length=max_receive_message_length,
+        max_send_message_length=max_send_message_length,
     ) as channel:
         yield channel

@@ -15,8 +15,10 @@ class DynamicStub:
     """A stub for a service of which only the descriptor is known."""
 
     def __init__(self, picker: Picker, descriptor: ServiceDescriptor) -> None:
-        for method in descriptor.methods:
-            setattr(self, method.name, stub_method(picker, method_of(method)))
+        # Methods may have any name, also one that cannot be set: `__class__`.
+        vars(self).update(
+            (each.name, stub_method(picker, method_of(each))) for each in descriptor.methods
+        )
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the service has no method {name!r}")

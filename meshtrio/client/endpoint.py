@@ -9,6 +9,7 @@ import trio
 
 from meshtrio.address import Address, TlsFiles
 from meshtrio.backoff import Backoff
+from meshtrio.texts import whole
 
 RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
@@ -81,6 +82,7 @@ def host_of(address: str) -> str | None:
 def target_of(name: str) -> str:
     """What telemetry calls a channel's service or address: the target in full, as gRPC writes it
     (gRFC A66: scheme://[authority]/path)."""
+    name = whole(name)  # a socket's path need not be UTF-8, and metrics and channelz have to be
     if ":" not in name:
         return f"mesh:///{name}"
     try:

@@ -13,20 +13,19 @@ from meshtrio.policies.retry import PREVIOUS_ATTEMPTS
 from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import AttemptWatch
 from meshtrio.rpc.seam import Method, Request
+from meshtrio.rpc.status import header_list_too_large
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS
-from meshtrio.wire.connection import header_list_size
+from meshtrio.wire.field_decoder import FIELD_OVERHEAD
 from meshtrio.wire.grpc import Metadata, encode_metadata, encode_timeout
+from meshtrio.wire.hpack import HeaderBlock, header_list_size
 
-SHORT = 256
-"""Bytes of a trace's context that every peer takes."""
-_FIELD_OVERHEAD = 32
-"""Bytes that a header field counts for beside its own (RFC 9113 §6.5.2)."""
+_TIMEOUT_SIZE = header_list_size([(b"grpc-timeout", b"99999999H")])
 
 
-def request_block(method: Method, picker: Picker) -> bytes:
+def request_block(method: Method, picker: Picker) -> HeaderBlock:
     """The part of a request's head that is the same for every call of a method."""
-    return hpack.encode(
+    return HeaderBlock.of(
         [
             (b":method", b"POST"),
             (b":scheme", picker.scheme.encode()),
@@ -71,15 +70,45 @@ def _replaced(key: bytes, watch: AttemptWatch) -> bool:
     return said in watch.keys and said != "baggage"
 
 
-def check_fits(
-    target: Target, fields: list[tuple[bytes, bytes]], watch: AttemptWatch | None
-) -> None:
-    """Raise ResourceExhaustedError where it is more metadata than the peer accepts."""
-    size = header_list_size(fields)
+def request_size(
+    block: HeaderBlock, fields: list[tuple[bytes, bytes]], watch: AttemptWatch | None
+) -> int:
+    """The size of a request's whole header list in bytes, with a `grpc-timeout` of any length."""
+    size = block.size + _TIMEOUT_SIZE
+    if fields:
+        size += header_list_size(fields)
     if watch is not None:
-        size += len(watch.block) + _FIELD_OVERHEAD * len(watch.keys)
-    if not target.connection.engine.takes_header_list_of(size):
-        raise purerpc.ResourceExhaustedError("the metadata is more than the peer accepts")
+        size += len(watch.block) + FIELD_OVERHEAD * len(watch.keys)
+    return size
+
+
+def fitting(
+    target: Target,
+    block: HeaderBlock,
+    fields: list[tuple[bytes, bytes]],
+    options: CallOptions,
+    watch: AttemptWatch | None,
+) -> tuple[list[tuple[bytes, bytes]], AttemptWatch | None]:
+    """Leave out of a request with too much metadata what the handler's caller has sent.
+
+    A handler has not written the trace and the baggage of the call that it serves, so they must not
+    make its own calls fail.
+
+    Returns:
+        The fields and the trace context that the attempt sends.
+
+    Raises:
+        ResourceExhaustedError: The rest is still more than the peer accepts.
+    """
+    limit = target.connection.engine.max_sent_header_list
+    serving = current.get()
+    carried = [] if serving is None else _carried(serving, options, watch)
+    own = [field for field in fields if field not in carried]
+    for traced in (watch, None):
+        if request_size(block, own, traced) <= limit:
+            return own, traced
+    size = request_size(block, fields, watch)
+    raise purerpc.ResourceExhaustedError(header_list_too_large("request", size, limit))
 
 
 def with_key(wish: Wish, key: str, picker: Picker, options: CallOptions) -> Wish:
@@ -104,7 +133,10 @@ def varying_block(
 def _carried(
     serving: Request, options: CallOptions, watch: AttemptWatch | None
 ) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what is said already."""
+    """The trace and baggage of the call that is served, but for what is said already.
+
+    They are sent as they came (`ReceivedText`), whatever gRPC's rules for programs are.
+    """
     said = {key for key, _ in options.metadata}
     if watch is not None:
         said |= watch.keys

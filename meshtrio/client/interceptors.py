@@ -27,6 +27,7 @@ import trio
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.picker import CallOptions, Picker
 from meshtrio.rpc.seam import Method
+from meshtrio.structured import without_cancelled
 from meshtrio.wire.grpc import Metadata
 
 
@@ -100,7 +101,7 @@ class Around:
         self._entered = trio.Event()
         self._over = trio.Event()
         self._left = trio.Event()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     async def run(self) -> None:
         try:
@@ -110,8 +111,12 @@ class Around:
                 await self._over.wait()
                 if self._failure is not None:
                     raise self._failure
-        except Exception as exc:
-            self.error = exc
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            cancelled, self.error = without_cancelled(exc)
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             self._entered.set()
             self._left.set()
@@ -122,14 +127,14 @@ class Around:
         if self.error is not None:
             raise self.error
 
-    def leave(self, failure: Exception | None = None) -> None:
+    def leave(self, failure: BaseException | None = None) -> None:
         """The call is over; does nothing the second time."""
         if not self._over.is_set():
             self._failure = failure
             self._over.set()
 
-    async def left(self, failure: Exception | None) -> Exception | None:
+    async def left(self, failure: BaseException | None) -> BaseException | None:
         """Leave and wait for it; gives the error that the caller is to have."""
         self.leave(failure)
         await self._left.wait()
-        return self.error if isinstance(self.error, Exception) else None
+        return self.error

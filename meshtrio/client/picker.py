@@ -11,6 +11,7 @@ from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.retry import Throttle
 from meshtrio.policies.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.observe import ClientObserver
 from meshtrio.rpc.seam import MetadataLike
 from meshtrio.rpc.tally import Tally
@@ -99,6 +100,8 @@ class Picker(Protocol):
     observer: ClientObserver | None
     """Who wants to know of calls, None where nobody does."""
     throttle: Throttle | None
+    lengths: MessageLengths
+    """Limits of its messages that the application has set."""
     hash_header: str | None
     """The metadata key that sticky calls go by, where the service has one."""
     observes: bool

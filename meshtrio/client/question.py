@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from meshtrio.errors import ConnectionLostError
 from meshtrio.rpc.seam import Message, Method
-from meshtrio.rpc.status import error_for_http_status, error_for_reset, error_for_status
+from meshtrio.rpc.status import error_for_reset, error_for_response, error_for_status
 from meshtrio.rpc.transport import Buffer, Transport
 from meshtrio.wire import events, hpack
 from meshtrio.wire.connection import Connection as Engine
@@ -128,16 +128,16 @@ class _Answer:
         self._reader = MessageReader(_LIMITS.max_message_size)
         self._messages: list[bytes] = []
         self._trailers: Trailers | None = None
-        self._http_status = 200
 
     def take(self, event: events.Event) -> None:
+        if self.over:
+            return  # A server may reset a stream that it has answered (RFC 9113 §8.1).
         match event:
             case events.ResponseReceived(head=head, end_stream=end_stream):
-                self._http_status, self._trailers, self.over = (
-                    head.http_status,
-                    head.trailers,
-                    end_stream,
-                )
+                self._trailers, self.over = head.trailers, end_stream
+                failure = None if end_stream and head.trailers else error_for_response(head)
+                if failure is not None:
+                    raise failure
             case events.DataReceived(data=data, end_stream=end_stream):
                 self._take_data(data)
                 self.over = self.over or end_stream
@@ -164,13 +164,12 @@ class _Answer:
             raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc
 
     def _message(self) -> bytes:
-        if self._http_status != 200:
-            raise error_for_http_status(self._http_status)
         if self._trailers is None:
             raise purerpc.UnknownError("the peer ended the call without a status")
         if self._trailers.code:
             raise error_for_status(self._trailers.code, self._trailers.message)
         if len(self._messages) != 1:
             count = len(self._messages)
+            # UNIMPLEMENTED by statuscodes.md, which here would be taken for a server's own answer.
             raise purerpc.InternalError(f"the call succeeded with {count} replies instead of one")
         return self._messages[0]

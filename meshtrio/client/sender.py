@@ -11,6 +11,7 @@ import trio
 
 from meshtrio.client.attempt import Attempt
 from meshtrio.rpc.seam import Message
+from meshtrio.structured import without_cancelled
 
 _MOST_KEPT = 256 * 1024
 """Bytes of requests that are kept for another attempt; a call with more is committed (gRFC A6)."""
@@ -24,7 +25,7 @@ class Sender:
 
     def __init__(self, messages: AsyncIterable[Message]) -> None:
         self.scope = trio.CancelScope()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """What the iterable raised."""
         self._messages = messages
         self._attempt: Attempt | None = None
@@ -57,14 +58,14 @@ class Sender:
         try:
             with self.scope:
                 await self._send_all()
-        except Exception as exc:
-            self.error = exc
-        except BaseExceptionGroup as group:
-            # The caller's clean-up failed while it was cancelled from outside.
-            cancelled, errors = group.split(trio.Cancelled)
-            if isinstance(errors, ExceptionGroup):
-                self.error = errors
-            raise cancelled or group from None
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            # All that the iterable raises is its caller's. Beside Cancelled it is what a clean-up
+            # raised that was cancelled from outside.
+            cancelled, self.error = without_cancelled(exc)
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             if self.error is not None and self._attempt is not None:
                 self._attempt.end()

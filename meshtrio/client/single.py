@@ -12,6 +12,7 @@ from meshtrio.errors import ConnectionLostError
 from meshtrio.policies.retry import Throttle
 from meshtrio.policies.service_config import ServiceConfig
 from meshtrio.rpc.client import ClientConnection
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.observe import ClientObserver
 from meshtrio.rpc.tally import Tally
 from meshtrio.wire.grpc import Metadata
@@ -35,6 +36,7 @@ class SingleConnection:
         self.observer: ClientObserver | None = None
         self.calls = Tally()
         self.throttle: Throttle | None = None
+        self.lengths = MessageLengths()
         self.hash_header: str | None = None
         self.observes = self.counts = False
         self._target = Target(connection, None)

@@ -21,7 +21,7 @@ from meshtrio.client.head import request_block
 from meshtrio.client.interceptors import Around, describe
 from meshtrio.client.picker import PLAIN, CallOptions, Picker
 from meshtrio.client.sender import Sender
-from meshtrio.client.unary import check_size, next_delay, out_of_time, wish_of
+from meshtrio.client.unary import next_delay, out_of_time, wish_of
 from meshtrio.errors import CallRefusedError, unwrap
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
@@ -164,6 +164,7 @@ class Call(AsyncIterator[Any]):
             previous=previous,
             wish=self._wish,
             watch=None if self._watch is None else self._watch.attempt(self._kind, previous),
+            limits=self._picker.lengths.with_config(self._config),
         )
         if self._around is not None:
             self._around.call.attempt = attempt
@@ -186,8 +187,6 @@ class Call(AsyncIterator[Any]):
 
         `compress=False` sends it as it is, in spite of the call's `compression`.
         """
-        if self._config.max_request is not None:
-            check_size("request", message.ByteSize(), self._config.max_request)
         await self._in_time(self._send, message, compress)
 
     async def _send(self, message: Message, compress: bool) -> None:
@@ -228,8 +227,6 @@ class Call(AsyncIterator[Any]):
         """
         try:
             reply = await self._in_time(self._receive)
-            if reply is not None and self._config.max_response is not None:
-                check_size("reply", reply.ByteSize(), self._config.max_response)
         except BaseException as exc:
             if self._around is not None and isinstance(exc, Exception):
                 exc = await self._around.left(exc) or exc
@@ -295,9 +292,9 @@ class Call(AsyncIterator[Any]):
     async def _receive_only(self) -> Any:
         reply = await self.receive_message()
         if reply is None:
-            raise purerpc.InternalError("the call succeeded with no reply")
+            raise purerpc.UnimplementedError("the call succeeded with no reply instead of one")
         if await self.receive_message() is not None:
-            raise purerpc.InternalError("the call succeeded with more than one reply")
+            raise purerpc.UnimplementedError("the call succeeded with more replies than one")
         return reply
 
     async def __anext__(self) -> Any:

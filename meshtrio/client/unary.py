@@ -21,6 +21,7 @@ from meshtrio.client.picker import ANY, CallOptions, Picker, Wish
 from meshtrio.errors import CallRefusedError
 from meshtrio.policies.retry import Retries
 from meshtrio.policies.service_config import MethodConfig
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.observe import (
     HEDGE,
     ORIGINAL,
@@ -56,6 +57,7 @@ class UnaryCall:
         self._rng = Random()
         self._service_config = picker.config
         self._config = picker.config.method(method.service, method.name)
+        self._limits = picker.lengths.with_config(self._config)
         self._observer: MethodObserver | None = None
         if picker.observer is not None:
             self._observer = picker.observer.method(picker.target, method)
@@ -141,28 +143,34 @@ class UnaryCall:
         compress: bool,
         watch: CallWatch | None = None,
     ) -> tuple[Any, Attempt]:
-        config = options.policy or self._current_config()
+        if options.policy is None:
+            config = self._current_config()
+            limits = self._limits
+        else:
+            config = options.policy
+            limits = self._picker.lengths.with_config(config)
+        if limits is not None:
+            limits.check_send(message.ByteSize())
         if config.is_plain:
-            return await self._attempts(message, options, compress, config, watch)
-        check_size("request", message.ByteSize(), config.max_request)
+            return await self._attempts(message, options, compress, config, limits, watch)
         async with within(config.timeout):
             if config.hedging is not None:
                 self._picker.note_call()
                 from meshtrio.client.hedging import hedged  # few methods have it
 
-                one = partial(self._once, message, options, compress, watch)
+                one = partial(self._once, message, options, compress, limits, watch)
                 wish = wish_of(options, config)
-                reply, attempt = await hedged(self._picker, config.hedging, one, wish)
+                result = await hedged(self._picker, config.hedging, one, wish)
             else:
-                reply, attempt = await self._attempts(message, options, compress, config, watch)
-        check_size("reply", reply.ByteSize(), config.max_response)
-        return reply, attempt
+                result = await self._attempts(message, options, compress, config, limits, watch)
+        return result
 
     def _current_config(self) -> MethodConfig:
         """The method's, of the config that the channel goes by now."""
         if self._service_config is not self._picker.config:
             self._service_config = self._picker.config
             self._config = self._service_config.method(self._method.service, self._method.name)
+            self._limits = self._picker.lengths.with_config(self._config)
         return self._config
 
     async def _attempts(
@@ -171,6 +179,7 @@ class UnaryCall:
         options: CallOptions,
         compress: bool,
         config: MethodConfig,
+        limits: MessageLimits | None,
         watch: CallWatch | None,
     ) -> tuple[Any, Attempt]:
         """One attempt after the other, until one succeeds or fails for good."""
@@ -190,6 +199,7 @@ class UnaryCall:
                 previous=previous,
                 wish=wish,
                 watch=None if watch is None else watch.attempt(kind, previous),
+                limits=limits,
             )
             try:
                 await attempt.send(message, compress=compress, end_stream=True)
@@ -217,6 +227,7 @@ class UnaryCall:
         message: Message,
         options: CallOptions,
         compress: bool,
+        limits: MessageLimits | None,
         watch: CallWatch | None,
         previous: int,
         wish: Wish,
@@ -234,6 +245,7 @@ class UnaryCall:
                 previous=previous,
                 wish=wish,
                 watch=None if watch is None else watch.attempt(kind, previous),
+                limits=limits,
             )
             opened(attempt)
             try:
@@ -265,13 +277,6 @@ def next_delay(
 def wish_of(options: CallOptions, config: MethodConfig) -> Wish:
     """Whether a call waits for an endpoint: by the caller's word, the config's, or by default."""
     return _WISHES[config.wait_for_ready if options.wait is None else options.wait]
-
-
-def check_size(what: str, size: int, most: int | None) -> None:
-    if most is not None and size > most:
-        raise purerpc.ResourceExhaustedError(
-            f"the {what} has {size} bytes, and the service's config allows {most}"
-        )
 
 
 @asynccontextmanager

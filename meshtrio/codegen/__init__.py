@@ -2,8 +2,9 @@
 
     python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --meshtrio_out=. echo/v1/echo.proto
 
-A file of services `a/b.proto` becomes `a/b_grpc.py`. Names that Python keeps for itself get an
-underscore behind them. Source: google/protobuf/compiler/plugin.proto.
+A file of services `a/b.proto` becomes `a/b_grpc.py`. Methods whose names are keywords, `service` or
+`_client` get an underscore at the end (`import_`), and those that begin with two underscores get
+`rpc` in front (`rpc__init__`). Source: google/protobuf/compiler/plugin.proto.
 """
 
 from __future__ import annotations

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import attrs
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
+_RESERVED = frozenset({"service", "_client"})
+"""Attributes that a servicer and a stub have in addition to their methods."""
+
 
 def generated_name(proto: str) -> str:
     """The file that the services of a proto file go to."""
-    return _stem(proto) + "_grpc.py"
+    return _stem(proto).replace(".", "/") + "_grpc.py"
 
 
 def _stem(proto: str) -> str:
-    return proto.removesuffix(".proto").replace("-", "_")
+    return proto.removesuffix(".protodevel").removesuffix(".proto").replace("-", "_")
 
 
 def module_of(proto: str) -> str:
@@ -23,9 +27,44 @@ def module_of(proto: str) -> str:
     return _stem(proto).replace("/", ".") + "_pb2"
 
 
-def python_name(name: str) -> str:
-    """A name that can stand in Python's code."""
-    return f"{name}_" if keyword.iskeyword(name) else name
+def importable(module: str) -> bool:
+    """Whether an import statement can name a module."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in module.split("."))
+
+
+def method_names(methods: Sequence[str]) -> dict[str, str]:
+    """Map the methods of one service to their names in Python.
+
+    Keywords, and names that every servicer or stub uses itself, get an underscore at the end. What
+    begins with two underscores, which Python changes or uses in classes, gets `rpc` in front.
+    """
+    taken = set(methods)
+    found = {}
+    for name in methods:
+        made = f"rpc{name}" if name.startswith("__") else name
+        if keyword.iskeyword(made) or made in _RESERVED:
+            made += "_"
+        while made != name and made in taken:
+            made += "_"
+        taken.add(made)
+        found[name] = made
+    return found
+
+
+def alias_of(module: str) -> str:
+    """A name for a module in generated code: "echo_v1_echo__pb2".
+
+    One that begins with two underscores would be changed in the body of a class.
+    """
+    alias = re.sub(r"\W", "_", module.replace("_", "__"))
+    return alias if alias[0].isalpha() else f"m{alias}"
+
+
+def unlike(name: str, taken: Container[str]) -> str:
+    """A name with as many underscores at the end as it takes to differ from others."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 @attrs.frozen
@@ -38,15 +77,19 @@ class MessageClass:
     @property
     def plain(self) -> bool:
         """Whether all of its names can be written as they are."""
-        names = (*self.module.split("."), *self.names)
-        return not any(keyword.iskeyword(name) for name in names)
+        return importable(self.module) and not any(map(_unwritable, self.names))
 
     def expression(self, alias: str) -> str:
         """Code for the class, below the module's alias."""
         code = alias
         for name in self.names:
-            code = f'getattr({code}, "{name}")' if keyword.iskeyword(name) else f"{code}.{name}"
+            code = f'getattr({code}, "{name}")' if _unwritable(name) else f"{code}.{name}"
         return code
+
+
+def _unwritable(name: str) -> bool:
+    """Whether `x.name` does not give this attribute in the body of a class."""
+    return keyword.iskeyword(name) or name.startswith("__")
 
 
 class Types:

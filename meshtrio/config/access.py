@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 import attrs
+from attrs.validators import ge
 
 from meshtrio.address import Address, ServerTlsFiles
 
@@ -76,6 +77,24 @@ class GatewayConfig:
     security: Security = Security.MUTUAL_TLS
     """What is asked of those who connect: a certificate, or nothing. In plaintext whoever reaches
     the port may call every plugin and listen in, and may use neither control nor registry."""
+
+    max_connections: int = attrs.field(default=4096, validator=ge(1))
+    """Connections to the mesh socket, and as many to the TCP port. Both are limited to 0.4 of the
+    file descriptors that the mesh may have: `meshtrio serve` raises its soft limit (`ulimit -n`)
+    towards the hard one to have enough."""
+    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    """Connections of one peer: on the mesh socket a process, or a user if that is neither the
+    mesh's nor root; on the TCP port a client certificate, in plaintext a host. Further ones are
+    rejected with GOAWAY and the reason."""
+    max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
+    """Size in bytes of a request's header list, metadata included, as RFC 9113 §6.5.2 counts it. A
+    call with a larger one fails with RESOURCE_EXHAUSTED."""
+    reset_burst: int = attrs.field(default=1000, validator=ge(1))
+    """Number of calls that a client may open and cancel at once before its connection is closed
+    with ENHANCE_YOUR_CALM. Calls that reach their deadline, live for 10 ms or have been answered in
+    part do not count; a call with a deadline that is cancelled sooner counts as a tenth."""
+    reset_rate: float = attrs.field(default=200.0, validator=ge(0))
+    """Sustained rate, per second, at which `reset_burst` refills."""
 
     def problems(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""

@@ -54,7 +54,8 @@ class Containment:
     umask: int | None = attrs.field(default=None, validator=_check_umask)
     """As in `0o077`."""
     user: str | None = None
-    """Name or number; its groups come with it. For a mesh that runs as root."""
+    """Name or number; its groups come with it, and its `HOME`, `USER` and `LOGNAME` unless `env`
+    sets them. For a mesh that runs as root."""
     group: str | None = None
     """Name or number, instead of the user's own."""
     sha256: str | None = attrs.field(default=None, validator=_check_sha256)

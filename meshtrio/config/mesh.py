@@ -57,8 +57,9 @@ class MeshConfig:
     services: tuple[ServiceTable, ...] = attrs.field(converter=_services, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Folder of `mesh.sock` and the plugins' sockets; made with mode 0700 and used by one mesh at
-    a time. By default `$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`; `--runtime-dir` goes
-    before it."""
+    a time. One that is there has to be empty, or a mesh's from before; a folder with other content
+    is refused, and left as it is. By default `$XDG_RUNTIME_DIR/meshtrio`, else
+    `/tmp/meshtrio-<uid>`; `--runtime-dir` overrides it."""
 
     max_starting: int = attrs.field(factory=_most_starting, validator=at_least(1))
     """Instances that may be starting at once; others wait until those are ready, or have failed.

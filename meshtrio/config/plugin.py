@@ -78,6 +78,11 @@ def _check_fraction(_: object, __: object, value: float) -> None:
         raise ValueError(f"must be between 0 and 1, not {value}")
 
 
+def _check_length(_: object, __: object, value: int | None) -> None:
+    if value is not None and value < -1:
+        raise ValueError(f"must be a number of bytes, or -1 for no limit, not {value}")
+
+
 def _check_listen(_: object, __: object, value: str | None) -> None:
     if value is not None and not Address.parse(value).port:
         raise ValueError(f"must be tcp://host:port, not {value!r}")
@@ -147,7 +152,9 @@ class PluginConfig:
     tls: TlsFiles | None = None
     """What the mesh and its clients call it with."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
-    """Added to the environment of the mesh."""
+    """Environment variables of its processes, in addition to those that they inherit from the mesh.
+    `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints
+    is in the log at once."""
     cwd: Path | None = None
     """By default the folder of the config file, or that of the embedding program."""
     restart: RestartPolicy = RestartPolicy.ALWAYS
@@ -181,7 +188,9 @@ class PluginConfig:
     inherit_env: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple)
     )
-    """Names of the mesh's own variables that it gets, beside `env`; all of them by default."""
+    """Names of the mesh's own variables that it inherits, in addition to `env`. By default it
+    inherits all of them, without those by which systemd talks to the mesh (`NOTIFY_SOCKET`,
+    `WATCHDOG_*`, `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
     """What its processes may use, and as whom they run."""
     max_age: float | None = attrs.field(
@@ -196,6 +205,14 @@ class PluginConfig:
     """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     """What becomes of the lines it writes."""
+    max_receive_message_length: int | None = attrs.field(default=None, validator=_check_length)
+    """Bytes of the longest message that it accepts, after decompression; -1 is no limit. By default
+    what its program says, else 4 MiB; this overrides the program. For plugins made with meshtrio,
+    which read it as PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH. What its callers accept is set by
+    `maxResponseMessageBytes` of the service config, or by each caller."""
+    max_send_message_length: int | None = attrs.field(default=None, validator=_check_length)
+    """Bytes of the longest message that it sends, before compression; -1 is no limit, which is the
+    default. For plugins made with meshtrio, which read it as PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
     metrics: str = attrs.field(default=THROUGH_THE_MESH, validator=check_metrics)
     """Where what it measures of its calls is exposed: `mesh`, with the mesh's own, where those are;
     `host:port`, by the plugin itself, its instance 1 at the next port and so on; or `off`. For
@@ -239,6 +256,8 @@ class PluginConfig:
             self.stop_timeout,
             self.inherit_env,
             self.metrics,
+            self.max_receive_message_length,
+            self.max_send_message_length,
             attrs.evolve(self.containment, memory=None),
         )
 

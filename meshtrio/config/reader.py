@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import shutil
 import tomllib
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -17,6 +16,7 @@ from meshtrio.address import ServerTlsFiles, TlsFiles
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.mesh import MeshConfig, Source
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.program import problem_of
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
 from meshtrio.errors import ConfigError
@@ -126,15 +126,10 @@ class _Reader:
         if len(self.problems) > before:
             return None
         plugin = PluginConfig(**values)
-        self._check_program(where, plugin)
+        problem = problem_of(plugin)
+        if problem:
+            self._problem(f"{where}: command", problem)
         return plugin
-
-    def _check_program(self, where: str, plugin: PluginConfig) -> None:
-        program = plugin.argv()[0]
-        path = plugin.env.get("PATH")
-        if shutil.which(program, path=path) is None:
-            reason = "is not there or not executable" if "/" in program else "is not on the PATH"
-            self._problem(f"{where}: command", f"{program!r} {reason}")
 
     def _values(
         self,

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import attrs
-
 from meshtrio.contract import MESH_FORWARDED
-from meshtrio.wire import hpack
+from meshtrio.rpc.trailers import status_trailers
 from meshtrio.wire.compression import IDENTITY
-from meshtrio.wire.connection import header_list_size
-from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_timeout
+from meshtrio.wire.grpc import Metadata, encode_binary, encode_timeout
 from meshtrio.wire.heads import RequestHead, ResponseHead, Trailers
+from meshtrio.wire.hpack import HeaderBlock
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -46,24 +44,12 @@ class Memory(Generic[S, T]):
 _TIMEOUT = b"grpc-timeout"
 
 
-@attrs.frozen
-class Block:
-    """A head, encoded; `size` is that of its header list."""
-
-    data: bytes
-    size: int
-
-    @classmethod
-    def of(cls, fields: list[tuple[bytes, bytes]]) -> Block:
-        return cls(hpack.encode(fields), header_list_size(fields))
-
-    def with_timeout(self, seconds: float) -> Block:
-        """The head of a call that has so much time left."""
-        field = (_TIMEOUT, encode_timeout(seconds).encode())
-        return Block(self.data + hpack.encode_field(*field), self.size + header_list_size([field]))
+def timeout_block(seconds: float) -> HeaderBlock:
+    """The header field for the seconds that a call has left."""
+    return HeaderBlock.of([(_TIMEOUT, encode_timeout(seconds).encode())])
 
 
-def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str) -> Block:
+def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str) -> HeaderBlock:
     """A request's head for the plugin, but for the deadline; `forwarded`: for whom it is."""
     fields = [
         (b":method", b"POST"),
@@ -81,26 +67,33 @@ def request_block(head: RequestHead, scheme: str, authority: str, forwarded: str
         fields.append((b"user-agent", head.user_agent.encode("latin-1")))
     fields.append((MESH_FORWARDED.encode(), forwarded.encode()))
     metadata = tuple(pair for pair in head.metadata if pair[0] != MESH_FORWARDED)
-    return Block.of(fields + _as_they_came(metadata))
+    return HeaderBlock.of(fields + _as_they_came(metadata))
 
 
-def response_block(head: ResponseHead) -> Block:
+def response_block(head: ResponseHead) -> HeaderBlock:
     """A response's head for the caller."""
     fields = [(b":status", b"200"), (b"content-type", head.content_type.encode("latin-1"))]
     if head.encoding != IDENTITY:
         fields.append((b"grpc-encoding", head.encoding.encode("latin-1")))
     if head.trailers is None:
         fields += _as_they_came(head.metadata)
-    return Block.of(fields)
+    return HeaderBlock.of(fields)
 
 
-def trailers_block(trailers: Trailers) -> Block:
+def trailers_block(trailers: Trailers) -> HeaderBlock:
+    """Trailers for the caller, as the plugin sent them."""
     fields = [(b"grpc-status", b"%d" % trailers.code)]
-    if trailers.message:
-        fields.append((b"grpc-message", encode_message_text(trailers.message)))
+    if trailers.encoded_message:
+        fields.append((b"grpc-message", trailers.encoded_message))
     if trailers.details:
         fields.append((b"grpc-status-details-bin", encode_binary(trailers.details)))
-    return Block.of(fields + _as_they_came(trailers.metadata))
+    return HeaderBlock.of(fields + _as_they_came(trailers.metadata))
+
+
+def short_trailers_block(trailers: Trailers, room: int) -> HeaderBlock:
+    """The same with a status message that is cut to fit into `room` bytes with the rest."""
+    metadata = _as_they_came(trailers.metadata)
+    return status_trailers(trailers.code, trailers.message, trailers.details, metadata, room=room)
 
 
 def _as_they_came(metadata: Metadata) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +16,7 @@ from meshtrio.client.channel import Channel
 from meshtrio.client.endpoint import ServiceState
 from meshtrio.client.reflection import NoReflectionError, describe, list_services
 from meshtrio.registry import Registry
+from meshtrio.services.reflected_files import Described
 
 _log = logging.getLogger("meshtrio.gateway")
 
@@ -34,10 +36,13 @@ class Learned:
     state: ServiceState
     """The last that is known to bring nothing new."""
     ids: frozenset[str]
-    names: frozenset[str] = frozenset()
-    """Of gRPC services."""
-    pool: DescriptorPool | None = None
-    """Of their types."""
+    described: Described
+    """Its gRPC services and their types."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its gRPC services."""
+        return self.described.services
 
 
 class Catalog:
@@ -162,13 +167,14 @@ class Catalog:
             return purerpc.UnavailableError(f"{text}; not ready yet: {_listed(waiting)}")
         return purerpc.UnimplementedError(text)
 
-    async def described(self) -> tuple[frozenset[str], list[DescriptorPool]]:
-        """What all of them serve, and where the types of that are found."""
+    async def described(self) -> list[Described]:
+        """What each of them serves, and where the types of that are found."""
         await self.refresh()
-        here = [s for s in sorted(self._learned) if self._registry.knows(s)]
-        learned = [self._learned[service] for service in here]
-        names = frozenset(name for each in learned for name in each.names)
-        return names, [each.pool for each in learned if each.pool is not None]
+        return [
+            self._learned[service].described
+            for service in sorted(self._learned)
+            if self._registry.knows(service)
+        ]
 
     async def refresh(self) -> None:
         """Ask those that are not known, or are others than before."""
@@ -183,7 +189,8 @@ class Catalog:
             if not self.is_stale(service):
                 return
             state = self._registry.resolve(service)
-            learned = Learned(state, frozenset(endpoint.id for endpoint in state.endpoints))
+            ids = frozenset(endpoint.id for endpoint in state.endpoints)
+            learned = Learned(state, ids, Described(service, frozenset()))
             try:
                 with trio.fail_after(_LEARN_WITHIN):
                     await self._ask(service, learned)
@@ -196,6 +203,9 @@ class Catalog:
                 self._put_off(service, learned, exc.status.status_message)
             except trio.TooSlowError:
                 self._put_off(service, learned, f"it did not say within {_LEARN_WITHIN:g} s")
+            except Exception as exc:
+                # Whatever a plugin answers concerns this question alone, not the gateway's tasks.
+                self._put_off(service, learned, f"its reflection cannot be used: {exc!r:.200}")
 
     def _put_off(self, service: str, learned: Learned, why: str) -> None:
         """Ask again after a while, or when it has other endpoints; who waited does not."""
@@ -216,11 +226,25 @@ class Catalog:
     async def _ask(self, service: str, learned: Learned) -> None:
         async with self._open_channel(service) as channel:
             names = [n for n in await list_services(channel) if not n.startswith(_EVERYBODYS)]
-            learned.names = frozenset(names)
-            try:
-                learned.pool = await describe(channel, *names)
-            except NoReflectionError as exc:
-                _log.warning("what %s says of its types cannot be used: %s", service, exc)
+            learned.described = Described(service, frozenset(names))
+            pool = await _described(service, channel, names)
+            learned.described = Described(service, frozenset(names), pool)
+
+
+async def _described(service: str, channel: Channel, names: list[str]) -> DescriptorPool | None:
+    """The types of a service of the mesh, without those gRPC services that it does not describe."""
+    try:
+        return await describe(channel, *names)
+    except NoReflectionError as exc:
+        _log.warning("what %s says of its types cannot be used: %s", service, exc)
+    good = []
+    for name in names:
+        with contextlib.suppress(NoReflectionError):
+            await describe(channel, name)
+            good.append(name)
+    with contextlib.suppress(NoReflectionError):
+        return await describe(channel, *good)
+    return None
 
 
 def _listed(names: Iterable[str]) -> str:

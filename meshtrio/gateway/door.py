@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
+import attrs
 import trio
 
 from meshtrio.config import GatewayConfig, MeshConfig, Security
 from meshtrio.errors import ConfigError, UsageError
 from meshtrio.gateway.gateway import Gateway
+from meshtrio.gateway.health import PassedHealth
 from meshtrio.registry import Registry
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.rpc.server import Server
@@ -64,6 +66,7 @@ class Door:
         if metrics is not None and passed is not None:
             metrics.include(passed.families)
         self._gateway = Gateway(registry, _Configured(tree), passed)
+        self._health = PassedHealth(registry, self._gateway)
         self._servicers = (
             ControlServicer(tree, registry, operations, chronicle, self._loads, log_levels),
             RegistryServicer(registry),
@@ -110,14 +113,23 @@ class Door:
         )
 
     def _server(self, *, open_to_all: bool = False, timeouts: Timeouts | None = None) -> Server:
+        config = self._tree.config.gateway
         keeper = Gatekeeper(lambda: self._tree.config.access, open_to_all=open_to_all)
         return standard_server(
             *self._servicers,
-            limits=_LIMITS,
+            limits=attrs.evolve(
+                _LIMITS,
+                max_connections=config.max_connections,
+                max_connections_per_peer=config.max_connections_per_peer,
+                max_header_list_size=config.max_header_list_size,
+                reset_burst=config.reset_burst,
+                reset_rate=config.reset_rate,
+            ),
             timeouts=timeouts,
             forwarder=self._gateway,
             admit=keeper.refusal,
             others=self._gateway.catalog.described,
+            others_health=self._health,
             metrics=self._metrics,
         )[0]
 

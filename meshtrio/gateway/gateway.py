@@ -26,6 +26,7 @@ from meshtrio.rpc.stream import Stream
 from meshtrio.structured import next_beat
 from meshtrio.telemetry.metrics.passed import PassedCalls
 from meshtrio.wire.heads import RequestHead
+from meshtrio.wire.hpack import HeaderBlock
 
 _PLAIN = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
@@ -48,7 +49,7 @@ class Plan:
     """For whom earlier gateways have passed it on."""
     goes_in_a_circle: bool = False
     _channel: Channel | None = None
-    _block: blocks.Block | None = None
+    _block: HeaderBlock | None = None
 
     @classmethod
     def of(cls, head: RequestHead) -> Plan:
@@ -62,7 +63,7 @@ class Plan:
     def what(self) -> str:
         return self.named or self.service
 
-    def block_for(self, channel: Channel, caller: Peer) -> blocks.Block:
+    def block_for(self, channel: Channel, caller: Peer) -> HeaderBlock:
         """The head as a channel's endpoints are to have it. A head is of one caller only."""
         if self._block is None or self._channel is not channel:
             forwarded = ", ".join((*self.forwarded, quote(str(caller), safe=_PLAIN)))
@@ -165,7 +166,7 @@ class Gateway:
             raise purerpc.FailedPreconditionError(
                 f"the call has gone through {_MOST_GATEWAYS} gateways: does it go in a circle?"
             )
-        return await self._open(self._target(plan) or await self.catalog.find(plan.service))
+        return await self.channel_to(self._target(plan) or await self.catalog.find(plan.service))
 
     def _target(self, plan: Plan) -> str | None:
         """What a caller has named: by metadata, or as :authority.
@@ -180,7 +181,8 @@ class Gateway:
             return authority
         return None
 
-    async def _open(self, service: str) -> Channel:
+    async def channel_to(self, service: str) -> Channel:
+        """The channel to a service of the mesh, opened unless it is. Raises NotFoundError."""
         if not self._registry.knows(service):
             unknown = UnknownServiceError(service, self._registry.services())
             raise purerpc.NotFoundError(str(unknown))

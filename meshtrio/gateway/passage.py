@@ -22,8 +22,8 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
 from meshtrio.rpc.observe import CANCELLED, DEADLINE_EXCEEDED
-from meshtrio.rpc.serving import trailers_block
-from meshtrio.rpc.status import error_for_http_status
+from meshtrio.rpc.serving import own_status
+from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, header_list_too_large
 from meshtrio.rpc.tally import succeeded
 from meshtrio.wire.errors import ErrorCode
 from meshtrio.wire.heads import ResponseHead, Trailers
@@ -51,7 +51,6 @@ _HEAD = blocks.response_block(
         trailers=None,
     )
 )
-_TOO_MUCH = "the plugin's metadata is more than the caller accepts"
 
 
 class Passage:
@@ -100,6 +99,11 @@ class Passage:
         """When the caller's deadline is."""
         timeout = self._plan.head.timeout
         return math.inf if timeout is None else self._since + timeout
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the deadline has passed, by a clock that caller and plugin do not share."""
+        return trio.current_time() >= self._ends - DEADLINE_SLACK
 
     # -- finding an endpoint -----------------------------------------------------------------
 
@@ -181,9 +185,12 @@ class Passage:
             return True
         block = self._plan.block_for(channel, self._caller.peer)
         if self._plan.head.timeout is not None:
-            block = block.with_timeout(self._ends - trio.current_time())
-        if not connection.engine.takes_header_list_of(block.size):
-            raise purerpc.ResourceExhaustedError("the metadata is more than the plugin accepts")
+            block += blocks.timeout_block(self._ends - trio.current_time())
+        limit = connection.engine.max_sent_header_list
+        if block.size > limit:
+            raise purerpc.ResourceExhaustedError(
+                header_list_too_large("request", block.size, limit)
+            )
         if not connection.has_room or connection.outbox.congested:
             return False
         if channel.counts:
@@ -227,16 +234,15 @@ class Passage:
 
     def on_caller_gone(self) -> None:
         self._caller.passage = None
-        late = trio.current_time() >= self._ends
-        self._leave(DEADLINE_EXCEEDED if late else CANCELLED, success=None)
+        self._leave(DEADLINE_EXCEEDED if self._is_late else CANCELLED, success=None)
 
     # -- what the plugin does ----------------------------------------------------------------
 
     def on_response_head(self, head: ResponseHead) -> None:
         self._kept = None
         caller, block = self._caller, _response_block(head)
-        if not caller.connection.engine.takes_header_list_of(block.size):
-            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH), success=None)
+        if block.size > caller.connection.engine.max_sent_header_list:
+            self._end_too_large(block.size)
         elif caller.connection.engine.can_send(caller.id):
             caller.connection.engine.send_headers(caller.id, block.data)
             caller.head_sent = True
@@ -251,15 +257,20 @@ class Passage:
             self._end_with(self._without_status())
             return
         block = _trailers_block(trailers)
-        if self._takes(block):
-            self._end(block.data, trailers.code, success=trailers.code == 0)
+        room = self._caller.connection.engine.max_sent_header_list
+        if not self._caller.head_sent:
+            room -= _HEAD.size  # It goes out in the same block.
+        if block.size > room:
+            block = blocks.short_trailers_block(trailers, room)
+        if block.size > room:
+            self._end_too_large(block.size)
         else:
-            self._end_with(purerpc.ResourceExhaustedError(_TOO_MUCH), success=None)
+            self._end(block.data, trailers.code, success=trailers.code == 0)
 
-    def _takes(self, block: blocks.Block) -> bool:
-        """Whether the caller accepts these trailers, with a head in the same block if need be."""
-        size = block.size if self._caller.head_sent else block.size + _HEAD.size
-        return self._caller.connection.engine.takes_header_list_of(size)
+    def _end_too_large(self, size: int) -> None:
+        limit = self._caller.connection.engine.max_sent_header_list
+        error = purerpc.ResourceExhaustedError(header_list_too_large("response", size, limit))
+        self._end_with(error, success=None)
 
     def _without_status(self) -> purerpc.RpcFailedError:
         head = None if self._plugin is None else self._plugin.head
@@ -274,8 +285,8 @@ class Passage:
             self._caller.connection.spawn(self._begin_later)
         elif isinstance(failure, ConnectionLostError) and not self._ended:
             self._caller.connection.spawn(self._explain, failure)
-        elif isinstance(failure, purerpc.CancelledError) and trio.current_time() >= self._ends:
-            # What some servers (grpc-go) say at the deadline; the caller may not be there yet.
+        elif isinstance(failure, purerpc.CancelledError) and self._is_late:
+            # Some servers (grpc-go) reset with CANCEL at the deadline.
             text = "the deadline passed in the plugin"
             self._end_with(purerpc.DeadlineExceededError(text))
         else:
@@ -315,7 +326,8 @@ class Passage:
     def _end_with(self, failure: purerpc.RpcFailedError, success: bool | None = False) -> None:
         """End the call with a status of our own; `success` as it is counted against the plugin."""
         code, message = failure.status.status_code, failure.status.status_message
-        self._end(trailers_block(code, message), code.value, success=success)
+        status = own_status(self._caller.connection, code, message)
+        self._end(status, code.value, success=success)
         self._caller.connection.flush()
 
     def _end(self, trailers: bytes, code: int, *, success: bool | None) -> None:

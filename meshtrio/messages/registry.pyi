@@ -17,18 +17,20 @@ class ListServicesResponse(_message.Message):
     def __init__(self, services: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("service", "address", "weight", "local", "tls")
+    __slots__ = ("service", "address", "weight", "local", "tls", "path")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     TLS_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     service: str
     address: str
     weight: int
     local: bool
     tls: Tls
-    def __init__(self, service: _Optional[str] = ..., address: _Optional[str] = ..., weight: _Optional[int] = ..., local: bool = ..., tls: _Optional[_Union[Tls, _Mapping]] = ...) -> None: ...
+    path: bytes
+    def __init__(self, service: _Optional[str] = ..., address: _Optional[str] = ..., weight: _Optional[int] = ..., local: bool = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., path: _Optional[bytes] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("endpoint_id",)
@@ -57,7 +59,7 @@ class ServiceState(_message.Message):
     def __init__(self, service: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ..., service_config: _Optional[str] = ..., unattended: bool = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner")
+    __slots__ = ("id", "address", "instance", "pid", "weight", "priority", "tls", "owner", "path")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +68,7 @@ class Endpoint(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TLS_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     id: str
     address: str
     instance: int
@@ -74,7 +77,8 @@ class Endpoint(_message.Message):
     priority: int
     tls: Tls
     owner: int
-    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., owner: _Optional[int] = ...) -> None: ...
+    path: bytes
+    def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., instance: _Optional[int] = ..., pid: _Optional[int] = ..., weight: _Optional[int] = ..., priority: _Optional[int] = ..., tls: _Optional[_Union[Tls, _Mapping]] = ..., owner: _Optional[int] = ..., path: _Optional[bytes] = ...) -> None: ...
 
 class Tls(_message.Message):
     __slots__ = ("ca_path", "certificate_path", "key_path", "server_name")

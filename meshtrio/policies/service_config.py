@@ -63,15 +63,17 @@ class MethodConfig:
     """Seconds that a call may take at most, however much time its caller has."""
     wait_for_ready: bool | None = None
     max_request: int | None = None
+    """Bytes of a message that is sent, before compression."""
     max_response: int | None = None
+    """Bytes of a message that is received, after decompression."""
     retry: RetryPolicy | None = None
     hedging: HedgingPolicy | None = None
     is_plain: bool = attrs.field(init=False, eq=False, repr=False)
     """Nothing of it needs more than one attempt after the other."""
 
     def __attrs_post_init__(self) -> None:
-        around = (self.timeout, self.max_request, self.max_response, self.hedging)
-        object.__setattr__(self, "is_plain", all(value is None for value in around))
+        plain = self.timeout is None and self.hedging is None
+        object.__setattr__(self, "is_plain", plain)
 
 
 @attrs.frozen

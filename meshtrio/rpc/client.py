@@ -9,7 +9,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.status import error_for_http_status
+from meshtrio.rpc.status import error_for_response
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.transport import Transport
@@ -33,6 +33,8 @@ class ClientConnection(Connection):
         super().__init__(transport, Role.CLIENT, limits, timeouts)
         self.retired = False
         """Opens no further stream, and closes once those it has are over."""
+        self.peer_shuts_down = False
+        """The server has sent GOAWAY with NO_ERROR."""
         self.established = trio.Event()
         """The server has spoken HTTP/2, or never will: see `usable`."""
         self.ended = trio.Event()
@@ -77,12 +79,15 @@ class ClientConnection(Connection):
         """Let the next one who waits for room have a place that is not used after all."""
         self._room.unpark()
 
-    def retire(self) -> None:
-        """Take no new calls, let those under way finish, then close."""
+    def retire(self, reason: str = "the connection is no longer needed") -> None:
+        """Take no new calls, let those under way finish, then close.
+
+        `reason` is what `loss` says if it closes at once.
+        """
         self.retired = True
         self._mark_spent()
         if not self.streams:
-            self.shut("the connection is no longer needed")
+            self.shut(reason)
 
     def _on_stream_gone(self, stream: Stream) -> None:
         trailers = stream.trailers
@@ -105,21 +110,21 @@ class ClientConnection(Connection):
         head = stream.head = event.head
         if event.end_stream:
             stream.on_end(head.trailers)
-        elif head.http_status != 200:
-            # What follows is a page for people, not messages.
-            stream.fail(error_for_http_status(head.http_status))
-        elif not head.content_type.startswith("application/grpc"):
-            what = f"the peer answered with content-type {head.content_type!r}"
-            stream.fail(purerpc.UnknownError(what))
+        elif (failure := error_for_response(head)) is not None:
+            stream.fail(failure)
         else:
             stream.on_head(head)
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)
+        self.peer_shuts_down = event.code == ErrorCode.NO_ERROR
         for stream in list(self.streams.values()):
             if stream.id > event.last_stream_id:
                 self._fail(stream, self._unprocessed(event.code))
-        self.retire()
+        if event.code:
+            self.retire(self.loss)
+        else:
+            self.retire()
 
     def _unprocessed(self, code: int) -> purerpc.RpcFailedError:
         """A call above the last stream id: safe to make again, unless it may be the reason."""

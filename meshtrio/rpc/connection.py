@@ -16,6 +16,7 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc import census
+from meshtrio.rpc.message_limits import connection_limits
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.status import error_for_reset
@@ -39,7 +40,7 @@ _HOLD = 0.0005
 _HANDSHAKE_WITHIN = 10.0
 """Seconds that TLS may take to agree on keys."""
 _SIGN_OF_LIFE = b"alive?.."
-_LAST_WORDS = 1.0
+LAST_WORDS = 1.0
 """Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
 
 
@@ -56,6 +57,7 @@ class Connection:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
         self.is_client = role is Role.CLIENT
+        self.message_limits = connection_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False
@@ -99,6 +101,7 @@ class Connection:
             events.GoAwayReceived: self._on_goaway,
             events.PingAcknowledged: self._on_ping_ack,
             events.RequestReceived: self._on_request,
+            events.RequestTooLarge: self._on_large_request,
             events.ResponseReceived: self._on_response,
         }
 
@@ -205,7 +208,7 @@ class Connection:
 
     async def _linger(self) -> None:
         """See the last words off: closing with unread bytes could destroy them on their way."""
-        with trio.move_on_after(_LAST_WORDS), contextlib.suppress(OSError):
+        with trio.move_on_after(LAST_WORDS), contextlib.suppress(OSError):
             await self.outbox.empty()
             self._transport.end()
             while await self._transport.receive(_RECEIVE_SIZE):
@@ -240,7 +243,8 @@ class Connection:
 
     def _end_dribble(self, stream: Stream) -> None:
         if self.engine.window_is_open(stream.id):
-            text = f"a message was not finished within {self.timeouts.message:g} s"
+            what = "request was not ended" if stream.awaits_end else "message was not finished"
+            text = f"a {what} within {self.timeouts.message:g} s"
             stream.fail(purerpc.ResourceExhaustedError(text))
 
     def _keep_alive(self, now: float) -> None:
@@ -300,9 +304,14 @@ class Connection:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
         self._waiting_for_window.discard(stream)
         if self.streams.pop(stream.id, None) is not None:
-            if self.engine.reset_stream(stream.id, code):
+            awaits_end = not stream.ended and self._awaits_end(stream.id, code)
+            if not awaits_end and self.engine.reset_stream(stream.id, code):
                 self.flush()
             self._on_stream_gone(stream)
+
+    def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:
+        """Whether a stream stays open until the peer has ended it, instead of being reset."""
+        return False
 
     def cut(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         """End a call from this side, telling both ends why."""
@@ -338,7 +347,8 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM:
+        # A stream whose response has begun was processed, whatever the code says.
+        if event.by_peer and event.code == ErrorCode.REFUSED_STREAM and stream.head is None:
             self._fail(stream, CallRefusedError("the peer refused the call before processing it"))
         else:
             self._fail(stream, error_for_reset(event.code, event.reason))
@@ -396,6 +406,9 @@ class Connection:
         """A ping of ours came back."""
 
     def _on_request(self, event: events.RequestReceived) -> None:
+        raise AssertionError("only a server's engine reports requests")
+
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
         raise AssertionError("only a server's engine reports requests")
 
     def _on_response(self, event: events.ResponseReceived) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import resource
 import socket
+import ssl
 from collections import Counter
 
 import trio
 
-from meshtrio.rpc.peer import peer_of
+from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.wire import frames
 from meshtrio.wire.budget import Budget
 from meshtrio.wire.errors import ErrorCode
@@ -19,42 +21,98 @@ from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_PART_OF_DESCRIPTORS = 0.4
+PART_OF_DESCRIPTORS = 0.4
 """Of those this process may have open: a mesh has two servers, and needs some for itself."""
 _PART_FOR_OTHERS = 0.5
 """Of all connections, for other users of this machine than ours and root, taken together."""
+_MAX_REJECTING = 64
+"""Rejected connections that are kept at once until the client has read why."""
+_REJECT_TIMEOUT = 1.0
+"""Seconds for which one of them is kept."""
+_MAX_IGNORED = 64 * 1024
+"""Bytes that one of them may send before it is closed anyway."""
+
+Who = tuple[str, str]
+"""A kind of peer, and which one of that kind."""
+_ALL: Who = ("all", "clients")
+_OTHERS: Who = ("other", "users")
+
+
+class TooManyConnectionsError(Exception):
+    """A limit on connections is reached; the text names it, for the client that is rejected."""
 
 
 class Crowd:
-    """Lets so many in, and so many of one process or host, or of one other user."""
+    """Counts connections, and limits those of one peer and those of all.
+
+    A peer is a process on a Unix socket, or a user if that is another than this process's and
+    root; a client certificate, once the TLS handshake has shown one; and else a host. Until its
+    handshake is done a TLS connection counts for its host, so that a host's handshakes are limited
+    as well, and no longer than that: a host may have many clients.
+    """
 
     def __init__(self, limits: Limits) -> None:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors == resource.RLIM_INFINITY:
-            descriptors = limits.max_connections * 2
-        self._most = min(limits.max_connections, int(descriptors * _PART_OF_DESCRIPTORS))
+            descriptors = limits.max_connections * 3
+        allowed = int(descriptors * PART_OF_DESCRIPTORS)
+        self._most = min(limits.max_connections, allowed)
+        self._most_setting = "max_connections"
+        if allowed < limits.max_connections:
+            self._most_setting = f"the limit of {descriptors} file descriptors"
         self._most_of_one = min(limits.max_connections_per_peer, self._most)
         self._here: Counter[Who] = Counter()
         self._log_budget = Budget(1, 1)
+        self._rejecting = 0
 
-    def enter(self, sock: socket.socket) -> list[Who] | None:
-        """Count a connection in; gives what to count it out with, None for one too many."""
-        try:
-            found = _who(sock)
-        except OSError:
-            return None  # gone already
+    def enter(self, sock: socket.socket) -> list[Who]:
+        """Count an accepted connection in; gives what to count it out with.
+
+        Raises TooManyConnectionsError if a limit is reached, and OSError if it is gone already.
+        """
+        found = _who(sock)
         for who in found:
-            if self._here[who] >= self._most_for(who):
-                if self._log_budget.take(trio.current_time()):
-                    _log.warning("too many connections of %s %s: turning some away", *who)
-                return None
+            self._check(who)
         self._here.update(found)
         return found
 
-    def _most_for(self, who: Who) -> int:
+    def enter_certificate(self, tls: ssl.SSLObject, peer: Peer, found: list[Who]) -> list[Who]:
+        """Count a connection for its client certificate instead of its host, if it has one.
+
+        Gives what to count it out with. Raises TooManyConnectionsError; `found` then still counts.
+        """
+        certificate = tls.getpeercert(binary_form=True)
+        if certificate is None:
+            return found
+        name = ", ".join(peer.attributes or peer.names) or "without a name"
+        who = ("certificate", f"{name} (SHA-256 {hashlib.sha256(certificate).hexdigest()[:16]})")
+        self._check(who)
+        self.leave(found)
+        found = [who, *(each for each in found if each[0] != "host")]
+        self._here.update(found)
+        return found
+
+    def _check(self, who: Who) -> None:
+        most, setting = self._most_for(who)
+        if self._here[who] < most:
+            return
+        if self._log_budget.take(trio.current_time()):
+            text = "connection limit reached for %s %s: %d (%s); rejecting further ones"
+            _log.warning(text, *who, most, setting)
+        kind = "in all" if who == _ALL else f"of one {who[0]}"
+        kind = "of other users" if who == _OTHERS else kind
+        raise TooManyConnectionsError(
+            f"too many connections: the server accepts {most} {kind} ({setting})"
+        )
+
+    def _most_for(self, who: Who) -> tuple[int, str]:
         if who == _ALL:
-            return self._most
-        return int(self._most * _PART_FOR_OTHERS) if who == _OTHERS else self._most_of_one
+            return self._most, self._most_setting
+        if who == _OTHERS:
+            return int(self._most * _PART_FOR_OTHERS), f"half of {self._most_setting}"
+        if self._most_of_one == self._most:
+            return self._most, self._most_setting
+        return self._most_of_one, "max_connections_per_peer"
 
     def leave(self, found: list[Who]) -> None:
         self._here.subtract(found)
@@ -62,10 +120,30 @@ class Crowd:
             if not self._here[who]:
                 del self._here[who]
 
+    async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+        """Tell an accepted client why it is rejected, and close.
 
-Who = tuple[str, object]
-_ALL: Who = ("all", "clients")
-_OTHERS: Who = ("other", "users")
+        Closing a TCP socket that has unread bytes discards what the client has not read yet, so
+        this waits a moment for the client to close. One that is to speak TLS is just closed: its
+        client would take what is sent here for a broken handshake.
+        """
+        if encrypted or self._rejecting >= _MAX_REJECTING:
+            with sock, contextlib.suppress(OSError):
+                if not encrypted:
+                    sock.setblocking(False)
+                    sock.send(_rejection(reason))
+            return
+        self._rejecting += 1
+        try:
+            with trio.socket.from_stdlib_socket(sock) as peer, contextlib.suppress(OSError):
+                with trio.move_on_after(_REJECT_TIMEOUT):
+                    await peer.send(_rejection(reason))
+                    peer.shutdown(socket.SHUT_WR)
+                    ignored = 0
+                    while ignored < _MAX_IGNORED and (data := await peer.recv(_MAX_IGNORED)):
+                        ignored += len(data)
+        finally:
+            self._rejecting -= 1
 
 
 def _who(sock: socket.socket) -> list[Who]:
@@ -74,17 +152,10 @@ def _who(sock: socket.socket) -> list[Who]:
         return [("host", sock.getpeername()[0]), _ALL]
     peer = peer_of(sock)
     if peer.uid in (0, os.geteuid()):
-        return [("process", peer.pid), _ALL]
-    return [("user", peer.uid), _OTHERS, _ALL]
+        return [("process", str(peer.pid)), _ALL]
+    return [("user", str(peer.uid)), _OTHERS, _ALL]
 
 
-_TURNED_AWAY = frames.settings({}) + frames.goaway(
-    0, ErrorCode.ENHANCE_YOUR_CALM, b"too many connections"
-)
-
-
-def turn_away(sock: socket.socket) -> None:
-    """Say why, as far as that can be said at once, and close."""
-    with sock, contextlib.suppress(OSError):
-        sock.setblocking(False)
-        sock.send(_TURNED_AWAY)
+def _rejection(reason: str) -> bytes:
+    goaway = frames.goaway(0, ErrorCode.ENHANCE_YOUR_CALM, reason.encode())
+    return frames.settings({}) + goaway

@@ -39,14 +39,15 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
             sock.bind(path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
-        ours = os.stat(path).st_ino
+        ours, pid = os.stat(path).st_ino, os.getpid()
         sock.setblocking(False)
         sock.listen(_BACKLOG)
         try:
             yield sock
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if os.stat(path).st_ino == ours:
+                # A forked child that comes here leaves its parent the path.
+                if os.getpid() == pid and os.stat(path).st_ino == ours:
                     os.unlink(path)
 
 

@@ -2,7 +2,10 @@
 
 Servicers: `servicer.service.methods[name]` is `(method_fn, signature)`, and `method_fn` takes
 `(message or iterator, request=…)`. `.service` is built anew on every access, so it is read once.
-Stubs: their attributes are `ClientStub` objects around a partial that holds method and types.
+Stubs: `Stub(channel)` makes a `Client(service, channel)`, and sets each method to what its
+`get_method_stub(name, signature)` returns. That is a `ClientStub` around a partial that holds the
+method and its types, or, for a channel of ours, what calls through it: purerpc's own wrappers yield
+inside nurseries, so that leaving a loop early breaks trio, and raise a group for a single error.
 """
 
 from __future__ import annotations
@@ -209,6 +212,43 @@ def handlers_of(servicers: Iterable[Any]) -> dict[str, Handler]:
             method = _method(service.name, name, signature)
             handlers[method.path] = Handler(method, function, Meter.counts(service.name))
     return handlers
+
+
+class StubChannel:
+    """A channel that stubs of purerpc can be made for: `EchoStub(channel)`."""
+
+    def stub_method(self, method: Method) -> Callable[..., Any]:
+        """Return what a stub calls a method by."""
+        raise NotImplementedError
+
+
+_purerpc_method_stub = purerpc.Client.get_method_stub
+_purerpc_rpc = purerpc.Client.rpc
+
+
+def _method_stub(client: purerpc.Client, method_name: str, signature: Any) -> Any:
+    """Stand in for `purerpc.Client.get_method_stub`; channels of purerpc are left to it."""
+    if isinstance(client.channel, StubChannel):
+        return client.channel.stub_method(_method(client.service_name, method_name, signature))
+    return _purerpc_method_stub(client, method_name, signature)
+
+
+async def _rpc(
+    client: purerpc.Client,
+    method_name: str,
+    request_type: Any,
+    response_type: Any,
+    metadata: MetadataLike | None = None,
+) -> Any:
+    """Stand in for `purerpc.Client.rpc`, which starts a call whose cardinality it does not know."""
+    if not isinstance(client.channel, StubChannel):
+        return await _purerpc_rpc(client, method_name, request_type, response_type, metadata)
+    method = Method(client.service_name, method_name, request_type, response_type, True, True)
+    return await client.channel.stub_method(method)(metadata=metadata)
+
+
+purerpc.Client.get_method_stub = _method_stub
+purerpc.Client.rpc = _rpc
 
 
 def stub_methods(stub: Any) -> Iterator[tuple[str, Method]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Protocol
 
 import attrs
@@ -16,14 +18,20 @@ import trio
 
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
-from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.crowd import Crowd, Who, turn_away
+from meshtrio.rpc.connection import LAST_WORDS, Connection
+from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Handler, Request, handlers_of
-from meshtrio.rpc.serving import ServerCall, answer_at_once, answer_not_grpc, refuse
+from meshtrio.rpc.serving import (
+    ServerCall,
+    answer_at_once,
+    answer_not_grpc,
+    answer_too_large,
+    refuse,
+)
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
@@ -40,6 +48,8 @@ _log = logging.getLogger("meshtrio.rpc")
 _PAUSE_WHEN_OUT = 0.1
 _HOUSEKEEPING = 1.0
 _UNCOUNTED = 2**62
+_MAX_ANSWERED = 256
+"""Streams of a connection that are answered and wait for the client to end its side."""
 _DRAIN_PING = b"drain..."
 _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
@@ -109,6 +119,15 @@ class Server:
         self._crowd = Crowd(self.limits)
         self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
+        self.exiting = False
+        """A handler has asked for the end of the process: see `request_exit`."""
+        self.on_exit: Callable[[], Awaitable[object]] = partial(self.drain, 0.0)
+        """Stops the server then."""
+        self.ends_with_process = False
+        """The process does nothing else and ends once `serve` has: calls that an exit cuts are left
+        open until then, so that their callers see its end and nothing before it."""
+        self._exit_error: BaseException | None = None
+        self._nursery: trio.Nursery | None = None
         self._accepting = trio.CancelScope()
         self._stopping = trio.CancelScope()
 
@@ -165,14 +184,35 @@ class Server:
         With an `ssl_context` of the server's side it speaks TLS, mutual TLS if that context asks
         for a certificate. The protocols that the context offers (ALPN) are set to h2.
 
-        When cancelled, handlers are cancelled and their callers told UNAVAILABLE.
+        When cancelled, handlers are cancelled and their callers told UNAVAILABLE. Raises the
+        SystemExit or KeyboardInterrupt that a handler has raised, once the server has stopped.
         """
-        with self._stopping, census.serving(self, listener):
-            async with trio.open_nursery() as nursery:
-                with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
-                    nursery.start_soon(self._keep_house)
-                    task_status.started()
-                    await self._accept(accepting, ssl_context, nursery)
+        try:
+            with self._stopping, census.serving(self, listener):
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
+                        nursery.start_soon(self._keep_house)
+                        task_status.started()
+                        await self._accept(accepting, ssl_context, nursery)
+        finally:
+            self._nursery = None
+            error, self._exit_error = self._exit_error, None
+            if error is not None:
+                raise error
+
+    def request_exit(self, error: BaseException) -> None:
+        """Stop by `on_exit`, then have `serve` raise an error; does nothing the second time.
+
+        Calls that are cut by it, that of the handler included, get no status: that the process has
+        ended is what their callers learn.
+        """
+        if self.exiting:
+            return
+        self.exiting = True
+        self._exit_error = error
+        if self._nursery is not None:
+            self._nursery.start_soon(self.on_exit)
 
     async def _keep_house(self) -> None:
         while True:
@@ -201,9 +241,15 @@ class Server:
                 continue
             told = False
             sock = socket.socket(fileno=accepted.detach())
-            who = self._crowd.enter(sock)
-            if who is None:
-                turn_away(sock)
+            encrypted = ssl_context is not None
+            try:
+                who = self._crowd.enter(sock)
+            except OSError:
+                sock.close()  # Its client is gone already.
+                continue
+            except TooManyConnectionsError as exc:
+                reject = partial(self._crowd.reject, encrypted=encrypted)
+                nursery.start_soon(reject, sock, str(exc))
                 continue
             transport: Transport = SocketTransport(sock)
             if ssl_context is not None:
@@ -211,10 +257,21 @@ class Server:
 
                 transport = TlsTransport(sock, ssl_context, server_side=True)
             connection = ServerConnection(transport, self)
+            connection.counted_as = who
             self.connections.add(connection)
-            nursery.start_soon(self._serve_connection, connection, who)
+            nursery.start_soon(self._serve_connection, connection)
 
-    async def _serve_connection(self, connection: ServerConnection, who: list[Who]) -> None:
+    def count_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
+        """Count a connection for its client certificate; gives why it is rejected, "" if not."""
+        try:
+            connection.counted_as = self._crowd.enter_certificate(
+                tls, connection.peer, connection.counted_as
+            )
+        except TooManyConnectionsError as exc:
+            return str(exc)
+        return ""
+
+    async def _serve_connection(self, connection: ServerConnection) -> None:
         try:
             await connection.run()
         except Exception:
@@ -223,7 +280,7 @@ class Server:
         finally:
             self.connections.discard(connection)
             self.past.add(calls_in_the_end(connection))
-            self._crowd.leave(who)
+            self._crowd.leave(connection.counted_as)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
@@ -254,6 +311,8 @@ class ServerConnection(Connection):
         self.interceptors = server.interceptors
         self.meter = server.meter
         self.server = server
+        self.counted_as: list[Who] = []
+        """What the server's limits on connections count it as."""
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
@@ -261,9 +320,15 @@ class ServerConnection(Connection):
         self._idle_since = self._opened
         self._draining = False
         self._refusing = False
+        self._answered: dict[int, float] = {}
+        """Streams that the client has still to end, and when they were answered."""
+        self._holds_socket = False
+        self._max_answered = min(_MAX_ANSWERED, self.limits.max_concurrent_streams // 2)
 
     def keep_house(self, now: float) -> None:
         super().keep_house(now)
+        if self._answered:
+            self._reset_answered(now - self.timeouts.half_close)
         if self.streams:
             self._idle_since = now
         idle = now - self._idle_since > self.timeouts.idle
@@ -297,6 +362,52 @@ class ServerConnection(Connection):
         if self._refusing:
             self._close_if_done()
 
+    def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:
+        """A reset right behind the answer makes clients fail the call that have not sent their
+        END_STREAM yet, so they get a moment for it (RFC 9113 §8.1 allows to reset)."""
+        if code is not ErrorCode.NO_ERROR or not self.engine.awaits_end(stream_id):
+            return False
+        self._answered[stream_id] = self._now()
+        if len(self._answered) > self._max_answered:
+            self._drop_ended()
+        return True
+
+    def end_answered(self, stream_id: int) -> None:
+        """End a stream that was answered, and of which nothing else is kept."""
+        if not self._awaits_end(stream_id, ErrorCode.NO_ERROR):
+            self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+
+    def _drop_ended(self) -> None:
+        """Keep those that the client has not ended, and reset the oldest if they are too many."""
+        awaits_end = self.engine.awaits_end
+        waiting = [item for item in self._answered.items() if awaits_end(item[0])]
+        surplus = max(len(waiting) - self._max_answered, 0)
+        for stream_id, _ in waiting[:surplus]:
+            self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        self._answered = dict(waiting[surplus:])
+        if surplus:
+            self.flush()
+
+    def _reset_answered(self, before: float) -> None:
+        """Reset the streams that were answered before a time."""
+        for stream_id, since in list(self._answered.items()):
+            if since <= before:
+                del self._answered[stream_id]
+                self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        self.flush()
+
+    def abandon(self, stream: Stream) -> None:
+        """Drop a call without an answer: its caller learns that the process has ended."""
+        if self.server.ends_with_process and not self._holds_socket:
+            self._holds_socket = True
+            with contextlib.suppress(
+                OSError
+            ):  # It is closed already, or there is no descriptor left.
+                os.dup(self.transport.sock.fileno())
+        self._waiting_for_window.discard(stream)
+        if self.streams.pop(stream.id, None) is not None:
+            self._on_stream_gone(stream)
+
     def _close_if_done(self) -> None:
         if not self.streams:
             self.shut("the server is shutting down")
@@ -308,13 +419,44 @@ class ServerConnection(Connection):
             self._drain_acknowledged.set()
             self._ended.set()
 
+    async def _linger(self) -> None:
+        if not self._holds_socket:
+            await super()._linger()
+            return
+        with trio.move_on_after(LAST_WORDS), contextlib.suppress(OSError):
+            await self.outbox.empty()
+
+    async def _shake_hands(self) -> bool:
+        if not await super()._shake_hands():
+            return False
+        tls = self.transport.tls
+        reason = "" if tls is None else self.server.count_certificate(self, tls)
+        if reason:
+            self.shut(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        return not reason
+
+    def _on_large_request(self, event: events.RequestTooLarge) -> None:
+        self.tally.started += 1
+        if event.is_grpc:
+            exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
+            answer_at_once(self, event.stream_id, exhausted, event.reason)
+        else:
+            self.tally.failed += 1
+            answer_too_large(self, event.stream_id)
+
     def _on_request(self, event: events.RequestReceived) -> None:
+        if not self.engine.can_send(event.stream_id):
+            return  # It was reset by the same read: nothing is done for it.
         self.tally.started += 1
         self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)
         if self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             self.tally.failed += 1
+            return
+        if head.problem and head.is_grpc:
+            code = purerpc.StatusCode.INTERNAL
+            self._note_refusal(head, answer_at_once(self, event.stream_id, code, head.problem))
             return
         forward = self._forwarder is not None and self._is_for_others(head, handler)
         if self._admit is not None and head.is_grpc and not self._admits(event, forward):

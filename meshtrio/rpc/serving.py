@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import purerpc
@@ -16,12 +16,16 @@ from meshtrio.errors import unwrap
 from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import SUCCESS, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
+from meshtrio.rpc.status import header_list_too_large
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.trailers import status_trailers
+from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS, IDENTITY
 from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.grpc import Metadata, encode_binary, encode_message_text, encode_metadata
+from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.heads import RequestHead
+from meshtrio.wire.hpack import HeaderBlock
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
@@ -29,35 +33,34 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc+proto")])
-_TRAILERS_OK = hpack.encode([(b"grpc-status", b"0")])
-_ACCEPT = hpack.encode([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
+_HEAD = HeaderBlock.of([(b":status", b"200"), (b"content-type", b"application/grpc+proto")])
+_TRAILERS_OK = HeaderBlock.of([(b"grpc-status", b"0")])
+_ACCEPT = HeaderBlock.of([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
 _NOT_GRPC = hpack.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
+_TOO_LARGE = hpack.encode([(b":status", b"431")])
 _NOT_GRPC_WAIT = 5.0
 """Seconds that a request which is not gRPC has to end before it is answered all the same."""
 _NOT_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
 
-_LONGEST_MESSAGE = 4096
-"""Bytes of a status message that are sent; what peers take in trailers is bounded."""
+_MAX_MESSAGE_SIZE = 4096
+"""Bytes of an encoded status message, which is cut beyond that: peers limit their header lists, by
+default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
 
 _OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
 _STOPPED = (purerpc.StatusCode.UNAVAILABLE, "the server stopped during the call")
 
 
-def trailers_block(
-    code: purerpc.StatusCode, message: str, metadata: Metadata = (), details: bytes = b""
-) -> bytes:
-    fields = [(b"grpc-status", str(code.value).encode())]
-    if message:
-        fields.append((b"grpc-message", encode_message_text(message)[:_LONGEST_MESSAGE]))
-    if details:
-        fields.append((b"grpc-status-details-bin", encode_binary(details)))
-    return hpack.encode(fields + encode_metadata(metadata))
+def own_status(connection: Connection, code: purerpc.StatusCode, message: str) -> bytes:
+    """The trailers of a call that the server ends by itself, for its own list or behind a head."""
+    room = connection.engine.max_sent_header_list - _HEAD.size - _ACCEPT.size
+    return status_trailers(
+        code.value, message, b"", [], room=room, max_message_size=_MAX_MESSAGE_SIZE
+    ).data
 
 
 def refuse(
-    connection: Connection, stream_id: int, head: RequestHead, known: bool
+    connection: ServerConnection, stream_id: int, head: RequestHead, known: bool
 ) -> Outcome | None:
     """Answer a call that no handler can take; None where there is nothing against it."""
     unimplemented = purerpc.StatusCode.UNIMPLEMENTED
@@ -65,12 +68,12 @@ def refuse(
         return answer_at_once(connection, stream_id, unimplemented, f"{head.path} is unknown")
     if head.encoding not in ENCODINGS:
         message = f"messages in encoding {head.encoding!r} are not understood"
-        return answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT)
+        return answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT.data)
     return None
 
 
 def answer_at_once(
-    connection: Connection,
+    connection: ServerConnection,
     stream_id: int,
     code: purerpc.StatusCode,
     message: str,
@@ -79,11 +82,18 @@ def answer_at_once(
     """Give a status before anything of the call is looked at; `more` goes with its head."""
     # One read may have brought the request and its end.
     if connection.engine.can_send(stream_id):
-        block = _HEAD + more + trailers_block(code, message)
+        block = _HEAD.data + more + own_status(connection, code, message)
         connection.engine.send_headers(stream_id, block, end_stream=True)
-        connection.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+        connection.end_answered(stream_id)
     connection.tally.failed += 1
     return code.value, message
+
+
+def answer_too_large(connection: ServerConnection, stream_id: int) -> None:
+    """Answer a request that is not gRPC and whose header list is over the limit (RFC 6585 §5)."""
+    if connection.engine.can_send(stream_id):
+        connection.engine.send_headers(stream_id, _TOO_LARGE, end_stream=True)
+        connection.end_answered(stream_id)
 
 
 async def answer_not_grpc(stream: Stream) -> None:
@@ -132,18 +142,23 @@ class ServerCall:
         self._began = connection.meter.begin() if handler.counted else 0.0
         self._watch: ServerWatch | None = None
         if observer is not None:
-            self._watch = observer.begin(self._request, handler.method, stream)
+            try:
+                self._watch = observer.begin(self._request, handler.method, stream)
+            except BaseException as exc:
+                self._note_tracer_failure(exc)
 
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
 
         The handler is cancelled when the caller resets the stream or is lost, when the caller's
         deadline passes, and when the server is stopped; the last two are told to the caller.
+        Whatever else it raises, `BaseException` included, fails this call alone; SystemExit and
+        KeyboardInterrupt make the server drain and raise them from `Server.serve`.
         """
         status: _StatusPair | None = _STOPPED
         current.set(self._request)
         if self._watch is not None:
-            self._watch.enter()
+            self._notify(self._watch.enter)
         try:
             with self._scope() as scope:
                 try:
@@ -160,11 +175,12 @@ class ServerCall:
                     status = self._status_of(unwrap(exc))
             if scope.cancelled_caught:
                 status = self._status_when_cancelled()
-        except BaseExceptionGroup as group:
-            # A handler's clean-up failed while it was cancelled.
-            cancelled, errors = group.split(trio.Cancelled)
-            if errors is not None:
-                status = self._status_of(unwrap(errors))
+        except BaseException as exc:
+            # Cancelled from outside, or what is no Exception (asyncio.CancelledError, say), or a
+            # clean-up that failed while it was cancelled.
+            cancelled, error = without_cancelled(exc)
+            if error is not None:
+                status = self._status_of(error)
             if cancelled is not None:
                 raise cancelled from None
         finally:
@@ -176,18 +192,31 @@ class ServerCall:
         if status is None:
             self._connection.tally.succeeded += 1
         else:
-            status = self._finish(*status)
+            if status is _STOPPED and self._connection.server.exiting:
+                self._connection.abandon(self._stream)
+            else:
+                status = self._finish(*status)
             self._connection.tally.failed += 1
         self._stream.reset(ErrorCode.NO_ERROR)
         if self._handler.counted:
             self._connection.meter.end(self._began, failed=status is not None)
         self._connection.call_ended()
         if self._watch is not None:
-            try:
-                self._watch.ended(SUCCESS if status is None else (status[0].value, status[1]))
-            except Exception:
-                # It must not raise; where it does, that costs no other call of the connection.
-                _log.exception("%s: who observes calls failed", self._head.path)
+            outcome = SUCCESS if status is None else (status[0].value, status[1])
+            self._notify(self._watch.ended, outcome)
+
+    def _notify(self, method: Callable[..., None], *args: object) -> None:
+        """Call a tracer, which must not raise; if it does, that fails no call."""
+        try:
+            method(*args)
+        except BaseException as exc:
+            self._note_tracer_failure(exc)
+
+    def _note_tracer_failure(self, exc: BaseException) -> None:
+        _log.error("%s: call tracer raised", self._head.path, exc_info=exc)
+        exit_error = exit_in(exc)
+        if exit_error is not None:
+            self._connection.server.request_exit(exit_error)
 
     def _scope(self) -> trio.CancelScope:
         """What the handler runs in: ended by the caller's deadline, and with the stream."""
@@ -229,9 +258,7 @@ class ServerCall:
         return result
 
     async def _single_request(self) -> Any:
-        data = await self._stream.receive()
-        if data is None:
-            raise purerpc.InvalidArgumentError("the call came without its message")
+        data = await self._stream.receive_request()
         return _parsed(self._handler.method.request_type.FromString, data)
 
     async def _send_all(self, replies: Any) -> None:
@@ -252,11 +279,14 @@ class ServerCall:
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
         request = self._request
-        head = b"" if self._stream.head_sent else self._head_block()
-        trailers = b""
-        if last:
-            metadata = request.trailing_metadata
-            trailers = trailers_block(_OK, "", tuple(metadata)) if metadata else _TRAILERS_OK
+        head = trailers = b""
+        if not self._stream.head_sent:
+            block = self._head_block()
+            head = _HEAD.data if block is _HEAD else self._checked(block)
+        if last and not request.trailing_metadata:
+            trailers = _TRAILERS_OK.data
+        elif last:
+            trailers = self._checked(self._trailers_block(_OK, ""))
         compressed = request.compress and self._compression() != IDENTITY
         await self._stream.send(data, compressed=compressed, head=head, trailers=trailers)
 
@@ -267,24 +297,51 @@ class ServerCall:
             raise ValueError(f"compression {asked!r} is none of {', '.join(ENCODINGS)}")
         return asked if asked in self._head.accept_encoding else IDENTITY
 
-    def _head_block(self) -> bytes:
+    def _checked(self, block: HeaderBlock) -> bytes:
+        """Give the bytes of a block that the client accepts. Raises ResourceExhaustedError."""
+        limit = self._connection.engine.max_sent_header_list
+        if block.size > limit:
+            text = header_list_too_large("response", block.size, limit)
+            raise purerpc.ResourceExhaustedError(text)
+        return block.data
+
+    def _trailers_block(self, code: purerpc.StatusCode, message: str, head: int = 0) -> HeaderBlock:
+        """The trailers, with a message that leaves room for a head of so many bytes."""
+        request = self._request
+        metadata = encode_metadata(tuple(request.trailing_metadata))
+        if code is _OK:
+            return HeaderBlock.of([(b"grpc-status", b"0"), *metadata]) if metadata else _TRAILERS_OK
+        room = self._connection.engine.max_sent_header_list - head
+        return status_trailers(
+            code.value,
+            message,
+            request.status_details,
+            metadata,
+            room=room,
+            max_message_size=_MAX_MESSAGE_SIZE,
+        )
+
+    def _head_block(self) -> HeaderBlock:
         request = self._request
         if not request.initial_metadata and request.compression == IDENTITY:
             return _HEAD
         fields = encode_metadata(tuple(request.initial_metadata))
         if self._compression() != IDENTITY:
             fields.append((b"grpc-encoding", self._compression().encode()))
-        return _HEAD + hpack.encode(fields)
+        return _HEAD + HeaderBlock.of(fields)
 
     def _status_of(self, exc: BaseException) -> _StatusPair:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""
-        if isinstance(exc, purerpc.RpcFailedError):
-            return exc.status.status_code, exc.status.status_message
-        if not isinstance(exc, Exception):
-            raise exc
         path = self._head.path
+        if isinstance(exc, purerpc.RpcFailedError) and exc.status.status_code is not _OK:
+            return exc.status.status_code, exc.status.status_message
         if isinstance(exc, NotImplementedError):
             return purerpc.StatusCode.UNIMPLEMENTED, f"{path} is not implemented"
+        exit_error = exit_in(exc)
+        if exit_error is not None:
+            _log.warning("%s: the handler raised %r; draining, then exiting", path, exit_error)
+            self._connection.server.request_exit(exit_error)
+            return _STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
         return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
 
@@ -298,11 +355,8 @@ class ServerCall:
             return code, message
         try:
             blocks = self._status_blocks(code, message)
-        except (ValueError, TypeError) as exc:
-            _log.error("%s: the handler's metadata cannot be sent: %s", self._head.path, exc)
-            self._request.initial_metadata = self._request.trailing_metadata = ()
-            self._request.compression = IDENTITY
-            code, message = purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
+        except Exception as exc:
+            code, message = self._without_metadata(exc)
             blocks = self._status_blocks(code, message)
         for block in blocks[:-1]:
             connection.engine.send_headers(stream.id, block)
@@ -310,16 +364,26 @@ class ServerCall:
         connection.flush()
         return code, message
 
+    def _without_metadata(self, exc: Exception) -> _StatusPair:
+        """Leave out the handler's metadata, which cannot be sent; give the status instead."""
+        _log.error("%s: the handler's metadata cannot be sent: %s", self._head.path, exc)
+        request = self._request
+        request.initial_metadata = request.trailing_metadata = ()
+        request.status_details = b""
+        request.compression = IDENTITY
+        if isinstance(exc, purerpc.ResourceExhaustedError):
+            return exc.status.status_code, exc.status.status_message
+        return purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
+
     def _status_blocks(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
         """Trailers; where no reply went before, with the head in one block (Trailers-Only), or in
         two if there is initial metadata, which one block could not tell apart."""
-        request = self._request
-        details = request.status_details if code is not _OK else b""
-        trailers = trailers_block(code, message, tuple(request.trailing_metadata), details)
         if self._stream.head_sent:
-            return [trailers]
+            return [self._checked(self._trailers_block(code, message))]
         head = self._head_block()
-        return [head, trailers] if request.initial_metadata else [head + trailers]
+        if self._request.initial_metadata:
+            return [self._checked(head), self._checked(self._trailers_block(code, message))]
+        return [self._checked(head + self._trailers_block(code, message, head.size))]
 
 
 def _parsed(parse: Any, data: bytes) -> Any:
@@ -327,4 +391,4 @@ def _parsed(parse: Any, data: bytes) -> Any:
         return parse(data)
     except Exception:
         message = "a request message cannot be parsed as its protobuf type"
-        raise purerpc.InvalidArgumentError(message) from None
+        raise purerpc.InternalError(message) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import purerpc
 
 from meshtrio.wire.errors import ErrorCode
+from meshtrio.wire.heads import ResponseHead
 
 _BY_CODE: dict[int, type[purerpc.RpcFailedError]] = {
     purerpc.StatusCode[name].value: error
@@ -46,6 +47,20 @@ _BY_HTTP_STATUS = {
 }
 
 
+DEADLINE_SLACK = 0.01
+"""Seconds before a caller's deadline within which an answer counts as made at the deadline: a
+server's timers have coarser ticks, and the deadline it was sent is rounded to milliseconds by some
+stacks."""
+
+
+def header_list_too_large(what: str, size: int, limit: int) -> str:
+    """The status message of a call whose request or response has too much metadata to be sent."""
+    return (
+        f"the {what}'s header list of {size} bytes is over the limit of {limit} bytes that its "
+        "receiver accepts (SETTINGS_MAX_HEADER_LIST_SIZE): send less metadata"
+    )
+
+
 def name_of(code: int) -> str:
     """The name of a status code, "UNKNOWN" for one gRPC does not list."""
     try:
@@ -72,3 +87,21 @@ def error_for_http_status(status: int) -> purerpc.RpcFailedError:
     """The status of a response without one of its own (gRPC's http-grpc-status-mapping.md)."""
     error = _BY_HTTP_STATUS.get(status, purerpc.UnknownError)
     return error(f"the peer answered with HTTP status {status} and no gRPC status")
+
+
+def error_for_response(head: ResponseHead) -> purerpc.RpcFailedError | None:
+    """The error for a response that is not gRPC, None for one that is.
+
+    The body of such a response is an error page. It must not be parsed as messages, so the call
+    fails as soon as its header list arrives. A `grpc-status` in that list overrides the HTTP
+    status.
+
+    Source: gRPC's http-grpc-status-mapping.md, and PROTOCOL-HTTP2 on Content-Type.
+    """
+    if head.http_status != 200:
+        if head.trailers is not None and head.trailers.code:
+            return error_for_status(head.trailers.code, head.trailers.message)
+        return error_for_http_status(head.http_status)
+    if not head.content_type.lower().startswith("application/grpc"):
+        return purerpc.UnknownError(f"the peer answered with content-type {head.content_type!r}")
+    return None

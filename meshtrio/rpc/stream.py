@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import purerpc
@@ -52,6 +53,7 @@ class Stream:
         "_reader",
         "_unread",
         "_writable",
+        "awaits_end",
         "compressed",
         "encoding",
         "ended",
@@ -59,6 +61,7 @@ class Stream:
         "head",
         "head_sent",
         "id",
+        "message_limits",
         "on_failure",
         "owner",
         "path",
@@ -70,6 +73,8 @@ class Stream:
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
+        self.message_limits = connection.message_limits
+        """Of its messages; a call that has limits of its own sets them when it starts."""
         self.head: ResponseHead | None = None
         self.head_sent = False
         """On a server: the head of the response has gone out, so trailers must follow it."""
@@ -98,6 +103,8 @@ class Stream:
         self._unread = 0
         """Bytes of the messages that wait to be taken."""
         self._begun = 0.0
+        self.awaits_end = False
+        """On a server: the one request of a call is here, and the client has not ended its side."""
         self._reader: MessageReader | None = None
         """Made for the first DATA that is not just one whole message."""
         self._readable: Waiter | None = None
@@ -155,6 +162,42 @@ class Stream:
         count = len(self._messages)
         return (self._decoded(self._messages[0]) if self._messages else None), count
 
+    async def receive_request(self) -> bytes:
+        """On a server: take the request of a method that has one, once the client has ended.
+
+        Raises the status the stream failed with, UnimplementedError for another number of requests
+        than one (statuscodes.md, "Request cardinality violation").
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.ended and self.failure is None and not self._has_too_many:
+            if self._messages and not self.awaits_end:
+                self._await_end()
+            await self._news()
+        self.awaits_end = False
+        if self.failure is not None:
+            raise self.failure
+        if not isinstance(self._messages, deque) or len(self._messages) > 1 or not self.ended:
+            number = "more than one request" if self._messages else "no request"
+            raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
+        message, self._messages = self._messages[0], ()
+        self._unread -= len(message) + PREFIX_SIZE
+        self._connection.tally.received += 1
+        return self._decoded(message)
+
+    @property
+    def _has_too_many(self) -> bool:
+        """More than one message has come, or begun."""
+        count = len(self._messages)
+        return count > 1 or (count == 1 and self._reader is not None and self._reader.partial)
+
+    def _await_end(self) -> None:
+        """Limit how long the client may take to end its side, and let it show what it still sends:
+        a window that the request has filled would hide a second one."""
+        self.awaits_end, self._begun = True, trio.current_time()
+        connection = self._connection
+        if connection.engine.allow(self.id, connection.limits.stream_window):
+            connection.flush()
+
     def _decoded(self, message: bytes) -> bytes:
         """A message that is taken, as it was before its encoding."""
         size = len(message)
@@ -170,9 +213,9 @@ class Stream:
 
     def _decompressed(self, message: bytes) -> bytes:
         try:
-            return decompress(message, self._connection.limits.max_message_size)
+            return decompress(message, self.message_limits.receive)
         except MessageTooLarge as exc:
-            raise purerpc.ResourceExhaustedError(f"received {exc}") from None
+            raise self.message_limits.received(exc.length, at_least=True) from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
 
@@ -192,10 +235,8 @@ class Stream:
         When cancelled the message may be half sent, so the stream has to be reset.
         """
         connection = self._connection
-        limit = connection.limits.max_send_message_size
-        if len(message) > limit:
-            text = f"a message of {len(message)} bytes is over the limit of {limit} bytes to send"
-            raise purerpc.ResourceExhaustedError(text)
+        if len(message) > self.message_limits.send:
+            self.message_limits.check_send(len(message))
         encoded = compress(message) if compressed else message
         size = len(encoded)
         self.sent_size += size
@@ -302,9 +343,7 @@ class Stream:
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        message = (
-            None if self._reader else whole_message(data, self._connection.limits.max_message_size)
-        )
+        message = None if self._reader else whole_message(data, self.message_limits.receive)
         if message is not None:
             self._keep(message)
         else:
@@ -326,26 +365,31 @@ class Stream:
 
     @property
     def partial_since(self) -> float | None:
-        """When the message was begun that is not whole yet; None where there is none."""
-        return self._begun if self._reader is not None and self._reader.partial else None
+        """When the message or the wait was begun that is not over yet; None where there is none."""
+        partial = self.awaits_end or (self._reader is not None and self._reader.partial)
+        return self._begun if partial else None
 
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
         if self._reader is None:
-            self._reader = MessageReader(self._connection.limits.max_message_size)
+            self._reader = MessageReader(self.message_limits.receive)
         if not self._reader.partial:
             self._begun = trio.current_time()
         whole = len(self._messages)
         try:
-            for compressed, message in self._reader.feed(data):
-                if compressed and self.encoding == IDENTITY:
-                    self.fail(purerpc.InternalError("a message was compressed without agreement"))
-                    return
-                self._keep(Compressed(message) if compressed else message)
+            self._keep_all(self._reader.feed(data))
         except MessageTooLarge as exc:
-            self.fail(purerpc.ResourceExhaustedError(f"received {exc}"))
+            self._keep_all(exc.complete)
+            self.fail(self.message_limits.received(exc.length))
         if len(self._messages) > whole:
             self._begun = trio.current_time()
+
+    def _keep_all(self, messages: Sequence[tuple[bool, bytes]]) -> None:
+        for compressed, message in messages:
+            if compressed and self.encoding == IDENTITY:
+                self.fail(purerpc.InternalError("a message was compressed without agreement"))
+                return
+            self._keep(Compressed(message) if compressed else message)
 
     def on_end(self, trailers: Trailers | None) -> None:
         if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):

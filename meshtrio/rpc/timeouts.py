@@ -16,7 +16,11 @@ class Timeouts:
     frame: float = 20.0
     """To finish a frame or a header block once it was begun."""
     message: float = 60.0
-    """To finish a message once it was begun, while the peer's window is open."""
+    """To finish a message once it was begun, while the peer's window is open; and for a client, to
+    end its side (END_STREAM) of a call with one request once that has come."""
+    half_close: float = 2.0
+    """For a client to end its side of a call that is answered already, before the server resets
+    the stream (RST_STREAM with NO_ERROR). The handler's place is free at once."""
     idle: float = math.inf
     """Without a call, after which a server sends the client elsewhere (GOAWAY)."""
     age: float = math.inf

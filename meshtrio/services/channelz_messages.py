@@ -14,6 +14,7 @@ from meshtrio.rpc.census import Door, Entry
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.tally import Tally, calls_of, messages_of, streams_of
+from meshtrio.texts import whole
 
 if TYPE_CHECKING:
     # A plugin that calls nobody has not imported the client.
@@ -42,7 +43,7 @@ def channel_message(channel: Channel) -> channelz.Channel:
 def subchannel_message(link: Link) -> channelz.Subchannel:
     """A link is one subchannel, whichever channels use it."""
     message = channelz.Subchannel(ref=_subchannel_ref(link))
-    message.data.target = link.endpoint.address
+    message.data.target = whole(link.endpoint.address)
     message.data.state.state = _state_of_link(link)
     calls = Tally()
     calls.add(link.past)
@@ -54,7 +55,9 @@ def subchannel_message(link: Link) -> channelz.Subchannel:
 
 
 def _subchannel_ref(link: Link) -> channelz.SubchannelRef:
-    return channelz.SubchannelRef(subchannel_id=link.entry.number, name=link.endpoint.address)
+    return channelz.SubchannelRef(
+        subchannel_id=link.entry.number, name=whole(link.endpoint.address)
+    )
 
 
 def _state_of_link(link: Link) -> Any:
@@ -194,7 +197,8 @@ def _text(name: Any) -> str:
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     # One that is no file begins with a zero byte, which is written so.
-    return name.decode(errors="replace").replace("\0", "@", 1) if isinstance(name, bytes) else name
+    text = name.decode(errors="replace").replace("\0", "@", 1) if isinstance(name, bytes) else name
+    return whole(text)
 
 
 # -- all ---------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ def _tell_calls(
     _tell_time(data.trace.creation_timestamp, entry.born)
     data.trace.num_events_logged = entry.logged
     for event in list(entry.events):
-        told = data.trace.events.add(description=event.text, severity=int(event.severity))
+        told = data.trace.events.add(description=whole(event.text), severity=int(event.severity))
         _tell_time(told.timestamp, event.at)
         if event.child:
             told.subchannel_ref.subchannel_id = event.child

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from meshtrio.supervise.processes.output import fields_of
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
 from meshtrio.supervise.said import said_in
 from meshtrio.supervise.tree import Tree
+from meshtrio.texts import whole
 
 # The methods have their names from the proto.
 # ruff: noqa: N802
@@ -167,7 +168,9 @@ class ControlServicer:
         """What process groups use; looked at for all who ask within half a second."""
         now = trio.current_time()
         if now > self._used_until:
-            self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
+            # Without a descriptor to read /proc with, what was found before is the best answer.
+            with suppress(OSError):
+                self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
         return self._used
 
     # -- telling it what to do ---------------------------------------------------------------
@@ -257,10 +260,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except UnknownNameError as exc:
-        raise purerpc.NotFoundError(str(exc)) from None
+        raise purerpc.NotFoundError(whole(str(exc))) from None
     except ConfigError as exc:
-        raise purerpc.InvalidArgumentError(str(exc)) from None
+        raise purerpc.InvalidArgumentError(whole(str(exc))) from None
     except PluginFailedError as exc:
-        raise purerpc.AbortedError(str(exc)) from None
+        raise purerpc.AbortedError(whole(str(exc))) from None
     except UsageError as exc:
-        raise purerpc.FailedPreconditionError(str(exc)) from None
+        raise purerpc.FailedPreconditionError(whole(str(exc))) from None

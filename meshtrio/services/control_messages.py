@@ -1,4 +1,8 @@
-"""What the supervisor knows, as messages of meshtrio.v1.Control."""
+"""What the supervisor knows, as messages of meshtrio.v1.Control.
+
+Paths, and reasons that name them, may have bytes that are not UTF-8, which no string of protobuf
+may have. They are for people to read, and show U+FFFD there.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Drained, Reloaded
 from meshtrio.supervise.statistics import Counts, PluginStatistics
 from meshtrio.supervise.words import describe, name_of
+from meshtrio.texts import whole
 
 
 def instance(status: Status) -> control.Instance:
@@ -27,8 +32,8 @@ def instance(status: Status) -> control.Instance:
         state=status.state.value,
         restarts=status.restarts,
         uptime=status.uptime,
-        socket=str(status.socket),
-        reason=status.reason,
+        socket=whole(str(status.socket)),
+        reason=whole(status.reason),
     )
 
 
@@ -47,7 +52,7 @@ def tree(config: MeshConfig, name: str, statuses: Iterable[Status]) -> control.N
         return _group(groups[of], map(node, groups[of].members))
 
     roots = [each for each in (*plugins, *groups) if relations.group_of(each) is None]
-    return control.Node(kind=control.Node.MESH, name=name, nodes=map(node, roots))
+    return control.Node(kind=control.Node.MESH, name=whole(name), nodes=map(node, roots))
 
 
 def _plugin(config: PluginConfig, statuses: Iterable[Status]) -> control.Node:
@@ -81,7 +86,7 @@ def event(number: int, happening: Happening, missed: int) -> control.Event:
         instance=found.instance,
         pid=getattr(found, "pid", None),
         level=logging.getLevelName(level),
-        text=text,
+        text=whole(text),
         missed=missed,
     )
 
@@ -104,7 +109,7 @@ def drained(found: Drained) -> control.Drained:
     return control.Drained(
         plugin=found.plugin,
         instance=found.instance,
-        ended="" if found.ended is None else str(found.ended),
+        ended="" if found.ended is None else whole(str(found.ended)),
         forced=found.forced,
         cut_calls=found.cut_calls,
         cut_calls_known=found.cut_calls_known,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import purerpc
 import trio
@@ -15,10 +15,24 @@ _DESCRIPTOR = health.DESCRIPTOR.services_by_name["Health"]
 _Reply = health.HealthCheckResponse
 
 
-class HealthServicer:
-    """Everything serves until `stop_serving`: the server as a whole ("") and each service."""
+class OthersHealth(Protocol):
+    """The health of services that a server does not serve itself, but passes calls on to."""
 
-    def __init__(self, services: Iterable[str] = ()) -> None:
+    async def is_serving(self, name: str) -> bool | None:
+        """Whether a service serves; None if it is not known."""
+
+    async def changed(self, name: str) -> None:
+        """Wait until that may be different."""
+
+
+class HealthServicer:
+    """Everything serves until `stop_serving`: the server as a whole ("") and each service.
+
+    Of services that the server does not serve itself it answers what `others` says.
+    """
+
+    def __init__(self, services: Iterable[str] = (), others: OthersHealth | None = None) -> None:
+        self._others = others
         self.names = {"", *services}
         self.service = service_of(_DESCRIPTOR, self)
         self.stopped = trio.Event()
@@ -30,14 +44,30 @@ class HealthServicer:
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
         """Raises NotFoundError for a service that is not served here."""
-        if request.service not in self.names:
+        if request.service in self.names:
+            return self._reply()
+        status = await self._status_of_other(request.service)
+        if status == _Reply.SERVICE_UNKNOWN:
             raise purerpc.NotFoundError(f"service {request.service!r} is not served here")
-        return self._reply()
+        return _Reply(status=status)
+
+    async def _status_of_other(self, name: str) -> Any:
+        serving = None if self._others is None else await self._others.is_serving(name)
+        if serving is None:
+            return _Reply.SERVICE_UNKNOWN
+        return _Reply.SERVING if serving and not self.stopped.is_set() else _Reply.NOT_SERVING
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
-        if request.service not in self.names:
-            yield _Reply(status=_Reply.SERVICE_UNKNOWN)
-            await trio.sleep_forever()
+        last = None
+        while request.service not in self.names and not self.stopped.is_set():
+            status = await self._status_of_other(request.service)
+            if status != last:
+                last = status
+                yield _Reply(status=status)
+            if self._others is None:
+                await self.stopped.wait()
+            else:
+                await self._others.changed(request.service)
         if not self.stopped.is_set():
             yield self._reply()
             await self.stopped.wait()

@@ -5,23 +5,21 @@ The two versions differ in their names only, so one servicer serves either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import purerpc
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.seam import Handler
+from meshtrio.services.reflected_files import Described, ReflectedFiles
 
 _NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
 _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
 
 
-Others = Callable[[], Awaitable[tuple[frozenset[str], list[DescriptorPool]]]]
-"""Services that others serve, and where their types are found."""
+Others = Callable[[], Awaitable[Sequence[Described]]]
+"""Tells what others serve; the same objects while nothing has changed."""
 
 
 class ReflectionServicer:
@@ -39,12 +37,12 @@ class ReflectionServicer:
         `others` says what is to be described beside them.
         """
         self._messages = module
-        self._names = frozenset(names)
         self._others = others
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        self._own_pools: list[DescriptorPool] = list(pools | {module.DESCRIPTOR.pool})
-        self._pools = self._own_pools
-        self._listed = sorted(names)
+        named = frozenset(names)
+        self._own = [Described("server", named, pool) for pool in (*pools, module.DESCRIPTOR.pool)]
+        self._described = self._own
+        self._files = ReflectedFiles(self._own)
         self.service = service_of(module.DESCRIPTOR.services_by_name["ServerReflection"], self)
 
     async def ServerReflectionInfo(  # noqa: N802 - the method's name
@@ -55,9 +53,7 @@ class ReflectionServicer:
                 valid_host=request.host, original_request=request
             )
             if self._others is not None:
-                names, pools = await self._others()
-                self._listed = sorted(self._names | names)
-                self._pools = self._own_pools + pools
+                self._take([*self._own, *await self._others()])
             try:
                 self._answer(request, reply)
             except KeyError as exc:
@@ -65,74 +61,31 @@ class ReflectionServicer:
                 reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
             yield reply
 
+    def _take(self, described: list[Described]) -> None:
+        if described != self._described:
+            self._described, self._files = described, ReflectedFiles(described)
+
     def _answer(self, request: Any, reply: Any) -> None:
         kind = request.WhichOneof("message_request")
+        files: list[bytes] = []
         match kind:
             case "list_services":
-                for name in self._listed:
+                for name in sorted({name for each in self._described for name in each.services}):
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename":
-                name = request.file_by_filename
-                self._add_files(reply, self._find(name, lambda pool: pool.FindFileByName(name)))
+                files = self._files.named(request.file_by_filename)
             case "file_containing_symbol":
-                symbol = request.file_containing_symbol
-                self._add_files(reply, self._find(symbol, partial(_file_of, symbol=symbol)))
+                files = self._files.declaring(request.file_containing_symbol)
             case "file_containing_extension":
-                self._add_extension(reply, request.file_containing_extension)
+                wanted = request.file_containing_extension
+                files = self._files.extending(wanted.containing_type, wanted.extension_number)
             case "all_extension_numbers_of_type":
-                self._add_extension_numbers(reply, request.all_extension_numbers_of_type)
+                name = request.all_extension_numbers_of_type
+                numbers = self._files.extension_numbers(name)
+                reply.all_extension_numbers_response.base_type_name = name
+                reply.all_extension_numbers_response.extension_number.extend(numbers)
             case _:
                 reply.error_response.error_code = _INVALID_ARGUMENT
                 reply.error_response.error_message = "the request asks for nothing"
-
-    def _find(self, what: str, find: Callable[[DescriptorPool], Any]) -> Any:
-        for pool in self._pools:
-            try:
-                return find(pool)
-            except KeyError:
-                continue
-        raise KeyError(what)
-
-    def _add_files(self, reply: Any, file: FileDescriptor) -> None:
-        """The file and, before the client asks for them one by one, what it imports."""
-        for each in _with_imports(file):
-            reply.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
-
-    def _add_extension(self, reply: Any, wanted: Any) -> None:
-        number, name = wanted.extension_number, wanted.containing_type
-
-        def find(pool: DescriptorPool) -> Any:
-            return pool.FindExtensionByNumber(pool.FindMessageTypeByName(name), number)
-
-        self._add_files(reply, self._find(f"extension {number} of {name}", find).file)
-
-    def _add_extension_numbers(self, reply: Any, name: str) -> None:
-        message = self._find(name, lambda pool: pool.FindMessageTypeByName(name))
-        numbers = [extension.number for extension in message.file.pool.FindAllExtensions(message)]
-        reply.all_extension_numbers_response.base_type_name = name
-        reply.all_extension_numbers_response.extension_number.extend(sorted(numbers))
-
-
-def _file_of(pool: DescriptorPool, symbol: str) -> FileDescriptor:
-    """The file that declares a symbol; methods and fields, which the pool does not know by name,
-    are looked for in what they belong to. Raises KeyError."""
-    try:
-        return pool.FindFileContainingSymbol(symbol)
-    except KeyError:
-        owner, _, member = symbol.rpartition(".")
-    try:
-        pool.FindServiceByName(owner).methods_by_name[member]
-    except KeyError:
-        pool.FindMessageTypeByName(owner).fields_by_name[member]
-    return pool.FindFileContainingSymbol(owner)
-
-
-def _with_imports(file: FileDescriptor) -> Iterable[FileDescriptor]:
-    found: dict[str, FileDescriptor] = {}
-    pending = [file]
-    while pending:
-        each = pending.pop()
-        if each.name not in found:
-            found[each.name] = each
-            pending.extend(each.dependencies)
-    return found.values()
+        if files:
+            reply.file_descriptor_response.file_descriptor_proto.extend(files)

@@ -21,7 +21,8 @@ from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.seam import Request
 from meshtrio.services.journal import Pace
-from meshtrio.services.registry_messages import to_message, to_tls
+from meshtrio.services.registry_messages import address_in, to_message, to_tls
+from meshtrio.texts import whole
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
 _MOST_REMEMBERED = 1000
@@ -77,7 +78,7 @@ class RegistryServicer:
         self._registrations[key] = replaced
         self._registry.register(service, endpoint)
         try:
-            yield messages.RegisterResponse(endpoint_id=endpoint.id)
+            yield messages.RegisterResponse(endpoint_id=whole(endpoint.id))
             await replaced.wait()
             raise purerpc.AbortedError(f"{endpoint.address} was registered for {service} again")
         finally:
@@ -88,20 +89,19 @@ class RegistryServicer:
             self._registry.deregister(service, Departure(endpoint.id, reason))
 
     def _endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
-        owner = None
+        owner: int | None = None
+        address: Any = address_in(message)
         if peer.uid not in (0, os.geteuid()):
             owner = peer.uid
-            if owner is None or not message.address.startswith("unix:") or message.HasField("tls"):
+            if owner is None or not address.startswith("unix:") or message.HasField("tls"):
                 raise purerpc.PermissionDeniedError(
                     f"access.registry: {peer} may only register Unix sockets, without TLS"
                 )
         tls = to_tls(message.tls) if message.HasField("tls") else None
         local = message.local if message.HasField("local") else None
         try:
-            table = ServiceTable(
-                message.service, (message.address,), message.weight or 1, local, tls
-            )
-            endpoint = outside_endpoint(message.address, table.weight, tls, local=local)
+            table = ServiceTable(message.service, (address,), message.weight or 1, local, tls)
+            endpoint = outside_endpoint(address, table.weight, tls, local=local)
         except ValueError as exc:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
         # Not the same as before when it comes back: what is said of the one is not of the other.

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from meshtrio.address import TlsFiles
+from meshtrio.address import Address, TlsFiles
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.messages import registry as messages
+from meshtrio.texts import whole
 
 
 def registration_of(
@@ -18,7 +19,7 @@ def registration_of(
     where = str(socket)
     if not where.startswith(("unix:", "tcp:")):
         where = f"unix:{os.path.abspath(where)}"
-    request = messages.RegisterRequest(service=service, address=where, weight=weight)
+    request = messages.RegisterRequest(service=service, weight=weight, **_address_fields(where))
     if local is not None:
         request.local = local
     if tls is not None:
@@ -34,8 +35,8 @@ def to_message(service: str, state: ServiceState) -> Any:
         unattended=state.unattended,
         departures=[
             messages.Departure(
-                endpoint_id=d.endpoint_id,
-                reason=d.reason,
+                endpoint_id=whole(d.endpoint_id),
+                reason=whole(d.reason),
                 exit_status=d.exit_status,
                 signal=d.signal,
                 stderr_tail=d.stderr_tail,
@@ -65,10 +66,26 @@ def from_message(message: Any) -> ServiceState:
     )
 
 
+def _address_fields(address: str) -> dict[str, Any]:
+    """The fields of an address; a path that is not UTF-8 has a field of its own, in bytes."""
+    text = whole(address)
+    if text == address:
+        return {"address": address}
+    return {"address": text, "path": os.fsencode(Address.parse(address).path)}
+
+
+def address_in(message: Any) -> str:
+    """The address that an Endpoint or a RegisterRequest has. Raises ValueError."""
+    if message.HasField("path"):
+        return f"unix:{os.fsdecode(message.path)}"
+    address: str = message.address
+    return address
+
+
 def _from_endpoint(endpoint: Endpoint) -> Any:
     return messages.Endpoint(
-        id=endpoint.id,
-        address=endpoint.address,
+        id=whole(endpoint.id),
+        **_address_fields(endpoint.address),
         instance=endpoint.instance,
         pid=endpoint.pid,
         weight=endpoint.weight,
@@ -81,7 +98,7 @@ def _from_endpoint(endpoint: Endpoint) -> Any:
 def _to_endpoint(message: Any) -> Endpoint:
     return Endpoint(
         id=message.id,
-        address=message.address,
+        address=address_in(message),
         instance=message.instance,
         pid=message.pid,
         # Not set by a mesh that is older than this client.

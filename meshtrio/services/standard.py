@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.server import Admit, Forwarder, Server, ServerInterceptor
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services.health import HealthServicer
+from meshtrio.services.health import HealthServicer, OthersHealth
 from meshtrio.wire.limits import Limits
 
 if TYPE_CHECKING:
@@ -36,17 +36,19 @@ def standard_server(
     forwarder: Forwarder | None = None,
     admit: Admit | None = None,
     others: Others | None = None,
+    others_health: OthersHealth | None = None,
     metrics: Metrics | None = None,
     log_level: ProcessLevel | None = None,
 ) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
-    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside;
+    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside, and
+    `others_health`: what health is to answer for beside;
     `metrics`: what the process measures, to be told to its mesh; `log_level`: what a mesh may
     change by meshtrio.v1.Logging, which is not served without it.
     All but health is not even imported before somebody asks for it: every plugin starts sooner.
     """
-    health = HealthServicer()
+    health = HealthServicer(others=others_health)
     server = Server(
         *servicers,
         health,

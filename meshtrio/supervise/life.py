@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import trio
 from meshtrio import contract, runtime_dir
 from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.config import PluginConfig
-from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
@@ -26,7 +23,13 @@ from meshtrio.supervise.processes.containment import (
     check_executable,
     command_of,
     environment_of,
+    environment_of_lengths,
     environment_of_tls,
+)
+from meshtrio.supervise.processes.failed_start import (
+    EXPLAINED_BY_PROGRAM,
+    NOT_EXECUTED,
+    why_not_started,
 )
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
@@ -155,22 +158,19 @@ class Life:
 
     async def _live(self) -> None:
         self._become(State.STARTING)
+        command: Sequence[str] = ()
+        env: Mapping[str, str] = {}
         try:
-            runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config)
-            with suppress(FileNotFoundError):
-                os.unlink(self.socket)
+            runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
             await check_executable(self.config)
             self.begun = True
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
             command = command_of(self.config, cgroup)
-            process = await self._mesh.world.spawn(
-                command, env=self._environment(), cwd=self.config.cwd
-            )
+            env = self._environment()
+            process = await self._mesh.world.spawn(command, env=env, cwd=self.config.cwd)
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             # RuntimeError: no thread can be started any more.
-            reason = getattr(exc, "strerror", None) or str(exc)
-            if getattr(exc, "errno", None) in OUT_OF_RESOURCES:
-                reason += " in the mesh (see `ulimit -n`)"
+            reason = await self._why_not_started(exc, command, env)
             cause = Cause.NOT_STARTED
             self.ended = Exit(reason=f"could not be started: {reason}", ended_for=cause)
             self._depart(str(self.ended))
@@ -187,6 +187,15 @@ class Life:
                 self._mesh.world.guard.forget(process.pid)
             self.process = None
 
+    async def _why_not_started(
+        self, exc: Exception, command: Sequence[str], env: Mapping[str, str]
+    ) -> str:
+        reason = why_not_started(exc, self.config.argv()[0], command, env)
+        if isinstance(exc, OSError) and exc.errno in EXPLAINED_BY_PROGRAM:
+            problem = await self._mesh.world.why_not_executed(self.config)
+            return f"{reason}: {problem}" if problem else reason
+        return reason
+
     async def _see_through(self, process: Process, output_ended: trio.Event) -> None:
         attended = False
         try:
@@ -201,7 +210,10 @@ class Life:
                 await self._end(process, failure)
         with trio.move_on_after(_LAST_OUTPUT, shield=True):
             await output_ended.wait()
-        self.ended = self._exit(process, failure.reason, failure.cause)
+        reason = failure.reason
+        if not reason and not self._place_id and process.returncode in NOT_EXECUTED:
+            reason = await self._mesh.world.why_not_executed(self.config)
+        self.ended = self._exit(process, reason, failure.cause)
         self._depart(str(self.ended), self.ended)
         self._emit(events.Exited, pid=process.pid, ended=self.ended)
 
@@ -369,6 +381,7 @@ class Life:
         }
         if self.config.output.log_level is not None:
             told[contract.PLUGIN_LOG_LEVEL] = self.config.output.log_level.value
+        told |= environment_of_lengths(self.config)
         if self._listens_on is not None:
             told[contract.PLUGIN_LISTEN] = self._listens_on
         if self.config.serve_tls is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,6 +23,9 @@ from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.dispositions import defaults_for_children
+from meshtrio.supervise.processes.failed_start import why_not_executed
+from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -52,7 +55,9 @@ async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
 
     def kill() -> int:
         inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
-        return inside + len(warden_main.sweep(mark))
+        killed = warden_main.sweep(mark)
+        reap_killed(killed)
+        return inside + len(killed)
 
     try:
         return await trio.to_thread.run_sync(kill)
@@ -64,6 +69,17 @@ async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
 def is_removed(socket: Path) -> bool:
     """Whether a bound socket's path is gone, and not its whole folder, which comes back first."""
     return not os.path.lexists(socket) and os.path.lexists(socket.parent)
+
+
+@asynccontextmanager
+async def _guarded(warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
+    """Run the warden during the block, and reap what the kernel gives us to reap."""
+    with ExitStack() as stack:
+        if cgroups is not None:
+            stack.callback(cgroups.close)
+        stack.enter_context(defaults_for_children())
+        async with running(reap_orphans), running(warden.run):
+            yield
 
 
 @attrs.frozen
@@ -79,6 +95,7 @@ class World:
     resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
     sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
+    why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
 
     cgroups: Cgroups | None = None
 
@@ -89,7 +106,7 @@ class World:
         cgroups = None if cgroup is None else Cgroups(cgroup)
         return cls(
             warden,
-            lambda: running(warden.run),
+            partial(_guarded, warden, cgroups),
             sweep=partial(sweep, cgroups=cgroups),
             cgroups=cgroups,
         )

@@ -23,14 +23,18 @@ class Budget:
         """Another token was there when the last one was taken."""
         return self._left >= 1
 
-    def take(self, now: float) -> bool:
-        """Spend a token at `now` (seconds, monotonic); False when there is none."""
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Spend `cost` tokens at `now` (seconds, monotonic).
+
+        Returns:
+            False when there are not that many; none is spent then.
+        """
         if now > self._at:
             refilled = min(self._left + (now - self._at) * self._rate, self._burst)
             self._left, self._at = max(self._left, refilled), now
         self._left = min(self._left + self.earned, self._most)
         self.earned = 0
-        if self._left < 1:
+        if self._left < cost:
             return False
-        self._left -= 1
+        self._left -= cost
         return True

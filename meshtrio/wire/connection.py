@@ -9,19 +9,19 @@ Violations by the peer never raise here: a stream's ends that stream with RST_ST
 What raises `LocalMisuse` is a bug of the layer above.
 
 Over 600 lines, because each rule here reads or changes the one state of a connection; what can be
-judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream` and `budget`.
+judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream`, `resets` and `budget`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum
 
 from meshtrio.wire import frames
 from meshtrio.wire.budget import Budget
 from meshtrio.wire.errors import (
     ErrorCode,
+    HeaderListTooLarge,
     LocalMisuse,
     MalformedHead,
     PeerViolation,
@@ -35,6 +35,7 @@ from meshtrio.wire.events import (
     GoAwayReceived,
     PingAcknowledged,
     RequestReceived,
+    RequestTooLarge,
     ResponseReceived,
     SettingsReceived,
     StreamReset,
@@ -46,9 +47,9 @@ from meshtrio.wire.framing import FrameReader, unpad
 from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
 from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder
 from meshtrio.wire.limits import Limits
+from meshtrio.wire.resets import ResetStreams, reset_cost
 from meshtrio.wire.stream import Input, Stream, StreamState
 
-_RESETS_REMEMBERED = 256
 _STREAMS_BEFORE_SETTINGS = 100
 _CONTROL_HOARD = 1_000_000
 """Frames without content that much DATA may earn a peer: WINDOW_UPDATEs for a gigabyte."""
@@ -60,11 +61,6 @@ _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
 _DATA = FrameType.DATA
 _SEND, _SEND_END = Input.SEND, Input.SEND_END
 _RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
-
-
-def header_list_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
-    """The size of a header list as RFC 9113 §6.5.2 counts it."""
-    return sum(len(name) + len(value) + 32 for name, value in fields)
 
 
 class Role(Enum):
@@ -91,25 +87,32 @@ class Connection:
         self.streams_failed = 0
         """Streams that the server did not end: they were reset, or lost with the connection."""
         self._streams: dict[int, Stream] = {}
-        self._reset_here: OrderedDict[int, None] = OrderedDict()
-        self._reset_before = 0
-        """Streams up to this id may have been reset here and not be remembered one by one."""
+        self._reset_streams = ResetStreams()
+        self._peer_resets = 0
+        """RST_STREAM frames received."""
+        self._streams_received = 0
+        """Server: streams that the client has opened."""
         self._next_stream_id = 1
         self._highest_peer_stream = 0
         self._refuse_above = frames.MAX_STREAM_ID
+        absolute_max = max(
+            self.limits.absolute_max_header_list_size, self.limits.max_header_list_size
+        )
         self._reader = FrameReader(
             expect_preface=not self._is_client,
             max_frame_size=self.limits.max_frame_size,
-            max_block_size=self.limits.max_header_list_size,
+            max_block_size=absolute_max,
         )
         self._out: list[bytes | memoryview] = []
         self._settings_seen = False
-        self._decoder = HeaderDecoder(self.limits.max_header_list_size)
+        self._decoder = HeaderDecoder(self.limits.max_header_list_size, absolute_max)
         self._table_update = b""
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame_size = frames.DEFAULT_MAX_FRAME_SIZE
         self._peer_max_streams = _STREAMS_BEFORE_SETTINGS
-        self._peer_header_list_size = frames.UNLIMITED
+        self.max_sent_header_list = self.limits.max_send_header_list_size
+        """Bytes of the largest header list that may be sent: the peer's limit, if it has set one
+        (RFC 9113 §6.5.2), or this side's own, whichever is less."""
         self._control = Budget(
             self.limits.control_burst, self.limits.control_rate, most=_CONTROL_HOARD
         )
@@ -163,6 +166,11 @@ class Connection:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
+    def awaits_end(self, stream_id: int) -> bool:
+        """Whether this side has ended a stream that the peer has not ended."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.state is _HALF_CLOSED_LOCAL
+
     @property
     def windows(self) -> tuple[int, int]:
         """The connection's: bytes that may be sent now, and that the peer may send."""
@@ -177,14 +185,6 @@ class Connection:
     def established(self) -> bool:
         """Whether the peer has sent its SETTINGS."""
         return self._settings_seen
-
-    def takes_header_list(self, fields: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a header list is within what the peer said it accepts (RFC 9113 §6.5.2)."""
-        return self.takes_header_list_of(header_list_size(fields))
-
-    def takes_header_list_of(self, size: int) -> bool:
-        """The same, of a list of that size."""
-        return size <= self._peer_header_list_size
 
     @property
     def can_open_stream(self) -> bool:
@@ -217,7 +217,9 @@ class Connection:
 
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
         """Send a response's head or trailers. Raises LocalMisuse for a stream that is not open."""
-        self._send_block(self._stream(stream_id), block, end_stream=end_stream)
+        stream = self._stream(stream_id)
+        stream.answered = True
+        self._send_block(stream, block, end_stream=end_stream)
 
     def _send_block(self, stream: Stream, block: bytes, *, end_stream: bool) -> None:
         stream.advance(_SEND_END if end_stream else _SEND)
@@ -282,7 +284,7 @@ class Connection:
         stream.advance(Input.RESET)
         self._streams.pop(stream_id)
         self._out.append(frames.rst_stream(stream_id, code))
-        self._remember_reset(stream_id)
+        self._reset_streams.add(stream_id)
         return True
 
     def allow(self, stream_id: int, size: int) -> bool:
@@ -360,15 +362,20 @@ class Connection:
         if not self._control.take(self._now):
             raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
 
-    def _spend_reset(self) -> None:
-        if not self._resets.take(self._now):
+    def _spend_reset(self, cost: float = 1.0) -> None:
+        """Count a stream that was opened without use against the client.
+
+        A client opens the streams that its server ends, so it bounds them itself.
+        """
+        if cost and not self._is_client and not self._resets.take(self._now, cost):
             raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "too many streams opened and reset")
 
     def _end_violated(self, exc: StreamViolation, events: list[Event]) -> None:
         self._spend_reset()
         stream = self._streams.pop(exc.stream_id, None)
-        self._out.append(frames.rst_stream(exc.stream_id, exc.code))
-        self._remember_reset(exc.stream_id)
+        if stream is None or stream.state is not _CLOSED:
+            self._out.append(frames.rst_stream(exc.stream_id, exc.code))
+        self._reset_streams.add(exc.stream_id)
         if stream is not None:
             self._note_reset(stream)
             events.append(StreamReset(exc.stream_id, exc.code, by_peer=False, reason=exc.reason))
@@ -429,8 +436,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         try:
             if stream is None and self._is_client:
-                # The table must follow a block whose stream was reset meanwhile.
-                self._decoder.decode(payload, tuple)
+                self._discard_block(payload)
                 self._check_absent(stream_id, "HEADERS")
             elif stream is None:
                 self._open_for_peer(stream_id, payload, end_stream, events)
@@ -440,6 +446,15 @@ class Connection:
                 self._take_response(stream, payload, end_stream, events)
         except MalformedHead as exc:
             raise StreamViolation(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+        except HeaderListTooLarge as exc:
+            if stream is not None and end_stream and not stream.head_received:
+                stream.advance(_RECEIVE_END)
+            raise StreamViolation(stream_id, ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
+
+    def _discard_block(self, block: bytes) -> None:
+        """Decode a block that nothing is done with: the table has to follow the peer's."""
+        with suppress(HeaderListTooLarge):
+            self._decoder.decode(block, tuple)
 
     def _open_for_peer(
         self, stream_id: int, block: bytes, end_stream: bool, events: list[Event]
@@ -447,22 +462,45 @@ class Connection:
         if stream_id % 2 == 0:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"a client opened stream {stream_id}")
         if stream_id <= self._highest_peer_stream:
-            self._decoder.decode(block, tuple)
+            self._discard_block(block)
             self._check_absent(stream_id, "HEADERS")
             return
         self._highest_peer_stream = stream_id
-        head = self._decoder.decode(block, parse_request)
+        self._streams_received += 1
+        try:
+            head = self._decoder.decode(block, parse_request)
+        except HeaderListTooLarge as exc:
+            self._open_too_large(stream_id, exc, end_stream, events)
+            return
         if head.content_length and end_stream:
             raise MalformedHead("content-length promises DATA, and the stream has ended")
+        stream = self._accept_stream(stream_id)
+        if stream is not None:
+            stream.has_deadline = head.timeout is not None
+            self._receive_head(stream, head.content_length, end_stream)
+            events.append(RequestReceived(stream_id, head, end_stream))
+
+    def _open_too_large(
+        self, stream_id: int, exc: HeaderListTooLarge, end_stream: bool, events: list[Event]
+    ) -> None:
+        # To decode it cost as much as several lists of the size that is allowed.
+        self._spend_reset(exc.size / exc.limit)
+        stream = self._accept_stream(stream_id)
+        if stream is not None:
+            self._receive_head(stream, None, end_stream)
+            events.append(RequestTooLarge(stream_id, exc.is_grpc, end_stream, str(exc)))
+
+    def _accept_stream(self, stream_id: int) -> Stream | None:
+        """Make the record of a stream that the client opens, unless it has to be refused."""
         full = len(self._streams) >= self.limits.max_concurrent_streams
         if full or stream_id > self._refuse_above:
             self._out.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
-            self._remember_reset(stream_id)
-            return
+            self._reset_streams.add(stream_id)
+            return None
         stream = self._new_stream(stream_id)
         stream.head_received = True
-        self._receive_head(stream, head.content_length, end_stream)
-        events.append(RequestReceived(stream_id, head, end_stream))
+        stream.opened_at = self._now
+        return stream
 
     def _take_response(
         self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
@@ -487,7 +525,7 @@ class Connection:
         self, stream: Stream, block: bytes, end_stream: bool, events: list[Event]
     ) -> None:
         if stream.state is _HALF_CLOSED_REMOTE:
-            self._decoder.decode(block, tuple)
+            self._discard_block(block)
         stream.advance(Input.RECEIVE_END)
         trailers = self._decoder.decode(block, parse_trailers)
         if not end_stream:
@@ -524,15 +562,28 @@ class Connection:
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         if len(payload) != 4:
             raise PeerViolation(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes")
+        self._peer_resets += 1
+        if self._peer_resets > (self.streams_opened if self._is_client else self._streams_received):
+            # More than one for each stream; a single one may cross the stream's end.
+            self._spend("RST_STREAM frames")
         stream = self._streams.pop(stream_id, None)
-        if not self._is_client:
-            # A client has opened what is reset: it bounds that itself.
-            self._spend_reset()
-        if stream is not None:
-            self._note_reset(stream)
-            stream.advance(Input.RESET)
-            code = frames.read_u32(payload)[0]
-            events.append(StreamReset(stream_id, code, by_peer=True, reason=error_name(code)))
+        if stream is None:
+            return
+        # A client's late frames are answered, as RFC 9113 §5.1 has it. A server's are not: servers
+        # count the resets that they receive, and to them it would be a second one.
+        self._reset_streams.add(stream_id, answer=not self._is_client)
+        self._note_reset(stream)
+        stream.advance(Input.RESET)
+        code = frames.read_u32(payload)[0]
+        events.append(StreamReset(stream_id, code, by_peer=True, reason=error_name(code)))
+        self._spend_reset(
+            reset_cost(
+                self._now - stream.opened_at,
+                grace=self.limits.reset_grace,
+                has_deadline=stream.has_deadline,
+                answered=stream.answered,
+            )
+        )
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:
         if stream_id:
@@ -574,7 +625,7 @@ class Connection:
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self._peer_max_streams = value
         elif key == Setting.MAX_HEADER_LIST_SIZE:
-            self._peer_header_list_size = value
+            self.max_sent_header_list = min(value, self.limits.max_send_header_list_size)
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME_SIZE <= value <= frames.LARGEST_MAX_FRAME_SIZE:
                 raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
@@ -686,11 +737,6 @@ class Connection:
         if stream.state is not ended:
             self.streams_failed += 1
 
-    def _remember_reset(self, stream_id: int) -> None:
-        self._reset_here[stream_id] = None
-        if len(self._reset_here) > _RESETS_REMEMBERED:
-            self._reset_before = max(self._reset_before, self._reset_here.popitem(last=False)[0])
-
     def _is_idle(self, stream_id: int) -> bool:
         if stream_id % 2:
             highest = self._next_stream_id - 2 if self._is_client else self._highest_peer_stream
@@ -698,8 +744,10 @@ class Connection:
         return True
 
     def _check_absent(self, stream_id: int, what: str) -> None:
-        """Judge a frame for a stream without a record: late after our own reset, or a violation."""
+        """Judge a frame for a stream without a record: late after a reset, or a violation."""
         if not stream_id or self._is_idle(stream_id):
             raise PeerViolation(ErrorCode.PROTOCOL_ERROR, f"{what} on idle stream {stream_id}")
-        if stream_id not in self._reset_here and stream_id > self._reset_before:
+        if stream_id not in self._reset_streams:
             raise PeerViolation(ErrorCode.STREAM_CLOSED, f"{what} on closed stream {stream_id}")
+        if self._reset_streams.take_answer(stream_id):
+            self._out.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))

@@ -17,6 +17,19 @@ class RequestReceived:
 
 
 @attrs.define
+class RequestTooLarge:
+    """Server side: a stream was opened by a request whose header list is over the limit.
+
+    The list was discarded; the stream is there to be answered, for which `is_grpc` tells how.
+    """
+
+    stream_id: int
+    is_grpc: bool
+    end_stream: bool
+    reason: str
+
+
+@attrs.define
 class ResponseReceived:
     """Client side: the final response's head (informational ones are passed over)."""
 
@@ -88,6 +101,7 @@ class ConnectionFailed:
 
 Event = (
     RequestReceived
+    | RequestTooLarge
     | ResponseReceived
     | DataReceived
     | TrailersReceived

@@ -11,16 +11,21 @@ from hpack.exceptions import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
+from meshtrio.wire.errors import HeaderListTooLarge
+
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 
 _STATIC: tuple[Field, ...] = tuple(HeaderTable.STATIC_TABLE)
 _TABLE_SIZE = 4096
 """What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
-_ENTRY_OVERHEAD = 32
+FIELD_OVERHEAD = 32
 """Bytes that an entry, and a field of a list, counts for beside its own (§4.1)."""
 _MOST_CONTINUED = 4
 """Bytes that an integer may go on for: more than fits in a block."""
+_CONTENT_TYPE = b"content-type"
+"""Kept of a list that is discarded: it decides how the peer is answered."""
+_GRPC = b"application/grpc"
 _SHORT = 64
 """Bytes of Huffman code, as names and common values are, that are remembered."""
 
@@ -29,16 +34,23 @@ class MalformedBlock(Exception):
     """RFC 7541 forbids it."""
 
 
-class TooLargeList(Exception):
-    """It means more than is allowed."""
+class UnboundedList(Exception):
+    """A header list is so far above the limit that decoding it was given up."""
 
 
 class FieldDecoder:
     """Decodes the blocks of one direction of one connection, one after the other."""
 
-    def __init__(self, max_list_size: int) -> None:
-        """`max_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
+    def __init__(self, max_list_size: int, absolute_max: int) -> None:
+        """Set the two limits, in bytes as RFC 9113 §6.5.2 counts them.
+
+        Args:
+            max_list_size: A list above it is decoded, so that the dynamic table stays in step with
+                the peer's, and discarded.
+            absolute_max: Decoding stops here.
+        """
         self._max_list_size = max_list_size
+        self._absolute_max = absolute_max
         self._entries: deque[Field] = deque()
         """The dynamic table, its newest entry first."""
         self._size = 0
@@ -47,7 +59,13 @@ class FieldDecoder:
         """How often the dynamic table has become another."""
 
     def decode(self, block: bytes) -> Fields:
-        """Raises MalformedBlock and TooLargeList; either leaves the table in doubt."""
+        """Decode one block.
+
+        Raises:
+            HeaderListTooLarge: The list is over `max_list_size`; the next block can be decoded.
+            MalformedBlock: RFC 7541 forbids the block; the state of the table is unknown.
+            UnboundedList: The list is over `absolute_max`; the state of the table is unknown.
+        """
         try:
             return self._decode(block)
         except (IndexError, HPACKError) as exc:
@@ -76,10 +94,16 @@ class FieldDecoder:
                 field = (name, value)
                 if stored:
                     self._insert(field)
-            size += len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
-            if size > self._max_list_size:
-                raise TooLargeList(f"a header list is larger than {self._max_list_size} bytes")
-            fields.append(field)
+            size += len(field[0]) + len(field[1]) + FIELD_OVERHEAD
+            if size <= self._max_list_size:
+                fields.append(field)
+            elif size > self._absolute_max:
+                raise UnboundedList(f"a header list is larger than {self._absolute_max} bytes")
+            elif field[0] == _CONTENT_TYPE:
+                fields.append(field)
+        if size > self._max_list_size:
+            is_grpc = any(n == _CONTENT_TYPE and v.startswith(_GRPC) for n, v in fields)
+            raise HeaderListTooLarge(size, self._max_list_size, is_grpc=is_grpc)
         return tuple(fields)
 
     def _entry(self, index: int) -> Field:
@@ -114,7 +138,7 @@ class FieldDecoder:
 
 
 def _size(field: Field) -> int:
-    return len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
+    return len(field[0]) + len(field[1]) + FIELD_OVERHEAD
 
 
 def _integer(block: bytes, position: int, mask: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ Frame = tuple[int, int, int, bytes]
 _HEADERS = int(FrameType.HEADERS)
 _CONTINUATION = int(FrameType.CONTINUATION)
 _HEADER_BLOCK = (_HEADERS, _CONTINUATION)
+_MIN_FRAGMENT_COST = 32
+"""Bytes that a fragment of a header block counts for at least against the block's limit."""
 _WHOLE = frames.END_HEADERS | frames.PADDED
 
 
@@ -132,8 +134,8 @@ class FrameReader:
                 return payload
             self._block_stream, self._block_size = stream_id, 0
             self._order_matters = True
-        # An empty fragment counts for one byte, or a peer could send them for ever.
-        self._block_size += len(payload) or 1
+        # Each fragment costs a turn of the loop, however little it holds.
+        self._block_size += max(len(payload), _MIN_FRAGMENT_COST)
         if self._block_size > self._max_block_size:
             raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "header block without end")
         self._block.append(payload)

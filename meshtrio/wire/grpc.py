@@ -43,7 +43,24 @@ _RESERVED_NAMES = CONNECTION_SPECIFIC | {
     "host",
 }
 _NAME = re.compile("[0-9a-z._-]+")
+_NAME_ON_THE_WIRE = re.compile(rb"[0-9a-z._-]+").fullmatch
+_VALUE_ON_THE_WIRE = re.compile(rb"[ -~]*").fullmatch
 _PLAIN_IN_MESSAGE = frozenset(range(0x20, 0x7F)) - {ord("%")}
+_PLAIN_CHARACTERS = frozenset(map(chr, _PLAIN_IN_MESSAGE))
+_ELLIPSIS = "…"
+_ELLIPSIS_SIZE = len("%E2%80%A6")
+
+
+class ReceivedText(str):
+    """A metadata key or value that a peer sent and that gRPC does not allow a program to write.
+
+    HTTP/2 peers send more than gRPC specifies: bytes beyond ASCII, tabs, other characters in names.
+    Each byte is one character (Latin-1). `encode_metadata` accepts such a text and sends the same
+    bytes again, so metadata that was received can be passed on or echoed; a text that a program
+    makes of it is an ordinary `str`, to which the rules for what programs write apply.
+    """
+
+    __slots__ = ()
 
 
 def message_prefix(length: int, *, compressed: bool = False) -> bytes:
@@ -73,7 +90,8 @@ class MessageReader:
     """Cuts a stream's DATA into messages.
 
     Holds at most one incomplete message, and that only up to `max_size` bytes: the length is
-    checked as soon as the prefix is there, before the body is kept.
+    checked as soon as the prefix is there, before the body is kept. A compressed message may have
+    as many more as gzip adds to one that it cannot make smaller: what it decompresses to counts.
     """
 
     __slots__ = ("_chunks", "_held", "_max_size", "_need")
@@ -117,12 +135,12 @@ class MessageReader:
     def _cut(self) -> list[tuple[bool, bytes]]:
         data = b"".join(self._chunks)
         position, end = 0, len(data)
-        messages = []
+        messages: list[tuple[bool, bytes]] = []
         self._need = PREFIX_SIZE
         while end - position >= PREFIX_SIZE:
             flag, length = _PREFIX.unpack_from(data, position)
-            if length > self._max_size:
-                raise MessageTooLarge(length, self._max_size)
+            if length > self._max_size and (not flag or length > compressed_size(self._max_size)):
+                raise MessageTooLarge(length, self._max_size, messages)
             body = position + PREFIX_SIZE
             if end - body < length:
                 self._need = PREFIX_SIZE + length
@@ -133,6 +151,11 @@ class MessageReader:
         self._chunks = [rest] if rest else []
         self._held = len(rest)
         return messages
+
+
+def compressed_size(size: int) -> int:
+    """The most bytes that gzip makes of a message of `size` bytes (zlib's compressBound)."""
+    return size + (size >> 10) + 64
 
 
 def encode_timeout(seconds: float) -> str:
@@ -152,24 +175,65 @@ def decode_timeout(value: bytes) -> float:
     """Decode a `grpc-timeout` to seconds. Raises MalformedHead."""
     digits, unit = value[:-1], value[-1:].decode("latin-1")
     if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _SECONDS_PER_UNIT:
-        raise MalformedHead(f"grpc-timeout {value!r} is not up to eight digits and a unit")
+        raise MalformedHead(f"grpc-timeout {value[:40]!r} is not up to eight digits and a unit")
     return int(digits) * _SECONDS_PER_UNIT[unit]
 
 
-def encode_message_text(text: str) -> bytes:
-    """Percent-encode a `grpc-message`: what is not printable ASCII, and `%` itself."""
+def encode_message_text(text: str, max_size: int | None = None) -> bytes:
+    """Percent-encode a `grpc-message`: what is not printable ASCII, and `%` itself.
+
+    Args:
+        text: The status message. Lone surrogates become `?`.
+        max_size: Bytes that the encoded message may have, at least those of an ellipsis. A longer
+            text is cut between characters and ends in an ellipsis; the work is bounded by
+            `max_size` and not by the length of the text.
+    """
+    if max_size is None:
+        return _percent_encoded(text)
+    if len(text) <= max_size:
+        encoded = _percent_encoded(text)
+        if len(encoded) <= max_size:
+            return encoded
+    return _percent_encoded(_shortened(text, max_size))
+
+
+def _shortened(text: str, max_size: int) -> str:
+    """Cut a text so that it takes at most `max_size` bytes when encoded, ellipsis included."""
+    room = max_size - _ELLIPSIS_SIZE
+    kept, leading = 0, True
+    for character in text[:max_size]:
+        # Spaces are escaped at the ends of a value, and the end is the ellipsis.
+        leading = leading and character == " "
+        plain = character in _PLAIN_CHARACTERS and not leading
+        room -= 1 if plain else 3 * len(character.encode("utf-8", "replace"))
+        if room < 0:
+            break
+        kept += 1
+    return text[:kept] + _ELLIPSIS
+
+
+def _percent_encoded(text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     if all(byte in _PLAIN_IN_MESSAGE for byte in raw) and raw == raw.strip(b" "):
         return raw
     encoded = b"".join(
         bytes((byte,)) if byte in _PLAIN_IN_MESSAGE else b"%%%02X" % byte for byte in raw
     )
-    # HTTP allows no white space at the ends of a field's value.
-    body = encoded.strip(b" ")
-    if not body:
-        return b"%20" * len(encoded)
-    before, _, after = encoded.partition(body)
-    return b"%20" * len(before) + body + b"%20" * len(after)
+    return escape_ends(encoded)
+
+
+def escape_ends(value: bytes) -> bytes:
+    """Percent-encode the white space at the ends of a `grpc-message`, where HTTP/2 allows none."""
+    body = value.strip(b" \t")
+    if len(body) == len(value):
+        return value
+    before = len(value) - len(value.lstrip(b" \t")) if body else len(value)
+    after = value[before + len(body) :]
+    return _escaped(value[:before]) + body + _escaped(after)
+
+
+def _escaped(raw: bytes) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in raw)
 
 
 def decode_message_text(value: bytes) -> str:
@@ -180,15 +244,16 @@ def decode_message_text(value: bytes) -> str:
 def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     """Encode user metadata into header fields.
 
-    Raises ValueError or TypeError, naming the key, for what gRPC cannot carry: names that are
-    reserved or not lower-case header names, text that is not printable ASCII, bytes for a key
-    without `-bin` and text for one with it.
+    Keys and values that were received (`ReceivedText`) are sent as they came. Raises ValueError or
+    TypeError, naming the key, for what gRPC cannot carry: names that are reserved or not lower-case
+    header names, text that is not printable ASCII, bytes for a key without `-bin` and text for one
+    with it.
     """
     return [_encode_entry(key, value) for key, value in metadata]
 
 
 def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
-    name = _field_name(key)
+    name = key.encode("latin-1") if isinstance(key, ReceivedText) else _field_name(key)
     if name.endswith(b"-bin"):
         if not isinstance(value, bytes):
             raise TypeError(f"metadata key {key!r} ends in '-bin', so its value must be bytes")
@@ -196,6 +261,8 @@ def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
     if not isinstance(value, str):
         raise TypeError(f"metadata key {key!r} does not end in '-bin', so its value must be str")
     if not (value.isascii() and value.isprintable()):
+        if isinstance(value, ReceivedText):
+            return name, value.encode("latin-1")
         raise ValueError(f"metadata key {key!r}: its value has characters outside printable ASCII")
     return name, value.strip(" ").encode()
 
@@ -203,6 +270,8 @@ def _encode_entry(key: str, value: str | bytes) -> tuple[bytes, bytes]:
 @lru_cache(256)
 def _field_name(key: str) -> bytes:
     """A program's keys are few, and the same in every call."""
+    if not isinstance(key, str):
+        raise TypeError(f"metadata key {key!r} must be str")
     name = key.lower() if key.isascii() else key
     grpcs_own = name.startswith("grpc-") and name not in METADATA_IN_GRPC_NAMESPACE
     if grpcs_own or name in _RESERVED_NAMES:
@@ -212,6 +281,18 @@ def _field_name(key: str) -> bytes:
             f"metadata key {key!r}: only letters, digits, '-', '_' and '.' may be used"
         )
     return name.encode()
+
+
+def decode_key(name: bytes) -> str:
+    """Decode the name of a metadata field that was received."""
+    text = name.decode("latin-1")
+    return text if _NAME_ON_THE_WIRE(name) else ReceivedText(text)
+
+
+def decode_value(value: bytes) -> str:
+    """Decode the value of a metadata field that was received, and that is not binary."""
+    text = value.decode("latin-1")
+    return text if _VALUE_ON_THE_WIRE(value) else ReceivedText(text)
 
 
 def encode_binary(value: bytes) -> bytes:

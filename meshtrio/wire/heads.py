@@ -3,6 +3,10 @@
 HTTP rules are RFC 9113 §8.2 and §8.3, gRPC's are those of doc/PROTOCOL-HTTP2.md. A list that
 HTTP calls malformed raises MalformedHead, which costs the peer the stream; a well-formed head
 that is not gRPC's is for the layer above to answer.
+
+gRPC is more lenient than HTTP/2 in one point: white space at the ends of a value is stripped
+instead of refused (PROTOCOL-HTTP2, "ASCII-Value"), since grpcio, grpc-java and others send it. That
+of a status message is kept.
 """
 
 from __future__ import annotations
@@ -20,12 +24,16 @@ from meshtrio.wire.grpc import (
     METADATA_IN_GRPC_NAMESPACE,
     Metadata,
     decode_binary,
+    decode_key,
     decode_message_text,
     decode_timeout,
+    decode_value,
+    escape_ends,
 )
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
-_BAD_VALUE = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]\Z").search
+_BAD_VALUE = re.compile(rb"[\x00\r\n]").search
+_WHITE_SPACE = b" \t"
 _VARYING = frozenset({b"grpc-timeout", b"traceparent"})
 _CONNECTION_SPECIFIC = frozenset(name.encode() for name in CONNECTION_SPECIFIC)
 _NOT_METADATA = frozenset({b"te", b"content-type", b"content-length", b"user-agent", b"host"})
@@ -47,6 +55,9 @@ class RequestHead:
     user_agent: str
     metadata: Metadata
     content_length: int | None = None
+    problem: str = ""
+    """Why gRPC cannot serve the call, as a status message; "" if it can. HTTP/2 has no objection,
+    so the call fails with a status instead of a reset."""
 
     @property
     def is_grpc(self) -> bool:
@@ -62,6 +73,10 @@ class Trailers:
     metadata: Metadata
     details: bytes = b""
     """`grpc-status-details-bin`: a serialized google.rpc.Status, where the server sent one."""
+    encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
+    """`grpc-message` as the server sent it, but for escapes in place of white space at its ends; to
+    be passed on. What is not valid in it is replaced in `message`, which encoded again could be
+    many times as long."""
 
 
 @attrs.frozen
@@ -88,19 +103,21 @@ def parse_request(fields: Fields) -> RequestHead:
     if any(name.startswith(b":") or _BAD_VALUE(value) for name, value in behind):
         return _parse_request(fields)
     head = _known_request(tuple(field for field in fields if field[0] not in _VARYING))
-    timeout = dict(varying).get(b"grpc-timeout")
+    varying = [(name, value.strip(_WHITE_SPACE)) for name, value in varying]
+    timeout, problem = _timeout(dict(varying))
     return RequestHead(
         head.method,
         head.scheme,
         head.path,
         head.authority,
         head.content_type,
-        None if timeout is None else decode_timeout(timeout),
+        timeout,
         head.encoding,
         head.accept_encoding,
         head.user_agent,
-        (*head.metadata, *_metadata(varying)),
+        (*head.metadata, *_metadata(varying)[0]),
         head.content_length,
+        head.problem or problem,
     )
 
 
@@ -116,7 +133,8 @@ def _parse_request(fields: Fields) -> RequestHead:
     values = dict(regular)
     if any(name == b"te" and value != b"trailers" for name, value in regular):
         raise MalformedHead("te may only be 'trailers'")
-    timeout = values.get(b"grpc-timeout")
+    timeout, problem = _timeout(values)
+    metadata, undecodable = _metadata(regular)
     accept = values.get(b"grpc-accept-encoding", b"")
     return RequestHead(
         method=pseudo[":method"],
@@ -124,12 +142,13 @@ def _parse_request(fields: Fields) -> RequestHead:
         path=pseudo[":path"],
         authority=pseudo.get(":authority") or _text(values, b"host"),
         content_type=_text(values, b"content-type"),
-        timeout=None if timeout is None else decode_timeout(timeout),
+        timeout=timeout,
         encoding=_text(values, b"grpc-encoding") or "identity",
         accept_encoding=tuple(e.strip() for e in accept.decode("latin-1").split(",") if e.strip()),
         user_agent=_text(values, b"user-agent"),
-        metadata=_metadata(regular),
+        metadata=metadata,
         content_length=_content_length(regular),
+        problem=undecodable or problem,
     )
 
 
@@ -137,13 +156,17 @@ _known_request = lru_cache(128)(_parse_request)
 
 
 def parse_response(fields: Fields) -> ResponseHead:
-    """Read a response's head, informational ones (1xx) too. Raises MalformedHead."""
+    """Read a response's head, informational ones (1xx) too. Raises MalformedHead.
+
+    Binary metadata that cannot be decoded is left out, here and in trailers: it must not hide the
+    status.
+    """
     pseudo, regular = _split(fields, allowed=frozenset({":status"}))
     status = pseudo.get(":status", "")
     if not re.fullmatch("[1-9][0-9]{2}", status):
         raise MalformedHead(f":status is {status!r}")
     values = dict(regular)
-    metadata = _metadata(regular)
+    metadata, _ = _metadata(regular)
     return ResponseHead(
         http_status=int(status),
         content_type=_text(values, b"content-type"),
@@ -160,16 +183,19 @@ def parse_trailers(fields: Fields) -> Trailers | None:
     values = dict(regular)
     if b"grpc-status" not in values:
         return None
-    return _trailers(values, _metadata(regular))
+    return _trailers(values, _metadata(regular)[0])
 
 
 def _trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
     # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
     code = int(status) if status.isdigit() and len(status) < 10 else 2
-    message = decode_message_text(values.get(b"grpc-message", b""))
-    details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
-    return Trailers(code, message, metadata, details)
+    encoded = escape_ends(values.get(b"grpc-message", b""))
+    try:
+        details = decode_binary(values.get(b"grpc-status-details-bin", b""))[0]
+    except MalformedHead:
+        details = b""
+    return Trailers(code, decode_message_text(encoded), metadata, details, encoded)
 
 
 def _split(
@@ -182,6 +208,8 @@ def _split(
         if not _NAME(name) or _BAD_VALUE(value):
             raise MalformedHead(f"field {name[:40]!r} has a name or value that HTTP/2 forbids")
         if name.startswith(b":"):
+            if value != value.strip(_WHITE_SPACE):
+                raise MalformedHead(f"field {name[:40]!r} has white space around its value")
             key = name.decode("latin-1")
             if key not in allowed or key in pseudo or regular:
                 raise MalformedHead(f"{key} is unknown, repeated or out of place")
@@ -189,23 +217,41 @@ def _split(
         elif name in _CONNECTION_SPECIFIC:
             raise MalformedHead(f"{name.decode()} has no place in HTTP/2")
         else:
-            regular.append((name, value))
+            # A message keeps its white space: other gRPC clients give it to their callers, too.
+            kept = value if name == b"grpc-message" else value.strip(_WHITE_SPACE)
+            regular.append((name, kept))
     return pseudo, regular
 
 
-def _metadata(regular: Iterable[tuple[bytes, bytes]]) -> Metadata:
+def _timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
+    """The `grpc-timeout` in seconds, None if there is none; and why it cannot be decoded."""
+    value = values.get(b"grpc-timeout")
+    if value is None:
+        return None, ""
+    try:
+        return decode_timeout(value), ""
+    except MalformedHead as exc:
+        return None, str(exc)
+
+
+def _metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
+    """The metadata among fields, and why the first that cannot be decoded cannot, "" for none."""
     out: list[tuple[str, str | bytes]] = []
+    problem = ""
     for name, value in regular:
         if name in _NOT_METADATA or (
             name.startswith(b"grpc-") and name not in _METADATA_IN_GRPC_NAMESPACE
         ):
             continue
-        key = name.decode("latin-1")
+        key = decode_key(name)
         if name.endswith(b"-bin"):
-            out.extend((key, part) for part in decode_binary(value))
+            try:
+                out.extend((key, part) for part in decode_binary(value))
+            except MalformedHead as exc:
+                problem = problem or f"metadata key {key!r}: {exc}"
         else:
-            out.append((key, value.decode("latin-1")))
-    return tuple(out)
+            out.append((key, decode_value(value)))
+    return tuple(out), problem
 
 
 def _text(values: dict[bytes, bytes], name: bytes) -> str:

@@ -8,11 +8,19 @@ that were seen before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import attrs
+
 from meshtrio.wire.errors import ErrorCode, PeerViolation
-from meshtrio.wire.field_decoder import FieldDecoder, Fields, MalformedBlock, TooLargeList
+from meshtrio.wire.field_decoder import (
+    FIELD_OVERHEAD,
+    FieldDecoder,
+    Fields,
+    MalformedBlock,
+    UnboundedList,
+)
 
 T = TypeVar("T")
 
@@ -69,6 +77,28 @@ def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([encode_field(name, value) for name, value in fields])
 
 
+def header_list_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """The size of a header list in bytes, as RFC 9113 §6.5.2 counts it."""
+    return sum(len(name) + len(value) + FIELD_OVERHEAD for name, value in fields)
+
+
+@attrs.frozen
+class HeaderBlock:
+    """An encoded header list."""
+
+    data: bytes
+    size: int
+    """Bytes of the list as `header_list_size` counts them, for the peer's limit."""
+
+    @classmethod
+    def of(cls, fields: Sequence[tuple[bytes, bytes]]) -> HeaderBlock:
+        """Encode a list."""
+        return cls(encode(fields), header_list_size(fields))
+
+    def __add__(self, other: HeaderBlock) -> HeaderBlock:
+        return HeaderBlock(self.data + other.data, self.size + other.size)
+
+
 class HeaderDecoder:
     """Decodes one direction of one connection.
 
@@ -81,25 +111,31 @@ class HeaderDecoder:
     _LONGEST_REMEMBERED = 1024
     """Bytes, of a block and of what it means: one byte of a block can stand for a large entry."""
 
-    def __init__(self, max_header_list_size: int) -> None:
-        """`max_header_list_size`: bytes, counted as §6.5.2 of RFC 9113 counts them."""
-        self._decoder = FieldDecoder(max_header_list_size)
+    def __init__(self, max_header_list_size: int, absolute_max: int | None = None) -> None:
+        """Set the limits, which are those of `FieldDecoder`; `absolute_max` is by default the
+        first one."""
+        self._decoder = FieldDecoder(
+            max_header_list_size, max_header_list_size if absolute_max is None else absolute_max
+        )
         self._known: dict[tuple[Callable[[Fields], Any], bytes], Any] = {}
 
     def decode(self, block: bytes, parse: Callable[[Fields], T]) -> T:
         """Decode and parse one block.
 
-        Raises PeerViolation for a block that RFC 7541 forbids or that is over the size limit
-        (either leaves the table in doubt, hence the connection), and what `parse` raises.
+        Raises PeerViolation for a block that RFC 7541 forbids or that is over the absolute limit
+        (either leaves the table in doubt, hence the connection), HeaderListTooLarge for a list
+        that is over the limit, and what `parse` raises.
         """
         key = (parse, block)
         known: T | None = self._known.get(key)
         if known is not None:
             return known
         before = self._decoder.changes
-        fields = self._decode(block)
-        if self._decoder.changes != before:
-            self._known.clear()
+        try:
+            fields = self._decode(block)
+        finally:
+            if self._decoder.changes != before:
+                self._known.clear()
         result = parse(fields)
         size = max(len(block), sum(len(name) + len(value) for name, value in fields))
         if size <= self._LONGEST_REMEMBERED and self._decoder.changes == before:
@@ -111,7 +147,7 @@ class HeaderDecoder:
     def _decode(self, block: bytes) -> Fields:
         try:
             return self._decoder.decode(block)
-        except TooLargeList as exc:
+        except UnboundedList as exc:
             raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
         except MalformedBlock as exc:
             reason = f"header block cannot be decoded: {exc}"

@@ -23,9 +23,11 @@ class Limits:
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
-    """Of one server. Whoever comes then is turned away at once."""
-    max_connections_per_peer: int = attrs.field(default=256, validator=ge(1))
-    """Of one process on a Unix socket, of one host on TCP."""
+    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`).
+    Further ones are rejected with GOAWAY."""
+    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
+    TCP a client certificate, and a host where there is none."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""
@@ -34,7 +36,15 @@ class Limits:
     """Of one received. HTTP/2's default of 16 KiB makes 64 frames of a large message, which take
     longer to tell apart than the message to copy."""
     max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
-    """Of a decoded header list, counted as RFC 9113 §6.5.2 does; its block may not be longer."""
+    """Size of a received header list (metadata included), counted as RFC 9113 §6.5.2 does and sent
+    as SETTINGS_MAX_HEADER_LIST_SIZE. A call with a larger one fails with RESOURCE_EXHAUSTED."""
+    absolute_max_header_list_size: int = attrs.field(default=1024 * 1024, validator=ge(1024))
+    """Size of a received header list, and of its encoded block, above which the connection is
+    closed, because decoding it costs too much. No less than `max_header_list_size` is used."""
+    max_send_header_list_size: int = attrs.field(default=65_535, validator=ge(1024))
+    """Size of a header list to send, unless the peer has set a lower limit. What is larger fails
+    the call with RESOURCE_EXHAUSTED before it is sent. The default is that of Node.js, which does
+    not announce it, and never answers a call that exceeds it."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
     """Of one received gRPC message, as it is when decompressed."""
     max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
@@ -45,7 +55,13 @@ class Limits:
     control_rate: float = attrs.field(default=100.0, validator=ge(0))
     """The same, a second."""
     reset_burst: int = attrs.field(default=1000, validator=ge(1))
-    """Streams a peer may open and have reset at once, by itself or by its violations; streams that
-    end as they should earn it more."""
+    """Number of streams that a client may open and reset at once before its connection is closed
+    with ENHANCE_YOUR_CALM. Each stream that ends without a reset gives one back. A reset counts if
+    it comes within `reset_grace` of the request and before the response has begun: in full if the
+    call has no deadline, as a tenth if it has one. Streams reset for the client's own violations of
+    HTTP/2 always count."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
-    """The same, a second."""
+    """Sustained rate, per second, at which `reset_burst` refills."""
+    reset_grace: float = attrs.field(default=0.01, validator=ge(0))
+    """Seconds after which a client may give up a call without being counted: an attack by rapid
+    resets does not wait, and a client that does is bound by `max_concurrent_streams`."""

@@ -52,9 +52,12 @@ class Stream:
     """What a connection keeps of one stream."""
 
     __slots__ = (
+        "answered",
         "body_left",
+        "has_deadline",
         "head_received",
         "id",
+        "opened_at",
         "receive_window",
         "send_window",
         "state",
@@ -66,6 +69,12 @@ class Stream:
         self.send_window = send_window
         self.receive_window = receive_window
         self.head_received = False
+        self.answered = False
+        """On a server: the response has begun."""
+        self.opened_at = 0.0
+        """On a server: when the request was received (seconds, monotonic)."""
+        self.has_deadline = False
+        """On a server: the request has a `grpc-timeout`."""
         self.body_left: int | None = None
         """Bytes of DATA that content-length still promises; None where it was not given."""
 

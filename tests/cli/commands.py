@@ -84,7 +84,7 @@ class Command:
         return self.end()
 
     def end(self) -> int:
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         assert errors == ""
         return self.process.returncode
 
@@ -99,8 +99,6 @@ def begun(mesh: Served, *arguments: str) -> Iterator[Command]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         try:
             yield Command(process)

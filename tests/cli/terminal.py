@@ -19,7 +19,7 @@ class Terminal:
 
     def _tmux(self, *arguments: str) -> str:
         return subprocess.run(
-            [*self._command, *arguments], capture_output=True, text=True, check=True, timeout=20
+            [*self._command, *arguments], capture_output=True, text=True, check=True, timeout=60
         ).stdout
 
     @property
@@ -62,9 +62,9 @@ def terminal(mesh: Served, folder: Path, *arguments: str) -> Iterator[Terminal]:
         ],
         env={**mesh.environment, "TERM": "xterm-256color"},
         check=True,
-        timeout=20,
+        timeout=120,
     )
     try:
         yield shown
     finally:
-        subprocess.run([*command, "kill-server"], check=False, timeout=20)
+        subprocess.run([*command, "kill-server"], check=False, timeout=60)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from meshtrio.cli.call import _plain
+from meshtrio.cli.json_messages import plain
 from meshtrio.messages import control, load
 from tests.cli.commands import ECHO_METHOD, SLOW_METHOD, begun, done
 from tests.programs import Served
@@ -27,7 +27,7 @@ def with_input(mesh: Served, given: str, *arguments: str) -> subprocess.Complete
         input=given,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -96,7 +96,7 @@ def test_metadata_in_base64_has_to_be_that(mesh: Served) -> None:
 
 
 def test_replies_have_the_names_of_the_proto() -> None:
-    found = _plain(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
+    found = plain(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
     assert found == {"load": {"in_flight": 1}}
 
 

@@ -318,7 +318,7 @@ def test_a_mesh_that_ends_ends_what_follows_it(short_dir: Path) -> None:
         with begun(ending, "events", "-f", "--json") as events:
             assert events.record()["kind"] == "starting"
             ending.stop()
-            _, errors = events.process.communicate(timeout=20)
+            _, errors = events.process.communicate(timeout=60)
             assert events.process.returncode == 1
             assert re.fullmatch(rf"meshtrio: the mesh at {ending.socket} has gone: .*\n", errors)
 
@@ -348,7 +348,7 @@ def test_who_may_not_is_told_what_the_mesh_says(short_dir: Path) -> None:
                 env=shared.environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
 
@@ -370,7 +370,7 @@ def test_where_there_is_only_ascii(command: str, mesh: Served) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert (found.returncode, found.stderr) == (0, "")
     assert "echo" in found.stdout

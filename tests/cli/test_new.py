@@ -55,7 +55,7 @@ def test_without_protoc_the_extra_is_named_and_nothing_is_made(tmp_path: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert found.returncode == 2
     assert found.stderr == (

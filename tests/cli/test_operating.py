@@ -121,7 +121,7 @@ def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
         with begun(mesh, "stop", "slow") as stop:
             mesh.wait_for("stopping pid")
             stop.process.send_signal(signal.SIGINT)
-            _, errors = stop.process.communicate(timeout=20)
+            _, errors = stop.process.communicate(timeout=60)
         assert stop.process.returncode == 130
         said = "meshtrio: not waiting any longer for stopping slow; what was begun goes on\n"
         assert errors == said

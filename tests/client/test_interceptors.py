@@ -227,12 +227,12 @@ async def test_a_handler_knows_its_call_wherever_it_is(short_dir: Path) -> None:
 
     async with serving(short_dir / "a", Server(Scripted(Echo=handler))):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 reply, outcome = await channel.stub(EchoServiceStub).Echo.with_call(request("x"))
     assert reply.message == "Echo"
     assert outcome.trailing_metadata == (("from", "below"),)
     assert (found["peer"].pid, found["peer"].uid) == (os.getpid(), os.getuid())
-    assert 0 < found["left"] <= 5
+    assert 0 < found["left"] <= 30
 
 
 async def test_a_handler_learns_why_it_was_cancelled(short_dir: Path) -> None:

@@ -59,7 +59,7 @@ async def answered(asked: Question, pieces: Iterable[bytes]) -> Any:
                 theirs.sendall(piece)
                 await trio.testing.wait_all_tasks_blocked()
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_nursery_of_one() as nursery:
             nursery.start_soon(speak)
             try:

@@ -148,7 +148,7 @@ async def test_a_deadline_is_not_waited_out(short_dir: Path) -> None:
     """The failure says more than the deadline that would come before the next attempt."""
     found = Flaky(unavailable(1), pushback="60000")
     async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
-        with trio.fail_after(5), pytest.raises(purerpc.UnavailableError, match="not now"):
+        with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="not now"):
             await channel.stub(EchoServiceStub).Echo(request("hi"))
 
 
@@ -275,7 +275,7 @@ async def test_the_first_answer_of_several_attempts_wins(short_dir: Path) -> Non
     config = method_config(hedgingPolicy=HEDGING)
     async with channel_to(short_dir, config, Scripted(Echo=slow), flaky(found)) as channel:
         for _ in range(6):
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 await channel.stub(EchoServiceStub).Echo(request("hi"))
         await trio.testing.wait_all_tasks_blocked(0.01)
     assert len(found.seen) == 6
@@ -287,7 +287,7 @@ async def test_a_failure_that_is_not_fatal_hastens_the_next_attempt(short_dir: P
     found = Flaky(unavailable(2))
     config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
     async with channel_to(short_dir, config, flaky(found)) as channel:
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             await channel.stub(EchoServiceStub).Echo(request("hi"))
     assert found.previous == [None, "1", "2"]
 
@@ -306,7 +306,7 @@ async def test_hedging_that_fails(
     found = Flaky(list(failures), pushback=pushback)
     config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
     async with channel_to(short_dir, config, flaky(found)) as channel:
-        with trio.fail_after(2), pytest.raises(type(failures[0])):
+        with trio.fail_after(30), pytest.raises(type(failures[0])):
             await channel.stub(EchoServiceStub).Echo(request("hi"))
     assert len(found.seen) == attempts
 
@@ -325,7 +325,7 @@ async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Pa
 
     config = method_config(hedgingPolicy=HEDGING)
     async with channel_to(short_dir, config, Scripted(Echo=note)) as channel:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await channel.stub(EchoServiceStub).Echo(request("hi"))
     assert at[1] - at[0] >= 0.05
     assert at[2] - at[1] >= 0.2
@@ -337,19 +337,17 @@ async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Pa
 async def test_a_method_can_be_given_little_time(short_dir: Path) -> None:
     config = method_config(timeout="0.05s")
     async with channel_to(short_dir, config, Scripted(Echo=hang)) as channel:
-        with trio.fail_after(2), pytest.raises(purerpc.DeadlineExceededError, match=r"0\.05 s"):
+        with trio.fail_after(30), pytest.raises(purerpc.DeadlineExceededError, match=r"0\.05 s"):
             await channel.stub(EchoServiceStub).Echo(request("hi"))
 
 
-@pytest.mark.parametrize(
-    ("bound", "what"), [("maxRequestMessageBytes", "request"), ("maxResponseMessageBytes", "reply")]
-)
-async def test_sizes_are_bounded(bound: str, what: str, short_dir: Path) -> None:
+@pytest.mark.parametrize("bound", ["maxRequestMessageBytes", "maxResponseMessageBytes"])
+async def test_sizes_are_bounded(bound: str, short_dir: Path) -> None:
     config = method_config(**{bound: 100})
     async with channel_to(short_dir, config, flaky(Flaky())) as channel:
         stub = channel.stub(EchoServiceStub)
         await stub.Echo(request("x" * 90))
-        with pytest.raises(purerpc.ResourceExhaustedError, match=f"the {what} has 10"):
+        with pytest.raises(purerpc.ResourceExhaustedError, match=f"of 102 bytes.* {bound}"):
             await stub.Echo(request("x" * 100))
 
 
@@ -365,16 +363,19 @@ async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> Non
     config = method_config(timeout="0.1s", maxResponseMessageBytes=50, maxRequestMessageBytes=50)
     async with channel_to(short_dir, config, Scripted(Repeat=slowly, Chat=chat)) as channel:
         stub = channel.stub(EchoServiceStub)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             async with stub.Repeat(RepeatRequest(count=1)) as call:
                 assert (await call.receive_message()).message == "x"
                 with pytest.raises(purerpc.DeadlineExceededError, match=r"0\.1 s"):
                     await call.receive_message()
-            with pytest.raises(purerpc.ResourceExhaustedError, match="the reply has"):
+            with pytest.raises(purerpc.ResourceExhaustedError, match="maxResponseMessageBytes"):
                 await anext(stub.Repeat(RepeatRequest(count=100)))
             async with stub.Chat() as call:
-                with pytest.raises(purerpc.ResourceExhaustedError, match="the request has"):
+                with pytest.raises(purerpc.ResourceExhaustedError, match="maxRequestMessageBytes"):
                     await call.send_message(request("x" * 100))
+                with pytest.raises(purerpc.ResourceExhaustedError, match="maxRequestMessageBytes"):
+                    await call.receive_message()
+            async with stub.Chat() as call:
                 with pytest.raises(purerpc.DeadlineExceededError):
                     await call.receive_message()
 
@@ -414,7 +415,7 @@ async def test_a_stream_of_requests_is_sent_again_from_the_start(short_dir: Path
     servicer = Scripted(Join=joining.join, Chat=joining.chat)
     async with channel_to(short_dir, config, servicer) as channel:
         stub = channel.stub(EchoServiceStub)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             reply = await stub.Join(counted(9))
             assert reply.message == "012345678"
             assert joining.attempts == [None, "1", "2"]
@@ -428,7 +429,7 @@ async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -
     async with channel_to(
         short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
     ) as channel:
-        with trio.fail_after(5), pytest.raises(purerpc.UnavailableError):
+        with trio.fail_after(30), pytest.raises(purerpc.UnavailableError):
             await channel.stub(EchoServiceStub).Join(counted(500, size=1000))
     assert len(joining.attempts) == 1
 
@@ -442,7 +443,7 @@ async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
     async with channel_to(
         short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
     ) as channel:
-        with trio.fail_after(5), pytest.raises(KeyError, match="own"):
+        with trio.fail_after(30), pytest.raises(KeyError, match="own"):
             await channel.stub(EchoServiceStub).Join(broken())
     assert len(joining.attempts) <= 1
 
@@ -467,6 +468,6 @@ async def test_requests_that_come_late_go_to_the_attempt_there_is(short_dir: Pat
     async with channel_to(
         short_dir, method_config(retryPolicy=RETRY), Scripted(Join=tell)
     ) as channel:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             reply = await channel.stub(EchoServiceStub).Join(late())
     assert reply.message == "01"

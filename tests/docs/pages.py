@@ -19,8 +19,8 @@ from tests import ROOT
 from tests.docs import preludes
 from tests.docs.blocks import Block, blocks_of, matches
 
-_WITHIN = 240
-_END_WITHIN = 30
+_WITHIN = 600
+_END_WITHIN = 60
 _SCRIPT = """
 set -e
 test ! -f "$STATE" || . "$STATE"

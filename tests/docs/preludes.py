@@ -21,7 +21,7 @@ from meshtrio.structured import open_nursery_of_one
 from tests.meshes import running
 from tests.programs import ECHO, echo
 
-_WITHIN = 60
+_WITHIN = 120
 _NAMES = {
     "EchoReply": EchoReply,
     "EchoRequest": EchoRequest,

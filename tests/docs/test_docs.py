@@ -24,7 +24,7 @@ NEEDED = {
     "examples/monitoring/README.md": "prometheus",
 }
 """Programs that readers of a page have."""
-_WITHIN = 400
+_WITHIN = 900
 
 
 @pytest.mark.parametrize("page", PAGES)

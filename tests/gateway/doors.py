@@ -13,6 +13,7 @@ import trio
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.gateway.gateway import Gateway
+from meshtrio.gateway.health import PassedHealth
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.server import Server
@@ -114,7 +115,9 @@ async def gateway_to(
     gateway = Gateway(registry, lambda: found, PassedCalls())
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(gateway.run))
-        server = standard_server(forwarder=gateway, others=gateway.catalog.described)[0]
+        health = PassedHealth(registry, gateway)
+        others = gateway.catalog.described
+        server = standard_server(forwarder=gateway, others=others, others_health=health)[0]
         await stack.enter_async_context(serving(folder / "mesh.sock", server))
         channel = await stack.enter_async_context(connect_to(f"unix:{folder / 'mesh.sock'}"))
         behind = Behind(folder, registry, gateway, server, channel)

@@ -26,7 +26,7 @@ def configure(behind: Behind, **config: Any) -> None:
 
 async def answers(behind: Behind, count: int, **options: Any) -> Counter[str]:
     stub, found = behind.channel.stub(EchoServiceStub), Counter[str]()
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         for _ in range(count):
             try:
                 found[(await stub.Echo(request("?"), **options)).message] += 1

@@ -109,7 +109,7 @@ async def test_byte_by_byte(short_dir: Path) -> None:
             await trio.lowlevel.checkpoint()
         reader = FrameReader(expect_preface=False, max_frame_size=2**20, max_block_size=2**20)
         got: list[tuple[int, int, int, bytes]] = []
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not any(flags & frames.END_STREAM for kind, flags, *_ in got if kind == 1):
                 got += reader.feed(await peer.recv(65536))
     (body,) = (payload for kind, _, _, payload in got if kind == 0)
@@ -123,7 +123,7 @@ async def test_metadata_that_is_too_much_for_the_plugin_costs_only_its_call(
     async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=little) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         assert (await stub.Echo(request("hi"))).message == "hi"
-        with pytest.raises(purerpc.ResourceExhaustedError, match="more than the plugin accepts"):
+        with pytest.raises(purerpc.ResourceExhaustedError, match="request's header list of 45"):
             await stub.Echo(request("hi"), metadata=[("much", "x" * 4000)])
         assert (await stub.Echo(request("hi"))).message == "hi"
         assert len(behind.upstream()) == 1
@@ -144,7 +144,7 @@ async def test_a_plugin_that_says_too_much_costs_only_its_call(short_dir: Path) 
         async with behind.client(little) as channel:
             stub = channel.stub(EchoServiceStub)
             for which in ("initial_metadata", "trailing_metadata"):
-                with pytest.raises(purerpc.ResourceExhaustedError, match="than the caller accepts"):
+                with pytest.raises(purerpc.ResourceExhaustedError, match="response's header list"):
                     await stub.Echo(request(which))
             assert len(behind.server.connections) == 2  # this one and `behind.channel`
         await behind.assert_nothing_left()
@@ -166,7 +166,7 @@ async def test_a_caller_that_reads_late_is_told_all_of_every_call(short_dir: Pat
         assert connection.outbox.congested
         reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
         ended, size = set(), 0
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while ended != set(calls):
                 for kind, flags, number, payload in reader.feed(await peer.recv(2**20)):
                     size += len(payload) if kind == 0 and number == 1 else 0

@@ -17,6 +17,7 @@ from meshtrio.client.endpoint import Departure
 from meshtrio.client.reflection import describe, list_services
 from meshtrio.messages import health
 from meshtrio.rpc.server import Server
+from meshtrio.services.standard import standard_server
 from tests.client.test_channel import named
 from tests.gateway.doors import Behind, described, gateway_to
 from tests.rpc.pairs import Scripted, request
@@ -25,7 +26,7 @@ ECHO = "echo.v1.EchoService"
 
 
 async def ask(channel: Channel, **options: Any) -> str:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         reply = await channel.stub(EchoServiceStub).Echo(request("?"), **options)
     return str(reply.message)
 
@@ -56,12 +57,14 @@ async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(
 ) -> None:
     descriptor = health.DESCRIPTOR.services_by_name["Health"]
     asked = health.HealthCheckRequest(service=ECHO)
-    async with gateway_to(short_dir, a=described(named("a"))) as behind:
+    server, plugins_health = standard_server(named("a"))
+    async with gateway_to(short_dir, a=server) as behind:
         stub = DynamicStub(behind.channel, descriptor)
-        with pytest.raises(purerpc.NotFoundError):
-            await stub.Check(asked)
-        reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])
+        plugins_health.stop_serving()
+        reply = await stub.Check(asked)
         assert reply.status == health.HealthCheckResponse.SERVING
+        reply = await stub.Check(asked, metadata=[("x-mesh-target", "a")])
+        assert reply.status == health.HealthCheckResponse.NOT_SERVING
 
 
 async def test_what_nobody_serves_is_told_with_what_is_served(short_dir: Path) -> None:
@@ -96,7 +99,7 @@ async def test_who_is_known_to_serve_it_is_waited_for_within_the_deadline(short_
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked(0.02)
             async with behind.serve("a", described(named("a"))):
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     while not answers:
                         await trio.lowlevel.checkpoint()
         assert answers == ["a"]
@@ -127,7 +130,7 @@ async def test_a_new_version_is_asked_what_it_serves(short_dir: Path) -> None:
         _replace(behind, "a")
         async with behind.serve("a", described()), behind.serve("b", described(named("b"))):
             # It learns of the new one on the way.
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while True:
                     try:
                         assert await ask(behind.channel) == "b"
@@ -143,7 +146,7 @@ def _replace(behind: Behind, service: str) -> None:
 
 async def test_reflection_tells_of_all(short_dir: Path) -> None:
     async with gateway_to(short_dir, a=described(Scripted()), b=Server(named("b"))) as behind:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             names = await list_services(behind.channel)
             assert ECHO in names
             assert "grpc.health.v1.Health" in names
@@ -166,7 +169,7 @@ async def test_a_server_that_does_not_answer_holds_up_nobody_for_long(short_dir:
     listener.listen()
     async with gateway_to(short_dir, a=described(named("a"))) as behind:
         with behind.registry_entry("mute", short_dir / "mute"):
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 assert ECHO in await list_services(behind.channel)
                 assert await ask(behind.channel) == "a"
     listener.close()

@@ -187,7 +187,9 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
             )
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
             target = await channel.pick()
-            stream = target.connection.start(request_block(method, channel) + hpack.encode(fields))
+            stream = target.connection.start(
+                request_block(method, channel).data + hpack.encode(fields)
+            )
             assert stream is not None
             await stream.send(sized().SerializeToString(), end_stream=True)
             found = await trio.to_thread.run_sync(tally.added, 1)

@@ -290,7 +290,7 @@ def ask_gateway(mesh: Path, target: str, message: str, trace_id: str, flags: str
     )
     with grpc.insecure_channel(f"unix:{mesh}") as channel:
         echo = channel.unary_unary(PATH, EchoRequest.SerializeToString, EchoReply.FromString)
-        return str(echo(EchoRequest(message=message), metadata=metadata, timeout=20).message)
+        return str(echo(EchoRequest(message=message), metadata=metadata, timeout=60).message)
 
 
 @only_go

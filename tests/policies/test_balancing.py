@@ -108,7 +108,7 @@ KEYS = [f"user-{number}" for number in range(2000)]
 
 
 @given(st.integers(2, 30), st.integers(0, 29))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_ring_moves_only_the_keys_of_the_endpoint_that_is_gone(count: int, gone: int) -> None:
     listed = places(count)
     leaving = listed[gone % count]
@@ -120,7 +120,7 @@ def test_a_ring_moves_only_the_keys_of_the_endpoint_that_is_gone(count: int, gon
 
 
 @given(st.integers(2, 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_new_endpoint_takes_about_its_share(count: int) -> None:
     listed = places(count)
     before, after = ring(listed[:-1]), ring(listed)

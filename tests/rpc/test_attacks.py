@@ -170,6 +170,8 @@ async def test_a_message_that_is_dribbled() -> None:
         await later(peer, 59)
         assert peer.server.streams != {}
         await later(peer, 61)
+        assert peer.server.streams == {}
+        await later(peer, 64)  # It has had the time to end its side of the call.
         peer.assert_nothing_left()
         assert not peer.server.closed
 

@@ -280,7 +280,7 @@ async def test_a_dropped_call_drops_its_sender() -> None:
             await pair.settle()
             break
         gc.collect()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await closed.wait()
 
 
@@ -303,7 +303,7 @@ async def test_a_page_instead_of_a_reply_gives_the_status_of_its_http_status() -
                 + frames.frame(frames.FrameType.DATA, 0, 1, b"<html>try again</html>")
             )
             call = UnaryCall(connection, method_of(CHECK))
-            with pytest.raises(purerpc.UnavailableError, match="503"), trio.fail_after(5):
+            with pytest.raises(purerpc.UnavailableError, match="503"), trio.fail_after(30):
                 await call(health.HealthCheckRequest())
 
 

@@ -55,7 +55,7 @@ async def serving(
 
 
 async def call(address: str, tls: Tls, text: str = "hi") -> str:
-    with trio.fail_after(2):
+    with trio.fail_after(30):
         async with connect_to(address, tls=tls) as channel:
             reply: EchoReply = await channel.stub(EchoServiceStub).Echo(request(text))
     return str(reply.message)

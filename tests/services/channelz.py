@@ -42,7 +42,7 @@ class Program:
             response_deserializer=EchoReply.FromString,
         )
         try:
-            return str(serve(EchoRequest(message=message), timeout=20).message)
+            return str(serve(EchoRequest(message=message), timeout=60).message)
         except grpc.RpcError as exc:
             return str(exc.code().name)
 
@@ -88,7 +88,7 @@ def alone(program: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def client(address: str) -> Iterator[Program]:
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
         # A socket is there before it is listened on.
-        grpc.channel_ready_future(channel).result(timeout=20)
+        grpc.channel_ready_future(channel).result(timeout=60)
         yield Program(channel)
 
 

@@ -107,6 +107,7 @@ class FakeWorld:
             resident_by_group=lambda: self.resident,
             sweep=self.sweep,
             is_removed=lambda socket: False,
+            why_not_executed=self.why_not_executed,
         )
 
     # -- as the guard ------------------------------------------------------------------------
@@ -120,6 +121,10 @@ class FakeWorld:
     async def sweep(self, life: str) -> int:
         await trio.lowlevel.checkpoint()
         return 0
+
+    async def why_not_executed(self, config: PluginConfig) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
 
     # -- as the kernel -----------------------------------------------------------------------
 

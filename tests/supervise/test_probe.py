@@ -15,6 +15,7 @@ from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.supervise.probe import NotReadyError, SocketProbe
+from tests.rpc.pages import Page, all_pages, answering
 from tests.rpc.pairs import Scripted
 
 
@@ -71,3 +72,17 @@ async def test_a_socket_that_never_answers(short_dir: Path) -> None:
         sock.bind(str(short_dir / "s"))
         sock.listen()
         assert "did not answer the health check" in await missing(short_dir / "s")
+
+
+@all_pages
+async def test_a_server_that_answers_with_a_page_is_ready_if_that_maps_to_unimplemented(
+    short_dir: Path, page: Page
+) -> None:
+    async with answering(short_dir / "s", page):
+        found = await SocketProbe().check(f"unix:{short_dir / 's'}", 5)
+        ready = page.code == "UNIMPLEMENTED"
+        assert (found.alive, found.serving) == (ready, ready)
+        if ready:
+            await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
+        else:
+            assert f"its health check failed with {page.code}" in found.reason

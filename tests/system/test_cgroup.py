@@ -67,7 +67,7 @@ async def test_a_daemon_without_the_environment_is_killed_too(
         swept = (await watched.wait(events.Swept)).event
         assert isinstance(swept, events.Swept)
         assert swept.count == 1
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while alive(daemon):
                 await trio.lowlevel.checkpoint()
         assert not own.exists()
@@ -101,3 +101,16 @@ async def test_a_folder_that_is_no_cgroup_is_refused(short_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"cgroup: .* cannot be used: .*cgroup.controllers"):
         async with running(config(short_dir, plugin("p", "minimal.py")), short_dir):
             pass
+
+
+async def test_a_folder_that_another_mesh_uses_is_refused(short_dir: Path, cgroup: Path) -> None:
+    """Or its plugins would be killed as what an earlier mesh has left."""
+    (short_dir / "other").mkdir()
+    quick = plugin("p", "-I", "-S", "minimal.py")
+    for _ in range(2):  # and is free again afterwards
+        async with running(config(cgroup, quick), short_dir) as watched:
+            await watched.wait(events.Ready)
+            with pytest.raises(ConfigError, match="is used by another mesh"):
+                async with running(config(cgroup, quick), short_dir / "other"):
+                    pass
+            assert not watched.find(events.Exited)

@@ -58,7 +58,7 @@ async def test_it_inherits_only_the_variables_that_are_listed(
     monkeypatch.setenv("LISTED", "x")
     found = await told(short_dir, inherit_env=["LISTED", "PATH"], env={"OWN": "x"})
     own = {name for name in found["env"] if not name.startswith(("PLUGIN_", "MESH_", "LC_"))}
-    assert own == {"LISTED", "PATH", "OWN"}
+    assert own == {"LISTED", "PATH", "OWN", "PYTHONUNBUFFERED"}
 
 
 async def test_what_its_mesh_was_told_by_another_is_not_for_it(

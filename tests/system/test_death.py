@@ -18,6 +18,7 @@ from meshtrio import mesh
 from meshtrio.client.channel import Channel
 from meshtrio.errors import PluginDiedError
 from meshtrio.supervise import events
+from tests.lateness import Lateness
 from tests.meshes import Watched, running
 from tests.programs import plugin
 
@@ -48,23 +49,24 @@ async def test_callers_learn_of_a_kill_within_100_ms(connect: Callable, short_di
                 await stub.Slow(SlowRequest(message="never", seconds=60))
             failures.append((trio.current_time(), caught.value))
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(call)
-            for count in range(1, 6):
-                await watched.wait(events.LineWritten, count=count, line="slow begins")
-            killed = trio.current_time()
-            os.kill(pid, signal.SIGKILL)
+        with Lateness() as late:
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(call)
+                for count in range(1, 6):
+                    await watched.wait(events.LineWritten, count=count, line="slow begins")
+                killed = trio.current_time()
+                os.kill(pid, signal.SIGKILL)
 
         assert len(failures) == 5
         for at, error in failures:
-            assert at - killed < 0.1
+            assert at - killed < 0.1 + late.allowance
             assert isinstance(error, purerpc.UnavailableError)
             assert "plugin.chain" in str(error)
             assert "SIGKILL" in str(error)
             assert error.signal == signal.SIGKILL
 
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             reply = await stub.Echo(EchoRequest(message="who"))
         assert reply.pid != pid
 

@@ -48,7 +48,7 @@ def go_service(service: str, folder: Path, mesh_socket: Path) -> Iterator[subpro
 
 async def call_until_it_fails(stub: EchoServiceStub) -> str:
     """Give what is said then; an answer may still be on its way."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while True:
             try:
                 await stub.Echo(request("hi"))
@@ -64,7 +64,7 @@ async def test_a_go_program_registers_itself_is_called_and_dies(short_dir: Path)
         try:
             async with mesh.connect("plugin.go", mesh_socket=socket) as channel:
                 stub = channel.stub(EchoServiceStub)
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     assert (await stub.Echo(request("hi"))).message == "hi"
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -84,9 +84,9 @@ async def test_a_trio_program_registers_for_a_block(short_dir: Path) -> None:
         async with mesh.register("thing", path, mesh_socket=socket):
             async with mesh.connect("thing", mesh_socket=socket) as channel:
                 stub = channel.stub(EchoServiceStub)
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     assert (await stub.Echo(request("?"))).message == "own"
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             async with watched.mesh.connect("thing") as channel:
                 assert "took it out" in await call_until_it_fails(channel.stub(EchoServiceStub))
 
@@ -113,7 +113,7 @@ async def test_who_registers_an_address_again_takes_its_place(short_dir: Path) -
                     await trio.sleep_forever()  # ended by the error of the first
 
         with pytest.raises(purerpc.AbortedError, match="was registered for thing again"):
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await register_twice()
 
 

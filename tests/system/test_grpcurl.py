@@ -19,7 +19,7 @@ def grpcurl(
         [tool("grpcurl"), *given, f"unix://{socket}", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ async def test_a_program_that_knows_no_dump_is_killed_all_the_same(short_dir: Pa
     async with running(config, short_dir) as watched:
         pid = await first_life(watched)
         os.kill(pid, signal.SIGSTOP)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await watched.wait(events.Ready, count=2)
         exited = watched.find(events.Exited, pid=pid)[0].event
         assert isinstance(exited, events.Exited)

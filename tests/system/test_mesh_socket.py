@@ -118,11 +118,11 @@ def test_grpcio_calls_by_authority(target: str, mesh: Served) -> None:
         stub = GrpcioStub(channel)
         for size in (0, 1, 100_000, 3_000_000):
             text = "x" * size
-            assert stub.Echo(pb.EchoRequest(message=text), timeout=20).message == text
-        repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=20)
+            assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
+        repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
         assert [reply.message for reply in repeated] == ["r"] * 1000
-        assert stub.Join(requests("a", "b", "c"), timeout=20).message == "a b c"
-        assert [r.message for r in stub.Chat(requests("a", "b"), timeout=20)] == ["a", "b"]
+        assert stub.Join(requests("a", "b", "c"), timeout=60).message == "a b c"
+        assert [r.message for r in stub.Chat(requests("a", "b"), timeout=60)] == ["a", "b"]
         with pytest.raises(grpc.RpcError) as caught:
             stub.Slow(pb.SlowRequest(seconds=60), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -148,7 +148,7 @@ def test_two_stock_clients_at_once_are_not_mixed_up(mesh: Served) -> None:
                 text = f"{word} {number}"
                 request = pb.EchoRequest(message=text)
                 metadata = [("x-mesh-target", target)]
-                reply = stub.Echo(request, timeout=20, metadata=metadata)
+                reply = stub.Echo(request, timeout=60, metadata=metadata)
                 if reply.message != text:
                     wrong.append(text)
 

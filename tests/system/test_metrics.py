@@ -23,6 +23,7 @@ from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.rpc.seam import Method
 from meshtrio.supervise import events
+from tests.lateness import Lateness
 from tests.meshes import Watched, running
 from tests.programs import echo, plugin, served, until
 from tests.system.scrapes import Scrape, fetch, free_port, scrape, telling
@@ -111,12 +112,13 @@ async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Pa
             try:
                 found = await scrape(url)
                 # And it costs no more of the time than the scrape has.
-                began = trio.current_time()
-                await scrape(url, X_Prometheus_Scrape_Timeout_Seconds="0.5")
-                took = trio.current_time() - began
+                with Lateness() as late:
+                    began = trio.current_time()
+                    await scrape(url, X_Prometheus_Scrape_Timeout_Seconds="0.5")
+                    took = trio.current_time() - began
             finally:
                 os.kill(pid or 0, signal.SIGCONT)
-    assert 0.25 <= took < 1.5
+    assert 0.25 <= took < 1.5 + late.allowance
     assert found.value("mesh_collection_failures_total", plugin="stuck") == 1
     assert found.value("grpc_server_call_started_total", plugin="well") > 0
     assert found.value("mesh_instance_state", plugin="stuck", state="ready") == 1
@@ -284,7 +286,7 @@ def test_a_port_that_is_taken_is_told_with_whose_it_was_to_be(short_dir: Path) -
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
     assert done.returncode == 2
     said = f"[mesh.telemetry] metrics: tcp:{where}: cannot be bound: Address already in use"

@@ -78,7 +78,7 @@ async def test_a_drain_tells_which_calls_it_cut(short_dir: Path) -> None:
 
                 nursery.start_soon(cut)
                 await watched.wait_for_line("slow begins")
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     (report,) = await watched.mesh.drain("chain")
         assert report.cut_calls == ("/echo.v1.EchoService/Slow",)
         assert not report.forced

@@ -25,7 +25,7 @@ ROUND_ROBIN = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 async def answers(service: str, socket: Path) -> str:
     async with mesh.connect(service, mesh_socket=socket) as channel:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
     return str(reply.message)
 
@@ -41,7 +41,7 @@ async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
         async with m.connect("thing") as channel:
             stub = channel.stub(EchoServiceStub)
             # Nobody sees to it that there will be an endpoint again.
-            with trio.fail_after(1), pytest.raises(purerpc.UnavailableError, match="taken out"):
+            with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="taken out"):
                 await stub.Echo(EchoRequest())
             with trio.move_on_after(0.05) as scope:
                 await stub.Echo(EchoRequest(), wait=True)

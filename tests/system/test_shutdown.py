@@ -37,7 +37,7 @@ def test_killing_the_supervisor_leaves_no_plugin_nor_a_child_of_one(short_dir: P
         assert len(mesh.pids()) == 4
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids(), within=2.0)
+        until(lambda: not mesh.pids())
 
 
 def test_a_killed_supervisors_folder_can_be_used_again(short_dir: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_killed_warden_is_replaced_and_its_successor_knows_the_plugins(short_d
         until(lambda: _wardens(mesh.process.pid) not in ([], [killed]))
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids(), within=2.0)
+        until(lambda: not mesh.pids())
 
 
 def _wardens(parent: int) -> list[int]:
@@ -88,7 +88,7 @@ def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:
         )
         mesh.wait_for("slow begins")
         assert mesh.stop() == 0
-        output, _ = call.communicate(timeout=20)
+        output, _ = call.communicate(timeout=60)
         assert '"late"' in output
         assert "slow ends" in mesh.log
 

@@ -171,7 +171,7 @@ def test_by_http_with_the_stock_exporter(secure: bool, short_dir: Path) -> None:
             found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
             names: set[str] = set()
             while not {"start echo/0", RECV} <= names:
-                headers, request = arrived.get(timeout=20)
+                headers, request = arrived.get(timeout=60)
                 assert headers["api-key"] == "open, sesame"
                 names |= spans_of(request)
             assert found.stop() == 0
@@ -231,7 +231,7 @@ def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2, done.stderr
     assert "pip install 'meshtrio[tracing]'" in done.stderr
@@ -264,7 +264,7 @@ def test_a_variable_that_is_wrong_is_told_without_a_traceback(short_dir: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert "calls cannot be traced: Propagator nonsense not found" in done.stderr

@@ -14,6 +14,7 @@ import trio
 from meshtrio import mesh
 from tests import ROOT
 from tests.client.test_channel import serving
+from tests.lateness import Lateness
 from tests.programs import Served, served
 
 PROCESSES, EACH, SLOW = 5, 200, 40
@@ -84,7 +85,8 @@ def test_all_come_to_the_same_state_and_the_mesh_stays_small(short_dir: Path) ->
         processes = start_watchers(running, stack)
         own = short_dir / "own"
         began = time.monotonic()
-        took = trio.run(change, running.socket, own)
+        with Lateness() as late:
+            took = trio.run(change, running.socket, own)
         seconds = time.monotonic() - began
         grown = resident(running.process.pid) - before
         found = trio.run(leave_at_the_last, running.socket, own, processes)
@@ -94,5 +96,5 @@ def test_all_come_to_the_same_state_and_the_mesh_stays_small(short_dir: Path) ->
     assert 2 <= most < CHANGES
     assert grown < PROCESSES * EACH * MEMORY_FOR_EACH
     # Nobody else was kept waiting, nor were the changes themselves.
-    assert max(took) < 1.0
-    assert seconds < 2 * CHANGES / A_SECOND
+    assert max(took) < 1.0 + late.allowance
+    assert seconds < 2 * CHANGES / A_SECOND + CHANGES * late.allowance

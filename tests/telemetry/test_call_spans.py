@@ -112,7 +112,7 @@ def told(span: ReadableSpan) -> Any:
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 9)),
     st.lists(_steps, max_size=8) | st.lists(_steps, min_size=16, max_size=40),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_recorded_is_what_the_sdk_records(
     parent: SpanContext | None, attributes: dict[str, Any], steps: list[tuple[Any, ...]]
 ) -> None:

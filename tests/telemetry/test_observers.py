@@ -222,4 +222,4 @@ async def test_one_that_fails_costs_no_call(
                 await stub.Echo(request("hi"))
                 await call.send_message(request("still"))
                 assert (await call.receive_message()).message == "still"
-    assert "/echo.v1.EchoService/Echo: who observes calls failed" in caplog.text
+    assert "/echo.v1.EchoService/Echo: call tracer raised" in caplog.text

@@ -132,7 +132,7 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "serving\n"), done.stderr
     assert "calls are not traced: " in done.stderr

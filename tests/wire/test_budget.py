@@ -158,7 +158,8 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
 
 
 def test_a_single_frame_is_held_to_the_limit_of_blocks() -> None:
-    engine = Connection(Role.SERVER, Limits(max_header_list_size=1024))
+    limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=1024)
+    engine = Connection(Role.SERVER, limits)
     large = frames.header_frames(1, b"\x20" * 2000 + HEAD, end_stream=False, max_size=16_384)
     events = engine.receive_data(frames.PREFACE + frames.settings({}) + large)
     assert isinstance(events[-1], ConnectionFailed)

@@ -229,7 +229,7 @@ def _cut_replays(draw):
 
 
 @given(_cut_replays())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_split_gives_the_same_events(drawn):
     case, chunks = drawn
     engine = case.engine()
@@ -254,7 +254,7 @@ def _mutated_replays(draw):
 
 
 @given(_mutated_replays())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_mutation_ends_in_events(drawn):
     case, data = drawn
     engine = case.engine()
@@ -265,7 +265,7 @@ def test_any_mutation_ends_in_events(drawn):
 
 
 @given(st.sampled_from(Role), st.lists(st.binary(max_size=60), max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_garbage_in_frames_ends_in_events(role, payloads):
     """Frames of a right layout get past the reader, which a random byte stream seldom does."""
     pair = Pair()

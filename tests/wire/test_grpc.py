@@ -19,7 +19,7 @@ from meshtrio.wire.grpc import (
     frame_message,
 )
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 LIMIT = 100
 MESSAGES = [(False, b""), (False, b"hello"), (True, b"packed"), (False, b""), (False, b"x" * LIMIT)]
@@ -180,7 +180,7 @@ def test_decode_timeout_refuses(value):
 
 @given(st.floats(min_value=0, max_value=99_999_999 * 3600))
 @example(3e-6)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_timeout_is_short_and_rounded_up_never_down(seconds):
     encoded = encode_timeout(seconds)
     assert len(encoded) <= 9

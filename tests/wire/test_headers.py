@@ -104,9 +104,10 @@ def test_a_long_block_is_sent_in_frames_of_the_peers_size(size):
 
 @pytest.mark.parametrize("fragment", [b"", b"x"], ids=["empty", "one byte"])
 def test_a_block_without_end_is_cut_off(fragment):
-    """The peer is stopped by the limit on a whole block, counting an empty frame as one byte."""
-    engine = server(Limits(max_header_list_size=1024))
-    assert engine.receive_data(begin(b"x" * 24)) == []
+    """The peer is stopped by the limit on a whole block; a frame counts for 32 bytes at least."""
+    limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=32_032)
+    engine = server(limits)
+    assert engine.receive_data(begin(b"x" * 32)) == []
     assert engine.receive_data(more(fragment) * 1000) == []
     (event,) = engine.receive_data(more(fragment))
     assert isinstance(event, ConnectionFailed)
@@ -114,12 +115,14 @@ def test_a_block_without_end_is_cut_off(fragment):
 
 
 @pytest.mark.parametrize(
-    ("limit", "takes"), [(None, True), (0, False), (37, False), (38, True), (2**32 - 1, True)]
+    ("limit", "largest"),
+    [(None, 5000), (0, 0), (38, 38), (5000, 5000), (5001, 5000), (2**32 - 1, 5000)],
 )
-def test_the_size_of_list_that_the_peer_takes(limit, takes):
-    engine = server(settings={} if limit is None else {Setting.MAX_HEADER_LIST_SIZE: limit})
-    assert engine.takes_header_list([(b"key", b"val")]) is takes
-    assert engine.takes_header_list([])
+def test_the_largest_header_list_that_may_be_sent(limit, largest):
+    """The lower of the peer's limit and this side's own."""
+    settings = {} if limit is None else {Setting.MAX_HEADER_LIST_SIZE: limit}
+    engine = server(Limits(max_send_header_list_size=5000), settings)
+    assert engine.max_sent_header_list == largest
 
 
 # -- the compression state -----------------------------------------------------------------------

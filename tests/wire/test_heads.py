@@ -19,7 +19,7 @@ from meshtrio.wire.heads import (
     parse_trailers,
 )
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 METHOD, SCHEME, PATH = (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/s/m")
 REQUEST = (METHOD, SCHEME, PATH)
@@ -41,23 +41,23 @@ BAD_FIELDS = [
     pytest.param((b"k", b"a\rb"), id="carriage return in the value"),
     pytest.param((b"k", b"a\nb"), id="line feed in the value"),
     pytest.param((b"k", b"v\n"), id="line feed after the value"),
-    pytest.param((b"k", b" v"), id="space before the value"),
-    pytest.param((b"k", b"v "), id="space after the value"),
-    pytest.param((b"k", b"\tv"), id="tab before the value"),
-    pytest.param((b"k", b"v\t"), id="tab after the value"),
-    pytest.param((b"k", b" "), id="nothing but a space"),
     pytest.param((b"connection", b"close"), id="connection"),
     pytest.param((b"keep-alive", b"1"), id="keep-alive"),
     pytest.param((b"proxy-connection", b"close"), id="proxy-connection"),
     pytest.param((b"transfer-encoding", b"chunked"), id="transfer-encoding"),
     pytest.param((b"upgrade", b"h2c"), id="upgrade"),
     pytest.param((b":unknown", b"v"), id="unknown pseudo-header field"),
-    pytest.param((b"k-bin", b"A"), id="binary that is no base64"),
 ]
 
 GOOD_FIELDS = [
     pytest.param((b"k", b""), ("k", ""), id="empty value"),
     pytest.param((b"k", b"a \t b"), ("k", "a \t b"), id="blanks inside the value"),
+    pytest.param((b"k", b" v"), ("k", "v"), id="space before the value"),
+    pytest.param((b"k", b"v "), ("k", "v"), id="space after the value"),
+    pytest.param((b"k", b"\tv"), ("k", "v"), id="tab before the value"),
+    pytest.param((b"k", b"v\t"), ("k", "v"), id="tab after the value"),
+    pytest.param((b"k", b" \t "), ("k", ""), id="nothing but white space"),
+    pytest.param((b"k-bin", b" AP8 "), ("k-bin", b"\x00\xff"), id="white space around binary"),
     pytest.param((b"k", b"\xe9"), ("k", "é"), id="value beyond ASCII"),
     pytest.param((b"!#$%&'*+-.^_`|~09az", b"v"), ("!#$%&'*+-.^_`|~09az", "v"), id="any token"),
     pytest.param((b"k-bin", b"AP8"), ("k-bin", b"\x00\xff"), id="binary"),
@@ -121,7 +121,7 @@ _OTHERS = st.sampled_from([METHOD, SCHEME, PATH, (b"te", b"trailers"), (b"k", b"
 
 
 @given(st.lists(st.one_of(_VARYING, _OTHERS), max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_what_varies_is_read_as_if_all_were_read_anew(fields):
     whole = (*REQUEST, *fields)
     try:
@@ -155,7 +155,6 @@ def test_what_varies_is_read_as_if_all_were_read_anew(fields):
         pytest.param(((b":Method", b"POST"), SCHEME, PATH), id="pseudo-header in capitals"),
         pytest.param((*REQUEST, (b"te", b"gzip")), id="te of another kind"),
         pytest.param((*REQUEST, (b"te", b"trailers, gzip")), id="te of two kinds"),
-        pytest.param((*REQUEST, (b"grpc-timeout", b"soon")), id="timeout"),
         pytest.param((*REQUEST, (b"content-length", b"")), id="empty content-length"),
         pytest.param((*REQUEST, (b"content-length", b"-1")), id="negative content-length"),
         pytest.param((*REQUEST, (b"content-length", b"1,1")), id="content-length list"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meshtrio.wire.errors import ErrorCode, MalformedHead, PeerViolation
 from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder, encode, encode_field, encode_integer
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 LIMIT = 32 * 1024
 STATIC_GET, NEWEST_ENTRY = b"\x82", b"\xbe"
@@ -111,7 +111,7 @@ def resize(encoder: reference.Encoder, size: int) -> None:
 
 
 @given(_steps)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_decoder_agrees_with_the_reference(steps):
     """In particular no remembered block is stale once the table changed, shrank or evicted."""
     encoder, decoder = reference.Encoder(), HeaderDecoder(LIMIT)
@@ -256,7 +256,7 @@ def test_a_broken_block_is_a_compression_error(block):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
     decoder, judge = HeaderDecoder(2048), reference.Decoder(max_header_list_size=2048)
     for block in blocks:

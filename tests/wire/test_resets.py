@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hpack as reference
 import pytest
 
 from meshtrio.wire import frames
+from meshtrio.wire.connection import Role
 from meshtrio.wire.errors import ErrorCode, LocalMisuse
 from meshtrio.wire.events import ConnectionFailed, RequestReceived, StreamReset
 from meshtrio.wire.frames import FrameType
@@ -18,6 +20,7 @@ from .peers import (
     calling_client,
     data,
     headers,
+    headers_of,
     is_alive,
     open_stream,
     respond,
@@ -32,6 +35,17 @@ MORE_THAN_REMEMBERED = 300
 both_sides = pytest.mark.parametrize(
     "make", [calling_client, serving_server], ids=["client", "server"]
 )
+
+
+LATE = [
+    pytest.param(data(1, b"late"), id="DATA"),
+    pytest.param(data(1, b"late", end=True), id="DATA with the end"),
+    pytest.param(headers(1, TRAILERS, end=True), id="HEADERS"),
+    pytest.param(frames.window_update(1, 5), id="WINDOW_UPDATE"),
+    pytest.param(frames.window_update(1, 0), id="WINDOW_UPDATE of zero"),
+    pytest.param(frames.rst_stream(1, ErrorCode.CANCEL), id="RST_STREAM"),
+    pytest.param(frames.frame(FrameType.PRIORITY, 0, 1, b"\0\0\0\0\7"), id="PRIORITY"),
+]
 
 
 def resets(engine) -> list[tuple[int, int]]:
@@ -87,6 +101,54 @@ def test_a_reset_after_the_whole_response_still_ends_the_request():
     assert event == StreamReset(1, ErrorCode.NO_ERROR, by_peer=True, reason="NO_ERROR")
 
 
+@pytest.mark.parametrize("late", LATE)
+def test_a_client_drops_what_comes_after_the_peers_reset(late):
+    """As from grpc-java at a deadline: RST_STREAM, then the trailers that were queued."""
+    engine = calling_client()
+    engine.receive_data(frames.rst_stream(1, ErrorCode.CANCEL))
+    engine.data_to_send()
+    assert engine.receive_data(late * 3) == []
+    assert sent(engine) == []
+    assert is_alive(engine)
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_a_server_answers_once_what_comes_after_the_peers_reset(late):
+    """RFC 9113 §5.1 calls it a stream error; it may cost no other stream, nor much traffic."""
+    engine = serving_server()
+    engine.receive_data(frames.rst_stream(1, ErrorCode.CANCEL))
+    engine.data_to_send()
+    assert engine.receive_data(late * 3) == []
+    assert resets(engine) in ([], [(1, ErrorCode.STREAM_CLOSED)])
+    assert is_alive(engine)
+
+
+@both_sides
+def test_what_comes_after_many_resets_by_the_peer_is_dropped(make):
+    engine = make(Limits(max_concurrent_streams=2 * MORE_THAN_REMEMBERED, reset_burst=10_000))
+    ids = range(1, 2 * MORE_THAN_REMEMBERED, 2)
+    for stream_id in ids[1:]:
+        if engine.role is Role.CLIENT:
+            open_stream(engine)
+        else:
+            engine.receive_data(headers(stream_id))
+    engine.receive_data(b"".join(frames.rst_stream(i, ErrorCode.CANCEL) for i in ids))
+    for stream_id in ids:
+        assert engine.receive_data(headers(stream_id, TRAILERS, end=True)) == []
+    assert is_alive(engine)
+
+
+def test_the_table_follows_a_late_block():
+    """A block for a stream that is gone may still add to the dynamic table."""
+    engine, encoder = calling_client(), reference.Encoder()
+    open_stream(engine)
+    engine.receive_data(frames.rst_stream(1, ErrorCode.CANCEL))
+    fields = [*RESPONSE, (b"x-indexed", b"value")]
+    assert engine.receive_data(headers_of(1, encoder.encode(fields))) == []
+    (event,) = engine.receive_data(headers_of(3, encoder.encode(fields)))
+    assert event.head.metadata == (("x-indexed", "value"),)
+
+
 # -- by us ---------------------------------------------------------------------------------------
 
 
@@ -110,17 +172,6 @@ def test_what_is_over_or_never_was_is_not_reset():
     engine.reset_stream(1, ErrorCode.CANCEL)
     engine.reset_stream(3, ErrorCode.CANCEL)
     assert sent(engine) == []
-
-
-LATE = [
-    pytest.param(data(1, b"late"), id="DATA"),
-    pytest.param(data(1, b"late", end=True), id="DATA with the end"),
-    pytest.param(headers(1, TRAILERS, end=True), id="HEADERS"),
-    pytest.param(frames.window_update(1, 5), id="WINDOW_UPDATE"),
-    pytest.param(frames.window_update(1, 0), id="WINDOW_UPDATE of zero"),
-    pytest.param(frames.rst_stream(1, ErrorCode.CANCEL), id="RST_STREAM"),
-    pytest.param(frames.frame(FrameType.PRIORITY, 0, 1, b"\0\0\0\0\7"), id="PRIORITY"),
-]
 
 
 @both_sides
@@ -181,7 +232,7 @@ def test_what_is_remembered_of_resets_is_bounded():
         engine.receive_data(headers(stream_id))
         engine.reset_stream(stream_id, ErrorCode.CANCEL)
         engine.data_to_send()
-    assert len(engine._reset_here) <= 256
+    assert len(engine._reset_streams._recent) <= 256
     assert engine.open_streams == 0
 
 
@@ -245,15 +296,11 @@ def test_a_stream_refused_is_not_opened_by_trying_again():
 
 
 @pytest.mark.parametrize("late", [data(1, b"x"), headers(1)], ids=["DATA", "HEADERS"])
-@pytest.mark.parametrize("how", ["ended", "reset by the peer"])
-def test_a_stream_that_is_over_takes_no_more(how, late):
+def test_a_stream_that_is_over_takes_no_more(late):
     """Nothing of ours could have crossed, so the peer has lost count (RFC 9113 §5.1, closed)."""
     engine = server()
-    if how == "ended":
-        engine.receive_data(headers(1, end=True))
-        respond(engine, end=True)
-    else:
-        engine.receive_data(headers(1) + frames.rst_stream(1, ErrorCode.CANCEL))
+    engine.receive_data(headers(1, end=True))
+    respond(engine, end=True)
     (event,) = engine.receive_data(late)
     assert isinstance(event, ConnectionFailed)
     assert event.code == ErrorCode.STREAM_CLOSED

@@ -166,8 +166,11 @@ def test_more_data_than_the_connections_window():
 
 
 @pytest.mark.parametrize("size", [1024, 32 * 1024])
-def test_a_header_list_over_the_limit(size):
-    engine = server(Limits(max_header_list_size=size, max_frame_size=40_000))
+def test_a_header_list_over_the_absolute_limit(size):
+    limits = Limits(
+        max_header_list_size=1024, absolute_max_header_list_size=size, max_frame_size=40_000
+    )
+    engine = server(limits)
     too_large = headers(1, [*REQUEST, (b"n", b"v" * size)])
     check_connection_failed(engine, too_large, CALM, last=0)
 

@@ -8,7 +8,10 @@ itself holds it to its memory limit.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import time
+import weakref
 from pathlib import Path
 
 from meshtrio.errors import ConfigError
@@ -21,11 +24,20 @@ class Cgroups:
     """The cgroups of one mesh. All of it is quick, but `remove`, which is for a worker thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError for a folder that is no cgroup, or that we may not use."""
+        """Raises ConfigError for a folder that is no cgroup, is in use, or that we may not use.
+
+        The folder is locked until `close`, or until this is collected: what is in it is killed and
+        removed, which must not be another mesh's.
+        """
         self._folder = folder
         try:
+            self.close = weakref.finalize(self, os.close, _locked(folder))
             self.limits_memory = _enable_memory(folder)
             self._remove_stale()
+        except BlockingIOError:
+            raise ConfigError(
+                [f"mesh: cgroup: {folder} is used by another mesh; give each a folder of its own"]
+            ) from None
         except OSError as exc:
             raise ConfigError([f"mesh: cgroup: {folder} cannot be used: {exc}"]) from None
 
@@ -40,18 +52,17 @@ class Cgroups:
 
     def was_too_large(self, name: str) -> bool:
         """Whether the kernel has killed something in it for its use of memory."""
-        with contextlib.suppress(OSError):
-            events = dict(
-                line.split() for line in (self._folder / name / "memory.events").open().readlines()
-            )
-            return int(events.get("oom_kill", 0)) > 0
+        with contextlib.suppress(OSError, ValueError):
+            content = (self._folder / name / "memory.events").read_bytes()
+            events = dict(line.split() for line in content.splitlines())
+            return int(events.get(b"oom_kill", 0)) > 0
         return False
 
     def remove(self, name: str) -> int:
         """Kill what is left in a cgroup and remove it; gives how many processes those were."""
         gone = self._folder / name
         with contextlib.suppress(OSError):
-            left = len((gone / "cgroup.procs").read_text().split())
+            left = len((gone / "cgroup.procs").read_bytes().split())
             _kill(gone)
             return left
         return 0
@@ -67,9 +78,20 @@ PREFIX = "meshtrio-"
 """Of the names of cgroups that are ours to remove."""
 
 
+def _locked(folder: Path) -> int:
+    """A descriptor that locks a folder. Raises BlockingIOError if another has it, and OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _enable_memory(folder: Path) -> bool:
     """Have the memory controller in our cgroups, if we are given it."""
-    if "memory" not in (folder / "cgroup.controllers").read_text().split():
+    if b"memory" not in (folder / "cgroup.controllers").read_bytes().split():
         return False
     _write(folder / "cgroup.subtree_control", "+memory")
     return True

@@ -9,13 +9,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import trio
 
-from meshtrio import contract
+from meshtrio import contract, runtime_dir
 from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main
@@ -37,14 +37,44 @@ def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
 
 
 def environment_of(config: PluginConfig, own: Mapping[str, str]) -> dict[str, str]:
-    """What a plugin inherits, its `env`, and `own`: what the mesh tells it.
+    """The environment of a plugin's process; each of these overrides those before it.
 
-    What a mesh that is itself a plugin has been told by its own mesh, is for nobody else.
+    - `PYTHONUNBUFFERED=1`, so that what a Python program prints is in the log at once.
+    - What it inherits from the mesh, without what a service manager or an outer mesh meant for the
+      mesh itself.
+    - `HOME`, `USER` and `LOGNAME` of the user that it runs as, if that is not the mesh's.
+    - Its config's `env`.
+    - `own`: what the mesh sets.
+
+    Raises KeyError for a user that is not there.
     """
-    inherited = {k: v for k, v in os.environ.items() if k not in contract.ENVIRONMENT}
-    if config.inherit_env is not None:
-        inherited = {name: value for name, value in inherited.items() if name in config.inherit_env}
-    return {**inherited, **config.env, **own}
+    return {
+        "PYTHONUNBUFFERED": "1",
+        **_inherited(config.inherit_env),
+        **_of_user(config.containment.user),
+        **config.env,
+        **own,
+    }
+
+
+def _inherited(names: Sequence[str] | None) -> dict[str, str]:
+    """What a plugin inherits from the mesh; `names`: only these, if not None."""
+    withheld = contract.ENVIRONMENT
+    if names is None:
+        withheld |= contract.OF_SERVICE_MANAGER
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in withheld and (names is None or name in names)
+    }
+
+
+def _of_user(user: str | None) -> dict[str, str]:
+    """What login(1) sets for a user. Raises KeyError."""
+    if user is None:
+        return {}
+    entry = runtime_dir.user_entry(user)
+    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
 def environment_of_tls(files: ServerTlsFiles) -> dict[str, str]:
@@ -56,6 +86,15 @@ def environment_of_tls(files: ServerTlsFiles) -> dict[str, str]:
     if files.client_ca is not None:
         told[contract.PLUGIN_TLS_CLIENT_CA] = str(files.client_ca)
     return told
+
+
+def environment_of_lengths(config: PluginConfig) -> dict[str, str]:
+    """Give the variables for the lengths of messages that the config sets."""
+    lengths = {
+        contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: config.max_receive_message_length,
+        contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: config.max_send_message_length,
+    }
+    return {name: str(length) for name, length in lengths.items() if length is not None}
 
 
 async def check_executable(config: PluginConfig) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -58,16 +59,31 @@ def set_up(settings: dict[str, Any]) -> None:
     become(settings["user"], settings["group"])
 
 
+def reset_signals() -> None:
+    """Give each signal its default disposition, and block none.
+
+    Those that are ignored stay so in what is executed, and this interpreter itself ignores SIGPIPE
+    and SIGXFSZ.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> None:
     settings, *command = sys.argv[1:]
     try:
         set_up(json.loads(settings))
     except (OSError, ValueError, KeyError) as exc:
         sys.exit(f"could not be set up: {exc}")
+    reset_signals()
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as exc:
-        sys.exit(f"{command[0]} could not be executed: {exc.strerror}")
+        print(f"{command[0]} could not be executed: {exc.strerror}", file=sys.stderr)
+        # As a shell has it; the mesh looks for the reason then.
+        sys.exit(127 if isinstance(exc, FileNotFoundError) else 126)
 
 
 if __name__ == "__main__":

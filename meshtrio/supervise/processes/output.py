@@ -21,6 +21,9 @@ _READ_SIZE = 32 * 1024
 _TOLD_EVERY = 1.0
 _MOST_KEPT = 256 * 1024
 """Characters of an instance's last lines, however many lines that is."""
+_MAX_DEPTH = 500
+"""Nesting of a line of structured logging. Releases of Python differ in what they can parse: 3.11
+fails at 1,000 levels or fewer, 3.13 at about 10,000."""
 
 
 @attrs.frozen
@@ -82,7 +85,22 @@ def fields_of(line: str) -> Mapping[str, Any] | None:
         fields = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return fields if isinstance(fields, dict) else None
+    if not isinstance(fields, dict) or _is_deeper(line, fields, _MAX_DEPTH):
+        return None
+    return fields
+
+
+def _is_deeper(line: str, value: object, depth: int) -> bool:
+    """Whether objects and lists are nested more than `depth` deep in a value parsed from a line."""
+    if line.count("{") + line.count("[") <= depth:
+        return False
+    level: list[Any] = [value]
+    for _ in range(depth):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 class LineSplitter:

@@ -16,7 +16,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes import orphans, procfs
+from meshtrio.supervise.processes.descriptors import LIMIT
 from meshtrio.supervise.processes.handled import handles
 
 _GROUP_PAUSE = 0.02
@@ -48,7 +49,7 @@ class Process:
         """
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 list(command),
                 env=dict(env),
                 cwd=cwd,
@@ -58,9 +59,12 @@ class Process:
                 bufsize=0,
                 start_new_session=True,
             )
+            LIMIT.restore(started.pid)
+            return started
 
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), orphans.starting() as started:
             popen = await trio.to_thread.run_sync(start)
+            started(popen.pid)
         assert popen.stdout is not None
         assert popen.stderr is not None
         opened: list[int] = []
@@ -73,6 +77,7 @@ class Process:
             # Out of descriptors, most likely: what cannot be watched may not live.
             os.killpg(popen.pid, signal.SIGKILL)
             popen.wait()
+            orphans.waited_for(popen.pid)
             for descriptor in opened:
                 os.close(descriptor)
             raise
@@ -85,12 +90,17 @@ class Process:
             await trio.lowlevel.wait_readable(self.pidfd)
             self.signal_group(signal.SIGKILL)
             self.returncode = self._popen.wait()
+            orphans.waited_for(self.pid)
             os.close(self.pidfd)
 
     def signal_group(self, number: int) -> None:
-        """Signal every process of the group, as long as the leader has not been reaped."""
+        """Signal every process of the group, as long as the leader has not been reaped.
+
+        A process that has changed its user, such as one that runs a set-user-ID program, may be out
+        of our reach; then it is left to its own end.
+        """
         if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     async def dump(self) -> None:
@@ -101,7 +111,7 @@ class Process:
         """
         if not handles(self.pid, signal.SIGQUIT):
             return
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGQUIT)
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         with trio.move_on_after(_DUMP_WITHIN):
@@ -140,7 +150,7 @@ class Process:
 def _has_members(group: int) -> bool:
     """Whether a group has a process that is not a zombie."""
     try:
-        return any(f[2] == str(group) and f[0] not in "ZX" for f in procfs.stats())
+        return any(stat.group == group and stat.alive for stat in procfs.stats())
     except OSError:
         # No descriptor to look with; the time that it is given will pass.
         return True

@@ -23,16 +23,19 @@ class Usage:
 def usage_by_group() -> dict[int, Usage]:
     """What the processes there are of each process group use. Raises OSError."""
     found: dict[int, Usage] = {}
-    for fields in procfs.stats():
-        group = int(fields[2])
-        before = found.get(group, Usage())
-        # Its own, and that of the children it has waited for: what they took stays counted.
-        ticks = sum(map(int, fields[11:15]))
-        resident = int(fields[21]) * _PAGE
-        found[group] = Usage(before.cpu + ticks / _TICKS, before.resident + resident)
+    for stat in procfs.stats():
+        before = found.get(stat.group, Usage())
+        found[stat.group] = Usage(
+            before.cpu + stat.ticks / _TICKS, before.resident + stat.pages * _PAGE
+        )
     return found
 
 
 def resident_by_group() -> dict[int, int]:
     """Of that, the bytes in memory. Raises OSError."""
     return {group: usage.resident for group, usage in usage_by_group().items()}
+
+
+def own_resident() -> int:
+    """The bytes that this process has in memory. Raises OSError."""
+    return procfs.resident_pages_of_self() * _PAGE

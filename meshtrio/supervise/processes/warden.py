@@ -16,9 +16,14 @@ from pathlib import Path
 
 import trio
 
+from meshtrio.supervise.processes import orphans
+
 _log = logging.getLogger("meshtrio.mesh")
 
 _SCRIPT = Path(__file__).with_name("warden_main.py")
+_ENVIRONMENT = ("LD_LIBRARY_PATH",)
+"""All that the interpreter may need. A warden that had the rest, too, would be taken for a process
+of an outer mesh's plugin by that mesh's warden, and killed before it has killed its own plugins."""
 _RESTART_PAUSE = 0.1
 _FAILED_PAUSE = 1.0
 _GOODBYE = 2.0
@@ -29,7 +34,8 @@ class Warden:
     """Knows the pidfds of all plugins, and hands them to a new warden should the old one die."""
 
     def __init__(self, runtime_dir: Path, cgroup: Path | None = None) -> None:
-        self._marks = [str(runtime_dir), *([] if cgroup is None else [str(cgroup)])]
+        folders = [runtime_dir, *([] if cgroup is None else [cgroup])]
+        self._marks = [os.path.abspath(folder) for folder in folders]
         self._plugins: dict[int, int] = {}
         self._channel: socket.socket | None = None
 
@@ -49,10 +55,15 @@ class Warden:
         ours.setblocking(False)
         command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
         with ours:
-            with theirs:
+            with theirs, orphans.starting() as begun:
                 process = await trio.lowlevel.open_process(
-                    [*command, *self._marks], stdin=theirs, start_new_session=True
+                    [*command, *self._marks],
+                    stdin=theirs,
+                    start_new_session=True,
+                    cwd="/",
+                    env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
+                begun(process.pid)
             self._channel = ours
             for pid, pidfd in self._plugins.items():
                 self._hand_over(pid, pidfd)
@@ -72,6 +83,7 @@ class Warden:
                 process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+            orphans.waited_for(process.pid)
             self._channel = None
 
     def watch(self, pid: int, pidfd: int) -> None:

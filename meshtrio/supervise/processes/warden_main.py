@@ -28,10 +28,12 @@ def main() -> None:
     with socket.socket(fileno=0) as channel:
         if not _serve(channel, mesh, plugins):
             return
+    # Nothing that goes wrong with one process or folder may keep the others from being killed.
     for pid, pidfd in plugins.items():
         _kill_group(pid, pidfd)
     for folder in cgroup:
-        _kill_cgroups(folder)
+        with contextlib.suppress(OSError):
+            _kill_cgroups(folder)
     sweep(b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/")
 
 
@@ -71,10 +73,19 @@ def _receive(channel: socket.socket, plugins: dict[int, int]) -> bytes:
 
 
 def _kill_group(pid: int, pidfd: int) -> None:
-    """Kill a group whose leader still lives, which keeps its number from being another's."""
-    with contextlib.suppress(ProcessLookupError):
+    """Kill a group whose leader still lives, which keeps its number from being another's.
+
+    A leader that has changed its user may be out of our reach while others of its group are not.
+    """
+    try:
         signal.pidfd_send_signal(pidfd, 0)
+    except PermissionError:
+        pass
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
@@ -98,20 +109,28 @@ def sweep(mark: bytes) -> set[int]:
         if not found:
             break
         for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    if _carries(pid, mark):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                        killed.add(pid)
-                finally:
-                    os.close(pidfd)
+            with contextlib.suppress(OSError):
+                if _kill_carrier(pid, mark):
+                    killed.add(pid)
         time.sleep(_SWEEP_PAUSE)
     return killed
 
 
+def _kill_carrier(pid: int, mark: bytes) -> bool:
+    """Kill a process if it is still the one that was found, and say if so. Raises OSError."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not _carries(pid, mark):
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    finally:
+        os.close(pidfd)
+
+
 def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    """All that /proc lists. In bytes, as all of /proc is: its entries need not be UTF-8."""
+    return [int(name) for name in os.listdir(b"/proc") if name.isdigit()]
 
 
 def _carries(pid: int, mark: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from meshtrio.address import Address
 from meshtrio.config.log_filter import Amount
 from meshtrio.messages import binarylog
+from meshtrio.texts import whole
 
 Put = Callable[[bytes], None]
 """Takes a serialized entry; neither raises nor waits."""
@@ -147,7 +148,7 @@ def _is_grpcs_own(key: str) -> bool:
 def address_of(peer: str, socket: str = "") -> Any:
     """An Address of "host:port"; of a Unix socket, with its path, where there is none."""
     if not peer:
-        return binarylog.Address(type=binarylog.Address.TYPE_UNIX, address=socket)
+        return binarylog.Address(type=binarylog.Address.TYPE_UNIX, address=whole(socket))
     try:
         address = Address.parse(f"tcp:{peer}")
         # The scope of a link's address is not part of it (RFC 5952).

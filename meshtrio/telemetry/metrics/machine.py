@@ -7,13 +7,11 @@ import os
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from meshtrio.supervise.child import Child
-from meshtrio.supervise.processes.usage import Usage, usage_by_group
+from meshtrio.supervise.processes.usage import Usage, own_resident, usage_by_group
 from meshtrio.telemetry.families import Family, Labels, counter, gauge, instance_labels
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _SELF: Labels = ()
 
 
@@ -76,7 +74,7 @@ class MachineMetrics:
 def _of_the_mesh() -> list[Family]:
     resident: dict[Labels, int] = {}
     with contextlib.suppress(OSError):
-        resident[_SELF] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+        resident[_SELF] = own_resident()
     return [
         counter(
             "mesh.cpu_time",

@@ -15,7 +15,7 @@ since what bears it is never seen, and then their heads are the same bytes, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import getrandbits
 from typing import Any, Protocol, TypeVar
 
@@ -224,11 +224,17 @@ def _quiet_root(context: Context = _NOTHING) -> Context:
 
 
 def _fields(context: Context) -> tuple[bytes, frozenset[str]]:
-    """The header fields that carry a context, encoded, and their keys."""
+    """The header fields that carry a context, encoded, and their keys.
+
+    What a propagator gives that gRPC cannot send is left out: tracing must not make calls fail.
+    """
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context)
-    fields = encode_metadata(tuple((key.lower(), value) for key, value in carrier.items()))
-    return hpack.encode(fields), frozenset(key.lower() for key in carrier)
+    fields: list[tuple[bytes, bytes]] = []
+    for key, value in carrier.items():
+        with suppress(ValueError, TypeError):
+            fields += encode_metadata(((key.lower(), value),))
+    return hpack.encode(fields), frozenset(name.decode() for name, _ in fields)
 
 
 def _span_name(kind: str, method: Method) -> str:

@@ -102,11 +102,17 @@ def _event(event: Event) -> Any:
 def _pairs(attributes: Mapping[str, Any] | None) -> list[Any]:
     try:
         return [
-            _pair(key, value) if type(value) is not str or len(value) < _SHORT else _new(key, value)
+            _pair(key, value) if _cacheable(value) else _new(key, value)
             for key, value in (attributes or {}).items()
         ]
     except TypeError:  # What cannot be remembered, since it has no hash.
         raise _UnusualError from None
+
+
+def _cacheable(value: Any) -> bool:
+    """Whether equal values are encoded equally: 0.0 and -0.0 are equal, their bits are not."""
+    kind = type(value)
+    return kind is not float if kind is not str else len(value) < _SHORT
 
 
 def _new(key: str, value: Any) -> Any:

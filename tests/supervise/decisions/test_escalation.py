@@ -102,7 +102,7 @@ def config_of(top: Supervisor) -> MeshConfig:
 
 
 @given(_forests(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_failures_are_dealt_with_as_otp_would(top: Supervisor, data: st.DataObject) -> None:
     config = config_of(top)
     relations, recent, now = config.relations(), {}, 0.0
@@ -121,7 +121,7 @@ def test_failures_are_dealt_with_as_otp_would(top: Supervisor, data: st.DataObje
 
 
 @given(_forests(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_restart_takes_along_whom_the_strategy_says(top: Supervisor, data: st.DataObject) -> None:
     leaf = data.draw(st.sampled_from(top.leaves()))
     group = _parent(top, leaf)

@@ -99,7 +99,7 @@ def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
 
 
 @given(_tables(), st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[no-untyped-def]
     """Whatever is started and stopped first among what the plan allows."""
     rows, edges = drawn

@@ -87,11 +87,20 @@ def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
         ("[1]", None),
         ("", None),
         ('{"a":' * 4000 + "1" + "}" * 4000, None),
+        ('{"a":' * 501 + "1" + "}" * 501, None),
+        ('{"a":' + "[" * 500 + "]" * 500 + "}", None),
+        ('{"a": [' + "{}, " * 600 + '"[[["]}', {"a": [{}] * 600 + ["[[["]}),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_a_line_of_json_gives_its_fields(line: str, fields: object) -> None:
     assert fields_of(line) == fields
+
+
+def test_a_line_of_json_may_be_nested_500_deep() -> None:
+    found = fields_of('{"a":' * 500 + "1" + "}" * 500)
+    assert found is not None
+    assert list(found) == ["a"]
 
 
 def test_a_flood_is_told_of_once_a_second() -> None:

@@ -1,0 +1,140 @@
+"""Where `call` gets the types of a method from: given files, else the server's reflection."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from meshtrio.client.channel import Channel
+from meshtrio.client.reflection import (
+    NoReflectionError,
+    ReflectionUnavailableError,
+    build_pool,
+    describe,
+    method_in,
+    split_method,
+)
+from meshtrio.errors import UsageError
+
+_WELL_KNOWN = "google/protobuf/"
+_HINT = "make it with protoc --include_imports --descriptor_set_out=FILE"
+
+
+def given_types(
+    protosets: Sequence[Path], protos: Sequence[Path], folders: Sequence[Path]
+) -> DescriptorPool | None:
+    """Read the types of files given as `--protoset` and `--proto`; None if there are none.
+
+    Raises UsageError for files that cannot be read, compiled or put together.
+    """
+    if not protosets and not protos:
+        return None
+    files: dict[str, FileDescriptorProto] = {}
+    for path in protosets:
+        _add(files, path.name, _read(path))
+    if protos:
+        _add(files, "--proto", _compile(protos, folders))
+    missing = {name for file in files.values() for name in file.dependency} - files.keys()
+    for name in missing:
+        _add_well_known(files, name)
+    try:
+        return build_pool(files)
+    except (TypeError, KeyError, RecursionError) as exc:
+        given = ", ".join(map(str, (*protosets, *protos)))
+        raise UsageError(f"the types in {given} do not fit together: {exc}") from None
+
+
+async def find_method(
+    channel: Channel, method: str, server: str, given: DescriptorPool | None
+) -> MethodDescriptor:
+    """Learn a method's types, from `given` if that is not None, else from the server.
+
+    Args:
+        channel: Leads to the server.
+        method: As `pkg.Service/Method`.
+        server: What to call the server in errors.
+        given: Types from files.
+
+    Raises:
+        UsageError: The method is not there, or the server describes none.
+    """
+    service, _ = split_method(method)
+    if given is not None:
+        return method_in(given, method, "the given files")
+    try:
+        return method_in(await describe(channel, service, server=server), method, server)
+    except ReflectionUnavailableError:
+        raise NoReflectionError(
+            f"{server} offers no reflection, from which the types of {service} could be learned: "
+            "give them with --proto FILE or --protoset FILE"
+        ) from None
+
+
+def _add(files: dict[str, FileDescriptorProto], source: str, found: FileDescriptorSet) -> None:
+    for file in found.file:
+        if not file.name:
+            raise UsageError(f"{source} is not a FileDescriptorSet: a file in it has no name")
+        files.setdefault(file.name, file)
+
+
+def _read(path: Path) -> FileDescriptorSet:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"--protoset {path}: cannot be read: {exc.strerror}") from None
+    try:
+        return FileDescriptorSet.FromString(data)
+    except DecodeError:
+        raise UsageError(f"--protoset {path}: is not a FileDescriptorSet; {_HINT}") from None
+
+
+def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
+    """Raises UsageError for a missing file that does not come with protobuf."""
+    if name.startswith(_WELL_KNOWN):
+        stem = name.removesuffix(".proto").replace("/", ".")
+        if importlib.util.find_spec(f"{stem}_pb2"):
+            importlib.import_module(f"{stem}_pb2")
+            file = FileDescriptorProto()
+            descriptor_pool.Default().FindFileByName(name).CopyToProto(file)
+            files[name] = file
+            for needed in set(file.dependency) - files.keys():
+                _add_well_known(files, needed)
+            return
+    user = next(file.name for file in files.values() if name in file.dependency)
+    raise UsageError(f"the protoset lacks {name}, which {user} imports; {_HINT}")
+
+
+def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorSet:
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise UsageError(
+            "--proto runs protoc, which is not installed: pip install 'meshtrio[gen]', or give a "
+            "FileDescriptorSet with --protoset"
+        )
+    for proto in protos:
+        if not any((folder / proto).is_file() for folder in (Path(), *folders)):
+            raise UsageError(f"--proto {proto}: there is no such file")
+    # Without folders: as imports from here, and from where each file is.
+    include = folders or [Path(), *(proto.parent for proto in protos)]
+    with tempfile.NamedTemporaryFile(prefix="meshtrio-") as made:
+        command = [sys.executable, "-m", "grpc_tools.protoc", "--include_imports"]
+        command += [f"--descriptor_set_out={made.name}", *(f"-I{folder}" for folder in include)]
+        done = subprocess.run(
+            [*command, *map(str, protos)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            raise UsageError(done.stderr.strip() or f"protoc ended with status {done.returncode}")
+        return _read(Path(made.name))

@@ -1,0 +1,80 @@
+"""Which dynamic loader an ELF binary needs (elf(5))."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from functools import cache
+from typing import BinaryIO
+
+import attrs
+
+MAGIC = b"\x7fELF"
+
+_PT_INTERP = 3
+_MAX_SEGMENTS = 1024
+_MAX_PATH = 4096
+
+
+@attrs.frozen
+class Elf:
+    """The parts of the header that are used here."""
+
+    machine: int = 0
+    """Its architecture, 0 if the header is malformed."""
+    loader: str = ""
+    """The path of its dynamic loader, "" if it needs none."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is for the machine of this process; others may run by an emulator."""
+        return self.machine != 0 and self.machine == _own_machine()
+
+
+def read(file: BinaryIO) -> Elf:
+    """Read a header, from the beginning of a file. Raises OSError; nothing for malformed ones."""
+    try:
+        return _read(file)
+    except (struct.error, IndexError, KeyError, OverflowError, ValueError):
+        return Elf()
+
+
+def _read(file: BinaryIO) -> Elf:
+    file.seek(0)
+    head = file.read(64)
+    is_64 = {1: False, 2: True}[head[4]]
+    order = {1: "<", 2: ">"}[head[5]]
+    (machine,) = struct.unpack_from(f"{order}H", head, 18)
+    (table,) = struct.unpack_from(f"{order}{'Q' if is_64 else 'I'}", head, 32 if is_64 else 28)
+    size, count = struct.unpack_from(f"{order}2H", head, 54 if is_64 else 42)
+    for number in range(min(count, _MAX_SEGMENTS)):
+        file.seek(table + number * size)
+        segment = file.read(56 if is_64 else 32)
+        (kind,) = struct.unpack_from(f"{order}I", segment)
+        if kind == _PT_INTERP:
+            offset, length = _extent(segment, order, is_64=is_64)
+            file.seek(offset)
+            name = file.read(min(length, _MAX_PATH)).partition(b"\0")[0]
+            return Elf(machine, name.decode("utf-8", "surrogateescape"))
+    return Elf(machine)
+
+
+def _extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, int]:
+    """Where a segment is in the file, and its length."""
+    if is_64:
+        (offset,) = struct.unpack_from(f"{order}Q", segment, 8)
+        (length,) = struct.unpack_from(f"{order}Q", segment, 32)
+    else:
+        (offset,) = struct.unpack_from(f"{order}I", segment, 4)
+        (length,) = struct.unpack_from(f"{order}I", segment, 16)
+    return offset, length
+
+
+@cache
+def _own_machine() -> int:
+    """That of the interpreter which runs us; 0 if it cannot be told."""
+    try:
+        with open(sys.executable, "rb") as file:
+            return read(file).machine if file.read(4) == MAGIC else 0
+    except OSError:
+        return 0

@@ -1,0 +1,216 @@
+"""Stubs of purerpc that are made without `channel.stub`: `EchoServiceStub(channel)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+from purerpc.wrappers import ClientStubUnaryUnary
+
+from meshtrio.client.channel import connect_to
+from meshtrio.rpc.server import Server
+from tests.client.test_channel import serving
+from tests.rpc.pairs import reply, request, requests
+
+
+@attrs.define
+class Seen:
+    """A bare stub, and how its calls ended in their handlers."""
+
+    stub: Any = None
+    metadata: list[Any] = attrs.field(factory=list)
+    ended: list[str] = attrs.field(factory=list)
+    changed: trio.Event = attrs.field(factory=trio.Event)
+
+    @asynccontextmanager
+    async def noting(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except trio.Cancelled:
+            self._note("cancelled")
+            raise
+        self._note("done")
+
+    def _note(self, how: str) -> None:
+        self.ended.append(how)
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def until_ended(self, count: int) -> list[str]:
+        with trio.fail_after(30):
+            while len(self.ended) < count:
+                await self.changed.wait()
+        return self.ended
+
+
+class Noting(EchoServiceServicer):
+    """Does as the messages say, and notes how its calls end."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+
+    async def Echo(self, message: Any, request: Any) -> Any:
+        self._seen.metadata = list(request.custom_metadata)
+        async with self._seen.noting():
+            await obey(message.message)
+            return reply(message.message)
+
+    async def Repeat(self, message: Any) -> AsyncIterator[Any]:
+        async with self._seen.noting():
+            for number in range(message.count):
+                yield reply(f"{message.message}{number}")
+            await obey(message.message)
+
+    async def Join(self, messages: Any) -> Any:
+        async with self._seen.noting():
+            texts = []
+            async for message in messages:
+                await obey(message.message)
+                texts.append(message.message)
+            return reply(" ".join(texts))
+
+    async def Chat(self, messages: Any) -> AsyncIterator[Any]:
+        async with self._seen.noting():
+            async for message in messages:
+                await obey(message.message)
+                yield reply(message.message)
+
+
+async def obey(text: str) -> None:
+    if text == "hang":
+        await trio.sleep_forever()
+    if text == "fail":
+        raise purerpc.NotFoundError("as it was asked to")
+
+
+@pytest.fixture
+async def seen(short_dir: Path) -> AsyncIterator[Seen]:
+    found = Seen()
+    async with serving(short_dir / "a", Server(Noting(found))):
+        async with connect_to(f"unix:{short_dir / 'a'}") as channel:
+            found.stub = EchoServiceStub(channel)
+            yield found
+
+
+async def endless() -> AsyncIterator[Any]:
+    yield request("first")
+    await trio.sleep_forever()
+
+
+async def failing() -> AsyncIterator[Any]:
+    yield request("first")
+    raise ZeroDivisionError
+
+
+async def texts_of(call: Any) -> list[str]:
+    return [each.message async for each in call]
+
+
+async def test_all_four_kinds(seen: Seen) -> None:
+    stub = seen.stub
+    assert (await stub.Echo(request("a"))).message == "a"
+    assert await texts_of(stub.Repeat(RepeatRequest(message="r", count=2))) == ["r0", "r1"]
+    assert (await stub.Join(requests("a", "b"))).message == "a b"
+    assert await texts_of(stub.Chat(requests("a", "b"))) == ["a", "b"]
+    assert await seen.until_ended(4) == ["done"] * 4
+
+
+async def test_metadata_goes_along(seen: Seen) -> None:
+    await seen.stub.Echo(request("a"), metadata=(("key", "value"),))
+    assert ("key", "value") in seen.metadata
+
+
+async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
+    stream = await seen.stub.Chat()
+    for text in "ab":
+        await stream.send_message(request(text))
+        assert (await stream.receive_message()).message == text
+    await stream.close()
+    assert await stream.receive_message() is None
+
+
+@pytest.mark.parametrize("kind", ["Echo", "Join", "Chat"])
+async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
+    stream = await seen.stub._client.rpc(kind, EchoRequest, EchoReply, metadata=[("a", "b")])
+    await stream.send_message(request("a"))
+    await stream.close()
+    assert (await stream.receive_message()).message == "a"
+    assert await stream.receive_message() is None
+
+
+async def test_leaving_a_loop_early_cancels_the_call(seen: Seen) -> None:
+    async for each in seen.stub.Repeat(RepeatRequest(message="hang", count=3)):
+        assert each.message == "hang0"
+        break
+    assert await seen.until_ended(1) == ["cancelled"]
+    async for _ in seen.stub.Chat(endless()):
+        break
+    assert await seen.until_ended(2) == ["cancelled"] * 2
+    async with aclosing(seen.stub.Chat(endless())) as replies:
+        assert (await anext(replies)).message == "first"
+    assert await seen.until_ended(3) == ["cancelled"] * 3
+
+
+@pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
+async def test_a_status_is_raised_as_it_is(seen: Seen, kind: str) -> None:
+    call = {
+        "Echo": lambda: seen.stub.Echo(request("fail")),
+        "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="fail", count=1))),
+        "Join": lambda: seen.stub.Join(requests("a", "fail")),
+        "Chat": lambda: texts_of(seen.stub.Chat(requests("a", "fail"))),
+    }[kind]
+    with pytest.raises(purerpc.NotFoundError):
+        await call()
+
+
+async def test_what_the_requests_raise_is_raised_as_it_is(seen: Seen) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await seen.stub.Join(failing())
+    with pytest.raises(ZeroDivisionError):
+        await texts_of(seen.stub.Chat(failing()))
+
+
+@pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
+async def test_a_caller_that_is_cancelled_cancels_the_handler(seen: Seen, kind: str) -> None:
+    call = {
+        "Echo": lambda: seen.stub.Echo(request("hang")),
+        "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="hang", count=1))),
+        "Join": lambda: seen.stub.Join(endless()),
+        "Chat": lambda: texts_of(seen.stub.Chat(endless())),
+    }[kind]
+    with trio.move_on_after(0.1) as scope:
+        await call()
+    assert scope.cancelled_caught
+    assert await seen.until_ended(1) == ["cancelled"]
+
+
+async def test_a_server_that_goes_fails_the_calls_under_way(short_dir: Path) -> None:
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+
+        async def serve(task_status: trio.TaskStatus[None]) -> None:
+            with scope:
+                async with serving(short_dir / "a", Server(Noting(Seen()))):
+                    task_status.started()
+                    await trio.sleep_forever()
+
+        await nursery.start(serve)
+        async with connect_to(f"unix:{short_dir / 'a'}") as channel:
+            replies = EchoServiceStub(channel).Chat(endless())
+            await anext(replies)
+            scope.cancel()
+            with pytest.raises(purerpc.UnavailableError):
+                await anext(replies)
+
+
+async def test_stubs_for_channels_of_purerpc_are_as_they_were() -> None:
+    stub = EchoServiceStub(purerpc.insecure_channel("localhost", 0))
+    assert isinstance(stub.Echo, ClientStubUnaryUnary)

@@ -1,0 +1,5 @@
+module meshtrio/connectpeer
+
+go 1.25
+
+require connectrpc.com/connect v1.21.1

@@ -1,0 +1,47 @@
+"""An echo plugin whose every text would control a terminal, or pass for another's."""
+
+import json
+import sys
+from pathlib import Path
+
+import purerpc
+from google.protobuf import any_pb2
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "echo-plugin"))
+from echo.v1.echo_grpc import EchoServiceServicer
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio import plugin
+
+EVIL = "\x1b[31mEVIL\x1b]0;title\x07 \x9b2J \u202egnp\u2066 [bold]x[/bold] \x7f\u2028\x85|\x0b\x0c"
+"""What ends lines in some programs is in it, too; `|` is where a line would begin."""
+LINES = f"{EVIL}\nmeshtrio: not ours"
+
+
+def details():
+    """A google.rpc.Status with two details: one with such a text, and one with such a type."""
+    known, unknown = any_pb2.Any(), any_pb2.Any(type_url=f"example.com/{EVIL}", value=b"123")
+    known.Pack(EchoRequest(message=EVIL))
+    parts = [each.SerializeToString() for each in (known, unknown)]
+    return b"\x08\x05" + b"".join(
+        b"\x1a" + bytes([len(part) & 0x7F | 0x80, len(part) >> 7]) + part for part in parts
+    )
+
+
+class Hostile(EchoServiceServicer):
+    async def Echo(self, message, request):
+        print(EVIL, flush=True)
+        print(f"err {EVIL}", file=sys.stderr, flush=True)
+        line = {"message": LINES, "level": "error", EVIL: EVIL, "logger": EVIL, "exception": LINES}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+        if message.message == "reply":
+            return EchoReply(message=EVIL)
+        request.status_details = details()
+        raise purerpc.NotFoundError(LINES)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["die"]:
+        print(EVIL, file=sys.stderr, flush=True)
+        sys.exit(3)
+    plugin.run(Hostile())

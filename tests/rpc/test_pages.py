@@ -1,0 +1,31 @@
+"""Responses that are not gRPC: the client fails the call by the HTTP status and reads no page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import RepeatRequest
+
+from meshtrio.client.channel import connect_to
+from tests.rpc.pages import Page, all_pages, answering
+from tests.rpc.pairs import request
+
+
+@all_pages
+async def test_a_call_fails_with_the_status_that_the_http_status_maps_to(
+    short_dir: Path, page: Page
+) -> None:
+    with trio.fail_after(10):
+        async with answering(short_dir / "s", page), connect_to(f"unix:{short_dir}/s") as channel:
+            stub = channel.stub(EchoServiceStub)
+            for _ in range(2):
+                with pytest.raises(purerpc.RpcFailedError) as caught:
+                    await stub.Echo(request("hi"))
+                assert caught.value.status.status_code.name == page.code
+            with pytest.raises(purerpc.RpcFailedError) as caught:
+                await stub.Repeat(RepeatRequest(message="hi", count=2)).receive_message()
+            assert caught.value.status.status_code.name == page.code

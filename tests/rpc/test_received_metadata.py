@@ -1,0 +1,216 @@
+"""Metadata that a peer sent and that gRPC does not specify: carried on, echoed, passed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.wire import frames, hpack
+from meshtrio.wire.frames import FrameType
+from meshtrio.wire.grpc import ReceivedText, frame_message
+from meshtrio.wire.hpack import HeaderDecoder
+from meshtrio.wire.limits import Limits
+from tests.rpc.pairs import RawPeer, Scripted, connected, raw_client, reply, request
+from tests.rpc.test_robustness import head_frame
+
+ODD = (
+    (b"baggage", b"who=caf\xc3\xa9"),
+    (b"tracestate", b"a=1,\tb=2"),
+    (b"traceparent", b"\xff\x01"),
+    (b"x-raw", bytes(range(0x80, 0x100))),
+    (b"x-control", b"a\x01\x7fb"),
+    (b"x!odd'name", b"v"),
+    (b"x-long", b"v" * 9000),
+    (b"x-bin", b"AA,AP8="),
+    (b"grpc-tags-bin", b"AP8"),
+    (b"grpc-retry-pushback-ms", b"soon"),
+)
+"""What HTTP/2 allows, and what no program may write by gRPC's rules."""
+
+
+def answer_of(peer: RawPeer) -> list[tuple[bytes, bytes]]:
+    """The fields of all header blocks that the server has sent since the last time."""
+    decoder = HeaderDecoder(2**20)
+    return [
+        field
+        for kind, _, stream_id, payload in peer.frames()
+        if kind == FrameType.HEADERS and stream_id
+        for field in decoder.decode(payload, tuple)
+    ]
+
+
+def call(*fields: tuple[bytes, bytes]) -> bytes:
+    body = frame_message(EchoRequest(message="hi").SerializeToString())
+    return head_frame(1, *fields) + frames.frame(FrameType.DATA, frames.END_STREAM, 1, body)
+
+
+async def test_a_handler_may_send_back_what_it_was_sent() -> None:
+    async def echo(message: EchoRequest, request: Any) -> EchoReply:
+        request.initial_metadata = request.custom_metadata
+        request.trailing_metadata = [(key, value) for key, value in request.custom_metadata]
+        return reply(message.message)
+
+    async with raw_client(Scripted(Echo=echo)) as peer:
+        await peer.send(call(*ODD))
+        fields = answer_of(peer)
+        assert (b"grpc-status", b"0") in fields
+        for name, value in ODD:
+            if not name.endswith(b"-bin"):
+                assert fields.count((name, value)) == 2
+        assert [value for name, value in fields if name == b"x-bin"] == [b"AA", b"AP8"] * 2
+
+
+async def test_what_a_handler_makes_of_it_is_still_checked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def echo(message: EchoRequest, request: Any) -> EchoReply:
+        request.trailing_metadata = [("x-raw", dict(request.custom_metadata)["x-raw"] + "!")]
+        return reply(message.message)
+
+    async with raw_client(Scripted(Echo=echo)) as peer:
+        await peer.send(call(*ODD))
+        assert (b"grpc-status", b"2") in answer_of(peer)
+    assert "'x-raw'" in caplog.text
+
+
+async def test_it_is_carried_on_with_the_calls_of_a_handler() -> None:
+    seen: list[tuple[str, str | bytes]] = []
+
+    async def end(message: EchoRequest, request: Any) -> EchoReply:
+        seen.extend(request.custom_metadata)
+        return reply("end")
+
+    async with connected(Scripted(Echo=end)) as behind:
+
+        async def pass_on(message: EchoRequest) -> EchoReply:
+            return await behind.stub.Echo(request("on"))
+
+        async with raw_client(Scripted(Echo=pass_on)) as peer:
+            await peer.send(call(*ODD))
+            assert (b"grpc-status", b"0") in answer_of(peer)
+    carried = {"baggage", "tracestate", "traceparent", "grpc-tags-bin"}
+    expected = {name.decode(): value.decode("latin-1") for name, value in ODD[:3]}
+    assert {key for key, _ in seen} == carried
+    assert dict(seen) == {**expected, "grpc-tags-bin": b"\x00\xff"}
+
+
+async def test_it_may_be_passed_on_as_a_calls_own() -> None:
+    seen: list[tuple[str, str | bytes]] = []
+
+    async def end(message: EchoRequest, request: Any) -> EchoReply:
+        seen.extend(request.custom_metadata)
+        return reply("end")
+
+    async with connected(Scripted(Echo=end)) as behind:
+
+        async def pass_on(message: EchoRequest, request: Any) -> EchoReply:
+            return await behind.stub.Echo(message, metadata=request.custom_metadata)
+
+        async with raw_client(Scripted(Echo=pass_on)) as peer:
+            await peer.send(call(*ODD))
+            assert (b"grpc-status", b"0") in answer_of(peer)
+    for name, value in ODD:
+        if not name.endswith(b"-bin"):
+            assert (name.decode(), value.decode("latin-1")) in seen
+
+
+async def test_what_is_carried_and_too_long_for_a_peer_is_left_out() -> None:
+    seen: list[tuple[str, str | bytes]] = []
+
+    async def end(message: EchoRequest, request: Any) -> EchoReply:
+        seen.extend(request.custom_metadata)
+        return reply("end")
+
+    async with connected(Scripted(Echo=end), server_limits=Limits(max_header_list_size=2048)) as to:
+
+        async def pass_on(message: EchoRequest) -> EchoReply:
+            return await to.stub.Echo(request("on"), metadata=[("own", "kept")])
+
+        async with raw_client(Scripted(Echo=pass_on)) as peer:
+            await peer.send(call((b"baggage", b"a=" + b"b" * 5000)))
+            assert (b"grpc-status", b"0") in answer_of(peer)
+        assert seen == [("own", "kept")]
+        with pytest.raises(purerpc.ResourceExhaustedError, match="metadata"):
+            await to.stub.Echo(request("on"), metadata=[("own", "v" * 5000)])
+
+
+async def test_what_a_server_sent_may_be_sent_on() -> None:
+    """A client that gives the metadata of a reply to its next call, or a handler to its caller."""
+    odd = ReceivedText("caf\xe9\t")
+
+    async def echo(message: EchoRequest, request: Any) -> EchoReply:
+        request.trailing_metadata = [("x-odd", odd), *request.custom_metadata]
+        return reply("hi")
+
+    async with connected(Scripted(Echo=echo)) as pair:
+        _, outcome = await pair.stub.Echo.with_call(request("hi"))
+        assert outcome.trailing_metadata == (("x-odd", "caf\xe9"),)
+        _, outcome = await pair.stub.Echo.with_call(
+            request("hi"), metadata=outcome.trailing_metadata
+        )
+        assert outcome.trailing_metadata == (("x-odd", "caf\xe9"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ((b"x-bin", b"*"), "'x-bin'"),
+        ((b"grpc-trace-bin", b"A"), "'grpc-trace-bin'"),
+        ((b"grpc-timeout", b"soon"), "grpc-timeout"),
+    ],
+)
+async def test_a_request_that_grpc_cannot_read_fails_with_a_status(
+    field: tuple[bytes, bytes], reason: str
+) -> None:
+    async def echo(message: EchoRequest) -> EchoReply:
+        return reply("hi")
+
+    async with raw_client(Scripted(Echo=echo)) as peer:
+        await peer.send(call(field))
+        fields = dict(answer_of(peer))
+        assert fields[b"grpc-status"] == b"13"
+        assert reason in fields[b"grpc-message"].decode()
+        assert not peer.server.closed
+        peer.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("trailers", "text"),
+    [
+        ([(b"grpc-message", b"cannot open file: ")], "cannot open file: "),
+        ([(b"grpc-message", b"\xff\xfe 100% %zz ")], "\ufffd\ufffd 100% %zz "),
+        ([(b"grpc-message", "né".encode())], "né"),
+        ([(b"grpc-message", b"no"), (b"grpc-status-details-bin", b"*")], "no"),
+        ([(b"grpc-message", b"no"), (b"x-bin", b"A"), (b"x", b" v\t")], "no"),
+    ],
+)
+@pytest.mark.parametrize("after_head", [False, True])
+async def test_a_caller_gets_the_status_whatever_comes_with_it(
+    trailers: list[tuple[bytes, bytes]], text: str, after_head: bool
+) -> None:
+    head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+    status = [(b"grpc-status", b"5 "), *trailers]
+
+    async def answer(pair: Any) -> None:
+        """Answer in the place of the server, whose handlers never run."""
+        blocks = [head, status] if after_head else [head + status]
+        for number, block in enumerate(blocks, 1):
+            pair.server.engine.send_headers(
+                1, hpack.encode(block), end_stream=number == len(blocks)
+            )
+        pair.server.flush()
+
+    async def never(message: EchoRequest) -> EchoReply:
+        await answer(pair)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with connected(Scripted(Echo=never)) as pair:
+        with pytest.raises(purerpc.NotFoundError) as caught:
+            await pair.stub.Echo(request("hi"))
+        assert caught.value.status.status_message == text
+        assert caught.value.status_details == b""

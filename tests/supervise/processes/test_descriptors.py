@@ -1,0 +1,78 @@
+"""The limit of file descriptors: raised for the mesh, and not for what it starts."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshtrio.supervise.processes.descriptors import DescriptorLimit
+from tests.interop.test_soak import soft_limit
+from tests.programs import plugin, served
+
+NOFILE = resource.RLIMIT_NOFILE
+PRINTS = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+SLEEPS = "import sys; print('on', flush=True); sys.stdin.read()"
+SERVES = """\
+import resource
+from meshtrio import plugin
+from echo_plugin import EchoServicer
+
+print("limits", *resource.getrlimit(resource.RLIMIT_NOFILE), flush=True)
+plugin.run(EchoServicer())
+"""
+
+
+@pytest.fixture
+def limits() -> Iterator[tuple[int, int]]:
+    """The test's own limits, put back after it."""
+    before = resource.getrlimit(NOFILE)
+    resource.setrlimit(NOFILE, (1000, before[1]))
+    yield resource.getrlimit(NOFILE)
+    resource.setrlimit(NOFILE, before)
+
+
+def test_it_is_raised_and_children_get_the_original(limits: tuple[int, int]) -> None:
+    limit = DescriptorLimit()
+    assert limit.raise_to(2000) == 2000
+    assert resource.getrlimit(NOFILE) == (2000, limits[1])
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", SLEEPS], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        limit.restore(child.pid)
+        assert resource.prlimit(child.pid, NOFILE) == limits
+        # One that has set its own is left alone.
+        resource.prlimit(child.pid, NOFILE, (1500, limits[1]))
+        limit.restore(child.pid)
+        assert resource.prlimit(child.pid, NOFILE) == (1500, limits[1])
+    limit.restore(child.pid)  # It is gone, which is no error.
+
+
+def test_it_goes_no_further_than_the_hard_limit_and_is_never_lowered(
+    limits: tuple[int, int],
+) -> None:
+    limit = DescriptorLimit()
+    assert limit.raise_to(10**9) == limits[1] - 1
+    assert limit.raise_to(500) == limits[1] - 1
+    assert resource.getrlimit(NOFILE)[0] == limits[1] - 1
+
+
+def test_serve_has_enough_for_its_connections_and_plugins_have_what_it_was_given(
+    short_dir: Path,
+) -> None:
+    hard = resource.getrlimit(NOFILE)[1]
+    (short_dir / "prints.py").write_text(SERVES)
+    own = {"rlimits": {"nofile": 777}}
+    path = {"PYTHONPATH": str(Path(__file__).parents[3] / "examples" / "echo-plugin")}
+    config = plugin("plain", "prints.py", cwd=short_dir, env=path)
+    config += plugin("own", "prints.py", cwd=short_dir, env=path, containment=own)
+    config += "[mesh.gateway]\nmax_connections = 5000\n"
+    with soft_limit(1024), served(short_dir, config, ready=2) as found:
+        assert resource.prlimit(found.process.pid, NOFILE) == (min(12_500, hard - 1), hard)
+        found.wait_for(f"limits 1024 {hard}")
+        found.wait_for("limits 777 777")

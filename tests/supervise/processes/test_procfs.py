@@ -1,0 +1,144 @@
+"""Entries of /proc, of any content: one that cannot be read says nothing about the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from meshtrio.supervise.processes import procfs, warden_main
+from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.usage import usage_by_group
+from tests import ROOT
+
+AFTER_NAME = (
+    b"S 1 77 70 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
+)
+EXPECTED = procfs.Stat(pid=4711, state="S", parent=1, group=77, session=70, ticks=18, pages=100)
+
+NAMES = [
+    b"cat",
+    b"a b",
+    b"a) R 1 2 (b",
+    b")",
+    b"((((",
+    b"x\ny",
+    b"\t\r\x0b",
+    b"caf\xc3",
+    b"\xd0\xbf\xd1\x80\xd0\xbe\xd0\xb2\xd0\xb5\xd1\x80\xd0\xba\xd0",
+    b"\xff\xfe\x80",
+    b"",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_process_may_have_any_name(name: bytes) -> None:
+    assert procfs.parse_stat(b"4711 (" + name + b") " + AFTER_NAME + b"\n") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"4711",
+        b"4711 (cat)",
+        b"4711 (cat) S",
+        b"4711 (cat) " + b" ".join(AFTER_NAME.split()[:21]),
+        b"4711 (cat) " + AFTER_NAME.replace(b" 77 ", b" x ", 1),
+        b"4711 (cat) " + AFTER_NAME.replace(b" 100 ", b" \xff ", 1),
+        b"4711 (cat) " + AFTER_NAME.replace(b"S", b"\xe9", 1),
+        b"4711 (cat) " + AFTER_NAME.replace(b"S", b"SS", 1),
+        AFTER_NAME,
+        b"\0" * 100,
+    ],
+)
+def test_a_malformed_entry_is_none(content: bytes) -> None:
+    assert procfs.parse_stat(content) is None
+
+
+@pytest.mark.parametrize(("state", "alive"), [("R", True), ("D", True), ("Z", False), ("X", False)])
+def test_a_zombie_is_not_alive(state: str, alive: bool) -> None:
+    assert attrs.evolve(EXPECTED, state=state).alive is alive
+
+
+@contextmanager
+def named(name: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with this name, in a group of its own, whose arguments are no better."""
+    program = (
+        "import ctypes, sys; "
+        f"ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, b"--caf\xc3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={b"CAF\xc3": b"\xff"},
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("name", [b"caf\xc3", b"a) R 1 2 (b", b"x\ny\xff"])
+async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes) -> None:
+    with named(name) as process:
+        assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
+        found = usage_by_group()
+        assert found[process.pid].resident > 0
+        assert found[os.getpgrp()].resident > 0
+        child = await Process.spawn([sys.executable, "-c", "input()"], env=os.environ, cwd=None)
+        await child.stop(10)
+        assert child.returncode is not None
+        os.close(child.stdout)
+        os.close(child.stderr)
+
+
+def test_what_is_swept_is_found_by_bytes() -> None:
+    with named(b"caf\xc3") as process:
+        assert warden_main.sweep(b"CAF\xc3=\xff") == {process.pid}
+        assert process.wait(10) == -9
+
+
+def test_a_process_out_of_our_reach_is_left_and_stopping_goes_on() -> None:
+    """As one that has executed a set-user-ID program, which may not be signalled by its parent."""
+    program = """
+import os, sys, trio
+from meshtrio.supervise.processes import process
+
+process._KILL_WITHIN = 0.2
+
+async def main():
+    child = await process.Process.spawn(["sleep", "3600"], env=os.environ, cwd=None)
+    os.setresuid(12345, 12345, 0)
+    try:
+        await child.dump()
+        assert await child.stop(0.1)
+        assert child.returncode is None
+    finally:
+        os.setresuid(0, 0, 0)
+    await child.stop(0)
+    assert child.returncode in (-9, -15)
+
+trio.run(main)
+"""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,44 @@
+"""Children that handlers fork are ended by signals as any process, and their plugin goes on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio.supervise import events
+from tests.meshes import running
+from tests.programs import plugin
+
+FORKING = plugin("forking", "forking.py", ready_timeout=60, stop_timeout=10)
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+@pytest.mark.parametrize(
+    ("how", "number", "expected"),
+    [
+        ("process", signal.SIGTERM, -signal.SIGTERM),
+        ("process", signal.SIGINT, 1),
+        ("process", signal.SIGQUIT, -signal.SIGQUIT),
+        ("fork", signal.SIGTERM, -signal.SIGTERM),
+    ],
+)
+async def test_a_forked_child_is_ended_by_a_signal(
+    how: str, number: int, expected: int, where: str, short_dir: Path
+) -> None:
+    async with running(FORKING, short_dir) as watched:
+        async with watched.mesh.connect("plugin.forking") as channel:
+            stub = channel.stub(EchoServiceStub)
+            with trio.fail_after(30):
+                first = await stub.Echo(EchoRequest(message=f"{how} {where} {int(number)}"))
+                assert first.message == str(expected)
+                # It has not been woken to stop itself.
+                again = await stub.Echo(EchoRequest(message=f"{how} {where} {int(number)}"))
+                assert again.pid == first.pid
+        assert not watched.find(events.Exited)
+    (stopped,) = watched.find(events.Stopped)
+    assert str(stopped.event.ended) == "exited with status 0"  # type: ignore[attr-defined]

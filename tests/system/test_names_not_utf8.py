@@ -1,0 +1,204 @@
+"""Names, paths and values of the system that are not UTF-8 harm no mesh."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio import mesh
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
+from meshtrio.messages import channelz as channelz_messages
+from meshtrio.messages import control as messages
+from meshtrio.supervise import events
+from tests.meshes import running
+from tests.programs import CLIENT, ECHO, ROOT, Served, plugin, served, until
+from tests.system.scrapes import telling
+
+MINIMAL = ["-I", "-S", "minimal.py"]
+NAMES = [b"caf\xc3", b"a) R 1 2 3 4 (", b"x\n\xff", "проверка".encode()[:15]]
+
+
+@contextmanager
+def named(name: bytes) -> Iterator[int]:
+    """A process of this name beside the mesh, as any user of the machine may start one."""
+    program = (
+        "import ctypes, sys; "
+        f"ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_another_process_of_any_name_ends_no_mesh(short_dir: Path) -> None:
+    limited = {"containment": {"memory": 2**30}, "backoff": {"initial": 0.05}}
+    with telling() as (table, url), ExitStack() as others:
+        config = table + plugin("a", *MINIMAL, **limited) + plugin("b", *MINIMAL, **limited)
+        for name in NAMES:
+            others.enter_context(named(name))
+        with served(short_dir, config, ready=2) as mesh:
+            for command in (["restart", "a"], ["stop", "b"], ["start", "b"]):
+                done = mesh.run(*command)
+                assert done.returncode == 0, done.stderr
+            top = mesh.run("top", "--once", "--json", "--interval", "0.1")
+            assert top.returncode == 0, top.stderr
+            assert [row["resident"] > 0 for row in json.loads(top.stdout)["instances"]] == [
+                True
+            ] * 2
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                assert b"mesh_instance_resident_memory" in reply.read()
+            # The memory of plugins is looked at once a second: until then, the mesh goes on.
+            os.kill(mesh.ps()[0]["pid"], signal.SIGKILL)
+            until(lambda: mesh.log.count("ready after") == 5)
+            until(lambda: mesh.ps()[0]["uptime"] > 1.5)
+            assert mesh.stop() == 0
+        assert "Traceback" not in mesh.log
+
+
+@contextmanager
+def served_in_bytes(folder: Path) -> Iterator[Served]:
+    """A mesh whose runtime dir, config, cwd, program, argument and variable are not UTF-8."""
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xc3"))
+    shutil.copytree(ECHO, odd)
+    program = odd / os.fsdecode(b"pr\xff")
+    program.symlink_to(sys.executable)
+    (odd / "mesh.toml").write_text(
+        '[[plugin]]\nname = "echo"\ncommand = ["{python}", "echo_plugin.py"]\n'
+        "stop_timeout = 10\nready_timeout = 60\n"
+    )
+    log = folder / "log"
+    command = [str(program), "-m", "meshtrio", "serve", str(odd / "mesh.toml")]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--runtime-dir", str(odd / "run"), "--log-format", "json"],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "CAF": os.fsdecode(b"\xc3"),
+                os.fsdecode(b"\xff"): "x",
+            },
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+        )
+    mesh = Served(process, odd / "run", log)
+    try:
+        until(lambda: "ready after" in mesh.log or process.poll() is not None)
+        yield mesh
+    finally:
+        process.kill()
+        process.wait()
+
+
+COMMANDS = [
+    "ps",
+    "ps --json",
+    "tree",
+    "tree --json",
+    "top --once --interval 0.1",
+    "top --once --interval 0.1 --json",
+    "services",
+    "services --json",
+    "events",
+    "events --json",
+    "logs",
+    "logs --json",
+    "restart echo",
+    "drain echo",
+    "start echo",
+    "scale echo 2",
+    "reload",
+]
+
+
+def test_paths_and_values_that_are_not_utf8_harm_nothing(short_dir: Path) -> None:
+    with served_in_bytes(short_dir) as mesh:
+        for command in COMMANDS:
+            done = mesh.run(*command.split())
+            assert done.returncode == 0, (command, done.stderr, mesh.log)
+        call = ["call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}']
+        done = mesh.run(*call)
+        assert '"hi"' in done.stdout, done.stderr
+        done = mesh.run("plugin.echo", program=str(CLIENT))
+        assert done.returncode == 0, done.stderr
+        refused = mesh.run("reload", os.fsdecode(b"caf\xc3.toml"))
+        assert refused.returncode == 2
+        assert "not UTF-8" in refused.stderr
+        assert mesh.stop() == 0
+        lines = [json.loads(line) for line in mesh.log.splitlines()]
+    assert not [line for line in lines if line["level"] in ("ERROR", "CRITICAL")]
+    assert os.listdir(mesh.folder) == ["mesh.lock"]
+
+
+async def test_arguments_and_values_of_plugins_may_be_any_bytes(short_dir: Path) -> None:
+    odd = os.fsdecode(b"\xff")
+    text = (
+        "import os, sys; print(ascii(sys.argv[1]), ascii(os.environ['ODD']), flush=True); input()"
+    )
+    for containment in (Containment(), Containment(nice=1)):
+        config = MeshConfig(
+            [
+                PluginConfig(
+                    "odd",
+                    ["{python}", "-c", text, odd],
+                    env={"ODD": odd, odd: odd},
+                    containment=containment,
+                )
+            ]
+        )
+        async with running(config, short_dir) as watched:
+            await watched.wait_for_line(r"'\udcff' '\udcff'")
+
+
+async def test_a_program_that_cannot_be_started_may_have_any_name(short_dir: Path) -> None:
+    missing = os.fsdecode(os.fsencode(short_dir) + b"/caf\xc3")
+    config = MeshConfig([PluginConfig("p", [missing], restart=RestartPolicy.NEVER)])
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.GaveUp)
+        async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+            control = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Control"])
+            reply = await control.ListInstances(messages.ListInstancesRequest())
+            assert "could not be started" in reply.instances[0].reason
+
+
+async def test_a_socket_outside_the_mesh_may_have_any_path(short_dir: Path) -> None:
+    path = os.fsdecode(os.fsencode(short_dir) + b"/caf\xc3.sock")
+    environment = {**os.environ, "PLUGIN_SOCKET": path}
+    async with running(MeshConfig(), short_dir) as watched:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, str(ECHO / "echo_plugin.py")], env=environment
+        )
+        try:
+            where = {"mesh_socket": watched.mesh.socket}
+            async with mesh.register("outside", path, **where):
+                async with mesh.connect("outside", **where) as channel:
+                    with trio.fail_after(30):
+                        reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
+                    assert reply.pid == process.pid
+                async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+                    channelz = DynamicStub(
+                        channel, channelz_messages.DESCRIPTOR.services_by_name["Channelz"]
+                    )
+                    await channelz.GetTopChannels(channelz_messages.GetTopChannelsRequest())
+        finally:
+            process.terminate()
+            await process.wait()

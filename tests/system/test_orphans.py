@@ -1,0 +1,156 @@
+"""A mesh that orphans are given to, as PID 1 or as a subreaper, leaves no zombies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from meshtrio.supervise.processes import procfs
+from tests.programs import PLUGINS, ROOT, children, plugin, until
+
+ORPHANING = plugin(
+    "orphaning",
+    *("-I", "-S", "orphaning.py"),
+    backoff={"initial": 0.01},
+    max_restarts=1,
+    ready_timeout=60,
+    containment={"memory": 2**30},
+)
+
+
+COUNT = 10
+"""As in orphaning.py."""
+
+
+def zombies(parent: int) -> list[procfs.Stat]:
+    return [stat for stat in procfs.stats() if stat.parent == parent and stat.state == "Z"]
+
+
+@contextmanager
+def served_as_pid_1(folder: Path, config: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Serve in a PID namespace of its own; yields what started it, and its pid in ours."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        assert not os.environ.get("CI"), "only root, and with unshare(1), can make a namespace"
+        pytest.skip("only root, and with unshare(1), can make a namespace")
+    (folder / "mesh.toml").write_text(config)
+    serve = [sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--mount-proc", *serve, "--runtime-dir", folder / "run"],
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        (init,) = until(lambda: children(process.pid))
+        yield process, init
+    finally:
+        for pid in children(process.pid) if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        process.wait(20)
+
+
+def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: Path) -> None:
+    steady = plugin("steady", "-I", "-S", "minimal.py")
+    with served_as_pid_1(short_dir, ORPHANING + steady) as (process, init):
+        log = short_dir / "log"
+        until(lambda: "gives up" in log.read_text() and "steady/0: ready" in log.read_text())
+        until(lambda: not zombies(init))
+        text = log.read_text()
+        assert text.count("orphans were made") == 2
+        # Of each exit, and of giving up.
+        assert text.count("exited with status 7") == 3
+        assert Path(f"/proc/{init}").exists()
+        os.kill(init, signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert "Traceback" not in log.read_text()
+        assert "1 processes stopped by themselves" in log.read_text()
+
+
+EMBEDDED = """
+import ctypes, os, subprocess, sys
+from pathlib import Path
+
+import trio
+
+from meshtrio import mesh
+from meshtrio.config import MeshConfig, PluginConfig
+from meshtrio.supervise import events
+
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+command = ["{python}", "-I", "-S", *sys.argv[3:]]
+plugin = PluginConfig("p", command, cwd=Path(sys.argv[2]), max_restarts=0, ready_timeout=60.0)
+
+async def main():
+    # Children of the program's own, which end at once and are waited for much later.
+    ours = [
+        subprocess.Popen(["sh", "-c", "exit 5"], start_new_session=leads) for leads in (False, True)
+    ]
+    over = trio.Event()
+
+    def take(event):
+        if isinstance(event, events.GaveUp):
+            assert event.ended.status == 7, event
+            over.set()
+        if isinstance(event, events.LineWritten) and event.line == "children started":
+            nursery.start_soon(running.stop, "p")
+        if isinstance(event, events.Swept):
+            over.set()
+
+    async with trio.open_nursery() as nursery:
+        running = await nursery.start(mesh.main, MeshConfig([plugin], runtime_dir=sys.argv[1]))
+        running.subscribe(take)
+        await over.wait()
+        print("over", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        print([child.wait() for child in ours], flush=True)
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("program", [["orphaning.py"], ["faulty.py", "with-child"]])
+def test_children_of_an_embedding_program_keep_their_exit_statuses(
+    program: list[str], short_dir: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", EMBEDDED, str(short_dir / "run"), str(PLUGINS), *program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "over\n"
+        # But for what leads a session of its own, and ends by itself: that might be the program's.
+        left = 2 if program[0] == "faulty.py" else 2 + COUNT
+        until(lambda: len(zombies(process.pid)) <= left)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "[5, 5]\n"
+        assert process.wait(20) == 0
+
+
+def test_exit_statuses_are_kept_where_the_parent_ignores_sigchld(short_dir: Path) -> None:
+    config = plugin("p", "-c", "exit(7)", restart="on-failure", max_restarts=0)
+    (short_dir / "mesh.toml").write_text(config)
+    serve = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
+    ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    command = [sys.executable, "-c", f"{ignore}; os.execv(sys.argv[1], sys.argv[1:])", *serve]
+    with subprocess.Popen(
+        [*command, "--runtime-dir", str(short_dir / "run")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        ended = next(line for line in process.stderr if "p/0: pid" in line or "gives up" in line)
+        process.terminate()
+        assert "exited with status 7" in ended
