@@ -82,6 +82,23 @@ async def test_a_foreign_plugin_is_asked_only_if_it_handles_that(
     assert lines(watched).removeprefix("deaf").strip() == said
 
 
+WRAPPER = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.run([sys.executable, "-c", {program!r}])
+"""
+
+
+async def test_a_plugin_that_a_wrapper_has_started_is_asked_too(short_dir: Path) -> None:
+    handler = "signal.signal(signal.SIGQUIT, lambda *_: print('stacks', flush=True))"
+    program = WRAPPER.format(program=FOREIGN.format(more=handler))
+    async with running(plugin("slow", "-c", program, stop_timeout=0.2), short_dir) as watched:
+        await watched.wait_for_line("deaf")
+        event = await stopped(watched)
+    assert event.ended.signal == signal.SIGKILL
+    assert "stacks" in lines(watched)
+
+
 async def test_what_is_given_no_time_is_asked_nothing(short_dir: Path) -> None:
     program = FOREIGN.format(more="signal.signal(signal.SIGQUIT, lambda *_: print('stacks'))")
     async with running(plugin("slow", "-c", program, stop_timeout=0), short_dir) as watched:

@@ -104,23 +104,23 @@ class Process:
                 os.killpg(self.pid, number)
 
     async def dump(self) -> None:
-        """Have a stuck leader say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
-        answer with their stacks on stderr; it may be stopped, and is continued for that.
+        """Have a stuck group say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
+        answer with their stacks on stderr; they may be stopped, and are continued for that.
 
-        One that does not handle the signal is not sent it: it could only leave a core file.
+        Processes that do not handle the signal are not sent it: they could only leave core files.
+        The plugin itself need not be the leader, which may be a shell that has started it.
         """
-        if not handles(self.pid, signal.SIGQUIT):
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGQUIT)
-            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
-        with trio.move_on_after(_DUMP_WITHIN):
+        asked = [pid for pid in _members(self.pid) if handles(pid, signal.SIGQUIT)]
+        for pid in asked:
+            _signal_member(self.pid, pid, signal.SIGQUIT, signal.SIGCONT)
+        with trio.move_on_after(_DUMP_WITHIN if asked else 0):
             await trio.lowlevel.wait_readable(self.pidfd)
+            await self._wait_for_group()
 
     async def stop(self, grace: float) -> bool:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
 
-        Before that the leader is asked for its stacks, unless it was given no time at all.
+        Before that it is asked for its stacks, unless it was given no time at all.
         The leader's end is not the group's: what it started may still be draining. When cancelled
         all is killed at once. It has been reaped when this returns; but where the kernel does not
         let go of it, `returncode` is still None.
@@ -145,6 +145,26 @@ class Process:
         """Wait until the group's other processes have ended; the kernel tells nobody of that."""
         while _has_members(self.pid):  # noqa: ASYNC110 - no event to wait for
             await trio.sleep(_GROUP_PAUSE)
+
+
+def _members(group: int) -> list[int]:
+    """The processes of a group that are not zombies; none where they cannot be looked for."""
+    try:
+        return [stat.pid for stat in procfs.stats() if stat.group == group and stat.alive]
+    except OSError:
+        return []
+
+
+def _signal_member(group: int, pid: int, *numbers: int) -> None:
+    """Signal a process if it is still the one that was found in the group."""
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if os.getpgid(pid) == group:
+                for number in numbers:
+                    signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
 
 
 def _has_members(group: int) -> bool:
