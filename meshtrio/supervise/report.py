@@ -19,8 +19,8 @@ class ShutdownReport:
     cut_calls: tuple[str, ...] = ()
     """Paths of the calls that were cut, as far as plugins reported them."""
     cut_calls_unknown: tuple[str, ...] = ()
-    """Instances of which it is not known whether calls were cut: those that do not run meshtrio,
-    and those that were killed before they could report it."""
+    """Instances of which it is not known whether calls were cut, sorted: those that do not run
+    meshtrio, and those that were killed before they could report it."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.stopped)} processes stopped by themselves"]
@@ -57,7 +57,7 @@ class Reporter:
         self.report = report = attrs.evolve(
             self.report,
             cut_calls=(*self.report.cut_calls, *event.cut_calls),
-            cut_calls_unknown=unknown if event.cut_calls_known else (*unknown, who),
+            cut_calls_unknown=unknown if event.cut_calls_known else tuple(sorted((*unknown, who))),
         )
         if event.ended.left:
             self.report = attrs.evolve(report, left=(*report.left, who))
