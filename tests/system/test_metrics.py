@@ -176,8 +176,7 @@ def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether it is asked again for good: as long as it has not seen that the idle connections are
-    gone, it resets those that are too many."""
+    """Whether there are metrics: there may be too many connections until it has seen some closed."""
     try:
         return b"mesh_info" in fetch(url)[1]
     except OSError:

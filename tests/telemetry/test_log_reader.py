@@ -31,6 +31,14 @@ def test_the_reader_tells_what_it_cannot_read(tmp_path: Path) -> None:
     assert (read().returncode, read("--help").returncode) == (2, 0)
 
 
+def test_an_entry_of_no_time(tmp_path: Path) -> None:
+    entry = binarylog.GrpcLogEntry(timestamp={"seconds": 2**60}).SerializeToString()
+    (tmp_path / "log").write_bytes(len(entry).to_bytes(4, "big") + entry)
+    done = read(str(tmp_path / "log"))
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path / 'log'}: is not a binary log, or not from here on\n"
+
+
 def test_whoever_reads_the_reader_may_go_away(tmp_path: Path) -> None:
     entry = binarylog.GrpcLogEntry(call_id=7).SerializeToString()
     (tmp_path / "log").write_bytes((len(entry).to_bytes(4, "big") + entry) * 50_000)

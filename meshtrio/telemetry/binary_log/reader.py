@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError
 
@@ -50,7 +51,7 @@ def read(path: Path) -> str:
         raise
     except OSError as exc:
         return f"{path}: cannot be read: {exc.strerror}"
-    except DecodeError:
+    except (DecodeError, JsonError):
         return f"{path}: is not a binary log, or not from here on"
     return ""
 
