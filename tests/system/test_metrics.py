@@ -176,7 +176,7 @@ def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether there are metrics: there may be too many connections until it has seen some closed."""
+    """Whether there are metrics: there are too many connections until it has seen some closed."""
     try:
         return b"mesh_info" in fetch(url)[1]
     except OSError:
