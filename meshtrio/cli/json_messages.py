@@ -59,7 +59,7 @@ class _Printer:
         if special is not None:
             try:
                 return special(self, message, depth)
-            except (_NoFormError, AttributeError, TypeError, ValueError):
+            except (_NoFormError, AttributeError, KeyError, TypeError, ValueError):
                 # A server may also describe such a type in another way than it is.
                 pass
         return self._fields(message, depth)
