@@ -306,6 +306,29 @@ def test_a_stream_that_is_over_takes_no_more(late):
     assert event.code == ErrorCode.STREAM_CLOSED
 
 
+@pytest.mark.parametrize("late", LATE)
+def test_a_client_drops_what_comes_after_the_end(late):
+    """A server that loses count of one stream fails no other call."""
+    engine = calling_client()
+    other = open_stream(engine)
+    engine.send_data(1, b"", end_stream=True)
+    engine.receive_data(headers(1, RESPONSE) + headers(1, TRAILERS, end=True))
+    engine.data_to_send()
+    assert engine.receive_data(late * 3) == []
+    assert sent(engine) == []
+    (event,) = engine.receive_data(headers(other, RESPONSE))
+    assert event.stream_id == other
+
+
+def test_a_client_does_not_bear_a_flood_of_what_comes_after_the_end():
+    engine = calling_client(Limits(control_burst=100, control_rate=0))
+    engine.send_data(1, b"", end_stream=True)
+    engine.receive_data(headers(1, RESPONSE) + headers(1, TRAILERS, end=True))
+    *_, event = engine.receive_data(headers(1, TRAILERS, end=True) * 200)
+    assert isinstance(event, ConnectionFailed)
+    assert event.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
 @pytest.mark.parametrize(
     "late", [frames.window_update(1, 5), frames.rst_stream(1, 0)], ids=["WINDOW_UPDATE", "RST"]
 )
