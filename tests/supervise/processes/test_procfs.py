@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,3 +143,27 @@ trio.run(main)
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("hidepid", [1, 2])
+def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
+    """As on machines whose /proc shows users their own processes only (proc(5), hidepid)."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
+        pytest.skip("only root, and with unshare(1), can mount /proc")
+    look = (
+        "import os; from meshtrio.supervise.processes import procfs, usage, warden_main; "
+        "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
+        "print([stat.pid for stat in procfs.stats()] == [os.getpid()], "
+        "usage.usage_by_group()[os.getpgrp()].resident > 0, warden_main.sweep(b'NO_SUCH='))"
+    )
+    commands = f'mount -t proc -o hidepid={hidepid} proc /proc && {sys.executable} -c "{look}"; :'
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount", "setsid", "--wait", "sh", "-c", commands],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "True True set()\n", done.stderr
