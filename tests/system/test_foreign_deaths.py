@@ -118,7 +118,10 @@ async def test_a_drain_does_not_claim_what_it_does_not_know(short_dir: Path) -> 
         assert (again.cut_calls, again.cut_calls_known) == ((), True)
 
 
-async def drained_with_a_call(table: str, folder: Path) -> tuple[Watched, object]:
+async def drained_with_a_call(
+    table: str, folder: Path, *, suspended: bool = False
+) -> tuple[Watched, object]:
+    """Drain a plugin during a call; a `suspended` one (SIGSTOP) cannot do anything about it."""
     async with running(table, folder) as watched:
         async with watched.mesh.connect("plugin.chain") as channel, trio.open_nursery() as nursery:
 
@@ -128,6 +131,10 @@ async def drained_with_a_call(table: str, folder: Path) -> tuple[Watched, object
 
             nursery.start_soon(call)
             await watched.wait_for_line("slow begins")
+            if suspended:
+                (status,) = watched.mesh.instances()
+                assert status.pid is not None
+                os.kill(status.pid, signal.SIGSTOP)
             with trio.fail_after(20):
                 (drained,) = await watched.mesh.drain("chain")
     return watched, drained
@@ -165,7 +172,7 @@ async def test_a_program_in_any_language_can_report_what_it_cut(short_dir: Path)
 
 async def test_one_that_was_killed_before_it_could_report_is_not_known(short_dir: Path) -> None:
     table = plugin("chain", "chain.py", stop_timeout=0)
-    _, drained = await drained_with_a_call(table, short_dir)
+    _, drained = await drained_with_a_call(table, short_dir, suspended=True)
     assert not drained.cut_calls_known  # type: ignore[attr-defined]
 
 
