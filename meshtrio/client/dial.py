@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import ssl
 
 import attrs
@@ -11,7 +10,6 @@ import trio
 
 from meshtrio.address import TlsFiles
 from meshtrio.client.endpoint import connect, host_of
-from meshtrio.rpc.peer import peer_of
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 
@@ -38,10 +36,20 @@ class Tls:
         return cls(context, files.server_name)
 
 
-async def dial(address: str, tls: Tls | TlsFiles | None, owner: int | None = None) -> Transport:
-    """Connect; the handshake is still to be done. Raises OSError and ValueError.
+async def dial(
+    address: str, tls: Tls | TlsFiles | None, owners: frozenset[int] | None = None
+) -> Transport:
+    """Connect; the handshake is still to be done.
 
-    `owner`: the user whom a Unix socket's server has to run as; any by default.
+    Args:
+        address: `unix:/path` or `tcp:host:port`.
+        tls: how to speak TLS there, if it is to be spoken.
+        owners: the uids of which a Unix socket's server has to have one; any by default.
+
+    Raises:
+        WrongServerError: another user serves there.
+        OSError: nothing listens there, or the TLS files cannot be used.
+        ValueError: an address of another form.
     """
     if isinstance(tls, TlsFiles):
         try:
@@ -49,22 +57,8 @@ async def dial(address: str, tls: Tls | TlsFiles | None, owner: int | None = Non
         except OSError as exc:
             reason = f"its TLS files cannot be used: {exc.strerror or exc}"
             raise OSError(exc.errno, reason) from None
-    sock = await connect(address)
-    if owner is not None:
-        _check_owner(sock, owner)
+    sock = await connect(address, owners)
     if tls is None:
         return SocketTransport(sock)
     hostname = tls.server_hostname or host_of(address)
     return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
-
-
-def _check_owner(sock: socket.socket, owner: int) -> None:
-    """Whoever registers a path shall not have others speak to servers that he could not reach."""
-    try:
-        found = peer_of(sock).uid
-        if found != owner:
-            text = f"it is served by uid {found}, and was registered by uid {owner}"
-            raise PermissionError(errno.EPERM, text)
-    except BaseException:
-        sock.close()
-        raise

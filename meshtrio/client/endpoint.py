@@ -9,6 +9,7 @@ import trio
 
 from meshtrio.address import Address, TlsFiles
 from meshtrio.backoff import Backoff
+from meshtrio.client import unix
 from meshtrio.texts import whole
 
 RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
@@ -36,7 +37,18 @@ class Endpoint:
     priority: int = LOCAL
     tls: TlsFiles | None = None
     owner: int | None = None
-    """The uid its server has to have, where somebody else than the mesh's user registered it."""
+    """The uid that its server has to run as, if it is a Unix socket: of a plugin, what the mesh
+    found when it became ready; of a registration, the registrar if that is not the mesh's user. If
+    it is None, any server is spoken to."""
+    or_root: bool = False
+    """Root may serve it instead of `owner`: for addresses that a client knows by itself."""
+
+    @property
+    def owners(self) -> frozenset[int] | None:
+        """The uids of which its server has to have one; None if any will do."""
+        if self.owner is None:
+            return None
+        return frozenset({self.owner, 0}) if self.or_root else frozenset({self.owner})
 
     @property
     def identity(self) -> str:
@@ -93,14 +105,26 @@ def target_of(name: str) -> str:
     return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
 
 
-async def connect(address: str) -> socket.socket:
-    """Connect to an endpoint's address, giving a non-blocking socket the caller owns.
+async def connect(address: str, owners: frozenset[int] | None = None) -> socket.socket:
+    """Connect to an endpoint's address.
 
-    Raises OSError where nothing listens, ValueError for an address of another form.
+    Args:
+        address: `unix:/path` or `tcp:host:port`.
+        owners: the uids of which a Unix socket's server has to have one, see `unix.connect`. It
+            does nothing on TCP.
+
+    Returns:
+        A non-blocking socket that the caller owns.
+
+    Raises:
+        WrongServerError: another user serves there.
+        OSError: nothing listens there.
+        ValueError: an address of another form.
     """
     where = Address.parse(address)
     if where.path:
-        return await _connect_unix(where.path)
+        await trio.lowlevel.checkpoint()
+        return unix.connect(where.path, owners)
     try:
         stream = await trio.open_tcp_stream(where.host, where.port)
     except OSError as exc:
@@ -115,19 +139,3 @@ def _why(exc: OSError) -> str:
         reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
         return "; ".join(sorted(reasons))
     return exc.strerror or str(exc)
-
-
-async def _connect_unix(path: str) -> socket.socket:
-    """Never waits: a listener whose backlog is full gives EAGAIN, and is tried again later.
-
-    trio's own connect takes that for "in progress" and gives a socket that is not connected.
-    """
-    await trio.lowlevel.checkpoint()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -170,7 +170,7 @@ class Link:
             try:
                 endpoint = self.endpoint
                 return await dial(
-                    endpoint.address, self._manner.tls or endpoint.tls, endpoint.owner
+                    endpoint.address, self._manner.tls or endpoint.tls, endpoint.owners
                 )
             except (OSError, ValueError) as exc:
                 self._fail(getattr(exc, "strerror", None) or str(exc))

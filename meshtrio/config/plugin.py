@@ -151,6 +151,10 @@ class PluginConfig:
     PLUGIN_TLS_CLIENT_CA."""
     tls: TlsFiles | None = None
     """What the mesh and its clients call it with."""
+    verify_server: bool = True
+    """Whether what answers at its address has to be one of its processes, and run as the mesh's
+    user or root; what is not gets no calls. To be false for a command that has its server started
+    by another program, as `docker run` has. The user of `containment` is verified in any case."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
     """Environment variables of its processes, in addition to those that they inherit from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from meshtrio.supervise import events, liveness
 from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
 from meshtrio.supervise.listening import Listener
+from meshtrio.supervise.plugin_server import PluginServer
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.processes.containment import (
     check_executable,
@@ -32,6 +35,7 @@ from meshtrio.supervise.processes.failed_start import (
     why_not_started,
 )
 from meshtrio.supervise.processes.output import Ring
+from meshtrio.supervise.processes.ownership import Owner
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.surroundings import Surroundings
 
@@ -94,7 +98,9 @@ class Life:
         """The log level that its process has been told: with its environment, to begin with."""
         self._notice = 0.0
         self._condemned = trio.Event()
-        self._verdict = ""
+        self._verdict = _Failure("")
+        self._replaced = trio.Event()
+        self._server: PluginServer | None = None
         self._mesh = mesh
         self.listener = Listener(config.output, ring, self._emit)
         self._changed = changed
@@ -104,7 +110,7 @@ class Life:
 
     @property
     def condemned(self) -> bool:
-        """It is about to be killed for what it uses."""
+        """It is about to be ended, for what it uses or because another has its address."""
         return self._condemned.is_set()
 
     @property
@@ -144,8 +150,17 @@ class Life:
         self.resident = resident
         most = self.config.containment.memory
         if most is not None and resident > most:
-            self._verdict = f"used {resident:,} bytes of memory, and may use {most:,}"
-            self._condemned.set()
+            reason = f"used {resident:,} bytes of memory, and may use {most:,}"
+            self._condemn(_Failure(reason, Cause.TOO_LARGE))
+
+    def _condemn(self, failure: _Failure) -> None:
+        self._verdict = failure
+        self._condemned.set()
+
+    def look_at_socket(self) -> None:
+        """Have its health checked at once if another file has taken the place of its socket."""
+        if self.ready and self._server is not None and self._server.is_replaced:
+            self._replaced.set()
 
     async def run(self) -> None:
         """Start the process and see it through to its end; when cancelled, stop it first."""
@@ -162,6 +177,7 @@ class Life:
         env: Mapping[str, str] = {}
         try:
             runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
+            await self._check_port()
             await check_executable(self.config)
             self.begun = True
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
@@ -177,6 +193,7 @@ class Life:
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
+        self._server = self._server_of(process)
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid, life=self.word)
         try:
@@ -186,6 +203,24 @@ class Life:
             if process.returncode is not None:
                 self._mesh.world.guard.forget(process.pid)
             self.process = None
+
+    async def _check_port(self) -> None:
+        """Refuse to start a process at whose address another program answers. Raises OSError."""
+        if self._listens_on is None or not await self._mesh.world.answers(self._listens_on):
+            return
+        reason = f"another program answers at {self._listens_on} already; stop it, or let the"
+        raise OSError(errno.EADDRINUSE, f"{reason} plugin have another port (`listen`)")
+
+    def _server_of(self, process: Process) -> PluginServer:
+        """What has to answer at its address. Raises KeyError for a user that is not there."""
+        user, verify = self.config.containment.user, self.config.verify_server
+        uids: frozenset[int] | None = None
+        if user is not None:
+            uids = frozenset({runtime_dir.ids_of(user, None)[0]})
+        elif verify:
+            uids = frozenset({os.geteuid(), 0})
+        owner = Owner(process.pid, self.word)
+        return PluginServer(self._address, owner, uids, verify_process=verify)
 
     async def _why_not_started(
         self, exc: Exception, command: Sequence[str], env: Mapping[str, str]
@@ -229,7 +264,7 @@ class Life:
         async def condemned() -> None:
             nonlocal failure
             await self._condemned.wait()
-            failure = _Failure(self._verdict, Cause.TOO_LARGE)
+            failure = self._verdict
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -241,22 +276,31 @@ class Life:
 
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
+        assert self._server is not None
+        probe, address, tls = self._mesh.world.probe, self._address, self.config.tls
         try:
-            await self._mesh.world.probe.wait_ready(
-                self._address, self.config.ready_timeout, self.config.tls
-            )
+            await probe.wait_ready(address, self.config.ready_timeout, tls, self._server.dial)
         except NotReadyError as exc:
             return _Failure(str(exc), Cause.NOT_READY)
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._become_ready(process)
+        check = partial(probe.check, address, tls=tls, connect=self._server.dial)
         found = partial(self._take, process)
-        verdict = await liveness.watch(
-            partial(self._mesh.world.probe.check, self._address, tls=self.config.tls),
-            self.config.liveness,
-            found,
-        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._check_what_replaces, check, found)
+            verdict = await liveness.watch(check, self.config.liveness, found)
+            nursery.cancel_scope.cancel()
         return _Failure(verdict, Cause.UNHEALTHY)
+
+    async def _check_what_replaces(
+        self, check: Callable[[float], Awaitable[Health]], found: Callable[[Health], None]
+    ) -> None:
+        """Check its health whenever another file has taken the place of its socket."""
+        while True:
+            await self._replaced.wait()
+            self._replaced = trio.Event()
+            found(await check(self.config.liveness.timeout))
 
     async def _end(self, process: Process, failure: _Failure) -> None:
         """End a process that failed its mesh; one that is stuck says first where it is."""
@@ -320,6 +364,9 @@ class Life:
     def _take(self, process: Process, health: Health) -> None:
         """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
         self.health = health
+        if health.is_foreign:
+            self._give_up_address(process, health.reason)
+            return
         if not health.alive:
             self._emit(events.CheckFailed, pid=process.pid, reason=health.reason)
         if health.serving and self.state is State.UNREADY:
@@ -329,6 +376,15 @@ class Life:
             self._depart(health.reason)
             self._emit(events.Unready, pid=process.pid, reason=health.reason)
 
+    def _give_up_address(self, process: Process, reason: str) -> None:
+        """Take no more calls, since another program would get them, and be stopped for it."""
+        if self.condemned:
+            return
+        if self.state is State.READY:
+            self._depart(reason)
+        self._emit(events.Unready, pid=process.pid, reason=reason)
+        self._condemn(_Failure(reason, Cause.WRONG_SERVER))
+
     def _become_ready(self, process: Process) -> None:
         self._place_id = self._new_place_id()
         endpoint = Endpoint(
@@ -337,6 +393,7 @@ class Life:
             instance=self.number,
             pid=process.pid,
             tls=self.config.tls,
+            owner=None if self._server is None else self._server.uid,
         )
         self._mesh.registry.register(self.config.service, endpoint)
         if self.ready_at is None:

@@ -6,6 +6,8 @@ Source: grpc/doc/health-checking.md. A server without a health service is ready 
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -15,9 +17,11 @@ import trio
 from meshtrio.address import TlsFiles
 from meshtrio.client.dial import dial
 from meshtrio.client.question import Question
+from meshtrio.client.unix import WrongServerError
 from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
+from meshtrio.rpc.transport import Transport
 
 _CHECK = Question(
     method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),
@@ -48,25 +52,34 @@ class Health:
     """What was missing to SERVING, as a phrase: "its health check says NOT_SERVING"."""
     latency: float = 0.0
     """Seconds to the answer."""
+    is_foreign: bool = False
+    """Another program than the plugin answers at its address; see `plugin_server`."""
 
 
 _SERVING = Health(alive=True, serving=True)
+
+Connect = Callable[[str, TlsFiles | None], Awaitable[Transport]]
+"""Connects to a server as `dial` does. Raises WrongServerError for one that is not the plugin's."""
 
 
 class Probe(Protocol):
     """Asks after the health of plugins; a fake in tests."""
 
     async def wait_ready(
-        self, address: str, within: float, tls: TlsFiles | None = None
+        self, address: str, within: float, tls: TlsFiles | None = None, connect: Connect = dial
     ) -> None: ...
 
-    async def check(self, address: str, within: float, tls: TlsFiles | None = None) -> Health: ...
+    async def check(
+        self, address: str, within: float, tls: TlsFiles | None = None, connect: Connect = dial
+    ) -> Health: ...
 
 
 class SocketProbe:
     """Asks over the plugin's own socket, with a connection for each question."""
 
-    async def wait_ready(self, address: str, within: float, tls: TlsFiles | None = None) -> None:
+    async def wait_ready(
+        self, address: str, within: float, tls: TlsFiles | None = None, connect: Connect = dial
+    ) -> None:
         """Wait until the server at an address is ready; cancellable.
 
         Raises NotReadyError after `within` seconds.
@@ -74,19 +87,21 @@ class SocketProbe:
         while True:
             progress = _Progress()
             with trio.move_on_after(within) as scope:
-                await _until_serving(address, tls, progress)
+                await _until_serving(partial(connect, address, tls), progress)
                 return
             if not _stood_still(scope):
                 raise NotReadyError(f"was not ready within {within:g} s: {progress}")
 
-    async def check(self, address: str, within: float, tls: TlsFiles | None = None) -> Health:
+    async def check(
+        self, address: str, within: float, tls: TlsFiles | None = None, connect: Connect = dial
+    ) -> Health:
         """Ask once, for at most `within` seconds of a mesh that is able to ask."""
         while True:
             asked = trio.current_time()
             progress = _Progress()
             try:
                 with trio.move_on_after(within) as scope:
-                    found = await _ask(address, tls, progress)
+                    found = await _ask(partial(connect, address, tls), progress)
                     return attrs.evolve(found, latency=trio.current_time() - asked)
             except _CannotAskError:
                 # Outside the scope, whose end would be taken for the plugin's silence.
@@ -126,12 +141,12 @@ class _Progress:
         return self.step if had_time or not self.answer else self.answer
 
 
-async def _until_serving(address: str, tls: TlsFiles | None, progress: _Progress) -> None:
+async def _until_serving(connect: Callable[[], Awaitable[Transport]], progress: _Progress) -> None:
     pause = _FIRST_PAUSE
     while True:
         try:
             progress.begin()
-            found = await _ask(address, tls, progress)
+            found = await _ask(connect, progress)
         except _CannotAskError as exc:
             progress.end(f"the mesh cannot ask it ({exc})")
         else:
@@ -142,15 +157,17 @@ async def _until_serving(address: str, tls: TlsFiles | None, progress: _Progress
         pause = min(pause * 1.1, _LONGEST_PAUSE)
 
 
-async def _ask(address: str, tls: TlsFiles | None, progress: _Progress) -> Health:
+async def _ask(connect: Callable[[], Awaitable[Transport]], progress: _Progress) -> Health:
     """Ask once; `progress` tells how far it came even when this is cancelled.
 
     Raises _CannotAskError where it is the mesh that lacks something.
     """
     try:
-        transport = await dial(address, tls)
+        transport = await connect()
     except FileNotFoundError:
         return _dead("it has not bound its socket")
+    except WrongServerError as exc:
+        return Health(alive=False, serving=False, reason=exc.reason, is_foreign=True)
     except OSError as exc:
         if exc.errno in OUT_OF_RESOURCES:
             raise _CannotAskError(exc.strerror) from None

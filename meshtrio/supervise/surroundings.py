@@ -20,6 +20,7 @@ from meshtrio.config import PluginConfig
 from meshtrio.registry import Registry
 from meshtrio.structured import running
 from meshtrio.supervise import events
+from meshtrio.supervise.plugin_server import answers
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
@@ -96,6 +97,7 @@ class World:
     sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
     why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
+    answers: Callable[[str], Awaitable[bool]] = answers
 
     cgroups: Cgroups | None = None
 

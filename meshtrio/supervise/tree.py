@@ -217,6 +217,8 @@ class Tree:
             if any(child.config.watches_memory for child in watched):
                 self._look_at_memory(watched)
             for child in watched:
+                for life in child.lives():
+                    life.look_at_socket()
                 reason = child.overdue(self._world.rng, self._world.is_removed)
                 if reason and not child.renewal:
                     child.renewal = reason

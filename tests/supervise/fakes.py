@@ -142,14 +142,18 @@ class FakeWorld:
 
     # -- as the probe ------------------------------------------------------------------------
 
-    async def wait_ready(self, address: str, within: float, tls: Any = None) -> None:
+    async def wait_ready(
+        self, address: str, within: float, tls: Any = None, connect: Any = None
+    ) -> None:
         process = self._by_socket[address]
         with trio.move_on_after(within):
             await trio.sleep_until(process.ready_at)
             return
         raise NotReadyError(f"was not ready within {within:g} s: it is a fake")
 
-    async def check(self, address: str, within: float, tls: Any = None) -> Health:
+    async def check(
+        self, address: str, within: float, tls: Any = None, connect: Any = None
+    ) -> Health:
         await trio.lowlevel.checkpoint()
         return self._by_socket[address].answer()
 

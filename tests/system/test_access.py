@@ -184,7 +184,7 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
             # The mesh has looked who serves there, and said nothing.
             accepted.settimeout(10)
             assert accepted.recv(100) == b""
-        running.wait_for(f"it is served by uid 0, and was registered by uid {NOBODY}")
+        running.wait_for(f"its socket is served by uid 0, not by uid {NOBODY}")
 
 
 # -- on TCP ------------------------------------------------------------------------------------

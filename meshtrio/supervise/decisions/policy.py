@@ -20,6 +20,7 @@ class Cause(Enum):
     NOT_READY = "not_ready"
     UNHEALTHY = "liveness"
     TOO_LARGE = "memory"
+    WRONG_SERVER = "wrong_server"
 
 
 @attrs.frozen

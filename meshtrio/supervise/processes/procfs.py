@@ -82,15 +82,24 @@ def stats() -> Iterator[Stat]:
         OSError: /proc cannot be listed, or this process is out of descriptors or memory.
     """
     for pid in pids():
-        try:
-            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                found = parse_stat(file.read())
-        except OSError as exc:
-            if exc.errno in OUT_OF_RESOURCES:
-                raise
-            continue  # it has ended, or is hidden from us
+        found = stat_of(pid)
         if found is not None:
             yield found
+
+
+def stat_of(pid: int) -> Stat | None:
+    """The stat of one process; None if it has ended, is hidden from us or cannot be parsed.
+
+    Raises:
+        OSError: this process is out of descriptors or memory.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return parse_stat(file.read())
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
+        return None
 
 
 def resident_pages_of_self() -> int:

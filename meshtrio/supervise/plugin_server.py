@@ -1,0 +1,206 @@
+"""Whether it is the plugin that answers at its address, and not another program.
+
+The mesh gives out an endpoint only if its own connection to it, by which it asks for the plugin's
+health, was taken by the plugin:
+
+- On a Unix socket the kernel says which process listens there, and as which user (SO_PEERCRED). The
+  user has to be the one that the plugin is contained to, or the mesh's own or root; the process has
+  to be one of the plugin's.
+- On TCP every socket that listens at the address (/proc/net/tcp) has to be held by a process of the
+  plugin, in the mesh's network namespace or in that of the plugin. If the mesh may not look at the
+  descriptors of one of those processes, which has changed its user then, the socket has to belong
+  to a user of those above. Before a process is started, nothing may answer at its address.
+
+Who listens there is compared with what was found before at each health check, which takes no look
+at processes; for Unix sockets the file is looked at once a second, too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from meshtrio.address import Address, TlsFiles
+from meshtrio.client.dial import dial
+from meshtrio.client.endpoint import connect
+from meshtrio.client.unix import WrongServerError
+from meshtrio.rpc.peer import peer_of
+from meshtrio.rpc.transport import Transport
+from meshtrio.supervise.processes.listeners import (
+    TcpListener,
+    is_connected_to_itself,
+    listening_at,
+    tcp_listeners,
+)
+from meshtrio.supervise.processes.ownership import Owner
+
+_ANSWERS_WITHIN = 1.0
+"""Seconds that a server that is there already has to take a connection, before a process starts."""
+_LOOK_AGAIN = 1.0
+"""Seconds for which a server that is not the plugin's is taken to be one still."""
+
+File = tuple[int, int]
+"""Device and inode."""
+
+
+class PluginServer:
+    """The server of one process of a plugin; `dial` is how its mesh connects to it.
+
+    `uid` is the user it was last found to run as, None on TCP and before it was found.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        owner: Owner,
+        uids: frozenset[int] | None,
+        *,
+        verify_process: bool,
+    ) -> None:
+        """Verify a server.
+
+        Args:
+            address: where it is.
+            owner: the processes of the plugin.
+            uids: the users of which its Unix socket's server has to have one; None for any.
+            verify_process: whether it has to be one of the processes.
+        """
+        self.uid: int | None = None
+        self._path = Address.parse(address).path
+        self._owner = owner
+        self._uids = uids
+        self._verify_process = verify_process
+        self._file: File | None = None
+        """Of its socket, when that was last connected to."""
+        self._verified: object = None
+        """What listened there when it was last found to be the plugin's: a pid, or inodes."""
+        self._refused: tuple[object, str, float] = (None, "", 0.0)
+        """The same of what was found not to be the plugin's, why, and when."""
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another file is in the place of its socket since that was last connected to."""
+        if not self._path or self._file is None:
+            return False
+        found = _file_at(self._path)
+        return found is not None and found != self._file
+
+    async def dial(self, address: str, tls: TlsFiles | None) -> Transport:
+        """Connect to it, as `dial` does.
+
+        Raises:
+            WrongServerError: another program answers there.
+            OSError: nothing does.
+        """
+        # Before it is connected to: what is put in its place afterwards is another file.
+        self._file = _file_at(self._path) if self._path else None
+        transport = await dial(address, tls, self._uids)
+        try:
+            await self._verify(transport.sock)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+    async def _verify(self, sock: socket.socket) -> None:
+        if self._path:
+            peer = peer_of(sock)
+            assert peer.pid is not None
+            if self._verify_process:
+                await self._settle(peer.pid, partial(self._is_process, peer.pid))
+            if self._uids is not None:
+                self.uid = peer.uid
+        elif self._verify_process:
+            host, port = sock.getpeername()[:2]
+            if is_connected_to_itself(sock):
+                raise ConnectionRefusedError("nothing listens there")
+            look = partial(self._listeners, host, port)
+            found = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            inodes = frozenset(each.inode for each in found)
+            await self._settle(inodes, partial(self._are_held, found))
+
+    async def _settle(self, found: object, look: partial[str]) -> None:
+        """Decide on what was found to listen, by `look` if it is not known yet."""
+        if found == self._verified:
+            return
+        if isinstance(found, int) and self._owner.leads(found):
+            self._verified = found
+            return
+        refused, reason, at = self._refused
+        now = trio.current_time()
+        if refused != found or now - at > _LOOK_AGAIN:
+            try:
+                reason = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            except (OSError, RuntimeError) as exc:
+                raise OSError(getattr(exc, "errno", None), f"cannot look for who: {exc}") from None
+            self._refused = (found, reason, now)
+        if reason:
+            raise WrongServerError(reason)
+        self._verified = found
+
+    # -- in a worker thread ------------------------------------------------------------------
+
+    def _is_process(self, pid: int) -> str:
+        """Why a process that listens is not the plugin's, "" if it is."""
+        if self._owner.owns(pid):
+            return ""
+        if not pid:
+            return "its socket is served by a process of another PID namespace"
+        return f"its socket is served by {_named(pid)}, which is not one of its processes"
+
+    def _listeners(self, host: str, port: int) -> list[TcpListener]:
+        """What listens at an address, in our network namespace or else in the plugin's."""
+        found = listening_at(tcp_listeners(), host, port)
+        if not found and _namespace(self._owner.leader) not in (None, _namespace("self")):
+            found = listening_at(tcp_listeners(self._owner.leader), host, port)
+        return found
+
+    def _are_held(self, found: list[TcpListener]) -> str:
+        """Why sockets that listen are not the plugin's, "" if they are."""
+        if not found:
+            return "no socket of this machine listens on its port, but something answers there"
+        held = self._owner.holds(each.inode for each in found)
+        uids = self._uids or frozenset()
+        if held or (held is None and all(each.uid in uids for each in found)):
+            return ""
+        return f"another program (uid {found[0].uid}) listens on its port"
+
+
+async def answers(address: str) -> bool:
+    """Whether something takes connections at a TCP address already."""
+    with trio.move_on_after(_ANSWERS_WITHIN):
+        try:
+            sock = await connect(address)
+        except (OSError, ValueError):
+            return False
+        with sock:
+            return not is_connected_to_itself(sock)
+    return False
+
+
+def _file_at(path: str) -> File | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _namespace(pid: int | str) -> str | None:
+    """The network namespace of a process, None if that cannot be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
+
+
+def _named(pid: int) -> str:
+    """A process by its pid and its program, as far as that can be seen."""
+    try:
+        return f"pid {pid} ({ascii(Path(os.readlink(f'/proc/{pid}/exe')).name)[1:-1]})"
+    except OSError:
+        return f"pid {pid}"
