@@ -7,13 +7,12 @@ import errno
 import grp
 import os
 import pwd
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from meshtrio import contract, runtime_lock
+from meshtrio import contract, folders, runtime_lock
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import LONGEST_SOCKET_PATH
 from meshtrio.errors import ConfigError
@@ -47,50 +46,65 @@ def plugin_socket(folder: Path, plugin: PluginConfig, instance: int, place: int 
     A plugin that runs as somebody else has a folder of its own for them.
     """
     name = f"{plugin.name}-{instance}{'.b' if place else ''}.sock"
-    return (_own_folder(folder, plugin) if _is_foreign(plugin) else folder) / name
+    return (folder / _own_folder(plugin) if _is_foreign(plugin) else folder) / name
 
 
 def _is_foreign(plugin: PluginConfig) -> bool:
     return plugin.containment.user is not None or plugin.containment.group is not None
 
 
-def _own_folder(folder: Path, plugin: PluginConfig) -> Path:
-    return folder / f"{plugin.name}.d"
+def _own_folder(plugin: PluginConfig) -> str:
+    return f"{plugin.name}.d"
 
 
 def make_room(folder: Path, plugin: PluginConfig, socket: Path) -> None:
     """Prepare the place where a plugin binds its socket, and list the socket as made by the mesh.
 
     A plugin that runs as somebody else has a folder of its own; others may pass through the runtime
-    dir from then on, but not see what is in it. Raises OSError, and KeyError for a user or group
-    that is not there.
+    dir from then on, but not see what is in it. Does nothing if the runtime dir is not there.
+
+    Raises:
+        OSError: something else is in the place of the folder or the socket.
+        KeyError: a user or group that is not there.
     """
-    if _is_foreign(plugin):
-        own = _own_folder(folder, plugin)
-        own.mkdir(mode=0o700, exist_ok=True)
-        uid, gid = ids_of(plugin.containment.user, plugin.containment.group)
-        mode = 0o700 if plugin.containment.user is not None else 0o770
-        # By its descriptor: a link in its place is not followed.
-        descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with ExitStack() as stack:
         try:
-            os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-        finally:
-            os.close(descriptor)
-        _let_others_pass(folder)
-    runtime_lock.add(folder / runtime_lock.NAME, os.path.relpath(socket, folder))
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(socket).st_mode):
+            run = where = stack.enter_context(folders.opened(folder))
+        except FileNotFoundError:
+            return
+        is_foreign = _is_foreign(plugin)
+        if is_foreign:
+            where = stack.enter_context(_made_own_folder(run, plugin))
+            _let_others_pass(run)
+        runtime_lock.add(runtime_lock.NAME, os.path.relpath(socket, folder), dir_fd=run)
+        # In a folder of its own there is nothing but what the plugin itself has put there.
+        folders.remove_socket(socket.name, where, or_link=is_foreign)
+        if folders.kind_of(socket.name, where) is not None:
             raise FileExistsError(
                 errno.EEXIST,
                 f"{whole(str(socket))} is there and is not a socket: something else made it; "
                 "remove it",
             )
-        os.unlink(socket)
 
 
-def _let_others_pass(folder: Path) -> None:
-    os.chmod(folder, 0o711)  # noqa: S103 - to pass through, not to look
+@contextmanager
+def _made_own_folder(run: int, plugin: PluginConfig) -> Iterator[int]:
+    """Make the folder of a plugin that runs as somebody else, and have it open for the block.
+
+    Raises OSError and KeyError.
+    """
+    uid, gid = ids_of(plugin.containment.user, plugin.containment.group)
+    name = _own_folder(plugin)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=run)
+    with folders.opened(name, run) as own:
+        os.fchown(own, uid, gid)
+        os.fchmod(own, 0o700 if plugin.containment.user is not None else 0o770)
+        yield own
+
+
+def _let_others_pass(folder: int) -> None:
+    os.fchmod(folder, 0o711)
 
 
 def ids_of(user: str | None, group: str | None) -> tuple[int, int]:
@@ -181,11 +195,14 @@ class Claim:
     def __init__(self, folder: Path) -> None:
         """Raises ConfigError for a folder that is in use, or that others own or may write to."""
         self.folder = folder
-        _make(folder)
-        self._lock = _lock(folder)
-        self._folder = _open(folder, self._lock)
+        self._folder = _opened(folder)
         try:
-            _remove_listed(folder, self._lock)
+            self._lock = _lock(folder, self._folder)
+        except BaseException:
+            os.close(self._folder)
+            raise
+        try:
+            _remove_listed(self._folder, self._lock)
             self._begin(self._lock, [])
         except BaseException:
             os.close(self._lock)
@@ -196,7 +213,7 @@ class Claim:
     def lost(self) -> bool:
         """Whether somebody has removed it: what is in its place now is not ours."""
         try:
-            found = os.stat(self.folder / runtime_lock.NAME)
+            found = os.lstat(self.folder / runtime_lock.NAME)
         except OSError:
             return True
         return not os.path.samestat(found, os.fstat(self._lock))
@@ -207,12 +224,15 @@ class Claim:
         Where only the lock file was removed, the folder is known by its inode, which our descriptor
         keeps from being used again. Sockets in it are those of running plugins, and stay.
         """
-        _make(self.folder, known=self._folder)
-        lock = _lock(self.folder)
-        folder = _open(self.folder, lock)
+        folder = _opened(self.folder, known=self._folder)
+        try:
+            lock = _lock(self.folder, folder)
+        except BaseException:
+            os.close(folder)
+            raise
         same = os.path.samestat(os.fstat(folder), os.fstat(self._folder))
         if not same:
-            _remove_listed(self.folder, lock)
+            _remove_listed(folder, lock)
         listed = runtime_lock.listed(self._lock) if same else []
         os.close(self._lock)
         os.close(self._folder)
@@ -228,12 +248,12 @@ class Claim:
 
     def let_others_pass(self) -> None:
         """Let other users reach what is in it whose path they know."""
-        _let_others_pass(self.folder)
+        _let_others_pass(self._folder)
 
     def release(self) -> None:
         # The lock file stays: were it unlinked, two later meshes could lock two files.
         if not self.lost:
-            _remove_listed(self.folder, self._lock)
+            _remove_listed(self._folder, self._lock)
             with contextlib.suppress(OSError):
                 runtime_lock.begin(self._lock, [])
         os.close(self._lock)
@@ -250,8 +270,8 @@ def claim(folder: Path) -> Iterator[Claim]:
         claimed.release()
 
 
-def _make(folder: Path, known: int | None = None) -> None:
-    """Make the folder, or accept the one that is there, whose content is left as it is.
+def _opened(folder: Path, known: int | None = None) -> int:
+    """Make the folder, or accept the one that is there, whose content is left as it is; open it.
 
     A folder with content is accepted if it has the lock file of a mesh, or is the one that the
     descriptor `known` is open on. Raises ConfigError.
@@ -259,32 +279,44 @@ def _make(folder: Path, known: int | None = None) -> None:
     what = f"the runtime dir {whole(str(folder))}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = os.lstat(folder)
-    except FileExistsError:
-        raise ConfigError([f"{what} is not a folder; {_ELSEWHERE}"]) from None
+        opened = folders.open_folder(folder)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError([f"{what} {_what_else(folder)}"]) from None
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise ConfigError([f"{what} cannot be made: {reason}; {_ELSEWHERE}"]) from None
-    if stat.S_ISLNK(status.st_mode):
-        target = whole(os.path.realpath(folder))
-        raise ConfigError([f"{what} is a symbolic link to {target}; name that, or {_ELSEWHERE}"])
-    if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError([f"{what} is not a folder; {_ELSEWHERE}"])
+    try:
+        if known is None or not os.path.samestat(os.fstat(opened), os.fstat(known)):
+            _accept(opened, what)
+    except BaseException as exc:
+        os.close(opened)
+        if not isinstance(exc, OSError):
+            raise
+        raise ConfigError([f"{what} cannot be used: {exc.strerror}; {_ELSEWHERE}"]) from None
+    return opened
+
+
+def _what_else(path: Path) -> str:
+    """What is in the place of a folder, and what to do."""
+    if os.path.islink(path) and os.path.isdir(path):
+        target = whole(os.path.realpath(path))
+        return f"is a symbolic link to {target}; name that, or {_ELSEWHERE}"
+    return f"is not a folder; {_ELSEWHERE}"
+
+
+def _accept(folder: int, what: str) -> None:
+    """Check that a folder may be ours, and close it to others. Raises ConfigError, OSError."""
+    status = os.fstat(folder)
     if status.st_uid != os.geteuid():
         us = os.geteuid()
         owner = f"belongs to uid {status.st_uid}, not to us (uid {us})"
         raise ConfigError([f"{what} {owner}; {_ELSEWHERE}"])
-    try:
-        if known is not None and os.path.samestat(status, os.fstat(known)):
-            return
-        _check_content(folder, what)
-        if status.st_mode & 0o022:
-            mode = f"{status.st_mode & 0o7777:o}"
-            raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
-        if status.st_mode & 0o777 != 0o700:
-            os.chmod(folder, 0o700)
-    except OSError as exc:
-        raise ConfigError([f"{what} cannot be used: {exc.strerror}; {_ELSEWHERE}"]) from None
+    _check_content(folder, what)
+    if status.st_mode & 0o022:
+        mode = f"{status.st_mode & 0o7777:o}"
+        raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
+    if status.st_mode & 0o777 != 0o700:
+        os.fchmod(folder, 0o700)
 
 
 _ELSEWHERE = (
@@ -293,10 +325,10 @@ _ELSEWHERE = (
 _MAX_NAMED = 3
 
 
-def _check_content(folder: Path, what: str) -> None:
+def _check_content(folder: int, what: str) -> None:
     """Refuse a folder that other programs use. Raises ConfigError, and OSError."""
     found = sorted(os.listdir(folder))
-    if not found or runtime_lock.is_lock(folder / runtime_lock.NAME):
+    if not found or runtime_lock.is_lock(runtime_lock.NAME, folder):
         return
     named = ", ".join(ascii(whole(name)) for name in found[:_MAX_NAMED])
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
@@ -304,13 +336,13 @@ def _check_content(folder: Path, what: str) -> None:
     raise ConfigError([f"{what} is in use: {found_there}; nothing in it was changed; {_ELSEWHERE}"])
 
 
-def _lock(folder: Path) -> int:
-    """Lock the folder. Raises ConfigError."""
-    path = folder / runtime_lock.NAME
+def _lock(folder: Path, opened: int) -> int:
+    """Lock the folder, which is open. Raises ConfigError."""
     try:
-        return runtime_lock.acquire(path)
+        return runtime_lock.acquire(runtime_lock.NAME, opened)
     except BlockingIOError:
-        raise ConfigError([_taken(folder, runtime_lock.holder(path))]) from None
+        pid = runtime_lock.holder(runtime_lock.NAME, opened)
+        raise ConfigError([_taken(folder, pid)]) from None
     except OSError as exc:
         raise ConfigError([f"{whole(str(folder))}: cannot be locked: {exc.strerror}"]) from None
 
@@ -332,29 +364,18 @@ def _taken(folder: Path, pid: str) -> str:
     )
 
 
-def _open(folder: Path, lock: int) -> int:
-    """A descriptor of the folder; closes the lock if there is none. Raises ConfigError."""
-    try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
-        os.close(lock)
-        raise ConfigError([f"{whole(str(folder))}: cannot be used: {exc.strerror}"]) from None
-
-
-def _remove_listed(folder: Path, lock: int) -> None:
+def _remove_listed(folder: int, lock: int) -> None:
     """Remove the sockets that a mesh has made here, and the folders that it made for them.
 
-    What cannot be removed, such as a folder in which a plugin has made files of its own, stays.
+    Of a plugin's own folder, which its user may change meanwhile, only the sockets that are listed
+    are removed, and the folder if it is empty then. What cannot be removed stays.
     """
-    sockets = [mesh_socket(folder), *(folder / name for name in runtime_lock.listed(lock))]
-    for path in sockets:
-        _remove_socket(path)
-    for own in {path.parent for path in sockets} - {folder}:
+    folders.remove_socket(mesh_socket(Path()).name, folder)
+    for path in map(Path, runtime_lock.listed(lock)):
+        if len(path.parts) == 1:
+            folders.remove_socket(path.name, folder)
+            continue
         with contextlib.suppress(OSError):
-            os.rmdir(own)
-
-
-def _remove_socket(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)
+            with folders.opened(path.parts[0], folder) as own:
+                folders.remove_socket(path.name, own, or_link=True)
+            os.rmdir(path.parts[0], dir_fd=folder)

@@ -8,6 +8,7 @@ sockets a mesh that was killed has left: nothing is ever removed because of its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -19,22 +20,39 @@ NAME = "mesh.lock"
 _HEADER = re.compile(rb"(\d{1,10}\n)?")
 _SOCKET = re.compile(r"(?P<folder>[A-Za-z0-9_-]+\.d/)?[A-Za-z0-9_-]+-\d+(\.b)?\.sock")
 _MAX_SIZE = 4 * 1024 * 1024
+_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""Neither follows a link nor waits for the other end of a FIFO."""
 
 
-def is_lock(path: Path) -> bool:
-    """Whether a file is the lock file of a mesh of this user."""
+def is_lock(path: Path | str, dir_fd: int | None = None) -> bool:
+    """Whether a file is the lock file of a mesh of this user.
+
+    Args:
+        path: of the file.
+        dir_fd: the folder that `path` is relative to, here and below.
+    """
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        lock = os.open(path, os.O_RDONLY | _SAFE, dir_fd=dir_fd)
     except OSError:
         return False
     try:
-        status = os.fstat(lock)
-        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        return ours and _header(os.pread(lock, 64, 0)) is not None
+        return not _why_not_ours(lock)
     except OSError:
         return False
     finally:
         os.close(lock)
+
+
+def _why_not_ours(lock: int) -> str:
+    """Why an open file is not the lock file of a mesh of this user, "" if it is one."""
+    status = os.fstat(lock)
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if status.st_uid != os.geteuid():
+        return f"belongs to uid {status.st_uid}"
+    if status.st_nlink > 1:
+        return "is a hard link to another file"
+    return "" if _header(os.pread(lock, 64, 0)) is not None else "was not written by a mesh"
 
 
 def _header(content: bytes) -> str | None:
@@ -43,40 +61,49 @@ def _header(content: bytes) -> str | None:
     return None if found is None else found[0].decode().strip()
 
 
-def acquire(path: Path) -> int:
-    """Open the lock file, making it if it is not there, and lock it.
+def acquire(path: Path | str, dir_fd: int | None = None) -> int:
+    """Open the lock file, making it if it is not there, and lock it. Nothing is written to it.
 
     Returns:
         The descriptor that holds the lock.
 
     Raises:
         BlockingIOError: another process holds it.
-        OSError: it cannot be made or locked; if it was not there before, it is not left behind.
+        OSError: it cannot be made or locked, in which case it is not left behind if it was not
+            there before; or it is no lock file of a mesh of this user, and is left as it is.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | _SAFE
     made = False
     try:
-        lock = os.open(path, flags)
+        lock = os.open(path, flags, dir_fd=dir_fd)
     except FileNotFoundError:
-        lock, made = os.open(path, flags | os.O_CREAT, 0o600), True
+        lock, made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd), True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        problem = _why_not_ours(lock)
+        if problem:
+            raise FileExistsError(errno.EEXIST, f"{NAME} {problem}")
     except OSError as exc:
         os.close(lock)
         if made and not isinstance(exc, BlockingIOError):
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(path, dir_fd=dir_fd)
         raise
     return lock
 
 
-def holder(path: Path) -> str:
+def holder(path: Path | str, dir_fd: int | None = None) -> str:
     """The pid of the mesh that holds a lock, "unknown" if it has not been written yet."""
     try:
-        with open(path, "rb") as file:
-            return _header(file.read(64)) or "unknown"
+        lock = os.open(path, os.O_RDONLY | _SAFE, dir_fd=dir_fd)
     except OSError:
         return "unknown"
+    try:
+        return _header(os.pread(lock, 64, 0)) or "unknown"
+    except OSError:
+        return "unknown"
+    finally:
+        os.close(lock)
 
 
 def begin(lock: int, sockets: list[str]) -> None:
@@ -91,14 +118,17 @@ def listed(lock: int) -> list[str]:
     return list(dict.fromkeys(line for line in lines if _SOCKET.fullmatch(line)))
 
 
-def add(path: Path, socket: str) -> None:
-    """List a socket that is about to be made. Does nothing if there is no lock file any more."""
+def add(path: Path | str, socket: str, dir_fd: int | None = None) -> None:
+    """List a socket that is about to be made.
+
+    Does nothing if there is no lock file any more, or it is not that of a mesh of this user.
+    """
     try:
-        lock = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock = os.open(path, os.O_RDWR | os.O_APPEND | _SAFE, dir_fd=dir_fd)
     except FileNotFoundError:
         return
     try:
-        if socket not in listed(lock):
+        if not _why_not_ours(lock) and socket not in listed(lock):
             os.write(lock, f"{socket}\n".encode())
     finally:
         os.close(lock)

@@ -39,7 +39,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
             sock.bind(path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
-        ours, pid = os.stat(path).st_ino, os.getpid()
+        ours, pid = os.lstat(path), os.getpid()
         sock.setblocking(False)
         sock.listen(_BACKLOG)
         try:
@@ -47,7 +47,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 # A forked child that comes here leaves its parent the path.
-                if os.getpid() == pid and os.stat(path).st_ino == ours:
+                if os.getpid() == pid and os.path.samestat(os.lstat(path), ours):
                     os.unlink(path)
 
 

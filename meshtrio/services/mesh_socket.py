@@ -61,19 +61,26 @@ async def _serve_one(
             await _until_lost(path, claim, shared)
 
 
-def _set_mode(path: Path, claim: Claim, shared: bool) -> None:
+def _set_mode(path: Path, ours: os.stat_result, claim: Claim, shared: bool) -> None:
+    """Let other users connect, or not. Raises FileNotFoundError if the socket is no longer ours."""
     if shared:
         claim.let_others_pass()
-    # Who may do what is asked of each call.
-    os.chmod(path, 0o666 if shared else 0o600)
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not os.path.samestat(os.fstat(file), ours):
+            raise FileNotFoundError
+        # Who may do what is asked of each call. A descriptor like this one has no fchmod(2).
+        os.chmod(f"/proc/self/fd/{file}", 0o666 if shared else 0o600)
+    finally:
+        os.close(file)
 
 
 async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> None:
     now = None
     with contextlib.suppress(FileNotFoundError):
-        ours = os.stat(path)
-        while not claim.lost and os.path.samestat(os.stat(path), ours):
+        ours = os.lstat(path)
+        while not claim.lost and os.path.samestat(os.lstat(path), ours):
             if shared() is not now:
                 now = shared()
-                _set_mode(path, claim, now)
+                _set_mode(path, ours, claim, now)
             await next_beat(_LOOK_EVERY)

@@ -1,0 +1,363 @@
+"""Who answers at a plugin's address: servers of others, put there in every way there is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.programs import PLUGINS, echo, plugin
+
+NOBODY = 65534
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
+
+
+def script(folder: Path, name: str, text: str) -> Path:
+    """Write a program of the standard library."""
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    path.chmod(0o755)
+    return path
+
+
+def contained(program: Path, *arguments: str) -> str:
+    """A plugin that runs as `nobody`; by the system's Python, since that may be unable to read
+    this user's."""
+    if not SYSTEM_PYTHON.exists():
+        pytest.skip(f"{SYSTEM_PYTHON} is not there")
+    command = [str(SYSTEM_PYTHON), str(program), *arguments]
+    return (
+        f'[[plugin]]\nname = "p"\ncommand = {command!r}\ncwd = "/"\nready_timeout = 1\n'
+        f'backoff = {{ initial = 0.01 }}\ncontainment = {{ user = "{NOBODY}" }}\n'
+    ).replace("'", '"')
+
+
+@contextmanager
+def roots_service(folder: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """A service that only root may use, and what has called it."""
+    path = folder / "private" / "root.sock"
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+        yield path, listener
+
+
+def said_to(listener: socket.socket) -> bytes:
+    """What was sent to a listener by all that have connected."""
+    heard = b""
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return heard
+        with sock:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                heard += sock.recv(65536)
+
+
+async def not_ready(watched: Watched) -> str:
+    """Why the plugin did not get ready."""
+    event = (await watched.wait(events.Exited)).event
+    assert isinstance(event, events.Exited)
+    return event.ended.reason
+
+
+@as_root
+async def test_a_link_to_roots_service_is_not_followed(short_dir: Path) -> None:
+    short_dir.chmod(0o755)
+    linking = """
+        import os, sys, time
+        os.symlink(sys.argv[1], os.environ["PLUGIN_SOCKET"])
+        time.sleep(3600)
+    """
+    program = script(short_dir, "linking.py", linking)
+    with roots_service(short_dir) as (path, listener):
+        async with running(contained(program, str(path)), short_dir) as watched:
+            assert "is a symbolic link, which is not followed" in await not_ready(watched)
+            assert not watched.find(events.Ready)
+        assert said_to(listener) == b""
+        # What it has left does not keep the next mesh from starting.
+        async with running(echo(), short_dir) as watched:
+            await watched.wait(events.Ready)
+
+
+@as_root
+async def test_links_that_are_swapped_for_sockets_lead_nowhere(short_dir: Path) -> None:
+    """A race: what is looked at is now a socket of its own, now a link to root's."""
+    short_dir.chmod(0o755)
+    swapping = """
+        import ctypes, os, socket, sys, threading
+        here = os.environ["PLUGIN_SOCKET"]
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(here)
+        s.listen(1024)
+        link = here + ".link"
+        os.symlink(sys.argv[1], link)
+        libc = ctypes.CDLL(None)
+        def close():
+            while True:
+                s.accept()[0].close()
+        threading.Thread(target=close, daemon=True).start()
+        while True:
+            libc.renameat2(-100, here.encode(), -100, link.encode(), 2)  # RENAME_EXCHANGE
+    """
+    program = script(short_dir, "swapping.py", swapping)
+    with roots_service(short_dir) as (path, listener):
+        async with running(contained(program, str(path)), short_dir) as watched:
+            await watched.wait(events.Exited, count=3)
+            assert not watched.find(events.Ready)
+        assert said_to(listener) == b""
+
+
+_SERVE = """
+import os, sys
+path, os.environ["PLUGIN_SOCKET"] = sys.argv[1], sys.argv[1] + ".new"
+import trio
+from meshtrio import plugin
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(plugin.serve)
+        os.rename(path + ".new", path)
+
+trio.run(main)
+"""
+
+
+@contextmanager
+def serving(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A healthy server of another program, which takes the place of whatever is at a path."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PLUGIN_", "MESH_"))}
+    command = [sys.executable, "-c", _SERVE, str(path)]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_a_server_that_takes_a_plugins_socket_gets_no_calls(short_dir: Path) -> None:
+    async with running(echo(), short_dir) as watched:
+        first = (await watched.wait(events.Ready)).event
+        assert isinstance(first, events.Ready)
+        path = watched.mesh.instances()[0].socket
+        with serving(path) as other:
+            unready = (await watched.wait(events.Unready)).event
+            assert isinstance(unready, events.Unready)
+            assert f"is served by pid {other.pid} (" in unready.reason
+            assert "not one of its processes" in unready.reason
+            service = watched.mesh._registry.resolve("plugin.echo")
+            assert service.endpoints == ()
+            assert "not one of its processes" in service.departures[-1].reason
+            # It is started again, and has its socket back.
+            await watched.wait(events.Ready, count=2)
+            assert watched.mesh.instances()[0].socket == path
+            assert other.poll() is None
+
+
+async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_session(
+    short_dir: Path,
+) -> None:
+    program = """
+        import os, signal, subprocess, sys, time
+        path = os.environ["PLUGIN_SOCKET"]
+        serve = "from meshtrio import plugin; plugin.run()"
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        before = None
+        while True:
+            # As a daemon has it. What replaces the mark in its environment does not matter.
+            child = subprocess.Popen(
+                [sys.executable, "-c", serve], start_new_session=True,
+                env={**os.environ, "MESH_LIFE": "x", "PLUGIN_SOCKET": path + ".new"},
+            )
+            while not os.path.exists(path + ".new"):
+                time.sleep(0.01)
+            os.rename(path + ".new", path)
+            if before is not None:
+                before.kill()
+                before.wait()
+            print("served by", child.pid, flush=True)
+            signal.sigwait([signal.SIGUSR1])
+            before = child
+    """
+    path = script(short_dir, "binding.py", program)
+    config = plugin("p", str(path), cwd=short_dir, ready_timeout=60.0)
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready)
+        endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
+        assert endpoint.owner == os.geteuid()
+        os.kill(endpoint.pid, signal.SIGUSR1)
+        lines = await watched.wait_until(
+            lambda: [o for o in watched.find(events.LineWritten) if "served by" in str(o.event)][1:]
+        )
+        assert isinstance(lines.event, events.LineWritten)
+        second = int(lines.event.line.split()[-1])
+        life = watched.mesh._tree.children[0].life
+        assert life is not None
+        assert life._server is not None
+        with trio.fail_after(60):
+            while life._server._verified != second:  # noqa: ASYNC110 - nothing reports it
+                await trio.sleep(0.01)
+        assert not watched.find(events.Unready)
+        assert not watched.find(events.Exited)
+
+
+# -- on TCP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        found: int = free.getsockname()[1]
+        return found
+
+
+async def test_a_port_that_answers_already_is_not_waited_for(short_dir: Path, port: int) -> None:
+    config = echo(listen=f"tcp://127.0.0.1:{port}", backoff={"initial": 0.01})
+    with socket.create_server(("127.0.0.1", port)) as other:
+        async with running(config, short_dir) as watched:
+            event = (await watched.wait(events.NotStarted, count=2)).event
+            assert isinstance(event, events.NotStarted)
+            reason = f"another program answers at tcp:127.0.0.1:{port} already"
+            assert reason in event.ended.reason
+            assert not watched.find(events.Starting)
+            other.close()
+            await watched.wait(events.Ready)
+
+
+SHARING = """
+import os, socket, sys
+sys.path.insert(0, {plugins!r})
+import trio
+from meshtrio.rpc.server import Server
+from meshtrio.services.health import HealthServicer
+
+async def main():
+    host, _, port = {address!r}.rpartition(":")
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, int(port)))
+    listener.listen()
+    listener.setblocking(False)
+    print("listening", flush=True)
+    await Server(HealthServicer([])).serve(listener)
+
+trio.run(main)
+"""
+
+
+def sharing(port: int) -> str:
+    """A program that serves on a port which others may serve on, too."""
+    return SHARING.format(plugins=str(PLUGINS), address=f"127.0.0.1:{port}")
+
+
+@contextmanager
+def another(program: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "listening\n"
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_a_plugin_whose_port_another_answers_on_is_not_ready(
+    short_dir: Path, port: int
+) -> None:
+    """The plugin itself never listens, and another program does once it has started."""
+    config = plugin(
+        "p",
+        "-c",
+        "print('up', flush=True); import time; time.sleep(3600)",
+        listen=f"tcp://127.0.0.1:{port}",
+        ready_timeout=5.0,
+        restart="never",
+    )
+    async with running(config, short_dir) as watched:
+        await watched.wait_for_line("up")
+        with another(sharing(port)):
+            reason = await not_ready(watched)
+        assert f"another program (uid {os.geteuid()}) listens on its port" in reason
+        assert not watched.find(events.Ready)
+
+
+async def test_a_program_that_shares_a_plugins_port_is_noticed(short_dir: Path, port: int) -> None:
+    """SO_REUSEPORT: the kernel would give it half of the connections."""
+    path = script(short_dir, "sharing.py", sharing(port))
+    config = plugin(
+        "p",
+        str(path),
+        cwd=short_dir,
+        listen=f"tcp://127.0.0.1:{port}",
+        restart="never",
+        ready_timeout=60.0,
+        liveness={"interval": 0.2, "timeout": 60.0},
+    )
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready)
+        with another(sharing(port)):
+            unready = (await watched.wait(events.Unready)).event
+        assert isinstance(unready, events.Unready)
+        assert "another program" in unready.reason
+        assert watched.mesh._registry.resolve("plugin.p").endpoints == ()
+
+
+async def test_a_port_that_a_child_in_another_session_listens_on_is_the_plugins(
+    short_dir: Path, port: int
+) -> None:
+    serve = script(short_dir, "sharing.py", sharing(port))
+    program = f"""
+        import subprocess, sys, time
+        subprocess.Popen([sys.executable, {str(serve)!r}], start_new_session=True)
+        time.sleep(3600)
+    """
+    path = script(short_dir, "starting.py", program)
+    config = plugin(
+        "p", str(path), cwd=short_dir, listen=f"tcp://127.0.0.1:{port}", ready_timeout=60.0
+    )
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready)
+        assert not watched.find(events.Exited)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_a_server_that_another_program_starts_is_accepted_if_the_config_says_so(
+    verify: bool, short_dir: Path
+) -> None:
+    """As `docker run` does it."""
+    waiting = "import os, time; print('at', os.environ['PLUGIN_SOCKET'], flush=True);"
+    config = plugin(
+        "p",
+        "-c",
+        waiting + "time.sleep(3600)",
+        restart="never",
+        ready_timeout=5.0 if verify else 60.0,
+        verify_server=verify,
+    )
+    async with running(config, short_dir) as watched:
+        await watched.wait_for_line("at /")
+        with serving(watched.mesh.instances()[0].socket) as other:
+            if verify:
+                assert f"is served by pid {other.pid} (" in await not_ready(watched)
+            else:
+                await watched.wait(events.Ready)
