@@ -74,6 +74,10 @@ class NoMeshError(purerpc.UnavailableError):
     """No mesh answers on the mesh socket."""
 
 
+class UntrustedMeshError(NoMeshError):
+    """Another user could serve, or serves, in the place where a mesh is looked for by default."""
+
+
 class CallRefusedError(purerpc.UnavailableError):
     """The call was turned away before any handler saw it; calling again is safe."""
 

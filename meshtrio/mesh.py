@@ -23,10 +23,11 @@ from meshtrio import runtime_dir
 from meshtrio.address import TlsFiles
 from meshtrio.client import endpoint
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.client.endpoint import Departure, ServiceState
+from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
+from meshtrio.client.unix import WrongServerError
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
@@ -225,20 +226,21 @@ async def connect(
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
     The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
-    runtime dir. It only tells where the instances are: calls go straight to their sockets, and go
-    on when the mesh is gone. The other arguments are those of `Mesh.connect`. Raises ConfigError,
-    NoMeshError where no mesh answers, and NotFoundError, naming the services there are, for a
-    service it does not know.
+    runtime dir, in which it has to be a mesh of one's own user or of root. It only tells where the
+    instances are: calls go straight to their sockets, and go on when the mesh is gone. The other
+    arguments are those of `Mesh.connect`. Raises ConfigError, NoMeshError where no mesh answers,
+    UntrustedMeshError where another user could answer in its place, and NotFoundError, naming the
+    services there are, for a service it does not know.
     """
     check_in_trio("mesh.connect")
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_client.resolve(mesh, service)
-    address = _address(mesh_socket)
-    feed = partial(_follow, address, service)
+        where = endpoint_of_mesh(mesh_socket)
+    feed = partial(_follow, where, service)
     async with open_channel(
         service,
         feed,
-        feed_key=(address, service),
+        feed_key=(where, service),
         initial=known,
         config=_parsed(config),
         timeouts=timeouts,
@@ -250,9 +252,9 @@ async def connect(
         yield channel
 
 
-async def _follow(address: str, service: str, update: Callable[[ServiceState], None]) -> None:
+async def _follow(where: Endpoint, service: str, update: Callable[[ServiceState], None]) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
-    async with connect_to(address, max_receive_message_length=UNLIMITED) as mesh:
+    async with connect_to(where, max_receive_message_length=UNLIMITED) as mesh:
         await registry_client.watch(mesh, service, update)
 
 
@@ -287,26 +289,43 @@ def _parsed(config: Mapping[str, Any] | None) -> ServiceConfig | None:
     return None if config is None else parse(config)
 
 
-def _address(mesh_socket: Path | str | None) -> str:
-    return f"unix:{os.path.abspath(mesh_socket or runtime_dir.find_mesh_socket())}"
+def endpoint_of_mesh(mesh_socket: Path | str | None = None) -> Endpoint:
+    """The mesh socket that a client calls, and who has to serve there; see `connect`.
+
+    Raises UntrustedMeshError.
+    """
+    trusted = runtime_dir.trusted_users(mesh_socket)
+    address = f"unix:{os.path.abspath(mesh_socket or runtime_dir.find_mesh_socket())}"
+    owner = None if trusted is None else os.geteuid()
+    return Endpoint(id=address, address=address, owner=owner, or_root=True)
 
 
 @asynccontextmanager
 async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
-    """Open a channel to the mesh's own services. Raises NoMeshError where no mesh answers."""
+    """Open a channel to the mesh's own services.
+
+    Raises NoMeshError where no mesh answers, and UntrustedMeshError, which is one, where another
+    user could answer in its place.
+    """
     check_in_trio("mesh.connect_to_mesh")
-    address = _address(mesh_socket)
+    where = endpoint_of_mesh(mesh_socket)
+    path = where.address.removeprefix("unix:")
     try:
-        (await endpoint.connect(address)).close()
+        (await endpoint.connect(where.address, where.owners)).close()
+    except WrongServerError as exc:
+        raise UntrustedMeshError(
+            f"{path} is not the socket of a mesh of one's own user or of root: {exc.reason}; if "
+            "this mesh is to be called, say so with MESH_SOCKET"
+        ) from None
     except PermissionError:
         raise NoMeshError(
-            f"the mesh at {address.removeprefix('unix:')} is for other users; whom it lets in is "
-            "said by [mesh.access] of its config"
+            f"the mesh at {path} is for other users; whom it lets in is said by [mesh.access] of "
+            "its config"
         ) from None
     except OSError as exc:
         raise NoMeshError(
-            f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror or exc}); start "
-            "one with `meshtrio serve`, or say where it is with MESH_SOCKET"
+            f"no mesh answers at {path} ({exc.strerror or exc}); start one with `meshtrio serve`, "
+            "or say where it is with MESH_SOCKET"
         ) from None
-    async with connect_to(address, max_receive_message_length=UNLIMITED) as channel:
+    async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
         yield channel

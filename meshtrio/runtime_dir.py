@@ -7,6 +7,7 @@ import errno
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 from meshtrio import contract, folders, runtime_lock
 from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.contract import LONGEST_SOCKET_PATH
-from meshtrio.errors import ConfigError
+from meshtrio.errors import ConfigError, UntrustedMeshError
 from meshtrio.texts import whole
 
 
@@ -141,6 +142,49 @@ def find_mesh_socket() -> Path:
     """Where a client looks for the mesh: `MESH_SOCKET`, else the default runtime dir."""
     given = os.environ.get("MESH_SOCKET")
     return Path(given) if given else mesh_socket(default())
+
+
+def trusted_users(given: Path | str | None) -> frozenset[int] | None:
+    """The uids of which the mesh that a client calls has to have one, None for any.
+
+    A mesh socket that was named, by an argument or by MESH_SOCKET, is believed. The default runtime
+    dir has a name that other users can make before us, and then serve in it: it has to be a folder
+    of our own or of root into which nobody else can write, and so has the user of the server.
+
+    Args:
+        given: the path that the caller named, None if it named none.
+
+    Raises:
+        UntrustedMeshError: the default runtime dir is not such a folder.
+    """
+    if given or os.environ.get(contract.MESH_SOCKET):
+        return None
+    trusted = frozenset({os.geteuid(), 0})
+    problem = _why_not_trusted(default(), trusted)
+    if problem:
+        raise UntrustedMeshError(f"{whole(str(default()))} {problem}; {_SAY_WHERE}")
+    return trusted
+
+
+_SAY_WHERE = (
+    "a mesh is only looked for in a folder of one's own or of root, since others could take its "
+    "place; if this mesh is to be called, say so with MESH_SOCKET"
+)
+
+
+def _why_not_trusted(folder: Path, users: frozenset[int]) -> str:
+    """Why others may have made what is in a folder; "" if they cannot, or it is not there."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return ""  # connecting to what is in it fails likewise
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if status.st_uid not in users:
+        return f"belongs to uid {status.st_uid}"
+    if status.st_mode & 0o022:
+        return f"may be written to by others (mode {status.st_mode & 0o7777:o})"
+    return ""
 
 
 def check(config: MeshConfig) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -36,11 +35,11 @@ from meshtrio.cli.records import json_text
 from meshtrio.cli.services import why_nobody
 from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.endpoint import Endpoint
 from meshtrio.contract import MESH_TARGET
-from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.messages import registry as registry_messages
 from meshtrio.rpc.dynamic import method_of
-from meshtrio.runtime_dir import find_mesh_socket
 from meshtrio.texts import visible
 from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
 
@@ -235,13 +234,13 @@ async def _noted(channel: Channel, troubles: list[str]) -> AsyncIterator[None]:
 async def _connect(
     service: str, mesh_socket: Path | None, max_message_size: int, *, wait: bool
 ) -> AsyncIterator[Channel]:
-    address = service
+    where: str | Endpoint = service
     metadata: tuple[tuple[str, str], ...] = ()
     if not service.startswith(("unix:", "tcp:")):
         await _find_mesh(mesh_socket, wait=wait)
-        address, metadata = _address(mesh_socket), ((MESH_TARGET, service),)
+        where, metadata = mesh.endpoint_of_mesh(mesh_socket), ((MESH_TARGET, service),)
     async with connect_to(
-        address, metadata=metadata, max_receive_message_length=max_message_size
+        where, metadata=metadata, max_receive_message_length=max_message_size
     ) as channel:
         channel.lengths = attrs.evolve(channel.lengths, receive_setting="--max-message-size")
         yield channel
@@ -253,14 +252,12 @@ async def _find_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
         try:
             async with mesh.connect_to_mesh(mesh_socket):
                 return
+        except UntrustedMeshError:
+            raise
         except NoMeshError:
             if not wait:
                 raise
         await trio.sleep(_WAIT_PAUSE)
-
-
-def _address(mesh_socket: Path | None) -> str:
-    return f"unix:{os.path.abspath(mesh_socket or find_mesh_socket())}"
 
 
 # -- requests --------------------------------------------------------------------------------

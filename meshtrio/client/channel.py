@@ -435,7 +435,7 @@ async def open_channel(
 
 @asynccontextmanager
 async def connect_to(
-    address: str,
+    where: str | Endpoint,
     *,
     config: ServiceConfig | None = None,
     limits: Limits | None = None,
@@ -448,15 +448,17 @@ async def connect_to(
 ) -> AsyncIterator[Channel]:
     """Open a channel to one fixed address, `unix:/path` or `tcp:host:port`, mesh or not.
 
-    The arguments are those of `open_channel`.
+    `where` is that, or an endpoint, whose server is then verified as it says; the other arguments
+    are those of `open_channel`.
     """
-    state = ServiceState(endpoints=(Endpoint(id=address, address=address),))
+    endpoint = where if isinstance(where, Endpoint) else Endpoint(id=where, address=where)
+    state = ServiceState(endpoints=(endpoint,))
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
         update(state)
 
     async with open_channel(
-        address,
+        endpoint.address,
         feed,
         config=config,
         obituary_wait=0,
