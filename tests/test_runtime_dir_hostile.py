@@ -1,0 +1,195 @@
+"""A runtime dir in which others change what they can while a mesh looks at it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from meshtrio import runtime_dir
+from meshtrio.config import Containment, PluginConfig
+from meshtrio.errors import ConfigError
+
+NOBODY = 65534
+ROUNDS = 300
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+
+SWAP = """
+import ctypes, os, sys
+one, other, uid = sys.argv[1].encode(), sys.argv[2].encode(), int(sys.argv[3])
+os.setuid(uid)
+libc = ctypes.CDLL(None)
+print("swapping", flush=True)
+while True:
+    libc.renameat2(-100, one, -100, other, 2)  # RENAME_EXCHANGE
+"""
+
+
+def bind(path: Path) -> None:
+    """Make a socket that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@contextmanager
+def swapping(one: Path, other: Path, uid: int) -> Iterator[None]:
+    """Exchange two files, as a user, over and over."""
+    command = [sys.executable, "-S", "-c", SWAP, str(one), str(other), str(uid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "swapping\n"
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def victim(folder: Path, name: str) -> Iterator[Path]:
+    """A socket of another program that has the name of one of ours."""
+    path = folder / "victim" / name
+    path.parent.mkdir(mode=0o711)
+    bind(path)
+    inode = path.lstat().st_ino
+    yield path
+    assert path.lstat().st_ino == inode
+
+
+def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> None:
+    """What is removed of a plugin's own folder is only ever in that folder."""
+    plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
+    folder = short_dir / "run"
+    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    with victim(short_dir, path.name) as other:
+        folder.mkdir(mode=0o700)
+        (folder / "mesh.lock").write_text(f"1\n{path.relative_to(folder)}\n")
+        path.parent.mkdir(mode=0o700)
+        (path.parent / "kept").touch()
+        link = folder / "link"
+        link.symlink_to(other.parent)
+        with swapping(path.parent, link, os.getuid()):
+            for _ in range(ROUNDS):
+                with runtime_dir.claim(folder), suppress(NotADirectoryError):
+                    runtime_dir.make_room(folder, plugin, path)
+                    runtime_dir.make_room(folder, plugin, path)
+                assert other.is_socket()
+
+
+@as_root
+def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_starting(
+    short_dir: Path,
+) -> None:
+    """Sockets, and links to root's, in the place where its plugin's socket goes."""
+    short_dir.chmod(0o755)
+    plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
+    folder = short_dir / "run"
+    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    with victim(short_dir, path.name) as other:
+        with runtime_dir.claim(folder):
+            runtime_dir.make_room(folder, plugin, path)
+            for name in ("a", "b"):
+                (path.parent / name).symlink_to(other)
+            with swapping(path.parent / "a", path.parent / "b", NOBODY):
+                for _ in range(ROUNDS):
+                    for left in ("a", "b"):
+                        with suppress(FileExistsError):
+                            os.link(path.parent / left, path, follow_symlinks=False)
+                    runtime_dir.make_room(folder, plugin, path)
+                    assert not os.path.lexists(path)
+        for _ in range(3):
+            with runtime_dir.claim(folder):
+                pass
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["file", "folder", "fifo", "link", "socket"])
+def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
+    kind: str, short_dir: Path
+) -> None:
+    plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
+    folder = short_dir / "run"
+    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    with victim(short_dir, "x") as other:
+        with runtime_dir.claim(folder):
+            runtime_dir.make_room(folder, plugin, path)
+            match kind:
+                case "file":
+                    path.write_text("precious")
+                case "folder":
+                    path.mkdir()
+                case "fifo":
+                    os.mkfifo(path)
+                case "link":
+                    path.symlink_to(other)
+                case "socket":
+                    bind(path)
+        with runtime_dir.claim(folder):
+            if kind in ("link", "socket"):
+                assert not os.path.lexists(path.parent)
+                runtime_dir.make_room(folder, plugin, path)
+            else:
+                assert os.path.lexists(path)
+                with pytest.raises(FileExistsError, match="is not a socket"):
+                    runtime_dir.make_room(folder, plugin, path)
+
+
+# -- the lock file -----------------------------------------------------------------------------
+
+
+def test_a_file_in_the_place_of_the_lock_file_is_not_truncated(short_dir: Path) -> None:
+    """Where the folder itself is known, so that its content is not looked at."""
+    folder = short_dir / "run"
+    with runtime_dir.claim(folder) as claim:
+        (folder / "precious").write_text("precious")
+        (folder / "precious").rename(folder / "mesh.lock")
+        assert claim.lost
+        with pytest.raises(ConfigError, match="was not written by a mesh"):
+            claim.renew()
+        assert (folder / "mesh.lock").read_text() == "precious"
+        (folder / "mesh.lock").unlink()
+        claim.renew()
+        assert not claim.lost
+
+
+@pytest.mark.parametrize("content", ["", "4711\n"])
+def test_a_hard_link_in_the_place_of_the_lock_file_is_not_written_to(
+    content: str, short_dir: Path
+) -> None:
+    folder, precious = short_dir / "run", short_dir / "precious"
+    folder.mkdir(mode=0o700)
+    precious.write_text(content)
+    (folder / "mesh.lock").hardlink_to(precious)
+    with pytest.raises(ConfigError), runtime_dir.claim(folder):
+        pass
+    assert precious.read_text() == content
+
+
+def test_a_fifo_in_the_place_of_the_lock_file_is_not_waited_for(short_dir: Path) -> None:
+    folder = short_dir / "run"
+    with runtime_dir.claim(folder) as claim:
+        (folder / "mesh.lock").unlink()
+        os.mkfifo(folder / "mesh.lock")
+        assert claim.lost
+        with pytest.raises(ConfigError, match="not a regular file"):
+            claim.renew()
+    with pytest.raises(ConfigError, match="nothing in it was changed"):
+        runtime_dir.Claim(folder)
+
+
+def test_a_link_in_the_place_of_the_lock_file_is_not_followed(short_dir: Path) -> None:
+    folder, precious = short_dir / "run", short_dir / "precious"
+    precious.write_text("4711\n")
+    with runtime_dir.claim(folder) as claim:
+        (folder / "mesh.lock").unlink()
+        (folder / "mesh.lock").symlink_to(precious)
+        assert claim.lost
+        with pytest.raises(ConfigError, match="cannot be locked"):
+            claim.renew()
+    assert precious.read_text() == "4711\n"
