@@ -8,7 +8,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -178,9 +179,13 @@ def printed(path: Path) -> list[str]:
 
 
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
-    # Opened for writing, a pipe that nobody reads from hangs.
-    files = LogFiles(tmp_path, "x")
-    os.mkfifo(files.path)
+    works_again = threading.Event()
+
+    class OnDiskThatHangs(LogFiles):
+        def _append(self, data: bytes) -> None:
+            works_again.wait()
+
+    files = OnDiskThatHangs(tmp_path, "x")
     for _ in range(100):
         files.put(b"r" * 100_000)
     found = counts(files)
@@ -188,9 +193,7 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     files.finish()
     assert counts(files)["queue_full"] + counts(files)["stopped"] == 100
     # Let the thread go, for the sake of the other tests.
-    reader = os.open(files.path, os.O_RDONLY | os.O_NONBLOCK)
-    files._thread.join(0.2)
-    os.close(reader)
+    works_again.set()
     files._thread.join(10)
     assert not files._thread.is_alive()
 
@@ -202,3 +205,65 @@ def test_what_comes_after_the_end_is_dropped_and_keeps_nobody(tmp_path: Path) ->
     files.put(RECORD)
     assert not files._thread.is_alive()
     assert counts(files) == {"written": 1, "stopped": 1}
+
+
+# -- folders that others may write to ----------------------------------------------------------
+
+
+def a_file_of_another_user(path: Path, elsewhere: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+    os.chown(path, 65534, 65534)
+
+
+def a_hard_link(path: Path, elsewhere: Path) -> None:
+    path.hardlink_to(elsewhere)
+
+
+def a_link(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+def a_fifo(path: Path, elsewhere: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_fifo_that_is_read_from(path: Path, elsewhere: Path) -> None:
+    os.mkfifo(path)
+    os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # until the end of the process
+
+
+@pytest.mark.parametrize(
+    "put", [a_file_of_another_user, a_hard_link, a_link, a_fifo, a_fifo_that_is_read_from]
+)
+def test_what_others_have_put_in_its_place_is_not_written_to(
+    put: Callable[[Path, Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its name can be foretold, and what is in it is for its user only."""
+    if put is a_file_of_another_user and os.geteuid() != 0:
+        pytest.skip("only root can act as somebody else")
+    folder, elsewhere = tmp_path / "f", tmp_path / "elsewhere"
+    folder.mkdir(mode=0o777)
+    elsewhere.touch()
+    put(folder / f"x.{os.getpid()}.binlog", elsewhere)
+    files = LogFiles(folder, "x")
+    files.put(RECORD)
+    files.finish()
+    assert not files._thread.is_alive()
+    assert counts(files) == {"written": 0, "not_written": 1}
+    assert "cannot be written" in caplog.text
+    assert elsewhere.read_bytes() == b""
+    if files.path.is_file():
+        assert files.path.read_bytes() == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_old_files_of_other_users_are_left(tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / f"x.99999990{number}.binlog"
+        path.touch()
+        os.chown(path, 65534, 65534)
+    files = LogFiles(tmp_path, "x", files=1)
+    files.put(RECORD)
+    files.finish()
+    assert len(list(tmp_path.iterdir())) == 6

@@ -8,15 +8,17 @@ bytes, the highest first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
 import re
+import stat
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from meshtrio.telemetry.families import Family, Kind, Point
@@ -154,10 +156,19 @@ class LogFiles:
 
     def _open(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(self.path, flags, 0o600)
-        self._at = os.fstat(self._file).st_size
-        _remove_old(self.path.parent, self._name, self._files)
+        with self._folder() as folder:
+            self._file = _open_own(self.path.name, folder)
+            self._at = os.fstat(self._file).st_size
+            _remove_old(folder, self._name, self._files)
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[int]:
+        """The folder by its descriptor: others may be able to put another in its place."""
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     def _turn_over(self) -> None:
         """Begin another file, and keep as many as are wanted."""
@@ -166,16 +177,18 @@ class LogFiles:
         os.close(self._file)
         self._file, self._at = None, 0
         try:
-            for number in range(self._files - 1, 0, -1):
-                before = self._numbered(number - 1)
-                if before.exists():
-                    os.replace(before, self._numbered(number))
-            self.path.unlink(missing_ok=True)
+            with self._folder() as folder:
+                for number in range(self._files - 1, 0, -1):
+                    with contextlib.suppress(FileNotFoundError):
+                        before, after = self._numbered(number - 1), self._numbered(number)
+                        os.replace(before, after, src_dir_fd=folder, dst_dir_fd=folder)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path.name, dir_fd=folder)
         except OSError as exc:
             self._fail(exc)
 
-    def _numbered(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}") if number else self.path
+    def _numbered(self, number: int) -> str:
+        return f"{self.path.name}.{number}" if number else self.path.name
 
     def _fail(self, exc: OSError) -> None:
         """Tell it, once for each reason in a row, and leave the disk alone for a while."""
@@ -210,18 +223,42 @@ class LogFiles:
         ]
 
 
-def _remove_old(folder: Path, name: str, kept: int) -> None:
-    """Remove what processes of this name left that are gone, but for the newest files."""
+def _open_own(name: str, folder: int) -> int:
+    """Open a file to append to, making it if it is not there.
+
+    What others have made in its place would have them read what is written: it is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is not a file of this process's user alone.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    # Of a FIFO or a terminal neither the other end is waited for nor control taken.
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    file = os.open(name, flags, 0o600, dir_fd=folder)
+    status = os.fstat(file)
+    is_own = status.st_uid == os.geteuid() and status.st_nlink == 1
+    if not (is_own and stat.S_ISREG(status.st_mode)):
+        os.close(file)
+        raise FileExistsError(
+            errno.EEXIST, f"uid {status.st_uid} has made something else in its place; remove that"
+        )
+    return file
+
+
+def _remove_old(folder: int, name: str, kept: int) -> None:
+    """Remove what processes of this name and user left that are gone, except the newest files."""
     file = re.compile(rf"{re.escape(name)}\.([0-9]{{1,9}})\.binlog(\.[0-9]+)?")
     left = []
     for entry in os.scandir(folder):
         match = file.fullmatch(entry.name)
         if match is not None and not _is_alive(int(match[1])):
             with contextlib.suppress(FileNotFoundError):
-                left.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
-    for _, path in sorted(left, reverse=True)[kept:]:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    left.append((status.st_mtime, entry.name))
+    for _, old in sorted(left, reverse=True)[kept:]:
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(old, dir_fd=folder)
 
 
 def _is_alive(pid: int) -> bool:
