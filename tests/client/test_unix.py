@@ -1,0 +1,205 @@
+"""Whom a client is connected to by the path of a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshtrio.client import unix
+from meshtrio.client.channel import open_channel
+from meshtrio.client.endpoint import Endpoint, ServiceState
+from meshtrio.client.pool import Update
+from meshtrio.client.unix import WrongServerError
+
+US = frozenset({os.geteuid()})
+OTHER = 12345
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNS = 0x00020000
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+
+
+@contextmanager
+def listening(path: Path, uid: int | None = None) -> Iterator[socket.socket]:
+    """A server, of another user if one is given, which everybody may connect to."""
+    path.parent.chmod(0o777)
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.seteuid(os.getuid() if uid is None else uid)
+        try:
+            listener.bind(str(path))
+            path.chmod(0o777)
+            listener.listen()
+        finally:
+            os.seteuid(os.getuid())
+        listener.setblocking(False)
+        yield listener
+
+
+def test_a_server_of_the_right_user_is_connected_to(short_dir: Path) -> None:
+    with listening(short_dir / "s") as listener:
+        with unix.connect(str(short_dir / "s"), US) as sock:
+            sock.send(b"x")
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(10) == b"x"
+
+
+def test_it_keeps_no_descriptors(short_dir: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with listening(short_dir / "s"):
+        (short_dir / "link").symlink_to("s")
+        unix.connect(str(short_dir / "s"), US).close()
+        for path, owners in (("link", US), ("s", frozenset({OTHER})), ("gone", US), (".", US)):
+            with pytest.raises((WrongServerError, FileNotFoundError)):
+                unix.connect(str(short_dir / path), owners)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@as_root
+async def test_a_server_of_another_user_is_not_spoken_to(short_dir: Path) -> None:
+    path = short_dir / "s"
+    with listening(path, OTHER) as listener:
+        with pytest.raises(WrongServerError, match=f"served by uid {OTHER}, not by uid 0 or uid 7"):
+            unix.connect(str(path), frozenset({7, 0}))
+        endpoint = Endpoint("x", f"unix:{path}", owner=0)
+
+        async def feed(update: Update) -> None:
+            update(ServiceState((endpoint,)))
+
+        async with open_channel("x", feed) as channel:
+            with trio.fail_after(60):
+                while not channel.trouble:  # noqa: ASYNC110 - nothing reports it
+                    await trio.sleep(0.01)
+            assert f"served by uid {OTHER}, not by uid 0" in channel.trouble
+        accepted = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    assert sock.recv(10) == b""
+                accepted += 1
+        assert accepted >= 2
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "loop"])
+def test_a_link_is_not_followed(kind: str, short_dir: Path) -> None:
+    with listening(short_dir / "s"):
+        target = {"link": "s", "dangling": "gone", "loop": "x"}[kind]
+        (short_dir / "x").symlink_to(target)
+        with pytest.raises(WrongServerError, match="symbolic link"):
+            unix.connect(str(short_dir / "x"), US)
+        if kind == "link":
+            # An address of a person's or a config's own is followed.
+            unix.connect(str(short_dir / "x")).close()
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, Path.mkdir])
+def test_what_is_not_a_socket_is_not_opened(make: Callable[[Path], None], short_dir: Path) -> None:
+    make(short_dir / "x")
+    with pytest.raises(WrongServerError, match="not a socket"):
+        unix.connect(str(short_dir / "x"), US)
+
+
+def test_where_nobody_listens_it_is_refused(short_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        unix.connect(str(short_dir / "x"), US)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(short_dir / "x"))
+        with pytest.raises(ConnectionRefusedError):
+            unix.connect(str(short_dir / "x"), US)
+
+
+def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(str(short_dir / "s"))
+        listener.listen(0)
+        found: list[OSError] = []
+        for _ in range(10):
+            try:
+                stack.enter_context(unix.connect(str(short_dir / "s"), US))
+            except BlockingIOError as exc:
+                found.append(exc)
+        assert found
+
+
+# -- namespaces --------------------------------------------------------------------------------
+
+
+def in_namespace(flags: int, uid_map: str, do: Callable[[], None]) -> str:
+    """What `do` raises in a child in namespaces of its own, "" for nothing."""
+    here, there = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        found = "did not run"
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(flags):
+                raise OSError(ctypes.get_errno(), "unshare")
+            os.write(here[1], b"x")
+            os.read(there[0], 1)
+            unix._has_other_uids.cache_clear()
+            do()
+            found = ""
+        except BaseException as exc:
+            found = f"{type(exc).__name__}: {exc}"
+        finally:
+            os.write(here[1], found.encode())
+            os._exit(0)
+    os.close(here[1])
+    try:
+        if os.read(here[0], 1) == b"x":
+            if uid_map:
+                Path(f"/proc/{pid}/uid_map").write_text(uid_map)
+            os.write(there[1], b"x")
+        return os.read(here[0], 4096).decode()
+    finally:
+        os.waitpid(pid, 0)
+        for descriptor in (here[0], *there):
+            os.close(descriptor)
+
+
+@as_root
+def test_a_client_in_a_user_namespace_goes_by_the_owner_of_the_file(short_dir: Path) -> None:
+    """It cannot compare the uid that a mesh outside has told it with what the kernel says."""
+    with listening(short_dir / "plugins", OTHER), listening(short_dir / "swapped", OTHER + 1):
+        os.chown(short_dir / "swapped", OTHER, OTHER)
+
+        def connect(name: str) -> None:
+            unix.connect(str(short_dir / name), frozenset({OTHER})).close()
+
+        mapped = f"0 {OTHER} 2"
+        assert in_namespace(CLONE_NEWUSER, mapped, lambda: connect("plugins")) == ""
+        found = in_namespace(CLONE_NEWUSER, mapped, lambda: connect("swapped"))
+        assert found.startswith("WrongServerError")
+        connect("plugins")
+        with pytest.raises(WrongServerError):
+            connect("swapped")
+
+
+@as_root
+def test_without_proc_the_connection_is_verified_nevertheless(short_dir: Path) -> None:
+    with listening(short_dir / "s", OTHER):
+
+        def connect(owner: int) -> None:
+            libc = ctypes.CDLL(None, use_errno=True)
+            private, bind = 0x40000 | 0x4000, 0x1000  # MS_PRIVATE | MS_REC, MS_BIND
+            for source, target, how in (
+                (None, b"/", private),
+                (os.fsencode(short_dir), b"/proc", bind),
+            ):
+                if libc.mount(source, target, None, how, None):
+                    raise OSError(ctypes.get_errno(), "mount")
+            assert not os.path.lexists("/proc/self/fd")
+            unix.connect(str(short_dir / "s"), frozenset({owner})).close()
+
+        assert in_namespace(CLONE_NEWNS, "", lambda: connect(OTHER)) == ""
+        found = in_namespace(CLONE_NEWNS, "", lambda: connect(0))
+        assert found.startswith("WrongServerError")
