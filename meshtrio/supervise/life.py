@@ -179,6 +179,7 @@ class Life:
             runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
             await self._check_port()
             await check_executable(self.config)
+            uids = self._server_uids()
             self.begun = True
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
             command = command_of(self.config, cgroup)
@@ -193,7 +194,12 @@ class Life:
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
-        self._server = self._server_of(process)
+        self._server = PluginServer(
+            self._address,
+            Owner(process.pid, self.word),
+            uids,
+            verify_process=self.config.verify_server,
+        )
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid, life=self.word)
         try:
@@ -206,21 +212,19 @@ class Life:
 
     async def _check_port(self) -> None:
         """Refuse to start a process at whose address another program answers. Raises OSError."""
-        if self._listens_on is None or not await self._mesh.world.answers(self._listens_on):
+        if self._listens_on is None or not self.config.verify_server:
+            return
+        if not await self._mesh.world.answers(self._listens_on):
             return
         reason = f"another program answers at {self._listens_on} already; stop it, or let the"
         raise OSError(errno.EADDRINUSE, f"{reason} plugin have another port (`listen`)")
 
-    def _server_of(self, process: Process) -> PluginServer:
-        """What has to answer at its address. Raises KeyError for a user that is not there."""
-        user, verify = self.config.containment.user, self.config.verify_server
-        uids: frozenset[int] | None = None
+    def _server_uids(self) -> frozenset[int] | None:
+        """The users of which its server has to have one, None for any. Raises KeyError."""
+        user = self.config.containment.user
         if user is not None:
-            uids = frozenset({runtime_dir.ids_of(user, None)[0]})
-        elif verify:
-            uids = frozenset({os.geteuid(), 0})
-        owner = Owner(process.pid, self.word)
-        return PluginServer(self._address, owner, uids, verify_process=verify)
+            return frozenset({runtime_dir.ids_of(user, None)[0]})
+        return frozenset({os.geteuid(), 0}) if self.config.verify_server else None
 
     async def _why_not_started(
         self, exc: Exception, command: Sequence[str], env: Mapping[str, str]

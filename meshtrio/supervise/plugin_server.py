@@ -17,10 +17,13 @@ at processes; for Unix sockets the file is looked at once a second, too.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -42,6 +45,8 @@ _ANSWERS_WITHIN = 1.0
 """Seconds that a server that is there already has to take a connection, before a process starts."""
 _LOOK_AGAIN = 1.0
 """Seconds for which a server that is not the plugin's is taken to be one still."""
+
+T = TypeVar("T")
 
 File = tuple[int, int]
 """Device and inode."""
@@ -118,12 +123,11 @@ class PluginServer:
             host, port = sock.getpeername()[:2]
             if is_connected_to_itself(sock):
                 raise ConnectionRefusedError("nothing listens there")
-            look = partial(self._listeners, host, port)
-            found = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            found = await _in_thread(partial(self._listeners, host, port))
             inodes = frozenset(each.inode for each in found)
             await self._settle(inodes, partial(self._are_held, found))
 
-    async def _settle(self, found: object, look: partial[str]) -> None:
+    async def _settle(self, found: object, look: Callable[[], str]) -> None:
         """Decide on what was found to listen, by `look` if it is not known yet."""
         if found == self._verified:
             return
@@ -133,10 +137,7 @@ class PluginServer:
         refused, reason, at = self._refused
         now = trio.current_time()
         if refused != found or now - at > _LOOK_AGAIN:
-            try:
-                reason = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
-            except (OSError, RuntimeError) as exc:
-                raise OSError(getattr(exc, "errno", None), f"cannot look for who: {exc}") from None
+            reason = await _in_thread(look)
             self._refused = (found, reason, now)
         if reason:
             raise WrongServerError(reason)
@@ -168,6 +169,15 @@ class PluginServer:
         if held or (held is None and all(each.uid in uids for each in found)):
             return ""
         return f"another program (uid {found[0].uid}) listens on its port"
+
+
+async def _in_thread(look: Callable[[], T]) -> T:
+    """Look something up in a worker thread. Raises OSError."""
+    try:
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+    except RuntimeError as exc:
+        # No thread can be started, which says nothing about the plugin.
+        raise OSError(errno.ENOMEM, str(exc)) from None
 
 
 async def answers(address: str) -> bool:

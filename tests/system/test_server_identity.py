@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from meshtrio.client.dial import dial
+from meshtrio.client.unix import WrongServerError
 from meshtrio.supervise import events
 from tests.meshes import Watched, running
 from tests.programs import PLUGINS, echo, plugin
@@ -124,6 +126,78 @@ async def test_links_that_are_swapped_for_sockets_lead_nowhere(short_dir: Path) 
             await watched.wait(events.Exited, count=3)
             assert not watched.find(events.Ready)
         assert said_to(listener) == b""
+
+
+SERVING = """
+    import os, signal, socket, sys, threading
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    here = os.environ["PLUGIN_SOCKET"]
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(here)
+    s.listen(1024)
+    # SETTINGS, and HEADERS with :status 404, which is to be ready.
+    answer = bytes.fromhex("000000040000000000" "000001010500000001" "8d")
+    def serve():
+        while True:
+            sock, _ = s.accept()
+            sock.recv(65536)
+            sock.sendall(answer)
+            sock.close()
+    threading.Thread(target=serve, daemon=True).start()
+    signal.sigwait([signal.SIGUSR1])
+    os.symlink(sys.argv[1], here + ".link")
+    os.rename(here + ".link", here)
+    print("linked", flush=True)
+    threading.Event().wait()
+"""
+
+
+@as_root
+async def test_a_plugin_that_is_ready_and_then_links_to_roots_service_has_no_calls_passed_to_it(
+    short_dir: Path,
+) -> None:
+    """By the time that it is noticed as by those who have been told of it before."""
+    short_dir.chmod(0o755)
+    program = script(short_dir, "serving.py", SERVING)
+    with roots_service(short_dir) as (path, listener):
+        async with running(contained(program, str(path)), short_dir) as watched:
+            ready = (await watched.wait(events.Ready)).event
+            assert isinstance(ready, events.Ready)
+            endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
+            assert endpoint.owner == NOBODY
+            os.kill(ready.pid, signal.SIGUSR1)
+            await watched.wait_for_line("linked")
+            with pytest.raises(WrongServerError, match="symbolic link"):
+                await dial(endpoint.address, None, endpoint.owners)
+            unready = (await watched.wait(events.Unready)).event
+            assert isinstance(unready, events.Unready)
+            assert "is a symbolic link" in unready.reason
+            # Started again, what it has left is out of its way.
+            await watched.wait(events.Ready, count=2)
+        assert said_to(listener) == b""
+
+
+@as_root
+async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: Path) -> None:
+    """It may write to the other's folder, and is of the right user."""
+    short_dir.chmod(0o755)
+    program = script(short_dir, "serving.py", SERVING)
+    taking = """
+        import os, socket, threading
+        here = os.environ["PLUGIN_SOCKET"]
+        other = here.replace("/q", "/p")
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(other + ".mine")
+        s.listen(1024)
+        os.rename(other + ".mine", other)
+        threading.Event().wait()
+    """
+    thief = script(short_dir, "taking.py", taking)
+    table = contained(thief).replace('name = "p"', 'name = "q"\nafter = ["p"]')
+    async with running(contained(program, "x") + table, short_dir) as watched:
+        unready = (await watched.wait(events.Unready, plugin="p")).event
+        assert isinstance(unready, events.Unready)
+        assert "which is not one of its processes" in unready.reason
 
 
 _SERVE = """

@@ -51,8 +51,18 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[TcpListener]:
         fields = line.split()
         if len(fields) < 10 or fields[3] != _LISTEN:
             return
-        host, _, port = fields[1].partition(b":")
-        yield TcpListener(parse_host(host), int(port, 16), int(fields[7]), int(fields[9]))
+        found = _listener(fields)
+        if found is not None:
+            yield found
+
+
+def _listener(fields: list[bytes]) -> TcpListener | None:
+    """Parse the fields of a line; None if they are malformed."""
+    host, _, port = fields[1].partition(b":")
+    try:
+        return TcpListener(parse_host(host), int(port, 16), int(fields[7]), int(fields[9]))
+    except (ValueError, struct.error):
+        return None
 
 
 def parse_host(text: bytes) -> IPv4Address | IPv6Address:

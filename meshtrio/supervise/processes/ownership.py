@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from meshtrio import contract
+from meshtrio.supervise.processes import cgroup as cgroups
 from meshtrio.supervise.processes import procfs
 
 _MAX_ANCESTORS = 64
@@ -57,11 +58,8 @@ class Owner:
         mark = f"{contract.MESH_LIFE}={self.launch_id}".encode()
         if mark in _content(pid, "environ").split(b"\0"):
             return True
-        # The names of cgroups end with launch ids, see `cgroup`.
-        return any(
-            line.endswith(b"-" + self.launch_id.encode())
-            for line in _content(pid, "cgroup").splitlines()
-        )
+        cgroup = f"{cgroups.PREFIX}{self.launch_id}".encode()
+        return any(cgroup in line.split(b"/") for line in _content(pid, "cgroup").splitlines())
 
     def members(self) -> Iterator[int]:
         """Yield the pids of all of them, those first that are found with the least work.

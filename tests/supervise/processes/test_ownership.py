@@ -1,0 +1,197 @@
+"""Whose a process is, and whose a listening socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from meshtrio.rpc.peer import peer_of
+from meshtrio.supervise.plugin_server import PluginServer, answers
+from meshtrio.supervise.processes.listeners import listening_at, parse_host, tcp_listeners
+from meshtrio.supervise.processes.ownership import Owner
+
+OTHER = 12345
+WORD = "0123456789abcdef"
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+
+LISTEN = """
+import os, socket, sys
+host, uid = sys.argv[1], int(sys.argv[2])
+if uid:
+    os.setuid(uid)
+s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+if ":" in host:
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+s.bind((host, 0))
+s.listen()
+print(os.getpid(), s.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def child(
+    program: str, *arguments: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[int, list[int]]]:
+    """A process that leads a session, until the end of the block, and the numbers it writes."""
+    pipe = subprocess.PIPE
+    command = [*prefix, sys.executable, "-S", "-c", program, *arguments]
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, start_new_session=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield process.pid, [int(word) for word in process.stdout.readline().split()]
+        finally:
+            process.stdin.close()
+            process.kill()
+
+
+STARTED = """
+import os, subprocess, sys, time
+how, leaf = sys.argv[1], "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
+env = {} if "clear" in how else dict(os.environ)
+session = "session" in how
+if "orphan" in how:
+    # Its parent ends, so that it becomes a child of init, or of a subreaper.
+    middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', sys.argv[1]])"
+    subprocess.run([sys.executable, "-S", "-c", middle, leaf], start_new_session=True, env=env)
+else:
+    subprocess.Popen([sys.executable, "-S", "-c", leaf], start_new_session=session, env=env)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("how", ["group", "session", "clear session", "orphan"])
+def test_what_a_plugin_has_started_is_its_own(how: str) -> None:
+    env = {**os.environ, "MESH_LIFE": WORD}
+    with child(STARTED, how, env=env) as (leader, (pid,)):
+        owner = Owner(leader, WORD)
+        assert owner.owns(pid)
+        assert owner.owns(leader)
+        assert owner.leads(pid) == (how == "group")
+        assert {leader, pid} <= set(owner.members())
+        assert not Owner(leader, "fedcba9876543210").owns(os.getpid())
+
+
+def test_what_others_have_started_is_not() -> None:
+    with child(STARTED, "orphan", env={**os.environ, "MESH_LIFE": WORD}) as (leader, (pid,)):
+        with child(STARTED, "group", env={}) as (other, (started,)):
+            owner = Owner(other, "fedcba9876543210")
+            for each in (leader, pid, os.getpid(), os.getppid(), 1, 0, -1, 2**22 + 1):
+                assert not owner.owns(each)
+            assert set(owner.members()) == {other, started}
+
+
+# -- listeners ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("listens", "connects"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("::", "::1"),
+        ("::1", "::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_listener_is_found_by_a_connection_to_it(listens: str, connects: str) -> None:
+    with child(LISTEN, listens, "0") as (pid, (_, port)):
+        with socket.create_connection((connects, port)) as sock:
+            host, found_port = sock.getpeername()[:2]
+        (found,) = listening_at(tcp_listeners(), host, found_port)
+        assert (found.port, found.uid) == (port, os.getuid())
+        assert Owner(pid, WORD).holds([found.inode]) is True
+        assert Owner(os.getpid(), WORD).holds([found.inode, 1]) is False
+
+
+def test_a_listener_on_the_address_itself_comes_first() -> None:
+    text = {
+        "127.0.0.1": b"0100007F",
+        "0.0.0.0": b"00000000",
+        "::1": b"00000000000000000000000001000000",
+        "::": b"0" * 32,
+    }
+    if sys.byteorder == "little":
+        for host, entry in text.items():
+            assert parse_host(entry) == ip_address(host)
+    assert parse_host(b"0000000000000000FFFF00000100007F") == ip_address("127.0.0.1")
+
+
+@as_root
+def test_descriptors_that_may_not_be_seen_are_not_held_against_a_plugin() -> None:
+    """A mesh that is not root, and a plugin that has changed its user (set-user-ID)."""
+    with child(LISTEN, "127.0.0.1", str(OTHER)) as (leader, (_, port)):
+        found = listening_at(tcp_listeners(), "127.0.0.1", port)
+        assert [each.uid for each in found] == [OTHER]
+        pid = os.fork()
+        if not pid:
+            try:
+                os.setuid(OTHER + 1)
+                owner = Owner(leader, WORD)
+                server = PluginServer(
+                    f"tcp:127.0.0.1:{port}", owner, frozenset({OTHER}), verify_process=True
+                )
+                other = PluginServer(
+                    f"tcp:127.0.0.1:{port}", owner, frozenset({OTHER + 1}), verify_process=True
+                )
+                hidden = owner.holds([found[0].inode]) is None
+                right = not server._are_held(found) and bool(other._are_held(found))
+                os._exit(0 if hidden and right else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@as_root
+def test_a_plugin_may_listen_in_a_network_namespace_of_its_own() -> None:
+    up = "import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up'])\n"
+    with child(up + LISTEN, "127.0.0.1", "0", prefix=("unshare", "--net")) as (pid, (_, port)):
+        owner = Owner(pid, WORD)
+        server = PluginServer(f"tcp:127.0.0.1:{port}", owner, None, verify_process=True)
+        assert listening_at(tcp_listeners(), "127.0.0.1", port) == []
+        found = server._listeners("127.0.0.1", port)
+        assert len(found) == 1
+        assert server._are_held(found) == ""
+        # What listens at that address in our own namespace has taken the connection.
+        with socket.create_server(("127.0.0.1", port)):
+            assert server._are_held(server._listeners("127.0.0.1", port)) != ""
+
+
+async def test_what_answers_already_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        assert await answers(address)
+    assert not await answers(address)
+
+
+async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(address: str) -> socket.socket:
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        return sock
+
+    monkeypatch.setattr("meshtrio.supervise.plugin_server.connect", connect)
+    assert not await answers("tcp:127.0.0.1:1")
+
+
+def test_the_peer_of_a_listener_is_who_began_to_listen() -> None:
+    """What the verification of Unix sockets rests on."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
+        listener.bind(f"\0meshtrio-{os.getpid()}")
+        listener.listen()
+        sock.connect(listener.getsockname())
+        peer = peer_of(sock)
+        assert (peer.pid, peer.uid) == (os.getpid(), os.geteuid())
