@@ -73,6 +73,8 @@ def make_room(folder: Path, plugin: PluginConfig, socket: Path) -> None:
             run = where = stack.enter_context(folders.opened(folder))
         except FileNotFoundError:
             return
+        if os.fstat(run).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"{whole(str(folder))} is another user's now")
         is_foreign = _is_foreign(plugin)
         if is_foreign:
             where = stack.enter_context(_made_own_folder(run, plugin))

@@ -50,8 +50,6 @@ def _why_not_ours(lock: int) -> str:
         return "is not a regular file"
     if status.st_uid != os.geteuid():
         return f"belongs to uid {status.st_uid}"
-    if status.st_nlink > 1:
-        return "is a hard link to another file"
     return "" if _header(os.pread(lock, 64, 0)) is not None else "was not written by a mesh"
 
 
@@ -62,7 +60,11 @@ def _header(content: bytes) -> str | None:
 
 
 def acquire(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open the lock file, making it if it is not there, and lock it. Nothing is written to it.
+    """Open the lock file, making it if it is not there, and lock it.
+
+    Nothing is written to a file that is there already. If it has another name, too, it is replaced
+    by a file with the same content: whoever has made that name must neither have a file of ours
+    overwritten by it nor keep a mesh from starting.
 
     Returns:
         The descriptor that holds the lock.
@@ -72,17 +74,18 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
         OSError: it cannot be made or locked, in which case it is not left behind if it was not
             there before; or it is no lock file of a mesh of this user, and is left as it is.
     """
-    flags = os.O_RDWR | _SAFE
-    made = False
-    try:
-        lock = os.open(path, flags, dir_fd=dir_fd)
-    except FileNotFoundError:
-        lock, made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd), True
+    lock, made = _open(path, dir_fd)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         problem = _why_not_ours(lock)
         if problem:
             raise FileExistsError(errno.EEXIST, f"{NAME} {problem}")
+        if not os.path.samestat(
+            os.fstat(lock), os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        ):
+            raise BlockingIOError(errno.EAGAIN, "another mesh has replaced it meanwhile")
+        if os.fstat(lock).st_nlink > 1:
+            return _replaced(lock, path, dir_fd)
     except OSError as exc:
         os.close(lock)
         if made and not isinstance(exc, BlockingIOError):
@@ -90,6 +93,36 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
                 os.unlink(path, dir_fd=dir_fd)
         raise
     return lock
+
+
+def _open(path: Path | str, dir_fd: int | None) -> tuple[int, bool]:
+    """Open the lock file, and tell whether it was made for that. Raises OSError."""
+    flags = os.O_RDWR | _SAFE
+    try:
+        return os.open(path, flags, dir_fd=dir_fd), False
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd)
+            return made, True
+    # Another mesh has made it in that instant.
+    return os.open(path, flags, dir_fd=dir_fd), False
+
+
+def _replaced(lock: int, path: Path | str, dir_fd: int | None) -> int:
+    """Put a file of its own in the place of one that is locked; give that, locked. Raises OSError.
+
+    A mesh that waits for the old one finds out by its inode, see `acquire`.
+    """
+    os.unlink(path, dir_fd=dir_fd)
+    made, _ = _open(path, dir_fd)
+    try:
+        fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(made, os.pread(lock, _MAX_SIZE, 0))
+    except BaseException:
+        os.close(made)
+        raise
+    os.close(lock)
+    return made
 
 
 def holder(path: Path | str, dir_fd: int | None = None) -> str:

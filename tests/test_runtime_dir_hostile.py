@@ -166,9 +166,27 @@ def test_a_hard_link_in_the_place_of_the_lock_file_is_not_written_to(
     folder.mkdir(mode=0o700)
     precious.write_text(content)
     (folder / "mesh.lock").hardlink_to(precious)
-    with pytest.raises(ConfigError), runtime_dir.claim(folder):
-        pass
+    with runtime_dir.claim(folder) as claim:
+        assert not claim.lost
+        with pytest.raises(ConfigError, match="another mesh runs here"):
+            runtime_dir.Claim(folder)
     assert precious.read_text() == content
+    assert precious.stat().st_nlink == 1
+
+
+def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: Path) -> None:
+    """Other users can make one where fs.protected_hardlinks is 0; what is listed is still known."""
+    folder = short_dir / "run"
+    plugin = PluginConfig("p", ["true"])
+    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    folder.mkdir(mode=0o700)
+    (folder / "mesh.lock").write_text(f"1\n{path.name}\n")
+    bind(path)
+    (short_dir / "name").hardlink_to(folder / "mesh.lock")
+    with runtime_dir.claim(folder) as claim:
+        assert not path.exists()
+        assert not claim.lost
+    assert (short_dir / "name").read_text() == f"1\n{path.name}\n"
 
 
 def test_a_fifo_in_the_place_of_the_lock_file_is_not_waited_for(short_dir: Path) -> None:

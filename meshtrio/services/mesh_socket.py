@@ -70,7 +70,9 @@ def _set_mode(path: Path, ours: os.stat_result, claim: Claim, shared: bool) -> N
         if not os.path.samestat(os.fstat(file), ours):
             raise FileNotFoundError
         # Who may do what is asked of each call. A descriptor like this one has no fchmod(2).
-        os.chmod(f"/proc/self/fd/{file}", 0o666 if shared else 0o600)
+        by_descriptor = f"/proc/self/fd/{file}"
+        where = by_descriptor if os.path.lexists(by_descriptor) else path
+        os.chmod(where, 0o666 if shared else 0o600)
     finally:
         os.close(file)
 
