@@ -149,9 +149,10 @@ def find_mesh_socket() -> Path:
 def trusted_users(given: Path | str | None) -> frozenset[int] | None:
     """The uids of which the mesh that a client calls has to have one, None for any.
 
-    A mesh socket that was named, by an argument or by MESH_SOCKET, is believed. The default runtime
-    dir has a name that other users can make before us, and then serve in it: it has to be a folder
-    of our own or of root into which nobody else can write, and so has the user of the server.
+    A mesh socket that was given, by an argument or by MESH_SOCKET, is trusted. The default runtime
+    dir has a name under which another user can make a folder first, and serve in it. So it has to
+    be a folder of the process's own user or of root, into which no other user can write, and the
+    server has to run as one of the two.
 
     Args:
         given: the path that the caller named, None if it named none.

@@ -63,8 +63,8 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
     """Open the lock file, making it if it is not there, and lock it.
 
     Nothing is written to a file that is there already. If it has another name, too, it is replaced
-    by a file with the same content: whoever has made that name must neither have a file of ours
-    overwritten by it nor keep a mesh from starting.
+    by a file with the same content, so that such a name neither has another file of ours
+    overwritten nor keeps a mesh from starting.
 
     Returns:
         The descriptor that holds the lock.

@@ -1,10 +1,10 @@
 """Connecting to Unix sockets, whose servers are verified at the descriptor.
 
-A path does not identify a server: whoever may write to its folder can put a link to another service
-in its place, and clients with more rights than that user has would call it. So the file is opened
-first, without following a link, and the socket that is connected to is the one that was opened. Who
-serves it is what the kernel says of the connection (SO_PEERCRED, unix(7)): the user that the server
-had when it began to listen.
+A path does not identify a server: a user who may write to its folder can put a link to another
+service in its place, and clients with more rights than that user has would call it. So the file is
+opened first, without following a link, and the socket that is connected to is the one that was
+opened. Who serves it is what the kernel says of the connection (SO_PEERCRED, unix(7)): the user
+that the server had when it began to listen.
 """
 
 from __future__ import annotations

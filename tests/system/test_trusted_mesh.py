@@ -1,4 +1,4 @@
-"""Which mesh is believed where nobody has said which: one's own user's, or root's."""
+"""Which mesh is trusted where nobody has said which: one's own user's, or root's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 async def refused() -> str:
-    """Why `mesh.connect` and `mesh.register` do not believe what they find."""
+    """Why `mesh.connect` and `mesh.register` do not trust what they find."""
     with pytest.raises(UntrustedMeshError) as caught:
         async with mesh.connect("plugin.echo", metadata=(("authorization", "secret"),)):
             pass
@@ -81,7 +81,7 @@ def said_to(listener: socket.socket) -> bytes:
 
 
 @as_root
-async def test_a_folder_of_another_user_is_not_believed(default: Path) -> None:
+async def test_a_folder_of_another_user_is_not_trusted(default: Path) -> None:
     default.mkdir(mode=0o755)
     os.chown(default, NOBODY, NOBODY)
     with listening_as(NOBODY, default / "mesh.sock") as listener:
@@ -101,7 +101,7 @@ async def test_a_folder_of_another_user_is_not_believed(default: Path) -> None:
 
 
 @as_root
-async def test_a_server_of_another_user_in_a_folder_of_ones_own_is_not_believed(
+async def test_a_server_of_another_user_in_a_folder_of_ones_own_is_not_trusted(
     default: Path,
 ) -> None:
     default.mkdir(mode=0o700)
@@ -115,13 +115,13 @@ async def test_a_server_of_another_user_in_a_folder_of_ones_own_is_not_believed(
         assert said_to(listener) == b""
 
 
-async def test_a_folder_that_others_may_write_to_is_not_believed(default: Path) -> None:
+async def test_a_folder_that_others_may_write_to_is_not_trusted(default: Path) -> None:
     default.mkdir()
     default.chmod(0o777)
     assert "may be written to by others (mode 777)" in await refused()
 
 
-async def test_links_are_not_believed(default: Path, short_dir: Path) -> None:
+async def test_links_are_not_trusted(default: Path, short_dir: Path) -> None:
     """Neither in the place of the folder nor of the socket."""
     (short_dir / "elsewhere").mkdir(mode=0o700)
     default.symlink_to(short_dir / "elsewhere")
@@ -136,7 +136,7 @@ async def test_links_are_not_believed(default: Path, short_dir: Path) -> None:
 
 
 @as_root
-async def test_a_path_that_is_named_is_believed(
+async def test_a_path_that_is_named_is_trusted(
     default: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default.mkdir(mode=0o755)
@@ -153,7 +153,7 @@ async def test_a_path_that_is_named_is_believed(
     assert not isinstance(caught.value, UntrustedMeshError)
 
 
-async def test_ones_own_mesh_is_believed(default: Path, short_dir: Path) -> None:
+async def test_ones_own_mesh_is_trusted(default: Path, short_dir: Path) -> None:
     (short_dir / "mesh.toml").write_text(echo())
     async with open_nursery_of_one() as nursery:
         await nursery.start(mesh.main, short_dir / "mesh.toml")
@@ -166,7 +166,7 @@ async def test_ones_own_mesh_is_believed(default: Path, short_dir: Path) -> None
 
 
 @as_root
-def test_a_folder_of_roots_is_believed_by_other_users(default: Path) -> None:
+def test_a_folder_of_roots_is_trusted_by_other_users(default: Path) -> None:
     default.mkdir(mode=0o711)
     pid = os.fork()
     if not pid:  # Only what a fork of a running program may do.
