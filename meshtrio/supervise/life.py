@@ -34,6 +34,7 @@ from meshtrio.supervise.processes.failed_start import (
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.surroundings import Surroundings
+from meshtrio.supervise.vitals import Vitals
 
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
@@ -241,22 +242,36 @@ class Life:
 
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
-        try:
-            await self._mesh.world.probe.wait_ready(
-                self._address, self.config.ready_timeout, self.config.tls
-            )
-        except NotReadyError as exc:
-            return _Failure(str(exc), Cause.NOT_READY)
+        vitals = Vitals(process.pid, self._address, self._mesh.world.observe)
+        failure = await self._wait_ready(vitals)
+        if failure is not None:
+            return failure
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._become_ready(process)
         found = partial(self._take, process)
         verdict = await liveness.watch(
             partial(self._mesh.world.probe.check, self._address, tls=self.config.tls),
+            vitals,
             self.config.liveness,
             found,
         )
         return _Failure(verdict, Cause.UNHEALTHY)
+
+    async def _wait_ready(self, vitals: Vitals) -> _Failure | None:
+        """Wait for readiness; time in which the process waited for a CPU does not count."""
+        timeout = self.config.ready_timeout
+        within, extended = timeout, 0.0
+        while True:
+            try:
+                await self._mesh.world.probe.wait_ready(self._address, within, self.config.tls)
+            except NotReadyError as exc:
+                within = await vitals.ready_extension(timeout, extended)
+                if not within:
+                    return _Failure(str(exc), Cause.NOT_READY)
+                extended += within
+            else:
+                return None
 
     async def _end(self, process: Process, failure: _Failure) -> None:
         """End a process that failed its mesh; one that is stuck says first where it is."""
@@ -320,8 +335,13 @@ class Life:
     def _take(self, process: Process, health: Health) -> None:
         """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
         self.health = health
-        if not health.alive:
-            self._emit(events.CheckFailed, pid=process.pid, reason=health.reason)
+        if not health.alive or health.busy:
+            condition = health.condition
+            self._emit(
+                events.CheckFailed, pid=process.pid, reason=health.reason, condition=condition
+            )
+        if health.busy:
+            return
         if health.serving and self.state is State.UNREADY:
             self._become_ready(process)
         elif health.alive and not health.serving and self.state is State.READY:

@@ -108,6 +108,7 @@ class FakeWorld:
             sweep=self.sweep,
             is_removed=lambda socket: False,
             why_not_executed=self.why_not_executed,
+            observe=self.observe,
         )
 
     # -- as the guard ------------------------------------------------------------------------
@@ -121,6 +122,9 @@ class FakeWorld:
     async def sweep(self, life: str) -> int:
         await trio.lowlevel.checkpoint()
         return 0
+
+    async def observe(self, leader: int, address: str) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def why_not_executed(self, config: PluginConfig) -> str:
         await trio.lowlevel.checkpoint()
