@@ -26,7 +26,7 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.endpoint import Departure, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import NoMeshError, UsageError
+from meshtrio.errors import OUT_OF_RESOURCES, NoMeshError, UsageError
 from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
@@ -50,6 +50,9 @@ from meshtrio.telemetry.logs.mesh import log_event
 from meshtrio.wire.frames import UNLIMITED
 
 _log = logging.getLogger("meshtrio.mesh")
+
+_BACKLOG_WAIT = 5.0
+"""Seconds that a mesh whose backlog is full has to accept a connection."""
 
 __all__ = ["Mesh", "connect", "main", "register"]
 
@@ -297,13 +300,23 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
     check_in_trio("mesh.connect_to_mesh")
     address = _address(mesh_socket)
     try:
-        (await endpoint.connect(address)).close()
+        (await endpoint.connect(address, patience=_BACKLOG_WAIT)).close()
+    except BlockingIOError:
+        raise NoMeshError(
+            f"the mesh at {address.removeprefix('unix:')} accepted no connection within "
+            f"{_BACKLOG_WAIT:g} s: it is overloaded or stopped"
+        ) from None
     except PermissionError:
         raise NoMeshError(
             f"the mesh at {address.removeprefix('unix:')} is for other users; whom it lets in is "
             "said by [mesh.access] of its config"
         ) from None
     except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise NoMeshError(
+                f"cannot connect to the mesh at {address.removeprefix('unix:')}: {exc.strerror} in "
+                "this process (see `ulimit -n`)"
+            ) from None
         raise NoMeshError(
             f"no mesh answers at {address.removeprefix('unix:')} ({exc.strerror or exc}); start "
             "one with `meshtrio serve`, or say where it is with MESH_SOCKET"

@@ -38,10 +38,17 @@ class Tls:
         return cls(context, files.server_name)
 
 
-async def dial(address: str, tls: Tls | TlsFiles | None, owner: int | None = None) -> Transport:
+async def dial(
+    address: str,
+    tls: Tls | TlsFiles | None,
+    owner: int | None = None,
+    *,
+    patience: float = 0.0,
+) -> Transport:
     """Connect; the handshake is still to be done. Raises OSError and ValueError.
 
-    `owner`: the user whom a Unix socket's server has to run as; any by default.
+    `owner`: the user whom a Unix socket's server has to run as; any by default. `patience` as in
+    `endpoint.connect`.
     """
     if isinstance(tls, TlsFiles):
         try:
@@ -49,7 +56,7 @@ async def dial(address: str, tls: Tls | TlsFiles | None, owner: int | None = Non
         except OSError as exc:
             reason = f"its TLS files cannot be used: {exc.strerror or exc}"
             raise OSError(exc.errno, reason) from None
-    sock = await connect(address)
+    sock = await connect(address, patience=patience)
     if owner is not None:
         _check_owner(sock, owner)
     if tls is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import attrs
@@ -15,6 +16,9 @@ RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
 RECONNECT_LOCAL = attrs.evolve(RECONNECT, maximum=0.5)
 """The same on this machine, where it costs next to nothing."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.002, 0.1
+"""Seconds between attempts to connect to a server whose backlog is full."""
+_BACKLOG_FULL = "its backlog of connections is full: it is overloaded, or stuck"
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
 
@@ -93,19 +97,35 @@ def target_of(name: str) -> str:
     return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
 
 
-async def connect(address: str) -> socket.socket:
+async def connect(address: str, *, patience: float = 0.0) -> socket.socket:
     """Connect to an endpoint's address, giving a non-blocking socket the caller owns.
 
-    Raises OSError where nothing listens, ValueError for an address of another form.
+    Args:
+        address: `unix:/path` or `tcp:host:port`.
+        patience: Seconds to wait for room in the backlog of a Unix socket's server. On TCP the
+            kernel waits.
+
+    Raises:
+        BlockingIOError: The backlog of a Unix socket's server is full.
+        OSError: Nothing listens there, or this process lacks resources: see `OUT_OF_RESOURCES`.
+        ValueError: The address has another form.
     """
     where = Address.parse(address)
     if where.path:
-        return await _connect_unix(where.path)
+        return await _connect_unix(where.path, patience)
     try:
         stream = await trio.open_tcp_stream(where.host, where.port)
     except OSError as exc:
-        raise OSError(exc.errno, _why(exc)) from None
+        raise OSError(_errno(exc), _why(exc)) from None
     return socket.socket(fileno=stream.socket.detach())
+
+
+def _errno(exc: OSError) -> int | None:
+    """The error number, or that of the first attempt of trio's that failed."""
+    group = exc.__cause__
+    if exc.errno is None and isinstance(group, BaseExceptionGroup):
+        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
+    return exc.errno
 
 
 def _why(exc: OSError) -> str:
@@ -117,17 +137,26 @@ def _why(exc: OSError) -> str:
     return exc.strerror or str(exc)
 
 
-async def _connect_unix(path: str) -> socket.socket:
-    """Never waits: a listener whose backlog is full gives EAGAIN, and is tried again later.
+async def _connect_unix(path: str, patience: float) -> socket.socket:
+    """A listener whose backlog is full gives EAGAIN, after which there is nothing to wait on.
 
     trio's own connect takes that for "in progress" and gives a socket that is not connected.
     """
     await trio.lowlevel.checkpoint()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    until, pause = trio.current_time() + patience, _FIRST_PAUSE
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+        except BlockingIOError:
+            sock.close()
+            if trio.current_time() >= until:
+                raise BlockingIOError(errno.EAGAIN, _BACKLOG_FULL) from None
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+        await trio.sleep(pause)
+        pause = min(2 * pause, _MAX_PAUSE)

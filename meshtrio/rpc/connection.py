@@ -255,7 +255,7 @@ class Connection:
             stream.fail(purerpc.ResourceExhaustedError(text))
 
     def _keep_alive(self, now: float) -> None:
-        if self._asked is not None and self._heard > self._asked:
+        if self._asked is not None and self._heard >= self._asked:
             self._asked = None
         if self._asked is not None:
             if now - self._asked > self.timeouts.keepalive_timeout:

@@ -29,6 +29,7 @@ from meshtrio.supervise.processes.containment import (
 from meshtrio.supervise.processes.failed_start import (
     EXPLAINED_BY_PROGRAM,
     NOT_EXECUTED,
+    is_exhaustion,
     why_not_started,
 )
 from meshtrio.supervise.processes.output import Ring
@@ -173,7 +174,11 @@ class Life:
             # RuntimeError: no thread can be started any more.
             reason = await self._why_not_started(exc, command, env)
             cause = Cause.NOT_STARTED
-            self.ended = Exit(reason=f"could not be started: {reason}", ended_for=cause)
+            self.ended = Exit(
+                reason=f"could not be started: {reason}",
+                ended_for=cause,
+                mesh_exhausted=is_exhaustion(exc),
+            )
             self._depart(str(self.ended))
             self._emit(events.NotStarted, ended=self.ended)
             return

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import attrs
@@ -14,68 +13,16 @@ import grpc
 import trio
 from echo.v1 import echo_pb2 as pb
 
-from meshtrio.wire import frames, hpack
 from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.grpc import frame_message
 from tests.meshes import running
 from tests.programs import echo, plugin, served, until
+from tests.raw_client import GOAWAY, HEADERS, RST_STREAM, raw_client
 from tests.system.test_grpcio import GrpcioStub
 
-HEADERS, RST_STREAM, GOAWAY = 1, 3, 7
-RESTARTS = 4
+RESTARTS = RENEWALS = 4
 WORKERS = 4
 NEVER_READY = plugin("echo", "-c", "import time; time.sleep(600)", ready_timeout=600.0)
 TARGET = [("x-mesh-target", "plugin.echo")]
-
-
-@attrs.frozen
-class Frame:
-    kind: int
-    stream: int
-    payload: bytes
-
-
-@attrs.define
-class RawClient:
-    """An HTTP/2 client that records the frames it receives."""
-
-    sock: trio.socket.SocketType
-    reader: FrameReader
-    received: list[Frame] = attrs.field(factory=list)
-
-    async def begin(self, stream: int) -> None:
-        block = hpack.encode(
-            [
-                (b":method", b"POST"),
-                (b":scheme", b"http"),
-                (b":path", b"/echo.v1.EchoService/Echo"),
-                (b":authority", b"x"),
-                (b"te", b"trailers"),
-                (b"content-type", b"application/grpc"),
-                (b"x-mesh-target", b"plugin.echo"),
-            ]
-        )
-        data = frame_message(pb.EchoRequest(message="hi").SerializeToString())
-        head = frames.frame(HEADERS, frames.END_HEADERS, stream, block)
-        await self.sock.send(head + frames.frame(0, frames.END_STREAM, stream, data))
-
-    async def read_to_end(self) -> None:
-        while data := await self.sock.recv(65536):
-            for kind, _, stream, payload in self.reader.feed(data):
-                self.received.append(Frame(kind, stream, bytes(payload)))
-
-    def of(self, kind: int) -> list[Frame]:
-        return [frame for frame in self.received if frame.kind == kind]
-
-
-@asynccontextmanager
-async def raw_client(path: Path) -> AsyncIterator[RawClient]:
-    with trio.socket.socket(socket.AF_UNIX) as sock:
-        await sock.connect(str(path))
-        await sock.send(frames.PREFACE + frames.settings({}))
-        reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
-        yield RawClient(sock, reader)
 
 
 async def test_a_call_that_waits_for_an_instance_is_refused_when_the_mesh_stops(
@@ -85,33 +32,19 @@ async def test_a_call_that_waits_for_an_instance_is_refused_when_the_mesh_stops(
         path = watched.mesh.socket
         async with raw_client(path) as client, raw_client(path) as late, trio.open_nursery() as n:
             for stream in (1, 3, 5):
-                await client.begin(stream)
+                await client.begin(stream, "plugin.echo")
             await trio.testing.wait_all_tasks_blocked(0.05)
             # What has not even been read when the mesh stops is above the last stream id.
             n.cancel_scope.shield = True
             n.start_soon(client.read_to_end)
             n.start_soon(late.read_to_end)
             watched.stop()
-    resets = {reset.stream: int.from_bytes(reset.payload, "big") for reset in client.of(RST_STREAM)}
-    assert resets == dict.fromkeys((1, 3, 5), ErrorCode.REFUSED_STREAM)
+    resets = {reset.stream: reset.numbers for reset in client.of(RST_STREAM)}
+    assert resets == dict.fromkeys((1, 3, 5), (ErrorCode.REFUSED_STREAM,))
     assert client.of(HEADERS) == []
     for each in (client, late):
-        goaways = each.of(GOAWAY)
-        assert goaways
-        assert {int.from_bytes(goaway.payload[:4], "big") for goaway in goaways} == {0}
-        assert {int.from_bytes(goaway.payload[4:8], "big") for goaway in goaways} == {0}
-
-
-def _keep_calling(path: Path, stop: threading.Event, failures: list[str], done: list[int]) -> None:
-    with grpc.insecure_channel(f"unix:{path}", options=_RECONNECT) as channel:
-        stub = GrpcioStub(channel)
-        while not stop.is_set():
-            try:
-                request = pb.EchoRequest(message="hi")
-                stub.Echo(request, timeout=120, wait_for_ready=True, metadata=TARGET)
-                done.append(1)
-            except grpc.RpcError as exc:
-                failures.append(f"{exc.code()}: {exc.details()}")
+        # The last stream that was processed, and NO_ERROR.
+        assert {goaway.numbers for goaway in each.of(GOAWAY)} == {(0, 0)}
 
 
 _RECONNECT = [
@@ -121,35 +54,71 @@ _RECONNECT = [
 ]
 
 
+@attrs.define
+class Callers:
+    """Threads that call through the gateway all the time, as grpcio does."""
+
+    path: Path
+    done: int = 0
+    failures: list[str] = attrs.field(factory=list)
+    stop: threading.Event = attrs.field(factory=threading.Event)
+
+    def call(self) -> None:
+        with grpc.insecure_channel(f"unix:{self.path}", options=_RECONNECT) as channel:
+            stub = GrpcioStub(channel)
+            while not self.stop.is_set():
+                try:
+                    request = pb.EchoRequest(message="hi")
+                    stub.Echo(request, timeout=120, wait_for_ready=True, metadata=TARGET)
+                    self.done += 1
+                except grpc.RpcError as exc:
+                    self.failures.append(f"{exc.code()}: {exc.details()}")
+
+    def go_on(self) -> None:
+        """Wait until some more calls have ended."""
+        before = self.done
+        until(lambda: self.done > before + 20)
+
+
+@contextmanager
+def calling(path: Path) -> Iterator[Callers]:
+    """Call during the block; none of the calls may fail."""
+    callers = Callers(path)
+    threads = [threading.Thread(target=callers.call) for _ in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield callers
+    finally:
+        callers.stop.set()
+        for thread in threads:
+            thread.join(150)
+    assert callers.failures == []
+
+
 def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_is_started_again(
     short_dir: Path,
 ) -> None:
-    stop, failures, done = threading.Event(), [], []  # type: ignore[var-annotated]
-    path = short_dir / "run" / "mesh.sock"
-    workers = [
-        threading.Thread(target=_keep_calling, args=(path, stop, failures, done))
-        for _ in range(WORKERS)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        for _ in range(RESTARTS):
-            with served(short_dir, echo()) as mesh:
-                # As soon as there are calls, whether its plugin is quite ready or not.
-                before = len(done)
-                until(lambda before=before: len(done) > before + 20)  # type: ignore[misc]
-                assert mesh.stop() == 0
-        with served(short_dir, echo()):
-            before = len(done)
-            until(lambda: len(done) > before + 20)
-            stop.set()
-            for worker in workers:
-                worker.join()
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join(150)
-    assert failures == []
+    with ExitStack() as last:
+        with calling(short_dir / "run" / "mesh.sock") as callers:
+            for _ in range(RESTARTS):
+                with served(short_dir, echo()) as mesh:
+                    # As soon as there are calls, whether its plugin is quite ready or not.
+                    callers.go_on()
+                    assert mesh.stop() == 0
+            last.enter_context(served(short_dir, echo()))
+            callers.go_on()
+
+
+def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_socket_is_renewed(
+    short_dir: Path,
+) -> None:
+    with served(short_dir, echo(), ready=1) as mesh, calling(mesh.socket) as callers:
+        for _ in range(RENEWALS):
+            callers.go_on()
+            mesh.socket.unlink()
+            until(mesh.socket.exists)
+        callers.go_on()
 
 
 def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
