@@ -16,6 +16,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import error_for_reset, error_for_response, error_for_status
 from meshtrio.rpc.transport import Buffer, Transport
+from meshtrio.texts import visible
 from meshtrio.wire import events, hpack
 from meshtrio.wire.connection import Connection as Engine
 from meshtrio.wire.connection import Role
@@ -171,7 +172,7 @@ class _Answer:
                 raise ConnectionLostError(broke)
             case events.GoAwayReceived(code=code, debug=debug) if code:
                 self._is_busy = code == ErrorCode.ENHANCE_YOUR_CALM
-                why = debug.decode("utf-8", "replace")[:_MAX_DEBUG]
+                why = visible(debug[:_MAX_DEBUG].decode("utf-8", "replace"))
                 self.goodbye = f"{_CLOSED} ({error_name(code)}{': ' if why else ''}{why})"
 
     def _take_data(self, data: bytes) -> None:

@@ -39,7 +39,7 @@ class NotReadyError(Exception):
 
 
 class _CannotAskError(Exception):
-    """The mesh is out of file descriptors or memory, which is no word on the plugin."""
+    """The mesh is out of descriptors, memory or threads, which says nothing about the plugin."""
 
 
 @attrs.frozen
@@ -178,8 +178,15 @@ async def _ask(address: str, tls: TlsFiles | None, progress: _Progress) -> Healt
             raise _CannotAskError(exc.strerror) from None
         text = f"its socket refuses connections ({exc.strerror})"
         return _dead(text, Symptom.UNREACHABLE)
+    except RuntimeError as exc:
+        # No thread can be started, to look up a host or to read TLS files.
+        raise _CannotAskError(str(exc)) from None
     progress.step = "it accepted a connection but did not answer the health check"
     progress.symptom = Symptom.NO_ANSWER
+    return await _answer(transport)
+
+
+async def _answer(transport: Transport) -> Health:
     try:
         reply = await _CHECK.ask(transport)
     except purerpc.UnimplementedError:
