@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
 import grpc
+import purerpc
 import trio
 from echo.v1 import echo_pb2 as pb
+from echo.v1.echo_grpc import EchoServiceStub
 
+from meshtrio.client.channel import connect_to
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
 from meshtrio.wire.errors import ErrorCode
+from tests.grpcio_methods import method
 from tests.meshes import running
 from tests.programs import echo, plugin, served, until
 from tests.raw_client import GOAWAY, HEADERS, RST_STREAM, raw_client
-from tests.system.test_grpcio import GrpcioStub
+from tests.rpc.pairs import Scripted
 
 RESTARTS = RENEWALS = 4
 WORKERS = 4
@@ -65,11 +72,11 @@ class Callers:
 
     def call(self) -> None:
         with grpc.insecure_channel(f"unix:{self.path}", options=_RECONNECT) as channel:
-            stub = GrpcioStub(channel)
+            call = method(channel, "unary_unary", "Echo")
             while not self.stop.is_set():
                 try:
                     request = pb.EchoRequest(message="hi")
-                    stub.Echo(request, timeout=120, wait_for_ready=True, metadata=TARGET)
+                    call(request, timeout=120, wait_for_ready=True, metadata=TARGET)
                     self.done += 1
                 except grpc.RpcError as exc:
                     self.failures.append(f"{exc.code()}: {exc.details()}")
@@ -132,7 +139,8 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
                 yield pb.EchoRequest(message=str(number))
 
         with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
-            replies = GrpcioStub(channel).Chat(requests(), timeout=120, metadata=TARGET)
+            chat = method(channel, "stream_stream", "Chat")
+            replies = chat(requests(), timeout=120, metadata=TARGET)
             for number in range(4):
                 more.release()
                 words.append(next(replies).message)
@@ -147,3 +155,71 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
             assert list(replies) == []
             assert words == ["0", "1", "2", "3"]
         assert mesh.stop() == 0
+
+
+@asynccontextmanager
+async def stopping_during_a_call(
+    folder: Path, drain_timeout: float
+) -> AsyncIterator[tuple[trio.Event, list[str]]]:
+    """Stop a mesh while a service that it does not run has a call; gives what lets that end."""
+    begun, release, results = trio.Event(), trio.Event(), list[str]()
+
+    async def hold(message: pb.EchoRequest) -> pb.EchoReply:
+        begun.set()
+        await release.wait()
+        return pb.EchoReply(message=message.message)
+
+    config = f"[mesh.gateway]\ndrain_timeout = {drain_timeout}\n"
+    async with running(config, folder) as watched:
+        with trio.CancelScope(shield=True), unix_listener(folder / "outside") as listener:
+            async with trio.open_nursery() as serving:
+                await serving.start(Server(Scripted(Echo=hold)).serve, listener)
+                async with (
+                    connect_to(f"unix:{watched.mesh.socket}") as channel,
+                    trio.open_nursery() as nursery,
+                ):
+                    with watched.mesh.register("outside", f"unix:{folder / 'outside'}"):
+
+                        @nursery.start_soon
+                        async def call() -> None:
+                            try:
+                                stub = channel.stub(EchoServiceStub)
+                                target = [("x-mesh-target", "outside")]
+                                request = pb.EchoRequest(message="hi")
+                                reply = await stub.Echo(request, metadata=target)
+                                results.append(reply.message)
+                            except purerpc.RpcFailedError as exc:
+                                results.append(str(exc.status))
+
+                        await begun.wait()
+                        watched.stop()
+                        yield release, results
+                        while not results:  # noqa: ASYNC110
+                            await trio.sleep(0.01)
+                serving.cancel_scope.cancel()
+
+
+def accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+async def test_a_call_to_a_service_outside_may_end_when_the_mesh_stops(short_dir: Path) -> None:
+    async with stopping_during_a_call(short_dir, 600.0) as (release, results):
+        while accepts(short_dir / "run" / "mesh.sock"):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert results == []
+        release.set()
+    assert results == ["hi"]
+
+
+async def test_a_call_to_a_service_outside_is_ended_when_its_time_is_over(short_dir: Path) -> None:
+    async with stopping_during_a_call(short_dir, 0.1) as (_, results):
+        pass
+    (result,) = results
+    assert "UNAVAILABLE" in result
+    assert "the mesh stopped during the call" in result
