@@ -16,6 +16,9 @@ import resource
 _log = logging.getLogger("meshtrio.mesh")
 
 _NOFILE = resource.RLIMIT_NOFILE
+MAX_RAISED = 2**20
+"""The kernel's own default maximum (fs.nr_open). Some containers have a hard limit of 2**30, with
+which programs that close all descriptors up to their limit before an exec take minutes."""
 
 
 class DescriptorLimit:
@@ -29,17 +32,19 @@ class DescriptorLimit:
         """Raise the soft limit to the hard limit, less one; gives what it is then.
 
         One below, so that a child which has raised its own limit can be told from one that has not.
+        A limit of more than `MAX_RAISED` is left to those who set it.
         """
         soft, hard = resource.getrlimit(_NOFILE)
-        if hard == resource.RLIM_INFINITY or soft >= hard - 1:
+        wanted = min(hard - 1, MAX_RAISED)
+        if hard == resource.RLIM_INFINITY or soft >= wanted:
             return soft
         try:
-            resource.setrlimit(_NOFILE, (hard - 1, hard))
+            resource.setrlimit(_NOFILE, (wanted, hard))
         except (OSError, ValueError) as exc:
             _log.warning("cannot raise the limit of file descriptors from %d: %s", soft, exc)
             return soft
-        self._original, self._raised = (soft, hard), (hard - 1, hard)
-        return hard - 1
+        self._original, self._raised = (soft, hard), (wanted, hard)
+        return wanted
 
     def restore(self, pid: int) -> None:
         """Give a child that was just started the limit that this process was started with.

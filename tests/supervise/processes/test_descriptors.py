@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from meshtrio.supervise.processes import descriptors
 from meshtrio.supervise.processes.descriptors import DescriptorLimit
 from tests.interop.test_soak import soft_limit
 from tests.programs import plugin, served
@@ -58,6 +59,14 @@ def test_it_is_never_lowered(limits: tuple[int, int]) -> None:
     resource.setrlimit(NOFILE, (limits[1], limits[1]))
     assert DescriptorLimit().raise_to_hard() == limits[1]
     assert resource.getrlimit(NOFILE)[0] == limits[1]
+
+
+def test_it_is_not_raised_without_bounds(
+    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "MAX_RAISED", 1200)
+    assert DescriptorLimit().raise_to_hard() == 1200
+    assert resource.getrlimit(NOFILE) == (1200, limits[1])
 
 
 def test_serve_and_its_plugins_raise_theirs_from_what_serve_was_given(short_dir: Path) -> None:
