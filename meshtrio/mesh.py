@@ -27,7 +27,7 @@ from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.unix import WrongServerError
 from meshtrio.config import MeshConfig, load
-from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
+from meshtrio.errors import OUT_OF_RESOURCES, NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.registry import UnknownServiceError, watch
@@ -51,6 +51,9 @@ from meshtrio.telemetry.logs.mesh import log_event
 from meshtrio.wire.frames import UNLIMITED
 
 _log = logging.getLogger("meshtrio.mesh")
+
+_BACKLOG_WAIT = 5.0
+"""Seconds that a mesh whose backlog is full has to accept a connection."""
 
 __all__ = ["Mesh", "connect", "main", "register"]
 
@@ -311,11 +314,16 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
     where = endpoint_of_mesh(mesh_socket)
     path = where.address.removeprefix("unix:")
     try:
-        (await endpoint.connect(where.address, where.owners)).close()
+        (await endpoint.connect(where.address, where.owners, patience=_BACKLOG_WAIT)).close()
     except WrongServerError as exc:
         raise UntrustedMeshError(
             f"{path} is not the socket of a mesh of one's own user or of root: {exc.reason}; if "
             "this mesh is to be called, say so with MESH_SOCKET"
+        ) from None
+    except BlockingIOError:
+        raise NoMeshError(
+            f"the mesh at {path} accepted no connection within {_BACKLOG_WAIT:g} s: it is "
+            "overloaded or stopped"
         ) from None
     except PermissionError:
         raise NoMeshError(
@@ -323,6 +331,11 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
             "its config"
         ) from None
     except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise NoMeshError(
+                f"cannot connect to the mesh at {path}: {exc.strerror} in this process (see "
+                "`ulimit -n`)"
+            ) from None
         raise NoMeshError(
             f"no mesh answers at {path} ({exc.strerror or exc}); start one with `meshtrio serve`, "
             "or say where it is with MESH_SOCKET"

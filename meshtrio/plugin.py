@@ -50,6 +50,7 @@ from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
 from meshtrio.rpc.message_limits import checked_length, with_lengths
+from meshtrio.rpc.peer import parent_of_session
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.stacks import report_on_sigquit
@@ -59,6 +60,7 @@ from meshtrio.structured import (
     runs_in_asyncio,
     told_to_stop,
 )
+from meshtrio.supervise.processes.descriptors import LIMIT
 from meshtrio.telemetry.logs import plugin as logs
 from meshtrio.wire.limits import Limits
 
@@ -152,6 +154,7 @@ async def _serve(
     if MESH_LIFE in os.environ:
         # Before it kills what does not stop in time, the mesh asks where it is.
         report_on_sigquit()
+    LIMIT.raise_to_hard()
     level = ProcessLevel()
     _heed_environment(level)
     with told_to_stop(for_good=for_good) as signals, children_reset():
@@ -164,7 +167,7 @@ async def _serve(
                 log_level=level,
             )
             # The mesh passes on the calls of many, and with them what those give up.
-            server.trusted_pid = os.getppid()
+            server.trusted_pid = parent_of_session()
             with _listener() as listener:
                 stop = server.on_exit = partial(_stop, server, health)
                 server.ends_with_process = for_good

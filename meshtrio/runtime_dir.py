@@ -261,8 +261,10 @@ class Claim:
         """Whether somebody has removed it: what is in its place now is not ours."""
         try:
             found = os.lstat(self.folder / runtime_lock.NAME)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
+        except OSError:
+            return False  # It cannot be looked at now, which does not mean that it is gone.
         return not os.path.samestat(found, os.fstat(self._lock))
 
     def renew(self) -> None:

@@ -31,12 +31,18 @@ class Watched:
         self.mesh = running
         self.seen: list[Observed] = []
         self._changed = trio.Event()
+        self._scope: trio.CancelScope | None = None
         running.subscribe(self._take)
 
     def _take(self, event: events.Event) -> None:
         self.seen.append(Observed(trio.current_time(), event))
         self._changed.set()
         self._changed = trio.Event()
+
+    def stop(self) -> None:
+        """Have the mesh stopped, as its end of the block does."""
+        assert self._scope is not None
+        self._scope.cancel()
 
     def find(self, kind: type[events.Event], **wanted: Any) -> list[Observed]:
         """What was reported of a kind, with these values, oldest first."""
@@ -79,5 +85,7 @@ async def running(config: MeshConfig | str, folder: Path) -> AsyncIterator[Watch
     config = attrs.evolve(config, runtime_dir=folder / "run")
     async with open_nursery_of_one() as nursery:
         started = await nursery.start(mesh.main, config)
-        yield Watched(started)
+        watched = Watched(started)
+        watched._scope = nursery.cancel_scope
+        yield watched
         nursery.cancel_scope.cancel()

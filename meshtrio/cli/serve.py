@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import signal
 import sys
@@ -22,7 +21,6 @@ from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
-from meshtrio.rpc.crowd import PART_OF_DESCRIPTORS
 from meshtrio.structured import open_nursery_of_one, told_to_stop
 from meshtrio.supervise.processes.descriptors import LIMIT
 from meshtrio.supervise.processes.orphans import only_meshes_start_children
@@ -81,7 +79,7 @@ def serve(
         level=LogLevel(log_level) if log_level else config.log.level,
     )
     with logging_to(sys.stderr.fileno(), log), _failures_logged(log):
-        LIMIT.raise_to(math.ceil(config.gateway.max_connections / PART_OF_DESCRIPTORS))
+        LIMIT.raise_to_hard()
         trio.run(_serve, config, reload)
 
 

@@ -37,7 +37,11 @@ class Tls:
 
 
 async def dial(
-    address: str, tls: Tls | TlsFiles | None, owners: frozenset[int] | None = None
+    address: str,
+    tls: Tls | TlsFiles | None,
+    owners: frozenset[int] | None = None,
+    *,
+    patience: float = 0.0,
 ) -> Transport:
     """Connect; the handshake is still to be done.
 
@@ -45,6 +49,7 @@ async def dial(
         address: `unix:/path` or `tcp:host:port`.
         tls: how to speak TLS there, if it is to be spoken.
         owners: the uids of which a Unix socket's server has to have one; any by default.
+        patience: Seconds to wait for room in a full backlog, see `endpoint.connect`.
 
     Raises:
         WrongServerError: another user serves there.
@@ -57,7 +62,7 @@ async def dial(
         except OSError as exc:
             reason = f"its TLS files cannot be used: {exc.strerror or exc}"
             raise OSError(exc.errno, reason) from None
-    sock = await connect(address, owners)
+    sock = await connect(address, owners, patience=patience)
     if tls is None:
         return SocketTransport(sock)
     hostname = tls.server_hostname or host_of(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import attrs
@@ -16,6 +17,9 @@ RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
 RECONNECT_LOCAL = attrs.evolve(RECONNECT, maximum=0.5)
 """The same on this machine, where it costs next to nothing."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.002, 0.1
+"""Seconds between attempts to connect to a server whose backlog is full."""
+_BACKLOG_FULL = "its backlog of connections is full: it is overloaded, or stuck"
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
 
@@ -105,31 +109,43 @@ def target_of(name: str) -> str:
     return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
 
 
-async def connect(address: str, owners: frozenset[int] | None = None) -> socket.socket:
+async def connect(
+    address: str, owners: frozenset[int] | None = None, *, patience: float = 0.0
+) -> socket.socket:
     """Connect to an endpoint's address.
 
     Args:
         address: `unix:/path` or `tcp:host:port`.
         owners: the uids of which a Unix socket's server has to have one, see `unix.connect`. It
             does nothing on TCP.
+        patience: Seconds to wait for room in the backlog of a Unix socket's server. On TCP the
+            kernel waits.
 
     Returns:
         A non-blocking socket that the caller owns.
 
     Raises:
         WrongServerError: another user serves there.
-        OSError: nothing listens there.
-        ValueError: an address of another form.
+        BlockingIOError: The backlog of a Unix socket's server is full.
+        OSError: Nothing listens there, or this process lacks resources: see `OUT_OF_RESOURCES`.
+        ValueError: The address has another form.
     """
     where = Address.parse(address)
     if where.path:
-        await trio.lowlevel.checkpoint()
-        return unix.connect(where.path, owners)
+        return await _connect_unix(where.path, owners, patience)
     try:
         stream = await trio.open_tcp_stream(where.host, where.port)
     except OSError as exc:
-        raise OSError(exc.errno, _why(exc)) from None
+        raise OSError(_errno(exc), _why(exc)) from None
     return socket.socket(fileno=stream.socket.detach())
+
+
+def _errno(exc: OSError) -> int | None:
+    """The error number, or that of the first attempt of trio's that failed."""
+    group = exc.__cause__
+    if exc.errno is None and isinstance(group, BaseExceptionGroup):
+        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
+    return exc.errno
 
 
 def _why(exc: OSError) -> str:
@@ -139,3 +155,17 @@ def _why(exc: OSError) -> str:
         reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
         return "; ".join(sorted(reasons))
     return exc.strerror or str(exc)
+
+
+async def _connect_unix(path: str, owners: frozenset[int] | None, patience: float) -> socket.socket:
+    """Try until there is room: after EAGAIN of a full backlog there is nothing to wait on."""
+    await trio.lowlevel.checkpoint()
+    until, pause = trio.current_time() + patience, _FIRST_PAUSE
+    while True:
+        try:
+            return unix.connect(path, owners)
+        except BlockingIOError:
+            if trio.current_time() >= until:
+                raise BlockingIOError(errno.EAGAIN, _BACKLOG_FULL) from None
+        await trio.sleep(pause)
+        pause = min(2 * pause, _MAX_PAUSE)

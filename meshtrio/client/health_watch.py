@@ -16,6 +16,7 @@ from meshtrio.client.endpoint import RECONNECT
 from meshtrio.client.link import Link
 from meshtrio.client.single import SingleConnection
 from meshtrio.client.streaming import Call
+from meshtrio.errors import CallRefusedError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
 
@@ -46,6 +47,8 @@ async def watch_health(link: Link, service: str, tell: Callable[[bool], None]) -
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
             tell(True)
             await connection.spent.wait()
+        except (CallRefusedError, purerpc.ResourceExhaustedError):
+            pass  # It has too many calls, which says nothing about its health: as it was.
         except purerpc.RpcFailedError:
             tell(False)
         failures += 1

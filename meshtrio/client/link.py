@@ -27,6 +27,8 @@ _log = logging.getLogger("meshtrio.rpc")
 _HOUSEKEEPING = 1.0
 _DIAL_WITHIN = 10.0
 """Seconds from the first packet to a connection."""
+_BACKLOG_WAIT = 5.0
+"""Seconds that a server whose backlog is full has to accept connections."""
 _ESTABLISH_WITHIN = 20.0
 """Seconds a server has to send its SETTINGS."""
 
@@ -170,7 +172,10 @@ class Link:
             try:
                 endpoint = self.endpoint
                 return await dial(
-                    endpoint.address, self._manner.tls or endpoint.tls, endpoint.owners
+                    endpoint.address,
+                    self._manner.tls or endpoint.tls,
+                    endpoint.owners,
+                    patience=_BACKLOG_WAIT,
                 )
             except (OSError, ValueError) as exc:
                 self._fail(getattr(exc, "strerror", None) or str(exc))
@@ -200,8 +205,12 @@ class Link:
         self._changed()
 
     async def _keep_house(self) -> None:
+        due = trio.current_time() + _HOUSEKEEPING
         while True:
             await next_beat(_HOUSEKEEPING)
             now = trio.current_time()
-            for connection in list(self._connections):
-                connection.keep_house(now)
+            # Where this process stood still, what servers have sent is read first.
+            if now < due + _HOUSEKEEPING:
+                for connection in list(self._connections):
+                    connection.keep_house(now)
+            due = now + _HOUSEKEEPING

@@ -12,14 +12,15 @@ import purerpc
 import trio
 from google.protobuf.message import DecodeError
 
-from meshtrio.errors import ConnectionLostError
+from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import error_for_reset, error_for_response, error_for_status
 from meshtrio.rpc.transport import Buffer, Transport
+from meshtrio.texts import visible
 from meshtrio.wire import events, hpack
 from meshtrio.wire.connection import Connection as Engine
 from meshtrio.wire.connection import Role
-from meshtrio.wire.errors import MessageTooLarge, error_name
+from meshtrio.wire.errors import ErrorCode, MessageTooLarge, error_name
 from meshtrio.wire.grpc import MessageReader, frame_message
 from meshtrio.wire.heads import Trailers
 from meshtrio.wire.limits import Limits
@@ -28,7 +29,16 @@ _READ_SIZE = 16 * 1024
 _LIMITS = Limits()
 _MOST_HEARD = 64 * 1024
 _LONGEST_KNOWN, _MOST_KNOWN = 1024, 64
+_MAX_DEBUG = 200
 _CLOSED = "the peer closed the connection"
+
+
+class ClosedUnansweredError(ConnectionLostError):
+    """The peer closed the connection without sending anything."""
+
+
+class TooBusyError(ConnectionLostError):
+    """The peer rejected the connection or the call since it has too many (ENHANCE_YOUR_CALM)."""
 
 
 class Question:
@@ -68,7 +78,7 @@ class Question:
             while not answer.over:
                 data = await _receive(transport)
                 if not data:
-                    raise ConnectionLostError(answer.goodbye or _CLOSED)
+                    raise answer.closed()
                 heard += data
                 if len(heard) > _MOST_HEARD:
                     raise ConnectionLostError(f"the peer's answer is over {_MOST_HEARD} bytes")
@@ -123,13 +133,23 @@ class _Answer:
     def __init__(self, sent: bytes = b"") -> None:
         self.over = False
         self.goodbye = ""
+        self._is_busy = self._heard = False
         self.sent = sent
         """All that this side has had to say until then."""
         self._reader = MessageReader(_LIMITS.max_message_size)
         self._messages: list[bytes] = []
         self._trailers: Trailers | None = None
 
+    def closed(self) -> ConnectionLostError:
+        """What it means that the peer closes the connection now."""
+        if self._is_busy:
+            return TooBusyError(self.goodbye)
+        if not self._heard:
+            return ClosedUnansweredError(_CLOSED)
+        return ConnectionLostError(self.goodbye or _CLOSED)
+
     def take(self, event: events.Event) -> None:
+        self._heard = True
         if self.over:
             return  # A server may reset a stream that it has answered (RFC 9113 §8.1).
         match event:
@@ -143,13 +163,17 @@ class _Answer:
                 self.over = self.over or end_stream
             case events.TrailersReceived(trailers=trailers):
                 self._trailers, self.over = trailers, True
+            case events.StreamReset(code=ErrorCode.REFUSED_STREAM):
+                raise CallRefusedError("the peer refused the call before processing it")
             case events.StreamReset(code=code, reason=reason):
                 raise error_for_reset(code, reason)
             case events.ConnectionFailed(code=code, reason=reason):
                 broke = f"the peer broke HTTP/2 ({error_name(code)}: {reason})"
                 raise ConnectionLostError(broke)
-            case events.GoAwayReceived(code=code) if code:
-                self.goodbye = f"{_CLOSED} ({error_name(code)})"
+            case events.GoAwayReceived(code=code, debug=debug) if code:
+                self._is_busy = code == ErrorCode.ENHANCE_YOUR_CALM
+                why = visible(debug[:_MAX_DEBUG].decode("utf-8", "replace"))
+                self.goodbye = f"{_CLOSED} ({error_name(code)}{': ' if why else ''}{why})"
 
     def _take_data(self, data: bytes) -> None:
         try:

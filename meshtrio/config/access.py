@@ -81,7 +81,8 @@ class GatewayConfig:
     max_connections: int = attrs.field(default=4096, validator=ge(1))
     """Connections to the mesh socket, and as many to the TCP port. Both are limited to 0.4 of the
     file descriptors that the mesh may have: `meshtrio serve` raises its soft limit (`ulimit -n`)
-    towards the hard one to have enough."""
+    to the hard one. The mesh socket accepts 16 more, of processes of the mesh's own user or of root
+    that have less than 4, so that `meshtrio ps` and `stop` work when all others are in use."""
     max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
     """Connections of one peer: on the mesh socket a process, or a user if that is neither the
     mesh's nor root; on the TCP port a client certificate, in plaintext a host. Further ones are
@@ -95,6 +96,10 @@ class GatewayConfig:
     part do not count; a call with a deadline that is cancelled sooner counts as a tenth."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
+    drain_timeout: float = attrs.field(default=5.0, validator=ge(0))
+    """Seconds that calls through the gateway have to end once the mesh has stopped its plugins:
+    those to services that the mesh does not run. Calls that have not begun by then are refused, for
+    their clients to make again."""
 
     def problems(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""

@@ -95,6 +95,9 @@ class Liveness:
     When `threshold` checks in a row are not answered, the process is sent SIGQUIT, which
     meshtrio's plugins, Go and Java answer with their stacks on stderr, then killed, and started
     again. NOT_SERVING is no failure: it takes the plugin out of the registry until it says SERVING.
+    Neither is a server that rejects the check because it has too many connections or calls: it is
+    alive, and stays as it is. Checks that the mesh could not make, for lack of CPU time or file
+    descriptors, do not count.
     """
 
     interval: float = attrs.field(default=10.0, validator=at_least(0))
@@ -103,6 +106,11 @@ class Liveness:
     """For the answer to one."""
     threshold: int = attrs.field(default=3, validator=at_least(1))
     """So many that are not answered in a row."""
+    overload_threshold: int = attrs.field(default=12, validator=at_least(1))
+    """The same as `threshold`, while its processes are overloaded rather than stuck: they use or
+    wait for a CPU for a tenth of the time or more, wait for the disk or memory, or the backlog of
+    their socket is full. So a process in an endless loop is killed after this number of checks. At
+    least `threshold` is used."""
 
 
 @attrs.frozen
@@ -186,7 +194,8 @@ class PluginConfig:
     """Plugins and groups of which an instance each has to be ready before this one is started;
     stopping goes in reverse."""
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
-    """From the start of a process to its first SERVING; then it is killed, which is a failure."""
+    """From the start of a process to its first SERVING; then it is killed, which is a failure. Time
+    in which it waited for a CPU does not count, up to three times this."""
     liveness: Liveness = attrs.field(factory=Liveness)
     """Health checks of a plugin that is ready."""
     inherit_env: tuple[str, ...] | None = attrs.field(

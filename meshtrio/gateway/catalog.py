@@ -66,6 +66,8 @@ class Catalog:
         """Why nothing is known of a service."""
         self._failed: dict[str, tuple[ServiceState, float]] = {}
         """The state that was asked of in vain, and until when that is not done again."""
+        self._unanswered: set[str] = set()
+        """Services that gave no answer when they were asked: nothing is known of them yet."""
         self._learning: dict[str, trio.Lock] = {}
         self._routes: dict[str, str] = {}
         """Where gRPC services are served by one service only; made anew when anything changes."""
@@ -132,6 +134,7 @@ class Catalog:
         """Nobody serves it any more."""
         for found in (self._learned, self._troubles, self._failed, self._learning):
             found.pop(service, None)
+        self._unanswered.discard(service)
         self._routes.clear()
 
     async def find(self, name: str) -> str:
@@ -163,6 +166,8 @@ class Catalog:
         waiting = [s for s in services if s not in self._learned and s not in self._troubles]
         if silent:
             text += f"; not known of {_listed(silent)}"
+        if self._unanswered.intersection(services) - self._learned.keys():
+            return purerpc.UnavailableError(text)
         if waiting:
             return purerpc.UnavailableError(f"{text}; not ready yet: {_listed(waiting)}")
         return purerpc.UnimplementedError(text)
@@ -191,6 +196,7 @@ class Catalog:
             state = self._registry.resolve(service)
             ids = frozenset(endpoint.id for endpoint in state.endpoints)
             learned = Learned(state, ids, Described(service, frozenset()))
+            self._unanswered.discard(service)
             try:
                 with trio.fail_after(_LEARN_WITHIN):
                     await self._ask(service, learned)
@@ -200,8 +206,11 @@ class Catalog:
                 self._take(service, learned)
                 self._trouble(service, f"{exc}; its config can say `services = […]`")
             except purerpc.RpcFailedError as exc:
+                if isinstance(exc, purerpc.UnavailableError | purerpc.ResourceExhaustedError):
+                    self._unanswered.add(service)
                 self._put_off(service, learned, exc.status.status_message)
             except trio.TooSlowError:
+                self._unanswered.add(service)
                 self._put_off(service, learned, f"it did not say within {_LEARN_WITHIN:g} s")
             except Exception as exc:
                 # Whatever a plugin answers concerns this question alone, not the gateway's tasks.

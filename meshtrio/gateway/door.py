@@ -31,7 +31,7 @@ from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
-from meshtrio.structured import running
+from meshtrio.structured import running, settle
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.tree import Tree
 from meshtrio.telemetry.metrics import Metrics
@@ -85,32 +85,56 @@ class Door:
             running(self._gateway.run),
             running(self._serve_loads),
             running(self._log_levels.run),
-            running(self._serve_socket, claim),
+            running(self._serve_sockets, claim, context),
         ):
-            if config.listen is None:
-                yield
-                return
-            with _listening(config.listen) as listener:
-                open_to_all = config.security is Security.PLAINTEXT
-                server = self._server(open_to_all=open_to_all, timeouts=ACROSS_A_NETWORK)
-                if config.security is Security.PLAINTEXT:
-                    _log.warning("whoever reaches %s may call every plugin", config.listen)
-                async with running(partial(server.serve, ssl_context=context), listener):
-                    _log.info("the gateway listens on %s", config.listen)
-                    yield
+            yield
 
     async def _serve_loads(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         await self._loads.run()
 
-    async def _serve_socket(self, claim: Claim, *, task_status: trio.TaskStatus[None]) -> None:
-        await serve_mesh_socket(
-            self._tree.mesh_socket,
-            claim,
-            self._server,
-            lambda: is_shared(self._tree.config.access),
-            task_status=task_status,
-        )
+    async def _serve_sockets(
+        self, claim: Claim, context: ssl.SSLContext | None, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Serve on the mesh socket and the gateway's port, which are shut down at the same time."""
+        config = self._tree.config.gateway
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    serve_mesh_socket,
+                    self._tree.mesh_socket,
+                    claim,
+                    self._server(),
+                    lambda: is_shared(self._tree.config.access),
+                    config.drain_timeout,
+                )
+                if config.listen is not None:
+                    await nursery.start(self._serve_port, config, context)
+                task_status.started()
+        except BaseExceptionGroup as group:
+            raise settle(group) from None
+
+    async def _serve_port(
+        self,
+        config: GatewayConfig,
+        context: ssl.SSLContext | None,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        assert config.listen is not None
+        open_to_all = config.security is Security.PLAINTEXT
+        with _listening(config.listen) as listener:
+            server = self._server(open_to_all=open_to_all, timeouts=ACROSS_A_NETWORK)
+            if open_to_all:
+                _log.warning("whoever reaches %s may call every plugin", config.listen)
+            async with running(partial(server.serve, ssl_context=context), listener):
+                _log.info("the gateway listens on %s", config.listen)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await server.shut_down(config.drain_timeout)
 
     def _server(self, *, open_to_all: bool = False, timeouts: Timeouts | None = None) -> Server:
         config = self._tree.config.gateway

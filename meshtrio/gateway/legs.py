@@ -113,6 +113,23 @@ class CallerLeg(Leg):
         """A request's trailers mean nothing to gRPC."""
         self.on_data(b"", end_stream=True)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a plugin has the call, or has had it."""
+        return self.passage is None or self.passage.begun
+
+    def refuse(self) -> None:
+        """Have the caller make the call again elsewhere."""
+        if self.passage is not None:
+            self.passage.refuse()
+
+    def on_shutdown(self) -> None:
+        """A call that a plugin has may end by itself."""
+
+    def on_shutdown_timeout(self) -> None:
+        if self.passage is not None:
+            self.passage.cut()
+
     def fail(self, failure: purerpc.RpcFailedError) -> None:
         """The caller has cancelled, or is gone."""
         if self.failure is None:

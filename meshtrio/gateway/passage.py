@@ -22,6 +22,7 @@ from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import blocks
 from meshtrio.gateway.legs import CallerLeg, Leg, PluginLeg
 from meshtrio.rpc.observe import CANCELLED, DEADLINE_EXCEEDED
+from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.serving import own_status
 from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, header_list_too_large
 from meshtrio.rpc.tally import succeeded
@@ -236,6 +237,24 @@ class Passage:
         self._caller.passage = None
         self._leave(DEADLINE_EXCEEDED if self._is_late else CANCELLED, success=None)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a plugin has the call, or has had it."""
+        return self._plugin is not None or self._ended
+
+    def refuse(self) -> None:
+        """End the call with REFUSED_STREAM: nothing has processed it (RFC 9113 §8.7)."""
+        caller = self._caller
+        caller.passage = None
+        if caller.on_failure is not None:
+            caller.on_failure.cancel()
+        self._leave(purerpc.StatusCode.UNAVAILABLE.value, success=None)
+        caller.reset(ErrorCode.REFUSED_STREAM)
+
+    def cut(self) -> None:
+        """End a call that was not over in time when the mesh stopped."""
+        self._end_with(purerpc.UnavailableError("the mesh stopped during the call"), success=None)
+
     # -- what the plugin does ----------------------------------------------------------------
 
     def on_response_head(self, head: ResponseHead) -> None:
@@ -279,10 +298,18 @@ class Passage:
         return purerpc.UnknownError("the plugin ended the call without a status")
 
     def on_plugin_gone(self, failure: purerpc.RpcFailedError) -> None:
-        if isinstance(failure, CallRefusedError) and self._kept is not None and not self._ended:
+        if isinstance(failure, CallRefusedError) and not self._caller.head_sent:
+            if self._ended:
+                return
             self._refusals += 1
             self._forget_attempt(success=None)
-            self._caller.connection.spawn(self._begin_later)
+            connection = self._caller.connection
+            if self._kept is None:
+                self.refuse()
+            elif isinstance(connection, ServerConnection) and connection.refusing:
+                connection.refuse_waiting()
+            else:
+                connection.spawn(self._begin_later)
         elif isinstance(failure, ConnectionLostError) and not self._ended:
             self._caller.connection.spawn(self._explain, failure)
         elif isinstance(failure, purerpc.CancelledError) and self._is_late:

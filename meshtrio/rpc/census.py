@@ -115,11 +115,19 @@ class Serving(Protocol):
 @contextmanager
 def serving(server: Serving, listener: socket.socket) -> Iterator[None]:
     """List a server, and what it listens on, for the block."""
-    server.door = door = Door(listener)
+    server.door = Door(listener)
     SERVERS.enter(server.entry.number, server)
-    SOCKETS.enter(door.number, door)
+    SOCKETS.enter(server.door.number, server.door)
     try:
         yield
     finally:
-        SOCKETS.leave(door.number)
+        SOCKETS.leave(server.door.number)
         SERVERS.leave(server.entry.number)
+
+
+def move(server: Serving, listener: socket.socket) -> None:
+    """List another socket that a server listens on, instead of the one before."""
+    if server.door is not None:
+        SOCKETS.leave(server.door.number)
+    server.door = Door(listener)
+    SOCKETS.enter(server.door.number, server.door)

@@ -112,6 +112,7 @@ class Connection:
         on it is failed, its tasks are cancelled and the socket is closed before this returns.
         """
         census.SOCKETS.enter(self.number, self)
+        cut = True
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -124,11 +125,17 @@ class Connection:
                 if self.engine.closed:
                     await self._linger()
                 nursery.cancel_scope.cancel()
+            cut = False
         finally:
             self._close_calls()
+            if cut:
+                self._on_cut()
             self.outbox.close()
             self._transport.close()
             census.SOCKETS.leave(self.number)
+
+    def _on_cut(self) -> None:
+        """Send what the peer has to know although this was cancelled; must not block."""
 
     async def _shake_hands(self) -> bool:
         try:
@@ -248,7 +255,7 @@ class Connection:
             stream.fail(purerpc.ResourceExhaustedError(text))
 
     def _keep_alive(self, now: float) -> None:
-        if self._asked is not None and self._heard > self._asked:
+        if self._asked is not None and self._heard >= self._asked:
             self._asked = None
         if self._asked is not None:
             if now - self._asked > self.timeouts.keepalive_timeout:

@@ -14,6 +14,7 @@ from collections import Counter
 import trio
 
 from meshtrio.rpc.peer import Peer, peer_of
+from meshtrio.rpc.reserve import MESH, Reserve
 from meshtrio.wire import frames
 from meshtrio.wire.budget import Budget
 from meshtrio.wire.errors import ErrorCode
@@ -36,6 +37,7 @@ Who = tuple[str, str]
 """A kind of peer, and which one of that kind."""
 _ALL: Who = ("all", "clients")
 _OTHERS: Who = ("other", "users")
+_RESERVE = "reserve"
 
 
 class TooManyConnectionsError(Exception):
@@ -64,17 +66,39 @@ class Crowd:
         self._here: Counter[Who] = Counter()
         self._log_budget = Budget(1, 1)
         self._rejecting = 0
+        self._reserve = Reserve()
 
-    def enter(self, sock: socket.socket) -> list[Who]:
+    def enter(
+        self, sock: socket.socket, *, trusted_pid: int | None = None, exhausted: bool = False
+    ) -> list[Who]:
         """Count an accepted connection in; gives what to count it out with.
 
-        Raises TooManyConnectionsError if a limit is reached, and OSError if it is gone already.
+        `trusted_pid` is the mesh, which is never rejected; see `reserve`. If the process is
+        `exhausted`, there are places in the reserve only. Raises TooManyConnectionsError if a limit
+        is reached, and OSError if it is gone already.
         """
-        found = _who(sock)
-        for who in found:
-            self._check(who)
+        peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
+        found = _who(sock, peer)
+        if peer is not None and self._reserve.is_mesh(peer, trusted_pid):
+            found.append(MESH)
+        else:
+            self._check(found[0])
+            try:
+                self._check_total(found[1:], exhausted)
+            except TooManyConnectionsError:
+                place = None if peer is None else self._reserve.enter(peer, self._here[found[0]])
+                if place is None:
+                    raise
+                found.append(place)
         self._here.update(found)
         return found
+
+    def _check_total(self, shared: list[Who], exhausted: bool) -> None:
+        if exhausted:
+            text = "too many connections: the server has no file descriptors left"
+            raise TooManyConnectionsError(text)
+        for who in shared:
+            self._check(who)
 
     def enter_certificate(self, tls: ssl.SSLObject, peer: Peer, found: list[Who]) -> list[Who]:
         """Count a connection for its client certificate instead of its host, if it has one.
@@ -117,8 +141,17 @@ class Crowd:
     def leave(self, found: list[Who]) -> None:
         self._here.subtract(found)
         for who in found:
+            if who[0] == _RESERVE:
+                self._reserve.leave(who)
             if not self._here[who]:
                 del self._here[who]
+
+    def reject_now(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
+        """Send why it is rejected, as far as that goes out at once, and close."""
+        with sock, contextlib.suppress(OSError):
+            if not encrypted:
+                sock.setblocking(False)
+                sock.send(_rejection(reason))
 
     async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
         """Tell an accepted client why it is rejected, and close.
@@ -128,10 +161,7 @@ class Crowd:
         client would take what is sent here for a broken handshake.
         """
         if encrypted or self._rejecting >= _MAX_REJECTING:
-            with sock, contextlib.suppress(OSError):
-                if not encrypted:
-                    sock.setblocking(False)
-                    sock.send(_rejection(reason))
+            self.reject_now(sock, reason, encrypted=encrypted)
             return
         self._rejecting += 1
         try:
@@ -146,11 +176,10 @@ class Crowd:
             self._rejecting -= 1
 
 
-def _who(sock: socket.socket) -> list[Who]:
-    """All that a connection counts as."""
-    if sock.family != socket.AF_UNIX:
+def _who(sock: socket.socket, peer: Peer | None) -> list[Who]:
+    """All that a connection counts as, the peer itself first."""
+    if peer is None:
         return [("host", sock.getpeername()[0]), _ALL]
-    peer = peer_of(sock)
     if peer.uid in (0, os.geteuid()):
         return [("process", str(peer.pid)), _ALL]
     return [("user", str(peer.uid)), _OTHERS, _ALL]

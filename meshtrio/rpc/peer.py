@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -67,3 +69,17 @@ def _groups(sock: socket.socket) -> tuple[int, ...]:
     except OSError:
         return ()
     return struct.unpack(f"{len(found) // 4}I", found)
+
+
+def parent_of_session() -> int:
+    """Find the process that has started this one's session: the mesh, in one of its plugins.
+
+    A mesh starts each plugin in a session of its own, whose first process may be a shell that has
+    started this one.
+    """
+    try:
+        stat = Path(f"/proc/{os.getsid(0)}/stat").read_bytes()
+        # The name, in parentheses, may contain anything.
+        return int(stat.rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return os.getppid()

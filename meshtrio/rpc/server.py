@@ -16,8 +16,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
+from meshtrio.rpc.acceptor import Acceptor
 from meshtrio.rpc.connection import LAST_WORDS, Connection
 from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
 from meshtrio.rpc.meter import Meter
@@ -45,8 +45,8 @@ from meshtrio.wire.limits import Limits
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_PAUSE_WHEN_OUT = 0.1
 _HOUSEKEEPING = 1.0
+_UNREAD_SIZE = 256 * 1024
 _UNCOUNTED = 2**62
 _MAX_ANSWERED = 256
 """Streams of a connection that are answered and wait for the client to end its side."""
@@ -128,7 +128,8 @@ class Server:
         open until then, so that their callers see its end and nothing before it."""
         self._exit_error: BaseException | None = None
         self._nursery: trio.Nursery | None = None
-        self._accepting = trio.CancelScope()
+        self._ssl_context: ssl.SSLContext | None = None
+        self._acceptor = Acceptor(self._take)
         self._stopping = trio.CancelScope()
 
     def serve_when_called(self, service: str, make: Callable[[], Any]) -> None:
@@ -191,15 +192,26 @@ class Server:
             with self._stopping, census.serving(self, listener):
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    with self._accepting, trio.socket.from_stdlib_socket(listener) as accepting:
-                        nursery.start_soon(self._keep_house)
-                        task_status.started()
-                        await self._accept(accepting, ssl_context, nursery)
+                    self._ssl_context = ssl_context
+                    listener.setblocking(False)
+                    self._acceptor.listen(listener)
+                    nursery.start_soon(self._keep_house)
+                    task_status.started()
+                    await self._acceptor.run()
         finally:
             self._nursery = None
             error, self._exit_error = self._exit_error, None
             if error is not None:
                 raise error
+
+    def move_to(self, listener: socket.socket) -> None:
+        """Accept on another listening socket instead, which is taken over.
+
+        Connections that were made to the one before stay as they are.
+        """
+        listener.setblocking(False)
+        self._acceptor.listen(listener)
+        census.move(self, listener)
 
     def request_exit(self, error: BaseException) -> None:
         """Stop by `on_exit`, then have `serve` raise an error; does nothing the second time.
@@ -215,51 +227,49 @@ class Server:
             self._nursery.start_soon(self.on_exit)
 
     async def _keep_house(self) -> None:
+        due = trio.current_time() + _HOUSEKEEPING
         while True:
             await next_beat(_HOUSEKEEPING)
+            self._acceptor.refill()
             now = trio.current_time()
-            for connection in list(self.connections):
-                connection.keep_house(now)
+            # Where this process stood still, what peers have sent is read first: they are not late.
+            if now < due + _HOUSEKEEPING:
+                for connection in list(self.connections):
+                    connection.keep_house(now)
+            due = now + _HOUSEKEEPING
 
-    async def _accept(
-        self,
-        listener: trio.socket.SocketType,
-        ssl_context: ssl.SSLContext | None,
-        nursery: trio.Nursery,
-    ) -> None:
-        told = False
-        while True:
-            try:
-                accepted, _ = await listener.accept()
-            except OSError as exc:
-                if exc.errno not in OUT_OF_RESOURCES:
-                    raise
-                if not told:
-                    _log.error("cannot accept connections: %s; trying again", exc.strerror)
-                told = True
-                await trio.sleep(_PAUSE_WHEN_OUT)
-                continue
-            told = False
-            sock = socket.socket(fileno=accepted.detach())
-            encrypted = ssl_context is not None
-            try:
-                who = self._crowd.enter(sock)
-            except OSError:
-                sock.close()  # Its client is gone already.
-                continue
-            except TooManyConnectionsError as exc:
-                reject = partial(self._crowd.reject, encrypted=encrypted)
-                nursery.start_soon(reject, sock, str(exc))
-                continue
-            transport: Transport = SocketTransport(sock)
-            if ssl_context is not None:
-                from meshtrio.rpc.tls import TlsTransport  # few servers need it
+    def _take(self, sock: socket.socket, exhausted: bool) -> None:
+        """Serve an accepted connection, or reject it."""
+        assert self._nursery is not None
+        encrypted = self._ssl_context is not None
+        try:
+            who = self._crowd.enter(sock, trusted_pid=self.trusted_pid, exhausted=exhausted)
+        except OSError:
+            sock.close()  # Its client is gone already.
+            return
+        except TooManyConnectionsError as exc:
+            if exhausted:
+                self._crowd.reject_now(sock, str(exc), encrypted=encrypted)
+                return
+            reject = partial(self._crowd.reject, encrypted=encrypted)
+            self._nursery.start_soon(reject, sock, str(exc))
+            return
+        try:
+            connection = ServerConnection(self._transport(sock), self)
+        except OSError:
+            sock.close()
+            self._crowd.leave(who)
+            return
+        connection.counted_as = who
+        self.connections.add(connection)
+        self._nursery.start_soon(self._serve_connection, connection)
 
-                transport = TlsTransport(sock, ssl_context, server_side=True)
-            connection = ServerConnection(transport, self)
-            connection.counted_as = who
-            self.connections.add(connection)
-            nursery.start_soon(self._serve_connection, connection)
+    def _transport(self, sock: socket.socket) -> Transport:
+        if self._ssl_context is None:
+            return SocketTransport(sock)
+        from meshtrio.rpc.tls import TlsTransport  # few servers need it
+
+        return TlsTransport(sock, self._ssl_context, server_side=True)
 
     def count_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
         """Count a connection for its client certificate; gives why it is rejected, "" if not."""
@@ -285,20 +295,36 @@ class Server:
     async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
 
-        Gives the paths of the calls that were cut when the time was over. When cancelled, what is
-        left is cut at once. `serve` has ended its work when this returns.
+        Clients that have connected already are served until then, those that are not accepted yet
+        included. Gives the paths of the calls that were cut when the time was over. When cancelled,
+        what is left is cut at once. `serve` has ended its work when this returns.
         """
-        self._accepting.cancel()
+        self._acceptor.stop()
         cut: tuple[str, ...] = ()
         try:
             with trio.move_on_after(grace):
                 async with trio.open_nursery() as nursery:
-                    for connection in self.connections:
+                    for connection in list(self.connections):
                         nursery.start_soon(connection.drain)
         finally:
             cut = tuple(s.path for c in self.connections for s in c.streams.values())
             self._stopping.cancel()
         return cut
+
+    async def shut_down(self, grace: float) -> None:
+        """Stop accepting, end the calls of handlers with UNAVAILABLE, and refuse all others that
+        have not begun, for their clients to make again.
+
+        Forwarded calls that have begun may finish within `grace` seconds, and are then ended with
+        UNAVAILABLE. Cancellation: what is left is cut. `serve` has ended its work after this.
+        """
+        self._acceptor.stop()
+        try:
+            async with trio.open_nursery() as nursery:
+                for connection in list(self.connections):
+                    nursery.start_soon(connection.shut_down, grace)
+        finally:
+            self._stopping.cancel()
 
 
 class ServerConnection(Connection):
@@ -320,6 +346,7 @@ class ServerConnection(Connection):
         self._idle_since = self._opened
         self._draining = False
         self._refusing = False
+        self._refusing_waiting = False
         self._answered: dict[int, float] = {}
         """Streams that the client has still to end, and when they were answered."""
         self._holds_socket = False
@@ -354,12 +381,70 @@ class ServerConnection(Connection):
         self._close_if_done()
         await self._ended.wait()
 
+    async def shut_down(self, grace: float) -> None:
+        """Do for one connection what `Server.shut_down` does for all."""
+        self._draining = self._refusing = True
+        if not self.engine.closed:
+            self.refuse_waiting()
+            self.engine.refuse_new_streams()
+        for stream in list(self.streams.values()):
+            stream.on_shutdown()
+        self.flush()
+        self._close_if_done()
+        with trio.move_on_after(grace):
+            await self._ended.wait()
+        for stream in list(self.streams.values()):
+            stream.on_shutdown_timeout()
+        with trio.move_on_after(LAST_WORDS):
+            await self._ended.wait()
+
+    def refuse_waiting(self) -> None:
+        """Refuse the calls that have not begun, as far as no call that was made later has.
+
+        Some clients (gRPC's C core) make a call again only if its stream is above the last one of a
+        GOAWAY, and not for REFUSED_STREAM alone. A call below one that has begun waits for its end.
+        """
+        if self._refusing_waiting:
+            return
+        waiting: list[Stream] = []
+        for stream in reversed(list(self.streams.values())):
+            if stream.begun:
+                break
+            waiting.append(stream)
+        if waiting and not self.engine.closed:
+            self.engine.refuse_new_streams(waiting[-1].id)
+            self._refusing_waiting = True
+            for stream in waiting:
+                stream.refuse()
+            self._refusing_waiting = False
+            self.flush()
+
+    def _on_cut(self) -> None:
+        """What the client has sent and was not read may be called again elsewhere (§6.8)."""
+        if not self._shaken or self.engine.closed:
+            return
+        self._nursery = None
+        self.engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
+        self.flush()
+        if self.transport.sock.family != socket.AF_UNIX:
+            # Closing with unread bytes resets a TCP connection, and what was sent on it is lost.
+            with contextlib.suppress(OSError):
+                while self.transport.sock.recv(_UNREAD_SIZE):
+                    pass
+
+    @property
+    def refusing(self) -> bool:
+        """No further call is begun; the client was told so."""
+        return self._refusing
+
     def _on_ping_ack(self, event: events.PingAcknowledged) -> None:
         if event.payload == _DRAIN_PING:
             self._drain_acknowledged.set()
 
     def _on_stream_gone(self, stream: Stream) -> None:
         if self._refusing:
+            if self._forwarder is not None:
+                self.refuse_waiting()
             self._close_if_done()
 
     def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:

@@ -17,7 +17,7 @@ from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import SUCCESS, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.status import header_list_too_large
-from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.stream import STOPPED, Stream
 from meshtrio.rpc.trailers import status_trailers
 from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.wire import hpack
@@ -48,7 +48,7 @@ default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
 
 _OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
-_STOPPED = (purerpc.StatusCode.UNAVAILABLE, "the server stopped during the call")
+_STOPPED = (purerpc.StatusCode.UNAVAILABLE, STOPPED)
 
 
 def own_status(connection: Connection, code: purerpc.StatusCode, message: str) -> bytes:

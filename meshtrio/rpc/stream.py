@@ -31,6 +31,10 @@ _LARGE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
 
 
+STOPPED = "the server stopped during the call"
+"""Why a call fails that a server cuts."""
+
+
 class Compressed(bytes):
     """A message that is still as its encoding made it."""
 
@@ -413,6 +417,23 @@ class Stream:
             self.on_failure.cancel()
         self._wake_reader()
         self.on_window()
+
+    @property
+    def begun(self) -> bool:
+        """On a server: something may have processed the call, so that it cannot be refused."""
+        return True
+
+    def refuse(self) -> None:
+        """On a server: end a call that has not begun, for its client to make again."""
+        self.reset(ErrorCode.REFUSED_STREAM)
+
+    def on_shutdown(self) -> None:
+        """On a server that is shutting down: end the call."""
+        self.fail(purerpc.UnavailableError(STOPPED))
+
+    def on_shutdown_timeout(self) -> None:
+        """The time that was left for it is over."""
+        self.fail(purerpc.UnavailableError(STOPPED))
 
 
 class DiscardingStream(Stream):

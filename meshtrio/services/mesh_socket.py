@@ -1,11 +1,12 @@
-"""The mesh socket: bound in the runtime dir, and bound again when somebody has removed it."""
+"""The mesh socket: bound in the runtime dir, and bound again if it was removed."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import trio
@@ -24,41 +25,55 @@ _LOOK_EVERY = 1.0
 async def serve_mesh_socket(
     path: Path,
     claim: Claim,
-    make_server: Callable[[], Server],
+    server: Server,
     shared: Callable[[], bool],
+    grace: float,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on `path`, in the folder that is claimed, until cancelled.
+    """Serve on `path`, in the folder that is claimed, until cancelled; then shut the server down.
 
-    Whoever cleans up temporary files may take the folder or the socket away. Within a second both
-    are made again; clients that were connected meet a closed connection, and connect again.
-    `shared`: whether other users may connect, and be told what they may do. Raises UsageError
-    where it cannot be bound at first.
+    If the folder or the socket is removed, both are made again within a second. Clients that are
+    connected stay connected, and their calls go on.
+
+    Args:
+        path: The mesh socket.
+        claim: The runtime dir.
+        server: Is served on one listening socket after the other.
+        shared: Whether other users may connect, and be told what they may do.
+        grace: Seconds for `Server.shut_down`.
+        task_status: Reports started once the socket is bound.
+
+    Raises:
+        UsageError: The socket cannot be bound at first.
     """
-    await _serve_one(path, claim, make_server(), shared, task_status.started)
+    with ExitStack() as last:
+        bound = ExitStack()
+        last.callback(lambda: bound.close())
+        async with running(server.serve, bound.enter_context(unix_listener(path))):
+            task_status.started()
+            try:
+                while True:
+                    await _until_lost(path, claim, shared)
+                    _log.error("%s was removed; making it again", path)
+                    before, bound = bound, ExitStack()
+                    # The server closes the socket before when it moves.
+                    with before:
+                        server.move_to(await _bind_again(path, claim, bound))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await server.shut_down(grace)
+
+
+async def _bind_again(path: Path, claim: Claim, bound: ExitStack) -> socket.socket:
     while True:
-        _log.error("%s is gone: somebody has removed it; making it again", path)
         try:
             if claim.lost:
                 claim.renew()
-            await _serve_one(path, claim, make_server(), shared, lambda: None)
-        except MeshtrioError as exc:
+            return bound.enter_context(unix_listener(path))
+        except (MeshtrioError, OSError) as exc:
             _log.error("cannot make it again: %s; trying again", exc)
             await trio.sleep(_LOOK_EVERY)
-
-
-async def _serve_one(
-    path: Path,
-    claim: Claim,
-    server: Server,
-    shared: Callable[[], bool],
-    started: Callable[[], None],
-) -> None:
-    with unix_listener(path) as listener:
-        async with running(server.serve, listener):
-            started()
-            await _until_lost(path, claim, shared)
 
 
 def _set_mode(path: Path, ours: os.stat_result, claim: Claim, shared: bool) -> None:
@@ -78,11 +93,22 @@ def _set_mode(path: Path, ours: os.stat_result, claim: Claim, shared: bool) -> N
 
 
 async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> None:
-    now = None
-    with contextlib.suppress(FileNotFoundError):
-        ours = os.lstat(path)
-        while not claim.lost and os.path.samestat(os.lstat(path), ours):
-            if shared() is not now:
-                now = shared()
-                _set_mode(path, ours, claim, now)
-            await next_beat(_LOOK_EVERY)
+    """Wait until the path or its folder is gone or another's; keep its mode as it should be."""
+    ours: os.stat_result | None = None
+    mode_for, problem = None, ""
+    while True:
+        try:
+            found = os.lstat(path)
+            ours = ours or found
+            if claim.lost or not os.path.samestat(found, ours):
+                return
+            if shared() is not mode_for:
+                mode_for = shared()
+                _set_mode(path, ours, claim, mode_for)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as exc:
+            if str(exc) != problem:
+                problem = str(exc)
+                _log.error("%s cannot be looked after: %s; trying again", path, exc.strerror)
+        await next_beat(_LOOK_EVERY)

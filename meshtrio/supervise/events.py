@@ -9,6 +9,7 @@ import attrs
 
 from meshtrio.levels import LogLevel
 from meshtrio.supervise.decisions.policy import Exit
+from meshtrio.supervise.decisions.vitality import Condition
 
 
 @attrs.frozen
@@ -54,6 +55,8 @@ class CheckFailed(Event):
 
     pid: int
     reason: str
+    condition: Condition | None = Condition.STUCK
+    """What the process does instead; None if it is alive, and rejected the check."""
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
 from meshtrio.supervise.listening import Listener
 from meshtrio.supervise.plugin_server import PluginServer
-from meshtrio.supervise.probe import Health, NotReadyError
+from meshtrio.supervise.probe import Connect, Health, NotReadyError
 from meshtrio.supervise.processes.containment import (
     check_executable,
     command_of,
@@ -32,12 +32,14 @@ from meshtrio.supervise.processes.containment import (
 from meshtrio.supervise.processes.failed_start import (
     EXPLAINED_BY_PROGRAM,
     NOT_EXECUTED,
+    is_exhaustion,
     why_not_started,
 )
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.ownership import Owner
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.surroundings import Surroundings
+from meshtrio.supervise.vitals import Vitals
 
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
@@ -189,7 +191,11 @@ class Life:
             # RuntimeError: no thread can be started any more.
             reason = await self._why_not_started(exc, command, env)
             cause = Cause.NOT_STARTED
-            self.ended = Exit(reason=f"could not be started: {reason}", ended_for=cause)
+            self.ended = Exit(
+                reason=f"could not be started: {reason}",
+                ended_for=cause,
+                mesh_exhausted=is_exhaustion(exc),
+            )
             self._depart(str(self.ended))
             self._emit(events.NotStarted, ended=self.ended)
             return
@@ -281,19 +287,23 @@ class Life:
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
         assert self._server is not None
-        probe, address, tls = self._mesh.world.probe, self._address, self.config.tls
-        try:
-            await probe.wait_ready(address, self.config.ready_timeout, tls, self._server.dial)
-        except NotReadyError as exc:
-            return _Failure(str(exc), Cause.NOT_READY)
+        vitals = Vitals(process.pid, self._address, self._mesh.world.observe)
+        failure = await self._wait_ready(vitals, self._server.dial)
+        if failure is not None:
+            return failure
         # The process may have ended with its answer.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._become_ready(process)
-        check = partial(probe.check, address, tls=tls, connect=self._server.dial)
+        check = partial(
+            self._mesh.world.probe.check,
+            self._address,
+            tls=self.config.tls,
+            connect=self._server.dial,
+        )
         found = partial(self._take, process)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._check_what_replaces, check, found)
-            verdict = await liveness.watch(check, self.config.liveness, found)
+            verdict = await liveness.watch(check, vitals, self.config.liveness, found)
             nursery.cancel_scope.cancel()
         return _Failure(verdict, Cause.UNHEALTHY)
 
@@ -305,6 +315,21 @@ class Life:
             await self._replaced.wait()
             self._replaced = trio.Event()
             found(await check(self.config.liveness.timeout))
+
+    async def _wait_ready(self, vitals: Vitals, connect: Connect) -> _Failure | None:
+        """Wait for readiness; time in which the process waited for a CPU does not count."""
+        probe, timeout = self._mesh.world.probe, self.config.ready_timeout
+        within, extended = timeout, 0.0
+        while True:
+            try:
+                await probe.wait_ready(self._address, within, self.config.tls, connect)
+            except NotReadyError as exc:
+                within = await vitals.ready_extension(timeout, extended)
+                if not within:
+                    return _Failure(str(exc), Cause.NOT_READY)
+                extended += within
+            else:
+                return None
 
     async def _end(self, process: Process, failure: _Failure) -> None:
         """End a process that failed its mesh; one that is stuck says first where it is."""
@@ -371,8 +396,13 @@ class Life:
         if health.is_foreign:
             self._give_up_address(process, health.reason)
             return
-        if not health.alive:
-            self._emit(events.CheckFailed, pid=process.pid, reason=health.reason)
+        if not health.alive or health.busy:
+            condition = health.condition
+            self._emit(
+                events.CheckFailed, pid=process.pid, reason=health.reason, condition=condition
+            )
+        if health.busy:
+            return
         if health.serving and self.state is State.UNREADY:
             self._become_ready(process)
         elif health.alive and not health.serving and self.state is State.READY:

@@ -16,12 +16,14 @@ import trio
 
 from meshtrio.address import TlsFiles
 from meshtrio.client.dial import dial
-from meshtrio.client.question import Question
+from meshtrio.client.question import ClosedUnansweredError, Question, TooBusyError
 from meshtrio.client.unix import WrongServerError
-from meshtrio.errors import OUT_OF_RESOURCES, ConnectionLostError
+from meshtrio.errors import OUT_OF_RESOURCES, CallRefusedError, ConnectionLostError
 from meshtrio.messages import health
 from meshtrio.rpc.dynamic import method_of
 from meshtrio.rpc.transport import Transport
+from meshtrio.supervise.decisions.vitality import Condition, Symptom
+from meshtrio.supervise.processes.activity import waited_for_cpu
 
 _CHECK = Question(
     method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),
@@ -31,6 +33,8 @@ _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 _LATE = 0.5
 """Seconds past a deadline that tell of a mesh which did not run."""
+_MAX_WAIT = 0.5
+"""Share of a check's time for which the mesh may wait for a CPU, if the check is to count."""
 
 
 class NotReadyError(Exception):
@@ -38,7 +42,7 @@ class NotReadyError(Exception):
 
 
 class _CannotAskError(Exception):
-    """The mesh is out of file descriptors or memory, which is no word on the plugin."""
+    """The mesh is out of descriptors, memory or threads, which says nothing about the plugin."""
 
 
 @attrs.frozen
@@ -54,6 +58,13 @@ class Health:
     """Seconds to the answer."""
     is_foreign: bool = False
     """Another program than the plugin answers at its address; see `plugin_server`."""
+    busy: bool = False
+    """It rejected the question because it has too many connections or calls, which says nothing
+    about whether it is SERVING."""
+    symptom: Symptom | None = None
+    """How it failed, if it is not alive."""
+    condition: Condition | None = None
+    """What it was found to do instead, if it is not alive."""
 
 
 _SERVING = Health(alive=True, serving=True)
@@ -97,7 +108,7 @@ class SocketProbe:
     ) -> Health:
         """Ask once, for at most `within` seconds of a mesh that is able to ask."""
         while True:
-            asked = trio.current_time()
+            asked, waited = trio.current_time(), waited_for_cpu()
             progress = _Progress()
             try:
                 with trio.move_on_after(within) as scope:
@@ -108,8 +119,17 @@ class SocketProbe:
                 await trio.sleep_until(scope.deadline)
                 continue
             if not _stood_still(scope):
-                reason = f"{progress.step} within {within:g} s"
-                return Health(False, False, reason, trio.current_time() - asked)
+                latency = trio.current_time() - asked
+                return _late(progress, within, latency, waited_for_cpu() - waited)
+
+
+def _late(progress: _Progress, within: float, latency: float, waited: float) -> Health:
+    """No answer came in time; the mesh itself waited for a CPU for some of the time."""
+    reason, condition = f"{progress.step} within {within:g} s", None
+    if waited > _MAX_WAIT * within:
+        condition = Condition.MESH_OVERLOADED
+        reason += f"; but the mesh waited for a CPU {100 * waited / within:.0f} % of the time"
+    return Health(False, False, reason, latency, symptom=progress.symptom, condition=condition)
 
 
 def _stood_still(scope: trio.CancelScope) -> bool:
@@ -128,6 +148,7 @@ class _Progress:
     """What the question under way waits for."""
     since: float = math.inf
     """When that was begun."""
+    symptom: Symptom = Symptom.NO_ANSWER
 
     def begin(self) -> None:
         self.step, self.since = "it did not accept a connection", trio.current_time()
@@ -163,28 +184,58 @@ async def _ask(connect: Callable[[], Awaitable[Transport]], progress: _Progress)
     Raises _CannotAskError where it is the mesh that lacks something.
     """
     try:
-        transport = await connect()
+        transport = await _connect(connect, progress)
     except FileNotFoundError:
-        return _dead("it has not bound its socket")
+        return _dead("it has not bound its socket", Symptom.UNREACHABLE)
     except WrongServerError as exc:
         return Health(alive=False, serving=False, reason=exc.reason, is_foreign=True)
     except OSError as exc:
         if exc.errno in OUT_OF_RESOURCES:
             raise _CannotAskError(exc.strerror) from None
-        return _dead(f"its socket refuses connections ({exc.strerror})")
+        text = f"its socket refuses connections ({exc.strerror})"
+        return _dead(text, Symptom.UNREACHABLE)
+    except RuntimeError as exc:
+        # No thread can be started, to look up a host or to read TLS files.
+        raise _CannotAskError(str(exc)) from None
     progress.step = "it accepted a connection but did not answer the health check"
+    progress.symptom = Symptom.NO_ANSWER
+    return await _answer(transport)
+
+
+async def _answer(transport: Transport) -> Health:
     try:
         reply = await _CHECK.ask(transport)
     except purerpc.UnimplementedError:
         return _SERVING
+    except (purerpc.ResourceExhaustedError, CallRefusedError) as exc:
+        return _busy(f"its health check was rejected with {exc.status}")
+    except TooBusyError as exc:
+        return _busy(f"it rejected the connection: {exc.status.status_message}")
     except ConnectionLostError as exc:
-        return _dead(f"it accepted a connection and then: {exc.status.status_message}")
+        text = f"it accepted a connection and then: {exc.status.status_message}"
+        closed = isinstance(exc, ClosedUnansweredError)
+        return _dead(text, Symptom.CLOSED if closed else Symptom.WRONG_ANSWER)
     except purerpc.RpcFailedError as exc:
-        return _dead(f"its health check failed with {exc.status}")
+        return _dead(f"its health check failed with {exc.status}", Symptom.WRONG_ANSWER)
     if reply.status == health.HealthCheckResponse.SERVING:
         return _SERVING
     return Health(alive=True, serving=False, reason="its health check says NOT_SERVING")
 
 
-def _dead(reason: str) -> Health:
-    return Health(alive=False, serving=False, reason=reason)
+async def _connect(connect: Callable[[], Awaitable[Transport]], progress: _Progress) -> Transport:
+    """Connect. On a Unix socket a full backlog is an error (EAGAIN) that this waits out."""
+    while True:
+        try:
+            return await connect()
+        except BlockingIOError:
+            progress.step = "its backlog was full: it accepted no connection"
+            progress.symptom = Symptom.BACKLOG_FULL
+            await trio.sleep(_LONGEST_PAUSE)
+
+
+def _busy(reason: str) -> Health:
+    return Health(alive=True, serving=False, reason=reason, busy=True)
+
+
+def _dead(reason: str, symptom: Symptom) -> Health:
+    return Health(alive=False, serving=False, reason=reason, symptom=symptom)

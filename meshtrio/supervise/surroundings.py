@@ -30,6 +30,7 @@ from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
+from meshtrio.supervise.vitals import Observe, observe
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -98,7 +99,7 @@ class World:
     is_removed: Callable[[Path], bool] = is_removed
     why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
     answers: Callable[[str], Awaitable[bool]] = answers
-
+    observe: Observe = observe
     cgroups: Cgroups | None = None
 
     @classmethod

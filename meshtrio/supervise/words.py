@@ -45,8 +45,8 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
             return logging.INFO, f"ready after {after:.2f} s (pid {pid})"
         case events.Unready(pid=pid, reason=reason):
             return logging.WARNING, f"pid {pid} takes no calls: {reason}"
-        case events.CheckFailed(pid=pid, reason=reason):
-            return logging.INFO, f"pid {pid} failed a health check: {reason}"
+        case events.CheckFailed():
+            return logging.INFO, _describe_check(event)
         case events.Restarting(delay=delay):
             return logging.INFO, f"starting it again in {delay:.2f} s"
         case events.Renewing(reason=reason):
@@ -59,6 +59,12 @@ def _describe_life(event: events.Event) -> tuple[int, str]:
             return logging.INFO, f"stopping pid {pid}"
         case _:
             return logging.INFO, str(event)
+
+
+def _describe_check(event: events.CheckFailed) -> str:
+    if event.condition is None:
+        return f"pid {event.pid} rejected a health check, so it is alive: {event.reason}"
+    return f"pid {event.pid} failed a health check ({event.condition.value}): {event.reason}"
 
 
 def _describe_end(event: events.Event) -> tuple[int, str] | None:

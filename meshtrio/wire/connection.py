@@ -310,10 +310,14 @@ class Connection:
         """Server: tell the client to open no new streams, and still take those on their way."""
         self._out.append(frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
 
-    def refuse_new_streams(self) -> None:
-        """Server: from here on a new stream is refused unprocessed, which is safe to retry."""
-        self._refuse_above = self._highest_peer_stream
-        self._out.append(frames.goaway(self._highest_peer_stream, ErrorCode.NO_ERROR))
+    def refuse_new_streams(self, first: int | None = None) -> None:
+        """Server: from here on a new stream is refused unprocessed, which is safe to retry.
+
+        `first`: it and all streams above are not processed either, for the caller to reset.
+        """
+        last = self._highest_peer_stream if first is None else max(first - 2, 0)
+        self._refuse_above = min(last, self._refuse_above)
+        self._out.append(frames.goaway(self._refuse_above, ErrorCode.NO_ERROR))
 
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Send GOAWAY and stop; streams that are open are the layer above's to fail."""

@@ -23,8 +23,10 @@ class Limits:
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
-    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`).
-    Further ones are rejected with GOAWAY."""
+    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`), whose
+    soft limit plugins raise to the hard one. Further ones are rejected with GOAWAY, except for the
+    mesh's own. On a Unix socket 16 more are accepted, of processes of the server's own user or of
+    root that have less than 4."""
     max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
     """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
     TCP a client certificate, and a host where there is none."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import errno
+import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
 
-from meshtrio.client.endpoint import target_of
+import pytest
+import trio
+
+from meshtrio.client.endpoint import connect, target_of
 
 
 @pytest.mark.parametrize(
@@ -21,3 +28,38 @@ from meshtrio.client.endpoint import target_of
 )
 def test_a_target_is_what_grpc_makes_of_the_same_address(name: str, target: str) -> None:
     assert target_of(name) == target
+
+
+async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack:
+        listener.bind(str(short_dir / "s"))
+        listener.listen(0)
+        address = f"unix:{short_dir / 's'}"
+        stack.enter_context(await connect(address))
+        with pytest.raises(BlockingIOError, match="backlog of connections is full"):
+            await connect(address, patience=0.05)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def connect_late() -> None:
+                stack.enter_context(await connect(address, patience=600))
+
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert nursery.child_tasks
+            stack.enter_context(listener.accept()[0])
+
+
+async def test_the_lack_of_descriptors_is_told_from_a_server_that_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Numbers below three stay taken.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                await connect(address)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    with pytest.raises(ConnectionRefusedError):
+        await connect(address)

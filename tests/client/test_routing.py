@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -20,6 +21,7 @@ from meshtrio.client.endpoint import LOCAL, REMOTE, Departure, ServiceState
 from meshtrio.policies.service_config import ServiceConfig, parse
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
+from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import standard_server
 from tests.client.test_channel import Feed, ask, endpoint, named, serving
 from tests.rpc.pairs import Scripted, request
@@ -373,6 +375,33 @@ async def test_one_whose_health_is_not_known_yet_is_waited_for(short_dir: Path) 
                 with trio.fail_after(30):
                     assert await ask(channel) == "a"
                 nursery.cancel_scope.cancel()
+
+
+async def test_one_with_too_many_calls_for_a_watch_is_as_healthy_as_it_was(
+    short_dir: Path,
+) -> None:
+    watches = 0
+    refused = trio.Event()
+
+    class Full(HealthServicer):
+        async def Watch(self, request: Any) -> AsyncIterator[Any]:
+            nonlocal watches
+            watches += 1
+            if watches == 1:
+                yield self._reply()
+            if watches > 2:
+                refused.set()
+            raise purerpc.ResourceExhaustedError("too many calls")
+
+    server = Server(named("a"), Full(["echo.v1.EchoService"]))
+    async with (
+        serving(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}", config=WATCHED) as channel,
+    ):
+        with trio.fail_after(30):
+            assert await ask(channel) == "a"
+            await refused.wait()
+            assert await ask(channel) == "a"
 
 
 async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.endpoint import Departure
 from meshtrio.client.reflection import describe, list_services
-from meshtrio.messages import health
+from meshtrio.messages import health, reflection_v1
+from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
 from tests.client.test_channel import named
@@ -192,3 +194,24 @@ async def test_a_call_does_not_go_in_circles(short_dir: Path) -> None:
             with pytest.raises(purerpc.FailedPreconditionError, match="does it go in a circle"):
                 await ask(behind.channel, metadata=[("x-mesh-target", "round")])
         await behind.assert_nothing_left()
+
+
+class TooBusy:
+    """A reflection service that has no room for the question."""
+
+    def __init__(self) -> None:
+        descriptor = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
+        self.service = service_of(descriptor, self)
+
+    async def ServerReflectionInfo(self, requests: Any) -> AsyncIterator[Any]:
+        raise purerpc.ResourceExhaustedError("too many calls")
+        yield
+
+
+async def test_what_an_overloaded_plugin_may_serve_is_not_said_to_be_unimplemented(
+    short_dir: Path,
+) -> None:
+    """Callers make a call again that is unavailable, and not one that is unimplemented."""
+    async with gateway_to(short_dir, a=Server(named("a"), TooBusy())) as behind:
+        with pytest.raises(purerpc.UnavailableError, match=r"not known of a \(too many calls\)"):
+            await ask(behind.channel)

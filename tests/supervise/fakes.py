@@ -22,8 +22,10 @@ from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.supervise import events
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.probe import Health, NotReadyError
+from meshtrio.supervise.processes.activity import Sample
 from meshtrio.supervise.surroundings import World
 from meshtrio.supervise.tree import Tree
+from meshtrio.supervise.vitals import Observation
 
 FOREVER = float("inf")
 SERVING = Health(alive=True, serving=True)
@@ -94,6 +96,8 @@ class FakeWorld:
         self.processes: dict[str, list[FakeProcess]] = defaultdict(list)
         self.resident: dict[int, int] = {}
         """Bytes by process group."""
+        self.waited = 0.0
+        """Seconds that each process has waited for a CPU."""
         self.guarded: set[int] = set()
         self.log: list[tuple[float, events.Event]] = []
 
@@ -108,6 +112,7 @@ class FakeWorld:
             sweep=self.sweep,
             is_removed=lambda socket: False,
             why_not_executed=self.why_not_executed,
+            observe=self.observe,
         )
 
     # -- as the guard ------------------------------------------------------------------------
@@ -121,6 +126,12 @@ class FakeWorld:
     async def sweep(self, life: str) -> int:
         await trio.lowlevel.checkpoint()
         return 0
+
+    async def observe(self, leader: int, address: str) -> Observation | None:
+        await trio.lowlevel.checkpoint()
+        if not self.waited:
+            return None
+        return Observation(Sample(trio.current_time(), longest_wait=self.waited), None)
 
     async def why_not_executed(self, config: PluginConfig) -> str:
         await trio.lowlevel.checkpoint()

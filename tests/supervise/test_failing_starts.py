@@ -141,3 +141,14 @@ async def test_a_clean_end_before_it_is_ready_is_a_failed_start(autojump_clock: 
     done = attrs.evolve(DIES, status=0)
     async with lab([looping("p", restart=RestartPolicy.ON_FAILURE)], {"p": [done]}) as made:
         await fails(made.operations.start("p"), r"^p/0 exited with status 0$")
+
+
+@pytest.mark.parametrize(("waited", "ends"), [(0.0, 10.0), (8.0, 18.0), (1000.0, 40.0)])
+async def test_time_in_which_it_waited_for_a_cpu_does_not_count(
+    waited: float, ends: float, autojump_clock: MockClock
+) -> None:
+    plugin = plug("p", ready_timeout=10, restart=RestartPolicy.NEVER)
+    async with lab([plugin], {"p": [Script(ready=1e6)]}) as made:
+        made.world.waited = waited
+        await made.run_until(100)
+        assert made.times("Exited p") == [ends]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ import trio
 from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.supervise.probe import NotReadyError, SocketProbe
+from meshtrio.supervise import probe
+from meshtrio.supervise.decisions.vitality import Condition, Symptom
+from meshtrio.supervise.probe import Health, NotReadyError, SocketProbe
 from tests.rpc.pages import Page, all_pages, answering
 from tests.rpc.pairs import Scripted
 
@@ -86,3 +89,52 @@ async def test_a_server_that_answers_with_a_page_is_ready_if_that_maps_to_unimpl
             await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
         else:
             assert f"its health check failed with {page.code}" in found.reason
+
+
+async def test_a_check_counts_for_the_mesh_if_that_waited_for_a_cpu(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = iter([10.0, 10.01, 20.0, 20.09])
+    monkeypatch.setattr(probe, "waited_for_cpu", lambda: next(waited))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(short_dir / "s"))
+        sock.listen()
+        for expected in (None, Condition.MESH_OVERLOADED):
+            found = await SocketProbe().check(f"unix:{short_dir / 's'}", 0.1)
+            assert (found.alive, found.symptom) == (False, Symptom.NO_ANSWER)
+            assert found.condition is expected
+    assert "the mesh waited for a CPU 90 % of the time" in found.reason
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
+    short_dir: Path, kind: str
+) -> None:
+    server = Server(HealthServicer([]))
+    if kind == "unix":
+        listener, address = socket.socket(socket.AF_UNIX), f"unix:{short_dir / 's'}"
+        listener.bind(str(short_dir / "s"))
+        listener.listen()
+    else:
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listener)
+        # Numbers below three stay taken.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        found: list[Health] = []
+
+        async def check() -> None:
+            found.append(await SocketProbe().check(address, 0.05))
+
+        try:
+            async with trio.open_nursery() as checking:
+                checking.start_soon(check)
+                await trio.sleep(0.3)
+                assert found == []
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert found[0].alive
+        nursery.cancel_scope.cancel()

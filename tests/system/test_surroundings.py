@@ -72,7 +72,7 @@ def test_a_removed_mesh_socket_is_made_again(short_dir: Path) -> None:
     with served(short_dir, plugin("p", *MINIMAL), ready=1) as found:
         pid = found.ps()[0]["pid"]
         found.socket.unlink()
-        found.wait_for("somebody has removed it")
+        found.wait_for("was removed; making it again")
         until(found.socket.exists)
         assert found.ps()[0]["pid"] == pid
         assert found.stop() == 0

@@ -39,6 +39,9 @@ class Exit:
     stderr_tail: tuple[str, ...] = ()
     ended_for: Cause | None = None
     """Why the mesh ended it, where it did."""
+    mesh_exhausted: bool = False
+    """It could not be started for lack of descriptors, memory or processes, which is not its own
+    failure."""
 
     @property
     def cause(self) -> Cause:
@@ -125,7 +128,9 @@ def decide(
     if not _is_restarted(config, ended):
         return Finish(failed=not ended.clean)
     recent: tuple[float, ...] = ()
-    if config.max_restarts is not None:
+    if ended.mesh_exhausted:
+        recent = history.recent
+    elif config.max_restarts is not None:
         recent = (*within(history.recent, config.restart_period, now), now)
         if len(recent) > config.max_restarts:
             return GiveUp(config.max_restarts, config.restart_period)

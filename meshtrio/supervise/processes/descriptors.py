@@ -1,8 +1,10 @@
-"""How many file descriptors this process may have, and that its children do not inherit more.
+"""The limit of file descriptors of this process (RLIMIT_NOFILE), which its children do not inherit.
 
-A soft limit above 1,024 is for programs that know of it: select(2) cannot wait for higher ones. So
-the mesh raises its own, which its connections need, and gives each plugin the limit that the mesh
-was started with. (systemd's documentation of LimitNOFILE= recommends just that.)
+A soft limit of 1,024 is for programs that use select(2), which cannot wait for higher descriptors.
+So the mesh and plugins made with meshtrio raise theirs to the hard limit, and the mesh gives each
+plugin the limit that the mesh was started with. systemd recommends this (LimitNOFILE=), and Go's
+runtime does it. What a plugin starts inherits the plugin's raised limit: Python can give a child
+another one before exec only by forking instead of vfork, see subprocess's preexec_fn.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import resource
 _log = logging.getLogger("meshtrio.mesh")
 
 _NOFILE = resource.RLIMIT_NOFILE
+MAX_RAISED = 2**20
+"""The kernel's own default maximum (fs.nr_open). Some containers have a hard limit of 2**30, with
+which programs that close all descriptors up to their limit before an exec take minutes."""
 
 
 class DescriptorLimit:
@@ -23,23 +28,23 @@ class DescriptorLimit:
         self._original: tuple[int, int] | None = None
         self._raised: tuple[int, int] | None = None
 
-    def raise_to(self, wanted: int) -> int:
-        """Raise the soft limit to `wanted`, or as far as the hard limit allows; gives what it is.
+    def raise_to_hard(self) -> int:
+        """Raise the soft limit to the hard limit, less one; gives what it is then.
 
-        Never lowers it.
+        One below, so that a child which has raised its own limit can be told from one that has not.
+        A limit of more than `MAX_RAISED` is left to those who set it.
         """
         soft, hard = resource.getrlimit(_NOFILE)
-        # One below the hard limit, so that a child which has raised its own limit is told apart.
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard - 1)
-        if soft == resource.RLIM_INFINITY or most <= soft:
+        wanted = min(hard - 1, MAX_RAISED)
+        if hard == resource.RLIM_INFINITY or soft >= wanted:
             return soft
         try:
-            resource.setrlimit(_NOFILE, (most, hard))
+            resource.setrlimit(_NOFILE, (wanted, hard))
         except (OSError, ValueError) as exc:
             _log.warning("cannot raise the limit of file descriptors from %d: %s", soft, exc)
             return soft
-        self._original, self._raised = (soft, hard), (most, hard)
-        return most
+        self._original, self._raised = (soft, hard), (wanted, hard)
+        return wanted
 
     def restore(self, pid: int) -> None:
         """Give a child that was just started the limit that this process was started with.

@@ -39,6 +39,13 @@ _NO_MORE_PROCESSES = (
 )
 
 
+def is_exhaustion(exc: Exception) -> bool:
+    """Whether a start failed for lack of descriptors, memory, processes or threads."""
+    number = getattr(exc, "errno", None)
+    # RuntimeError: no thread can be started. EAGAIN: no process can be (fork(2)).
+    return isinstance(exc, RuntimeError) or number in OUT_OF_RESOURCES or number == errno.EAGAIN
+
+
 def why_not_started(
     exc: Exception, program: str, command: Sequence[str], env: Mapping[str, str]
 ) -> str:

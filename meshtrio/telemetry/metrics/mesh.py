@@ -79,8 +79,9 @@ class MeshMetrics:
                 histogram = self._ready_after.setdefault(event.plugin, Histogram(LATENCY))
                 histogram.add([after])
                 self._ready_since[instance] = trio.current_time()
-            case events.CheckFailed():
-                self._failed_checks[instance] += 1
+            case events.CheckFailed(condition=condition):
+                # One that was rejected was answered.
+                self._failed_checks[instance] += condition is not None
             case events.Exited(ended=ended) | events.NotStarted(ended=ended):
                 self._causes[instance] = ended.cause
             case events.Restarting():

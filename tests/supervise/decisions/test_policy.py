@@ -129,3 +129,16 @@ def test_what_is_remembered_does_not_grow_without_end() -> None:
             assert isinstance(decision, Restart)
             history = decision.history
         assert len(history.recent) == remembered
+
+
+def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
+    """A mesh without descriptors does not give up on its plugins, and starts them ever later."""
+    lacking = Exit(reason="could not be started: Too many open files", mesh_exhausted=True)
+    few = config(Policy.ALWAYS, max_restarts=1)
+    history = History(recent=(NOW - 1,))
+    for delay in (1.0, 2.0, 4.0):
+        decision = decide(few, history, lacking, None, NOW, Random(0))
+        assert isinstance(decision, Restart)
+        assert decision.delay == delay
+        history = decision.history
+    assert isinstance(decide(few, history, FAILED, None, NOW, Random(0)), GiveUp)

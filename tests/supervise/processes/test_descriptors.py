@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from meshtrio.supervise.processes import descriptors
 from meshtrio.supervise.processes.descriptors import DescriptorLimit
 from tests.interop.test_soak import soft_limit
 from tests.programs import plugin, served
@@ -38,8 +39,9 @@ def limits() -> Iterator[tuple[int, int]]:
 
 def test_it_is_raised_and_children_get_the_original(limits: tuple[int, int]) -> None:
     limit = DescriptorLimit()
-    assert limit.raise_to(2000) == 2000
-    assert resource.getrlimit(NOFILE) == (2000, limits[1])
+    hard = limits[1]
+    assert limit.raise_to_hard() == hard - 1
+    assert resource.getrlimit(NOFILE) == (hard - 1, hard)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", SLEEPS], stdin=pipe, stdout=pipe) as child:
         assert child.stdout is not None
@@ -47,32 +49,36 @@ def test_it_is_raised_and_children_get_the_original(limits: tuple[int, int]) -> 
         limit.restore(child.pid)
         assert resource.prlimit(child.pid, NOFILE) == limits
         # One that has set its own is left alone.
-        resource.prlimit(child.pid, NOFILE, (1500, limits[1]))
+        resource.prlimit(child.pid, NOFILE, (1500, hard))
         limit.restore(child.pid)
-        assert resource.prlimit(child.pid, NOFILE) == (1500, limits[1])
+        assert resource.prlimit(child.pid, NOFILE) == (1500, hard)
     limit.restore(child.pid)  # It is gone, which is no error.
 
 
-def test_it_goes_no_further_than_the_hard_limit_and_is_never_lowered(
-    limits: tuple[int, int],
-) -> None:
-    limit = DescriptorLimit()
-    assert limit.raise_to(10**9) == limits[1] - 1
-    assert limit.raise_to(500) == limits[1] - 1
-    assert resource.getrlimit(NOFILE)[0] == limits[1] - 1
+def test_it_is_never_lowered(limits: tuple[int, int]) -> None:
+    resource.setrlimit(NOFILE, (limits[1], limits[1]))
+    assert DescriptorLimit().raise_to_hard() == limits[1]
+    assert resource.getrlimit(NOFILE)[0] == limits[1]
 
 
-def test_serve_has_enough_for_its_connections_and_plugins_have_what_it_was_given(
-    short_dir: Path,
+def test_it_is_not_raised_without_bounds(
+    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(descriptors, "MAX_RAISED", 1200)
+    assert DescriptorLimit().raise_to_hard() == 1200
+    assert resource.getrlimit(NOFILE) == (1200, limits[1])
+
+
+def test_serve_and_its_plugins_raise_theirs_from_what_serve_was_given(short_dir: Path) -> None:
     hard = resource.getrlimit(NOFILE)[1]
     (short_dir / "prints.py").write_text(SERVES)
     own = {"rlimits": {"nofile": 777}}
     path = {"PYTHONPATH": str(Path(__file__).parents[3] / "examples" / "echo-plugin")}
     config = plugin("plain", "prints.py", cwd=short_dir, env=path)
     config += plugin("own", "prints.py", cwd=short_dir, env=path, containment=own)
-    config += "[mesh.gateway]\nmax_connections = 5000\n"
     with soft_limit(1024), served(short_dir, config, ready=2) as found:
-        assert resource.prlimit(found.process.pid, NOFILE) == (min(12_500, hard - 1), hard)
+        assert resource.prlimit(found.process.pid, NOFILE) == (hard - 1, hard)
         found.wait_for(f"limits 1024 {hard}")
         found.wait_for("limits 777 777")
+        (pid,) = [row["pid"] for row in found.ps() if row["name"] == "plain"]
+        assert resource.prlimit(pid, NOFILE) == (hard - 1, hard)

@@ -1,0 +1,119 @@
+"""Clients of a server that drains, shuts down or is cancelled: no call of theirs is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
+
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from meshtrio.structured import open_nursery_of_one
+from tests.raw_client import GOAWAY, HEADERS, RST_STREAM, RawClient, raw_client
+from tests.rpc.pairs import Scripted
+
+
+async def echo(message: EchoRequest) -> EchoReply:
+    await trio.lowlevel.checkpoint()
+    return EchoReply(message=message.message)
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[tuple[Server, trio.CancelScope]]:
+    server = Server(Scripted(Echo=echo))
+    with unix_listener(path) as listener:
+        async with open_nursery_of_one() as nursery:
+            await nursery.start(server.serve, listener)
+            yield server, nursery.cancel_scope
+            nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def connected_unseen(path: Path) -> Iterator[RawClient]:
+    """A client whose call is sent before the server's task has had a chance to accept it."""
+    client = RawClient.connected(path)
+    with client.sock:
+        yield client
+
+
+async def test_a_connection_in_the_backlog_is_served_by_a_server_that_drains(
+    short_dir: Path,
+) -> None:
+    path = short_dir / "s"
+    async with serving(path) as (server, _):
+        await trio.testing.wait_all_tasks_blocked()
+        with connected_unseen(path) as client:
+            client.send_now(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.read_to_end)
+                assert await server.drain(60) == ()
+    assert len(client.of(HEADERS)) == 2  # head and trailers
+    assert client.of(GOAWAY)
+
+
+async def test_a_connection_in_the_backlog_is_refused_by_a_server_that_shuts_down(
+    short_dir: Path,
+) -> None:
+    path = short_dir / "s"
+    async with serving(path) as (server, _):
+        await trio.testing.wait_all_tasks_blocked()
+        with connected_unseen(path) as client:
+            client.send_now(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.read_to_end)
+                await server.shut_down(0)
+    assert client.of(HEADERS) == []
+    assert {goaway.numbers for goaway in client.of(GOAWAY)} == {(0, 0)}
+
+
+async def test_nobody_can_connect_once_it_drains(short_dir: Path) -> None:
+    path = short_dir / "s"
+    async with serving(path) as (server, _):
+        await server.drain(60)
+        with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
+            sock.connect(str(path))
+
+
+async def test_a_request_that_a_cancelled_server_has_not_read_is_above_the_last_stream(
+    short_dir: Path,
+) -> None:
+    path = short_dir / "s"
+    async with serving(path) as (_, scope):
+        async with raw_client(path) as client:
+            await client.begin(1)
+            while len(client.of(HEADERS)) < 2:
+                await client.read_some()
+            client.send_now(3)
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            with contextlib.suppress(ConnectionResetError), trio.CancelScope(shield=True):
+                await client.read_to_end()
+    assert [goaway.numbers for goaway in client.of(GOAWAY)] == [(1, 0)]
+    assert client.of(RST_STREAM) == []
+    assert {head.stream for head in client.of(HEADERS)} == {1}
+
+
+async def test_connections_stay_when_a_server_moves_to_another_socket(short_dir: Path) -> None:
+    first, second = short_dir / "a", short_dir / "b"
+    async with serving(first) as (server, _):
+        async with raw_client(first) as accepted:
+            await accepted.begin(1)
+            while len(accepted.of(HEADERS)) < 2:
+                await accepted.read_some()
+            with connected_unseen(first) as unseen, unix_listener(second) as listener:
+                server.move_to(listener)
+                with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
+                    sock.connect(str(first))
+                async with raw_client(second) as later:
+                    for client, stream in ((accepted, 3), (unseen, 1), (later, 1)):
+                        await client.begin(stream)
+                        while len([f for f in client.of(HEADERS) if f.stream == stream]) < 2:
+                            await client.read_some()
+                    assert [client.of(GOAWAY) for client in (accepted, unseen, later)] == [[]] * 3

@@ -1,0 +1,70 @@
+"""Places above the limits on connections: who gets them, and how many."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from meshtrio.rpc.peer import Peer
+from meshtrio.rpc.reserve import MESH, RESERVED, Reserve
+
+OWN = Peer(pid=os.getpid(), uid=os.geteuid())
+
+
+@contextmanager
+def another_session() -> Iterator[Peer]:
+    """A process in a session of its own."""
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield attrs.evolve(OWN, pid=process.pid)
+        process.communicate(b"\n")
+
+
+def test_one_session_gets_half_of_the_places() -> None:
+    reserve = Reserve()
+    places = [reserve.enter(OWN, 0) for _ in range(RESERVED)]
+    assert sum(place is not None for place in places) == RESERVED // 2
+    with another_session() as other:
+        others = [reserve.enter(other, 0) for _ in range(RESERVED)]
+        assert sum(place is not None for place in others) == RESERVED // 2
+    assert places[0] is not None
+    reserve.leave(places[0])
+    assert reserve.enter(OWN, 0) == places[0]
+
+
+def test_a_process_with_connections_gets_none() -> None:
+    assert Reserve().enter(OWN, 3) is not None
+    assert Reserve().enter(OWN, 4) is None
+
+
+def test_other_users_get_none_and_root_does() -> None:
+    assert Reserve().enter(attrs.evolve(OWN, uid=12345), 0) is None
+    assert Reserve().enter(attrs.evolve(OWN, uid=0), 0) is not None
+    assert Reserve().enter(Peer(address="127.0.0.1:5"), 0) is None
+
+
+def test_processes_of_another_pid_namespace_share_half_of_them() -> None:
+    reserve, unseen = Reserve(), attrs.evolve(OWN, pid=0)
+    places = [reserve.enter(unseen, number) for number in range(RESERVED)]
+    assert sum(place is not None for place in places) == RESERVED // 2
+
+
+def test_the_mesh_is_known_by_pid_and_uid() -> None:
+    mesh = attrs.evolve(OWN, pid=4711)
+    assert Reserve.is_mesh(mesh, 4711)
+    assert not Reserve.is_mesh(OWN, 4711)
+    assert not Reserve.is_mesh(attrs.evolve(mesh, uid=12345), 4711)
+    # What is not known, and what the kernel says of all processes in other namespaces.
+    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=None), None)
+    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=0), 0)
+    reserve = Reserve()
+    reserve.leave(MESH)
+    assert reserve.enter(OWN, 0) is not None

@@ -1,0 +1,106 @@
+"""A process that stood still does not take its peers for dead: it is late, and they are not."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from meshtrio.client.channel import connect_to
+from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.wire import frames
+from tests.raw_client import GOAWAY, RawClient
+from tests.rpc.pairs import Scripted
+
+PING = 6
+TIMES = Timeouts(keepalive_interval=20, keepalive_timeout=10)
+CLIENTS = 20
+STOOD_STILL = 100.0
+ACK = frames.ping(b"alive?..", ack=True)
+
+
+async def pass_time(clock: MockClock, seconds: int) -> None:
+    for _ in range(seconds):
+        clock.jump(1)
+        await wait_all_tasks_blocked(0.001)
+
+
+async def test_a_server_reads_first_what_clients_have_sent(
+    short_dir: Path, mock_clock: MockClock
+) -> None:
+    path = short_dir / "s"
+    server = Server(Scripted(), timeouts=TIMES)
+    with unix_listener(path) as listener, ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listener)
+            clients = [RawClient.connected(path) for _ in range(CLIENTS)]
+            for client in clients:
+                stack.enter_context(client.plain)
+            await pass_time(mock_clock, 22)
+            for client in clients:
+                while not client.of(PING):
+                    await client.read_some()
+            for client in clients:
+                client.plain.sendall(ACK)
+            mock_clock.jump(STOOD_STILL)
+            await wait_all_tasks_blocked(0.001)
+            await pass_time(mock_clock, 3)
+            assert len(server.connections) == CLIENTS
+            # A client that does not answer is still found.
+            await pass_time(mock_clock, 40)
+            assert not server.connections
+            for client in clients:
+                await client.read_to_end()
+                assert client.of(GOAWAY)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_client_reads_first_what_servers_have_sent(
+    short_dir: Path, mock_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery, trio.open_nursery() as listening:
+        servers: list[trio.SocketStream] = []
+        pings: dict[trio.SocketStream, trio.Event] = {}
+
+        async def accept(stream: trio.SocketStream) -> None:
+            servers.append(stream)
+            pings[stream] = trio.Event()
+            await stream.send_all(frames.settings({}))
+            seen = b""
+            while data := await stream.receive_some(65536):
+                seen += data
+                if b"alive?.." in seen:
+                    pings[stream].set()
+
+        paths = [short_dir / str(number) for number in range(CLIENTS)]
+        with ExitStack() as stack:
+            for path in paths:
+                sock = stack.enter_context(unix_listener(path))
+                listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+                await listening.start(partial(trio.serve_listeners, accept, [listener]))
+            for path in paths:
+                channel = connect_to(f"unix:{path}", timeouts=TIMES)
+                nursery.start_soon(_held, channel)
+            while len(servers) < CLIENTS:
+                await pass_time(mock_clock, 1)
+            await pass_time(mock_clock, 22)
+            for stream in servers:
+                await pings[stream].wait()
+            for stream in servers:
+                stream.socket._sock.send(ACK)
+            mock_clock.jump(STOOD_STILL)
+            await wait_all_tasks_blocked(0.001)
+            await pass_time(mock_clock, 3)
+            assert len(servers) == CLIENTS, "a client has connected again"
+            nursery.cancel_scope.cancel()
+            listening.cancel_scope.cancel()
+
+
+async def _held(channel: object) -> None:
+    async with channel:  # type: ignore[attr-defined]
+        await trio.sleep_forever()
