@@ -33,10 +33,15 @@ from meshtrio.supervise.processes.failed_start import (
 )
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.remains import Owner, ticks_now
 from meshtrio.supervise.surroundings import Surroundings
 
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
+_STATUS_LOST = (
+    "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
+    "or ignores SIGCHLD"
+)
 
 
 @attrs.frozen
@@ -73,8 +78,8 @@ class Life:
         self.process: Process | None = None
         self.word = secrets.token_hex(8)
         """What its processes are known by, whatever becomes of their group."""
-        self.begun = False
-        """There may be something of it to clean up."""
+        self.owner: Owner | None = None
+        """What its processes are known by, once there may be something of it to clean up."""
         self.started = trio.current_time()
         self.ready_at: float | None = None
         """When it was first ready, None if it has not been yet."""
@@ -163,11 +168,13 @@ class Life:
         try:
             runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
             await check_executable(self.config)
-            self.begun = True
+            self.owner = Owner(self.word, ticks_now())
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
             command = command_of(self.config, cgroup)
             env = self._environment()
-            process = await self._mesh.world.spawn(command, env=env, cwd=self.config.cwd)
+            process = await self._mesh.world.spawn(
+                command, env=env, cwd=self.config.cwd, cgroup=cgroup
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             # RuntimeError: no thread can be started any more.
             reason = await self._why_not_started(exc, command, env)
@@ -177,14 +184,17 @@ class Life:
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
+        self.owner = attrs.evolve(self.owner, session=process.pid)
         self._mesh.world.guard.watch(process.pid, process.pidfd)
         self._emit(events.Starting, pid=process.pid, life=self.word)
         try:
             async with self.listener.listening(process) as output_ended:
                 await self._see_through(process, output_ended)
         finally:
-            if process.returncode is not None:
-                self._mesh.world.guard.forget(process.pid)
+            # What still runs, or is held as a zombie, is watched until it is reaped.
+            process.reap_later(partial(self._mesh.world.guard.forget, process.pid))
+            if process.reaped:
+                self.owner = attrs.evolve(self.owner, until=ticks_now())
             self.process = None
 
     async def _why_not_started(
@@ -204,7 +214,7 @@ class Life:
         finally:
             if not attended:
                 await self._stop(process, output_ended)
-        if process.returncode is None:
+        if not process.ended:
             self._become(State.STOPPING)
             with trio.CancelScope(shield=True):
                 await self._end(process, failure)
@@ -237,7 +247,7 @@ class Life:
             nursery.start_soon(condemned)
             await process.wait()
             nursery.cancel_scope.cancel()
-        return failure if process.returncode is None else _Failure("")
+        return _Failure("") if process.ended else failure
 
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
@@ -296,17 +306,20 @@ class Life:
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
+        if process.tracer is not None:
+            self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
         if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):
             reason = reason or "used more memory than it may"
             cause = cause or Cause.TOO_LARGE
-        if code is None:
-            reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
-            tail = self.listener.stderr_tail
-            return Exit(reason=reason, left=True, stderr_tail=tail, ended_for=cause)
+        if not process.ended:
+            reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
+        elif code is None:
+            reason = "; it ".join(filter(None, (reason, _STATUS_LOST)))
         return Exit(
-            status=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
+            status=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
             reason=reason,
+            left=not process.ended,
             stderr_tail=self.listener.stderr_tail,
             ended_for=cause,
         )

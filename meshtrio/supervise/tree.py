@@ -214,19 +214,21 @@ class Tree:
         while True:
             await next_beat(_LOOK_EVERY)
             watched = [child for child in self.children if child.process is not None]
+            for child in self.children:
+                child.left = tuple(each for each in child.left if each.runs)
             if any(child.config.watches_memory for child in watched):
-                self._look_at_memory(watched)
+                await self._look_at_memory(watched)
             for child in watched:
                 reason = child.overdue(self._world.rng, self._world.is_removed)
                 if reason and not child.renewal:
                     child.renewal = reason
                     self._wake()
 
-    def _look_at_memory(self, watched: Iterable[Child]) -> None:
+    async def _look_at_memory(self, watched: Iterable[Child]) -> None:
         try:
-            resident = self._world.resident_by_group()
-        except OSError as exc:
-            _log.warning("cannot see how much memory plugins use: %s", exc.strerror)
+            resident = await self._world.resident_by_group()
+        except (OSError, RuntimeError) as exc:
+            _log.warning("cannot see how much memory plugins use: %s", exc)
             return
         for child in watched:
             child.note_resident(resident)
@@ -280,10 +282,13 @@ class Tree:
         await life.run()
         self._ended.append((child, life))
         self._wake()
-        if life.begun:
-            count = await self._world.sweep(life.word)
-            if count:
-                self._tell(child, events.Swept, count=count)
+        if life.owner is not None:
+            remains = await self._world.sweep(life.owner)
+            if remains.killed:
+                self._tell(child, events.Swept, count=remains.killed)
+            child.left += remains.left
+            for each in remains.left:
+                self._tell(child, events.LeftRunning, pid=each.pid, name=each.name, why=each.why)
 
     # -- ends --------------------------------------------------------------------------------
 
