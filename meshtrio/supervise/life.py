@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import trio
 from meshtrio import contract, runtime_dir
 from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.config import PluginConfig
+from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
@@ -35,6 +37,9 @@ from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.remains import Owner, ticks_now
 from meshtrio.supervise.surroundings import Surroundings
+from meshtrio.texts import whole
+
+_log = logging.getLogger("meshtrio.mesh")
 
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
@@ -156,10 +161,30 @@ class Life:
         """Start the process and see it through to its end; when cancelled, stop it first."""
         with self._scope:
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._live()
+            try:
+                await self._live()
+            except (Exception, BaseExceptionGroup) as exc:
+                # The process was stopped on the way here.
+                failure = self._failure_by(exc)
+                self.ended = Exit(reason=failure.reason, ended_for=failure.cause)
+                self._depart(str(self.ended), self.ended)
         if self.ended is None:
             self.ended = Exit(reason="was stopped before it was started")
         self._become(State.ENDED)
+
+    def _failure_by(self, exc: BaseException) -> _Failure:
+        """Take an error of the mesh itself for the end of this process, and of nothing else.
+
+        Raises what is no error: cancellation, SystemExit and KeyboardInterrupt.
+        """
+        cancelled, error = without_cancelled(exc)
+        if error is None or exit_in(error) is not None:
+            raise exc
+        _log.error("%s/%d: internal error", self.config.name, self.number, exc_info=error)
+        if cancelled is not None:
+            raise cancelled
+        reason = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
+        return _Failure(whole(reason), Cause.INTERNAL)
 
     async def _live(self) -> None:
         self._become(State.STARTING)
@@ -209,7 +234,10 @@ class Life:
     async def _see_through(self, process: Process, output_ended: trio.Event) -> None:
         attended = False
         try:
-            failure = await self._attend(process)
+            try:
+                failure = await self._attend(process)
+            except (Exception, BaseExceptionGroup) as exc:
+                failure = self._failure_by(exc)
             attended = True
         finally:
             if not attended:

@@ -32,8 +32,10 @@ from meshtrio.supervise.decisions.plan import Goal, plan
 from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
+from meshtrio.supervise.processes.remains import Owner
 from meshtrio.supervise.report import Reporter, ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics, Tally
+from meshtrio.supervise.subscribers import Subscribers
 from meshtrio.supervise.surroundings import Surroundings, World
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -60,10 +62,14 @@ class Tree:
         self.mesh_socket = runtime_dir.mesh_socket(folder)
         self._world = world or World.real(folder, config.cgroup)
         self._tally, self._reporter = Tally(), Reporter()
-        self._subscribers = [self._tally.take, self._reporter.take, *subscribers]
+        self._failed = trio.Event()
+        self._failure: BaseException | None = None
+        self._subscribers = Subscribers(
+            [self._tally.take, self._reporter.take, *subscribers], self._fail
+        )
         self._began = trio.current_time()
         self._surroundings = Surroundings(
-            registry, self.mesh_socket, self._emit, self._world, self._telemetry
+            registry, self.mesh_socket, self._subscribers.emit, self._world, self._telemetry
         )
         self._registry = registry
         self._tables: tuple[ServiceTable, ...] = ()
@@ -80,8 +86,6 @@ class Tree:
         self._news = trio.Event()
         self._turned = trio.lowlevel.ParkingLot()
         self._closing = False
-        self._failure: MeshFailedError | None = None
-        self._failed = trio.Event()
 
     def configure(self, config: MeshConfig) -> None:
         """Go by this config from now on; instances are added and removed one by one."""
@@ -132,12 +136,13 @@ class Tree:
         return found
 
     def subscribe(self, subscriber: events.Subscriber) -> None:
-        self._subscribers.append(subscriber)
+        """Call `subscriber` with each event from now on; what it raises is logged."""
+        self._subscribers.add(subscriber)
 
-    def _emit(self, event: events.Event) -> None:
-        """Tell the subscribers; they are called in place and may not block."""
-        for subscriber in self._subscribers:
-            subscriber(event)
+    def _fail(self, failure: BaseException) -> None:
+        """Have `run` stop everything and raise this."""
+        self._failure = self._failure or failure
+        self._failed.set()
 
     def statuses(self) -> tuple[Status, ...]:
         """Every instance as it is now, in the order of the config."""
@@ -166,7 +171,8 @@ class Tree:
 
         Plugins are stopped in the reverse of the order they are started in. The warden outlives
         them, so that a mesh killed while it stops leaves none either. Raises MeshFailedError, with
-        everything stopped, when a plugin's failure was escalated to the mesh.
+        everything stopped, when a plugin's failure was escalated to the mesh, and so the SystemExit
+        or KeyboardInterrupt of a subscriber.
         """
         async with self._world.guarded(), open_nursery_of_one() as nursery:
             nursery.start_soon(self._keep)
@@ -213,16 +219,22 @@ class Tree:
         """Once a second: instances that are old or large are renewed, or killed for their size."""
         while True:
             await next_beat(_LOOK_EVERY)
-            watched = [child for child in self.children if child.process is not None]
-            for child in self.children:
-                child.left = tuple(each for each in child.left if each.runs)
-            if any(child.config.watches_memory for child in watched):
-                await self._look_at_memory(watched)
-            for child in watched:
-                reason = child.overdue(self._world.rng, self._world.is_removed)
-                if reason and not child.renewal:
-                    child.renewal = reason
-                    self._wake()
+            try:
+                await self._look()
+            except Exception:
+                _log.exception("cannot see which instances are to be renewed")
+
+    async def _look(self) -> None:
+        watched = [child for child in self.children if child.process is not None]
+        for child in self.children:
+            child.left = tuple(each for each in child.left if each.runs)
+        if any(child.config.watches_memory for child in watched):
+            await self._look_at_memory(watched)
+        for child in watched:
+            reason = child.overdue(self._world.rng, self._world.is_removed)
+            if reason and not child.renewal:
+                child.renewal = reason
+                self._wake()
 
     async def _look_at_memory(self, watched: Iterable[Child]) -> None:
         try:
@@ -283,12 +295,20 @@ class Tree:
         self._ended.append((child, life))
         self._wake()
         if life.owner is not None:
-            remains = await self._world.sweep(life.owner)
-            if remains.killed:
-                self._tell(child, events.Swept, count=remains.killed)
-            child.left += remains.left
-            for each in remains.left:
-                self._tell(child, events.LeftRunning, pid=each.pid, name=each.name, why=each.why)
+            await self._sweep(child, life.owner)
+
+    async def _sweep(self, child: Child, owner: Owner) -> None:
+        """Kill what a process has left behind, and report what cannot be killed."""
+        try:
+            remains = await self._world.sweep(owner)
+        except Exception:
+            _log.exception("cannot look for what %s/%d has left behind", child.plugin, child.number)
+            return
+        if remains.killed:
+            self._tell(child, events.Swept, count=remains.killed)
+        child.left += remains.left
+        for each in remains.left:
+            self._tell(child, events.LeftRunning, pid=each.pid, name=each.name, why=each.why)
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -333,7 +353,7 @@ class Tree:
         if isinstance(verdict, Contained):
             return
         if isinstance(verdict, MeshFails):
-            self._failure = MeshFailedError(
+            failure = MeshFailedError(
                 child.plugin,
                 child.number,
                 given_up.restarts,
@@ -342,7 +362,7 @@ class Tree:
                 str(ended),
                 ended.stderr_tail,
             )
-            self._failed.set()
+            self._fail(failure)
             return
         self._recent = verdict.recent
         self._tell(child, events.GroupRestarting, group=verdict.group, plugins=verdict.plugins)
@@ -367,4 +387,4 @@ class Tree:
             child.goal = Goal.RECYCLE if child.running else Goal.RUN
 
     def _tell(self, child: Child, kind: type[events.Event], **values: object) -> None:
-        self._emit(kind(child.plugin, child.number, **values))
+        self._subscribers.emit(kind(child.plugin, child.number, **values))

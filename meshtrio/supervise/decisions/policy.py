@@ -20,6 +20,8 @@ class Cause(Enum):
     NOT_READY = "not_ready"
     UNHEALTHY = "liveness"
     TOO_LARGE = "memory"
+    INTERNAL = "internal_error"
+    """The mesh itself failed to look after it."""
 
 
 @attrs.frozen
