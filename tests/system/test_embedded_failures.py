@@ -46,7 +46,8 @@ trio.run(main)
     [
         ("subscriber", 0, "ValueError: of a subscriber"),
         ("task", 1, "ValueError: of another task"),
-        ("exit", 9, ""),
+        # In a group, as all that leaves a nursery.
+        ("exit", 1, "SystemExit: 9"),
     ],
 )
 def test_nothing_is_left(how: str, status: int, error: str, short_dir: Path) -> None:
