@@ -19,6 +19,7 @@ from meshtrio import contract, runtime_dir
 from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main
+from meshtrio.supervise.processes.dispositions import inherits_ignored
 
 _LAUNCHER = str(Path(launcher_main.__file__))
 
@@ -28,9 +29,12 @@ class WrongExecutableError(OSError):
 
 
 def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
-    """The command that is executed: the plugin's own, or the launcher's in front of it."""
+    """The command that is executed: the plugin's own, or the launcher's in front of it.
+
+    The launcher also gives signals their default dispositions, if this process cannot.
+    """
     contained = config.containment
-    if not contained.needs_launcher and cgroup is None:
+    if not contained.needs_launcher and cgroup is None and not inherits_ignored():
         return config.argv()
     settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
