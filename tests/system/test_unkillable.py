@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import struct
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.programs import PLUGINS, plugin, until
-from tests.unprivileged import as_user, served_as_user, set_user_id_program
+from tests.unprivileged import UID, as_user, served_as_user, set_user_id_program
 
 MINIMAL = ("-I", "-S", "minimal.py")
 STEADY = plugin("steady", *MINIMAL, ready_timeout=60)
@@ -89,3 +94,49 @@ def test_a_child_of_a_plugin_that_cannot_be_killed_is_reported(short_dir: Path) 
         mesh.wait_for(f"parent/0: pid {child} (sleep) cannot be killed, left running")
         assert mesh.ps()[0]["reason"].endswith("whose processes this mesh may not signal")
         assert mesh.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("plain", ""),
+        ("set-user-ID", "is set-user-ID: it runs as root"),
+        ("set-group-ID", "is set-group-ID"),
+        ("file capabilities", "has file capabilities"),
+        ("script", "is set-user-ID: it runs as root"),
+        ("set-user-ID script", ""),
+        ("own", ""),
+    ],
+)
+def test_check_warns_of_programs_that_the_mesh_could_not_stop(
+    kind: str, expected: str, short_dir: Path
+) -> None:
+    command = as_user()
+    short_dir.chmod(0o755)
+    program = short_dir / "program"
+    shutil.copy("/bin/true", program)
+    modes = {"set-user-ID": 0o4755, "set-group-ID": 0o2755, "script": 0o4755, "own": 0o4755}
+    if kind == "own":
+        os.chown(program, UID, UID)
+    program.chmod(modes.get(kind, 0o755))
+    if kind == "file capabilities":
+        # Version 2, effective, with CAP_NET_RAW (capabilities(7)).
+        value = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+        os.setxattr(program, "security.capability", value)
+    if "script" in kind:
+        script = short_dir / "script"
+        script.write_text(f"#!{program if kind == 'script' else '/bin/sh'}\n")
+        script.chmod(0o4755)
+        program = script
+    config = short_dir / "mesh.toml"
+    config.write_text(f'[[plugin]]\nname = "p"\ncommand = ["{program}"]\n')
+    check = [sys.executable, "-m", "meshtrio", "check", "--json", str(config)]
+    check += ["--runtime-dir", str(short_dir / "run")]
+    done = subprocess.run([*command, *check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["warnings"]
+    assert len(found) == bool(expected)
+    assert expected in "".join(found)
+    # Root may signal all.
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["warnings"] == []
