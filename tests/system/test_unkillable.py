@@ -101,6 +101,7 @@ def test_a_child_of_a_plugin_that_cannot_be_killed_is_reported(short_dir: Path) 
     [
         ("plain", ""),
         ("set-user-ID", "is set-user-ID: it runs as root"),
+        ("set-user-ID, unreadable", "is set-user-ID: it runs as root"),
         ("set-group-ID", "is set-group-ID"),
         ("file capabilities", "has file capabilities"),
         ("script", "is set-user-ID: it runs as root"),
@@ -116,6 +117,7 @@ def test_check_warns_of_programs_that_the_mesh_could_not_stop(
     program = short_dir / "program"
     shutil.copy("/bin/true", program)
     modes = {"set-user-ID": 0o4755, "set-group-ID": 0o2755, "script": 0o4755, "own": 0o4755}
+    modes["set-user-ID, unreadable"] = 0o4711
     if kind == "own":
         os.chown(program, UID, UID)
     program.chmod(modes.get(kind, 0o755))
