@@ -26,6 +26,9 @@ _NO_DESCRIPTOR = 0.1
 """Seconds before the next attempt if this process has no descriptors left to look with."""
 
 
+_of_cgroups = trio.CapacityLimiter(4)
+
+
 class Scans:
     """The scans of one trio run."""
 
@@ -97,7 +100,9 @@ async def members(group: int, cgroup: Path | None = None, *, urgent: bool = True
     if cgroup is None:
         found = await scans().stats(urgent=urgent)
     else:
-        found = await trio.to_thread.run_sync(_stats_in, cgroup, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(
+            _stats_in, cgroup, abandon_on_cancel=True, limiter=_of_cgroups
+        )
     return [stat.pid for stat in found if stat.group == group and stat.alive]
 
 
