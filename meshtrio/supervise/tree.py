@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -109,14 +109,14 @@ class Tree:
 
     def add(self, children: Iterable[Child]) -> None:
         """Take new instances on, in the order of the config."""
-        order = [plugin.name for plugin in self.config.plugins]
+        order = {plugin.name: place for place, plugin in enumerate(self.config.plugins)}
         self.children += children
-        self.children.sort(key=lambda child: (order.index(child.plugin), child.number))
+        self.children.sort(key=lambda child: (order[child.plugin], child.number))
         self._wake()
 
     def remove(self, children: Iterable[Child]) -> None:
         """Forget instances that rest."""
-        gone = list(children)
+        gone = set(children)
         self.children = [child for child in self.children if child not in gone]
 
     def waited_for(self, child: Child) -> list[list[Child]]:
@@ -151,14 +151,17 @@ class Tree:
     def statistics(self) -> MeshStatistics:
         """The whole mesh in numbers, as it is now."""
         plugins = [plugin.name for plugin in self.config.plugins]
+        children: defaultdict[str, list[Child]] = defaultdict(list)
+        for child in self.children:
+            children[child.plugin].append(child)
         return MeshStatistics(
             uptime=trio.current_time() - self._began,
-            plugins=tuple(self._tally.of(name, [name], self.children) for name in plugins),
+            plugins=tuple(self._tally.of(name, [name], children) for name in plugins),
             groups=tuple(
-                self._tally.of(group.name, self._relations.plugins_in(group.name), self.children)
+                self._tally.of(group.name, self._relations.plugins_in(group.name), children)
                 for group in self.config.groups
             ),
-            total=self._tally.of("mesh", plugins, self.children),
+            total=self._tally.of("mesh", plugins, children),
         )
 
     @property
