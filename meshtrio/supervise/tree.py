@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import attrs
 import trio
 
 from meshtrio import runtime_dir
@@ -43,6 +44,9 @@ _log = logging.getLogger("meshtrio.mesh")
 _LOOK_EVERY = 1.0
 _NOTICE = 0.1
 """Seconds from leaving the registry to SIGTERM, while others of the mesh go on."""
+_MAX_LEFT = 3
+"""Processes of one instance that could not be killed and still run, beyond which it is not started
+again: each start would leave another."""
 _LEFT_ALONE = frozenset({State.STOPPED, State.EXITED})
 """At rest because somebody stopped it, or it was done: a group's restart does not change that."""
 
@@ -335,6 +339,12 @@ class Tree:
 
     def _decide(self, child: Child, ended: Exit, since_ready: float | None) -> None:
         now = trio.current_time()
+        if ended.left and len(child.left) >= _MAX_LEFT:
+            text = f"{ended}, as do {len(child.left)} others of its processes"
+            ended = attrs.evolve(ended, reason=f"{text}; it is not started again")
+            child.goal, child.rest, child.reason = Goal.REST, State.FAILED, str(ended)
+            self._tell(child, events.GaveUp, ended=ended)
+            return
         decision = decide(child.config, child.history, ended, since_ready, now, self._world.rng)
         match decision:
             case Restart(delay=delay, history=history):

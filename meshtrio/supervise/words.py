@@ -70,6 +70,8 @@ def _describe_end(event: events.Event) -> tuple[int, str] | None:
             return level, f"pid {pid} {ended}{tail_of(ended.stderr_tail)}"
         case events.GaveUp(ended=ended, restarts=int() as restarts):
             return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
+        case events.GaveUp(ended=ended) if ended.left:
+            return logging.ERROR, str(ended)
         case events.GaveUp(ended=ended):
             level = logging.INFO if ended.clean else logging.ERROR
             return level, f"{ended}; its restart policy leaves it so"
