@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from meshtrio import contract
-from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes import procfs, remains
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.remains import Owner, Sweeper, ticks_now
 from meshtrio.supervise.processes.scans import scans, wait_for_group
@@ -157,3 +157,33 @@ async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
             await trio.testing.wait_all_tasks_blocked(0.05)
             os.kill(process.pid, signal.SIGKILL)
     assert looks == []
+
+
+async def test_an_environment_that_cannot_be_read_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading it takes a lock of the process, which the kernel may hold for as long as it likes."""
+    monkeypatch.setattr(remains, "_ATTEMPT_WITHIN", 2.0)
+    leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
+    since, launch_id, over = ticks_now(), secrets.token_hex(8), threading.Event()
+    read = procfs.environment_of
+    async with (
+        spawned(leaves) as odd,
+        spawned(leaves, **{contract.MESH_LIFE: launch_id}) as process,
+    ):
+
+        def environment_of(pid: int) -> list[bytes]:
+            if pid == odd.pid:
+                over.wait()
+            return read(pid)
+
+        monkeypatch.setattr(procfs, "environment_of", environment_of)
+        sweeper = Sweeper()
+        assert (await sweeper.sweep(Owner(launch_id, since))).killed == 1
+        await process.wait()
+        assert f"cannot read the environment of pid {odd.pid}" in caplog.text
+        # It is not tried again.
+        caplog.clear()
+        assert (await sweeper.sweep(Owner(launch_id, since))).killed == 0
+        assert not caplog.text
+        over.set()
