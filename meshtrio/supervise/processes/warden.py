@@ -49,7 +49,7 @@ class Warden:
             await trio.sleep(_RESTART_PAUSE)
             try:
                 await self._run_one(lambda: None)
-            except (OSError, RuntimeError) as exc:
+            except Exception as exc:  # Whatever it is, the mesh goes on.
                 _log.error("cannot start a warden: %s; trying again", exc)
                 await trio.sleep(_FAILED_PAUSE)
 
