@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import signal
@@ -167,7 +168,8 @@ class Life:
                 # The process was stopped on the way here.
                 failure = self._failure_by(exc)
                 self.ended = Exit(reason=failure.reason, ended_for=failure.cause)
-                self._depart(str(self.ended), self.ended)
+                with contextlib.suppress(Exception):  # It may be what has failed.
+                    self._depart(str(self.ended), self.ended)
         if self.ended is None:
             self.ended = Exit(reason="was stopped before it was started")
         self._become(State.ENDED)
@@ -210,12 +212,15 @@ class Life:
             return
         self.process = process
         self.owner = attrs.evolve(self.owner, session=process.pid)
-        self._mesh.world.guard.watch(process.pid, process.pidfd)
-        self._emit(events.Starting, pid=process.pid, life=self.word)
         try:
+            self._mesh.world.guard.watch(process.pid, process.pidfd)
+            self._emit(events.Starting, pid=process.pid, life=self.word)
             async with self.listener.listening(process) as output_ended:
                 await self._see_through(process, output_ended)
         finally:
+            if self.ended is None:  # by an error before it was looked after
+                with trio.CancelScope(shield=True):
+                    await process.stop(0)
             # What still runs, or is held as a zombie, is watched until it is reaped.
             process.reap_later(partial(self._mesh.world.guard.forget, process.pid))
             if process.reaped:

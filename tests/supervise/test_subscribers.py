@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from meshtrio.client.endpoint import Departure
 from meshtrio.config import MeshConfig
 from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.supervise import events
@@ -86,6 +87,37 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
         nursery.cancel_scope.cancel()
     assert "internal error" in caplog.text
     assert "of the probe" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["guard", "registry"])
+async def test_an_error_around_a_process_leaves_none_behind(
+    where: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What watches it, or the registry, fails for one instance."""
+
+    class Failing(FakeWorld):
+        def watch(self, pid: int, pidfd: int) -> None:
+            super().watch(pid, pidfd)
+            first = [process.pid for process in self.processes["a"][:1]]
+            if where == "guard" and pid in first:
+                raise RuntimeError("of the guard")
+
+    class FailingRegistry(MemoryRegistry):
+        def deregister(self, service: str, departure: Departure) -> None:
+            if where == "registry" and service == "plugin.a":
+                raise RuntimeError("of the registry")
+            super().deregister(service, departure)
+
+    world, registry = Failing({"a": [Script(lives=1)]}), FailingRegistry()
+    tree = Tree(MeshConfig([plug("a"), plug("b")]), registry, Path("/fake"), world=world.world())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(tree.run)
+        await trio.sleep(60)
+        assert [each.state.value for each in tree.statuses()] == ["ready", "ready"]
+        assert [len(world.processes[name]) for name in ("a", "b")] == [2, 1]
+        assert world.processes["a"][0].ended
+        nursery.cancel_scope.cancel()
+    assert all(each.ended for name in "ab" for each in world.processes[name])
 
 
 async def test_an_error_of_the_sweep_ends_nothing(
