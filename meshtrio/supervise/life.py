@@ -36,7 +36,7 @@ from meshtrio.supervise.processes.failed_start import (
 )
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.remains import Owner, ticks_now
+from meshtrio.supervise.processes.remains import RunIdentity, ticks_now
 from meshtrio.supervise.surroundings import Surroundings
 from meshtrio.texts import whole
 
@@ -84,7 +84,7 @@ class Life:
         self.process: Process | None = None
         self.word = secrets.token_hex(8)
         """What its processes are known by, whatever becomes of their group."""
-        self.owner: Owner | None = None
+        self.identity: RunIdentity | None = None
         """What its processes are known by, once there may be something of it to clean up."""
         self.started = trio.current_time()
         self.ready_at: float | None = None
@@ -195,7 +195,7 @@ class Life:
         try:
             runtime_dir.make_room(self._mesh.mesh_socket.parent, self.config, self.socket)
             await check_executable(self.config)
-            self.owner = Owner(self.word, ticks_now())
+            self.identity = RunIdentity(self.word, ticks_now())
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
             command = command_of(self.config, cgroup)
             env = self._environment()
@@ -211,7 +211,7 @@ class Life:
             self._emit(events.NotStarted, ended=self.ended)
             return
         self.process = process
-        self.owner = attrs.evolve(self.owner, session=process.pid)
+        self.identity = attrs.evolve(self.identity, session=process.pid)
         try:
             self._mesh.world.guard.watch(process.pid, process.pidfd)
             self._emit(events.Starting, pid=process.pid, life=self.word)
@@ -224,7 +224,7 @@ class Life:
             # What still runs, or is held as a zombie, is watched until it is reaped.
             process.reap_later(partial(self._mesh.world.guard.forget, process.pid))
             if process.reaped:
-                self.owner = attrs.evolve(self.owner, until=ticks_now())
+                self.identity = attrs.evolve(self.identity, until=ticks_now())
             self.process = None
 
     async def _why_not_started(

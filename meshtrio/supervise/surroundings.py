@@ -23,7 +23,7 @@ from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
 from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.remains import Owner, Remains, Sweeper
+from meshtrio.supervise.processes.remains import Remains, RunIdentity, Sweeper
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
 
@@ -76,7 +76,9 @@ class World:
     probe: Probe = attrs.field(factory=SocketProbe)
     rng: Random = attrs.field(factory=Random)
     resident_by_group: Callable[[], Awaitable[Mapping[int, int]]] = resident_by_group
-    sweep: Callable[[Owner], Awaitable[Remains]] = attrs.field(factory=lambda: Sweeper().sweep)
+    sweep: Callable[[RunIdentity], Awaitable[Remains]] = attrs.field(
+        factory=lambda: Sweeper().sweep
+    )
     is_removed: Callable[[Path], bool] = is_removed
     why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
 

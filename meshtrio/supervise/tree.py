@@ -33,7 +33,7 @@ from meshtrio.supervise.decisions.plan import Goal, plan
 from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
-from meshtrio.supervise.processes.remains import Owner
+from meshtrio.supervise.processes.remains import RunIdentity
 from meshtrio.supervise.report import Reporter, ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics, Tally
 from meshtrio.supervise.subscribers import Subscribers
@@ -301,13 +301,13 @@ class Tree:
         await life.run()
         self._ended.append((child, life))
         self._wake()
-        if life.owner is not None:
-            await self._sweep(child, life.owner)
+        if life.identity is not None:
+            await self._sweep(child, life.identity)
 
-    async def _sweep(self, child: Child, owner: Owner) -> None:
+    async def _sweep(self, child: Child, identity: RunIdentity) -> None:
         """Kill what a process has left behind, and report what cannot be killed."""
         try:
-            remains = await self._world.sweep(owner)
+            remains = await self._world.sweep(identity)
         except Exception:
             _log.exception("cannot look for what %s/%d has left behind", child.plugin, child.number)
             return

@@ -22,7 +22,7 @@ from meshtrio.registry.memory import MemoryRegistry
 from meshtrio.supervise import events
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.probe import Health, NotReadyError
-from meshtrio.supervise.processes.remains import Owner, Remains
+from meshtrio.supervise.processes.remains import Remains, RunIdentity
 from meshtrio.supervise.surroundings import World
 from meshtrio.supervise.tree import Tree
 
@@ -132,7 +132,7 @@ class FakeWorld:
     def forget(self, pid: int) -> None:
         self.guarded.remove(pid)
 
-    async def sweep(self, owner: Owner) -> Remains:
+    async def sweep(self, identity: RunIdentity) -> Remains:
         await trio.lowlevel.checkpoint()
         return Remains()
 

@@ -10,7 +10,7 @@ import trio
 from meshtrio.backoff import Backoff
 from meshtrio.config import MeshConfig
 from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.supervise.processes.remains import LeftProcess, Owner, Remains
+from meshtrio.supervise.processes.remains import LeftProcess, Remains, RunIdentity
 from meshtrio.supervise.tree import Tree
 from tests.supervise.fakes import FOREVER, FakeWorld, Lab, Script, plug
 
@@ -24,10 +24,10 @@ class StillRunning(LeftProcess):
         return True
 
 
-async def left(owner: Owner) -> Remains:
+async def left(identity: RunIdentity) -> Remains:
     await trio.lowlevel.checkpoint()
-    assert owner.session is not None
-    return Remains(left=(StillRunning(owner.session, "odd", "it is a fake"),))
+    assert identity.session is not None
+    return Remains(left=(StillRunning(identity.session, "odd", "it is a fake"),))
 
 
 async def test_an_instance_does_not_leave_ever_more_processes(

@@ -135,7 +135,10 @@ class Process(ChildProcess):
         The plugin itself need not be the leader, which may be a shell that has started it.
         """
         found: list[int] = []
-        with trio.move_on_after(_LOOK_WITHIN), contextlib.suppress(OSError, RuntimeError):
+        with (
+            trio.move_on_after(_LOOK_WITHIN),
+            contextlib.suppress(OSError, RuntimeError, ValueError),
+        ):
             found = await members(self.pid, self._cgroup)
         asked = [pid for pid in found if handles(pid, signal.SIGQUIT)]
         for pid in asked:

@@ -95,7 +95,7 @@ def ticks_now() -> float:
 
 
 @attrs.frozen
-class Owner:
+class RunIdentity:
     """What the processes of one launch are known by."""
 
     launch_id: str
@@ -131,23 +131,23 @@ class Sweeper:
         self._cgroups = cgroups
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(_ATTEMPTS)
-        self._wanted: dict[str, Owner] = {}
+        self._wanted: dict[str, RunIdentity] = {}
         self._found: dict[str, Remains] = {}
         self._unreadable: set[tuple[int, int]] = set()
         """Processes whose environment could not be read in time."""
 
-    async def sweep(self, owner: Owner) -> Remains:
+    async def sweep(self, identity: RunIdentity) -> Remains:
         """Kill what a launch has left, and return what that was."""
-        self._wanted[owner.launch_id] = owner
+        self._wanted[identity.launch_id] = identity
         async with self._lock:
-            if owner.launch_id in self._wanted:
+            if identity.launch_id in self._wanted:
                 wanted, self._wanted = self._wanted, {}
                 self._found |= await self._sweep_all(tuple(wanted.values()))
-        return self._found.pop(owner.launch_id, _NONE)
+        return self._found.pop(identity.launch_id, _NONE)
 
-    async def _sweep_all(self, owners: Sequence[Owner]) -> Mapping[str, Remains]:
+    async def _sweep_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, Remains]:
         for _ in range(_ATTEMPTS):
-            attempt = _Sweep(owners, self._cgroups, frozenset(self._unreadable))
+            attempt = _Sweep(identities, self._cgroups, frozenset(self._unreadable))
             try:
                 with trio.move_on_after(_ATTEMPT_WITHIN):
                     return await trio.to_thread.run_sync(
@@ -168,24 +168,27 @@ class _Sweep:
 
     def __init__(
         self,
-        owners: Sequence[Owner],
+        identities: Sequence[RunIdentity],
         cgroups: Cgroups | None,
         unreadable: Collection[tuple[int, int]],
     ) -> None:
         self.reading: tuple[int, int] | None = None
         """The pid, and the time of its start, of the process whose environment is being read."""
-        self._owners = owners
+        self._identities = identities
         self._marks = {
-            f"{contract.MESH_LIFE}={owner.launch_id}".encode(): owner for owner in owners
+            f"{contract.MESH_LIFE}={identity.launch_id}".encode(): identity
+            for identity in identities
         }
-        self._since = min(math.floor(owner.since) for owner in owners)
+        self._since = min(math.floor(identity.since) for identity in identities)
         self._cgroups = cgroups
         self._unreadable = unreadable
 
     def run(self) -> dict[str, Remains]:
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[Stat]] = {}
-        inside = {owner.launch_id: self._remove_cgroup(owner) for owner in self._owners}
+        inside = {
+            identity.launch_id: self._remove_cgroup(identity) for identity in self._identities
+        }
         for _ in range(_ROUNDS):
             found = self._look()
             mortal = False
@@ -202,34 +205,34 @@ class _Sweep:
             reap_killed(pids)
             pids -= {each.pid for each in left.get(launch_id, ())}
         return {
-            owner.launch_id: Remains(
-                inside[owner.launch_id] + len(killed[owner.launch_id]),
-                tuple(left.get(owner.launch_id, ())),
+            identity.launch_id: Remains(
+                inside[identity.launch_id] + len(killed[identity.launch_id]),
+                tuple(left.get(identity.launch_id, ())),
             )
-            for owner in self._owners
+            for identity in self._identities
         }
 
-    def _remove_cgroup(self, owner: Owner) -> int:
-        return 0 if self._cgroups is None else self._cgroups.remove(PREFIX + owner.launch_id)
+    def _remove_cgroup(self, identity: RunIdentity) -> int:
+        return 0 if self._cgroups is None else self._cgroups.remove(PREFIX + identity.launch_id)
 
     def _look(self) -> dict[str, list[Stat]]:
         """The processes that there are of each launch."""
         found: defaultdict[str, list[Stat]] = defaultdict(list)
         for stat in procfs.stats():
             if stat.alive and stat.started >= self._since:
-                owner = self._owner_of(stat)
-                if owner is not None:
-                    found[owner.launch_id].append(stat)
+                identity = self._identity_of(stat)
+                if identity is not None:
+                    found[identity.launch_id].append(stat)
         return dict(found)
 
-    def _owner_of(self, stat: Stat) -> Owner | None:
-        for owner in self._owners:
-            if owner.leads(stat):
-                return owner
-        identity = (stat.pid, stat.started)
-        if identity in self._unreadable:
+    def _identity_of(self, stat: Stat) -> RunIdentity | None:
+        for each in self._identities:
+            if each.leads(stat):
+                return each
+        about = (stat.pid, stat.started)
+        if about in self._unreadable:
             return None
-        self.reading = identity
+        self.reading = about
         entries = procfs.environment_of(stat.pid)
         self.reading = None
         return next((self._marks[entry] for entry in entries if entry in self._marks), None)

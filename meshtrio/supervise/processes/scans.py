@@ -96,6 +96,7 @@ async def members(group: int, cgroup: Path | None = None, *, urgent: bool = True
     Raises:
         OSError: They cannot be looked for.
         RuntimeError: No thread can be started.
+        ValueError: The control group lists what is no process.
     """
     if cgroup is None:
         found = await scans().stats(urgent=urgent)
@@ -129,7 +130,7 @@ async def wait_for_group(group: int, cgroup: Path | None = None) -> None:
     while True:
         try:
             found = await members(group, cgroup, urgent=urgent)
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, ValueError):
             await trio.sleep(_NO_DESCRIPTOR)
             continue
         if not found:

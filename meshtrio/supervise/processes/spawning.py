@@ -65,7 +65,8 @@ class _Start:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # What follows is done by `ChildProcess`, which never waits blockingly.
         started.returncode = 0
-        LIMIT.restore(started.pid)
+        with contextlib.suppress(Exception):  # A process that was started is never lost.
+            LIMIT.restore(started.pid)
         return started
 
     def _deliver(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:

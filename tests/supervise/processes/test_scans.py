@@ -17,7 +17,7 @@ import trio
 from meshtrio import contract
 from meshtrio.supervise.processes import procfs, remains
 from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.remains import Owner, Sweeper, ticks_now
+from meshtrio.supervise.processes.remains import RunIdentity, Sweeper, ticks_now
 from meshtrio.supervise.processes.scans import scans, wait_for_group
 from meshtrio.supervise.processes.usage import usage_by_group
 
@@ -104,11 +104,11 @@ async def test_what_many_plugins_have_left_is_swept_in_one_pass(looks: list[int]
             launch_id, since = secrets.token_hex(8), ticks_now()
             mark = {contract.MESH_LIFE: launch_id}
             process = await stack.enter_async_context(spawned(leaves, **mark))
-            owners.append((Owner(launch_id, since), process))
+            owners.append((RunIdentity(launch_id, since), process))
         del looks[:]
         killed: list[int] = []
 
-        async def sweep(owner: Owner) -> None:
+        async def sweep(owner: RunIdentity) -> None:
             killed.append((await sweeper.sweep(owner)).killed)
 
         async with trio.open_nursery() as nursery:
@@ -135,15 +135,15 @@ async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by
     )
     async with spawned(forgets, **{contract.MESH_LIFE: launch_id}) as process:
         await process.stop(0)
-        owner = Owner(launch_id, since, process.pid, ticks_now())
+        owner = RunIdentity(launch_id, since, process.pid, ticks_now())
         assert (await Sweeper().sweep(owner)).killed == 1
 
 
 def test_a_session_that_was_begun_later_is_another_ones() -> None:
     (own,) = (stat for stat in procfs.stats() if stat.pid == os.getpid())
-    assert Owner("x", 0, own.session, ticks_now() + 1).leads(own)
-    assert not Owner("x", 0, own.session, own.started).leads(own)
-    assert not Owner("x", 0, None).leads(own)
+    assert RunIdentity("x", 0, own.session, ticks_now() + 1).leads(own)
+    assert not RunIdentity("x", 0, own.session, own.started).leads(own)
+    assert not RunIdentity("x", 0, None).leads(own)
 
 
 async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
@@ -179,11 +179,11 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
 
         monkeypatch.setattr(procfs, "environment_of", environment_of)
         sweeper = Sweeper()
-        assert (await sweeper.sweep(Owner(launch_id, since))).killed == 1
+        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 1
         await process.wait()
         assert f"cannot read the environment of pid {odd.pid}" in caplog.text
         # It is not tried again.
         caplog.clear()
-        assert (await sweeper.sweep(Owner(launch_id, since))).killed == 0
+        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 0
         assert not caplog.text
         over.set()
