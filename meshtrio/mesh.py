@@ -174,7 +174,11 @@ class Mesh:
         return self._tree.report
 
     def subscribe(self, subscriber: Callable[[events.Event], None]) -> None:
-        """Have `subscriber` called, in place, with every lifecycle event from now on."""
+        """Have `subscriber` called, in place, with every lifecycle event from now on.
+
+        What it raises is logged and goes no further, except for SystemExit and KeyboardInterrupt:
+        they stop the mesh, and `main` raises them once everything has stopped.
+        """
         self._tree.subscribe(subscriber)
 
 

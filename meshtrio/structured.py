@@ -164,7 +164,8 @@ def told_to_stop(*, for_good: bool = False) -> Iterator[AsyncIterator[int]]:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         with trio.open_signal_receiver(*numbers) as signals:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            # The parent may have blocked them, which is inherited.
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(numbers))
             yield signals
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -9,6 +9,7 @@ import click
 
 from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
+from meshtrio.config.privileged import privileges_of
 from meshtrio.errors import ConfigError
 from meshtrio.telemetry.extras import check_extras
 from meshtrio.texts import visible
@@ -37,28 +38,42 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
     return config
 
 
+def warnings_about(config: MeshConfig) -> list[str]:
+    """What is no mistake, but may not be meant."""
+    found = ((plugin.name, privileges_of(plugin)) for plugin in config.plugins)
+    return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
+
+
 @click.command(short_help="Report every mistake in a config; starts nothing.")
 @click.argument("config_file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
 @runtime_dir_option
 def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
-    """Report every mistake in CONFIG_FILE; starts nothing."""
+    """Report every mistake in CONFIG_FILE; starts nothing.
+
+    Warns of programs that this user could not stop once they run, such as set-user-ID ones.
+    """
     mistakes: list[str] = []
+    warnings: list[str] = []
     plugins = instances = 0
     try:
         config = load_checked(config_file, runtime_dir)
         plugins = len(config.plugins)
         instances = sum(plugin.instances for plugin in config.plugins)
+        warnings = warnings_about(config)
     except ConfigError as exc:
         if not as_json:
             raise
         mistakes = exc.problems
     if not as_json:
+        for warning in warnings:
+            click.echo(visible(f"{config_file}: warning: {warning}"), err=True)
         click.echo(visible(f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"))
         return
     from meshtrio.cli.records import print_document
 
     numbers = {"plugins": plugins, "instances": instances} if not mistakes else {}
-    print_document({"file": str(config_file), **numbers, "mistakes": mistakes})
+    found = {"mistakes": mistakes, "warnings": warnings}
+    print_document({"file": str(config_file), **numbers, **found})
     if mistakes:
         sys.exit(2)

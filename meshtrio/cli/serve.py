@@ -16,7 +16,7 @@ import click
 import trio
 
 from meshtrio import mesh
-from meshtrio.cli.check import load_checked, runtime_dir_option
+from meshtrio.cli.check import load_checked, runtime_dir_option, warnings_about
 from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
@@ -79,6 +79,8 @@ def serve(
         level=LogLevel(log_level) if log_level else config.log.level,
     )
     with logging_to(sys.stderr.fileno(), log), _failures_logged(log):
+        for warning in warnings_about(config):
+            _log.warning("%s", warning)
         LIMIT.raise_to_hard()
         trio.run(_serve, config, reload)
 

@@ -118,14 +118,14 @@ class ControlServicer:
     async def GetStatistics(self, request: Any) -> Any:
         with self._loads.wanted():
             await self._loads.complete()
-            return self._statistics()
+            return await self._statistics()
 
     async def WatchStatistics(self, request: Any) -> AsyncIterator[Any]:
         interval = interval_of(request)
         with self._loads.wanted():
             await self._loads.complete()
             while True:
-                yield self._statistics()
+                yield await self._statistics()
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
@@ -141,9 +141,9 @@ class ControlServicer:
                 for message in messages.watched_calls(services[tapped.service], tapped):
                     yield message
 
-    def _statistics(self) -> Any:
+    async def _statistics(self) -> Any:
+        usage = await self._usage()
         found = self._tree.statistics()
-        usage = self._usage()
         instances = []
         for status in self._tree.statuses():
             used = usage.get(status.pid) if status.pid else None
@@ -164,13 +164,13 @@ class ControlServicer:
             instances=instances,
         )
 
-    def _usage(self) -> Mapping[int, Usage]:
+    async def _usage(self) -> Mapping[int, Usage]:
         """What process groups use; looked at for all who ask within half a second."""
-        now = trio.current_time()
-        if now > self._used_until:
+        if trio.current_time() > self._used_until:
             # Without a descriptor to read /proc with, what was found before is the best answer.
-            with suppress(OSError):
-                self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
+            with suppress(OSError, RuntimeError):
+                self._used = await usage_by_group()
+                self._used_until = trio.current_time() + _USAGE_HOLDS
         return self._used
 
     # -- telling it what to do ---------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import purerpc
@@ -34,12 +34,17 @@ class Gatherer:
     figures, and is counted."""
 
     def __init__(
-        self, tree: Tree, registry: Registry, own: Sequence[Callable[[], Sequence[Family]]]
+        self,
+        tree: Tree,
+        registry: Registry,
+        own: Sequence[Callable[[], Sequence[Family]]],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
-        """`own`: what the mesh's process itself has to tell."""
+        """`own`: what the mesh's process itself has to tell, once `look` has looked at it."""
         self._tree = tree
         self._registry = registry
         self._own = own
+        self._look = look
         self._failures: Counter[str] = Counter()
         self._clashing: set[str] = set()
 
@@ -48,6 +53,7 @@ class Gatherer:
         patience = _PATIENCE if within is None else min(_PATIENCE, within * _PART_OF_TIMEOUT)
         answers: dict[tuple[str, int], Any] = {}
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look)
             for key, endpoint in self._asked().items():
                 nursery.start_soon(self._ask, key, endpoint, patience, answers)
         theirs = [

@@ -17,6 +17,7 @@ from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.remains import LeftProcess
 from meshtrio.supervise.words import tail_of
 
 
@@ -68,6 +69,8 @@ class Child:
     batch: int = 0
     reason: str = ""
     """How the last life ended."""
+    left: tuple[LeftProcess, ...] = ()
+    """Processes of it that cannot be killed and run on."""
     ring: Ring = attrs.field(factory=Ring)
     """What it wrote last."""
     place: int = 0
@@ -188,6 +191,7 @@ class Child:
         life = self.life
         process = life.process if life is not None else None
         socket = life.socket if life is not None else socket
+        reasons = ["" if self.ready else self.reason, *map(str, self.left)]
         return Status(
             name=self.plugin,
             instance=self.number,
@@ -196,5 +200,5 @@ class Child:
             restarts=self.history.restarts,
             uptime=life.uptime if life is not None and process is not None else None,
             socket=socket,
-            reason="" if self.ready else self.reason,
+            reason="; ".join(filter(None, reasons)),
         )

@@ -105,6 +105,24 @@ class Swept(Event):
 
 
 @attrs.frozen
+class LeftRunning(Event):
+    """A process of it cannot be killed, and runs on after its end."""
+
+    pid: int
+    name: str
+    why: str
+
+
+@attrs.frozen
+class Traced(Event):
+    """Its process has ended, but stays a zombie as long as another process traces it."""
+
+    pid: int
+    tracer: str
+    """The pid of that process and its name."""
+
+
+@attrs.frozen
 class Stopping(Event):
     pid: int
 

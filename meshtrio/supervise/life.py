@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import secrets
 import signal
@@ -16,6 +18,7 @@ import trio
 from meshtrio import contract, runtime_dir
 from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.config import PluginConfig
+from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.supervise import events, liveness
 from meshtrio.supervise.decisions.policy import Cause, Exit
 from meshtrio.supervise.decisions.state import State, follow
@@ -38,11 +41,19 @@ from meshtrio.supervise.processes.failed_start import (
 from meshtrio.supervise.processes.output import Ring
 from meshtrio.supervise.processes.ownership import Owner
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.remains import RunIdentity, ticks_now
 from meshtrio.supervise.surroundings import Surroundings
 from meshtrio.supervise.vitals import Vitals
+from meshtrio.texts import whole
+
+_log = logging.getLogger("meshtrio.mesh")
 
 _LAST_OUTPUT = 0.02
 """Seconds the last output of a dead process has to be read in before its callers are told."""
+_STATUS_LOST = (
+    "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
+    "or ignores SIGCHLD"
+)
 
 
 @attrs.frozen
@@ -79,8 +90,8 @@ class Life:
         self.process: Process | None = None
         self.word = secrets.token_hex(8)
         """What its processes are known by, whatever becomes of their group."""
-        self.begun = False
-        """There may be something of it to clean up."""
+        self.identity: RunIdentity | None = None
+        """What its processes are known by, once there may be something of it to clean up."""
         self.started = trio.current_time()
         self.ready_at: float | None = None
         """When it was first ready, None if it has not been yet."""
@@ -168,10 +179,31 @@ class Life:
         """Start the process and see it through to its end; when cancelled, stop it first."""
         with self._scope:
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._live()
+            try:
+                await self._live()
+            except (Exception, BaseExceptionGroup) as exc:
+                # The process was stopped on the way here.
+                failure = self._failure_by(exc)
+                self.ended = Exit(reason=failure.reason, ended_for=failure.cause)
+                with contextlib.suppress(Exception):  # It may be what has failed.
+                    self._depart(str(self.ended), self.ended)
         if self.ended is None:
             self.ended = Exit(reason="was stopped before it was started")
         self._become(State.ENDED)
+
+    def _failure_by(self, exc: BaseException) -> _Failure:
+        """Take an error of the mesh itself for the end of this process, and of nothing else.
+
+        Raises what is no error: cancellation, SystemExit and KeyboardInterrupt.
+        """
+        cancelled, error = without_cancelled(exc)
+        if error is None or exit_in(error) is not None:
+            raise exc
+        _log.error("%s/%d: internal error", self.config.name, self.number, exc_info=error)
+        if cancelled is not None:
+            raise cancelled
+        reason = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
+        return _Failure(whole(reason), Cause.INTERNAL)
 
     async def _live(self) -> None:
         self._become(State.STARTING)
@@ -182,11 +214,13 @@ class Life:
             await self._check_port()
             await check_executable(self.config)
             uids = self._server_uids()
-            self.begun = True
+            self.identity = RunIdentity(self.word, ticks_now())
             cgroup = self._mesh.world.cgroup_for(self.word, self.config.containment.memory)
             command = command_of(self.config, cgroup)
             env = self._environment()
-            process = await self._mesh.world.spawn(command, env=env, cwd=self.config.cwd)
+            process = await self._mesh.world.spawn(
+                command, env=env, cwd=self.config.cwd, cgroup=cgroup
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
             # RuntimeError: no thread can be started any more.
             reason = await self._why_not_started(exc, command, env)
@@ -206,14 +240,20 @@ class Life:
             uids,
             verify_process=self.config.verify_server,
         )
-        self._mesh.world.guard.watch(process.pid, process.pidfd)
-        self._emit(events.Starting, pid=process.pid, life=self.word)
+        self.identity = attrs.evolve(self.identity, session=process.pid)
         try:
+            self._mesh.world.guard.watch(process.pid, process.pidfd)
+            self._emit(events.Starting, pid=process.pid, life=self.word)
             async with self.listener.listening(process) as output_ended:
                 await self._see_through(process, output_ended)
         finally:
-            if process.returncode is not None:
-                self._mesh.world.guard.forget(process.pid)
+            if self.ended is None:  # by an error before it was looked after
+                with trio.CancelScope(shield=True):
+                    await process.stop(0)
+            # What still runs, or is held as a zombie, is watched until it is reaped.
+            process.reap_later(partial(self._mesh.world.guard.forget, process.pid))
+            if process.reaped:
+                self.identity = attrs.evolve(self.identity, until=ticks_now())
             self.process = None
 
     async def _check_port(self) -> None:
@@ -244,12 +284,15 @@ class Life:
     async def _see_through(self, process: Process, output_ended: trio.Event) -> None:
         attended = False
         try:
-            failure = await self._attend(process)
+            try:
+                failure = await self._attend(process)
+            except (Exception, BaseExceptionGroup) as exc:
+                failure = self._failure_by(exc)
             attended = True
         finally:
             if not attended:
                 await self._stop(process, output_ended)
-        if process.returncode is None:
+        if not process.ended:
             self._become(State.STOPPING)
             with trio.CancelScope(shield=True):
                 await self._end(process, failure)
@@ -282,7 +325,7 @@ class Life:
             nursery.start_soon(condemned)
             await process.wait()
             nursery.cancel_scope.cancel()
-        return failure if process.returncode is None else _Failure("")
+        return _Failure("") if process.ended else failure
 
     async def _probe(self, process: Process) -> _Failure:
         """Report readiness, then watch over it; gives what was found wrong."""
@@ -369,17 +412,20 @@ class Life:
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
+        if process.tracer is not None:
+            self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
         if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):
             reason = reason or "used more memory than it may"
             cause = cause or Cause.TOO_LARGE
-        if code is None:
-            reason = f"{reason or 'was to stop'}; pid {process.pid} cannot be killed and is left"
-            tail = self.listener.stderr_tail
-            return Exit(reason=reason, left=True, stderr_tail=tail, ended_for=cause)
+        if not process.ended:
+            reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
+        elif code is None:
+            reason = "; it ".join(filter(None, (reason, _STATUS_LOST)))
         return Exit(
-            status=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
+            status=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
             reason=reason,
+            left=not process.ended,
             stderr_tail=self.listener.stderr_tail,
             ended_for=cause,
         )

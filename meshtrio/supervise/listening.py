@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,8 @@ from meshtrio.supervise import events
 from meshtrio.supervise.processes.output import Line, Ring, Valve, fields_of, read_lines
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.said import said_in
+
+_log = logging.getLogger("meshtrio.mesh")
 
 _STDERR_KEPT = 20
 _CUT_CALLS_KEPT = 10_000
@@ -56,8 +59,11 @@ class Listener:
 
         async def read(stream: str, pipe: int) -> None:
             valve = Valve(self._config)
-            with scopes[stream]:
-                await read_lines(pipe, partial(self._take, process.pid, stream, valve))
+            try:
+                with scopes[stream]:
+                    await read_lines(pipe, partial(self._take, process.pid, stream, valve))
+            except Exception:
+                _log.exception("pid %d: its %s is read no further", process.pid, stream)
             self._tell_dropped(process.pid, stream, valve)
             del pipes[stream]
             if not pipes:

@@ -15,7 +15,9 @@ class ShutdownReport:
     """By themselves, within their stop_timeout."""
     killed: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-    """Still there after SIGKILL: the kernel does not let go of them, as with a disk that hangs."""
+    """Still there after SIGKILL: they run as other users, which this mesh may not signal, or the
+    kernel does not let go of them, as with a disk that hangs. Of processes that an instance has
+    started itself, also the pid."""
     cut_calls: tuple[str, ...] = ()
     """Paths of the calls that were cut, as far as plugins reported them."""
     cut_calls_unknown: tuple[str, ...] = ()
@@ -50,6 +52,8 @@ class Reporter:
         self._begun = True
 
     def take(self, event: events.Event) -> None:
+        if self._begun and isinstance(event, events.LeftRunning):
+            self._note_left(event)
         if not (self._begun and isinstance(event, events.Stopped)):
             return
         who = f"{event.plugin}/{event.instance}"
@@ -65,3 +69,10 @@ class Reporter:
             self.report = attrs.evolve(report, killed=(*report.killed, who))
         else:
             self.report = attrs.evolve(report, stopped=(*report.stopped, who))
+
+    def _note_left(self, event: events.LeftRunning) -> None:
+        """A process that an instance has started; the instance's own is reported as its end."""
+        instance = f"{event.plugin}/{event.instance}"
+        if instance not in self.report.left:
+            who = f"{instance} pid {event.pid}"
+            self.report = attrs.evolve(self.report, left=(*self.report.left, who))

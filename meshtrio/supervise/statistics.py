@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -90,10 +90,12 @@ class Tally:
         elif isinstance(event, events.Stopped) and event.forced:
             counts["killed"] += 1
 
-    def of(self, name: str, plugins: Iterable[str], children: Iterable[Child]) -> PluginStatistics:
-        """Sum up the plugins of these names."""
+    def of(
+        self, name: str, plugins: Iterable[str], children: Mapping[str, Sequence[Child]]
+    ) -> PluginStatistics:
+        """Sum up the plugins of these names; `children` are all instances, by plugin."""
         names = frozenset(plugins)
-        there = [child for child in children if child.plugin in names]
+        there = [child for plugin in names for child in children.get(plugin, ())]
         total: Counter[str] = Counter()
         for plugin in names:
             total.update(self._counts[plugin])

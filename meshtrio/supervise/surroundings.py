@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -13,33 +12,34 @@ from random import Random
 from typing import Any, Protocol
 
 import attrs
-import trio
 
-from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.registry import Registry
 from meshtrio.structured import running
 from meshtrio.supervise import events
 from meshtrio.supervise.plugin_server import answers
 from meshtrio.supervise.probe import Probe, SocketProbe
-from meshtrio.supervise.processes import warden_main
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
-from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
+from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.remains import Remains, RunIdentity, Sweeper
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
 from meshtrio.supervise.vitals import Observe, observe
-
-_log = logging.getLogger("meshtrio.mesh")
 
 
 class Spawn(Protocol):
     """Starts a process. Raises OSError or ValueError."""
 
     def __call__(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        cgroup: Path | None = None,
     ) -> Awaitable[Process]: ...
 
 
@@ -49,23 +49,6 @@ class Guard(Protocol):
     def watch(self, pid: int, pidfd: int) -> None: ...
 
     def forget(self, pid: int) -> None: ...
-
-
-async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
-    """Kill what one life has left outside its process group; gives how many those were."""
-    mark = f"{contract.MESH_LIFE}={life}".encode()
-
-    def kill() -> int:
-        inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
-        killed = warden_main.sweep(mark)
-        reap_killed(killed)
-        return inside + len(killed)
-
-    try:
-        return await trio.to_thread.run_sync(kill)
-    except (OSError, RuntimeError) as exc:
-        _log.warning("cannot look for what a plugin has left behind: %s", exc)
-        return 0
 
 
 def is_removed(socket: Path) -> bool:
@@ -94,8 +77,10 @@ class World:
     spawn: Spawn = Process.spawn
     probe: Probe = attrs.field(factory=SocketProbe)
     rng: Random = attrs.field(factory=Random)
-    resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
-    sweep: Callable[[str], Awaitable[int]] = sweep
+    resident_by_group: Callable[[], Awaitable[Mapping[int, int]]] = resident_by_group
+    sweep: Callable[[RunIdentity], Awaitable[Remains]] = attrs.field(
+        factory=lambda: Sweeper().sweep
+    )
     is_removed: Callable[[Path], bool] = is_removed
     why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
     answers: Callable[[str], Awaitable[bool]] = answers
@@ -110,7 +95,7 @@ class World:
         return cls(
             warden,
             partial(_guarded, warden, cgroups),
-            sweep=partial(sweep, cgroups=cgroups),
+            sweep=Sweeper(cgroups).sweep,
             cgroups=cgroups,
         )
 

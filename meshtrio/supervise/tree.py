@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import attrs
 import trio
 
 from meshtrio import runtime_dir
@@ -32,8 +33,10 @@ from meshtrio.supervise.decisions.plan import Goal, plan
 from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
 from meshtrio.supervise.decisions.state import State
 from meshtrio.supervise.life import Life
+from meshtrio.supervise.processes.remains import RunIdentity
 from meshtrio.supervise.report import Reporter, ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics, Tally
+from meshtrio.supervise.subscribers import Subscribers
 from meshtrio.supervise.surroundings import Surroundings, World
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -41,6 +44,9 @@ _log = logging.getLogger("meshtrio.mesh")
 _LOOK_EVERY = 1.0
 _NOTICE = 0.1
 """Seconds from leaving the registry to SIGTERM, while others of the mesh go on."""
+_MAX_LEFT = 3
+"""Processes of one instance that could not be killed and still run, beyond which it is not started
+again: each start would leave another."""
 _LEFT_ALONE = frozenset({State.STOPPED, State.EXITED})
 """At rest because somebody stopped it, or it was done: a group's restart does not change that."""
 
@@ -60,10 +66,14 @@ class Tree:
         self.mesh_socket = runtime_dir.mesh_socket(folder)
         self._world = world or World.real(folder, config.cgroup)
         self._tally, self._reporter = Tally(), Reporter()
-        self._subscribers = [self._tally.take, self._reporter.take, *subscribers]
+        self._failed = trio.Event()
+        self._failure: BaseException | None = None
+        self._subscribers = Subscribers(
+            [self._tally.take, self._reporter.take, *subscribers], self._fail
+        )
         self._began = trio.current_time()
         self._surroundings = Surroundings(
-            registry, self.mesh_socket, self._emit, self._world, self._telemetry
+            registry, self.mesh_socket, self._subscribers.emit, self._world, self._telemetry
         )
         self._registry = registry
         self._tables: tuple[ServiceTable, ...] = ()
@@ -80,8 +90,6 @@ class Tree:
         self._news = trio.Event()
         self._turned = trio.lowlevel.ParkingLot()
         self._closing = False
-        self._failure: MeshFailedError | None = None
-        self._failed = trio.Event()
 
     def configure(self, config: MeshConfig) -> None:
         """Go by this config from now on; instances are added and removed one by one."""
@@ -105,14 +113,14 @@ class Tree:
 
     def add(self, children: Iterable[Child]) -> None:
         """Take new instances on, in the order of the config."""
-        order = [plugin.name for plugin in self.config.plugins]
+        order = {plugin.name: place for place, plugin in enumerate(self.config.plugins)}
         self.children += children
-        self.children.sort(key=lambda child: (order.index(child.plugin), child.number))
+        self.children.sort(key=lambda child: (order[child.plugin], child.number))
         self._wake()
 
     def remove(self, children: Iterable[Child]) -> None:
         """Forget instances that rest."""
-        gone = list(children)
+        gone = set(children)
         self.children = [child for child in self.children if child not in gone]
 
     def waited_for(self, child: Child) -> list[list[Child]]:
@@ -132,12 +140,13 @@ class Tree:
         return found
 
     def subscribe(self, subscriber: events.Subscriber) -> None:
-        self._subscribers.append(subscriber)
+        """Call `subscriber` with each event from now on; what it raises is logged."""
+        self._subscribers.add(subscriber)
 
-    def _emit(self, event: events.Event) -> None:
-        """Tell the subscribers; they are called in place and may not block."""
-        for subscriber in self._subscribers:
-            subscriber(event)
+    def _fail(self, failure: BaseException) -> None:
+        """Have `run` stop everything and raise this."""
+        self._failure = self._failure or failure
+        self._failed.set()
 
     def statuses(self) -> tuple[Status, ...]:
         """Every instance as it is now, in the order of the config."""
@@ -146,14 +155,17 @@ class Tree:
     def statistics(self) -> MeshStatistics:
         """The whole mesh in numbers, as it is now."""
         plugins = [plugin.name for plugin in self.config.plugins]
+        children: defaultdict[str, list[Child]] = defaultdict(list)
+        for child in self.children:
+            children[child.plugin].append(child)
         return MeshStatistics(
             uptime=trio.current_time() - self._began,
-            plugins=tuple(self._tally.of(name, [name], self.children) for name in plugins),
+            plugins=tuple(self._tally.of(name, [name], children) for name in plugins),
             groups=tuple(
-                self._tally.of(group.name, self._relations.plugins_in(group.name), self.children)
+                self._tally.of(group.name, self._relations.plugins_in(group.name), children)
                 for group in self.config.groups
             ),
-            total=self._tally.of("mesh", plugins, self.children),
+            total=self._tally.of("mesh", plugins, children),
         )
 
     @property
@@ -166,7 +178,8 @@ class Tree:
 
         Plugins are stopped in the reverse of the order they are started in. The warden outlives
         them, so that a mesh killed while it stops leaves none either. Raises MeshFailedError, with
-        everything stopped, when a plugin's failure was escalated to the mesh.
+        everything stopped, when a plugin's failure was escalated to the mesh, and so the SystemExit
+        or KeyboardInterrupt of a subscriber.
         """
         async with self._world.guarded(), open_nursery_of_one() as nursery:
             nursery.start_soon(self._keep)
@@ -213,22 +226,30 @@ class Tree:
         """Once a second: instances that are old or large are renewed, or killed for their size."""
         while True:
             await next_beat(_LOOK_EVERY)
-            watched = [child for child in self.children if child.process is not None]
-            if any(child.config.watches_memory for child in watched):
-                self._look_at_memory(watched)
-            for child in watched:
-                for life in child.lives():
-                    life.look_at_socket()
-                reason = child.overdue(self._world.rng, self._world.is_removed)
-                if reason and not child.renewal:
-                    child.renewal = reason
-                    self._wake()
+            try:
+                await self._look()
+            except Exception:
+                _log.exception("cannot see which instances are to be renewed")
 
-    def _look_at_memory(self, watched: Iterable[Child]) -> None:
+    async def _look(self) -> None:
+        watched = [child for child in self.children if child.process is not None]
+        for child in self.children:
+            child.left = tuple(each for each in child.left if each.runs)
+        if any(child.config.watches_memory for child in watched):
+            await self._look_at_memory(watched)
+        for child in watched:
+            for life in child.lives():
+                life.look_at_socket()
+            reason = child.overdue(self._world.rng, self._world.is_removed)
+            if reason and not child.renewal:
+                child.renewal = reason
+                self._wake()
+
+    async def _look_at_memory(self, watched: Iterable[Child]) -> None:
         try:
-            resident = self._world.resident_by_group()
-        except OSError as exc:
-            _log.warning("cannot see how much memory plugins use: %s", exc.strerror)
+            resident = await self._world.resident_by_group()
+        except (OSError, RuntimeError) as exc:
+            _log.warning("cannot see how much memory plugins use: %s", exc)
             return
         for child in watched:
             child.note_resident(resident)
@@ -282,10 +303,21 @@ class Tree:
         await life.run()
         self._ended.append((child, life))
         self._wake()
-        if life.begun:
-            count = await self._world.sweep(life.word)
-            if count:
-                self._tell(child, events.Swept, count=count)
+        if life.identity is not None:
+            await self._sweep(child, life.identity)
+
+    async def _sweep(self, child: Child, identity: RunIdentity) -> None:
+        """Kill what a process has left behind, and report what cannot be killed."""
+        try:
+            remains = await self._world.sweep(identity)
+        except Exception:
+            _log.exception("cannot look for what %s/%d has left behind", child.plugin, child.number)
+            return
+        if remains.killed:
+            self._tell(child, events.Swept, count=remains.killed)
+        child.left += remains.left
+        for each in remains.left:
+            self._tell(child, events.LeftRunning, pid=each.pid, name=each.name, why=each.why)
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -309,6 +341,12 @@ class Tree:
 
     def _decide(self, child: Child, ended: Exit, since_ready: float | None) -> None:
         now = trio.current_time()
+        if ended.left and len(child.left) >= _MAX_LEFT:
+            text = f"{ended}, as do {len(child.left)} others of its processes"
+            ended = attrs.evolve(ended, reason=f"{text}; it is not started again")
+            child.goal, child.rest, child.reason = Goal.REST, State.FAILED, str(ended)
+            self._tell(child, events.GaveUp, ended=ended)
+            return
         decision = decide(child.config, child.history, ended, since_ready, now, self._world.rng)
         match decision:
             case Restart(delay=delay, history=history):
@@ -330,7 +368,7 @@ class Tree:
         if isinstance(verdict, Contained):
             return
         if isinstance(verdict, MeshFails):
-            self._failure = MeshFailedError(
+            failure = MeshFailedError(
                 child.plugin,
                 child.number,
                 given_up.restarts,
@@ -339,7 +377,7 @@ class Tree:
                 str(ended),
                 ended.stderr_tail,
             )
-            self._failed.set()
+            self._fail(failure)
             return
         self._recent = verdict.recent
         self._tell(child, events.GroupRestarting, group=verdict.group, plugins=verdict.plugins)
@@ -364,4 +402,4 @@ class Tree:
             child.goal = Goal.RECYCLE if child.running else Goal.RUN
 
     def _tell(self, child: Child, kind: type[events.Event], **values: object) -> None:
-        self._emit(kind(child.plugin, child.number, **values))
+        self._subscribers.emit(kind(child.plugin, child.number, **values))

@@ -76,15 +76,27 @@ def _describe_end(event: events.Event) -> tuple[int, str] | None:
             return level, f"pid {pid} {ended}{tail_of(ended.stderr_tail)}"
         case events.GaveUp(ended=ended, restarts=int() as restarts):
             return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
+        case events.GaveUp(ended=ended) if ended.left:
+            return logging.ERROR, str(ended)
         case events.GaveUp(ended=ended):
             level = logging.INFO if ended.clean else logging.ERROR
             return level, f"{ended}; its restart policy leaves it so"
-        case events.Stopped(ended=ended) if ended.left:
-            return logging.ERROR, str(ended)
+        case events.Stopped(pid=pid, ended=ended) if ended.left:
+            return logging.ERROR, f"pid {pid} {ended}"
         case events.Stopped(pid=pid, ended=ended, forced=True):
             return logging.WARNING, f"pid {pid} did not stop in time and {ended}"
         case events.Stopped(pid=pid, ended=ended):
             return logging.INFO, f"stopped, pid {pid} {ended}"
+    return _describe_remains(event)
+
+
+def _describe_remains(event: events.Event) -> tuple[int, str] | None:
+    match event:
+        case events.LeftRunning(pid=pid, name=name, why=why):
+            return logging.ERROR, f"pid {pid} ({name}) cannot be killed, left running: {why}"
+        case events.Traced(pid=pid, tracer=tracer):
+            text = f"pid {pid} has ended, but {tracer} traces it and keeps it as a zombie"
+            return logging.WARNING, text
     return None
 
 

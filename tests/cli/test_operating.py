@@ -158,7 +158,13 @@ def test_check_as_json(short_dir: Path) -> None:
     path = short_dir / "mesh.toml"
     path.write_text(plugin("one", *MINIMAL, instances=2))
     found = document(nowhere, "check", str(path))
-    assert found == {"file": str(path), "plugins": 1, "instances": 2, "mistakes": []}
+    assert found == {
+        "file": str(path),
+        "plugins": 1,
+        "instances": 2,
+        "mistakes": [],
+        "warnings": [],
+    }
     path.write_text(plugin("one", *MINIMAL) + "instance = 2\n")
     wrong = nowhere.run("check", "--json", str(path))
     assert (wrong.returncode, wrong.stderr) == (2, "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from meshtrio.supervise import events
 from meshtrio.supervise.operations import Operations
 from meshtrio.supervise.probe import Health, NotReadyError
 from meshtrio.supervise.processes.activity import Sample
+from meshtrio.supervise.processes.remains import Remains, RunIdentity
 from meshtrio.supervise.surroundings import World
 from meshtrio.supervise.tree import Tree
 from meshtrio.supervise.vitals import Observation
@@ -61,6 +62,7 @@ class FakeProcess:
         self.pidfd = -1
         self.stdout, self.stderr = _closed_pipe(), _closed_pipe()
         self.returncode: int | None = None
+        self.tracer = None
         self.script = script
         self.dumped = False
         self.ready_at = trio.current_time() + script.ready
@@ -74,6 +76,18 @@ class FakeProcess:
         if self.returncode is None:
             await trio.sleep_until(self._ends_at)
             self.returncode = self.script.status
+
+    @property
+    def ended(self) -> bool:
+        return self.returncode is not None
+
+    @property
+    def reaped(self) -> bool:
+        return self.ended
+
+    def reap_later(self, then: Callable[[], None]) -> None:
+        if self.reaped:
+            then()
 
     async def dump(self) -> None:
         self.dumped = True
@@ -108,7 +122,7 @@ class FakeWorld:
             spawn=self.spawn,
             probe=self,
             rng=Random(0),
-            resident_by_group=lambda: self.resident,
+            resident_by_group=self.resident_by_group,
             sweep=self.sweep,
             is_removed=lambda socket: False,
             why_not_executed=self.why_not_executed,
@@ -123,9 +137,13 @@ class FakeWorld:
     def forget(self, pid: int) -> None:
         self.guarded.remove(pid)
 
-    async def sweep(self, life: str) -> int:
+    async def sweep(self, identity: RunIdentity) -> Remains:
         await trio.lowlevel.checkpoint()
-        return 0
+        return Remains()
+
+    async def resident_by_group(self) -> Mapping[int, int]:
+        await trio.lowlevel.checkpoint()
+        return self.resident
 
     async def observe(self, leader: int, address: str) -> Observation | None:
         await trio.lowlevel.checkpoint()
@@ -140,7 +158,12 @@ class FakeWorld:
     # -- as the kernel -----------------------------------------------------------------------
 
     async def spawn(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        cgroup: Path | None = None,
     ) -> Any:
         name = env["PLUGIN_NAME"]
         script = next(self._scripts.get(name, iter(())), None) or Script()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,32 +12,46 @@ import pytest
 
 from tests.programs import PLUGINS, Served, plugin, until
 
-IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
+IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD)
+BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 EMBEDDED = """
-import sys, trio
+import logging, sys, trio
 from meshtrio import mesh
 from meshtrio.config import load
 
+logging.basicConfig(level=logging.INFO)
 trio.run(mesh.main, load(sys.argv[1]))
+"""
+IN_A_THREAD = """
+import logging, sys, threading, trio
+from meshtrio import mesh
+from meshtrio.config import load
+
+logging.basicConfig(level=logging.INFO)
+threading.Thread(target=trio.run, args=(mesh.main, load(sys.argv[1]))).start()
 """
 
 
-def ignored_by(pid: int) -> set[int]:
-    """The signals among `IGNORED` that a process ignores, by the kernel's account."""
+def signals_of(pid: int, field: str = "SigIgn:") -> set[int]:
+    """The signals that a process ignores, or those of another field, by the kernel's account."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("SigIgn:"):
+        if line.startswith(field):
             mask = int(line.split()[1], 16)
-            return {number for number in IGNORED if mask >> (number - 1) & 1}
-    raise AssertionError(f"{pid} has no SigIgn")
+            return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+    raise AssertionError(f"{pid} has no {field}")
 
 
-def started(folder: Path, *command: str) -> Served:
-    """A program that runs a mesh in `folder`, and was started with signals ignored."""
-    config = plugin("stuck", str(PLUGINS / "faulty.py"), "ignore-sigterm", stop_timeout=0.2)
+STUCK = plugin("stuck", str(PLUGINS / "faulty.py"), "ignore-sigterm", stop_timeout=0.2)
+
+
+def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = False) -> Served:
+    """A program that runs a mesh in `folder`, and was started with signals ignored or blocked."""
     (folder / "mesh.toml").write_text(f'[mesh]\nruntime_dir = "{folder}/run"\n\n{config}')
 
     def ignore() -> None:
-        for number in IGNORED:
+        if blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+        for number in () if blocked else IGNORED:
             signal.signal(number, signal.SIG_IGN)
 
     with (folder / "log").open("wb") as log:
@@ -50,14 +65,20 @@ def started(folder: Path, *command: str) -> Served:
 
 
 @pytest.mark.parametrize(
-    "command", [("-m", "meshtrio", "serve"), ("-c", EMBEDDED)], ids=["serve", "embedded"]
+    "command",
+    [("-m", "meshtrio", "serve"), ("-c", EMBEDDED), ("-c", IN_A_THREAD)],
+    ids=["serve", "embedded", "in a thread"],
 )
 def test_plugins_have_the_default_dispositions(command: tuple[str, ...], short_dir: Path) -> None:
     mesh = started(short_dir, *command)
     try:
+        # Not before the program runs: it may be started by the launcher.
+        mesh.wait_for("ignoring")
         (pid,) = until(mesh.pids)
-        assert ignored_by(pid) == set()
+        assert signals_of(pid) & {*IGNORED} == set()
         assert mesh.process.poll() is None
+        os.kill(pid, signal.SIGKILL)
+        mesh.wait_for("was killed by SIGKILL")
     finally:
         mesh.process.kill()
         mesh.process.wait()
@@ -74,3 +95,51 @@ def test_serve_stops_by_a_signal_that_it_was_started_to_ignore(
         assert mesh.stop(number) == 0
     finally:
         mesh.process.kill()
+
+
+@pytest.mark.parametrize("command", [("-m", "meshtrio", "serve"), ("-c", EMBEDDED)], ids=str)
+def test_plugins_begin_with_no_signal_blocked(command: tuple[str, ...], short_dir: Path) -> None:
+    mesh = started(short_dir, *command, blocked=True)
+    try:
+        mesh.wait_for("ignoring")
+        (pid,) = until(mesh.pids)
+        assert signals_of(pid, "SigBlk:") == set()
+        if "serve" in command:
+            assert mesh.stop(signal.SIGTERM) == 0
+    finally:
+        mesh.process.kill()
+        mesh.process.wait()
+        until(lambda: not mesh.pids())
+
+
+REAPING = """
+import os, sys, threading, time, trio
+from meshtrio import mesh
+from meshtrio.config import load
+
+def reap():
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            time.sleep(0.001)
+
+threading.Thread(target=reap, daemon=True).start()
+trio.run(mesh.main, load(sys.argv[1]))
+"""
+
+
+def test_a_status_that_other_code_has_taken_is_no_success(short_dir: Path) -> None:
+    """Such as that of a library which waits for all children."""
+    config = plugin(
+        "p", "-c", "exit(0)", restart="always", backoff={"initial": 0.01, "maximum": 0.01}
+    )
+    mesh = started(short_dir, "-c", REAPING, config=config)
+    try:
+        # Whoever waits first has it, so that it may take some starts.
+        mesh.wait_for("ended, but its exit status is not known")
+        assert "Traceback" not in mesh.log
+    finally:
+        mesh.process.kill()
+        mesh.process.wait()
+        until(lambda: not mesh.pids())

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from meshtrio.config import Containment, PluginConfig
 from meshtrio.supervise.processes.usage import Usage, usage_by_group
@@ -42,7 +43,8 @@ def child(pid: int, **containment: Any) -> Any:
     return SimpleNamespace(plugin="p", number=0, config=config, process=SimpleNamespace(pid=pid))
 
 
-def values(metrics: MachineMetrics, *children: Any) -> dict[tuple[str, Any], Any]:
+async def values(metrics: MachineMetrics, *children: Any) -> dict[tuple[str, Any], Any]:
+    await metrics.look(children)
     return {
         (family.name, point.labels): point.value
         for family in metrics.families(children)
@@ -60,45 +62,51 @@ os.wait()
 """
 
 
-def test_what_a_child_took_stays_counted_when_it_is_gone() -> None:
+async def test_what_a_child_took_stays_counted_when_it_is_gone() -> None:
     with leader(WITH_A_CHILD) as process:
         # The kernel tells both times in ticks, each rounded down.
-        assert usage_by_group()[process.pid].cpu >= 0.25
+        assert (await usage_by_group())[process.pid].cpu >= 0.25
 
 
 @pytest.mark.parametrize(("second_pid", "expected"), [(7, 5.0), (8, 1.0)])
-def test_a_counter_of_one_process_never_falls(
+async def test_a_counter_of_one_process_never_falls(
     second_pid: int, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[Mapping[int, Usage]] = [{7: Usage(cpu=5.0)}, {second_pid: Usage(cpu=1.0)}]
-    monkeypatch.setattr(machine, "usage_by_group", lambda: looks.pop(0))
+
+    async def usage() -> Mapping[int, Usage]:
+        await trio.lowlevel.checkpoint()
+        return looks.pop(0)
+
+    monkeypatch.setattr(machine, "usage_by_group", usage)
     metrics = MachineMetrics()
-    values(metrics, child(7))
-    found = values(metrics, child(second_pid))
+    await values(metrics, child(7))
+    found = await values(metrics, child(second_pid))
     assert found["mesh.instance.cpu_time", LABELS] == expected
 
 
-def test_what_is_used_stands_beside_what_may_be() -> None:
+async def test_what_is_used_stands_beside_what_may_be() -> None:
     limits = f"import resource\nresource.setrlimit({resource.RLIMIT_NOFILE}, (50, 60))"
     with leader(limits) as process:
-        found = values(MachineMetrics(), child(process.pid, memory=10**8))
+        found = await values(MachineMetrics(), child(process.pid, memory=10**8))
     assert 3 <= found["mesh.instance.open_descriptors", LABELS] < 50
     assert found["mesh.instance.max_descriptors", LABELS] == 50
     assert 0 < found["mesh.instance.resident_memory", LABELS] < 10**8
     assert found["mesh.instance.memory_limit", LABELS] == 10**8
 
 
-def test_the_mesh_tells_what_it_uses_itself() -> None:
-    found = values(MachineMetrics())
+async def test_the_mesh_tells_what_it_uses_itself() -> None:
+    found = await values(MachineMetrics())
     assert found["mesh.cpu_time", ()] > 0
     assert found["mesh.resident_memory", ()] > 1e6
     assert 0 < found["mesh.open_descriptors", ()] <= found["mesh.max_descriptors", ()]
     assert found["mesh.max_descriptors", ()] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def test_a_process_that_is_gone_is_left_out() -> None:
+async def test_a_process_that_is_gone_is_left_out() -> None:
     with leader("pass") as process:
         pass
     assert not os.path.exists(f"/proc/{process.pid}")
-    told = {name for name, labels in values(MachineMetrics(), child(process.pid)) if labels}
+    found = await values(MachineMetrics(), child(process.pid))
+    told = {name for name, labels in found if labels}
     assert told == set()

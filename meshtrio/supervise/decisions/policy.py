@@ -21,6 +21,8 @@ class Cause(Enum):
     UNHEALTHY = "liveness"
     TOO_LARGE = "memory"
     WRONG_SERVER = "wrong_server"
+    INTERNAL = "internal_error"
+    """The mesh itself failed to look after it."""
 
 
 @attrs.frozen

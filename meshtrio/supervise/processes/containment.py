@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,11 @@ from meshtrio import contract, runtime_dir
 from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main
+from meshtrio.supervise.processes.dispositions import inherits_ignored
 
+_HASHED_AT_ONCE = 1024 * 1024
+_hashings = trio.CapacityLimiter(8)
+"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
@@ -28,9 +33,12 @@ class WrongExecutableError(OSError):
 
 
 def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
-    """The command that is executed: the plugin's own, or the launcher's in front of it."""
+    """The command that is executed: the plugin's own, or the launcher's in front of it.
+
+    The launcher also gives signals their default dispositions, if this process cannot.
+    """
     contained = config.containment
-    if not contained.needs_launcher and cgroup is None:
+    if not contained.needs_launcher and cgroup is None and not inherits_ignored():
         return config.argv()
     settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
@@ -100,20 +108,48 @@ def environment_of_lengths(config: PluginConfig) -> dict[str, str]:
 async def check_executable(config: PluginConfig) -> None:
     """Compare the executable's SHA-256 with the config's, if it has one.
 
-    Raises WrongExecutableError. What is checked is what the path leads to now: whoever can replace
-    the file in the moment before it is executed is not kept from it.
+    What is checked is what the path leads to now: a program that can replace the file in the moment
+    before it is executed is not kept from it.
+
+    Raises:
+        WrongExecutableError: It is another one, is not there or is not a regular file.
+        OSError: It cannot be read.
+
+    Cancellation: Returns at once; a thread that waits for a filesystem ends when that answers.
     """
     expected = config.containment.sha256
     if expected is None:
         return
-    program = shutil.which(config.argv()[0], path=config.env.get("PATH"))
-    if program is None:
-        raise WrongExecutableError(f"{config.argv()[0]!r} is not there")
-    found = await trio.to_thread.run_sync(_sha256, program)
+    name, path = config.argv()[0], config.env.get("PATH")
+    hashing = _Hashing(name, path)
+    try:
+        program, found = await trio.to_thread.run_sync(
+            hashing.run, abandon_on_cancel=True, limiter=_hashings
+        )
+    finally:
+        hashing.wanted = False
     if found != expected:
         raise WrongExecutableError(f"{program} has SHA-256 {found}, not {expected}")
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Hashing:
+    """In a thread: finds a program and hashes it, until it is not wanted any more."""
+
+    def __init__(self, name: str, path: str | None) -> None:
+        self.wanted = True
+        self._name = name
+        self._path = path
+
+    def run(self) -> tuple[str, str]:
+        program = shutil.which(self._name, path=self._path)
+        if program is None:
+            raise WrongExecutableError(f"{self._name!r} is not there")
+        # A FIFO would be waited for, and a device may never end.
+        descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise WrongExecutableError(f"{program} is not a regular file")
+            found = hashlib.sha256()
+            while self.wanted and (data := file.read(_HASHED_AT_ONCE)):
+                found.update(data)
+        return program, found.hexdigest()

@@ -7,12 +7,15 @@ parents ignore SIGCHLD. Signals that are caught, on the other hand, get their de
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from meshtrio.supervise.processes import procfs
 
 _LEFT_ALONE = frozenset(
     {
@@ -39,10 +42,14 @@ def defaults_for_children() -> Iterator[None]:
     """Have what is executed in the block begin with default dispositions.
 
     Signals that this process ignores still do nothing to it: they are caught. SIGCHLD gets its
-    default, as the kernel throws exit statuses away where it is ignored, and each plugin would seem
-    to have exited with status 0. Does nothing outside the main thread, which alone can change it.
+    default, as the kernel throws exit statuses away if it is ignored. Python can change the others
+    in the main thread only; in other threads they stay as they are, see `inherits_ignored`.
     """
-    changed = _change() if threading.current_thread() is threading.main_thread() else {}
+    changed = {}
+    if threading.current_thread() is threading.main_thread():
+        changed = _change()
+    elif signal.SIGCHLD in _ignored():
+        ctypes.CDLL(None).signal(signal.SIGCHLD, 0)
     try:
         yield
     finally:
@@ -51,11 +58,26 @@ def defaults_for_children() -> Iterator[None]:
                 signal.signal(number, signal.SIG_IGN)
 
 
+def inherits_ignored() -> bool:
+    """Whether what is executed now would begin with signals ignored, and has to reset them."""
+    return bool(_ignored() - _LEFT_ALONE)
+
+
+def _ignored() -> set[int]:
+    """The signals that this process ignores, by the kernel's account.
+
+    Python's own misses what other code in the process has set.
+    """
+    status = procfs.status_of("self")
+    if status is None:
+        return {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
+    return {n for n in signal.valid_signals() if procfs.has_signal(status.ignored, n)}
+
+
 def _change() -> dict[int, Any]:
     changed: dict[int, Any] = {}
-    for number in signal.valid_signals() - _LEFT_ALONE:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            handler = signal.SIG_DFL if number == signal.SIGCHLD else _do_nothing
-            signal.signal(number, handler)
-            changed[number] = handler
+    for number in _ignored() - _LEFT_ALONE:
+        handler = signal.SIG_DFL if number == signal.SIGCHLD else _do_nothing
+        signal.signal(number, handler)
+        changed[number] = handler
     return changed

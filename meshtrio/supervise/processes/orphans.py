@@ -10,19 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import trio
 
 from meshtrio.structured import next_beat
 from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes.scans import scans
 
 _log = logging.getLogger("meshtrio.mesh")
 
 _LOOK_EVERY = 1.0
+_MAX_LOOK_EVERY = 30.0
+"""Seconds between two looks at the zombies there are, as long as none of them is an orphan: other
+code of this program has started them, and is free to wait for them when it likes."""
+_LAST_LOOK_WITHIN = 2.0
 _PR_GET_CHILD_SUBREAPER = 37
+
+
+class Reapable(Protocol):
+    """A child that cannot be reaped yet; see `ChildProcess`."""
+
+    def try_reap(self) -> bool: ...
 
 
 class _Children:
@@ -30,6 +43,8 @@ class _Children:
 
     def __init__(self) -> None:
         self.pids: set[int] = set()
+        self.later: list[tuple[Reapable, Callable[[], None]]] = []
+        """Those that are reaped when it becomes possible, and what is called then."""
         self.starting = 0
         """How many are being started, whose pids are not known yet."""
         self.started = 0
@@ -62,37 +77,65 @@ def only_meshes_start_children() -> None:
     _children.are_all = True
 
 
+def reap_later(child: Reapable, then: Callable[[], None] = lambda: None) -> None:
+    """Have a child reaped when that becomes possible, and call `then`.
+
+    For those that cannot be killed, or that have ended and are held as zombies by their tracers.
+    They are tried once a second, as long as there is a mesh in this process.
+    """
+    _children.later.append((child, then))
+
+
 async def reap_orphans(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Once a second, wait for orphans that have ended, until cancelled, and then once more."""
     task_status.started()
+    pause, due = _LOOK_EVERY, -math.inf
     try:
         while True:
             await next_beat(_LOOK_EVERY)
-            reap_once()
+            _reap_what_was_left()
+            if trio.current_time() >= due:
+                nothing_found = _has_zombies() and await reap_once() == 0
+                pause = min(2 * pause, _MAX_LOOK_EVERY) if nothing_found else _LOOK_EVERY
+                due = trio.current_time() + pause - _LOOK_EVERY
     finally:
-        reap_once()
+        _reap_what_was_left()
+        with trio.move_on_after(_LAST_LOOK_WITHIN, shield=True):
+            await reap_once()
 
 
-def reap_once() -> int:
-    """Wait for the orphans that have ended; gives how many those were. Never blocks."""
+def _reap_what_was_left() -> None:
+    children, _children.later = _children.later, []
+    for child, then in children:
+        if child.try_reap():
+            then()
+        else:
+            _children.later.append((child, then))
+
+
+async def reap_once() -> int | None:
+    """Wait for the orphans that have ended, and return how many those were.
+
+    Returns None if it could not be found out which zombies are orphans. Never blocks.
+    """
     try:
-        if _children.starting or not _has_zombies() or not _adopts():
+        if not _has_zombies() or not _adopts():
             return 0
+        if _children.starting:
+            return None
         before = _children.started
-        found = [stat.pid for stat in procfs.stats() if _is_orphan(stat)]
-    except OSError as exc:
-        _log.warning("cannot look for orphans that have ended: %s", exc.strerror)
-        return 0
+        found = [stat.pid for stat in await scans().stats() if _is_orphan(stat)]
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot look for orphans that have ended: %s", exc)
+        return None
     if _children.started != before:
-        return 0  # by another thread: one of them may be its child
-    for pid in found:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+        return None  # one of them may be a child that was started meanwhile
+    reap_killed(found)
     return len(found)
 
 
 def reap_killed(pids: Iterable[int]) -> None:
-    """Wait for processes that were killed as a plugin's descendants, as far as they are ours."""
+    """Wait for orphans that have ended, as far as they are children of this process."""
     for pid in pids:
         if pid not in _children.pids:
             with contextlib.suppress(ChildProcessError):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from meshtrio import contract
+from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.supervise.processes import cgroup as cgroups
 from meshtrio.supervise.processes import procfs
 
@@ -46,7 +47,12 @@ class Owner:
 
     def _is_above(self, pid: int) -> bool:
         for _ in range(_MAX_ANCESTORS):
-            found = procfs.stat_of(pid)
+            try:
+                found = procfs.stat_of(pid)
+            except OSError as exc:
+                if exc.errno in OUT_OF_RESOURCES:
+                    raise
+                return False  # it has ended, or is hidden from us
             if found is None or found.parent <= 1:
                 return False
             pid = found.parent
@@ -113,9 +119,15 @@ def _descriptors(pid: int) -> Iterator[bytes]:
 
 
 def _content(pid: int, name: str) -> bytes:
-    """A file of a process in /proc, b"" if it cannot be read."""
+    """Read a file of a process in /proc; b"" if it has ended or is hidden from us.
+
+    Raises:
+        OSError: this process is out of descriptors or memory.
+    """
     try:
         with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
             return file.readall()
-    except OSError:
+    except OSError as exc:
+        if exc.errno in OUT_OF_RESOURCES:
+            raise
         return b""

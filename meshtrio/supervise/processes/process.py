@@ -10,88 +10,99 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import trio
 
-from meshtrio.supervise.processes import orphans, procfs
-from meshtrio.supervise.processes.descriptors import LIMIT
-from meshtrio.supervise.processes.handled import handles
+from meshtrio.supervise.processes import orphans
+from meshtrio.supervise.processes.child_process import ChildProcess
+from meshtrio.supervise.processes.procfs import handles
+from meshtrio.supervise.processes.scans import members, wait_for_group
+from meshtrio.supervise.processes.spawning import kill_and_reap, start_program
 
-_GROUP_PAUSE = 0.02
 _KILL_WITHIN = 5.0
 """Seconds from SIGKILL to the end; only a process that waits for broken hardware takes longer."""
+_REFUSED_WITHIN = 0.5
+"""Seconds that a process has instead which may not be signalled, and may end all the same."""
 _DUMP_WITHIN = 0.5
 """Seconds a stuck process has to write its stacks; it need not end of it."""
+_LOOK_WITHIN = 1.0
+"""Seconds to find the processes of a stuck group in."""
 
 
 @attrs.define(eq=False)
-class Process:
+class Process(ChildProcess):
     """A running plugin; `stdout` and `stderr` are pipes that `read_lines` takes over."""
 
-    pid: int
-    pidfd: int
     stdout: int
     stderr: int
-    _popen: subprocess.Popen[bytes]
-    returncode: int | None = None
-    """As subprocess has it: negative for the number of a signal; None until it was reaped."""
+    _cgroup: Path | None = None
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None
+        cls,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        cgroup: Path | None = None,
     ) -> Process:
-        """Start a process in a session and group of its own. Raises OSError.
+        """Start a process in a session and group of its own.
 
-        Not cancellable: a process that was started is always handed to the caller.
+        Args:
+            cgroup: The control group that the command puts itself in, if any.
+
+        Raises:
+            OSError: It cannot be started.
+            ValueError: A word of the command, or a variable, has a zero byte.
+            RuntimeError: No thread can be started.
+
+        Cancellation: See `start_program`; a process that was started is always handed to the
+            caller.
         """
-
-        def start() -> subprocess.Popen[bytes]:
-            started = subprocess.Popen(
-                list(command),
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
-            LIMIT.restore(started.pid)
-            return started
-
-        with trio.CancelScope(shield=True), orphans.starting() as started:
-            popen = await trio.to_thread.run_sync(start)
-            started(popen.pid)
-        assert popen.stdout is not None
-        assert popen.stderr is not None
+        started = await start_program(
+            command,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert started.stdout is not None
+        assert started.stderr is not None
         opened: list[int] = []
         try:
-            with popen.stdout, popen.stderr:
-                opened.append(os.pidfd_open(popen.pid))
-                opened.append(os.dup(popen.stdout.fileno()))
-                opened.append(os.dup(popen.stderr.fileno()))
+            with started.stdout, started.stderr:
+                opened.append(os.pidfd_open(started.pid))
+                opened.append(os.dup(started.stdout.fileno()))
+                opened.append(os.dup(started.stderr.fileno()))
         except OSError:
             # Out of descriptors, most likely: what cannot be watched may not live.
-            os.killpg(popen.pid, signal.SIGKILL)
-            popen.wait()
-            orphans.waited_for(popen.pid)
+            await kill_and_reap(started)
             for descriptor in opened:
                 os.close(descriptor)
             raise
         pidfd, stdout, stderr = opened
-        return cls(popen.pid, pidfd, stdout, stderr, popen)
+        return cls(started.pid, pidfd, stdout, stderr, cgroup)
 
     async def wait(self) -> None:
-        """Wait for the leader to end, then kill what is left of its group and reap it."""
-        if self.returncode is None:
-            await trio.lowlevel.wait_readable(self.pidfd)
+        """Wait for the leader to end, then kill what is left of its group and reap it.
+
+        A process that has ended but is held by its tracer is not reaped yet: see `reap_later`.
+        """
+        if not self.ended:
+            await self.wait_ended()
             self.signal_group(signal.SIGKILL)
-            self.returncode = self._popen.wait()
-            orphans.waited_for(self.pid)
-            os.close(self.pidfd)
+            await self.reap()
+
+    def reap_later(self, then: Callable[[], None]) -> None:
+        """Call `then` once the process has been reaped, if it has not been yet; see `orphans`."""
+        if self.reaped:
+            then()
+        else:
+            orphans.reap_later(self, then)
 
     def signal_group(self, number: int) -> None:
         """Signal every process of the group, as long as the leader has not been reaped.
@@ -99,9 +110,22 @@ class Process:
         A process that has changed its user, such as one that runs a set-user-ID program, may be out
         of our reach; then it is left to its own end.
         """
-        if self.returncode is None:
+        # If other code of this program has reaped it, its number may be another's.
+        if self._permission() is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+    def _permission(self) -> bool | None:
+        """Whether the leader may be signalled; None if it was reaped."""
+        if self.reaped:
+            return None
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            return False
+        return True
 
     async def dump(self) -> None:
         """Have a stuck group say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
@@ -110,49 +134,46 @@ class Process:
         Processes that do not handle the signal are not sent it: they could only leave core files.
         The plugin itself need not be the leader, which may be a shell that has started it.
         """
-        asked = [pid for pid in _members(self.pid) if handles(pid, signal.SIGQUIT)]
+        found: list[int] = []
+        with (
+            trio.move_on_after(_LOOK_WITHIN),
+            contextlib.suppress(OSError, RuntimeError, ValueError),
+        ):
+            found = await members(self.pid, self._cgroup)
+        asked = [pid for pid in found if handles(pid, signal.SIGQUIT)]
         for pid in asked:
             _signal_member(self.pid, pid, signal.SIGQUIT, signal.SIGCONT)
         with trio.move_on_after(_DUMP_WITHIN if asked else 0):
-            await trio.lowlevel.wait_readable(self.pidfd)
-            await self._wait_for_group()
+            await self._wait_for_all()
 
     async def stop(self, grace: float) -> bool:
         """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
 
         Before that it is asked for its stacks, unless it was given no time at all.
         The leader's end is not the group's: what it started may still be draining. When cancelled
-        all is killed at once. It has been reaped when this returns; but where the kernel does not
-        let go of it, `returncode` is still None.
+        all is killed at once. It has ended when this returns; but if the kernel does not let go of
+        it, or it may not be signalled, `ended` is still False.
         """
-        forced = self.returncode is None
+        forced = not self.ended
         try:
             self.signal_group(signal.SIGTERM)
             with trio.move_on_after(grace):
-                if self.returncode is None:
-                    await trio.lowlevel.wait_readable(self.pidfd)
-                    await self._wait_for_group()
+                if not self.ended:
+                    await self._wait_for_all()
                 forced = False
             if forced and grace > 0:
                 await self.dump()
         finally:
             self.signal_group(signal.SIGKILL)
-            with trio.move_on_after(_KILL_WITHIN, shield=True):
+            within = _REFUSED_WITHIN if self._permission() is False else _KILL_WITHIN
+            with trio.move_on_after(within, shield=True):
                 await self.wait()
         return forced
 
-    async def _wait_for_group(self) -> None:
-        """Wait until the group's other processes have ended; the kernel tells nobody of that."""
-        while _has_members(self.pid):  # noqa: ASYNC110 - no event to wait for
-            await trio.sleep(_GROUP_PAUSE)
-
-
-def _members(group: int) -> list[int]:
-    """The processes of a group that are not zombies; none where they cannot be looked for."""
-    try:
-        return [stat.pid for stat in procfs.stats() if stat.group == group and stat.alive]
-    except OSError:
-        return []
+    async def _wait_for_all(self) -> None:
+        """Wait until the leader and all others of its group have ended."""
+        await self.wait_ended()
+        await wait_for_group(self.pid, self._cgroup)
 
 
 def _signal_member(group: int, pid: int, *numbers: int) -> None:
@@ -165,12 +186,3 @@ def _signal_member(group: int, pid: int, *numbers: int) -> None:
                     signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
-
-
-def _has_members(group: int) -> bool:
-    """Whether a group has a process that is not a zombie."""
-    try:
-        return any(stat.group == group and stat.alive for stat in procfs.stats())
-    except OSError:
-        # No descriptor to look with; the time that it is given will pass.
-        return True

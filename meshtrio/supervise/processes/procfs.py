@@ -15,7 +15,11 @@ import attrs
 from meshtrio.errors import OUT_OF_RESOURCES
 
 _NUMBERED = 22
-"""How many fields after the name are used, of the 50 that current kernels have."""
+"""How many fields after the name are required, of the 50 that current kernels have."""
+_EXIT_CODE = 49
+"""Index, after the name, of the exit status; kernels before 3.5 do not have it."""
+_MAX_TASKS = 64
+"""How many threads of a process are searched for one that is traced."""
 
 
 @attrs.frozen
@@ -35,11 +39,17 @@ class Stat:
     """CPU time in clock ticks, of the process and of the children it has waited for."""
     pages: int
     """Resident memory, in pages."""
+    threads: int = 1
+    """Number of threads; a process whose main thread has ended may have others."""
+    started: int = 0
+    """When it was started, in clock ticks since the machine was (CLOCK_BOOTTIME)."""
+    exit_code: int = 0
+    """Of a zombie: its status as wait(2) gives it, and 0 if we may not know it."""
 
     @property
     def alive(self) -> bool:
         """Whether it is neither a zombie nor dead."""
-        return self.state not in "ZX"
+        return self.state not in "ZX" or self.threads > 1
 
 
 def parse_stat(content: bytes) -> Stat | None:
@@ -61,6 +71,9 @@ def parse_stat(content: bytes) -> Stat | None:
             session=int(fields[3]),
             ticks=sum(map(int, fields[11:15])),
             pages=int(fields[21]),
+            threads=int(fields[17]),
+            started=int(fields[19]),
+            exit_code=int(fields[_EXIT_CODE]) if len(fields) > _EXIT_CODE else 0,
         )
     except ValueError:
         return None
@@ -82,24 +95,124 @@ def stats() -> Iterator[Stat]:
         OSError: /proc cannot be listed, or this process is out of descriptors or memory.
     """
     for pid in pids():
-        found = stat_of(pid)
+        try:
+            found = stat_of(pid)
+        except OSError as exc:
+            if exc.errno in OUT_OF_RESOURCES:
+                raise
+            continue  # it has ended, or is hidden from us
         if found is not None:
             yield found
 
 
 def stat_of(pid: int) -> Stat | None:
-    """The stat of one process; None if it has ended, is hidden from us or cannot be parsed.
+    """Read the stat of one process; None if it is malformed.
 
     Raises:
-        OSError: this process is out of descriptors or memory.
+        OSError: it has ended, is hidden from us, or this process is out of descriptors or memory.
+    """
+    return parse_stat(_read(f"/proc/{pid}/stat"))
+
+
+@attrs.frozen
+class Status:
+    """The parts of `/proc/PID/status` that are used here."""
+
+    name: str
+    """Its name, as text for people: what is not UTF-8 is replaced."""
+    tracer: int
+    """The pid of the process that traces it by ptrace(2), 0 if none does."""
+    uids: tuple[int, ...]
+    """Its real, effective, saved and filesystem user ids."""
+    caught: int
+    """Mask of the signals that it handles."""
+    ignored: int
+    """Mask of the signals that it ignores."""
+    capabilities: int
+    """Mask of its effective capabilities."""
+
+
+def parse_status(content: bytes) -> Status | None:
+    """Parse the content of `/proc/PID/status`; None if it is malformed.
+
+    A name cannot add lines of its own, as the kernel escapes newlines in this file.
+    """
+    lines = (line.partition(b":") for line in content.split(b"\n"))
+    fields = {key: value.strip() for key, _, value in lines}
+    try:
+        return Status(
+            name=fields.get(b"Name", b"").decode("utf-8", "replace"),
+            tracer=int(fields[b"TracerPid"]),
+            uids=tuple(map(int, fields[b"Uid"].split())),
+            caught=int(fields[b"SigCgt"], 16),
+            ignored=int(fields[b"SigIgn"], 16),
+            capabilities=int(fields[b"CapEff"], 16),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def status_of(pid: int | str) -> Status | None:
+    """Read the status of a process, or of this one as "self"; None if that cannot be done.
+
+    `pid` may also be `PID/task/TID`, for one of its threads.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            return parse_stat(file.read())
-    except OSError as exc:
-        if exc.errno in OUT_OF_RESOURCES:
-            raise
+        return parse_status(_read(f"/proc/{pid}/status"))
+    except OSError:
         return None
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal. False if that cannot be read."""
+    found = status_of(pid)
+    return found is not None and has_signal(found.caught, number)
+
+
+def has_signal(mask: int, number: int) -> bool:
+    """Whether a signal is in a mask of `Status`."""
+    return bool(mask >> (number - 1) & 1)
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """Read the environment that a process was started with; nothing if that cannot be done."""
+    try:
+        return _read(f"/proc/{pid}/environ").split(b"\0")
+    except OSError:
+        return []
+
+
+@attrs.frozen
+class Tracer:
+    """A process that traces another one by ptrace(2), such as gdb or strace."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.name})" if self.name else f"pid {self.pid}"
+
+
+def tracer_of(pid: int) -> Tracer | None:
+    """Find the process that traces a process, or one of its first threads.
+
+    A process that has ended stays a zombie until its tracer has waited for it or has ended.
+    """
+    try:
+        tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:_MAX_TASKS]
+    except (OSError, ValueError):
+        return None
+    for task in tasks:
+        found = status_of(f"{pid}/task/{task}")
+        if found is not None and found.tracer:
+            tracer = status_of(found.tracer)
+            return Tracer(found.tracer, "" if tracer is None else tracer.name)
+    return None
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def resident_pages_of_self() -> int:
@@ -108,8 +221,7 @@ def resident_pages_of_self() -> int:
     Raises:
         OSError: it cannot be read.
     """
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        content = file.read()
+    content = _read("/proc/self/statm")
     try:
         return int(content.split()[1])
     except (ValueError, IndexError):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import attrs
+import trio
 
 from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes.procfs import Stat
+from meshtrio.supervise.processes.scans import scans
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -20,10 +24,19 @@ class Usage:
     resident: int = 0
 
 
-def usage_by_group() -> dict[int, Usage]:
-    """What the processes there are of each process group use. Raises OSError."""
+async def usage_by_group() -> dict[int, Usage]:
+    """Return what the processes there are of each process group use.
+
+    Raises:
+        OSError: /proc cannot be read.
+        RuntimeError: No thread can be started.
+    """
+    return await trio.to_thread.run_sync(_sum_up, await scans().stats(), abandon_on_cancel=True)
+
+
+def _sum_up(stats: Iterable[Stat]) -> dict[int, Usage]:
     found: dict[int, Usage] = {}
-    for stat in procfs.stats():
+    for stat in stats:
         before = found.get(stat.group, Usage())
         found[stat.group] = Usage(
             before.cpu + stat.ticks / _TICKS, before.resident + stat.pages * _PAGE
@@ -31,9 +44,9 @@ def usage_by_group() -> dict[int, Usage]:
     return found
 
 
-def resident_by_group() -> dict[int, int]:
-    """Of that, the bytes in memory. Raises OSError."""
-    return {group: usage.resident for group, usage in usage_by_group().items()}
+async def resident_by_group() -> dict[int, int]:
+    """Return the bytes in memory of each process group. Raises as `usage_by_group` does."""
+    return {group: usage.resident for group, usage in (await usage_by_group()).items()}
 
 
 def own_resident() -> int:

@@ -7,6 +7,7 @@ comes when that thread ends, not the process.
 from __future__ import annotations
 
 import array
+import contextlib
 import logging
 import os
 import socket
@@ -17,6 +18,8 @@ from pathlib import Path
 import trio
 
 from meshtrio.supervise.processes import orphans
+from meshtrio.supervise.processes.child_process import ChildProcess
+from meshtrio.supervise.processes.spawning import start_child
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -46,8 +49,8 @@ class Warden:
             await trio.sleep(_RESTART_PAUSE)
             try:
                 await self._run_one(lambda: None)
-            except OSError as exc:
-                _log.error("cannot start a warden: %s; trying again", exc.strerror)
+            except Exception as exc:  # Whatever it is, the mesh goes on.
+                _log.error("cannot start a warden: %s; trying again", exc)
                 await trio.sleep(_FAILED_PAUSE)
 
     async def _run_one(self, started: Callable[[], None]) -> None:
@@ -55,15 +58,13 @@ class Warden:
         ours.setblocking(False)
         command = [sys.executable, "-I", "-S", str(_SCRIPT), str(os.getpid())]
         with ours:
-            with theirs, orphans.starting() as begun:
-                process = await trio.lowlevel.open_process(
+            with theirs:
+                process = await start_child(
                     [*command, *self._marks],
                     stdin=theirs,
-                    start_new_session=True,
                     cwd="/",
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
-                begun(process.pid)
             self._channel = ours
             for pid, pidfd in self._plugins.items():
                 self._hand_over(pid, pidfd)
@@ -71,20 +72,45 @@ class Warden:
             await self._attend(process)
         _log.error("the warden (pid %d) died; starting another", process.pid)
 
-    async def _attend(self, process: trio.Process) -> None:
+    async def _attend(self, process: ChildProcess) -> None:
+        """Wait until the warden has ended; when cancelled, have it end."""
+        ended = False
         try:
-            await process.wait()
+            await process.wait_ended()
+            ended = True
         finally:
-            if process.returncode is None:
-                self._send(b".")
-                with trio.move_on_after(_GOODBYE, shield=True):
-                    await process.wait()
-            if process.returncode is None:
-                process.kill()
             with trio.CancelScope(shield=True):
-                await process.wait()
-            orphans.waited_for(process.pid)
+                if ended or await self._dismiss(process):
+                    await process.reap()
+            if process.tracer is not None:
+                _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
+            if not process.reaped:
+                orphans.reap_later(process)
             self._channel = None
+
+    async def _dismiss(self, process: ChildProcess) -> bool:
+        """Send the warden home if nothing is left to watch, and return whether it has ended.
+
+        Otherwise the end of its socket has it kill what is left, for which it may outlive us.
+        """
+        assert self._channel is not None
+        if not self._plugins:
+            self._send(b".")
+        # A fork of this process may have a copy of the socket, so that closing it is not enough.
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_WR)
+        with trio.move_on_after(_GOODBYE):
+            await process.wait_ended()
+            return True
+        if self._plugins:
+            pids = ", ".join(map(str, self._plugins))
+            _log.warning("the warden (pid %d) goes on killing pids %s", process.pid, pids)
+            return False
+        process.kill()
+        with trio.move_on_after(_GOODBYE):
+            await process.wait_ended()
+            return True
+        return False
 
     def watch(self, pid: int, pidfd: int) -> None:
         """Have a plugin killed should the mesh die. Never blocks."""
@@ -93,7 +119,7 @@ class Warden:
 
     def forget(self, pid: int) -> None:
         """The plugin has been reaped, and its number may be another's from now on."""
-        del self._plugins[pid]
+        self._plugins.pop(pid, None)
         self._send(b"-%d" % pid)
 
     def _hand_over(self, pid: int, pidfd: int) -> None:

@@ -52,7 +52,8 @@ def _serve(channel: socket.socket, mesh: int, plugins: dict[int, int]) -> bool:
         if channel.fileno() in ready:
             word = _receive(channel, plugins)
             if word in (b"", b"."):
-                return word == b""
+                # Sent home too early, it still kills what it was given to watch.
+                return word == b"" or bool(plugins)
         elif os.getppid() != mesh:
             return True
 

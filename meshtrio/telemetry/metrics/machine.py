@@ -8,11 +8,22 @@ import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+import attrs
+import trio
+
 from meshtrio.supervise.child import Child
 from meshtrio.supervise.processes.usage import Usage, own_resident, usage_by_group
 from meshtrio.telemetry.families import Family, Labels, counter, gauge, instance_labels
 
 _SELF: Labels = ()
+
+
+@attrs.frozen
+class _Descriptors:
+    """File descriptors of one process."""
+
+    open: int
+    limit: int
 
 
 class MachineMetrics:
@@ -21,9 +32,22 @@ class MachineMetrics:
     def __init__(self) -> None:
         self._cpu: dict[Labels, tuple[int, float]] = {}
         """Of each instance, the process and what its group had used when that was last told."""
+        self._used: Mapping[int, Usage] = {}
+        self._descriptors: Mapping[int, _Descriptors] = {}
+
+    async def look(self, children: Sequence[Child]) -> None:
+        """Look at what there is now, in threads: /proc may be large."""
+        pids = {child.process.pid for child in children if child.process is not None}
+        self._used = {}
+        with contextlib.suppress(OSError, RuntimeError):
+            self._used = await usage_by_group()
+            self._descriptors = await trio.to_thread.run_sync(
+                _descriptors_of, {*pids, os.getpid()}, abandon_on_cancel=True
+            )
 
     def families(self, children: Sequence[Child]) -> list[Family]:
-        return [*_of_the_mesh(), *self._of_instances(children)]
+        """What the last look has found."""
+        return [*self._of_the_mesh(), *self._of_instances(children)]
 
     def _of_instances(self, children: Iterable[Child]) -> list[Family]:
         there = {
@@ -31,11 +55,10 @@ class MachineMetrics:
             for child in children
             if child.process is not None
         }
-        used: Mapping[int, Usage] = {}
-        with contextlib.suppress(OSError):
-            used = usage_by_group()
+        used = self._used
         seen = {labels: (pid, used[pid]) for labels, (_, pid) in there.items() if pid in used}
         self._note({labels: (pid, usage.cpu) for labels, (pid, usage) in seen.items()})
+        pids = {labels: pid for labels, (_, pid) in there.items()}
         return [
             counter(
                 "mesh.instance.cpu_time",
@@ -59,7 +82,27 @@ class MachineMetrics:
                     if child.config.containment.memory is not None
                 },
             ),
-            *_descriptors("mesh.instance", {labels: pid for labels, (_, pid) in there.items()}),
+            *_descriptor_families("mesh.instance", pids, self._descriptors),
+        ]
+
+    def _of_the_mesh(self) -> list[Family]:
+        resident: dict[Labels, int] = {}
+        with contextlib.suppress(OSError):
+            resident[_SELF] = own_resident()
+        return [
+            counter(
+                "mesh.cpu_time",
+                "s",
+                "CPU time of the process that the mesh is in.",
+                {_SELF: time.process_time()},
+            ),
+            gauge(
+                "mesh.resident_memory",
+                "By",
+                "What the process that the mesh is in has in memory.",
+                resident,
+            ),
+            *_descriptor_families("mesh", {_SELF: os.getpid()}, self._descriptors),
         ]
 
     def _note(self, found: Mapping[Labels, tuple[int, float]]) -> None:
@@ -71,39 +114,31 @@ class MachineMetrics:
                 self._cpu[labels] = (pid, most)
 
 
-def _of_the_mesh() -> list[Family]:
-    resident: dict[Labels, int] = {}
-    with contextlib.suppress(OSError):
-        resident[_SELF] = own_resident()
-    return [
-        counter(
-            "mesh.cpu_time",
-            "s",
-            "CPU time of the process that the mesh is in.",
-            {_SELF: time.process_time()},
-        ),
-        gauge(
-            "mesh.resident_memory",
-            "By",
-            "What the process that the mesh is in has in memory.",
-            resident,
-        ),
-        *_descriptors("mesh", {_SELF: os.getpid()}),
-    ]
-
-
-def _descriptors(about: str, pids: Mapping[Labels, int]) -> list[Family]:
-    """Those that are open, and the limit; without those of another user's processes."""
-    opened, most = {}, {}
-    for labels, pid in pids.items():
+def _descriptors_of(pids: Iterable[int]) -> dict[int, _Descriptors]:
+    """Those that processes have open, and their limits, but for another user's processes."""
+    found = {}
+    for pid in pids:
         with contextlib.suppress(OSError):
-            opened[labels] = len(os.listdir(f"/proc/{pid}/fd"))
-            most[labels], _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            limit, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            found[pid] = _Descriptors(len(os.listdir(f"/proc/{pid}/fd")), limit)
+    return found
+
+
+def _descriptor_families(
+    about: str, pids: Mapping[Labels, int], found: Mapping[int, _Descriptors]
+) -> list[Family]:
+    known = {labels: found[pid] for labels, pid in pids.items() if pid in found}
     return [
         gauge(
-            f"{about}.open_descriptors", "", "File descriptors that its process has open.", opened
+            f"{about}.open_descriptors",
+            "",
+            "File descriptors that its process has open.",
+            {labels: each.open for labels, each in known.items()},
         ),
         gauge(
-            f"{about}.max_descriptors", "", "File descriptors that its process may have open.", most
+            f"{about}.max_descriptors",
+            "",
+            "File descriptors that its process may have open.",
+            {labels: each.limit for labels, each in known.items()},
         ),
     ]

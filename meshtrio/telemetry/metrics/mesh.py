@@ -103,8 +103,12 @@ class MeshMetrics:
             self._lag.add([now - due])
             due = now + _BEAT
 
+    async def look(self) -> None:
+        """Look at what the processes use; `families` tells what was found last."""
+        await self._machine.look(self._tree.children)
+
     def families(self) -> list[Family]:
-        """All there is now. Looks into /proc."""
+        """All there is now."""
         children = self._tree.children
         return [
             *self._of_the_mesh(),

@@ -77,6 +77,15 @@ async def test_nothing_is_signalled_after_it_was_reaped() -> None:
         assert await process.stop(1) is False
 
 
+async def test_a_process_that_other_code_has_reaped_has_no_status() -> None:
+    async with spawned("exit(0)", until_it_speaks=False) as process:
+        await trio.to_thread.run_sync(os.waitpid, process.pid, 0)
+        # Its number may be another's by now.
+        process.signal_group(signal.SIGKILL)
+        await process.wait()
+        assert (process.ended, process.reaped, process.returncode) == (True, True, None)
+
+
 async def test_what_cannot_be_started(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):

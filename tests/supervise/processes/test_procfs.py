@@ -21,7 +21,17 @@ from tests import ROOT
 AFTER_NAME = (
     b"S 1 77 70 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
 )
-EXPECTED = procfs.Stat(pid=4711, state="S", parent=1, group=77, session=70, ticks=18, pages=100)
+EXPECTED = procfs.Stat(
+    pid=4711,
+    state="S",
+    parent=1,
+    group=77,
+    session=70,
+    ticks=18,
+    pages=100,
+    threads=1,
+    started=1000,
+)
 
 NAMES = [
     b"cat",
@@ -94,7 +104,7 @@ def named(name: bytes) -> Iterator[subprocess.Popen[bytes]]:
 async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes) -> None:
     with named(name) as process:
         assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
-        found = usage_by_group()
+        found = await usage_by_group()
         assert found[process.pid].resident > 0
         assert found[os.getpgrp()].resident > 0
         child = await Process.spawn([sys.executable, "-c", "input()"], env=os.environ, cwd=None)
@@ -124,7 +134,7 @@ async def main():
     try:
         await child.dump()
         assert await child.stop(0.1)
-        assert child.returncode is None
+        assert not child.ended
     finally:
         os.setresuid(0, 0, 0)
     await child.stop(0)
@@ -152,10 +162,10 @@ def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
         pytest.skip("only root, and with unshare(1), can mount /proc")
     look = (
-        "import os; from meshtrio.supervise.processes import procfs, usage, warden_main; "
+        "import os, trio; from meshtrio.supervise.processes import procfs, usage, warden_main; "
         "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
         "print([stat.pid for stat in procfs.stats()] == [os.getpid()], "
-        "usage.usage_by_group()[os.getpgrp()].resident > 0, warden_main.sweep(b'NO_SUCH='))"
+        "trio.run(usage.usage_by_group)[os.getpgrp()].resident > 0, warden_main.sweep(b'NO_SUCH='))"
     )
     commands = f'mount -t proc -o hidepid={hidepid} proc /proc && {sys.executable} -c "{look}"; :'
     done = subprocess.run(

@@ -1,0 +1,117 @@
+"""A child of this process, waited for without blocking.
+
+wait(2) for a process that has ended can block: as long as another process traces it (gdb, strace),
+it stays a zombie for the tracer, and its parent is not given its exit status. So a child is only
+ever waited for with WNOHANG. One that its tracer does not let go of counts as ended, and is reaped
+later (`orphans.reap_later`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import attrs
+import trio
+
+from meshtrio.supervise.processes import orphans, procfs
+from meshtrio.supervise.processes.procfs import Tracer
+
+_FIRST_PAUSE = 0.005
+_TRACER_WITHIN = 0.25
+"""Seconds that a tracer has to let go of a process which has ended. One that is not stopped itself
+does that at once."""
+_CAP_SYS_PTRACE = 19
+
+
+@attrs.define(eq=False)
+class ChildProcess:
+    """A child by its pid and pidfd. As long as it has not been reaped, the pid is not another's."""
+
+    pid: int
+    pidfd: int
+    """Closed when the process is reaped; -1 if there was no descriptor for it."""
+    ended: bool = attrs.field(default=False, kw_only=True)
+    """Whether it has ended; its group may still live."""
+    returncode: int | None = attrs.field(default=None, kw_only=True)
+    """As subprocess has it: negative for the number of a signal. None until it has ended, and if
+    its exit status is not known, since other code of this program has waited for it."""
+    reaped: bool = attrs.field(default=False, kw_only=True)
+    tracer: Tracer | None = attrs.field(default=None, kw_only=True)
+    """The process that keeps it as a zombie, once it has ended."""
+
+    async def wait_ended(self) -> None:
+        """Wait until it has ended, and leave it as a zombie."""
+        if not self.ended:
+            await trio.lowlevel.wait_readable(self.pidfd)
+
+    async def reap(self) -> None:
+        """Reap it once it has ended, at once or, if it is traced, within a quarter of a second.
+
+        Afterwards `ended` is set, and `reaped` unless its tracer has not let go of it.
+
+        Cancellation: it can be called again.
+        """
+        pause, end = _FIRST_PAUSE, trio.current_time() + _TRACER_WITHIN
+        while not self.try_reap():
+            if trio.current_time() >= end:
+                self._leave_to_tracer()
+                return
+            await trio.sleep(pause)
+            pause *= 2
+
+    def try_reap(self) -> bool:
+        """Reap it if it has ended and is not held by a tracer, and return whether it is reaped.
+
+        Never blocks.
+        """
+        if self.reaped:
+            return True
+        try:
+            by = (os.P_PID, self.pid) if self.pidfd < 0 else (os.P_PIDFD, self.pidfd)
+            found = os.waitid(*by, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            # Other code has waited for it, or SIGCHLD is ignored: the kernel keeps no status then.
+            self._become_reaped(None)
+            return True
+        if found is None:
+            return False
+        exited = found.si_code == os.CLD_EXITED
+        self._become_reaped(found.si_status if exited else -found.si_status)
+        return True
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it is there and may be signalled."""
+        if not self.reaped:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                return
+
+    def _become_reaped(self, code: int | None) -> None:
+        if not self.ended:
+            self.returncode = code
+        self.ended = self.reaped = True
+        orphans.waited_for(self.pid)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+
+    def _leave_to_tracer(self) -> None:
+        """Take it for ended though it cannot be reaped yet, with the status that /proc shows."""
+        self.ended = True
+        self.tracer = procfs.tracer_of(self.pid)
+        try:
+            stat = procfs.stat_of(self.pid)
+        except OSError:
+            return
+        if stat is not None and (stat.exit_code or _may_inspect(self.pid)):
+            self.returncode = os.waitstatus_to_exitcode(stat.exit_code)
+
+
+def _may_inspect(pid: int) -> bool:
+    """Whether the kernel shows us the exit status of a zombie, and not 0 in its place."""
+    own, its = procfs.status_of("self"), procfs.status_of(pid)
+    if own is None or its is None:
+        return False
+    by_capability = bool(own.capabilities >> _CAP_SYS_PTRACE & 1)
+    return by_capability or set(its.uids[:3]) == {own.uids[1]}

@@ -1,0 +1,143 @@
+"""Starting a program as a child of this process, in a session and group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import outcome
+import trio
+
+from meshtrio.supervise.processes import orphans
+from meshtrio.supervise.processes.child_process import ChildProcess
+from meshtrio.supervise.processes.descriptors import LIMIT
+
+_START_WITHIN = 5.0
+"""Seconds that a start may take once it was cancelled."""
+
+
+class _Start:
+    """One start of a program, in a thread.
+
+    execve(2) and chdir(2) wait for filesystems, and one that does not answer (NFS, FUSE) keeps the
+    thread for as long as it likes.
+    """
+
+    def __init__(self, command: Sequence[str], options: Mapping[str, Any]) -> None:
+        self._command = list(command)
+        self._options = options
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        self._abandoned = False
+        self._result: outcome.Outcome[subprocess.Popen[bytes]] | None = None
+        self._starting = contextlib.ExitStack()
+        self._started = self._starting.enter_context(orphans.starting())
+
+    async def run(self) -> subprocess.Popen[bytes]:
+        try:
+            trio.lowlevel.start_thread_soon(self._start, self._deliver, "start of a process")
+        except BaseException:
+            self._starting.close()
+            raise
+        try:
+            await self._done.wait()
+        except trio.Cancelled:  # It is raised again at the caller's next checkpoint.
+            with trio.move_on_after(_START_WITHIN, shield=True):
+                await self._done.wait()
+            if self._result is None:
+                self._abandoned = True
+                raise
+        assert self._result is not None
+        return self._result.unwrap()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """In the thread: start it with no signal blocked, as a mask is inherited like a limit."""
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        try:
+            started = subprocess.Popen(
+                self._command, bufsize=0, start_new_session=True, **self._options
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # What follows is done by `ChildProcess`, which never waits blockingly.
+        started.returncode = 0
+        with contextlib.suppress(Exception):  # A process that was started is never lost.
+            LIMIT.restore(started.pid)
+        return started
+
+    def _deliver(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._finish, result)
+            return
+        self._abandoned = True
+        self._finish(result)
+
+    def _finish(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:
+        if isinstance(result, outcome.Value):
+            self._started(result.value.pid)
+        self._starting.close()
+        if not self._abandoned:
+            self._result = result
+            self._done.set()
+        elif isinstance(result, outcome.Value):
+            discard(result.value)
+
+
+async def start_program(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a session and group of its own.
+
+    Args:
+        command: The program and its arguments.
+        options: Of `subprocess.Popen`.
+
+    Returns:
+        The process, which is never to be waited for by its methods.
+
+    Raises:
+        OSError: It cannot be started.
+        ValueError: A word of the command, or a variable, has a zero byte.
+        RuntimeError: No thread can be started.
+
+    Cancellation: A process that was started is always handed to the caller. A start that takes more
+        than five seconds after its cancellation is abandoned: its process is killed as soon as
+        there is one.
+    """
+    return await _Start(command, options).run()
+
+
+async def start_child(command: Sequence[str], **options: Any) -> ChildProcess:
+    """Start a program as `start_program` does, and open its pidfd.
+
+    Raises:
+        OSError: It cannot be started or, most likely for lack of descriptors, not be watched; it
+            is killed then.
+    """
+    started = await start_program(command, **options)
+    try:
+        return ChildProcess(started.pid, os.pidfd_open(started.pid))
+    except OSError:
+        await kill_and_reap(started)
+        raise
+
+
+def discard(started: subprocess.Popen[bytes]) -> ChildProcess:
+    """Kill a process that cannot be looked after, and have it reaped."""
+    for pipe in (started.stdin, started.stdout, started.stderr):
+        if pipe is not None:
+            pipe.close()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(started.pid, signal.SIGKILL)
+    child = ChildProcess(started.pid, -1)
+    orphans.reap_later(child)
+    return child
+
+
+async def kill_and_reap(started: subprocess.Popen[bytes]) -> None:
+    """Kill a process that cannot be looked after, and reap it, now if possible."""
+    child = discard(started)
+    with trio.CancelScope(shield=True):
+        await child.reap()

@@ -1,0 +1,189 @@
+"""What is looked for in /proc is looked for once for all who want it, and not in the event loop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from meshtrio import contract
+from meshtrio.supervise.processes import procfs, remains
+from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.remains import RunIdentity, Sweeper, ticks_now
+from meshtrio.supervise.processes.scans import scans, wait_for_group
+from meshtrio.supervise.processes.usage import usage_by_group
+
+COUNT = 30
+DRAINS = """
+import os, signal, time
+
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), os._exit(0)))
+    os.write(1, b"x")
+    while True:
+        time.sleep(3600)
+time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that have listed /proc so far, one entry for each time."""
+    found: list[int] = []
+    listed = procfs.pids
+
+    def pids() -> list[int]:
+        found.append(threading.get_ident())
+        return listed()
+
+    monkeypatch.setattr(procfs, "pids", pids)
+    return found
+
+
+@asynccontextmanager
+async def spawned(code: str, **env: str) -> AsyncIterator[Process]:
+    process = await Process.spawn([sys.executable, "-I", "-S", "-c", code], env=env, cwd=None)
+    try:
+        await trio.to_thread.run_sync(os.read, process.stdout, 1)
+        yield process
+    finally:
+        await process.stop(0)
+        os.close(process.stdout)
+        os.close(process.stderr)
+
+
+async def test_plugins_that_stop_together_share_their_scans(looks: list[int]) -> None:
+    async with AsyncExitStack() as stack:
+        processes = [await stack.enter_async_context(spawned(DRAINS)) for _ in range(COUNT)]
+        del looks[:]
+        async with trio.open_nursery() as nursery:
+            for process in processes:
+                nursery.start_soon(process.stop, 60)
+        # One for what a leader has left, and one for what that has started meanwhile.
+        assert 2 <= len(looks) <= 2 * COUNT + 2
+        assert threading.get_ident() not in looks
+
+
+async def test_those_who_look_while_a_scan_is_made_share_the_next_one(looks: list[int]) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(COUNT):
+            nursery.start_soon(scans().stats)
+            nursery.start_soon(usage_by_group)
+    assert 1 <= len(looks) <= 2
+    assert threading.get_ident() not in looks
+
+
+async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int]) -> None:
+    found: list[int] = []
+
+    async def look() -> None:
+        found.extend(stat.pid for stat in await scans().stats())
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await scans().stats()
+        nursery.start_soon(look)
+    assert os.getpid() in found
+
+
+async def test_what_many_plugins_have_left_is_swept_in_one_pass(looks: list[int]) -> None:
+    sweeper = Sweeper()
+    leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
+    async with AsyncExitStack() as stack:
+        owners = []
+        for _ in range(COUNT):
+            launch_id, since = secrets.token_hex(8), ticks_now()
+            mark = {contract.MESH_LIFE: launch_id}
+            process = await stack.enter_async_context(spawned(leaves, **mark))
+            owners.append((RunIdentity(launch_id, since), process))
+        del looks[:]
+        killed: list[int] = []
+
+        async def sweep(owner: RunIdentity) -> None:
+            killed.append((await sweeper.sweep(owner)).killed)
+
+        async with trio.open_nursery() as nursery:
+            for owner, _ in owners:
+                nursery.start_soon(sweep, owner)
+        assert killed == [1] * COUNT
+        # One pass for the first of them and one for all others, each looks until it finds none.
+        assert len(looks) < COUNT
+        assert threading.get_ident() not in looks
+        for _, process in owners:
+            await process.wait()
+            assert process.returncode == -signal.SIGKILL
+
+
+async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by_session() -> None:
+    launch_id, since = secrets.token_hex(8), ticks_now()
+    forgets = (
+        "import os, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setpgid(0, 0)\n"
+        "    os.execve(sys.executable, [sys.executable, '-I', '-S', '-c',\n"
+        "        'import os, time; os.write(1, b\"x\"); time.sleep(3600)'], {})\n"
+        "time.sleep(3600)"
+    )
+    async with spawned(forgets, **{contract.MESH_LIFE: launch_id}) as process:
+        await process.stop(0)
+        owner = RunIdentity(launch_id, since, process.pid, ticks_now())
+        assert (await Sweeper().sweep(owner)).killed == 1
+
+
+def test_a_session_that_was_begun_later_is_another_ones() -> None:
+    (own,) = (stat for stat in procfs.stats() if stat.pid == os.getpid())
+    assert RunIdentity("x", 0, own.session, ticks_now() + 1).leads(own)
+    assert not RunIdentity("x", 0, own.session, own.started).leads(own)
+    assert not RunIdentity("x", 0, None).leads(own)
+
+
+async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
+    looks: list[int], tmp_path: Path
+) -> None:
+    """Of a control group, only its own list of processes is read."""
+    async with spawned("import os, time; os.write(1, b'x'); time.sleep(3600)") as process:
+        (tmp_path / "cgroup.procs").write_text(f"{process.pid}\n{2**22 + 1}\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_for_group, process.pid, tmp_path)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+    assert looks == []
+
+
+async def test_an_environment_that_cannot_be_read_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading it takes a lock of the process, which the kernel may hold for as long as it likes."""
+    monkeypatch.setattr(remains, "_ATTEMPT_WITHIN", 2.0)
+    leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
+    since, launch_id, over = ticks_now(), secrets.token_hex(8), threading.Event()
+    read = procfs.environment_of
+    async with (
+        spawned(leaves) as odd,
+        spawned(leaves, **{contract.MESH_LIFE: launch_id}) as process,
+    ):
+
+        def environment_of(pid: int) -> list[bytes]:
+            if pid == odd.pid:
+                over.wait()
+            return read(pid)
+
+        monkeypatch.setattr(procfs, "environment_of", environment_of)
+        sweeper = Sweeper()
+        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 1
+        await process.wait()
+        assert f"cannot read the environment of pid {odd.pid}" in caplog.text
+        # It is not tried again.
+        caplog.clear()
+        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 0
+        assert not caplog.text
+        over.set()

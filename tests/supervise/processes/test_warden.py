@@ -1,0 +1,50 @@
+"""A warden leaves only when nothing is left to watch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import trio
+
+from meshtrio.supervise.processes.process import Process
+from meshtrio.supervise.processes.warden import Warden
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
+
+
+async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_dir: Path) -> None:
+    """As when the mesh ends by an exception, before it has stopped a plugin."""
+    warden = Warden(short_dir)
+    with trio.fail_after(60):
+        process = await Process.spawn(SLEEPS, env={}, cwd=None)
+        copy = -1
+        async with trio.open_nursery() as nursery:
+            await nursery.start(warden.run)
+            # A fork of this process would hold the mesh's end of the socket, too.
+            assert warden._channel is not None
+            copy = os.dup(warden._channel.fileno())
+            warden.watch(process.pid, process.pidfd)
+            nursery.cancel_scope.cancel()
+        await process.wait()
+        os.close(copy)
+    assert process.returncode == -signal.SIGKILL
+    os.close(process.stdout)
+    os.close(process.stderr)
+
+
+async def test_a_plugin_that_was_reaped_is_not_watched(short_dir: Path) -> None:
+    warden = Warden(short_dir)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(warden.run)
+            process = await Process.spawn(SLEEPS, env={}, cwd=None)
+            warden.watch(process.pid, process.pidfd)
+            await process.stop(0)
+            process.reap_later(lambda: warden.forget(process.pid))
+            assert warden._plugins == {}
+            nursery.cancel_scope.cancel()
+    os.close(process.stdout)
+    os.close(process.stderr)

@@ -1,0 +1,56 @@
+"""Plugins and wardens that end while a debugger or strace(1) holds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from meshtrio.supervise.processes import procfs
+from tests.programs import children, plugin, served, until
+from tests.tracers import traced
+
+MINIMAL = ("-I", "-S", "minimal.py")
+CONFIG = plugin("a", *MINIMAL, ready_timeout=60, backoff={"initial": 0.01}) + plugin(
+    "b", *MINIMAL, ready_timeout=60
+)
+
+
+def test_a_plugin_that_dies_while_it_is_traced_is_restarted(short_dir: Path) -> None:
+    with served(short_dir, CONFIG, ready=2) as mesh:
+        before = {row["name"]: row["pid"] for row in mesh.ps()}
+        with traced(before["a"]) as tracer:
+            os.kill(before["a"], signal.SIGKILL)
+            mesh.wait_for(f"pid {before['a']} has ended, but pid {tracer.pid} (python")
+            until(lambda: mesh.log.count("ready after") == 3)
+            after = {row["name"]: row["pid"] for row in mesh.ps()}
+            assert after["a"] != before["a"]
+            assert after["b"] == before["b"]
+            assert f"pid {before['a']} was killed by SIGKILL" in mesh.log
+            # It is a zombie for as long as the tracer keeps it.
+            assert procfs.stat_of(before["a"]) is not None
+        until(lambda: procfs.status_of(before["a"]) is None)
+        assert mesh.stop() == 0
+
+
+def test_a_mesh_stops_though_its_plugins_are_traced(short_dir: Path) -> None:
+    with served(short_dir, CONFIG.replace("60", "60\nstop_timeout = 0.2"), ready=2) as mesh:
+        with traced(*[row["pid"] for row in mesh.ps()]):
+            assert mesh.stop() == 0
+            assert "2 were killed" in mesh.log
+            assert "traces it" in mesh.log
+
+
+def test_a_warden_that_dies_while_it_is_traced_is_replaced(short_dir: Path) -> None:
+    with served(short_dir, CONFIG, ready=2) as mesh:
+        plugins = [row["pid"] for row in mesh.ps()]
+        (warden,) = [pid for pid in children(mesh.process.pid) if pid not in plugins]
+        with traced(warden):
+            os.kill(warden, signal.SIGKILL)
+            mesh.wait_for("starting another")
+            assert len(mesh.ps()) == 2
+            until(lambda: len(set(children(mesh.process.pid)) - {*plugins, warden}) == 1)
+        until(lambda: procfs.status_of(warden) is None)
+        mesh.process.kill()
+        mesh.process.wait()
+        until(lambda: not mesh.pids())
