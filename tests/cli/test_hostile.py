@@ -47,6 +47,8 @@ COMMANDS = {
     "start": ["start", "dying"],
     "names": ["ps", EVIL],
 }
+OURS = r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r"
+"""What a command itself controls a terminal by: colours, and the spinner of one that takes long."""
 JSON = ("logs", "events", "ps", "tree", "services", "call", "top")
 
 
@@ -84,8 +86,7 @@ def test_a_terminal_is_controlled_by_the_command_alone(hostile: Served, name: st
     assert "Traceback" not in text
     assert "\x1b[31mEVIL" not in text
     assert "\x1b]" not in text
-    # What is left without the colours of the command itself.
-    assert_harmless(re.sub(r"\x1b\[[0-9;]*m|\r", "", text))
+    assert_harmless(re.sub(OURS, "", text))
     if name not in SILENT:
         assert "EVIL" in text
 
