@@ -8,7 +8,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -129,6 +129,16 @@ def find_mesh_socket() -> Path:
     return Path(given) if given else mesh_socket(default())
 
 
+def users_of(config: MeshConfig) -> set[int]:
+    """The users other than the mesh's own that plugins are to run as; without unknown ones."""
+    found = set()
+    for plugin in config.plugins:
+        if plugin.containment.user is not None:
+            with contextlib.suppress(KeyError):
+                found.add(ids_of(plugin.containment.user, None)[0])
+    return found
+
+
 def check(config: MeshConfig) -> None:
     """Refuse what cannot work before anything is made. Raises ConfigError with all of it."""
     folder = of(config)
@@ -186,7 +196,7 @@ class Claim:
         self._folder = _open(folder, self._lock)
         try:
             _remove_listed(folder, self._lock)
-            self._begin(self._lock, [])
+            self._begin(self._lock, _launch_lines(self._lock))
         except BaseException:
             os.close(self._lock)
             os.close(self._folder)
@@ -214,14 +224,29 @@ class Claim:
         if not same:
             _remove_listed(self.folder, lock)
         listed = runtime_lock.listed(self._lock) if same else []
+        listed += _launch_lines(self._lock)
         os.close(self._lock)
         os.close(self._folder)
         self._lock, self._folder = lock, folder
         self._begin(lock, listed)
 
-    def _begin(self, lock: int, sockets: list[str]) -> None:
+    def launches(self) -> dict[str, list[int]]:
+        """The launches of meshes that are recorded here, by id, with the users of their processes.
+
+        Processes of those may be left that were not told to stop by their mesh or its warden.
+        """
+        return runtime_lock.launches(self._lock)
+
+    def forget_launches(self, ids: Iterable[str]) -> None:
+        """Take out launches of which nothing is left. Raises ConfigError."""
+        gone = set(ids)
+        kept = {key: users for key, users in self.launches().items() if key not in gone}
+        lines = [runtime_lock.launch_line(key, users) for key, users in kept.items()]
+        self._begin(self._lock, runtime_lock.listed(self._lock) + lines)
+
+    def _begin(self, lock: int, lines: list[str]) -> None:
         try:
-            runtime_lock.begin(lock, sockets)
+            runtime_lock.begin(lock, lines)
         except OSError as exc:
             where = f"{whole(str(self.folder))}: {runtime_lock.NAME}"
             raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
@@ -235,7 +260,8 @@ class Claim:
         if not self.lost:
             _remove_listed(self.folder, self._lock)
             with contextlib.suppress(OSError):
-                runtime_lock.begin(self._lock, [])
+                # What could not be killed is for the next mesh to look for.
+                runtime_lock.begin(self._lock, _launch_lines(self._lock))
         os.close(self._lock)
         os.close(self._folder)
 
@@ -352,6 +378,12 @@ def _remove_listed(folder: Path, lock: int) -> None:
     for own in {path.parent for path in sockets} - {folder}:
         with contextlib.suppress(OSError):
             os.rmdir(own)
+
+
+def _launch_lines(lock: int) -> list[str]:
+    """The lines of the launches that a lock file records."""
+    recorded = runtime_lock.launches(lock)
+    return [runtime_lock.launch_line(mesh_id, users) for mesh_id, users in recorded.items()]
 
 
 def _remove_socket(path: Path) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,17 +23,17 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.registry import Registry
 from meshtrio.structured import running
 from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
-from meshtrio.supervise.processes import warden_main
+from meshtrio.supervise.processes.adoption import Adoption
 from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
-from meshtrio.supervise.processes.orphans import reap_killed, reap_orphans
+from meshtrio.supervise.processes.launch import Launch
+from meshtrio.supervise.processes.orphans import reap_orphans
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import resident_by_group
 from meshtrio.supervise.processes.warden import Warden
@@ -48,16 +56,15 @@ class Guard(Protocol):
 
     def forget(self, pid: int) -> None: ...
 
+    def set_users(self, users: Iterable[int]) -> None: ...
 
-async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
-    """Kill what one life has left outside its process group; gives how many those were."""
-    mark = f"{contract.MESH_LIFE}={life}".encode()
+
+async def sweep(launch: Launch, cgroups: Cgroups | None, life: str) -> int:
+    """Kill what one process run has left outside its process group; gives how many those were."""
 
     def kill() -> int:
         inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
-        killed = warden_main.sweep(mark)
-        reap_killed(killed)
-        return inside + len(killed)
+        return inside + launch.sweep_run(life)
 
     try:
         return await trio.to_thread.run_sync(kill)
@@ -66,20 +73,36 @@ async def sweep(life: str, cgroups: Cgroups | None = None) -> int:
         return 0
 
 
+async def _end(launch: Launch) -> None:
+    try:
+        await launch.end()
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot look for what the mesh has left behind: %s", exc)
+
+
 def is_removed(socket: Path) -> bool:
     """Whether a bound socket's path is gone, and not its whole folder, which comes back first."""
     return not os.path.lexists(socket) and os.path.lexists(socket.parent)
 
 
 @asynccontextmanager
-async def _guarded(warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
-    """Run the warden during the block, and reap what the kernel gives us to reap."""
+async def _guarded(launch: Launch, warden: Warden, cgroups: Cgroups | None) -> AsyncIterator[None]:
+    """Run the warden during the block, and reap what the kernel gives us to reap.
+
+    After the block, what is left of the launch is killed.
+    """
     with ExitStack() as stack:
         if cgroups is not None:
             stack.callback(cgroups.close)
         stack.enter_context(defaults_for_children())
-        async with running(reap_orphans), running(warden.run):
-            yield
+        stack.enter_context(launch.open())
+        adoption = Adoption(launch, warden)
+        async with running(reap_orphans), running(warden.run), running(adoption.run):
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    await _end(launch)
 
 
 @attrs.frozen
@@ -89,11 +112,11 @@ class World:
     guard: Guard
     guarded: Callable[[], AbstractAsyncContextManager[Any]]
     """Runs the guard for a block."""
+    sweep: Callable[[str], Awaitable[int]]
     spawn: Spawn = Process.spawn
     probe: Probe = attrs.field(factory=SocketProbe)
     rng: Random = attrs.field(factory=Random)
     resident_by_group: Callable[[], Mapping[int, int]] = resident_by_group
-    sweep: Callable[[str], Awaitable[int]] = sweep
     is_removed: Callable[[Path], bool] = is_removed
     why_not_executed: Callable[[PluginConfig], Awaitable[str]] = why_not_executed
 
@@ -102,12 +125,14 @@ class World:
     @classmethod
     def real(cls, folder: Path, cgroup: Path | None = None) -> World:
         """Raises ConfigError for a cgroup that cannot be used."""
-        warden = Warden(folder, cgroup)
+        launch = Launch(folder)
+        warden = Warden(launch, cgroup)
         cgroups = None if cgroup is None else Cgroups(cgroup)
         return cls(
             warden,
-            partial(_guarded, warden, cgroups),
-            sweep=partial(sweep, cgroups=cgroups),
+            partial(_guarded, launch, warden, cgroups),
+            sweep=partial(sweep, launch, cgroups),
+            spawn=launch.spawn,
             cgroups=cgroups,
         )
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -41,15 +41,28 @@ class Process:
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None
+        cls,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        inherited: Sequence[int] = (),
+        started: Callable[[int], None] = lambda pid: None,
     ) -> Process:
         """Start a process in a session and group of its own. Raises OSError.
 
         Not cancellable: a process that was started is always handed to the caller.
+
+        Args:
+            command: The program and its arguments.
+            env: Its environment.
+            cwd: Its working directory.
+            inherited: Descriptors that it inherits under the same numbers, besides standard ones.
+            started: Called with its pid in a worker thread as soon as it was started.
         """
 
         def start() -> subprocess.Popen[bytes]:
-            started = subprocess.Popen(
+            made = subprocess.Popen(
                 list(command),
                 env=dict(env),
                 cwd=cwd,
@@ -58,13 +71,15 @@ class Process:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
+                pass_fds=tuple(inherited),
             )
-            LIMIT.restore(started.pid)
-            return started
+            started(made.pid)
+            LIMIT.restore(made.pid)
+            return made
 
-        with trio.CancelScope(shield=True), orphans.starting() as started:
+        with trio.CancelScope(shield=True), orphans.starting() as begun:
             popen = await trio.to_thread.run_sync(start)
-            started(popen.pid)
+            begun(popen.pid)
         assert popen.stdout is not None
         assert popen.stderr is not None
         opened: list[int] = []
