@@ -29,7 +29,7 @@ from meshtrio.structured import running
 from meshtrio.supervise import events
 from meshtrio.supervise.probe import Probe, SocketProbe
 from meshtrio.supervise.processes.adoption import Adoption
-from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes.cgroup import Cgroups
 from meshtrio.supervise.processes.dispositions import defaults_for_children
 from meshtrio.supervise.processes.failed_start import why_not_executed
 from meshtrio.supervise.processes.launch import Launch
@@ -63,7 +63,7 @@ async def sweep(launch: Launch, cgroups: Cgroups | None, life: str) -> int:
     """Kill what one process run has left outside its process group; gives how many those were."""
 
     def kill() -> int:
-        inside = 0 if cgroups is None else cgroups.remove(PREFIX + life)
+        inside = 0 if cgroups is None else cgroups.remove(life)
         return inside + launch.sweep_run(life)
 
     try:
@@ -127,7 +127,7 @@ class World:
         """Raises ConfigError for a cgroup that cannot be used."""
         launch = Launch(folder)
         warden = Warden(launch, cgroup)
-        cgroups = None if cgroup is None else Cgroups(cgroup)
+        cgroups = None if cgroup is None else Cgroups(cgroup, launch.id)
         return cls(
             warden,
             partial(_guarded, launch, warden, cgroups),
@@ -138,10 +138,10 @@ class World:
 
     def cgroup_for(self, life: str, memory: int | None) -> Path | None:
         """Make the cgroup of a process, where there are any. Raises OSError."""
-        return None if self.cgroups is None else self.cgroups.make(PREFIX + life, memory)
+        return None if self.cgroups is None else self.cgroups.make(life, memory)
 
     def was_too_large(self, life: str) -> bool:
-        return self.cgroups is not None and self.cgroups.was_too_large(PREFIX + life)
+        return self.cgroups is not None and self.cgroups.was_too_large(life)
 
 
 @attrs.frozen

@@ -51,6 +51,8 @@ class Adoption:
         self._launch = launch
         self._warden = warden
         self._adopted: dict[int, _Adopted] = {}
+        self._marked: set[int] = set()
+        """Children that carry a mark, and are found by that."""
         self._left: set[int] = set()
         """Those that cannot be killed, which was logged."""
 
@@ -95,17 +97,23 @@ class Adoption:
         """The live children that were neither started nor adopted, and carry no mark of ours."""
         if not orphans.are_known():
             return []  # one of them may just have been started
-        found = [pid for pid in subreaper.children() if not orphans.was_started(pid)]
+        children = set(subreaper.children())
+        self._marked &= children
         try:
             return [
                 pid
-                for pid in found
-                if pid not in self._adopted
-                and marks.Status(pid).alive
-                and self._launch.mark.look_at(pid) is None
+                for pid in children - self._adopted.keys() - self._marked
+                if not orphans.was_started(pid) and self._is_unmarked(pid)
             ]
         except OSError:
             return []  # there is no descriptor; the next look comes
+
+    def _is_unmarked(self, pid: int) -> bool:
+        """Whether a child lives and carries no mark; remembers those that do."""
+        if self._launch.mark.look_at(pid) is not None:
+            self._marked.add(pid)
+            return False
+        return marks.Status(pid).alive
 
     def _adopt_all(self, pids: Iterable[int]) -> None:
         for pid in pids:

@@ -93,8 +93,12 @@ def mark_of_mesh(mesh_id: str, users: Collection[int]) -> Mark:
 
 
 def limit_of(mesh_id: str, run: int) -> int:
-    """Return the soft limit that marks one process run of a mesh; number 0 marks its wardens."""
-    return _MARK_BIT | int(mesh_id[:10], 16) << _RUN_BITS | run % (1 << _RUN_BITS)
+    """Return the soft limit that marks one process run of a mesh; number 0 marks its wardens.
+
+    After four million runs it begins again with 1.
+    """
+    number = (run - 1) % ((1 << _RUN_BITS) - 1) + 1 if run else 0
+    return _MARK_BIT | int(mesh_id[:10], 16) << _RUN_BITS | number
 
 
 def set_limit(pid: int, limit: int) -> None:

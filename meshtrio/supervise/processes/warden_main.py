@@ -75,7 +75,7 @@ def main() -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     for folder in cgroup:
         with contextlib.suppress(OSError):
-            _kill_cgroups(folder)
+            _kill_cgroups(folder, mesh_id)
     with contextlib.suppress(OSError):
         marks.sweep(marks.mark_of_mesh(mesh_id, charges.users))
 
@@ -188,10 +188,10 @@ def _lives(pidfd: int) -> bool:
     return not poll.poll(0)
 
 
-def _kill_cgroups(folder: str) -> None:
-    """Kill all that is in the mesh's cgroups; the next mesh removes those."""
+def _kill_cgroups(folder: str, mesh_id: str) -> None:
+    """Kill all that is in the cgroups of this launch; the next mesh removes those."""
     for entry in os.scandir(folder):
-        if entry.name.startswith("meshtrio-"):
+        if entry.name.startswith(f"meshtrio-{mesh_id}-"):
             with contextlib.suppress(OSError), open(f"{entry.path}/cgroup.kill", "w") as file:
                 file.write("1")
 
