@@ -7,6 +7,8 @@ import re
 import select
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,3 +108,24 @@ def nested_processes(mesh: Served, folder: Path, depth: int) -> set[int]:
     for mark in (f"PLUGIN_SOCKET={mesh.folder}/", *inner):
         found.update(carrying(mark))
     return found
+
+
+@contextmanager
+def served_as_pid_1(folder: Path, config: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Serve in a PID namespace of its own; yields what started it, and its pid in ours."""
+    needs_namespaces()
+    (folder / "mesh.toml").write_text(config)
+    serve = [sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--mount-proc", *serve, "--runtime-dir", folder / "run"],
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        (init,) = until(lambda: children(process.pid))
+        yield process, init
+    finally:
+        for pid in children(process.pid) if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        process.wait(20)

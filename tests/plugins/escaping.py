@@ -1,11 +1,13 @@
 """A plugin whose descendant has left its group and session, and gets rid of what it has inherited.
 
 How is told by the arguments: "environment" and "limits" are cleared, "namespace" is a PID namespace
-of its own, and "dies" has the plugin itself exit afterwards. Standard library only.
+of its own. With "dies" the plugin itself exits afterwards, with "lasts-the-second-time" just once.
+Standard library only.
 """
 
 import ctypes
 import os
+import pathlib
 import resource
 import sys
 import time
@@ -44,6 +46,8 @@ os.wait()
 os.close(ready)
 os.read(is_ready, 1)
 print("escaped", os.read(pids, 20).decode(), "for good", flush=True)
-if "dies" in HOW:
+again = pathlib.Path(os.environ["PLUGIN_SOCKET"]).with_name("escaped-before")
+if "dies" in HOW or ("lasts-the-second-time" in HOW and not again.exists()):
+    again.touch()
     sys.exit(3)
 time.sleep(3600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,19 @@ def test_it_ends_when_its_plugin_does(how: list[str], short_dir: Path) -> None:
         with held([pid] if Path(f"/proc/{(pid := told_pid(mesh))}").exists() else []) as pidfds:
             wait_until_ended(pidfds)
         assert mesh.stop() == 0
+
+
+def test_what_a_run_leaves_is_not_taken_for_the_next_runs(short_dir: Path) -> None:
+    """It ends with its own run, although the plugin was started again by then."""
+    config = escaping("environment", "limits", "lasts-the-second-time")
+    with served(short_dir, config) as mesh:
+        until(lambda: mesh.log.count("for good") == 2)
+        first, second = (int(pid) for pid in re.findall(r"escaped (\d+) for good", mesh.log))
+        until(lambda: not Path(f"/proc/{first}").exists())
+        with held([second]) as pidfds:
+            assert not any(map(has_ended, pidfds.values()))
+            assert mesh.stop() == 0
+            wait_until_ended(pidfds)
 
 
 @pytest.mark.parametrize("how", WAYS, ids="-".join)

@@ -61,12 +61,15 @@ class Adoption:
         task_status.started()
         if not subreaper.is_one():
             return
+        # What a plugin has left is not a successor's.
+        self._warden.plugin_ended = self._look
         try:
             while True:
                 await next_beat(_LOOK_EVERY)
                 self._look()
                 self._kill_those_without_plugin()
         finally:
+            self._warden.plugin_ended = lambda: None
             with trio.CancelScope(shield=True):
                 await self._end_all()
 

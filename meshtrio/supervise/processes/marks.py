@@ -64,7 +64,10 @@ class Mark:
         """Whether `/proc/NAME` carries the mark. False if it cannot be read."""
         if self._limits and soft_limit(name) in self._limits:
             return True
-        return bool(self._variable) and self._variable in read(name, "environ").split(b"\0")
+        if not self._variable:
+            return False
+        environment = read(name, "environ")
+        return self._variable in environment and self._variable in environment.split(b"\0")
 
     def processes(self) -> Iterator[Status]:
         """Yield the processes that belong to it, without this one. Raises OSError; see `read`."""
@@ -114,11 +117,9 @@ def set_limit(pid: int, limit: int) -> None:
 
 def soft_limit(name: int | str) -> int:
     """Return the soft limit of RLIMIT_RSS of `/proc/NAME`; 0 if there is none, or it is hidden."""
-    for line in read(name, "limits").splitlines():
-        if line.startswith(b"Max resident set "):
-            soft = line.split()[3]
-            return int(soft) if soft.isdigit() else 0
-    return 0
+    _, found, after = read(name, "limits").partition(b"\nMax resident set ")
+    soft = after.split(None, 1)[0] if found else b""
+    return int(soft) if soft.isdigit() else 0
 
 
 def is_warden(pid: int) -> bool:

@@ -47,6 +47,8 @@ class Warden:
         self._plugins: dict[int, int] = {}
         self._adopted: dict[int, int] = {}
         self._channel: socket.socket | None = None
+        self.plugin_ended: Callable[[], None] = lambda: None
+        """Called when a plugin has been reaped, before a successor is started."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a warden running until cancelled, then send it home. Raises OSError at the start."""
@@ -111,6 +113,7 @@ class Warden:
         """The plugin has been reaped, and its number may be another's from now on."""
         del self._plugins[pid]
         self._send(b"-%d" % pid)
+        self.plugin_ended()
 
     def watch_adopted(self, pid: int, pidfd: int) -> None:
         """Have a descendant of a plugin killed, too, which has become a child of the mesh."""
