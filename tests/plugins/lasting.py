@@ -42,6 +42,14 @@ async def orderly():
     await plugin.serve(Lasting())
 
 
+async def execute_again():
+    """As a program does that loads its new code: it has served by then."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(plugin.serve, Lasting())
+        nursery.cancel_scope.cancel()
+    os.execv(sys.executable, [sys.executable, __file__, "run"])
+
+
 def start_children():
     for apart in (False, True):
         command = [sys.executable, "-I", "-S", "-c", STUBBORN]
@@ -62,7 +70,8 @@ if __name__ == "__main__":
             plugin.run(Lasting())
         case "wrapped":
             command = [sys.executable, __file__, "run"]
-            os.set_inheritable(int(os.environ["MESH_PIDFD"]), True)
             sys.exit(subprocess.call(command, close_fds=False))
+        case "executed-again":
+            trio.run(execute_again)
         case "executed":
             os.execv(sys.executable, [sys.executable, __file__, "run"])

@@ -40,7 +40,7 @@ def test_a_plugin_ends_at_once_where_nothing_is_under_way(short_dir: Path) -> No
             wait_until_ended(pidfds)
 
 
-@pytest.mark.parametrize("kind", ["run", "serve", "wrapped", "executed"])
+@pytest.mark.parametrize("kind", ["run", "serve", "wrapped", "executed", "executed-again"])
 async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
     with served(short_dir, lasting(kind, stop_timeout=3600), ready=1) as mesh:
         socket = mesh.folder / "p-0.sock"

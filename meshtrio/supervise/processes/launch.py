@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from meshtrio import contract, runtime_lock
-from meshtrio.supervise.processes import marks, orphans, subreaper
+from meshtrio.supervise.processes import marks, orphans
 from meshtrio.supervise.processes.process import Process
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -85,8 +85,7 @@ class Launch:
         Raises OSError.
         """
         limit = self._limits.pop(run, 0)
-        parent = os.getpid() if subreaper.is_one() else None
-        mark = marks.Mark(f"{contract.MESH_LIFE}={run}", self.users, limit, parent=parent)
+        mark = marks.Mark(f"{contract.MESH_LIFE}={run}", self.users, limit, parent=os.getpid())
         return len(_sweep(mark).killed)
 
     async def end(self) -> None:
@@ -95,7 +94,8 @@ class Launch:
         It stays there if something is left all the same, for the next mesh. Raises OSError, and
         RuntimeError if there can be no thread.
         """
-        swept = await trio.to_thread.run_sync(_sweep, self.mark)
+        mark = marks.mark_of_mesh(self.id, self.users, parent=os.getpid())
+        swept = await trio.to_thread.run_sync(_sweep, mark)
         if swept.complete:
             runtime_lock.remove_launch(self._lock, self.id)
 

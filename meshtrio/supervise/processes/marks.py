@@ -53,7 +53,8 @@ class Mark:
             users: The numbers of the users whose processes are meant.
             first: The lowest limit that is meant; 0 for none.
             last: The highest, if it is not the same.
-            parent: The pid of a process whose children are known to be descendants of plugins.
+            parent: The pid of the mesh. A child of it that carries a mark has become one when its
+                parent ended, as the kernel has it where the mesh is PID 1 or a subreaper.
         """
         self._parent = parent
         self._variable = os.fsencode(variable)
@@ -89,10 +90,11 @@ class Mark:
         return found if found.user in self._users and found.in_our_namespace else None
 
 
-def mark_of_mesh(mesh_id: str, users: Collection[int]) -> Mark:
-    """Return the mark of all that a mesh has started, without its wardens."""
-    first = limit_of(mesh_id, 0)
-    return Mark(f"MESH_ID={mesh_id}", users, first + 1, first + (1 << _RUN_BITS) - 1)
+def mark_of_mesh(mesh_id: str, users: Collection[int], *, parent: int | None = None) -> Mark:
+    """Return the mark of all that a mesh has started, without its wardens; see `Mark`."""
+    first = limit_of(mesh_id, 1)
+    last = first + (1 << _RUN_BITS) - 2
+    return Mark(f"MESH_ID={mesh_id}", users, first, last, parent=parent)
 
 
 def limit_of(mesh_id: str, run: int) -> int:

@@ -63,7 +63,8 @@ def _open_pidfd() -> int | None:
     """Duplicate the pidfd of the mesh, for one waiter; None if there is none.
 
     The variable may have been inherited without the descriptor, by a child of a plugin, and
-    something else may have its number; so only a pidfd is taken, and not that of an own child.
+    something else may have its number; so only a pidfd is taken, and not that of an own child. It
+    stays open and inheritable: a program may execute itself again.
     """
     text = os.environ.get(contract.MESH_PIDFD, "")
     if not text.isdecimal():
@@ -74,7 +75,6 @@ def _open_pidfd() -> int | None:
             return None
         if _is_of_child(inherited):
             return None
-        os.set_inheritable(inherited, False)
         return os.dup(inherited)
     except OSError:
         return None
