@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,7 +52,8 @@ def has_ended(pidfd: int, within: float = 0.0) -> bool:
 
 
 def wait_until_ended(pidfds: dict[int, int], within: float = WITHIN) -> None:
-    left = {pid: pidfd for pid, pidfd in pidfds.items() if not has_ended(pidfd, within)}
+    end = time.monotonic() + within
+    left = [pid for pid, fd in pidfds.items() if not has_ended(fd, max(0, end - time.monotonic()))]
     names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left}
     assert not names
 

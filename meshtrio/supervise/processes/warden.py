@@ -7,8 +7,10 @@ comes when that thread ends, not the process.
 from __future__ import annotations
 
 import array
+import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -92,11 +94,14 @@ class Warden:
             nursery.cancel_scope.cancel()
 
     async def _end(self, process: _Process) -> None:
-        """Send a warden home, or kill it, and reap it. Bounded."""
-        self._send(b".")
-        self._channel = None
-        with trio.move_on_after(_GOODBYE):
-            await trio.lowlevel.wait_readable(process.pidfd)
+        """Send a warden home unless it has ended, or kill it, and reap it. Bounded."""
+        if process.has_ended():
+            self._channel = None
+        else:
+            self._send(b".")
+            self._channel = None
+            with trio.move_on_after(_GOODBYE):
+                await trio.lowlevel.wait_readable(process.pidfd)
         await process.end()
 
     @property
@@ -197,8 +202,14 @@ class _Process:
         except OSError:
             return False
 
+    def has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def kill(self) -> None:
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # it has ended
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill it and reap it. Never blocks: a process that traces it may keep it a zombie."""

@@ -43,12 +43,12 @@ class _Charges:
         """The pidfds of plugins, by their pids."""
 
     def take(self, word: bytes, descriptors: array.array[int]) -> None:
+        if word[:1] in (b"+", b"-"):
+            before = self.plugins.pop(int(word[1:]), None)
+            if before is not None:
+                os.close(before)
         if word[:1] == b"+" and descriptors:
             self.plugins[int(word[1:])] = descriptors[0]
-        elif word[:1] == b"-":
-            pidfd = self.plugins.pop(int(word[1:]), None)
-            if pidfd is not None:
-                os.close(pidfd)
         elif word[:1] == b"u":
             self.users.add(int(word[1:]))
 
