@@ -35,6 +35,13 @@ PLUGIN_BINARY_LOG_FILES = "PLUGIN_BINARY_LOG_FILES"
 """How many files of its binary log it is to keep."""
 MESH_LIFE = "MESH_LIFE"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
+MESH_ID = "MESH_ID"
+"""A random word for each start of a mesh. What has inherited it is killed by the mesh's warden, or
+by the next mesh in its runtime dir, see [what ends with a plugin](../how-to/processes.md)."""
+MESH_PIDFD = "MESH_PIDFD"
+"""The number of an inherited descriptor, a pidfd of the mesh's process. It is readable once that
+has ended, however it did. Plugins made with meshtrio stop then; those in other languages may poll
+it for the same."""
 PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
 """From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
 PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
@@ -58,6 +65,8 @@ ENVIRONMENT = frozenset(
         PLUGIN_BINARY_LOG_SIZE,
         PLUGIN_BINARY_LOG_FILES,
         MESH_LIFE,
+        MESH_ID,
+        MESH_PIDFD,
         PLUGIN_NAME,
         PLUGIN_INSTANCE,
         MESH_SOCKET,

@@ -44,6 +44,8 @@ from meshtrio.structured import check_in_trio, open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Status
 from meshtrio.supervise.operations import Operations
+from meshtrio.supervise.processes.launch import SWEEP_TIMED_OUT, SWEEP_WITHIN, sweep_earlier
+from meshtrio.supervise.processes.mesh_end import wait_for_mesh_end
 from meshtrio.supervise.report import ShutdownReport
 from meshtrio.supervise.statistics import MeshStatistics
 from meshtrio.supervise.tree import Tree
@@ -193,7 +195,8 @@ async def main(
     When cancelled, or interrupted by Ctrl-C, every plugin is stopped before this returns: SIGTERM,
     its stop_timeout, SIGKILL; those that others came `after` come last. Raises ConfigError before
     anything was started, and MeshFailedError, with everything stopped, when a plugin's failure was
-    escalated to the mesh.
+    escalated to the mesh. In a plugin of another mesh it also stops, and returns, when the process
+    of that mesh has ended.
     """
     check_in_trio("mesh.main")
     if not isinstance(config, MeshConfig):
@@ -201,6 +204,7 @@ async def main(
     runtime_dir.check(config)
     folder = runtime_dir.of(config)
     with runtime_dir.claim(folder) as claim:
+        await _sweep_earlier(claim)
         registry, chronicle = MemoryRegistry(), Chronicle()
         tree = Tree(config, registry, folder, [log_event, chronicle.take])
         operations = Operations(tree)
@@ -213,9 +217,32 @@ async def main(
                 open_nursery_of_one() as nursery,
             ):
                 await nursery.start(tree.run)
+                nursery.start_soon(_stop_after_outer_mesh, nursery.cancel_scope)
                 task_status.started(Mesh(tree, registry, operations, log_levels))
         finally:
             _log.info("the mesh has stopped: %s", tree.report)
+
+
+async def _stop_after_outer_mesh(scope: trio.CancelScope) -> None:
+    """Stop a mesh that is part of a plugin when the mesh that has started the plugin has ended."""
+    if await wait_for_mesh_end():
+        _log.warning("the mesh that has started this program has ended; stopping")
+        scope.cancel()
+
+
+async def _sweep_earlier(claim: runtime_dir.Claim) -> None:
+    """End what meshes that were killed together with their wardens have left in a runtime dir."""
+    earlier = claim.launches()
+    if not earlier:
+        return
+    try:
+        with trio.move_on_after(SWEEP_WITHIN):
+            gone = await trio.to_thread.run_sync(sweep_earlier, earlier, abandon_on_cancel=True)
+            claim.forget_launches(gone)
+            return
+        _log.warning("%s", SWEEP_TIMED_OUT)
+    except (OSError, RuntimeError) as exc:
+        _log.warning("cannot look for what an earlier mesh has left: %s", exc)
 
 
 @asynccontextmanager

@@ -15,10 +15,11 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
+    asynccontextmanager,
     nullcontext,
     suppress,
 )
@@ -33,6 +34,7 @@ from meshtrio.contract import (
     DRAIN_DONE,
     GRPC_BINARY_LOG_FILTER,
     MESH_LIFE,
+    MESH_PIDFD,
     PLUGIN_LISTEN,
     PLUGIN_LOG_LEVEL,
     PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH,
@@ -127,7 +129,8 @@ async def serve(
     """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
 
     Tasks that run beside it are the program's to end then: a program that goes on is killed when
-    its stop_timeout is over, with the stacks of its tasks in the mesh's log.
+    its stop_timeout is over, with the stacks of its tasks in the mesh's log. If the mesh is killed,
+    and its warden with it, this process stops in the same way by itself.
 
     Reports started once the socket is bound and answers. Must run in the main thread, which gets
     the signals. `interceptors` are async context managers, each given the call and entered around
@@ -171,11 +174,23 @@ async def _serve(
             with _listener() as listener:
                 stop = server.on_exit = partial(_stop, server, health)
                 server.ends_with_process = for_good
-                async with open_nursery_of_one() as nursery:
+                async with _stopped_with_mesh(), open_nursery_of_one() as nursery:
                     await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
                     task_status.started()
                     await anext(signals)
                     await stop()
+
+
+@asynccontextmanager
+async def _stopped_with_mesh() -> AsyncIterator[None]:
+    """Have this process stopped if the mesh's process ends during the block, however it ends."""
+    async with open_nursery_of_one() as nursery:
+        if MESH_PIDFD in os.environ:
+            from meshtrio.supervise.processes.mesh_end import stop_with_mesh  # only in a mesh
+
+            nursery.start_soon(stop_with_mesh)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def _stop(server: Server, health: HealthServicer) -> None:

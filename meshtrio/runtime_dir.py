@@ -8,7 +8,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -146,6 +146,16 @@ def find_mesh_socket() -> Path:
     return Path(given) if given else mesh_socket(default())
 
 
+def users_of(config: MeshConfig) -> set[int]:
+    """The users other than the mesh's own that plugins are to run as; without unknown ones."""
+    found = set()
+    for plugin in config.plugins:
+        if plugin.containment.user is not None:
+            with contextlib.suppress(KeyError):
+                found.add(ids_of(plugin.containment.user, None)[0])
+    return found
+
+
 def trusted_users(given: Path | str | None) -> frozenset[int] | None:
     """The uids of which the mesh that a client calls has to have one, None for any.
 
@@ -250,7 +260,7 @@ class Claim:
             raise
         try:
             _remove_listed(self._folder, self._lock)
-            self._begin(self._lock, [])
+            self._begin(self._lock, _launch_lines(self._lock))
         except BaseException:
             os.close(self._lock)
             os.close(self._folder)
@@ -283,14 +293,29 @@ class Claim:
         if not same:
             _remove_listed(folder, lock)
         listed = runtime_lock.listed(self._lock) if same else []
+        listed += _launch_lines(self._lock)
         os.close(self._lock)
         os.close(self._folder)
         self._lock, self._folder = lock, folder
         self._begin(lock, listed)
 
-    def _begin(self, lock: int, sockets: list[str]) -> None:
+    def launches(self) -> dict[str, list[int]]:
+        """The launches of meshes that are recorded here, by id, with the users of their processes.
+
+        Processes of those may be left that were not told to stop by their mesh or its warden.
+        """
+        return runtime_lock.launches(self._lock)
+
+    def forget_launches(self, ids: Iterable[str]) -> None:
+        """Take out launches of which nothing is left. Raises ConfigError."""
+        gone = set(ids)
+        kept = {key: users for key, users in self.launches().items() if key not in gone}
+        lines = [runtime_lock.launch_line(key, users) for key, users in kept.items()]
+        self._begin(self._lock, runtime_lock.listed(self._lock) + lines)
+
+    def _begin(self, lock: int, lines: list[str]) -> None:
         try:
-            runtime_lock.begin(lock, sockets)
+            runtime_lock.begin(lock, lines)
         except OSError as exc:
             where = f"{whole(str(self.folder))}: {runtime_lock.NAME}"
             raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
@@ -304,7 +329,8 @@ class Claim:
         if not self.lost:
             _remove_listed(self._folder, self._lock)
             with contextlib.suppress(OSError):
-                runtime_lock.begin(self._lock, [])
+                # What could not be killed is for the next mesh to look for.
+                runtime_lock.begin(self._lock, _launch_lines(self._lock))
         os.close(self._lock)
         os.close(self._folder)
 
@@ -428,3 +454,9 @@ def _remove_listed(folder: int, lock: int) -> None:
             with folders.opened(path.parts[0], folder) as own:
                 folders.remove_socket(path.name, own, or_link=True)
             os.rmdir(path.parts[0], dir_fd=folder)
+
+
+def _launch_lines(lock: int) -> list[str]:
+    """The lines of the launches that a lock file records."""
+    recorded = runtime_lock.launches(lock)
+    return [runtime_lock.launch_line(mesh_id, users) for mesh_id, users in recorded.items()]

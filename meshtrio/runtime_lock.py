@@ -1,8 +1,9 @@
 """The lock file of a runtime dir, which also lists what the mesh has made there.
 
 The first line is the pid of the mesh that holds the lock, or held it last. Each further line is
-the path, relative to the folder, of a plugin's socket. The list is how the next mesh knows which
-sockets a mesh that was killed has left: nothing is ever removed because of its name alone.
+the path, relative to the folder, of a plugin's socket, or a launch of a mesh: its random id, and
+the users that its processes run as. The list is how the next mesh knows which sockets and processes
+a mesh that was killed has left: nothing is ever removed or killed because of its name alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 NAME = "mesh.lock"
 
 _HEADER = re.compile(rb"(\d{1,10}\n)?")
 _SOCKET = re.compile(r"(?P<folder>[A-Za-z0-9_-]+\.d/)?[A-Za-z0-9_-]+-\d+(\.b)?\.sock")
+_LAUNCH = re.compile(r"launch ([0-9a-f]{32}) (\d{1,10}(?:,\d{1,10})*)")
+_MAX_LAUNCHES = 64
 _MAX_SIZE = 4 * 1024 * 1024
 _SAFE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """Neither follows a link nor waits for the other end of a FIFO."""
@@ -139,29 +144,70 @@ def holder(path: Path | str, dir_fd: int | None = None) -> str:
         os.close(lock)
 
 
-def begin(lock: int, sockets: list[str]) -> None:
-    """Write this process's pid, and the sockets that are there already."""
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, "".join(f"{line}\n" for line in (os.getpid(), *sockets)).encode(), 0)
+def begin(lock: int, lines: list[str]) -> None:
+    """Write this process's pid, and what is to stay listed."""
+    content = "".join(f"{line}\n" for line in (os.getpid(), *lines)).encode()
+    # In this order, so that a mesh that is killed in between has not lost its launch.
+    os.pwrite(lock, content, 0)
+    os.ftruncate(lock, len(content))
 
 
 def listed(lock: int) -> list[str]:
     """The relative paths of the sockets that the lock file lists."""
-    lines = os.pread(lock, _MAX_SIZE, 0).decode("ascii", "replace").splitlines()[1:]
-    return list(dict.fromkeys(line for line in lines if _SOCKET.fullmatch(line)))
+    return list(dict.fromkeys(line for line in _lines(lock) if _SOCKET.fullmatch(line)))
 
 
-def add(path: Path | str, socket: str, dir_fd: int | None = None) -> None:
-    """List a socket that is about to be made.
+def launch_line(mesh_id: str, users: Iterable[int]) -> str:
+    """The line that records a launch; the last line of a launch counts."""
+    return f"launch {mesh_id} {','.join(map(str, sorted(users)))}"
+
+
+def launches(lock: int) -> dict[str, list[int]]:
+    """The users of the launches that the lock file lists, by their ids; at most the last 64.
+
+    There are none in a file of another user, who could have processes killed by it.
+    """
+    if _why_not_ours(lock):
+        return {}
+    found = [match for line in _lines(lock) if (match := _LAUNCH.fullmatch(line))]
+    by_id = {match[1]: [int(user) for user in match[2].split(",")] for match in found}
+    return dict(list(by_id.items())[-_MAX_LAUNCHES:])
+
+
+def _lines(lock: int) -> list[str]:
+    return os.pread(lock, _MAX_SIZE, 0).decode("ascii", "replace").splitlines()[1:]
+
+
+def add(path: Path | str, line: str, dir_fd: int | None = None) -> None:
+    """List a socket that is about to be made, or a launch.
 
     Does nothing if there is no lock file any more, or it is not that of a mesh of this user.
     """
+    with _opened(path, dir_fd) as lock:
+        if lock is not None and line not in _lines(lock):
+            os.write(lock, f"{line}\n".encode())
+
+
+def remove_launch(path: Path | str, mesh_id: str, dir_fd: int | None = None) -> None:
+    """Take out a launch of which nothing is left. To be called by the holder of the lock only."""
+    with _opened(path, dir_fd) as lock:
+        if lock is not None:
+            begin(lock, [line for line in _lines(lock) if f"launch {mesh_id} " not in line])
+
+
+@contextmanager
+def _opened(path: Path | str, dir_fd: int | None) -> Iterator[int | None]:
+    """Open the lock file at its end; None if there is none of a mesh of this user."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_APPEND | _SAFE, dir_fd=dir_fd)
+        lock = os.open(path, os.O_RDWR | _SAFE, dir_fd=dir_fd)
     except FileNotFoundError:
+        yield None
         return
     try:
-        if not _why_not_ours(lock) and socket not in listed(lock):
-            os.write(lock, f"{socket}\n".encode())
+        if _why_not_ours(lock):
+            yield None
+        else:
+            os.lseek(lock, 0, os.SEEK_END)
+            yield lock
     finally:
         os.close(lock)

@@ -22,7 +22,9 @@ from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
 from meshtrio.structured import open_nursery_of_one, told_to_stop
+from meshtrio.supervise.processes import subreaper
 from meshtrio.supervise.processes.descriptors import LIMIT
+from meshtrio.supervise.processes.mesh_end import stop_with_mesh
 from meshtrio.supervise.processes.orphans import only_meshes_start_children
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -113,10 +115,12 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
     only_meshes_start_children()
+    subreaper.become()
     with told_to_stop(for_good=True) as signals:
         async with open_nursery_of_one() as beside:
             async with open_nursery_of_one() as nursery:
                 running = await nursery.start(mesh.main, config)
+                beside.start_soon(stop_with_mesh)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
                     from meshtrio.cli.reloading import follow_changes  # few want it

@@ -94,6 +94,7 @@ class Tree:
     def configure(self, config: MeshConfig) -> None:
         """Go by this config from now on; instances are added and removed one by one."""
         self.config = config
+        self._set_users()
         self._relations = config.relations()
         self._dependencies = self._relations.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
@@ -110,6 +111,17 @@ class Tree:
         for service in self._services - services:
             self._registry.forget(service)
         self._tables, self._services = config.services, services
+
+    def _set_users(self) -> None:
+        """Have the guard know whose processes plugins are."""
+        try:
+            self._world.guard.set_users(runtime_dir.users_of(self.config))
+        except OSError as exc:
+            _log.error(
+                "cannot record the users of plugins in the runtime dir: %s; should this mesh and "
+                "its warden be killed, the next mesh there leaves their processes alone",
+                exc.strerror,
+            )
 
     def add(self, children: Iterable[Child]) -> None:
         """Take new instances on, in the order of the config."""

@@ -137,6 +137,9 @@ class FakeWorld:
     def forget(self, pid: int) -> None:
         self.guarded.remove(pid)
 
+    def set_users(self, users: Iterable[int]) -> None:
+        self.users = set(users)
+
     async def sweep(self, identity: RunIdentity) -> Remains:
         await trio.lowlevel.checkpoint()
         return Remains()

@@ -66,8 +66,10 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
     failures = iter([RuntimeError("of the probe")])
 
     class Failing(FakeWorld):
-        async def check(self, address: str, within: float, tls: Any = None) -> Any:
-            found = await super().check(address, within, tls)
+        async def check(
+            self, address: str, within: float, tls: Any = None, connect: Any = None
+        ) -> Any:
+            found = await super().check(address, within, tls, connect)
             if "/a-0" in address:
                 for failure in failures:
                     raise failure

@@ -15,6 +15,7 @@ from meshtrio.errors import ConfigError
 from meshtrio.supervise import events
 from tests.meshes import running
 from tests.programs import plugin, served, until
+from tests.survivors import has_ended, held, wait_until_ended, wardens
 
 MIB = 1024 * 1024
 ESCAPING = ["-I", "-S", "minimal.py", "--daemon", "--without-environment"]
@@ -114,3 +115,24 @@ async def test_a_folder_that_another_mesh_uses_is_refused(short_dir: Path, cgrou
                 async with running(config(cgroup, quick), short_dir / "other"):
                     pass
             assert not watched.find(events.Exited)
+
+
+def test_a_warden_that_was_held_up_leaves_the_cgroups_of_the_next_mesh(
+    short_dir: Path, cgroup: Path
+) -> None:
+    """That has another runtime dir, and the same folder for its cgroups."""
+    text = config(cgroup, plugin("p", "-I", "-S", "minimal.py"))
+    with served(short_dir, text, ready=1) as mesh:
+        (warden,) = wardens(mesh.process.pid)
+        with held([warden, mesh.ps()[0]["pid"]]) as old:
+            os.kill(warden, signal.SIGSTOP)
+            mesh.process.kill()
+            mesh.process.wait()
+            (short_dir / "other").mkdir()
+            with served(short_dir / "other", text, ready=1) as successor:
+                with held([successor.ps()[0]["pid"]]) as pidfds:
+                    assert not has_ended(old[warden])
+                    os.kill(warden, signal.SIGCONT)
+                    wait_until_ended(old)
+                    assert not any(map(has_ended, pidfds.values()))
+                    assert successor.stop() == 0

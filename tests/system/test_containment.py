@@ -70,7 +70,7 @@ async def test_what_its_mesh_was_told_by_another_is_not_for_it(
     given = contract.ENVIRONMENT & set(found["env"])
     assert given == {
         *("PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT"),
-        *("MESH_SOCKET", "MESH_LIFE"),
+        *("MESH_SOCKET", "MESH_LIFE", "MESH_ID", "MESH_PIDFD"),
     }
 
 

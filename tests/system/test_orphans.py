@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from meshtrio.supervise.processes import procfs
 from tests.programs import PLUGINS, ROOT, children, plugin, until
+from tests.survivors import has_ended, held, served_as_pid_1
 
 ORPHANING = plugin(
     "orphaning",
@@ -34,29 +32,6 @@ def zombies(parent: int) -> list[procfs.Stat]:
     return [stat for stat in procfs.stats() if stat.parent == parent and stat.state == "Z"]
 
 
-@contextmanager
-def served_as_pid_1(folder: Path, config: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Serve in a PID namespace of its own; yields what started it, and its pid in ours."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        assert not os.environ.get("CI"), "only root, and with unshare(1), can make a namespace"
-        pytest.skip("only root, and with unshare(1), can make a namespace")
-    (folder / "mesh.toml").write_text(config)
-    serve = [sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
-    with (folder / "log").open("wb") as out:
-        process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--mount-proc", *serve, "--runtime-dir", folder / "run"],
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        (init,) = until(lambda: children(process.pid))
-        yield process, init
-    finally:
-        for pid in children(process.pid) if process.poll() is None else []:
-            os.kill(pid, signal.SIGKILL)
-        process.wait(20)
-
-
 def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: Path) -> None:
     steady = plugin("steady", "-I", "-S", "minimal.py")
     with served_as_pid_1(short_dir, ORPHANING + steady) as (process, init):
@@ -72,6 +47,25 @@ def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: P
         assert process.wait(20) == 0
         assert "Traceback" not in log.read_text()
         assert "1 processes stopped by themselves" in log.read_text()
+
+
+def test_as_pid_1_what_was_started_from_outside_is_left_alone(short_dir: Path) -> None:
+    """As by `docker exec`: when its parent ends, the kernel gives it to the mesh."""
+    log = short_dir / "log"
+    with served_as_pid_1(short_dir, ORPHANING) as (_, init):
+        until(lambda: "orphans were made" in log.read_text())
+        enter = ["nsenter", "--target", str(init), "--pid", "--mount"]
+        script = "sleep 3600 >&- 2>&- & :"
+        subprocess.run([*enter, "setsid", "sh", "-c", script], check=True)
+        (started,) = until(lambda: [pid for pid in children(init) if is_sleeping(pid)])
+        with held([started]) as pidfds:
+            until(lambda: "gives up" in log.read_text())
+            until(lambda: not zombies(init))
+            assert not any(map(has_ended, pidfds.values()))
+
+
+def is_sleeping(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep")
 
 
 EMBEDDED = """

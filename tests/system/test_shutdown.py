@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ROOT, children, echo, plugin, served, until
+from tests.programs import ROOT, echo, plugin, served, until
+from tests.survivors import wardens
 
 MIXED = echo(instances=2) + plugin("stubborn", "faulty.py", "ignore-sigterm", stop_timeout=0.5)
 
@@ -51,29 +52,21 @@ def test_a_killed_supervisors_folder_can_be_used_again(short_dir: Path) -> None:
 
 def test_a_killed_warden_is_replaced_and_its_successor_knows_the_plugins(short_dir: Path) -> None:
     with served(short_dir, echo(), ready=1) as mesh:
-        for killed in _wardens(mesh.process.pid):
+        for killed in wardens(mesh.process.pid):
             os.kill(killed, signal.SIGKILL)
         mesh.wait_for("starting another")
-        until(lambda: _wardens(mesh.process.pid) not in ([], [killed]))
+        until(lambda: wardens(mesh.process.pid) not in ([], [killed]))
         mesh.process.kill()
         mesh.process.wait()
         until(lambda: not mesh.pids())
 
 
-def _wardens(parent: int) -> list[int]:
-    return [
-        pid
-        for pid in children(parent)
-        if b"warden_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
 def test_the_warden_goes_with_its_mesh(short_dir: Path) -> None:
     with served(short_dir, echo(), ready=1) as mesh:
-        wardens = _wardens(mesh.process.pid)
-        assert len(wardens) == 1
+        found = wardens(mesh.process.pid)
+        assert len(found) == 1
         assert mesh.stop() == 0
-        assert not Path(f"/proc/{wardens[0]}").exists()
+        assert not Path(f"/proc/{found[0]}").exists()
 
 
 def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:

@@ -23,13 +23,14 @@ _PAUSE = 0.005
 class Cgroups:
     """The cgroups of one mesh. All of it is quick, but `remove`, which is for a worker thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mesh_id: str) -> None:
         """Raises ConfigError for a folder that is no cgroup, is in use, or that we may not use.
 
         The folder is locked until `close`, or until this is collected: what is in it is killed and
         removed, which must not be another mesh's.
         """
         self._folder = folder
+        self._prefix = prefix_of(mesh_id)
         try:
             self.close = weakref.finalize(self, os.close, _locked(folder))
             self.limits_memory = _enable_memory(folder)
@@ -41,31 +42,34 @@ class Cgroups:
         except OSError as exc:
             raise ConfigError([f"mesh: cgroup: {folder} cannot be used: {exc}"]) from None
 
-    def make(self, name: str, memory: int | None) -> Path:
-        """Make a cgroup that may use so many bytes of memory. Raises OSError."""
-        made = self._folder / name
+    def make(self, run: str, memory: int | None) -> Path:
+        """Make the cgroup of a process run; `memory`: bytes that it may use. Raises OSError."""
+        made = self._of(run)
         made.mkdir()
         if self.limits_memory and memory is not None:
             _write(made / "memory.max", str(memory))
             _write(made / "memory.oom.group", "1")
         return made
 
-    def was_too_large(self, name: str) -> bool:
+    def was_too_large(self, run: str) -> bool:
         """Whether the kernel has killed something in it for its use of memory."""
         with contextlib.suppress(OSError, ValueError):
-            content = (self._folder / name / "memory.events").read_bytes()
+            content = (self._of(run) / "memory.events").read_bytes()
             events = dict(line.split() for line in content.splitlines())
             return int(events.get(b"oom_kill", 0)) > 0
         return False
 
-    def remove(self, name: str) -> int:
+    def remove(self, run: str) -> int:
         """Kill what is left in a cgroup and remove it; gives how many processes those were."""
-        gone = self._folder / name
+        gone = self._of(run)
         with contextlib.suppress(OSError):
             left = len((gone / "cgroup.procs").read_bytes().split())
             _kill(gone)
             return left
         return 0
+
+    def _of(self, run: str) -> Path:
+        return self._folder / f"{self._prefix}{run}"
 
     def _remove_stale(self) -> None:
         """What a mesh that was killed itself has left in the folder."""
@@ -75,7 +79,12 @@ class Cgroups:
 
 
 PREFIX = "meshtrio-"
-"""Of the names of cgroups that are ours to remove."""
+"""Of the names of cgroups that are the holder's of the lock to remove."""
+
+
+def prefix_of(mesh_id: str) -> str:
+    """Of the names of the cgroups of one launch, which alone its warden kills: it has no lock."""
+    return f"{PREFIX}{mesh_id}-"
 
 
 def _locked(folder: Path) -> int:

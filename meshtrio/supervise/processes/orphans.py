@@ -72,6 +72,16 @@ def waited_for(pid: int) -> None:
     _children.pids.discard(pid)
 
 
+def was_started(pid: int) -> bool:
+    """Whether a child was started by a mesh of this process, and not yet waited for."""
+    return pid in _children.pids
+
+
+def are_known() -> bool:
+    """Whether the pids of all started children are known, since none is being started."""
+    return not _children.starting
+
+
 def only_meshes_start_children() -> None:
     """Declare that this program starts no processes but those of its meshes."""
     _children.are_all = True

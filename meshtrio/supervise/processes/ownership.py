@@ -64,8 +64,11 @@ class Owner:
         mark = f"{contract.MESH_LIFE}={self.launch_id}".encode()
         if mark in _content(pid, "environ").split(b"\0"):
             return True
-        cgroup = f"{cgroups.PREFIX}{self.launch_id}".encode()
-        return any(cgroup in line.split(b"/") for line in _content(pid, "cgroup").splitlines())
+        end = f"-{self.launch_id}".encode()
+        folders = _content(pid, "cgroup").replace(b"\n", b"/").split(b"/")
+        return any(
+            each.startswith(cgroups.PREFIX.encode()) and each.endswith(end) for each in folders
+        )
 
     def members(self) -> Iterator[int]:
         """Yield the pids of all of them, those first that are found with the least work.

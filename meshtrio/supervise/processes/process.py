@@ -48,11 +48,18 @@ class Process(ChildProcess):
         env: Mapping[str, str],
         cwd: Path | None,
         cgroup: Path | None = None,
+        inherited: Sequence[int] = (),
+        on_start: Callable[[int], None] = lambda pid: None,
     ) -> Process:
         """Start a process in a session and group of its own.
 
         Args:
+            command: The program and its arguments.
+            env: Its environment.
+            cwd: Its working directory.
             cgroup: The control group that the command puts itself in, if any.
+            inherited: Descriptors that it inherits under the same numbers, besides standard ones.
+            on_start: Called with its pid in a worker thread as soon as it was started.
 
         Raises:
             OSError: It cannot be started.
@@ -64,11 +71,13 @@ class Process(ChildProcess):
         """
         started = await start_program(
             command,
+            on_start,
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=tuple(inherited),
         )
         assert started.stdout is not None
         assert started.stderr is not None

@@ -1,7 +1,7 @@
 """What a plugin leaves outside its process group, and what cannot be killed: found and reported.
 
-A process is a plugin's if it carries the plugin's launch id in its environment, or is in the
-session that the plugin's first process has led. All plugins that have ended at the same time are
+A process is a plugin's if it carries a mark of the plugin's launch (`marks`), or is in the session
+that the plugin's first process has led. All plugins that have ended at the same time are
 looked for in one pass over /proc, in a thread.
 """
 
@@ -20,8 +20,9 @@ import attrs
 import trio
 
 from meshtrio import contract
-from meshtrio.supervise.processes import procfs
-from meshtrio.supervise.processes.cgroup import PREFIX, Cgroups
+from meshtrio.supervise.processes import marks, procfs
+from meshtrio.supervise.processes.cgroup import Cgroups
+from meshtrio.supervise.processes.launch import Launch
 from meshtrio.supervise.processes.orphans import reap_killed
 from meshtrio.supervise.processes.procfs import Stat
 
@@ -127,7 +128,8 @@ _NONE = Remains()
 class Sweeper:
     """Finds and kills what plugins have left, for all that have ended meanwhile at once."""
 
-    def __init__(self, cgroups: Cgroups | None = None) -> None:
+    def __init__(self, launch: Launch, cgroups: Cgroups | None = None) -> None:
+        self._launch = launch
         self._cgroups = cgroups
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(_ATTEMPTS)
@@ -143,11 +145,13 @@ class Sweeper:
             if identity.launch_id in self._wanted:
                 wanted, self._wanted = self._wanted, {}
                 self._found |= await self._sweep_all(tuple(wanted.values()))
+        self._launch.forget_run(identity.launch_id)
         return self._found.pop(identity.launch_id, _NONE)
 
     async def _sweep_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, Remains]:
         for _ in range(_ATTEMPTS):
-            attempt = _Sweep(identities, self._cgroups, frozenset(self._unreadable))
+            unreadable = frozenset(self._unreadable)
+            attempt = _Sweep(self._launch, identities, self._cgroups, unreadable)
             try:
                 with trio.move_on_after(_ATTEMPT_WITHIN):
                     return await trio.to_thread.run_sync(
@@ -168,14 +172,18 @@ class _Sweep:
 
     def __init__(
         self,
+        launch: Launch,
         identities: Sequence[RunIdentity],
         cgroups: Cgroups | None,
         unreadable: Collection[tuple[int, int]],
     ) -> None:
         self.reading: tuple[int, int] | None = None
         """The pid, and the time of its start, of the process whose environment is being read."""
+        self._launch = launch
         self._identities = identities
-        self._marks = {
+        self._limits = {launch.limit_of_run(each.launch_id): each for each in identities}
+        self._limits.pop(0, None)
+        self._variables = {
             f"{contract.MESH_LIFE}={identity.launch_id}".encode(): identity
             for identity in identities
         }
@@ -213,7 +221,7 @@ class _Sweep:
         }
 
     def _remove_cgroup(self, identity: RunIdentity) -> int:
-        return 0 if self._cgroups is None else self._cgroups.remove(PREFIX + identity.launch_id)
+        return 0 if self._cgroups is None else self._cgroups.remove(identity.launch_id)
 
     def _look(self) -> dict[str, list[Stat]]:
         """The processes that there are of each launch."""
@@ -229,13 +237,20 @@ class _Sweep:
         for each in self._identities:
             if each.leads(stat):
                 return each
+        identity = self._limits.get(marks.soft_limit(stat.pid)) or self._identity_in(stat)
+        if identity is None or not self._launch.may_own(marks.Status(stat.pid)):
+            return None
+        return identity
+
+    def _identity_in(self, stat: Stat) -> RunIdentity | None:
+        """The launch that is named in the environment of a process."""
         about = (stat.pid, stat.started)
         if about in self._unreadable:
             return None
         self.reading = about
         entries = procfs.environment_of(stat.pid)
         self.reading = None
-        return next((self._marks[entry] for entry in entries if entry in self._marks), None)
+        return next((self._variables[each] for each in entries if each in self._variables), None)
 
     def _kill(self, stat: Stat) -> bool:
         """Kill a process, if it is still the one that was found; False if we may not signal it."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import outcome
@@ -27,8 +27,11 @@ class _Start:
     thread for as long as it likes.
     """
 
-    def __init__(self, command: Sequence[str], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, command: Sequence[str], on_start: Callable[[int], None], options: Mapping[str, Any]
+    ) -> None:
         self._command = list(command)
+        self._on_start = on_start
         self._options = options
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
@@ -66,6 +69,7 @@ class _Start:
         # What follows is done by `ChildProcess`, which never waits blockingly.
         started.returncode = 0
         with contextlib.suppress(Exception):  # A process that was started is never lost.
+            self._on_start(started.pid)
             LIMIT.restore(started.pid)
         return started
 
@@ -87,11 +91,16 @@ class _Start:
             discard(result.value)
 
 
-async def start_program(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+async def start_program(
+    command: Sequence[str],
+    on_start: Callable[[int], None] = lambda pid: None,
+    **options: Any,
+) -> subprocess.Popen[bytes]:
     """Start a program in a session and group of its own.
 
     Args:
         command: The program and its arguments.
+        on_start: Called with its pid in the thread that has started it, as soon as it was.
         options: Of `subprocess.Popen`.
 
     Returns:
@@ -106,17 +115,21 @@ async def start_program(command: Sequence[str], **options: Any) -> subprocess.Po
         than five seconds after its cancellation is abandoned: its process is killed as soon as
         there is one.
     """
-    return await _Start(command, options).run()
+    return await _Start(command, on_start, options).run()
 
 
-async def start_child(command: Sequence[str], **options: Any) -> ChildProcess:
+async def start_child(
+    command: Sequence[str],
+    on_start: Callable[[int], None] = lambda pid: None,
+    **options: Any,
+) -> ChildProcess:
     """Start a program as `start_program` does, and open its pidfd.
 
     Raises:
         OSError: It cannot be started or, most likely for lack of descriptors, not be watched; it
             is killed then.
     """
-    started = await start_program(command, **options)
+    started = await start_program(command, on_start, **options)
     try:
         return ChildProcess(started.pid, os.pidfd_open(started.pid))
     except OSError:

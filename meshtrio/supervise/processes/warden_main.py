@@ -1,48 +1,100 @@
 """The warden: kills the plugins of a mesh that died without doing so. Standard library only.
 
-Run by `warden` as a script of its own: `warden_main.py PID RUNTIME_DIR [CGROUP]`, with a
+Run by `warden` as a script of its own: `warden_main.py PID MESH_ID USERS [CGROUP]`, with a
 SOCK_SEQPACKET socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
-`-PID`, and `.` when the mesh has stopped in good order.
+`-PID`, `uUSER`, and `.` when the mesh has stopped in good order. USERS are numbers with commas.
+
+What it kills are processes that the mesh has handed over by pidfd, what these have started, and
+processes that carry a mark of the mesh (`marks`): none is ever killed because of its number, its
+name or a path alone.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import socket
 import sys
-import time
+from collections.abc import Iterable
 
-_SWEEPS = 20
-_SWEEP_PAUSE = 0.05
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from meshtrio.supervise.processes import marks
+else:
+    # The interpreter is isolated (-I): nothing but the standard library and this can be imported.
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import marks
+
+_PROCESS_GROUP = 1 << 2
+"""PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), which Linux has since 6.9."""
+
+
+class _Charges:
+    """What the warden has been told by the mesh."""
+
+    def __init__(self, users: Iterable[int]) -> None:
+        self.users = set(users)
+        self.plugins: dict[int, int] = {}
+        """The pidfds of plugins, by their pids."""
+
+    def take(self, word: bytes, descriptors: array.array[int]) -> None:
+        if word[:1] in (b"+", b"-"):
+            before = self.plugins.pop(int(word[1:]), None)
+            if before is not None:
+                os.close(before)
+        if word[:1] == b"+" and descriptors:
+            self.plugins[int(word[1:])] = descriptors[0]
+        elif word[:1] == b"u":
+            self.users.add(int(word[1:]))
 
 
 def main() -> None:
-    mesh, runtime_dir, *cgroup = int(sys.argv[1]), *sys.argv[2:]
+    mesh, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
+    # Not that of the mesh: if that is a plugin of another one, the latter's warden would kill this.
+    marks.set_limit(0, marks.limit_of(mesh_id, 0))
+    _allow_descriptors()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    plugins: dict[int, int] = {}
+    charges = _Charges(map(int, users.split(",")))
     with socket.socket(fileno=0) as channel:
-        if not _serve(channel, mesh, plugins):
+        if not _serve(channel, mesh, charges):
             return
     # Nothing that goes wrong with one process or folder may keep the others from being killed.
-    for pid, pidfd in plugins.items():
+    below: dict[int, int] = {}
+    with contextlib.suppress(OSError):
+        below = _descendants(charges.plugins)
+    for pid, pidfd in charges.plugins.items():
         _kill_group(pid, pidfd)
+    for pidfd in below.values():
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     for folder in cgroup:
         with contextlib.suppress(OSError):
-            _kill_cgroups(folder)
-    sweep(b"PLUGIN_SOCKET=" + os.fsencode(runtime_dir) + b"/")
+            _kill_cgroups(folder, mesh_id)
+    with contextlib.suppress(OSError):
+        marks.sweep(marks.mark_of_mesh(mesh_id, charges.users))
 
 
-def _serve(channel: socket.socket, mesh: int, plugins: dict[int, int]) -> bool:
+def _allow_descriptors() -> None:
+    """Allow a pidfd for each plugin and, at the end, for all that they have started."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _serve(channel: socket.socket, mesh: int, charges: _Charges) -> bool:
     """Keep the list of plugins; True when the mesh is gone and they are to be killed."""
     try:
         mesh_fd = os.pidfd_open(mesh)
     except ProcessLookupError:
         return True
+    if os.getppid() != mesh:
+        return True  # the pidfd is that of a process which has the number now
     # The socket alone would do, were it not for a copy of its other end in a fork of the mesh.
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -50,34 +102,40 @@ def _serve(channel: socket.socket, mesh: int, plugins: dict[int, int]) -> bool:
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channel.fileno() in ready:
-            word = _receive(channel, plugins)
+            word, descriptors = _receive(channel)
             if word in (b"", b"."):
                 # Sent home too early, it still kills what it was given to watch.
-                return word == b"" or bool(plugins)
+                return word == b"" or bool(charges.plugins)
+            charges.take(word, descriptors)
         elif os.getppid() != mesh:
             return True
 
 
-def _receive(channel: socket.socket, plugins: dict[int, int]) -> bytes:
+def _receive(channel: socket.socket) -> tuple[bytes, array.array[int]]:
     descriptors = array.array("i")
     word, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    if word[:1] == b"+" and descriptors:
-        plugins[int(word[1:])] = descriptors[0]
-    elif word[:1] == b"-":
-        pidfd = plugins.pop(int(word[1:]), None)
-        if pidfd is not None:
-            os.close(pidfd)
-    return word
+    return word, descriptors
 
 
 def _kill_group(pid: int, pidfd: int) -> None:
-    """Kill a group whose leader still lives, which keeps its number from being another's.
+    """Kill a plugin and its group, by its pidfd: its number may be that of another process by now.
 
     A leader that has changed its user may be out of our reach while others of its group are not.
     """
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _PROCESS_GROUP)
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            _kill_group_by_number(pid, pidfd)
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _kill_group_by_number(pid: int, pidfd: int) -> None:
+    """As far as Linux before 6.9 can do it: only while the leader lives, which keeps its number."""
     try:
         signal.pidfd_send_signal(pidfd, 0)
     except PermissionError:
@@ -86,60 +144,57 @@ def _kill_group(pid: int, pidfd: int) -> None:
         return
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _kill_cgroups(folder: str) -> None:
-    """Kill all that is in the mesh's cgroups; the next mesh removes those."""
+def _descendants(plugins: dict[int, int]) -> dict[int, int]:
+    """Return the pidfds, by pid, of what plugins have started, at any depth.
+
+    Those are known by their parents alone, so that neither their marks, their users nor their PID
+    namespaces matter. To be called while the plugins live, since it is then that they have these
+    parents. Wardens of meshes in plugins are left out: they have to kill what is theirs.
+    """
+    if marks.Status("self").depth != 1:
+        return {}  # /proc numbers processes otherwise than the mesh does
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            children.setdefault(marks.Status(int(name)).parent, []).append(int(name))
+    found: dict[int, int] = {}
+    looked_at = list(plugins.items())
+    for parent, parent_fd in looked_at:
+        for pid in children.get(parent, ()):
+            pidfd = _child_of(parent, parent_fd, pid)
+            if pidfd is not None:
+                found[pid] = pidfd
+                looked_at.append((pid, pidfd))
+    return found
+
+
+def _child_of(parent: int, parent_fd: int, pid: int) -> int | None:
+    """Open a process if its parent is the one that a pidfd is of, and it is no warden."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # In this order: a parent that lives still has its number, and so has the child.
+    if marks.Status(pid).parent == parent and _lives(parent_fd) and not marks.is_warden(pid):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _lives(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def _kill_cgroups(folder: str, mesh_id: str) -> None:
+    """Kill all that is in the cgroups of this launch; the next mesh removes those."""
     for entry in os.scandir(folder):
-        if entry.name.startswith("meshtrio-"):
+        if entry.name.startswith(f"meshtrio-{mesh_id}-"):
             with contextlib.suppress(OSError), open(f"{entry.path}/cgroup.kill", "w") as file:
                 file.write("1")
-
-
-def sweep(mark: bytes) -> set[int]:
-    """Kill what has a variable that begins with `mark` in its environment; gives their pids.
-
-    Those are children of a plugin that changed their group or lost their leader, and a plugin that
-    was started in the instant before its pidfd was handed over.
-    """
-    killed: set[int] = set()
-    for _ in range(_SWEEPS):
-        found = [pid for pid in _processes() if _carries(pid, mark)]
-        if not found:
-            break
-        for pid in found:
-            with contextlib.suppress(OSError):
-                if _kill_carrier(pid, mark):
-                    killed.add(pid)
-        time.sleep(_SWEEP_PAUSE)
-    return killed
-
-
-def _kill_carrier(pid: int, mark: bytes) -> bool:
-    """Kill a process if it is still the one that was found, and say if so. Raises OSError."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        if not _carries(pid, mark):
-            return False
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return True
-    finally:
-        os.close(pidfd)
-
-
-def _processes() -> list[int]:
-    """All that /proc lists. In bytes, as all of /proc is: its entries need not be UTF-8."""
-    return [int(name) for name in os.listdir(b"/proc") if name.isdigit()]
-
-
-def _carries(pid: int, mark: bytes) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return any(entry.startswith(mark) for entry in file.read().split(b"\0"))
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

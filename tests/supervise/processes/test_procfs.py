@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from meshtrio.supervise.processes import procfs, warden_main
+from meshtrio.supervise.processes import marks, procfs
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.usage import usage_by_group
 from tests import ROOT
@@ -116,7 +116,8 @@ async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes
 
 def test_what_is_swept_is_found_by_bytes() -> None:
     with named(b"caf\xc3") as process:
-        assert warden_main.sweep(b"CAF\xc3=\xff") == {process.pid}
+        mark = marks.Mark(os.fsdecode(b"CAF\xc3=\xff"), [os.getuid()])
+        assert marks.sweep(mark).killed == {process.pid}
         assert process.wait(10) == -9
 
 
@@ -162,10 +163,11 @@ def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
         pytest.skip("only root, and with unshare(1), can mount /proc")
     look = (
-        "import os, trio; from meshtrio.supervise.processes import procfs, usage, warden_main; "
+        "import os, trio; from meshtrio.supervise.processes import procfs, usage, marks; "
         "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
         "print([stat.pid for stat in procfs.stats()] == [os.getpid()], "
-        "trio.run(usage.usage_by_group)[os.getpgrp()].resident > 0, warden_main.sweep(b'NO_SUCH='))"
+        "trio.run(usage.usage_by_group)[os.getpgrp()].resident > 0, "
+        "marks.sweep(marks.Mark('NO_SUCH=1', [12345])).killed)"
     )
     commands = f'mount -t proc -o hidepid={hidepid} proc /proc && {sys.executable} -c "{look}"; :'
     done = subprocess.run(

@@ -16,6 +16,7 @@ import trio
 
 from meshtrio import contract
 from meshtrio.supervise.processes import procfs, remains
+from meshtrio.supervise.processes.launch import Launch
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.remains import RunIdentity, Sweeper, ticks_now
 from meshtrio.supervise.processes.scans import scans, wait_for_group
@@ -95,8 +96,10 @@ async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int
     assert os.getpid() in found
 
 
-async def test_what_many_plugins_have_left_is_swept_in_one_pass(looks: list[int]) -> None:
-    sweeper = Sweeper()
+async def test_what_many_plugins_have_left_is_swept_in_one_pass(
+    looks: list[int], tmp_path: Path
+) -> None:
+    sweeper = Sweeper(Launch(tmp_path))
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
     async with AsyncExitStack() as stack:
         owners = []
@@ -123,7 +126,9 @@ async def test_what_many_plugins_have_left_is_swept_in_one_pass(looks: list[int]
             assert process.returncode == -signal.SIGKILL
 
 
-async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by_session() -> None:
+async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by_session(
+    tmp_path: Path,
+) -> None:
     launch_id, since = secrets.token_hex(8), ticks_now()
     forgets = (
         "import os, sys, time\n"
@@ -136,7 +141,7 @@ async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by
     async with spawned(forgets, **{contract.MESH_LIFE: launch_id}) as process:
         await process.stop(0)
         owner = RunIdentity(launch_id, since, process.pid, ticks_now())
-        assert (await Sweeper().sweep(owner)).killed == 1
+        assert (await Sweeper(Launch(tmp_path)).sweep(owner)).killed == 1
 
 
 def test_a_session_that_was_begun_later_is_another_ones() -> None:
@@ -160,7 +165,7 @@ async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
 
 
 async def test_an_environment_that_cannot_be_read_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Reading it takes a lock of the process, which the kernel may hold for as long as it likes."""
     monkeypatch.setattr(remains, "_ATTEMPT_WITHIN", 2.0)
@@ -178,7 +183,7 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
             return read(pid)
 
         monkeypatch.setattr(procfs, "environment_of", environment_of)
-        sweeper = Sweeper()
+        sweeper = Sweeper(Launch(tmp_path))
         assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 1
         await process.wait()
         assert f"cannot read the environment of pid {odd.pid}" in caplog.text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from meshtrio.supervise.processes.launch import Launch
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.processes.warden import Warden
 
@@ -17,7 +18,7 @@ SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
 
 async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_dir: Path) -> None:
     """As when the mesh ends by an exception, before it has stopped a plugin."""
-    warden = Warden(short_dir)
+    warden = Warden(Launch(short_dir))
     with trio.fail_after(60):
         process = await Process.spawn(SLEEPS, env={}, cwd=None)
         copy = -1
@@ -36,7 +37,7 @@ async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_
 
 
 async def test_a_plugin_that_was_reaped_is_not_watched(short_dir: Path) -> None:
-    warden = Warden(short_dir)
+    warden = Warden(Launch(short_dir))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(warden.run)
