@@ -294,6 +294,11 @@ class Life:
                 await self._stop(process, output_ended)
         if not process.ended:
             self._become(State.STOPPING)
+            tracer = process.find_tracer() if failure.stuck else None
+            if tracer is not None:
+                failure = attrs.evolve(
+                    failure, reason=f"{failure.reason}, while {tracer} traces it"
+                )
             with trio.CancelScope(shield=True):
                 await self._end(process, failure)
         with trio.move_on_after(_LAST_OUTPUT, shield=True):

@@ -89,6 +89,9 @@ class FakeProcess:
         if self.reaped:
             then()
 
+    def find_tracer(self) -> None:
+        return None
+
     async def dump(self) -> None:
         self.dumped = True
 

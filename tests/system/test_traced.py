@@ -33,6 +33,19 @@ def test_a_plugin_that_dies_while_it_is_traced_is_restarted(short_dir: Path) -> 
         assert mesh.stop() == 0
 
 
+def test_the_tracer_of_a_plugin_that_does_not_answer_is_named(short_dir: Path) -> None:
+    liveness = {"interval": 0.2, "timeout": 0.2, "threshold": 2}
+    config = plugin("a", *MINIMAL, ready_timeout=60, backoff={"initial": 0.01}, liveness=liveness)
+    with served(short_dir, config, ready=1) as mesh:
+        (row,) = mesh.ps()
+        with traced(row["pid"]) as tracer:
+            # A process that is traced stops at each signal, until its tracer has it go on.
+            os.kill(row["pid"], signal.SIGUSR2)
+            mesh.wait_for(f"while pid {tracer.pid} (python")
+            until(lambda: mesh.log.count("ready after") == 2)
+        assert mesh.stop() == 0
+
+
 def test_a_mesh_stops_though_its_plugins_are_traced(short_dir: Path) -> None:
     with served(short_dir, CONFIG.replace("60", "60\nstop_timeout = 0.2"), ready=2) as mesh:
         with traced(*[row["pid"] for row in mesh.ps()]):

@@ -80,6 +80,10 @@ class ChildProcess:
         self._become_reaped(found.si_status if exited else -found.si_status)
         return True
 
+    def find_tracer(self) -> Tracer | None:
+        """The process that traces it now, if any."""
+        return None if self.reaped else procfs.tracer_of(self.pid)
+
     def kill(self) -> None:
         """Send it SIGKILL, if it is there and may be signalled."""
         if not self.reaped:

@@ -20,7 +20,7 @@ from meshtrio import contract, runtime_dir
 from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main
-from meshtrio.supervise.processes.dispositions import inherits_ignored
+from meshtrio.supervise.processes.dispositions import passes_signals_on
 
 _HASHED_AT_ONCE = 1024 * 1024
 _hashings = trio.CapacityLimiter(8)
@@ -35,10 +35,11 @@ class WrongExecutableError(OSError):
 def command_of(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
     """The command that is executed: the plugin's own, or the launcher's in front of it.
 
-    The launcher also gives signals their default dispositions, if this process cannot.
+    The launcher also resets signals, if this process would pass on that they are ignored or
+    blocked.
     """
     contained = config.containment
-    if not contained.needs_launcher and cgroup is None and not inherits_ignored():
+    if not contained.needs_launcher and cgroup is None and not passes_signals_on():
         return config.argv()
     settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]

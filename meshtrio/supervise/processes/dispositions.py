@@ -43,7 +43,7 @@ def defaults_for_children() -> Iterator[None]:
 
     Signals that this process ignores still do nothing to it: they are caught. SIGCHLD gets its
     default, as the kernel throws exit statuses away if it is ignored. Python can change the others
-    in the main thread only; in other threads they stay as they are, see `inherits_ignored`.
+    in the main thread only; in other threads they stay as they are, see `passes_signals_on`.
     """
     changed = {}
     if threading.current_thread() is threading.main_thread():
@@ -58,9 +58,13 @@ def defaults_for_children() -> Iterator[None]:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def inherits_ignored() -> bool:
-    """Whether what is executed now would begin with signals ignored, and has to reset them."""
-    return bool(_ignored() - _LEFT_ALONE)
+def passes_signals_on() -> bool:
+    """Whether what this thread executes begins with signals ignored or blocked.
+
+    It has to reset them itself, as the launcher does. To unblock them here, even for a moment,
+    would have signals delivered that the program blocks.
+    """
+    return bool(_ignored() - _LEFT_ALONE or signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
 def _ignored() -> set[int]:

@@ -58,14 +58,9 @@ class _Start:
         return self._result.unwrap()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """In the thread: start it with no signal blocked, as a mask is inherited like a limit."""
-        before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        try:
-            started = subprocess.Popen(
-                self._command, bufsize=0, start_new_session=True, **self._options
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        started = subprocess.Popen(
+            self._command, bufsize=0, start_new_session=True, **self._options
+        )
         # What follows is done by `ChildProcess`, which never waits blockingly.
         started.returncode = 0
         with contextlib.suppress(Exception):  # A process that was started is never lost.
