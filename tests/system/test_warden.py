@@ -51,7 +51,7 @@ def bystander(
         assert process.stdout.readline() == b"here\n"
         below = children(process.pid) if before else [process.pid]
         with held(below) as pidfds:
-            yield pidfds
+            yield pidfds  # what unshare(1) has started ends with `held`, and it with that
         process.kill()
 
 
@@ -115,7 +115,8 @@ def served_in_container(folder: Path, config: str) -> Iterator[list[int]]:
         (mesh,) = children(process.pid)
         yield [pid for pid in children(mesh) if pid not in wardens(mesh)]
     finally:
-        process.kill()
+        for pid in children(process.pid) if process.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)  # PID 1 there, and all with it
         process.wait()
 
 

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable
 
 TYPE_CHECKING = False  # without importing typing
@@ -30,6 +31,8 @@ else:
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     import marks
 
+_SECOND_SWEEP_AFTER = 0.1
+"""Seconds; execve(2) takes milliseconds at most."""
 _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), which Linux has since 6.9."""
 
@@ -76,8 +79,12 @@ def main() -> None:
     for folder in cgroup:
         with contextlib.suppress(OSError):
             _kill_cgroups(folder, mesh_id)
-    with contextlib.suppress(OSError):
-        marks.sweep(marks.mark_of_mesh(mesh_id, charges.users))
+    # Twice: a process has no environment in the moment in which it is executed, and one that was
+    # just started may not have the other mark yet.
+    for pause in (_SECOND_SWEEP_AFTER, 0):
+        with contextlib.suppress(OSError):
+            marks.sweep(marks.mark_of_mesh(mesh_id, charges.users))
+        time.sleep(pause)
 
 
 def _allow_descriptors() -> None:

@@ -38,7 +38,15 @@ def test_limits_that_people_set_are_no_marks() -> None:
 
 @contextmanager
 def sleeper(limit: int = 0, **variables: str) -> Iterator[int]:
-    with subprocess.Popen(["sleep", "3600"], env=variables) as process:
+    # Once it has written, it has been executed: before that its environment reads as empty.
+    with subprocess.Popen(
+        ["sh", "-c", "echo here; read line"],
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
         if limit:
             marks.set_limit(process.pid, limit)
         try:
