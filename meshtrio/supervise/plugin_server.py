@@ -122,7 +122,7 @@ class PluginServer:
         elif self._verify_process:
             host, port = sock.getpeername()[:2]
             if is_connected_to_itself(sock):
-                raise ConnectionRefusedError("nothing listens there")
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
             found = await _in_thread(partial(self._listeners, host, port))
             inodes = frozenset(each.inode for each in found)
             await self._settle(inodes, partial(self._are_held, found))

@@ -35,15 +35,16 @@ def script(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def contained(program: Path, *arguments: str) -> str:
+def contained(program: Path, *arguments: str, ready_timeout: int = 60) -> str:
     """A plugin that runs as `nobody`; by the system's Python, since that may be unable to read
     this user's."""
     if not SYSTEM_PYTHON.exists():
         pytest.skip(f"{SYSTEM_PYTHON} is not there")
     command = [str(SYSTEM_PYTHON), str(program), *arguments]
     return (
-        f'[[plugin]]\nname = "p"\ncommand = {command!r}\ncwd = "/"\nready_timeout = 1\n'
-        f'backoff = {{ initial = 0.01 }}\ncontainment = {{ user = "{NOBODY}" }}\n'
+        f'[[plugin]]\nname = "p"\ncommand = {command!r}\ncwd = "/"\n'
+        f"ready_timeout = {ready_timeout}\nbackoff = {{ initial = 0.01 }}\n"
+        f'containment = {{ user = "{NOBODY}" }}\n'
     ).replace("'", '"')
 
 
@@ -74,11 +75,15 @@ def said_to(listener: socket.socket) -> bytes:
                 heard += sock.recv(65536)
 
 
-async def not_ready(watched: Watched) -> str:
-    """Why the plugin did not get ready."""
-    event = (await watched.wait(events.Exited)).event
-    assert isinstance(event, events.Exited)
-    return event.ended.reason
+async def refused(watched: Watched) -> str:
+    """Why what answers at the plugin's address is refused while the plugin is not ready."""
+    with trio.fail_after(120):
+        while True:
+            life = watched.mesh._tree.children[0].life
+            if life is not None and life._server is not None and life._server._refused[1]:
+                assert not watched.find(events.Ready)
+                return life._server._refused[1]
+            await trio.sleep(0.01)
 
 
 @as_root
@@ -91,8 +96,15 @@ async def test_a_link_to_roots_service_is_not_followed(short_dir: Path) -> None:
     """
     program = script(short_dir, "linking.py", linking)
     with roots_service(short_dir) as (path, listener):
-        async with running(contained(program, str(path)), short_dir) as watched:
-            assert "is a symbolic link, which is not followed" in await not_ready(watched)
+        config = contained(program, str(path), ready_timeout=2)
+        async with running(config, short_dir) as watched:
+            await watched.wait_until(
+                lambda: [
+                    observed
+                    for observed in watched.find(events.Exited)
+                    if "is a symbolic link, which is not followed" in str(observed.event)
+                ]
+            )
             assert not watched.find(events.Ready)
         assert said_to(listener) == b""
         # What it has left does not keep the next mesh from starting.
@@ -122,7 +134,8 @@ async def test_links_that_are_swapped_for_sockets_lead_nowhere(short_dir: Path) 
     """
     program = script(short_dir, "swapping.py", swapping)
     with roots_service(short_dir) as (path, listener):
-        async with running(contained(program, str(path)), short_dir) as watched:
+        config = contained(program, str(path), ready_timeout=2)
+        async with running(config, short_dir) as watched:
             await watched.wait(events.Exited, count=3)
             assert not watched.find(events.Ready)
         assert said_to(listener) == b""
@@ -364,13 +377,13 @@ async def test_a_plugin_whose_port_another_answers_on_is_not_ready(
         "-c",
         "print('up', flush=True); import time; time.sleep(3600)",
         listen=f"tcp://127.0.0.1:{port}",
-        ready_timeout=5.0,
+        ready_timeout=200.0,
         restart="never",
     )
     async with running(config, short_dir) as watched:
         await watched.wait_for_line("up")
         with another(sharing(port)):
-            reason = await not_ready(watched)
+            reason = await refused(watched)
         assert f"another program (uid {os.geteuid()}) listens on its port" in reason
         assert not watched.find(events.Ready)
 
@@ -425,13 +438,13 @@ async def test_a_server_that_another_program_starts_is_accepted_if_the_config_sa
         "-c",
         waiting + "time.sleep(3600)",
         restart="never",
-        ready_timeout=5.0 if verify else 60.0,
+        ready_timeout=200.0,
         verify_server=verify,
     )
     async with running(config, short_dir) as watched:
         await watched.wait_for_line("at /")
         with serving(watched.mesh.instances()[0].socket) as other:
             if verify:
-                assert f"is served by pid {other.pid} (" in await not_ready(watched)
+                assert f"is served by pid {other.pid} (" in await refused(watched)
             else:
                 await watched.wait(events.Ready)
