@@ -35,7 +35,11 @@ _MAX_WAIT = 0.5
 
 
 class NotReadyError(Exception):
-    """A plugin was not ready in time; the text says what it was still missing."""
+    """A plugin was not ready in time; `missing` says what it was still missing."""
+
+    def __init__(self, within: float, missing: str) -> None:
+        super().__init__(f"was not ready within {within:g} s: {missing}")
+        self.missing = missing
 
 
 class _CannotAskError(Exception):
@@ -89,7 +93,7 @@ class SocketProbe:
                 await _until_serving(address, tls, progress)
                 return
             if not _stood_still(scope):
-                raise NotReadyError(f"was not ready within {within:g} s: {progress}")
+                raise NotReadyError(within, str(progress))
 
     async def check(self, address: str, within: float, tls: TlsFiles | None = None) -> Health:
         """Ask once, for at most `within` seconds of a mesh that is able to ask."""
