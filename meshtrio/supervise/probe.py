@@ -5,6 +5,7 @@ Source: grpc/doc/health-checking.md. A server without a health service is ready 
 
 from __future__ import annotations
 
+import errno
 import math
 from typing import Protocol
 
@@ -180,8 +181,11 @@ async def _ask(address: str, tls: TlsFiles | None, progress: _Progress) -> Healt
     except OSError as exc:
         if exc.errno in OUT_OF_RESOURCES:
             raise _CannotAskError(exc.strerror) from None
-        text = f"its socket refuses connections ({exc.strerror})"
-        return _dead(text, Symptom.UNREACHABLE)
+        found = _dead(f"its socket refuses connections ({exc.strerror})", Symptom.UNREACHABLE)
+        if exc.errno == errno.EADDRNOTAVAIL:
+            # No local port is left (ip_local_port_range); a wrong address is reported so as well.
+            return attrs.evolve(found, condition=Condition.MESH_OVERLOADED)
+        return found
     except RuntimeError as exc:
         # No thread can be started, to look up a host or to read TLS files.
         raise _CannotAskError(str(exc)) from None
