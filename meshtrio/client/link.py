@@ -13,6 +13,7 @@ import trio
 from meshtrio.address import Address
 from meshtrio.client.dial import Tls, dial
 from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
+from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
@@ -178,7 +179,10 @@ class Link:
                     patience=_BACKLOG_WAIT,
                 )
             except (OSError, ValueError) as exc:
-                self._fail(getattr(exc, "strerror", None) or str(exc))
+                reason = getattr(exc, "strerror", None) or str(exc)
+                if getattr(exc, "errno", None) in OUT_OF_RESOURCES:
+                    reason += " in this process (see `ulimit -n`)"
+                self._fail(reason)
         if self._dialing.cancelled_caught and not self._unused.is_set():
             self._fail(f"it did not answer within {_DIAL_WITHIN:g} s")
         return None

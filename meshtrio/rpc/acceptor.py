@@ -136,7 +136,7 @@ class Acceptor:
         try:
             sock, _ = listener.accept()
             if not self._logged:
-                text = "%s; only the mesh and operators are accepted, others are rejected"
+                text = "%s: rejecting connections, except for those of the mesh and of operators"
                 _log.error(text, lack.strerror)
             self._logged = True
             self._take(sock, True)

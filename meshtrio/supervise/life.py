@@ -374,7 +374,10 @@ class Life:
             except NotReadyError as exc:
                 within = await vitals.ready_extension(timeout, extended)
                 if not within:
-                    return _Failure(str(exc), Cause.NOT_READY)
+                    reason = str(NotReadyError(timeout, exc.missing))
+                    if extended:
+                        reason += f"; it had {extended:.3g} s more, since it waited for a CPU"
+                    return _Failure(reason, Cause.NOT_READY)
                 extended += within
             else:
                 return None

@@ -5,6 +5,7 @@ Source: grpc/doc/health-checking.md. A server without a health service is ready 
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -38,7 +39,11 @@ _MAX_WAIT = 0.5
 
 
 class NotReadyError(Exception):
-    """A plugin was not ready in time; the text says what it was still missing."""
+    """A plugin was not ready in time; `missing` says what it was still missing."""
+
+    def __init__(self, within: float, missing: str) -> None:
+        super().__init__(f"was not ready within {within:g} s: {missing}")
+        self.missing = missing
 
 
 class _CannotAskError(Exception):
@@ -101,7 +106,7 @@ class SocketProbe:
                 await _until_serving(partial(connect, address, tls), progress)
                 return
             if not _stood_still(scope):
-                raise NotReadyError(f"was not ready within {within:g} s: {progress}")
+                raise NotReadyError(within, str(progress))
 
     async def check(
         self, address: str, within: float, tls: TlsFiles | None = None, connect: Connect = dial
@@ -192,8 +197,11 @@ async def _ask(connect: Callable[[], Awaitable[Transport]], progress: _Progress)
     except OSError as exc:
         if exc.errno in OUT_OF_RESOURCES:
             raise _CannotAskError(exc.strerror) from None
-        text = f"its socket refuses connections ({exc.strerror})"
-        return _dead(text, Symptom.UNREACHABLE)
+        found = _dead(f"its socket refuses connections ({exc.strerror})", Symptom.UNREACHABLE)
+        if exc.errno == errno.EADDRNOTAVAIL:
+            # No local port is left (ip_local_port_range); a wrong address is reported so as well.
+            return attrs.evolve(found, condition=Condition.MESH_OVERLOADED)
+        return found
     except RuntimeError as exc:
         # No thread can be started, to look up a host or to read TLS files.
         raise _CannotAskError(str(exc)) from None

@@ -8,9 +8,13 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import purerpc
 import pytest
 import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
 
+from meshtrio.client.channel import connect_to
 from meshtrio.client.endpoint import connect, target_of
 
 
@@ -47,6 +51,19 @@ async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert nursery.child_tasks
             stack.enter_context(listener.accept()[0])
+
+
+async def test_calls_say_that_it_is_this_process_that_lacks_descriptors(short_dir: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with connect_to(f"unix:{short_dir / 's'}") as channel:
+        # Numbers below three stay taken.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            stub = channel.stub(EchoServiceStub)
+            with pytest.raises(purerpc.UnavailableError, match="Too many open files in this proc"):
+                await stub.Echo(EchoRequest(message="hi"), wait=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_the_lack_of_descriptors_is_told_from_a_server_that_is_gone() -> None:

@@ -189,7 +189,7 @@ class FakeWorld:
         with trio.move_on_after(within):
             await trio.sleep_until(process.ready_at)
             return
-        raise NotReadyError(f"was not ready within {within:g} s: it is a fake")
+        raise NotReadyError(within, "it is a fake")
 
     async def check(
         self, address: str, within: float, tls: Any = None, connect: Any = None

@@ -152,3 +152,6 @@ async def test_time_in_which_it_waited_for_a_cpu_does_not_count(
         made.world.waited = waited
         await made.run_until(100)
         assert made.times("Exited p") == [ends]
+        (status,) = made.tree.statuses()
+        assert "was not ready within 10 s: it is a fake" in status.reason
+        assert ("since it waited for a CPU" in status.reason) == bool(waited)

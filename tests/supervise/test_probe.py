@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -138,3 +140,15 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert found[0].alive
         nursery.cancel_scope.cancel()
+
+
+async def test_a_mesh_without_local_ports_does_not_take_a_plugin_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def no_port(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    monkeypatch.setattr(probe, "dial", no_port)
+    found = await SocketProbe().check("tcp:127.0.0.1:1", 5)
+    assert (found.alive, found.condition) == (False, Condition.MESH_OVERLOADED)

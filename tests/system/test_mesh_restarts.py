@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -25,6 +26,7 @@ from tests.meshes import running
 from tests.programs import echo, plugin, served, until
 from tests.raw_client import GOAWAY, HEADERS, RST_STREAM, raw_client
 from tests.rpc.pairs import Scripted
+from tests.tools import tool
 
 RESTARTS = RENEWALS = 4
 WORKERS = 4
@@ -223,3 +225,22 @@ async def test_a_call_to_a_service_outside_is_ended_when_its_time_is_over(short_
     (result,) = results
     assert "UNAVAILABLE" in result
     assert "the mesh stopped during the call" in result
+
+
+def test_a_call_of_grpc_go_outlives_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
+    with served(short_dir, echo(), ready=1) as mesh:
+        target = ["-H", "x-mesh-target: plugin.echo", f"unix://{mesh.socket}"]
+        command = [tool("grpcurl"), "-plaintext", "-d", "@", *target, "echo.v1.EchoService/Chat"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b'{"message": "before"}')
+            process.stdin.flush()
+            while b"before" not in process.stdout.readline():
+                assert process.poll() is None
+            mesh.socket.unlink()
+            until(mesh.socket.exists)
+            rest, _ = process.communicate(b'{"message": "after"}', timeout=120)
+            assert b"after" in rest
+            assert process.returncode == 0

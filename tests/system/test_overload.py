@@ -20,11 +20,16 @@ MANY = 10_000
 STUCK = {Condition.STUCK, Condition.STOPPED}
 
 
+AT_WORK = {Condition.COMPUTING, Condition.WAITING_FOR_CPU, Condition.MESH_OVERLOADED}
+"""What a loaded machine may bring about in any of these tests."""
+
+
 def overloaded(how: str, folder: Path, overload_threshold: int = MANY) -> str:
     os.mkfifo(folder / "fifo")
     liveness = {
         "interval": 0.1,
-        "timeout": 0.2,
+        # Those that answer at once may be late on a loaded machine.
+        "timeout": 30.0 if how in ("closing", "rejecting", "exhausted") else 1.0,
         "threshold": THRESHOLD,
         "overload_threshold": overload_threshold,
     }
@@ -55,9 +60,9 @@ async def recovers(watched: Watched, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("computing", {Condition.COMPUTING, Condition.WAITING_FOR_CPU}),
-        ("backlog", {Condition.BACKLOG_FULL}),
-        ("closing", {Condition.CLOSING, Condition.COMPUTING, Condition.WAITING_FOR_CPU}),
+        ("computing", AT_WORK),
+        ("backlog", {Condition.BACKLOG_FULL, *AT_WORK}),
+        ("closing", {Condition.CLOSING, *AT_WORK}),
         ("rejecting", {None}),
         ("exhausted", {None}),
     ],
@@ -67,7 +72,7 @@ async def test_an_overloaded_plugin_is_not_killed_and_goes_on(
 ) -> None:
     async with running(overloaded(how, short_dir), short_dir) as watched:
         # More than may fail in a row of one that is stuck.
-        await watched.wait(events.CheckFailed, count=3 * THRESHOLD)
+        await watched.wait(events.CheckFailed, count=2 * THRESHOLD + 1)
         assert set(conditions(watched)[THRESHOLD - 1 :]) <= expected
         assert watched.find(events.Unready) == []
         await recovers(watched, short_dir)
@@ -78,7 +83,7 @@ async def test_a_process_in_an_endless_loop_is_killed_after_more_checks(short_di
         exited = (await watched.wait(events.Exited)).event
         assert isinstance(exited, events.Exited)
         assert "failed 5 health checks in a row" in str(exited.ended)
-        assert "of a CPU" in str(exited.ended)
+        assert "a CPU" in str(exited.ended)
         assert not STUCK & set(conditions(watched))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import h11
 import trio
 from prometheus_client.exposition import choose_encoder
 
+from meshtrio.rpc.acceptor import Acceptor
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.telemetry.families import Family
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
@@ -49,7 +51,6 @@ async def expose(
     """
     places = trio.CapacityLimiter(_MOST_AT_ONCE)
     with tcp_listener(listen) as sock:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
@@ -63,9 +64,19 @@ async def expose(
                 finally:
                     places.release()
 
-        async with listener:
+        def take(accepted: socket.socket, exhausted: bool) -> None:
+            if exhausted:
+                accepted.close()  # An answer takes more than the descriptor that this would keep.
+                return
+            accepted.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+            nursery.start_soon(answer, stream)
+
+        async with trio.open_nursery() as nursery:
+            acceptor = Acceptor(take)
+            acceptor.listen(sock)
             task_status.started()
-            await trio.serve_listeners(answer, [listener])
+            await acceptor.run()
 
 
 async def _answer(stream: trio.SocketStream, gather: Gather) -> None:
