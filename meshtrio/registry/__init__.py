@@ -20,6 +20,9 @@ class UnknownServiceError(LookupError):
 class Registry(Protocol):
     """What the mesh asks of a registry, in memory or elsewhere."""
 
+    changes: int
+    """Number of changes of what is known of services, since the mesh was started."""
+
     def declare(self, service: str) -> None:
         """Make a service known that is attended to: callers wait while it has no endpoint."""
 
