@@ -59,7 +59,9 @@ def _check_command(_: object, __: object, value: tuple[str, ...]) -> None:
 def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
     for key in value:
         if not key or "=" in key or "\0" in key + value[key]:
-            raise ValueError(f"{key!r} cannot be the name of an environment variable")
+            # What follows the sign may be a secret.
+            name = key.partition("=")[0]
+            raise ValueError(f"{name!r} cannot be the name of an environment variable")
         if key in contract.ENVIRONMENT:
             raise ValueError(f"{key} is set by the mesh")
 
@@ -151,7 +153,7 @@ class PluginConfig:
     PLUGIN_TLS_CLIENT_CA."""
     tls: TlsFiles | None = None
     """What the mesh and its clients call it with."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
+    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env, repr=False)
     """Environment variables of its processes, in addition to those that they inherit from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints
     is in the log at once."""

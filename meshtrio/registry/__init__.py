@@ -45,6 +45,10 @@ class Registry(Protocol):
     def deregister(self, service: str, departure: Departure) -> None:
         """Remove an endpoint, saying why; where it is gone already, only the reason is kept."""
 
+    def on_claimed(self, subscriber: Callable[[str], None]) -> None:
+        """Have a subscriber called with each service that is declared, and with each that is
+        registered without an owner, which is by the mesh's own user."""
+
     def resolve(self, service: str) -> ServiceState:
         """What is known now. Raises UnknownServiceError."""
 
