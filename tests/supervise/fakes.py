@@ -59,6 +59,7 @@ class FakeProcess:
         self.pidfd = -1
         self.stdout, self.stderr = _closed_pipe(), _closed_pipe()
         self.returncode: int | None = None
+        self.ended = trio.Event()
         self.script = script
         self.dumped = False
         self.ready_at = trio.current_time() + script.ready

@@ -29,7 +29,7 @@ _DUMP_WITHIN = 0.5
 
 @attrs.define(eq=False)
 class Process:
-    """A running plugin; `stdout` and `stderr` are pipes that `read_lines` takes over."""
+    """A running plugin; `stdout` and `stderr` are pipes that `read_output` takes over."""
 
     pid: int
     pidfd: int
@@ -38,6 +38,8 @@ class Process:
     _popen: subprocess.Popen[bytes]
     returncode: int | None = None
     """As subprocess has it: negative for the number of a signal; None until it was reaped."""
+    ended: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when the leader has ended, before it is reaped."""
 
     @classmethod
     async def spawn(
@@ -88,6 +90,7 @@ class Process:
         """Wait for the leader to end, then kill what is left of its group and reap it."""
         if self.returncode is None:
             await trio.lowlevel.wait_readable(self.pidfd)
+            self.ended.set()
             self.signal_group(signal.SIGKILL)
             self.returncode = self._popen.wait()
             orphans.waited_for(self.pid)
