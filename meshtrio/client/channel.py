@@ -326,7 +326,7 @@ class Channel(StubChannel):
             if endpoint_id in departures:
                 left.learn(departures[endpoint_id])
         added = {
-            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh)
+            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh, self._wake)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._subchannels
         }
@@ -354,6 +354,9 @@ class Channel(StubChannel):
     def _refresh(self) -> None:
         """Something is not as it was: those that wait look again."""
         self._rank()
+        self._wake()
+
+    def _wake(self) -> None:
         # Those that do not wait for a ready one want to know of failures, too.
         self._changed.unpark_all()
 

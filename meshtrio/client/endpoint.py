@@ -15,6 +15,10 @@ RECONNECT = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
 RECONNECT_LOCAL = attrs.evolve(RECONNECT, maximum=0.5)
 """The same on this machine, where it costs next to nothing."""
+RECONNECT_REGISTERED = attrs.evolve(RECONNECT, maximum=120.0)
+"""The same for endpoints that programs or the config have registered, which may never have been
+there. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; that it begins at
+20 ms finds what has just been restarted."""
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
 
@@ -37,6 +41,12 @@ class Endpoint:
     tls: TlsFiles | None = None
     owner: int | None = None
     """The uid its server has to have, where somebody else than the mesh's user registered it."""
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a registry lists it that does not know if anything listens there: the mesh does
+        not run it, and it is no address that a channel was opened to."""
+        return not self.pid and self.id != self.address
 
     @property
     def identity(self) -> str:

@@ -12,7 +12,8 @@ import trio
 
 from meshtrio.address import Address
 from meshtrio.client.dial import Tls, dial
-from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
+from meshtrio.client.dialing import DialLimiter
+from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, RECONNECT_REGISTERED, Endpoint
 from meshtrio.rpc import census
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
@@ -54,7 +55,7 @@ _NO_STREAMS: dict[int, Stream] = {}
 class Link:
     """Runs in its pool's nursery; its users are called when its readiness may have changed."""
 
-    def __init__(self, endpoint: Endpoint, manner: Manner) -> None:
+    def __init__(self, endpoint: Endpoint, manner: Manner, dials: DialLimiter) -> None:
         self.endpoint = endpoint
         self.connection: ClientConnection | None = None
         """The one that takes calls now."""
@@ -71,8 +72,11 @@ class Link:
         """Calls of connections that are over."""
         self._manner = manner
         self._timeouts = manner.timeouts_for(endpoint)
-        local = Address.parse(endpoint.address).is_local
-        self._backoff = RECONNECT_LOCAL if local else RECONNECT
+        self._dials = dials
+        self._is_local = Address.parse(endpoint.address).is_local
+        self._backoff = RECONNECT_LOCAL if self._is_local else RECONNECT
+        if endpoint.is_registered:
+            self._backoff = RECONNECT_REGISTERED
         self._rng = Random()
         self._unused = trio.Event()
         self._dialing = trio.CancelScope()
@@ -129,11 +133,17 @@ class Link:
                 nursery.start_soon(self._keep_house)
             while not self._unused.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                with trio.move_on_after(self._backoff.delay(max(failures, 1), self._rng)):
-                    await self._unused.wait()
+                delay = self._backoff.delay(max(failures, 1), self._rng)
+                await self._rest_until(trio.current_time() + delay)
+                if failures and self.endpoint.is_registered:
+                    await self._rest_until(self._dials.retry_at(trio.current_time()))
             while self._connections:
                 await self._connections.copy().pop().ended.wait()
             nursery.cancel_scope.cancel()
+
+    async def _rest_until(self, time: float) -> None:
+        with trio.move_on_at(time):
+            await self._unused.wait()
 
     async def _connect(self, nursery: trio.Nursery) -> bool:
         """Use one connection as long as it takes calls; False if it never got that far."""
@@ -166,12 +176,14 @@ class Link:
         self.entry.note(f"its connection is given up: {why}")
 
     async def _dial(self) -> Transport | None:
-        with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
+        with trio.CancelScope() as self._dialing:
             try:
                 endpoint = self.endpoint
-                return await dial(
-                    endpoint.address, self._manner.tls or endpoint.tls, endpoint.owner
-                )
+                async with self._dials.slot(local=self._is_local):
+                    self._dialing.deadline = trio.current_time() + _DIAL_WITHIN
+                    return await dial(
+                        endpoint.address, self._manner.tls or endpoint.tls, endpoint.owner
+                    )
             except (OSError, ValueError) as exc:
                 self._fail(getattr(exc, "strerror", None) or str(exc))
         if self._dialing.cancelled_caught and not self._unused.is_set():
@@ -192,12 +204,12 @@ class Link:
             connection.ended.set()
 
     def _fail(self, error: str) -> None:
-        """Tell why calls wait; in the log once for each reason in a row."""
+        """Tell why calls wait, once for each reason in a row."""
         if error != self.error:
             self.entry.note(f"cannot be used: {error}", census.Severity.WARNING)
             _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
-        self.error = error
-        self._changed()
+            self.error = error
+            self._changed()
 
     async def _keep_house(self) -> None:
         while True:
