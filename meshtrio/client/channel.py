@@ -35,6 +35,7 @@ from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import check_in_trio, open_nursery_of_one
+from meshtrio.texts import visible
 from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.limits import Limits
 
@@ -268,7 +269,7 @@ class Channel(StubChannel):
         if departure is None or not departure.died:
             return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
         return PluginDiedError(
-            f"{self.name}: {departure.reason}",
+            f"{self.name}: {visible(departure.reason)}",
             status=departure.exit_status,
             signal=departure.signal,
             stderr_tail=departure.stderr_tail,
