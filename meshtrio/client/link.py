@@ -17,7 +17,7 @@ from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, RECONNECT_REGIS
 from meshtrio.rpc import census
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tally import Tally, calls_in_the_end
+from meshtrio.rpc.tally import Tally, calls_in_the_end, calls_of
 from meshtrio.rpc.timeouts import ACROSS_A_NETWORK, Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.structured import next_beat
@@ -28,6 +28,8 @@ _log = logging.getLogger("meshtrio.rpc")
 _HOUSEKEEPING = 1.0
 _DIAL_WITHIN = 10.0
 """Seconds from the first packet to a connection."""
+_LASTING = 5.0
+"""Seconds after which a connection has been of use, even without a call."""
 _ESTABLISH_WITHIN = 20.0
 """Seconds a server has to send its SETTINGS."""
 
@@ -146,7 +148,11 @@ class Link:
             await self._unused.wait()
 
     async def _connect(self, nursery: trio.Nursery) -> bool:
-        """Use one connection as long as it takes calls; False if it never got that far."""
+        """Use one connection as long as it takes calls; False if it was of no use.
+
+        It was if it lasted or a call succeeded: an endpoint that accepts connections only to end
+        them is to be backed off from like one that refuses them.
+        """
         transport = await self._dial()
         if transport is None:
             return False
@@ -157,19 +163,22 @@ class Link:
             await connection.established.wait()
         if waiting.cancelled_caught:
             connection.shut("the peer accepted a connection and did not speak HTTP/2")
-        established = connection.usable
+        established, useful = connection.usable, False
         if established and not self._unused.is_set():
             self.connection, self.streams, self.error = connection, connection.streams, ""
             self.entry.note("connected")
             self._changed()
+            since = trio.current_time()
             await connection.spent.wait()
+            lasted = trio.current_time() - since >= _LASTING
+            useful = lasted or calls_of(connection).succeeded > 0
             self._note_end(connection)
             self.connection, self.streams = None, _NO_STREAMS
             self._changed()
         connection.retire()
         if not established:
             self._fail(connection.loss)
-        return established
+        return useful
 
     def _note_end(self, connection: ClientConnection) -> None:
         why = connection.loss if connection.closed else "it takes no more calls"

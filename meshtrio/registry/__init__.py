@@ -8,12 +8,17 @@ from typing import Protocol
 
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 
+_MAX_NAMED = 50
+"""Services in an error: programs may have registered thousands of names."""
+
 
 class UnknownServiceError(LookupError):
     """A service that was never declared nor registered."""
 
     def __init__(self, service: str, known: tuple[str, ...]) -> None:
-        names = ", ".join(known) or "none"
+        names = ", ".join(known[:_MAX_NAMED]) or "none"
+        if len(known) > _MAX_NAMED:
+            names += f" and {len(known) - _MAX_NAMED} more"
         super().__init__(f"no service {service!r}; the services here are: {names}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -18,6 +19,8 @@ from meshtrio.client.channel import open_channel
 from meshtrio.client.dialing import DialLimiter
 from meshtrio.client.endpoint import RECONNECT_REGISTERED, Endpoint
 from meshtrio.registry.tables import outside_endpoint
+from meshtrio.rpc.transport import SocketTransport
+from meshtrio.wire import frames
 from tests.client.test_channel import serving
 from tests.rpc.pairs import fixed, request
 
@@ -96,6 +99,28 @@ async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
         before = dials.attempts.total()
         await trio.sleep(60)
         assert dials.attempts.total() - before >= 60 / 0.6
+
+
+async def test_one_that_ends_every_connection_is_backed_off_from(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It speaks HTTP/2, and closes as soon as it is connected to."""
+    dials = 0
+
+    async def dial(*_: object) -> SocketTransport:
+        nonlocal dials
+        dials += 1
+        await trio.lowlevel.checkpoint()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            theirs.sendall(frames.settings({}))
+        return SocketTransport(ours)
+
+    monkeypatch.setattr(link, "dial", dial)
+    async with open_channel("closing", fixed(outside_endpoint("unix:/somewhere"))):
+        await trio.sleep(600)
+        assert dials < 40
 
 
 async def test_one_that_lives_among_dead_ones_is_called(short_dir: Path) -> None:
