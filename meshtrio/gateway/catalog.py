@@ -68,6 +68,7 @@ class Catalog:
         self._failed: dict[str, tuple[ServiceState, float]] = {}
         """The state that was asked of in vain, and until when that is not done again."""
         self._learning: dict[str, trio.Lock] = {}
+        """In the order in which services were first asked."""
         self._routes: dict[str, str] = {}
         """Where calls to a gRPC service go; made anew when anything changes."""
         self._conflicts: dict[frozenset[str], frozenset[str]] = {}
@@ -98,8 +99,8 @@ class Catalog:
         divert its calls. Services that are not in the config follow in the order in which they
         were first asked, so that no name overtakes another.
         """
-        order = {service: number for number, service in enumerate(self._configured())}
-        return sorted(self._learned, key=lambda service: order.get(service, len(order)))
+        known = dict.fromkeys((*self._configured(), *self._learning))
+        return [service for service in known if service in self._learned]
 
     def _is_attended(self, service: str) -> bool:
         knows = self._registry.knows(service)
@@ -215,6 +216,8 @@ class Catalog:
         async with trio.open_nursery() as nursery:
             for service in self._registry.services():
                 if self.is_stale(service):
+                    # Here and not in the task, as tasks start in any order.
+                    self._learning.setdefault(service, trio.Lock())
                     nursery.start_soon(self.learn, service)
 
     async def learn(self, service: str) -> None:
