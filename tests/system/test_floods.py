@@ -34,8 +34,9 @@ def flooders(kind: str) -> str:
 def test_the_loop_does_not_stand_still_for_floods(kind: str, short_dir: Path) -> None:
     """Ten plugins that wrote newlines as fast as they could held up gateway calls for 10 s.
 
-    Measured is the mesh's own CPU time for each call, which a slow or busy machine does not change:
-    what it reads and handles between two steps of a call is bounded.
+    Measured is the mesh's own CPU time for each call, which a busy machine does not change: what it
+    reads and handles between two steps of a call is bounded. It is 2 to 7 ms; the limit has room
+    for a machine that is ten times slower.
     """
     with served(short_dir, echo() + flooders(kind), ready=FLOODERS + 1) as mesh:
         before = cpu_seconds(mesh.process.pid)
