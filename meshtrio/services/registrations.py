@@ -7,7 +7,7 @@ that the config lists for them, and end or replace no registration but their own
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -61,7 +61,7 @@ class Registrations:
         self._registry = registry
         self._config = config
         self._ours = frozenset({0, os.geteuid()})
-        self._held: defaultdict[str, dict[str, Registration]] = defaultdict(dict)
+        self._held: dict[str, dict[str, Registration]] = {}
         """By service and address."""
         self._counts: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -107,7 +107,7 @@ class Registrations:
         """
         size = len(endpoint.id.encode(errors="replace")) + len(service)
         registration = Registration(service, endpoint, user_of(peer), size)
-        before = self._held[service].get(endpoint.address)
+        before = self._held.get(service, {}).get(endpoint.address)
         if before is not None and before.user != registration.user and not self.is_ours(peer):
             raise purerpc.PermissionDeniedError(
                 f"access.registry: {peer} may not replace {endpoint.address}, which another user "
@@ -117,7 +117,7 @@ class Registrations:
         if before is not None:
             text = f"{endpoint.address} was registered for {service} again"
             before.end(purerpc.AbortedError(text))
-        self._held[service][endpoint.address] = registration
+        self._held.setdefault(service, {})[endpoint.address] = registration
         self._counts[registration.user] += 1
         self._bytes[registration.user] += size
         try:
@@ -131,10 +131,11 @@ class Registrations:
             registration.endpoint.address,
             registration.user,
         )
-        if self._held[service].get(address) is registration:
-            del self._held[service][address]
-        if not self._held[service]:
-            del self._held[service]
+        here = self._held.get(service, {})
+        if here.get(address) is registration:
+            del here[address]
+            if not here:
+                del self._held[service]
         self._counts[user] -= 1
         self._bytes[user] -= registration.size
         if not self._counts[user]:
@@ -150,7 +151,7 @@ class Registrations:
         if self._bytes[user] + registration.size > room:
             text = f"has registrations of {room:,} bytes"
             raise _exhausted(user, text, "max_registrations_per_user")
-        here = len(self._held[registration.service])
+        here = len(self._held.get(registration.service, {}))
         if before is None and here >= limits.max_endpoints_per_service:
             text = f"has {here} registered endpoints"
             raise _exhausted(registration.service, text, "max_endpoints_per_service")

@@ -46,7 +46,7 @@ class RegistryServicer:
 
     async def Resolve(self, request: Any) -> Any:  # noqa: N802 - the method's name
         try:
-            return to_message(request.service, self._registry.resolve(request.service))
+            return self._message(request.service, self._registry.resolve(request.service))
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
 

@@ -169,7 +169,8 @@ def bare() -> Iterator[GrpcurlAs]:
 
 def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> None:
     """Tails of 16 deaths had more than the 4 MB that a client takes."""
-    program = "import sys; sys.stderr.buffer.write((b'\\xff' * 8191 + b'\\n') * 20); sys.exit(1)"
+    program = "import sys; err = sys.stderr.buffer; err.write((b'\\xff' * 8191 + b'\\n') * 20)"
+    program += "; err.write(b'the end\\n'); err.flush(); sys.exit(1)"
     backoff = {"initial": 0.01, "maximum": 0.01}
     often = {"backoff": backoff, "max_restarts": 20, "restart_period": 600}
     config = plugin("loud", "-c", program, output={"log_level": "error"}, **often)
@@ -180,7 +181,9 @@ def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> No
         assert len(departures) == 16
         assert [bool(each.get("stderrTail")) for each in departures] == [False] * 15 + [True]
         assert len(text) < 256 * 1024
-        assert "�" in departures[-1]["stderrTail"][-1]
+        *_, before, last = departures[-1]["stderrTail"]
+        assert "\ufffd" in before
+        assert last == "the end"
 
 
 # -- control -----------------------------------------------------------------------------------
