@@ -296,6 +296,7 @@ class Life:
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
+        self.listener.catch_up()
         if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):
             reason = reason or "used more memory than it may"
             cause = cause or Cause.TOO_LARGE

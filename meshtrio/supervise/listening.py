@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from meshtrio.supervise.processes.output import (
     fields_of,
     text_of,
 )
-from meshtrio.supervise.processes.output_reader import read_output
+from meshtrio.supervise.processes.output_reader import left_in, read_output
 from meshtrio.supervise.processes.process import Process
 from meshtrio.supervise.said import said_in
 
@@ -55,12 +56,22 @@ class Listener:
         self.ring = ring
         self.emit = emit
         self._stderr: deque[str] = deque(maxlen=_STDERR_KEPT)
+        self._pipes: list[_Pipe] = []
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """The last lines it wrote to stderr, those of JSON as people read them."""
         lines = (said_in(line, fields_of(line)).lines for line in self._stderr)
         return _within(list(itertools.chain.from_iterable(lines))[-_STDERR_KEPT:], _MAX_TAIL)
+
+    def catch_up(self) -> None:
+        """Read what is left in the pipes of a process that has ended.
+
+        The reader may not have had its turn yet, on a busy machine, and how the process ended is
+        about to be told with its last line.
+        """
+        for pipe in self._pipes:
+            pipe.catch_up()
 
     @asynccontextmanager
     async def listening(self, process: Process) -> AsyncIterator[trio.Event]:
@@ -72,8 +83,11 @@ class Listener:
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
 
         async def read(stream: str, pipe: int) -> None:
+            consumer = _Pipe(self, process.pid, stream, pipe)
+            self._pipes.append(consumer)
+            os.set_blocking(pipe, False)  # for `catch_up`
             with scopes[stream]:
-                await read_output(pipe, _Pipe(self, process.pid, stream), process.ended)
+                await read_output(pipe, consumer, process.ended)
             del pipes[stream]
             if not pipes:
                 all_read.set()
@@ -118,10 +132,12 @@ class Listener:
 class _Pipe:
     """Handles what one pipe of a process gives: a `Consumer`."""
 
-    def __init__(self, listener: Listener, pid: int, stream: str) -> None:
+    def __init__(self, listener: Listener, pid: int, stream: str, descriptor: int) -> None:
         self.floods = False
         """Lines of what was handled last were dropped."""
         self._listener = listener
+        self._descriptor: int | None = descriptor
+        """None when it is about to be closed."""
         self._pid = pid
         self._stream = stream
         self._valve = Valve(listener.config)
@@ -141,6 +157,11 @@ class _Pipe:
                 self._unfinished = b""
             self._unfinished = (self._unfinished + rest)[:LONGEST_LINE]
 
+    def catch_up(self) -> None:
+        if self._descriptor is not None:
+            for data in left_in(self._descriptor):
+                self.feed(data)
+
     def handle(self) -> bool:
         began = time.perf_counter()
         while (line := self._splitter.take()) is not None:
@@ -152,6 +173,9 @@ class _Pipe:
         return False
 
     def finish(self) -> None:
+        self._descriptor = None
+        while self.handle():
+            pass
         for line, cut in self._splitter.finish():
             self._take(line, cut)
         if self._unfinished:

@@ -39,7 +39,7 @@ class Consumer(Protocol):
         """Whether lines of what was handled last were dropped."""
 
     def finish(self) -> None:
-        """The pipe has ended: handle an unfinished line."""
+        """Nothing more is read: handle what is left, an unfinished line above all."""
 
 
 _turns: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("meshtrio output turns")
@@ -71,6 +71,7 @@ async def read_output(pipe: int, consumer: Consumer, ended: trio.Event) -> None:
                 consumer.feed(data)
                 await _handle_all(consumer, stream, ended)
                 await _pace(reads, consumer, ended)
+            await _handle_all(consumer, stream, ended)
         finally:
             consumer.finish()
 
@@ -87,14 +88,14 @@ async def _handle_all(
             if ended.is_set() and not emptied:
                 # How the process ended is told with its last line, which may be still in there.
                 emptied = True
-                for data in _left_in(stream.fileno()):
+                for data in left_in(stream.fileno()):
                     consumer.feed(data)
             async with _lock():
                 more = consumer.handle()
 
 
-def _left_in(pipe: int) -> list[bytes]:
-    """What is in a pipe now."""
+def left_in(pipe: int) -> list[bytes]:
+    """What is in a pipe now, which does not block."""
     found: list[bytes] = []
     try:
         while sum(map(len, found)) < _MAX_LEFT and (data := os.read(pipe, _READ_SIZE)):
