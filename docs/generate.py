@@ -24,6 +24,7 @@ from meshtrio.address import ServerTlsFiles, TlsFiles
 from meshtrio.backoff import Backoff
 from meshtrio.cli import commands
 from meshtrio.config import (
+    Access,
     AccessRule,
     Containment,
     GatewayConfig,
@@ -31,8 +32,10 @@ from meshtrio.config import (
     Liveness,
     LogConfig,
     MeshConfig,
+    MeshLimits,
     OutputConfig,
     PluginConfig,
+    RegistryAccessRule,
     Rlimits,
     ServiceTable,
     TelemetryConfig,
@@ -53,8 +56,11 @@ group, and what is left of the group after `stop_timeout`, or after the process 
 killed."""
 TABLES: tuple[tuple[str, str, type], ...] = (
     ("`[mesh]`", "The mesh as a whole.", MeshConfig),
+    ("`[mesh.access]`", "What each part amounts to for those it is open to.", Access),
     ("`[mesh.access.control]`, `.registry` and `.gateway`", "", AccessRule),
+    ("`[mesh.access.registry]`, in addition", "", RegistryAccessRule),
     ("`[mesh.gateway]`", "", GatewayConfig),
+    ("`[mesh.limits]`", "", MeshLimits),
     ("`[mesh.log]`", "", LogConfig),
     ("`[mesh.telemetry]`", "", TelemetryConfig),
     ("`[[plugin]]`, once for each plugin", "", PluginConfig),
@@ -119,7 +125,7 @@ def table(title: str, text: str, cls: type) -> str:
     rows = [
         f"| `{field.name}` | {default(field)} | {texts[field.name]}{choices(hints[field.name])} |"
         for field in attrs.fields(cls)
-        if field.name not in skipped
+        if field.name not in skipped and not field.inherited
     ]
     about = text or paragraphs(inspect.getdoc(cls) or "")
     head = [f"## {title}", "", about, "", "| key | default | meaning |", "| --- | --- | --- |"]

@@ -11,6 +11,8 @@ import errno
 
 import purerpc
 
+from meshtrio.texts import visible_lines
+
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """Error numbers of the system that tell of this process's own want, not of another's fault."""
 
@@ -56,8 +58,10 @@ class MeshFailedError(MeshtrioError):
         if groups:
             text += f", and its groups could not help: {', '.join(groups)}"
         if stderr_tail:
-            text += "; the last it wrote to stderr:\n" + "\n".join(f"  {t}" for t in stderr_tail)
-        super().__init__(text)
+            lines = "\n".join(f"  {line}" for line in stderr_tail)
+            text += f"; the last it wrote to stderr:\n{lines}"
+        # A traceback shows it on a terminal.
+        super().__init__(visible_lines(text))
         self.plugin = plugin
         self.instance = instance
         self.restarts = restarts

@@ -27,6 +27,11 @@ def visible(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def visible_lines(text: str) -> str:
+    """Return text of several lines as `visible` shows each of them."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def visible_json(document: str) -> str:
     """Return a JSON document, or a part of one, in which the same characters are JSON's escapes.
 

@@ -356,3 +356,33 @@ def test_a_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text("x = " + "[" * 3000)
     with pytest.raises(ConfigError, match="is nested too deeply"):
         load(tmp_path / "mesh.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = "{secret}"\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = ["A={secret}"]\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = {{ A = ["{secret}"] }}\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = {{ A = {{ B = "{secret}" }} }}\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = {{ A = 7357 }}\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true"]\nenv = {{ "A={secret}" = "" }}\n',
+        '[[plugin]]\nname = "a"\ncommand = ["true", ["{secret}"]]\n',
+        '[[plugin]]\nname = "a"\ncommand = "true {secret}"\n',
+        '[mesh.telemetry]\ntraces = "tcp:h:1"\ntraces_headers = "{secret}"\n',
+        '[mesh.telemetry]\ntraces = "tcp:h:1"\ntraces_headers = {{ key = ["{secret}"] }}\n',
+        '[mesh.telemetry]\ntraces = "tcp:h:1"\ntraces_headers = {{ "a: {secret}" = "" }}\n',
+        '[mesh.telemetry]\ntraces = {{ headers = "{secret}" }}\n',
+        '[[service]]\nname = "a"\nconfig = "{secret}"\n',
+    ],
+)
+def test_what_may_be_a_secret_is_in_no_message(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text.format(secret="7357word")))
+    assert len(caught.value.problems) == 1
+    assert "7357" not in str(caught.value)
+
+
+def test_a_plugin_is_shown_without_its_environment() -> None:
+    plugin = PluginConfig("a", ["true"], env={"KEY": "7357word"})
+    assert "7357word" not in repr(MeshConfig([plugin]))

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import click
 
 from meshtrio import __version__, standard_streams
+from meshtrio.cli.escaping import escape_stderr
 from meshtrio.cli.listing import Commands
 
 _EPILOG = """\
@@ -57,6 +58,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # What its encoding does not have is written as an escape, and fails nothing.
             stream.reconfigure(errors="backslashreplace")
+    escape_stderr()
     try:
         status = commands(prog_name="meshtrio", standalone_mode=False)
         sys.stdout.flush()

@@ -15,7 +15,7 @@ import click
 from meshtrio.codegen.naming import module_of
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.errors import UsageError
-from meshtrio.texts import visible
+from meshtrio.texts import visible, visible_lines
 
 _PLUGIN = "protoc-gen-meshtrio"
 
@@ -65,7 +65,13 @@ def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], ou
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={generator}"]
     command += [f"-I{folder}" for folder in folders]
     command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
-    if subprocess.run([*command, *map(str, protos)], check=False).returncode != 0:
+    done = subprocess.run(
+        [*command, *map(str, protos)], capture_output=True, check=False, errors="replace", text=True
+    )
+    if done.returncode != 0 or done.stderr:
+        # It quotes names in the protos, which others may have written.
+        print(visible_lines(done.stderr.rstrip("\n")), file=sys.stderr)
+    if done.returncode != 0:
         return False
     for proto in protos:
         for folder in folders:

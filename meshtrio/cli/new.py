@@ -16,6 +16,7 @@ import click
 
 from meshtrio.cli.gen import find_generator, generate
 from meshtrio.errors import UsageError
+from meshtrio.texts import visible_lines
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _OURS = frozenset({"meshtrio", "plugin", "tests"})
@@ -97,13 +98,14 @@ def new(name: str, folder: Path | None) -> None:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    click.echo(
+    text = (
         f"made {folder}: a plugin that serves {names.package}.v1.{names.service}\n"
         f"  cd {folder}\n"
         f"  meshtrio serve mesh.toml                # runs it, until Ctrl-C\n"
         f"  meshtrio call plugin.{name} {names.package}.v1.{names.service}/Greet '{{}}'\n"
         f"  python -m pytest                        # tests it; needs pytest and pytest-trio"
     )
+    click.echo(visible_lines(text))
 
 
 def _fill(folder: Path, names: Names) -> None:

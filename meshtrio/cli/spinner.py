@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from meshtrio.cli.escaping import terminal_of_stderr
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.texts import visible
 
@@ -33,7 +34,8 @@ async def _spin(text: str) -> None:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(file=terminal_of_stderr())
+    with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(visible(text), total=None)
         progress.tasks[0].start_time = began
         await trio.sleep_forever()

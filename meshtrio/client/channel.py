@@ -35,6 +35,7 @@ from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.structured import check_in_trio, open_nursery_of_one
+from meshtrio.texts import visible
 from meshtrio.wire.grpc import encode_metadata
 from meshtrio.wire.limits import Limits
 
@@ -268,7 +269,7 @@ class Channel(StubChannel):
         if departure is None or not departure.died:
             return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
         return PluginDiedError(
-            f"{self.name}: {departure.reason}",
+            f"{self.name}: {visible(departure.reason)}",
             status=departure.exit_status,
             signal=departure.signal,
             stderr_tail=departure.stderr_tail,
@@ -326,7 +327,7 @@ class Channel(StubChannel):
             if endpoint_id in departures:
                 left.learn(departures[endpoint_id])
         added = {
-            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh)
+            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh, self._wake)
             for endpoint_id, endpoint in listed.items()
             if endpoint_id not in self._subchannels
         }
@@ -354,6 +355,9 @@ class Channel(StubChannel):
     def _refresh(self) -> None:
         """Something is not as it was: those that wait look again."""
         self._rank()
+        self._wake()
+
+    def _wake(self) -> None:
         # Those that do not wait for a ready one want to know of failures, too.
         self._changed.unpark_all()
 

@@ -20,6 +20,10 @@ RECONNECT_LOCAL = attrs.evolve(RECONNECT, maximum=0.5)
 _FIRST_PAUSE, _MAX_PAUSE = 0.002, 0.1
 """Seconds between attempts to connect to a server whose backlog is full."""
 _BACKLOG_FULL = "its backlog of connections is full: it is overloaded, or stuck"
+RECONNECT_REGISTERED = attrs.evolve(RECONNECT, maximum=120.0)
+"""The same for endpoints that programs or the config have registered, which may never have been
+there. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; that it begins at
+20 ms finds what has just been restarted."""
 LOCAL, REMOTE = 0, 1
 """Priorities: endpoints of the first are called while any of them is ready, then the others."""
 
@@ -53,6 +57,12 @@ class Endpoint:
         if self.owner is None:
             return None
         return frozenset({self.owner, 0}) if self.or_root else frozenset({self.owner})
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether a registry lists it that does not know if anything listens there: the mesh does
+        not run it, and it is no address that a channel was opened to."""
+        return not self.pid and self.id != self.address
 
     @property
     def identity(self) -> str:

@@ -12,12 +12,13 @@ import trio
 
 from meshtrio.address import Address
 from meshtrio.client.dial import Tls, dial
-from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint
+from meshtrio.client.dialing import DialLimiter
+from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, RECONNECT_REGISTERED, Endpoint
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.rpc import census
 from meshtrio.rpc.client import ClientConnection
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tally import Tally, calls_in_the_end
+from meshtrio.rpc.tally import Tally, calls_in_the_end, calls_of
 from meshtrio.rpc.timeouts import ACROSS_A_NETWORK, Timeouts
 from meshtrio.rpc.transport import Transport
 from meshtrio.structured import next_beat
@@ -30,6 +31,8 @@ _DIAL_WITHIN = 10.0
 """Seconds from the first packet to a connection."""
 _BACKLOG_WAIT = 5.0
 """Seconds that a server whose backlog is full has to accept connections."""
+_LASTING = 5.0
+"""Seconds after which a connection has been of use, even without a call."""
 _ESTABLISH_WITHIN = 20.0
 """Seconds a server has to send its SETTINGS."""
 
@@ -57,7 +60,7 @@ _NO_STREAMS: dict[int, Stream] = {}
 class Link:
     """Runs in its pool's nursery; its users are called when its readiness may have changed."""
 
-    def __init__(self, endpoint: Endpoint, manner: Manner) -> None:
+    def __init__(self, endpoint: Endpoint, manner: Manner, dials: DialLimiter) -> None:
         self.endpoint = endpoint
         self.connection: ClientConnection | None = None
         """The one that takes calls now."""
@@ -74,8 +77,11 @@ class Link:
         """Calls of connections that are over."""
         self._manner = manner
         self._timeouts = manner.timeouts_for(endpoint)
-        local = Address.parse(endpoint.address).is_local
-        self._backoff = RECONNECT_LOCAL if local else RECONNECT
+        self._dials = dials
+        self._is_local = Address.parse(endpoint.address).is_local
+        self._backoff = RECONNECT_LOCAL if self._is_local else RECONNECT
+        if endpoint.is_registered:
+            self._backoff = RECONNECT_REGISTERED
         self._rng = Random()
         self._unused = trio.Event()
         self._dialing = trio.CancelScope()
@@ -132,14 +138,24 @@ class Link:
                 nursery.start_soon(self._keep_house)
             while not self._unused.is_set():
                 failures = 0 if await self._connect(nursery) else failures + 1
-                with trio.move_on_after(self._backoff.delay(max(failures, 1), self._rng)):
-                    await self._unused.wait()
+                delay = self._backoff.delay(max(failures, 1), self._rng)
+                await self._rest_until(trio.current_time() + delay)
+                if failures and self.endpoint.is_registered:
+                    await self._rest_until(self._dials.retry_at(trio.current_time()))
             while self._connections:
                 await self._connections.copy().pop().ended.wait()
             nursery.cancel_scope.cancel()
 
+    async def _rest_until(self, time: float) -> None:
+        with trio.move_on_at(time):
+            await self._unused.wait()
+
     async def _connect(self, nursery: trio.Nursery) -> bool:
-        """Use one connection as long as it takes calls; False if it never got that far."""
+        """Use one connection as long as it takes calls; False if it was of no use.
+
+        It was if it lasted or a call succeeded: an endpoint that accepts connections only to end
+        them is to be backed off from like one that refuses them.
+        """
         transport = await self._dial()
         if transport is None:
             return False
@@ -150,34 +166,39 @@ class Link:
             await connection.established.wait()
         if waiting.cancelled_caught:
             connection.shut("the peer accepted a connection and did not speak HTTP/2")
-        established = connection.usable
+        established, useful = connection.usable, False
         if established and not self._unused.is_set():
             self.connection, self.streams, self.error = connection, connection.streams, ""
             self.entry.note("connected")
             self._changed()
+            since = trio.current_time()
             await connection.spent.wait()
+            lasted = trio.current_time() - since >= _LASTING
+            useful = lasted or calls_of(connection).succeeded > 0
             self._note_end(connection)
             self.connection, self.streams = None, _NO_STREAMS
             self._changed()
         connection.retire()
         if not established:
             self._fail(connection.loss)
-        return established
+        return useful
 
     def _note_end(self, connection: ClientConnection) -> None:
         why = connection.loss if connection.closed else "it takes no more calls"
         self.entry.note(f"its connection is given up: {why}")
 
     async def _dial(self) -> Transport | None:
-        with trio.move_on_after(_DIAL_WITHIN) as self._dialing:
+        with trio.CancelScope() as self._dialing:
             try:
                 endpoint = self.endpoint
-                return await dial(
-                    endpoint.address,
-                    self._manner.tls or endpoint.tls,
-                    endpoint.owners,
-                    patience=_BACKLOG_WAIT,
-                )
+                async with self._dials.slot(local=self._is_local):
+                    self._dialing.deadline = trio.current_time() + _DIAL_WITHIN
+                    return await dial(
+                        endpoint.address,
+                        self._manner.tls or endpoint.tls,
+                        endpoint.owners,
+                        patience=_BACKLOG_WAIT,
+                    )
             except (OSError, ValueError) as exc:
                 reason = getattr(exc, "strerror", None) or str(exc)
                 if getattr(exc, "errno", None) in OUT_OF_RESOURCES:
@@ -201,12 +222,12 @@ class Link:
             connection.ended.set()
 
     def _fail(self, error: str) -> None:
-        """Tell why calls wait; in the log once for each reason in a row."""
+        """Tell why calls wait, once for each reason in a row."""
         if error != self.error:
             self.entry.note(f"cannot be used: {error}", census.Severity.WARNING)
             _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
-        self.error = error
-        self._changed()
+            self.error = error
+            self._changed()
 
     async def _keep_house(self) -> None:
         due = trio.current_time() + _HOUSEKEEPING

@@ -15,6 +15,7 @@ from typing import Self
 import trio
 import trio.lowlevel
 
+from meshtrio.client.dialing import DialLimiter
 from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.link import Link, Manner
 from meshtrio.structured import start_for_all
@@ -31,6 +32,7 @@ Feed = Callable[[Update], Awaitable[None]]
 class Pool:
     def __init__(self) -> None:
         self._links: dict[tuple[Endpoint, Manner], Link] = {}
+        self._dials = DialLimiter()
         self._news: dict[Hashable, News] = {}
         self._users = 0
         self._nursery: trio.Nursery | None = None
@@ -43,7 +45,7 @@ class Pool:
         """Use the link to an endpoint, until `unlink`; `changed` is called as `Link` says."""
         link = self._links.get((endpoint, manner))
         if link is None:
-            link = self._links[endpoint, manner] = Link(endpoint, manner)
+            link = self._links[endpoint, manner] = Link(endpoint, manner, self._dials)
             self._start(link.run)
         link.users.append(changed)
         return link

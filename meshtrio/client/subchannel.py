@@ -13,11 +13,16 @@ from meshtrio.client.pool import Pool
 
 
 class Subchannel:
-    """A candidate for the channel's balancing; `changed` is called when it may be another now."""
+    """A candidate for the channel's balancing.
+
+    `changed` is called when its readiness may have changed, `failed` when an attempt to connect has
+    failed.
+    """
 
     __slots__ = (
         "__weakref__",
         "_changed",
+        "_failed",
         "_manner",
         "_pool",
         "departed",
@@ -33,7 +38,12 @@ class Subchannel:
     )
 
     def __init__(
-        self, endpoint: Endpoint, pool: Pool, manner: Manner, changed: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        pool: Pool,
+        manner: Manner,
+        changed: Callable[[], None],
+        failed: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
         self.turn = 0
@@ -51,6 +61,7 @@ class Subchannel:
         self.target: Target | None = None
         """Where calls go now."""
         self._changed = changed
+        self._failed = failed
         self._pool = pool
         self._manner = manner
         self.link = pool.link(endpoint, manner, self._follow)
@@ -58,9 +69,12 @@ class Subchannel:
             self.target = Target(self.link.connection, self)
 
     def _follow(self) -> None:
-        connection = self.link.connection
+        connection, before = self.link.connection, self.target
         self.target = None if connection is None else Target(connection, self)
-        self._changed()
+        if before is None and connection is None:
+            self._failed()  # What is ready is the same as before.
+        else:
+            self._changed()
 
     @property
     def identity(self) -> str:

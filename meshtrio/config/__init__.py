@@ -4,9 +4,10 @@
 seconds throughout.
 """
 
-from meshtrio.config.access import Access, AccessRule, GatewayConfig, Security
+from meshtrio.config.access import Access, AccessRule, GatewayConfig, RegistryAccessRule, Security
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
+from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig, LogFormat
 from meshtrio.config.mesh import MeshConfig, Source
 from meshtrio.config.plugin import (
@@ -33,8 +34,10 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "MeshConfig",
+    "MeshLimits",
     "OutputConfig",
     "PluginConfig",
+    "RegistryAccessRule",
     "RestartPolicy",
     "Rlimits",
     "Security",

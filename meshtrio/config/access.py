@@ -8,6 +8,7 @@ import attrs
 from attrs.validators import ge
 
 from meshtrio.address import Address, ServerTlsFiles
+from meshtrio.config.names import check_service_name
 
 _SUBJECT_KINDS = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
 
@@ -28,7 +29,7 @@ def _check_listen(_: object, __: object, value: str | None) -> None:
 
 @attrs.frozen
 class AccessRule:
-    """Who may, beside the mesh's own user and root, who always may on the mesh socket."""
+    """Additional principals. The mesh's own user and root always have access on the mesh socket."""
 
     users: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Names or numbers, for the mesh socket."""
@@ -39,16 +40,45 @@ class AccessRule:
     `URI:spiffe://…`. A `*` at the end stands for anything, alone for every certificate."""
 
 
+def _check_services(_: object, __: object, value: tuple[str, ...]) -> None:
+    for name in value:
+        check_service_name(name.removesuffix("*") or "any")
+
+
+@attrs.frozen
+class RegistryAccessRule(AccessRule):
+    """Who may use the registry, in addition to the mesh's own user and root."""
+
+    services: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=_check_services)
+    """Services that these users may register endpoints of although a plugin or the config has the
+    name, or another user serves it. Whoever registers an endpoint of a service is sent a part of
+    its calls, with the credentials in them. A `*` at the end stands for anything. Names that
+    nobody else has may be registered without being listed here."""
+
+    def lists(self, service: str) -> bool:
+        """Return whether `services` has a service."""
+        return any(
+            service.startswith(name[:-1]) if name.endswith("*") else service == name
+            for name in self.services
+        )
+
+
 @attrs.frozen
 class Access:
     """A rule for each part of what the mesh serves."""
 
     control: AccessRule = attrs.field(factory=AccessRule)
-    """meshtrio.v1.Control: looking at the mesh, and telling it what to do."""
-    registry: AccessRule = attrs.field(factory=AccessRule)
-    """meshtrio.v1.Registry: finding services, and registering them."""
+    """meshtrio.v1.Control. Amounts to: seeing all plugins with their output and the methods, peers
+    and statuses of their calls, stopping, restarting and scaling any of them, setting log levels,
+    and reloading the file that the mesh was started from. Reloading another file, which is to run
+    any program as the mesh's user, is for the mesh's own user and root only."""
+    registry: RegistryAccessRule = attrs.field(factory=RegistryAccessRule)
+    """meshtrio.v1.Registry. Amounts to: seeing all services with the addresses of their endpoints
+    and how these ended, the last lines of stderr included, and, for users of this machine,
+    serving names that no plugin, no table of the config and no other user has."""
     gateway: AccessRule = attrs.field(factory=AccessRule)
-    """Calls to plugins. Health and reflection are for whoever may use any of the three."""
+    """Amounts to: any call to any plugin, by the mesh socket or the TCP port. Health and
+    reflection are for whoever may use any of the three."""
 
     @property
     def rules(self) -> dict[str, AccessRule]:

@@ -12,6 +12,7 @@ import attrs
 from meshtrio.config import ports
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
+from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig
 from meshtrio.config.plugin import PluginConfig, at_least
 from meshtrio.config.relations import Relations
@@ -80,6 +81,9 @@ class MeshConfig:
 
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     """What is measured, and where it is told."""
+
+    limits: MeshLimits = attrs.field(factory=MeshLimits)
+    """What one user may take of the mesh's own services."""
 
     log: LogConfig = attrs.field(factory=LogConfig)
     """How `meshtrio serve` writes its log."""

@@ -59,7 +59,9 @@ def _check_command(_: object, __: object, value: tuple[str, ...]) -> None:
 def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
     for key in value:
         if not key or "=" in key or "\0" in key + value[key]:
-            raise ValueError(f"{key!r} cannot be the name of an environment variable")
+            # What follows the sign may be a secret.
+            name = key.partition("=")[0]
+            raise ValueError(f"{name!r} cannot be the name of an environment variable")
         if key in contract.ENVIRONMENT:
             raise ValueError(f"{key} is set by the mesh")
 
@@ -117,9 +119,10 @@ class Liveness:
 class OutputConfig:
     """What becomes of the lines an instance writes.
 
-    All of them are read, so that it never blocks on a full pipe; what is over 8 KiB of a line is
-    cut. A line that is a JSON object is logged with its own level and message, and its fields as
-    the record's `fields`.
+    All of them are read, so that it does not block on a full pipe unless it floods: stdout and
+    stderr are each read at about 6 MB a second, and at 1 MB while lines are dropped. What is over
+    8 KiB of a line is cut. A line that is a JSON object is logged with its own level and message,
+    and its fields as the record's `fields`.
     """
 
     lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
@@ -163,7 +166,7 @@ class PluginConfig:
     """Whether what answers at its address has to be one of its processes, and run as the mesh's
     user or root; what is not gets no calls. To be false for a command that has its server started
     by another program, as `docker run` has. The user of `containment` is verified in any case."""
-    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env)
+    env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env, repr=False)
     """Environment variables of its processes, in addition to those that they inherit from the mesh.
     `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints
     is in the log at once."""

@@ -25,6 +25,15 @@ T = TypeVar("T")
 
 _TABLES = ("mesh", "plugin", "group", "service")
 _NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a table",
+}
+"""What TOML's types are called in messages."""
 _TWICE = {
     "plugin": "make it one with more instances, or rename it",
     "group": "make it one with the members of both, or rename it",
@@ -176,7 +185,7 @@ class _Reader:
         if isinstance(hint, type) and issubclass(hint, Enum):
             allowed = [member.value for member in hint]
             if raw not in allowed:
-                raise ValueError(f"must be one of {', '.join(allowed)}, not {raw!r}")
+                raise ValueError(f"must be one of {', '.join(allowed)}, not {_shown(raw)}")
             return hint(raw)
         if hint is Path:
             return self._folder / Path(_typed(raw, str, "a path in quotes")).expanduser()
@@ -208,23 +217,47 @@ def _plain(hint: Any, raw: Any) -> Any:
     if get_origin(hint) is tuple:
         return _items(get_args(hint)[0], raw)
     if get_args(hint)[1] is Any:
-        return _typed(raw, dict, "a table")
-    table = _typed(raw, dict, "a table of texts")
-    return {key: _typed(value, str, "a table of texts") for key, value in table.items()}
+        return _collection(raw, dict, "a table")
+    table = _collection(raw, dict, "a table of texts")
+    return {key: _item(value, str, "a table of texts", key) for key, value in table.items()}
 
 
 def _items(hint: Any, raw: Any) -> tuple[Any, ...]:
     what = "a list of texts, each in quotes" if hint is str else "a list of whole numbers"
-    return tuple(_typed(item, hint, what) for item in _typed(raw, list, what))
+    items = enumerate(_collection(raw, list, what), start=1)
+    return tuple(_item(item, hint, what, f"number {number}") for number, item in items)
+
+
+def _collection(raw: Any, kind: type, what: str) -> Any:
+    """A list or table. Environment variables, headers and arguments may be secrets: of what is in
+    the place of such a thing, and of what is in it, only the type is reported."""
+    if not isinstance(raw, kind):
+        raise ValueError(f"must be {what}, not {_type_of(raw)}")
+    return raw
+
+
+def _item(raw: Any, kind: type, what: str, where: str) -> Any:
+    if not isinstance(raw, kind) or isinstance(raw, bool):
+        raise ValueError(f"must be {what}, but {where} is {_type_of(raw)}")
+    return raw
+
+
+def _shown(raw: Any) -> str:
+    """A value in a message: of lists and tables only the type."""
+    return _type_of(raw) if isinstance(raw, (list, dict)) else repr(raw)
+
+
+def _type_of(raw: Any) -> str:
+    return _TYPES.get(type(raw), "a date or time")
 
 
 def _truth(raw: Any) -> bool:
     if not isinstance(raw, bool):
-        raise ValueError(f"must be true or false, not {raw!r}")
+        raise ValueError(f"must be true or false, not {_shown(raw)}")
     return raw
 
 
 def _typed(raw: Any, kind: Any, what: str) -> Any:
     if not isinstance(raw, kind) or isinstance(raw, bool):
-        raise ValueError(f"must be {what}, not {raw!r}")
+        raise ValueError(f"must be {what}, not {_shown(raw)}")
     return raw

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from meshtrio.address import Address, TlsFiles
+from meshtrio.config.names import check_service_name
 from meshtrio.config.plugin import at_least
 from meshtrio.errors import ConfigError
 from meshtrio.policies.service_config import parse
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
-
 
 def _check_name(_: object, __: object, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ValueError(f"{value[:80]!r} is not the name of a service, as in plugin.echo")
+    check_service_name(value)
 
 
 def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:

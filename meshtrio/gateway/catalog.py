@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -69,21 +70,39 @@ class Catalog:
         self._unanswered: set[str] = set()
         """Services that gave no answer when they were asked: nothing is known of them yet."""
         self._learning: dict[str, trio.Lock] = {}
+        """In the order in which services were first asked."""
         self._routes: dict[str, str] = {}
-        """Where gRPC services are served by one service only; made anew when anything changes."""
-        self._routed_by = configured()
+        """Where calls to a gRPC service go; made anew when anything changes."""
+        self._conflicts: dict[frozenset[str], frozenset[str]] = {}
+        """By pair of services: the gRPC services that both claim."""
+        self._routed_by = configured(), registry.changes
 
     def serving(self, name: str) -> list[str]:
-        """The services of the mesh that serve a gRPC service, as far as is known."""
-        configured = {service for service, names in self._configured().items() if name in names}
-        learned = {service for service, found in self._learned.items() if name in found.names}
-        # The config has the last word, and who has only registered has no say beside others.
-        attended = {service for service in learned if self._is_attended(service)}
-        for found in (configured, attended, learned if self._all_are_known else set()):
-            here = sorted(service for service in found if self._registry.knows(service))
+        """The services of the mesh that serve a gRPC service, the preferred one first.
+
+        What the config says overrides what plugins say, and these override registered programs.
+        """
+        configured = self._configured_for(name)
+        learned = [s for s in self._by_precedence() if name in self._learned[s].names]
+        attended = [service for service in learned if self._is_attended(service)]
+        for found in (configured, attended, learned if self._all_are_known else []):
+            here = [service for service in found if self._registry.knows(service)]
             if here:
                 return here
         return []
+
+    def _configured_for(self, name: str) -> list[str]:
+        return [service for service, names in self._configured().items() if name in names]
+
+    def _by_precedence(self) -> list[str]:
+        """The services that have been asked, in the order of the config.
+
+        A service's reflection is its own claim: that another claims the same must not break or
+        divert its calls. Services that are not in the config follow in the order in which they
+        were first asked, so that no name overtakes another.
+        """
+        known = dict.fromkeys((*self._configured(), *self._learning))
+        return [service for service in known if service in self._learned]
 
     def _is_attended(self, service: str) -> bool:
         knows = self._registry.knows(service)
@@ -97,19 +116,32 @@ class Catalog:
 
     def route(self, name: str) -> str | None:
         """The one service of the mesh that is known to serve a gRPC service; see `find`."""
-        if self._configured() is not self._routed_by:
-            self._routed_by = self._configured()
+        routed_by = (self._configured(), self._registry.changes)
+        if routed_by[0] is not self._routed_by[0] or routed_by[1] != self._routed_by[1]:
+            self._routed_by = routed_by
             self._routes.clear()
         service = self._routes.get(name)
         if service is not None and self._registry.knows(service):
             return service
         found = self.serving(name)
-        if len(found) != 1:
+        if not found or self._is_undecided(name, found) or self._is_early(name, found[0]):
             return None
         if len(self._routes) >= _MOST_ROUTES:
             self._routes.clear()
         self._routes[name] = found[0]
         return found[0]
+
+    def _is_undecided(self, name: str, found: list[str]) -> bool:
+        """Whether the config itself names several services for one gRPC service."""
+        return len(found) > 1 and found[0] in self._configured_for(name)
+
+    def _is_early(self, name: str, service: str) -> bool:
+        """Whether a service that takes precedence is ready and has not been asked yet."""
+        if service in self._configured_for(name):
+            return False
+        asked = self._learned.keys() | self._troubles.keys()
+        before = itertools.takewhile(lambda each: each != service, self._configured())
+        return any(each not in asked and self.is_stale(each) for each in before)
 
     def is_stale(self, service: str) -> bool:
         """Whether there are endpoints that were not there when it was asked."""
@@ -135,19 +167,22 @@ class Catalog:
         for found in (self._learned, self._troubles, self._failed, self._learning):
             found.pop(service, None)
         self._unanswered.discard(service)
+        self._conflicts = {
+            pair: names for pair, names in self._conflicts.items() if service not in pair
+        }
         self._routes.clear()
 
     async def find(self, name: str) -> str:
         """The one service of the mesh that serves a gRPC service.
 
         Raises UnimplementedError, UnavailableError where one may that cannot be asked now, and
-        FailedPreconditionError where several do.
+        FailedPreconditionError where the config names several.
         """
         found = self.serving(name)
-        if not found:
+        if not found or self._is_early(name, found[0]):
             await self.refresh()
             found = self.serving(name)
-        if len(found) == 1:
+        if found and not self._is_undecided(name, found):
             return found[0]
         if found:
             raise purerpc.FailedPreconditionError(
@@ -177,7 +212,7 @@ class Catalog:
         await self.refresh()
         return [
             self._learned[service].described
-            for service in sorted(self._learned)
+            for service in self._by_precedence()
             if self._registry.knows(service)
         ]
 
@@ -186,6 +221,8 @@ class Catalog:
         async with trio.open_nursery() as nursery:
             for service in self._registry.services():
                 if self.is_stale(service):
+                    # Here and not in the task, as tasks start in any order.
+                    self._learning.setdefault(service, trio.Lock())
                     nursery.start_soon(self.learn, service)
 
     async def learn(self, service: str) -> None:
@@ -231,6 +268,26 @@ class Catalog:
     def _take(self, service: str, learned: Learned) -> None:
         self._learned[service] = learned
         self._routes.clear()
+        self._log_conflicts(service)
+
+    def _log_conflicts(self, service: str) -> None:
+        """Log which gRPC services of a service are claimed by others, too, if that is news."""
+        mine = self._learned[service].names
+        others = {s: mine & found.names for s, found in self._learned.items() if s != service}
+        conflicts = {frozenset((service, other)): names for other, names in others.items() if names}
+        for pair, names in conflicts.items():
+            if self._conflicts.get(pair) != names:
+                first, second = (s for s in self._by_precedence() if s in pair)
+                text = "%s and %s both claim %s: calls without a target go to %s, unless `services`"
+                text += " of the config says otherwise"
+                _log.warning(text, first, second, _listed(names), self._winner(first, second))
+        self._conflicts = {
+            pair: names for pair, names in self._conflicts.items() if service not in pair
+        } | conflicts
+
+    def _winner(self, first: str, second: str) -> str:
+        """The preferred one of two; registered programs come last whatever their order."""
+        return first if self._is_attended(first) or not self._is_attended(second) else second
 
     async def _ask(self, service: str, learned: Learned) -> None:
         async with self._open_channel(service) as channel:

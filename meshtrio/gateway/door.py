@@ -29,6 +29,7 @@ from meshtrio.services.control import ControlServicer
 from meshtrio.services.loads import Loads
 from meshtrio.services.log_levels import LogLevels
 from meshtrio.services.mesh_socket import serve_mesh_socket
+from meshtrio.services.quotas import CallQuota
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.structured import running, settle
@@ -69,8 +70,9 @@ class Door:
         self._health = PassedHealth(registry, self._gateway)
         self._servicers = (
             ControlServicer(tree, registry, operations, chronicle, self._loads, log_levels),
-            RegistryServicer(registry),
+            RegistryServicer(registry, lambda: tree.config),
         )
+        self._quota = CallQuota(lambda: tree.config.limits.max_calls_per_user)
 
     @asynccontextmanager
     async def opened(self, claim: Claim) -> AsyncIterator[None]:
@@ -150,6 +152,7 @@ class Door:
                 reset_rate=config.reset_rate,
             ),
             timeouts=timeouts,
+            interceptors=[self._quota],
             forwarder=self._gateway,
             admit=keeper.refusal,
             others=self._gateway.catalog.described,

@@ -8,17 +8,25 @@ from typing import Protocol
 
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 
+_MAX_NAMED = 50
+"""Services in an error: programs may have registered thousands of names."""
+
 
 class UnknownServiceError(LookupError):
     """A service that was never declared nor registered."""
 
     def __init__(self, service: str, known: tuple[str, ...]) -> None:
-        names = ", ".join(known) or "none"
+        names = ", ".join(known[:_MAX_NAMED]) or "none"
+        if len(known) > _MAX_NAMED:
+            names += f" and {len(known) - _MAX_NAMED} more"
         super().__init__(f"no service {service!r}; the services here are: {names}")
 
 
 class Registry(Protocol):
     """What the mesh asks of a registry, in memory or elsewhere."""
+
+    changes: int
+    """Number of changes of what is known of services, since the mesh was started."""
 
     def declare(self, service: str) -> None:
         """Make a service known that is attended to: callers wait while it has no endpoint."""
@@ -41,6 +49,10 @@ class Registry(Protocol):
 
     def deregister(self, service: str, departure: Departure) -> None:
         """Remove an endpoint, saying why; where it is gone already, only the reason is kept."""
+
+    def on_claimed(self, subscriber: Callable[[str], None]) -> None:
+        """Have a subscriber called with each service that is declared, and with each that is
+        registered without an owner, which is by the mesh's own user."""
 
     def resolve(self, service: str) -> ServiceState:
         """What is known now. Raises UnknownServiceError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,6 +14,8 @@ from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.registry import UnknownServiceError
 
 _DEPARTURES_KEPT = 16
+_MAX_REASON = 1000
+"""Characters; reasons may quote what a plugin answered."""
 _IDLE_KEPT = 256
 
 
@@ -25,6 +27,7 @@ class MemoryRegistry:
         self._watched: Counter[str] = Counter()
         self.changes = 0
         """Of what is known of a service, since the mesh was started."""
+        self._claim_subscribers: list[Callable[[str], None]] = []
         self._forgotten: set[str] = set()
         """They keep their values: who watches one is told when it is declared again."""
 
@@ -32,6 +35,14 @@ class MemoryRegistry:
         self._services.setdefault(service, AsyncValue(ServiceState()))
         self._forgotten.discard(service)
         self._change(service, unattended=False)
+        self._notify_claimed(service)
+
+    def on_claimed(self, subscriber: Callable[[str], None]) -> None:
+        self._claim_subscribers.append(subscriber)
+
+    def _notify_claimed(self, service: str) -> None:
+        for subscriber in self._claim_subscribers:
+            subscriber(service)
 
     def forget(self, service: str) -> None:
         if service in self._services:
@@ -52,6 +63,8 @@ class MemoryRegistry:
         if any(known.id == endpoint.id for known in endpoints):
             raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
         self._change(service, endpoints=(*endpoints, endpoint))
+        if endpoint.owner is None:
+            self._notify_claimed(service)
 
     def _change(self, service: str, **changes: Any) -> None:
         """Replace a service's state, if it is another then: those who watch it are told."""
@@ -76,8 +89,12 @@ class MemoryRegistry:
             raise UnknownServiceError(service, self.services())
         state = self._services[service].value
         gone = departure.endpoint_id
-        # A later word on the same endpoint replaces the first: stopped, then how it ended.
-        departures = [d for d in state.departures if d.endpoint_id != gone]
+        # A later word on the same endpoint replaces the first: stopped, then how it ended. Only
+        # the last one has a tail of stderr: every watcher is sent all of the state again and again.
+        departures = [
+            attrs.evolve(d, stderr_tail=()) for d in state.departures if d.endpoint_id != gone
+        ]
+        departure = attrs.evolve(departure, reason=departure.reason[:_MAX_REASON])
         self._change(
             service,
             endpoints=tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),

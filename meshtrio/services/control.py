@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -19,6 +20,8 @@ from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, Us
 from meshtrio.messages import control
 from meshtrio.registry import Registry
 from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.peer import Peer
+from meshtrio.rpc.seam import Request
 from meshtrio.services import control_messages as messages
 from meshtrio.services.chronicle import Chronicle, Writing
 from meshtrio.services.load import interval_of
@@ -216,9 +219,23 @@ class ControlServicer:
             found = await self._log_levels.set(request.name, level)
         return control.SetLogLevelResponse(plugins=map(messages.log_level, found))
 
-    async def Reload(self, request: Any) -> Any:
+    async def Reload(self, message: Any, request: Request) -> Any:
+        self._check_path(message.path, request.peer)
         with _told():
-            return messages.reloaded(await self._operations.reload(self._read(request.path)))
+            return messages.reloaded(await self._operations.reload(self._read(message.path)))
+
+    def _check_path(self, path: str, peer: Peer) -> None:
+        """Raise PermissionDeniedError where a caller may not have a file read.
+
+        A config runs programs as the mesh's user, and what is wrong with a file tells of it.
+        """
+        source = self._tree.config.source
+        is_own = not path or (source is not None and path == str(source.path))
+        if not is_own and peer.uid not in (0, os.geteuid()):
+            raise purerpc.PermissionDeniedError(
+                f"access.control: {peer} may only reload the file that the mesh was started from; "
+                "another one is for the mesh's own user and root"
+            )
 
     def _read(self, path: str) -> MeshConfig:
         """Read the config file again, or another one. Raises ConfigError and UsageError."""

@@ -12,7 +12,7 @@ import purerpc
 import trio
 
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import RECONNECT_LOCAL, Endpoint, ServiceState
+from meshtrio.client.endpoint import RECONNECT, RECONNECT_LOCAL, Endpoint, ServiceState
 from meshtrio.client.picker import Picker
 from meshtrio.messages import registry as messages
 from meshtrio.services.registry_messages import from_message
@@ -57,14 +57,14 @@ async def watch(mesh: Picker, service: str, deliver: Callable[[ServiceState], No
                         settling = trio.CancelScope()
                         nursery.start_soon(known.settle, settling)
                     failures, refused = 0, False
-            except purerpc.PermissionDeniedError as exc:
+            except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
                 if not refused:
                     _log.warning("%s cannot be watched: %s", service, exc.status.status_message)
                 refused = True
             except purerpc.RpcFailedError:
                 pass
             failures += 1
-            await trio.sleep(RECONNECT_LOCAL.delay(failures, rng))
+            await trio.sleep((RECONNECT if refused else RECONNECT_LOCAL).delay(failures, rng))
 
 
 class Known:
@@ -112,22 +112,28 @@ async def stay_registered(
     """Register, and again whenever the mesh comes back, until cancelled; that takes it out.
 
     `registration`: a RegisterRequest. Reports started once registered. Raises what the mesh says
-    of a registration that cannot be, and AbortedError where somebody else registers the address.
+    of a registration that cannot be, ResourceExhaustedError if that is so at first, and
+    AbortedError where somebody else registers the address.
     """
     stub = DynamicStub(mesh, _DESCRIPTOR)
-    failures, rng = 0, Random()
+    failures, rng, registered = 0, Random(), False
     while True:
+        backoff = RECONNECT_LOCAL
         try:
             async with stub.Register(registration) as call:
                 if await call.receive_message() is not None:
-                    failures = 0
+                    failures, registered = 0, True
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                     await call.receive_message()
         except _FINAL:
             raise
         except purerpc.RpcFailedError as exc:
+            if isinstance(exc, purerpc.ResourceExhaustedError):
+                if not registered:
+                    raise
+                backoff = RECONNECT
             reason = exc.status.status_message
             _log.info("%s is not registered now: %s", registration.service, reason)
         failures += 1
-        await trio.sleep(RECONNECT_LOCAL.delay(failures, rng))
+        await trio.sleep(backoff.delay(failures, rng))

@@ -420,6 +420,7 @@ class Life:
 
     def _exit(self, process: Process, reason: str, cause: Cause | None = None) -> Exit:
         code = process.returncode
+        self.listener.catch_up()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
         if code == -signal.SIGKILL and self._mesh.world.was_too_large(self.word):

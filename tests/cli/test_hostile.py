@@ -13,14 +13,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import purerpc
 import pytest
 import trio
 
 from meshtrio import mesh as meshes
+from meshtrio.cli import commands
+from meshtrio.errors import MeshFailedError
 from meshtrio.texts import visible
 from tests.cli.commands import ECHO_METHOD, Command, begun
 from tests.plugins.hostile import EVIL, LINES
@@ -30,8 +34,17 @@ HOSTILE = str(PLUGINS / "hostile.py")
 CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
 SHOWN = visible(EVIL.rstrip())
-SILENT = ("ps", "tree", "log-level", "top", "drain")
+SILENT = ("ps", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
+IN_PART = (
+    "registered",
+    "new",
+    "completion",
+    "usage",
+    "check",
+    "serve",
+)
+"""Commands that quote what they are given, or a part of it."""
 COMMANDS = {
     "logs": ["logs", "hostile", "--since", "1h"],
     "events": ["events"],
@@ -46,9 +59,21 @@ COMMANDS = {
     "drain": ["drain", "dying"],
     "start": ["start", "dying"],
     "names": ["ps", EVIL],
+    "registered": ["services", "registered"],
+    "call of what is registered": ["call", "registered", ECHO_METHOD, "--timeout=2"],
+    "stop": ["stop", EVIL],
+    "restart": ["restart", EVIL],
+    "scale": ["scale", EVIL, "2"],
+    "trace": ["trace", EVIL],
+    "reload": ["reload", f"/nowhere/{EVIL}"],
+    "check": ["check", "hostile.toml"],
+    "serve": ["serve", "hostile.toml"],
+    "new": ["new", EVIL],
+    "gen": ["gen", "hostile.proto"],
+    "completion": ["completion", EVIL],
+    "usage": [EVIL],
 }
-OURS = r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r"
-"""What a command itself controls a terminal by: colours, and the spinner of one that takes long."""
+REGISTERED = f"/nowhere/{EVIL[:60]}"
 JSON = ("logs", "events", "ps", "tree", "services", "call", "top")
 
 
@@ -56,11 +81,44 @@ JSON = ("logs", "events", "ps", "tree", "services", "call", "top")
 def hostile() -> Iterator[Served]:
     config = plugin("hostile", HOSTILE) + plugin("dying", HOSTILE, "die", restart="never")
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=1) as mesh:
+        write_files(Path(folder))
+        with served(Path(folder), config, ready=1) as mesh, registered(mesh):
             mesh.wait_for("its restart policy leaves it so")
             assert mesh.run(*CALL, "{}").returncode == 1
             mesh.wait_for("logger=")
             yield mesh
+
+
+def write_files(folder: Path) -> None:
+    """A config and a proto in which every name is such a text."""
+    name = json.dumps(EVIL)
+    tables = [f"[{name}]", "[[plugin]]", f"name = {name}", f"command = [{name}]", f"{name} = 1"]
+    tables += [f"cwd = {name}", f"restart = {name}", f"env = {{ {name} = 1 }}"]
+    tables += ["[[service]]", f"name = {name}", f"endpoints = [{name}]"]
+    (folder / "hostile.toml").write_text("\n".join(tables).replace("\x7f", "\\u007F"))
+    (folder / "hostile.proto").write_text(f'syntax = "proto3"; import "{EVIL}"; {EVIL}')
+
+
+@contextmanager
+def registered(mesh: Served) -> Iterator[None]:
+    """Have an endpoint registered by a program, whose path is such a text."""
+    program = (
+        "import sys, trio\n"
+        "from meshtrio import mesh\n"
+        "async def main():\n"
+        "    async with mesh.register('registered', 'unix:' + sys.argv[1]):\n"
+        "        print('registered', flush=True)\n"
+        "        await trio.sleep_forever()\n"
+        "trio.run(main)\n"
+    )
+    command = [sys.executable, "-c", program, REGISTERED]
+    with subprocess.Popen(command, env=mesh.environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def assert_harmless(text: str) -> None:
@@ -70,14 +128,79 @@ def assert_harmless(text: str) -> None:
         assert not line.startswith(("meshtrio: not ours", "|")), line
 
 
+def test_every_command_is_tried() -> None:
+    known = commands.list_commands(click.Context(commands))
+    assert set(known) == {arguments[0] for arguments in COMMANDS.values()} & set(known)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_control_characters_are_shown_as_escapes(hostile: Served, name: str) -> None:
-    found = hostile.run(*COMMANDS[name])
+    found = run(hostile, *COMMANDS[name])
     assert "Traceback" not in found.stderr
     assert_harmless(found.stdout)
     assert_harmless(found.stderr)
-    if name not in (*SILENT, "call"):
+    if name in IN_PART:
+        assert "EVIL" in found.stdout + found.stderr
+    elif name not in (*SILENT, "call"):
         assert SHOWN in found.stdout + found.stderr
+
+
+def run(mesh: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder of the hostile files, without taking a CR for a newline."""
+    done = subprocess.run(
+        [sys.executable, "-m", "meshtrio", *arguments],
+        cwd=mesh.folder.parent,
+        env=mesh.environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+UNFORESEEN = f"""
+import gc, logging, sys, threading, warnings
+import meshtrio.cli, meshtrio.cli.ps
+from meshtrio.errors import MeshFailedError
+
+EVIL = {EVIL!r}
+
+class Unraisable:
+    def __del__(self):
+        raise RuntimeError("unraisable " + EVIL)
+
+def fails(*_):
+    Unraisable()
+    gc.collect()
+    warnings.warn("warning " + EVIL)
+    logging.getLogger("meshtrio.rpc").error("record " + EVIL)
+    thread = threading.Thread(target=lambda: 1 / len(EVIL[:0] and EVIL) if EVIL else None)
+    thread.start()
+    thread.join()
+    failed = MeshFailedError("x", 0, 3, 1.0, (), "died", ("tail " + EVIL,))
+    raise ExceptionGroup("group " + EVIL, [failed, RuntimeError("error " + EVIL)])
+
+meshtrio.cli.ps.ask = fails
+sys.argv = ["meshtrio", "ps"]
+meshtrio.cli.main()
+"""
+
+
+def test_what_python_writes_to_stderr_is_escaped_as_well() -> None:
+    command = [sys.executable, "-c", UNFORESEEN]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    text = done.stderr.decode()
+    assert done.returncode == 1
+    assert_harmless(text)
+    for what in ("unraisable", "warning", "record", "tail", "group", "error"):
+        assert f"{what} {SHOWN[:20]}" in text
+
+
+def test_the_error_that_ends_an_embedded_mesh_is_shown_with_escapes() -> None:
+    failed = MeshFailedError("x", 0, 3, 1.0, (), "died", (EVIL, "next"))
+    assert_harmless(str(failed))
+    assert failed.stderr_tail == (EVIL, "next")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -86,7 +209,8 @@ def test_a_terminal_is_controlled_by_the_command_alone(hostile: Served, name: st
     assert "Traceback" not in text
     assert "\x1b[31mEVIL" not in text
     assert "\x1b]" not in text
-    assert_harmless(re.sub(OURS, "", text))
+    # What is left without the colours, and the spinner, of the command itself.
+    assert_harmless(re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r\x1b\[2K|\x1b\[1A", "", text))
     if name not in SILENT:
         assert "EVIL" in text
 
@@ -96,6 +220,7 @@ def on_terminal(mesh: Served, *arguments: str) -> str:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "meshtrio", *arguments],
+        cwd=mesh.folder.parent,
         env={**mesh.environment, "TERM": "xterm-256color", "COLUMNS": "1000"},
         stdin=subprocess.DEVNULL,
         stdout=theirs,
@@ -107,7 +232,8 @@ def on_terminal(mesh: Served, *arguments: str) -> str:
             written += data
         os.close(ours)
         process.wait(20)
-    return written.decode()
+    # A terminal makes CR LF of LF.
+    return written.decode().replace("\r\n", "\n")
 
 
 def read_terminal(descriptor: int) -> bytes:
@@ -119,7 +245,7 @@ def read_terminal(descriptor: int) -> bytes:
 
 @pytest.mark.parametrize("name", JSON)
 def test_json_is_what_the_plugin_wrote(hostile: Served, name: str) -> None:
-    found = hostile.run(*COMMANDS[name], "--json")
+    found = run(hostile, *COMMANDS[name], "--json")
     assert (found.returncode, found.stderr) == (0, "")
     assert_harmless(found.stdout)
     lines = name in ("logs", "events", "call")
@@ -178,7 +304,7 @@ async def test_names_of_services_that_others_register(hostile: Served) -> None:
                 pass
     assert "is not the name of a service" in str(refused.value)
     completed = await trio.to_thread.run_sync(complete, hostile)
-    assert completed == "plain,plugin.dying\nplain,plugin.hostile\n"
+    assert completed == "plain,plugin.dying\nplain,plugin.hostile\nplain,registered\n"
 
 
 def complete(mesh: Served) -> str:

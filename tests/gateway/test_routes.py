@@ -44,7 +44,8 @@ async def test_by_the_config_where_there_is_no_reflection(short_dir: Path) -> No
 
 
 async def test_by_metadata_and_by_authority(short_dir: Path) -> None:
-    async with gateway_to(short_dir, a=described(named("a")), b=described(named("b"))) as behind:
+    servers = {"a": described(named("a")), "b": described(named("b"))}
+    async with gateway_to(short_dir, {"a": [ECHO], "b": [ECHO]}, **servers) as behind:
         with pytest.raises(purerpc.FailedPreconditionError, match=r"served by a, b; say which"):
             await ask(behind.channel)
         assert await ask(behind.channel, metadata=[("x-mesh-target", "a")]) == "a"
@@ -52,6 +53,42 @@ async def test_by_metadata_and_by_authority(short_dir: Path) -> None:
         async with behind.as_authority("b") as channel:
             assert await ask(channel) == "b"
             assert await ask(channel, metadata=[("x-mesh-target", "a")]) == "a"
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_of_two_that_claim_the_same_the_first_in_the_config_is_called(
+    first: str, short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plugin that claims what another serves neither breaks nor diverts its calls."""
+    second = "b" if first == "a" else "a"
+    servers = {name: described(named(name)) for name in "ab"}
+    async with gateway_to(short_dir, {first: [], second: []}, **servers) as behind:
+        assert await ask(behind.channel) == first
+        assert await ask(behind.channel, metadata=[("x-mesh-target", second)]) == second
+        found = await behind.gateway.catalog.described()
+        assert [each.label for each in found] == [first, second]
+    text = f"{first} and {second} both claim {ECHO}: calls without a target go to {first}"
+    assert caplog.text.count(text) == 1
+
+
+async def test_one_that_claims_it_before_the_first_in_the_config_is_ready(short_dir: Path) -> None:
+    async with gateway_to(short_dir, {"a": [], "b": []}, b=described(named("b"))) as behind:
+        behind.registry.declare("a")
+        assert await ask(behind.channel) == "b"
+        async with behind.serve("a", described(named("a"))):
+            assert await ask(behind.channel) == "a"
+        # As long as it is known, its calls wait for it.
+        assert behind.gateway.catalog.route(ECHO) == "a"
+
+
+async def test_what_programs_register_is_in_the_order_of_asking(short_dir: Path) -> None:
+    async with gateway_to(short_dir, z=described(named("z"))) as behind:
+        behind.registry.forget("z")
+        assert await ask(behind.channel) == "z"
+        async with behind.serve("a", described(named("a"))):
+            behind.registry.forget("a")
+            await behind.gateway.catalog.refresh()
+            assert await ask(behind.channel) == "z"
 
 
 async def test_what_the_mesh_serves_itself_is_passed_on_only_where_that_is_said(

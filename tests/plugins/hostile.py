@@ -13,8 +13,13 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio import plugin
 
-EVIL = "\x1b[31mEVIL\x1b]0;title\x07 \x9b2J \u202egnp\u2066 [bold]x[/bold] \x7f\u2028\x85|\x0b\x0c"
-"""What ends lines in some programs is in it, too; `|` is where a line would begin."""
+EVIL = (
+    "\x1b[31mEVIL\x1b]0;title\x07\x1b]52;c;cm0gLXI=\x07\x1b[2J\x1b[1;1H \x9b2J \x9d52;c;eA==\x9c "
+    "\u202egnp\u2066\u200f [bold]x[/bold] \x08\x7f|\rroot/0  ready|\u2028\x85|\x0b\x0c"
+)
+"""Title, clipboard (OSC 52), clear screen and cursor, in 7 and in 8 bits (C1), overrides of
+direction, and what ends lines or goes back to their beginning, in some programs; `|` is where one
+would begin."""
 LINES = f"{EVIL}\nmeshtrio: not ours"
 
 

@@ -132,3 +132,23 @@ async def test_a_name_that_is_watched_is_kept() -> None:
         registry.register(f"t{number}", A)
         registry.deregister(f"t{number}", Departure("a", "gone"))
     assert not registry.knows("watched")
+
+
+def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
+    registry = MemoryRegistry()
+    for number in range(20):
+        name = f"{number}"
+        registry.register("s", Endpoint(name, "unix:/x"))
+        registry.deregister("s", Departure(name, "x" * 5000, exit_status=1, stderr_tail=("y",)))
+    departures = registry.resolve("s").departures
+    assert [each.stderr_tail for each in departures] == [()] * 15 + [("y",)]
+    assert {len(each.reason) for each in departures} == {1000}
+
+
+def test_an_error_does_not_name_thousands_of_services() -> None:
+    registry = MemoryRegistry()
+    for number in range(1000):
+        registry.declare(f"service-{number}")
+    with pytest.raises(UnknownServiceError, match="and 950 more") as caught:
+        registry.resolve("other")
+    assert len(str(caught.value)) < 1000

@@ -63,6 +63,7 @@ class FakeProcess:
         self.stdout, self.stderr = _closed_pipe(), _closed_pipe()
         self.returncode: int | None = None
         self.tracer = None
+        self.leader_ended = trio.Event()
         self.script = script
         self.dumped = False
         self.ready_at = trio.current_time() + script.ready

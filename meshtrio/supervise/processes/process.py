@@ -34,11 +34,13 @@ _LOOK_WITHIN = 1.0
 
 @attrs.define(eq=False)
 class Process(ChildProcess):
-    """A running plugin; `stdout` and `stderr` are pipes that `read_lines` takes over."""
+    """A running plugin; `stdout` and `stderr` are pipes that `read_output` takes over."""
 
     stdout: int
     stderr: int
     _cgroup: Path | None = None
+    leader_ended: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when the leader has ended, before it is reaped."""
 
     @classmethod
     async def spawn(
@@ -103,6 +105,7 @@ class Process(ChildProcess):
         """
         if not self.ended:
             await self.wait_ended()
+            self.leader_ended.set()
             self.signal_group(signal.SIGKILL)
             await self.reap()
 

@@ -9,12 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
-from meshtrio.supervise.processes.output import MAX_LINE, Line, LineSplitter, Ring, Valve, fields_of
+from meshtrio.supervise.processes.output import (
+    MAX_LINE,
+    Block,
+    Line,
+    LineSplitter,
+    Ring,
+    Valve,
+    fields_of,
+)
 
 
 def split(*pieces: bytes) -> list[tuple[str, int]]:
-    splitter = LineSplitter()
-    lines = [line for piece in pieces for line in splitter.feed(piece)]
+    splitter, lines = LineSplitter(), []
+    for piece in pieces:
+        splitter.feed(piece)
+        while (line := splitter.take()) is not None:
+            lines.append(line)
     return [*lines, *splitter.finish()]
 
 
@@ -60,6 +71,35 @@ def test_a_ring_keeps_the_last_lines_within_its_size() -> None:
     for _ in range(100):
         ring.keep(Line(0, 1, "stdout", "x" * 8192), 1000)
     assert sum(len(line.text) for line in ring.lines()) <= 256 * 1024
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(0, 30))
+def test_a_block_has_the_lines_that_were_not_taken(data: bytes, cuts: list[int], n: int) -> None:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    splitter, found = LineSplitter(), []
+    for a, b in itertools.pairwise(edges):
+        splitter.feed(data[a:b])
+        while len(found) < n and (line := splitter.take()) is not None:
+            found.append(line[0])
+        if len(found) >= n:
+            block, count = splitter.take_block()
+            lines = [line.text for line in Block(0, 1, "stdout", block, count).last(count)]
+            assert len(lines) == count
+            found += lines
+    assert [*found, *(line for line, _ in splitter.finish())] == [line for line, _ in split(data)]
+
+
+def test_a_ring_keeps_the_last_lines_of_blocks() -> None:
+    ring = Ring()
+    for number in range(3):
+        ring.keep(Line(number, 1, "stdout", f"line {number}"), 5)
+    ring.keep(Block(3, 1, "stdout", b"\n".join(b"%d" % n for n in range(1000)), 1000), 5)
+    assert [line.text for line in ring.lines()] == ["995", "996", "997", "998", "999"]
+    ring.keep(Line(4, 1, "stdout", "after"), 5)
+    assert [line.text for line in ring.lines()] == ["996", "997", "998", "999", "after"]
+    for _ in range(100):
+        ring.keep(Block(5, 1, "stderr", b"\n" * 65535, 65536), 1_000_000)
+    assert len(ring.lines()) <= 256 * 1024
 
 
 def test_a_ring_of_none_keeps_none() -> None:

@@ -1,0 +1,150 @@
+"""What endpoints cost that nothing listens at: a registry may list thousands of them."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from echo.v1.echo_grpc import EchoServiceStub
+
+from meshtrio.client import link
+from meshtrio.client.channel import open_channel
+from meshtrio.client.dialing import DialLimiter
+from meshtrio.client.endpoint import RECONNECT_REGISTERED, Endpoint
+from meshtrio.registry.tables import outside_endpoint
+from meshtrio.rpc.transport import SocketTransport
+from meshtrio.wire import frames
+from tests.client.test_channel import serving
+from tests.rpc.pairs import fixed, request
+
+DEAD = 2000
+
+
+def dead_endpoints() -> list[Endpoint]:
+    found = (outside_endpoint(f"unix:/nowhere/{number}") for number in range(DEAD))
+    return [attrs.evolve(each, id=f"{each.id} #{n}") for n, each in enumerate(found)]
+
+
+class Dials:
+    """Stands in for `dial`: counts attempts, all of which are refused."""
+
+    def __init__(self, takes: float = 0.0) -> None:
+        self.attempts: Counter[str] = Counter()
+        self.under_way = self.most_under_way = 0
+        self._takes = takes
+
+    async def __call__(self, address: str, *_: object) -> Any:
+        self.attempts[address] += 1
+        self.under_way += 1
+        self.most_under_way = max(self.under_way, self.most_under_way)
+        try:
+            await trio.sleep(self._takes)
+            raise ConnectionRefusedError(111, "Connection refused")
+        finally:
+            self.under_way -= 1
+
+
+async def test_dead_endpoints_are_tried_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    dials = Dials()
+    monkeypatch.setattr(link, "dial", dials)
+    async with open_channel("dead", fixed(*dead_endpoints())):
+        await trio.sleep(5)
+        # Each has been tried, and was so again at the pool's rate for all of them.
+        assert len(dials.attempts) == DEAD
+        assert dials.attempts.total() <= DEAD + 100 + 5 * 100 + 1
+    dials.attempts.clear()
+    async with open_channel("dead", fixed(*dead_endpoints()[:100])):
+        await trio.sleep(600)
+        before = dials.attempts.total()
+        await trio.sleep(1200)
+        # By then each waits 120 s, a fifth less at the least, and no one was given up.
+        assert dials.attempts.total() - before <= 100 * 1200 / (120 * 0.8) + 100
+        assert all(count > 20 for count in dials.attempts.values())
+    assert dials.most_under_way <= 16
+
+
+async def test_attempts_at_once_are_bounded_across_a_network(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    dials = Dials(takes=5)
+    monkeypatch.setattr(link, "dial", dials)
+    endpoints = [outside_endpoint(f"tcp:host-{number}:1") for number in range(500)]
+    async with open_channel("dead", fixed(*endpoints)):
+        await trio.sleep(60)
+    assert dials.most_under_way == 64
+    assert len(dials.attempts) == 500
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [Endpoint("unix:/nowhere", "unix:/nowhere"), Endpoint("a", "unix:/nowhere", pid=1)],
+    ids=["by address", "run by the mesh"],
+)
+async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    dials = Dials()
+    monkeypatch.setattr(link, "dial", dials)
+    async with open_channel("one", fixed(endpoint)):
+        await trio.sleep(600)
+        before = dials.attempts.total()
+        await trio.sleep(60)
+        assert dials.attempts.total() - before >= 60 / 0.6
+
+
+async def test_one_that_ends_every_connection_is_backed_off_from(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It speaks HTTP/2, and closes as soon as it is connected to."""
+    dials = 0
+
+    async def dial(*_: object) -> SocketTransport:
+        nonlocal dials
+        dials += 1
+        await trio.lowlevel.checkpoint()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            theirs.sendall(frames.settings({}))
+        return SocketTransport(ours)
+
+    monkeypatch.setattr(link, "dial", dial)
+    async with open_channel("closing", fixed(outside_endpoint("unix:/somewhere"))):
+        await trio.sleep(600)
+        assert dials < 40
+
+
+async def test_one_that_lives_among_dead_ones_is_called(short_dir: Path) -> None:
+    alive = outside_endpoint(f"unix:{short_dir / 'alive'}")
+    async with serving(short_dir / "alive"):
+        endpoints = dead_endpoints()
+        endpoints.insert(DEAD // 2, alive)
+        with trio.fail_after(120):
+            async with open_channel("mixed", fixed(*endpoints)) as channel:
+                for _ in range(10):
+                    reply = await channel.stub(EchoServiceStub).Echo(request("?"))
+                    assert reply.message == "alive"
+
+
+def test_the_backoff_is_grpcs_from_20_ms_to_120_s() -> None:
+    rng = Random(1)
+    delays = [RECONNECT_REGISTERED.delay(failures, rng) for failures in (1, 2, 10, 100)]
+    for delay, plain in zip(delays, (0.02, 0.032, 0.02 * 1.6**9, 120), strict=True):
+        assert plain * 0.8 <= delay <= plain * 1.2
+
+
+def test_retries_have_a_burst_and_then_their_rate() -> None:
+    limiter = DialLimiter()
+    times = [limiter.retry_at(1000.0) for _ in range(301)]
+    assert times[99] == 1000.0
+    assert times[300] == pytest.approx(1002.0, abs=0.02)
+    assert limiter.retry_at(5000.0) == 5000.0

@@ -1,0 +1,213 @@
+"""What a user with `access.registry` or `access.control` alone can do, tried as such a user."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import Served, echo, plugin, served, until
+from tests.system.grpcurl_as import GrpcurlAs, shared_folder
+
+ROOT, NOBODY, OTHER = 0, 65534, 65533
+REGISTER, RESOLVE, WATCH = "Registry/Register", "Registry/Resolve", "Registry/Watch"
+RULE = f'[mesh.access.registry]\nusers = ["{NOBODY}", "{OTHER}"]\n'
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as other users")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with shared_folder() as found:
+        yield found
+
+
+@contextmanager
+def meshed(folder: Path, config: str, ready: int = 0) -> Iterator[tuple[Served, GrpcurlAs]]:
+    with served(folder, config, ready=ready) as mesh:
+        yield mesh, GrpcurlAs(folder, mesh.socket)
+
+
+def owners(grpcurl: GrpcurlAs, service: str) -> list[Any]:
+    """The uids that have registered the endpoints of a service, None for the mesh's own."""
+    state = json.loads(grpcurl.call(ROOT, RESOLVE, service=service))
+    return [endpoint.get("owner") for endpoint in state.get("endpoints", [])]
+
+
+def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
+    config = f'{RULE}\n[[service]]\nname = "db"\nendpoints = ["unix:/run/db.sock"]\n'
+    with meshed(folder, config + echo(), 1) as (_, grpcurl), ExitStack() as stack:
+        roots = grpcurl.streaming(ROOT, REGISTER, service="roots", address="unix:/run/r")
+        stack.enter_context(roots)
+        mine = grpcurl.streaming(OTHER, REGISTER, service="others", address="unix:/run/o")
+        stack.enter_context(mine)
+        for service, reason in (
+            ("plugin.echo", "a plugin or the config has that name"),
+            ("db", "a plugin or the config has that name"),
+            ("roots", "another user serves it"),
+            ("others", "another user serves it"),
+        ):
+            for address in ("unix:/run/mine", "unix:/run/r", "unix:/run/o"):
+                found = grpcurl.call(NOBODY, REGISTER, service=service, address=address)
+                assert "Code: PermissionDenied" in found
+                assert f"may not register {service}: {reason}" in found
+        assert owners(grpcurl, "plugin.echo") == [None]
+        assert owners(grpcurl, "roots") == [None]
+        assert owners(grpcurl, "others") == [OTHER]
+        found = grpcurl.call(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1000)
+        assert "may only register with weight 1" in found
+        stack.enter_context(
+            grpcurl.streaming(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1)
+        )
+        assert owners(grpcurl, "mine") == [NOBODY]
+
+
+def test_the_rule_can_list_what_registrars_serve_beside_others(folder: Path) -> None:
+    config = f'{RULE}services = ["plugin.echo", "shared-*"]\n\n{echo()}'
+    with meshed(folder, config, 1) as (_, grpcurl), ExitStack() as stack:
+        for uid in (NOBODY, OTHER):
+            for service in ("plugin.echo", "shared-1"):
+                address = f"unix:/run/{service}-{uid}"
+                stack.enter_context(
+                    grpcurl.streaming(uid, REGISTER, service=service, address=address)
+                )
+        assert owners(grpcurl, "plugin.echo") == [None, NOBODY, OTHER]
+        # Nobody ends another's registration; one's own is replaced.
+        address = f"unix:/run/shared-1-{OTHER}"
+        found = grpcurl.call(NOBODY, REGISTER, service="shared-1", address=address)
+        assert "Code: PermissionDenied" in found
+        assert "which another user has registered" in found
+        assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
+        with grpcurl.streaming(OTHER, REGISTER, service="shared-1", address=address):
+            assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
+
+
+def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: Path) -> None:
+    with meshed(folder, RULE) as (mesh, grpcurl):
+        one = grpcurl.streaming(NOBODY, REGISTER, service="plugin.echo", address="unix:/run/1")
+        two = grpcurl.streaming(NOBODY, REGISTER, service="two", address="unix:/run/2")
+        with one as first, two as second:
+            assert owners(grpcurl, "plugin.echo") == [NOBODY]
+            (folder / "mesh.toml").write_text(RULE + echo())
+            assert mesh.run("reload").returncode == 0
+            _, errors = first.communicate(timeout=60)
+            assert "Code: PermissionDenied" in errors
+            until(lambda: owners(grpcurl, "plugin.echo") == [None])
+            with grpcurl.streaming(ROOT, REGISTER, service="two", address="unix:/run/3"):
+                _, errors = second.communicate(timeout=60)
+                assert "uid 65534 no longer serves two: another user serves it" in errors
+                until(lambda: owners(grpcurl, "two") == [None])
+
+
+# -- bounds ------------------------------------------------------------------------------------
+
+
+def test_what_one_user_holds_is_bounded(folder: Path) -> None:
+    limits = "[mesh.limits]\nmax_calls_per_user = 6\nmax_registrations_per_user = 3\n"
+    limits += "max_endpoints_per_service = 4\n"
+    rule = f'{RULE}services = ["shared"]\n'
+    with meshed(folder, rule + limits) as (mesh, grpcurl), ExitStack() as stack:
+
+        def register(uid: int, number: int, service: str) -> None:
+            address = f"unix:/run/{uid}-{number}"
+            call = grpcurl.streaming(uid, REGISTER, service=service, address=address)
+            stack.enter_context(call)
+
+        for number in range(3):
+            register(NOBODY, number, "shared")
+        with pytest.raises(AssertionError, match=r"uid 65534 has 3 registrations, as many as"):
+            register(NOBODY, 3, "more")
+        register(OTHER, 0, "shared")
+        with pytest.raises(AssertionError, match=r"shared has 4 registered endpoints"):
+            register(OTHER, 1, "shared")
+        # Watches count over all connections, together with the registrations.
+        for _ in range(3):
+            stack.enter_context(grpcurl.streaming(NOBODY, WATCH, service="shared"))
+        text = grpcurl.call(NOBODY, WATCH, service="shared")
+        assert "Code: ResourceExhausted" in text
+        assert "uid 65534 has 6 calls open to meshtrio.v1.Registry" in text
+        assert "max_calls_per_user" in text
+        assert '"shared"' in grpcurl.call(OTHER, RESOLVE, service="shared")
+        # The operator's commands are not affected.
+        assert mesh.run("services").returncode == 0
+        stack.close()
+        until(lambda: '"shared"' in grpcurl.call(NOBODY, RESOLVE, service="shared"))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"address": f"unix:/{'x' * 107}"}, "at most 107 bytes"),
+        ({"address": "unix:/a\0b"}, "at most 107 bytes, and no NUL"),
+        ({"service": "x" * 257}, "is not the name of a service"),
+        ({"service": "a\x1b[2J"}, "is not the name of a service"),
+        ({"address": f"tcp:{'x' * 254}:1"}, "at most 253 characters"),
+        ({"address": "tcp:a b:1"}, "at most 253 characters"),
+        ({"address": "tcp:a:1", "tls": {"server_name": "x" * 254}}, "at most 253 characters"),
+        ({"address": "tcp:a:1", "tls": {"ca_path": "/" + "x" * 4096}}, "at most 4096 bytes"),
+    ],
+)
+def test_names_and_addresses_have_lengths(
+    values: dict[str, Any], reason: str, bare: GrpcurlAs
+) -> None:
+    values = {"service": "thing", "address": "unix:/a", **values}
+    found = bare.call(ROOT, REGISTER, **values)
+    assert "Code: InvalidArgument" in found
+    assert reason in found
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[GrpcurlAs]:
+    with shared_folder() as folder, meshed(folder, "") as (_, grpcurl):
+        yield grpcurl
+
+
+def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> None:
+    """Tails of 16 deaths had more than the 4 MB that a client takes."""
+    program = "import sys; err = sys.stderr.buffer; err.write((b'\\xff' * 8191 + b'\\n') * 20)"
+    program += "; err.write(b'the end\\n'); err.flush(); sys.exit(1)"
+    backoff = {"initial": 0.01, "maximum": 0.01}
+    often = {"backoff": backoff, "max_restarts": 20, "restart_period": 600}
+    config = plugin("loud", "-c", program, output={"log_level": "error"}, **often)
+    with meshed(folder, config) as (mesh, grpcurl):
+        mesh.wait_for("gives up")
+        text = grpcurl.call(ROOT, RESOLVE, service="plugin.loud")
+        departures = json.loads(text)["departures"]
+        assert len(departures) == 16
+        assert [bool(each.get("stderrTail")) for each in departures] == [False] * 15 + [True]
+        assert len(text) < 256 * 1024
+        *_, before, last = departures[-1]["stderrTail"]
+        assert "\ufffd" in before
+        assert last == "the end"
+
+
+# -- control -----------------------------------------------------------------------------------
+
+
+def test_a_user_with_control_reloads_only_the_meshs_own_file(folder: Path) -> None:
+    """Another file may run anything as the mesh's user."""
+    config = f'[mesh.access.control]\nusers = ["{NOBODY}"]\n'
+    marker = folder / "pwned"
+    evil = folder / "evil.toml"
+    evil.write_text(f'[[plugin]]\nname = "evil"\ncommand = ["touch", "{marker}"]\n')
+    with meshed(folder, config) as (mesh, grpcurl):
+        answers = {
+            grpcurl.call(NOBODY, "Control/Reload", path=str(path)).replace(str(path), "PATH")
+            for path in (evil, "/no/such/file", "/etc/shadow", "/root", "relative", "/dev/zero")
+        }
+        # Nor does it tell what files there are: all answers are the same, but for the pid.
+        assert len({answer.split("(pid")[0] for answer in answers}) == 1
+        assert all("Code: PermissionDenied" in answer for answer in answers)
+        (folder / "mesh.toml").write_text(config + echo())
+        for path in ("", str(folder / "mesh.toml")):
+            found = grpcurl.call(NOBODY, "Control/Reload", path=path)
+            assert "Code:" not in found
+        assert [each["name"] for each in mesh.ps()] == ["echo"]
+        assert not marker.exists()
+        grpcurl.call(ROOT, "Control/Reload", path=str(evil))
+        until(marker.exists)
