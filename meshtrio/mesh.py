@@ -25,7 +25,8 @@ from meshtrio.client import endpoint
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.endpoint import Departure, ServiceState
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.config import MeshConfig, load
+from meshtrio.config import MeshConfig
+from meshtrio.config.loading import load_in_thread
 from meshtrio.errors import NoMeshError, UsageError
 from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
@@ -189,7 +190,7 @@ async def main(
     """
     check_in_trio("mesh.main")
     if not isinstance(config, MeshConfig):
-        config = load(config)
+        config = await load_in_thread(config)
     runtime_dir.check(config)
     folder = runtime_dir.of(config)
     with runtime_dir.claim(folder) as claim:

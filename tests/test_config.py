@@ -356,3 +356,22 @@ def test_a_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text("x = " + "[" * 3000)
     with pytest.raises(ConfigError, match="is nested too deeply"):
         load(tmp_path / "mesh.toml")
+
+
+def test_more_instances_than_anybody_means_are_refused(tmp_path: Path) -> None:
+    slip = '[[plugin]]\nname = "p"\ncommand = ["true"]\ninstances = 3000000\n'
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, slip))
+    first, second = caught.value.problems
+    assert "plugin 'p': instances: 3000000 is more than its max_instances, 256; raise" in first
+    assert "mesh: the plugins have 3000000 instances together, more than max_instances" in second
+
+    raised = "[mesh]\nmax_instances = 3000000\n" + slip + "max_instances = 3000000\n"
+    assert load(write(tmp_path, raised)).plugins[0].instances == 3_000_000
+
+
+def test_plugins_have_no_more_instances_together_than_the_mesh_may_have() -> None:
+    plugins = [PluginConfig(name=f"p{n}", command=["true"], instances=256) for n in range(5)]
+    assert len(MeshConfig(plugins[:4]).plugins) == 4
+    with pytest.raises(ConfigError, match="1280 instances together, more than max_instances, 1024"):
+        MeshConfig(plugins)

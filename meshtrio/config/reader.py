@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
@@ -20,8 +21,14 @@ from meshtrio.config.program import problem_of
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
 from meshtrio.errors import ConfigError
+from meshtrio.regular_files import read_regular
 
 T = TypeVar("T")
+
+_MAX_SIZE = 1024 * 1024
+"""Bytes of a config file."""
+_MAX_PROBLEMS = 100
+"""Mistakes after which the rest of a file is not read."""
 
 _TABLES = ("mesh", "plugin", "group", "service")
 _NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
@@ -38,7 +45,7 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = tomllib.loads(read_regular(path, _MAX_SIZE).decode("utf-8"))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
     except RecursionError:
@@ -46,7 +53,10 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _Reader(path)
-    config = reader.mesh(data)
+    try:
+        config = reader.mesh(data)
+    except _TooManyProblemsError:
+        raise ConfigError([*reader.problems, f"{path}: there may be more mistakes"]) from None
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
     return attrs.evolve(
@@ -54,6 +64,10 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         runtime_dir=runtime_dir or config.runtime_dir,
         source=Source(Path(os.path.abspath(path)), runtime_dir),
     )
+
+
+class _TooManyProblemsError(Exception):
+    """A file that is no config at all has a mistake on each line."""
 
 
 class _Reader:
@@ -95,8 +109,8 @@ class _Reader:
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             self._problem(kind, f"is written as one [[{kind}]] table for each {kind}")
             tables = []
-        names = [str(table["name"]) for table in tables if "name" in table]
-        twice = {name for name in names if names.count(name) > 1}
+        names = Counter(str(table["name"]) for table in tables if "name" in table)
+        twice = {name for name, count in names.items() if count > 1}
         for name in sorted(twice) if kind in _TWICE else ():
             self._problem(kind, f"two {kind}s are named {name!r}; {_TWICE[kind]}")
         found = [read(number, table) for number, table in enumerate(tables)]
@@ -194,6 +208,8 @@ class _Reader:
 
     def _problem(self, where: str, reason: str) -> None:
         self.problems.append(f"{self._path}: {where}: {reason}")
+        if len(self.problems) >= _MAX_PROBLEMS:
+            raise _TooManyProblemsError
 
 
 def _plain(hint: Any, raw: Any) -> Any:

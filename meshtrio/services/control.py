@@ -14,7 +14,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.config import LogLevel, MeshConfig, Source, load
+from meshtrio.config import LogLevel, MeshConfig, Source
+from meshtrio.config.loading import load_in_thread
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
 from meshtrio.registry import Registry
@@ -218,9 +219,10 @@ class ControlServicer:
 
     async def Reload(self, request: Any) -> Any:
         with _told():
-            return messages.reloaded(await self._operations.reload(self._read(request.path)))
+            config = await self._read(request.path)
+            return messages.reloaded(await self._operations.reload(config))
 
-    def _read(self, path: str) -> MeshConfig:
+    async def _read(self, path: str) -> MeshConfig:
         """Read the config file again, or another one. Raises ConfigError and UsageError."""
         source = self._tree.config.source
         if path and not Path(path).is_absolute():
@@ -229,7 +231,7 @@ class ControlServicer:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = Source(Path(path)) if source is None else source
         # Where no file is said, it is the one that the mesh was started from, whatever came since.
-        config = load(path or before.path, runtime_dir=before.runtime_dir)
+        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
         return attrs.evolve(config, source=source)
 
 
