@@ -9,11 +9,9 @@ Source: protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
-_MAX_DEPTH = 64
 
 Field = tuple[int, int, int, int]
 """The number of a field, where it begins with its tag, where its value begins, and where it ends.
@@ -65,38 +63,6 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
             return number, position
         shift += 7
     raise MalformedError(f"a number at byte {position} is not whole")
-
-
-Schema = Mapping[int, Any]
-"""Of a kind of message: by number of a field that has messages, the schema of those."""
-
-
-def count_messages(data: bytes, schema: Schema, most: int) -> int:
-    """Count the messages that are in a message, at any depth.
-
-    Args:
-        data: The message.
-        schema: Its kind.
-        most: After so many it is not counted further.
-
-    Raises:
-        MalformedError: There are more than `most`, they are nested deeper than 64, or it is no
-            message.
-    """
-    found = 0
-    pending: list[tuple[Schema, int, int, int]] = [(schema, 0, len(data), 0)]
-    while pending:
-        kind, start, end, depth = pending.pop()
-        if depth > _MAX_DEPTH:
-            raise MalformedError(f"messages are nested deeper than {_MAX_DEPTH}")
-        for number, _, value, stop in fields(data, start, end):
-            inner = kind.get(number)
-            if inner is not None and value >= 0:
-                found += 1
-                if found > most:
-                    raise MalformedError(f"there are more than {most:,} messages in it")
-                pending.append((inner, value, stop, depth + 1))
-    return found
 
 
 def parts(data: bytes, start: int, end: int, size: int) -> Iterator[tuple[bytes, int]]:
