@@ -37,6 +37,8 @@ from meshtrio.texts import whole
 # ruff: noqa: N802
 
 _USAGE_HOLDS = 0.5
+_proc_readers = trio.CapacityLimiter(1)
+"""The more processes a machine has, the longer /proc takes."""
 
 
 class ControlServicer:
@@ -59,6 +61,7 @@ class ControlServicer:
         self._log_levels = log_levels
         self._used: Mapping[int, Usage] = {}
         self._used_until = -math.inf
+        self._looking = trio.Lock()
         self.service = service_of(control.DESCRIPTOR.services_by_name["Control"], self)
 
     # -- looking -----------------------------------------------------------------------------
@@ -119,14 +122,14 @@ class ControlServicer:
     async def GetStatistics(self, request: Any) -> Any:
         with self._loads.wanted():
             await self._loads.complete()
-            return self._statistics()
+            return self._statistics(await self._usage())
 
     async def WatchStatistics(self, request: Any) -> AsyncIterator[Any]:
         interval = interval_of(request)
         with self._loads.wanted():
             await self._loads.complete()
             while True:
-                yield self._statistics()
+                yield self._statistics(await self._usage())
                 await trio.sleep(interval)
 
     async def WatchCalls(self, request: Any) -> AsyncIterator[Any]:
@@ -142,9 +145,8 @@ class ControlServicer:
                 for message in messages.watched_calls(services[tapped.service], tapped):
                     yield message
 
-    def _statistics(self) -> Any:
+    def _statistics(self, usage: Mapping[int, Usage]) -> Any:
         found = self._tree.statistics()
-        usage = self._usage()
         instances = []
         for status in self._tree.statuses():
             used = usage.get(status.pid) if status.pid else None
@@ -165,14 +167,17 @@ class ControlServicer:
             instances=instances,
         )
 
-    def _usage(self) -> Mapping[int, Usage]:
+    async def _usage(self) -> Mapping[int, Usage]:
         """What process groups use; looked at for all who ask within half a second."""
-        now = trio.current_time()
-        if now > self._used_until:
-            # Without a descriptor to read /proc with, what was found before is the best answer.
-            with suppress(OSError):
-                self._used, self._used_until = usage_by_group(), now + _USAGE_HOLDS
-        return self._used
+        async with self._looking:
+            if trio.current_time() > self._used_until:
+                # Without a descriptor to read /proc with, what was found before is the best answer.
+                with suppress(OSError):
+                    self._used = await trio.to_thread.run_sync(
+                        usage_by_group, abandon_on_cancel=True, limiter=_proc_readers
+                    )
+                    self._used_until = trio.current_time() + _USAGE_HOLDS
+            return self._used
 
     # -- telling it what to do ---------------------------------------------------------------
 

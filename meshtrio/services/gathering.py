@@ -72,9 +72,16 @@ class _Scrape:
     """Names of metrics that are left out."""
 
 
-def _put_together(own: Sequence[Family], answers: Answers, until: float, pace: Pace) -> _Scrape:
+def _put_together(
+    own: Sequence[Family],
+    slow: Sequence[Callable[[], Sequence[Family]]],
+    answers: Answers,
+    until: float,
+    pace: Pace,
+) -> _Scrape:
     """Parse the answers, until a time, and admit what can be exposed with the mesh's own."""
     scrape, admission = _Scrape(), Admission(pace)
+    own = [*own, *(family for source in slow for family in source())]
     scrape.left_out[""] = admission.take(own, own=True)
     scrape.examples = {("", reason): name for reason, name in admission.examples.items()}
     admission.take((_IN_FLIGHT, _FAILURES, _LEFT_OUT), own=True)
@@ -101,12 +108,22 @@ class Gatherer:
     figures, and is counted."""
 
     def __init__(
-        self, tree: Tree, registry: Registry, own: Sequence[Callable[[], Sequence[Family]]]
+        self,
+        tree: Tree,
+        registry: Registry,
+        own: Sequence[Callable[[], Sequence[Family]]],
+        slow: Sequence[Callable[[], Sequence[Family]]] = (),
     ) -> None:
-        """`own`: what the mesh's process itself has to tell."""
+        """Args:
+        tree: Has the plugins.
+        registry: Has their instances.
+        own: What the mesh's process itself has to tell.
+        slow: The same of sources that are asked in a thread.
+        """
         self._tree = tree
         self._registry = registry
         self._own = own
+        self._slow = slow
         self._failures: Counter[str] = Counter()
         self._left_out: Counter[tuple[str, Reason]] = Counter()
         self._logged: set[tuple[str, object]] = set()
@@ -120,7 +137,7 @@ class Gatherer:
                 nursery.start_soon(self._ask, key, endpoint, patience, answers)
         own = [family for source in self._own for family in source()]
         until = time.monotonic() + patience
-        scrape = await compute(partial(_put_together, own, answers, until))
+        scrape = await compute(partial(_put_together, own, self._slow, answers, until))
         self._count(scrape)
         return [*scrape.families, *self._about(scrape)]
 

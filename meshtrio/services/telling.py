@@ -86,7 +86,8 @@ async def _expose(
 
     of_the_mesh = MeshMetrics(tree, registry)
     tree.subscribe(of_the_mesh.take)
-    gatherer = Gatherer(tree, registry, [of_the_mesh.families, metrics.families])
+    own, slow = [of_the_mesh.families, metrics.families], [of_the_mesh.machine_families]
+    gatherer = Gatherer(tree, registry, own, slow)
 
     async def measure_lag(*, task_status: trio.TaskStatus[Any]) -> None:
         task_status.started()

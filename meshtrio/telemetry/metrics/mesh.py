@@ -103,14 +103,20 @@ class MeshMetrics:
             due = now + _BEAT
 
     def families(self) -> list[Family]:
-        """All there is now. Looks into /proc."""
-        children = self._tree.children
+        """All there is now, except for what `machine_families` gives."""
         return [
             *self._of_the_mesh(),
             *self._of_plugins(),
-            *self._of_instances(children),
-            *self._machine.families(children),
+            *self._of_instances(self._tree.children),
         ]
+
+    def machine_families(self) -> list[Family]:
+        """What processes use of the machine.
+
+        Reads /proc, where the descriptors of one process may be a million entries; to be called in
+        a thread.
+        """
+        return self._machine.families(self._tree.children)
 
     # -- the mesh ----------------------------------------------------------------------------
 
