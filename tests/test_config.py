@@ -375,3 +375,19 @@ def test_plugins_have_no_more_instances_together_than_the_mesh_may_have() -> Non
     assert len(MeshConfig(plugins[:4]).plugins) == 4
     with pytest.raises(ConfigError, match="1280 instances together, more than max_instances, 1024"):
         MeshConfig(plugins)
+
+
+@pytest.mark.parametrize("number", [10**20, -(10**20), 10**400])
+@pytest.mark.parametrize(
+    "key", ["output.kept", "output.burst", "stop_timeout", "instances", "always_restart_on"]
+)
+def test_numbers_that_nothing_can_hold_are_refused(key: str, number: int, tmp_path: Path) -> None:
+    value = f"[{number}]" if key.endswith("_on") else str(number)
+    text = f'[[plugin]]\nname = "p"\ncommand = ["true"]\n{key} = {value}\n'
+    with pytest.raises(ConfigError, match="must be a number of at most 64 bits"):
+        load(write(tmp_path, text))
+
+
+def test_a_number_of_five_thousand_digits_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(write(tmp_path, f"a = {'9' * 5000}\n"))

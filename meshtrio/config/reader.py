@@ -50,7 +50,7 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # TOMLDecodeError, UnicodeDecodeError, or a number of 5,000 digits
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _Reader(path)
     try:
@@ -213,10 +213,8 @@ class _Reader:
 
 
 def _plain(hint: Any, raw: Any) -> Any:
-    if hint is float:
-        return float(_typed(raw, (int, float), "a number"))
-    if hint is int:
-        return _typed(raw, int, "a whole number")
+    if hint in (float, int):
+        return _number(hint, raw)
     if hint is bool:
         return _truth(raw)
     if hint is str:
@@ -229,9 +227,21 @@ def _plain(hint: Any, raw: Any) -> Any:
     return {key: _typed(value, str, "a table of texts") for key, value in table.items()}
 
 
+def _number(hint: Any, raw: Any) -> Any:
+    """TOML's whole numbers have 64 bits; tomllib reads longer ones, which nothing could hold."""
+    if hint is int:
+        raw = _typed(raw, int, "a whole number")
+    else:
+        raw = _typed(raw, (int, float), "a number")
+    if isinstance(raw, int) and abs(raw) >= 2**63:
+        raise ValueError("must be a number of at most 64 bits")
+    return hint(raw)
+
+
 def _items(hint: Any, raw: Any) -> tuple[Any, ...]:
     what = "a list of texts, each in quotes" if hint is str else "a list of whole numbers"
-    return tuple(_typed(item, hint, what) for item in _typed(raw, list, what))
+    items = [_typed(item, hint, what) for item in _typed(raw, list, what)]
+    return tuple(_number(int, item) if hint is int else item for item in items)
 
 
 def _truth(raw: Any) -> bool:

@@ -90,7 +90,7 @@ class Operations:
 
         Without names all are, those that come later, too.
         """
-        names = list(names)
+        names = set(names)  # A caller may give the same one a million times.
         if not names:
             return lambda _: True
         found = frozenset(plugin for name in names for plugin in self._plugins(name))
