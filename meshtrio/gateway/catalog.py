@@ -45,8 +45,6 @@ class Learned:
     ids: frozenset[str]
     described: Described
     """Its gRPC services and their types."""
-    declarations: int = 0
-    """How much there is in these, see `client.described_files`."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -71,6 +69,8 @@ class Catalog:
         self._configured = configured
         self._open_channel = open_channel
         self._learned: dict[str, Learned] = {}
+        self._declarations: dict[str, int] = {}
+        """How much there is in the types of a service, see `client.described_files`."""
         self._troubles: dict[str, str] = {}
         """Why nothing is known of a service."""
         self._failed: dict[str, tuple[ServiceState, float]] = {}
@@ -139,7 +139,13 @@ class Catalog:
 
     def forget(self, service: str) -> None:
         """Nobody serves it any more."""
-        for found in (self._learned, self._troubles, self._failed, self._learning):
+        for found in (
+            self._learned,
+            self._declarations,
+            self._troubles,
+            self._failed,
+            self._learning,
+        ):
             found.pop(service, None)
         self._routes.clear()
 
@@ -239,18 +245,18 @@ class Catalog:
             learned.described = Described(service, frozenset(names))
             found = await _described(service, channel, names)
             if found is not None:
-                self._check_room(service, found)
+                self._take_room(service, found)
                 learned.described = Described(service, frozenset(names), found.pool)
-                learned.declarations = found.declarations
 
-    def _check_room(self, service: str, found: Description) -> None:
+    def _take_room(self, service: str, found: Description) -> None:
         """Raise NoReflectionError for more types than the mesh keeps of all services."""
-        others = sum(e.declarations for name, e in self._learned.items() if name != service)
-        if others + found.declarations > _MAX_DECLARATIONS:
+        self._declarations.pop(service, None)
+        if sum(self._declarations.values()) + found.declarations > _MAX_DECLARATIONS:
             raise NoReflectionError(
                 f"{service} declares {found.declarations:,} types and fields, for which there is "
                 f"no room: the mesh keeps {_MAX_DECLARATIONS:,} of all services"
             )
+        self._declarations[service] = found.declarations
 
 
 async def _described(service: str, channel: Channel, names: list[str]) -> Description | None:
