@@ -26,15 +26,18 @@ _threads = trio.CapacityLimiter(_MAX_THREADS)
 
 
 class Pace:
-    """Makes a thread rest. `pace()` is to be called every now and then, at little cost."""
+    """Makes a thread rest. `pace()` is to be called every now and then, at little cost; it returns
+    whether the thread has rested."""
 
     def __init__(self) -> None:
         self._due = time.perf_counter() + _WORK
 
-    def __call__(self) -> None:
-        if time.perf_counter() >= self._due:
-            time.sleep(_REST)
-            self._due = time.perf_counter() + _WORK
+    def __call__(self) -> bool:
+        if time.perf_counter() < self._due:
+            return False
+        time.sleep(_REST)
+        self._due = time.perf_counter() + _WORK
+        return True
 
 
 async def compute(work: Callable[[Pace], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +34,10 @@ _PATIENCE = 2.0
 """Seconds that plugins have to answer: a scrape has ten by default."""
 _PART_OF_TIMEOUT = 0.5
 """Of what a scrape has, where that is less: one plugin that is stuck must not cost all of it."""
+_READING = 10.0
+"""Seconds of CPU time for reading the answers after that. Ten thousand metrics take half of one."""
+_PART_OF_READING = 0.25
+"""Of what a scrape has, if that is known: seconds by the clock."""
 _MAX_LOGGED = 1000
 """Different reasons why metrics are left out that are logged, each once."""
 
@@ -76,23 +81,28 @@ def _put_together(
     own: Sequence[Family],
     slow: Sequence[Callable[[], Sequence[Family]]],
     answers: Answers,
-    until: float,
+    seconds: float,
+    clock: Callable[[], float],
     pace: Pace,
 ) -> _Scrape:
-    """Parse the answers, until a time, and admit what can be exposed with the mesh's own."""
-    scrape, admission = _Scrape(), Admission(pace)
+    """Parse the answers, for some seconds of a clock; admit what can be exposed with our own."""
+    scrape, limit = _Scrape(), math.inf
+
+    def rest() -> None:
+        if pace() and clock() > limit:
+            raise MalformedError("there was no time left to read them")
+
+    admission = Admission(rest)
     own = [*own, *(family for source in slow for family in source())]
     scrape.left_out[""] = admission.take(own, own=True)
     scrape.examples = {("", reason): name for reason, name in admission.examples.items()}
     admission.take((_IN_FLIGHT, _FAILURES, _LEFT_OUT), own=True)
+    limit = clock() + seconds
     # One that is large shall not take the time of those that are not.
     for key, data in sorted(answers.items(), key=lambda each: (len(each[1]) > _LARGE, each[0])):
-        if time.monotonic() > until:
-            scrape.failures[key] = "there was no time left to read them"
-            continue
         left_out = scrape.left_out.setdefault(key[0], Counter())
         try:
-            collected = CollectedMetrics(data)
+            collected = CollectedMetrics(data, rest)
             scrape.in_flight[key] = collected.in_flight
             left_out += admission.take(collected.families(), instance_labels(*key))
             for reason, name in admission.examples.items():
@@ -136,8 +146,11 @@ class Gatherer:
             for key, endpoint in self._asked().items():
                 nursery.start_soon(self._ask, key, endpoint, patience, answers)
         own = [family for source in self._own for family in source()]
-        until = time.monotonic() + patience
-        scrape = await compute(partial(_put_together, own, self._slow, answers, until))
+        # By CPU time a busy machine loses nothing; by the clock who waits gets the rest in time.
+        seconds, clock = _READING, time.thread_time
+        if within is not None:
+            seconds, clock = within * _PART_OF_READING, time.monotonic
+        scrape = await compute(partial(_put_together, own, self._slow, answers, seconds, clock))
         self._count(scrape)
         return [*scrape.families, *self._about(scrape)]
 

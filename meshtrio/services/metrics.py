@@ -31,7 +31,7 @@ MAX_FAMILIES = 20_000
 MAX_POINTS = 100_000
 """Of one instance; more than its share of the text has room for."""
 MAX_LABELS_TOGETHER = 400_000
-_MAX_REST = 1024
+_MAX_OTHERS = 1024
 """Bytes of a response that are no families."""
 
 
@@ -93,22 +93,30 @@ class CollectedMetrics:
     """What another process tells, which is not trusted: it is parsed in parts, and only once it is
     known to be of a bearable size."""
 
-    def __init__(self, data: bytes) -> None:
-        """`data` is a CollectMetricsResponse. Raises MalformedError for what is none."""
+    def __init__(self, data: bytes, rest: Callable[[], object] = lambda: None) -> None:
+        """Args:
+            data: A CollectMetricsResponse.
+            rest: Called every now and then, for work that is done in a thread; may raise.
+
+        Raises:
+            MalformedError: It is none, or too large.
+        """
         self._data = data
+        self._rest = rest
         self._families: list[tuple[int, int]] = []
         self._fields = self._points = self._labels = 0
-        rest = bytearray()
+        others = bytearray()
         for number, begin, value, end in fields(data):
+            rest()
             if number == _FAMILIES and value >= 0:
                 self._families.append((value, end))
                 if len(self._families) > MAX_FAMILIES:
                     raise MalformedError(f"there are more than {MAX_FAMILIES:,} families")
             else:
-                rest += data[begin:end]
-                if len(rest) > _MAX_REST:
+                others += data[begin:end]
+                if len(others) > _MAX_OTHERS:
                     raise MalformedError("there is more in it than families")
-        self.in_flight: int = _parsed(metrics.CollectMetricsResponse, bytes(rest)).in_flight
+        self.in_flight: int = _parsed(metrics.CollectMetricsResponse, bytes(others)).in_flight
 
     def families(self) -> Iterator[Family]:
         """Give what there is, large families in several parts.
@@ -118,6 +126,7 @@ class CollectedMetrics:
         for begin, end in self._families:
             about = metrics.MetricFamily()
             for data, count in parts(self._data, begin, end, _PART):
+                self._rest()
                 part = _parsed(metrics.MetricFamily, data)
                 self._fields += count
                 self._points += len(part.points)

@@ -19,7 +19,8 @@ from meshtrio.supervise import events
 from meshtrio.telemetry.families import instance_labels
 from meshtrio.telemetry.metrics.admission import Admission
 from tests.meshes import running
-from tests.programs import echo, plugin
+from tests.programs import echo, plugin, until
+from tests.system.prometheus_server import Prometheus
 from tests.system.scrapes import Scrape, fetch, telling
 from tests.turns import cpu_time_of, watching_turns
 
@@ -112,3 +113,23 @@ async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None
                 _, text = await trio.to_thread.run_sync(partial(fetch, url))
             assert b"one_of_many_8999{" in text
             assert turns.longest < cpu_time_of(at_once) / 3
+
+
+async def test_prometheus_reads_all_of_it(short_dir: Path) -> None:
+    """The real one, whose parser is neither that of promtool nor Python's."""
+    prometheus = Prometheus(short_dir)
+    kinds = [kind for kind in KINDS if kind != "many"] + ["broken"]
+    plugins = "".join(plugin(kind, "unreadable.py", kind) for kind in kinds)
+    with telling() as (table, url):
+        async with running(table + plugins + echo(), short_dir) as watched:
+            await watched.wait(events.Ready, count=len(kinds) + 1)
+            found = await trio.to_thread.run_sync(scraped_by, prometheus, url)
+    assert found == set(kinds) - {"broken"}
+
+
+def scraped_by(prometheus: Prometheus, url: str) -> set[str]:
+    """Have it scrape until it has samples, and give the plugins that these are of."""
+    with prometheus.running():
+        prometheus.scrape(url.removeprefix("http://").removesuffix("/metrics"))
+        found = until(lambda: prometheus.query("good_count_total"), 120)
+        return {row["metric"]["plugin"] for row in found}

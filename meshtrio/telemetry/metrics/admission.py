@@ -81,7 +81,7 @@ class _Admitted:
 class Admission:
     """The families of one scrape."""
 
-    def __init__(self, rest: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, rest: Callable[[], object] = lambda: None) -> None:
         """`rest` is called for each point, for work that is done in a thread."""
         self._rest = rest
         self._admitted: dict[str, _Admitted] = {}
