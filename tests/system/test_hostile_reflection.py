@@ -12,6 +12,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.client.reflection import describe, list_services
+from meshtrio.gateway import catalog
 from meshtrio.supervise import events
 from tests.meshes import running
 from tests.plugins.reflecting import FILES, LISTS, many_messages
@@ -20,6 +21,12 @@ from tests.turns import cpu_time_of, watching_turns
 
 ECHO = "echo.v1.EchoService"
 MIB = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the other plugin is slow is not what these tests are about."""
+    monkeypatch.setattr(catalog, "_LEARN_WITHIN", 20.0)
 
 
 def resident() -> int:
@@ -31,7 +38,7 @@ async def ask_through_the_mesh(socket: Path) -> None:
     """Call by the name of a gRPC service, which has all plugins asked what they serve, and ask the
     mesh for the types of it."""
     async with mesh.connect_to_mesh(socket) as channel:
-        with trio.fail_after(60):
+        with trio.fail_after(300):
             reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
             assert reply.message == "hi"
             assert ECHO in await list_services(channel)
