@@ -26,7 +26,8 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.client.unix import WrongServerError
-from meshtrio.config import MeshConfig, load
+from meshtrio.config import MeshConfig
+from meshtrio.config.loading import load_in_thread
 from meshtrio.errors import OUT_OF_RESOURCES, NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.door import Door
 from meshtrio.policies.service_config import ServiceConfig, parse
@@ -200,7 +201,7 @@ async def main(
     """
     check_in_trio("mesh.main")
     if not isinstance(config, MeshConfig):
-        config = load(config)
+        config = await load_in_thread(config)
     runtime_dir.check(config)
     folder = runtime_dir.of(config)
     with runtime_dir.claim(folder) as claim:

@@ -386,3 +386,38 @@ def test_what_may_be_a_secret_is_in_no_message(text: str, tmp_path: Path) -> Non
 def test_a_plugin_is_shown_without_its_environment() -> None:
     plugin = PluginConfig("a", ["true"], env={"KEY": "7357word"})
     assert "7357word" not in repr(MeshConfig([plugin]))
+
+
+def test_more_instances_than_anybody_means_are_refused(tmp_path: Path) -> None:
+    slip = '[[plugin]]\nname = "p"\ncommand = ["true"]\ninstances = 3000000\n'
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, slip))
+    first, second = caught.value.problems
+    assert "plugin 'p': instances: 3000000 is more than its max_instances, 256; raise" in first
+    assert "mesh: the plugins have 3000000 instances together, more than max_instances" in second
+
+    raised = "[mesh]\nmax_instances = 3000000\n" + slip + "max_instances = 3000000\n"
+    assert load(write(tmp_path, raised)).plugins[0].instances == 3_000_000
+
+
+def test_plugins_have_no_more_instances_together_than_the_mesh_may_have() -> None:
+    plugins = [PluginConfig(name=f"p{n}", command=["true"], instances=256) for n in range(5)]
+    assert len(MeshConfig(plugins[:4]).plugins) == 4
+    with pytest.raises(ConfigError, match="1280 instances together, more than max_instances, 1024"):
+        MeshConfig(plugins)
+
+
+@pytest.mark.parametrize("number", [10**20, -(10**20), 10**400])
+@pytest.mark.parametrize(
+    "key", ["output.kept", "output.burst", "stop_timeout", "instances", "always_restart_on"]
+)
+def test_numbers_that_nothing_can_hold_are_refused(key: str, number: int, tmp_path: Path) -> None:
+    value = f"[{number}]" if key.endswith("_on") else str(number)
+    text = f'[[plugin]]\nname = "p"\ncommand = ["true"]\n{key} = {value}\n'
+    with pytest.raises(ConfigError, match="must be a number of at most 64 bits"):
+        load(write(tmp_path, text))
+
+
+def test_a_number_of_five_thousand_digits_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(write(tmp_path, f"a = {'9' * 5000}\n"))

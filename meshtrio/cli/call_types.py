@@ -16,15 +16,16 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from meshtrio.client.channel import Channel
+from meshtrio.client.described_files import build_pool
 from meshtrio.client.reflection import (
     NoReflectionError,
     ReflectionUnavailableError,
-    build_pool,
     describe,
     method_in,
     split_method,
 )
 from meshtrio.errors import UsageError
+from meshtrio.wire.protobuf import MalformedError
 
 _WELL_KNOWN = "google/protobuf/"
 _HINT = "make it with protoc --include_imports --descriptor_set_out=FILE"
@@ -49,7 +50,7 @@ def given_types(
         _add_well_known(files, name)
     try:
         return build_pool(files)
-    except (TypeError, KeyError, RecursionError) as exc:
+    except (TypeError, MalformedError) as exc:
         given = ", ".join(map(str, (*protosets, *protos)))
         raise UsageError(f"the types in {given} do not fit together: {exc}") from None
 

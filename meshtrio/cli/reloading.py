@@ -17,7 +17,7 @@ import trio
 from meshtrio import runtime_dir
 from meshtrio.cli.operate import changes
 from meshtrio.cli.watching import Ignored, watch
-from meshtrio.config import load
+from meshtrio.config.loading import load_in_thread
 from meshtrio.errors import ConfigError, MeshtrioError
 from meshtrio.mesh import Mesh
 from meshtrio.structured import open_nursery_of_one
@@ -102,7 +102,8 @@ async def _reload(mesh: Mesh) -> None:
     source = mesh.config.source
     assert source is not None
     try:
-        reloaded = await mesh.reload(load(source.path, runtime_dir=source.runtime_dir))
+        config = await load_in_thread(source.path, runtime_dir=source.runtime_dir)
+        reloaded = await mesh.reload(config)
     except ConfigError as exc:
         for problem in exc.problems:
             _log.error("%s", problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from time import time
 from typing import Any
 
@@ -31,6 +32,7 @@ from meshtrio.rpc.observe import (
 from meshtrio.rpc.seam import Message, Method
 from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, error_for_status
 from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracing import notify
 from meshtrio.structured import check_in_trio
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.errors import ErrorCode
@@ -145,7 +147,9 @@ class Attempt:
             limits=limits,
         )
         if watch is not None and watch.follows:
-            watch.placed(attempt, waited=target is not ready)
+            stream.path = method.path
+            placed = partial(watch.placed, waited=target is not ready)
+            notify(method.path, placed, attempt)
         return attempt
 
     async def receive(self) -> Any:
@@ -190,7 +194,7 @@ class Attempt:
         if isinstance(failure, ConnectionLostError):
             explained = await self._picker.explain(self.target, failure)
             if self._watch is not None and isinstance(explained, PluginDiedError):
-                self._watch.died(explained.life)
+                notify(self._method.path, self._watch.died, explained.life)
             return explained
         return failure  # type: ignore[no-any-return]  # purerpc has no types
 
@@ -266,14 +270,14 @@ class Attempt:
         if not self._recorded and not self.stream.over and trio.current_time() >= self._deadline:
             # Its caller gave it all the time there was.
             self._record(success=False)
-        watch = self._watch
-        if watch is not None:
-            self._watch = None
-            watch.finished(self._outcome(), self.stream)
+        watch, self._watch = self._watch, None
+        outcome = None if watch is None else self._outcome()
         self.stream.reset(ErrorCode.CANCEL)
         if self._counted:
             self._counted = False
             self._picker.leave()
+        if watch is not None:
+            notify(self._method.path, watch.finished, outcome, self.stream)
 
     def _outcome(self) -> Outcome:
         stream = self.stream
@@ -300,6 +304,6 @@ class Attempt:
 def _note_failure(watch: AttemptWatch | None, failure: BaseException, deadline: float) -> None:
     """It has not found an endpoint. Raises UsageError if it was not called in trio."""
     if watch is not None:
-        watch.finished(outcome_of(failure, deadline), None)
+        notify("an attempt", watch.finished, outcome_of(failure, deadline), None)
     if isinstance(failure, RuntimeError):
         check_in_trio("a method of a stub")  # Here it costs calls nothing.

@@ -34,6 +34,7 @@ from meshtrio.rpc.observers import observers
 from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
 from meshtrio.rpc.tally import Tally
 from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.tracing import notify_in_read_loop
 from meshtrio.structured import check_in_trio, open_nursery_of_one
 from meshtrio.texts import visible
 from meshtrio.wire.grpc import encode_metadata
@@ -282,7 +283,7 @@ class Channel(StubChannel):
 
     def _note_verdict(self, verdict: Verdict) -> None:
         if self.observer is not None:
-            self.observer.judged(self.target, verdict)
+            notify_in_read_loop(self.target, self.observer.judged, self.target, verdict)
 
     def may_retry(self) -> bool:
         return self._budget.withdraw(trio.current_time())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ssl
 
 import attrs
@@ -10,6 +9,7 @@ import trio
 
 from meshtrio.address import TlsFiles
 from meshtrio.client.endpoint import connect, host_of
+from meshtrio.regular_files import copied
 from meshtrio.rpc.tls import TlsTransport
 from meshtrio.rpc.transport import SocketTransport, Transport
 
@@ -27,12 +27,14 @@ class Tls:
     @classmethod
     def of(cls, files: TlsFiles) -> Tls:
         """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
-        for path in (files.ca, files.certificate, files.key):
-            if path is not None and not path.is_file():
-                raise FileNotFoundError(errno.ENOENT, f"{path} is not there, or is no file")
-        context = ssl.create_default_context(cafile=files.ca)
-        if files.certificate is not None:
-            context.load_cert_chain(files.certificate, files.key)
+        with (
+            copied(files.ca) as ca,
+            copied(files.certificate) as certificate,
+            copied(files.key) as key,
+        ):
+            context = ssl.create_default_context(cafile=ca)
+            if certificate is not None:
+                context.load_cert_chain(certificate, key)
         return cls(context, files.server_name)
 
 

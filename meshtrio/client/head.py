@@ -14,6 +14,7 @@ from meshtrio.rpc.current import current
 from meshtrio.rpc.observe import AttemptWatch
 from meshtrio.rpc.seam import Method, Request
 from meshtrio.rpc.status import header_list_too_large
+from meshtrio.rpc.tracing import notify
 from meshtrio.wire import hpack
 from meshtrio.wire.compression import ENCODINGS
 from meshtrio.wire.field_decoder import FIELD_OVERHEAD
@@ -59,7 +60,7 @@ def fields_of(
     if previous:
         fields.append((PREVIOUS_ATTEMPTS, b"%d" % previous))
     if watch is not None and watch.follows:
-        watch.asks(picker.authority, fields, deadline)
+        notify(picker.name, watch.asks, picker.authority, fields, deadline)
     return fields
 
 

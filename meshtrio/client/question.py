@@ -83,10 +83,20 @@ class Question:
                 if len(heard) > _MOST_HEARD:
                     raise ConnectionLostError(f"the peer's answer is over {_MOST_HEARD} bytes")
                 said = len(answer.sent)
-                answer = self._known.get(heard) or self._understand(heard)
+                answer = self._known.get(heard) or self._understood(heard)
                 if not answer.over and len(answer.sent) > said:
                     await _send(transport, answer.sent[said:])
         return answer.reply(self._reply_type)
+
+    def _understood(self, heard: bytes) -> _Answer:
+        """As `_understand`, with one kind of error for whatever the peer has said."""
+        try:
+            return self._understand(heard)
+        except purerpc.RpcFailedError:
+            raise
+        except Exception as exc:
+            text = f"the peer's answer cannot be understood: {type(exc).__name__}: {exc!s:.200}"
+            raise ConnectionLostError(text) from exc
 
     def _understand(self, heard: bytes) -> _Answer:
         """What it means that a peer has said this since the connection began."""
@@ -184,7 +194,7 @@ class _Answer:
     def reply(self, reply_type: Any) -> Any:
         try:
             return reply_type.FromString(self._message())
-        except DecodeError as exc:
+        except (DecodeError, UnicodeDecodeError) as exc:
             raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc
 
     def _message(self) -> bytes:

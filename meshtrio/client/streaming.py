@@ -33,8 +33,10 @@ from meshtrio.rpc.observe import (
     CallWatch,
     outcome_of_call,
 )
+from meshtrio.rpc.observers import attempted, begun, method_observer
 from meshtrio.rpc.seam import Message, MetadataLike, Method
 from meshtrio.rpc.tally import Tally, succeeded
+from meshtrio.rpc.tracing import notify, notify_in_read_loop
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 
@@ -143,8 +145,8 @@ class Call(AsyncIterator[Any]):
             self._tally = self._picker.calls
             self._tally.started += 1
         if self._picker.observer is not None and self._watch is None:
-            observer = self._picker.observer.method(self._picker.target, self._method)
-            self._watch = observer.begin()
+            target = self._picker.target
+            self._watch = begun(method_observer(self._picker.observer, target, self._method))
         if self._picker.interceptors and self._around is None:
             call = describe(self._picker, self._method, self._options)
             self._around = Around(self._picker.interceptors, call)
@@ -163,7 +165,7 @@ class Call(AsyncIterator[Any]):
             self._options,
             previous=previous,
             wish=self._wish,
-            watch=None if self._watch is None else self._watch.attempt(self._kind, previous),
+            watch=None if self._watch is None else attempted(self._watch, self._kind, previous),
             limits=self._picker.lengths.with_config(self._config),
         )
         if self._around is not None:
@@ -315,9 +317,9 @@ class Call(AsyncIterator[Any]):
             self._sender.scope.cancel()
         if self._attempt is not None:
             self._attempt.end()
-        if self._watch is not None:
-            self._watch.ended(None)
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            notify(self._method.path, watch.ended, None)
 
     def _end(self, error: BaseException | None) -> None:
         """It is over by itself, with a failure or without."""
@@ -325,7 +327,8 @@ class Call(AsyncIterator[Any]):
         self._count_end(failed=error is not None)
         self.cancel()
         if watch is not None:
-            watch.ended(SUCCESS if error is None else outcome_of_call(error))
+            outcome = SUCCESS if error is None else outcome_of_call(error)
+            notify(self._method.path, watch.ended, outcome)
 
     def _count_end(self, *, failed: bool) -> None:
         if self._tally is not None:
@@ -383,7 +386,7 @@ def _end_dropped(
         sender.scope.cancel()
     attempt.end()
     if watch is not None:
-        watch.ended(None)
+        notify_in_read_loop("a call that was dropped", watch.ended, None)
 
 
 def _count_end(tally: Tally, attempt: Attempt | None, *, failed: bool) -> None:

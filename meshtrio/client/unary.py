@@ -32,7 +32,9 @@ from meshtrio.rpc.observe import (
     MethodObserver,
     outcome_of_call,
 )
+from meshtrio.rpc.observers import attempted, begun, method_observer
 from meshtrio.rpc.seam import Message, MetadataLike, Method
+from meshtrio.rpc.tracing import notify
 from meshtrio.wire.compression import IDENTITY
 from meshtrio.wire.grpc import Metadata
 
@@ -60,7 +62,7 @@ class UnaryCall:
         self._limits = picker.lengths.with_config(self._config)
         self._observer: MethodObserver | None = None
         if picker.observer is not None:
-            self._observer = picker.observer.method(picker.target, method)
+            self._observer = method_observer(picker.observer, picker.target, method)
         self._calls = picker.calls
         self._perform = self._intercepted if picker.interceptors else self._made
 
@@ -109,17 +111,17 @@ class UnaryCall:
     ) -> tuple[Any, Attempt]:
         calls = self._calls
         calls.started += 1
-        watch = None if self._observer is None else self._observer.begin()
+        watch = None if self._observer is None else begun(self._observer)
         try:
             result = await self._perform(message, options, compress, watch)
         except BaseException as exc:
             calls.failed += 1
             if watch is not None:
-                watch.ended(outcome_of_call(exc))
+                notify(self._method.path, watch.ended, outcome_of_call(exc))
             raise
         calls.succeeded += 1
         if watch is not None:
-            watch.ended(SUCCESS)
+            notify(self._method.path, watch.ended, SUCCESS)
         return result
 
     async def _intercepted(
@@ -198,7 +200,7 @@ class UnaryCall:
                 options,
                 previous=previous,
                 wish=wish,
-                watch=None if watch is None else watch.attempt(kind, previous),
+                watch=None if watch is None else attempted(watch, kind, previous),
                 limits=limits,
             )
             try:
@@ -244,7 +246,7 @@ class UnaryCall:
                 options,
                 previous=previous,
                 wish=wish,
-                watch=None if watch is None else watch.attempt(kind, previous),
+                watch=None if watch is None else attempted(watch, kind, previous),
                 limits=limits,
             )
             opened(attempt)

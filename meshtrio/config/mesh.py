@@ -67,6 +67,10 @@ class MeshConfig:
     By default 4 for each CPU, and at least 16: when two hundred plugins share two CPUs, each gets
     to its `ready_timeout` before it is ready."""
 
+    max_instances: int = attrs.field(default=1024, validator=at_least(1))
+    """The most instances that all plugins may have together, by the config and by `meshtrio
+    scale`."""
+
     cgroup: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """A folder of cgroup v2 that the mesh may write to, as systemd gives with `Delegate=yes`; no
     process may be in it directly. Each process of a plugin gets a cgroup of its own there, which
@@ -98,6 +102,7 @@ class MeshConfig:
         problems += [f"mesh: {problem}" for problem in self.gateway.problems(self.access)]
         problems += [f"mesh: {problem}" for problem in self.telemetry.problems()]
         problems += [problem for plugin in self.plugins for problem in plugin.problems()]
+        problems += self._check_instances()
         problems += ports.problems(self.plugins, self.telemetry, self.gateway)
         configs = (table.name for table in self.services if table.config)
         problems += [
@@ -107,6 +112,13 @@ class MeshConfig:
         ]
         if problems:
             raise ConfigError(problems)
+
+    def _check_instances(self) -> list[str]:
+        together = sum(plugin.instances for plugin in self.plugins)
+        if together <= self.max_instances:
+            return []
+        text = "mesh: the plugins have {} instances together, more than max_instances, {}; raise "
+        return [f"{text.format(together, self.max_instances)}that in [mesh] if it is meant"]
 
     def relations(self) -> Relations:
         return Relations(self.plugins, self.groups)

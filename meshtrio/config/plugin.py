@@ -151,6 +151,9 @@ class PluginConfig:
     interpreter that the mesh runs on."""
     instances: int = attrs.field(default=1, validator=at_least(1))
     """How many processes serve it."""
+    max_instances: int = attrs.field(default=256, validator=at_least(1))
+    """The most that `instances` and `meshtrio scale` may say, so that a slip of the finger does not
+    start processes until the machine has no memory left."""
     listen: str | None = attrs.field(default=None, validator=_check_listen)
     """`tcp://host:port` to serve on instead of a Unix socket, told to the plugin as PLUGIN_LISTEN.
     Instance n has the port plus n, and a successor of it that plus `instances`."""
@@ -256,6 +259,11 @@ class PluginConfig:
             if not 0 <= status <= 255
         ]
         found += [f"{where}never_restart_on: {s} is in always_restart_on, too" for s in both]
+        if self.instances > self.max_instances:
+            found.append(
+                f"{where}instances: {self.instances} is more than its max_instances, "
+                f"{self.max_instances}; raise that in its [[plugin]] table if it is meant"
+            )
         if self.backoff.initial > self.backoff.maximum:
             found.append(f"{where}backoff: initial is more than maximum")
         return found

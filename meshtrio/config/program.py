@@ -16,6 +16,7 @@ import attrs
 
 from meshtrio.config import elf
 from meshtrio.config.plugin import PluginConfig
+from meshtrio.regular_files import open_regular
 from meshtrio.texts import whole
 
 _HEAD = 256
@@ -78,7 +79,7 @@ def _check(program: str, place: Place, named_by: str = "", depth: int = 1) -> No
     about = f"{path!r}{f', which {named_by} names,' if named_by else ''}"
     _check_permission(path, about)
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             head = file.read(_HEAD)
             if head.startswith(b"#!"):
                 _check_script(path, head, place, about, depth)

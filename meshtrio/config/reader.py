@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
@@ -20,8 +21,14 @@ from meshtrio.config.program import problem_of
 from meshtrio.config.relations import Relations
 from meshtrio.config.service import ServiceTable
 from meshtrio.errors import ConfigError
+from meshtrio.regular_files import read_regular
 
 T = TypeVar("T")
+
+_MAX_SIZE = 1024 * 1024
+"""Bytes of a config file."""
+_MAX_PROBLEMS = 100
+"""Mistakes after which the rest of a file is not read."""
 
 _TABLES = ("mesh", "plugin", "group", "service")
 _NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
@@ -47,15 +54,18 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = tomllib.loads(read_regular(path, _MAX_SIZE).decode("utf-8"))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:  # TOMLDecodeError, UnicodeDecodeError, or a number of 5,000 digits
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     reader = _Reader(path)
-    config = reader.mesh(data)
+    try:
+        config = reader.mesh(data)
+    except _TooManyProblemsError:
+        raise ConfigError([*reader.problems, f"{path}: there may be more mistakes"]) from None
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
     return attrs.evolve(
@@ -63,6 +73,10 @@ def load(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
         runtime_dir=runtime_dir or config.runtime_dir,
         source=Source(Path(os.path.abspath(path)), runtime_dir),
     )
+
+
+class _TooManyProblemsError(Exception):
+    """A file that is no config at all has a mistake on each line."""
 
 
 class _Reader:
@@ -104,8 +118,8 @@ class _Reader:
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             self._problem(kind, f"is written as one [[{kind}]] table for each {kind}")
             tables = []
-        names = [str(table["name"]) for table in tables if "name" in table]
-        twice = {name for name in names if names.count(name) > 1}
+        names = Counter(str(table["name"]) for table in tables if "name" in table)
+        twice = {name for name, count in names.items() if count > 1}
         for name in sorted(twice) if kind in _TWICE else ():
             self._problem(kind, f"two {kind}s are named {name!r}; {_TWICE[kind]}")
         found = [read(number, table) for number, table in enumerate(tables)]
@@ -203,13 +217,13 @@ class _Reader:
 
     def _problem(self, where: str, reason: str) -> None:
         self.problems.append(f"{self._path}: {where}: {reason}")
+        if len(self.problems) >= _MAX_PROBLEMS:
+            raise _TooManyProblemsError
 
 
 def _plain(hint: Any, raw: Any) -> Any:
-    if hint is float:
-        return float(_typed(raw, (int, float), "a number"))
-    if hint is int:
-        return _typed(raw, int, "a whole number")
+    if hint in (float, int):
+        return _number(hint, raw)
     if hint is bool:
         return _truth(raw)
     if hint is str:
@@ -222,10 +236,22 @@ def _plain(hint: Any, raw: Any) -> Any:
     return {key: _item(value, str, "a table of texts", key) for key, value in table.items()}
 
 
+def _number(hint: Any, raw: Any) -> Any:
+    """TOML's whole numbers have 64 bits; tomllib reads longer ones, which nothing could hold."""
+    if hint is int:
+        raw = _typed(raw, int, "a whole number")
+    else:
+        raw = _typed(raw, (int, float), "a number")
+    if isinstance(raw, int) and abs(raw) >= 2**63:
+        raise ValueError("must be a number of at most 64 bits")
+    return hint(raw)
+
+
 def _items(hint: Any, raw: Any) -> tuple[Any, ...]:
     what = "a list of texts, each in quotes" if hint is str else "a list of whole numbers"
     items = enumerate(_collection(raw, list, what), start=1)
-    return tuple(_item(item, hint, what, f"number {number}") for number, item in items)
+    found = [_item(item, hint, what, f"number {number}") for number, item in items]
+    return tuple(_number(int, item) if hint is int else item for item in found)
 
 
 def _collection(raw: Any, kind: type, what: str) -> Any:

@@ -11,11 +11,16 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 import purerpc
 import trio
-from google.protobuf.descriptor_pool import DescriptorPool
 
 from meshtrio.client.channel import Channel
+from meshtrio.client.described_files import Description
 from meshtrio.client.endpoint import ServiceState
-from meshtrio.client.reflection import NoReflectionError, describe, list_services
+from meshtrio.client.reflection import (
+    NoReflectionError,
+    describe_all,
+    is_full_name,
+    list_services,
+)
 from meshtrio.registry import Registry
 from meshtrio.services.reflected_files import Described
 
@@ -28,6 +33,8 @@ _LEARN_WITHIN = 2.0
 _ASK_AGAIN_AFTER = 5.0
 _MOST_NAMED = 20
 _MOST_ROUTES = 10_000
+_MAX_DECLARATIONS = 200_000
+"""Of all services together, for which protobuf takes up to 160 MB."""
 
 
 @attrs.define
@@ -63,6 +70,8 @@ class Catalog:
         self._configured = configured
         self._open_channel = open_channel
         self._learned: dict[str, Learned] = {}
+        self._declarations: dict[str, int] = {}
+        """How much there is in the types of a service, see `client.described_files`."""
         self._troubles: dict[str, str] = {}
         """Why nothing is known of a service."""
         self._failed: dict[str, tuple[ServiceState, float]] = {}
@@ -164,7 +173,13 @@ class Catalog:
 
     def forget(self, service: str) -> None:
         """Nobody serves it any more."""
-        for found in (self._learned, self._troubles, self._failed, self._learning):
+        for found in (
+            self._learned,
+            self._declarations,
+            self._troubles,
+            self._failed,
+            self._learning,
+        ):
             found.pop(service, None)
         self._unanswered.discard(service)
         self._conflicts = {
@@ -291,25 +306,38 @@ class Catalog:
 
     async def _ask(self, service: str, learned: Learned) -> None:
         async with self._open_channel(service) as channel:
-            names = [n for n in await list_services(channel) if not n.startswith(_EVERYBODYS)]
+            listed = await list_services(channel)
+            names = [n for n in listed if is_full_name(n) and not n.startswith(_EVERYBODYS)]
             learned.described = Described(service, frozenset(names))
-            pool = await _described(service, channel, names)
-            learned.described = Described(service, frozenset(names), pool)
+            found = await _described(service, channel, names)
+            if found is not None:
+                self._take_room(service, found)
+                learned.described = Described(service, frozenset(names), found.pool)
+
+    def _take_room(self, service: str, found: Description) -> None:
+        """Raise NoReflectionError for more types than the mesh keeps of all services."""
+        self._declarations.pop(service, None)
+        if sum(self._declarations.values()) + found.declarations > _MAX_DECLARATIONS:
+            raise NoReflectionError(
+                f"{service} declares {found.declarations:,} types and fields, for which there is "
+                f"no room: the mesh keeps {_MAX_DECLARATIONS:,} of all services"
+            )
+        self._declarations[service] = found.declarations
 
 
-async def _described(service: str, channel: Channel, names: list[str]) -> DescriptorPool | None:
+async def _described(service: str, channel: Channel, names: list[str]) -> Description | None:
     """The types of a service of the mesh, without those gRPC services that it does not describe."""
     try:
-        return await describe(channel, *names)
+        return await describe_all(channel, *names)
     except NoReflectionError as exc:
         _log.warning("what %s says of its types cannot be used: %s", service, exc)
     good = []
     for name in names:
         with contextlib.suppress(NoReflectionError):
-            await describe(channel, name)
+            await describe_all(channel, name)
             good.append(name)
     with contextlib.suppress(NoReflectionError):
-        return await describe(channel, *good)
+        return await describe_all(channel, *good)
     return None
 
 

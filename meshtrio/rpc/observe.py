@@ -1,7 +1,7 @@
 """Who wants to know of calls: telemetry is told here. Where nobody does, a call pays nothing.
 
 The names follow the call tracers of gRFC A66. All of it is called in place, from the middle of a
-call: it must neither raise nor wait.
+call: it must not wait. What it raises is logged, and costs the call nothing (`rpc/tracing`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,6 +28,7 @@ from meshtrio.rpc.observe import (
     ServerObserver,
     ServerWatch,
 )
+from meshtrio.rpc.tracing import log_or_exit, notify
 from meshtrio.wire.heads import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -87,24 +89,34 @@ class _Messages(MessageWatch):
         self._one, self._other = one, other
 
     def sent(self, message: bytes, wire_size: int) -> None:
-        self._one.sent(message, wire_size)
-        self._other.sent(message, wire_size)
+        try:
+            self._one.sent(message, wire_size)
+        finally:
+            self._other.sent(message, wire_size)
 
     def received(self, message: bytes, wire_size: int) -> None:
-        self._one.received(message, wire_size)
-        self._other.received(message, wire_size)
+        try:
+            self._one.received(message, wire_size)
+        finally:
+            self._other.received(message, wire_size)
 
     def sent_all(self) -> None:
-        self._one.sent_all()
-        self._other.sent_all()
+        try:
+            self._one.sent_all()
+        finally:
+            self._other.sent_all()
 
     def received_all(self) -> None:
-        self._one.received_all()
-        self._other.received_all()
+        try:
+            self._one.received_all()
+        finally:
+            self._other.received_all()
 
     def answered(self, head: ResponseHead) -> None:
-        self._one.answered(head)
-        self._other.answered(head)
+        try:
+            self._one.answered(head)
+        finally:
+            self._other.answered(head)
 
 
 def _join(stream: Stream, before: MessageWatch | None) -> None:
@@ -121,12 +133,16 @@ class _ServerWatches(ServerWatch):
     other: ServerWatch
 
     def enter(self) -> None:
-        self.one.enter()
-        self.other.enter()
+        try:
+            self.one.enter()
+        finally:
+            self.other.enter()
 
     def ended(self, outcome: Outcome) -> None:
-        self.one.ended(outcome)
-        self.other.ended(outcome)
+        try:
+            self.one.ended(outcome)
+        finally:
+            self.other.ended(outcome)
 
 
 class _Servers(ServerObserver):
@@ -135,15 +151,28 @@ class _Servers(ServerObserver):
 
     def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
         watches = _ServerWatches()
-        watches.one = self._one.begin(request, method, stream)
+        watches.one = _served(self._one, request, method, stream)
         before = stream.watch
-        watches.other = self._other.begin(request, method, stream)
+        watches.other = _served(self._other, request, method, stream)
         _join(stream, before)
         return watches
 
     def refused(self, head: RequestHead, outcome: Outcome) -> None:
-        self._one.refused(head, outcome)
-        self._other.refused(head, outcome)
+        try:
+            self._one.refused(head, outcome)
+        finally:
+            self._other.refused(head, outcome)
+
+
+def _served(
+    observer: ServerObserver, request: Request, method: Method, stream: Stream
+) -> ServerWatch:
+    """What follows a call; nothing where the tracer raises, which costs the other one nothing."""
+    try:
+        return observer.begin(request, method, stream)
+    except BaseException as exc:
+        log_or_exit(method.path, exc)
+        return ServerWatch()
 
 
 class _AttemptWatches(AttemptWatch):
@@ -168,22 +197,26 @@ class _AttemptWatches(AttemptWatch):
     def asks(self, authority: str, fields: Sequence[Field], deadline: float) -> None:
         for watch in (self.one, self.other):
             if watch.follows:
-                watch.asks(authority, fields, deadline)
+                notify(authority, watch.asks, authority, fields, deadline)
 
     def placed(self, attempt: Placed, *, waited: bool) -> None:
         for watch in (self.one, self.other):
             if watch.follows:
                 before = attempt.stream.watch
-                watch.placed(attempt, waited=waited)
+                notify(attempt.address, partial(watch.placed, waited=waited), attempt)
                 _join(attempt.stream, before)
 
     def died(self, life: str) -> None:
-        self.one.died(life)
-        self.other.died(life)
+        try:
+            self.one.died(life)
+        finally:
+            self.other.died(life)
 
     def finished(self, outcome: Outcome, stream: Stream | None) -> None:
-        self.one.finished(outcome, stream)
-        self.other.finished(outcome, stream)
+        try:
+            self.one.finished(outcome, stream)
+        finally:
+            self.other.finished(outcome, stream)
 
 
 class _CallWatches(CallWatch):
@@ -193,12 +226,14 @@ class _CallWatches(CallWatch):
     other: CallWatch
 
     def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
-        one, other = self.one.attempt(kind, previous), self.other.attempt(kind, previous)
+        one, other = (attempted(each, kind, previous) for each in (self.one, self.other))
         return _AttemptWatches.of(one, other)
 
     def ended(self, outcome: Outcome | None) -> None:
-        self.one.ended(outcome)
-        self.other.ended(outcome)
+        try:
+            self.one.ended(outcome)
+        finally:
+            self.other.ended(outcome)
 
 
 class _Methods(MethodObserver):
@@ -207,7 +242,7 @@ class _Methods(MethodObserver):
 
     def begin(self) -> CallWatch:
         watches = _CallWatches()
-        watches.one, watches.other = self._one.begin(), self._other.begin()
+        watches.one, watches.other = begun(self._one), begun(self._other)
         return watches
 
 
@@ -216,8 +251,58 @@ class _Clients(ClientObserver):
         self._one, self._other = one, other
 
     def method(self, target: str, method: Method) -> MethodObserver:
-        return _Methods(self._one.method(target, method), self._other.method(target, method))
+        return _Methods(
+            method_observer(self._one, target, method), method_observer(self._other, target, method)
+        )
 
     def judged(self, target: str, verdict: Verdict) -> None:
-        self._one.judged(target, verdict)
-        self._other.judged(target, verdict)
+        try:
+            self._one.judged(target, verdict)
+        finally:
+            self._other.judged(target, verdict)
+
+
+# -- tracers that raise -----------------------------------------------------------------------
+
+
+class _NoAttempt(AttemptWatch):
+    __slots__ = ()
+
+
+class _NoCall(CallWatch):
+    __slots__ = ()
+
+    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+        return _NoAttempt()
+
+
+class _NoMethod(MethodObserver):
+    def begin(self) -> CallWatch:
+        return _NoCall()
+
+
+def method_observer(observer: ClientObserver, target: str, method: Method) -> MethodObserver:
+    """What follows the calls of a method; nothing where the tracer raises."""
+    try:
+        return observer.method(target, method)
+    except BaseException as exc:
+        log_or_exit(method.path, exc)
+        return _NoMethod()
+
+
+def begun(observer: MethodObserver) -> CallWatch:
+    """What follows a call that begins; nothing where the tracer raises."""
+    try:
+        return observer.begin()
+    except BaseException as exc:
+        log_or_exit(type(observer).__name__, exc)
+        return _NoCall()
+
+
+def attempted(call: CallWatch, kind: AttemptKind, previous: int) -> AttemptWatch:
+    """What follows an attempt that begins; nothing where the tracer raises."""
+    try:
+        return call.attempt(kind, previous)
+    except BaseException as exc:
+        log_or_exit(type(call).__name__, exc)
+        return _NoAttempt()

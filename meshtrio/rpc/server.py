@@ -35,6 +35,7 @@ from meshtrio.rpc.serving import (
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.tracing import notify_in_read_loop
 from meshtrio.rpc.transport import SocketTransport, Transport
 from meshtrio.structured import next_beat
 from meshtrio.wire import events
@@ -582,7 +583,7 @@ class ServerConnection(Connection):
 
     def _note_refusal(self, head: RequestHead, refusal: Outcome) -> None:
         if self.server.observer is not None:
-            self.server.observer.refused(head, refusal)
+            notify_in_read_loop(head.path, self.server.observer.refused, head, refusal)
 
     def _serve(self, stream_id: int, head: RequestHead, handler: Handler) -> Stream:
         stream = Stream(self, stream_id)

@@ -18,6 +18,7 @@ from meshtrio.rpc.observe import SUCCESS, Outcome, ServerObserver, ServerWatch
 from meshtrio.rpc.seam import Handler, Request
 from meshtrio.rpc.status import header_list_too_large
 from meshtrio.rpc.stream import STOPPED, Stream
+from meshtrio.rpc.tracing import log_failure
 from meshtrio.rpc.trailers import status_trailers
 from meshtrio.structured import exit_in, without_cancelled
 from meshtrio.wire import hpack
@@ -213,7 +214,7 @@ class ServerCall:
             self._note_tracer_failure(exc)
 
     def _note_tracer_failure(self, exc: BaseException) -> None:
-        _log.error("%s: call tracer raised", self._head.path, exc_info=exc)
+        log_failure(self._head.path, exc)
         exit_error = exit_in(exc)
         if exit_error is not None:
             self._connection.server.request_exit(exit_error)

@@ -11,6 +11,7 @@ import trio
 
 from meshtrio.errors import UsageError
 from meshtrio.rpc.peer import Peer
+from meshtrio.rpc.tracing import notify, notify_in_read_loop
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.compression import (
     ENCODINGS,
@@ -86,7 +87,7 @@ class Stream:
         self.owner: object = None
         """On a client: the channel whose call it is."""
         self.path = ""
-        """On a server: what was called."""
+        """What was called: on a server, and on a client where the call is followed."""
         self.encoding = IDENTITY
         """What the peer's compressed messages are compressed with."""
         self.compressed = False
@@ -210,9 +211,9 @@ class Stream:
         if self.compressed:
             message = self._decompressed(message)
         if self.watch is not None:
-            self.watch.received(message, size)
+            notify(self.path, self.watch.received, message, size)
             if self.ended and not self._messages and not self._connection.is_client:
-                self.watch.received_all()
+                notify(self.path, self.watch.received_all)
         return message
 
     def _decompressed(self, message: bytes) -> bytes:
@@ -245,9 +246,9 @@ class Stream:
         size = len(encoded)
         self.sent_size += size
         if self.watch is not None:
-            self.watch.sent(message, size)
+            notify(self.path, self.watch.sent, message, size)
             if end_stream:
-                self.watch.sent_all()
+                notify(self.path, self.watch.sent_all)
         data = message_prefix(size, compressed=compressed)
         if size > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
@@ -305,7 +306,7 @@ class Stream:
             self._connection.engine.send_data(self.id, b"", end_stream=True)
             self._connection.flush()
             if self.watch is not None:
-                self.watch.sent_all()
+                notify(self.path, self.watch.sent_all)
 
     def _check_over(self) -> bool:
         if self.failure is not None:
@@ -342,7 +343,7 @@ class Stream:
             self.fail(purerpc.InternalError(text))
         self.encoding = head.encoding
         if self.watch is not None:
-            self.watch.answered(head)
+            notify_in_read_loop(self.path, self.watch.answered, head)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
@@ -403,7 +404,7 @@ class Stream:
         self._wake_reader()
         self.on_window()
         if self.watch is not None and not self._messages and not self._connection.is_client:
-            self.watch.received_all()
+            notify_in_read_loop(self.path, self.watch.received_all)
 
     def on_window(self) -> None:
         if self._writable is not None:

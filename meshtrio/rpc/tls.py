@@ -7,6 +7,7 @@ import socket
 import ssl
 from pathlib import Path
 
+from meshtrio.regular_files import copied
 from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.rpc.transport import Buffer, SocketTransport
 
@@ -137,8 +138,14 @@ def server_context(
     Raises OSError, of which ssl.SSLError is a kind.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    with (
+        copied(certificate) as certificate_file,
+        copied(key) as key_file,
+        copied(client_ca) as ca_file,
+    ):
+        assert certificate_file is not None
+        context.load_cert_chain(certificate_file, key_file)
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,8 +13,12 @@ from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.pool import Update
 from meshtrio.registry import Registry
 
+_log = logging.getLogger("meshtrio.mesh")
+
 _INTERVAL = 0.5
 """Seconds between two looks for instances that are new or gone."""
+SMALL = 16 * 1024
+"""Bytes of an answer that consists of a few numbers or names."""
 
 Key = tuple[str, int]
 """A service and the number of an instance."""
@@ -33,13 +38,26 @@ def ready(
 
 
 @asynccontextmanager
-async def channel_to_instance(endpoint: Endpoint) -> AsyncIterator[Channel]:
-    """A channel to one instance, for what the mesh itself asks of it: it is not counted."""
+async def channel_to_instance(
+    endpoint: Endpoint, max_message: int | None = None
+) -> AsyncIterator[Channel]:
+    """A channel to one instance, for what the mesh itself asks of it: it is not counted.
+
+    Args:
+        endpoint: Of the instance.
+        max_message: Bytes of the longest answer that is taken; 4 MiB by default.
+    """
 
     async def feed(update: Update) -> None:
         update(ServiceState((endpoint,)))
 
-    async with open_channel(endpoint.address, feed, obituary_wait=0, observed=False) as channel:
+    async with open_channel(
+        endpoint.address,
+        feed,
+        obituary_wait=0,
+        observed=False,
+        max_receive_message_length=max_message,
+    ) as channel:
         yield channel
 
 
@@ -72,4 +90,8 @@ async def _within(
     endpoint: Endpoint,
 ) -> None:
     with scope:
-        await task(key, endpoint)
+        try:
+            await task(key, endpoint)
+        except Exception:
+            # Whatever an instance answers costs what was asked of it, not those who attend others.
+            _log.exception("what %s/%d answers cannot be used", *key)

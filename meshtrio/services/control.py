@@ -15,7 +15,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.config import LogLevel, MeshConfig, Source, load
+from meshtrio.config import LogLevel, MeshConfig, Source
+from meshtrio.config.loading import load_in_thread
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
 from meshtrio.registry import Registry
@@ -39,6 +40,7 @@ from meshtrio.texts import whole
 # ruff: noqa: N802
 
 _USAGE_HOLDS = 0.5
+"""The more processes a machine has, the longer /proc takes."""
 
 
 class ControlServicer:
@@ -222,7 +224,8 @@ class ControlServicer:
     async def Reload(self, message: Any, request: Request) -> Any:
         self._check_path(message.path, request.peer)
         with _told():
-            return messages.reloaded(await self._operations.reload(self._read(message.path)))
+            config = await self._read(message.path)
+            return messages.reloaded(await self._operations.reload(config))
 
     def _check_path(self, path: str, peer: Peer) -> None:
         """Raise PermissionDeniedError where a caller may not have a file read.
@@ -237,7 +240,7 @@ class ControlServicer:
                 "another one is for the mesh's own user and root"
             )
 
-    def _read(self, path: str) -> MeshConfig:
+    async def _read(self, path: str) -> MeshConfig:
         """Read the config file again, or another one. Raises ConfigError and UsageError."""
         source = self._tree.config.source
         if path and not Path(path).is_absolute():
@@ -246,7 +249,7 @@ class ControlServicer:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = Source(Path(path)) if source is None else source
         # Where no file is said, it is the one that the mesh was started from, whatever came since.
-        config = load(path or before.path, runtime_dir=before.runtime_dir)
+        config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
         return attrs.evolve(config, source=source)
 
 

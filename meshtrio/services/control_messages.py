@@ -134,7 +134,7 @@ def watched_calls(plugin: str, tapped: Tapped) -> Iterator[Any]:
     if tapped.calls is None:
         yield control.WatchedCall(plugin=plugin, instance=number, silent=True)
         return
-    missed = tapped.calls.missed
-    for call in tapped.calls.calls:
+    missed = tapped.missed
+    for call in tapped.calls:
         yield control.WatchedCall(plugin=plugin, instance=number, call=call, missed=missed)
         missed = 0

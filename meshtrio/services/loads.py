@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,12 +16,14 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.endpoint import Endpoint
 from meshtrio.messages import load
 from meshtrio.registry import Registry
-from meshtrio.services.attending import Key, attend, channel_to_instance, ready
+from meshtrio.services.attending import SMALL, Key, attend, channel_to_instance, ready
 from meshtrio.structured import open_nursery_of_one
 
 _SERVICE = load.DESCRIPTOR.services_by_name["Load"]
 _INTERVAL = 0.5
 """Seconds between two reports."""
+_LEAST_INTERVAL = 0.2
+"""The same of a plugin that does not keep to it."""
 _PATIENCE = 1.0
 """Seconds that instances are waited for which are to give their first report."""
 
@@ -76,7 +79,7 @@ class Loads:
     async def _watch(self, key: Key, endpoint: Endpoint) -> None:
         watched = self._watched[key] = _Watched()
         try:
-            async with channel_to_instance(endpoint) as channel:
+            async with channel_to_instance(endpoint, SMALL) as channel:
                 await self._follow(channel, watched)
         finally:
             # Its successor may be watched already.
@@ -87,8 +90,11 @@ class Loads:
         stub, request = DynamicStub(channel, _SERVICE), load.WatchLoadRequest(interval=_INTERVAL)
         while True:
             try:
-                async for watched.report in stub.Watch(request):
+                async for report in stub.Watch(request):
+                    watched.report = _sound(report)
                     self._note_answer(watched)
+                    # One that does not keep to the interval waits for its window.
+                    await trio.sleep(_LEAST_INTERVAL)
             except purerpc.UnimplementedError:
                 self._note_answer(watched)
                 await trio.sleep_forever()
@@ -101,6 +107,21 @@ class Loads:
         if not watched.answered:
             watched.answered = True
             self._turned.unpark_all()
+
+
+def _sound(report: Any) -> Any:
+    """A report without what it cannot mean: times that are none, and fields nobody knows."""
+    found = load.LoadReport(
+        started=report.started,
+        ended=report.ended,
+        failed=report.failed,
+        in_flight=report.in_flight,
+    )
+    for name in ("median", "p99"):
+        seconds = getattr(report, name)
+        if report.HasField(name) and 0 <= seconds < math.inf:
+            setattr(found, name, seconds)
+    return found
 
 
 @attrs.define(eq=False)

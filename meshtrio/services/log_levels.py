@@ -21,7 +21,7 @@ from meshtrio.client.endpoint import Endpoint
 from meshtrio.levels import LogLevel
 from meshtrio.messages import logging as messages
 from meshtrio.registry import Registry
-from meshtrio.services.attending import channel_to_instance
+from meshtrio.services.attending import SMALL, channel_to_instance
 from meshtrio.structured import open_nursery_of_one
 from meshtrio.supervise import events
 from meshtrio.supervise.child import Child
@@ -35,6 +35,8 @@ _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
 _PATIENCE = 5.0
 """Seconds that a process has to answer in."""
 _AT_ONCE = 16
+_MAX_LEVEL = 64
+"""Characters of the name of a level; programs may have their own."""
 
 
 class UntoldError(Exception):
@@ -179,20 +181,19 @@ class LogLevels:
         answer = partial(InstanceLevel, child.number, life.process.pid)
         try:
             reply = await self._call(life, "GetLevel", messages.GetLevelRequest())
-            found[child.key] = answer(reply.level)
+            found[child.key] = answer(reply.level[:_MAX_LEVEL])
         except UntoldError as exc:
             found[child.key] = answer(note=str(exc))
 
     async def _call(self, life: Life, method: str, request: Any) -> Any:
         """Raises UntoldError."""
-        endpoint = self._endpoint(life)
-        if endpoint is None:
-            raise UntoldError("it is not ready", logging.DEBUG)
-
         try:
+            endpoint = self._endpoint(life)
+            if endpoint is None:
+                raise UntoldError("it is not ready", logging.DEBUG)
             async with self._few:
                 with trio.fail_after(_PATIENCE):
-                    async with channel_to_instance(endpoint) as channel:
+                    async with channel_to_instance(endpoint, SMALL) as channel:
                         return await getattr(DynamicStub(channel, _SERVICE), method)(request)
         except purerpc.UnimplementedError:
             raise UntoldError("it does not serve meshtrio.v1.Logging", logging.DEBUG) from None
@@ -201,6 +202,12 @@ class LogLevels:
         except trio.TooSlowError:
             text = f"it did not answer within {_PATIENCE:g} s"
             raise UntoldError(text, logging.WARNING) from None
+        except UntoldError:
+            raise
+        except Exception as exc:
+            # Whatever it answers concerns this question alone.
+            text = f"{type(exc).__name__}: {exc!s:.200}"
+            raise UntoldError(text, logging.WARNING) from exc
 
     def _endpoint(self, life: Life) -> Endpoint | None:
         """Where it serves, once it is ready."""

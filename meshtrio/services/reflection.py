@@ -5,7 +5,9 @@ The two versions differ in their names only, so one servicer serves either.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import purerpc
@@ -13,6 +15,7 @@ import purerpc
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.seam import Handler
 from meshtrio.services.reflected_files import Described, ReflectedFiles
+from meshtrio.threads import Pace, compute
 
 _NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
 _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
@@ -38,6 +41,7 @@ class ReflectionServicer:
         """
         self._messages = module
         self._others = others
+        self._busy = threading.Lock()
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
         named = frozenset(names)
         self._own = [Described("server", named, pool) for pool in (*pools, module.DESCRIPTOR.pool)]
@@ -54,18 +58,26 @@ class ReflectionServicer:
             )
             if self._others is not None:
                 self._take([*self._own, *await self._others()])
-            try:
+            if self._others is None:
                 self._answer(request, reply)
-            except KeyError as exc:
-                reply.error_response.error_code = _NOT_FOUND
-                reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
+            else:
+                # What plugins describe takes its time to compare.
+                await compute(partial(self._answer, request, reply))
             yield reply
 
     def _take(self, described: list[Described]) -> None:
         if described != self._described:
             self._described, self._files = described, ReflectedFiles(described)
 
-    def _answer(self, request: Any, reply: Any) -> None:
+    def _answer(self, request: Any, reply: Any, _: Pace | None = None) -> None:
+        try:
+            with self._busy:
+                self._find(request, reply)
+        except KeyError as exc:
+            reply.error_response.error_code = _NOT_FOUND
+            reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
+
+    def _find(self, request: Any, reply: Any) -> None:
         kind = request.WhichOneof("message_request")
         files: list[bytes] = []
         match kind:

@@ -90,7 +90,7 @@ class Operations:
 
         Without names all are, those that come later, too.
         """
-        names = list(names)
+        names = set(names)  # A caller may give the same one a million times.
         if not names:
             return lambda _: True
         found = frozenset(plugin for name in names for plugin in self._plugins(name))
@@ -120,7 +120,9 @@ class Operations:
     async def scale(self, name: str, instances: int) -> None:
         """Have so many instances of a plugin, and wait until they are ready, or gone.
 
-        Those with the highest numbers go first. Raises PluginFailedError as `start` does.
+        Those with the highest numbers go first. Raises PluginFailedError as `start` does, and
+        ConfigError for more than `max_instances` of the plugin or of the mesh, and for ports that
+        there are not; nothing has happened then.
         """
         plugin = self._plugin(name)
         if instances < 1:

@@ -6,7 +6,7 @@ what Prometheus makes of them is a matter of `exposition`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import attrs
@@ -31,6 +31,12 @@ class Distribution:
     counts: tuple[int, ...]
     """One for each bound, and the last for what is above them all."""
     total: float
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether there are buckets for values below 0. The sum of such values may fall, so that in
+        OpenMetrics they have none, nor a count, which only goes with a sum."""
+        return bool(self.bounds) and self.bounds[0] < 0
 
 
 @attrs.frozen
@@ -68,32 +74,3 @@ def _simple(name: str, kind: Kind, unit: str, text: str, values: Mapping[Labels,
 def instance_labels(plugin: str, number: int) -> Labels:
     """Not "instance", which Prometheus uses for whom it scrapes."""
     return (("plugin", plugin), ("plugin_instance", str(number)))
-
-
-def merged(groups: Iterable[Sequence[Family]], leave_out: Callable[[Family], None]) -> list[Family]:
-    """Families of the same name as one, with all of their points.
-
-    `leave_out` is called with each that is of another kind than the first of its name: a name has
-    one in Prometheus.
-    """
-    found: dict[str, Family] = {}
-    points: dict[str, list[Point]] = {}
-    for families in groups:
-        for family in families:
-            if family.kind is found.setdefault(family.name, family).kind:
-                points.setdefault(family.name, []).extend(family.points)
-            else:
-                leave_out(family)
-    return [attrs.evolve(family, points=points[name]) for name, family in found.items()]
-
-
-def labelled(families: Sequence[Family], more: Labels) -> list[Family]:
-    """The same with labels put before those they have; a label of the same name is kept as
-    "exported_" and its name, as Prometheus does."""
-    taken = {name for name, _ in more}
-
-    def relabelled(point: Point) -> Point:
-        own = tuple((f"exported_{n}" if n in taken else n, value) for n, value in point.labels)
-        return Point(more + own, point.value)
-
-    return [attrs.evolve(each, points=[*map(relabelled, each.points)]) for each in families]

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from meshtrio import runtime_dir
@@ -26,6 +27,7 @@ from meshtrio.structured import running
 from meshtrio.telemetry.extras import need
 from meshtrio.telemetry.families import Family
 from meshtrio.telemetry.metrics import Metrics, Source
+from meshtrio.threads import Pace, compute
 
 _log = logging.getLogger("meshtrio.telemetry")
 
@@ -90,9 +92,15 @@ async def _expose(stack: AsyncExitStack, metrics: Metrics, where: str) -> None:
     if where == METRICS_THROUGH_MESH:
         return
     need("metrics", f"{PLUGIN_METRICS}={where}")
+    from meshtrio.telemetry.metrics.admission import Admission
     from meshtrio.telemetry.metrics.exposition import expose
 
+    def readable(families: list[Family], pace: Pace) -> list[Family]:
+        admission = Admission(pace)
+        admission.take(families, own=True)
+        return admission.families()
+
     async def gather(within: float | None) -> list[Family]:
-        return metrics.families()
+        return await compute(partial(readable, metrics.families()))
 
     await stack.enter_async_context(running(expose, gather, f"tcp:{where}"))

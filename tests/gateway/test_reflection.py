@@ -16,6 +16,7 @@ from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import describe, list_services, method_in
 from meshtrio.errors import UsageError
+from meshtrio.gateway import catalog
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.dynamic import service_of
 from meshtrio.rpc.server import Server
@@ -230,3 +231,21 @@ async def test_what_one_plugin_says_harms_no_other(
                 except UsageError:
                     continue
             assert await ask(behind.channel, file_containing_symbol=ECHO)
+
+
+async def test_there_is_room_for_the_types_of_so_many(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of services whose types are too many beside others', the names are known."""
+    servers = {name: described(clashing.Servicer(name)) for name in ("a", "b", "c")}
+    monkeypatch.setattr(catalog, "_MAX_DECLARATIONS", 25)
+    async with gateway_to(short_dir, **servers) as behind:
+        known = 0
+        for name in servers:
+            assert f"{name}.Service" in await list_services(behind.channel)
+            try:
+                await describe(behind.channel, f"{name}.Service")
+                known += 1
+            except UsageError as exc:
+                assert "is not known here" in str(exc)  # noqa: PT017
+        assert known == 2

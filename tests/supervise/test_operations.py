@@ -211,6 +211,16 @@ async def test_a_number_of_instances_that_cannot_be_changes_nothing(
         assert made.states() == {"p/0": "ready"}
 
 
+async def test_scaling_by_a_slip_of_the_finger_changes_nothing(autojump_clock: MockClock) -> None:
+    async with lab([plug("p"), plug("q", max_instances=3)]) as made:
+        await made.run_until(1)
+        for name, instances in (("p", 3_000_000), ("p", 257), ("q", 4)):
+            with pytest.raises(ConfigError, match=f"instances: {instances} is more than its max"):
+                await made.operations.scale(name, instances)
+        assert made.states() == {"p/0": "ready", "q/0": "ready"}
+        await made.operations.scale("q", 3)
+
+
 async def test_why_nobody_serves_a_service_is_in_the_registry(autojump_clock: MockClock) -> None:
     never, once = plug("never", restart=RestartPolicy.NEVER), plug("once")
     async with lab([never, once], {"never": [Script(lives=1, ready=math.inf)]}) as made:

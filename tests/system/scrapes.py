@@ -56,7 +56,7 @@ def fetch(url: str, **headers: str) -> tuple[Any, bytes]:
     request = urllib.request.Request(
         url, headers={k.replace("_", "-"): v for k, v in headers.items()}
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=300) as response:
         return response, response.read()
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from meshtrio.structured import running
-from meshtrio.telemetry.families import Family
-from meshtrio.telemetry.metrics.exposition import expose
+from meshtrio.telemetry.families import Family, Kind, Point, gauge
+from meshtrio.telemetry.metrics.exposition import Scrapes, expose
 from tests.system.scrapes import free_port
 
 
@@ -41,3 +43,72 @@ async def test_whatever_is_asked_has_an_answer(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert (b"the log says why" in answer) is (status == 500 and said.startswith(b"GET"))
     assert ("metrics could not be told" in caplog.text) is (status == 500)
+
+
+async def test_those_who_wait_for_a_scrape_share_the_next() -> None:
+    """However many ask, a mesh asks its plugins once at a time."""
+    gathered, going_on = 0, trio.Event()
+
+    async def gather(within: float | None) -> list[Family]:
+        nonlocal gathered
+        gathered += 1
+        number = gathered
+        await going_on.wait()
+        return [gauge("number", "", "", {(): number})]
+
+    scrapes, texts = Scrapes(gather), []
+
+    async def ask(accept: str) -> None:
+        texts.append(await scrapes.text(None, accept, packed=False))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "")
+            await trio.testing.wait_all_tasks_blocked()
+            for accept in ("", "application/openmetrics-text; version=1.0.0") * 10:
+                nursery.start_soon(ask, accept)
+            await trio.testing.wait_all_tasks_blocked()
+            going_on.set()
+        assert gathered == 2
+        first, *others = (text for _, text in texts)
+        assert b"number 1.0" in first
+        assert all(b"number 2.0" in text for text in others)
+        assert {kind.partition(";")[0] for kind, _ in texts} == {
+            "text/plain",
+            "application/openmetrics-text",
+        }
+        await ask("")
+        assert gathered == 3
+
+
+async def test_who_stops_waiting_for_a_scrape_leaves_nothing_old_behind() -> None:
+    entered, going_on, gathered = trio.Event(), trio.Event(), 0
+
+    async def gather(within: float | None) -> list[Family]:
+        nonlocal gathered
+        gathered += 1
+        entered.set()
+        await going_on.wait()
+        return [gauge("number", "", "", {(): gathered})]
+
+    scrapes = Scrapes(gather)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(scrapes.text, None, "", packed=False))
+            await entered.wait()
+            nursery.cancel_scope.cancel()
+        going_on.set()
+        _, text = await scrapes.text(None, "", packed=False)
+    assert b"number 2.0" in text
+
+
+async def test_what_cannot_be_written_costs_no_other() -> None:
+    odd = Family("odd", Kind.GAUGE, "", "", [Point((("label", "\ud800"),), 1)])
+
+    async def gather(within: float | None) -> list[Family]:
+        return [odd, gauge("number", "", "", {(): 1})]
+
+    for accept in ("", "application/openmetrics-text; version=1.0.0"):
+        _, text = await Scrapes(gather).text(None, accept, packed=False)
+        assert b"number 1.0" in text
+        assert text.endswith(b"# EOF\n") == bool(accept)

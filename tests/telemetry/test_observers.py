@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import pytest
 import trio
 import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
-from echo.v1.echo_pb2 import RepeatRequest
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.client.channel import connect_to
-from meshtrio.rpc import observe
+from meshtrio.client.calls import stub_method
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.rpc import census, observe, tracing
 from meshtrio.rpc.observers import observers, observing
+from meshtrio.rpc.seam import Method
 from meshtrio.rpc.server import Server
+from meshtrio.wire.budget import Budget
 from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted, request, requests
 from tests.rpc.test_calls import ALL
@@ -223,3 +227,116 @@ async def test_one_that_fails_costs_no_call(
                 await call.send_message(request("still"))
                 assert (await call.receive_message()).message == "still"
     assert "/echo.v1.EchoService/Echo: call tracer raised" in caplog.text
+
+
+STEPS = (
+    *("method", "begin", "attempt", "asks", "placed", "finished", "ended", "enter", "refused"),
+    *("sent", "sent_all", "received", "received_all", "answered"),
+)
+
+
+class Bug(BaseException):
+    """Not an Exception, which `except Exception` would let through."""
+
+
+class Raising(Notes):
+    """Raises at some steps, before it writes anything down."""
+
+    def __init__(self, steps: Collection[str], error: BaseException) -> None:
+        super().__init__(messages=True)
+        self.steps, self.error = steps, error
+
+    def check(self, step: str) -> None:
+        if step in self.steps:
+            raise self.error
+
+    def begin(self, *arguments: Any) -> Any:
+        super().begin(*arguments)
+        self.check("begin")
+        if not arguments:
+            return RaisingCall(self)
+        watch = arguments[2].watch = RaisingWatch(self, "server")
+        return watch
+
+    def refused(self, head: Any, outcome: observe.Outcome) -> None:
+        self.check("refused")
+
+    def method(self, target: str, method: Any) -> observe.MethodObserver:
+        self.check("method")
+        return self
+
+
+def checked(step: str) -> Any:
+    def call(self: Any, *args: Any, **named: Any) -> Any:
+        found = getattr(super(type(self), self), step)(*args, **named)
+        self.notes.check(step)
+        return found
+
+    return call
+
+
+class RaisingWatch(Watch):
+    notes: Raising
+
+
+class RaisingCall(Call):
+    notes: Raising
+
+    def attempt(self, kind: observe.AttemptKind, previous: int) -> observe.AttemptWatch:
+        self.notes.check("attempt")
+        return RaisingWatch(self.notes, "client")
+
+
+for name in STEPS:
+    if hasattr(Watch, name):
+        setattr(RaisingWatch, name, checked(name))
+RaisingCall.ended = checked("ended")  # type: ignore[method-assign]
+
+
+NO_SUCH = Method("no.Such", "Method", EchoRequest, EchoReply, False, False)
+
+
+async def make_calls(channel: Channel) -> None:
+    """A unary call, one that streams, and one that is refused."""
+    stub = channel.stub(EchoServiceStub)
+    assert (await stub.Echo(request("hi"))).message == "hi"
+    async with stub.Chat() as call:
+        await call.send_message(request("still"))
+        assert (await call.receive_message()).message == "still"
+        await call.close()
+        assert await call.receive_message() is None
+    with pytest.raises(purerpc.UnimplementedError):
+        await stub_method(channel, NO_SUCH)(request("?"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), Bug("a bug")], ids=["Error", "Bug"])
+@pytest.mark.parametrize("order", ["alone", "first", "last"])
+@pytest.mark.parametrize("steps", [*STEPS, STEPS], ids=[*STEPS, "all"])
+async def test_a_tracer_that_raises_costs_a_line_of_the_log(
+    steps: str | tuple[str, ...],
+    order: str,
+    error: BaseException,
+    short_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracing, "_lines", Budget(burst=100, rate=1))
+    raising, notes = Raising((steps,) if isinstance(steps, str) else steps, error), Notes()
+    tracers = {"alone": [raising], "first": [raising, notes], "last": [notes, raising]}[order]
+    with ExitStack() as stack:
+        for each in tracers:
+            stack.enter_context(observing(client=each, server=each))
+        async with (
+            serving(short_dir / "a", Server(ALL)),
+            connect_to(f"unix:{short_dir / 'a'}") as channel,
+        ):
+            with trio.fail_after(30):
+                await make_calls(channel)
+                connections = {each.number for each in census.SOCKETS.since(0)}
+                await make_calls(channel)
+            assert {each.number for each in census.SOCKETS.since(0)} == connections
+    if order != "alone":
+        assert notes.lines.count("call ended 0") == 4
+        assert notes.lines.count("server ended 0") == 4
+        assert sum(line.startswith("refused") for line in notes.lines) == 2
+    assert "call tracer raised" in caplog.text

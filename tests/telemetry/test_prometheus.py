@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from prometheus_client.registry import Collector
 
 from meshtrio.messages import metrics
-from meshtrio.services.metrics import families_of, messages_of
+from meshtrio.services.metrics import CollectedMetrics, messages_of
 from meshtrio.telemetry.families import Family, Kind, Point
 from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.metrics.admission import Admission
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector, taken
 
 
@@ -139,7 +140,7 @@ def test_series_of_one_name_may_have_buckets_of_their_own() -> None:
         text = exposed(families)
         # The same once it has been told to a mesh.
         told = [each for family in families for each in messages_of(family)]
-        assert exposed(families_of(told)).count("took_bucket") == text.count("took_bucket") == 5
+        assert exposed(admitted(told)).count("took_bucket") == text.count("took_bucket") == 5
     assert 'took_bucket{by="a",le="+Inf"} 2.0' in text
     assert 'took_bucket{by="b",le="2.0"} 2.0' in text
 
@@ -168,9 +169,15 @@ def message(name: str = "f", counts: tuple[int, ...] = (1, 2), bounds: Any = (1.
     return metrics.MetricFamily(name=name, kind=kind, bounds=bounds, points=[point])
 
 
+def admitted(families: list[Any]) -> list[Family]:
+    admission = Admission()
+    reply = metrics.CollectMetricsResponse(families=families)
+    admission.take(CollectedMetrics(reply.SerializeToString()).families())
+    return admission.families()
+
+
 def test_what_another_process_tells_is_not_trusted() -> None:
-    fine = families_of([message()])
-    assert [len(family.points) for family in fine] == [1]
+    assert [len(family.points) for family in admitted([message()])] == [1]
     wrong = [
         message(name=""),
         message(counts=(1,)),
@@ -178,4 +185,4 @@ def test_what_another_process_tells_is_not_trusted() -> None:
         message(bounds=[nan]),
         metrics.MetricFamily(name="f", kind=77),
     ]
-    assert not [point for family in families_of(wrong) for point in family.points]
+    assert not [point for family in admitted(wrong) for point in family.points]

@@ -1,16 +1,18 @@
 """Metrics over HTTP, for Prometheus: GET /metrics, in its text form or in OpenMetrics.
 
 HTTP is h11's, the text prometheus_client's (extra `metrics`); a connection is for one request. What
-is exposed is gathered anew for each scrape, and turned into text in a thread, since that takes its
-time.
+is exposed is gathered anew for each scrape, but once for all that wait while another is under way,
+and turned into text in a thread, since that takes its time.
 """
 
 from __future__ import annotations
 
 import gzip
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import h11
@@ -21,6 +23,7 @@ from meshtrio.rpc.acceptor import Acceptor
 from meshtrio.rpc.listener import tcp_listener
 from meshtrio.telemetry.families import Family
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
+from meshtrio.threads import Pace, compute
 
 _log = logging.getLogger("meshtrio.telemetry")
 
@@ -28,6 +31,8 @@ _PATIENCE = 10.0
 """Seconds for a request to come, and for its answer to be taken."""
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
+_EOF = b"# EOF\n"
+"""The end of a text in OpenMetrics."""
 
 _TEXT: Headers = [("content-type", "text/plain; charset=utf-8")]
 _TIMEOUT = b"x-prometheus-scrape-timeout-seconds"
@@ -49,7 +54,7 @@ async def expose(
 
     Reports started once it listens. Raises UsageError where it cannot.
     """
-    places = trio.CapacityLimiter(_MOST_AT_ONCE)
+    places, scrapes = trio.CapacityLimiter(_MOST_AT_ONCE), Scrapes(gather)
     with tcp_listener(listen) as sock:
 
         async def answer(stream: trio.SocketStream) -> None:
@@ -60,7 +65,7 @@ async def expose(
                     return
                 try:
                     with trio.move_on_after(_PATIENCE):
-                        await _answer(stream, gather)
+                        await _answer(stream, scrapes)
                 finally:
                     places.release()
 
@@ -79,10 +84,10 @@ async def expose(
             await acceptor.run()
 
 
-async def _answer(stream: trio.SocketStream, gather: Gather) -> None:
+async def _answer(stream: trio.SocketStream, scrapes: Scrapes) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
-        method, (status, headers, body) = await _heard(stream, connection, gather)
+        method, (status, headers, body) = await _heard(stream, connection, scrapes)
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         said = connection.send(head) or b""
@@ -93,14 +98,14 @@ async def _answer(stream: trio.SocketStream, gather: Gather) -> None:
 
 
 async def _heard(
-    stream: trio.SocketStream, connection: h11.Connection, gather: Gather
+    stream: trio.SocketStream, connection: h11.Connection, scrapes: Scrapes
 ) -> tuple[bytes, Reply]:
     """The method of a request, and the answer to it, whatever it is."""
     method = b""
     try:
         request = await _request(stream, connection)
         method = request.method
-        return method, await _reply(request, gather)
+        return method, await _reply(request, scrapes)
     except h11.RemoteProtocolError as exc:
         _log.debug("a request for metrics was none: %s", exc)
         return method, (exc.error_status_hint, _TEXT, b"This is for HTTP/1.1.\n")
@@ -123,15 +128,15 @@ async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11
             raise h11.RemoteProtocolError("the peer closed the connection")
 
 
-async def _reply(request: h11.Request, gather: Gather) -> Reply:
+async def _reply(request: h11.Request, scrapes: Scrapes) -> Reply:
     if request.target.partition(b"?")[0] != b"/metrics":
         return 404, _TEXT, b"Metrics are at /metrics.\n"
     if request.method not in (b"GET", b"HEAD"):
         return 405, [*_TEXT, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
     asked = {name: value.decode("latin-1") for name, value in request.headers}
-    families = await gather(_seconds(asked.get(_TIMEOUT)))
     packed = "gzip" in asked.get(b"accept-encoding", "")
-    kind, body = await trio.to_thread.run_sync(_text, families, asked.get(b"accept", ""), packed)
+    within = _seconds(asked.get(_TIMEOUT))
+    kind, body = await scrapes.text(within, asked.get(b"accept", ""), packed=packed)
     headers = [("content-type", kind)]
     return 200, [*headers, ("content-encoding", "gzip")] if packed else headers, body
 
@@ -145,7 +150,51 @@ def _seconds(text: str | None) -> float | None:
     return seconds if seconds > 0 else None
 
 
-def _text(families: Sequence[Family], accept: str, packed: bool) -> tuple[str, bytes]:
-    encode, kind = choose_encoder(accept)
-    body: bytes = encode(PrometheusCollector(lambda: families))
-    return kind, gzip.compress(body, 1) if packed else body
+class Scrapes:
+    """Gathers and encodes once for all who ask meanwhile, so that more of them cost no more."""
+
+    def __init__(self, gather: Gather) -> None:
+        self._gather = gather
+        self._busy = trio.Lock()
+        self._began = -math.inf
+        self._families: Sequence[Family] = ()
+        self._texts: dict[tuple[str, bool], bytes] = {}
+        """By content type, and whether it is compressed."""
+
+    async def text(self, within: float | None, accept: str, *, packed: bool) -> tuple[str, bytes]:
+        """The content type and the text of a scrape that began after this was called."""
+        asked = trio.current_time()
+        encode, kind = choose_encoder(accept)
+        async with self._busy:
+            if self._began < asked:
+                began = trio.current_time()
+                self._families, self._texts = await self._gather(within), {}
+                self._began = began
+            if (kind, packed) not in self._texts:
+                work = partial(_encoded, encode, self._families, packed)
+                self._texts[kind, packed] = await compute(work)
+            text = self._texts[kind, packed]
+            if not self._busy.statistics().tasks_waiting:
+                self._began, self._families, self._texts = -math.inf, (), {}
+        return kind, text
+
+
+def _encoded(
+    encode: Callable[[Any], bytes], families: Sequence[Family], packed: bool, pace: Pace
+) -> bytes:
+    """Encode family by family, as each of these calls holds the interpreter."""
+    text = bytearray()
+    ending = b""
+    for family in families:
+        pace()
+        try:
+            part = encode(PrometheusCollector(partial(list, [family])))
+        except Exception:
+            # Something that prometheus_client does not take, which shall not cost the others.
+            _log.exception("metric %r cannot be written", family.name)
+            continue
+        if part.endswith(_EOF):
+            part, ending = part[: -len(_EOF)], _EOF
+        text += part
+    text += ending or encode(PrometheusCollector(list))
+    return gzip.compress(text, 1) if packed else bytes(text)

@@ -1,13 +1,8 @@
-"""Families for Prometheus and back, by prometheus_client (extra `metrics`).
-
-Names and units become those that OpenTelemetry's exporter for Prometheus gives them (OpenTelemetry
-specification, "Prometheus and OpenMetrics Compatibility"): "grpc.server.call.duration" in "s" is
-grpc_server_call_duration_seconds.
-"""
+"""Families for Prometheus and back, by prometheus_client (extra `metrics`)."""
 
 from __future__ import annotations
 
-import re
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +17,10 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
+from meshtrio.telemetry.metrics.names import label_name, name_of, unit_of
 
-_UNITS = {"s": "seconds", "By": "bytes", "1": "ratio"}
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_:]")
-_NOT_IN_A_LABEL = re.compile(r"[^a-zA-Z0-9_]")
+_log = logging.getLogger("meshtrio.telemetry")
+
 _OF_ALL_PROGRAMS = frozenset(
     {
         *("process_cpu_seconds", "process_max_fds", "process_open_fds"),
@@ -75,14 +70,14 @@ class PrometheusCollector(Collector):
 
 def exposed(family: Family) -> core.Metric:
     """A family as prometheus_client writes it."""
-    name = _name_of(family)
+    name = name_of(family)
     if family.kind is Kind.HISTOGRAM:
-        metric = core.Metric(name, family.text, "histogram", _unit_of(family))
+        metric = core.Metric(name, family.text, "histogram", unit_of(family))
         for point in family.points:
             metric.samples += _buckets(name, point)
         return metric
     kind = "counter" if family.kind is Kind.COUNTER else "gauge"
-    metric = core.Metric(name, family.text, kind, _unit_of(family))
+    metric = core.Metric(name, family.text, kind, unit_of(family))
     suffix = "_total" if family.kind is Kind.COUNTER else ""
     for point in family.points:
         assert not isinstance(point.value, Distribution)
@@ -90,24 +85,8 @@ def exposed(family: Family) -> core.Metric:
     return metric
 
 
-def _name_of(family: Family) -> str:
-    name = _name(family.name, _NOT_IN_A_NAME)
-    unit = _unit_of(family)
-    return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
-
-
-def _unit_of(family: Family) -> str:
-    return _UNITS.get(family.unit, "")
-
-
-def _name(text: str, others: re.Pattern[str]) -> str:
-    """One that Prometheus takes, without the characters that it does not."""
-    name = others.sub("_", text)
-    return name if name and not name[0].isdigit() else f"_{name}"
-
-
 def _labels(labels: Labels) -> dict[str, str]:
-    return {_name(name, _NOT_IN_A_LABEL): value for name, value in labels}
+    return {label_name(name): value for name, value in labels}
 
 
 def _buckets(name: str, point: Point) -> list[Sample]:
@@ -118,8 +97,9 @@ def _buckets(name: str, point: Point) -> list[Sample]:
     for bound, count in zip(bounds, point.value.counts, strict=True):
         total += count
         samples.append(Sample(f"{name}_bucket", {**labels, "le": bound}, total))
-    samples.append(Sample(f"{name}_count", labels, total))
-    samples.append(Sample(f"{name}_sum", labels, point.value.total))
+    if not point.value.has_negative:
+        samples.append(Sample(f"{name}_count", labels, total))
+        samples.append(Sample(f"{name}_sum", labels, point.value.total))
     return samples
 
 
@@ -135,14 +115,16 @@ def default_families() -> list[Family]:
     """
     if _collector_is_asked.get():
         return []
-    with _noted(_registry_is_asked):
-        metrics = list(prometheus_client.REGISTRY.collect())
-    return [
-        family
-        for metric in metrics
-        if metric.name not in _OF_ALL_PROGRAMS
-        for family in taken(metric)
-    ]
+    found: list[Family] = []
+    try:
+        with _noted(_registry_is_asked):
+            for metric in prometheus_client.REGISTRY.collect():
+                if metric.name not in _OF_ALL_PROGRAMS:
+                    found += taken(metric)
+    except Exception:
+        # A collector of the program, which has others, and calls that are measured as well.
+        _log.exception("a collector of prometheus_client's registry failed")
+    return found
 
 
 def taken(metric: core.Metric) -> Iterator[Family]:
@@ -153,7 +135,7 @@ def taken(metric: core.Metric) -> Iterator[Family]:
     by_name: defaultdict[str, list[Point]] = defaultdict(list)
     for sample in metric.samples:
         if not sample.name.endswith("_created"):
-            by_name[sample.name].append(Point(tuple(sample.labels.items()), sample.value))
+            by_name[sample.name].append(Point(tuple(sample.labels.items()), float(sample.value)))
     for name, points in by_name.items():
         if metric.type == "counter":
             name, kind = name.removesuffix("_total"), Kind.COUNTER

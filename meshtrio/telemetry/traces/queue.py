@@ -120,9 +120,12 @@ class SpanQueue(SpanProcessor):
             except NotSentError as exc:
                 self._dropped["not_sent"] += count
                 self._complain(str(exc))
-            except BaseException:
+            except BaseException as exc:
                 self._dropped["not_sent"] += count
-                raise
+                if not isinstance(exc, Exception):
+                    raise
+                # Whatever the collector answers costs this batch, not those to come.
+                _log.exception("spans were not sent")
             else:
                 self._sent += count - rejected.count
                 self._dropped["rejected"] += rejected.count

@@ -1,0 +1,108 @@
+"""What a plugin answers to load, log levels, tap and health costs what was asked of it, and no
+more: the mesh tells of the others, and goes on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoRequest
+
+from meshtrio import mesh
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.messages import control, tap
+from meshtrio.services import log_levels
+from meshtrio.supervise import events
+from tests.meshes import Watched, running
+from tests.plugins.answering import ANSWERS, EMPTY_MESSAGES, HEALTHS
+from tests.programs import echo, plugin
+from tests.turns import cpu_time_of, watching_turns
+
+CONTROL = control.DESCRIPTOR.services_by_name["Control"]
+
+
+@pytest.fixture(autouse=True)
+def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is slow is not what these tests are about."""
+    monkeypatch.setattr(log_levels, "_PATIENCE", 100.0)
+
+
+async def statistics_are_sound(stub: Any) -> None:
+    while True:
+        found = await stub.GetStatistics(control.GetStatisticsRequest())
+        bad, good = found.instances
+        if good.HasField("load"):
+            break
+    for name in ("median", "p99"):
+        assert not bad.HasField("load") or 0 <= getattr(bad.load, name) < math.inf
+    assert found.ByteSize() < 10_000
+
+
+async def log_levels_are_told(stub: Any) -> None:
+    request = control.SetLogLevelRequest(name="echo", level="debug")
+    assert (await stub.SetLogLevel(request)).plugins[0].instances[0].level == "debug"
+    found = await stub.GetLogLevels(control.GetLogLevelsRequest())
+    bad, good = found.plugins
+    assert good.instances[0].level == "debug"
+    assert len(bad.instances[0].level) <= 64
+
+
+async def calls_are_told(watched: Watched, stub: Any) -> None:
+    """Those of the other plugin, whatever this one says."""
+    async with (
+        watched.mesh.connect("plugin.echo") as channel,
+        stub.WatchCalls(control.WatchCallsOfRequest()) as calls,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def call() -> None:
+            while True:
+                await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
+                await trio.sleep(0.05)
+
+        nursery.start_soon(call)
+        async for found in calls:
+            if found.HasField("call"):
+                assert math.isfinite(found.call.time)
+                assert 0 <= found.call.seconds < math.inf
+            if found.plugin == "echo" and found.call.method.endswith("/Echo"):
+                nursery.cancel_scope.cancel()
+                return
+
+
+def interpret() -> None:
+    """What the mesh would have to do with one answer of empty messages."""
+    for call in tap.EndedCalls.FromString(EMPTY_MESSAGES[: 2**20]).calls:
+        control.WatchedCall(call=call)
+
+
+@pytest.mark.parametrize("kind", [*ANSWERS, "flood"])
+async def test_answers_that_make_no_sense(short_dir: Path, kind: str) -> None:
+    config = plugin("bad", "answering.py", kind) + echo()
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready, count=2)
+        async with mesh.connect_to_mesh(watched.mesh.socket) as channel, watching_turns() as turns:
+            stub = DynamicStub(channel, CONTROL)
+            with trio.fail_after(240):
+                await statistics_are_sound(stub)
+                await log_levels_are_told(stub)
+                await calls_are_told(watched, stub)
+                await statistics_are_sound(stub)
+        assert turns.longest < cpu_time_of(interpret)
+        assert {status.restarts for status in watched.mesh.instances()} == {0}
+
+
+@pytest.mark.parametrize("kind", HEALTHS)
+async def test_a_health_check_that_makes_no_sense_is_none(short_dir: Path, kind: str) -> None:
+    config = plugin("bad", "answering.py", f"health-{kind}", ready_timeout=3) + echo()
+    async with running(config, short_dir) as watched:
+        await watched.wait(events.Ready, plugin="echo")
+        ended = await watched.wait(events.Exited, plugin="bad")
+        assert "was not ready within 3 s: " in str(ended.event)
+        async with watched.mesh.connect("plugin.echo") as channel:
+            with trio.fail_after(30):
+                await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))

@@ -1,0 +1,148 @@
+"""Plugins whose metrics would make a scrape unreadable: they lose those, and only those."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parsed_openmetrics,
+)
+
+from meshtrio.messages import metrics
+from meshtrio.services import gathering
+from meshtrio.services.metrics import CollectedMetrics
+from meshtrio.supervise import events
+from meshtrio.telemetry.families import instance_labels
+from meshtrio.telemetry.metrics import exposition
+from meshtrio.telemetry.metrics.admission import Admission
+from tests.meshes import running
+from tests.programs import echo, plugin, until
+from tests.system.prometheus_server import Prometheus
+from tests.system.scrapes import Scrape, fetch, telling
+from tests.turns import cpu_time_of, watching_turns
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+# By what a plugin tells: how many points of each reason it loses, and series it keeps.
+KINDS = {
+    "names": ({"name": 9}, {"good_count_total": 7}),
+    "kinds": ({"kind": 3}, {"good_count_total": 7}),
+    "labels": ({"labels": 6, "size": 2}, {"labelled": 1}),
+    "values": ({"value": 10, "size": 1}, {"below_bucket": 2**64, "large_total": 1.7e308}),
+    "duplicates": ({"duplicate": 5}, {"twice": 1, "tw_ice": 1, "good_count_total": 7}),
+    "texts": ({}, {"told": 1}),
+    "many": ({}, {"one_of_many_8999": 8999}),
+}
+GARBAGE = ("huge", "points", "broken", "fields")
+
+
+@pytest.fixture(autouse=True)
+def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is slow is not what these tests are about."""
+    monkeypatch.setattr(gathering, "_PATIENCE", 120.0)
+    monkeypatch.setattr(exposition, "_PATIENCE", 240.0)
+
+
+def unreadable(kind: str) -> str:
+    return plugin("bad", "unreadable.py", kind)
+
+
+def check_with_promtool(text: bytes) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
+        # 3: what could be better, such as the help text that some have not.
+        assert done.returncode in (0, 3), done.stderr
+
+
+async def scrapes(url: str) -> tuple[Scrape, Scrape]:
+    """One scrape in each form, each held to its own parser."""
+    _, text = await trio.to_thread.run_sync(partial(fetch, url))
+    _, openmetrics = await trio.to_thread.run_sync(partial(fetch, url, Accept=OPENMETRICS))
+    check_with_promtool(text)
+    assert openmetrics.endswith(b"# EOF\n")
+    return Scrape.of(text.decode()), Scrape.of(openmetrics.decode(), parsed_openmetrics)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_cannot_be_read_is_left_out_and_counted(short_dir: Path, kind: str) -> None:
+    lost, kept = KINDS[kind]
+    with telling() as (table, url):
+        config = table + unreadable(kind) + plugin("good", "unreadable.py", "bystander") + echo()
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=3)
+            for times, found in enumerate(await scrapes(url), 1):
+                assert found.value("mesh_instance_state", plugin="bad", state="ready") == 1
+                for name, value in kept.items():
+                    assert found.value(name, plugin="bad") >= value
+                for reason in ("name", "kind", "labels", "value", "duplicate", "size"):
+                    counted = partial(found.value, "mesh_collection_points_left_out_total")
+                    assert counted(plugin="bad", reason=reason) == times * lost.get(reason, 0)
+                    assert counted(plugin="good", reason=reason) == 0
+                assert found.value("good_count_total", plugin="good") == 7
+                assert found.value("good_took_seconds_sum", plugin="good") == 3
+                assert found.value("mesh_collection_failures_total") == 0
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_an_answer_that_is_none_costs_only_who_gave_it(short_dir: Path, kind: str) -> None:
+    with telling() as (table, url):
+        config = table + unreadable(kind) + plugin("good", "unreadable.py", "bystander")
+        async with running(config, short_dir) as watched:
+            await watched.wait(events.Ready, count=2)
+            for times, found in enumerate(await scrapes(url), 1):
+                assert found.value("mesh_collection_failures_total", plugin="bad") == times
+                assert found.value("good_count_total", plugin="good") == 7
+
+
+async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None:
+    reply = metrics.CollectMetricsResponse(
+        families=[
+            metrics.MetricFamily(
+                name=f"one.of.many.{number}",
+                kind=metrics.METRIC_KIND_GAUGE,
+                points=[metrics.MetricPoint(value=1)],
+            )
+            for number in range(9000)
+        ]
+    ).SerializeToString()
+
+    def at_once() -> None:
+        Admission().take(CollectedMetrics(reply).families(), instance_labels("bad", 0))
+
+    with telling() as (table, url):
+        async with running(table + unreadable("many"), short_dir) as watched:
+            await watched.wait(events.Ready)
+            async with watching_turns() as turns:
+                _, text = await trio.to_thread.run_sync(partial(fetch, url))
+            assert b"one_of_many_8999{" in text
+            assert turns.longest < cpu_time_of(at_once) / 3
+
+
+async def test_prometheus_reads_all_of_it(short_dir: Path) -> None:
+    """The real one, whose parser is neither that of promtool nor Python's."""
+    prometheus = Prometheus(short_dir)
+    kinds = [kind for kind in KINDS if kind != "many"] + ["broken"]
+    plugins = "".join(plugin(kind, "unreadable.py", kind) for kind in kinds)
+    with telling() as (table, url):
+        async with running(table + plugins + echo(), short_dir) as watched:
+            await watched.wait(events.Ready, count=len(kinds) + 1)
+            wanted = set(kinds) - {"broken"}
+            await trio.to_thread.run_sync(wait_for_samples, prometheus, url, wanted)
+
+
+def wait_for_samples(prometheus: Prometheus, url: str, wanted: set[str]) -> None:
+    """Have it scrape until it has samples of these plugins."""
+    with prometheus.running():
+        prometheus.scrape(url.removeprefix("http://").removesuffix("/metrics"))
+        until(lambda: wanted <= plugins_in(prometheus.query("good_count_total")), 200)
+
+
+def plugins_in(rows: list[dict[str, Any]]) -> set[str]:
+    return {row["metric"]["plugin"] for row in rows}
