@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 import purerpc
@@ -16,6 +17,8 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc import census
+from meshtrio.rpc.accounts import Ledger
+from meshtrio.rpc.fairness import Share
 from meshtrio.rpc.message_limits import connection_limits
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.peer import Peer
@@ -33,6 +36,14 @@ from meshtrio.wire.limits import Limits
 _log = logging.getLogger("meshtrio.rpc")
 
 _RECEIVE_SIZE = 1024 * 1024
+_READ_COST = 64
+"""Frames, and KiB of frames, that are processed before the time is looked at."""
+_FEW_EVENTS = 12
+"""Events of one read whose time is not worth measuring."""
+_EVENT_COST = 0.000003
+"""Seconds that an event takes on average."""
+_WINDOW_OF_ONE = 4096
+"""Bytes of a connection's window for which one waiting stream is woken."""
 _EVENTS_OF_A_CALL = 3
 """A reply is a head, a message and trailers: a read that brings more has woken several tasks."""
 _HOLD = 0.0005
@@ -84,7 +95,19 @@ class Connection:
         """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._waiting_for_window: set[Stream] = set()
+        self._waiting_for_window: dict[Stream, None] = {}
+        """In the order in which they wait."""
+        self.ledger: Ledger | None = None
+        """On a server: the memory that the connection's calls use."""
+        self.share = Share()
+        """The use that the peer makes of the event loop."""
+        self._window_opened = False
+        """The read under way has opened the connection's window."""
+        self._waking = False
+        self._outbox_charge = 0
+        """Bytes in the outbox that the ledger counts."""
+        self._answers = 0
+        """Bytes of answers to PING and SETTINGS that the peer has not read."""
         self._easing = False
         """A task waits for the kernel on their behalf."""
         self.passed_on: set[Connection] = set()
@@ -127,6 +150,8 @@ class Connection:
         finally:
             self._close_calls()
             self.outbox.close()
+            if self.ledger is not None:
+                self._count_outbox(self.ledger)
             self._transport.close()
             census.SOCKETS.leave(self.number)
 
@@ -145,8 +170,7 @@ class Connection:
         return False
 
     async def _pump(self) -> None:
-        receive, handle, now = self._transport.receive, self._handle, self._now
-        answers = 0
+        receive, now = self._transport.receive, self._now
         while not self.engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -156,28 +180,63 @@ class Connection:
             if not data:
                 return
             self._heard = now()
-            received = self.engine.receive_data(data, self._heard)
-            for event in received:
-                handle[type(event)](event)
-            for stream in self._fed:
-                if not stream.ended:
-                    stream.allow_more()
-            self._fed.clear()
-            waiting = self.outbox.size
-            self.flush()
-            passed_on = bool(self.passed_on)
-            if passed_on:
-                self._flush_passed_on()
-            # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
-            # more. Messages are not counted: two peers that each wait for the other to read would
-            # wait for ever, and windows bound them anyway.
-            answers = answers + self.outbox.size - waiting if waiting else 0
-            if answers > CONGESTED_ABOVE:
+            received = self._handle_all(self.engine.receive_data(data, self._heard, _READ_COST))
+            if received > _FEW_EVENTS or self.engine.has_unread:
+                received = await self._read_rest(received)
+            passed_on = self._finish_read()
+            if self._answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
             # In two or three parts: the peer is at work on one while the next is being made.
-            together = len(received) // (2 * _EVENTS_OF_A_CALL)
+            together = received // (2 * _EVENTS_OF_A_CALL)
             if together > 1 and not passed_on:
                 await self._send_together(together)
+
+    def _handle_all(self, received: list[events.Event]) -> int:
+        handle = self._handle
+        for event in received:
+            handle[type(event)](event)
+        return len(received)
+
+    async def _read_rest(self, received: int) -> int:
+        """Process what a read has brought beyond little: a slice of time, then the next in the
+        peer's turn. Gives the number of events of the last slice, `received` being the first.
+        """
+        engine, share = self.engine, self.share
+        # What came before was one part, of which only the order of magnitude matters.
+        began = perf_counter() - received * _EVENT_COST
+        while True:
+            while engine.has_unread and perf_counter() - began < share.slice:
+                received += self._handle_all(engine.receive_more(self._now(), _READ_COST))
+            must_wait = share.charge(perf_counter() - began)
+            if not engine.has_unread and not must_wait:
+                return received
+            self._finish_read()
+            if self._answers > CONGESTED_ABOVE:
+                await self.outbox.empty()
+            await share.turn()
+            began, received = perf_counter(), 0
+            if not engine.has_unread:
+                return received
+
+    def _finish_read(self) -> bool:
+        """Send what a read has led to; true if some of it was passed on."""
+        if self._window_opened:
+            self._window_opened = False
+            self._wake_senders()
+        for stream in self._fed:
+            if not stream.ended:
+                stream.allow_more()
+        self._fed.clear()
+        waiting = self.outbox.size
+        self.flush()
+        passed_on = bool(self.passed_on)
+        if passed_on:
+            self._flush_passed_on()
+        # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for more.
+        # Messages are not counted: two peers that each wait for the other to read would wait for
+        # ever, and windows bound them anyway.
+        self._answers = self._answers + self.outbox.size - waiting if waiting else 0
+        return passed_on
 
     def _flush_passed_on(self) -> None:
         passed_on, self.passed_on = self.passed_on, set()
@@ -276,9 +335,21 @@ class Connection:
         if not buffers:
             return
         if self.outbox.write(buffers) and self._nursery is not None:
-            self._nursery.start_soon(self.outbox.drain)
+            self._nursery.start_soon(self._drain)
+        if self.ledger is not None and self.outbox.size:
+            self._count_outbox(self.ledger)
         if self.outbox.error is not None and not (self.closed or self.engine.closed):
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
+
+    async def _drain(self) -> None:
+        await self.outbox.drain()
+        if self.ledger is not None:
+            self._count_outbox(self.ledger)
+
+    def _count_outbox(self, ledger: Ledger) -> None:
+        change = self.outbox.size - self._outbox_charge
+        self._outbox_charge += change
+        ledger.add_working(change)
 
     def seconds_since(self, time: float) -> float:
         """Of the clock that the connection goes by; may be asked from another thread."""
@@ -302,7 +373,7 @@ class Connection:
 
     def forget(self, stream: Stream, code: ErrorCode) -> None:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
-        self._waiting_for_window.discard(stream)
+        self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
             awaits_end = not stream.ended and self._awaits_end(stream.id, code)
             if not awaits_end and self.engine.reset_stream(stream.id, code):
@@ -322,7 +393,7 @@ class Connection:
 
     def _fail(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
-        self._waiting_for_window.discard(stream)
+        self.wake_next_sender(stream)
         stream.fail(failure)
         self._on_stream_gone(stream)
 
@@ -359,24 +430,59 @@ class Connection:
             if stream is not None:
                 stream.on_window()
         else:
-            self._wake_senders()
+            self._window_opened = True
 
     def _wake_senders(self) -> None:
-        waiting, self._waiting_for_window = self._waiting_for_window, set()
-        for stream in waiting:
+        """Wake streams that wait for the connection's window, as many as it has room for.
+
+        A stream with a task is woken and sends later; when it is done it wakes the next, by
+        `wake_next_sender`. So a peer that opens the window by a byte does not make this side wake
+        all that wait.
+        """
+        room = self.engine.windows[0]
+        if self._waking or room <= 0:
+            return
+        self._waking = True
+        for stream in list(self._waiting_for_window):
+            if min(room, self.engine.windows[0]) <= 0:
+                break
+            if self.outbox.congested:
+                self._start_easing()
+                break
+            del self._waiting_for_window[stream]
+            if not stream.sends_at_once:
+                room -= _WINDOW_OF_ONE
             stream.on_window()
+        self._waking = False
+
+    def wake_next_sender(self, stream: Stream) -> None:
+        """Leave what a stream did not use of the connection's window to the next that waits."""
+        if self._waiting_for_window:
+            self._waiting_for_window.pop(stream, None)
+            self._wake_senders()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
-        self._wake_senders()
+        if event.windows_grew:
+            for stream in list(self.streams.values()):
+                stream.on_window()
 
     def await_window(self, stream: Stream) -> None:
-        """Have the stream woken when the connection's window opens, or the settings change."""
-        self._waiting_for_window.add(stream)
+        """Have a stream woken when the connection's window opens, if that is what it waits for."""
+        if self.engine.windows[0] <= 0:
+            self._waiting_for_window[stream] = None
+        else:
+            self.wake_next_sender(stream)
 
     def await_room(self, stream: Stream) -> None:
         """The same, and when the kernel takes more."""
-        self._waiting_for_window.add(stream)
-        if self.outbox.congested and not self._easing:
+        if self.outbox.congested:
+            self._waiting_for_window[stream] = None
+            self._start_easing()
+        else:
+            self.await_window(stream)
+
+    def _start_easing(self) -> None:
+        if not self._easing:
             self._easing = True
             self.spawn(self._ease)
 

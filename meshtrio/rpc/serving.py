@@ -46,6 +46,9 @@ _MAX_MESSAGE_SIZE = 4096
 """Bytes of an encoded status message, which is cut beyond that: peers limit their header lists, by
 default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
 
+_LARGE_REPLY = 64 * 1024
+"""Bytes of a reply from which on calls of its method are taken to need as much."""
+
 _OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
 _STOPPED = (purerpc.StatusCode.UNAVAILABLE, "the server stopped during the call")
@@ -243,6 +246,13 @@ class ServerCall:
         if self._stream.failure is not None:
             raise self._stream.failure
         method = self._handler.method
+        ledger = self._stream.ledger
+        if ledger is not None and self._handler.counted:
+            if ledger.account.working and ledger.too_much_work():
+                await ledger.wait_to_work()
+            sizes = self._connection.server.reply_sizes
+            if sizes:
+                self._stream.expect_to_send(sizes.get(method.path, 0))
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
@@ -278,6 +288,9 @@ class ServerCall:
             expected = method.response_type.__name__
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
+        sizes = self._connection.server.reply_sizes
+        if len(data) > _LARGE_REPLY or sizes:
+            _note_size(sizes, method.path, len(data))
         request = self._request
         head = trailers = b""
         if not self._stream.head_sent:
@@ -384,6 +397,15 @@ class ServerCall:
         if self._request.initial_metadata:
             return [self._checked(head), self._checked(self._trailers_block(code, message))]
         return [self._checked(head + self._trailers_block(code, message, head.size))]
+
+
+def _note_size(sizes: dict[str, int], path: str, size: int) -> None:
+    """Remember how large replies of a method are; less and less while they are smaller."""
+    size = max(size, sizes.get(path, 0) // 2)
+    if size > _LARGE_REPLY:
+        sizes[path] = size
+    else:
+        sizes.pop(path, None)
 
 
 def _parsed(parse: Any, data: bytes) -> Any:

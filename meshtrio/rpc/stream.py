@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import purerpc
 import trio
 
 from meshtrio.errors import UsageError
+from meshtrio.rpc.accounts import Ledger
+from meshtrio.rpc.fairness import WAKE_COST, Share
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.waiter import Waiter
 from meshtrio.wire.compression import (
@@ -29,6 +32,16 @@ if TYPE_CHECKING:
 
 _LARGE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
+_MANY = 256
+"""Messages of a stream that wait to be taken, from which on DATA is kept as it comes."""
+_LITTLE = 1024
+"""Bytes that a call may hold without being counted: they are part of what a call costs."""
+_MESSAGE_COST = 48
+"""Bytes that an object takes beyond its content."""
+_COPIES = 2
+"""Of a message that a handler works with: as bytes and as an object."""
+_PIECE = 16 * 1024
+"""Bytes of DATA that are cut into messages at once: up to 3,276 messages, for some 0.5 ms."""
 
 
 class Compressed(bytes):
@@ -48,9 +61,15 @@ class Stream:
     __slots__ = (
         "_begun",
         "_connection",
+        "_is_large",
         "_messages",
         "_readable",
         "_reader",
+        "_received_charge",
+        "_sending_charge",
+        "_slice_end",
+        "_taken_charge",
+        "_uncut",
         "_unread",
         "_writable",
         "awaits_end",
@@ -61,6 +80,7 @@ class Stream:
         "head",
         "head_sent",
         "id",
+        "ledger",
         "message_limits",
         "on_failure",
         "owner",
@@ -70,6 +90,9 @@ class Stream:
         "trailers",
         "watch",
     )
+
+    sends_at_once = False
+    """Whether `on_window` sends, instead of waking a task that does."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
@@ -98,10 +121,22 @@ class Stream:
         self.on_failure: trio.CancelScope | None = None
         """Cancelled when the stream fails: the scope of the handler on a server."""
         self._connection = connection
+        self.ledger = connection.ledger
+        """On a server, while the stream is open: the memory it uses counts there."""
+        if self.ledger is not None:
+            self.ledger.account.calls += 1
+        self._received_charge = self._taken_charge = self._sending_charge = 0
+        """Bytes counted there: that wait to be taken, that the handler works with, to be sent."""
+        self._is_large = False
+        """Room was reserved for a message, until that was handled."""
         self._messages: deque[bytes] | tuple[()] = ()
         """A deque only while it holds something: an empty one is larger than all the rest."""
         self._unread = 0
         """Bytes of the messages that wait to be taken."""
+        self._uncut: deque[bytes] | tuple[()] = ()
+        """DATA of very many messages, which is cut into messages as they are taken."""
+        self._slice_end = 0.0
+        """Until when the call's task may work before it waits for a turn; 0 once it has waited."""
         self._begun = 0.0
         self.awaits_end = False
         """On a server: the one request of a call is here, and the client has not ended its side."""
@@ -133,21 +168,34 @@ class Stream:
         Raises the status the stream failed with, once the messages before it are taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._messages:
+        if self._messages and self._slice_is_over():
+            await self._share.turn()
+        if self._taken_charge or self._is_large:
+            self._let_go()
+        while not self._messages and not self._cut_more():
             if self.failure is not None:
                 raise self.failure
             if self.ended:
                 return None
             await self._news()
+        if self.ledger is not None and self.ledger.account.working:
+            await self._wait_to_work(self.ledger)
+        message = self._take()
+        if not self.ended and self.allow_more():
+            self._connection.flush()
+        return self._decoded(message)
+
+    def _take(self) -> bytes:
+        """Take the next message as it was received."""
         assert isinstance(self._messages, deque)
         message = self._messages.popleft()
         if not self._messages:
             self._messages = ()
         self._unread -= len(message) + PREFIX_SIZE
         self._connection.tally.received += 1
-        if not self.ended and self.allow_more():
-            self._connection.flush()
-        return self._decoded(message)
+        if self._received_charge:
+            self._count_received()
+        return message
 
     async def receive_only(self) -> tuple[bytes | None, int]:
         """Wait for the end of a call that has but one reply; give it, and how many there were.
@@ -179,10 +227,14 @@ class Stream:
         if not isinstance(self._messages, deque) or len(self._messages) > 1 or not self.ended:
             number = "more than one request" if self._messages else "no request"
             raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
-        message, self._messages = self._messages[0], ()
-        self._unread -= len(message) + PREFIX_SIZE
-        self._connection.tally.received += 1
-        return self._decoded(message)
+        if self.ledger is not None and self.ledger.account.working:
+            await self._wait_to_work(self.ledger)
+        return self._decoded(self._take())
+
+    @property
+    def _has_more(self) -> bool:
+        """Messages wait to be taken."""
+        return bool(self._messages or self._uncut)
 
     @property
     def _has_too_many(self) -> bool:
@@ -205,9 +257,12 @@ class Stream:
         self.compressed = isinstance(message, Compressed)
         if self.compressed:
             message = self._decompressed(message)
+        if self.ledger is not None and len(message) > _LITTLE:
+            self._taken_charge = _COPIES * len(message)
+            self.ledger.add_working(self._taken_charge)
         if self.watch is not None:
             self.watch.received(message, size)
-            if self.ended and not self._messages and not self._connection.is_client:
+            if self.ended and not self._has_more and not self._connection.is_client:
                 self.watch.received_all()
         return message
 
@@ -254,6 +309,8 @@ class Stream:
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.tally.sent += 1
+            if not trailers and self._slice_is_over():
+                await self._share.turn()
 
     async def send_bytes(
         self,
@@ -266,7 +323,10 @@ class Stream:
         """The same as `send`, for DATA as it is."""
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
+        if self._sending_charge:
+            self.expect_to_send(0)
         if connection.outbox.congested:
+            self._hold_back(len(data))
             await connection.outbox.uncongested()
         left: bytes | memoryview = data
         if head and not self._check_over():
@@ -279,19 +339,163 @@ class Stream:
             left = memoryview(left)[taken:]
             connection.flush()
             connection.await_window(self)
+            self._hold_back(len(left))
             await self._window()
+            if self._share.charge(WAKE_COST):
+                await self._share.turn()
+        connection.wake_next_sender(self)
         if trailers and not self.over:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
 
+    # -- memory ------------------------------------------------------------------------------
+
+    def count_for(self, ledger: Ledger | None) -> None:
+        """Have the call counted in another ledger than its connection's, before anything is."""
+        if self.ledger is not None and ledger is not None:
+            self.ledger.account.calls -= 1
+            ledger.account.calls += 1
+            self.ledger = ledger
+
+    def settle_account(self) -> None:
+        """The stream is gone, and nothing of it counts any more."""
+        ledger, self.ledger = self.ledger, None
+        if ledger is None:
+            return
+        account = ledger.account
+        account.calls -= 1
+        account.stop_reserving(self)
+        if self._is_large:
+            self._is_large = False
+            account.large -= 1
+        if self._taken_charge or self._sending_charge:
+            ledger.add_working(-self._taken_charge - self._sending_charge)
+        if self._received_charge:
+            ledger.add_received(-self._received_charge)
+
+    def expect_to_send(self, size: int) -> None:
+        """Count bytes that the call is going to send, instead of what was counted before."""
+        if self.ledger is not None:
+            change = _COPIES * size - self._sending_charge
+            self._sending_charge += change
+            if change:
+                self.ledger.add_working(change)
+
+    def _hold_back(self, size: int) -> None:
+        """Count bytes that have to wait until the peer reads.
+
+        Raises ResourceExhaustedError if there are too many that do.
+        """
+        ledger = self.ledger
+        if ledger is None or size <= _LITTLE:
+            return
+        self.expect_to_send(size)
+        budget = ledger.too_much_work(part=1.0)
+        own = self._sending_charge + self._taken_charge
+        if budget and ledger.account.working > own:
+            self.expect_to_send(0)
+            raise purerpc.ResourceExhaustedError(
+                f"replies that the caller does not read use up {budget}"
+            )
+
+    async def _wait_to_work(self, ledger: Ledger) -> None:
+        """Wait before a message is taken that is not small, until others have let go of enough."""
+        assert isinstance(self._messages, deque)
+        message = self._messages[0]
+        if isinstance(message, Compressed) or len(message) > _LITTLE:
+            await ledger.wait_to_work()
+            if not self._messages:
+                assert self.failure is not None
+                raise self.failure
+
+    def _let_go(self) -> None:
+        """The handler is through with the message that it took last."""
+        if self.ledger is None:
+            return
+        charge, self._taken_charge = self._taken_charge, 0
+        if self._is_large:
+            self._is_large = False
+            self.ledger.account.large -= 1
+        self.ledger.add_working(-charge)
+        self.ledger.account.offer_room()
+
+    def _count_received(self) -> None:
+        """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
+        except for a message that room was reserved for."""
+        ledger, reader = self.ledger, self._reader
+        if ledger is None:
+            return
+        partial = 0 if reader is None else reader.size if self._is_large else reader.held
+        size = self._unread + _MESSAGE_COST * len(self._messages) + partial
+        change, self._received_charge = size - self._received_charge, size
+        ledger.add_received(change)
+        if change > 0 and not self._is_large and (budget := ledger.too_much_received()):
+            self._drop_received(ledger)
+            self.fail(
+                purerpc.ResourceExhaustedError(
+                    f"what was received and not processed yet uses up {budget}"
+                )
+            )
+
+    def _drop_received(self, ledger: Ledger) -> None:
+        self._messages = self._uncut = ()
+        self._reader = None
+        self._unread = 0
+        charge, self._received_charge = self._received_charge, 0
+        ledger.add_received(-charge)
+
+    def _reserves(self, reader: MessageReader) -> bool:
+        """Whether the rest of a message may be received, which does not fit into the window."""
+        ledger = self.ledger
+        if ledger is None or self._is_large:
+            return True
+        size = reader.size
+        account = ledger.account
+        if account.large and (ledger.too_much_received(size, part=0.25) or ledger.too_much_work()):
+            account.wait_to_reserve(self)
+            return False
+        self._is_large = True
+        account.large += 1
+        self._count_received()
+        return True
+
+    def retry_reservation(self) -> bool:
+        """Let the rest of a message come if there is room for it now; false if there is not."""
+        if self.ledger is None or self.failure is not None or self._reader is None:
+            return True
+        if not self._is_large and not self._reserves(self._reader):
+            return False
+        if self.allow_more():
+            self._connection.flush()
+        return True
+
+    @property
+    def _share(self) -> Share:
+        ledger = self.ledger
+        return self._connection.share if ledger is None else ledger.account.share
+
+    def _slice_is_over(self) -> bool:
+        """Whether the call's task has to let others work before it goes on.
+
+        A handler whose peer reads, or writes, as fast as it does would never wait otherwise.
+        """
+        now = perf_counter()
+        if now < self._slice_end:
+            return False
+        has_worked = self._slice_end > 0
+        self._slice_end = now + self._share.slice
+        return has_worked
+
     async def _news(self) -> None:
         if self._readable is None:
             self._readable = Waiter()
+        self._slice_end = 0.0
         await self._readable.wait()
 
     async def _window(self) -> None:
         if self._writable is None:
             self._writable = Waiter()
+        self._slice_end = 0.0
         await self._writable.wait()
 
     async def send_end(self) -> None:
@@ -324,9 +528,15 @@ class Stream:
 
         Only called when all DATA that the engine has counted has been handed on to the stream.
         """
-        room = max(self._connection.limits.stream_window - self._unread, 0)
-        if self._reader is not None and not self._messages:
-            room += self._reader.missing
+        window, reader = self._connection.limits.stream_window, self._reader
+        room = max(window - self._unread, 0)
+        if reader is not None:
+            if reader.size <= window or self._is_large:
+                room += 0 if self._has_more else reader.missing
+            elif not self._has_more and self._reserves(reader):
+                room += reader.missing
+            else:
+                room = max(room - reader.held, 0)
         return self._connection.engine.allow(self.id, room)
 
     # -- for the connection: what the peer did -----------------------------------------------
@@ -343,11 +553,21 @@ class Stream:
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        message = None if self._reader else whole_message(data, self.message_limits.receive)
+        reader, message = self._reader, None
+        if reader is None and not self._uncut:
+            message = whole_message(data, self.message_limits.receive)
         if message is not None:
             self._keep(message)
-        else:
+        elif self._uncut or len(self._messages) >= _MANY:
+            self._keep_uncut(data)
+        elif len(data) <= _PIECE or (reader is not None and reader.missing >= len(data)):
             self._assemble(data)
+        else:
+            self._keep_uncut(data)
+            while self._uncut and len(self._messages) < _MANY:
+                self._cut_next()
+        if self._unread > _LITTLE or self._reader is not None:
+            self._count_received()
         if end_stream:
             self.on_end(None)
         self._wake_reader()
@@ -366,8 +586,34 @@ class Stream:
     @property
     def partial_since(self) -> float | None:
         """When the message or the wait was begun that is not over yet; None where there is none."""
-        partial = self.awaits_end or (self._reader is not None and self._reader.partial)
+        partial = self.awaits_end or (
+            self._reader is not None and self._reader.partial and not self._uncut
+        )
         return self._begun if partial else None
+
+    def _keep_uncut(self, data: bytes) -> None:
+        self._unread += len(data)
+        if not isinstance(self._uncut, deque):
+            self._uncut = deque()
+        self._uncut += [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
+
+    def _cut_more(self) -> bool:
+        """Cut DATA that was kept until there is a message; false if there is none."""
+        while self._uncut and not self._messages:
+            self._cut_next()
+        return bool(self._messages)
+
+    def _cut_next(self) -> None:
+        """Cut DATA that was kept as it came, once all messages before it were taken."""
+        assert isinstance(self._uncut, deque)
+        data = self._uncut.popleft()
+        self._unread -= len(data)
+        if not self._uncut:
+            self._uncut = ()
+        if self.failure is None:
+            self._assemble(data)
+            if self.ended:
+                self._check_complete()
 
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
@@ -380,26 +626,41 @@ class Stream:
             self._keep_all(self._reader.feed(data))
         except MessageTooLarge as exc:
             self._keep_all(exc.complete)
-            self.fail(self.message_limits.received(exc.length))
+            self._fail_message(self.message_limits.received(exc.length))
         if len(self._messages) > whole:
             self._begun = trio.current_time()
 
     def _keep_all(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
-                self.fail(purerpc.InternalError("a message was compressed without agreement"))
+                error = purerpc.InternalError("a message was compressed without agreement")
+                self._fail_message(error)
                 return
             self._keep(Compressed(message) if compressed else message)
 
     def on_end(self, trailers: Trailers | None) -> None:
-        if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):
-            self.fail(purerpc.InternalError("the stream ended in the middle of a message"))
-        self.ended = True
         self.trailers = trailers
+        self._check_complete()
+        self.ended = True
         self._wake_reader()
         self.on_window()
-        if self.watch is not None and not self._messages and not self._connection.is_client:
+        if self.watch is not None and not self._has_more and not self._connection.is_client:
             self.watch.received_all()
+
+    def _check_complete(self) -> None:
+        """Fail a stream that has ended in the middle of a message, unless it failed anyway."""
+        if self._uncut or self._reader is None or not self._reader.partial:
+            return
+        if self.trailers is None or self.trailers.code == 0:
+            error = purerpc.InternalError("the stream ended in the middle of a message")
+            self._fail_message(error)
+
+    def _fail_message(self, failure: purerpc.RpcFailedError) -> None:
+        """Fail for what was received, which may be found out after the end has come."""
+        if self.over and self.failure is None:
+            self.failure = failure
+        else:
+            self.fail(failure)
 
     def on_window(self) -> None:
         if self._writable is not None:

@@ -14,6 +14,7 @@ judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream`, `resets
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 
@@ -43,7 +44,7 @@ from meshtrio.wire.events import (
     WindowOpened,
 )
 from meshtrio.wire.frames import FrameType, Setting
-from meshtrio.wire.framing import FrameReader, unpad
+from meshtrio.wire.framing import Frame, FrameReader, unpad
 from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
 from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder
 from meshtrio.wire.limits import Limits
@@ -51,6 +52,9 @@ from meshtrio.wire.resets import ResetStreams, reset_cost
 from meshtrio.wire.stream import Input, Stream, StreamState
 
 _STREAMS_BEFORE_SETTINGS = 100
+_UNBOUNDED = 2**62
+_KNOWN_TYPES = 9
+"""Frame types below it have handlers."""
 _CONTROL_HOARD = 1_000_000
 """Frames without content that much DATA may earn a peer: WINDOW_UPDATEs for a gigabyte."""
 
@@ -103,6 +107,8 @@ class Connection:
             max_frame_size=self.limits.max_frame_size,
             max_block_size=absolute_max,
         )
+        self._frames: Iterator[Frame] | None = None
+        """Frames of the bytes received last that have not been processed."""
         self._out: list[bytes | memoryview] = []
         self._settings_seen = False
         self._decoder = HeaderDecoder(self.limits.max_header_list_size, absolute_max)
@@ -123,6 +129,16 @@ class Connection:
         self._send_window = frames.DEFAULT_WINDOW
         self._receive_window = self.limits.connection_window
         self._send_preface()
+
+    def share_budgets(self, resets: Budget, control: Budget) -> None:
+        """Server: count abuse for the client with all its connections.
+
+        Args:
+            resets: Used instead of this connection's own.
+            control: Has to pay as well for frames without content.
+        """
+        self._resets = resets
+        self._control.parent = control
 
     # -- what goes out -----------------------------------------------------------------------
 
@@ -330,27 +346,52 @@ class Connection:
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def receive_data(self, data: bytes, now: float = 0.0) -> list[Event]:
-        """Take bytes from the peer at `now` (seconds, monotonic), give the events they complete."""
+    def receive_data(
+        self, data: bytes, now: float = 0.0, max_cost: int = _UNBOUNDED
+    ) -> list[Event]:
+        """Take bytes from the peer and return the events they complete.
+
+        Args:
+            data: What was received; not while `has_unread`.
+            now: Seconds, monotonic.
+            max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
+                each KiB of it. `receive_more` processes the rest.
+        """
+        if self.has_unread:
+            raise LocalMisuse("there are frames that have not been processed")
+        self._frames = self._reader.feed(data)
+        return self.receive_more(now, max_cost)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there may be received frames that have not been processed."""
+        return self._frames is not None and not self.closed
+
+    def receive_more(self, now: float = 0.0, max_cost: int = _UNBOUNDED) -> list[Event]:
+        """Process frames that `receive_data` has left and return their events."""
         events: list[Event] = []
-        if self.closed:
+        if self.closed or self._frames is None:
             return events
         self._now = now
         handlers = self._HANDLERS
         progress = False
         try:
-            for type_, flags, stream_id, payload in self._reader.feed(data):
+            for type_, flags, stream_id, payload in self._frames:
                 progress = True
-                if type_ >= len(handlers):
-                    self._spend("frames of unknown types")
-                    continue
                 try:
-                    handlers[type_](self, flags, stream_id, payload, events)
+                    if type_ < _KNOWN_TYPES:
+                        handlers[type_](self, flags, stream_id, payload, events)
+                    else:
+                        self._spend("frames of unknown types")
                 except StreamViolation as exc:
                     self._end_violated(exc, events)
+                max_cost -= 1 + (len(payload) >> 10)
+                if max_cost <= 0:
+                    return events
         except PeerViolation as exc:
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
+        self._frames = None
         if not self._reader.incomplete:
             self.stalled_since = None
         elif progress or self.stalled_since is None:
@@ -610,10 +651,11 @@ class Connection:
             else:
                 self._apply_setting(key, value)
         # Only the last counts, and it costs a step for each stream.
+        grew = window > self._peer_window and bool(self._streams)
         if window != self._peer_window:
             self._change_initial_window(window)
         self._out.append(frames.SETTINGS_ACK)
-        events.append(SettingsReceived())
+        events.append(SettingsReceived(grew))
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.HEADER_TABLE_SIZE:
