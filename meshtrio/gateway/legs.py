@@ -136,21 +136,12 @@ class CallerLeg(Leg):
         if self.passage is not None:
             self.passage.on_request_data(data, end=False)
 
-    def count_request(self, size: int) -> str:
-        """Count bytes of the request that are held; gives the budget they use up, "" for none."""
-        ledger, change = self.ledger, size - self._received_charge
-        if ledger is None or not change:
-            return ""
-        self._received_charge = size
-        ledger.add_received(change)
-        return ledger.too_much_received() if change > 0 else ""
-
     def count_reply(self) -> str:
         """Count bytes of the reply that are held; gives the budget they use up, "" for none."""
-        ledger, change = self.ledger, self.held_size - self._sending_charge
+        ledger, change = self.ledger, self.held_size - self.sending_charge
         if ledger is None or not change:
             return ""
-        self._sending_charge = self.held_size
+        self.sending_charge = self.held_size
         ledger.add_working(change)
         return ledger.too_much_work() if change > 0 else ""
 

@@ -228,7 +228,7 @@ class Passage:
         size = self._kept_size if self._kept is not None else 0
         if self._plugin is not None:
             size += self._plugin.held_size
-        budget = self._caller.count_request(size if size > _SMALL else 0)
+        budget = self._caller.count_received(size if size > _SMALL else 0)
         if budget:
             text = f"requests that plugins have not taken use up {budget} of the mesh"
             self._end_with(purerpc.ResourceExhaustedError(text), success=None)

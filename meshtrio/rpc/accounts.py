@@ -85,7 +85,9 @@ class Account:
         self.is_trusted = False
         """Makes calls for many, and is bound by the limits of the process only."""
         self.calls = 0
-        """Handlers under way."""
+        """Calls under way."""
+        self.max_calls = max(limits.peer_memory // 2 // CALL_COST, 1)
+        """So many use up the peer's part of the memory by being there."""
         self.connections = 0
         self.received = self.working = 0
         """Bytes of both kinds."""
@@ -110,11 +112,6 @@ class Account:
         """Whether nothing would be lost with the account."""
         busy = self.connections or self.calls or self.received or self.working
         return not busy and trio.current_time() > self._last_offence + _MAX_REFUSED_FOR
-
-    @property
-    def has_too_many_calls(self) -> bool:
-        """Whether its handlers could use up its part of the memory by being there."""
-        return not self.is_trusted and self.calls * CALL_COST > self.limits.peer_memory // 2
 
     def is_over(self, kind: str, part: float, size: int = 0) -> str:
         """Which budget it would exceed with `size` more bytes; "" for none.
@@ -266,7 +263,8 @@ class Accounts:
             if kind == "process":
                 parent = self._account(("processes of uid", str(peer.uid)))
             account = self._account(key, parent)
-            account.is_trusted = trusted
+            if trusted:
+                account.is_trusted, account.max_calls = True, 2**62
         return account
 
     def check(self, peer: Peer) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import purerpc
@@ -36,9 +36,9 @@ from meshtrio.wire.limits import Limits
 _log = logging.getLogger("meshtrio.rpc")
 
 _RECEIVE_SIZE = 1024 * 1024
-_READ_COST = 64
+_READ_COST = 128
 """Frames, and KiB of frames, that are processed before the time is looked at."""
-_FEW_EVENTS = 12
+_FEW_EVENTS = 24
 """Events of one read whose time is not worth measuring."""
 _EVENT_COST = 0.000003
 """Seconds that an event takes on average."""
@@ -95,8 +95,8 @@ class Connection:
         """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._waiting_for_window: dict[Stream, None] = {}
-        """In the order in which they wait."""
+        self.window_waiters: dict[Stream, None] = {}
+        """Streams that wait for the connection's window or for the kernel, in order."""
         self.ledger: Ledger | None = None
         """On a server: the memory that the connection's calls use."""
         self.share = Share()
@@ -170,7 +170,8 @@ class Connection:
         return False
 
     async def _pump(self) -> None:
-        receive, now = self._transport.receive, self._now
+        receive, handle, now = self._transport.receive, self._handle, self._now
+        engine = self.engine
         while not self.engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -179,9 +180,14 @@ class Connection:
                 return
             if not data:
                 return
+            if self.share.left < 0 and self.share.charge(0.0):
+                await self.share.turn()
             self._heard = now()
-            received = self._handle_all(self.engine.receive_data(data, self._heard, _READ_COST))
-            if received > _FEW_EVENTS or self.engine.has_unread:
+            events_ = engine.receive_data(data, self._heard, _READ_COST)
+            for event in events_:
+                handle[type(event)](event)
+            received = len(events_)
+            if received > _FEW_EVENTS or engine.unread is not None:
                 received = await self._read_rest(received)
             passed_on = self._finish_read()
             if self._answers > CONGESTED_ABOVE:
@@ -191,31 +197,30 @@ class Connection:
             if together > 1 and not passed_on:
                 await self._send_together(together)
 
-    def _handle_all(self, received: list[events.Event]) -> int:
-        handle = self._handle
-        for event in received:
-            handle[type(event)](event)
-        return len(received)
-
     async def _read_rest(self, received: int) -> int:
         """Process what a read has brought beyond little: a slice of time, then the next in the
         peer's turn. Gives the number of events of the last slice, `received` being the first.
         """
-        engine, share = self.engine, self.share
+        engine, share, handle = self.engine, self.share, self._handle
         # What came before was one part, of which only the order of magnitude matters.
-        began = perf_counter() - received * _EVENT_COST
+        began = thread_time() - received * _EVENT_COST
         while True:
-            while engine.has_unread and perf_counter() - began < share.slice:
-                received += self._handle_all(engine.receive_more(self._now(), _READ_COST))
-            must_wait = share.charge(perf_counter() - began)
-            if not engine.has_unread and not must_wait:
+            while engine.unread is not None:
+                more = engine.receive_more(self._now(), _READ_COST)
+                for event in more:
+                    handle[type(event)](event)
+                received += len(more)
+                if thread_time() - began >= share.slice:
+                    break
+            must_wait = share.charge(thread_time() - began)
+            if engine.unread is None and not must_wait:
                 return received
             self._finish_read()
             if self._answers > CONGESTED_ABOVE:
                 await self.outbox.empty()
             await share.turn()
-            began, received = perf_counter(), 0
-            if not engine.has_unread:
+            began, received = thread_time(), 0
+            if engine.unread is None:
                 return received
 
     def _finish_read(self) -> bool:
@@ -373,7 +378,8 @@ class Connection:
 
     def forget(self, stream: Stream, code: ErrorCode) -> None:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
-        self.wake_next_sender(stream)
+        if self.window_waiters:
+            self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
             awaits_end = not stream.ended and self._awaits_end(stream.id, code)
             if not awaits_end and self.engine.reset_stream(stream.id, code):
@@ -443,13 +449,13 @@ class Connection:
         if self._waking or room <= 0:
             return
         self._waking = True
-        for stream in list(self._waiting_for_window):
+        for stream in list(self.window_waiters):
             if min(room, self.engine.windows[0]) <= 0:
                 break
             if self.outbox.congested:
                 self._start_easing()
                 break
-            del self._waiting_for_window[stream]
+            del self.window_waiters[stream]
             if not stream.sends_at_once:
                 room -= _WINDOW_OF_ONE
             stream.on_window()
@@ -457,8 +463,8 @@ class Connection:
 
     def wake_next_sender(self, stream: Stream) -> None:
         """Leave what a stream did not use of the connection's window to the next that waits."""
-        if self._waiting_for_window:
-            self._waiting_for_window.pop(stream, None)
+        if self.window_waiters:
+            self.window_waiters.pop(stream, None)
             self._wake_senders()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
@@ -469,14 +475,14 @@ class Connection:
     def await_window(self, stream: Stream) -> None:
         """Have a stream woken when the connection's window opens, if that is what it waits for."""
         if self.engine.windows[0] <= 0:
-            self._waiting_for_window[stream] = None
+            self.window_waiters[stream] = None
         else:
             self.wake_next_sender(stream)
 
     def await_room(self, stream: Stream) -> None:
         """The same, and when the kernel takes more."""
         if self.outbox.congested:
-            self._waiting_for_window[stream] = None
+            self.window_waiters[stream] = None
             self._start_easing()
         else:
             self.await_window(stream)

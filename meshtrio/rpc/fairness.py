@@ -35,13 +35,15 @@ WAKE_COST = 0.00003
 class Share:
     """The use that one peer, with all its connections, makes of the event loop."""
 
-    __slots__ = ("_at", "_left", "_turn_taken", "_waiting")
+    __slots__ = ("_at", "_turn_taken", "_waiting", "left")
 
     _taking_turns: ClassVar[int] = 0
     """Number of peers that have a task waiting for a turn."""
 
     def __init__(self) -> None:
-        self._left = _BURST
+        self.left = _BURST
+        """Seconds that the peer may use before its reading waits for turns, as of the last charge;
+        below 0 charge nothing to find out."""
         self._at = 0.0
         self._turn_taken = False
         self._waiting: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
@@ -54,10 +56,10 @@ class Share:
     def charge(self, seconds: float) -> bool:
         """Count work done for the peer; true if its reading has to wait for turns."""
         now = perf_counter()
-        refilled = self._left + (now - self._at) * _RATE
-        self._left = min(refilled, _BURST) - seconds
+        refilled = self.left + (now - self._at) * _RATE
+        self.left = min(refilled, _BURST) - seconds
         self._at = now
-        return self._left < 0
+        return self.left < 0
 
     async def turn(self) -> None:
         """Wait for the next pass of the loop in which it is this task's turn.

@@ -21,6 +21,7 @@ from meshtrio.rpc import census
 from meshtrio.rpc.accounts import Account, Accounts, Ledger, RefusedForAbuseError
 from meshtrio.rpc.connection import LAST_WORDS, Connection
 from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
+from meshtrio.rpc.memory import return_freed_memory
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
@@ -226,6 +227,7 @@ class Server:
             now = trio.current_time()
             for connection in list(self.connections):
                 connection.keep_house(now)
+            await return_freed_memory()
 
     async def _accept(
         self,
@@ -501,7 +503,8 @@ class ServerConnection(Connection):
         self.tally.started += 1
         self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)
-        full = self._account is not None and self._account.has_too_many_calls
+        account = self._account
+        full = account is not None and account.calls >= account.max_calls
         if full or self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             self.tally.failed += 1

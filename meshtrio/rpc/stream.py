@@ -12,6 +12,7 @@ import trio
 
 from meshtrio.errors import UsageError
 from meshtrio.rpc.accounts import Ledger
+from meshtrio.rpc.counted import LITTLE, CountedCall
 from meshtrio.rpc.fairness import WAKE_COST, Share
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.waiter import Waiter
@@ -34,12 +35,8 @@ _LARGE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
 _MANY = 256
 """Messages of a stream that wait to be taken, from which on DATA is kept as it comes."""
-_LITTLE = 1024
-"""Bytes that a call may hold without being counted: they are part of what a call costs."""
 _MESSAGE_COST = 48
 """Bytes that an object takes beyond its content."""
-_COPIES = 2
-"""Of a message that a handler works with: as bytes and as an object."""
 _PIECE = 16 * 1024
 """Bytes of DATA that are cut into messages at once: up to 3,276 messages, for some 0.5 ms."""
 
@@ -50,7 +47,7 @@ class Compressed(bytes):
     __slots__ = ()
 
 
-class Stream:
+class Stream(CountedCall):
     """Messages in, messages out, and how it ended.
 
     Received messages are held until they are taken, and the peer may send more only then, but for
@@ -61,14 +58,10 @@ class Stream:
     __slots__ = (
         "_begun",
         "_connection",
-        "_is_large",
         "_messages",
         "_readable",
         "_reader",
-        "_received_charge",
-        "_sending_charge",
         "_slice_end",
-        "_taken_charge",
         "_uncut",
         "_unread",
         "_writable",
@@ -80,7 +73,6 @@ class Stream:
         "head",
         "head_sent",
         "id",
-        "ledger",
         "message_limits",
         "on_failure",
         "owner",
@@ -125,9 +117,9 @@ class Stream:
         """On a server, while the stream is open: the memory it uses counts there."""
         if self.ledger is not None:
             self.ledger.account.calls += 1
-        self._received_charge = self._taken_charge = self._sending_charge = 0
+        self.received_charge = self.taken_charge = self.sending_charge = 0
         """Bytes counted there: that wait to be taken, that the handler works with, to be sent."""
-        self._is_large = False
+        self.is_large = False
         """Room was reserved for a message, until that was handled."""
         self._messages: deque[bytes] | tuple[()] = ()
         """A deque only while it holds something: an empty one is larger than all the rest."""
@@ -170,8 +162,8 @@ class Stream:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._messages and self._slice_is_over():
             await self._share.turn()
-        if self._taken_charge or self._is_large:
-            self._let_go()
+        if self.taken_charge or self.is_large:
+            self.let_go()
         while not self._messages and not self._cut_more():
             if self.failure is not None:
                 raise self.failure
@@ -193,7 +185,7 @@ class Stream:
             self._messages = ()
         self._unread -= len(message) + PREFIX_SIZE
         self._connection.tally.received += 1
-        if self._received_charge:
+        if self.received_charge:
             self._count_received()
         return message
 
@@ -257,9 +249,8 @@ class Stream:
         self.compressed = isinstance(message, Compressed)
         if self.compressed:
             message = self._decompressed(message)
-        if self.ledger is not None and len(message) > _LITTLE:
-            self._taken_charge = _COPIES * len(message)
-            self.ledger.add_working(self._taken_charge)
+        if self.ledger is not None and len(message) > LITTLE:
+            self.count_taken(len(message))
         if self.watch is not None:
             self.watch.received(message, size)
             if self.ended and not self._has_more and not self._connection.is_client:
@@ -323,10 +314,10 @@ class Stream:
         """The same as `send`, for DATA as it is."""
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
-        if self._sending_charge:
+        if self.sending_charge:
             self.expect_to_send(0)
         if connection.outbox.congested:
-            self._hold_back(len(data))
+            self.hold_back(len(data))
             await connection.outbox.uncongested()
         left: bytes | memoryview = data
         if head and not self._check_over():
@@ -339,131 +330,53 @@ class Stream:
             left = memoryview(left)[taken:]
             connection.flush()
             connection.await_window(self)
-            self._hold_back(len(left))
+            self.hold_back(len(left))
             await self._window()
             if self._share.charge(WAKE_COST):
                 await self._share.turn()
-        connection.wake_next_sender(self)
+        if connection.window_waiters:
+            connection.wake_next_sender(self)
         if trailers and not self.over:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
-
-    # -- memory ------------------------------------------------------------------------------
-
-    def count_for(self, ledger: Ledger | None) -> None:
-        """Have the call counted in another ledger than its connection's, before anything is."""
-        if self.ledger is not None and ledger is not None:
-            self.ledger.account.calls -= 1
-            ledger.account.calls += 1
-            self.ledger = ledger
-
-    def settle_account(self) -> None:
-        """The stream is gone, and nothing of it counts any more."""
-        ledger, self.ledger = self.ledger, None
-        if ledger is None:
-            return
-        account = ledger.account
-        account.calls -= 1
-        account.stop_reserving(self)
-        if self._is_large:
-            self._is_large = False
-            account.large -= 1
-        if self._taken_charge or self._sending_charge:
-            ledger.add_working(-self._taken_charge - self._sending_charge)
-        if self._received_charge:
-            ledger.add_received(-self._received_charge)
-
-    def expect_to_send(self, size: int) -> None:
-        """Count bytes that the call is going to send, instead of what was counted before."""
-        if self.ledger is not None:
-            change = _COPIES * size - self._sending_charge
-            self._sending_charge += change
-            if change:
-                self.ledger.add_working(change)
-
-    def _hold_back(self, size: int) -> None:
-        """Count bytes that have to wait until the peer reads.
-
-        Raises ResourceExhaustedError if there are too many that do.
-        """
-        ledger = self.ledger
-        if ledger is None or size <= _LITTLE:
-            return
-        self.expect_to_send(size)
-        budget = ledger.too_much_work(part=1.0)
-        own = self._sending_charge + self._taken_charge
-        if budget and ledger.account.working > own:
-            self.expect_to_send(0)
-            raise purerpc.ResourceExhaustedError(
-                f"replies that the caller does not read use up {budget}"
-            )
 
     async def _wait_to_work(self, ledger: Ledger) -> None:
         """Wait before a message is taken that is not small, until others have let go of enough."""
         assert isinstance(self._messages, deque)
         message = self._messages[0]
-        if isinstance(message, Compressed) or len(message) > _LITTLE:
+        if isinstance(message, Compressed) or len(message) > LITTLE:
             await ledger.wait_to_work()
             if not self._messages:
                 assert self.failure is not None
                 raise self.failure
 
-    def _let_go(self) -> None:
-        """The handler is through with the message that it took last."""
-        if self.ledger is None:
-            return
-        charge, self._taken_charge = self._taken_charge, 0
-        if self._is_large:
-            self._is_large = False
-            self.ledger.account.large -= 1
-        self.ledger.add_working(-charge)
-        self.ledger.account.offer_room()
-
     def _count_received(self) -> None:
         """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
         except for a message that room was reserved for."""
-        ledger, reader = self.ledger, self._reader
-        if ledger is None:
-            return
-        partial = 0 if reader is None else reader.size if self._is_large else reader.held
+        reader = self._reader
+        partial = 0 if reader is None else reader.size if self.is_large else reader.held
         size = self._unread + _MESSAGE_COST * len(self._messages) + partial
-        change, self._received_charge = size - self._received_charge, size
-        ledger.add_received(change)
-        if change > 0 and not self._is_large and (budget := ledger.too_much_received()):
-            self._drop_received(ledger)
-            self.fail(
-                purerpc.ResourceExhaustedError(
-                    f"what was received and not processed yet uses up {budget}"
-                )
-            )
-
-    def _drop_received(self, ledger: Ledger) -> None:
-        self._messages = self._uncut = ()
-        self._reader = None
-        self._unread = 0
-        charge, self._received_charge = self._received_charge, 0
-        ledger.add_received(-charge)
+        budget = self.count_received(size)
+        if budget and not self.is_large:
+            self._messages = self._uncut = ()
+            self._reader, self._unread = None, 0
+            self.count_received(0)
+            text = f"what was received and not processed yet uses up {budget}"
+            self.fail(purerpc.ResourceExhaustedError(text))
 
     def _reserves(self, reader: MessageReader) -> bool:
         """Whether the rest of a message may be received, which does not fit into the window."""
-        ledger = self.ledger
-        if ledger is None or self._is_large:
+        if self.is_large or self.ledger is None:
             return True
-        size = reader.size
-        account = ledger.account
-        if account.large and (ledger.too_much_received(size, part=0.25) or ledger.too_much_work()):
-            account.wait_to_reserve(self)
-            return False
-        self._is_large = True
-        account.large += 1
-        self._count_received()
-        return True
+        if self.reserve(reader.size):
+            self._count_received()
+        return self.is_large
 
     def retry_reservation(self) -> bool:
         """Let the rest of a message come if there is room for it now; false if there is not."""
         if self.ledger is None or self.failure is not None or self._reader is None:
             return True
-        if not self._is_large and not self._reserves(self._reader):
+        if not self._reserves(self._reader):
             return False
         if self.allow_more():
             self._connection.flush()
@@ -531,7 +444,7 @@ class Stream:
         window, reader = self._connection.limits.stream_window, self._reader
         room = max(window - self._unread, 0)
         if reader is not None:
-            if reader.size <= window or self._is_large:
+            if reader.size <= window or self.is_large:
                 room += 0 if self._has_more else reader.missing
             elif not self._has_more and self._reserves(reader):
                 room += reader.missing
@@ -566,7 +479,7 @@ class Stream:
             self._keep_uncut(data)
             while self._uncut and len(self._messages) < _MANY:
                 self._cut_next()
-        if self._unread > _LITTLE or self._reader is not None:
+        if self._unread > LITTLE or self._reader is not None:
             self._count_received()
         if end_stream:
             self.on_end(None)

@@ -107,8 +107,8 @@ class Connection:
             max_frame_size=self.limits.max_frame_size,
             max_block_size=absolute_max,
         )
-        self._frames: Iterator[Frame] | None = None
-        """Frames of the bytes received last that have not been processed."""
+        self.unread: Iterator[Frame] | None = None
+        """Frames received last that have not been processed, for `receive_more`; None for none."""
         self._out: list[bytes | memoryview] = []
         self._settings_seen = False
         self._decoder = HeaderDecoder(self.limits.max_header_list_size, absolute_max)
@@ -352,31 +352,27 @@ class Connection:
         """Take bytes from the peer and return the events they complete.
 
         Args:
-            data: What was received; not while `has_unread`.
+            data: What was received; not while there is something `unread`.
             now: Seconds, monotonic.
             max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
                 each KiB of it. `receive_more` processes the rest.
         """
-        if self.has_unread:
+        if self.unread is not None and not self.closed:
             raise LocalMisuse("there are frames that have not been processed")
-        self._frames = self._reader.feed(data)
+        self.unread = self._reader.feed(data)
         return self.receive_more(now, max_cost)
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether there may be received frames that have not been processed."""
-        return self._frames is not None and not self.closed
 
     def receive_more(self, now: float = 0.0, max_cost: int = _UNBOUNDED) -> list[Event]:
         """Process frames that `receive_data` has left and return their events."""
         events: list[Event] = []
-        if self.closed or self._frames is None:
+        if self.closed or self.unread is None:
+            self.unread = None
             return events
         self._now = now
         handlers = self._HANDLERS
         progress = False
         try:
-            for type_, flags, stream_id, payload in self._frames:
+            for type_, flags, stream_id, payload in self.unread:
                 progress = True
                 try:
                     if type_ < _KNOWN_TYPES:
@@ -391,7 +387,7 @@ class Connection:
         except PeerViolation as exc:
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
-        self._frames = None
+        self.unread = None
         if not self._reader.incomplete:
             self.stalled_since = None
         elif progress or self.stalled_since is None:

@@ -83,7 +83,7 @@ class Behind:
         for connection in (*self.server.connections, *self.upstream()):
             assert connection.streams == {}, type(connection)
             assert connection.engine.open_streams == 0, type(connection)
-            assert not connection._waiting_for_window
+            assert not connection.window_waiters
             calls = calls_of(connection)
             assert calls.started == calls.succeeded + calls.failed, type(connection)
         for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
