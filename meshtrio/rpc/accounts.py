@@ -107,11 +107,10 @@ class Account:
         self._last_offence = 0.0
         self._refused_until = 0.0
 
-    @property
-    def is_idle(self) -> bool:
+    def is_idle(self, now: float) -> bool:
         """Whether nothing would be lost with the account."""
         busy = self.connections or self.calls or self.received or self.working
-        return not busy and trio.current_time() > self._last_offence + _MAX_REFUSED_FOR
+        return not busy and now >= self._refused_until
 
     def is_over(self, kind: str, part: float, size: int = 0) -> str:
         """Which budget it would exceed with `size` more bytes; "" for none.
@@ -295,7 +294,8 @@ class Accounts:
             return account
         if len(self._accounts) >= _MAX_ACCOUNTS:
             self._clients.clear()
-            idle = next((key for key, each in self._accounts.items() if each.is_idle), None)
+            now = trio.current_time()
+            idle = next((key for key, each in self._accounts.items() if each.is_idle(now)), None)
             if idle is not None:
                 del self._accounts[idle]
         account = self._accounts[key] = Account(" ".join(key), self._limits, parent)

@@ -206,7 +206,7 @@ class Connection:
         began = thread_time() - received * _EVENT_COST
         while True:
             while engine.unread is not None:
-                more = engine.receive_more(self._now(), _READ_COST)
+                more = engine.receive_data(b"", self._now(), _READ_COST)
                 for event in more:
                     handle[type(event)](event)
                 received += len(more)

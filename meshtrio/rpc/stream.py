@@ -37,6 +37,9 @@ _MANY = 256
 """Messages of a stream that wait to be taken, from which on DATA is kept as it comes."""
 _MESSAGE_COST = 48
 """Bytes that an object takes beyond its content."""
+_FIRST_LOOK = 4
+"""Messages that a task may handle after it has waited before the clock is looked at."""
+_MAX_PACE = 256
 _PIECE = 16 * 1024
 """Bytes of DATA that are cut into messages at once: up to 3,276 messages, for some 0.5 ms."""
 
@@ -58,12 +61,14 @@ class Stream(CountedCall):
     __slots__ = (
         "_begun",
         "_connection",
+        "_looked_at",
         "_messages",
+        "_pace",
         "_readable",
         "_reader",
-        "_slice_end",
         "_uncut",
         "_unread",
+        "_until_look",
         "_writable",
         "awaits_end",
         "compressed",
@@ -127,8 +132,12 @@ class Stream(CountedCall):
         """Bytes of the messages that wait to be taken."""
         self._uncut: deque[bytes] | tuple[()] = ()
         """DATA of very many messages, which is cut into messages as they are taken."""
-        self._slice_end = 0.0
-        """Until when the call's task may work before it waits for a turn; 0 once it has waited."""
+        self._until_look = _FIRST_LOOK
+        """Messages until the clock is looked at to see if the call's task has worked for long."""
+        self._pace = 1
+        """Messages from the last look at the clock to the next."""
+        self._looked_at = 0.0
+        """When that was; 0 if the task has waited since."""
         self._begun = 0.0
         self.awaits_end = False
         """On a server: the one request of a call is here, and the client has not ended its side."""
@@ -160,8 +169,10 @@ class Stream(CountedCall):
         Raises the status the stream failed with, once the messages before it are taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._messages and self._slice_is_over():
-            await self._share.turn()
+        if self._messages:
+            self._until_look -= 1
+            if not self._until_look and self._slice_is_over():
+                await self._wait_for_turn()
         if self.taken_charge or self.is_large:
             self.let_go()
         while not self._messages and not self._cut_more():
@@ -300,8 +311,9 @@ class Stream(CountedCall):
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.tally.sent += 1
-            if not trailers and self._slice_is_over():
-                await self._share.turn()
+            self._until_look -= 1
+            if not self._until_look and self._slice_is_over():
+                await self._wait_for_turn()
 
     async def send_bytes(
         self,
@@ -390,25 +402,34 @@ class Stream(CountedCall):
     def _slice_is_over(self) -> bool:
         """Whether the call's task has to let others work before it goes on.
 
-        A handler whose peer reads, or writes, as fast as it does would never wait otherwise.
+        A handler whose peer reads, or writes, as fast as it does would never wait otherwise. The
+        clock is looked at each time that so many messages have come as may take a slice, at the
+        pace of the last ones.
         """
-        now = perf_counter()
-        if now < self._slice_end:
+        now, slice_ = perf_counter(), self._share.slice
+        looked, self._looked_at = self._looked_at, now
+        if not looked:
+            self._until_look = self._pace = 1
             return False
-        has_worked = self._slice_end > 0
-        self._slice_end = now + self._share.slice
-        return has_worked
+        worked = now - looked
+        pace = min(self._pace * slice_ / max(worked, 1e-9), 2 * self._pace, _MAX_PACE)
+        self._until_look = self._pace = max(int(pace), 1)
+        return worked >= slice_ / 2
+
+    async def _wait_for_turn(self) -> None:
+        await self._share.turn()
+        self._looked_at = perf_counter()
 
     async def _news(self) -> None:
         if self._readable is None:
             self._readable = Waiter()
-        self._slice_end = 0.0
+        self._looked_at, self._until_look = 0.0, _FIRST_LOOK
         await self._readable.wait()
 
     async def _window(self) -> None:
         if self._writable is None:
             self._writable = Waiter()
-        self._slice_end = 0.0
+        self._looked_at, self._until_look = 0.0, _FIRST_LOOK
         await self._writable.wait()
 
     async def send_end(self) -> None:
@@ -553,7 +574,8 @@ class Stream(CountedCall):
 
     def on_end(self, trailers: Trailers | None) -> None:
         self.trailers = trailers
-        self._check_complete()
+        if self._reader is not None:
+            self._check_complete()
         self.ended = True
         self._wake_reader()
         self.on_window()

@@ -108,7 +108,7 @@ class Connection:
             max_block_size=absolute_max,
         )
         self.unread: Iterator[Frame] | None = None
-        """Frames received last that have not been processed, for `receive_more`; None for none."""
+        """Frames received last that have not been processed; None for none."""
         self._out: list[bytes | memoryview] = []
         self._settings_seen = False
         self._decoder = HeaderDecoder(self.limits.max_header_list_size, absolute_max)
@@ -352,22 +352,20 @@ class Connection:
         """Take bytes from the peer and return the events they complete.
 
         Args:
-            data: What was received; not while there is something `unread`.
+            data: What was received. While there are `unread` frames it is empty, and their
+                events are returned.
             now: Seconds, monotonic.
             max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
-                each KiB of it. `receive_more` processes the rest.
+                each KiB of it. The others are left `unread`.
         """
-        if self.unread is not None and not self.closed:
-            raise LocalMisuse("there are frames that have not been processed")
-        self.unread = self._reader.feed(data)
-        return self.receive_more(now, max_cost)
-
-    def receive_more(self, now: float = 0.0, max_cost: int = _UNBOUNDED) -> list[Event]:
-        """Process frames that `receive_data` has left and return their events."""
         events: list[Event] = []
-        if self.closed or self.unread is None:
+        if self.closed:
             self.unread = None
             return events
+        if self.unread is None:
+            self.unread = self._reader.feed(data)
+        elif data:
+            raise LocalMisuse("there are frames that have not been processed")
         self._now = now
         handlers = self._HANDLERS
         progress = False
@@ -388,11 +386,16 @@ class Connection:
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
         self.unread = None
+        if self._reader.incomplete or self.stalled_since is not None:
+            self._note_stall(progress)
+        return events
+
+    def _note_stall(self, progress: bool) -> None:
+        """Note since when the peer has not finished a frame, of which a part has come."""
         if not self._reader.incomplete:
             self.stalled_since = None
         elif progress or self.stalled_since is None:
-            self.stalled_since = now
-        return events
+            self.stalled_since = self._now
 
     def _spend(self, what: str) -> None:
         """Count a frame that carries nothing against the peer."""
