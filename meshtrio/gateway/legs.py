@@ -67,6 +67,10 @@ class Leg(Stream):
         """Forget what waits for the peer."""
         self._held, self.held_size = (), 0
 
+    def drop_received(self) -> None:
+        super().drop_received()
+        self.drop_held()
+
     def _send_gathered(self) -> None:
         if self._gathered:
             data, self._gathered = b"".join(self._gathered), []

@@ -36,6 +36,8 @@ from meshtrio.wire.limits import Limits
 _log = logging.getLogger("meshtrio.rpc")
 
 _RECEIVE_SIZE = 1024 * 1024
+_SMALL_READ = 4096
+"""Bytes of a read that are processed at once: some 450 frames at the most."""
 _READ_COST = 128
 """Frames, and KiB of frames, that are processed before the time is looked at."""
 _FEW_EVENTS = 24
@@ -183,15 +185,20 @@ class Connection:
             if self.share.left < 0 and self.share.charge(0.0):
                 await self.share.turn()
             self._heard = now()
-            events_ = engine.receive_data(data, self._heard, _READ_COST)
+            cost = _READ_COST if len(data) > _SMALL_READ else 0
+            events_ = engine.receive_data(data, self._heard, cost)
             for event in events_:
                 handle[type(event)](event)
             received = len(events_)
-            if received > _FEW_EVENTS or engine.unread is not None:
+            if received > _FEW_EVENTS or cost:
                 received = await self._read_rest(received)
-            passed_on = self._finish_read()
-            if self._answers > CONGESTED_ABOVE:
-                await self.outbox.empty()
+            if self._fed or self._window_opened or self.passed_on or self.outbox.size:
+                passed_on = self._finish_read()
+                if self._answers > CONGESTED_ABOVE:
+                    await self.outbox.empty()
+            else:
+                passed_on = False
+                self.flush()
             # In two or three parts: the peer is at work on one while the next is being made.
             together = received // (2 * _EVENTS_OF_A_CALL)
             if together > 1 and not passed_on:
@@ -341,7 +348,7 @@ class Connection:
             return
         if self.outbox.write(buffers) and self._nursery is not None:
             self._nursery.start_soon(self._drain)
-        if self.ledger is not None and self.outbox.size:
+        if self.outbox.size and self.ledger is not None:
             self._count_outbox(self.ledger)
         if self.outbox.error is not None and not (self.closed or self.engine.closed):
             self.loss = f"the connection broke: {self.outbox.error.strerror}"

@@ -19,7 +19,14 @@ class CountedCall:
     until it takes the next message or ends. What it sends is counted while the peer does not read.
     """
 
-    __slots__ = ("is_large", "ledger", "received_charge", "sending_charge", "taken_charge")
+    __slots__ = (
+        "holds_large",
+        "is_reserved",
+        "ledger",
+        "received_charge",
+        "sending_charge",
+        "taken_charge",
+    )
 
     ledger: Ledger | None
     received_charge: int
@@ -28,8 +35,10 @@ class CountedCall:
     """Bytes that the handler works with."""
     sending_charge: int
     """Bytes that wait until the peer reads, or that the handler is expected to send."""
-    is_large: bool
-    """Room was reserved for a message, until that has been handled."""
+    is_reserved: bool
+    """There is room for the message under way, which does not fit into the window."""
+    holds_large: bool
+    """Such a message has come whole and has not been handled yet."""
 
     def count_for(self, ledger: Ledger | None) -> None:
         """Have the call counted in another ledger than its connection's, before anything is."""
@@ -45,10 +54,13 @@ class CountedCall:
             return
         ledger.account.calls -= 1
         working = self.taken_charge + self.sending_charge
-        if not (working or self.received_charge or self.is_large):
+        if not (working or self.received_charge or self.is_reserved or self.holds_large):
             return
+        # Not only when the garbage collector finds it: a failure and its traceback are a cycle.
+        self.drop_received()
         self.taken_charge = self.sending_charge = 0
-        self._end_reservation(ledger)
+        ledger.account.large -= self.is_reserved + self.holds_large
+        self.is_reserved = self.holds_large = False
         ledger.account.stop_reserving(self)
         if self.received_charge:
             ledger.add_received(-self.received_charge)
@@ -66,16 +78,18 @@ class CountedCall:
 
     def count_taken(self, size: int) -> None:
         """Count a message that the handler takes, until `let_go`."""
-        if self.ledger is not None:
+        if self.ledger is not None and size > LITTLE:
             self.taken_charge = _COPIES * size
             self.ledger.add_working(self.taken_charge)
 
-    def let_go(self) -> None:
+    def let_go(self, *, all_taken: bool) -> None:
         """The handler is through with the message that it took last."""
         ledger, charge = self.ledger, self.taken_charge
         if ledger is not None:
             self.taken_charge = 0
-            self._end_reservation(ledger)
+            if all_taken and self.holds_large:
+                self.holds_large = False
+                ledger.account.large -= 1
             ledger.add_working(-charge)
             ledger.account.offer_room()
 
@@ -111,20 +125,26 @@ class CountedCall:
         always given room, so that it may be larger than the budget.
         """
         ledger = self.ledger
-        if ledger is None or self.is_large:
+        if ledger is None or self.is_reserved:
             return True
         account = ledger.account
         if account.large and (ledger.too_much_received(size, part=0.25) or ledger.too_much_work()):
             account.wait_to_reserve(self)
             return False
-        self.is_large = True
+        self.is_reserved = True
         account.large += 1
         return True
 
-    def _end_reservation(self, ledger: Ledger) -> None:
-        if self.is_large:
-            self.is_large = False
-            ledger.account.large -= 1
+    def end_reservation(self) -> None:
+        """The message has come whole, or the call has failed."""
+        if self.ledger is not None and self.is_reserved:
+            self.is_reserved = False
+            self.ledger.account.large -= self.holds_large
+            self.holds_large = True
+
+    def drop_received(self) -> None:
+        """Forget what no handler has taken."""
+        raise NotImplementedError
 
     def retry_reservation(self) -> bool:
         """Go on if there is room now; false if there is not."""

@@ -247,12 +247,10 @@ class ServerCall:
             raise self._stream.failure
         method = self._handler.method
         ledger = self._stream.ledger
-        if ledger is not None and self._handler.counted:
-            if ledger.account.working and ledger.too_much_work():
-                await ledger.wait_to_work()
-            sizes = self._connection.server.reply_sizes
-            if sizes:
-                self._stream.expect_to_send(sizes.get(method.path, 0))
+        if ledger is not None and ledger.account.working and self._handler.counted:
+            await ledger.wait_to_work()
+        if self._connection.server.reply_sizes:
+            self._expect_reply(method.path)
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
@@ -266,6 +264,14 @@ class ServerCall:
         if method.server_streams:
             await self._send_all(result)
         return result
+
+    def _expect_reply(self, path: str) -> None:
+        """Count what a reply of the method is likely to need; less and less while none is large."""
+        sizes = self._connection.server.reply_sizes
+        size = sizes.pop(path, 0)
+        if size > _LARGE_REPLY:
+            sizes[path] = size - (size >> 5)
+            self._stream.expect_to_send(size)
 
     async def _single_request(self) -> Any:
         data = await self._stream.receive_request()
@@ -288,9 +294,9 @@ class ServerCall:
             expected = method.response_type.__name__
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
-        sizes = self._connection.server.reply_sizes
-        if len(data) > _LARGE_REPLY or sizes:
-            _note_size(sizes, method.path, len(data))
+        if len(data) > _LARGE_REPLY:
+            sizes = self._connection.server.reply_sizes
+            sizes[method.path] = max(len(data), sizes.get(method.path, 0))
         request = self._request
         head = trailers = b""
         if not self._stream.head_sent:
@@ -397,15 +403,6 @@ class ServerCall:
         if self._request.initial_metadata:
             return [self._checked(head), self._checked(self._trailers_block(code, message))]
         return [self._checked(head + self._trailers_block(code, message, head.size))]
-
-
-def _note_size(sizes: dict[str, int], path: str, size: int) -> None:
-    """Remember how large replies of a method are; less and less while they are smaller."""
-    size = max(size, sizes.get(path, 0) // 2)
-    if size > _LARGE_REPLY:
-        sizes[path] = size
-    else:
-        sizes.pop(path, None)
 
 
 def _parsed(parse: Any, data: bytes) -> Any:

@@ -124,8 +124,7 @@ class Stream(CountedCall):
             self.ledger.account.calls += 1
         self.received_charge = self.taken_charge = self.sending_charge = 0
         """Bytes counted there: that wait to be taken, that the handler works with, to be sent."""
-        self.is_large = False
-        """Room was reserved for a message, until that was handled."""
+        self.is_reserved = self.holds_large = False
         self._messages: deque[bytes] | tuple[()] = ()
         """A deque only while it holds something: an empty one is larger than all the rest."""
         self._unread = 0
@@ -173,8 +172,8 @@ class Stream(CountedCall):
             self._until_look -= 1
             if not self._until_look and self._slice_is_over():
                 await self._wait_for_turn()
-        if self.taken_charge or self.is_large:
-            self.let_go()
+        if self.taken_charge or self.holds_large:
+            self.let_go(all_taken=not self._has_more)
         while not self._messages and not self._cut_more():
             if self.failure is not None:
                 raise self.failure
@@ -232,7 +231,12 @@ class Stream(CountedCall):
             raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
         if self.ledger is not None and self.ledger.account.working:
             await self._wait_to_work(self.ledger)
-        return self._decoded(self._take())
+        message, self._messages = self._messages[0], ()
+        self._unread -= len(message) + PREFIX_SIZE
+        self._connection.tally.received += 1
+        if self.received_charge:
+            self._count_received()
+        return self._decoded(message)
 
     @property
     def _has_more(self) -> bool:
@@ -260,7 +264,7 @@ class Stream(CountedCall):
         self.compressed = isinstance(message, Compressed)
         if self.compressed:
             message = self._decompressed(message)
-        if self.ledger is not None and len(message) > LITTLE:
+        if size > LITTLE or self.compressed:
             self.count_taken(len(message))
         if self.watch is not None:
             self.watch.received(message, size)
@@ -304,7 +308,7 @@ class Stream(CountedCall):
         data = message_prefix(size, compressed=compressed)
         if size > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
-            await self.send_bytes(data, head=head)
+            await self.send_bytes(data, head=head, following=size)
             data, head = encoded, b""
         else:
             data += encoded
@@ -322,14 +326,16 @@ class Stream(CountedCall):
         head: bytes = b"",
         end_stream: bool = False,
         trailers: bytes = b"",
+        following: int = 0,
     ) -> None:
-        """The same as `send`, for DATA as it is."""
+        """The same as `send`, for DATA as it is; `following`: bytes that the caller has to send
+        after it."""
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
         if self.sending_charge:
             self.expect_to_send(0)
         if connection.outbox.congested:
-            self.hold_back(len(data))
+            self.hold_back(len(data) + following)
             await connection.outbox.uncongested()
         left: bytes | memoryview = data
         if head and not self._check_over():
@@ -342,7 +348,7 @@ class Stream(CountedCall):
             left = memoryview(left)[taken:]
             connection.flush()
             connection.await_window(self)
-            self.hold_back(len(left))
+            self.hold_back(len(left) + following)
             await self._window()
             if self._share.charge(WAKE_COST):
                 await self._share.turn()
@@ -366,23 +372,27 @@ class Stream(CountedCall):
         """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
         except for a message that room was reserved for."""
         reader = self._reader
-        partial = 0 if reader is None else reader.size if self.is_large else reader.held
+        partial = 0 if reader is None else reader.size if self.is_reserved else reader.held
         size = self._unread + _MESSAGE_COST * len(self._messages) + partial
         budget = self.count_received(size)
-        if budget and not self.is_large:
-            self._messages = self._uncut = ()
-            self._reader, self._unread = None, 0
+        if budget and not (self.is_reserved or self.holds_large):
+            self.drop_received()
             self.count_received(0)
             text = f"what was received and not processed yet uses up {budget}"
             self.fail(purerpc.ResourceExhaustedError(text))
 
+    def drop_received(self) -> None:
+        """Forget what no handler has taken."""
+        self._messages = self._uncut = ()
+        self._reader, self._unread = None, 0
+
     def _reserves(self, reader: MessageReader) -> bool:
         """Whether the rest of a message may be received, which does not fit into the window."""
-        if self.is_large or self.ledger is None:
+        if self.is_reserved or self.ledger is None:
             return True
         if self.reserve(reader.size):
             self._count_received()
-        return self.is_large
+        return self.is_reserved
 
     def retry_reservation(self) -> bool:
         """Let the rest of a message come if there is room for it now; false if there is not."""
@@ -465,7 +475,7 @@ class Stream(CountedCall):
         window, reader = self._connection.limits.stream_window, self._reader
         room = max(window - self._unread, 0)
         if reader is not None:
-            if reader.size <= window or self.is_large:
+            if reader.size <= window or self.is_reserved:
                 room += 0 if self._has_more else reader.missing
             elif not self._has_more and self._reserves(reader):
                 room += reader.missing
@@ -487,21 +497,15 @@ class Stream(CountedCall):
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        reader, message = self._reader, None
-        if reader is None and not self._uncut:
+        message = None
+        if self._reader is None and not self._uncut:
             message = whole_message(data, self.message_limits.receive)
-        if message is not None:
-            self._keep(message)
-        elif self._uncut or len(self._messages) >= _MANY:
-            self._keep_uncut(data)
-        elif len(data) <= _PIECE or (reader is not None and reader.missing >= len(data)):
-            self._assemble(data)
+        if message is None:
+            self._keep_pieces(data)
         else:
-            self._keep_uncut(data)
-            while self._uncut and len(self._messages) < _MANY:
-                self._cut_next()
-        if self._unread > LITTLE or self._reader is not None:
-            self._count_received()
+            self._keep(message)
+            if self._unread > LITTLE:
+                self._count_received()
         if end_stream:
             self.on_end(None)
         self._wake_reader()
@@ -524,6 +528,19 @@ class Stream(CountedCall):
             self._reader is not None and self._reader.partial and not self._uncut
         )
         return self._begun if partial else None
+
+    def _keep_pieces(self, data: bytes) -> None:
+        """Keep DATA that is not just one whole message: cut now, or later if there is much."""
+        reader = self._reader
+        if self._uncut or len(self._messages) >= _MANY:
+            self._keep_uncut(data)
+        elif len(data) <= _PIECE or (reader is not None and reader.missing >= len(data)):
+            self._assemble(data)
+        else:
+            self._keep_uncut(data)
+            while self._uncut and len(self._messages) < _MANY:
+                self._cut_next()
+        self._count_received()
 
     def _keep_uncut(self, data: bytes) -> None:
         self._unread += len(data)
@@ -563,6 +580,8 @@ class Stream(CountedCall):
             self._fail_message(self.message_limits.received(exc.length))
         if len(self._messages) > whole:
             self._begun = trio.current_time()
+            if self.is_reserved:
+                self.end_reservation()
 
     def _keep_all(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:

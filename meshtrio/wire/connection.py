@@ -52,7 +52,6 @@ from meshtrio.wire.resets import ResetStreams, reset_cost
 from meshtrio.wire.stream import Input, Stream, StreamState
 
 _STREAMS_BEFORE_SETTINGS = 100
-_UNBOUNDED = 2**62
 _KNOWN_TYPES = 9
 """Frame types below it have handlers."""
 _CONTROL_HOARD = 1_000_000
@@ -346,9 +345,7 @@ class Connection:
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def receive_data(
-        self, data: bytes, now: float = 0.0, max_cost: int = _UNBOUNDED
-    ) -> list[Event]:
+    def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> list[Event]:
         """Take bytes from the peer and return the events they complete.
 
         Args:
@@ -356,21 +353,18 @@ class Connection:
                 events are returned.
             now: Seconds, monotonic.
             max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
-                each KiB of it. The others are left `unread`.
+                each KiB of it. The others are left `unread`. 0 for all.
         """
         events: list[Event] = []
         if self.closed:
             self.unread = None
             return events
-        if self.unread is None:
-            self.unread = self._reader.feed(data)
-        elif data:
-            raise LocalMisuse("there are frames that have not been processed")
         self._now = now
         handlers = self._HANDLERS
         progress = False
         try:
-            for type_, flags, stream_id, payload in self.unread:
+            received = self._begin_part(data, max_cost) if max_cost else self._reader.feed(data)
+            for type_, flags, stream_id, payload in received:
                 progress = True
                 try:
                     if type_ < _KNOWN_TYPES:
@@ -379,20 +373,32 @@ class Connection:
                         self._spend("frames of unknown types")
                 except StreamViolation as exc:
                     self._end_violated(exc, events)
-                max_cost -= 1 + (len(payload) >> 10)
-                if max_cost <= 0:
-                    return events
         except PeerViolation as exc:
+            self.unread = None
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
-        self.unread = None
         if self._reader.incomplete or self.stalled_since is not None:
             self._note_stall(progress)
         return events
 
+    def _begin_part(self, data: bytes, max_cost: int) -> Iterator[Frame]:
+        if self.unread is None:
+            self.unread = self._reader.feed(data)
+        elif data:
+            raise LocalMisuse("there are frames that have not been processed")
+        return self._part(self.unread, max_cost)
+
+    def _part(self, unread: Iterator[Frame], max_cost: int) -> Iterator[Frame]:
+        for frame in unread:
+            yield frame
+            max_cost -= 1 + (len(frame[3]) >> 10)
+            if max_cost <= 0:
+                return
+        self.unread = None
+
     def _note_stall(self, progress: bool) -> None:
         """Note since when the peer has not finished a frame, of which a part has come."""
-        if not self._reader.incomplete:
+        if not self._reader.incomplete or self.unread is not None:
             self.stalled_since = None
         elif progress or self.stalled_since is None:
             self.stalled_since = self._now
