@@ -64,15 +64,17 @@ class Limits:
     """Of one sent gRPC message, before it is compressed."""
     control_burst: int = attrs.field(default=1000, validator=ge(1))
     """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)
-    a peer may send at once; DATA in either direction earns it more."""
+    a connection may send at once; DATA in either direction earns it more. All connections of one
+    peer together may send ten times as many that were not earned."""
     control_rate: float = attrs.field(default=100.0, validator=ge(0))
     """The same, a second."""
     reset_burst: int = attrs.field(default=1000, validator=ge(1))
-    """Number of streams that a client may open and reset at once before its connection is closed
-    with ENHANCE_YOUR_CALM. Each stream that ends without a reset gives one back. A reset counts if
-    it comes within `reset_grace` of the request and before the response has begun: in full if the
-    call has no deadline, as a tenth if it has one. Streams reset for the client's own violations of
-    HTTP/2 always count."""
+    """Number of streams that a peer may open and reset at once, on all of its connections, before
+    the connection is closed with ENHANCE_YOUR_CALM. New connections of a peer are refused for a
+    second after one was closed in that way, and twice as long each time, up to a minute. Each
+    stream that ends without a reset gives one back. A reset counts if it comes within `reset_grace`
+    of the request and before the response has begun: in full if the call has no deadline, as a
+    tenth if it has one. Streams reset for the client's own violations of HTTP/2 always count."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
     reset_grace: float = attrs.field(default=0.01, validator=ge(0))
