@@ -484,9 +484,17 @@ class ServerConnection(Connection):
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)
-        account = self._account
-        if event.code == ErrorCode.ENHANCE_YOUR_CALM and account and not account.is_trusted:
-            account.note_abuse()
+        if event.code == ErrorCode.ENHANCE_YOUR_CALM:
+            self._note_abuse()
+
+    def _note_abuse(self) -> None:
+        if self._account is not None and not self._account.is_trusted:
+            self._account.note_abuse()
+
+    def _close_calls(self) -> None:
+        if not self.closed and self.streams and not self.engine.charge_lost_streams(self._now()):
+            self._note_abuse()
+        super()._close_calls()
 
     def _on_large_request(self, event: events.RequestTooLarge) -> None:
         self.tally.started += 1

@@ -61,7 +61,7 @@ _CONTROL_HOARD = 1_000_000
 _CLOSED = StreamState.CLOSED
 _HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
-_DATA = FrameType.DATA
+_DATA, _HEADERS = FrameType.DATA, FrameType.HEADERS
 _SEND, _SEND_END = Input.SEND, Input.SEND_END
 _RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
 
@@ -138,6 +138,20 @@ class Connection:
         """
         self._resets = resets
         self._control.parent = control
+
+    def charge_lost_streams(self, now: float) -> bool:
+        """Server: count the streams that a client leaves behind when it closes the connection, as
+        if it reset them; false if it may not have as many."""
+        cost = sum(
+            reset_cost(
+                now - stream.opened_at,
+                grace=self.limits.reset_grace,
+                has_deadline=stream.has_deadline,
+                answered=stream.answered,
+            )
+            for stream in self._streams.values()
+        )
+        return not cost or self._resets.take(now, cost)
 
     # -- what goes out -----------------------------------------------------------------------
 
@@ -353,7 +367,8 @@ class Connection:
                 events are returned.
             now: Seconds, monotonic.
             max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
-                each KiB of it. The others are left `unread`. 0 for all.
+                each KiB of it, or 16 bytes of a header block. The others are left `unread`. 0 for
+                all.
         """
         events: list[Event] = []
         if self.closed:
@@ -391,7 +406,8 @@ class Connection:
     def _part(self, unread: Iterator[Frame], max_cost: int) -> Iterator[Frame]:
         for frame in unread:
             yield frame
-            max_cost -= 1 + (len(frame[3]) >> 10)
+            # A byte of a header block may be a field, and take as long as a KiB of DATA.
+            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == _HEADERS else 10))
             if max_cost <= 0:
                 return
         self.unread = None

@@ -13,7 +13,7 @@ import trio
 
 from meshtrio.rpc.accounts import Accounts
 from meshtrio.rpc.peer import Peer
-from meshtrio.rpc.server import Server
+from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.wire import frames
 from meshtrio.wire.budget import Budget
 from meshtrio.wire.frames import FrameType
@@ -22,7 +22,7 @@ from meshtrio.wire.limits import Limits
 from tests import ROOT
 from tests.client.test_channel import serving
 from tests.rpc.pairs import Scripted
-from tests.rpc.raw_calls import outcome, resets
+from tests.rpc.raw_calls import head_frame, outcome, resets
 
 NOBODY = 65534
 LIMITS = Limits(reset_burst=50, reset_rate=0, control_burst=20, control_rate=0)
@@ -64,6 +64,30 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
         # What it does on its other connections is its own affair: they go on.
         monkeypatch.setattr(account, "_refused_until", 0.0)
         assert await outcome(path, b"") == ""
+
+
+async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> None:
+    """A client that closes its connection instead of resetting its calls."""
+    async with abused(short_dir) as (server, path):
+        account = server.accounts.of(Peer(uid=os.getuid(), pid=os.getpid()))
+        calls = b"".join(head_frame(n) for n in range(1, 121, 2))
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(frames.PREFACE + frames.settings({}) + calls)
+            (connection,) = server.connections or {await _connection(server)}
+            while len(connection.streams) < 60:
+                await trio.lowlevel.checkpoint()
+            for each in connection.engine._streams.values():
+                each.opened_at = trio.current_time() + 1  # however slow the machine is
+        while server.connections:
+            await trio.lowlevel.checkpoint()
+        assert account.refused_for
+
+
+async def _connection(server: Server) -> ServerConnection:
+    while not server.connections:
+        await trio.lowlevel.checkpoint()
+    (connection,) = server.connections
+    return connection
 
 
 async def test_connections_that_are_open_go_on(short_dir: Path) -> None:
