@@ -91,6 +91,8 @@ class Account:
         self.connections = 0
         self.received = self.working = 0
         """Bytes of both kinds."""
+        self.partial = 0
+        """Of those received, bytes of frames and header blocks that are not complete."""
         self.share = Share()
         self.resets = Budget(limits.reset_burst, limits.reset_rate)
         self.control = Budget(limits.control_burst * _MANY, limits.control_rate * _MANY)
@@ -185,6 +187,14 @@ class Ledger:
             self.account.offer_room()
         elif PROCESS.held > PROCESS.peak:
             PROCESS.peak = PROCESS.held
+
+    def add_partial(self, size: int) -> bool:
+        """Count bytes of a frame that is not complete; false if the peer has too much of that."""
+        account = self.account
+        account.partial += size
+        self.add_received(size)
+        over = size > 0 and account.partial > account.limits.peer_memory // 2
+        return account.is_trusted or not over
 
     def add_working(self, size: int) -> None:
         """Count bytes that calls work with, or with a negative size no longer do."""

@@ -44,6 +44,7 @@ _FEW_EVENTS = 24
 """Events of one read whose time is not worth measuring."""
 _EVENT_COST = 0.000003
 """Seconds that an event takes on average."""
+_CALM = ErrorCode.ENHANCE_YOUR_CALM
 _WINDOW_OF_ONE = 4096
 """Bytes of a connection's window for which one waiting stream is woken."""
 _EVENTS_OF_A_CALL = 3
@@ -106,6 +107,8 @@ class Connection:
         self._window_opened = False
         """The read under way has opened the connection's window."""
         self._waking = False
+        self._partial_charge = 0
+        """Bytes of an incomplete frame that the ledger counts."""
         self._outbox_charge = 0
         """Bytes in the outbox that the ledger counts."""
         self._answers = 0
@@ -154,6 +157,7 @@ class Connection:
             self.outbox.close()
             if self.ledger is not None:
                 self._count_outbox(self.ledger)
+                self.ledger.add_partial(-self._partial_charge)
             self._transport.close()
             census.SOCKETS.leave(self.number)
 
@@ -192,7 +196,7 @@ class Connection:
             received = len(events_)
             if received > _FEW_EVENTS or cost:
                 received = await self._read_rest(received)
-            if self._fed or self._window_opened or self.passed_on or self.outbox.size:
+            if self._needs_finish or engine.stalled_since is not None or self._fed:
                 passed_on = self._finish_read()
                 if self._answers > CONGESTED_ABOVE:
                     await self.outbox.empty()
@@ -230,8 +234,15 @@ class Connection:
             if engine.unread is None:
                 return received
 
+    @property
+    def _needs_finish(self) -> bool:
+        """Whether a read has led to more than what `flush` sends."""
+        waiting = self.outbox.size or self._partial_charge
+        return bool(self._window_opened or self.passed_on or waiting)
+
     def _finish_read(self) -> bool:
         """Send what a read has led to; true if some of it was passed on."""
+        self._count_partial()
         if self._window_opened:
             self._window_opened = False
             self._wake_senders()
@@ -362,6 +373,17 @@ class Connection:
         change = self.outbox.size - self._outbox_charge
         self._outbox_charge += change
         ledger.add_working(change)
+
+    def _count_partial(self) -> None:
+        """Count what has come of a frame or header block that is not complete. Closes the
+        connection if the peer has too much of that, on all of its connections."""
+        ledger, size = self.ledger, self.engine.partial_size
+        if ledger is None or size == self._partial_charge:
+            return
+        change = size - self._partial_charge
+        self._partial_charge = size
+        if not ledger.add_partial(change):
+            self.shut("frames that are not complete use up peer_memory", _CALM)
 
     def seconds_since(self, time: float) -> float:
         """Of the clock that the connection goes by; may be asked from another thread."""

@@ -182,6 +182,11 @@ class Connection:
             self._out.append(frames.window_update(0, extra))
 
     @property
+    def partial_size(self) -> int:
+        """Bytes that are kept of a frame and a header block which the peer has not finished."""
+        return self._reader.held_size
+
+    @property
     def open_streams(self) -> int:
         return len(self._streams)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from meshtrio.client.channel import connect_to
 from meshtrio.contract import MESH_FORWARDED
 from meshtrio.rpc import accounts
 from meshtrio.rpc.accounts import PROCESS
+from meshtrio.rpc.server import Server
 from meshtrio.wire import frames, hpack
 from meshtrio.wire.frames import FrameType
 from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.wire.limits import Limits
 from tests import ROOT
+from tests.client.test_channel import serving
 from tests.rpc.pairs import RawPeer, Scripted, connected, raw_client, reply, request
 from tests.rpc.raw_calls import head_frame, message_frames
 
@@ -96,6 +99,23 @@ async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
 def decoded(block: bytes) -> bytes:
     fields = hpack.HeaderDecoder(2**20, 2**20).decode(block, tuple)
     return b" ".join(part for field in fields for part in field)
+
+
+async def test_unfinished_frames_of_many_connections_are_bounded(short_dir: Path) -> None:
+    """Header blocks of 900 KB, which are sent but for their end, on 20 connections."""
+    limits = Limits(peer_memory=8 * MIB)
+    part = frames.frame(FrameType.CONTINUATION, 0, 1, bytes(16_000)) * 56
+    block = frames.frame(FrameType.HEADERS, 0, 1, bytes(100)) + part
+    path = short_dir / "s"
+    async with serving(path, Server(Scripted(Echo=Held()), limits=limits)) as server:
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                stream = await stack.enter_async_context(await trio.open_unix_socket(path))
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(frames.PREFACE + frames.settings({}) + block)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            assert PROCESS.received < 8 * MIB
+            assert len([each for each in server.connections if not each.closed]) < 10
 
 
 async def test_unread_messages_of_one_stream_are_counted() -> None:
