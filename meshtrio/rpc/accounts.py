@@ -45,7 +45,7 @@ _PART_OF_ONE = 16
 _REFUSED_FOR = 1.0
 """Seconds for which new connections are refused after abuse; twice as long each time."""
 _MAX_REFUSED_FOR = 60.0
-_WORK_TIMEOUT = 10.0
+_WORK_TIMEOUT = 30.0
 """Seconds that a call waits until others of its peer have let go of enough memory."""
 
 Key = tuple[str, str]
@@ -101,7 +101,7 @@ class Account:
         if parent is not None:
             self.resets.parent = parent.all_resets
         self.large = 0
-        """Streams with a message that room was reserved for, until it has been handled."""
+        """Streams with a message that room was reserved for, until it is taken."""
         self._reserving: OrderedDict[Reserving, None] = OrderedDict()
         self.waiting = trio.lowlevel.ParkingLot()
         """Calls that wait until others let go of what they work with; each lets in the next."""

@@ -9,7 +9,7 @@ from meshtrio.rpc.accounts import Ledger
 LITTLE = 1024
 """Bytes that a call may hold without being counted: they are part of what a call costs."""
 _COPIES = 2
-"""Of a message that a handler works with, or has made: as bytes and as an object."""
+"""Of a reply that waits: as bytes, and as the object that they were made of."""
 
 
 class CountedCall:
@@ -38,7 +38,7 @@ class CountedCall:
     is_reserved: bool
     """There is room for the message under way, which does not fit into the window."""
     holds_large: bool
-    """Such a message has come whole and has not been handled yet."""
+    """Such a message has come whole and has not been taken yet."""
 
     def count_for(self, ledger: Ledger | None) -> None:
         """Have the call counted in another ledger than its connection's, before anything is."""
@@ -79,19 +79,14 @@ class CountedCall:
     def count_taken(self, size: int) -> None:
         """Count a message that the handler takes, until `let_go`."""
         if self.ledger is not None and size > LITTLE:
-            self.taken_charge = _COPIES * size
+            self.taken_charge = size
             self.ledger.add_working(self.taken_charge)
 
-    def let_go(self, *, all_taken: bool) -> None:
+    def let_go(self) -> None:
         """The handler is through with the message that it took last."""
-        ledger, charge = self.ledger, self.taken_charge
-        if ledger is not None:
-            self.taken_charge = 0
-            if all_taken and self.holds_large:
-                self.holds_large = False
-                ledger.account.large -= 1
-            ledger.add_working(-charge)
-            ledger.account.offer_room()
+        charge, self.taken_charge = self.taken_charge, 0
+        if self.ledger is not None:
+            self.ledger.add_working(-charge)
 
     def expect_to_send(self, size: int) -> None:
         """Count bytes that the call is going to send, instead of what was counted before."""
@@ -141,6 +136,13 @@ class CountedCall:
             self.is_reserved = False
             self.ledger.account.large -= self.holds_large
             self.holds_large = True
+
+    def end_holding(self) -> None:
+        """All large messages that have come were taken."""
+        if self.ledger is not None and self.holds_large:
+            self.holds_large = False
+            self.ledger.account.large -= 1
+            self.ledger.account.offer_room()
 
     def drop_received(self) -> None:
         """Forget what no handler has taken."""

@@ -172,8 +172,8 @@ class Stream(CountedCall):
             self._until_look -= 1
             if not self._until_look and self._slice_is_over():
                 await self._wait_for_turn()
-        if self.taken_charge or self.holds_large:
-            self.let_go(all_taken=not self._has_more)
+        if self.taken_charge:
+            self.let_go()
         while not self._messages and not self._cut_more():
             if self.failure is not None:
                 raise self.failure
@@ -380,6 +380,8 @@ class Stream(CountedCall):
             self.count_received(0)
             text = f"what was received and not processed yet uses up {budget}"
             self.fail(purerpc.ResourceExhaustedError(text))
+        elif self.holds_large and not self._has_more:
+            self.end_holding()
 
     def drop_received(self) -> None:
         """Forget what no handler has taken."""

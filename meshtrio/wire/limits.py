@@ -20,7 +20,7 @@ class Limits:
 
     Memory is bounded by `connection_memory`, `peer_memory` and `process_memory`. They count what a
     server holds for its callers: half of each is for what was received and no handler has taken,
-    half for requests that handlers work with and replies that are not read, with a copy of each.
+    half for requests that handlers work with and replies that are not read, counted twice.
     The rest of a message larger than the stream's window is received once there is room for all of
     it, one at a time if it is larger than that; calls beyond a budget fail with RESOURCE_EXHAUSTED.
     Clients hold what they have asked for, and are not limited.

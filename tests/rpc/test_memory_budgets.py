@@ -216,7 +216,8 @@ async def test_a_call_does_not_wait_for_room_for_ever(monkeypatch: pytest.Monkey
                 nursery.start_soon(pair.stub.Echo, request("x" * MIB))
             await pair.settle()
             with pytest.raises(purerpc.ResourceExhaustedError, match="waited for memory"):
-                await pair.stub.Echo(request("small"))
+                with trio.fail_after(60):
+                    await pair.stub.Echo(request("small"))
             held.go.set()
 
 
@@ -300,7 +301,7 @@ async def test_the_budget_of_the_process_is_taken_from_who_has_most() -> None:
                 nursery.start_soon(_call, pair.stub, "x" * MIB, greedy)
             await pair.settle()
             before = held.now
-            assert before <= 3
+            assert before <= 4
             nursery.start_soon(_call, pair.stub, "x" * 10_000, modest)
             await pair.settle()
             assert held.now == before + 1
