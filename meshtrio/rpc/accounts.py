@@ -17,7 +17,6 @@ have, and replies that are not read.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections import OrderedDict
 from typing import Protocol
@@ -324,6 +323,8 @@ def _key_of(peer: Peer) -> Key:
 
 def _network(host: str) -> str:
     """The hosts that count as one: a host has as many IPv6 addresses as it likes."""
+    import ipaddress  # few plugins listen on TCP
+
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
