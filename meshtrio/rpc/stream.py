@@ -1,4 +1,8 @@
-"""One call's two directions of messages on a connection, the same on either side."""
+"""One call's two directions of messages on a connection, the same on either side.
+
+Over 600 lines, because sending, receiving and what the peer does change the one state of a stream;
+what it counts in memory is in `counted`.
+"""
 
 from __future__ import annotations
 
@@ -180,6 +184,8 @@ class Stream(CountedCall):
             if self.ended:
                 return None
             await self._news()
+        if self.encoding != IDENTITY:
+            await self._wait_to_decompress()
         if self.ledger is not None and self.ledger.account.working:
             await self._wait_to_work(self.ledger)
         message = self._take()
@@ -229,6 +235,8 @@ class Stream(CountedCall):
         if not isinstance(self._messages, deque) or len(self._messages) > 1 or not self.ended:
             number = "more than one request" if self._messages else "no request"
             raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
+        if self.encoding != IDENTITY:
+            await self._wait_to_decompress()
         if self.ledger is not None and self.ledger.account.working:
             await self._wait_to_work(self.ledger)
         message, self._messages = self._messages[0], ()
@@ -273,12 +281,15 @@ class Stream(CountedCall):
         return message
 
     def _decompressed(self, message: bytes) -> bytes:
+        began = perf_counter()
         try:
             return decompress(message, self.message_limits.receive)
         except MessageTooLarge as exc:
             raise self.message_limits.received(exc.length, at_least=True) from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
+        finally:
+            self._share.charge(perf_counter() - began)
 
     async def send(
         self,
@@ -358,15 +369,27 @@ class Stream(CountedCall):
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
 
+    async def _wait_to_decompress(self) -> None:
+        """Wait for a turn before a compressed message is taken, if the peer has had so many, or so
+        large ones, that they have used up its time."""
+        share = self._share
+        if share.left < 0 and share.charge(0.0):
+            await share.turn()
+            self._check_still_there()
+
+    def _check_still_there(self) -> None:
+        """Raise what the stream failed with if its messages were dropped meanwhile."""
+        if not self._messages:
+            assert self.failure is not None
+            raise self.failure
+
     async def _wait_to_work(self, ledger: Ledger) -> None:
         """Wait before a message is taken that is not small, until others have let go of enough."""
         assert isinstance(self._messages, deque)
         message = self._messages[0]
         if isinstance(message, Compressed) or len(message) > LITTLE:
             await ledger.wait_to_work()
-            if not self._messages:
-                assert self.failure is not None
-                raise self.failure
+            self._check_still_there()
 
     def _count_received(self) -> None:
         """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
