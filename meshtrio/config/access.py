@@ -121,15 +121,23 @@ class GatewayConfig:
     """Size in bytes of a request's header list, metadata included, as RFC 9113 §6.5.2 counts it. A
     call with a larger one fails with RESOURCE_EXHAUSTED."""
     reset_burst: int = attrs.field(default=1000, validator=ge(1))
-    """Number of calls that a client may open and cancel at once before its connection is closed
-    with ENHANCE_YOUR_CALM. Calls that reach their deadline, live for 10 ms or have been answered in
-    part do not count; a call with a deadline that is cancelled sooner counts as a tenth."""
+    """Number of calls that a peer may open and cancel at once, on all of its connections, before
+    the connection is closed with ENHANCE_YOUR_CALM and new ones of the peer are refused for a
+    second, and longer each time. Calls that reach their deadline, live for 10 ms or have been
+    answered in part do not count; a call with a deadline that is cancelled sooner counts as a
+    tenth."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
     drain_timeout: float = attrs.field(default=5.0, validator=ge(0))
     """Seconds that calls through the gateway have to end once the mesh has stopped its plugins:
     those to services that the mesh does not run. Calls that have not begun by then are refused, for
     their clients to make again."""
+    max_memory_per_peer: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
+    """Bytes of requests and replies that the mesh holds for one peer, and half of that for each of
+    its connections. Calls beyond it fail with RESOURCE_EXHAUSTED."""
+    max_memory: int = attrs.field(default=512 * 1024 * 1024, validator=ge(1))
+    """Bytes that it holds for all peers. While it holds more, calls of those peers fail for which
+    it holds more than a sixteenth of it."""
 
     def problems(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""

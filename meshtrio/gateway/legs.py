@@ -27,7 +27,9 @@ _SMALL = 4096
 class Leg(Stream):
     """A stream that sends what it is given without waiting, and keeps what cannot go out yet."""
 
-    __slots__ = ("_end", "_held", "held_size", "passage")
+    __slots__ = ("_end", "_gathered", "_held", "held_size", "passage")
+
+    sends_at_once = True
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
@@ -35,6 +37,9 @@ class Leg(Stream):
         self.held_size = 0
         """Bytes that wait for the peer, or for the kernel."""
         self._held: deque[Buffer] | tuple[()] = ()
+        self._gathered: list[bytes] = []
+        """Little DATA that the read under way has brought: a peer that sends a byte at a time shall
+        not make this side write a frame, and the other side read one, for each."""
         self._end: bytes | None = None
         """Trailers that come after what is held, b"" for an end without."""
 
@@ -57,6 +62,23 @@ class Leg(Stream):
             # A peer that sends a byte at a time shall not make an object of each.
             data = b"".join((self._held.pop(), data))
         self._held.append(data)
+
+    def drop_held(self) -> None:
+        """Forget what waits for the peer."""
+        self._held, self.held_size = (), 0
+
+    def drop_received(self) -> None:
+        super().drop_received()
+        self.drop_held()
+
+    def _send_gathered(self) -> None:
+        if self._gathered:
+            data, self._gathered = b"".join(self._gathered), []
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Send DATA that has come on the other leg."""
+        raise NotImplementedError
 
     def _send_now(self, data: Buffer, end: bytes | None) -> int:
         """Give how much went out; the end goes with the last of it."""
@@ -94,6 +116,7 @@ class Leg(Stream):
 
     def allow_more(self) -> bool:
         """Let the peer send as much as there is room for on the other leg."""
+        self._send_gathered()
         backlog = 0 if self.passage is None else self.passage.backlog(self)
         room = max(self._connection.limits.stream_window - backlog, 0)
         return self._connection.engine.allow(self.id, room)
@@ -105,9 +128,26 @@ class CallerLeg(Leg):
     __slots__ = ()
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
+        if len(data) < _SMALL and not end_stream:
+            self._gathered.append(data)
+            return
         self.ended = end_stream
+        self._send_gathered()
         if self.passage is not None:
             self.passage.on_request_data(data, end=end_stream)
+
+    def _pass_on(self, data: bytes) -> None:
+        if self.passage is not None:
+            self.passage.on_request_data(data, end=False)
+
+    def count_reply(self) -> str:
+        """Count bytes of the reply that are held; gives the budget they use up, "" for none."""
+        ledger, change = self.ledger, self.held_size - self.sending_charge
+        if ledger is None or not change:
+            return ""
+        self.sending_charge = self.held_size
+        ledger.add_working(change)
+        return ledger.too_much_work() if change > 0 else ""
 
     def on_end(self, trailers: Trailers | None) -> None:
         """A request's trailers mean nothing to gRPC."""
@@ -150,18 +190,27 @@ class PluginLeg(Leg):
             self.passage.on_response_head(head)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        if self.passage is not None:
-            self.passage.on_response_data(data)
+        if len(data) < _SMALL:
+            self._gathered.append(data)
+        else:
+            self._send_gathered()
+            self._pass_on(data)
         if end_stream:
             self.on_end(None)
 
+    def _pass_on(self, data: bytes) -> None:
+        if self.passage is not None:
+            self.passage.on_response_data(data)
+
     def on_end(self, trailers: Trailers | None) -> None:
+        self._send_gathered()
         self.ended, self.trailers = True, trailers
         if self.passage is not None:
             self.passage.on_response_end(trailers)
 
     def fail(self, failure: purerpc.RpcFailedError) -> None:
         """The plugin has reset the call, or its connection is lost."""
+        self._send_gathered()
         if self.failure is None and not self.ended:
             self.failure = failure
             if self.passage is not None:

@@ -222,6 +222,17 @@ class Passage:
         if self._plugin is not None:
             self._plugin.send_on(data, b"" if end else None)
             self._caller.connection.passed_on.add(self._plugin.connection)
+        self._count_request()
+
+    def _count_request(self) -> None:
+        """Count what is held of the request, and end the call if the caller has too much held."""
+        size = self._kept_size if self._kept is not None else 0
+        if self._plugin is not None:
+            size += self._plugin.held_size
+        budget = self._caller.count_received(size if size > _SMALL else 0)
+        if budget:
+            text = f"requests that plugins have not taken use up {budget} of the mesh"
+            self._end_with(purerpc.ResourceExhaustedError(text), success=None)
 
     def _keep(self, data: bytes) -> None:
         assert self._kept is not None
@@ -270,6 +281,12 @@ class Passage:
     def on_response_data(self, data: bytes) -> None:
         self._caller.send_on(data)
         self._answer()
+        budget = self._caller.count_reply() if self._caller.held_size else ""
+        if budget:
+            # A message may be cut short by that: the status says why.
+            self._caller.drop_held()
+            text = f"replies that the caller does not read use up {budget} of the mesh"
+            self._end_with(purerpc.ResourceExhaustedError(text), success=None)
 
     def on_response_end(self, trailers: Trailers | None) -> None:
         if trailers is None:
@@ -330,6 +347,10 @@ class Passage:
 
     def on_room(self, leg: Leg) -> None:
         """A leg's peer has taken some of what was held: the other's may send more."""
+        if leg is self._caller:
+            self._caller.count_reply()
+        else:
+            self._count_request()
         if self._ended and leg is self._caller and not leg.held_size:
             self._let_go()
         other = self._caller if leg is self._plugin else self._plugin

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from time import thread_time
 from typing import Any
 
 import purerpc
@@ -16,6 +17,8 @@ import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.rpc import census
+from meshtrio.rpc.accounts import Ledger
+from meshtrio.rpc.fairness import Share
 from meshtrio.rpc.message_limits import connection_limits
 from meshtrio.rpc.outbox import CONGESTED_ABOVE, Outbox
 from meshtrio.rpc.peer import Peer
@@ -33,6 +36,17 @@ from meshtrio.wire.limits import Limits
 _log = logging.getLogger("meshtrio.rpc")
 
 _RECEIVE_SIZE = 1024 * 1024
+_SMALL_READ = 4096
+"""Bytes of a read that are processed at once: some 450 frames at the most."""
+_READ_COST = 128
+"""Frames, and KiB of frames, that are processed before the time is looked at."""
+_FEW_EVENTS = 24
+"""Events of one read whose time is not worth measuring."""
+_EVENT_COST = 0.000003
+"""Seconds that an event takes on average."""
+_CALM = ErrorCode.ENHANCE_YOUR_CALM
+_WINDOW_OF_ONE = 4096
+"""Bytes of a connection's window for which one waiting stream is woken."""
 _EVENTS_OF_A_CALL = 3
 """A reply is a head, a message and trailers: a read that brings more has woken several tasks."""
 _HOLD = 0.0005
@@ -84,7 +98,21 @@ class Connection:
         """The transport is ready for bytes."""
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._waiting_for_window: set[Stream] = set()
+        self.window_waiters: dict[Stream, None] = {}
+        """Streams that wait for the connection's window or for the kernel, in order."""
+        self.ledger: Ledger | None = None
+        """On a server: the memory that the connection's calls use."""
+        self.share = Share()
+        """The use that the peer makes of the event loop."""
+        self._window_opened = False
+        """The read under way has opened the connection's window."""
+        self._waking = False
+        self._partial_charge = 0
+        """Bytes of an incomplete frame that the ledger counts."""
+        self._outbox_charge = 0
+        """Bytes in the outbox that the ledger counts."""
+        self._answers = 0
+        """Bytes of answers to PING and SETTINGS that the peer has not read."""
         self._easing = False
         """A task waits for the kernel on their behalf."""
         self.passed_on: set[Connection] = set()
@@ -131,6 +159,9 @@ class Connection:
             if cut:
                 self._on_cut()
             self.outbox.close()
+            if self.ledger is not None:
+                self._count_outbox(self.ledger)
+                self.ledger.add_partial(-self._partial_charge)
             self._transport.close()
             census.SOCKETS.leave(self.number)
 
@@ -153,7 +184,7 @@ class Connection:
 
     async def _pump(self) -> None:
         receive, handle, now = self._transport.receive, self._handle, self._now
-        answers = 0
+        engine = self.engine
         while not self.engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
@@ -162,29 +193,80 @@ class Connection:
                 return
             if not data:
                 return
+            if self.share.left < 0 and self.share.charge(0.0):
+                await self.share.turn()
             self._heard = now()
-            received = self.engine.receive_data(data, self._heard)
-            for event in received:
+            cost = _READ_COST if len(data) > _SMALL_READ else 0
+            events_ = engine.receive_data(data, self._heard, cost)
+            for event in events_:
                 handle[type(event)](event)
-            for stream in self._fed:
-                if not stream.ended:
-                    stream.allow_more()
-            self._fed.clear()
-            waiting = self.outbox.size
-            self.flush()
-            passed_on = bool(self.passed_on)
-            if passed_on:
-                self._flush_passed_on()
-            # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for
-            # more. Messages are not counted: two peers that each wait for the other to read would
-            # wait for ever, and windows bound them anyway.
-            answers = answers + self.outbox.size - waiting if waiting else 0
-            if answers > CONGESTED_ABOVE:
-                await self.outbox.empty()
+            received = len(events_)
+            if received > _FEW_EVENTS or cost:
+                received = await self._read_rest(received)
+            if self._needs_finish or engine.stalled_since is not None or self._fed:
+                passed_on = self._finish_read()
+                if self._answers > CONGESTED_ABOVE:
+                    await self.outbox.empty()
+            else:
+                passed_on = False
+                self.flush()
             # In two or three parts: the peer is at work on one while the next is being made.
-            together = len(received) // (2 * _EVENTS_OF_A_CALL)
+            together = received // (2 * _EVENTS_OF_A_CALL)
             if together > 1 and not passed_on:
                 await self._send_together(together)
+
+    async def _read_rest(self, received: int) -> int:
+        """Process what a read has brought beyond little: a slice of time, then the next in the
+        peer's turn. Gives the number of events of the last slice, `received` being the first.
+        """
+        engine, share, handle = self.engine, self.share, self._handle
+        # What came before was one part, of which only the order of magnitude matters.
+        began = thread_time() - received * _EVENT_COST
+        while True:
+            while engine.unread is not None:
+                more = engine.receive_data(b"", self._now(), _READ_COST)
+                for event in more:
+                    handle[type(event)](event)
+                received += len(more)
+                if thread_time() - began >= share.slice:
+                    break
+            must_wait = share.charge(thread_time() - began)
+            if engine.unread is None and not must_wait:
+                return received
+            self._finish_read()
+            if self._answers > CONGESTED_ABOVE:
+                await self.outbox.empty()
+            await share.turn()
+            began, received = thread_time(), 0
+            if engine.unread is None:
+                return received
+
+    @property
+    def _needs_finish(self) -> bool:
+        """Whether a read has led to more than what `flush` sends."""
+        waiting = self.outbox.size or self._partial_charge
+        return bool(self._window_opened or self.passed_on or waiting)
+
+    def _finish_read(self) -> bool:
+        """Send what a read has led to; true if some of it was passed on."""
+        self._count_partial()
+        if self._window_opened:
+            self._window_opened = False
+            self._wake_senders()
+        for stream in self._fed:
+            if not stream.ended:
+                stream.allow_more()
+        self._fed.clear()
+        waiting = self.outbox.size
+        self.flush()
+        passed_on = bool(self.passed_on)
+        if passed_on:
+            self._flush_passed_on()
+        # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for more.
+        # Messages are not counted: two peers that each wait for the other to read would wait for
+        # ever, and windows bound them anyway.
+        self._answers = self._answers + self.outbox.size - waiting if waiting else 0
+        return passed_on
 
     def _flush_passed_on(self) -> None:
         passed_on, self.passed_on = self.passed_on, set()
@@ -283,9 +365,32 @@ class Connection:
         if not buffers:
             return
         if self.outbox.write(buffers) and self._nursery is not None:
-            self._nursery.start_soon(self.outbox.drain)
+            self._nursery.start_soon(self._drain)
+        if self.outbox.size and self.ledger is not None:
+            self._count_outbox(self.ledger)
         if self.outbox.error is not None and not (self.closed or self.engine.closed):
             self.loss = f"the connection broke: {self.outbox.error.strerror}"
+
+    async def _drain(self) -> None:
+        await self.outbox.drain()
+        if self.ledger is not None:
+            self._count_outbox(self.ledger)
+
+    def _count_outbox(self, ledger: Ledger) -> None:
+        change = self.outbox.size - self._outbox_charge
+        self._outbox_charge += change
+        ledger.add_working(change)
+
+    def _count_partial(self) -> None:
+        """Count what has come of a frame or header block that is not complete. Closes the
+        connection if the peer has too much of that, on all of its connections."""
+        ledger, size = self.ledger, self.engine.partial_size
+        if ledger is None or size == self._partial_charge:
+            return
+        change = size - self._partial_charge
+        self._partial_charge = size
+        if not ledger.add_partial(change):
+            self.shut("frames that are not complete use up peer_memory", _CALM)
 
     def seconds_since(self, time: float) -> float:
         """Of the clock that the connection goes by; may be asked from another thread."""
@@ -309,7 +414,8 @@ class Connection:
 
     def forget(self, stream: Stream, code: ErrorCode) -> None:
         """Drop a stream, telling the peer where it does not know yet that it is over."""
-        self._waiting_for_window.discard(stream)
+        if self.window_waiters:
+            self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
             awaits_end = not stream.ended and self._awaits_end(stream.id, code)
             if not awaits_end and self.engine.reset_stream(stream.id, code):
@@ -329,7 +435,7 @@ class Connection:
 
     def _fail(self, stream: Stream, failure: purerpc.RpcFailedError) -> None:
         self.streams.pop(stream.id, None)
-        self._waiting_for_window.discard(stream)
+        self.wake_next_sender(stream)
         stream.fail(failure)
         self._on_stream_gone(stream)
 
@@ -366,24 +472,59 @@ class Connection:
             if stream is not None:
                 stream.on_window()
         else:
-            self._wake_senders()
+            self._window_opened = True
 
     def _wake_senders(self) -> None:
-        waiting, self._waiting_for_window = self._waiting_for_window, set()
-        for stream in waiting:
+        """Wake streams that wait for the connection's window, as many as it has room for.
+
+        A stream with a task is woken and sends later; when it is done it wakes the next, by
+        `wake_next_sender`. So a peer that opens the window by a byte does not make this side wake
+        all that wait.
+        """
+        room = self.engine.windows[0]
+        if self._waking or room <= 0:
+            return
+        self._waking = True
+        for stream in list(self.window_waiters):
+            if min(room, self.engine.windows[0]) <= 0:
+                break
+            if self.outbox.congested:
+                self._start_easing()
+                break
+            del self.window_waiters[stream]
+            if not stream.sends_at_once:
+                room -= _WINDOW_OF_ONE
             stream.on_window()
+        self._waking = False
+
+    def wake_next_sender(self, stream: Stream) -> None:
+        """Leave what a stream did not use of the connection's window to the next that waits."""
+        if self.window_waiters:
+            self.window_waiters.pop(stream, None)
+            self._wake_senders()
 
     def _on_settings(self, event: events.SettingsReceived) -> None:
-        self._wake_senders()
+        if event.windows_grew:
+            for stream in list(self.streams.values()):
+                stream.on_window()
 
     def await_window(self, stream: Stream) -> None:
-        """Have the stream woken when the connection's window opens, or the settings change."""
-        self._waiting_for_window.add(stream)
+        """Have a stream woken when the connection's window opens, if that is what it waits for."""
+        if self.engine.windows[0] <= 0:
+            self.window_waiters[stream] = None
+        else:
+            self.wake_next_sender(stream)
 
     def await_room(self, stream: Stream) -> None:
         """The same, and when the kernel takes more."""
-        self._waiting_for_window.add(stream)
-        if self.outbox.congested and not self._easing:
+        if self.outbox.congested:
+            self.window_waiters[stream] = None
+            self._start_easing()
+        else:
+            self.await_window(stream)
+
+    def _start_easing(self) -> None:
+        if not self._easing:
             self._easing = True
             self.spawn(self._ease)
 

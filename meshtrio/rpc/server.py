@@ -18,12 +18,14 @@ import trio
 
 from meshtrio.rpc import census
 from meshtrio.rpc.acceptor import Acceptor
+from meshtrio.rpc.accounts import Account, Accounts, Ledger, RefusedForAbuseError
 from meshtrio.rpc.connection import LAST_WORDS, Connection
 from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
+from meshtrio.rpc.memory import return_freed_memory
 from meshtrio.rpc.meter import Meter
 from meshtrio.rpc.observe import Outcome, ServerObserver
 from meshtrio.rpc.observers import observers, together_served
-from meshtrio.rpc.peer import Peer
+from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import (
     ServerCall,
@@ -51,6 +53,8 @@ _UNREAD_SIZE = 256 * 1024
 _UNCOUNTED = 2**62
 _MAX_ANSWERED = 256
 """Streams of a connection that are answered and wait for the client to end its side."""
+_MAX_LEDGERS = 1024
+"""Ledgers of a gateway's clients that a connection keeps while they are not used."""
 _DRAIN_PING = b"drain..."
 _DRAIN_PING_WAIT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
@@ -118,6 +122,9 @@ class Server:
         self.observer = self._host
         """Who wants to know of calls, None where nobody does."""
         self._crowd = Crowd(self.limits)
+        self.accounts = Accounts(self.limits)
+        self.reply_sizes: dict[str, int] = {}
+        """Bytes of lately large replies, by method: what a call of it may come to need."""
         self._later: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
         self.exiting = False
@@ -238,17 +245,19 @@ class Server:
                 for connection in list(self.connections):
                     connection.keep_house(now)
             due = now + _HOUSEKEEPING
+            await return_freed_memory()
 
     def _take(self, sock: socket.socket, exhausted: bool) -> None:
         """Serve an accepted connection, or reject it."""
         assert self._nursery is not None
         encrypted = self._ssl_context is not None
         try:
+            self.accounts.check(peer_of(sock))
             who = self._crowd.enter(sock, trusted_pid=self.trusted_pid, exhausted=exhausted)
         except OSError:
             sock.close()  # Its client is gone already.
             return
-        except TooManyConnectionsError as exc:
+        except (TooManyConnectionsError, RefusedForAbuseError) as exc:
             if exhausted:
                 self._crowd.reject_now(sock, str(exc), encrypted=encrypted)
                 return
@@ -340,6 +349,9 @@ class ServerConnection(Connection):
         self.server = server
         self.counted_as: list[Who] = []
         """What the server's limits on connections count it as."""
+        self._account: Account | None = None
+        self._ledgers: dict[Account, Ledger] = {}
+        """Those of a gateway's clients."""
         self._running = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
@@ -443,6 +455,7 @@ class ServerConnection(Connection):
             self._drain_acknowledged.set()
 
     def _on_stream_gone(self, stream: Stream) -> None:
+        stream.settle_account()
         if self._refusing:
             if self._forwarder is not None:
                 self.refuse_waiting()
@@ -490,7 +503,7 @@ class ServerConnection(Connection):
                 OSError
             ):  # It is closed already, or there is no descriptor left.
                 os.dup(self.transport.sock.fileno())
-        self._waiting_for_window.discard(stream)
+        self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
             self._on_stream_gone(stream)
 
@@ -502,6 +515,8 @@ class ServerConnection(Connection):
         try:
             await super().run(task_status=task_status)
         finally:
+            if self._account is not None:
+                self._account.connections -= 1
             self._drain_acknowledged.set()
             self._ended.set()
 
@@ -517,9 +532,55 @@ class ServerConnection(Connection):
             return False
         tls = self.transport.tls
         reason = "" if tls is None else self.server.count_certificate(self, tls)
+        reason = reason or self._open_account()
         if reason:
             self.shut(reason, ErrorCode.ENHANCE_YOUR_CALM)
         return not reason
+
+    def _open_account(self) -> str:
+        """Count the connection for its peer; gives why it is refused, "" if it is not."""
+        server, peer = self.server, self.peer
+        trusted = server.trusted_pid is not None and peer.pid == server.trusted_pid
+        try:
+            server.accounts.check(peer)
+        except RefusedForAbuseError as exc:
+            if not trusted:
+                return str(exc)
+        account = self._account = server.accounts.of(peer, trusted=trusted)
+        account.connections += 1
+        self.ledger, self.share = Ledger(account), account.share
+        if not trusted:
+            self.engine.share_budgets(account.resets, account.control)
+        return ""
+
+    def _ledger_for(self, head: RequestHead) -> Ledger | None:
+        """The ledger of who makes a call: of a gateway's client, if the peer is the mesh."""
+        if self._account is None or not self._account.is_trusted:
+            return self.ledger
+        account = self.server.accounts.of_client(head)
+        if account is None:
+            return self.ledger
+        ledger = self._ledgers.get(account)
+        if ledger is None:
+            if len(self._ledgers) >= _MAX_LEDGERS:
+                busy = {a: each for a, each in self._ledgers.items() if each.is_used}
+                self._ledgers = busy
+            ledger = self._ledgers[account] = Ledger(account)
+        return ledger
+
+    def _on_failed(self, event: events.ConnectionFailed) -> None:
+        super()._on_failed(event)
+        if event.code == ErrorCode.ENHANCE_YOUR_CALM:
+            self._note_abuse()
+
+    def _note_abuse(self) -> None:
+        if self._account is not None and not self._account.is_trusted:
+            self._account.note_abuse()
+
+    def _close_calls(self) -> None:
+        if not self.closed and self.streams and not self.engine.charge_lost_streams(self._now()):
+            self._note_abuse()
+        super()._close_calls()
 
     def _on_large_request(self, event: events.RequestTooLarge) -> None:
         self.tally.started += 1
@@ -536,7 +597,9 @@ class ServerConnection(Connection):
         self.tally.started += 1
         self.tally.last_started = self._heard
         head, handler = event.head, self._find(event.head.path)
-        if self._running >= self.limits.max_concurrent_streams:
+        account = self._account
+        full = account is not None and account.calls >= account.max_calls
+        if full or self._running >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
             self.tally.failed += 1
             return
@@ -589,6 +652,8 @@ class ServerConnection(Connection):
         stream = Stream(self, stream_id)
         stream.encoding = head.encoding
         stream.path = head.path
+        if self._account is not None and self._account.is_trusted:
+            stream.count_for(self._ledger_for(head))
         self._running += 1
         self.spawn(ServerCall(self, stream, handler, head, self.server.observer).run)
         return stream

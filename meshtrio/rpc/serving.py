@@ -47,6 +47,9 @@ _MAX_MESSAGE_SIZE = 4096
 """Bytes of an encoded status message, which is cut beyond that: peers limit their header lists, by
 default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
 
+_LARGE_REPLY = 64 * 1024
+"""Bytes of a reply from which on calls of its method are taken to need as much."""
+
 _OK = purerpc.StatusCode.OK
 _StatusPair = tuple[purerpc.StatusCode, str]
 _STOPPED = (purerpc.StatusCode.UNAVAILABLE, STOPPED)
@@ -244,6 +247,11 @@ class ServerCall:
         if self._stream.failure is not None:
             raise self._stream.failure
         method = self._handler.method
+        ledger = self._stream.ledger
+        if ledger is not None and ledger.account.working and self._handler.counted:
+            await ledger.wait_to_work()
+        if self._connection.server.reply_sizes:
+            self._expect_reply(method.path)
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
         else:
@@ -257,6 +265,14 @@ class ServerCall:
         if method.server_streams:
             await self._send_all(result)
         return result
+
+    def _expect_reply(self, path: str) -> None:
+        """Count what a reply of the method is likely to need; less and less while none is large."""
+        sizes = self._connection.server.reply_sizes
+        size = sizes.pop(path, 0)
+        if size > _LARGE_REPLY:
+            sizes[path] = size - (size >> 5)
+            self._stream.expect_to_send(size)
 
     async def _single_request(self) -> Any:
         data = await self._stream.receive_request()
@@ -279,6 +295,9 @@ class ServerCall:
             expected = method.response_type.__name__
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
+        if len(data) > _LARGE_REPLY:
+            sizes = self._connection.server.reply_sizes
+            sizes[method.path] = max(len(data), sizes.get(method.path, 0))
         request = self._request
         head = trailers = b""
         if not self._stream.head_sent:

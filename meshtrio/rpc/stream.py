@@ -1,15 +1,23 @@
-"""One call's two directions of messages on a connection, the same on either side."""
+"""One call's two directions of messages on a connection, the same on either side.
+
+Over 600 lines, because sending, receiving and what the peer does change the one state of a stream;
+what it counts in memory is in `counted`.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import purerpc
 import trio
 
 from meshtrio.errors import UsageError
+from meshtrio.rpc.accounts import Ledger
+from meshtrio.rpc.counted import LITTLE, CountedCall
+from meshtrio.rpc.fairness import WAKE_COST, Share
 from meshtrio.rpc.peer import Peer
 from meshtrio.rpc.tracing import notify, notify_in_read_loop
 from meshtrio.rpc.waiter import Waiter
@@ -30,6 +38,15 @@ if TYPE_CHECKING:
 
 _LARGE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
+_MANY = 256
+"""Messages of a stream that wait to be taken, from which on DATA is kept as it comes."""
+_MESSAGE_COST = 48
+"""Bytes that an object takes beyond its content."""
+_FIRST_LOOK = 4
+"""Messages that a task may handle after it has waited before the clock is looked at."""
+_MAX_PACE = 256
+_PIECE = 16 * 1024
+"""Bytes of DATA that are cut into messages at once: up to 3,276 messages, for some 0.5 ms."""
 
 
 STOPPED = "the server stopped during the call"
@@ -42,7 +59,7 @@ class Compressed(bytes):
     __slots__ = ()
 
 
-class Stream:
+class Stream(CountedCall):
     """Messages in, messages out, and how it ended.
 
     Received messages are held until they are taken, and the peer may send more only then, but for
@@ -53,10 +70,14 @@ class Stream:
     __slots__ = (
         "_begun",
         "_connection",
+        "_looked_at",
         "_messages",
+        "_pace",
         "_readable",
         "_reader",
+        "_uncut",
         "_unread",
+        "_until_look",
         "_writable",
         "awaits_end",
         "compressed",
@@ -75,6 +96,9 @@ class Stream:
         "trailers",
         "watch",
     )
+
+    sends_at_once = False
+    """Whether `on_window` sends, instead of waking a task that does."""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.id = stream_id
@@ -103,10 +127,25 @@ class Stream:
         self.on_failure: trio.CancelScope | None = None
         """Cancelled when the stream fails: the scope of the handler on a server."""
         self._connection = connection
+        self.ledger = connection.ledger
+        """On a server, while the stream is open: the memory it uses counts there."""
+        if self.ledger is not None:
+            self.ledger.account.calls += 1
+        self.received_charge = self.taken_charge = self.sending_charge = 0
+        """Bytes counted there: that wait to be taken, that the handler works with, to be sent."""
+        self.is_reserved = self.holds_large = False
         self._messages: deque[bytes] | tuple[()] = ()
         """A deque only while it holds something: an empty one is larger than all the rest."""
         self._unread = 0
         """Bytes of the messages that wait to be taken."""
+        self._uncut: deque[bytes] | tuple[()] = ()
+        """DATA of very many messages, which is cut into messages as they are taken."""
+        self._until_look = _FIRST_LOOK
+        """Messages until the clock is looked at to see if the call's task has worked for long."""
+        self._pace = 1
+        """Messages from the last look at the clock to the next."""
+        self._looked_at = 0.0
+        """When that was; 0 if the task has waited since."""
         self._begun = 0.0
         self.awaits_end = False
         """On a server: the one request of a call is here, and the client has not ended its side."""
@@ -138,21 +177,38 @@ class Stream:
         Raises the status the stream failed with, once the messages before it are taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._messages:
+        if self._messages:
+            self._until_look -= 1
+            if not self._until_look and self._slice_is_over():
+                await self._wait_for_turn()
+        if self.taken_charge:
+            self.let_go()
+        while not self._messages and not self._cut_more():
             if self.failure is not None:
                 raise self.failure
             if self.ended:
                 return None
             await self._news()
+        if self.encoding != IDENTITY:
+            await self._wait_to_decompress()
+        if self.ledger is not None and self.ledger.account.working:
+            await self._wait_to_work(self.ledger)
+        message = self._take()
+        if not self.ended and self.allow_more():
+            self._connection.flush()
+        return self._decoded(message)
+
+    def _take(self) -> bytes:
+        """Take the next message as it was received."""
         assert isinstance(self._messages, deque)
         message = self._messages.popleft()
         if not self._messages:
             self._messages = ()
         self._unread -= len(message) + PREFIX_SIZE
         self._connection.tally.received += 1
-        if not self.ended and self.allow_more():
-            self._connection.flush()
-        return self._decoded(message)
+        if self.received_charge:
+            self._count_received()
+        return message
 
     async def receive_only(self) -> tuple[bytes | None, int]:
         """Wait for the end of a call that has but one reply; give it, and how many there were.
@@ -184,10 +240,21 @@ class Stream:
         if not isinstance(self._messages, deque) or len(self._messages) > 1 or not self.ended:
             number = "more than one request" if self._messages else "no request"
             raise purerpc.UnimplementedError(f"the call has {number}, and its method takes one")
+        if self.encoding != IDENTITY:
+            await self._wait_to_decompress()
+        if self.ledger is not None and self.ledger.account.working:
+            await self._wait_to_work(self.ledger)
         message, self._messages = self._messages[0], ()
         self._unread -= len(message) + PREFIX_SIZE
         self._connection.tally.received += 1
+        if self.received_charge:
+            self._count_received()
         return self._decoded(message)
+
+    @property
+    def _has_more(self) -> bool:
+        """Messages wait to be taken."""
+        return bool(self._messages or self._uncut)
 
     @property
     def _has_too_many(self) -> bool:
@@ -210,19 +277,24 @@ class Stream:
         self.compressed = isinstance(message, Compressed)
         if self.compressed:
             message = self._decompressed(message)
+        if size > LITTLE or self.compressed:
+            self.count_taken(len(message))
         if self.watch is not None:
             notify(self.path, self.watch.received, message, size)
-            if self.ended and not self._messages and not self._connection.is_client:
+            if self.ended and not self._has_more and not self._connection.is_client:
                 notify(self.path, self.watch.received_all)
         return message
 
     def _decompressed(self, message: bytes) -> bytes:
+        began = perf_counter()
         try:
             return decompress(message, self.message_limits.receive)
         except MessageTooLarge as exc:
             raise self.message_limits.received(exc.length, at_least=True) from None
         except MalformedMessage as exc:
             raise purerpc.InternalError(f"received a message that is {exc}") from None
+        finally:
+            self._share.charge(perf_counter() - began)
 
     async def send(
         self,
@@ -252,13 +324,16 @@ class Stream:
         data = message_prefix(size, compressed=compressed)
         if size > _LARGE:
             # A frame of its own for the prefix, which saves copying the message behind it.
-            await self.send_bytes(data, head=head)
+            await self.send_bytes(data, head=head, following=size)
             data, head = encoded, b""
         else:
             data += encoded
         await self.send_bytes(data, head=head, end_stream=end_stream, trailers=trailers)
         if not end_stream:
             connection.tally.sent += 1
+            self._until_look -= 1
+            if not self._until_look and self._slice_is_over():
+                await self._wait_for_turn()
 
     async def send_bytes(
         self,
@@ -267,11 +342,16 @@ class Stream:
         head: bytes = b"",
         end_stream: bool = False,
         trailers: bytes = b"",
+        following: int = 0,
     ) -> None:
-        """The same as `send`, for DATA as it is."""
+        """The same as `send`, for DATA as it is; `following`: bytes that the caller has to send
+        after it."""
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
+        if self.sending_charge:
+            self.expect_to_send(0)
         if connection.outbox.congested:
+            self.hold_back(len(data) + following)
             await connection.outbox.uncongested()
         left: bytes | memoryview = data
         if head and not self._check_over():
@@ -284,19 +364,112 @@ class Stream:
             left = memoryview(left)[taken:]
             connection.flush()
             connection.await_window(self)
+            self.hold_back(len(left) + following)
             await self._window()
+            if self._share.charge(WAKE_COST):
+                await self._share.turn()
+        if connection.window_waiters:
+            connection.wake_next_sender(self)
         if trailers and not self.over:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
 
+    async def _wait_to_decompress(self) -> None:
+        """Wait for a turn before a compressed message is taken, if the peer has had so many, or so
+        large ones, that they have used up its time."""
+        share = self._share
+        if share.left < 0 and share.charge(0.0):
+            await share.turn()
+            self._check_still_there()
+
+    def _check_still_there(self) -> None:
+        """Raise what the stream failed with if its messages were dropped meanwhile."""
+        if not self._messages:
+            assert self.failure is not None
+            raise self.failure
+
+    async def _wait_to_work(self, ledger: Ledger) -> None:
+        """Wait before a message is taken that is not small, until others have let go of enough."""
+        assert isinstance(self._messages, deque)
+        message = self._messages[0]
+        if isinstance(message, Compressed) or len(message) > LITTLE:
+            await ledger.wait_to_work()
+            self._check_still_there()
+
+    def _count_received(self) -> None:
+        """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
+        except for a message that room was reserved for."""
+        reader = self._reader
+        partial = 0 if reader is None else reader.size if self.is_reserved else reader.held
+        size = self._unread + _MESSAGE_COST * len(self._messages) + partial
+        budget = self.count_received(size)
+        if budget and not (self.is_reserved or self.holds_large):
+            self.drop_received()
+            self.count_received(0)
+            text = f"what was received and not processed yet uses up {budget}"
+            self.fail(purerpc.ResourceExhaustedError(text))
+        elif self.holds_large and not self._has_more:
+            self.end_holding()
+
+    def drop_received(self) -> None:
+        """Forget what no handler has taken."""
+        self._messages = self._uncut = ()
+        self._reader, self._unread = None, 0
+
+    def _reserves(self, reader: MessageReader) -> bool:
+        """Whether the rest of a message may be received, which does not fit into the window."""
+        if self.is_reserved or self.ledger is None:
+            return True
+        if self.reserve(reader.size):
+            self._count_received()
+        return self.is_reserved
+
+    def retry_reservation(self) -> bool:
+        """Let the rest of a message come if there is room for it now; false if there is not."""
+        if self.ledger is None or self.failure is not None or self._reader is None:
+            return True
+        if not self._reserves(self._reader):
+            return False
+        if self.allow_more():
+            self._connection.flush()
+        return True
+
+    @property
+    def _share(self) -> Share:
+        ledger = self.ledger
+        return self._connection.share if ledger is None else ledger.account.share
+
+    def _slice_is_over(self) -> bool:
+        """Whether the call's task has to let others work before it goes on.
+
+        A handler whose peer reads, or writes, as fast as it does would never wait otherwise. The
+        clock is looked at each time that so many messages have come as may take a slice, at the
+        pace of the last ones.
+        """
+        now, slice_ = perf_counter(), self._share.slice
+        looked, self._looked_at = self._looked_at, now
+        if not looked:
+            self._until_look = self._pace = 1
+            return False
+        worked = now - looked
+        pace = min(self._pace * slice_ / max(worked, 1e-9), 2 * self._pace, _MAX_PACE)
+        self._until_look = self._pace = max(int(pace), 1)
+        return worked >= slice_ / 2
+
+    async def _wait_for_turn(self) -> None:
+        await self._share.turn()
+        self._looked_at = perf_counter()
+
     async def _news(self) -> None:
         if self._readable is None:
             self._readable = Waiter()
+        self._looked_at, self._until_look = 0.0, _FIRST_LOOK
         await self._readable.wait()
 
     async def _window(self) -> None:
         if self._writable is None:
             self._writable = Waiter()
+        self._looked_at, self._until_look = 0.0, _FIRST_LOOK
         await self._writable.wait()
 
     async def send_end(self) -> None:
@@ -329,9 +502,15 @@ class Stream:
 
         Only called when all DATA that the engine has counted has been handed on to the stream.
         """
-        room = max(self._connection.limits.stream_window - self._unread, 0)
-        if self._reader is not None and not self._messages:
-            room += self._reader.missing
+        window, reader = self._connection.limits.stream_window, self._reader
+        room = max(window - self._unread, 0)
+        if reader is not None:
+            if reader.size <= window or self.is_reserved:
+                room += 0 if self._has_more else reader.missing
+            elif not self._has_more and self._reserves(reader):
+                room += reader.missing
+            else:
+                room = max(room - reader.held, 0)
         return self._connection.engine.allow(self.id, room)
 
     # -- for the connection: what the peer did -----------------------------------------------
@@ -348,11 +527,15 @@ class Stream:
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if self.failure is not None:
             return
-        message = None if self._reader else whole_message(data, self.message_limits.receive)
-        if message is not None:
-            self._keep(message)
+        message = None
+        if self._reader is None and not self._uncut:
+            message = whole_message(data, self.message_limits.receive)
+        if message is None:
+            self._keep_pieces(data)
         else:
-            self._assemble(data)
+            self._keep(message)
+            if self._unread > LITTLE:
+                self._count_received()
         if end_stream:
             self.on_end(None)
         self._wake_reader()
@@ -371,8 +554,47 @@ class Stream:
     @property
     def partial_since(self) -> float | None:
         """When the message or the wait was begun that is not over yet; None where there is none."""
-        partial = self.awaits_end or (self._reader is not None and self._reader.partial)
+        partial = self.awaits_end or (
+            self._reader is not None and self._reader.partial and not self._uncut
+        )
         return self._begun if partial else None
+
+    def _keep_pieces(self, data: bytes) -> None:
+        """Keep DATA that is not just one whole message: cut now, or later if there is much."""
+        reader = self._reader
+        if self._uncut or len(self._messages) >= _MANY:
+            self._keep_uncut(data)
+        elif len(data) <= _PIECE or (reader is not None and reader.missing >= len(data)):
+            self._assemble(data)
+        else:
+            self._keep_uncut(data)
+            while self._uncut and len(self._messages) < _MANY:
+                self._cut_next()
+        self._count_received()
+
+    def _keep_uncut(self, data: bytes) -> None:
+        self._unread += len(data)
+        if not isinstance(self._uncut, deque):
+            self._uncut = deque()
+        self._uncut += [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
+
+    def _cut_more(self) -> bool:
+        """Cut DATA that was kept until there is a message; false if there is none."""
+        while self._uncut and not self._messages:
+            self._cut_next()
+        return bool(self._messages)
+
+    def _cut_next(self) -> None:
+        """Cut DATA that was kept as it came, once all messages before it were taken."""
+        assert isinstance(self._uncut, deque)
+        data = self._uncut.popleft()
+        self._unread -= len(data)
+        if not self._uncut:
+            self._uncut = ()
+        if self.failure is None:
+            self._assemble(data)
+            if self.ended:
+                self._check_complete()
 
     def _assemble(self, data: bytes) -> None:
         """Take DATA whose frames and messages do not coincide."""
@@ -385,26 +607,44 @@ class Stream:
             self._keep_all(self._reader.feed(data))
         except MessageTooLarge as exc:
             self._keep_all(exc.complete)
-            self.fail(self.message_limits.received(exc.length))
+            self._fail_message(self.message_limits.received(exc.length))
         if len(self._messages) > whole:
             self._begun = trio.current_time()
+            if self.is_reserved:
+                self.end_reservation()
 
     def _keep_all(self, messages: Sequence[tuple[bool, bytes]]) -> None:
         for compressed, message in messages:
             if compressed and self.encoding == IDENTITY:
-                self.fail(purerpc.InternalError("a message was compressed without agreement"))
+                error = purerpc.InternalError("a message was compressed without agreement")
+                self._fail_message(error)
                 return
             self._keep(Compressed(message) if compressed else message)
 
     def on_end(self, trailers: Trailers | None) -> None:
-        if self._reader and self._reader.partial and (trailers is None or trailers.code == 0):
-            self.fail(purerpc.InternalError("the stream ended in the middle of a message"))
-        self.ended = True
         self.trailers = trailers
+        if self._reader is not None:
+            self._check_complete()
+        self.ended = True
         self._wake_reader()
         self.on_window()
-        if self.watch is not None and not self._messages and not self._connection.is_client:
+        if self.watch is not None and not self._has_more and not self._connection.is_client:
             notify_in_read_loop(self.path, self.watch.received_all)
+
+    def _check_complete(self) -> None:
+        """Fail a stream that has ended in the middle of a message, unless it failed anyway."""
+        if self._uncut or self._reader is None or not self._reader.partial:
+            return
+        if self.trailers is None or self.trailers.code == 0:
+            error = purerpc.InternalError("the stream ended in the middle of a message")
+            self._fail_message(error)
+
+    def _fail_message(self, failure: purerpc.RpcFailedError) -> None:
+        """Fail for what was received, which may be found out after the end has come."""
+        if self.over and self.failure is None:
+            self.failure = failure
+        else:
+            self.fail(failure)
 
     def on_window(self) -> None:
         if self._writable is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 class Budget:
     """`burst` tokens at once, `rate` a second after that, and what the peer earns by its work."""
 
-    __slots__ = ("_at", "_burst", "_left", "_most", "_rate", "earned")
+    __slots__ = ("_at", "_burst", "_left", "_most", "_rate", "earned", "parent")
 
     def __init__(self, burst: float, rate: float, most: float | None = None) -> None:
         """`most`: tokens that may be there with those that were earned, by default the burst."""
@@ -17,6 +17,8 @@ class Budget:
         self._at = 0.0
         self.earned = 0
         """Tokens to give back, to be added to, which every good frame does."""
+        self.parent: Budget | None = None
+        """Has to pay as well for what was not earned: the budget of several peers together."""
 
     @property
     def has_more(self) -> bool:
@@ -35,6 +37,9 @@ class Budget:
         self._left = min(self._left + self.earned, self._most)
         self.earned = 0
         if self._left < cost:
+            return False
+        unearned = self.parent is not None and self._left - cost < self._burst
+        if unearned and self.parent is not None and not self.parent.take(now, cost):
             return False
         self._left -= cost
         return True

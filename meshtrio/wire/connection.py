@@ -14,6 +14,7 @@ judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream`, `resets
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 
@@ -43,7 +44,7 @@ from meshtrio.wire.events import (
     WindowOpened,
 )
 from meshtrio.wire.frames import FrameType, Setting
-from meshtrio.wire.framing import FrameReader, unpad
+from meshtrio.wire.framing import Frame, FrameReader, unpad
 from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
 from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder
 from meshtrio.wire.limits import Limits
@@ -51,6 +52,8 @@ from meshtrio.wire.resets import ResetStreams, reset_cost
 from meshtrio.wire.stream import Input, Stream, StreamState
 
 _STREAMS_BEFORE_SETTINGS = 100
+_KNOWN_TYPES = 9
+"""Frame types below it have handlers."""
 _CONTROL_HOARD = 1_000_000
 """Frames without content that much DATA may earn a peer: WINDOW_UPDATEs for a gigabyte."""
 
@@ -58,7 +61,7 @@ _CONTROL_HOARD = 1_000_000
 _CLOSED = StreamState.CLOSED
 _HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
 _HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
-_DATA = FrameType.DATA
+_DATA, _HEADERS = FrameType.DATA, FrameType.HEADERS
 _SEND, _SEND_END = Input.SEND, Input.SEND_END
 _RECEIVE, _RECEIVE_END = Input.RECEIVE, Input.RECEIVE_END
 
@@ -103,6 +106,8 @@ class Connection:
             max_frame_size=self.limits.max_frame_size,
             max_block_size=absolute_max,
         )
+        self.unread: Iterator[Frame] | None = None
+        """Frames received last that have not been processed; None for none."""
         self._out: list[bytes | memoryview] = []
         self._settings_seen = False
         self._decoder = HeaderDecoder(self.limits.max_header_list_size, absolute_max)
@@ -123,6 +128,30 @@ class Connection:
         self._send_window = frames.DEFAULT_WINDOW
         self._receive_window = self.limits.connection_window
         self._send_preface()
+
+    def share_budgets(self, resets: Budget, control: Budget) -> None:
+        """Server: count abuse for the client with all its connections.
+
+        Args:
+            resets: Used instead of this connection's own.
+            control: Has to pay as well for frames without content.
+        """
+        self._resets = resets
+        self._control.parent = control
+
+    def charge_lost_streams(self, now: float) -> bool:
+        """Server: count the streams that a client leaves behind when it closes the connection, as
+        if it reset them; false if it may not have as many."""
+        cost = sum(
+            reset_cost(
+                now - stream.opened_at,
+                grace=self.limits.reset_grace,
+                has_deadline=stream.has_deadline,
+                answered=stream.answered,
+            )
+            for stream in self._streams.values()
+        )
+        return not cost or self._resets.take(now, cost)
 
     # -- what goes out -----------------------------------------------------------------------
 
@@ -151,6 +180,11 @@ class Connection:
         extra = limits.connection_window - frames.DEFAULT_WINDOW
         if extra > 0:
             self._out.append(frames.window_update(0, extra))
+
+    @property
+    def partial_size(self) -> int:
+        """Bytes that are kept of a frame and a header block which the peer has not finished."""
+        return self._reader.held_size
 
     @property
     def open_streams(self) -> int:
@@ -334,32 +368,65 @@ class Connection:
 
     # -- what comes in -----------------------------------------------------------------------
 
-    def receive_data(self, data: bytes, now: float = 0.0) -> list[Event]:
-        """Take bytes from the peer at `now` (seconds, monotonic), give the events they complete."""
+    def receive_data(self, data: bytes, now: float = 0.0, max_cost: int = 0) -> list[Event]:
+        """Take bytes from the peer and return the events they complete.
+
+        Args:
+            data: What was received. While there are `unread` frames it is empty, and their
+                events are returned.
+            now: Seconds, monotonic.
+            max_cost: Process frames until they have cost so much: each costs 1, and 1 more for
+                each KiB of it, or 16 bytes of a header block. The others are left `unread`. 0 for
+                all.
+        """
         events: list[Event] = []
         if self.closed:
+            self.unread = None
             return events
         self._now = now
         handlers = self._HANDLERS
         progress = False
         try:
-            for type_, flags, stream_id, payload in self._reader.feed(data):
+            received = self._begin_part(data, max_cost) if max_cost else self._reader.feed(data)
+            for type_, flags, stream_id, payload in received:
                 progress = True
-                if type_ >= len(handlers):
-                    self._spend("frames of unknown types")
-                    continue
                 try:
-                    handlers[type_](self, flags, stream_id, payload, events)
+                    if type_ < _KNOWN_TYPES:
+                        handlers[type_](self, flags, stream_id, payload, events)
+                    else:
+                        self._spend("frames of unknown types")
                 except StreamViolation as exc:
                     self._end_violated(exc, events)
         except PeerViolation as exc:
+            self.unread = None
             self.close(exc.code, exc.reason)
             events.append(ConnectionFailed(exc.code, exc.reason))
-        if not self._reader.incomplete:
+        if self._reader.incomplete or self.stalled_since is not None:
+            self._note_stall(progress)
+        return events
+
+    def _begin_part(self, data: bytes, max_cost: int) -> Iterator[Frame]:
+        if self.unread is None:
+            self.unread = self._reader.feed(data)
+        elif data:
+            raise LocalMisuse("there are frames that have not been processed")
+        return self._part(self.unread, max_cost)
+
+    def _part(self, unread: Iterator[Frame], max_cost: int) -> Iterator[Frame]:
+        for frame in unread:
+            yield frame
+            # A byte of a header block may be a field, and take as long as a KiB of DATA.
+            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == _HEADERS else 10))
+            if max_cost <= 0:
+                return
+        self.unread = None
+
+    def _note_stall(self, progress: bool) -> None:
+        """Note since when the peer has not finished a frame, of which a part has come."""
+        if not self._reader.incomplete or self.unread is not None:
             self.stalled_since = None
         elif progress or self.stalled_since is None:
-            self.stalled_since = now
-        return events
+            self.stalled_since = self._now
 
     def _spend(self, what: str) -> None:
         """Count a frame that carries nothing against the peer."""
@@ -614,10 +681,11 @@ class Connection:
             else:
                 self._apply_setting(key, value)
         # Only the last counts, and it costs a step for each stream.
+        grew = window > self._peer_window and bool(self._streams)
         if window != self._peer_window:
             self._change_initial_window(window)
         self._out.append(frames.SETTINGS_ACK)
-        events.append(SettingsReceived())
+        events.append(SettingsReceived(grew))
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.HEADER_TABLE_SIZE:

@@ -76,6 +76,9 @@ class WindowOpened:
 class SettingsReceived:
     """The peer's settings were taken over and acknowledged."""
 
+    windows_grew: bool = False
+    """More may be sent on the streams that were open."""
+
 
 @attrs.define
 class GoAwayReceived:

@@ -15,8 +15,9 @@ Frame = tuple[int, int, int, bytes]
 _HEADERS = int(FrameType.HEADERS)
 _CONTINUATION = int(FrameType.CONTINUATION)
 _HEADER_BLOCK = (_HEADERS, _CONTINUATION)
-_MIN_FRAGMENT_COST = 32
-"""Bytes that a fragment of a header block counts for at least against the block's limit."""
+_MIN_FRAGMENT_COST = 512
+"""Bytes that a fragment of a header block counts for at least against the block's limit, so that
+one block takes 2,048 of them at most, which are some 3 ms of work."""
 _WHOLE = frames.END_HEADERS | frames.PADDED
 
 
@@ -30,6 +31,7 @@ class FrameReader:
         self._preface_left = frames.PREFACE if expect_preface else b""
         self._held: list[bytes] = []
         """Pieces of a frame that has not come whole."""
+        self._held_size = 0
         self._missing = 0
         """Bytes until it, or its header, has."""
         self._settings_seen = False
@@ -39,6 +41,11 @@ class FrameReader:
         self._block_size = 0
         self._block_stream = 0
         self._block_flags = 0
+
+    @property
+    def held_size(self) -> int:
+        """Bytes that are kept of a frame and a header block that have not come whole."""
+        return self._held_size + (self._block_size if self._block_stream else 0)
 
     @property
     def incomplete(self) -> bool:
@@ -85,11 +92,13 @@ class FrameReader:
         if self._preface_left:
             return self._take_preface(data)
         self._held.append(data)
+        self._held_size += len(data)
         self._missing -= len(data)
         if self._missing > 0:
             return b""
         data = b"".join(self._held)
         self._held.clear()
+        self._held_size = 0
         return data
 
     def _hold(self, data: bytes, begin: int, end: int) -> None:
@@ -97,6 +106,7 @@ class FrameReader:
         a peer that sends a byte at a time next to nothing, and this side the frame's size each.
         """
         self._held.append(data[begin:])
+        self._held_size = len(data) - begin
         self._missing = end - len(data)
 
     def _take_preface(self, data: bytes) -> bytes:

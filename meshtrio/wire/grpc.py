@@ -109,6 +109,16 @@ class MessageReader:
         return self._held > 0
 
     @property
+    def held(self) -> int:
+        """Bytes that have come of the message under way."""
+        return self._held
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message under way with its prefix, as far as that has told; 0 for none."""
+        return self._need if self._held else 0
+
+    @property
     def missing(self) -> int:
         """Bytes that the message under way still needs, as far as its prefix has told."""
         return self._need - self._held if self._held else 0

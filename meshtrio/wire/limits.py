@@ -18,8 +18,12 @@ _frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.LARGEST_MAX_FRAM
 class Limits:
     """What connections may cost. Sizes are bytes.
 
-    The most a peer can make a connection hold of what it sends is about `max_concurrent_streams`
-    times (`stream_window` + `max_message_size`), plus one header block and one frame.
+    Memory is bounded by `connection_memory`, `peer_memory` and `process_memory`. They count what a
+    server holds for its callers: half of each is for what was received and no handler has taken,
+    half for requests that handlers work with and replies that are not read, counted twice.
+    The rest of a message larger than the stream's window is received once there is room for all of
+    it, one at a time if it is larger than that; calls beyond a budget fail with RESOURCE_EXHAUSTED.
+    Clients hold what they have asked for, and are not limited.
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
@@ -34,6 +38,15 @@ class Limits:
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""
     connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_window)
+    connection_memory: int = attrs.field(default=128 * 1024 * 1024, validator=ge(1))
+    """Held for one connection."""
+    peer_memory: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
+    """Held for all connections of one peer: a user on a Unix socket, but each process of the
+    server's own user and of root; on TCP a client certificate or host; behind a gateway its
+    client. Also bounds the calls of a peer under way, at 32 KiB each."""
+    process_memory: int = attrs.field(default=512 * 1024 * 1024, validator=ge(1))
+    """Held for all peers of this process. While there is more, calls of those peers fail that have
+    more than a sixteenth of it."""
     max_frame_size: int = attrs.field(default=256 * 1024, validator=_frame_size)
     """Of one received. HTTP/2's default of 16 KiB makes 64 frames of a large message, which take
     longer to tell apart than the message to copy."""
@@ -53,15 +66,17 @@ class Limits:
     """Of one sent gRPC message, before it is compressed."""
     control_burst: int = attrs.field(default=1000, validator=ge(1))
     """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)
-    a peer may send at once; DATA in either direction earns it more."""
+    a connection may send at once; DATA in either direction earns it more. All connections of one
+    peer together may send ten times as many that were not earned."""
     control_rate: float = attrs.field(default=100.0, validator=ge(0))
     """The same, a second."""
     reset_burst: int = attrs.field(default=1000, validator=ge(1))
-    """Number of streams that a client may open and reset at once before its connection is closed
-    with ENHANCE_YOUR_CALM. Each stream that ends without a reset gives one back. A reset counts if
-    it comes within `reset_grace` of the request and before the response has begun: in full if the
-    call has no deadline, as a tenth if it has one. Streams reset for the client's own violations of
-    HTTP/2 always count."""
+    """Number of streams that a peer may open and reset at once, on all of its connections, before
+    the connection is closed with ENHANCE_YOUR_CALM. New connections of a peer are refused for a
+    second after one was closed in that way, and twice as long each time, up to a minute. Each
+    stream that ends without a reset gives one back. A reset counts if it comes within `reset_grace`
+    of the request and before the response has begun: in full if the call has no deadline, as a
+    tenth if it has one. Streams reset for the client's own violations of HTTP/2 always count."""
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
     reset_grace: float = attrs.field(default=0.01, validator=ge(0))

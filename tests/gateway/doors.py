@@ -83,7 +83,7 @@ class Behind:
         for connection in (*self.server.connections, *self.upstream()):
             assert connection.streams == {}, type(connection)
             assert connection.engine.open_streams == 0, type(connection)
-            assert not connection._waiting_for_window
+            assert not connection.window_waiters
             calls = calls_of(connection)
             assert calls.started == calls.succeeded + calls.failed, type(connection)
         for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
@@ -107,9 +107,12 @@ def measured(gateway: Gateway) -> tuple[int, Counter[tuple[str, str]]]:
 
 @asynccontextmanager
 async def gateway_to(
-    folder: Path, configured: Mapping[str, Iterable[str]] | None = None, **servers: Server
+    folder: Path,
+    configured: Mapping[str, Iterable[str]] | None = None,
+    limits: Limits | None = None,
+    **servers: Server,
 ) -> AsyncIterator[Behind]:
-    """A gateway to servers by the names of their services."""
+    """A gateway to servers by the names of their services; `limits` are those of its clients."""
     registry = MemoryRegistry()
     found = configured or {}
     gateway = Gateway(registry, lambda: found, PassedCalls())
@@ -117,7 +120,9 @@ async def gateway_to(
         await stack.enter_async_context(running(gateway.run))
         health = PassedHealth(registry, gateway)
         others = gateway.catalog.described
-        server = standard_server(forwarder=gateway, others=others, others_health=health)[0]
+        server = standard_server(
+            forwarder=gateway, others=others, others_health=health, limits=limits
+        )[0]
         await stack.enter_async_context(serving(folder / "mesh.sock", server))
         channel = await stack.enter_async_context(connect_to(f"unix:{folder / 'mesh.sock'}"))
         behind = Behind(folder, registry, gateway, server, channel)

@@ -85,9 +85,9 @@ class Counted:
         self.size = 0
         receive = side.engine.receive_data
 
-        def counting(data: bytes, now: float) -> Any:
+        def counting(data: bytes, *more: Any) -> Any:
             self.size += len(data)
-            return receive(data, now)
+            return receive(data, *more)
 
         side.engine.receive_data = counting
 

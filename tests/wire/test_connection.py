@@ -112,7 +112,8 @@ def say(engine: Connection, acts: list[Act]) -> None:
 
 def heard(acts: list[Act], role: Role) -> list[Event]:
     """The events that `acts` should become at the other side, after its preface's two."""
-    events: list[Event] = [SettingsReceived(), WindowOpened(0)]
+    # A client has opened its stream by then.
+    events: list[Event] = [SettingsReceived(role is Role.SERVER), WindowOpened(0)]
     for act in acts:
         if isinstance(act, Data):
             events += data_events(act)

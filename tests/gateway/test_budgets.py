@@ -1,0 +1,129 @@
+"""What a gateway holds for a client is bounded, and what it passes on costs plugins no more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import purerpc
+import pytest
+import trio
+from echo.v1.echo_grpc import EchoServiceStub
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.rpc.accounts import PROCESS
+from meshtrio.rpc.stream import Stream
+from meshtrio.wire import frames
+from meshtrio.wire.frames import FrameType
+from meshtrio.wire.limits import Limits
+from tests.gateway.doors import described, gateway_to
+from tests.rpc.pairs import Scripted, reply, request
+from tests.rpc.raw_calls import head_frame
+
+MIB = 1024 * 1024
+LIMITS = Limits(connection_memory=2 * MIB, peer_memory=2 * MIB)
+"""Half of it for replies."""
+TARGET = (b"x-mesh-target", b"echo")
+
+
+async def endless(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+    while True:
+        yield reply("x" * 30_000)
+
+
+async def echo(message: EchoRequest) -> EchoReply:
+    return reply(message.message)
+
+
+async def test_replies_that_a_client_does_not_read(short_dir: Path) -> None:
+    """40 streams of replies are begun and not read. Most are ended, and other calls go on."""
+    server = described(Scripted(Repeat=endless, Echo=echo))
+    async with gateway_to(short_dir, limits=LIMITS, echo=server) as behind:
+        async with behind.client(Limits(stream_window=65_535)) as channel:
+            stub = channel.stub(EchoServiceStub)
+            calls = [stub.Repeat(RepeatRequest(message="x")) for _ in range(40)]
+            with trio.fail_after(120):
+                for call in calls:
+                    assert len((await call.receive_message()).message) == 30_000
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert PROCESS.working < 12 * MIB
+                answer = await behind.channel.stub(EchoServiceStub).Echo(request("unharmed"))
+                assert answer.message == "unharmed"
+                over = sum([await ends_over_budget(call) for call in calls])
+            assert over >= 30
+        await behind.assert_nothing_left()
+    assert (PROCESS.received, PROCESS.working) == (0, 0)
+
+
+async def ends_over_budget(call: Any) -> bool:
+    try:
+        for _ in range(20):
+            await call.receive_message()
+    except purerpc.ResourceExhaustedError as exc:
+        return "replies that the caller does not read use up" in exc.status.status_message
+    call.cancel()
+    return False
+
+
+async def test_requests_that_a_plugin_does_not_take(short_dir: Path) -> None:
+    async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        await trio.sleep_forever()
+        return reply("")
+
+    async def texts() -> AsyncIterator[EchoRequest]:
+        while True:
+            yield request("x" * 30_000)
+
+    server = described(Scripted(Join=waits, Echo=echo))
+    async with gateway_to(short_dir, limits=LIMITS, echo=server) as behind:
+        stub = behind.channel.stub(EchoServiceStub)
+        over = 0
+
+        async def one() -> None:
+            nonlocal over
+            try:
+                await stub.Join(texts())
+            except purerpc.ResourceExhaustedError:
+                over += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(one)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert over >= 10
+            assert (await stub.Echo(request("unharmed"))).message == "unharmed"
+            nursery.cancel_scope.cancel()
+        await behind.assert_nothing_left()
+    assert (PROCESS.received, PROCESS.working) == (0, 0)
+
+
+async def test_data_of_one_byte_each_is_put_together(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 frames, of two calls by turns, reach the plugin in few."""
+    arrived: list[int] = []
+    on_data = Stream.on_data
+
+    def counting(stream: Stream, data: bytes, end_stream: bool) -> None:
+        arrived.append(len(data))
+        on_data(stream, data, end_stream)
+
+    async def sizes(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        return reply(str([len(message.message) async for message in messages]))
+
+    message = EchoRequest(message="x" * 492).SerializeToString()
+    raw = bytes(1) + len(message).to_bytes(4, "big") + message
+    parts = [head_frame(n, TARGET, path=b"/echo.v1.EchoService/Join") for n in (1, 3)]
+    parts += [frames.frame(FrameType.DATA, 0, n, bytes((b,))) for b in raw for n in (1, 3)]
+    parts += [frames.frame(FrameType.DATA, frames.END_STREAM, n) for n in (1, 3)]
+    async with gateway_to(short_dir, echo=described(Scripted(Join=sizes, Echo=echo))) as behind:
+        await behind.channel.stub(EchoServiceStub).Echo(request("connects the two"))
+        monkeypatch.setattr(Stream, "on_data", counting)
+        async with await trio.open_unix_socket(short_dir / "mesh.sock") as stream:
+            await stream.send_all(frames.PREFACE + frames.settings({}) + b"".join(parts))
+            received = b""
+            with trio.fail_after(60):
+                while received.count(b"[492]") < 2:
+                    received += await stream.receive_some(65536)
+    assert 2 <= len(arrived) <= 200

@@ -1,0 +1,302 @@
+"""One peer's work does not keep the event loop from the others'."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+
+from meshtrio.rpc import fairness
+from meshtrio.rpc.fairness import Share
+from meshtrio.rpc.transport import Buffer
+from meshtrio.structured import open_nursery_of_one
+from meshtrio.wire import frames
+from meshtrio.wire.frames import FrameType, Setting
+from tests.rpc.pairs import Scripted, connected, raw_client, reply, request
+from tests.rpc.raw_calls import head_frame, message_frames
+
+JOIN, REPEAT = b"/echo.v1.EchoService/Join", b"/echo.v1.EchoService/Repeat"
+MANY_REPLIES = 200_000
+"""More than a handler makes in ten slices, on any machine."""
+EMPTY = bytes(5)
+"""A message of no bytes."""
+
+
+class Passes:
+    """Counts the passes that the event loop makes."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    async def run(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.number += 1
+
+
+@asynccontextmanager
+async def counted_passes() -> AsyncIterator[Passes]:
+    passes = Passes()
+    async with open_nursery_of_one() as nursery:
+        nursery.start_soon(passes.run)
+        await trio.lowlevel.checkpoint()
+        yield passes
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice is over at once, however fast the machine is."""
+    monkeypatch.setattr(fairness, "_SLICE", 0.0)
+    monkeypatch.setattr(fairness, "_MIN_SLICE", 0.0)
+
+
+# -- turns ---------------------------------------------------------------------------------------
+
+
+async def test_of_each_peer_one_task_has_a_turn_in_each_pass() -> None:
+    shares = [Share(), Share()]
+    turns: Counter[tuple[int, int]] = Counter()
+    async with counted_passes() as passes, trio.open_nursery() as nursery:
+
+        async def work(number: int) -> None:
+            for _ in range(20):
+                await shares[number].turn()
+                turns[number, passes.number] += 1
+
+        for _ in range(10):
+            nursery.start_soon(work, 0)
+        nursery.start_soon(work, 1)
+    assert sum(turns.values()) == 220
+    # The counting task runs before or after the others in a pass, so that two look like one.
+    assert max(turns.values()) <= 2
+    (first, second) = ({p for n, p in turns if n == number} for number in (0, 1))
+    assert max(second) < max(first) / 2, "a peer with one task does not wait for one with ten"
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_passes_its_turn_on() -> None:
+    share, had = Share(), []
+    async with trio.open_nursery() as nursery:
+
+        async def work(number: int) -> None:
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                await share.turn()
+                had.append(number)
+
+        scopes: list[trio.CancelScope] = []
+        for number in range(5):
+            nursery.start_soon(work, number)
+        await trio.lowlevel.checkpoint()
+        for scope in scopes[:3]:
+            scope.cancel()
+    assert len(had) >= 2
+    await share.turn()
+    assert Share._taking_turns == 0
+
+
+def test_a_peer_may_use_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(fairness, "perf_counter", lambda: now[0])
+    share = Share()
+    assert not share.charge(0.002)
+    assert share.charge(0.010)
+    now[0] += 0.019
+    assert share.charge(0.0)
+    now[0] += 0.002
+    assert not share.charge(0.0)
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+async def counts(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+    count = 0
+    async for _ in messages:
+        count += 1
+    return reply(str(count))
+
+
+@pytest.mark.usefixtures("no_slices")
+async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
+    async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        await trio.sleep_forever()
+        return reply("")
+
+    async with raw_client(Scripted(Join=waits)) as peer:
+        before = peer.server.engine.windows[1]
+        byte = frames.frame(FrameType.DATA, 0, 1, b"\0")
+        data = head_frame(1, path=JOIN) + byte * 6400
+        async with counted_passes() as passes:
+            peer.sock.send(data)
+            while peer.server.engine.windows[1] > before - 6400:
+                await trio.lowlevel.checkpoint()
+            assert passes.number > 25
+
+
+@pytest.mark.usefixtures("no_slices")
+async def test_messages_of_one_frame_are_handled_in_many_passes() -> None:
+    """50,000 empty messages in one frame of 250 KB: neither is it cut at once, nor are they handled
+    without a pause."""
+    async with raw_client(Scripted(Join=counts)) as peer:
+        data = frames.frame(FrameType.DATA, frames.END_STREAM, 1, EMPTY * 50_000)
+        async with counted_passes() as passes:
+            raw = memoryview(head_frame(1, path=JOIN) + data)
+            while raw:
+                await trio.lowlevel.wait_writable(peer.sock)
+                raw = raw[peer.sock.send(raw) :]
+            with trio.fail_after(60):
+                while b"50000" not in b"".join(frame[3] for frame in peer.frames()):
+                    await trio.lowlevel.wait_readable(peer.sock)
+            assert passes.number > 20_000
+
+
+async def test_what_is_cut_later_is_all_there_and_in_order() -> None:
+    async def lengths(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        return reply(str([len(message.message) async for message in messages]))
+
+    texts = ["x" * (number % 50) for number in range(2000)] + ["y" * 30_000, "z"]
+    encoded = [EchoRequest(message=text).SerializeToString() for text in texts]
+    raw = b"".join(bytes(1) + len(each).to_bytes(4, "big") + each for each in encoded)
+    async with raw_client(Scripted(Join=lengths)) as peer:
+        middle = len(raw) // 2
+        await peer.send(head_frame(1, path=JOIN))
+        await peer.send(frames.frame(FrameType.DATA, 0, 1, raw[:middle]))
+        await peer.send(frames.frame(FrameType.DATA, frames.END_STREAM, 1, raw[middle:]))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        body = b"".join(frame[3] for frame in peer.frames() if frame[0] == FrameType.DATA)
+        assert EchoReply.FromString(body[5:]).message == str([len(text) for text in texts])
+
+
+async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fairness, "_BURST", -1.0)
+    taken: Counter[int] = Counter()
+    bomb = gzip.compress(EchoRequest(message="x" * 100_000).SerializeToString())
+
+    passes = Passes()
+
+    async def echo(message: EchoRequest) -> EchoReply:
+        taken[passes.number] += 1
+        return reply(str(len(message.message)))
+
+    async with raw_client(Scripted(Echo=echo)) as peer, trio.open_nursery() as nursery:
+        nursery.start_soon(passes.run)
+        encoding = (b"grpc-encoding", b"gzip")
+        for n in range(1, 41, 2):
+            call = head_frame(n, encoding) + message_frames(n, bomb, end=True, compressed=True)
+            peer.sock.send(call)
+        with trio.fail_after(60):
+            while sum(taken.values()) < 20:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    # The counting task runs before or after the others in a pass, so that two look like one.
+    assert max(taken.values()) <= 2
+
+
+# -- sending -------------------------------------------------------------------------------------
+
+
+class FastReader:
+    """A peer that has read what is written at once, always, and grants every window."""
+
+    def __init__(self, pair: Any) -> None:
+        self.size = 0
+        pair.server.engine._send_window = 2**62
+        pair.server.engine._peer_window = 2**62
+        for stream in pair.server.engine._streams.values():
+            stream.send_window = 2**62
+        pair.server.transport.try_send = self._take
+
+    def _take(self, buffers: Sequence[Buffer]) -> int:
+        size = sum(map(len, buffers))
+        self.size += size
+        return size
+
+
+async def test_a_handler_whose_peer_reads_fast_lets_others_work() -> None:
+    """Without a pause it would be the only task to run, for ever."""
+    began, others_ran = trio.Event(), trio.Event()
+    sent = 0
+
+    async def replies(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        nonlocal sent
+        FastReader(pair)
+        began.set()
+        while sent < MANY_REPLIES and not others_ran.is_set():
+            sent += 1
+            yield reply("x")
+
+    async with connected(Scripted(Repeat=replies)) as pair, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            async for _ in pair.stub.Repeat(RepeatRequest(message="x", count=1)):
+                pass
+
+        nursery.start_soon(call)
+        await began.wait()
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        others_ran.set()
+        assert sent < MANY_REPLIES
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("no_slices")
+async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
+    """A client's requests as well as a server's taking them."""
+
+    async def texts() -> AsyncIterator[EchoRequest]:
+        for _ in range(500):
+            yield request("x")
+
+    async with connected(Scripted(Join=counts)) as pair, counted_passes() as passes:
+        assert (await pair.stub.Join(texts())).message == "500"
+        assert passes.number > 250
+
+
+READER = """
+import socket, sys
+with socket.socket(fileno=int(sys.argv[1])) as sock:
+    while sock.recv(1 << 20):
+        pass
+"""
+
+
+async def test_a_process_that_reads_as_fast_as_it_can_does_not_starve_the_server() -> None:
+    """A real one, over a real socket, with windows that are never used up."""
+    others_ran = trio.Event()
+
+    async def replies(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+        while not others_ran.is_set():
+            yield reply("x" * 1000)
+
+    settings = {Setting.INITIAL_WINDOW_SIZE: frames.MAX_WINDOW}
+    preface = frames.PREFACE + frames.settings(settings)
+    preface += frames.window_update(0, frames.MAX_WINDOW - frames.DEFAULT_WINDOW)
+    async with raw_client(Scripted(Repeat=replies), preface=preface) as peer:
+        sock = peer.sock
+        command = [sys.executable, "-c", READER, str(sock.fileno())]
+        async with trio.open_nursery() as nursery:
+            run = partial(trio.run_process, pass_fds=[sock.fileno()])
+            nursery.start_soon(run, command)
+            try:
+                call = RepeatRequest(message="x", count=1).SerializeToString()
+                raw = bytes(1) + len(call).to_bytes(4, "big") + call
+                end = frames.frame(FrameType.DATA, frames.END_STREAM, 1, raw)
+                sock.send(head_frame(1, path=REPEAT) + end)
+                for _ in range(200):
+                    await trio.lowlevel.checkpoint()
+                others_ran.set()
+            finally:
+                nursery.cancel_scope.cancel()
