@@ -1,0 +1,77 @@
+"""Class 1: what the machine and plugins tell."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import trio
+
+from meshtrio.messages import reflection_v1
+from tests.attacks.control import ask_again_and_again
+from tests.soak.faults import fault
+from tests.soak.world import PYTHON_PLUGINS, World
+
+_REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+@fault(1)
+async def odd_names(world: World) -> None:
+    """A plugin has children whose names in /proc are not UTF-8."""
+    await world.ask(world.rng.choice(PYTHON_PLUGINS), "name_child", 3)
+    await trio.sleep(3)
+
+
+@fault(1, weight=2)
+async def hostile_reflection(world: World) -> None:
+    """A plugin answers reflection with what is cyclic, not UTF-8, huge, claimed, or an error."""
+    kinds = ("cyclic", "not-utf8", "huge", "garbage", "many", "claiming", "error")
+    with world.mode("reflection", world.rng.choice(kinds)):
+        # Asked when there are new endpoints.
+        await world.ask("noisy", "exit", 0)
+        await trio.sleep(1.5)
+        request = reflection_v1.ServerReflectionRequest(list_services="").SerializeToString()
+        await ask_again_and_again(str(world.layout.mesh_socket), _REFLECTION, request, 2)
+    await world.ask("noisy", "exit", 0)
+
+
+@fault(1)
+async def hostile_metrics(world: World) -> None:
+    """A plugin's metrics clash, have reserved labels, and are no numbers."""
+    with world.mode("metrics", "hostile"):
+        await _scrape(world)
+
+
+@fault(1)
+async def raising_subscriber(world: World) -> None:
+    """A subscriber of lifecycle events raises for each."""
+    path = world.layout.folder / "raise"
+    path.touch()
+    await world.ask("stream", "exit", 0)
+    await trio.sleep(2)
+    path.unlink()
+
+
+@fault(2)
+async def many_families(world: World) -> None:
+    """A plugin has 9,000 families of metrics when it is scraped."""
+    with world.mode("metrics", "many"):
+        for _ in range(2):
+            await _scrape(world)
+
+
+async def _scrape(world: World) -> None:
+    """Ask for the mesh's metrics, which have to be there whatever a plugin tells."""
+    try:
+        text = await trio.to_thread.run_sync(_get, f"http://{world.layout.metrics}/metrics")
+    except OSError as exc:
+        world.wrong.append(f"a scrape failed: {exc}")
+        return
+    if "meshtrio_" not in text:
+        world.wrong.append("a scrape has nothing of the mesh")
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
