@@ -10,9 +10,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ BEFORE = 3.0
 """Seconds of calls before the attack, of which nothing is reported but that they succeed."""
 AFTER = 4.0
 """Seconds of calls after it."""
+MAX_MEMORY = 5000.0
+"""MiB at which a measured process is killed, which its peak then shows."""
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 60.0
 
@@ -104,7 +107,8 @@ class Measurement:
             start = [resident_and_peak(pid)[0] for pid in (mesh.pid, echo)]
             for pid in (mesh.pid, echo):
                 reset_peak(pid)
-            self._attack(seconds)
+            with _MemoryGuard(mesh.pid, echo):
+                self._attack(seconds)
             during = _report(bystander)
             peaks = [resident_and_peak(pid)[1] for pid in (mesh.pid, echo)]
             time.sleep(AFTER)
@@ -197,6 +201,29 @@ class Measurement:
 
     def _log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
+
+
+class _MemoryGuard:
+    """Kills the measured processes, during a block, if they take more than MAX_MEMORY."""
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._over.wait(0.2):
+            for pid in self._pids:
+                if resident_and_peak(pid)[0] > MAX_MEMORY:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def _report(bystander: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from importlib import import_module
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--without", action="append", choices=FAULTS, default=[])
     parser.add_argument("--keep", type=Path, help="copy the mesh's log there")
     options = parser.parse_args()
+    # So that everything is ended by this, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = Random().randrange(10**6) if options.seed is None else options.seed
     names = [name for name in options.only or FAULTS if name not in options.without]
     faults = [FAULTS[name] for name in names]

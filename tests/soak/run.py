@@ -26,7 +26,7 @@ from tests.soak.callers import Callers
 from tests.soak.config import Layout, lay_out
 from tests.soak.faults import Fault
 from tests.soak.loop_watch import standstills
-from tests.soak.usage import Usage, grown, usage_of_all
+from tests.soak.usage import Usage, grown, usage_of, usage_of_all
 from tests.soak.world import World
 
 MAX_STANDSTILL = 0.25
@@ -40,6 +40,8 @@ PAUSE = (0.2, 1.5)
 QUIET = 6.0
 """Seconds of calls without faults before memory and descriptors are noted."""
 PROGRESS = 5.0
+MAX_MEMORY = 1500.0
+"""MiB at which a process of the soak is killed: a finding, and the machine has other work."""
 SWEEP_TIMEOUT = 30.0
 START_TIMEOUT = 180.0
 
@@ -87,6 +89,7 @@ class Soak:
         async with self._mesh() as world:
             async with self._callers.calling(), trio.open_nursery() as nursery:
                 nursery.start_soon(self._progress, world)
+                nursery.start_soon(self._guard_memory, world)
                 await self._phases(world)
                 nursery.cancel_scope.cancel()
             if world.process.poll() is None:
@@ -192,6 +195,17 @@ class Soak:
         finally:
             self._now.discard(label)
             room.release_on_behalf_of(number)
+
+    async def _guard_memory(self, world: World) -> None:
+        while True:
+            for pid in (world.mesh_pid, *world.plugin_pids()):
+                used = usage_of(pid)
+                if used is not None and used.memory > MAX_MEMORY:
+                    who = "the mesh" if pid == world.mesh_pid else f"plugin process {pid}"
+                    labels = ", ".join(sorted(self._now))
+                    self._findings.wrong.append(f"{who} took {used.memory:.0f} MiB ({labels})")
+                    world.signal(pid, signal.SIGKILL)
+            await trio.sleep(0.5)
 
     async def _progress(self, world: World) -> None:
         while True:
