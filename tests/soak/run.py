@@ -42,7 +42,7 @@ QUIET = 6.0
 PROGRESS = 5.0
 MAX_MEMORY = 1500.0
 """MiB at which a process of the soak is killed: a finding, and the machine has other work."""
-SWEEP_TIMEOUT = 30.0
+SWEEP_TIMEOUT = 15.0
 START_TIMEOUT = 180.0
 
 

@@ -140,7 +140,7 @@ class World:
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     async def until(self, condition: Callable[[], bool], within: float) -> bool:
         """Wait for a condition of the machine; returns whether it came true."""

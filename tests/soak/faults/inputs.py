@@ -49,7 +49,7 @@ async def raising_subscriber(world: World) -> None:
     path.touch()
     await world.ask("stream", "exit", 0)
     await trio.sleep(2)
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 @fault(2)
