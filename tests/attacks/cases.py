@@ -37,7 +37,7 @@ class Case:
 _QUICK = {"backoff": {"initial": 0.05, "maximum": 0.2}, "ready_timeout": 60.0}
 CASES = {
     "unfinished_messages": Case("unfinished_messages", "900 unfinished messages of 4 MiB"),
-    "gzip_bombs": Case("gzip_bombs", "300 gzip bombs of 4 MiB on one connection"),
+    "gzip_bombs": Case("gzip_bombs", "600 gzip bombs of 4 MiB on one connection"),
     "large_replies": Case("large_replies", "large replies not read by 8 connections"),
     "one_byte_data": Case("one_byte_data", "1-byte DATA over 10 connections"),
     "one_byte_data_60": Case("one_byte_data_60", "1-byte DATA over 60 connections"),
@@ -45,7 +45,7 @@ CASES = {
     "unfinished_messages_direct": Case(
         "unfinished_messages", "900 unfinished messages, to the plugin", to_gateway=False
     ),
-    "gzip_bombs_direct": Case("gzip_bombs", "300 gzip bombs, to the plugin", to_gateway=False),
+    "gzip_bombs_direct": Case("gzip_bombs", "600 gzip bombs, to the plugin", to_gateway=False),
     "one_byte_data_direct": Case(
         "one_byte_data", "1-byte DATA over 10 connections, to the plugin", to_gateway=False
     ),

@@ -20,8 +20,12 @@ AUTHORITY = "plugin.echo"
 """The service that a gateway passes the calls of attacks on to."""
 
 
-def header_block(path: str, authority: str = AUTHORITY, **more: str) -> bytes:
-    """Encode the header block of a call of `path`; `more` is metadata."""
+def header_block(path: str, **more: str) -> bytes:
+    """Encode the header block of a call of `path`; `more` is metadata.
+
+    Calls of SERVICE go to AUTHORITY, others to the server that they are sent to.
+    """
+    authority = AUTHORITY if path.startswith(f"/{SERVICE}/") else "localhost"
     fields = [
         (b":method", b"POST"),
         (b":scheme", b"http"),
