@@ -80,7 +80,7 @@ CASES = {
     "exit_storm": Case(
         "exit_storm",
         "exits with binary stderr",
-        config=_programs("exiting", 1, **_QUICK),
+        config=_programs("exiting", 1, instances=8, **_QUICK),
         watched="plugin.exiting0",
     ),
 }

@@ -2,9 +2,10 @@
 
 `meshtrio serve` runs as a process (`served`), ten plugins of mixed kinds below it (`config`,
 `programs/`), and twenty clients call them (`clients`), directly and through the gateway, some in
-processes of their own and some on grpcio. Faults (`faults/`) are drawn at random and one after the
-other, up to three at once, each from a table that says which class of fault it belongs to. The same
-seed draws the same faults; every line of progress names the seed and the fault's number.
+processes of their own and some on grpcio. Faults (`faults/`) are drawn at random from a table
+that says which class of fault each belongs to: first each of them once, then by weight, up to three
+at once. The same seed draws the same faults; every line of progress names the seed and the fault's
+number.
 
 In order: everything gets ready; calls without faults, after which memory and descriptors are noted;
 faults; everything gets ready again by itself; the same is noted again. Then mesh and warden are

@@ -25,7 +25,7 @@ from meshtrio.policies.service_config import parse
 from tests.kills import RETRIED
 from tests.soak.score import Score
 
-DEADLINE = 90.0
+DEADLINE = 180.0
 """Seconds within which a retriable call has to be answered: a stuck plugin is found out, killed and
 started again well before."""
 LATE = 10.0

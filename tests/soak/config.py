@@ -63,6 +63,11 @@ class Layout:
         return self.folder / "modes"
 
     @property
+    def foreign(self) -> Path:
+        """A folder of user `nobody`, with programs that this user may run."""
+        return self.folder / "foreign"
+
+    @property
     def config(self) -> Path:
         return self.folder / "mesh.toml"
 
@@ -80,12 +85,21 @@ def lay_out(folder: Path) -> Layout:
     if not (TOOLS / "go-service").exists():
         skipped.append("go: go-service is missing, see `python -m tests.tools`")
     ports = [_free_port(), _free_port()]
+    foreign = folder / "foreign"
+    foreign.mkdir()
+    for program in ("bare.py", "registrar.py"):
+        shutil.copy(PROGRAMS / program, foreign / program)
+        (foreign / program).chmod(0o644)
+    if bare_python:
+        shutil.chown(foreign, NOBODY, NOBODY)
     layout = Layout(folder, f"127.0.0.1:{ports[0]}", ports[1], tuple(skipped), bare_python)
     tables = _plugins(layout)
     layout = attrs.evolve(layout, names=tuple(tables))
     layout.modes.mkdir()
     folder.chmod(0o711)
     head = f'[mesh.telemetry]\nmetrics = "{layout.metrics}"\n\n'
+    if bare_python:
+        head += f'[mesh.access.registry]\nusers = ["{NOBODY}"]\n\n'
     services = [service(f"plugin.{name}", config=RETRIED) for name in tables]
     layout.config.write_text(head + "\n".join([*tables.values(), *services]))
     return layout
@@ -124,10 +138,7 @@ def _go(grpcio: Path) -> str:
 
 
 def _contained(layout: Layout) -> str:
-    program = layout.folder / "bare.py"
-    shutil.copy(PROGRAMS / "bare.py", program)
-    program.chmod(0o644)
-    command = ["-I", "-S", str(program)]
+    command = ["-I", "-S", str(layout.foreign / "bare.py")]
     settings = dict(SHARED)
     if not layout.bare_python:
         return plugin("contained", *command, cwd=layout.folder, **settings)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -165,12 +165,12 @@ class Soak:
     async def _torment(self, world: World, end: float) -> None:
         """Draw faults until `end`; the n-th is the same for the same seed."""
         rng = Random(self._seed)
-        weights = [each.weight for each in self._faults]
+        drawing = _drawn(self._faults, rng)
         room = trio.CapacityLimiter(FAULTS_AT_ONCE)
         number = 0
         async with trio.open_nursery() as nursery:
             while time.monotonic() < end and world.process.poll() is None:
-                (drawn,) = rng.choices(self._faults, weights)
+                drawn = next(drawing)
                 pause = rng.uniform(*PAUSE)
                 await room.acquire_on_behalf_of(number)
                 mine = attrs.evolve(world, rng=Random(f"{self._seed}-{number}"))
@@ -270,6 +270,14 @@ class Soak:
         if "Traceback" in log:
             findings.wrong.append("a traceback in the mesh's log: " + _traceback(log))
         return findings
+
+
+def _drawn(faults: Sequence[Fault], rng: Random) -> Iterator[Fault]:
+    """Draw without end: each fault once, in any order, and by weight from there on."""
+    yield from rng.sample(faults, len(faults))
+    weights = [each.weight for each in faults]
+    while True:
+        yield from rng.choices(faults, weights)
 
 
 def _traceback(log: str) -> str:

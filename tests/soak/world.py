@@ -30,7 +30,8 @@ from tests.programs import carrying, children
 from tests.soak.config import Layout
 
 _CONTROL = control.DESCRIPTOR.services_by_name["Control"]
-_ASK_TIMEOUT = 30.0
+_ASK_TIMEOUT = 120.0
+"""Seconds; what is asked for may be to start processes, while all else goes on."""
 PYTHON_PLUGINS = ("echo", "stream", "tcp", "family", "flaky", "slow", "noisy")
 """Those that do on request what `programs/plugin.py` can."""
 

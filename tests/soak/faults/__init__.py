@@ -25,7 +25,7 @@ class Fault:
     weight: int = 1
     """How often it is drawn, compared with others."""
     needs_root: bool = False
-    max_seconds: float = 60.0
+    max_seconds: float = 300.0
     """After which it is given up, which is a finding."""
 
 
@@ -34,7 +34,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    number: int, *, weight: int = 1, needs_root: bool = False, max_seconds: float = 60.0
+    number: int, *, weight: int = 1, needs_root: bool = False, max_seconds: float = 300.0
 ) -> Callable[[Damage], Damage]:
     """Put a function into the table, by its name."""
 

@@ -106,10 +106,25 @@ async def files_in_the_contained_folder(world: World) -> None:
     world.signal(victim.pid, 9)
 
 
-async def _as_nobody(world: World, program: str, *arguments: str) -> None:
+@fault(3, needs_root=True)
+async def registrar_of_a_plugins_name(world: World) -> None:
+    """A user who may register takes a plugin's name, with as much weight as there is."""
+    if not world.layout.bare_python:
+        return
+    folder = world.layout.foreign
+    own = folder / f"{world.rng.randrange(10**9)}.sock"
+    arguments = [str(world.layout.mesh_socket), str(own), "3"]
+    output = await _as_nobody(world, (folder / "registrar.py").read_text(), *arguments)
+    if output.strip() not in (b"", b"0"):
+        world.wrong.append(f"{output.decode().strip()} calls for plugin.echo went to a registrar")
+
+
+async def _as_nobody(world: World, program: str, *arguments: str) -> bytes:
+    """Run a program, and return what it prints."""
     command = [world.layout.bare_python, "-I", "-S", "-c", program, *arguments]
-    await trio.run_process(
+    done = await trio.run_process(
         command,
+        capture_stdout=True,
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],
@@ -117,3 +132,5 @@ async def _as_nobody(world: World, program: str, *arguments: str) -> None:
         check=False,
         stderr=subprocess.DEVNULL,
     )
+    output: bytes = done.stdout
+    return output

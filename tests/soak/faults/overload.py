@@ -18,7 +18,7 @@ async def connections_to_a_plugin(world: World) -> None:
     """500 connections to a plugin that may have 1,024 descriptors."""
     victim = await world.one("echo", "stream")
     if victim is not None:
-        await world.attack("many_connections", victim.socket, 4)
+        await world.attack("many_connections", victim.socket, 12)
 
 
 @fault(4)
