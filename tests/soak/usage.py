@@ -10,7 +10,7 @@ import attrs
 
 from tests.attacks.memory import resident_and_peak
 
-MEMORY_TOLERANCE = 48.0
+MEMORY_TOLERANCE = 64.0
 """MiB that a process may have more than at the start. The allocator keeps some of what it was given
 at a peak, in pieces, and caches (descriptors of plugins, HPACK blocks, 200 lines of output of each
 instance) fill within the first minutes; a leak of faults or calls goes beyond that in an hour."""
