@@ -12,7 +12,7 @@ from random import Random
 import trio
 
 from tests import ROOT
-from tests.soak.clients import DEADLINE, Client, _run
+from tests.soak.clients import DEADLINE, Client
 from tests.soak.config import Layout
 from tests.soak.score import Score
 
@@ -20,7 +20,6 @@ HERE = 8
 """Clients in the process of the soak itself, half of them through the gateway."""
 PROCESSES = {"tests.soak.clients": (4, 4), "tests.soak.grpcio_clients": (4,)}
 """Programs, and how many clients each of their processes has."""
-_STREAMING = frozenset({"contained"})
 
 
 class Callers:
@@ -51,7 +50,7 @@ class Callers:
                     name = f"c{self._seed}.{number}"
                     socket = str(self._layout.mesh_socket)
                     client = Client(name, socket, names, Random(name), self.score)
-                    here.start_soon(_run, client, number % 2 == 1)
+                    here.start_soon(client.run, number % 2 == 1)
                 yield
                 here.cancel_scope.cancel()
             over.set()

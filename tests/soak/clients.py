@@ -57,7 +57,7 @@ class Client:
             "cancel": self._cancel,
         }
 
-    async def run(self, *, through_gateway: bool) -> None:
+    async def run(self, through_gateway: bool) -> None:
         async with AsyncExitStack() as stack:
             stubs = {}
             for plugin in self._plugins:
@@ -163,16 +163,12 @@ async def main(socket: str, seed: str, count: int, names: list[str]) -> Score:
         for number in range(count):
             name = f"p{seed}.{number}"
             client = Client(name, socket, names, Random(name), score)
-            nursery.start_soon(_run, client, number % 2 == 1)
+            nursery.start_soon(client.run, number % 2 == 1)
         async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
             while await stdin.receive_some(100):
                 pass
         nursery.cancel_scope.cancel()
     return score
-
-
-async def _run(client: Client, through_gateway: bool) -> None:
-    await client.run(through_gateway=through_gateway)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from tests import ROOT
 from tests.soak.callers import Callers
 from tests.soak.config import Layout, lay_out
 from tests.soak.faults import Fault
-from tests.soak.loop_watch import standstills
+from tests.soak.loop_watch import StackSampler, standstills
+from tests.soak.served import RAISED
 from tests.soak.usage import Usage, grown, usage_of, usage_of_all
 from tests.soak.world import World
 
@@ -82,6 +84,7 @@ class Soak:
         self._callers = Callers(self._layout, seed)
         self._now: set[str] = set()
         self._log = folder / "log"
+        self._standstills = folder / "standstills"
         self._begun = time.monotonic()
 
     async def run(self) -> Findings:
@@ -90,6 +93,7 @@ class Soak:
             async with self._callers.calling(), trio.open_nursery() as nursery:
                 nursery.start_soon(self._progress, world)
                 nursery.start_soon(self._guard_memory, world)
+                nursery.start_soon(self._sample_stacks, world)
                 await self._phases(world)
                 nursery.cancel_scope.cancel()
             if world.process.poll() is None:
@@ -207,10 +211,16 @@ class Soak:
                     world.signal(pid, signal.SIGKILL)
             await trio.sleep(0.5)
 
+    async def _sample_stacks(self, world: World) -> None:
+        sampler = StackSampler(self._standstills, world.mesh_pid)
+        while True:
+            sampler.look()
+            await trio.sleep(0.03)
+
     async def _progress(self, world: World) -> None:
         while True:
             await trio.sleep(PROGRESS)
-            found = standstills(self._layout.folder / "standstills")
+            found = standstills(self._standstills)
             worst = found[0]["seconds"] if found else 0.0
             usage = usage_of_all(world.mesh_pid, ()).get("the mesh", Usage(0, 0))
             world.log(
@@ -261,14 +271,12 @@ class Soak:
         if self._layout.counted.exists():
             executed = Counter(self._layout.counted.read_text().split())
             findings.doubled += [key for key, times in executed.items() if times > 1]
-        found = standstills(self._layout.folder / "standstills")
+        found = standstills(self._standstills)
         findings.longest_standstill = float(str(found[0]["seconds"])) if found else 0.0
         findings.standstills = [e for e in found if float(str(e["seconds"])) > MAX_STANDSTILL]
         if findings.after:
             findings.wrong += grown(findings.before, findings.after)
-        log = self._log.read_text(errors="replace")
-        if "Traceback" in log:
-            findings.wrong.append("a traceback in the mesh's log: " + _traceback(log))
+        findings.wrong += _tracebacks(self._log.read_text(errors="replace"))
         return findings
 
 
@@ -280,9 +288,21 @@ def _drawn(faults: Sequence[Fault], rng: Random) -> Iterator[Fault]:
         yield from rng.choices(faults, weights)
 
 
-def _traceback(log: str) -> str:
-    begin = log.index("Traceback")
-    return log[begin : begin + 3000]
+_TRACEBACK = "Traceback (most recent call last)"
+_PLUGIN_LINE = re.compile(r"^\S+ \S+/\d+ \|")
+_TRACEBACK_LINES = 40
+
+
+def _tracebacks(log: str) -> list[str]:
+    """Return the tracebacks of the mesh itself, except those that a fault has asked for."""
+    lines = [line for line in log.splitlines() if not _PLUGIN_LINE.match(line)]
+    found = []
+    for number, line in enumerate(lines):
+        if _TRACEBACK in line:
+            text = "\n".join(lines[number : number + _TRACEBACK_LINES])
+            if RAISED not in text:
+                found.append(f"a traceback in the mesh's log: {text}")
+    return found
 
 
 def to_json(findings: Findings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import trio
 from meshtrio import cli, mesh
 from tests.soak.loop_watch import LoopWatch
 
+RAISED = "a subscriber that raises"
 _LOOK = 0.2
 """Seconds between two looks for the file."""
 
@@ -36,7 +37,7 @@ class RaisingSubscriber:
         if now > self._until:
             self._raises, self._until = self._path.exists(), now + _LOOK
         if self._raises:
-            raise RuntimeError("a subscriber that raises")
+            raise RuntimeError(RAISED)
 
 
 def main() -> None:
