@@ -1,4 +1,7 @@
-"""`python -m tests.soak [--minutes 60] [--seed S] [--json] [--only FAULT] [--without FAULT]`."""
+"""`python -m tests.soak [--minutes 60] [--seed S] [--json] [--only FAULT] [--without FAULT]`.
+
+`--list` tells the faults and their classes.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,14 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the findings, on stdout")
     parser.add_argument("--only", action="append", choices=FAULTS, help="may be repeated")
     parser.add_argument("--without", action="append", choices=FAULTS, default=[])
+    parser.add_argument("--list", action="store_true", help="the faults and their classes")
     parser.add_argument("--keep", type=Path, help="copy the mesh's log there")
     options = parser.parse_args()
+    if options.list:
+        found = [(each.name, each.number) for each in FAULTS.values()]
+        lines = [f"{name}: class {number}" for name, number in found]
+        print(json.dumps(found) if options.json else "\n".join(lines))
+        return 0
     # So that everything is ended by this, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = Random().randrange(10**6) if options.seed is None else options.seed

@@ -26,3 +26,9 @@ def test_a_minute_of_every_fault_leaves_everything_as_it_was() -> None:
     assert findings["good"], {name: findings[name] for name in names}
     assert findings["faults"]
     assert sum(findings["calls"].values()) > 100
+
+
+def test_every_class_of_fault_is_in_the_table() -> None:
+    command = [sys.executable, "-m", "tests.soak", "--list", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {number for _, number in json.loads(done.stdout)} == {0, 1, 2, 3, 4, 5}
