@@ -21,6 +21,8 @@ from tests.kills import RETRIED
 from tests.soak.clients import DEADLINE, LATE, PAUSE, PLUGINS_OF_ONE, UNARY_ONLY
 from tests.soak.score import Score
 
+_END_TIMEOUT = 15.0
+"""Seconds for calls under way at the end, which are not judged any more if they take longer."""
 _SERVICE = "/echo.v1.EchoService/"
 
 
@@ -115,13 +117,14 @@ def main() -> None:
         clients = [
             Client(f"g{seed}.{number}", channel, names, over) for number in range(int(count))
         ]
-        threads = [threading.Thread(target=client.run) for client in clients]
+        threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
         for thread in threads:
             thread.start()
         sys.stdin.read()
         over.set()
+        end = time.monotonic() + _END_TIMEOUT
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
     score = Score()
     for client in clients:
         score.add(client.score)
