@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import mmap
 import os
-import signal
 import struct
+import sys
 import threading
 import time
+import traceback
 from pathlib import Path
-from typing import BinaryIO
 
 import trio
 
 _NOTED = 0.1
 """Seconds of a standstill that are noted."""
-_SIGNAL = signal.SIGRTMIN + 3
-"""Has the watched process write its stack, without its interpreter's lock."""
 _STATE = struct.Struct("<d?")
 
 
@@ -32,16 +29,23 @@ class LoopWatch(trio.abc.Instrument):
     not count as a standstill; what blocks, computes or waits for the lock does.
 
     Standstills go to the file `path`, a line of JSON each, with the stack of the loop if a
-    `StackSampler` has asked for it. This runs no thread of its own, which would need the lock.
+    `StackSampler` in another process has asked for it in time. The thread that answers it sleeps
+    until then, and so takes no part in who has the lock.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
-        self._stacks: BinaryIO = path.with_suffix(".stacks").open("a+b", buffering=0)
         with path.with_suffix(".state").open("w+b") as state:
             state.truncate(mmap.PAGESIZE)
             self._state = mmap.mmap(state.fileno(), mmap.PAGESIZE)
-        self._schedstat = -1
+        asked = path.with_suffix(".asked")
+        if not asked.exists():
+            os.mkfifo(asked)
+        self._asked = os.open(asked, os.O_RDWR)
+        self._run_delays = _RunDelays()
+        self._thread = 0
+        self._tid = 0
+        self._stack = ""
         self._began = 0.0
         self._cpu = 0.0
         self._delay = 0
@@ -49,22 +53,21 @@ class LoopWatch(trio.abc.Instrument):
 
     def before_run(self) -> None:
         """Prepare for the thread that the loop runs in."""
-        self._schedstat = os.open(_schedstat(threading.get_native_id()), os.O_RDONLY)
-        faulthandler.register(_SIGNAL, file=self._stacks, all_threads=False)
+        self._thread = threading.get_ident()
+        self._tid = threading.get_native_id()
+        threading.Thread(target=self._answer, daemon=True, name="loop watch").start()
 
     def after_run(self) -> None:
-        """Close what is open. A sampler that was about to ask still may."""
+        """Close what is open."""
         _STATE.pack_into(self._state, 0, 0.0, False)
-        signal.signal(_SIGNAL, signal.SIG_IGN)
-        os.close(self._schedstat)
+        self._run_delays.close()
         self._state.close()
-        self._stacks.close()
         self._file.close()
 
     def after_io_wait(self, timeout: float) -> None:
         """Note the beginning of a pass."""
-        self._delay = self._run_delay()
-        self._delays = _delays_of_others() if threading.active_count() > 1 else {}
+        self._delay = self._run_delays.of(self._tid)
+        self._delays = self._run_delays.of_others(self._tid)
         self._cpu = time.thread_time()
         self._began = time.monotonic()
         _STATE.pack_into(self._state, 0, self._began, True)
@@ -74,40 +77,55 @@ class LoopWatch(trio.abc.Instrument):
         wall = time.monotonic() - self._began
         _STATE.pack_into(self._state, 0, self._began, False)
         if wall > _NOTED and self._began:
-            own = (self._run_delay() - self._delay) / 1e9
+            own = (self._run_delays.of(self._tid) - self._delay) / 1e9
             cpu = time.thread_time() - self._cpu
             blocked = max(wall - own - cpu, 0.0)
-            others = min(_growth(self._delays, _delays_of_others()) / 1e9, blocked)
+            delays = self._run_delays.of_others(self._tid)
+            others = min(_growth(self._delays, delays) / 1e9, blocked)
             seconds = wall - own - others
             if seconds > _NOTED:
                 found = {"seconds": seconds, "cpu": cpu, "run_delay": own + others}
-                self._file.write(json.dumps({**found, "stack": self._take_stacks()}) + "\n")
-            else:
-                self._take_stacks()
+                self._file.write(json.dumps({**found, "stack": self._stack}) + "\n")
+            self._stack = ""
 
-    def _run_delay(self) -> int:
-        return int(os.pread(self._schedstat, 100, 0).split()[1])
+    def _answer(self) -> None:
+        while os.read(self._asked, 1):
+            frame = sys._current_frames().get(self._thread)
+            if frame is not None:
+                self._stack = "".join(traceback.format_stack(frame)[-12:])
 
-    def _take_stacks(self) -> str:
-        self._stacks.seek(0)
-        found = self._stacks.read().decode(errors="replace")
-        self._stacks.truncate(0)
+
+class _RunDelays:
+    """Nanoseconds that threads of this process have waited for a processor."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+        """Descriptors of schedstat, by thread: opening takes longer than reading."""
+
+    def of(self, tid: int) -> int:
+        """Return that of one thread. Raises OSError if it has ended."""
+        if tid not in self._open:
+            self._open[tid] = os.open(f"/proc/self/task/{tid}/schedstat", os.O_RDONLY)
+        try:
+            return int(os.pread(self._open[tid], 100, 0).split()[1])
+        except OSError:
+            os.close(self._open.pop(tid))
+            raise
+
+    def of_others(self, own: int) -> dict[int, int]:
+        """Return those of the other threads of Python."""
+        found = {}
+        for thread in threading.enumerate():
+            tid = thread.native_id
+            if tid is not None and tid != own:
+                with contextlib.suppress(OSError):
+                    found[tid] = self.of(tid)
         return found
 
-
-def _schedstat(tid: int) -> str:
-    return f"/proc/self/task/{tid}/schedstat"
-
-
-def _delays_of_others() -> dict[int, int]:
-    """Return nanoseconds that other threads of Python have waited for a processor, by thread."""
-    found = {}
-    for thread in threading.enumerate():
-        if thread.native_id is not None and thread.native_id != threading.get_native_id():
-            with contextlib.suppress(OSError):
-                text = Path(_schedstat(thread.native_id)).read_bytes()
-                found[thread.native_id] = int(text.split()[1])
-    return found
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
 
 
 def _growth(before: dict[int, int], after: dict[int, int]) -> int:
@@ -117,21 +135,23 @@ def _growth(before: dict[int, int], after: dict[int, int]) -> int:
 class StackSampler:
     """Asks a watched process, from another one, where its loop stands still."""
 
-    def __init__(self, path: Path, pid: int) -> None:
-        self._path = path.with_suffix(".state")
-        self._pid = pid
+    def __init__(self, path: Path) -> None:
+        self._state = path.with_suffix(".state")
+        self._fifo = path.with_suffix(".asked")
         self._asked = 0.0
 
     def look(self) -> None:
         """Ask for the stack of a standstill, once; to be called every few dozen milliseconds."""
         try:
-            began, standing = _STATE.unpack_from(self._path.read_bytes())
+            began, standing = _STATE.unpack_from(self._state.read_bytes())
         except (OSError, struct.error):
             return
         if standing and began != self._asked and time.monotonic() - began > _NOTED:
             self._asked = began
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, _SIGNAL)
+            with contextlib.suppress(OSError):
+                fifo = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
+                with os.fdopen(fifo, "wb", buffering=0) as asked:
+                    asked.write(b"?")
 
 
 def standstills(path: Path) -> list[dict[str, object]]:

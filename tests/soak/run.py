@@ -212,7 +212,7 @@ class Soak:
             await trio.sleep(0.5)
 
     async def _sample_stacks(self, world: World) -> None:
-        sampler = StackSampler(self._standstills, world.mesh_pid)
+        sampler = StackSampler(self._standstills)
         while True:
             sampler.look()
             await trio.sleep(0.03)

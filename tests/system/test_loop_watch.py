@@ -33,7 +33,7 @@ def test_a_blocking_call_is_a_standstill_with_its_stack(tmp_path: Path) -> None:
     path = tmp_path / "standstills"
     command = [sys.executable, "-m", "tests.system.test_loop_watch", str(path)]
     with subprocess.Popen(command, cwd=ROOT) as process:
-        sampler = StackSampler(path, process.pid)
+        sampler = StackSampler(path)
         while process.poll() is None:
             sampler.look()
             time.sleep(0.01)
