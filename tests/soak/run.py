@@ -98,6 +98,9 @@ class Soak:
                 nursery.cancel_scope.cancel()
             if world.process.poll() is None:
                 await self._kill_mesh_and_warden(world)
+            else:
+                status = world.process.returncode
+                self._findings.wrong.append(f"the mesh ended, with status {status}")
         if self._findings.after:
             await self._take_over()
         await self._look_what_is_left(world)
@@ -148,7 +151,6 @@ class Soak:
         began = time.monotonic()
         await self._torment(world, began + self._seconds)
         if world.process.poll() is not None:
-            self._findings.wrong.append(f"the mesh ended: {world.process.returncode}")
             return
         world.log("no more faults; settling")
         world.continue_all()
