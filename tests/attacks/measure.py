@@ -110,8 +110,8 @@ class Measurement:
             with _MemoryGuard(mesh.pid, echo):
                 self._attack(seconds)
             during = _report(bystander)
-            peaks = [resident_and_peak(pid)[1] for pid in (mesh.pid, echo)]
             time.sleep(AFTER)
+            peaks = [resident_and_peak(pid)[1] for pid in (mesh.pid, echo)]
             after = _report(bystander)
             rest = [resident_and_peak(pid)[0] for pid in (mesh.pid, *self._plugins()[:1])]
             alive = mesh.poll() is None
