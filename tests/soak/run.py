@@ -291,19 +291,18 @@ def _drawn(faults: Sequence[Fault], rng: Random) -> Iterator[Fault]:
 
 
 _TRACEBACK = "Traceback (most recent call last)"
-_PLUGIN_LINE = re.compile(r"^\S+ \S+/\d+ \|")
+_OUR_FRAME = re.compile(r'File "[^"]*/meshtrio/(?!\.venv|tests|examples)')
 _TRACEBACK_LINES = 40
 
 
 def _tracebacks(log: str) -> list[str]:
-    """Return the tracebacks of the mesh itself, except those that a fault has asked for."""
-    lines = [line for line in log.splitlines() if not _PLUGIN_LINE.match(line)]
-    found = []
+    """Return tracebacks of meshtrio, in the mesh or in plugins, that no fault has asked for."""
+    lines, found = log.splitlines(), []
     for number, line in enumerate(lines):
         if _TRACEBACK in line:
             text = "\n".join(lines[number : number + _TRACEBACK_LINES])
-            if RAISED not in text:
-                found.append(f"a traceback in the mesh's log: {text}")
+            if RAISED not in text and _OUR_FRAME.search(text):
+                found.append(f"a traceback in the log: {text}")
     return found
 
 
