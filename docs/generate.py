@@ -1,4 +1,5 @@
-"""Writes docs/reference/ from the code: every key of a config, and every command.
+"""Writes docs/reference/ from the code: every key of a config, and every command; and the table of
+bounds in docs/security.md.
 
 python docs/generate.py            write it
 python docs/generate.py --check    fail if what is there is not what would be written
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import attrs
+import bounds
 import click
 
 from meshtrio import contract
@@ -41,7 +43,8 @@ from meshtrio.config import (
     TelemetryConfig,
 )
 
-REFERENCE = Path(__file__).resolve().parent / "reference"
+DOCS = Path(__file__).resolve().parent
+SECURITY = "security.md"
 NOT_IN_MESH = frozenset({"plugins", "groups", "services", "source"})
 CONFIG_HEAD = """# The config file
 
@@ -188,21 +191,35 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+# -- bounds ------------------------------------------------------------------------------------
+
+
+def security_page() -> str:
+    """The page that there is, with the tables of bounds as they are now."""
+    before, _, rest = (DOCS / SECURITY).read_text().partition(bounds.BEGIN)
+    _, _, after = rest.partition(bounds.END)
+    table = bounds.block(lambda cls: docstrings(inspect.getsource(cls)))
+    return before + table + after
+
+
 def main() -> None:
-    made = {"config.md": config_page(), "cli.md": command_page()}
+    made = {
+        "reference/config.md": config_page(),
+        "reference/cli.md": command_page(),
+        SECURITY: security_page(),
+    }
     stale = [
         name
         for name, text in made.items()
-        if not (REFERENCE / name).exists() or (REFERENCE / name).read_text() != text
+        if not (DOCS / name).exists() or (DOCS / name).read_text() != text
     ]
     if "--check" in sys.argv[1:]:
         for name in stale:
-            print(f"docs/reference/{name} is not what docs/generate.py makes", file=sys.stderr)
+            print(f"docs/{name} is not what docs/generate.py makes", file=sys.stderr)
         sys.exit(bool(stale))
-    REFERENCE.mkdir(exist_ok=True)
     for name in stale:
-        (REFERENCE / name).write_text(made[name])
-        print(f"wrote docs/reference/{name}")
+        (DOCS / name).write_text(made[name])
+        print(f"wrote docs/{name}")
 
 
 if __name__ == "__main__":

@@ -27,9 +27,17 @@ def plugin(name: str, *command: str, cwd: Path = PLUGINS, **settings: Any) -> st
     return "\n".join(["[[plugin]]", *lines, ""])
 
 
+def service(name: str, **settings: Any) -> str:
+    """A [[service]] table."""
+    values = {"name": name, **settings}
+    return "\n".join(["[[service]]", *(f"{k} = {_toml(v)}" for k, v in values.items()), ""])
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ def test_the_path_is_there_for_the_block_only(short_dir: Path) -> None:
     with unix_listener(short_dir / "s"):
         assert (short_dir / "s").is_socket()
     assert not (short_dir / "s").exists()
+
+
+def test_a_socket_is_for_its_user_only(short_dir: Path) -> None:
+    before = os.umask(0)
+    try:
+        with unix_listener(short_dir / "s"):
+            assert stat.S_IMODE((short_dir / "s").stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_a_stale_socket_is_replaced(short_dir: Path) -> None:

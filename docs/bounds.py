@@ -1,0 +1,165 @@
+"""The table of bounds in docs/security.md, from the classes and constants that set them.
+
+Every field of a class in SOURCES that is a number is a row, so that no new one is forgotten; each
+row needs a test, which `tests/docs/test_security.py` checks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import attrs
+
+from meshtrio.config import GatewayConfig, Liveness, OutputConfig
+from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.wire.limits import Limits
+
+BEGIN, END = "<!-- bounds -->", "<!-- /bounds -->"
+SOURCES: tuple[tuple[str, type], ...] = (
+    ("The mesh socket and the gateway's port: `[mesh.gateway]`", GatewayConfig),
+    ("A plugin's output: `output` of a `[[plugin]]`", OutputConfig),
+    ("A plugin's health checks: `liveness` of a `[[plugin]]`", Liveness),
+    ("Servers and clients made with meshtrio: `plugin.run(limits=Limits(...))`", Limits),
+    ("The same, in seconds: `Timeouts` of `mesh.connect(timeouts=...)`", Timeouts),
+)
+CONSTANTS: tuple[tuple[str, str, str], ...] = (
+    ("meshtrio.contract", "LONGEST_LINE", "Bytes of a line of output; the rest is counted."),
+    (
+        "meshtrio.supervise.processes.output",
+        "_MOST_KEPT",
+        "Bytes of the last lines that are kept of an instance.",
+    ),
+    (
+        "meshtrio.gateway.passage",
+        "_MOST_UNREAD",
+        "Bytes that a caller of the gateway may leave unread before its call is given up.",
+    ),
+    ("meshtrio.gateway.gateway", "_MOST_GATEWAYS", "Gateways that a call may pass."),
+    ("meshtrio.policies.retry", "MOST_ATTEMPTS", "Attempts of a call."),
+    ("meshtrio.rpc.crowd", "PART_OF_DESCRIPTORS", "Of all descriptors, for connections."),
+    (
+        "meshtrio.telemetry.metrics.passed",
+        "MOST_SERVICES",
+        "Services that calls through the gateway are measured by.",
+    ),
+)
+TESTS = {
+    "GatewayConfig.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
+    "GatewayConfig.max_connections_per_peer": "tests/rpc/test_crowd.py"
+    "::test_connections_of_one_process_are_limited",
+    "GatewayConfig.max_header_list_size": "tests/gateway/test_limits.py::test_header_lists",
+    "GatewayConfig.reset_burst": "tests/gateway/test_limits.py::test_resets",
+    "GatewayConfig.reset_rate": "tests/wire/test_rapid_reset.py"
+    "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
+    "OutputConfig.lines_per_second": "tests/supervise/processes/test_output.py"
+    "::test_a_valve_lets_a_burst_through_and_then_its_rate",
+    "OutputConfig.burst": "tests/system/test_faults.py"
+    "::test_a_flood_of_lines_is_dropped_and_counted",
+    "OutputConfig.kept": "tests/supervise/processes/test_output.py"
+    "::test_a_ring_keeps_the_last_lines_within_its_size",
+    "Liveness.interval": "tests/system/test_liveness.py"
+    "::test_a_stopped_plugin_is_killed_and_started_again",
+    "Liveness.timeout": "tests/system/test_liveness.py"
+    "::test_a_stopped_plugin_is_killed_and_started_again",
+    "Liveness.threshold": "tests/system/test_liveness.py"
+    "::test_a_stopped_plugin_is_killed_and_started_again",
+    "Limits.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
+    "Limits.max_connections_per_peer": "tests/rpc/test_crowd.py"
+    "::test_connections_of_one_process_are_limited",
+    "Limits.max_concurrent_streams": "tests/wire/test_lifecycle.py"
+    "::test_the_preface_announces_the_limits",
+    "Limits.stream_window": "tests/wire/test_flow_control.py"
+    "::test_an_unread_stream_stops_its_own_sender_only",
+    "Limits.connection_window": "tests/wire/test_violations.py"
+    "::test_more_data_than_the_connections_window",
+    "Limits.max_frame_size": "tests/rpc/test_attacks.py::test_an_attack_ends_its_connection_only",
+    "Limits.max_header_list_size": "tests/wire/test_large_headers.py"
+    "::test_a_request_is_opened_to_be_answered",
+    "Limits.absolute_max_header_list_size": "tests/wire/test_large_headers.py"
+    "::test_the_absolute_limit_ends_the_connection",
+    "Limits.max_send_header_list_size": "tests/wire/test_headers.py"
+    "::test_the_largest_header_list_that_may_be_sent",
+    "Limits.max_message_size": "tests/client/test_message_limits.py"
+    "::test_a_message_over_the_limit_costs_no_other_call_of_the_connection",
+    "Limits.max_send_message_size": "tests/client/test_message_limits.py"
+    "::test_a_channel_may_send_only_so_much",
+    "Limits.control_burst": "tests/wire/test_budget.py::test_a_flood_ends_the_connection",
+    "Limits.control_rate": "tests/wire/test_budget.py::test_the_same_at_an_honest_pace_does_not",
+    "Limits.reset_burst": "tests/wire/test_rapid_reset.py"
+    "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
+    "Limits.reset_rate": "tests/wire/test_rapid_reset.py"
+    "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
+    "Limits.reset_grace": "tests/wire/test_rapid_reset.py::test_the_cost_of_a_reset",
+    "Timeouts.establish": "tests/rpc/test_attacks.py::test_a_preface_that_never_ends",
+    "Timeouts.frame": "tests/rpc/test_attacks.py::test_a_frame_that_never_ends",
+    "Timeouts.message": "tests/rpc/test_attacks.py::test_a_message_that_is_dribbled",
+    "Timeouts.half_close": "tests/rpc/test_early_answers.py"
+    "::test_a_client_that_does_not_is_reset_after_a_moment",
+    "Timeouts.idle": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
+    "Timeouts.age": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
+    "Timeouts.keepalive_interval": "tests/rpc/test_attacks.py"
+    "::test_a_peer_without_a_sign_of_life_is_lost",
+    "Timeouts.keepalive_timeout": "tests/rpc/test_attacks.py"
+    "::test_a_peer_without_a_sign_of_life_is_lost",
+    "LONGEST_LINE": "tests/supervise/processes/test_output.py"
+    "::test_a_long_line_is_cut_and_what_is_gone_is_counted",
+    "_MOST_KEPT": "tests/supervise/processes/test_output.py"
+    "::test_a_ring_keeps_the_last_lines_within_its_size",
+    "_MOST_UNREAD": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
+    "_MOST_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
+    "MOST_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
+    "PART_OF_DESCRIPTORS": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
+    "MOST_SERVICES": "tests/gateway/test_measured.py"
+    "::test_series_are_bounded_whatever_is_registered",
+}
+"""By `Class.field` or constant, the test that holds the bound."""
+
+
+def block(docstrings: Callable[[type], dict[str, str]]) -> str:
+    """Return the tables and the notes on their tests; `docstrings` gives those of a class."""
+    parts, notes = [], []
+    for title, cls in SOURCES:
+        lines = [f"### {title}", "", "| bound | default | what it is |", "| --- | --- | --- |"]
+        texts = docstrings(cls)
+        for field in _numbers(cls):
+            key = f"{cls.__name__}.{field.name}"
+            text = _first_sentence(texts.get(field.name, ""))
+            name = f"`{field.name}`{_note(key, notes)}"
+            lines.append(f"| {name} | {_shown(field.default)} | {text} |")
+        parts.append("\n".join(lines))
+    lines = ["### Fixed", "", "| default | what it is |", "| --- | --- |"]
+    for module, name, text in CONSTANTS:
+        value: Any = import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+        lines.append(f"| {_shown(value)} | {text}{_note(name, notes)} |")
+    parts.append("\n".join(lines))
+    return "\n\n".join([BEGIN, *parts, "\n".join(notes), END])
+
+
+def _numbers(cls: type) -> Iterator[attrs.Attribute[Any]]:
+    for field in attrs.fields(cls):
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            yield field
+
+
+def _note(key: str, notes: list[str]) -> str:
+    test = TESTS.get(key)
+    if test is None:
+        return ""
+    label = "bound-" + key.strip("_").replace("._", ".").lower()
+    notes.append(f"[^{label}]: `{test}`")
+    return f"[^{label}]"
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", text)[0]
+
+
+def _shown(value: float) -> str:
+    if value == 2**32 - 1:
+        return "none"
+    return "none" if value == float("inf") else f"{value:,.10g}"

@@ -1,0 +1,34 @@
+"""A minute of `python -m tests.soak`; the hour is a command of its own."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import subprocess
+import sys
+
+from tests import ROOT
+
+_SEED = "16"
+_TIMEOUT = 900
+"""Seconds; a slow machine takes its time to start and to settle."""
+
+
+def test_a_minute_of_every_fault_leaves_everything_as_it_was() -> None:
+    faulthandler.dump_traceback_later(_TIMEOUT + 60, exit=True)
+    command = [sys.executable, "-m", "tests.soak", "--minutes", "1", "--seed", _SEED, "--json"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+    )
+    assert done.stdout, done.stderr
+    findings = json.loads(done.stdout)
+    names = ("seed", "lost", "doubled", "wrong", "standstills", "skipped")
+    assert findings["good"], {name: findings[name] for name in names}
+    assert findings["faults"]
+    assert sum(findings["calls"].values()) > 100
+
+
+def test_every_class_of_fault_is_in_the_table() -> None:
+    command = [sys.executable, "-m", "tests.soak", "--list", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {number for _, number in json.loads(done.stdout)} == {0, 1, 2, 3, 4, 5}
