@@ -13,18 +13,25 @@ from typing import Any
 
 import attrs
 
-from meshtrio.config import GatewayConfig, Liveness, OutputConfig
+from meshtrio.config import GatewayConfig, Liveness, MeshConfig, OutputConfig, PluginConfig
+from meshtrio.config.limits import MeshLimits
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.wire.limits import Limits
 
 BEGIN, END = "<!-- bounds -->", "<!-- /bounds -->"
 SOURCES: tuple[tuple[str, type], ...] = (
     ("The mesh socket and the gateway's port: `[mesh.gateway]`", GatewayConfig),
+    ("What one user may take of the mesh's own services: `[mesh.limits]`", MeshLimits),
     ("A plugin's output: `output` of a `[[plugin]]`", OutputConfig),
     ("A plugin's health checks: `liveness` of a `[[plugin]]`", Liveness),
     ("Servers and clients made with meshtrio: `plugin.run(limits=Limits(...))`", Limits),
     ("The same, in seconds: `Timeouts` of `mesh.connect(timeouts=...)`", Timeouts),
 )
+FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("`max_instances` of `[[plugin]]`", PluginConfig, "max_instances"),
+    ("`max_instances` of `[mesh]`", MeshConfig, "max_instances"),
+)
+"""Of classes that have other numbers, too."""
 CONSTANTS: tuple[tuple[str, str, str], ...] = (
     ("meshtrio.contract", "LONGEST_LINE", "Bytes of a line of output; the rest is counted."),
     (
@@ -47,6 +54,28 @@ CONSTANTS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 TESTS = {
+    "MeshLimits.max_calls_per_user": "tests/system/test_registrars.py"
+    "::test_what_one_user_holds_is_bounded",
+    "MeshLimits.max_registrations_per_user": "tests/system/test_registrars.py"
+    "::test_what_one_user_holds_is_bounded",
+    "MeshLimits.max_endpoints_per_service": "tests/system/test_registrars.py"
+    "::test_what_one_user_holds_is_bounded",
+    "PluginConfig.max_instances": "tests/test_config.py"
+    "::test_more_instances_than_anybody_means_are_refused",
+    "MeshConfig.max_instances": "tests/test_config.py"
+    "::test_more_instances_than_anybody_means_are_refused",
+    "GatewayConfig.max_memory_per_peer": "tests/gateway/test_budgets.py"
+    "::test_replies_that_a_client_does_not_read",
+    "GatewayConfig.max_memory": "tests/rpc/test_memory_budgets.py"
+    "::test_the_budget_of_the_process_is_taken_from_who_has_most",
+    "Limits.connection_memory": "tests/rpc/test_memory_budgets.py"
+    "::test_unfinished_messages_of_one_connection_are_bounded",
+    "Limits.peer_memory": "tests/rpc/test_memory_budgets.py"
+    "::test_unfinished_messages_of_one_connection_are_bounded",
+    "Limits.process_memory": "tests/rpc/test_memory_budgets.py"
+    "::test_the_budget_of_the_process_is_taken_from_who_has_most",
+    "Liveness.overload_threshold": "tests/system/test_overload.py"
+    "::test_a_process_in_an_endless_loop_is_killed_after_more_checks",
     "GatewayConfig.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
     "GatewayConfig.max_connections_per_peer": "tests/rpc/test_crowd.py"
     "::test_connections_of_one_process_are_limited",
@@ -130,6 +159,12 @@ def block(docstrings: Callable[[type], dict[str, str]]) -> str:
             name = f"`{field.name}`{_note(key, notes)}"
             lines.append(f"| {name} | {_shown(field.default)} | {text} |")
         parts.append("\n".join(lines))
+    lines = ["### Instances", "", "| bound | default | what it is |", "| --- | --- | --- |"]
+    for label, cls, name in FIELDS:
+        text = _first_sentence(docstrings(cls)[name])
+        label += _note(f"{cls.__name__}.{name}", notes)
+        lines.append(f"| {label} | {_shown(getattr(attrs.fields(cls), name).default)} | {text} |")
+    parts.append("\n".join(lines))
     lines = ["### Fixed", "", "| default | what it is |", "| --- | --- |"]
     for module, name, text in CONSTANTS:
         value: Any = import_module(module)
