@@ -81,6 +81,8 @@ TESTS = {
     "::test_connections_of_one_process_are_limited",
     "GatewayConfig.max_header_list_size": "tests/gateway/test_limits.py::test_header_lists",
     "GatewayConfig.reset_burst": "tests/gateway/test_limits.py::test_resets",
+    "GatewayConfig.drain_timeout": "tests/system/test_mesh_restarts.py"
+    "::test_a_call_to_a_service_outside_is_ended_when_its_time_is_over",
     "GatewayConfig.reset_rate": "tests/wire/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
     "OutputConfig.lines_per_second": "tests/supervise/processes/test_output.py"

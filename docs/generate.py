@@ -111,7 +111,9 @@ def default(field: attrs.Attribute[Any]) -> str:
         value = value.value
     if isinstance(value, bool):
         return str(value).lower()
-    return f'`"{value}"`' if isinstance(value, str) else f"{value:g}"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def choices(hint: Any) -> str:

@@ -35,9 +35,11 @@ class Limits:
     """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
     TCP a client certificate, and a host where there is none."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
+    """Number of streams that a peer may have open on one connection."""
     stream_window: int = attrs.field(default=256 * 1024, validator=_window)
     """Unread bytes a peer may have in flight on one stream."""
     connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_window)
+    """Unread bytes a peer may have in flight on one connection."""
     connection_memory: int = attrs.field(default=128 * 1024 * 1024, validator=ge(1))
     """Held for one connection."""
     peer_memory: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
