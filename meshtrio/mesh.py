@@ -237,7 +237,7 @@ async def _sweep_earlier(claim: runtime_dir.Claim) -> None:
     if not earlier:
         return
     try:
-        with trio.move_on_after(SWEEP_WITHIN):
+        with trio.move_on_after(SWEEP_WITHIN, shield=True):
             gone = await trio.to_thread.run_sync(sweep_earlier, earlier, abandon_on_cancel=True)
             claim.forget_launches(gone)
             return

@@ -154,7 +154,7 @@ class Account:
     # -- abuse -------------------------------------------------------------------------------
 
     def note_abuse(self) -> None:
-        """Refuse new connections for a while: one was closed with ENHANCE_YOUR_CALM."""
+        """Refuse new connections for a while: one was closed for it."""
         now = trio.current_time()
         if now > self._last_offence + _MAX_REFUSED_FOR:
             self._offences = 0

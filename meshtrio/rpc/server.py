@@ -570,7 +570,7 @@ class ServerConnection(Connection):
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)
-        if event.code == ErrorCode.ENHANCE_YOUR_CALM:
+        if event.is_abuse:
             self._note_abuse()
 
     def _note_abuse(self) -> None:

@@ -25,6 +25,7 @@ from meshtrio.wire.errors import (
     HeaderListTooLarge,
     LocalMisuse,
     MalformedHead,
+    PeerAbuse,
     PeerViolation,
     StreamViolation,
     error_name,
@@ -400,7 +401,7 @@ class Connection:
         except PeerViolation as exc:
             self.unread = None
             self.close(exc.code, exc.reason)
-            events.append(ConnectionFailed(exc.code, exc.reason))
+            events.append(ConnectionFailed(exc.code, exc.reason, isinstance(exc, PeerAbuse)))
         if self._reader.incomplete or self.stalled_since is not None:
             self._note_stall(progress)
         return events
@@ -431,7 +432,7 @@ class Connection:
     def _spend(self, what: str) -> None:
         """Count a frame that carries nothing against the peer."""
         if not self._control.take(self._now):
-            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+            raise PeerAbuse(f"too many {what}")
 
     def _spend_reset(self, cost: float = 1.0) -> None:
         """Count a stream that was opened without use against the client.
@@ -439,7 +440,7 @@ class Connection:
         A client opens the streams that its server ends, so it bounds them itself.
         """
         if cost and not self._is_client and not self._resets.take(self._now, cost):
-            raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "too many streams opened and reset")
+            raise PeerAbuse("too many streams opened and reset")
 
     def _end_violated(self, exc: StreamViolation, events: list[Event]) -> None:
         self._spend_reset()
@@ -727,7 +728,7 @@ class Connection:
         else:
             # gRPC clients know these words and ask less often then (doc/keepalive.md).
             if not self._control.take(self._now):
-                raise PeerViolation(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
+                raise PeerAbuse("too_many_pings")
             self._out.append(frames.ping(payload, ack=True))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: list[Event]) -> None:

@@ -42,6 +42,13 @@ class PeerViolation(Exception):
         self.reason = reason
 
 
+class PeerAbuse(PeerViolation):
+    """The peer made more work than its budgets allow, such as by streams that it reset at once."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ErrorCode.ENHANCE_YOUR_CALM, reason)
+
+
 class StreamViolation(Exception):
     """The peer broke RFC 9113 in a way that ends one stream only (§5.4.2)."""
 

@@ -100,6 +100,8 @@ class ConnectionFailed:
 
     code: int
     reason: str
+    is_abuse: bool = False
+    """Whether it made more work than its budgets allow; see `PeerAbuse`."""
 
 
 Event = (

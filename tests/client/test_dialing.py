@@ -40,7 +40,7 @@ class Dials:
         self.under_way = self.most_under_way = 0
         self._takes = takes
 
-    async def __call__(self, address: str, *_: object) -> Any:
+    async def __call__(self, address: str, *_: object, **__: object) -> Any:
         self.attempts[address] += 1
         self.under_way += 1
         self.most_under_way = max(self.under_way, self.most_under_way)

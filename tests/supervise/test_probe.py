@@ -142,13 +142,10 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_mesh_without_local_ports_does_not_take_a_plugin_for_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def no_port(*_: object) -> None:
+async def test_a_mesh_without_local_ports_does_not_take_a_plugin_for_dead() -> None:
+    async def no_port(*_: object) -> Any:
         await trio.lowlevel.checkpoint()
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
-    monkeypatch.setattr(probe, "dial", no_port)
-    found = await SocketProbe().check("tcp:127.0.0.1:1", 5)
+    found = await SocketProbe().check("tcp:127.0.0.1:1", 5, connect=no_port)
     assert (found.alive, found.condition) == (False, Condition.MESH_OVERLOADED)
