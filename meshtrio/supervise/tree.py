@@ -313,13 +313,19 @@ class Tree:
 
     async def _live(self, child: Child, life: Life) -> None:
         await life.run()
+        left = life.ended is not None and life.ended.left
+        if left:
+            # What follows depends on how many of its processes cannot be killed, this one included.
+            await self._sweep(child, life.identity)
         self._ended.append((child, life))
         self._wake()
-        if life.identity is not None:
+        if not left:
             await self._sweep(child, life.identity)
 
-    async def _sweep(self, child: Child, identity: RunIdentity) -> None:
+    async def _sweep(self, child: Child, identity: RunIdentity | None) -> None:
         """Kill what a process has left behind, and report what cannot be killed."""
+        if identity is None:
+            return
         try:
             remains = await self._world.sweep(identity)
         except Exception:
@@ -353,8 +359,8 @@ class Tree:
 
     def _decide(self, child: Child, ended: Exit, since_ready: float | None) -> None:
         now = trio.current_time()
-        if ended.left and len(child.left) >= _MAX_LEFT:
-            text = f"{ended}, as do {len(child.left)} others of its processes"
+        if ended.left and len(child.left) > _MAX_LEFT:
+            text = f"{ended}, as do {len(child.left) - 1} others of its processes"
             ended = attrs.evolve(ended, reason=f"{text}; it is not started again")
             child.goal, child.rest, child.reason = Goal.REST, State.FAILED, str(ended)
             self._tell(child, events.GaveUp, ended=ended)
