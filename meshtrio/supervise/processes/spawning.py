@@ -119,7 +119,8 @@ def _looked_up(cwd: Path | None) -> Iterator[str | None]:
     try:
         # chdir(2) asks the filesystem for permission, too: what it answers here is up to date then.
         os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
-        yield f"/proc/self/fd/{directory}"
+        entered = f"/proc/self/fd/{directory}"
+        yield entered if os.path.lexists(entered) else str(cwd)  # where /proc is not mounted
     finally:
         os.close(directory)
 

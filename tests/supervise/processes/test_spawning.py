@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,25 +71,34 @@ async def test_a_working_directory_that_is_none(
     assert raised.value.filename == str(tmp_path / cwd)
 
 
-WITHOUT_STREAMS = """
-import os, sys, trio
+STARTING = """
+import os, subprocess, sys, trio
 from pathlib import Path
 from meshtrio.supervise.processes.spawning import kill_and_reap, start_program
 
 async def main():
-    with trio.CancelScope(shield=True):
-        started = await start_program(
-            ["/bin/sh", "-c", "pwd > cwd.new && mv cwd.new cwd"], cwd=Path(sys.argv[1]), stdin=-3
-        )
+    if "without streams" in sys.argv:
+        os.closerange(0, 3)
+    command = ["/bin/sh", "-c", "pwd > cwd"]
+    streams = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.DEVNULL)
+    started = await start_program(command, cwd=Path(sys.argv[1]), **streams)
     os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
     await kill_and_reap(started)
 
-os.closerange(0, 3)
 trio.run(main)
 """
 
 
-def test_a_process_without_standard_streams_can_give_a_working_directory(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_STREAMS, str(tmp_path)]
+def test_a_process_without_standard_streams_gives_a_working_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTING, str(tmp_path), "without streams"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    assert (tmp_path / "cwd").read_text() == f"{tmp_path}\n"
+
+
+def test_a_process_without_proc_gives_a_working_directory(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root, and with unshare(1), can unmount /proc")
+    unmounted = ["unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh"]
+    command = [*unmounted, sys.executable, "-c", STARTING, str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
     assert (tmp_path / "cwd").read_text() == f"{tmp_path}\n"
