@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+import attrs
 import pytest
 
 from tests import ROOT
@@ -20,7 +22,7 @@ _MNT_DETACH = 2
 
 
 def _serve(descriptor: int) -> None:
-    """Answer how the filesystem is to be used and what its root is, and nothing else."""
+    """Answer how the filesystem is to be used and what its root is, and report the rest."""
     while True:
         request = os.read(descriptor, 1 << 17)
         _, operation, unique, node = struct.unpack_from("<IIQQ", request)
@@ -31,6 +33,8 @@ def _serve(descriptor: int) -> None:
         elif operation == _GETATTR and node == _ROOT_NODE:
             attributes = struct.pack("<6Q10I", _ROOT_NODE, *[0] * 8, 0o40755, 2, 0, 0, 0, 4096, 0)
             _answer(descriptor, unique, struct.pack("<QII", 3600, 0, 0) + attributes)
+        else:
+            print("unanswered", flush=True)
 
 
 def _answer(descriptor: int, unique: int, body: bytes) -> None:
@@ -47,8 +51,20 @@ def _main() -> None:
     _serve(descriptor)
 
 
+@attrs.frozen
+class HungFilesystem:
+    """One that is mounted."""
+
+    folder: Path
+    _reports: IO[bytes]
+
+    def wait_until_asked(self) -> None:
+        """Block until somebody waits for it, for the first time and then for each further one."""
+        assert self._reports.readline() == b"unanswered\n"
+
+
 @contextmanager
-def hung(folder: Path) -> Iterator[Path]:
+def hung(folder: Path) -> Iterator[HungFilesystem]:
     """Mount one during the block; all that waits for it fails afterwards."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a filesystem")
@@ -65,7 +81,7 @@ def hung(folder: Path) -> Iterator[Path]:
         try:
             if not server.stdout.readline():
                 pytest.skip(f"FUSE cannot be mounted here: {server.stderr.read().decode()}")
-            yield point
+            yield HungFilesystem(point, server.stdout)
         finally:
             server.kill()
             ctypes.CDLL(None).umount2(str(point).encode(), _MNT_DETACH)

@@ -29,6 +29,7 @@ from meshtrio.rpc.peer import Peer, peer_of
 from meshtrio.rpc.seam import Handler, Request, handlers_of
 from meshtrio.rpc.serving import (
     ServerCall,
+    UnavailableService,
     answer_at_once,
     answer_not_grpc,
     answer_too_large,
@@ -141,18 +142,33 @@ class Server:
         self._stopping = trio.CancelScope()
 
     def serve_when_called(self, service: str, make: Callable[[], Any]) -> None:
-        """Serve a service by a servicer that is made when it is first called."""
+        """Serve a service by a servicer that is made when it is first called.
+
+        If `make` raises, which is logged, that call fails with UNAVAILABLE, and the next one has it
+        tried again: modules cannot be imported while there are no file descriptors.
+        """
         self._later[service] = make
 
-    def find(self, path: str) -> Handler | None:
-        """The handler of a method, by its path."""
+    def find(self, path: str) -> Handler | UnavailableService | None:
+        """Return the handler of a method, by its path."""
         handler = self.handlers.get(path)
         if handler is None and self._later:
-            make = self._later.pop(path[1:].partition("/")[0], None)
-            if make is not None:
-                self.handlers |= handlers_of([make()])
-                handler = self.handlers.get(path)
+            service = path[1:].partition("/")[0]
+            if service in self._later:
+                return self._make(service) or self.handlers.get(path)
         return handler
+
+    def _make(self, service: str) -> UnavailableService | None:
+        """Make the servicer of a service now; gives why it cannot be."""
+        try:
+            self.handlers |= handlers_of([self._later[service]()])
+        except Exception as exc:
+            why = exc.strerror if isinstance(exc, OSError) else None
+            _log.error("%s cannot be served now: %s", service, exc, exc_info=None if why else exc)
+            reason = why or "its servicer cannot be made, the log of the process says why"
+            return UnavailableService(f"{service} is unavailable: {reason}; call again later")
+        del self._later[service]
+        return None
 
     def limits_for(self, transport: Transport) -> Limits:
         if self.trusted_pid is None:
@@ -620,17 +636,19 @@ class ServerConnection(Connection):
             stream = DiscardingStream(self, event.stream_id)
             self.spawn(answer_not_grpc, stream)
             self.tally.failed += 1
-        elif (refusal := refuse(self, event.stream_id, head, handler is not None)) is not None:
+        elif (refusal := refuse(self, event.stream_id, head, handler)) is not None:
             self._note_refusal(head, refusal)
             return
         else:
-            assert handler is not None
+            assert isinstance(handler, Handler)
             stream = self._serve(event.stream_id, head, handler)
         self.streams[stream.id] = stream
         if event.end_stream:
             stream.on_end(None)
 
-    def _is_for_others(self, head: RequestHead, handler: Handler | None) -> bool:
+    def _is_for_others(
+        self, head: RequestHead, handler: Handler | UnavailableService | None
+    ) -> bool:
         assert self._forwarder is not None
         return head.is_grpc and self._forwarder.wants(head, handler is not None)
 

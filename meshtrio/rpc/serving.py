@@ -9,6 +9,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import purerpc
 import trio
 
@@ -63,13 +64,26 @@ def own_status(connection: Connection, code: purerpc.StatusCode, message: str) -
     ).data
 
 
+@attrs.frozen
+class UnavailableService:
+    """What is found in place of a handler if the servicer could not be made this time."""
+
+    reason: str
+
+
 def refuse(
-    connection: ServerConnection, stream_id: int, head: RequestHead, known: bool
+    connection: ServerConnection,
+    stream_id: int,
+    head: RequestHead,
+    handler: Handler | UnavailableService | None,
 ) -> Outcome | None:
     """Answer a call that no handler can take; None where there is nothing against it."""
     unimplemented = purerpc.StatusCode.UNIMPLEMENTED
-    if not known:
+    if handler is None:
         return answer_at_once(connection, stream_id, unimplemented, f"{head.path} is unknown")
+    if isinstance(handler, UnavailableService):
+        unavailable = purerpc.StatusCode.UNAVAILABLE
+        return answer_at_once(connection, stream_id, unavailable, handler.reason)
     if head.encoding not in ENCODINGS:
         message = f"messages in encoding {head.encoding!r} are not understood"
         return answer_at_once(connection, stream_id, unimplemented, message, _ACCEPT.data)

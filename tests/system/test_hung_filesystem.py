@@ -23,7 +23,8 @@ STEADY = PluginConfig(
 async def test_a_filesystem_that_does_not_answer_keeps_neither_others_nor_the_end(
     where: str, short_dir: Path
 ) -> None:
-    with hung(short_dir) as folder:
+    with hung(short_dir) as filesystem:
+        folder = filesystem.folder
         match where:
             case "program":
                 plugin = PluginConfig("p", [str(folder / "program")])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import outcome
@@ -23,15 +26,21 @@ _START_WITHIN = 5.0
 class _Start:
     """One start of a program, in a thread.
 
-    execve(2) and chdir(2) wait for filesystems, and one that does not answer (NFS, FUSE) keeps the
-    thread for as long as it likes.
+    execve(2), and the lookup of a working directory, wait for filesystems, and one that does not
+    answer (NFS, FUSE) keeps the thread for as long as it likes. It keeps nothing else: by execve a
+    child has closed its copies of our descriptors, and the lookup precedes it, see `_looked_up`.
     """
 
     def __init__(
-        self, command: Sequence[str], on_start: Callable[[int], None], options: Mapping[str, Any]
+        self,
+        command: Sequence[str],
+        on_start: Callable[[int], None],
+        cwd: Path | None,
+        options: Mapping[str, Any],
     ) -> None:
         self._command = list(command)
         self._on_start = on_start
+        self._cwd = cwd
         self._options = options
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
@@ -58,9 +67,10 @@ class _Start:
         return self._result.unwrap()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        started = subprocess.Popen(
-            self._command, bufsize=0, start_new_session=True, **self._options
-        )
+        with _looked_up(self._cwd) as cwd:
+            started = subprocess.Popen(
+                self._command, bufsize=0, start_new_session=True, cwd=cwd, **self._options
+            )
         # What follows is done by `ChildProcess`, which never waits blockingly.
         started.returncode = 0
         with contextlib.suppress(Exception):  # A process that was started is never lost.
@@ -86,9 +96,40 @@ class _Start:
             discard(result.value)
 
 
+@contextmanager
+def _looked_up(cwd: Path | None) -> Iterator[str | None]:
+    """Look up a working directory, and yield a path by which a child enters it without waiting.
+
+    Between fork and exec, where subprocess changes the directory, a child holds copies of all our
+    descriptors: sockets, locks, and the pipes of starts in other threads. If it waited for a
+    filesystem then, no peer would see their end, and those other starts would wait with it.
+
+    Raises:
+        OSError: There is no such directory, or no descriptor left.
+    """
+    if cwd is None:
+        yield None
+        return
+    found = os.open(cwd, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # The first three are the child's standard streams by the time it changes the directory.
+        directory = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(found)
+    try:
+        # chdir(2) asks the filesystem for permission, too: what it answers here is up to date then.
+        os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
+        entered = f"/proc/self/fd/{directory}"
+        yield entered if os.path.lexists(entered) else str(cwd)  # where /proc is not mounted
+    finally:
+        os.close(directory)
+
+
 async def start_program(
     command: Sequence[str],
     on_start: Callable[[int], None] = lambda pid: None,
+    *,
+    cwd: Path | None = None,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session and group of its own.
@@ -96,6 +137,7 @@ async def start_program(
     Args:
         command: The program and its arguments.
         on_start: Called with its pid in the thread that has started it, as soon as it was.
+        cwd: Its working directory; None for that of this process.
         options: Of `subprocess.Popen`.
 
     Returns:
@@ -110,7 +152,7 @@ async def start_program(
         than five seconds after its cancellation is abandoned: its process is killed as soon as
         there is one.
     """
-    return await _Start(command, on_start, options).run()
+    return await _Start(command, on_start, cwd, options).run()
 
 
 async def start_child(

@@ -72,7 +72,7 @@ class Warden:
                     self._command(),
                     partial(marks.set_limit, limit=marks.limit_of(self._launch.id, 0)),
                     stdin=theirs,
-                    cwd="/",
+                    cwd=Path("/"),
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
             self._channel = ours
