@@ -56,7 +56,7 @@ def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
                 found = grpcurl.call(NOBODY, REGISTER, service=service, address=address)
                 assert "Code: PermissionDenied" in found
                 assert f"may not register {service}: {reason}" in found
-        assert owners(grpcurl, "plugin.echo") == [None]
+        assert owners(grpcurl, "plugin.echo") == [ROOT]
         assert owners(grpcurl, "roots") == [None]
         assert owners(grpcurl, "others") == [OTHER]
         found = grpcurl.call(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1000)
@@ -76,7 +76,7 @@ def test_the_rule_can_list_what_registrars_serve_beside_others(folder: Path) -> 
                 stack.enter_context(
                     grpcurl.streaming(uid, REGISTER, service=service, address=address)
                 )
-        assert owners(grpcurl, "plugin.echo") == [None, NOBODY, OTHER]
+        assert owners(grpcurl, "plugin.echo") == [ROOT, NOBODY, OTHER]
         # Nobody ends another's registration; one's own is replaced.
         address = f"unix:/run/shared-1-{OTHER}"
         found = grpcurl.call(NOBODY, REGISTER, service="shared-1", address=address)
@@ -97,7 +97,7 @@ def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: P
             assert mesh.run("reload").returncode == 0
             _, errors = first.communicate(timeout=60)
             assert "Code: PermissionDenied" in errors
-            until(lambda: owners(grpcurl, "plugin.echo") == [None])
+            until(lambda: owners(grpcurl, "plugin.echo") == [ROOT])
             with grpcurl.streaming(ROOT, REGISTER, service="two", address="unix:/run/3"):
                 _, errors = second.communicate(timeout=60)
                 assert "uid 65534 no longer serves two: another user serves it" in errors
