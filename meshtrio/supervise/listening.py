@@ -147,12 +147,16 @@ class _Pipe:
         self._pid = pid
         self._stream = stream
         self._valve = Valve(listener.config)
+        self._read_at = -math.inf
+        """When the lines were read that are handled. Whether they came too fast goes by that time:
+        a mesh that handles them slowly would otherwise never find that they did."""
         self._splitter = LineSplitter()
         self._is_stderr = stream == "stderr"
         self._unfinished = b""
         """Of stderr: the beginning of a line whose end was not read yet."""
 
     def feed(self, data: bytes) -> None:
+        self._read_at = trio.current_time()
         self._splitter.feed(data)
         self.floods = False
         if self._is_stderr:
@@ -194,7 +198,7 @@ class _Pipe:
         listener = self._listener
         if self._is_stderr and listener.take_report(line):
             return True
-        now = trio.current_time()
+        now = self._read_at
         listener.ring.keep(Line(now, self._pid, self._stream, line), listener.config.kept)
         if not self._valve.admits(now):
             return False
