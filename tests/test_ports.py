@@ -29,9 +29,9 @@ def problems(*plugins: PluginConfig, gateway: str | None = None, **telemetry: An
 
 @pytest.mark.parametrize(("port", "instances"), [(65534, 1), (65532, 2), (1, 1000)])
 def test_as_many_as_there_are(port: int, instances: int) -> None:
-    listening = plug("a", listen=f"tcp://127.0.0.1:{port}", instances=instances)
-    assert problems(listening) == []
-    assert problems(plug("a", metrics=f"127.0.0.1:{port}", instances=instances)) == []
+    counts = {"instances": instances, "max_instances": instances}
+    assert problems(plug("a", listen=f"tcp://127.0.0.1:{port}", **counts)) == []
+    assert problems(plug("a", metrics=f"127.0.0.1:{port}", **counts)) == []
 
 
 @pytest.mark.parametrize(("port", "instances", "last"), [(65535, 1, 65536), (65533, 2, 65536)])

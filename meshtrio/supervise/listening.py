@@ -40,9 +40,10 @@ _PIPE_HELD = 0.2
 """Seconds that a pipe is read for after the end, which only a process of another group can hold."""
 _SLICE = 0.001
 """Seconds for which lines are handled before other tasks run."""
-_MARK = b'{"meshtrio": '
-_REPORT = re.compile(rb"^\{\"meshtrio\": [^\n]*(?:\n|\Z)", re.MULTILINE)
-"""A line that may be a report of the plugin's drain."""
+_MARK = '{"meshtrio": '
+_REPORT = re.compile(rb"\{\"meshtrio\": [^\n]*(?:\n|\Z)")
+"""What may be a report of the plugin's drain. It is written in one piece, but perhaps in the middle
+of a line of another thread or process: only writes of up to 4 KiB are in one piece (pipe(7))."""
 
 
 class Listener:
@@ -131,8 +132,12 @@ class Listener:
         """Keep the last lines of some that were written to stderr."""
         for piece in data.rsplit(b"\n", _STDERR_KEPT)[-_STDERR_KEPT:]:
             line = text_of(piece)
-            if line != DRAIN_DONE and not line.startswith(DRAIN_CUT):
+            before, mark, _ = line.partition(_MARK)
+            is_report = mark and line[len(before) :].startswith((DRAIN_DONE, DRAIN_CUT))
+            if not is_report:
                 self._stderr.append(line)
+            elif before:
+                self._stderr.append(before)
 
 
 class _Pipe:
@@ -196,8 +201,10 @@ class _Pipe:
     def _take(self, line: str, cut: int) -> bool:
         """Keep a line, and tell of it; False if it came too fast to be told of."""
         listener = self._listener
-        if self._is_stderr and listener.take_report(line):
-            return True
+        if self._is_stderr and (at := line.find(_MARK)) >= 0 and listener.take_report(line[at:]):
+            if not at:
+                return True
+            line = line[:at]
         now = self._read_at
         listener.ring.keep(Line(now, self._pid, self._stream, line), listener.config.kept)
         if not self._valve.admits(now):
@@ -237,7 +244,7 @@ class _Pipe:
             count -= 1
             return b""
 
-        if self._listener.reported_drain or _MARK not in data:
+        if self._listener.reported_drain or _MARK.encode() not in data:
             return data, count
         return _REPORT.sub(take, data + b"\n")[:-1], count
 
