@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from meshtrio.client.channel import open_channel
 from meshtrio.client.endpoint import Endpoint, ServiceState
 from meshtrio.client.pool import Update
 from meshtrio.client.unix import WrongServerError
+from tests import ROOT
 
 US = frozenset({os.geteuid()})
 OTHER = 12345
@@ -133,37 +136,25 @@ def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
 # -- namespaces --------------------------------------------------------------------------------
 
 
-def in_namespace(flags: int, uid_map: str, do: Callable[[], None]) -> str:
-    """What `do` raises in a child in namespaces of its own, "" for nothing."""
-    here, there = os.pipe(), os.pipe()
-    pid = os.fork()
-    if not pid:
-        found = "did not run"
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(flags):
-                raise OSError(ctypes.get_errno(), "unshare")
-            os.write(here[1], b"x")
-            os.read(there[0], 1)
-            unix._has_other_uids.cache_clear()
-            do()
-            found = ""
-        except BaseException as exc:
-            found = f"{type(exc).__name__}: {exc}"
-        finally:
-            os.write(here[1], found.encode())
-            os._exit(0)
-    os.close(here[1])
-    try:
-        if os.read(here[0], 1) == b"x":
-            if uid_map:
-                Path(f"/proc/{pid}/uid_map").write_text(uid_map)
-            os.write(there[1], b"x")
-        return os.read(here[0], 4096).decode()
-    finally:
-        os.waitpid(pid, 0)
-        for descriptor in (here[0], *there):
-            os.close(descriptor)
+def connected_in_namespace(
+    flags: int, owner: int, path: Path, *folder: Path, uids: str = ""
+) -> str:
+    """What `unix.connect` raises in namespaces of its own, "" for nothing; see `connecting`."""
+    command = [sys.executable, "-m", "tests.client.connecting", str(flags), str(owner), str(path)]
+    with subprocess.Popen(
+        [*command, *map(str, folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in namespaces\n"
+        if uids:
+            Path(f"/proc/{process.pid}/uid_map").write_text(uids)
+        found, _ = process.communicate("go on\n", timeout=60)
+    assert process.returncode == 0
+    return found.strip()
 
 
 @as_root
@@ -172,34 +163,18 @@ def test_a_client_in_a_user_namespace_goes_by_the_owner_of_the_file(short_dir: P
     with listening(short_dir / "plugins", OTHER), listening(short_dir / "swapped", OTHER + 1):
         os.chown(short_dir / "swapped", OTHER, OTHER)
 
-        def connect(name: str) -> None:
-            unix.connect(str(short_dir / name), frozenset({OTHER})).close()
-
-        mapped = f"0 {OTHER} 2"
-        assert in_namespace(CLONE_NEWUSER, mapped, lambda: connect("plugins")) == ""
-        found = in_namespace(CLONE_NEWUSER, mapped, lambda: connect("swapped"))
-        assert found.startswith("WrongServerError")
-        connect("plugins")
+        uids = f"0 {OTHER} 2"
+        inside = partial(connected_in_namespace, CLONE_NEWUSER, OTHER, uids=uids)
+        assert inside(short_dir / "plugins") == ""
+        assert inside(short_dir / "swapped").startswith("WrongServerError")
+        unix.connect(str(short_dir / "plugins"), frozenset({OTHER})).close()
         with pytest.raises(WrongServerError):
-            connect("swapped")
+            unix.connect(str(short_dir / "swapped"), frozenset({OTHER}))
 
 
 @as_root
 def test_without_proc_the_connection_is_verified_nevertheless(short_dir: Path) -> None:
     with listening(short_dir / "s", OTHER):
-
-        def connect(owner: int) -> None:
-            libc = ctypes.CDLL(None, use_errno=True)
-            private, bind = 0x40000 | 0x4000, 0x1000  # MS_PRIVATE | MS_REC, MS_BIND
-            for source, target, how in (
-                (None, b"/", private),
-                (os.fsencode(short_dir), b"/proc", bind),
-            ):
-                if libc.mount(source, target, None, how, None):
-                    raise OSError(ctypes.get_errno(), "mount")
-            assert not os.path.lexists("/proc/self/fd")
-            unix.connect(str(short_dir / "s"), frozenset({owner})).close()
-
-        assert in_namespace(CLONE_NEWNS, "", lambda: connect(OTHER)) == ""
-        found = in_namespace(CLONE_NEWNS, "", lambda: connect(0))
-        assert found.startswith("WrongServerError")
+        inside = partial(connected_in_namespace, CLONE_NEWNS)
+        assert inside(OTHER, short_dir / "s", short_dir) == ""
+        assert inside(0, short_dir / "s", short_dir).startswith("WrongServerError")
