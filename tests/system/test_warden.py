@@ -152,7 +152,7 @@ def test_where_proc_is_of_another_namespace_only_its_own_are_killed(short_dir: P
         until(lambda: "daemon" in log.read_text() and "ready after" in log.read_text())
         (init,) = children(process.pid)
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(init)}
-        (mesh,) = [pid for pid, command in commands.items() if b"meshtrio" in command]
+        (mesh,) = [pid for pid, command in commands.items() if b"serve" in command.split(b"\0")]
         sleepers = [pid for pid, command in commands.items() if command.startswith(b"sleep")]
         with held(sleepers) as others, held([*children(mesh), *daemons(init)]) as ours:
             assert (len(others), len(ours)) == (60, 3)
