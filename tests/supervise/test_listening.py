@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from typing import Any
 
@@ -69,3 +70,36 @@ async def test_a_report_of_a_drain_is_found_in_the_middle_of_a_line(burst: int) 
     assert listener.cut_calls == ["/p"]
     assert lines == ["one", "two", "th", "ree", "four"][:burst]
     assert listener.stderr_tail == ("one", "two", "th", "ree", "four")
+
+
+async def test_what_was_left_in_a_pipe_that_others_hold_is_handled_in_slices() -> None:
+    """A child of the process keeps the pipe open, so that reading is given up."""
+    passes, lines = 0, Counter[int]()
+
+    def emit(kind: object, **_: Any) -> None:
+        lines[passes] += kind is events.LineWritten
+        end = time.perf_counter() + 0.0002
+        while time.perf_counter() < end:
+            pass
+
+    async def count_passes() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    reader, writer = os.pipe()
+    written = Written(reader, pipe_with(b""))
+    listener = Listener(OutputConfig(), Ring(), emit)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            async with listener.listening(written):  # type: ignore[arg-type]
+                await trio.testing.wait_all_tasks_blocked()
+                os.write(writer, b"\n" * 2000)
+                listener.catch_up()
+                nursery.start_soon(count_passes)
+            nursery.cancel_scope.cancel()
+    os.close(writer)
+    assert lines.total() == 2000
+    # A slice of 1 ms has five of them; all were handled in one pass before.
+    assert max(lines.values()) <= 20

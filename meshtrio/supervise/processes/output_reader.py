@@ -71,8 +71,9 @@ async def read_output(pipe: int, consumer: Consumer, ended: trio.Event) -> None:
                 consumer.feed(data)
                 await _handle_all(consumer, stream, ended)
                 await _pace(reads, consumer, ended)
-            await _handle_all(consumer, stream, ended)
         finally:
+            with trio.CancelScope(shield=True):
+                await _handle_all(consumer, stream, ended)
             consumer.finish()
 
 
