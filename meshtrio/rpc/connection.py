@@ -357,6 +357,10 @@ class Connection:
     def _close_calls(self) -> None:
         """From here on nothing is called; what was, fails, at once or in turns."""
         self.closed = True
+        self._fail_if_few()
+
+    def _fail_if_few(self) -> None:
+        """Fail the calls at once, unless there are so many that `run` has to do it in turns."""
         if len(self.streams) <= _FAILED_AT_ONCE:
             self._fail_all()
 
@@ -557,8 +561,7 @@ class Connection:
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         name = error_name(event.code)
         self.loss = f"the peer broke HTTP/2 ({name}: {event.reason})"
-        if len(self.streams) <= _FAILED_AT_ONCE:
-            self._fail_all()
+        self._fail_if_few()
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         if event.code:

@@ -16,7 +16,7 @@ import attrs
 from meshtrio import contract
 from meshtrio.errors import OUT_OF_RESOURCES
 from meshtrio.supervise.processes import cgroup as cgroups
-from meshtrio.supervise.processes import procfs
+from meshtrio.supervise.processes import marks, procfs
 
 _MAX_ANCESTORS = 64
 _MAX_DESCRIPTORS = 100_000
@@ -62,10 +62,10 @@ class Owner:
 
     def _is_marked(self, pid: int) -> bool:
         mark = f"{contract.MESH_LIFE}={self.launch_id}".encode()
-        if mark in _content(pid, "environ").split(b"\0"):
+        if mark in marks.read(pid, "environ").split(b"\0"):
             return True
         end = f"-{self.launch_id}".encode()
-        folders = _content(pid, "cgroup").replace(b"\n", b"/").split(b"/")
+        folders = marks.read(pid, "cgroup").replace(b"\n", b"/").split(b"/")
         return any(
             each.startswith(cgroups.PREFIX.encode()) and each.endswith(end) for each in folders
         )
@@ -119,18 +119,3 @@ def _descriptors(pid: int) -> Iterator[bytes]:
             yield os.readlink(folder + b"/" + name)
         except FileNotFoundError:
             continue  # it was closed
-
-
-def _content(pid: int, name: str) -> bytes:
-    """Read a file of a process in /proc; b"" if it has ended or is hidden from us.
-
-    Raises:
-        OSError: this process is out of descriptors or memory.
-    """
-    try:
-        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-            return file.readall()
-    except OSError as exc:
-        if exc.errno in OUT_OF_RESOURCES:
-            raise
-        return b""
