@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -42,17 +42,27 @@ def connected_unseen(path: Path) -> Iterator[RawClient]:
         yield client
 
 
-async def test_a_connection_in_the_backlog_is_served_by_a_server_that_drains(
-    short_dir: Path,
-) -> None:
-    path = short_dir / "s"
+async def ended_with_one_in_the_backlog(
+    path: Path, end: Callable[[Server], Awaitable[object]]
+) -> RawClient:
+    """End a server that has a connection with a request, which it has not accepted yet."""
     async with serving(path) as (server, _):
         await trio.testing.wait_all_tasks_blocked()
         with connected_unseen(path) as client:
             client.send_now(1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.read_to_end)
-                assert await server.drain(60) == ()
+                await end(server)
+    return client
+
+
+async def test_a_connection_in_the_backlog_is_served_by_a_server_that_drains(
+    short_dir: Path,
+) -> None:
+    async def drain(server: Server) -> None:
+        assert await server.drain(60) == ()
+
+    client = await ended_with_one_in_the_backlog(short_dir / "s", drain)
     assert len(client.of(HEADERS)) == 2  # head and trailers
     assert client.of(GOAWAY)
 
@@ -60,14 +70,7 @@ async def test_a_connection_in_the_backlog_is_served_by_a_server_that_drains(
 async def test_a_connection_in_the_backlog_is_refused_by_a_server_that_shuts_down(
     short_dir: Path,
 ) -> None:
-    path = short_dir / "s"
-    async with serving(path) as (server, _):
-        await trio.testing.wait_all_tasks_blocked()
-        with connected_unseen(path) as client:
-            client.send_now(1)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.read_to_end)
-                await server.shut_down(0)
+    client = await ended_with_one_in_the_backlog(short_dir / "s", lambda each: each.shut_down(0))
     assert client.of(HEADERS) == []
     assert {goaway.numbers for goaway in client.of(GOAWAY)} == {(0, 0)}
 

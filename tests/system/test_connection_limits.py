@@ -73,20 +73,24 @@ async def checks_made(watched: Watched, count: int) -> None:
             await trio.sleep(0.01)
 
 
+async def checked_at_its_limit(watched: Watched) -> None:
+    """Fill a plugin with connections; health checks answered in the meantime must not fail."""
+    await watched.wait(events.Ready)
+    held = connections(watched.mesh.socket.parent / "echo-0.sock", 600)
+    rejected = await trio.to_thread.run_sync(held.__enter__)
+    try:
+        assert rejected > 0
+        await checks_made(watched, CHECKS)
+    finally:
+        await trio.to_thread.run_sync(held.__exit__, None, None, None)
+    assert watched.find(events.CheckFailed) == []
+
+
 async def test_a_plugin_without_room_for_clients_answers_its_mesh(short_dir: Path) -> None:
     few = {"rlimits": {"nofile": 1024}}
     config = echo(containment=few, liveness=QUICK)
     async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
-        path = short_dir / "run" / "echo-0.sock"
-        held = connections(path, 600)
-        rejected = await trio.to_thread.run_sync(held.__enter__)
-        try:
-            assert rejected > 0
-            await checks_made(watched, CHECKS)
-        finally:
-            await trio.to_thread.run_sync(held.__exit__, None, None, None)
-        assert watched.find(events.CheckFailed) == []
+        await checked_at_its_limit(watched)
         assert watched.find(events.Exited) == []
 
 
@@ -98,15 +102,7 @@ async def test_a_wrapped_plugin_knows_its_mesh_as_well(short_dir: Path) -> None:
     run = f"import os; os.execv('/bin/sh', ['sh', '-c', {inner!r}])"
     config = plugin("echo", "-c", run, cwd=script.parent, containment=few, liveness=QUICK)
     async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
-        held = connections(short_dir / "run" / "echo-0.sock", 600)
-        rejected = await trio.to_thread.run_sync(held.__enter__)
-        try:
-            assert rejected > 0
-            await checks_made(watched, CHECKS)
-        finally:
-            await trio.to_thread.run_sync(held.__exit__, None, None, None)
-        assert watched.find(events.CheckFailed) == []
+        await checked_at_its_limit(watched)
 
 
 def _operate(mesh: Served) -> None:

@@ -34,7 +34,8 @@ async def main():
         print("ready", flush=True)
         if how == "task":
             raise ValueError("of another task")
-        await trio.sleep(0.1)
+        if how == "exit":
+            await trio.sleep_forever()
         nursery.cancel_scope.cancel()
 
 trio.run(main)
