@@ -92,7 +92,7 @@ def make_room(folder: Path, plugin: PluginConfig, socket: Path) -> None:
 
 @contextmanager
 def _made_own_folder(run: int, plugin: PluginConfig) -> Iterator[int]:
-    """Make the folder of a plugin that runs as somebody else, and have it open for the block.
+    """Make the folder of a plugin that runs as another user, and have it open for the block.
 
     Raises OSError and KeyError.
     """

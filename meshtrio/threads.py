@@ -1,4 +1,4 @@
-"""Long computations beside an event loop: in a thread, which lets the loop go first.
+"""Long computations next to an event loop: in a thread, which lets the loop go first.
 
 A thread that computes gives the interpreter up only when it is asked to, 5 ms later. A loop that
 wants it back after each system call gets ahead by some hundred of those a second. So what computes

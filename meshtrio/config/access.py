@@ -53,7 +53,7 @@ class RegistryAccessRule(AccessRule):
     """Services that these users may register endpoints of although a plugin or the config has the
     name, or another user serves it. Whoever registers an endpoint of a service is sent a part of
     its calls, with the credentials in them. A `*` at the end stands for anything. Names that
-    nobody else has may be registered without being listed here."""
+    no other user has may be registered without being listed here."""
 
     def lists(self, service: str) -> bool:
         """Return whether `services` has a service."""
@@ -78,7 +78,7 @@ class Access:
     serving names that no plugin, no table of the config and no other user has."""
     gateway: AccessRule = attrs.field(factory=AccessRule)
     """Amounts to: any call to any plugin, by the mesh socket or the TCP port. Health and
-    reflection are for whoever may use any of the three."""
+    reflection are for those who may use any of the three."""
 
     @property
     def rules(self) -> dict[str, AccessRule]:

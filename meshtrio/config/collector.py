@@ -45,7 +45,7 @@ def headers_of(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers
     found = tuple((name.lower(), value) for name, value in dict(fields).items())
     for name, value in found:
         if name in _RESERVED or not _NAME.fullmatch(name):
-            # Of "authorization: Bearer …" only what could be a name is told.
+            # Of "authorization: Bearer …" only what could be a name is shown.
             raise ValueError(f"{name.partition(':')[0]!r} cannot be the name of a header")
         if not _VALUE.fullmatch(value):
             raise ValueError(f"the value of {name!r} is not printable ASCII")

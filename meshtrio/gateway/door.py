@@ -128,7 +128,7 @@ class Door:
         with _listening(config.listen) as listener:
             server = self._server(open_to_all=open_to_all, timeouts=ACROSS_A_NETWORK)
             if open_to_all:
-                _log.warning("whoever reaches %s may call every plugin", config.listen)
+                _log.warning("any client that reaches %s may call every plugin", config.listen)
             async with running(partial(server.serve, ssl_context=context), listener):
                 _log.info("the gateway listens on %s", config.listen)
                 task_status.started()

@@ -1,4 +1,4 @@
-"""Large messages without page faults: glibc is told to keep what it frees, for a while.
+"""Large messages without page faults: glibc is set to keep what it frees, for a while.
 
 By default it gives each large message's pages back to the kernel and faults them in again for the
 next one, which is half the cost of a 1 MiB call. After a peak the kernel gets them back at once.

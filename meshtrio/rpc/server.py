@@ -463,7 +463,7 @@ class ServerConnection(Connection):
 
     @property
     def refusing(self) -> bool:
-        """No further call is begun; the client was told so."""
+        """No further call is begun; the client has been sent GOAWAY."""
         return self._refusing
 
     def _on_ping_ack(self, event: events.PingAcknowledged) -> None:

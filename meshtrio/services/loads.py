@@ -110,7 +110,7 @@ class Loads:
 
 
 def _sound(report: Any) -> Any:
-    """A report without what it cannot mean: times that are none, and fields nobody knows."""
+    """A report without what it cannot mean: times that are none, and unknown fields."""
     found = load.LoadReport(
         started=report.started,
         ended=report.ended,

@@ -48,13 +48,13 @@ class MetricsServicer:
         reply, left_out = await compute(partial(_reply, self._families()))
         for reason in left_out.keys() - self._logged:
             self._logged.add(reason)
-            _log.warning("some metrics are not told to the mesh: %s", WHY[reason])
+            _log.warning("some metrics are not sent to the mesh: %s", WHY[reason])
         reply.in_flight = self._meter.started - self._meter.ended
         return reply
 
 
 def _reply(families: Sequence[Family], pace: Pace) -> tuple[Any, Counter[Reason]]:
-    """What can be told, and how much was left out: a program may measure what has no message."""
+    """What can be sent, and how much was left out: a program may measure what has no message."""
     admission = Admission(pace)
     left_out = admission.take(families, own=True)
     found = [each for family in admission.families() for each in messages_of(family)]

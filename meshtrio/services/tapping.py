@@ -42,7 +42,7 @@ class Tapped:
     calls: Sequence[Any] | None = None
     """Of meshtrio.v1.EndedCall; None for an instance that does not tell of its calls."""
     missed: int = 0
-    """Calls before these that are not told."""
+    """Number of calls before these that were left out."""
 
 
 @asynccontextmanager

@@ -199,7 +199,7 @@ class _Pipe:
         self._emit_dropped()
 
     def _take(self, line: str, cut: int) -> bool:
-        """Keep a line, and tell of it; False if it came too fast to be told of."""
+        """Keep a line, and emit an event for it; False if it came too fast for that."""
         listener = self._listener
         if self._is_stderr and (at := line.find(_MARK)) >= 0 and listener.take_report(line[at:]):
             if not at:

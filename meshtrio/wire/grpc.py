@@ -115,7 +115,7 @@ class MessageReader:
 
     @property
     def size(self) -> int:
-        """Bytes of the message under way with its prefix, as far as that has told; 0 for none."""
+        """Bytes of the message under way with its prefix, if that has come; 0 for none."""
         return self._need if self._held else 0
 
     @property

@@ -100,5 +100,5 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def is_connected_to_itself(sock: socket.socket) -> bool:
     """Whether a TCP socket has met itself, as one can whose own port was drawn from the same range
-    (RFC 9293 3.5, simultaneous open): nobody listens there then."""
+    (RFC 9293 3.5, simultaneous open): nothing listens there then."""
     return bool(sock.getsockname() == sock.getpeername())

@@ -135,7 +135,7 @@ def is_warden(pid: int) -> bool:
 
 
 def is_mark(limit: int) -> bool:
-    """Whether a soft limit is the mark of some mesh, and not a limit that somebody has set."""
+    """Whether a soft limit is the mark of some mesh, and not a limit that a user has set."""
     return bool(limit & _MARK_BIT)
 
 

@@ -83,8 +83,8 @@ class Warden:
 
     def _command(self) -> list[str]:
         users = ",".join(map(str, sorted(self._launch.users)))
-        told = [str(os.getpid()), self._launch.id, users, *self._cgroup]
-        return [sys.executable, "-I", "-S", str(_SCRIPT), *told]
+        arguments = [str(os.getpid()), self._launch.id, users, *self._cgroup]
+        return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
     async def _attend(self, process: ChildProcess, ours: socket.socket) -> None:
         """Wait until the warden has ended; when cancelled, have it end."""
@@ -162,9 +162,9 @@ class Warden:
 
     def set_users(self, users: Iterable[int]) -> None:
         """Record the users that plugins are to run as, before one of them does. Raises OSError."""
-        told = set(users)
-        self._launch.record(told)
-        self._send_users(told)
+        recorded = set(users)
+        self._launch.record(recorded)
+        self._send_users(recorded)
 
     def _send_users(self, users: Iterable[int]) -> None:
         for user in users:
@@ -187,8 +187,8 @@ class Warden:
         try:
             self._channel.sendmsg([word], ancillary)
         except OSError as exc:
-            # It is dead or about to be replaced, and its successor is told everything.
-            _log.warning("the warden was not told %r: %s", word.decode(), exc.strerror)
+            # It is dead or about to be replaced, and its successor is sent everything.
+            _log.warning("cannot send %r to the warden: %s", word.decode(), exc.strerror)
 
 
 async def _kill_if_stopped(process: ChildProcess) -> None:

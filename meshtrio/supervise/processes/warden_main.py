@@ -38,7 +38,7 @@ _PROCESS_GROUP = 1 << 2
 
 
 class _Charges:
-    """What the warden has been told by the mesh."""
+    """What the mesh has sent to the warden."""
 
     def __init__(self, users: Iterable[int]) -> None:
         self.users = set(users)
