@@ -1,37 +1,59 @@
 """How much connecting the channels of a process do at once.
 
 A registry may list any number of endpoints that nothing listens at. Each costs its clients an
-attempt to connect again and again, so attempts are limited in total: those under way, and those
-made again for endpoints that programs or the config have registered.
+attempt to connect again and again, so attempts for endpoints that programs or the config have
+registered are limited: those under way, and those made again. Each registrar has limits of its own,
+so that its endpoints do not delay those of others. Endpoints that the mesh runs, and addresses that
+a channel was opened to, are not limited: there are as many of them as were configured.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import attrs
 import trio
 
+from meshtrio.client.endpoint import Endpoint
+
 _MAX_LOCAL = 16
-"""Attempts on Unix sockets, which take no time: as many are made in one turn of the loop."""
+"""Attempts on Unix sockets at once. They take no time unless a backlog is full."""
 _MAX_REMOTE = 64
-"""Attempts across a network."""
+"""Attempts across a network at once."""
 _RETRIES_PER_SECOND = 100.0
 """An attempt costs about 0.15 ms of a core."""
 _RETRY_BURST = 100
+
+
+@attrs.define
+class _Registrar:
+    """Attempts for the endpoints that one user has registered."""
+
+    local: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_LOCAL))
+    remote: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(_MAX_REMOTE))
+    next_retry: float = 0.0
 
 
 class DialLimiter:
     """One for all subchannels of a pool."""
 
     def __init__(self) -> None:
-        self._local = trio.CapacityLimiter(_MAX_LOCAL)
-        self._remote = trio.CapacityLimiter(_MAX_REMOTE)
-        self._next_retry = 0.0
+        self._registrars: defaultdict[int | None, _Registrar] = defaultdict(_Registrar)
+        """By the uid of the registrar; None for the mesh's own user and its config."""
 
-    def slot(self, *, local: bool) -> trio.CapacityLimiter:
-        """Return what is held while connecting."""
-        return self._local if local else self._remote
+    def slot(self, endpoint: Endpoint, *, local: bool) -> AbstractAsyncContextManager[object]:
+        """Return what is held while connecting to an endpoint."""
+        if not endpoint.is_registered:
+            return nullcontext()
+        registrar = self._registrars[endpoint.owner]
+        return registrar.local if local else registrar.remote
 
-    def retry_at(self, now: float) -> float:
+    def retry_at(self, endpoint: Endpoint, now: float) -> float:
         """Reserve a time for an attempt that is made again, at or after `now` (seconds)."""
-        at = max(self._next_retry, now - _RETRY_BURST / _RETRIES_PER_SECOND)
-        self._next_retry = at + 1 / _RETRIES_PER_SECOND
+        if not endpoint.is_registered:
+            return now
+        registrar = self._registrars[endpoint.owner]
+        at = max(registrar.next_retry, now - _RETRY_BURST / _RETRIES_PER_SECOND)
+        registrar.next_retry = at + 1 / _RETRIES_PER_SECOND
         return max(at, now)

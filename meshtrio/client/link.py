@@ -140,8 +140,9 @@ class Link:
                 failures = 0 if await self._connect(nursery) else failures + 1
                 delay = self._backoff.delay(max(failures, 1), self._rng)
                 await self._rest_until(trio.current_time() + delay)
-                if failures and self.endpoint.is_registered:
-                    await self._rest_until(self._dials.retry_at(trio.current_time()))
+                if failures:
+                    at = self._dials.retry_at(self.endpoint, trio.current_time())
+                    await self._rest_until(at)
             while self._connections:
                 await self._connections.copy().pop().ended.wait()
             nursery.cancel_scope.cancel()
@@ -191,7 +192,7 @@ class Link:
         with trio.CancelScope() as self._dialing:
             try:
                 endpoint = self.endpoint
-                async with self._dials.slot(local=self._is_local):
+                async with self._dials.slot(endpoint, local=self._is_local):
                     self._dialing.deadline = trio.current_time() + _DIAL_WITHIN
                     return await dial(
                         endpoint.address,

@@ -107,7 +107,7 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
     """It speaks HTTP/2, and closes as soon as it is connected to."""
     dials = 0
 
-    async def dial(*_: object) -> SocketTransport:
+    async def dial(*_: object, **__: object) -> SocketTransport:
         nonlocal dials
         dials += 1
         await trio.lowlevel.checkpoint()
@@ -120,7 +120,8 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
     monkeypatch.setattr(link, "dial", dial)
     async with open_channel("closing", fixed(outside_endpoint("unix:/somewhere"))):
         await trio.sleep(600)
-        assert dials < 40
+        # 20 ms, and 1.6 times as long each time, up to two minutes.
+        assert 15 < dials < 40
 
 
 async def test_one_that_lives_among_dead_ones_is_called(short_dir: Path) -> None:
@@ -143,8 +144,33 @@ def test_the_backoff_is_grpcs_from_20_ms_to_120_s() -> None:
 
 
 def test_retries_have_a_burst_and_then_their_rate() -> None:
-    limiter = DialLimiter()
-    times = [limiter.retry_at(1000.0) for _ in range(301)]
+    limiter, endpoint = DialLimiter(), outside_endpoint("unix:/nowhere")
+    times = [limiter.retry_at(endpoint, 1000.0) for _ in range(301)]
     assert times[99] == 1000.0
     assert times[300] == pytest.approx(1002.0, abs=0.02)
-    assert limiter.retry_at(5000.0) == 5000.0
+    assert limiter.retry_at(endpoint, 5000.0) == 5000.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Endpoint("a", "unix:/other", pid=1),
+        Endpoint("unix:/other", "unix:/other"),
+        attrs.evolve(outside_endpoint("unix:/other"), owner=8),
+        outside_endpoint("unix:/other"),
+    ],
+    ids=["run by the mesh", "by address", "of another registrar", "of the config"],
+)
+async def test_a_registrars_endpoints_that_never_accept_delay_no_others(
+    other: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Their backlogs are full, so that each attempt waits for room for seconds."""
+    dials = Dials(takes=5)
+    monkeypatch.setattr(link, "dial", dials)
+    full = [attrs.evolve(each, owner=7) for each in dead_endpoints()[:500]]
+    async with open_channel("full", fixed(*full)):
+        await trio.sleep(1)
+        async with open_channel("other", fixed(other)):
+            await trio.testing.wait_all_tasks_blocked()
+            assert dials.attempts["unix:/other"] == 1
+    assert dials.most_under_way <= 17
