@@ -15,7 +15,7 @@ from meshtrio.rpc.peer import Peer
 
 RESERVED = 16
 """Connections above the limits, in addition to those of the mesh."""
-_MAX_OF_PROCESS = 4
+MAX_OF_PROCESS = 4
 """Connections of a process that may be in the reserve as long as it has no more than these."""
 _ANOTHER_NAMESPACE = 0
 """The pid that the kernel reports for processes of another PID namespace."""
@@ -42,7 +42,7 @@ class Reserve:
             return None
         place = ("reserve", _session_of(peer.pid))
         is_full = self._sessions.total() >= RESERVED or self._sessions[place] >= RESERVED // 2
-        has_many = peer.pid != _ANOTHER_NAMESPACE and connections >= _MAX_OF_PROCESS
+        has_many = peer.pid != _ANOTHER_NAMESPACE and connections >= MAX_OF_PROCESS
         if is_full or has_many:
             return None
         self._sessions[place] += 1

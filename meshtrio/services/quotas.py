@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 import purerpc
 
 from meshtrio.rpc.peer import Peer
+from meshtrio.rpc.reserve import MAX_OF_PROCESS, RESERVED
 from meshtrio.rpc.seam import Request
 
 
@@ -24,28 +26,42 @@ class CallQuota:
     """An interceptor that limits the open calls of each user to each service.
 
     Each service is counted for itself, so that a flood of watches of the registry leaves room for
-    an operator's commands.
+    an operator's commands. In addition there are `RESERVED` places for calls of processes of the
+    mesh's own user or root that have fewer than `MAX_OF_PROCESS`, as `rpc.reserve` has them for
+    connections: `meshtrio stop` works when a program of the same user has used up all others.
     """
 
     def __init__(self, most: Callable[[], int]) -> None:
         """`most`: how many calls a user may have open to a service at the time."""
         self._most = most
-        self._open: Counter[tuple[str, str]] = Counter()
+        self._open: Counter[tuple[str | int, str]] = Counter()
+        """Calls by user and service, and by process and service."""
 
     @asynccontextmanager
     async def __call__(self, request: Request) -> AsyncIterator[None]:
         """Count a call during the block. Raises ResourceExhaustedError."""
-        key = (user_of(request.peer), request.service_name)
-        most = self._most()
-        if self._open[key] >= most:
+        peer, service = request.peer, request.service_name
+        user, most = user_of(peer), self._most()
+        reserved = RESERVED if self._is_operator(peer, service) else 0
+        if self._open[user, service] >= most + reserved:
             raise purerpc.ResourceExhaustedError(
-                f"{key[0]} has {most} calls open to {key[1]}, as many as [mesh.limits] "
+                f"{user} has {most} calls open to {service}, as many as [mesh.limits] "
                 "max_calls_per_user allows"
             )
-        self._open[key] += 1
+        keys: list[tuple[str | int, str]] = [(user, service)]
+        if peer.pid is not None:
+            keys.append((peer.pid, service))
+        self._open.update(keys)
         try:
             yield
         finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
+            self._open.subtract(keys)
+            for key in keys:
+                if not self._open[key]:
+                    del self._open[key]
+
+    def _is_operator(self, peer: Peer, service: str) -> bool:
+        """Whether a call may take a reserved place."""
+        if peer.pid is None or peer.uid not in (0, os.geteuid()):
+            return False
+        return self._open[peer.pid, service] < MAX_OF_PROCESS

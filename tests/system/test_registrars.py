@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import purerpc
 import pytest
+import trio
 
+from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.mesh import connect_to_mesh
+from meshtrio.messages import control
 from tests.programs import Served, echo, plugin, served, until
 from tests.system.grpcurl_as import GrpcurlAs, shared_folder
 
 ROOT, NOBODY, OTHER = 0, 65534, 65533
+CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 REGISTER, RESOLVE, WATCH = "Registry/Register", "Registry/Resolve", "Registry/Watch"
 RULE = f'[mesh.access.registry]\nusers = ["{NOBODY}", "{OTHER}"]\n'
 
@@ -105,6 +111,24 @@ def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: P
 
 
 # -- bounds ------------------------------------------------------------------------------------
+
+
+async def test_commands_work_when_a_program_of_the_same_user_has_all_calls(folder: Path) -> None:
+    limits = "[mesh.limits]\nmax_calls_per_user = 6\n"
+    with served(folder, limits + echo(), ready=1) as mesh:
+        async with connect_to_mesh(mesh.socket) as channel, AsyncExitStack() as stack:
+            stack.enter_context(trio.fail_after(60))
+            stub = DynamicStub(channel, CONTROL)
+            for _ in range(6):
+                events = await stack.enter_async_context(
+                    stub.WatchEvents(control.WatchEventsRequest(last=1, follow=True))
+                )
+                assert await anext(events)
+            with pytest.raises(purerpc.ResourceExhaustedError, match="max_calls_per_user"):
+                await stub.ListInstances(control.ListInstancesRequest())
+            assert [row["state"] for row in await trio.to_thread.run_sync(mesh.ps)] == ["ready"]
+            stopped = await trio.to_thread.run_sync(mesh.run, "stop", "echo")
+            assert stopped.returncode == 0, stopped.stderr
 
 
 def test_what_one_user_holds_is_bounded(folder: Path) -> None:
