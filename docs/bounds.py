@@ -15,8 +15,8 @@ import attrs
 
 from meshtrio.config import GatewayConfig, Liveness, MeshConfig, OutputConfig, PluginConfig
 from meshtrio.config.limits import MeshLimits
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.wire.limits import Limits
 
 BEGIN, END = "<!-- bounds -->", "<!-- /bounds -->"
 SOURCES: tuple[tuple[str, type], ...] = (
@@ -33,23 +33,27 @@ FIELDS: tuple[tuple[str, type, str], ...] = (
 )
 """Of classes that have other numbers, too."""
 CONSTANTS: tuple[tuple[str, str, str], ...] = (
-    ("meshtrio.contract", "LONGEST_LINE", "Bytes of a line of output; the rest is counted."),
+    ("meshtrio.contract", "MAX_LINE_LENGTH", "Bytes of a line of output; the rest is counted."),
     (
-        "meshtrio.supervise.processes.output",
-        "_MOST_KEPT",
+        "meshtrio.supervisor.process.output_lines",
+        "_MAX_BUFFERED_LENGTH",
         "Bytes of the last lines that are kept of an instance.",
     ),
     (
-        "meshtrio.gateway.passage",
-        "_MOST_UNREAD",
+        "meshtrio.gateway.proxied_call",
+        "_MAX_UNREAD_SIZE",
         "Bytes that a caller of the gateway may leave unread before its call is given up.",
     ),
-    ("meshtrio.gateway.gateway", "_MOST_GATEWAYS", "Gateways that a call may pass."),
-    ("meshtrio.policies.retry", "MOST_ATTEMPTS", "Attempts of a call."),
-    ("meshtrio.rpc.crowd", "PART_OF_DESCRIPTORS", "Of all descriptors, for connections."),
+    ("meshtrio.gateway.router", "_MAX_GATEWAYS", "Gateways that a call may pass."),
+    ("meshtrio.client.retry.policy", "MAX_ATTEMPTS", "Attempts of a call."),
     (
-        "meshtrio.telemetry.metrics.passed",
-        "MOST_SERVICES",
+        "meshtrio.rpc.connection_limiter",
+        "DESCRIPTORS_FRACTION",
+        "Of all descriptors, for connections.",
+    ),
+    (
+        "meshtrio.telemetry.metrics.gateway_metrics",
+        "MAX_MEASURED_SERVICES",
         "Services that calls through the gateway are measured by.",
     ),
 )
@@ -95,7 +99,7 @@ TESTS = {
     "::test_a_stopped_plugin_is_killed_and_started_again",
     "Liveness.timeout": "tests/system/test_liveness.py"
     "::test_a_stopped_plugin_is_killed_and_started_again",
-    "Liveness.threshold": "tests/system/test_liveness.py"
+    "Liveness.failure_threshold": "tests/system/test_liveness.py"
     "::test_a_stopped_plugin_is_killed_and_started_again",
     "Limits.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
     "Limits.max_connections_per_peer": "tests/rpc/test_crowd.py"
@@ -124,26 +128,26 @@ TESTS = {
     "Limits.reset_rate": "tests/wire/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
     "Limits.reset_grace": "tests/wire/test_rapid_reset.py::test_the_cost_of_a_reset",
-    "Timeouts.establish": "tests/rpc/test_attacks.py::test_a_preface_that_never_ends",
+    "Timeouts.handshake": "tests/rpc/test_attacks.py::test_a_preface_that_never_ends",
     "Timeouts.frame": "tests/rpc/test_attacks.py::test_a_frame_that_never_ends",
     "Timeouts.message": "tests/rpc/test_attacks.py::test_a_message_that_is_dribbled",
     "Timeouts.half_close": "tests/rpc/test_early_answers.py"
     "::test_a_client_that_does_not_is_reset_after_a_moment",
-    "Timeouts.idle": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
-    "Timeouts.age": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
-    "Timeouts.keepalive_interval": "tests/rpc/test_attacks.py"
+    "Timeouts.max_connection_idle": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
+    "Timeouts.max_connection_age": "tests/rpc/test_attacks.py::test_a_client_is_sent_elsewhere",
+    "Timeouts.keepalive_time": "tests/rpc/test_attacks.py"
     "::test_a_peer_without_a_sign_of_life_is_lost",
     "Timeouts.keepalive_timeout": "tests/rpc/test_attacks.py"
     "::test_a_peer_without_a_sign_of_life_is_lost",
-    "LONGEST_LINE": "tests/supervise/processes/test_output.py"
+    "MAX_LINE_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_long_line_is_cut_and_what_is_gone_is_counted",
-    "_MOST_KEPT": "tests/supervise/processes/test_output.py"
+    "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_ring_keeps_the_last_lines_within_its_size",
-    "_MOST_UNREAD": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
-    "_MOST_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
-    "MOST_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
-    "PART_OF_DESCRIPTORS": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
-    "MOST_SERVICES": "tests/gateway/test_measured.py"
+    "_MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
+    "_MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
+    "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
+    "DESCRIPTORS_FRACTION": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
+    "MAX_MEASURED_SERVICES": "tests/gateway/test_measured.py"
     "::test_series_are_bounded_whatever_is_registered",
 }
 """By `Class.field` or constant, the test that holds the bound."""

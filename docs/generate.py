@@ -22,8 +22,6 @@ import bounds
 import click
 
 from meshtrio import contract
-from meshtrio.address import ServerTlsFiles, TlsFiles
-from meshtrio.backoff import Backoff
 from meshtrio.cli import commands
 from meshtrio.config import (
     Access,
@@ -39,9 +37,11 @@ from meshtrio.config import (
     PluginConfig,
     RegistryAccessRule,
     Rlimits,
-    ServiceTable,
+    StaticServiceConfig,
     TelemetryConfig,
 )
+from meshtrio.util.address import ClientTlsConfig, ServerTlsConfig
+from meshtrio.util.backoff import Backoff
 
 DOCS = Path(__file__).resolve().parent
 SECURITY = "security.md"
@@ -73,9 +73,13 @@ TABLES: tuple[tuple[str, str, type], ...] = (
     ("`containment` of a plugin", "", Containment),
     ("`containment.rlimits`", "", Rlimits),
     ("`[[group]]`, once for each group", "", GroupConfig),
-    ("`[[service]]`: endpoints the mesh does not run, how services are called", "", ServiceTable),
-    ("`serve_tls` of a plugin, and `tls` of the gateway", "", ServerTlsFiles),
-    ("`tls` of a plugin and of a service", "", TlsFiles),
+    (
+        "`[[service]]`: endpoints the mesh does not run, how services are called",
+        "",
+        StaticServiceConfig,
+    ),
+    ("`serve_tls` of a plugin, and `tls` of the gateway", "", ServerTlsConfig),
+    ("`tls` of a plugin and of a service", "", ClientTlsConfig),
 )
 
 
@@ -148,7 +152,7 @@ def config_page() -> str:
         "",
         "| variable | meaning |",
         "| --- | --- |",
-        *(f"| `{name}` | {texts[name]} |" for name in texts if name in contract.ENVIRONMENT),
+        *(f"| `{name}` | {texts[name]} |" for name in texts if name in contract.MESH_VARIABLES),
         "",
         READINESS,
     ]

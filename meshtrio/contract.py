@@ -21,7 +21,7 @@ PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 PLUGIN_METRICS = "PLUGIN_METRICS"
 """Set where it is to measure its calls: "mesh", which asks for them by meshtrio.v1.Metrics, or the
 host:port on which it is to expose them itself."""
-METRICS_THROUGH_MESH = "mesh"
+METRICS_FROM_MESH = "mesh"
 PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
 """Set to 1 where it is to measure what gRPC has off by default, too."""
 GRPC_BINARY_LOG_FILTER = "GRPC_BINARY_LOG_FILTER"
@@ -33,7 +33,7 @@ PLUGIN_BINARY_LOG_SIZE = "PLUGIN_BINARY_LOG_SIZE"
 """Bytes that one file of its binary log may have."""
 PLUGIN_BINARY_LOG_FILES = "PLUGIN_BINARY_LOG_FILES"
 """How many files of its binary log it is to keep."""
-MESH_LIFE = "MESH_LIFE"
+MESH_LAUNCH_ID = "MESH_LAUNCH_ID"
 """A word that no two processes of a mesh are started with; what they start inherits it."""
 MESH_ID = "MESH_ID"
 """A random word for each start of a mesh. What has inherited it is killed by the mesh's warden, or
@@ -48,7 +48,7 @@ PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
 """Bytes of the longest message that it is to accept, -1 for no limit, if the config says so."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
 """Bytes of the longest message that it is to send, -1 for no limit, if the config says so."""
-ENVIRONMENT = frozenset(
+MESH_VARIABLES = frozenset(
     {
         PLUGIN_SOCKET,
         PLUGIN_LISTEN,
@@ -64,7 +64,7 @@ ENVIRONMENT = frozenset(
         PLUGIN_BINARY_LOG_FOLDER,
         PLUGIN_BINARY_LOG_SIZE,
         PLUGIN_BINARY_LOG_FILES,
-        MESH_LIFE,
+        MESH_LAUNCH_ID,
         MESH_ID,
         MESH_PIDFD,
         PLUGIN_NAME,
@@ -74,7 +74,7 @@ ENVIRONMENT = frozenset(
 )
 """The variables that the mesh sets."""
 
-OF_SERVICE_MANAGER = frozenset(
+SERVICE_MANAGER_VARIABLES = frozenset(
     {
         "NOTIFY_SOCKET",
         "WATCHDOG_PID",
@@ -89,21 +89,21 @@ OF_SERVICE_MANAGER = frozenset(
 plugin that used them would speak in the mesh's name. Plugins get them only if their `inherit_env`
 or `env` names them."""
 
-MESH_TARGET = "x-mesh-target"
+TARGET_METADATA_KEY = "x-mesh-target"
 """Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
 that may be to the gateway of another mesh."""
-MESH_FORWARDED = "x-mesh-forwarded"
+FORWARDED_METADATA_KEY = "x-mesh-forwarded"
 """Metadata key: for whom a gateway passes a call on, with commas between gateways."""
 
-BINARY_LOGS = "binlog"
+BINARY_LOG_DIRECTORY = "binlog"
 """The folder of binary logs in a runtime dir, where the config names no other."""
-LONGEST_SOCKET_PATH = 107
+MAX_SOCKET_PATH_LENGTH = 107
 """Bytes; a longer one does not fit the kernel's sockaddr_un."""
 
-LONGEST_LINE = 8 * 1024
+MAX_LINE_LENGTH = 8 * 1024
 """Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
 
-DRAIN_CUT = '{"meshtrio": "cut", "path": '
+DRAIN_CUT_CALL = '{"meshtrio": "cut", "path": '
 """What a line of a plugin's stderr begins with that reports a call which was cut when the plugin
 drained; the path follows as JSON, and a closing brace. The mesh keeps these lines to itself."""
 DRAIN_DONE = '{"meshtrio": "drained"}'

@@ -11,9 +11,9 @@ import errno
 
 import purerpc
 
-from meshtrio.texts import visible_lines
+from meshtrio.util.text import escape_unprintable_lines
 
-OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+RESOURCE_EXHAUSTED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """Error numbers of the system that tell of this process's own want, not of another's fault."""
 
 
@@ -51,22 +51,25 @@ class MeshFailedError(MeshtrioError):
         restarts: int,
         period: float,
         groups: tuple[str, ...],
-        ended: str,
+        exit_reason: str,
         stderr_tail: tuple[str, ...],
     ) -> None:
-        text = f"plugin {plugin}/{instance} {ended}, after {restarts} restarts within {period:g} s"
+        text = (
+            f"plugin {plugin}/{instance} {exit_reason}, after {restarts} restarts within "
+            f"{period:g} s"
+        )
         if groups:
             text += f", and its groups could not help: {', '.join(groups)}"
         if stderr_tail:
             lines = "\n".join(f"  {line}" for line in stderr_tail)
             text += f"; the last it wrote to stderr:\n{lines}"
         # A traceback shows it on a terminal.
-        super().__init__(visible_lines(text))
+        super().__init__(escape_unprintable_lines(text))
         self.plugin = plugin
         self.instance = instance
         self.restarts = restarts
         self.groups = groups
-        self.ended = ended
+        self.exit_reason = exit_reason
         self.stderr_tail = stderr_tail
 
 
@@ -101,19 +104,19 @@ class PluginDiedError(ConnectionLostError):
         self,
         message: str,
         *,
-        status: int | None,
+        exit_status: int | None,
         signal: int | None,
         stderr_tail: tuple[str, ...],
-        life: str = "",
+        launch_id: str = "",
     ) -> None:
         super().__init__(message)
-        self.life = life
-        self.exit_status = status
+        self.launch_id = launch_id
+        self.exit_status = exit_status
         self.signal = signal
         self.stderr_tail = stderr_tail
 
 
-def unwrap(exc: BaseException) -> BaseException:
+def unwrap_exception_group(exc: BaseException) -> BaseException:
     """The one exception inside nested groups of one, or the group itself where it holds more."""
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]

@@ -19,43 +19,47 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio import runtime_dir
-from meshtrio.address import TlsFiles
-from meshtrio.client import endpoint
+from meshtrio.client import registry_client
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.client.unix import WrongServerError
 from meshtrio.config import MeshConfig
-from meshtrio.config.loading import load_in_thread
-from meshtrio.errors import OUT_OF_RESOURCES, NoMeshError, UntrustedMeshError, UsageError
-from meshtrio.gateway.door import Door
-from meshtrio.policies.service_config import ServiceConfig, parse
-from meshtrio.registry import UnknownServiceError, watch
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.registry.tables import outside_endpoint
-from meshtrio.rpc.seam import MetadataLike
+from meshtrio.config.async_loading import load_in_thread
+from meshtrio.discovery import endpoint
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import UnknownServiceError, watch_service
+from meshtrio.discovery.registry_messages import make_register_request
+from meshtrio.discovery.static import make_external_endpoint
+from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError, UsageError
+from meshtrio.gateway.mesh_server import MeshServer
+from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+from meshtrio.http2.frames import UNLIMITED
+from meshtrio.rpc.purerpc_compat import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services import registry_client
-from meshtrio.services.chronicle import Chronicle
-from meshtrio.services.log_levels import LogLevels
-from meshtrio.services.registry_messages import registration_of
-from meshtrio.services.telling import telling
-from meshtrio.structured import check_in_trio, open_nursery_of_one
-from meshtrio.supervise import events
-from meshtrio.supervise.child import Status
-from meshtrio.supervise.operations import Operations
-from meshtrio.supervise.processes.launch import SWEEP_TIMED_OUT, SWEEP_WITHIN, sweep_earlier
-from meshtrio.supervise.processes.mesh_end import wait_for_mesh_end
-from meshtrio.supervise.report import ShutdownReport
-from meshtrio.supervise.statistics import MeshStatistics
-from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.logs.mesh import log_event
-from meshtrio.wire.frames import UNLIMITED
+from meshtrio.runtime_dir import directory
+from meshtrio.services.event_log import EventLog
+from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.telemetry_setup import mesh_telemetry
+from meshtrio.supervisor import events
+from meshtrio.supervisor.instance import InstanceStatus
+from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit
+from meshtrio.supervisor.process.mesh_run import (
+    PROC_PASS_TIMEOUT,
+    PROC_SCAN_TIMED_OUT,
+    kill_earlier_runs,
+)
+from meshtrio.supervisor.shutdown_report import ShutdownReport
+from meshtrio.supervisor.statistics import MeshStatistics
+from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.telemetry.logs.event_logger import log_event
+from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.util.address import ClientTlsConfig
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_BACKLOG_WAIT = 5.0
+_ACCEPT_TIMEOUT = 5.0
 """Seconds that a mesh whose backlog is full has to accept a connection."""
 
 __all__ = ["Mesh", "connect", "main", "register"]
@@ -65,19 +69,19 @@ class Mesh:
     """A running mesh, in the process that runs it.
 
     `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`,
-    `set_log_level` is `LogLevels.set`.
+    `set_log_level` is `LogLevelController.set`.
     """
 
     def __init__(
         self,
-        tree: Tree,
+        supervisor: Supervisor,
         registry: MemoryRegistry,
         operations: Operations,
-        log_levels: LogLevels,
+        log_levels: LogLevelController,
     ) -> None:
         """Not for users, who get one from `main`."""
-        self.socket = tree.mesh_socket
-        self._tree = tree
+        self.socket = supervisor.mesh_socket
+        self._supervisor = supervisor
         self._registry = registry
         self.start = operations.start
         self.stop = operations.stop
@@ -85,15 +89,15 @@ class Mesh:
         self.restart = operations.restart
         self.scale = operations.scale
         self.reload = operations.reload
-        self.lines = operations.lines
-        self.set_log_level = log_levels.set
+        self.log_lines = operations.log_lines
+        self.set_log_level = log_levels.set_level
 
     @asynccontextmanager
     async def connect(
         self,
         service: str,
         *,
-        config: Mapping[str, Any] | None = None,
+        service_config: Mapping[str, Any] | None = None,
         timeouts: Timeouts | None = None,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
@@ -116,14 +120,14 @@ class Mesh:
             known = self._registry.resolve(service)
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
-        feed = partial(watch, self._registry, service)
+        feed = partial(watch_service, self._registry, service)
         key = (id(self._registry), service)
         async with open_channel(
             service,
             feed,
-            feed_key=key,
-            initial=known,
-            config=_parsed(config),
+            resolver_key=key,
+            initial_state=known,
+            service_config=_parse_service_config(service_config),
             timeouts=timeouts,
             interceptors=interceptors,
             metadata=metadata,
@@ -140,7 +144,7 @@ class Mesh:
         *,
         weight: int = 1,
         local: bool | None = None,
-        tls: TlsFiles | None = None,
+        tls: ClientTlsConfig | None = None,
     ) -> Iterator[None]:
         """Have an endpoint that the mesh does not run among those of a service, for the block.
 
@@ -148,7 +152,7 @@ class Mesh:
         table. Raises UsageError for an address of another form, and one that is there already.
         """
         try:
-            endpoint = outside_endpoint(address, weight, tls, local=local)
+            endpoint = make_external_endpoint(address, weight, tls, local=local)
             self._registry.register(service, endpoint)
         except ValueError as exc:
             raise UsageError(str(exc)) from None
@@ -156,33 +160,33 @@ class Mesh:
             yield
         finally:
             reason = f"{endpoint.address} was taken out by who had registered it"
-            self._registry.deregister(service, Departure(endpoint.id, reason))
+            self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     @property
     def config(self) -> MeshConfig:
         """What it goes by now: what `main` was given, and what was reloaded and scaled since."""
-        return self._tree.config
+        return self._supervisor.config
 
-    def instances(self) -> tuple[Status, ...]:
+    def instances(self) -> tuple[InstanceStatus, ...]:
         """Every instance as it is now, in the order of the config."""
-        return self._tree.statuses()
+        return self._supervisor.statuses()
 
     def statistics(self) -> MeshStatistics:
         """The mesh, its groups and its plugins in numbers, as they are now."""
-        return self._tree.statistics()
+        return self._supervisor.statistics()
 
     @property
     def shutdown_report(self) -> ShutdownReport:
         """What stopped by itself, what was killed, and what could not be; complete after `main`."""
-        return self._tree.report
+        return self._supervisor.shutdown_report
 
-    def subscribe(self, subscriber: Callable[[events.Event], None]) -> None:
+    def subscribe(self, subscriber: Callable[[events.LifecycleEvent], None]) -> None:
         """Have `subscriber` called, in place, with every lifecycle event from now on.
 
         What it raises is logged and goes no further, except for SystemExit and KeyboardInterrupt:
         they stop the mesh, and `main` raises them once everything has stopped.
         """
-        self._tree.subscribe(subscriber)
+        self._supervisor.subscribe(subscriber)
 
 
 async def main(
@@ -194,54 +198,56 @@ async def main(
 
     Reports a `Mesh` as started once the mesh socket answers and the plugins are being started.
     When cancelled, or interrupted by Ctrl-C, every plugin is stopped before this returns: SIGTERM,
-    its stop_timeout, SIGKILL; those that others came `after` come last. Raises ConfigError before
+    its stop_timeout, SIGKILL; those that others `depends_on` come last. Raises ConfigError before
     anything was started, and MeshFailedError, with everything stopped, when a plugin's failure was
     escalated to the mesh. In a plugin of another mesh it also stops, and returns, when the process
     of that mesh has ended.
     """
-    check_in_trio("mesh.main")
+    require_trio("mesh.main")
     if not isinstance(config, MeshConfig):
         config = await load_in_thread(config)
-    runtime_dir.check(config)
-    folder = runtime_dir.of(config)
-    with runtime_dir.claim(folder) as claim:
-        await _sweep_earlier(claim)
-        registry, chronicle = MemoryRegistry(), Chronicle()
-        tree = Tree(config, registry, folder, [log_event, chronicle.take])
+    directory.validate(config)
+    folder = directory.resolve_runtime_dir(config)
+    with directory.claim_runtime_dir(folder) as claim:
+        await _kill_leftover_processes(claim)
+        registry, chronicle = MemoryRegistry(), EventLog()
+        tree = Supervisor(config, registry, folder, [log_event, chronicle.on_event])
         operations = Operations(tree)
-        log_levels = LogLevels(tree, registry, operations)
-        tree.subscribe(log_levels.take)
+        log_levels = LogLevelController(tree, registry, operations)
+        tree.subscribe(log_levels.on_event)
         try:
             async with (
-                telling(tree, registry) as metrics,
-                Door(tree, registry, operations, chronicle, log_levels, metrics).opened(claim),
-                open_nursery_of_one() as nursery,
+                mesh_telemetry(tree, registry) as metrics,
+                MeshServer(tree, registry, operations, chronicle, log_levels, metrics).running(
+                    claim
+                ),
+                open_collapsing_nursery() as nursery,
             ):
                 await nursery.start(tree.run)
-                nursery.start_soon(_stop_after_outer_mesh, nursery.cancel_scope)
+                nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
                 task_status.started(Mesh(tree, registry, operations, log_levels))
         finally:
-            _log.info("the mesh has stopped: %s", tree.report)
+            _log.info("the mesh has stopped: %s", tree.shutdown_report)
 
 
-async def _stop_after_outer_mesh(scope: trio.CancelScope) -> None:
+async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:
     """Stop a mesh that is part of a plugin when the mesh that has started the plugin has ended."""
-    if await wait_for_mesh_end():
+    if await wait_for_mesh_exit():
         _log.warning("the mesh that has started this program has ended; stopping")
         scope.cancel()
 
 
-async def _sweep_earlier(claim: runtime_dir.Claim) -> None:
+async def _kill_leftover_processes(claim: directory.ClaimedRuntimeDir) -> None:
     """End what meshes that were killed together with their wardens have left in a runtime dir."""
-    earlier = claim.launches()
+    earlier = claim.recorded_mesh_runs()
     if not earlier:
         return
     try:
-        with trio.move_on_after(SWEEP_WITHIN, shield=True):
-            gone = await trio.to_thread.run_sync(sweep_earlier, earlier, abandon_on_cancel=True)
-            claim.forget_launches(gone)
+        with trio.move_on_after(PROC_PASS_TIMEOUT, shield=True):
+            gone = await trio.to_thread.run_sync(kill_earlier_runs, earlier, abandon_on_cancel=True)
+            claim.remove_mesh_runs(gone)
             return
-        _log.warning("%s", SWEEP_TIMED_OUT)
+        _log.warning("%s", PROC_SCAN_TIMED_OUT)
     except (OSError, RuntimeError) as exc:
         _log.warning("cannot look for what an earlier mesh has left: %s", exc)
 
@@ -251,7 +257,7 @@ async def connect(
     service: str,
     *,
     mesh_socket: Path | str | None = None,
-    config: Mapping[str, Any] | None = None,
+    service_config: Mapping[str, Any] | None = None,
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
@@ -260,24 +266,24 @@ async def connect(
 ) -> AsyncIterator[Channel]:
     """Open a channel to a service of a mesh that runs in another process, for the block.
 
-    The mesh is found by `mesh_socket`, else the environment's MESH_SOCKET, else the default
+    The mesh is found by `mesh_socket_path`, else the environment's MESH_SOCKET, else the default
     runtime dir, in which it has to be a mesh of one's own user or of root. It only tells where the
     instances are: calls go straight to their sockets, and go on when the mesh is gone. The other
     arguments are those of `Mesh.connect`. Raises ConfigError, NoMeshError where no mesh answers,
     UntrustedMeshError where another user could answer in its place, and NotFoundError, naming the
     services there are, for a service it does not know.
     """
-    check_in_trio("mesh.connect")
+    require_trio("mesh.connect")
     async with connect_to_mesh(mesh_socket) as mesh:
-        known = await registry_client.resolve(mesh, service)
-        where = endpoint_of_mesh(mesh_socket)
-    feed = partial(_follow, where, service)
+        known = await registry_client.resolve_remote_service(mesh, service)
+        where = mesh_socket_endpoint(mesh_socket)
+    feed = partial(_watch_service, where, service)
     async with open_channel(
         service,
         feed,
-        feed_key=(where, service),
-        initial=known,
-        config=_parsed(config),
+        resolver_key=(where, service),
+        initial_state=known,
+        service_config=_parse_service_config(service_config),
         timeouts=timeouts,
         interceptors=interceptors,
         metadata=metadata,
@@ -287,21 +293,23 @@ async def connect(
         yield channel
 
 
-async def _follow(where: Endpoint, service: str, update: Callable[[ServiceState], None]) -> None:
+async def _watch_service(
+    mesh_endpoint: Endpoint, service: str, update: Callable[[ServiceState], None]
+) -> None:
     """The feed of all of a process's channels to a service: one watch on the mesh socket."""
-    async with connect_to(where, max_receive_message_length=UNLIMITED) as mesh:
-        await registry_client.watch(mesh, service, update)
+    async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
+        await registry_client.watch_remote_service(mesh, service, update)
 
 
 @asynccontextmanager
 async def register(
     service: str,
-    socket: Path | str,
+    address: Path | str,
     *,
     mesh_socket: Path | str | None = None,
     weight: int = 1,
     local: bool | None = None,
-    tls: TlsFiles | None = None,
+    tls: ClientTlsConfig | None = None,
 ) -> AsyncIterator[None]:
     """Have an endpoint among those of a service of a mesh in another process, for the block.
 
@@ -312,27 +320,27 @@ async def register(
     be registered, PermissionDeniedError where the mesh does not let us, and, in the block,
     AbortedError when somebody else registers the same address.
     """
-    check_in_trio("mesh.register")
-    registration = registration_of(service, socket, weight, tls, local=local)
-    async with connect_to_mesh(mesh_socket) as channel, open_nursery_of_one() as nursery:
-        await nursery.start(registry_client.stay_registered, channel, registration)
+    require_trio("mesh.register")
+    registration = make_register_request(service, address, weight, tls, local=local)
+    async with connect_to_mesh(mesh_socket) as channel, open_collapsing_nursery() as nursery:
+        await nursery.start(registry_client.keep_registered, channel, registration)
         yield
         nursery.cancel_scope.cancel()
 
 
-def _parsed(config: Mapping[str, Any] | None) -> ServiceConfig | None:
-    return None if config is None else parse(config)
+def _parse_service_config(config: Mapping[str, Any] | None) -> ServiceConfig | None:
+    return None if config is None else parse_service_config(config)
 
 
-def endpoint_of_mesh(mesh_socket: Path | str | None = None) -> Endpoint:
+def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
     """The mesh socket that a client calls, and who has to serve there; see `connect`.
 
     Raises UntrustedMeshError.
     """
-    trusted = runtime_dir.trusted_users(mesh_socket)
-    address = f"unix:{os.path.abspath(mesh_socket or runtime_dir.find_mesh_socket())}"
+    trusted = directory.trusted_uids(mesh_socket)
+    address = f"unix:{os.path.abspath(mesh_socket or directory.find_mesh_socket())}"
     owner = None if trusted is None else os.geteuid()
-    return Endpoint(id=address, address=address, owner=owner, or_root=True)
+    return Endpoint(id=address, address=address, server_uid=owner, allow_root=True)
 
 
 @asynccontextmanager
@@ -342,11 +350,15 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
     Raises NoMeshError where no mesh answers, and UntrustedMeshError, which is one, where another
     user could answer in its place.
     """
-    check_in_trio("mesh.connect_to_mesh")
-    where = endpoint_of_mesh(mesh_socket)
+    require_trio("mesh.connect_to_mesh")
+    where = mesh_socket_endpoint(mesh_socket)
     path = where.address.removeprefix("unix:")
     try:
-        (await endpoint.connect(where.address, where.owners, patience=_BACKLOG_WAIT)).close()
+        (
+            await endpoint.connect_socket(
+                where.address, where.allowed_server_uids, backlog_timeout=_ACCEPT_TIMEOUT
+            )
+        ).close()
     except WrongServerError as exc:
         raise UntrustedMeshError(
             f"{path} is not the socket of a mesh of one's own user or of root: {exc.reason}; if "
@@ -354,7 +366,7 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
         ) from None
     except BlockingIOError:
         raise NoMeshError(
-            f"the mesh at {path} accepted no connection within {_BACKLOG_WAIT:g} s: it is "
+            f"the mesh at {path} accepted no connection within {_ACCEPT_TIMEOUT:g} s: it is "
             "overloaded or stopped"
         ) from None
     except PermissionError:
@@ -363,7 +375,7 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
             "its config"
         ) from None
     except OSError as exc:
-        if exc.errno in OUT_OF_RESOURCES:
+        if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
             raise NoMeshError(
                 f"cannot connect to the mesh at {path}: {exc.strerror} in this process (see "
                 "`ulimit -n`)"

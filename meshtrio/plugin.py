@@ -28,12 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from meshtrio import standard_streams
 from meshtrio.contract import (
-    DRAIN_CUT,
+    DRAIN_CUT_CALL,
     DRAIN_DONE,
     GRPC_BINARY_LOG_FILTER,
-    MESH_LIFE,
+    MESH_LAUNCH_ID,
     MESH_PIDFD,
     PLUGIN_LISTEN,
     PLUGIN_LOG_LEVEL,
@@ -47,24 +46,25 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
-from meshtrio.forks import children_reset
-from meshtrio.levels import ProcessLevel
-from meshtrio.rpc.current import current_call
-from meshtrio.rpc.listener import tcp_listener, unix_listener
-from meshtrio.rpc.message_limits import checked_length, with_lengths
-from meshtrio.rpc.peer import parent_of_session
+from meshtrio.grpc.message_limits import parse_message_length, with_message_lengths
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.context import current_call
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
-from meshtrio.stacks import report_on_sigquit
-from meshtrio.structured import (
-    check_in_trio,
-    open_nursery_of_one,
-    runs_in_asyncio,
-    told_to_stop,
+from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.telemetry.logs import plugin_logging as logs
+from meshtrio.transport.listener import tcp_listener, unix_listener
+from meshtrio.transport.peer import session_parent_pid
+from meshtrio.util import standard_streams
+from meshtrio.util.after_fork import reset_signals_in_forks
+from meshtrio.util.concurrency import (
+    is_in_asyncio,
+    open_collapsing_nursery,
+    require_trio,
+    stop_signals,
 )
-from meshtrio.supervise.processes.descriptors import LIMIT
-from meshtrio.telemetry.logs import plugin as logs
-from meshtrio.wire.limits import Limits
+from meshtrio.util.log_level import ProcessLogLevel
+from meshtrio.util.stack_dump import dump_on_sigquit
 
 if TYPE_CHECKING:
     from meshtrio.services.health import HealthServicer
@@ -74,9 +74,9 @@ __all__ = ["current_call", "run", "serve"]
 
 _log = logging.getLogger("meshtrio.plugin")
 
-_STDERR = 2
-_DEFAULT_GRACE = 5.0
-_PART_OF_STOP_TIMEOUT = 0.8
+_STDERR_FD = 2
+_DEFAULT_DRAIN_TIMEOUT = 5.0
+_DRAIN_FRACTION_OF_STOP_TIMEOUT = 0.8
 """Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
 
 
@@ -102,17 +102,17 @@ def run(
     status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
     mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
     """
-    standard_streams.open_missing()
-    if trio.lowlevel.in_trio_run() or runs_in_asyncio():
+    standard_streams.open_missing_streams()
+    if trio.lowlevel.in_trio_run() or is_in_asyncio():
         raise UsageError(
             "plugin.run starts trio itself, and cannot be called from within an event loop: call "
             "it as the program's last line, or `await plugin.serve(…)` from a trio program"
         )
-    report_on_sigquit()
-    logs.set_up()
+    dump_on_sigquit()
+    logs.configure_logging()
     try:
-        limits = with_lengths(limits, max_receive_message_length, max_send_message_length)
-        trio.run(partial(_serve, servicers, limits, interceptors, for_good=True))
+        limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
+        trio.run(partial(_serve, servicers, limits, interceptors, exits_afterwards=True))
     except UsageError as exc:
         print(f"{sys.argv[0]}: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -140,7 +140,7 @@ async def serve(
     Raises UsageError for servicers that are none and for a socket that cannot be bound, and the
     SystemExit or KeyboardInterrupt that a handler has raised, after a drain like that of SIGTERM.
     """
-    limits = with_lengths(limits, max_receive_message_length, max_send_message_length)
+    limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
     await _serve(servicers, limits, interceptors, task_status=task_status)
 
 
@@ -149,118 +149,122 @@ async def _serve(
     limits: Limits | None,
     interceptors: Sequence[ServerInterceptor],
     *,
-    for_good: bool = False,
+    exits_afterwards: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """`for_good`: the process has nothing else to do."""
-    check_in_trio("plugin.serve")
-    if MESH_LIFE in os.environ:
+    require_trio("plugin.serve")
+    if MESH_LAUNCH_ID in os.environ:
         # Before it kills what does not stop in time, the mesh asks where it is.
-        report_on_sigquit()
-    LIMIT.raise_to_hard()
-    level = ProcessLevel()
-    _heed_environment(level)
-    with told_to_stop(for_good=for_good) as signals, children_reset():
-        async with _telling() as metrics:
+        dump_on_sigquit()
+    DESCRIPTOR_LIMIT.raise_to_hard_limit()
+    level = ProcessLogLevel()
+    _apply_log_level_variable(level)
+    with stop_signals(ignore_afterwards=exits_afterwards) as signals, reset_signals_in_forks():
+        async with _telemetry() as metrics:
             server, health = standard_server(
                 *servicers,
-                limits=_heed_lengths(limits),
+                limits=_apply_message_length_variables(limits),
                 interceptors=interceptors,
                 metrics=metrics,
                 log_level=level,
             )
             # The mesh passes on the calls of many, and with them what those give up.
-            server.trusted_pid = parent_of_session()
-            with _listener() as listener:
-                stop = server.on_exit = partial(_stop, server, health)
-                server.ends_with_process = for_good
-                async with _stopped_with_mesh(), open_nursery_of_one() as nursery:
-                    await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
+            server.trusted_pid = session_parent_pid()
+            with _open_listener() as listener:
+                stop = server.on_exit = partial(_drain, server, health)
+                server.owns_process = exits_afterwards
+                async with _stop_when_mesh_ends(), open_collapsing_nursery() as nursery:
+                    await nursery.start(
+                        partial(server.serve, ssl_context=_make_ssl_context()), listener
+                    )
                     task_status.started()
                     await anext(signals)
                     await stop()
 
 
 @asynccontextmanager
-async def _stopped_with_mesh() -> AsyncIterator[None]:
+async def _stop_when_mesh_ends() -> AsyncIterator[None]:
     """Have this process stopped if the mesh's process ends during the block, however it ends."""
-    async with open_nursery_of_one() as nursery:
+    async with open_collapsing_nursery() as nursery:
         if MESH_PIDFD in os.environ:
-            from meshtrio.supervise.processes.mesh_end import stop_with_mesh  # only in a mesh
+            from meshtrio.supervisor.process.mesh_exit import stop_on_mesh_exit  # only in a mesh
 
-            nursery.start_soon(stop_with_mesh)
+            nursery.start_soon(stop_on_mesh_exit)
         yield
         nursery.cancel_scope.cancel()
 
 
-async def _stop(server: Server, health: HealthServicer) -> None:
-    health.stop_serving()
-    _report_drained(await server.drain(_grace()))
+async def _drain(server: Server, health: HealthServicer) -> None:
+    health.enter_graceful_shutdown()
+    _report_cut_calls(await server.drain(_get_drain_timeout()))
 
 
-def _report_drained(cut: Sequence[str]) -> None:
+def _report_cut_calls(paths: Sequence[str]) -> None:
     """Log which calls were cut, and report it to the mesh, if there is one, whatever is logged."""
-    for path in cut:
+    for path in paths:
         _log.warning("call cut at the end of its grace: %s", path)
-    if MESH_LIFE in os.environ:
-        lines = [f"{DRAIN_CUT}{json.dumps(path)}}}\n" for path in cut]
+    if MESH_LAUNCH_ID in os.environ:
+        lines = [f"{DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
         with suppress(OSError):
             # Not by sys.stderr, which the program may have replaced.
             for line in (*lines, f"{DRAIN_DONE}\n"):
-                os.write(_STDERR, line.encode())
+                os.write(_STDERR_FD, line.encode())
 
 
-def _telling() -> AbstractAsyncContextManager[Metrics | None]:
+def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
     told = (PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", GRPC_BINARY_LOG_FILTER)
     if not any(key in os.environ for key in told):
         return nullcontext()
-    from meshtrio.telemetry.in_plugin import telling  # off by default
+    from meshtrio.telemetry.plugin_setup import plugin_telemetry  # off by default
 
-    return telling()
+    return plugin_telemetry()
 
 
-def _heed_environment(level: ProcessLevel) -> None:
+def _apply_log_level_variable(level: ProcessLogLevel) -> None:
     try:
-        level.heed(os.environ.get(PLUGIN_LOG_LEVEL, ""))
+        level.set(os.environ.get(PLUGIN_LOG_LEVEL, ""))
     except UsageError as exc:
         _log.warning("%s: %s", PLUGIN_LOG_LEVEL, exc)
 
 
-def _heed_lengths(limits: Limits | None) -> Limits | None:
+def _apply_message_length_variables(limits: Limits | None) -> Limits | None:
     """Apply the lengths of messages that the mesh's config sets."""
-    receive = _length_in(PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
-    return with_lengths(limits, receive, _length_in(PLUGIN_MAX_SEND_MESSAGE_LENGTH))
+    receive = _read_message_length(PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
+    return with_message_lengths(
+        limits, receive, _read_message_length(PLUGIN_MAX_SEND_MESSAGE_LENGTH)
+    )
 
 
-def _length_in(variable: str) -> int | None:
+def _read_message_length(variable: str) -> int | None:
     text = os.environ.get(variable)
     try:
-        return None if text is None else checked_length(variable, int(text))
+        return None if text is None else parse_message_length(variable, int(text))
     except (ValueError, UsageError):
         _log.warning("%s is %r, not a number of bytes or -1; ignoring it", variable, text)
         return None
 
 
-def _listener() -> AbstractContextManager[socket.socket]:
+def _open_listener() -> AbstractContextManager[socket.socket]:
     where = os.environ.get(PLUGIN_LISTEN)
-    return tcp_listener(where) if where else unix_listener(_socket_path())
+    return tcp_listener(where) if where else unix_listener(_get_socket_path())
 
 
-def _ssl_context() -> ssl.SSLContext | None:
+def _make_ssl_context() -> ssl.SSLContext | None:
     """What the mesh says to serve TLS with. Raises UsageError for files that cannot be used."""
     certificate = os.environ.get(PLUGIN_TLS_CERTIFICATE)
     if certificate is None:
         return None
     key, client_ca = os.environ.get(PLUGIN_TLS_KEY), os.environ.get(PLUGIN_TLS_CLIENT_CA)
-    from meshtrio.rpc.tls import server_context  # few plugins need it
+    from meshtrio.transport.tls import make_server_ssl_context  # few plugins need it
 
     try:
-        return server_context(certificate, key, client_ca)
+        return make_server_ssl_context(certificate, key, client_ca)
     except OSError as exc:
         raise UsageError(f"the TLS files cannot be used: {exc.strerror or exc}") from None
 
 
-def _socket_path() -> str:
+def _get_socket_path() -> str:
     path = os.environ.get(PLUGIN_SOCKET)
     if not path:
         raise UsageError(
@@ -270,8 +274,8 @@ def _socket_path() -> str:
     return path
 
 
-def _grace() -> float:
+def _get_drain_timeout() -> float:
     try:
-        return float(os.environ[PLUGIN_STOP_TIMEOUT]) * _PART_OF_STOP_TIMEOUT
+        return float(os.environ[PLUGIN_STOP_TIMEOUT]) * _DRAIN_FRACTION_OF_STOP_TIMEOUT
     except (KeyError, ValueError):
-        return _DEFAULT_GRACE
+        return _DEFAULT_DRAIN_TIMEOUT

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import purerpc
 
 if TYPE_CHECKING:
-    from meshtrio.client.unary import Outcome
-    from meshtrio.policies.service_config import MethodConfig
+    from meshtrio.client.unary import CallMetadata
+    from meshtrio.grpc.service_config import MethodConfig
 
 Service = purerpc.Service
 Client = purerpc.Client
 Metadata = Iterable[tuple[str, str | bytes]]
 """Pairs; the value is bytes where the key ends in "-bin"."""
 
-Q_contra = TypeVar("Q_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
 
 
 class Servicer(purerpc.Servicer):
@@ -36,17 +36,17 @@ def signature(request: Any, reply: Any, *, stream_in: bool, stream_out: bool) ->
     return purerpc.RPCSignature(cardinality, request, reply)
 
 
-class Call(Protocol[Q_contra, R_co]):
+class StreamingCall(Protocol[Request_contra, Reply_co]):
     """A call with a stream: iterate its replies, or talk with it inside `async with`.
 
-    See `meshtrio.client.streaming.Call`, which it is.
+    See `meshtrio.client.streaming.StreamingCall`, which it is.
     """
 
-    async def send_message(self, message: Q_contra, *, compress: bool = True) -> None: ...
+    async def send_message(self, message: Request_contra, *, compress: bool = True) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def receive_message(self) -> R_co | None: ...
+    async def receive_message(self) -> Reply_co | None: ...
 
     def cancel(self) -> None: ...
 
@@ -56,9 +56,9 @@ class Call(Protocol[Q_contra, R_co]):
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...] | None: ...
 
-    def __aiter__(self) -> AsyncIterator[R_co]: ...
+    def __aiter__(self) -> AsyncIterator[Reply_co]: ...
 
-    async def __anext__(self) -> R_co: ...
+    async def __anext__(self) -> Reply_co: ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -70,78 +70,78 @@ class Call(Protocol[Q_contra, R_co]):
     ) -> None: ...
 
 
-class UnaryUnary(Protocol[Q_contra, R_co]):
-    """`reply = await stub.Method(request)`; see `meshtrio.client.unary.UnaryCall`."""
+class UnaryUnary(Protocol[Request_contra, Reply_co]):
+    """`reply = await stub.Method(request)`; see `meshtrio.client.unary.UnaryUnaryMultiCallable`."""
 
     async def __call__(
         self,
-        message: Q_contra,
+        message: Request_contra,
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
         compress: bool = True,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> R_co: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> Reply_co: ...
 
     async def with_call(
         self,
-        message: Q_contra,
+        message: Request_contra,
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
         compress: bool = True,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> tuple[R_co, Outcome]: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> tuple[Reply_co, CallMetadata]: ...
 
 
-class UnaryStream(Protocol[Q_contra, R_co]):
+class UnaryStream(Protocol[Request_contra, Reply_co]):
     """`async for reply in stub.Method(request)`"""
 
     def __call__(
         self,
-        message: Q_contra,
+        message: Request_contra,
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> Call[Q_contra, R_co]: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> StreamingCall[Request_contra, Reply_co]: ...
 
 
-class StreamUnary(Protocol[Q_contra, R_co]):
+class StreamUnary(Protocol[Request_contra, Reply_co]):
     """`reply = await stub.Method(requests)`"""
 
     async def __call__(
         self,
-        messages: AsyncIterable[Q_contra],
+        messages: AsyncIterable[Request_contra],
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> R_co: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> Reply_co: ...
 
     def start(
         self,
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> Call[Q_contra, R_co]: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> StreamingCall[Request_contra, Reply_co]: ...
 
 
-class StreamStream(Protocol[Q_contra, R_co]):
+class StreamStream(Protocol[Request_contra, Reply_co]):
     """`async for reply in stub.Method(requests)`, or `async with stub.Method() as call`."""
 
     def __call__(
         self,
-        messages: AsyncIterable[Q_contra] | None = None,
+        messages: AsyncIterable[Request_contra] | None = None,
         *,
         metadata: Metadata | None = None,
         compression: str = "identity",
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> Call[Q_contra, R_co]: ...
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> StreamingCall[Request_contra, Reply_co]: ...

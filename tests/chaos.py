@@ -28,28 +28,28 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio import mesh
-from meshtrio.backoff import Backoff
 from meshtrio.config import Liveness, MeshConfig, PluginConfig
 from meshtrio.errors import MeshtrioError
-from meshtrio.supervise import events
-from meshtrio.supervise.decisions.state import State
+from meshtrio.supervisor import events
+from meshtrio.supervisor.policy.state import InstanceState
+from meshtrio.util.backoff import Backoff
 from tests import ROOT
-from tests.programs import ECHO, carrying
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, pids_with_environment
 
 PLUGINS, CLIENTS = 20, 50
 DEADLINE = 15.0
-LATE = 1.0
+MAX_DEADLINE_OVERRUN = 1.0
 """Seconds past its deadline that a call may end on a busy machine."""
-AT_ONCE = 6
+CONCURRENT_ACTIONS = 6
 """Operations under way; two cores can start only so many processes."""
-SETTLED_WITHIN = 60.0
-QUICK = Liveness(interval=0.5, timeout=1.0, threshold=2)
+SETTLE_TIMEOUT = 60.0
+QUICK = Liveness(interval=0.5, timeout=1.0, failure_threshold=2)
 OPERATIONS = ("restart", "scale", "reload")
 FAULTS = ("SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM", *OPERATIONS)
 
 
 def plugins() -> list[PluginConfig]:
-    kinds = [(["{python}", "echo_plugin.py"], ECHO)] * 4
+    kinds = [(["{python}", "echo_plugin.py"], ECHO_PLUGIN_DIRECTORY)] * 4
     kinds += [(["{python}", "grpcio_plugin.py"], ROOT / "examples" / "grpcio-plugin")]
     return [
         PluginConfig(
@@ -87,9 +87,9 @@ class Chaos:
         self._plugin_of: dict[int, set[str]] = {}
         """By pid, which plugins had it: numbers come round."""
         self._changed = trio.Event()
-        running.subscribe(self._take)
+        running.subscribe(self._on_event)
 
-    def _take(self, event: events.Event) -> None:
+    def _on_event(self, event: events.LifecycleEvent) -> None:
         self._changed.set()
         self._changed = trio.Event()
         if isinstance(event, events.Starting):
@@ -108,7 +108,7 @@ class Chaos:
                 stubs[name] = channel.stub(EchoServiceStub)
             for turn in range(10**9):
                 name = rng.choice(names)
-                await self._judge(name, self._call(stubs[name], name, f"{number}-{turn}", rng))
+                await self._check_call(name, self._call(stubs[name], name, f"{number}-{turn}", rng))
                 await trio.sleep(rng.random() * 0.02)
 
     @contextlib.asynccontextmanager
@@ -134,7 +134,7 @@ class Chaos:
         if reply.pid and name not in self._plugin_of.get(reply.pid, ()):
             self.score.wrong.append(f"{token} to {name} was answered by pid {reply.pid}")
 
-    async def _judge(self, name: str, call: Awaitable[None]) -> None:
+    async def _check_call(self, name: str, call: Awaitable[None]) -> None:
         faults, began = self._faults, trio.current_time()
         try:
             with trio.fail_after(DEADLINE):
@@ -151,19 +151,19 @@ class Chaos:
                 self.score.wrong.append(f"a call to {name} ended as {exc!r}")
         self.score.outcomes[outcome] += 1
         took = trio.current_time() - began
-        if took > DEADLINE + LATE:
+        if took > DEADLINE + MAX_DEADLINE_OVERRUN:
             self.score.wrong.append(f"a call to {name} took {took:.1f} s")
         if outcome != "answered" and not faults:
             self.score.wrong.append(f"a call to {name} was lost without a fault: {outcome}")
 
     # -- what is done to them ----------------------------------------------------------------
 
-    async def torment(self, nursery: trio.Nursery, choices: tuple[str, ...]) -> None:
+    async def inject_faults(self, nursery: trio.Nursery, choices: tuple[str, ...]) -> None:
         while True:
             action, name = self._rng.choice(choices), self._rng.choice(self._names)
             self.score.actions[action] += 1
             if action in OPERATIONS:
-                if len(nursery.child_tasks) < AT_ONCE:
+                if len(nursery.child_tasks) < CONCURRENT_ACTIONS:
                     nursery.start_soon(self._operate, action, name)
             else:
                 self._signal(name, getattr(signal, action))
@@ -199,8 +199,8 @@ class Chaos:
     async def settle(self) -> None:
         """Wait until everything is ready and each plugin answers."""
         self._continue_all()
-        with trio.move_on_after(SETTLED_WITHIN) as waiting:
-            while any(s.state is not State.READY for s in self.mesh.instances()):
+        with trio.move_on_after(SETTLE_TIMEOUT) as waiting:
+            while any(s.state is not InstanceState.READY for s in self.mesh.instances()):
                 await self._changed.wait()
         if waiting.cancelled_caught:
             late = [f"{s.name}/{s.instance} {s.state.value}" for s in self.mesh.instances()]
@@ -213,7 +213,7 @@ class Chaos:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(status.pid, signal.SIGCONT)
 
-    def no_faults_any_more(self) -> None:
+    def clear_faults(self) -> None:
         self._faults = False
 
 
@@ -224,7 +224,7 @@ async def phase(chaos: Chaos, choices: tuple[str, ...], seconds: float) -> None:
             clients.start_soon(chaos.client, number)
         async with trio.open_nursery() as operations:
             with trio.move_on_after(seconds):
-                await chaos.torment(operations, choices)
+                await chaos.inject_faults(operations, choices)
             await chaos.settle()
         await chaos.settle()
         clients.cancel_scope.cancel()
@@ -237,11 +237,13 @@ async def run(seconds: float, seed: int, folder: Path) -> Score:
         chaos = Chaos(await nursery.start(mesh.main, config), Random(seed))
         await chaos.settle()
         await phase(chaos, FAULTS, seconds * 0.7)
-        chaos.no_faults_any_more()
+        chaos.clear_faults()
         await phase(chaos, OPERATIONS, seconds * 0.3)
         nursery.cancel_scope.cancel()
     score = chaos.score
-    score.wrong += [f"process {pid} is left" for pid in carrying(f"PLUGIN_SOCKET={folder}/")]
+    score.wrong += [
+        f"process {pid} is left" for pid in pids_with_environment(f"PLUGIN_SOCKET={folder}/")
+    ]
     score.wrong += [f"{path} is left" for path in (folder / "run").rglob("*.sock")]
     grown = len(os.listdir("/proc/self/fd")) - before
     if grown > 0:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from meshtrio.supervise.processes.dispositions import defaults_for_children
+from meshtrio.supervisor.process.signal_dispositions import default_signals_in_children
 
 HANG_GUARD = 300
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""
 
 # A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
 # that, and no Ctrl-C would end it. Entered until the end of the process.
-_dispositions = defaults_for_children()
+_dispositions = default_signals_in_children()
 _dispositions.__enter__()
 settings.register_profile(
     "repeatable",

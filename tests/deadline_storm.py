@@ -28,18 +28,19 @@ from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.structured import open_nursery_of_one
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.framing import FrameReader
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.util.concurrency import open_collapsing_nursery
 from tests import ROOT
-from tests.programs import PLUGINS
+from tests.support.mesh_processes import PLUGINS_DIRECTORY
 
 TICK = 0.01
 """Seconds between the starts of two lots of calls."""
 BYSTANDER_PAUSE = 0.005
-LONG = 3600.0
+LONG_TIMEOUT = 3600.0
 
 
 @attrs.define
@@ -74,7 +75,7 @@ async def storm(
     async def give_up() -> None:
         try:
             with trio.move_on_after(timeout) as scope:
-                await stub.Slow(SlowRequest(message="x", seconds=LONG))
+                await stub.Slow(SlowRequest(message="x", seconds=LONG_TIMEOUT))
             if scope.cancelled_caught:
                 results.timed_out += 1
             else:
@@ -92,7 +93,7 @@ async def storm(
             await trio.sleep(TICK)
 
 
-async def call_again_and_again(stub: Any, results: Results) -> None:
+async def call_repeatedly(stub: Any, results: Results) -> None:
     number = 0
     while True:
         number += 1
@@ -107,7 +108,7 @@ async def call_again_and_again(stub: Any, results: Results) -> None:
         await trio.sleep(BYSTANDER_PAUSE)
 
 
-async def keep_a_stream(stub: Any, results: Results) -> None:
+async def hold_stream_open(stub: Any, results: Results) -> None:
     async def requests() -> AsyncIterator[EchoRequest]:
         while True:
             yield EchoRequest(message="x")
@@ -131,14 +132,14 @@ async def attack(path: Path, results: Results) -> None:
     results.attack_ended_by, results.attack_streams = json.loads(done.stdout)
 
 
-async def attack_here(path: Path) -> tuple[str, int]:
+async def run_rapid_reset_attack(path: Path) -> tuple[str, int]:
     """Open and reset streams until the server closes the connection.
 
     Returns:
         The error code of its GOAWAY, and the number of streams until then.
     """
     streams = [0]
-    block = hpack.encode(
+    block = codec.encode(
         [
             (b":method", b"POST"),
             (b":scheme", b"http"),
@@ -150,9 +151,9 @@ async def attack_here(path: Path) -> tuple[str, int]:
     )
     with trio.socket.socket(socket.AF_UNIX) as sock:
         await sock.connect(str(path))
-        async with open_nursery_of_one() as nursery:
+        async with open_collapsing_nursery() as nursery:
             nursery.start_soon(_reset_rapidly, sock, block, streams)
-            reason = await _reason_of_close(sock)
+            reason = await _read_close_reason(sock)
             nursery.cancel_scope.cancel()
     return reason, streams[0]
 
@@ -163,7 +164,9 @@ async def _reset_rapidly(sock: trio.socket.SocketType, block: bytes, streams: li
     while True:
         lot = b""
         for _ in range(100):
-            lot += frames.header_frames(stream_id, block, end_stream=False, max_size=16_384)
+            lot += frames.encode_header_block(
+                stream_id, block, end_stream=False, max_frame_size=16_384
+            )
             lot += frames.rst_stream(stream_id, ErrorCode.CANCEL)
             stream_id += 2
         try:
@@ -179,7 +182,7 @@ async def _send(sock: trio.socket.SocketType, data: bytes) -> None:
         view = view[await sock.send(view) :]
 
 
-async def _reason_of_close(sock: trio.socket.SocketType) -> str:
+async def _read_close_reason(sock: trio.socket.SocketType) -> str:
     reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
     reason = "nothing"
     with contextlib.suppress(OSError):
@@ -203,10 +206,12 @@ async def run(
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
         folder = Path(name)
         sleeping = PluginConfig(
-            name="sleeping", command=["{python}", str(PLUGINS / "sleeping.py")], cwd=PLUGINS
+            name="sleeping",
+            command=["{python}", str(PLUGINS_DIRECTORY / "sleeping_echo.py")],
+            cwd=PLUGINS_DIRECTORY,
         )
         config = MeshConfig(plugins=(sleeping,), runtime_dir=folder / "run")
-        async with open_nursery_of_one() as nursery:
+        async with open_collapsing_nursery() as nursery:
             running = await nursery.start(mesh.main, config)
             ways = {
                 "direct": (running.connect("plugin.sleeping"), folder / "run" / "sleeping-0.sock"),
@@ -235,9 +240,9 @@ async def _run_one(
 ) -> None:
     async with opening as channel, trio.open_nursery() as nursery:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(EchoRequest(message="first"), wait=True)
-        nursery.start_soon(call_again_and_again, stub, results)
-        nursery.start_soon(keep_a_stream, stub, results)
+        await stub.Echo(EchoRequest(message="first"), wait_for_ready=True)
+        nursery.start_soon(call_repeatedly, stub, results)
+        nursery.start_soon(hold_stream_open, stub, results)
         nursery.start_soon(attack, path, results)
         await storm(stub, results, rate, seconds, timeout)
         nursery.cancel_scope.cancel()
@@ -252,7 +257,7 @@ def main() -> None:
     parser.add_argument("--attack", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack is not None:
-        print(json.dumps(trio.run(attack_here, options.attack)))
+        print(json.dumps(trio.run(run_rapid_reset_attack, options.attack)))
         return
     results = trio.run(run, options.seconds, options.rate, options.timeout)
     if options.json:

@@ -27,17 +27,17 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio import mesh
-from meshtrio.backoff import Backoff
-from meshtrio.config import MeshConfig, PluginConfig, ServiceTable
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.config import MeshConfig, PluginConfig, StaticServiceConfig
+from meshtrio.util.backoff import Backoff
+from meshtrio.util.concurrency import open_collapsing_nursery
 from tests import ROOT
-from tests.programs import PLUGINS
+from tests.support.mesh_processes import PLUGINS_DIRECTORY
 
 CLIENTS, INSTANCES = 4, 5
 PERIOD = 0.3
-AT_ONCE = 10
+CONCURRENT_CALLS = 10
 """Calls that each client has under way."""
-RETRIED = {
+RETRY_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": "echo.v1.EchoService", "method": "Echo"}],
@@ -94,7 +94,7 @@ async def client(name: str, count: int) -> Results:
     async with mesh.connect("plugin.counting") as channel:
         stub = channel.stub(EchoServiceStub)
         async with trio.open_nursery() as nursery:
-            for _ in range(AT_ONCE):
+            for _ in range(CONCURRENT_CALLS):
                 nursery.start_soon(call_all, stub)
     return results
 
@@ -113,7 +113,7 @@ async def run_client(socket: Path, name: str, count: int) -> Results:
 # -- the whole -------------------------------------------------------------------------------
 
 
-async def kill_one_after_the_other(running: mesh.Mesh, rng: Random, killed: Counter[int]) -> None:
+async def kill_instances(running: mesh.Mesh, rng: Random, killed: Counter[int]) -> None:
     while True:
         await trio.sleep(PERIOD)
         victim = rng.randrange(INSTANCES)
@@ -123,18 +123,18 @@ async def kill_one_after_the_other(running: mesh.Mesh, rng: Random, killed: Coun
             killed[victim] += 1
 
 
-async def torment(calls: int, seed: int, folder: Path) -> dict[str, Any]:
+async def run_under_kills(calls: int, seed: int, folder: Path) -> dict[str, Any]:
     counted = folder / "counted"
     plugin = PluginConfig(
         name="counting",
-        command=["{python}", "counting.py"],
-        cwd=PLUGINS,
+        command=["{python}", "execution_recorder.py"],
+        cwd=PLUGINS_DIRECTORY,
         instances=INSTANCES,
         env={"COUNTED": str(counted)},
         backoff=Backoff(initial=0.0),
         ready_timeout=60.0,
     )
-    service = ServiceTable("plugin.counting", config=RETRIED)
+    service = StaticServiceConfig("plugin.counting", config=RETRY_CONFIG)
     config = MeshConfig([plugin], services=[service], runtime_dir=folder / "run")
     found: list[Results] = []
     killed: Counter[int] = Counter()
@@ -143,18 +143,18 @@ async def torment(calls: int, seed: int, folder: Path) -> dict[str, Any]:
         found.append(await run_client(socket, name, calls // CLIENTS))
 
     began = time.monotonic()
-    async with open_nursery_of_one() as nursery:
+    async with open_collapsing_nursery() as nursery:
         running = await nursery.start(mesh.main, config)
-        nursery.start_soon(kill_one_after_the_other, running, Random(seed), killed)
+        nursery.start_soon(kill_instances, running, Random(seed), killed)
         async with trio.open_nursery() as clients:
             for number in range(CLIENTS):
                 clients.start_soon(collect, f"c{number}", running.socket)
         nursery.cancel_scope.cancel()
     took = time.monotonic() - began
-    return judge(found, Counter(counted.read_text().split()), killed.total(), took)
+    return check_results(found, Counter(counted.read_text().split()), killed.total(), took)
 
 
-def judge(
+def check_results(
     found: list[Results], executed: Counter[str], killed: int, seconds: float
 ) -> dict[str, Any]:
     latencies = sorted(s for results in found for s in results.seconds)
@@ -173,7 +173,7 @@ def judge(
     }
 
 
-BAD = ("lost", "executed twice", "answered wrongly")
+BAD_SCORES = ("lost", "executed twice", "answered wrongly")
 
 
 def main() -> None:
@@ -189,16 +189,16 @@ def main() -> None:
         return
     seed = Random().randrange(2**32) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        found = {"seed": seed, **trio.run(torment, options.calls, seed, Path(folder))}
+        found = {"seed": seed, **trio.run(run_under_kills, options.calls, seed, Path(folder))}
     if options.json:
         print(json.dumps(found, indent=2))
     else:
         for name, value in found.items():
-            if name in BAD:
+            if name in BAD_SCORES:
                 print(f"{name}: {len(value)}", *value[:10], sep="\n  ")
             else:
                 print(f"{name}: {value:,.1f}" if isinstance(value, float) else f"{name}: {value}")
-    sys.exit(any(found[name] for name in BAD))
+    sys.exit(any(found[name] for name in BAD_SCORES))
 
 
 if __name__ == "__main__":

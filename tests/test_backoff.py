@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.backoff import Backoff
+from meshtrio.util.backoff import Backoff
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from meshtrio.backoff import Backoff
 from meshtrio.config import (
-    Escalate,
+    ConfigSource,
+    EscalationScope,
+    GatewaySecurity,
     GroupConfig,
     MeshConfig,
     PluginConfig,
     RestartPolicy,
-    Security,
-    Source,
     Strategy,
     load,
 )
 from meshtrio.errors import ConfigError
+from meshtrio.util.backoff import Backoff
 
 FULL = """
 [mesh]
@@ -137,15 +137,19 @@ def test_two_plugins_of_one_name_cannot_be_together() -> None:
 
 WRONG_TOGETHER = {
     "a circle": (
-        "after = ['b']|after = ['c']|after = ['a']",
+        "depends_on = ['b']|depends_on = ['c']|depends_on = ['a']",
         "",
-        "plugin 'a': after: each waits for the next: a → b → c → a",
+        "plugin 'a': depends_on: each waits for the next: a → b → c → a",
     ),
-    "itself": ("after = ['a']||", "", "each waits for the next: a → a"),
-    "unknown after": ("after = ['d']||", "", "'a': after: 'd' is neither a plugin nor a group"),
+    "itself": ("depends_on = ['a']||", "", "each waits for the next: a → a"),
+    "unknown after": (
+        "depends_on = ['d']||",
+        "",
+        "'a': depends_on: 'd' is neither a plugin nor a group",
+    ),
     "a circle through groups": (
-        "after = ['g']||",
-        "[[group]]\nname = 'g'\nmembers = ['b']\nafter = ['a']",
+        "depends_on = ['g']||",
+        "[[group]]\nname = 'g'\nmembers = ['b']\ndepends_on = ['a']",
         "each waits for the next",
     ),
     "unknown member": (
@@ -203,7 +207,7 @@ escalate = "mesh"
 """
     )
     assert load(write(tmp_path, text)).groups == (
-        GroupConfig("all", ["least", "full"], Strategy.REST_FOR_ONE, 1, 5.0, Escalate.MESH),
+        GroupConfig("all", ["least", "full"], Strategy.REST_FOR_ONE, 1, 5.0, EscalationScope.MESH),
     )
 
 
@@ -226,7 +230,7 @@ def test_a_service_table(tmp_path: Path) -> None:
     assert (table.weight, table.local) == (2, True)
     assert table.tls is not None
     assert (table.tls.ca, table.tls.server_name) == (tmp_path / "ca.pem", "x")
-    assert table.config_text == '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'
+    assert table.config_json == '{"methodConfig": [{"name": [{}], "timeout": "1s"}]}'
 
 
 @pytest.mark.parametrize(
@@ -271,7 +275,7 @@ def test_every_mistake_about_a_collector_is_told_at_once(tmp_path: Path) -> None
 
 def test_where_instances_of_a_plugin_on_tcp_listen() -> None:
     plugin = PluginConfig("p", ["true"], instances=2, listen="tcp://127.0.0.1:7000")
-    assert [plugin.address(n, place) for place in (0, 1) for n in (0, 1)] == [
+    assert [plugin.instance_address(n, place) for place in (0, 1) for n in (0, 1)] == [
         f"tcp:127.0.0.1:{port}" for port in (7000, 7001, 7002, 7003)
     ]
     with pytest.raises(ValueError, match="neither unix"):
@@ -300,7 +304,7 @@ def test_access_and_gateway(tmp_path: Path) -> None:
     config = load(write(tmp_path, ACCESS))
     assert config.access.control.users == ("root", "0")
     assert config.access.registry.users == ()
-    assert config.gateway.security is Security.MUTUAL_TLS
+    assert config.gateway.security is GatewaySecurity.MUTUAL_TLS
     assert config.gateway.tls is not None
     assert config.gateway.tls.client_ca == tmp_path / "ca.pem"
 
@@ -335,7 +339,7 @@ def test_what_a_config_was_read_from_is_known(tmp_path: Path) -> None:
     path = write(tmp_path, FULL.replace("./program", "true").replace('cwd = "sub"\n', ""))
     config = load(path, runtime_dir=tmp_path / "other")
     assert config.runtime_dir == tmp_path / "other"
-    assert config.source == Source(path, tmp_path / "other")
+    assert config.source == ConfigSource(path, tmp_path / "other")
     assert config == load(path, runtime_dir=tmp_path / "other")
 
 

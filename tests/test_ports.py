@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from meshtrio.config import GatewayConfig, MeshConfig, PluginConfig, TelemetryConfig
-from meshtrio.config.access import Security
+from meshtrio.config.access import GatewaySecurity
 from meshtrio.errors import ConfigError
 
 
@@ -18,7 +18,9 @@ def plug(name: str, **settings: Any) -> PluginConfig:
 
 def problems(*plugins: PluginConfig, gateway: str | None = None, **telemetry: Any) -> list[str]:
     door = (
-        GatewayConfig(listen=gateway, security=Security.PLAINTEXT) if gateway else GatewayConfig()
+        GatewayConfig(listen=gateway, security=GatewaySecurity.PLAINTEXT)
+        if gateway
+        else GatewayConfig()
     )
     try:
         MeshConfig(plugins, telemetry=TelemetryConfig(**telemetry), gateway=door)

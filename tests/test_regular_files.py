@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.address import TlsFiles
-from meshtrio.client.dial import Tls
 from meshtrio.config import load
 from meshtrio.errors import ConfigError
-from meshtrio.regular_files import read_regular
-from meshtrio.rpc.tls import server_context
+from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import make_server_ssl_context
+from meshtrio.util.address import ClientTlsConfig
+from meshtrio.util.regular_files import read_regular_file
 
 
 def fifo(folder: Path) -> Path:
@@ -68,21 +68,22 @@ def test_a_config_is_a_regular_file(odd: tuple[Path, str]) -> None:
 def test_tls_files_of_a_client_are_regular_files(odd: tuple[Path, str], what: str) -> None:
     path, reason = odd
     with pytest.raises(OSError, match=f"{path} cannot be read: it is {reason}"):
-        Tls.of(TlsFiles(**{what: path}))
+        ClientTls.load(ClientTlsConfig(**{what: path}))
 
 
 def test_tls_files_of_a_server_are_regular_files(odd: tuple[Path, str]) -> None:
     path, reason = odd
     with pytest.raises(OSError, match=f"{path} cannot be read: it is {reason}"):
-        server_context(path, None, None)
+        make_server_ssl_context(path, None, None)
 
 
 def test_a_file_that_claims_to_be_empty_is_read_to_its_end() -> None:
     assert (
-        read_regular("/proc/self/cmdline", 1024 * 1024) == Path("/proc/self/cmdline").read_bytes()
+        read_regular_file("/proc/self/cmdline", 1024 * 1024)
+        == Path("/proc/self/cmdline").read_bytes()
     )
     with pytest.raises(OSError, match="larger than 0 KiB"):
-        read_regular("/proc/self/cmdline", 3)
+        read_regular_file("/proc/self/cmdline", 3)
 
 
 def test_a_file_of_mistakes_is_not_read_to_its_end(tmp_path: Path) -> None:

@@ -8,33 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio import runtime_dir
 from meshtrio.config import Access, AccessRule, Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
+from meshtrio.runtime_dir import directory
 
 
 def test_the_default_is_below_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert runtime_dir.default() == Path("/run/user/7/meshtrio")
+    assert directory.default_runtime_dir() == Path("/run/user/7/meshtrio")
 
 
 def test_the_default_without_xdg_has_the_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert runtime_dir.default() == Path(f"/tmp/meshtrio-{os.getuid()}")
+    assert directory.default_runtime_dir() == Path(f"/tmp/meshtrio-{os.getuid()}")
 
 
 def test_clients_look_at_mesh_socket_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESH_SOCKET", "/elsewhere/mesh.sock")
-    assert runtime_dir.find_mesh_socket() == Path("/elsewhere/mesh.sock")
+    assert directory.find_mesh_socket() == Path("/elsewhere/mesh.sock")
     monkeypatch.delenv("MESH_SOCKET")
-    assert runtime_dir.find_mesh_socket() == runtime_dir.default() / "mesh.sock"
+    assert directory.find_mesh_socket() == directory.default_runtime_dir() / "mesh.sock"
 
 
 def test_it_is_claimed_once_at_a_time(short_dir: Path) -> None:
     for _ in range(2):
-        with runtime_dir.claim(short_dir):
+        with directory.claim_runtime_dir(short_dir):
             with pytest.raises(ConfigError, match=f"pid {os.getpid()}"):
-                with runtime_dir.claim(short_dir):
+                with directory.claim_runtime_dir(short_dir):
                     pass
 
 
@@ -45,16 +45,16 @@ def test_what_is_no_folder_is_refused(kind: str, short_dir: Path) -> None:
         path.write_text("")
     else:
         path.symlink_to(short_dir)
-    with pytest.raises(ConfigError), runtime_dir.claim(path):
+    with pytest.raises(ConfigError), directory.claim_runtime_dir(path):
         pass
 
 
 def test_a_path_of_107_bytes_is_just_short_enough() -> None:
     plugin = PluginConfig(name="p", command=["true"], instances=11)
     room = 107 - len("/p-10.b.sock")
-    runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * (room - 1)))
+    directory.validate(MeshConfig([plugin], runtime_dir="/" + "x" * (room - 1)))
     with pytest.raises(ConfigError, match=r"p-10\.b\.sock: .* 107 bytes, this has 108"):
-        runtime_dir.check(MeshConfig([plugin], runtime_dir="/" + "x" * room))
+        directory.validate(MeshConfig([plugin], runtime_dir="/" + "x" * room))
 
 
 def contained(**containment: str) -> MeshConfig:
@@ -67,26 +67,26 @@ def test_a_user_that_is_not_there_is_refused_before_anything_starts(
     containment: dict[str, str],
 ) -> None:
     with pytest.raises(ConfigError, match=r"plugin 'p': containment: there is no .*no-such"):
-        runtime_dir.check(contained(**containment))
+        directory.validate(contained(**containment))
 
 
 def test_only_root_can_run_plugins_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match="only a mesh that runs as root"):
-        runtime_dir.check(contained(user="root"))
+        directory.validate(contained(user="root"))
 
 
 def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
     folder = short_dir / "x"
-    with runtime_dir.claim(folder) as claim:
-        assert not claim.lost
+    with directory.claim_runtime_dir(folder) as claim:
+        assert not claim.is_lost
         shutil.rmtree(folder)
-        assert claim.lost
+        assert claim.is_lost
         claim.renew()
         assert not claim.lost
         assert folder.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder)
-        with runtime_dir.claim(folder):
+        with directory.claim_runtime_dir(folder):
             assert claim.lost
             with pytest.raises(ConfigError, match="another mesh runs here"):
                 claim.renew()
@@ -97,7 +97,7 @@ def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
 def test_users_that_are_not_there_are_refused(tmp_path: Path) -> None:
     access = Access(control=AccessRule(users=["no-such-user"], groups=["no-such-group"]))
     with pytest.raises(ConfigError) as caught:
-        runtime_dir.check(MeshConfig(access=access, runtime_dir=tmp_path))
+        directory.validate(MeshConfig(access=access, runtime_dir=tmp_path))
     assert caught.value.problems == [
         "mesh: access.control: there is no user 'no-such-user'",
         "mesh: access.control: there is no group 'no-such-group'",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio import runtime_dir
 from meshtrio.config import Containment, PluginConfig
 from meshtrio.errors import ConfigError
+from meshtrio.runtime_dir import directory
 
 NOBODY = 65534
 ROUNDS = 300
@@ -66,7 +66,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> N
     """What is removed of a plugin's own folder is only ever in that folder."""
     plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
     folder = short_dir / "run"
-    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    path = directory.plugin_socket_path(folder, plugin, 0)
     with victim(short_dir, path.name) as other:
         folder.mkdir(mode=0o700)
         (folder / "mesh.lock").write_text(f"1\n{path.relative_to(folder)}\n")
@@ -76,9 +76,9 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> N
         link.symlink_to(other.parent)
         with swapping(path.parent, link, os.getuid()):
             for _ in range(ROUNDS):
-                with runtime_dir.claim(folder), suppress(NotADirectoryError):
-                    runtime_dir.make_room(folder, plugin, path)
-                    runtime_dir.make_room(folder, plugin, path)
+                with directory.claim_runtime_dir(folder), suppress(NotADirectoryError):
+                    directory.prepare_plugin_socket(folder, plugin, path)
+                    directory.prepare_plugin_socket(folder, plugin, path)
                 assert other.is_socket()
 
 
@@ -90,10 +90,10 @@ def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_
     short_dir.chmod(0o755)
     plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
     folder = short_dir / "run"
-    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    path = directory.plugin_socket_path(folder, plugin, 0)
     with victim(short_dir, path.name) as other:
-        with runtime_dir.claim(folder):
-            runtime_dir.make_room(folder, plugin, path)
+        with directory.claim_runtime_dir(folder):
+            directory.prepare_plugin_socket(folder, plugin, path)
             for name in ("a", "b"):
                 (path.parent / name).symlink_to(other)
             with swapping(path.parent / "a", path.parent / "b", NOBODY):
@@ -101,10 +101,10 @@ def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_
                     for left in ("a", "b"):
                         with suppress(FileExistsError):
                             os.link(path.parent / left, path, follow_symlinks=False)
-                    runtime_dir.make_room(folder, plugin, path)
+                    directory.prepare_plugin_socket(folder, plugin, path)
                     assert not os.path.lexists(path)
         for _ in range(3):
-            with runtime_dir.claim(folder):
+            with directory.claim_runtime_dir(folder):
                 pass
 
 
@@ -115,10 +115,10 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
 ) -> None:
     plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
     folder = short_dir / "run"
-    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    path = directory.plugin_socket_path(folder, plugin, 0)
     with victim(short_dir, "x") as other:
-        with runtime_dir.claim(folder):
-            runtime_dir.make_room(folder, plugin, path)
+        with directory.claim_runtime_dir(folder):
+            directory.prepare_plugin_socket(folder, plugin, path)
             match kind:
                 case "file":
                     path.write_text("precious")
@@ -130,14 +130,14 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
                     path.symlink_to(other)
                 case "socket":
                     bind(path)
-        with runtime_dir.claim(folder):
+        with directory.claim_runtime_dir(folder):
             if kind in ("link", "socket"):
                 assert not os.path.lexists(path.parent)
-                runtime_dir.make_room(folder, plugin, path)
+                directory.prepare_plugin_socket(folder, plugin, path)
             else:
                 assert os.path.lexists(path)
                 with pytest.raises(FileExistsError, match="is not a socket"):
-                    runtime_dir.make_room(folder, plugin, path)
+                    directory.prepare_plugin_socket(folder, plugin, path)
 
 
 # -- the lock file -----------------------------------------------------------------------------
@@ -146,16 +146,16 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
 def test_a_file_in_the_place_of_the_lock_file_is_not_truncated(short_dir: Path) -> None:
     """Where the folder itself is known, so that its content is not looked at."""
     folder = short_dir / "run"
-    with runtime_dir.claim(folder) as claim:
+    with directory.claim_runtime_dir(folder) as claim:
         (folder / "precious").write_text("precious")
         (folder / "precious").rename(folder / "mesh.lock")
-        assert claim.lost
+        assert claim.is_lost
         with pytest.raises(ConfigError, match="was not written by a mesh"):
-            claim.renew()
+            claim.recreate()
         assert (folder / "mesh.lock").read_text() == "precious"
         (folder / "mesh.lock").unlink()
-        claim.renew()
-        assert not claim.lost
+        claim.recreate()
+        assert not claim.is_lost
 
 
 @pytest.mark.parametrize("content", ["", "4711\n"])
@@ -166,10 +166,10 @@ def test_a_hard_link_in_the_place_of_the_lock_file_is_not_written_to(
     folder.mkdir(mode=0o700)
     precious.write_text(content)
     (folder / "mesh.lock").hardlink_to(precious)
-    with runtime_dir.claim(folder) as claim:
-        assert not claim.lost
+    with directory.claim_runtime_dir(folder) as claim:
+        assert not claim.is_lost
         with pytest.raises(ConfigError, match="another mesh runs here"):
-            runtime_dir.Claim(folder)
+            directory.ClaimedRuntimeDir(folder)
     assert precious.read_text() == content
     assert precious.stat().st_nlink == 1
 
@@ -178,36 +178,36 @@ def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: P
     """Other users can make one where fs.protected_hardlinks is 0; what is listed is still known."""
     folder = short_dir / "run"
     plugin = PluginConfig("p", ["true"])
-    path = runtime_dir.plugin_socket(folder, plugin, 0)
+    path = directory.plugin_socket_path(folder, plugin, 0)
     folder.mkdir(mode=0o700)
     (folder / "mesh.lock").write_text(f"1\n{path.name}\n")
     bind(path)
     (short_dir / "name").hardlink_to(folder / "mesh.lock")
-    with runtime_dir.claim(folder) as claim:
+    with directory.claim_runtime_dir(folder) as claim:
         assert not path.exists()
-        assert not claim.lost
+        assert not claim.is_lost
     assert (short_dir / "name").read_text() == f"1\n{path.name}\n"
 
 
 def test_a_fifo_in_the_place_of_the_lock_file_is_not_waited_for(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder) as claim:
+    with directory.claim_runtime_dir(folder) as claim:
         (folder / "mesh.lock").unlink()
         os.mkfifo(folder / "mesh.lock")
-        assert claim.lost
+        assert claim.is_lost
         with pytest.raises(ConfigError, match="not a regular file"):
-            claim.renew()
+            claim.recreate()
     with pytest.raises(ConfigError, match="nothing in it was changed"):
-        runtime_dir.Claim(folder)
+        directory.ClaimedRuntimeDir(folder)
 
 
 def test_a_link_in_the_place_of_the_lock_file_is_not_followed(short_dir: Path) -> None:
     folder, precious = short_dir / "run", short_dir / "precious"
     precious.write_text("4711\n")
-    with runtime_dir.claim(folder) as claim:
+    with directory.claim_runtime_dir(folder) as claim:
         (folder / "mesh.lock").unlink()
         (folder / "mesh.lock").symlink_to(precious)
-        assert claim.lost
+        assert claim.is_lost
         with pytest.raises(ConfigError, match="cannot be locked"):
-            claim.renew()
+            claim.recreate()
     assert precious.read_text() == "4711\n"

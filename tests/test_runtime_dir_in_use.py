@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio import runtime_dir
 from meshtrio.config import Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
+from meshtrio.runtime_dir import directory
 from tests import ROOT
 
 PLUGIN = PluginConfig("p", ["true"])
@@ -85,7 +85,7 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(
     folder.mkdir(mode=0o755)
     fill(folder)
     before = snapshot(folder)
-    with pytest.raises(ConfigError) as caught, runtime_dir.claim(folder):
+    with pytest.raises(ConfigError) as caught, directory.claim_runtime_dir(folder):
         pass
     assert snapshot(folder) == before
     (problem,) = caught.value.problems
@@ -122,26 +122,26 @@ def test_an_empty_folder_is_accepted(mode: int, short_dir: Path) -> None:
     folder = short_dir / "run"
     folder.mkdir()
     folder.chmod(mode)
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_a_mesh_has_used_is_accepted_with_what_was_added(short_dir: Path) -> None:
     folder = short_dir / "run"
     for _ in range(2):
-        with runtime_dir.claim(folder):
+        with directory.claim_runtime_dir(folder):
             pass
         bind(folder / "others.sock")
-        with runtime_dir.claim(folder):
+        with directory.claim_runtime_dir(folder):
             assert (folder / "others.sock").is_socket()
         (folder / "others.sock").unlink()
 
 
 def test_only_what_a_mesh_has_made_is_removed(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder):
-        path = runtime_dir.plugin_socket(folder, PLUGIN, 0)
-        runtime_dir.make_room(folder, PLUGIN, path)
+    with directory.claim_runtime_dir(folder):
+        path = directory.plugin_socket_path(folder, PLUGIN, 0)
+        directory.prepare_plugin_socket(folder, PLUGIN, path)
         for name in ("p-0.sock", "p-1.sock", "other.sock"):
             bind(folder / name)
         (folder / "empty.d").mkdir()
@@ -169,7 +169,7 @@ with runtime_dir.claim(folder):
     assert done.returncode == -signal.SIGKILL
     assert sorted(os.listdir(folder)) == ["gone-3.b.sock", "gone-3.sock", "mesh.lock"]
     bind(folder / "gone-4.sock")
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         assert sorted(os.listdir(folder)) == ["gone-4.sock", "mesh.lock"]
 
 
@@ -178,11 +178,11 @@ def test_a_lock_file_that_was_tampered_with_removes_nothing_elsewhere(
     line: str, short_dir: Path
 ) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         pass
     bind(short_dir / "victim.sock")
     (folder / "mesh.lock").write_text(f"123\n{line}\nmesh.lock\n")
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         assert (folder / "mesh.lock").is_file()
         assert (short_dir / "victim.sock").is_socket()
 
@@ -192,15 +192,15 @@ def test_a_plugins_own_folder_is_removed_unless_something_is_left_in_it(short_di
     plugin = PluginConfig("p", ["true"], containment=Containment(group=group))
     folder = short_dir / "run"
     for left in (False, True):
-        with runtime_dir.claim(folder):
-            path = runtime_dir.plugin_socket(folder, plugin, 0)
-            runtime_dir.make_room(folder, plugin, path)
+        with directory.claim_runtime_dir(folder):
+            path = directory.plugin_socket_path(folder, plugin, 0)
+            directory.prepare_plugin_socket(folder, plugin, path)
             bind(path)
             if left:
                 (path.parent / "state").write_text("precious")
         assert not path.exists()
         assert path.parent.exists() == left
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         assert (path.parent / "state").read_text() == "precious"
 
 
@@ -208,47 +208,49 @@ def test_a_link_in_place_of_a_plugins_own_folder_is_not_followed(short_dir: Path
     plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
     folder, victim = short_dir / "run", short_dir / "victim"
     victim.mkdir(mode=0o700)
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         (folder / "p.d").symlink_to(victim)
         before = snapshot(victim)
         with pytest.raises(NotADirectoryError):
-            runtime_dir.make_room(folder, plugin, runtime_dir.plugin_socket(folder, plugin, 0))
+            directory.prepare_plugin_socket(
+                folder, plugin, directory.plugin_socket_path(folder, plugin, 0)
+            )
         assert snapshot(victim) == before
 
 
 def test_a_file_in_place_of_a_plugins_socket_is_not_removed(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder):
-        path = runtime_dir.plugin_socket(folder, PLUGIN, 0)
+    with directory.claim_runtime_dir(folder):
+        path = directory.plugin_socket_path(folder, PLUGIN, 0)
         path.write_text("precious")
         with pytest.raises(FileExistsError, match="is not a socket"):
-            runtime_dir.make_room(folder, PLUGIN, path)
+            directory.prepare_plugin_socket(folder, PLUGIN, path)
     assert path.read_text() == "precious"
 
 
 def test_a_removed_lock_file_is_made_again_and_sockets_stay(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder) as claim:
-        path = runtime_dir.plugin_socket(folder, PLUGIN, 0)
-        runtime_dir.make_room(folder, PLUGIN, path)
+    with directory.claim_runtime_dir(folder) as claim:
+        path = directory.plugin_socket_path(folder, PLUGIN, 0)
+        directory.prepare_plugin_socket(folder, PLUGIN, path)
         bind(path)
         (folder / "mesh.lock").unlink()
-        assert claim.lost
-        claim.renew()
-        assert not claim.lost
+        assert claim.is_lost
+        claim.recreate()
+        assert not claim.is_lost
         assert path.is_socket()
     assert os.listdir(folder) == ["mesh.lock"]
 
 
 def test_a_folder_that_others_made_in_its_place_is_not_taken(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder) as claim:
+    with directory.claim_runtime_dir(folder) as claim:
         folder.rename(short_dir / "moved")
         folder.mkdir(mode=0o700)
         bind(folder / "mesh.sock")
         before = snapshot(folder)
         with pytest.raises(ConfigError, match="nothing in it was changed"):
-            claim.renew()
+            claim.recreate()
         assert snapshot(folder) == before
     assert snapshot(folder) == before
 
@@ -260,7 +262,7 @@ def test_a_symbolic_link_is_refused(dangling: bool, short_dir: Path) -> None:
         target.mkdir()
     (short_dir / "run").symlink_to(target)
     with pytest.raises(ConfigError, match=r"symbolic link|not a folder"):
-        runtime_dir.Claim(short_dir / "run")
+        directory.ClaimedRuntimeDir(short_dir / "run")
     assert not target.exists() or os.listdir(target) == []
 
 
@@ -268,11 +270,11 @@ def test_a_mesh_inside_a_plugin_learns_whose_folder_it_wants(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = short_dir / "run"
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         monkeypatch.setenv("MESH_SOCKET", str(folder / "mesh.sock"))
         monkeypatch.setenv("PLUGIN_NAME", "outer")
         with pytest.raises(ConfigError) as caught:
-            runtime_dir.Claim(folder)
+            directory.ClaimedRuntimeDir(folder)
         (problem,) = caught.value.problems
         assert "as its plugin 'outer'" in problem
         assert f"pid {os.getpid()}" in problem
@@ -282,15 +284,15 @@ def test_a_mesh_inside_a_plugin_learns_whose_folder_it_wants(
 def test_a_refused_folder_keeps_its_descriptors_for_nobody(short_dir: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     folder = short_dir / "run"
-    with runtime_dir.claim(folder):
+    with directory.claim_runtime_dir(folder):
         for _ in range(3):
             with pytest.raises(ConfigError):
-                runtime_dir.Claim(folder)
+                directory.ClaimedRuntimeDir(folder)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_of_a_config_is_absolute() -> None:
-    assert runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="x")).is_absolute()
+    assert directory.resolve_runtime_dir(MeshConfig([PLUGIN], runtime_dir="x")).is_absolute()
 
 
 def test_a_relative_folder_of_a_removed_cwd_is_refused(
@@ -301,5 +303,5 @@ def test_a_relative_folder_of_a_removed_cwd_is_refused(
     monkeypatch.chdir(cwd)
     cwd.rmdir()
     with pytest.raises(ConfigError, match="give an absolute path"):
-        runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="x"))
-    assert runtime_dir.of(MeshConfig([PLUGIN], runtime_dir="/x")) == Path("/x")
+        directory.resolve_runtime_dir(MeshConfig([PLUGIN], runtime_dir="x"))
+    assert directory.resolve_runtime_dir(MeshConfig([PLUGIN], runtime_dir="/x")) == Path("/x")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from meshtrio.texts import visible, visible_json
+from meshtrio.util.text import escape_unprintable, escape_unprintable_json
 
 SHOWN = {
     "plain, é, 😀, \u4e2d\u6587, a\u00a0b": "plain, é, 😀, \u4e2d\u6587, a\u00a0b",
@@ -28,12 +28,12 @@ SHOWN = {
 
 @pytest.mark.parametrize("text", SHOWN, ids=ascii)
 def test_what_controls_or_deceives_is_shown_as_an_escape(text: str) -> None:
-    assert visible(text) == SHOWN[text]
-    assert visible(visible(text)) == SHOWN[text]
+    assert escape_unprintable(text) == SHOWN[text]
+    assert escape_unprintable(escape_unprintable(text)) == SHOWN[text]
 
 
 @pytest.mark.parametrize("text", SHOWN, ids=ascii)
 def test_json_stays_what_it_was(text: str) -> None:
-    document = visible_json(json.dumps({text: [text]}, ensure_ascii=False, indent=2))
+    document = escape_unprintable_json(json.dumps({text: [text]}, ensure_ascii=False, indent=2))
     assert json.loads(document) == {text: [text]}
-    assert visible(document.replace("\n", "")) == document.replace("\n", "")
+    assert escape_unprintable(document.replace("\n", "")) == document.replace("\n", "")

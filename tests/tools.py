@@ -26,7 +26,7 @@ GO_TOOLS = {
     "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.6",
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
-DEBIAN = {
+DEBIAN_PACKAGES = {
     "tmux": "tmux",
     "systemd-analyze": "systemd",
     "prometheus": "prometheus",
@@ -45,7 +45,7 @@ GO_PROGRAMS = {
 NODE_PROGRAMS = {"grpc-js-peer": ROOT / "tests" / "interop" / "node"}
 """Folders with a `main.js` and a lock file, whose packages npm installs."""
 JAVA_PROGRAMS = {"grpc-java-peer": ROOT / "tests" / "interop" / "java"}
-"""Folders with a `Peer.java` and a `pom.xml`, whose jars Maven copies."""
+"""Folders with a `PeerProcess.java` and a `pom.xml`, whose jars Maven copies."""
 GO_MESSAGES = {
     "grpc-go-chain": {"echo/v1/echo.proto": "meshtrio/gochain/gen/echopb"},
     "go-service": {
@@ -54,7 +54,7 @@ GO_MESSAGES = {
     },
 }
 """The protos of our own, and the Go packages that are generated from them."""
-ENVIRONMENTS = {
+VIRTUAL_ENVIRONMENTS = {
     "grpcio-observability": (
         "grpcio==1.85.0",
         "grpcio-observability==1.85.0",
@@ -65,12 +65,14 @@ ENVIRONMENTS = {
 """Python packages that would not do beside our own, each in an environment of its own. There may be
 none of them for this Python: tests that have use for one go without."""
 PROTO_PATH = (ROOT / "protos", ROOT / "examples" / "echo-plugin")
-FOLDER = Path(os.environ.get("MESHTRIO_TOOLS", Path.home() / ".cache" / "meshtrio" / "tools"))
+TOOLS_DIRECTORY = Path(
+    os.environ.get("MESHTRIO_TOOLS", Path.home() / ".cache" / "meshtrio" / "tools")
+)
 
 
-def tool(name: str) -> str:
+def find_tool(name: str) -> str:
     """The path of a tool. Skips the test, saying how to get it, or fails it in CI."""
-    found = shutil.which(name, path=f"{FOLDER}{os.pathsep}{os.environ['PATH']}")
+    found = shutil.which(name, path=f"{TOOLS_DIRECTORY}{os.pathsep}{os.environ['PATH']}")
     if found is None:
         text = f"{name} is missing: python -m tests.tools installs it"
         if os.environ.get("CI"):
@@ -79,9 +81,9 @@ def tool(name: str) -> str:
     return found
 
 
-def environment(name: str) -> str:
+def find_environment_python(name: str) -> str:
     """The interpreter of an environment of ours. Skips the test where it could not be made."""
-    found = FOLDER / name / "bin" / "python"
+    found = TOOLS_DIRECTORY / name / "bin" / "python"
     if not found.exists():
         pytest.skip(f"{name} is missing: python -m tests.tools installs it if it can be had")
     return str(found)
@@ -89,62 +91,62 @@ def environment(name: str) -> str:
 
 def make_environment(name: str, packages: tuple[str, ...]) -> None:
     """Install packages in FOLDER, in an environment of their own, unless it is there."""
-    if (FOLDER / name).exists():
+    if (TOOLS_DIRECTORY / name).exists():
         return
     print(f"installing {', '.join(packages)}", flush=True)
     # Put there when it is whole; an environment works wherever it is.
-    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+    with tempfile.TemporaryDirectory(dir=TOOLS_DIRECTORY) as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "-q", *packages]
         if subprocess.run(pip, check=False).returncode:
             print(f"{name} cannot be had here")
         else:
-            shutil.copytree(folder, FOLDER / name, symlinks=True)
+            shutil.copytree(folder, TOOLS_DIRECTORY / name, symlinks=True)
 
 
-def debian_tool(name: str) -> str:
+def find_debian_tool(name: str) -> str:
     """The path of a program that a package of Debian brings; where it is missing, as `tool`."""
     found = shutil.which(name)
     if found is None:
-        text = f"{name} is missing: apt-get install {DEBIAN[name]}, or the like, brings it"
+        text = f"{name} is missing: apt-get install {DEBIAN_PACKAGES[name]}, or the like, brings it"
         if os.environ.get("CI"):
             pytest.fail(text)
         pytest.skip(text)
     return found
 
 
-def install(name: str, package: str) -> None:
+def install_go_tool(name: str, package: str) -> None:
     """Put a tool into FOLDER with `go install`, unless it is there."""
-    if (FOLDER / name).exists():
+    if (TOOLS_DIRECTORY / name).exists():
         return
     print(f"installing {name} from {package}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         # Built apart, since two of them are called after their folders: client and server.
         subprocess.run(["go", "install", package], env={**os.environ, "GOBIN": folder}, check=True)
         built = next(Path(folder).iterdir())
-        shutil.move(built, FOLDER / name)
+        shutil.move(built, TOOLS_DIRECTORY / name)
 
 
-def generate(packages: dict[str, str], folder: Path) -> None:
+def generate_go_code(packages: dict[str, str], folder: Path) -> None:
     """Write the Go code of protos into the module in a folder; needs grpcio-tools."""
     module = (folder / "go.mod").read_text().split()[1]
     command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in PROTO_PATH)]
     for kind in ("go", "go-grpc"):
-        command.append(f"--plugin={FOLDER / f'protoc-gen-{kind}'}")
+        command.append(f"--plugin={TOOLS_DIRECTORY / f'protoc-gen-{kind}'}")
         command += [f"--{kind}_out={folder}", f"--{kind}_opt=module={module}"]
         command += [f"--{kind}_opt=M{proto}={package}" for proto, package in packages.items()]
     subprocess.run([*command, *packages], check=True)
 
 
-def build(name: str, source: Path) -> None:
+def build_go_program(name: str, source: Path) -> None:
     """Compile a program of our own into FOLDER."""
     print(f"building {name} from {source}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         # Away from the source, where the sums of the modules would be written.
         shutil.copytree(source, folder, dirs_exist_ok=True)
         if name in GO_MESSAGES:
-            generate(GO_MESSAGES[name], Path(folder))
-        for command in (["mod", "tidy"], ["build", "-o", str(FOLDER / name), "."]):
+            generate_go_code(GO_MESSAGES[name], Path(folder))
+        for command in (["mod", "tidy"], ["build", "-o", str(TOOLS_DIRECTORY / name), "."]):
             subprocess.run(["go", *command], cwd=folder, check=True)
 
 
@@ -158,7 +160,7 @@ def can_build(name: str, *builders: str) -> bool:
     return not missing
 
 
-def build_folder(
+def build_program_directory(
     name: str, source: Path, command: str, compile_in: Callable[[Path], object]
 ) -> None:
     """Build a program that is a folder, and a script in FOLDER that runs it.
@@ -173,11 +175,11 @@ def build_folder(
     files = sorted(path for path in source.iterdir() if path.is_file())
     content = [command.encode(), *(path.read_bytes() for path in files)]
     digest = hashlib.sha256(b"\0".join(content)).hexdigest()
-    target, stamp = FOLDER / f"{name}.files", Path("source.sha256")
+    target, stamp = TOOLS_DIRECTORY / f"{name}.files", Path("source.sha256")
     if (target / stamp).exists() and (target / stamp).read_text() == digest:
         return
     print(f"building {name} from {source}", flush=True)
-    with tempfile.TemporaryDirectory(dir=FOLDER) as parent:
+    with tempfile.TemporaryDirectory(dir=TOOLS_DIRECTORY) as parent:
         # Put there when it is whole.
         folder = Path(parent) / "files"
         folder.mkdir()
@@ -187,7 +189,7 @@ def build_folder(
         (folder / stamp).write_text(digest)
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
-    script = FOLDER / name
+    script = TOOLS_DIRECTORY / name
     script.write_text(f'#!/bin/sh\nfiles="${{0%/*}}/{name}.files"\nexec {command} "$@"\n')
     script.chmod(0o755)
 
@@ -220,18 +222,18 @@ def main() -> None:
     Needs Go and pip; and npm, Maven and a JDK for the peers in Node and Java, which are left out
     where these are missing, except in CI.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    TOOLS_DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, package in GO_TOOLS.items():
-        install(name, package)
+        install_go_tool(name, package)
     for name, source in GO_PROGRAMS.items():
-        build(name, source)
+        build_go_program(name, source)
     for name, source in NODE_PROGRAMS.items():
         if can_build(name, "node", "npm"):
-            build_folder(name, source, NODE_COMMAND, install_node_packages)
+            build_program_directory(name, source, NODE_COMMAND, install_node_packages)
     for name, source in JAVA_PROGRAMS.items():
         if can_build(name, "java", "javac", "mvn"):
-            build_folder(name, source, JAVA_COMMAND, compile_java)
-    for name, packages in ENVIRONMENTS.items():
+            build_program_directory(name, source, JAVA_COMMAND, compile_java)
+    for name, packages in VIRTUAL_ENVIRONMENTS.items():
         make_environment(name, packages)
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 
 import click
 
-from meshtrio import __version__, standard_streams
-from meshtrio.cli.escaping import escape_stderr
-from meshtrio.cli.listing import Commands
+from meshtrio import __version__
+from meshtrio.cli.command_index import LazyCommandGroup
+from meshtrio.cli.escaped_stderr import escape_stderr
+from meshtrio.util import standard_streams
 
 _EPILOG = """\
 \b
@@ -29,7 +30,7 @@ Exit status:
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyCommandGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG,
 )
@@ -42,18 +43,18 @@ def commands() -> None:
     """
 
 
-def _complain(lines: Iterable[str]) -> None:
+def _print_errors(lines: Iterable[str]) -> None:
     """Print to stderr, which may be a terminal that is gone, or on a disk that is full."""
     try:
         for line in lines:
             print(line, file=sys.stderr, flush=True)
     except OSError:
-        standard_streams.discard(sys.stderr.fileno())
+        standard_streams.redirect_to_null(sys.stderr.fileno())
 
 
 def main() -> None:
     """Run a command; every failure that was foreseen is one line a mistake, without a traceback."""
-    standard_streams.open_missing()
+    standard_streams.open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What its encoding does not have is written as an escape, and fails nothing.
@@ -67,12 +68,12 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     except Exception as exc:
-        from meshtrio.cli.failures import explain  # none, most of the time
+        from meshtrio.cli.error_report import describe_error  # none, most of the time
 
-        status, lines = explain(exc)
-        _complain(lines)
+        status, lines = describe_error(exc)
+        _print_errors(lines)
     if status == 141:
         # So that the interpreter does not fail in turn to write what is left.
-        standard_streams.discard(sys.stdout.fileno())
+        standard_streams.redirect_to_null(sys.stdout.fileno())
     with contextlib.suppress(BrokenPipeError):
         sys.exit(status if isinstance(status, int) else 0)

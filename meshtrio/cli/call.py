@@ -23,31 +23,31 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
-from meshtrio.address import Address
-from meshtrio.cli.asking import registry, run
-from meshtrio.cli.call_types import find_method, given_types
-from meshtrio.cli.details import CallFailedError
-from meshtrio.cli.failures import RefusedError
-from meshtrio.cli.json_messages import plain
-from meshtrio.cli.options import complete_services, encodable, json_option, mesh_socket_option
-from meshtrio.cli.pipes import all_of_stdin, lines_of_stdin, until_stdout_takes_more
-from meshtrio.cli.records import json_text
-from meshtrio.cli.services import why_nobody
-from meshtrio.client.calls import stub_method
+from meshtrio.cli.call_types import load_types, resolve_method
+from meshtrio.cli.error_report import MeshRequestError
+from meshtrio.cli.json_output import to_json_text
+from meshtrio.cli.mesh_client import open_registry_stub, run_async
+from meshtrio.cli.options import complete_services, json_option, mesh_socket_option, require_utf8
+from meshtrio.cli.protojson import message_to_json_value
+from meshtrio.cli.services import describe_unavailable
+from meshtrio.cli.status_details import CallFailedError
+from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.client.endpoint import Endpoint
-from meshtrio.contract import MESH_TARGET
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.contract import TARGET_METADATA_KEY
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
+from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
 from meshtrio.messages import registry as registry_messages
-from meshtrio.rpc.dynamic import method_of
-from meshtrio.texts import visible
-from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.util.address import Address
+from meshtrio.util.text import escape_unprintable
 
 _STDIN = "-"
-_TIMEOUT = 10.0
-_WAIT_PAUSE = 0.05
+_DEFAULT_TIMEOUT = 10.0
+_MESH_POLL_INTERVAL = 0.05
 
-_NOT_A_MESSAGE = (
+_PARSE_ERRORS = (
     *(ParseError, ValueError, TypeError, KeyError, AttributeError),
     *(IndexError, OverflowError, RecursionError),
 )
@@ -56,14 +56,14 @@ _NOT_A_MESSAGE = (
 Metadata = list[tuple[str, str | bytes]]
 
 
-def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and math.isnan(value):
         raise click.BadParameter("it is not a number of seconds")
     return value
 
 
 @click.command(short_help="Call a method with JSON, by reflection.")
-@click.argument("service", callback=encodable, shell_complete=complete_services)
+@click.argument("service", callback=require_utf8, shell_complete=complete_services)
 @click.argument("method")
 @click.argument("messages", nargs=-1, metavar="[JSON]...")
 @click.option(
@@ -76,7 +76,7 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 1e9, min_open=True),
-    callback=_finite,
+    callback=_reject_nan,
     metavar="SECONDS",
     help="Goes with the call as its deadline; by default 10, and none where either side streams.",
 )
@@ -138,45 +138,60 @@ def call(
     A call to a SERVICE goes through the mesh socket, to an address straight to it. Where it fails,
     the exit status is 1 and stderr has NAME: MESSAGE of the gRPC status.
     """
-    pairs = [_pair(text) for text in metadata]
+    pairs = [_parse_metadata_pair(text) for text in metadata]
     straight = service.startswith(("unix:", "tcp:"))
-    _check(service)
+    _check_service(service)
     connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     find = partial(
-        find_method, method=method, server=service, given=given_types(protosets, protos, proto_path)
+        resolve_method,
+        method=method,
+        server=service,
+        types=load_types(protosets, protos, proto_path),
     )
     troubles: list[str] = []
     try:
-        run(_call, connect, find, messages, pairs, timeout, _printer(as_json=as_json), troubles)
+        run_async(
+            _call,
+            connect,
+            find,
+            messages,
+            pairs,
+            timeout,
+            _make_reply_printer(as_json=as_json),
+            troubles,
+        )
     except trio.TooSlowError:
-        message = f"{service} did not finish the call within {timeout or _TIMEOUT:g} s (--timeout)"
+        message = (
+            f"{service} did not finish the call within {timeout or _DEFAULT_TIMEOUT:g} s "
+            "(--timeout)"
+        )
         if not straight:
-            troubles = run(_nobody_serves, service, mesh_socket)
+            troubles = run_async(_describe_missing_endpoints, service, mesh_socket)
         raise purerpc.DeadlineExceededError(": ".join([message, *troubles])) from None
 
 
-def _check(service: str) -> None:
+def _check_service(service: str) -> None:
     """Raises UsageError for what is neither an address nor can be the name of a service."""
     try:
         if service.startswith(("unix:", "tcp:")):
             Address.parse(service)
         else:
-            encode_metadata(((MESH_TARGET, service),))
+            encode_metadata(((TARGET_METADATA_KEY, service),))
     except ValueError as exc:
         is_address = service.startswith(("unix:", "tcp:"))
         raise UsageError(str(exc) if is_address else f"{service!r} is no service: {exc}") from None
 
 
-async def _nobody_serves(service: str, mesh_socket: Path | None) -> list[str]:
+async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
     """Why a service has nobody to serve it, if that is so and its mesh tells it at once."""
-    with trio.move_on_after(1), suppress(NoMeshError, RefusedError):
-        async with registry(mesh_socket) as stub:
+    with trio.move_on_after(1), suppress(NoMeshError, MeshRequestError):
+        async with open_registry_stub(mesh_socket) as stub:
             state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
-            return [] if state.endpoints else [why_nobody(state)]
+            return [] if state.endpoints else [describe_unavailable(state)]
     return []
 
 
-def _pair(text: str) -> tuple[str, str | bytes]:
+def _parse_metadata_pair(text: str) -> tuple[str, str | bytes]:
     key, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE")
@@ -193,40 +208,42 @@ def _pair(text: str) -> tuple[str, str | bytes]:
 
 async def _call(
     connect: Callable[[], AbstractAsyncContextManager[Channel]],
-    find: Callable[[Channel], Awaitable[MethodDescriptor]],
+    find_descriptor: Callable[[Channel], Awaitable[MethodDescriptor]],
     messages: tuple[str, ...],
     metadata: Metadata,
     timeout: float | None,  # noqa: ASYNC109 - the command's option, made a scope right here
-    show: Callable[[Message, DescriptorPool], None],
-    troubles: list[str],
+    print_reply: Callable[[Message, DescriptorPool], None],
+    connection_errors: list[str],
 ) -> None:
     """`troubles` gets why the other end could not be reached, where that took all the time."""
-    with trio.fail_after(timeout or _TIMEOUT) as scope:
-        async with connect() as channel, _noted(channel, troubles):
-            descriptor = await find(channel)
+    with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
+        async with connect() as channel, _record_connection_error(channel, connection_errors):
+            descriptor = await find_descriptor(channel)
             pool = descriptor.containing_service.file.pool
             if timeout is None and (descriptor.client_streaming or descriptor.server_streaming):
                 scope.deadline = math.inf
-            argument = await _argument(descriptor, messages)
+            argument = await _make_argument(descriptor, messages)
             try:
-                reply = stub_method(channel, method_of(descriptor))(argument, metadata=metadata)
+                reply = make_multicallable(channel, method_from_descriptor(descriptor))(
+                    argument, metadata=metadata
+                )
                 if descriptor.server_streaming:
                     async for each in reply:
-                        await until_stdout_takes_more()
-                        show(each, pool)
+                        await wait_stdout_writable()
+                        print_reply(each, pool)
                 else:
-                    show(await reply, pool)
+                    print_reply(await reply, pool)
             except purerpc.RpcFailedError as exc:
-                raise CallFailedError.of(exc, pool) from None
+                raise CallFailedError.from_rpc_error(exc, pool) from None
 
 
 @asynccontextmanager
-async def _noted(channel: Channel, troubles: list[str]) -> AsyncIterator[None]:
+async def _record_connection_error(channel: Channel, errors: list[str]) -> AsyncIterator[None]:
     try:
         yield
     except trio.Cancelled:
-        if channel.trouble:
-            troubles.append(channel.trouble)
+        if channel.unavailable_reason:
+            errors.append(channel.unavailable_reason)
         raise
 
 
@@ -237,16 +254,18 @@ async def _connect(
     where: str | Endpoint = service
     metadata: tuple[tuple[str, str], ...] = ()
     if not service.startswith(("unix:", "tcp:")):
-        await _find_mesh(mesh_socket, wait=wait)
-        where, metadata = mesh.endpoint_of_mesh(mesh_socket), ((MESH_TARGET, service),)
+        await _wait_for_mesh(mesh_socket, wait=wait)
+        where, metadata = mesh.mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
     async with connect_to(
         where, metadata=metadata, max_receive_message_length=max_message_size
     ) as channel:
-        channel.lengths = attrs.evolve(channel.lengths, receive_setting="--max-message-size")
+        channel.message_lengths = attrs.evolve(
+            channel.message_lengths, receive_setting="--max-message-size"
+        )
         yield channel
 
 
-async def _find_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
+async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
     """Make sure that there is one, or wait until there is."""
     while True:
         try:
@@ -257,29 +276,31 @@ async def _find_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
         except NoMeshError:
             if not wait:
                 raise
-        await trio.sleep(_WAIT_PAUSE)
+        await trio.sleep(_MESH_POLL_INTERVAL)
 
 
 # -- requests --------------------------------------------------------------------------------
 
 
-async def _argument(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> Any:
+async def _make_argument(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> Any:
     """What the stub's method takes: a message, or an iterator of them."""
     parse = partial(parse_request, descriptor)
     if descriptor.client_streaming:
-        return _each(parse, messages)
+        return _parse_each(parse, messages)
     if len(messages) > 1:
         raise UsageError(f"{descriptor.name} takes one message, not {len(messages)}")
     text = messages[0] if messages else "{}"
-    return parse(await all_of_stdin() if text == _STDIN else text)
+    return parse(await read_stdin() if text == _STDIN else text)
 
 
-async def _each(parse: Callable[[str], Message], messages: Iterable[str]) -> AsyncIterator[Message]:
+async def _parse_each(
+    parse: Callable[[str], Message], messages: Iterable[str]
+) -> AsyncIterator[Message]:
     for text in messages:
         if text != _STDIN:
             yield parse(text)
             continue
-        async for line in lines_of_stdin():
+        async for line in read_stdin_lines():
             yield parse(line)
 
 
@@ -291,23 +312,25 @@ def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
         if not message.IsInitialized():
             missing = ", ".join(message.FindInitializationErrors())
             raise ParseError(f"required fields are missing: {missing}")
-    except _NOT_A_MESSAGE as exc:
+    except _PARSE_ERRORS as exc:
         why = "it is nested too deeply" if isinstance(exc, RecursionError) else exc
-        raise UsageError(visible(f"not a {kind.full_name} in JSON: {why}")) from None
+        raise UsageError(escape_unprintable(f"not a {kind.full_name} in JSON: {why}")) from None
     return message
 
 
 # -- replies ---------------------------------------------------------------------------------
 
 
-def _printer(*, as_json: bool) -> Callable[[Message, DescriptorPool], None]:
+def _make_reply_printer(*, as_json: bool) -> Callable[[Message, DescriptorPool], None]:
     if as_json or not sys.stdout.isatty():
-        return lambda message, pool: print(json_text(plain(message, pool)), flush=True)
+        return lambda message, pool: print(
+            to_json_text(message_to_json_value(message, pool)), flush=True
+        )
     from rich.highlighter import JSONHighlighter
 
-    from meshtrio.cli import screen
+    from meshtrio.cli import rich_output
 
-    console, coloured = screen.console(), JSONHighlighter()
+    console, coloured = rich_output.make_console(), JSONHighlighter()
     return lambda message, pool: console.print(
-        coloured(json_text(plain(message, pool), indent=2)), soft_wrap=True
+        coloured(to_json_text(message_to_json_value(message, pool), indent=2)), soft_wrap=True
     )

@@ -16,22 +16,22 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from meshtrio.client.channel import Channel
-from meshtrio.client.described_files import build_pool
+from meshtrio.client.descriptor_pool_builder import build_pool
 from meshtrio.client.reflection import (
-    NoReflectionError,
+    ReflectionError,
     ReflectionUnavailableError,
-    describe,
-    method_in,
+    fetch_pool,
+    find_method,
     split_method,
 )
 from meshtrio.errors import UsageError
-from meshtrio.wire.protobuf import MalformedError
+from meshtrio.util.protobuf_wire import MalformedProtobufError
 
-_WELL_KNOWN = "google/protobuf/"
-_HINT = "make it with protoc --include_imports --descriptor_set_out=FILE"
+_WELL_KNOWN_PREFIX = "google/protobuf/"
+_PROTOSET_HINT = "make it with protoc --include_imports --descriptor_set_out=FILE"
 
 
-def given_types(
+def load_types(
     protosets: Sequence[Path], protos: Sequence[Path], folders: Sequence[Path]
 ) -> DescriptorPool | None:
     """Read the types of files given as `--protoset` and `--proto`; None if there are none.
@@ -42,21 +42,21 @@ def given_types(
         return None
     files: dict[str, FileDescriptorProto] = {}
     for path in protosets:
-        _add(files, path.name, _read(path))
+        _add_files(files, path.name, _read_protoset(path))
     if protos:
-        _add(files, "--proto", _compile(protos, folders))
+        _add_files(files, "--proto", _compile(protos, folders))
     missing = {name for file in files.values() for name in file.dependency} - files.keys()
     for name in missing:
         _add_well_known(files, name)
     try:
         return build_pool(files)
-    except (TypeError, MalformedError) as exc:
+    except (TypeError, MalformedProtobufError) as exc:
         given = ", ".join(map(str, (*protosets, *protos)))
         raise UsageError(f"the types in {given} do not fit together: {exc}") from None
 
 
-async def find_method(
-    channel: Channel, method: str, server: str, given: DescriptorPool | None
+async def resolve_method(
+    channel: Channel, method: str, server: str, types: DescriptorPool | None
 ) -> MethodDescriptor:
     """Learn a method's types, from `given` if that is not None, else from the server.
 
@@ -70,25 +70,27 @@ async def find_method(
         UsageError: The method is not there, or the server describes none.
     """
     service, _ = split_method(method)
-    if given is not None:
-        return method_in(given, method, "the given files")
+    if types is not None:
+        return find_method(types, method, "the given files")
     try:
-        return method_in(await describe(channel, service, server=server), method, server)
+        return find_method(await fetch_pool(channel, service, server=server), method, server)
     except ReflectionUnavailableError:
-        raise NoReflectionError(
+        raise ReflectionError(
             f"{server} offers no reflection, from which the types of {service} could be learned: "
             "give them with --proto FILE or --protoset FILE"
         ) from None
 
 
-def _add(files: dict[str, FileDescriptorProto], source: str, found: FileDescriptorSet) -> None:
+def _add_files(
+    files: dict[str, FileDescriptorProto], source: str, found: FileDescriptorSet
+) -> None:
     for file in found.file:
         if not file.name:
             raise UsageError(f"{source} is not a FileDescriptorSet: a file in it has no name")
         files.setdefault(file.name, file)
 
 
-def _read(path: Path) -> FileDescriptorSet:
+def _read_protoset(path: Path) -> FileDescriptorSet:
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -96,12 +98,14 @@ def _read(path: Path) -> FileDescriptorSet:
     try:
         return FileDescriptorSet.FromString(data)
     except DecodeError:
-        raise UsageError(f"--protoset {path}: is not a FileDescriptorSet; {_HINT}") from None
+        raise UsageError(
+            f"--protoset {path}: is not a FileDescriptorSet; {_PROTOSET_HINT}"
+        ) from None
 
 
 def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
     """Raises UsageError for a missing file that does not come with protobuf."""
-    if name.startswith(_WELL_KNOWN):
+    if name.startswith(_WELL_KNOWN_PREFIX):
         stem = name.removesuffix(".proto").replace("/", ".")
         if importlib.util.find_spec(f"{stem}_pb2"):
             importlib.import_module(f"{stem}_pb2")
@@ -112,7 +116,7 @@ def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
                 _add_well_known(files, needed)
             return
     user = next(file.name for file in files.values() if name in file.dependency)
-    raise UsageError(f"the protoset lacks {name}, which {user} imports; {_HINT}")
+    raise UsageError(f"the protoset lacks {name}, which {user} imports; {_PROTOSET_HINT}")
 
 
 def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorSet:
@@ -138,4 +142,4 @@ def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorS
         )
         if done.returncode != 0:
             raise UsageError(done.stderr.strip() or f"protoc ended with status {done.returncode}")
-        return _read(Path(made.name))
+        return _read_protoset(Path(made.name))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from meshtrio import runtime_dir
 from meshtrio.config import MeshConfig, load
-from meshtrio.config.privileged import privileges_of
+from meshtrio.config.privilege_check import describe_privilege_change
 from meshtrio.errors import ConfigError
-from meshtrio.telemetry.extras import check_extras
-from meshtrio.texts import visible
+from meshtrio.runtime_dir import directory
+from meshtrio.telemetry.optional_dependencies import check_extras
+from meshtrio.util.text import escape_unprintable
 
 runtime_dir_option = click.option(
     "--runtime-dir",
@@ -21,14 +21,14 @@ runtime_dir_option = click.option(
 )
 
 
-def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
+def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
     """Read a config and hold it to all that can be told before anything is started.
 
     Raises ConfigError with every mistake.
     """
     config = load(config_file, runtime_dir=folder)
     problems: list[str] = []
-    for check in (runtime_dir.check, lambda config: check_extras(config.telemetry)):
+    for check in (directory.validate, lambda config: check_extras(config.telemetry)):
         try:
             check(config)
         except ConfigError as exc:
@@ -38,9 +38,9 @@ def load_checked(config_file: Path, folder: Path | None) -> MeshConfig:
     return config
 
 
-def warnings_about(config: MeshConfig) -> list[str]:
+def find_warnings(config: MeshConfig) -> list[str]:
     """What is no mistake, but may not be meant."""
-    found = ((plugin.name, privileges_of(plugin)) for plugin in config.plugins)
+    found = ((plugin.name, describe_privilege_change(plugin)) for plugin in config.plugins)
     return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
 
 
@@ -57,23 +57,27 @@ def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
     warnings: list[str] = []
     plugins = instances = 0
     try:
-        config = load_checked(config_file, runtime_dir)
+        config = load_and_check(config_file, runtime_dir)
         plugins = len(config.plugins)
         instances = sum(plugin.instances for plugin in config.plugins)
-        warnings = warnings_about(config)
+        warnings = find_warnings(config)
     except ConfigError as exc:
         if not as_json:
             raise
         mistakes = exc.problems
     if not as_json:
         for warning in warnings:
-            click.echo(visible(f"{config_file}: warning: {warning}"), err=True)
-        click.echo(visible(f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"))
+            click.echo(escape_unprintable(f"{config_file}: warning: {warning}"), err=True)
+        click.echo(
+            escape_unprintable(
+                f"{config_file}: {plugins} plugins, {instances} instances: no mistakes"
+            )
+        )
         return
-    from meshtrio.cli.records import print_document
+    from meshtrio.cli.json_output import print_json
 
     numbers = {"plugins": plugins, "instances": instances} if not mistakes else {}
     found = {"mistakes": mistakes, "warnings": warnings}
-    print_document({"file": str(config_file), **numbers, **found})
+    print_json({"file": str(config_file), **numbers, **found})
     if mistakes:
         sys.exit(2)

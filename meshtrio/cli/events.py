@@ -7,11 +7,17 @@ from typing import Any
 
 import click
 
-from meshtrio.cli import words
-from meshtrio.cli.asking import follow as follow_stream
-from meshtrio.cli.lines import LEVELS, follow_option, how_many, last_option, printer
+from meshtrio.cli import formatting
+from meshtrio.cli.json_output import message_to_dict, print_json_line
+from meshtrio.cli.mesh_client import stream_control as follow_stream
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
-from meshtrio.cli.records import print_line, record
+from meshtrio.cli.stream_output import (
+    LEVEL_STYLES,
+    count_of_past_entries,
+    follow_option,
+    last_option,
+    make_line_printer,
+)
 from meshtrio.messages import control
 
 
@@ -34,21 +40,29 @@ def events(
     goes on until Ctrl-C, which ends it with exit status 130.
     """
     request = control.WatchEventsRequest(
-        names=names, last=how_many(last, follow=follow), follow=follow
+        names=names, last=count_of_past_entries(last, follow=follow), follow=follow
     )
-    show = printer(flush=follow)
+    show = make_line_printer(flush=follow)
 
     def take(event: Any) -> None:
         if as_json:
-            print_line(record(event))
+            print_json_line(message_to_dict(event))
             return
         if event.missed:
-            show((f"… {words.count(event.missed, 'event')} not shown: read too slowly", "yellow"))
+            show(
+                (
+                    (
+                        f"… {formatting.format_count(event.missed, 'event')} not shown: "
+                        "read too slowly"
+                    ),
+                    "yellow",
+                )
+            )
         show(
-            (f"{words.clock(event.time)} ", "dim"),
+            (f"{formatting.format_time(event.time)} ", "dim"),
             (f"{event.plugin}/{event.instance} ", "bold"),
             (f"{event.kind}: ", ""),
-            (event.text, LEVELS.get(event.level, "")),
+            (event.text, LEVEL_STYLES.get(event.level, "")),
         )
 
     follow_stream(mesh_socket, "WatchEvents", request, take)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import click
 
-from meshtrio.codegen.naming import module_of
+from meshtrio.codegen.naming import pb2_module_name
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.errors import UsageError
-from meshtrio.texts import visible, visible_lines
+from meshtrio.util.text import escape_unprintable, escape_unprintable_lines
 
-_PLUGIN = "protoc-gen-meshtrio"
+_PROTOC_PLUGIN = "protoc-gen-meshtrio"
 
 
 @click.command(short_help="Make Python code from protos.")
@@ -41,28 +41,32 @@ def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None
         if not folder.is_dir():
             raise UsageError(f"--proto-path {folder}: there is no such folder")
     out = out or folders[0]
-    if not generate(find_generator("gen"), protos, folders, out):
+    if not run_protoc(find_protoc_plugin("gen"), protos, folders, out):
         sys.exit(1)
-    click.echo(visible(f"made the code of {len(protos)} protos in {out}"))
+    click.echo(escape_unprintable(f"made the code of {len(protos)} protos in {out}"))
 
 
-def find_generator(command: str) -> str:
+def find_protoc_plugin(command: str) -> str:
     """The program that protoc is to run. Raises UsageError where it or protoc is not here."""
     if importlib.util.find_spec("grpc_tools") is None:
         raise UsageError(f"{command} runs protoc, which is not here: pip install 'meshtrio[gen]'")
-    found = shutil.which(_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(_PLUGIN)
+    found = shutil.which(_PROTOC_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(
+        _PROTOC_PLUGIN
+    )
     if found is None:
-        raise UsageError(f"{_PLUGIN} is not on the PATH; it comes with meshtrio")
+        raise UsageError(f"{_PROTOC_PLUGIN} is not on the PATH; it comes with meshtrio")
     return found
 
 
-def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], out: Path) -> bool:
+def run_protoc(
+    protoc_plugin: str, protos: Sequence[Path], folders: Sequence[Path], out: Path
+) -> bool:
     """Have protoc make the code. False where it did not; it has said itself why."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UsageError(f"--out {out}: cannot be made: {exc.strerror}") from None
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={generator}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={protoc_plugin}"]
     command += [f"-I{folder}" for folder in folders]
     command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
     done = subprocess.run(
@@ -70,19 +74,19 @@ def generate(generator: str, protos: Sequence[Path], folders: Sequence[Path], ou
     )
     if done.returncode != 0 or done.stderr:
         # It quotes names in the protos, which others may have written.
-        print(visible_lines(done.stderr.rstrip("\n")), file=sys.stderr)
+        print(escape_unprintable_lines(done.stderr.rstrip("\n")), file=sys.stderr)
     if done.returncode != 0:
         return False
     for proto in protos:
         for folder in folders:
             if proto.resolve().is_relative_to(folder.resolve()):
-                _repair(out, str(proto.resolve().relative_to(folder.resolve())))
+                _repair_generated_files(out, str(proto.resolve().relative_to(folder.resolve())))
     return True
 
 
-def _repair(out: Path, proto: str) -> None:
+def _repair_generated_files(out: Path, proto: str) -> None:
     """Mend what protoc made of a proto, if it cannot be imported as it is."""
-    stem = out / module_of(proto).replace(".", "/")
+    stem = out / pb2_module_name(proto).replace(".", "/")
     for suffix, repair in ((".py", repair_module), (".pyi", repair_types)):
         path = stem.with_name(stem.name + suffix)
         with contextlib.suppress(FileNotFoundError):

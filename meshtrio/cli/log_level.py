@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from meshtrio.cli import words
-from meshtrio.cli.asking import control, run
+from meshtrio.cli import formatting
+from meshtrio.cli.json_output import message_to_dict, print_json
+from meshtrio.cli.mesh_client import open_control_stub, run_async
 from meshtrio.cli.options import json_option, mesh_socket_option, name_argument
-from meshtrio.cli.records import print_document, record
-from meshtrio.cli.spinner import spinning
-from meshtrio.levels import LogLevel
+from meshtrio.cli.spinner import show_spinner
 from meshtrio.messages import control as messages
-from meshtrio.texts import visible
+from meshtrio.util.log_level import LogLevel
+from meshtrio.util.text import escape_unprintable
 
 
 @click.command("log-level", short_help="Show or change from which level on a plugin logs.")
@@ -32,19 +32,19 @@ def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | N
     process logs, as plugins made with meshtrio say. It holds for processes that are started later,
     too, until the next reload, which goes back to what the config says.
     """
-    plugins = run(_put, mesh_socket, name, level)
+    plugins = run_async(_call_mesh, mesh_socket, name, level)
     if as_json:
-        print_document({"plugins": [record(plugin) for plugin in plugins]})
+        print_json({"plugins": [message_to_dict(plugin) for plugin in plugins]})
     elif level is None:
-        _show(plugins)
+        _print_levels(plugins)
     else:
-        _tell(name, level, plugins)
+        _print_result(name, level, plugins)
 
 
-async def _put(
+async def _call_mesh(
     mesh_socket: Path | None, name: str, level: str | None
 ) -> Sequence[messages.PluginLogLevel]:
-    async with control(mesh_socket) as stub, spinning(f"asking {name}"):
+    async with open_control_stub(mesh_socket) as stub, show_spinner(f"asking {name}"):
         if level is None:
             reply = await stub.GetLogLevels(messages.GetLogLevelsRequest(names=[name]))
         else:
@@ -53,21 +53,25 @@ async def _put(
         return found
 
 
-def _show(plugins: Sequence[messages.PluginLogLevel]) -> None:
-    from meshtrio.cli import screen
+def _print_levels(plugins: Sequence[messages.PluginLogLevel]) -> None:
+    from meshtrio.cli import rich_output
 
-    table = screen.table(("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE"))
+    table = rich_output.make_table(("PLUGIN", "INSTANCE", "LOGGED FROM", "WRITTEN FROM", "NOTE"))
     for plugin in plugins:
         for each in plugin.instances:
             values = (plugin.level or "-", each.level or "-", each.note)
             table.add_row(plugin.plugin, str(each.instance), *values)
-    screen.show(table)
+    rich_output.print_renderable(table)
 
 
-def _tell(name: str, level: str, plugins: Sequence[messages.PluginLogLevel]) -> None:
+def _print_result(name: str, level: str, plugins: Sequence[messages.PluginLogLevel]) -> None:
     instances = [(plugin.plugin, each) for plugin in plugins for each in plugin.instances]
     heeding = sum(each.level == level for _, each in instances)
-    print(visible(f"{name} logs from {level} on: {words.count(heeding, 'instance')} told"))
+    print(
+        escape_unprintable(
+            f"{name} logs from {level} on: {formatting.format_count(heeding, 'instance')} told"
+        )
+    )
     for plugin, each in instances:
         if each.note:
-            print(visible(f"{plugin}/{each.instance} was not told: {each.note}"))
+            print(escape_unprintable(f"{plugin}/{each.instance} was not told: {each.note}"))

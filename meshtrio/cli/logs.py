@@ -10,25 +10,33 @@ from typing import Any
 
 import click
 
-from meshtrio.cli import words
-from meshtrio.cli.asking import follow as follow_stream
-from meshtrio.cli.console import lines_of
-from meshtrio.cli.lines import (
-    LEVELS,
-    Part,
-    follow_option,
-    how_many,
-    last_option,
-    parse_since,
-    printer,
-)
+from meshtrio.cli import formatting
+from meshtrio.cli.console_formatter import format_parsed_line
+from meshtrio.cli.json_output import message_to_dict, print_json_line
+from meshtrio.cli.mesh_client import stream_control as follow_stream
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
-from meshtrio.cli.records import print_line, record
+from meshtrio.cli.stream_output import (
+    LEVEL_STYLES,
+    StyledText,
+    count_of_past_entries,
+    follow_option,
+    last_option,
+    make_line_printer,
+    parse_since,
+)
 from meshtrio.messages import control
-from meshtrio.supervise.processes.output import fields_of
-from meshtrio.supervise.said import said_in
+from meshtrio.supervisor.log_line import parse_line
+from meshtrio.supervisor.process.output_lines import parse_json_fields
 
-_COLOURS = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+_PLUGIN_COLOURS = (
+    "cyan",
+    "green",
+    "magenta",
+    "blue",
+    "bright_cyan",
+    "bright_green",
+    "bright_magenta",
+)
 
 
 @click.command(short_help="Print what plugins wrote.")
@@ -59,7 +67,7 @@ def logs(
     ends it with exit status 130. Lines that were written too fast, or read too slowly, are told as
     a number.
     """
-    wanted = how_many(last, follow=follow, since=since)
+    wanted = count_of_past_entries(last, follow=follow, since=since)
     request = control.ReadLogsRequest(
         names=names,
         # To the mesh, 0 is all of them.
@@ -67,42 +75,44 @@ def logs(
         last=wanted,
         follow=follow,
     )
-    show = printer(flush=follow)
+    show = make_line_printer(flush=follow)
 
     def take(line: Any) -> None:
         if as_json:
-            print_line(record(line))
+            print_json_line(message_to_dict(line))
             return
         head = (
-            (f"{words.clock(line.time)} ", "dim"),
-            (f"{line.plugin}/{line.instance} | ", _colour(line.plugin)),
+            (f"{formatting.format_time(line.time)} ", "dim"),
+            (f"{line.plugin}/{line.instance} | ", _colour_for_plugin(line.plugin)),
         )
         if line.missed:
-            text = f"… {words.count(line.missed, 'line')} not shown: "
+            text = f"… {formatting.format_count(line.missed, 'line')} not shown: "
             show(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
         if line.text or not line.missed:
-            _show_line(show, head, line)
+            _print_log_line(show, head, line)
 
     follow_stream(mesh_socket, "ReadLogs", request, take)
 
 
-def _show_line(show: Callable[..., None], head: tuple[Part, Part], line: Any) -> None:
+def _print_log_line(
+    show: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
+) -> None:
     """What a line of JSON says may be many; only the first has the time."""
-    fields = fields_of(line.text)
-    texts = [line.text] if fields is None else lines_of(said_in(line.text, fields))
+    fields = parse_json_fields(line.text)
+    texts = [line.text] if fields is None else format_parsed_line(parse_line(line.text, fields))
     (time, dim), who = head
     for text in texts:
-        show((time, dim), who, (text, _style(line, fields is not None)))
+        show((time, dim), who, (text, _style_for_line(line, fields is not None)))
         time = " " * len(time)
 
 
-def _style(line: Any, is_json: bool) -> str:
+def _style_for_line(line: Any, is_json: bool) -> str:
     """Loggers write all to stderr: what a line of JSON says of itself goes first."""
     if is_json:
-        return LEVELS.get(line.level, "")
+        return LEVEL_STYLES.get(line.level, "")
     return "red" if line.stream == "stderr" else ""
 
 
-def _colour(plugin: str) -> str:
+def _colour_for_plugin(plugin: str) -> str:
     """The same for a plugin every time."""
-    return _COLOURS[zlib.crc32(plugin.encode()) % len(_COLOURS)]
+    return _PLUGIN_COLOURS[zlib.crc32(plugin.encode()) % len(_PLUGIN_COLOURS)]

@@ -14,17 +14,17 @@ from string import Template
 import attrs
 import click
 
-from meshtrio.cli.gen import find_generator, generate
+from meshtrio.cli.gen import find_protoc_plugin, run_protoc
 from meshtrio.errors import UsageError
-from meshtrio.texts import visible_lines
+from meshtrio.util.text import escape_unprintable_lines
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_OURS = frozenset({"meshtrio", "plugin", "tests"})
+_PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_RESERVED_MODULES = frozenset({"meshtrio", "plugin", "tests"})
 """Modules that are there without a distribution that says so."""
 
 
 @attrs.frozen
-class Names:
+class ProjectNames:
     """What a plugin's name becomes where only identifiers can be."""
 
     name: str
@@ -32,9 +32,9 @@ class Names:
     service: str
 
     @classmethod
-    def of(cls, name: str) -> Names:
+    def from_plugin_name(cls, name: str) -> ProjectNames:
         """Raises UsageError for a name that no plugin can have."""
-        if not _NAME.fullmatch(name):
+        if not _PLUGIN_NAME.fullmatch(name):
             raise UsageError(
                 f"{name!r} cannot be a plugin's name: that has up to 64 letters, digits, '-' and "
                 "'_', and begins with a letter"
@@ -66,7 +66,9 @@ class Names:
 def _is_taken(package: str) -> bool:
     """Whether something else is imported by this name."""
     installed = importlib.metadata.packages_distributions()
-    return package in sys.stdlib_module_names or package in _OURS or package in installed
+    return (
+        package in sys.stdlib_module_names or package in _RESERVED_MODULES or package in installed
+    )
 
 
 @click.command(short_help="Make a folder with a plugin that runs.")
@@ -82,8 +84,8 @@ def new(name: str, folder: Path | None) -> None:
     All of it runs and passes its test at once. What protoc makes of the proto is made, too, which
     needs the extra `gen`.
     """
-    names = Names.of(name)
-    generator = find_generator("new")
+    names = ProjectNames.from_plugin_name(name)
+    generator = find_protoc_plugin("new")
     folder = folder or Path(name)
     try:
         folder.mkdir(parents=True)
@@ -92,8 +94,8 @@ def new(name: str, folder: Path | None) -> None:
     except OSError as exc:
         raise UsageError(f"{folder} cannot be made: {exc.strerror}") from None
     try:
-        _fill(folder, names)
-        if not generate(generator, [folder / names.proto], [folder], folder):
+        _write_files(folder, names)
+        if not run_protoc(generator, [folder / names.proto], [folder], folder):
             sys.exit(1)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,10 +107,10 @@ def new(name: str, folder: Path | None) -> None:
         f"  meshtrio call plugin.{name} {names.package}.v1.{names.service}/Greet '{{}}'\n"
         f"  python -m pytest                        # tests it; needs pytest and pytest-trio"
     )
-    click.echo(visible_lines(text))
+    click.echo(escape_unprintable_lines(text))
 
 
-def _fill(folder: Path, names: Names) -> None:
+def _write_files(folder: Path, names: ProjectNames) -> None:
     templates = resources.files("meshtrio.cli") / "template"
     values = attrs.asdict(names)
     for path, template in names.files.items():

@@ -10,12 +10,12 @@ from typing import Any
 import click
 import trio
 
-from meshtrio.cli.asking import control, registry, run
+from meshtrio.cli.mesh_client import open_control_stub, open_registry_stub, run_async
 from meshtrio.messages import control as messages
 from meshtrio.messages import registry as registry_messages
-from meshtrio.texts import visible
+from meshtrio.util.text import escape_unprintable
 
-_PATIENCE = 1.0
+_COMPLETION_TIMEOUT = 1.0
 """Seconds that somebody who presses the tab key waits at the most."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -35,7 +35,7 @@ timeout_option = click.option(
 )
 
 
-def encodable(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def require_utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Refuse names that are not text, since they are sent: an argument may have any bytes."""
     for name in (value,) if isinstance(value, str) else value:
         try:
@@ -51,52 +51,54 @@ def json_option(text: str) -> Decorator:
 
 def complete_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The plugins and groups of the mesh; none where it does not answer."""
-    return _starting(incomplete, _names, ctx)
+    return _complete(incomplete, _fetch_names, ctx)
 
 
 def complete_services(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The services of the mesh; none where it does not answer."""
-    return _starting(incomplete, _services, ctx)
+    return _complete(incomplete, _fetch_services, ctx)
 
 
-def _starting(incomplete: str, learn: Callable[..., Any], ctx: click.Context) -> list[str]:
+def _complete(incomplete: str, fetch: Callable[..., Any], ctx: click.Context) -> list[str]:
     found: list[str] = []
     # Whatever is wrong, it is not told in the middle of somebody's command line.
     with contextlib.suppress(Exception):
-        found = run(_in_time, learn, ctx.params.get("mesh_socket"))
+        found = run_async(_fetch_with_timeout, fetch, ctx.params.get("mesh_socket"))
     # A shell reads them as lines.
-    return [name for name in found if name.startswith(incomplete) and visible(name) == name]
+    return [
+        name for name in found if name.startswith(incomplete) and escape_unprintable(name) == name
+    ]
 
 
-async def _in_time(learn: Callable[..., Any], mesh_socket: Path | None) -> list[str]:
-    with trio.fail_after(_PATIENCE):
-        found: list[str] = await learn(mesh_socket)
+async def _fetch_with_timeout(fetch: Callable[..., Any], mesh_socket: Path | None) -> list[str]:
+    with trio.fail_after(_COMPLETION_TIMEOUT):
+        found: list[str] = await fetch(mesh_socket)
     return found
 
 
-async def _names(mesh_socket: Path | None) -> list[str]:
-    async with control(mesh_socket) as stub:
+async def _fetch_names(mesh_socket: Path | None) -> list[str]:
+    async with open_control_stub(mesh_socket) as stub:
         tree = await stub.GetTree(messages.GetTreeRequest())
-    return list(_below(tree))
+    return list(_descendant_names(tree))
 
 
-def _below(node: messages.Node) -> Iterator[str]:
+def _descendant_names(node: messages.Node) -> Iterator[str]:
     for each in node.nodes:
         yield each.name
-        yield from _below(each)
+        yield from _descendant_names(each)
 
 
-async def _services(mesh_socket: Path | None) -> list[str]:
-    async with registry(mesh_socket) as stub:
+async def _fetch_services(mesh_socket: Path | None) -> list[str]:
+    async with open_registry_stub(mesh_socket) as stub:
         reply = await stub.ListServices(registry_messages.ListServicesRequest())
     return list(reply.services)
 
 
-name_argument = click.argument("name", callback=encodable, shell_complete=complete_names)
+name_argument = click.argument("name", callback=require_utf8, shell_complete=complete_names)
 names_argument = click.argument(
     "names",
     nargs=-1,
     metavar="[NAME]...",
-    callback=encodable,
+    callback=require_utf8,
     shell_complete=complete_names,
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from meshtrio.cli.asking import ask
+from meshtrio.cli.json_output import message_to_dict, print_json
+from meshtrio.cli.mesh_client import call_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
-from meshtrio.cli.records import print_document, record
 from meshtrio.messages import control
 
 
@@ -23,27 +23,30 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
     A NAME is that of a plugin or a group. RESTARTS is how often it was started again; REASON says
     how its last life ended, or why it is not ready.
     """
-    reply = ask(mesh_socket, "ListInstances", control.ListInstancesRequest(names=names))
+    reply = call_control(mesh_socket, "ListInstances", control.ListInstancesRequest(names=names))
     if as_json:
-        print_document([record(instance) for instance in reply.instances])
+        print_json([message_to_dict(instance) for instance in reply.instances])
     else:
-        show_instances(reply.instances)
+        print_instances(reply.instances)
 
 
-def show_instances(instances: Iterable[control.Instance]) -> None:
-    from meshtrio.cli import screen, words  # a script that wants JSON need not wait for rich
+def print_instances(instances: Iterable[control.Instance]) -> None:
+    from meshtrio.cli import (  # a script that wants JSON need not wait for rich
+        formatting,
+        rich_output,
+    )
 
     columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
-    table = screen.table(columns)
+    table = rich_output.make_table(columns)
     for each in instances:
         table.add_row(
             each.name,
             str(each.instance),
-            words.number(each.pid if each.HasField("pid") else None),
-            screen.state(each.state),
+            formatting.format_number(each.pid if each.HasField("pid") else None),
+            rich_output.make_state_text(each.state),
             str(each.restarts),
-            words.duration(each.uptime if each.HasField("uptime") else None),
+            formatting.format_duration(each.uptime if each.HasField("uptime") else None),
             each.socket,
             each.reason,
         )
-    screen.show(table)
+    rich_output.print_renderable(table)

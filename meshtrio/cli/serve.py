@@ -16,16 +16,16 @@ import click
 import trio
 
 from meshtrio import mesh
-from meshtrio.cli.check import load_checked, runtime_dir_option, warnings_about
-from meshtrio.cli.failures import explain
-from meshtrio.cli.serve_log import logging_to
+from meshtrio.cli.check import find_warnings, load_and_check, runtime_dir_option
+from meshtrio.cli.error_report import describe_error
+from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
-from meshtrio.structured import open_nursery_of_one, told_to_stop
-from meshtrio.supervise.processes import subreaper
-from meshtrio.supervise.processes.descriptors import LIMIT
-from meshtrio.supervise.processes.mesh_end import stop_with_mesh
-from meshtrio.supervise.processes.orphans import only_meshes_start_children
+from meshtrio.supervisor.process import subreaper
+from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.supervisor.process.mesh_exit import stop_on_mesh_exit
+from meshtrio.supervisor.process.zombie_reaper import declare_no_other_children
+from meshtrio.util.concurrency import open_collapsing_nursery, stop_signals
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -68,9 +68,9 @@ def serve(
     The log goes to stderr: what happens to plugins, and what they write. Stopped in good order the
     exit status is 0; it is 1 where a plugin's failure was escalated to the mesh.
     """
-    config = load_checked(config_file, runtime_dir)
+    config = load_and_check(config_file, runtime_dir)
     if metrics is not None:
-        config = with_metrics(config, metrics)
+        config = override_metrics(config, metrics)
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise UsageError(
             "--reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'"
@@ -80,23 +80,23 @@ def serve(
         format=LogFormat(log_format) if log_format else config.log.format,
         level=LogLevel(log_level) if log_level else config.log.level,
     )
-    with logging_to(sys.stderr.fileno(), log), _failures_logged(log):
-        for warning in warnings_about(config):
+    with log_to_descriptor(sys.stderr.fileno(), log), _log_failures(log):
+        for warning in find_warnings(config):
             _log.warning("%s", warning)
-        LIMIT.raise_to_hard()
+        DESCRIPTOR_LIMIT.raise_to_hard_limit()
         trio.run(_serve, config, reload)
 
 
-def with_metrics(config: MeshConfig, where: str) -> MeshConfig:
+def override_metrics(config: MeshConfig, address: str) -> MeshConfig:
     """Raises UsageError for what is not host:port."""
     try:
-        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=where))
+        return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=address))
     except ValueError as exc:
         raise UsageError(f"--metrics: {exc}") from None
 
 
 @contextmanager
-def _failures_logged(log: LogConfig) -> Iterator[None]:
+def _log_failures(log: LogConfig) -> Iterator[None]:
     """Where each line is to be JSON, what ends the mesh is a record, and not lines of text."""
     try:
         yield
@@ -104,7 +104,7 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
         if log.format is not LogFormat.JSON:
             raise
         try:
-            status, lines = explain(exc)
+            status, lines = describe_error(exc)
         except Exception:
             _log.critical("the mesh failed", exc_info=exc)
             status, lines = 1, []
@@ -114,26 +114,26 @@ def _failures_logged(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
-    only_meshes_start_children()
-    subreaper.become()
-    with told_to_stop(for_good=True) as signals:
-        async with open_nursery_of_one() as beside:
-            async with open_nursery_of_one() as nursery:
+    declare_no_other_children()
+    subreaper.become_subreaper()
+    with stop_signals(ignore_afterwards=True) as signals:
+        async with open_collapsing_nursery() as beside:
+            async with open_collapsing_nursery() as nursery:
                 running = await nursery.start(mesh.main, config)
-                beside.start_soon(stop_with_mesh)
+                beside.start_soon(stop_on_mesh_exit)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
-                    from meshtrio.cli.reloading import follow_changes  # few want it
+                    from meshtrio.cli.auto_reload import reload_on_changes  # few want it
 
-                    nursery.start_soon(follow_changes, running)
+                    nursery.start_soon(reload_on_changes, running)
                 number = await anext(signals)
                 _log.info("%s: stopping", signal.Signals(number).name)
-                beside.start_soon(_reassure, signals)
+                beside.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
             beside.cancel_scope.cancel()
 
 
-async def _reassure(signals: AsyncIterator[int]) -> None:
+async def _report_second_signal(signals: AsyncIterator[int]) -> None:
     """Who presses Ctrl-C again learns what is waited for, and what would be quicker."""
     number = await anext(signals)
     name, pid = signal.Signals(number).name, os.getpid()

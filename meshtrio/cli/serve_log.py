@@ -13,116 +13,119 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from meshtrio.cli.console import ConsoleFormatter
+from meshtrio.cli.console_formatter import ConsoleFormatter
 from meshtrio.config import LogConfig, LogFormat
-from meshtrio.levels import hush_hpack
-from meshtrio.telemetry.logs.records import JsonFormatter, TraceIds, message_of
+from meshtrio.telemetry.logs.formatters import JsonFormatter, TraceIdFilter, get_message
+from meshtrio.util.log_level import silence_hpack
 
-_MOST_WAITING = 10_000
-_MOST_CHARACTERS = 64 * 1024 * 1024
+_MAX_QUEUED_RECORDS = 10_000
+_MAX_QUEUED_CHARACTERS = 64 * 1024 * 1024
 """Of what is waiting: a record may be as long as 64 KiB."""
-_LAST_WORDS = 2.0
+_CLOSE_TIMEOUT = 2.0
 """Seconds that what is left has to be written in at the end."""
 
 
-class WaitingHandler(logging.Handler):
+class BackgroundLogHandler(logging.Handler):
     """Writes to a descriptor, and never blocks who logs."""
 
     def __init__(self, descriptor: int, formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._descriptor = descriptor
-        self._waiting: deque[str] = deque()
-        self._characters = 0
+        self._queue: deque[str] = deque()
+        self._queued_characters = 0
         self._dropped = 0
-        self._finished = False
-        self._torn = False
+        self._stopping = False
+        self._line_is_partial = False
         """The last line was written in part."""
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         # A daemon, and no file object whose lock it could hold: it may never come back.
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self._formatted(record)
-        with self._news:
-            full = len(self._waiting) >= _MOST_WAITING or self._characters >= _MOST_CHARACTERS
-            if full or self._finished:
+        text = self._format_safely(record)
+        with self._condition:
+            full = (
+                len(self._queue) >= _MAX_QUEUED_RECORDS
+                or self._queued_characters >= _MAX_QUEUED_CHARACTERS
+            )
+            if full or self._stopping:
                 self._dropped += 1
                 return
-            self._waiting.append(text)
-            self._characters += len(text)
-            self._news.notify()
+            self._queue.append(text)
+            self._queued_characters += len(text)
+            self._condition.notify()
 
-    def finish(self) -> None:
+    def drain_and_stop(self) -> None:
         """Write what is waiting, for a while, and nothing after that."""
-        with self._news:
-            self._finished = True
-            self._news.notify()
-        self._thread.join(_LAST_WORDS)
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(_CLOSE_TIMEOUT)
 
-    def _formatted(self, record: logging.LogRecord) -> str:
+    def _format_safely(self, record: logging.LogRecord) -> str:
         """Whoever logs is not to fail for what he logs."""
         try:
             return self.format(record)
         except Exception as exc:
-            said = f"a record cannot be written: {type(exc).__name__}: {message_of(record)}"
-            return self.format(_record(record.levelno, said))
+            said = f"a record cannot be written: {type(exc).__name__}: {get_message(record)}"
+            return self.format(_make_record(record.levelno, said))
 
-    def _next(self) -> tuple[str | None, int]:
+    def _take_next(self) -> tuple[str | None, int]:
         """The next text, None at the end, and how many could not be written before it."""
-        with self._news:
-            while not self._waiting and not self._finished:
-                self._news.wait()
+        with self._condition:
+            while not self._queue and not self._stopping:
+                self._condition.wait()
             dropped, self._dropped = self._dropped, 0
-            if not self._waiting:
+            if not self._queue:
                 return None, dropped
-            text = self._waiting.popleft()
-            self._characters -= len(text)
+            text = self._queue.popleft()
+            self._queued_characters -= len(text)
             return text, dropped
 
     def _write_all(self) -> None:
         text: str | None = ""
         while text is not None:
-            text, dropped = self._next()
+            text, dropped = self._take_next()
             lines = [] if text is None else [text]
             if dropped:
                 said = f"{dropped} lines of this log could not be written"
-                lines.insert(0, self.format(_record(logging.WARNING, said)))
+                lines.insert(0, self.format(_make_record(logging.WARNING, said)))
             data = "".join(f"{line}\n" for line in lines)
             if not self._write(data.encode(errors="replace")):
-                with self._news:
+                with self._condition:
                     self._dropped += dropped + (text is not None)
 
     def _write(self, data: bytes) -> bool:
         """False where it could not be: the disk is full, or the reader is gone."""
-        rest = b"\n" + data if self._torn else data
+        rest = b"\n" + data if self._line_is_partial else data
         whole = len(rest)
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError:
-            self._torn = self._torn or len(rest) < whole
+            self._line_is_partial = self._line_is_partial or len(rest) < whole
             return False
-        self._torn = False
+        self._line_is_partial = False
         return True
 
 
-def _record(level: int, text: str) -> logging.LogRecord:
+def _make_record(level: int, text: str) -> logging.LogRecord:
     """A record of the log about itself."""
     return logging.LogRecord("meshtrio.mesh", level, __file__, 0, "%s", (text,), None)
 
 
 @contextmanager
-def logging_to(descriptor: int, config: LogConfig) -> Iterator[None]:
+def log_to_descriptor(descriptor: int, config: LogConfig) -> Iterator[None]:
     """Have what is logged in the block written to a file descriptor."""
     is_json = config.format is LogFormat.JSON
-    handler = WaitingHandler(descriptor, JsonFormatter() if is_json else ConsoleFormatter())
-    handler.addFilter(TraceIds())
-    hush_hpack()
+    handler = BackgroundLogHandler(descriptor, JsonFormatter() if is_json else ConsoleFormatter())
+    handler.addFilter(TraceIdFilter())
+    silence_hpack()
     logging.basicConfig(level=config.level.number, handlers=[handler])
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.finish()
+        handler.drain_and_stop()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from meshtrio.cli.asking import registry, run
-from meshtrio.cli.options import complete_services, encodable, json_option, mesh_socket_option
-from meshtrio.cli.records import print_document, record
+from meshtrio.cli.json_output import message_to_dict, print_json
+from meshtrio.cli.mesh_client import open_registry_stub, run_async
+from meshtrio.cli.options import complete_services, json_option, mesh_socket_option, require_utf8
 from meshtrio.messages import registry as messages
-from meshtrio.supervise.said import last_line
+from meshtrio.supervisor.log_line import find_last_line
 
 
 @click.command(short_help="List who serves what, and where.")
@@ -19,7 +19,7 @@ from meshtrio.supervise.said import last_line
     "services",
     nargs=-1,
     metavar="[SERVICE]...",
-    callback=encodable,
+    callback=require_utf8,
     shell_complete=complete_services,
 )
 @json_option("A JSON list of what the registry knows of each service.")
@@ -30,25 +30,25 @@ def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None)
     Endpoints of the lowest PRIORITY are called while one of them is ready, those of twice the
     WEIGHT twice as often. Where nobody serves a service, the reason is told.
     """
-    found = run(_resolve, services, mesh_socket)
+    found = run_async(_resolve, services, mesh_socket)
     if as_json:
-        print_document([record(state) for state in found])
+        print_json([message_to_dict(state) for state in found])
     else:
-        _show(found)
+        _print_services(found)
 
 
 async def _resolve(names: Sequence[str], mesh_socket: Path | None) -> list[messages.ServiceState]:
-    async with registry(mesh_socket) as stub:
+    async with open_registry_stub(mesh_socket) as stub:
         if not names:
             names = (await stub.ListServices(messages.ListServicesRequest())).services
         return [await stub.Resolve(messages.ResolveRequest(service=name)) for name in names]
 
 
-def _show(found: Iterable[messages.ServiceState]) -> None:
-    from meshtrio.cli import screen
+def _print_services(found: Iterable[messages.ServiceState]) -> None:
+    from meshtrio.cli import rich_output
 
     columns = ("SERVICE", "ADDRESS", "INSTANCE", "PID", "WEIGHT", "PRIORITY", "NOTE")
-    table = screen.table(columns)
+    table = rich_output.make_table(columns)
     for state in found:
         for each in sorted(state.endpoints, key=lambda e: (e.priority, e.instance, e.address)):
             table.add_row(
@@ -61,13 +61,13 @@ def _show(found: Iterable[messages.ServiceState]) -> None:
                 "TLS" if each.HasField("tls") else "",
             )
         if not state.endpoints:
-            table.add_row(state.service, *"-----", why_nobody(state))
-    screen.show(table)
+            table.add_row(state.service, *"-----", describe_unavailable(state))
+    rich_output.print_renderable(table)
 
 
-def why_nobody(state: messages.ServiceState) -> str:
+def describe_unavailable(state: messages.ServiceState) -> str:
     """Why nobody serves it, as far as its mesh knows."""
     if state.departures:
         last = state.departures[-1]
-        return ": ".join(filter(None, (last.reason, last_line(last.stderr_tail))))
+        return ": ".join(filter(None, (last.reason, find_last_line(last.stderr_tail))))
     return "nobody sees to it" if state.unattended else "nobody has been ready yet"

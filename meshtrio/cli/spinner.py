@@ -9,33 +9,33 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from meshtrio.cli.escaping import terminal_of_stderr
-from meshtrio.structured import open_nursery_of_one
-from meshtrio.texts import visible
+from meshtrio.cli.escaped_stderr import unescaped_stderr
+from meshtrio.util.concurrency import open_collapsing_nursery
+from meshtrio.util.text import escape_unprintable
 
-_SOON = 1.0
+_SPINNER_DELAY = 1.0
 """Seconds within which nobody minds to wait."""
 
 
 @asynccontextmanager
-async def spinning(text: str) -> AsyncIterator[None]:
+async def show_spinner(text: str) -> AsyncIterator[None]:
     """Show the text and the seconds that have passed during the block, if it takes long."""
-    async with open_nursery_of_one() as nursery:
+    async with open_collapsing_nursery() as nursery:
         if sys.stderr.isatty():
-            nursery.start_soon(_spin, text)
+            nursery.start_soon(_draw_spinner, text)
         yield
         nursery.cancel_scope.cancel()
 
 
-async def _spin(text: str) -> None:
+async def _draw_spinner(text: str) -> None:
     began = time.monotonic()
-    await trio.sleep(_SOON)
+    await trio.sleep(_SPINNER_DELAY)
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    console = Console(file=terminal_of_stderr())
+    console = Console(file=unescaped_stderr())
     with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(visible(text), total=None)
+        progress.add_task(escape_unprintable(text), total=None)
         progress.tasks[0].start_time = began
         await trio.sleep_forever()

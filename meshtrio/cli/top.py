@@ -11,11 +11,11 @@ from typing import Any
 import attrs
 import click
 
-from meshtrio.cli.asking import control, run
+from meshtrio.cli.json_output import message_to_dict, print_json, print_json_line
+from meshtrio.cli.mesh_client import open_control_stub, run_async
 from meshtrio.cli.options import json_option, mesh_socket_option
-from meshtrio.cli.pipes import until_stdout_takes_more
-from meshtrio.cli.rates import rates
-from meshtrio.cli.records import print_document, print_line, record
+from meshtrio.cli.statistics_rates import compute_rates
+from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.messages import control as messages
 
 
@@ -42,34 +42,34 @@ def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) ->
     calls: '-'.
     """
     request = messages.WatchStatisticsRequest(interval=interval)
-    watch = partial(_watch, mesh_socket, request)
+    watch = partial(_open_statistics, mesh_socket, request)
     if as_json:
-        run(_print_json, watch, once)
+        run_async(_print_json, watch, once)
         return
-    from meshtrio.cli import screen
+    from meshtrio.cli import rich_output
 
-    if once or not screen.is_terminal():
-        run(_print_once, watch)
+    if once or not rich_output.is_stdout_terminal():
+        run_async(_print_once, watch)
         return
-    from meshtrio.cli.top_screen import show
+    from meshtrio.cli.top_screen import run_screen
 
-    run(show, watch)
+    run_async(run_screen, watch)
 
 
 @asynccontextmanager
-async def _watch(mesh_socket: Path | None, request: Any) -> AsyncIterator[Any]:
+async def _open_statistics(mesh_socket: Path | None, request: Any) -> AsyncIterator[Any]:
     """The reports, which are ended with the block."""
-    async with control(mesh_socket) as stub, stub.WatchStatistics(request) as reports:
+    async with open_control_stub(mesh_socket) as stub, stub.WatchStatistics(request) as reports:
         yield reports
 
 
 async def _print_once(watch: Any) -> None:
-    from meshtrio.cli import screen
-    from meshtrio.cli.top_table import Order, make_table
+    from meshtrio.cli import rich_output
+    from meshtrio.cli.top_table import SortOrder, make_statistics_table
 
     async with watch() as reports:
         before, now = await anext(reports), await anext(reports)
-    screen.show(make_table(before, now, Order()))
+    rich_output.print_renderable(make_statistics_table(before, now, SortOrder()))
 
 
 async def _print_json(watch: Any, once: bool) -> None:
@@ -78,13 +78,13 @@ async def _print_json(watch: Any, once: bool) -> None:
     async with watch() as reports:
         async for now in reports:
             if before is not None:
-                document = record(now)
+                document = message_to_dict(now)
                 for instance, its_rates in zip(
-                    document["instances"], rates(before, now), strict=True
+                    document["instances"], compute_rates(before, now), strict=True
                 ):
                     instance["rates"] = attrs.asdict(its_rates)
-                await until_stdout_takes_more()
-                (print_document if once else print_line)(document)
+                await wait_stdout_writable()
+                (print_json if once else print_json_line)(document)
                 if once:
                     return
             before = now

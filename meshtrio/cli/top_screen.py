@@ -17,12 +17,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from meshtrio.cli import screen
-from meshtrio.cli.top_table import Order, make_fitting_table
+from meshtrio.cli import rich_output
+from meshtrio.cli.top_table import SortOrder, make_fitting_statistics_table
 from meshtrio.messages import control
-from meshtrio.structured import open_nursery_of_one
+from meshtrio.util.concurrency import open_collapsing_nursery
 
-_HELP = "q quits · s or ← → sort by another column · r turns the order round"
+_KEY_HELP = "q quits · s or ← → sort by another column · r turns the order round"
 _KEYS = {
     b"s": "next",
     b"S": "previous",
@@ -36,25 +36,27 @@ _KEYS = {
 }
 
 
-async def show(watch: Any) -> None:
+async def run_screen(watch: Any) -> None:
     """Show reports as they come, until q, Ctrl-C or SIGTERM; the terminal is then as before."""
     async with watch() as reports:
         now = await anext(reports)
-        with Live(console=screen.console(live=True), screen=True, auto_refresh=False) as live:
-            async with open_nursery_of_one() as nursery:
-                shown = _Screen(live, now)
-                nursery.start_soon(shown.follow, reports)
-                nursery.start_soon(_obey_keys, shown)
-                status = await _until_over(shown)
+        with Live(
+            console=rich_output.make_console(live=True), screen=True, auto_refresh=False
+        ) as live:
+            async with open_collapsing_nursery() as nursery:
+                shown = _TopScreen(live, now)
+                nursery.start_soon(shown.show_reports, reports)
+                nursery.start_soon(_handle_keys, shown)
+                status = await _wait_for_quit(shown)
                 nursery.cancel_scope.cancel()
     if status:
         raise click.exceptions.Exit(status)
 
 
-async def _until_over(shown: _Screen) -> int:
+async def _wait_for_quit(shown: _TopScreen) -> int:
     """Wait for q, or SIGTERM, which would leave the terminal as it is; give the exit status."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals:
-        async with open_nursery_of_one() as nursery:
+        async with open_collapsing_nursery() as nursery:
             status = 0
 
             async def heed() -> None:
@@ -62,64 +64,66 @@ async def _until_over(shown: _Screen) -> int:
                 async for number in signals:
                     if number == signal.SIGTERM:
                         status = 128 + number
-                        shown.over.set()
+                        shown.quit_requested.set()
                     shown.draw()
 
             nursery.start_soon(heed)
-            await shown.over.wait()
+            await shown.quit_requested.wait()
             nursery.cancel_scope.cancel()
     return status
 
 
-class _Screen:
+class _TopScreen:
     """What is shown."""
 
     def __init__(self, live: Live, now: control.Statistics) -> None:
-        self.over = trio.Event()
+        self.quit_requested = trio.Event()
         self._live = live
         self._before: control.Statistics | None = None
         self._now = now
-        self._order = Order()
+        self._order = SortOrder()
         self.draw()
 
     def draw(self) -> None:
-        table = make_fitting_table(self._before, self._now, self._order, self._live.console)
-        self._live.update(Group(table, Text(_HELP, "dim", no_wrap=True)), refresh=True)
+        table = make_fitting_statistics_table(
+            self._before, self._now, self._order, self._live.console
+        )
+        self._live.update(Group(table, Text(_KEY_HELP, "dim", no_wrap=True)), refresh=True)
 
-    async def follow(self, reports: Any) -> None:
+    async def show_reports(self, reports: Any) -> None:
         async for report in reports:
             self._before, self._now = self._now, report
             self.draw()
 
-    def press(self, key: str) -> None:
+    def handle_key(self, key: str) -> None:
         match key:
             case "quit":
-                self.over.set()
+                self.quit_requested.set()
             case "next":
-                self._order.move(1)
+                self._order.move_column(1)
             case "previous":
-                self._order.move(-1)
+                self._order.move_column(-1)
             case "turn":
-                self._order.turn()
+                self._order.reverse()
         self.draw()
 
 
-async def _obey_keys(shown: _Screen) -> None:
+async def _handle_keys(shown: _TopScreen) -> None:
     descriptor = sys.stdin.fileno()
     if not os.isatty(descriptor):
         return
-    with _each_key(descriptor):
+    with _cbreak_mode(descriptor):
         while True:
             await trio.lowlevel.wait_readable(descriptor)
             typed = os.read(descriptor, 64)
             if not typed:
                 return
-            for key in _keys(typed):
-                shown.press(key)
+            for key in _parse_keys(typed):
+                shown.handle_key(key)
 
 
 @contextmanager
-def _each_key(descriptor: int) -> Iterator[None]:
+def _cbreak_mode(descriptor: int) -> Iterator[None]:
     """Have keys come one by one, and not shown, for the block. Ctrl-C stays what it is."""
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
@@ -129,7 +133,7 @@ def _each_key(descriptor: int) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _keys(typed: bytes) -> Iterator[str]:
+def _parse_keys(typed: bytes) -> Iterator[str]:
     """What was pressed, by name; an arrow comes as several bytes, in either of two forms."""
     rest = typed.replace(b"\x1bO", b"\x1b[")
     while rest:

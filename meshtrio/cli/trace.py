@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from meshtrio.cli import words
-from meshtrio.cli.asking import follow as follow_stream
-from meshtrio.cli.lines import printer
+from meshtrio.cli import formatting
+from meshtrio.cli.json_output import message_to_dict, print_json_line
+from meshtrio.cli.mesh_client import stream_control as follow_stream
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
-from meshtrio.cli.records import print_line, record
+from meshtrio.cli.stream_output import make_line_printer
+from meshtrio.grpc.status import status_code_name
 from meshtrio.messages import control, tap
-from meshtrio.rpc.status import name_of
 
 
 @click.command(short_help="Follow calls as they end.")
@@ -47,32 +47,34 @@ def trace(
     """
     wanted = tap.WatchCallsRequest(method=method, failed=failed, at_least=slower_than)
     request = control.WatchCallsOfRequest(names=names, calls=wanted)
-    show = printer(flush=True)
+    show = make_line_printer(flush=True)
 
     def take(found: Any) -> None:
         if as_json:
-            print_line(record(found))
+            print_json_line(message_to_dict(found))
             return
         head = (f"{found.plugin}/{found.instance} ", "bold")
         if found.silent:
             show(head, ("does not tell of its calls: it is not made with meshtrio", "yellow"))
         if found.missed:
-            text = f"… {words.count(found.missed, 'call')} not shown: they came too fast"
+            text = (
+                f"… {formatting.format_count(found.missed, 'call')} not shown: they came too fast"
+            )
             show(head, (text, "italic yellow"))
         if found.HasField("call"):
-            show(*_line(found.call, head))
+            show(*_format_call(found.call, head))
 
     follow_stream(mesh_socket, "WatchCalls", request, take)
 
 
-def _line(call: Any, head: tuple[str, str]) -> list[tuple[str, str]]:
+def _format_call(call: Any, head: tuple[str, str]) -> list[tuple[str, str]]:
     peer = call.forwarded_for or call.peer
     parts = [
-        (f"{words.clock(call.time)} ", "dim"),
+        (f"{formatting.format_time(call.time)} ", "dim"),
         head,
         (f"{call.method} ", ""),
-        (f"{name_of(call.status)} ", "red" if call.status else "green"),
-        (f"{words.latency(call.seconds)} ", ""),
+        (f"{status_code_name(call.status)} ", "red" if call.status else "green"),
+        (f"{formatting.format_latency(call.seconds)} ", ""),
         (f"{call.received:,} B in, {call.sent:,} B out, {peer}", "dim"),
     ]
     if call.message:

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from meshtrio.cli.asking import control, run
+from meshtrio.cli.json_output import message_to_dict, print_json
+from meshtrio.cli.mesh_client import open_control_stub, run_async
 from meshtrio.cli.options import json_option, mesh_socket_option
-from meshtrio.cli.records import print_document, record
 from meshtrio.messages import control as messages
-from meshtrio.texts import visible
+from meshtrio.util.text import escape_unprintable
 
-InFlight = Mapping[tuple[str, int], int]
+CallsInFlight = Mapping[tuple[str, int], int]
 """Calls under way, by plugin and instance; those that do not tell are not in it."""
 
 
@@ -27,61 +27,68 @@ def tree(as_json: bool, mesh_socket: Path | None) -> None:
     Groups are shown with their strategy, plugins with their restart policy and what they are
     started after, instances with the calls under way where the plugin tells.
     """
-    root, statistics = run(_learn, mesh_socket)
+    root, statistics = run_async(_fetch, mesh_socket)
     in_flight = {
         (each.instance.name, each.instance.instance): each.load.in_flight
         for each in statistics.instances
         if each.HasField("load")
     }
     if as_json:
-        print_document(_with_calls(record(root), in_flight))
+        print_json(_add_calls_in_flight(message_to_dict(root), in_flight))
     else:
-        _show(root, statistics.uptime, in_flight)
+        _print_tree(root, statistics.uptime, in_flight)
 
 
-async def _learn(mesh_socket: Path | None) -> tuple[messages.Node, messages.Statistics]:
-    async with control(mesh_socket) as stub:
+async def _fetch(mesh_socket: Path | None) -> tuple[messages.Node, messages.Statistics]:
+    async with open_control_stub(mesh_socket) as stub:
         root = await stub.GetTree(messages.GetTreeRequest())
         return root, await stub.GetStatistics(messages.GetStatisticsRequest())
 
 
-def _with_calls(node: dict[str, Any], in_flight: InFlight) -> dict[str, Any]:
+def _add_calls_in_flight(node: dict[str, Any], in_flight: CallsInFlight) -> dict[str, Any]:
     for instance in node["instances"]:
         instance["in_flight"] = in_flight.get((instance["name"], instance["instance"]))
     for each in node["nodes"]:
-        _with_calls(each, in_flight)
+        _add_calls_in_flight(each, in_flight)
     return node
 
 
-def _show(root: messages.Node, uptime: float, in_flight: InFlight) -> None:
+def _print_tree(root: messages.Node, uptime: float, in_flight: CallsInFlight) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    from meshtrio.cli import screen, words
+    from meshtrio.cli import formatting, rich_output
 
     def add(below: Tree, nodes: Iterable[messages.Node]) -> None:
         for node in nodes:
-            text = screen.text(node.name, "bold").append(visible(f" ({node.policy})"), "not bold")
+            text = rich_output.make_text(node.name, "bold").append(
+                escape_unprintable(f" ({node.policy})"), "not bold"
+            )
             if node.after:
-                text.append(visible(f" after {', '.join(node.after)}"), "not bold dim")
+                text.append(escape_unprintable(f" after {', '.join(node.after)}"), "not bold dim")
             branch = below.add(text)
             add(branch, node.nodes)
             for instance in node.instances:
                 branch.add(describe(instance))
 
     def describe(instance: messages.Instance) -> Text:
-        text = Text(f"{instance.instance} ").append_text(screen.state(instance.state))
+        text = Text(f"{instance.instance} ").append_text(
+            rich_output.make_state_text(instance.state)
+        )
         if instance.HasField("pid"):
-            text.append(f", pid {instance.pid}, up {words.duration(instance.uptime)}")
+            text.append(f", pid {instance.pid}, up {formatting.format_duration(instance.uptime)}")
         if instance.restarts:
-            text.append(f", {words.count(instance.restarts, 'restart')}")
+            text.append(f", {formatting.format_count(instance.restarts, 'restart')}")
         calls = in_flight.get((instance.name, instance.instance))
         if calls is not None:
-            text.append(f", {words.count(calls, 'call')} under way")
+            text.append(f", {formatting.format_count(calls, 'call')} under way")
         if instance.reason:
-            text.append(visible(f": {instance.reason}"))
+            text.append(escape_unprintable(f": {instance.reason}"))
         return text
 
-    shown = Tree(screen.text(f"mesh {root.name}, up {words.duration(uptime)}"), guide_style="dim")
+    shown = Tree(
+        rich_output.make_text(f"mesh {root.name}, up {formatting.format_duration(uptime)}"),
+        guide_style="dim",
+    )
     add(shown, root.nodes)
-    screen.show(shown)
+    rich_output.print_renderable(shown)

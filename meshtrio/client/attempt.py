@@ -10,36 +10,42 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.head import (
-    fields_of,
-    fitting,
-    request_size,
-    value_of,
-    varying_block,
-    with_key,
+from meshtrio.client.call_destination import (
+    DEFAULT_PICK_ARGS,
+    CallDestination,
+    CallOptions,
+    PickArgs,
+    PickResult,
 )
-from meshtrio.client.picker import ANY, CallOptions, Picker, Target, Wish
+from meshtrio.client.request_headers import (
+    build_attempt_fields,
+    encode_attempt_headers,
+    fit_header_list,
+    get_metadata_value,
+    request_header_list_size,
+    with_hash_key,
+)
+from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
-from meshtrio.policies.retry import PUSHBACK, Pushback, pushback_of
-from meshtrio.rpc.message_limits import MessageLimits
-from meshtrio.rpc.observe import (
+from meshtrio.grpc.compression import IDENTITY
+from meshtrio.grpc.message_limits import MessageLimits
+from meshtrio.grpc.metadata import Metadata
+from meshtrio.grpc.status import DEADLINE_TOLERANCE, error_for_http_status, error_for_status
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer import (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    AttemptWatch,
-    Outcome,
-    outcome_of,
+    AttemptTracer,
+    CallStatus,
+    attempt_status_for,
 )
-from meshtrio.rpc.seam import Message, Method
-from meshtrio.rpc.status import DEADLINE_SLACK, error_for_http_status, error_for_status
-from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracing import notify
-from meshtrio.structured import check_in_trio
-from meshtrio.wire.compression import IDENTITY
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.grpc import Metadata
-from meshtrio.wire.hpack import HeaderBlock
+from meshtrio.rpc.tracer_dispatch import notify_tracer
+from meshtrio.util.concurrency import require_trio
 
-_AT_DEADLINE = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
+_DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
 """Statuses with which servers end a call at its deadline: by their own answer, or by a reset."""
 
 
@@ -47,56 +53,56 @@ class Attempt:
     """One stream of a call: opened on a picked connection, ended whatever happens."""
 
     __slots__ = (
-        "_compressed",
-        "_counted",
+        "_channel",
         "_deadline",
-        "_failure",
+        "_failure_status",
+        "_holds_slot",
+        "_is_compressed",
         "_method",
-        "_picker",
-        "_recorded",
-        "_watch",
+        "_result_reported",
+        "_tracer",
+        "pick_result",
         "stream",
-        "target",
     )
 
     def __init__(
         self,
-        picker: Picker,
-        target: Target,
+        channel: CallDestination,
+        pick_result: PickResult,
         stream: Stream,
         method: Method,
         deadline: float,
         *,
-        compressed: bool,
-        watch: AttemptWatch | None = None,
-        limits: MessageLimits | None = None,
+        is_compressed: bool,
+        tracer: AttemptTracer | None = None,
+        message_limits: MessageLimits | None = None,
     ) -> None:
-        if limits is not None:
-            stream.message_limits = limits
-        self._picker = picker
-        self._compressed = compressed
+        if message_limits is not None:
+            stream.message_limits = message_limits
+        self._channel = channel
+        self._is_compressed = is_compressed
         self._method = method
         self._deadline = deadline
-        self._recorded = not picker.observes
-        self._counted = picker.counts
-        self._watch = watch
-        self._failure: Outcome | None = None
+        self._result_reported = not channel.wants_results
+        self._holds_slot = channel.limits_in_flight
+        self._tracer = tracer
+        self._failure_status: CallStatus | None = None
         """What it failed with, as the watch is to be told."""
-        self.target = target
+        self.pick_result = pick_result
         self.stream = stream
 
     @classmethod
     async def open(
         cls,
-        picker: Picker,
+        channel: CallDestination,
         method: Method,
-        block: HeaderBlock,
+        method_headers: HeaderBlock,
         options: CallOptions,
         *,
-        previous: int = 0,
-        wish: Wish = ANY,
-        watch: AttemptWatch | None = None,
-        limits: MessageLimits | None = None,
+        previous_attempts: int = 0,
+        pick_args: PickArgs = DEFAULT_PICK_ARGS,
+        tracer: AttemptTracer | None = None,
+        message_limits: MessageLimits | None = None,
     ) -> Attempt:
         """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
 
@@ -110,46 +116,48 @@ class Attempt:
             if until == -math.inf:  # Its caller is cancelled.
                 await trio.lowlevel.checkpoint()
             deadline = until
-            fields = fields_of(picker, options, previous, watch, deadline)
-            if picker.hash_header is not None:
-                wish = with_key(wish, picker.hash_header, picker, options)
-            ready = picker.pick_ready(wish)
-            target = ready or await picker.pick(wish)
-            size, traced = request_size(block, fields, watch), watch
+            fields = build_attempt_fields(channel, options, previous_attempts, tracer, deadline)
+            if channel.hash_header is not None:
+                pick_args = with_hash_key(pick_args, channel.hash_header, channel, options)
+            ready = channel.try_pick(pick_args)
+            target = ready or await channel.pick(pick_args)
+            size, traced = request_header_list_size(method_headers, fields, tracer), tracer
             while True:
-                if size > target.connection.engine.max_sent_header_list:
-                    fields, traced = fitting(target, block, fields, options, watch)
-                if picker.counts and target.connection.has_room:
-                    picker.enter()
-                head = block.data + varying_block(deadline, fields, traced)
-                stream = target.connection.start(head)
+                if size > target.connection.engine.max_send_header_list_size:
+                    fields, traced = fit_header_list(
+                        target, method_headers, fields, options, tracer
+                    )
+                if channel.limits_in_flight and target.connection.has_stream_slot:
+                    channel.acquire_slot()
+                head = method_headers.data + encode_attempt_headers(deadline, fields, traced)
+                stream = target.connection.open_stream(head)
                 if stream is not None:
                     break
                 # The place that was waited for is used before anything else is awaited, so that no
                 # waiter is left asleep beside a free place.
-                await target.connection.wait_for_room()
-                if not target.connection.usable:
-                    target = await picker.pick(wish)
+                await target.connection.wait_for_stream_slot()
+                if not target.connection.is_usable:
+                    target = await channel.pick(pick_args)
         except BaseException as exc:
-            _note_failure(watch, exc, deadline)
+            _on_open_failure(tracer, exc, deadline)
             raise
-        stream.owner = picker
-        picker.calls.last_started = target.connection.tally.last_started = time()
+        stream.owner = channel
+        channel.call_counters.last_started = target.connection.counters.last_started = time()
         compressed = options.compression != IDENTITY
         attempt = cls(
-            picker,
+            channel,
             target,
             stream,
             method,
             deadline,
-            compressed=compressed,
-            watch=watch,
-            limits=limits,
+            is_compressed=compressed,
+            tracer=tracer,
+            message_limits=message_limits,
         )
-        if watch is not None and watch.follows:
+        if tracer is not None and tracer.wants_pick_events:
             stream.path = method.path
-            placed = partial(watch.placed, waited=target is not ready)
-            notify(method.path, placed, attempt)
+            placed = partial(tracer.endpoint_picked, was_delayed=target is not ready)
+            notify_tracer(method.path, placed, attempt)
         return attempt
 
     async def receive(self) -> Any:
@@ -160,45 +168,45 @@ class Attempt:
                 self._raise_for_status()
                 return None
         except purerpc.RpcFailedError as exc:
-            raise await self._explained(exc) from None
-        return self._parsed(data)
+            raise await self._translate_failure(exc) from None
+        return self._parse_reply(data)
 
-    async def receive_only(self) -> Any:
+    async def receive_single(self) -> Any:
         """Take the one reply of a call that has one."""
         try:
-            data, count = await self.stream.receive_only()
-            if self.stream.ended:
+            data, count = await self.stream.receive_single()
+            if self.stream.remote_closed:
                 self._raise_for_status()
         except purerpc.RpcFailedError as exc:
-            raise await self._explained(exc) from None
+            raise await self._translate_failure(exc) from None
         if data is None or count != 1:
             # statuscodes.md, "Response cardinality violation".
             raise purerpc.UnimplementedError(
                 f"the call succeeded with {count} replies instead of one"
             )
-        return self._parsed(data)
+        return self._parse_reply(data)
 
-    async def _explained(self, failure: purerpc.RpcFailedError) -> Exception:
+    async def _translate_failure(self, failure: purerpc.RpcFailedError) -> Exception:
         """Give what the caller is to catch for a call that failed.
 
         An answer that the server gave at the caller's own deadline may arrive a moment before that
         deadline passes here. It then waits for the caller's cancel scope, so that
         `trio.move_on_after` moves on and `trio.fail_after` raises TooSlowError.
         """
-        if failure.status.status_code in _AT_DEADLINE:
+        if failure.status.status_code in _DEADLINE_STATUSES:
             until = trio.current_effective_deadline()
-            if until - trio.current_time() < DEADLINE_SLACK:
+            if until - trio.current_time() < DEADLINE_TOLERANCE:
                 await trio.sleep_until(until)
-        self._record(success=False)
-        self._failure = failure.status.status_code.value, failure.status.status_message
+        self._report_result(success=False)
+        self._failure_status = failure.status.status_code.value, failure.status.status_message
         if isinstance(failure, ConnectionLostError):
-            explained = await self._picker.explain(self.target, failure)
-            if self._watch is not None and isinstance(explained, PluginDiedError):
-                notify(self._method.path, self._watch.died, explained.life)
+            explained = await self._channel.describe_failure(self.pick_result, failure)
+            if self._tracer is not None and isinstance(explained, PluginDiedError):
+                notify_tracer(self._method.path, self._tracer.process_exited, explained.launch_id)
             return explained
         return failure  # type: ignore[no-any-return]  # purerpc has no types
 
-    def _parsed(self, data: bytes) -> Any:
+    def _parse_reply(self, data: bytes) -> Any:
         try:
             return self._method.response_type.FromString(data)
         except Exception as exc:
@@ -212,11 +220,11 @@ class Attempt:
         When cancelled, the call is cancelled with it: part of the message may have gone out.
         """
         data = message.SerializeToString()
-        compressed = self._compressed and compress
+        compressed = self._is_compressed and compress
         try:
             await self.stream.send(data, compressed=compressed, end_stream=end_stream)
         except purerpc.RpcFailedError as exc:
-            if not self.stream.over:
+            if not self.stream.send_closed:
                 # The message was refused here; the call has no more use.
                 self.stream.fail(exc)
                 self.end()
@@ -226,7 +234,7 @@ class Attempt:
             raise
 
     def _raise_for_status(self) -> None:
-        trailers, head = self.stream.trailers, self.stream.head
+        trailers, head = self.stream.trailers, self.stream.headers
         if trailers is None and head is not None and head.http_status != 200:
             raise error_for_http_status(head.http_status)
         if trailers is None:
@@ -236,30 +244,34 @@ class Attempt:
             error.trailing_metadata = trailers.metadata
             error.status_details = trailers.details
             raise error
-        if not self._recorded:
-            self._record(success=True)
+        if not self._result_reported:
+            self._report_result(success=True)
 
     # -- what becomes of it ------------------------------------------------------------------
 
     @property
     def address(self) -> str:
         """Of the endpoint it went to."""
-        return "" if self.target.source is None else str(self.target.source.endpoint.address)
+        return (
+            ""
+            if self.pick_result.channel_endpoint is None
+            else str(self.pick_result.channel_endpoint.endpoint.address)
+        )
 
     @property
-    def committed(self) -> bool:
+    def is_committed(self) -> bool:
         """The reply has begun, so the call may not be made again (gRFC A6)."""
-        head = self.stream.head
+        head = self.stream.headers
         return head is not None and head.trailers is None
 
     @property
     def pushback(self) -> float | Pushback:
         """What the server says of another attempt."""
-        return pushback_of(value_of(PUSHBACK, self.trailing_metadata or ()))
+        return parse_pushback(get_metadata_value(PUSHBACK_KEY, self.trailing_metadata or ()))
 
     @property
     def initial_metadata(self) -> Metadata | None:
-        return None if self.stream.head is None else self.stream.head.metadata
+        return None if self.stream.headers is None else self.stream.headers.metadata
 
     @property
     def trailing_metadata(self) -> Metadata | None:
@@ -267,27 +279,31 @@ class Attempt:
 
     def end(self) -> None:
         """Cancel the call where it is not over; never blocks, and may be repeated."""
-        if not self._recorded and not self.stream.over and trio.current_time() >= self._deadline:
+        if (
+            not self._result_reported
+            and not self.stream.send_closed
+            and trio.current_time() >= self._deadline
+        ):
             # Its caller gave it all the time there was.
-            self._record(success=False)
-        watch, self._watch = self._watch, None
-        outcome = None if watch is None else self._outcome()
+            self._report_result(success=False)
+        watch, self._tracer = self._tracer, None
+        outcome = None if watch is None else self._final_status()
         self.stream.reset(ErrorCode.CANCEL)
-        if self._counted:
-            self._counted = False
-            self._picker.leave()
+        if self._holds_slot:
+            self._holds_slot = False
+            self._channel.release_slot()
         if watch is not None:
-            notify(self._method.path, watch.finished, outcome, self.stream)
+            notify_tracer(self._method.path, watch.attempt_ended, outcome, self.stream)
 
-    def _outcome(self) -> Outcome:
+    def _final_status(self) -> CallStatus:
         stream = self.stream
-        if self._failure is not None:
-            return self._failure
+        if self._failure_status is not None:
+            return self._failure_status
         if stream.trailers is not None:
             return stream.trailers.code, stream.trailers.message
         late = trio.current_time() >= self._deadline
-        if stream.failure is not None:
-            outcome = outcome_of(stream.failure, self._deadline)
+        if stream.error is not None:
+            outcome = attempt_status_for(stream.error, self._deadline)
             # A server that goes by the same deadline may have reset the stream before we could.
             if not late or outcome[0] != CANCELLED:
                 return outcome
@@ -295,15 +311,17 @@ class Attempt:
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
         return CANCELLED, "the caller gave the call up"
 
-    def _record(self, *, success: bool) -> None:
-        if not self._recorded:
-            self._recorded = True
-            self._picker.record(self.target, success=success)
+    def _report_result(self, *, success: bool) -> None:
+        if not self._result_reported:
+            self._result_reported = True
+            self._channel.report_result(self.pick_result, success=success)
 
 
-def _note_failure(watch: AttemptWatch | None, failure: BaseException, deadline: float) -> None:
+def _on_open_failure(tracer: AttemptTracer | None, failure: BaseException, deadline: float) -> None:
     """It has not found an endpoint. Raises UsageError if it was not called in trio."""
-    if watch is not None:
-        notify("an attempt", watch.finished, outcome_of(failure, deadline), None)
+    if tracer is not None:
+        notify_tracer(
+            "an attempt", tracer.attempt_ended, attempt_status_for(failure, deadline), None
+        )
     if isinstance(failure, RuntimeError):
-        check_in_trio("a method of a stub")  # Here it costs calls nothing.
+        require_trio("a method of a stub")  # Here it costs calls nothing.

@@ -14,39 +14,39 @@ from weakref import WeakValueDictionary
 import purerpc
 import trio
 
-from meshtrio.client.calls import stub_method
-from meshtrio.client.dial import Tls
-from meshtrio.client.endpoint import Endpoint, ServiceState, target_of
+from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
+from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.endpoint_monitor import EndpointMonitor
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.client.link import Manner
-from meshtrio.client.picker import ANY, Target, Wish
-from meshtrio.client.pool import Feed, Pool, shared_pool
-from meshtrio.client.ranking import Ranking
-from meshtrio.client.subchannel import Subchannel
-from meshtrio.client.vigilance import Vigilance
+from meshtrio.client.load_balancing.outlier_detection import Ejection
+from meshtrio.client.load_balancing.priority import PriorityPolicy
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.client.retry.policy import RetryBudget, RetryThrottle
+from meshtrio.client.subchannel import ConnectionOptions
+from meshtrio.client.subchannel_pool import Resolver, SubchannelPool, open_shared_pool
+from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
-from meshtrio.policies.outlier import Verdict
-from meshtrio.policies.retry import RetryBudget, Throttle
-from meshtrio.policies.service_config import ServiceConfig, parse
-from meshtrio.rpc import census
-from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.observers import observers
-from meshtrio.rpc.seam import MetadataLike, Method, StubChannel, stub_methods
-from meshtrio.rpc.tally import Tally
+from meshtrio.grpc.message_limits import MessageLengths
+from meshtrio.grpc.metadata import encode_metadata
+from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.composite_tracer import current_tracers
+from meshtrio.rpc.purerpc_compat import MetadataLike, Method, StubChannel, iter_stub_methods
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracing import notify_in_read_loop
-from meshtrio.structured import check_in_trio, open_nursery_of_one
-from meshtrio.texts import visible
-from meshtrio.wire.grpc import encode_metadata
-from meshtrio.wire.limits import Limits
+from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.dial import ClientTls
+from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.text import escape_unprintable
 
 _log = logging.getLogger("meshtrio.rpc")
 
 T = TypeVar("T")
 
-OBITUARY_WAIT = 0.08
+EXIT_INFO_TIMEOUT = 0.08
 """Seconds a failed call waits to learn how its plugin died, of the 0.1 s it has to fail in."""
-_EXIT_WAIT = 2.0
+_GRACEFUL_EXIT_INFO_TIMEOUT = 2.0
 """The same if the server has announced its end (GOAWAY with NO_ERROR) and left the call without an
 answer: its process exits in order, which takes longer than to be killed."""
 
@@ -65,15 +65,15 @@ class Channel(StubChannel):
         self,
         name: str,
         nursery: trio.Nursery,
-        pool: Pool,
+        pool: SubchannelPool,
         *,
-        manner: Manner,
-        config: ServiceConfig | None = None,
-        obituary_wait: float = 0.0,
+        connection_options: ConnectionOptions,
+        service_config: ServiceConfig | None = None,
+        exit_info_timeout: float = 0.0,
         interceptors: Sequence[Interceptor] = (),
         metadata: MetadataLike = (),
-        observed: bool = True,
-        lengths: MessageLengths | None = None,
+        traced: bool = True,
+        message_lengths: MessageLengths | None = None,
     ) -> None:
         """Not for users, who get channels from `connect`.
 
@@ -83,54 +83,56 @@ class Channel(StubChannel):
         self.name = name
         self.interceptors: tuple[Any, ...] = tuple(interceptors)
         self.metadata = tuple(metadata)
-        self.lengths = lengths or MessageLengths()
-        self.target = target_of(name)
-        self.observer = observers().client if observed else None
+        self.message_lengths = message_lengths or MessageLengths()
+        self.target = canonical_target(name)
+        self.tracer = current_tracers().client if traced else None
         encode_metadata(self.metadata)
-        self.calls = Tally()
-        self.entry = census.Entry()
-        census.CHANNELS.enter(self.entry.number, self)
+        self.call_counters = CallCounters()
+        self.trace_node = channelz_registry.TraceNode()
+        channelz_registry.CHANNELS.add(self.trace_node.channelz_id, self)
         self._nursery = nursery
         self._pool = pool
-        self._manner = manner
-        self._fixed = config is not None
-        self._obituary_wait = obituary_wait
-        self._subchannels: dict[str, Subchannel] = {}
-        self._departed: WeakValueDictionary[str, Subchannel] = WeakValueDictionary()
+        self._connection_options = connection_options
+        self._has_fixed_config = service_config is not None
+        self._exit_info_timeout = exit_info_timeout
+        self._endpoints: dict[str, ChannelEndpoint] = {}
+        self._removed_endpoints: WeakValueDictionary[str, ChannelEndpoint] = WeakValueDictionary()
         """Those that left and still have calls, to be told how their processes end."""
-        self._changed = trio.lowlevel.ParkingLot()
+        self._state_changed = trio.lowlevel.ParkingLot()
         rng = Random()
-        self._ranking = Ranking(rng)
-        self._vigilance = Vigilance(nursery, rng, self._refresh, self._changed, self._note_verdict)
+        self._priority_policy = PriorityPolicy(rng)
+        self._endpoint_monitor = EndpointMonitor(
+            nursery, rng, self._refresh, self._state_changed, self._on_ejection
+        )
         self._in_flight = self._pending = 0
-        self._config_text = ""
-        self._last_reason = ""
-        self._informed = False
+        self._service_config_json = ""
+        self._last_exit_reason = ""
+        self._is_resolved = False
         """The feed has told something."""
-        self._attended = True
+        self._is_managed = True
         """Somebody sees to it that there are endpoints, or there are some."""
         self._closed = False
         self._authority = "".join(c if c.isalnum() or c in ".-_" else "-" for c in name)
-        self._adopt(config or ServiceConfig())
-        self._methods_made = 0
+        self._apply_config(service_config or ServiceConfig())
+        self._multicallable_count = 0
 
     def stub(self, stub_class: type[T]) -> T:
         """An instance of a class from protoc-gen-purerpc whose methods call through this channel.
 
-        Unary methods are awaited; streaming ones give a `Call` to iterate or to talk with.
+        Unary methods are awaited; streaming ones give a `StreamingCall` to iterate or to talk with.
         Raises UsageError for any other class.
         """
-        made = self._methods_made
+        made = self._multicallable_count
         stub = stub_class(self)  # type: ignore[call-arg]
-        if self._methods_made == made:
-            for name, method in list(stub_methods(stub)):
-                setattr(stub, name, stub_method(self, method))
+        if self._multicallable_count == made:
+            for name, method in list(iter_stub_methods(stub)):
+                setattr(stub, name, make_multicallable(self, method))
         return stub
 
-    def stub_method(self, method: Method) -> Callable[..., Any]:
+    def make_multicallable(self, method: Method) -> Callable[..., Any]:
         """Make what a stub calls a method by; for purerpc's `Stub(channel)`."""
-        self._methods_made += 1
-        return stub_method(self, method)
+        self._multicallable_count += 1
+        return make_multicallable(self, method)
 
     @property
     def authority(self) -> str:
@@ -138,262 +140,280 @@ class Channel(StubChannel):
 
     @property
     def scheme(self) -> str:
-        return "http" if self._manner.tls is None else "https"
+        return "http" if self._connection_options.tls is None else "https"
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints listed now, ready or not."""
-        return tuple(subchannel.endpoint for subchannel in self._subchannels.values())
+        return tuple(subchannel.endpoint for subchannel in self._endpoints.values())
 
     @property
-    def subchannels(self) -> tuple[Subchannel, ...]:
-        return tuple(self._subchannels.values())
+    def channel_endpoints(self) -> tuple[ChannelEndpoint, ...]:
+        return tuple(self._endpoints.values())
 
     # -- for calls ---------------------------------------------------------------------------
 
-    async def pick(self, wish: Wish = ANY) -> Target:
+    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
         """Wait for a ready endpoint and choose one.
 
         Raises ConnectionLostError once the channel is closed, UnavailableError where the call is
         not to wait, or nobody attends to the service, and none can be reached, and
         ResourceExhaustedError where too many wait.
         """
-        most = self.config.bounds.max_pending
+        most = self.service_config.circuit_breakers.max_pending
         if most is not None and self._pending >= most:
             raise purerpc.ResourceExhaustedError(f"{self.name}: {most} calls wait already")
         self._pending += 1
-        self.calls.last_started = time()
+        self.call_counters.last_started = time()
         try:
             while True:
-                self._rank()
-                target = self.pick_ready(wish)
+                self._update_ready()
+                target = self.try_pick(args)
                 if target is not None:
                     return target
                 if self._closed:
                     raise ConnectionLostError(f"the channel to {self.name} is closed")
-                if not (self._attended if wish.wait is None else wish.wait):
+                if not (self._is_managed if args.wait_for_ready is None else args.wait_for_ready):
                     self._fail_fast()
-                await self._changed.park()
+                await self._state_changed.park()
         finally:
             self._pending -= 1
 
     def _fail_fast(self) -> None:
         """Raise if nothing is being tried, or asked for, for the first time."""
-        why = self.trouble
+        why = self.unavailable_reason
         if why is not None:
             raise purerpc.UnavailableError(f"{self.name} cannot be called just now: {why}")
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why no endpoint can be reached; None while one can, or has not been tried yet."""
-        if not self._informed:
+        if not self._is_resolved:
             return None
-        errors = [s.link.error for s in self._subchannels.values() if not s.ejected]
+        errors = [s.subchannel.connect_error for s in self._endpoints.values() if not s.is_ejected]
         if errors and not all(errors):
             return None
-        return errors[-1] if errors else self._last_reason or "it has no instance"
+        return errors[-1] if errors else self._last_exit_reason or "it has no instance"
 
     async def is_reachable(self) -> bool:
         """Whether an endpoint is ready, after the first attempts to connect where none was yet."""
         while True:
-            self._rank()
-            if self._ranking.ready:
+            self._update_ready()
+            if self._priority_policy.ready:
                 return True
-            if self._closed or self.trouble is not None:
+            if self._closed or self.unavailable_reason is not None:
                 return False
-            await self._changed.park()
+            await self._state_changed.park()
 
-    async def changed(self) -> None:
+    async def wait_for_state_change(self) -> None:
         """Wait until an endpoint is listed, gone, connected or lost."""
-        await self._changed.park()
+        await self._state_changed.park()
 
-    def pick_ready(self, wish: Wish = ANY) -> Target | None:
+    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
         """One with room for another stream if there is any, else one that will have; or None.
 
         Raises ResourceExhaustedError where every one has as many calls as it may.
         """
-        ready = self._ranking.ready
+        ready = self._priority_policy.ready
         if not ready:
             return None
-        if wish.avoid or self._per_endpoint is not None:
-            ready = self._preferred(wish)
-        target = self._ranking.balancer.pick(ready, wish.key).target
+        if args.excluded or self._max_in_flight_per_endpoint is not None:
+            ready = self._eligible_endpoints(args)
+        target = self._priority_policy.balancer.pick(ready, args.hash_key).pick_result
         if target is not None:
             connection = target.connection
-            if connection.usable and connection.engine.can_open_stream:
+            if connection.is_usable and connection.engine.can_open_stream:
                 return target
-        return self._any_with_room()
+        return self._pick_with_stream_slot()
 
-    def _preferred(self, wish: Wish) -> Sequence[Subchannel]:
+    def _eligible_endpoints(self, args: PickArgs) -> Sequence[ChannelEndpoint]:
         """Those that may have another call; of them, those that were not tried yet."""
-        most = self._per_endpoint
-        allowed = self._ranking.ready
+        most = self._max_in_flight_per_endpoint
+        allowed = self._priority_policy.ready
         if most is not None:
             allowed = [s for s in allowed if s.in_flight < most]
             if not allowed:
                 text = f"{self.name}: every instance has the {most} calls it may have"
                 raise purerpc.ResourceExhaustedError(text)
-        return [s for s in allowed if s not in wish.avoid] or allowed
+        return [s for s in allowed if s not in args.excluded] or allowed
 
-    def _any_with_room(self) -> Target | None:
+    def _pick_with_stream_slot(self) -> PickResult | None:
         found = None
-        for subchannel in self._ranking.ready:
-            target = subchannel.target
-            if target is not None and target.connection.usable:
+        for subchannel in self._priority_policy.ready:
+            target = subchannel.pick_result
+            if target is not None and target.connection.is_usable:
                 found = target
                 if target.connection.engine.can_open_stream:
                     break
         return found
 
-    def enter(self) -> None:
+    def acquire_slot(self) -> None:
         """Count a call that has its endpoint. Raises ResourceExhaustedError."""
-        most = self.config.bounds.max_in_flight
+        most = self.service_config.circuit_breakers.max_in_flight
         if most is not None and self._in_flight >= most:
             raise purerpc.ResourceExhaustedError(f"{self.name}: {most} calls are in flight already")
         self._in_flight += 1
 
-    def leave(self) -> None:
+    def release_slot(self) -> None:
         self._in_flight -= 1
 
-    async def explain(self, target: Target, failure: ConnectionLostError) -> Exception:
+    async def describe_failure(
+        self, pick_result: PickResult, failure: ConnectionLostError
+    ) -> Exception:
         """The error a caller is given when its connection broke: how the plugin died, if it did.
 
         Waits a moment for that news, which comes from the mesh and not from the socket.
         """
-        subchannel: Subchannel = target.source
-        wait = self._obituary_wait
-        if wait and target.connection.peer_shuts_down:
-            wait = _EXIT_WAIT
+        subchannel: ChannelEndpoint = pick_result.channel_endpoint
+        wait = self._exit_info_timeout
+        if wait and pick_result.connection.is_peer_shutting_down:
+            wait = _GRACEFUL_EXIT_INFO_TIMEOUT
         with trio.move_on_after(wait):
-            await subchannel.ended.wait()
-        departure = subchannel.departure
-        if departure is None or not departure.died:
+            await subchannel.process_exited.wait()
+        departure = subchannel.exit_info
+        if departure is None or not departure.is_process_exit:
             return ConnectionLostError(f"{self.name}: {failure.status.status_message}")
         return PluginDiedError(
-            f"{self.name}: {visible(departure.reason)}",
-            status=departure.exit_status,
+            f"{self.name}: {escape_unprintable(departure.reason)}",
+            exit_status=departure.exit_status,
             signal=departure.signal,
             stderr_tail=departure.stderr_tail,
-            life=departure.life,
+            launch_id=departure.launch_id,
         )
 
-    def record(self, target: Target, *, success: bool) -> None:
+    def report_result(self, pick_result: PickResult, *, success: bool) -> None:
         """Count how a call ended against its endpoint."""
-        self._vigilance.record(target.source, success=success)
+        self._endpoint_monitor.report_result(pick_result.channel_endpoint, success=success)
 
-    def _note_verdict(self, verdict: Verdict) -> None:
-        if self.observer is not None:
-            notify_in_read_loop(self.target, self.observer.judged, self.target, verdict)
+    def _on_ejection(self, ejection: Ejection) -> None:
+        if self.tracer is not None:
+            notify_tracer_in_read_loop(
+                self.target, self.tracer.outlier_ejected, self.target, ejection
+            )
 
-    def may_retry(self) -> bool:
-        return self._budget.withdraw(trio.current_time())
+    def withdraw_retry_budget(self) -> bool:
+        return self._retry_budget.withdraw(trio.current_time())
 
-    def note_call(self) -> None:
+    def deposit_retry_budget(self) -> None:
         """A call was made that may be made again: it earns a part of a retry."""
-        self._budget.deposit(trio.current_time())
+        self._retry_budget.deposit(trio.current_time())
 
-    def spawn(self, task: Callable[..., Any], *args: object) -> None:
+    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
         self._nursery.start_soon(task, *args)
 
     # -- config ------------------------------------------------------------------------------
 
-    def _adopt(self, config: ServiceConfig) -> None:
+    def _apply_config(self, service_config: ServiceConfig) -> None:
         """Go by this config from now on."""
-        self.config = config
-        self.throttle = Throttle(config.throttling) if config.throttling is not None else None
-        self.hash_header = config.balancing.hash_header
-        self.counts = config.bounds.max_in_flight is not None
-        self._per_endpoint = config.bounds.max_in_flight_per_endpoint
-        self._budget = RetryBudget(config.budget)
-        self._vigilance.adopt(config.balancing.outliers, config.health_service)
-        self.observes = self._vigilance.observes
-        self._ranking.forget()
+        self.service_config = service_config
+        self.retry_throttle = (
+            RetryThrottle(service_config.retry_throttling)
+            if service_config.retry_throttling is not None
+            else None
+        )
+        self.hash_header = service_config.load_balancing.request_hash_header
+        self.limits_in_flight = service_config.circuit_breakers.max_in_flight is not None
+        self._max_in_flight_per_endpoint = (
+            service_config.circuit_breakers.max_in_flight_per_endpoint
+        )
+        self._retry_budget = RetryBudget(service_config.retry_budget)
+        self._endpoint_monitor.apply_config(
+            service_config.load_balancing.outlier_detection, service_config.health_check_service
+        )
+        self.wants_results = self._endpoint_monitor.wants_results
+        self._priority_policy.reset()
 
     # -- for the feed ------------------------------------------------------------------------
 
-    def update(self, state: ServiceState) -> None:
+    def update_state(self, state: ServiceState) -> None:
         """Take over what the registry knows now."""
-        self._informed = True
-        self._attended = bool(state.endpoints) or not state.unattended
-        if not self._fixed and state.service_config != self._config_text:
-            self._read_config(state.service_config)
+        self._is_resolved = True
+        self._is_managed = bool(state.endpoints) or not state.unmanaged
+        if not self._has_fixed_config and state.service_config != self._service_config_json:
+            self._parse_config(state.service_config)
         listed = {endpoint.id: endpoint for endpoint in state.endpoints}
-        departures = {departure.endpoint_id: departure for departure in state.departures}
-        for endpoint_id in [i for i in self._subchannels if i not in listed]:
-            gone, departure = self._subchannels.pop(endpoint_id), departures.get(endpoint_id)
-            gone.leave(departure)
-            self._departed[endpoint_id] = gone
-            self._note(gone, "is gone" if departure is None else f"is gone: {departure.reason}")
-        for endpoint_id, left in list(self._departed.items()):
+        departures = {departure.endpoint_id: departure for departure in state.exit_infos}
+        for endpoint_id in [i for i in self._endpoints if i not in listed]:
+            gone, departure = self._endpoints.pop(endpoint_id), departures.get(endpoint_id)
+            gone.remove(departure)
+            self._removed_endpoints[endpoint_id] = gone
+            self._trace_endpoint(
+                gone, "is gone" if departure is None else f"is gone: {departure.reason}"
+            )
+        for endpoint_id, left in list(self._removed_endpoints.items()):
             if endpoint_id in departures:
-                left.learn(departures[endpoint_id])
+                left.set_exit_info(departures[endpoint_id])
         added = {
-            endpoint_id: Subchannel(endpoint, self._pool, self._manner, self._refresh, self._wake)
+            endpoint_id: ChannelEndpoint(
+                endpoint, self._pool, self._connection_options, self._refresh, self._wake_waiters
+            )
             for endpoint_id, endpoint in listed.items()
-            if endpoint_id not in self._subchannels
+            if endpoint_id not in self._endpoints
         }
         for subchannel in added.values():
-            self._note(subchannel, "is listed")
-        self._subchannels |= added
-        self._vigilance.update(self._subchannels, added.values())
-        if state.departures:
-            self._last_reason = state.departures[-1].reason
-        self._ranking.arrange(self._subchannels.values(), self.config.balancing)
+            self._trace_endpoint(subchannel, "is listed")
+        self._endpoints |= added
+        self._endpoint_monitor.update_endpoints(self._endpoints, added.values())
+        if state.exit_infos:
+            self._last_exit_reason = state.exit_infos[-1].reason
+        self._priority_policy.update_endpoints(
+            self._endpoints.values(), self.service_config.load_balancing
+        )
         self._refresh()
 
-    def _note(self, subchannel: Subchannel, what: str) -> None:
+    def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
         """Keep what has become of an endpoint for channelz."""
-        text = f"{subchannel.endpoint.address} {what}"
-        self.entry.note(text, child=subchannel.link.entry.number)
+        text = f"{endpoint.endpoint.address} {event}"
+        self.trace_node.add_event(text, subchannel_id=endpoint.subchannel.trace_node.channelz_id)
 
-    def _read_config(self, text: str) -> None:
-        self._config_text = text
+    def _parse_config(self, text: str) -> None:
+        self._service_config_json = text
         try:
-            self._adopt(parse(json.loads(text or "{}")))
+            self._apply_config(parse_service_config(json.loads(text or "{}")))
         except (ValueError, ConfigError) as exc:
             _log.error("%s: its service config cannot be used: %s", self.name, exc)
 
     def _refresh(self) -> None:
         """Something is not as it was: those that wait look again."""
-        self._rank()
-        self._wake()
+        self._update_ready()
+        self._wake_waiters()
 
-    def _wake(self) -> None:
+    def _wake_waiters(self) -> None:
         # Those that do not wait for a ready one want to know of failures, too.
-        self._changed.unpark_all()
+        self._state_changed.unpark_all()
 
-    def _rank(self) -> None:
-        self._ranking.rank(self._subchannels.values())
+    def _update_ready(self) -> None:
+        self._priority_policy.update_ready(self._endpoints.values())
 
     def _close(self) -> None:
         """No call outlives the block."""
-        census.CHANNELS.leave(self.entry.number)
+        channelz_registry.CHANNELS.remove(self.trace_node.channelz_id)
         self._closed = True
-        self._ranking.ready = ()
-        self._changed.unpark_all()
+        self._priority_policy.ready = ()
+        self._state_changed.unpark_all()
         lost = ConnectionLostError(f"the channel to {self.name} is closed")
-        for subchannel in self._subchannels.values():
-            for connection, stream in subchannel.link.streams_of(self):
-                connection.cut(stream, lost)
-            subchannel.leave(None)
-        self._subchannels.clear()
+        for subchannel in self._endpoints.values():
+            for connection, stream in subchannel.subchannel.streams_owned_by(self):
+                connection.abort_stream(stream, lost)
+            subchannel.remove(None)
+        self._endpoints.clear()
 
 
 @asynccontextmanager
 async def open_channel(
     name: str,
-    feed: Feed,
+    resolver: Resolver,
     *,
-    feed_key: Hashable = None,
-    initial: ServiceState | None = None,
-    config: ServiceConfig | None = None,
-    obituary_wait: float = OBITUARY_WAIT,
+    resolver_key: Hashable = None,
+    initial_state: ServiceState | None = None,
+    service_config: ServiceConfig | None = None,
+    exit_info_timeout: float = EXIT_INFO_TIMEOUT,
     limits: Limits | None = None,
-    tls: Tls | None = None,
+    tls: ClientTls | None = None,
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
-    observed: bool = True,
+    traced: bool = True,
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
@@ -410,41 +430,43 @@ async def open_channel(
     config's maxResponseMessageBytes and maxRequestMessageBytes is in force; if neither is set,
     4 MiB may be received and any length sent. Raises UsageError for a value that is no length.
     """
-    check_in_trio("connect")
-    lengths = MessageLengths.of(max_receive_message_length, max_send_message_length, limits)
-    manner = Manner(limits, tls, timeouts)
-    async with shared_pool() as pool, open_nursery_of_one() as nursery:
+    require_trio("connect")
+    lengths = MessageLengths.from_options(
+        max_receive_message_length, max_send_message_length, limits
+    )
+    manner = ConnectionOptions(limits, tls, timeouts)
+    async with open_shared_pool() as pool, open_collapsing_nursery() as nursery:
         channel = Channel(
             name,
             nursery,
             pool,
-            manner=manner,
-            config=config,
-            obituary_wait=obituary_wait,
+            connection_options=manner,
+            service_config=service_config,
+            exit_info_timeout=exit_info_timeout,
             interceptors=interceptors,
             metadata=metadata,
-            observed=observed,
-            lengths=lengths,
+            traced=traced,
+            message_lengths=lengths,
         )
-        if initial is not None:
-            channel.update(initial)
-        key = feed if feed_key is None else feed_key
-        pool.subscribe(key, feed, channel.update)
+        if initial_state is not None:
+            channel.update_state(initial_state)
+        key = resolver if resolver_key is None else resolver_key
+        pool.subscribe(key, resolver, channel.update_state)
         try:
             yield channel
         finally:
-            pool.unsubscribe(key, channel.update)
+            pool.unsubscribe(key, channel.update_state)
             channel._close()
             nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def connect_to(
-    where: str | Endpoint,
+    address: str | Endpoint,
     *,
-    config: ServiceConfig | None = None,
+    service_config: ServiceConfig | None = None,
     limits: Limits | None = None,
-    tls: Tls | None = None,
+    tls: ClientTls | None = None,
     timeouts: Timeouts | None = None,
     interceptors: Sequence[Interceptor] = (),
     metadata: MetadataLike = (),
@@ -456,7 +478,7 @@ async def connect_to(
     `where` is that, or an endpoint, whose server is then verified as it says; the other arguments
     are those of `open_channel`.
     """
-    endpoint = where if isinstance(where, Endpoint) else Endpoint(id=where, address=where)
+    endpoint = address if isinstance(address, Endpoint) else Endpoint(id=address, address=address)
     state = ServiceState(endpoints=(endpoint,))
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
@@ -465,8 +487,8 @@ async def connect_to(
     async with open_channel(
         endpoint.address,
         feed,
-        config=config,
-        obituary_wait=0,
+        service_config=service_config,
+        exit_info_timeout=0,
         limits=limits,
         tls=tls,
         timeouts=timeouts,

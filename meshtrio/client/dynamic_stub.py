@@ -6,18 +6,19 @@ from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from meshtrio.client.calls import stub_method
-from meshtrio.client.picker import Picker
-from meshtrio.rpc.dynamic import method_of
+from meshtrio.client.call_destination import CallDestination
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
 
 class DynamicStub:
     """A stub for a service of which only the descriptor is known."""
 
-    def __init__(self, picker: Picker, descriptor: ServiceDescriptor) -> None:
+    def __init__(self, channel: CallDestination, descriptor: ServiceDescriptor) -> None:
         # Methods may have any name, also one that cannot be set: `__class__`.
         vars(self).update(
-            (each.name, stub_method(picker, method_of(each))) for each in descriptor.methods
+            (each.name, make_multicallable(channel, method_from_descriptor(each)))
+            for each in descriptor.methods
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -12,44 +12,48 @@ from random import Random
 import purerpc
 import trio
 
-from meshtrio.client.endpoint import RECONNECT
-from meshtrio.client.link import Link
-from meshtrio.client.single import SingleConnection
-from meshtrio.client.streaming import Call
+from meshtrio.client.direct_channel import DirectChannel
+from meshtrio.client.streaming import StreamingCall
+from meshtrio.client.subchannel import Subchannel
+from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
 from meshtrio.messages import health
-from meshtrio.rpc.dynamic import method_of
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_WATCH = method_of(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"])
+_WATCH_METHOD = method_from_descriptor(
+    health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"]
+)
 _SERVING = health.HealthCheckResponse.SERVING
 
 
-async def watch_health(link: Link, service: str, tell: Callable[[bool], None]) -> None:
+async def watch_health(
+    subchannel: Subchannel, service: str, on_health: Callable[[bool], None]
+) -> None:
     """Tell whether the service is SERVING, at each change, until the connection takes no calls.
 
     Returns at once where there is no connection.
     """
-    connection = link.connection
+    connection = subchannel.connection
     if connection is None:
         return
-    picker, rng, failures = SingleConnection(connection, "health"), Random(), 0
+    picker, rng, failures = DirectChannel(connection, "health"), Random(), 0
     request = health.HealthCheckRequest(service=service)
-    while connection.usable:
+    while connection.is_usable:
         try:
-            async with Call(picker, _WATCH, single=request) as call:
-                with link.watched():
+            async with StreamingCall(picker, _WATCH_METHOD, single_message=request) as call:
+                with subchannel.count_health_watch():
                     async for reply in call:
                         failures = 0
-                        tell(reply.status == _SERVING)
+                        on_health(reply.status == _SERVING)
         except purerpc.UnimplementedError:
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
-            tell(True)
-            await connection.spent.wait()
+            on_health(True)
+            await connection.exhausted.wait()
         except (CallRefusedError, purerpc.ResourceExhaustedError):
             pass  # It has too many calls, which says nothing about its health: as it was.
         except purerpc.RpcFailedError:
-            tell(False)
+            on_health(False)
         failures += 1
-        await trio.sleep(RECONNECT.delay(failures, rng))
+        await trio.sleep(RECONNECT_BACKOFF.delay(failures, rng))

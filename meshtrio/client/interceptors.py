@@ -25,10 +25,10 @@ import attrs
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.picker import CallOptions, Picker
-from meshtrio.rpc.seam import Method
-from meshtrio.structured import without_cancelled
-from meshtrio.wire.grpc import Metadata
+from meshtrio.client.call_destination import CallDestination, CallOptions
+from meshtrio.grpc.metadata import Metadata
+from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.util.concurrency import split_cancelled
 
 
 @attrs.define
@@ -64,32 +64,32 @@ Interceptor = Callable[[ClientCall], AbstractAsyncContextManager[Any]]
 
 
 def call_credentials(
-    get: Callable[[ClientCall], Awaitable[Iterable[tuple[str, str | bytes]]]],
+    get_metadata: Callable[[ClientCall], Awaitable[Iterable[tuple[str, str | bytes]]]],
 ) -> Interceptor:
     """An interceptor that adds what `get` gives for each call: a token that is renewed, say."""
 
     @asynccontextmanager
     async def credentials(call: ClientCall) -> Any:
-        call.metadata.extend(await get(call))
+        call.metadata.extend(await get_metadata(call))
         yield
 
     return credentials
 
 
-def describe(picker: Picker, method: Method, options: CallOptions) -> ClientCall:
+def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
     return ClientCall(
-        picker.name, method.path, list(options.metadata), trio.current_effective_deadline()
+        channel.name, method.path, list(options.metadata), trio.current_effective_deadline()
     )
 
 
-async def enter(
+async def enter_interceptors(
     stack: AsyncExitStack, interceptors: Sequence[Interceptor], call: ClientCall
 ) -> None:
     for interceptor in interceptors:
         await stack.enter_async_context(interceptor(call))
 
 
-class Around:
+class InterceptorTask:
     """The interceptors of a call that streams: they are entered by a task of the channel, which
     leaves them when the call is over, however its caller leaves it."""
 
@@ -99,42 +99,42 @@ class Around:
         """What an interceptor raised."""
         self._interceptors = interceptors
         self._entered = trio.Event()
-        self._over = trio.Event()
-        self._left = trio.Event()
+        self._call_ended = trio.Event()
+        self._exited = trio.Event()
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
         try:
             async with AsyncExitStack() as stack:
-                await enter(stack, self._interceptors, self.call)
+                await enter_interceptors(stack, self._interceptors, self.call)
                 self._entered.set()
-                await self._over.wait()
+                await self._call_ended.wait()
                 if self._failure is not None:
                     raise self._failure
         except trio.Cancelled:
             raise
         except BaseException as exc:
-            cancelled, self.error = without_cancelled(exc)
+            cancelled, self.error = split_cancelled(exc)
             if cancelled is not None:
                 raise cancelled from None
         finally:
             self._entered.set()
-            self._left.set()
+            self._exited.set()
 
-    async def entered(self) -> None:
+    async def wait_entered(self) -> None:
         """Wait until the call may go out. Raises what an interceptor raised."""
         await self._entered.wait()
         if self.error is not None:
             raise self.error
 
-    def leave(self, failure: BaseException | None = None) -> None:
+    def request_exit(self, failure: BaseException | None = None) -> None:
         """The call is over; does nothing the second time."""
-        if not self._over.is_set():
+        if not self._call_ended.is_set():
             self._failure = failure
-            self._over.set()
+            self._call_ended.set()
 
-    async def left(self, failure: BaseException | None) -> BaseException | None:
+    async def exit_and_wait(self, failure: BaseException | None) -> BaseException | None:
         """Leave and wait for it; gives the error that the caller is to have."""
-        self.leave(failure)
-        await self._left.wait()
+        self.request_exit(failure)
+        await self._exited.wait()
         return self.error

@@ -16,15 +16,19 @@ import purerpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from meshtrio.client.calls import stub_method
-from meshtrio.client.described_files import DescribedFiles, Description, decoded
-from meshtrio.client.picker import Picker
-from meshtrio.client.raw import raw_method_of
+from meshtrio.client.call_destination import CallDestination
+from meshtrio.client.descriptor_pool_builder import (
+    DescriptorPoolBuilder,
+    ReflectedTypes,
+    decode_name,
+)
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.client.raw_reply import make_raw_method
 from meshtrio.errors import UsageError
 from meshtrio.messages import reflection_v1, reflection_v1alpha
-from meshtrio.rpc.seam import Method
-from meshtrio.threads import Pace, compute
-from meshtrio.wire.protobuf import MalformedError, fields
+from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
+from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FULL_NAME = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")
@@ -33,37 +37,37 @@ MAX_SERVICES = 1000
 _MAX_FIELDS = 10_000
 """Fields of an answer, each of which has many more inside."""
 
-_FILES, _SERVICES, _ERROR = 4, 6, 7
+_FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
 """Fields of ServerReflectionResponse."""
 
 
-def _method_of(module: Any) -> Method:
+def _reflection_method(module: Any) -> Method:
     service = module.DESCRIPTOR.services_by_name["ServerReflection"]
-    return raw_method_of(service.methods_by_name["ServerReflectionInfo"])
+    return make_raw_method(service.methods_by_name["ServerReflectionInfo"])
 
 
-_METHODS = tuple((each, _method_of(each)) for each in (reflection_v1, reflection_v1alpha))
+_VERSIONS = tuple((each, _reflection_method(each)) for each in (reflection_v1, reflection_v1alpha))
 
 
-class NoReflectionError(UsageError):
+class ReflectionError(UsageError):
     """The server does not describe itself, or not what was asked for."""
 
 
-class ReflectionUnavailableError(NoReflectionError):
+class ReflectionUnavailableError(ReflectionError):
     """The server does not implement reflection at all."""
 
 
-async def list_services(picker: Picker) -> list[str]:
+async def list_services(channel: CallDestination) -> list[str]:
     """The names of what a server serves. Raises NoReflectionError."""
-    return (await _ask(picker, picker.name, {"list_services": ""})).services
+    return (await _query(channel, channel.name, {"list_services": ""})).services
 
 
-async def describe(picker: Picker, *services: str, server: str = "") -> DescriptorPool:
-    """Learn the types of services, as `describe_all`."""
-    return (await describe_all(picker, *services, server=server)).pool
+async def fetch_pool(channel: CallDestination, *services: str, server: str = "") -> DescriptorPool:
+    """Learn the types of services, as `fetch_types`."""
+    return (await fetch_types(channel, *services, server=server)).pool
 
 
-async def describe_all(picker: Picker, *services: str, server: str = "") -> Description:
+async def fetch_types(channel: CallDestination, *services: str, server: str = "") -> ReflectedTypes:
     """Learn the files that declare services, and what they import.
 
     Args:
@@ -74,30 +78,30 @@ async def describe_all(picker: Picker, *services: str, server: str = "") -> Desc
     Raises:
         NoReflectionError: The server does not describe them, or what it says cannot be used.
     """
-    server = server or picker.name
-    found = DescribedFiles()
+    server = server or channel.name
+    found = DescriptorPoolBuilder()
     for service in services:
-        await _add_files(picker, server, {"file_containing_symbol": service}, found)
-    while found.missing:
-        name = next(iter(found.missing))
-        await _add_files(picker, server, {"file_by_filename": name}, found)
-        if name in found.missing:
-            raise NoReflectionError(f"{server} does not give the file {name}")
+        await _add_files(channel, server, {"file_containing_symbol": service}, found)
+    while found.missing_imports:
+        name = next(iter(found.missing_imports))
+        await _add_files(channel, server, {"file_by_filename": name}, found)
+        if name in found.missing_imports:
+            raise ReflectionError(f"{server} does not give the file {name}")
     try:
-        return await compute(found.built)
-    except MalformedError as exc:
-        raise NoReflectionError(f"{server} gives files that do not fit: {exc}") from None
+        return await run_computation(found.build)
+    except MalformedProtobufError as exc:
+        raise ReflectionError(f"{server} gives files that do not fit: {exc}") from None
 
 
 async def _add_files(
-    picker: Picker, server: str, question: dict[str, str], found: DescribedFiles
+    channel: CallDestination, server: str, request: dict[str, str], builder: DescriptorPoolBuilder
 ) -> None:
-    answer = await _ask(picker, server, question)
+    answer = await _query(channel, server, request)
     try:
-        await compute(partial(found.add, answer.files))
-    except MalformedError as exc:
-        text = f"{server} gives something else than files for {question}: {exc}"
-        raise NoReflectionError(text) from None
+        await run_computation(partial(builder.add, answer.files))
+    except MalformedProtobufError as exc:
+        text = f"{server} gives something else than files for {request}: {exc}"
+        raise ReflectionError(text) from None
 
 
 def is_full_name(text: str) -> bool:
@@ -113,7 +117,7 @@ def split_method(method: str) -> tuple[str, str]:
     return service, name
 
 
-def method_in(pool: DescriptorPool, method: str, source: str) -> MethodDescriptor:
+def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescriptor:
     """Find a method among types that `source` has described.
 
     Raises UsageError for one that is not `pkg.Service/Method`, NoReflectionError for one that is
@@ -123,16 +127,16 @@ def method_in(pool: DescriptorPool, method: str, source: str) -> MethodDescripto
     try:
         service = pool.FindServiceByName(service_name)
     except KeyError:
-        raise NoReflectionError(f"there is no service {service_name} in {source}") from None
+        raise ReflectionError(f"there is no service {service_name} in {source}") from None
     found: MethodDescriptor | None = service.methods_by_name.get(name)
     if found is None:
         names = ", ".join(service.methods_by_name)
-        raise NoReflectionError(f"{service_name} has no method {name!r}; it has {names}")
+        raise ReflectionError(f"{service_name} has no method {name!r}; it has {names}")
     return found
 
 
 @attrs.define
-class _Answer:
+class _ReflectionResponse:
     """What was answered to one question, not parsed by protobuf."""
 
     services: list[str] = attrs.field(factory=list)
@@ -140,57 +144,63 @@ class _Answer:
     error: str | None = None
 
     @classmethod
-    def read(cls, data: bytes, pace: Pace) -> _Answer:
+    def parse(cls, data: bytes, pace: GilYielder) -> _ReflectionResponse:
         """Take a ServerReflectionResponse apart. Raises MalformedError for what is none."""
         answer = cls()
         left = _MAX_FIELDS
-        for number, _, begin, end in fields(data):
-            left = _counted(left, pace)
-            if number == _ERROR:
+        for number, _, begin, end in iter_fields(data):
+            left = _count_field(left, pace)
+            if number == _ERROR_FIELD:
                 answer.error = ""
-            if begin < 0 or number not in (_FILES, _SERVICES, _ERROR):
+            if begin < 0 or number not in (
+                _FILE_DESCRIPTOR_FIELD,
+                _LIST_SERVICES_FIELD,
+                _ERROR_FIELD,
+            ):
                 continue
-            for inner, _, value, stop in fields(data, begin, end):
-                left = _counted(left, pace)
+            for inner, _, value, stop in iter_fields(data, begin, end):
+                left = _count_field(left, pace)
                 if value >= 0:
-                    answer._take(number, inner, data[value:stop])
+                    answer._add_field(number, inner, data[value:stop])
         return answer
 
-    def _take(self, number: int, inner: int, value: bytes) -> None:
-        if number == _FILES and inner == 1:
+    def _add_field(self, number: int, inner: int, value: bytes) -> None:
+        if number == _FILE_DESCRIPTOR_FIELD and inner == 1:
             self.files.append(value)
-        elif number == _SERVICES and inner == 1:
+        elif number == _LIST_SERVICES_FIELD and inner == 1:
             self.services += [
-                decoded(value[v:e]) for n, _, v, e in fields(value) if n == 1 and v >= 0
+                decode_name(value[v:e]) for n, _, v, e in iter_fields(value) if n == 1 and v >= 0
             ]
             if len(self.services) > MAX_SERVICES:
-                raise MalformedError(f"there are over {MAX_SERVICES:,} services")
-        elif number == _ERROR and inner == 2:
+                raise MalformedProtobufError(f"there are over {MAX_SERVICES:,} services")
+        elif number == _ERROR_FIELD and inner == 2:
             self.error = value[:1024].decode("utf-8", "replace")
 
 
-def _counted(left: int, pace: Pace) -> int:
+def _count_field(remaining: int, pace: GilYielder) -> int:
     pace()
-    if left <= 0:
-        raise MalformedError(f"it has over {_MAX_FIELDS:,} fields")
-    return left - 1
+    if remaining <= 0:
+        raise MalformedProtobufError(f"it has over {_MAX_FIELDS:,} fields")
+    return remaining - 1
 
 
-async def _ask(picker: Picker, server: str, question: dict[str, str]) -> _Answer:
+async def _query(
+    channel: CallDestination, server: str, request: dict[str, str]
+) -> _ReflectionResponse:
     """Put one question to the server's reflection."""
-    what = " ".join(question.values())
-    for module, method in _METHODS:
+    what = " ".join(request.values())
+    for module, method in _VERSIONS:
         with contextlib.suppress(purerpc.UnimplementedError):
-            async with stub_method(picker, method)() as asking:
-                await asking.send_message(module.ServerReflectionRequest(**question))
+            async with make_multicallable(channel, method)() as asking:
+                await asking.send_message(module.ServerReflectionRequest(**request))
                 reply = await asking.receive_message()
             try:
                 data = b"" if reply is None else reply.data
-                answer = await compute(partial(_Answer.read, data))
-            except MalformedError as exc:
-                raise NoReflectionError(f"{server} does not describe {what}: {exc}") from None
+                answer = await run_computation(partial(_ReflectionResponse.parse, data))
+            except MalformedProtobufError as exc:
+                raise ReflectionError(f"{server} does not describe {what}: {exc}") from None
             if reply is None or answer.error is not None:
                 reason = answer.error if reply else "no answer"
-                raise NoReflectionError(f"{server} does not describe {what}: {reason}")
+                raise ReflectionError(f"{server} does not describe {what}: {reason}")
             return answer
     raise ReflectionUnavailableError(f"{server} offers no reflection, which types are learned from")

@@ -16,38 +16,42 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.endpoint import RECONNECT
-from meshtrio.client.head import request_block
-from meshtrio.client.interceptors import Around, describe
-from meshtrio.client.picker import PLAIN, CallOptions, Picker
-from meshtrio.client.sender import Sender
-from meshtrio.client.unary import next_delay, out_of_time, wish_of
-from meshtrio.errors import CallRefusedError, unwrap
-from meshtrio.policies.retry import Retries
-from meshtrio.policies.service_config import MethodConfig
-from meshtrio.rpc.observe import (
+from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.interceptors import InterceptorTask, make_client_call
+from meshtrio.client.request_headers import encode_method_headers
+from meshtrio.client.request_stream import RequestStream
+from meshtrio.client.retry.policy import RetryState
+from meshtrio.client.unary import make_pick_args, make_timeout_error, next_retry_delay
+from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
+from meshtrio.errors import CallRefusedError, unwrap_exception_group
+from meshtrio.grpc.compression import IDENTITY
+from meshtrio.grpc.metadata import Metadata
+from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.rpc.composite_tracer import (
+    start_attempt_tracer,
+    start_client_call_tracer,
+    start_method_tracer,
+)
+from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
+from meshtrio.rpc.stats import CallCounters, has_succeeded
+from meshtrio.rpc.tracer import (
     ORIGINAL,
     RETRY,
-    SUCCESS,
+    STATUS_OK,
     TRANSPARENT_RETRY,
-    CallWatch,
-    outcome_of_call,
+    ClientCallTracer,
+    call_status_for,
 )
-from meshtrio.rpc.observers import attempted, begun, method_observer
-from meshtrio.rpc.seam import Message, MetadataLike, Method
-from meshtrio.rpc.tally import Tally, succeeded
-from meshtrio.rpc.tracing import notify, notify_in_read_loop
-from meshtrio.wire.compression import IDENTITY
-from meshtrio.wire.grpc import Metadata
+from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 
 T = TypeVar("T")
 
 
-class StreamUnaryCall:
+class StreamUnaryMultiCallable:
     """`reply = await stub.Method(requests, metadata=…)`, `requests` an async iterable."""
 
-    def __init__(self, picker: Picker, method: Method) -> None:
-        self._picker = picker
+    def __init__(self, channel: CallDestination, method: Method) -> None:
+        self._channel = channel
         self._method = method
 
     async def __call__(
@@ -56,31 +60,31 @@ class StreamUnaryCall:
         *,
         metadata: MetadataLike | None = None,
         compression: str = IDENTITY,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
     ) -> Any:
         """Call, sending while waiting for the reply; raises what `messages` raises.
 
         `wait` and `policy` are as for calls with one request.
         """
-        options = CallOptions.of(metadata, compression, wait, policy)
-        async with Call(self._picker, self._method, options, messages) as call:
-            return await call._receive_only()
+        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
+        async with StreamingCall(self._channel, self._method, options, messages) as call:
+            return await call._receive_single()
 
     def start(
         self,
         *,
         metadata: MetadataLike | None = None,
         compression: str = IDENTITY,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
-    ) -> Call:
-        """A `Call` to send the requests of one by one, and then `receive_message` once."""
-        options = CallOptions.of(metadata, compression, wait, policy)
-        return Call(self._picker, self._method, options)
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
+    ) -> StreamingCall:
+        """A `StreamingCall` to send the requests of one by one, and then `receive_message` once."""
+        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
+        return StreamingCall(self._channel, self._method, options)
 
 
-class Call(AsyncIterator[Any]):
+class StreamingCall(AsyncIterator[Any]):
     """A call under way, for the methods that stream.
 
         async for reply in stub.ServerStream(request): ...
@@ -97,90 +101,98 @@ class Call(AsyncIterator[Any]):
 
     def __init__(
         self,
-        picker: Picker,
+        channel: CallDestination,
         method: Method,
-        options: CallOptions = PLAIN,
+        options: CallOptions = DEFAULT_OPTIONS,
         messages: AsyncIterable[Message] | None = None,
         *,
-        single: Message | None = None,
+        single_message: Message | None = None,
     ) -> None:
         """`messages` are sent while replies are received; `single` is the only one."""
-        self._picker = picker
+        self._channel = channel
         self._method = method
         self._options = options
-        self._sender = None if messages is None else Sender(messages)
-        self._single = single
+        self._request_stream = None if messages is None else RequestStream(messages)
+        self._single_message = single_message
         self._attempt: Attempt | None = None
-        self._config = options.policy or picker.config.method(method.service, method.name)
-        self._retries: Retries | None = None
-        self._wish = wish_of(options, self._config)
-        self._around: Around | None = None
-        self._watch: CallWatch | None = None
-        self._kind = ORIGINAL
-        self._ends = math.inf
+        self._method_config = options.method_config or channel.service_config.get_method_config(
+            method.service, method.name
+        )
+        self._retry_state: RetryState | None = None
+        self._pick_args = make_pick_args(options, self._method_config)
+        self._interceptor_task: InterceptorTask | None = None
+        self._call_tracer: ClientCallTracer | None = None
+        self._attempt_kind = ORIGINAL
+        self._config_deadline = math.inf
         """When the time is over that the service's config gives it."""
-        self._tally: Tally | None = None
+        self._call_counters: CallCounters | None = None
         """Where it is counted as started and has still to be counted as ended."""
-        self._sending = self._noted = False
-        self._opening = trio.Lock()
-        self._cancelled = False
-        self._token = trio.lowlevel.current_trio_token()
+        self._is_sending = self._budget_deposited = False
+        self._open_lock = trio.Lock()
+        self._is_cancelled = False
+        self._trio_token = trio.lowlevel.current_trio_token()
 
-    async def _started(self) -> Attempt:
+    async def _ensure_started(self) -> Attempt:
         if self._attempt is None:
-            async with self._opening:
-                if self._cancelled:
+            async with self._open_lock:
+                if self._is_cancelled:
                     raise purerpc.CancelledError("the call was cancelled on this side")
                 if self._attempt is None:
                     try:
                         await self._start()
                     except BaseException as exc:
-                        self._end(exc)
+                        self._finish(exc)
                         raise
         assert self._attempt is not None
         return self._attempt
 
     async def _start(self) -> None:
-        if self._tally is None:
-            self._tally = self._picker.calls
-            self._tally.started += 1
-        if self._picker.observer is not None and self._watch is None:
-            target = self._picker.target
-            self._watch = begun(method_observer(self._picker.observer, target, self._method))
-        if self._picker.interceptors and self._around is None:
-            call = describe(self._picker, self._method, self._options)
-            self._around = Around(self._picker.interceptors, call)
-            self._picker.spawn(self._around.run)
-            await self._around.entered()
+        if self._call_counters is None:
+            self._call_counters = self._channel.call_counters
+            self._call_counters.started += 1
+        if self._channel.tracer is not None and self._call_tracer is None:
+            target = self._channel.target
+            self._call_tracer = start_client_call_tracer(
+                start_method_tracer(self._channel.tracer, target, self._method)
+            )
+        if self._channel.interceptors and self._interceptor_task is None:
+            call = make_client_call(self._channel, self._method, self._options)
+            self._interceptor_task = InterceptorTask(self._channel.interceptors, call)
+            self._channel.start_soon(self._interceptor_task.run)
+            await self._interceptor_task.wait_entered()
             self._options = attrs.evolve(self._options, metadata=tuple(call.metadata))
-        if not self._noted and self._config.retry is not None:
-            self._noted = True
-            self._picker.note_call()
-        block = request_block(self._method, self._picker)
-        previous = 0 if self._retries is None else self._retries.attempts - 1
+        if not self._budget_deposited and self._method_config.retry_policy is not None:
+            self._budget_deposited = True
+            self._channel.deposit_retry_budget()
+        block = encode_method_headers(self._method, self._channel)
+        previous = 0 if self._retry_state is None else self._retry_state.attempts - 1
         self._attempt = attempt = await Attempt.open(
-            self._picker,
+            self._channel,
             self._method,
             block,
             self._options,
-            previous=previous,
-            wish=self._wish,
-            watch=None if self._watch is None else attempted(self._watch, self._kind, previous),
-            limits=self._picker.lengths.with_config(self._config),
+            previous_attempts=previous,
+            pick_args=self._pick_args,
+            tracer=None
+            if self._call_tracer is None
+            else start_attempt_tracer(self._call_tracer, self._attempt_kind, previous),
+            message_limits=self._channel.message_lengths.resolve_limits(self._method_config),
         )
-        if self._around is not None:
-            self._around.call.attempt = attempt
-        if self._single is not None:
-            await attempt.send(self._single, end_stream=True)
+        if self._interceptor_task is not None:
+            self._interceptor_task.call.attempt = attempt
+        if self._single_message is not None:
+            await attempt.send(self._single_message, end_stream=True)
             return
         # The first request may be long in coming, and the server may be the first to speak.
-        attempt.target.connection.flush()
-        attempt.target.connection.tally.sent -= 1  # that is not one for each stream
-        if self._sender is not None:
-            await self._sender.attach(attempt)
-            if not self._sending:
-                self._sending = True
-                self._picker.spawn(self._sender.run)
+        attempt.pick_result.connection.flush()
+        attempt.pick_result.connection.counters.messages_sent -= (
+            1  # that is not one for each stream
+        )
+        if self._request_stream is not None:
+            await self._request_stream.attach(attempt)
+            if not self._is_sending:
+                self._is_sending = True
+                self._channel.start_soon(self._request_stream.run)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -189,26 +201,26 @@ class Call(AsyncIterator[Any]):
 
         `compress=False` sends it as it is, in spite of the call's `compression`.
         """
-        await self._in_time(self._send, message, compress)
+        await self._run_with_timeout(self._send, message, compress)
 
     async def _send(self, message: Message, compress: bool) -> None:
-        await (self._attempt or await self._started()).send(message, compress=compress)
+        await (self._attempt or await self._ensure_started()).send(message, compress=compress)
 
-    async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    async def _run_with_timeout(self, step: Callable[..., Awaitable[T]], *arguments: object) -> T:
         """Do something in the time that the service's config gives the call, from its start."""
-        seconds = self._config.timeout
+        seconds = self._method_config.timeout
         if seconds is None:  # A scope takes longer than what is done for a message.
             return await step(*arguments)
-        if self._ends == math.inf:
-            self._ends = trio.current_time() + seconds
-        with trio.CancelScope(deadline=self._ends):
+        if self._config_deadline == math.inf:
+            self._config_deadline = trio.current_time() + seconds
+        with trio.CancelScope(deadline=self._config_deadline):
             return await step(*arguments)
         self.cancel()
-        raise out_of_time(seconds)
+        raise make_timeout_error(seconds)
 
     async def close(self) -> None:
         """End the requests, as purerpc's streams do; replies may still be received."""
-        await (await self._started()).stream.send_end()
+        await (await self._ensure_started()).stream.send_end_stream()
 
     # -- receiving ---------------------------------------------------------------------------
 
@@ -228,21 +240,25 @@ class Call(AsyncIterator[Any]):
         When cancelled, the call is cancelled with it.
         """
         try:
-            reply = await self._in_time(self._receive)
+            reply = await self._run_with_timeout(self._receive)
         except BaseException as exc:
-            if self._around is not None and isinstance(exc, Exception):
-                exc = await self._around.left(exc) or exc
-            self._end(exc)
-            if self._sender is None or self._sender.error is None:
+            if self._interceptor_task is not None and isinstance(exc, Exception):
+                exc = await self._interceptor_task.exit_and_wait(exc) or exc
+            self._finish(exc)
+            if self._request_stream is None or self._request_stream.error is None:
                 raise exc from exc.__cause__
             if isinstance(exc, trio.Cancelled):
                 raise
-            raise unwrap(self._sender.error) from None
+            raise unwrap_exception_group(self._request_stream.error) from None
         if reply is None:
-            if self._picker.throttle is not None:
-                self._picker.throttle.succeeded()
-            error = None if self._around is None else await self._around.left(None)
-            self._end(error)
+            if self._channel.retry_throttle is not None:
+                self._channel.retry_throttle.on_success()
+            error = (
+                None
+                if self._interceptor_task is None
+                else await self._interceptor_task.exit_and_wait(None)
+            )
+            self._finish(error)
             if error is not None:
                 raise error
         return reply
@@ -251,25 +267,25 @@ class Call(AsyncIterator[Any]):
         """Take the next reply; a call whose reply has not begun may be made again first."""
         refusals = 0
         while True:
-            attempt = await self._started()
+            attempt = await self._ensure_started()
             try:
                 reply = await attempt.receive()
-                if self._sender is not None:
-                    self._sender.commit()
+                if self._request_stream is not None:
+                    self._request_stream.commit()
                 return reply
             except CallRefusedError as exc:
                 refusals += 1
-                self._kind = TRANSPARENT_RETRY
-                delay = self._delay_after(exc, attempt, RECONNECT.delay(refusals, Random()))
+                self._attempt_kind = TRANSPARENT_RETRY
+                delay = self._retry_delay(exc, attempt, RECONNECT_BACKOFF.delay(refusals, Random()))
             except purerpc.RpcFailedError as exc:
-                self._kind = RETRY
-                delay = self._delay_after(exc, attempt, None)
+                self._attempt_kind = RETRY
+                delay = self._retry_delay(exc, attempt, None)
             attempt.end()
             await trio.sleep(delay)
             if self._attempt is attempt:
                 self._attempt = None
 
-    def _delay_after(
+    def _retry_delay(
         self, failure: purerpc.RpcFailedError, attempt: Attempt, delay: float | None
     ) -> float:
         """Seconds until the call is made again; `delay` is known where it was not processed.
@@ -277,21 +293,25 @@ class Call(AsyncIterator[Any]):
         Raises the failure where it is not made again: only what can be sent again is, and what a
         caller sends one by one cannot.
         """
-        kept = self._single is not None or (self._sender is not None and self._sender.can_repeat)
-        if not kept or attempt.committed or self._cancelled:
+        kept = self._single_message is not None or (
+            self._request_stream is not None and self._request_stream.is_replayable
+        )
+        if not kept or attempt.is_committed or self._is_cancelled:
             raise failure
-        if self._sender is not None and self._sender.error is not None:
+        if self._request_stream is not None and self._request_stream.error is not None:
             raise failure
         if delay is not None:
             return delay
-        if self._config.retry is None:
+        if self._method_config.retry_policy is None:
             raise failure
-        if self._retries is None:
-            self._retries = Retries(self._config.retry, self._picker.throttle, Random())
-        self._wish = self._wish.elsewhere_than(attempt.target.source)
-        return next_delay(self._picker, self._retries, attempt, failure)
+        if self._retry_state is None:
+            self._retry_state = RetryState(
+                self._method_config.retry_policy, self._channel.retry_throttle, Random()
+            )
+        self._pick_args = self._pick_args.excluding(attempt.pick_result.channel_endpoint)
+        return next_retry_delay(self._channel, self._retry_state, attempt, failure)
 
-    async def _receive_only(self) -> Any:
+    async def _receive_single(self) -> Any:
         reply = await self.receive_message()
         if reply is None:
             raise purerpc.UnimplementedError("the call succeeded with no reply instead of one")
@@ -309,43 +329,43 @@ class Call(AsyncIterator[Any]):
 
     def cancel(self) -> None:
         """End the call now; the handler is cancelled. Does nothing where it is over."""
-        self._cancelled = True
-        self._count_end(failed=True)
-        if self._around is not None:
-            self._around.leave()
-        if self._sender is not None:
-            self._sender.scope.cancel()
+        self._is_cancelled = True
+        self._count_result(failed=True)
+        if self._interceptor_task is not None:
+            self._interceptor_task.request_exit()
+        if self._request_stream is not None:
+            self._request_stream.cancel_scope.cancel()
         if self._attempt is not None:
             self._attempt.end()
-        watch, self._watch = self._watch, None
+        watch, self._call_tracer = self._call_tracer, None
         if watch is not None:
-            notify(self._method.path, watch.ended, None)
+            notify_tracer(self._method.path, watch.call_ended, None)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _finish(self, error: BaseException | None) -> None:
         """It is over by itself, with a failure or without."""
-        watch, self._watch = self._watch, None
-        self._count_end(failed=error is not None)
+        watch, self._call_tracer = self._call_tracer, None
+        self._count_result(failed=error is not None)
         self.cancel()
         if watch is not None:
-            outcome = SUCCESS if error is None else outcome_of_call(error)
-            notify(self._method.path, watch.ended, outcome)
+            outcome = STATUS_OK if error is None else call_status_for(error)
+            notify_tracer(self._method.path, watch.call_ended, outcome)
 
-    def _count_end(self, *, failed: bool) -> None:
-        if self._tally is not None:
-            _count_end(self._tally, self._attempt, failed=failed)
-            self._tally = None
+    def _count_result(self, *, failed: bool) -> None:
+        if self._call_counters is not None:
+            _count_call_result(self._call_counters, self._attempt, failed=failed)
+            self._call_counters = None
 
     async def aclose(self) -> None:
         """The same as `cancel`, for `contextlib.aclosing`."""
         self.cancel()
         await trio.lowlevel.checkpoint()
 
-    def __await__(self) -> Generator[Any, Any, Call]:
+    def __await__(self) -> Generator[Any, Any, StreamingCall]:
         """`call = await stub.Method()`, as with purerpc: start it now."""
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
-        await self._in_time(self._started)
+        await self._run_with_timeout(self._ensure_started)
         return self
 
     async def __aexit__(
@@ -358,38 +378,43 @@ class Call(AsyncIterator[Any]):
 
     def __del__(self) -> None:
         attempt = getattr(self, "_attempt", None)
-        sending = getattr(self, "_sender", None) is not None
-        around = getattr(self, "_around", None)
-        tally = getattr(self, "_tally", None)
+        sending = getattr(self, "_request_stream", None) is not None
+        around = getattr(self, "_interceptor_task", None)
+        tally = getattr(self, "_call_counters", None)
         if attempt is not None and (
-            tally or sending or around or attempt.stream.id in attempt.target.connection.streams
+            tally
+            or sending
+            or around
+            or attempt.stream.id in attempt.pick_result.connection.streams
         ):
             # The collector may run in any thread, and in the middle of anything.
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(
-                    _end_dropped, attempt, self._sender, around, self._watch, tally
+                self._trio_token.run_sync_soon(
+                    _cancel_dropped, attempt, self._request_stream, around, self._call_tracer, tally
                 )
 
 
-def _end_dropped(
+def _cancel_dropped(
     attempt: Attempt,
-    sender: Sender | None,
-    around: Around | None,
-    watch: CallWatch | None,
-    tally: Tally | None,
+    request_stream: RequestStream | None,
+    interceptor_task: InterceptorTask | None,
+    call_tracer: ClientCallTracer | None,
+    call_counters: CallCounters | None,
 ) -> None:
-    if tally is not None:
-        _count_end(tally, attempt, failed=True)
-    if around is not None:
-        around.leave()
-    if sender is not None:
-        sender.scope.cancel()
+    if call_counters is not None:
+        _count_call_result(call_counters, attempt, failed=True)
+    if interceptor_task is not None:
+        interceptor_task.request_exit()
+    if request_stream is not None:
+        request_stream.cancel_scope.cancel()
     attempt.end()
-    if watch is not None:
-        notify_in_read_loop("a call that was dropped", watch.ended, None)
+    if call_tracer is not None:
+        notify_tracer_in_read_loop("a call that was dropped", call_tracer.call_ended, None)
 
 
-def _count_end(tally: Tally, attempt: Attempt | None, *, failed: bool) -> None:
-    tally.end(failed=failed)
-    if attempt is not None and succeeded(attempt.stream):
-        attempt.target.connection.tally.received -= 1  # as when it was started
+def _count_call_result(
+    call_counters: CallCounters, attempt: Attempt | None, *, failed: bool
+) -> None:
+    call_counters.end_call(failed=failed)
+    if attempt is not None and has_succeeded(attempt.stream):
+        attempt.pick_result.connection.counters.messages_received -= 1  # as when it was started

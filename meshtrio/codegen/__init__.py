@@ -14,8 +14,8 @@ import sys
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor_pb2 import Edition
 
-from meshtrio.codegen.naming import Types, generated_name
-from meshtrio.codegen.render import render
+from meshtrio.codegen.naming import MessageTypes, generated_file_name
+from meshtrio.codegen.render import render_file
 
 
 def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
@@ -27,13 +27,13 @@ def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
     )
     response.minimum_edition = Edition.EDITION_PROTO2
     response.maximum_edition = Edition.EDITION_2024
-    types = Types(request.proto_file)
+    types = MessageTypes(request.proto_file)
     wanted = frozenset(request.file_to_generate)
     for file in request.proto_file:
         if file.name in wanted and file.service:
             made = response.file.add()
-            made.name = generated_name(file.name)
-            made.content = render(file, types)
+            made.name = generated_file_name(file.name)
+            made.content = render_file(file, types)
     return response
 
 

@@ -12,22 +12,22 @@ from google.protobuf.descriptor_pb2 import (
 
 from meshtrio.codegen.naming import (
     MessageClass,
-    Types,
-    alias_of,
-    importable,
-    method_names,
-    unlike,
+    MessageTypes,
+    is_importable,
+    make_unique,
+    module_alias,
+    python_method_names,
 )
 
-_SERVICES, _METHODS = 6, 2
+_SERVICE_FIELD, _METHOD_FIELD = 6, 2
 """Field numbers in FileDescriptorProto and ServiceDescriptorProto, of which paths are made."""
-_KINDS = {
+_MULTICALLABLE_TYPES = {
     (False, False): "UnaryUnary",
     (False, True): "UnaryStream",
     (True, False): "StreamUnary",
     (True, True): "StreamStream",
 }
-_HEADER = '''"""The services of {proto}; made by protoc-gen-meshtrio, not to be edited."""
+_HEADER_TEMPLATE = '''"""The services of {proto}; made by protoc-gen-meshtrio, not to be edited."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from __future__ import annotations
 
 from meshtrio import {stubs}
 '''
-_METHOD_STUB = (
+_STUB_METHOD_TEMPLATE = (
     "        self.{name}: {stubs}.{kind}[{types}] = client.get_method_stub(\n"
     '            "{rpc}", {signature}\n'
     "        )\n"
 )
-_METHOD_ADDED = (
+_ADD_METHOD_TEMPLATE = (
     "        service.add_method(\n"
     '            "{rpc}",\n'
     "            self.{name},\n"
@@ -51,7 +51,7 @@ _METHOD_ADDED = (
 Comments = Mapping[tuple[int, ...], str]
 
 
-def render(file: FileDescriptorProto, types: Types) -> str:
+def render_file(file: FileDescriptorProto, types: MessageTypes) -> str:
     """Write the servicers and stubs of a file's services."""
     comments = {
         tuple(place.path): place.leading_comments
@@ -61,42 +61,42 @@ def render(file: FileDescriptorProto, types: Types) -> str:
     writer = _Writer(file, types)
     parts = []
     for number, service in enumerate(file.service):
-        path = (_SERVICES, number)
-        parts.append(writer.servicer(service, comments, path))
-        parts.append(writer.stub(service, comments, path))
-    header = _HEADER.format(
-        proto=_quoted(file.name),
-        imports=writer.imports(file.service),
-        stubs=writer.imported("stubs"),
+        path = (_SERVICE_FIELD, number)
+        parts.append(writer.render_servicer(service, comments, path))
+        parts.append(writer.render_stub(service, comments, path))
+    header = _HEADER_TEMPLATE.format(
+        proto=_escape_docstring(file.name),
+        imports=writer.render_imports(file.service),
+        stubs=writer.import_clause("stubs"),
     )
     return "\n\n".join([header, *parts])
 
 
 class _Writer:
-    def __init__(self, file: FileDescriptorProto, types: Types) -> None:
+    def __init__(self, file: FileDescriptorProto, types: MessageTypes) -> None:
         self._package = file.package
         self._types = types
-        self._names = [method_names([m.name for m in s.method]) for s in file.service]
-        self._taken = {name for names in self._names for name in names.values()}
+        self._names = [python_method_names([m.name for m in s.method]) for s in file.service]
+        self._method_name_set = {name for names in self._names for name in names.values()}
         self._aliases: dict[str, str] = {}
 
     # -- names -------------------------------------------------------------------------------
 
-    def name(self, name: str) -> str:
+    def local_name(self, name: str) -> str:
         """What is imported under a name: a method of that name hides it in the body of a class."""
-        return unlike(name, self._taken)
+        return make_unique(name, self._method_name_set)
 
-    def imported(self, name: str) -> str:
+    def import_clause(self, name: str) -> str:
         """The part of an import statement after `import`."""
-        return name if self.name(name) == name else f"{name} as {self.name(name)}"
+        return name if self.local_name(name) == name else f"{name} as {self.local_name(name)}"
 
-    def _alias(self, module: str) -> str:
+    def _alias_for(self, module: str) -> str:
         if module not in self._aliases:
-            taken = {*self._taken, *self._aliases.values()}
-            self._aliases[module] = unlike(alias_of(module), taken)
+            taken = {*self._method_name_set, *self._aliases.values()}
+            self._aliases[module] = make_unique(module_alias(module), taken)
         return self._aliases[module]
 
-    def _used(self, services: Iterable[ServiceDescriptorProto]) -> list[MessageClass]:
+    def _message_classes(self, services: Iterable[ServiceDescriptorProto]) -> list[MessageClass]:
         names = {
             name
             for service in services
@@ -105,74 +105,78 @@ class _Writer:
         }
         return [self._types.find(name) for name in sorted(names)]
 
-    def imports(self, services: Sequence[ServiceDescriptorProto]) -> str:
-        used = self._used(services)
-        plain = {each.module for each in used if importable(each.module)}
+    def render_imports(self, services: Sequence[ServiceDescriptorProto]) -> str:
+        used = self._message_classes(services)
+        plain = {each.module for each in used if is_importable(each.module)}
         odd = {each.module for each in used} - plain
-        lines = [f"import {self.imported('importlib')}"] if odd else []
+        lines = [f"import {self.import_clause('importlib')}"] if odd else []
         streams = any(m.client_streaming or m.server_streaming for s in services for m in s.method)
         if streams:
-            lines.append(f"from collections.abc import {self.imported('AsyncIterator')}")
-        if any(not each.plain for each in used):
-            lines.append(f"from typing import {self.imported('Any')}")
+            lines.append(f"from collections.abc import {self.import_clause('AsyncIterator')}")
+        if any(not each.is_plain for each in used):
+            lines.append(f"from typing import {self.import_clause('Any')}")
         lines += [""] if lines else []
-        lines += [f"import {module} as {self._alias(module)}" for module in sorted(plain)]
-        load = f"{self.name('importlib')}.import_module"
-        lines += [f'{self._alias(module)} = {load}("{module}")' for module in sorted(odd)]
+        lines += [f"import {module} as {self._alias_for(module)}" for module in sorted(plain)]
+        load = f"{self.local_name('importlib')}.import_module"
+        lines += [f'{self._alias_for(module)} = {load}("{module}")' for module in sorted(odd)]
         return "\n".join(lines)
 
-    def _value(self, name: str) -> str:
+    def _class_expression(self, name: str) -> str:
         found = self._types.find(name)
-        return found.expression(self._alias(found.module))
+        return found.expression(self._alias_for(found.module))
 
-    def _type(self, name: str) -> str:
+    def _annotation(self, name: str) -> str:
         """As an annotation, which a class whose name has to be looked up cannot be."""
-        return self._value(name) if self._types.find(name).plain else self.name("Any")
+        return (
+            self._class_expression(name)
+            if self._types.find(name).is_plain
+            else self.local_name("Any")
+        )
 
     def _full_name(self, service: ServiceDescriptorProto) -> str:
         return f"{self._package}.{service.name}" if self._package else service.name
 
-    def _signature(self, method: MethodDescriptorProto, indent: str) -> str:
+    def _render_signature(self, method: MethodDescriptorProto, indent: str) -> str:
         values = [
-            self._value(method.input_type),
-            self._value(method.output_type),
+            self._class_expression(method.input_type),
+            self._class_expression(method.output_type),
             f"stream_in={method.client_streaming}",
             f"stream_out={method.server_streaming}",
         ]
         inside = "".join(f"{indent}    {value},\n" for value in values)
-        return f"{self.name('stubs')}.signature(\n{inside}{indent})"
+        return f"{self.local_name('stubs')}.signature(\n{inside}{indent})"
 
     # -- classes -----------------------------------------------------------------------------
 
-    def servicer(
+    def render_servicer(
         self, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
     ) -> str:
-        names, stubs = self._names[path[-1]], self.name("stubs")
+        names, stubs = self._names[path[-1]], self.local_name("stubs")
         text = f"class {service.name}Servicer({stubs}.Servicer):\n"
-        text += _docstring(comments.get(path, ""), "    ", after="\n")
+        text += _render_docstring(comments.get(path, ""), "    ", after="\n")
         # Before the methods, since one of them may be called `property`.
         text += f"    @property\n    def service(self) -> {stubs}.Service:\n"
         text += f'        service = {stubs}.Service("{self._full_name(service)}")\n'
         for method in service.method:
-            text += _METHOD_ADDED.format(
+            text += _ADD_METHOD_TEMPLATE.format(
                 rpc=method.name,
                 name=names[method.name],
-                signature=self._signature(method, " " * 12),
+                signature=self._render_signature(method, " " * 12),
             )
         text += "        return service\n"
         for number, method in enumerate(service.method):
-            comment = comments.get((*path, _METHODS, number), "")
-            text += "\n" + self._handler(
-                method, names[method.name], _docstring(comment, "        ")
+            comment = comments.get((*path, _METHOD_FIELD, number), "")
+            text += "\n" + self._render_handler(
+                method, names[method.name], _render_docstring(comment, "        ")
             )
         return text
 
-    def _handler(self, method: MethodDescriptorProto, name: str, docstring: str) -> str:
-        iterator = self.name("AsyncIterator")
-        argument, request = "message", self._type(method.input_type)
+    def _render_handler(self, method: MethodDescriptorProto, name: str, docstring: str) -> str:
+        iterator = self.local_name("AsyncIterator")
+        argument, request = "message", self._annotation(method.input_type)
         if method.client_streaming:
             argument, request = "messages", f"{iterator}[{request}]"
-        reply = self._type(method.output_type)
+        reply = self._annotation(method.output_type)
         # An async generator, as it is overridden with, is a plain function that gives an iterator.
         define = "async def"
         if method.server_streaming:
@@ -182,41 +186,41 @@ class _Writer:
             f"{docstring}        raise NotImplementedError\n"
         )
 
-    def stub(
+    def render_stub(
         self, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
     ) -> str:
-        names, stubs = self._names[path[-1]], self.name("stubs")
+        names, stubs = self._names[path[-1]], self.local_name("stubs")
         text = f"class {service.name}Stub:\n"
-        text += _docstring(comments.get(path, ""), "    ", after="\n")
+        text += _render_docstring(comments.get(path, ""), "    ", after="\n")
         text += "    def __init__(self, channel: object) -> None:\n"
         text += f'        client = {stubs}.Client("{self._full_name(service)}", channel)\n'
         text += "        self._client = client\n"
         for number, method in enumerate(service.method):
-            types = f"{self._type(method.input_type)}, {self._type(method.output_type)}"
-            text += _METHOD_STUB.format(
+            types = f"{self._annotation(method.input_type)}, {self._annotation(method.output_type)}"
+            text += _STUB_METHOD_TEMPLATE.format(
                 name=names[method.name],
                 stubs=stubs,
-                kind=_KINDS[method.client_streaming, method.server_streaming],
+                kind=_MULTICALLABLE_TYPES[method.client_streaming, method.server_streaming],
                 types=types,
                 rpc=method.name,
-                signature=self._signature(method, " " * 12),
+                signature=self._render_signature(method, " " * 12),
             )
-            text += _docstring(comments.get((*path, _METHODS, number), ""), "        ")
+            text += _render_docstring(comments.get((*path, _METHOD_FIELD, number), ""), "        ")
         return text
 
 
-def _quoted(text: str) -> str:
+def _escape_docstring(text: str) -> str:
     """Text inside a docstring, which it may not end or change."""
     return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
-def _docstring(comment: str, indent: str, after: str = "") -> str:
+def _render_docstring(comment: str, indent: str, after: str = "") -> str:
     """A comment of the proto as a docstring, "" where there is none."""
     lines = [line.strip() for line in comment.strip().splitlines()]
     if not lines:
         return ""
     # What would end or change the string is kept from doing so.
-    lines = [_quoted(line) for line in lines]
+    lines = [_escape_docstring(line) for line in lines]
     if lines[-1].endswith('"'):
         lines[-1] += " "
     if len(lines) > 1:

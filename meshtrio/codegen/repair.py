@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-from meshtrio.codegen.naming import importable
+from meshtrio.codegen.naming import is_importable
 
 _IMPORT = re.compile(
     r"^from (?P<package>\S+) import (?P<name>\S+)(?: as (?P<alias>\S+))?$", re.MULTILINE
 )
-_LOAD = '__import__("importlib").import_module("{module}")'
+_IMPORT_EXPRESSION = '__import__("importlib").import_module("{module}")'
 
 
 def repair_module(text: str) -> str:
@@ -23,12 +23,12 @@ def repair_module(text: str) -> str:
         package, name = found["package"], found["name"]
         public = name == "*"
         module = package if public else f"{package}.{name}"
-        if importable(module):
+        if is_importable(module):
             return found[0]
-        load = _LOAD.format(module=module)
+        load = _IMPORT_EXPRESSION.format(module=module)
         if public:
             return f'globals().update({{k: v for k, v in vars({load}).items() if k[0] != "_"}})'
-        return load if not importable(found["alias"]) else f"{found['alias']} = {load}"
+        return load if not is_importable(found["alias"]) else f"{found['alias']} = {load}"
 
     return _IMPORT.sub(replacement, text)
 
@@ -39,13 +39,13 @@ def repair_types(text: str) -> str:
 
     def replacement(found: re.Match[str]) -> str:
         package, name = found["package"], found["name"]
-        if importable(package) and (name == "*" or importable(name)):
+        if is_importable(package) and (name == "*" or is_importable(name)):
             return found[0]
         if found["alias"]:
             unknown.append(found["alias"])
             return ""
         # Names of a public import: they are types, or constants.
-        return f"from typing import Any as {name}" if importable(name) else ""
+        return f"from typing import Any as {name}" if is_importable(name) else ""
 
     text = _IMPORT.sub(replacement, text)
     for alias in unknown:

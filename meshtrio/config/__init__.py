@@ -4,30 +4,38 @@
 seconds throughout.
 """
 
-from meshtrio.config.access import Access, AccessRule, GatewayConfig, RegistryAccessRule, Security
+from meshtrio.config.access import (
+    Access,
+    AccessRule,
+    GatewayConfig,
+    GatewaySecurity,
+    RegistryAccessRule,
+)
 from meshtrio.config.containment import Containment, Rlimits
 from meshtrio.config.group import GroupConfig, Strategy
 from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig, LogFormat
-from meshtrio.config.mesh import MeshConfig, Source
+from meshtrio.config.mesh import ConfigSource, MeshConfig
 from meshtrio.config.plugin import (
-    Escalate,
+    EscalationScope,
     Liveness,
     OutputConfig,
     PluginConfig,
     RestartPolicy,
 )
-from meshtrio.config.reader import load
-from meshtrio.config.service import ServiceTable
+from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
-from meshtrio.levels import LogLevel
+from meshtrio.config.toml_reader import load
+from meshtrio.util.log_level import LogLevel
 
 __all__ = [
     "Access",
     "AccessRule",
+    "ConfigSource",
     "Containment",
-    "Escalate",
+    "EscalationScope",
     "GatewayConfig",
+    "GatewaySecurity",
     "GroupConfig",
     "Liveness",
     "LogConfig",
@@ -40,9 +48,7 @@ __all__ = [
     "RegistryAccessRule",
     "RestartPolicy",
     "Rlimits",
-    "Security",
-    "ServiceTable",
-    "Source",
+    "StaticServiceConfig",
     "Strategy",
     "TelemetryConfig",
     "load",

@@ -7,16 +7,16 @@ from enum import Enum
 import attrs
 from attrs.validators import ge
 
-from meshtrio.address import Address, ServerTlsFiles
-from meshtrio.config.names import check_service_name
+from meshtrio.config.service_names import check_service_name
+from meshtrio.util.address import Address, ServerTlsConfig
 
-_SUBJECT_KINDS = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
+_SUBJECT_PREFIXES = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
 
 
 def _check_subjects(_: object, __: object, value: tuple[str, ...]) -> None:
     for subject in value:
-        if subject != "*" and not subject.startswith(_SUBJECT_KINDS):
-            known = ", ".join(_SUBJECT_KINDS)
+        if subject != "*" and not subject.startswith(_SUBJECT_PREFIXES):
+            known = ", ".join(_SUBJECT_PREFIXES)
             raise ValueError(
                 f"{subject!r} is not '*' nor does it begin with one of {known}, as in 'CN=ops'"
             )
@@ -55,7 +55,7 @@ class RegistryAccessRule(AccessRule):
     its calls, with the credentials in them. A `*` at the end stands for anything. Names that
     no other user has may be registered without being listed here."""
 
-    def lists(self, service: str) -> bool:
+    def includes_service(self, service: str) -> bool:
         """Return whether `services` has a service."""
         return any(
             service.startswith(name[:-1]) if name.endswith("*") else service == name
@@ -85,7 +85,7 @@ class Access:
         return {"control": self.control, "registry": self.registry, "gateway": self.gateway}
 
 
-class Security(Enum):
+class GatewaySecurity(Enum):
     """What is asked of those who connect to the gateway's TCP port."""
 
     MUTUAL_TLS = "mutual-tls"
@@ -102,9 +102,9 @@ class GatewayConfig:
 
     listen: str | None = attrs.field(default=None, validator=_check_listen)
     """`tcp://host:port`; none by default."""
-    tls: ServerTlsFiles | None = None
+    tls: ServerTlsConfig | None = None
     """PEM files; `client_ca` has to have signed the certificates of clients."""
-    security: Security = Security.MUTUAL_TLS
+    security: GatewaySecurity = GatewaySecurity.MUTUAL_TLS
     """What is asked of those who connect: a certificate, or nothing. In plaintext whoever reaches
     the port may call every plugin and listen in, and may use neither control nor registry."""
 
@@ -139,17 +139,17 @@ class GatewayConfig:
     """Bytes that it holds for all peers. While it holds more, calls of those peers fail for which
     it holds more than a sixteenth of it."""
 
-    def problems(self, access: Access) -> list[str]:
+    def validate(self, access: Access) -> list[str]:
         """What does not go together, as "key: reason"."""
         named = [name for name, rule in access.rules.items() if rule.subjects]
-        encrypted = self.listen is not None and self.security is Security.MUTUAL_TLS
-        if self.listen is None and (self.tls or self.security is Security.PLAINTEXT):
+        encrypted = self.listen is not None and self.security is GatewaySecurity.MUTUAL_TLS
+        if self.listen is None and (self.tls or self.security is GatewaySecurity.PLAINTEXT):
             return ["gateway: tls and security are for its TCP port; say which with listen"]
         if encrypted and (self.tls is None or self.tls.client_ca is None):
             need = "certificate, key and client_ca are needed to ask clients for certificates"
             other = 'security = "plaintext" lets in whoever reaches the port'
             return [f"gateway: tls: {need}; {other}"]
-        if self.security is Security.PLAINTEXT and self.tls is not None:
+        if self.security is GatewaySecurity.PLAINTEXT and self.tls is not None:
             return ['gateway: tls: is not used with security = "plaintext"; leave one of them out']
         if encrypted and not named:
             hint = "say who may with subjects in [mesh.access.gateway], '*' for every certificate"

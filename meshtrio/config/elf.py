@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import attrs
 
-MAGIC = b"\x7fELF"
+ELF_MAGIC = b"\x7fELF"
 
 _PT_INTERP = 3
 _MAX_SEGMENTS = 1024
@@ -17,7 +17,7 @@ _MAX_PATH = 4096
 
 
 @attrs.frozen
-class Elf:
+class ElfHeader:
     """The parts of the header that are used here."""
 
     machine: int = 0
@@ -28,18 +28,18 @@ class Elf:
     @property
     def is_native(self) -> bool:
         """Whether it is for the machine of this process; others may run by an emulator."""
-        return self.machine != 0 and self.machine == _own_machine()
+        return self.machine != 0 and self.machine == _interpreter_machine()
 
 
-def read(file: BinaryIO) -> Elf:
+def read_elf_header(file: BinaryIO) -> ElfHeader:
     """Read a header, from the beginning of a file. Raises OSError; nothing for malformed ones."""
     try:
-        return _read(file)
+        return _parse_elf_header(file)
     except (struct.error, IndexError, KeyError, OverflowError, ValueError):
-        return Elf()
+        return ElfHeader()
 
 
-def _read(file: BinaryIO) -> Elf:
+def _parse_elf_header(file: BinaryIO) -> ElfHeader:
     file.seek(0)
     head = file.read(64)
     is_64 = {1: False, 2: True}[head[4]]
@@ -52,14 +52,14 @@ def _read(file: BinaryIO) -> Elf:
         segment = file.read(56 if is_64 else 32)
         (kind,) = struct.unpack_from(f"{order}I", segment)
         if kind == _PT_INTERP:
-            offset, length = _extent(segment, order, is_64=is_64)
+            offset, length = _segment_extent(segment, order, is_64=is_64)
             file.seek(offset)
             name = file.read(min(length, _MAX_PATH)).partition(b"\0")[0]
-            return Elf(machine, name.decode("utf-8", "surrogateescape"))
-    return Elf(machine)
+            return ElfHeader(machine, name.decode("utf-8", "surrogateescape"))
+    return ElfHeader(machine)
 
 
-def _extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, int]:
+def _segment_extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, int]:
     """Where a segment is in the file, and its length."""
     if is_64:
         (offset,) = struct.unpack_from(f"{order}Q", segment, 8)
@@ -71,10 +71,10 @@ def _extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, int]:
 
 
 @cache
-def _own_machine() -> int:
+def _interpreter_machine() -> int:
     """That of the interpreter which runs us; 0 if it cannot be told."""
     try:
         with open(sys.executable, "rb") as file:
-            return read(file).machine if file.read(4) == MAGIC else 0
+            return read_elf_header(file).machine if file.read(4) == ELF_MAGIC else 0
     except OSError:
         return 0

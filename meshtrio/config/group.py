@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from meshtrio.config.plugin import Escalate, at_least, check_name
+from meshtrio.config.plugin import EscalationScope, at_least, check_name
 
 
 class Strategy(Enum):
@@ -25,8 +25,8 @@ def _check_members(_: object, __: object, value: tuple[str, ...]) -> None:
         raise ValueError("must name at least one plugin or group")
 
 
-def _check_escalate(_: object, __: object, value: Escalate) -> None:
-    if value is Escalate.PLUGIN:
+def _check_escalate(_: object, __: object, value: EscalationScope) -> None:
+    if value is EscalationScope.PLUGIN:
         raise ValueError('must be "group" (the one around it) or "mesh"')
 
 
@@ -40,13 +40,15 @@ class GroupConfig:
     """Names of plugins and groups, in order; each is in one group at most."""
     strategy: Strategy = Strategy.ONE_FOR_ONE
     """Who is restarted with a member that failed: nobody, all members, or those listed after it.
-    They are stopped in reverse of `after`, and none is started before all have stopped."""
+    They are stopped in reverse of `depends_on`, and none is started before all have stopped."""
     max_restarts: int = attrs.field(default=3, validator=at_least(0))
     """How often within `restart_period` a member may give up and be started afresh; at the next
     time the group fails, too."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
     """For `max_restarts`."""
-    escalate: Escalate = attrs.field(default=Escalate.GROUP, validator=_check_escalate)
+    escalate: EscalationScope = attrs.field(
+        default=EscalationScope.GROUP, validator=_check_escalate
+    )
     """Who is told when it fails: the group around it, or the mesh, where there is none."""
-    after: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Plugins and groups that have to be ready before any member is started."""

@@ -6,7 +6,7 @@ from enum import Enum
 
 import attrs
 
-from meshtrio.levels import LogLevel
+from meshtrio.util.log_level import LogLevel
 
 
 class LogFormat(Enum):
@@ -27,4 +27,4 @@ class LogConfig:
     """For people, or an object of JSON on each line; `--log-format` goes before it."""
     level: LogLevel = LogLevel.INFO
     """What matters less is left out; `--log-level` goes before it. What a plugin with a
-    `log_level` writes goes by that."""
+    `make_log_level` writes goes by that."""

@@ -9,40 +9,40 @@ from pathlib import Path
 
 import attrs
 
-from meshtrio.config import ports
+from meshtrio.config import port_ranges
 from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig
 from meshtrio.config.plugin import PluginConfig, at_least
-from meshtrio.config.relations import Relations
-from meshtrio.config.service import ServiceTable
+from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
+from meshtrio.config.topology import Topology
 from meshtrio.errors import ConfigError
 
-_AT_LEAST_STARTING = 16
+_MIN_STARTING = 16
 
 
-def _plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
+def _to_plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
     return tuple(value)
 
 
-def _groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
+def _to_groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
     return tuple(value)
 
 
-def _most_starting() -> int:
+def _default_max_starting() -> int:
     """Starting is work for the CPU: the more do it at once, the longer each of them takes, and the
     nearer they all come to their ready_timeout."""
-    return max(_AT_LEAST_STARTING, 4 * (os.cpu_count() or 1))
+    return max(_MIN_STARTING, 4 * (os.cpu_count() or 1))
 
 
-def _services(value: Iterable[ServiceTable]) -> tuple[ServiceTable, ...]:
+def _to_services(value: Iterable[StaticServiceConfig]) -> tuple[StaticServiceConfig, ...]:
     return tuple(value)
 
 
 @attrs.frozen
-class Source:
+class ConfigSource:
     """Where a config was read, and the runtime dir that goes before the one it says."""
 
     path: Path
@@ -53,16 +53,16 @@ class Source:
 class MeshConfig:
     """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
 
-    plugins: tuple[PluginConfig, ...] = attrs.field(converter=_plugins, default=())
-    groups: tuple[GroupConfig, ...] = attrs.field(converter=_groups, default=())
-    services: tuple[ServiceTable, ...] = attrs.field(converter=_services, default=())
+    plugins: tuple[PluginConfig, ...] = attrs.field(converter=_to_plugins, default=())
+    groups: tuple[GroupConfig, ...] = attrs.field(converter=_to_groups, default=())
+    services: tuple[StaticServiceConfig, ...] = attrs.field(converter=_to_services, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     """Folder of `mesh.sock` and the plugins' sockets; made with mode 0700 and used by one mesh at
     a time. One that is there has to be empty, or a mesh's from before; a folder with other content
     is refused, and left as it is. By default `$XDG_RUNTIME_DIR/meshtrio`, else
     `/tmp/meshtrio-<uid>`; `--runtime-dir` overrides it."""
 
-    max_starting: int = attrs.field(factory=_most_starting, validator=at_least(1))
+    max_starting: int = attrs.field(factory=_default_max_starting, validator=at_least(1))
     """Instances that may be starting at once; others wait until those are ready, or have failed.
     By default 4 for each CPU, and at least 16: when two hundred plugins share two CPUs, each gets
     to its `ready_timeout` before it is ready."""
@@ -92,18 +92,18 @@ class MeshConfig:
     log: LogConfig = attrs.field(factory=LogConfig)
     """How `meshtrio serve` writes its log."""
 
-    source: Source | None = attrs.field(default=None, eq=False)
+    source: ConfigSource | None = attrs.field(default=None, eq=False)
     """The file it was read from, which a reload reads again."""
 
     def __attrs_post_init__(self) -> None:
-        problems = _twice("plugin", (plugin.name for plugin in self.plugins))
-        problems += _twice("group", (group.name for group in self.groups))
-        problems += self.relations().problems()
-        problems += [f"mesh: {problem}" for problem in self.gateway.problems(self.access)]
-        problems += [f"mesh: {problem}" for problem in self.telemetry.problems()]
-        problems += [problem for plugin in self.plugins for problem in plugin.problems()]
-        problems += self._check_instances()
-        problems += ports.problems(self.plugins, self.telemetry, self.gateway)
+        problems = _find_duplicates("plugin", (plugin.name for plugin in self.plugins))
+        problems += _find_duplicates("group", (group.name for group in self.groups))
+        problems += self.topology().validate()
+        problems += [f"mesh: {problem}" for problem in self.gateway.validate(self.access)]
+        problems += [f"mesh: {problem}" for problem in self.telemetry.validate()]
+        problems += [problem for plugin in self.plugins for problem in plugin.validate()]
+        problems += self._validate_instances()
+        problems += port_ranges.validate_ports(self.plugins, self.telemetry, self.gateway)
         configs = (table.name for table in self.services if table.config)
         problems += [
             f"service: {name!r} has more than one config"
@@ -113,17 +113,17 @@ class MeshConfig:
         if problems:
             raise ConfigError(problems)
 
-    def _check_instances(self) -> list[str]:
+    def _validate_instances(self) -> list[str]:
         together = sum(plugin.instances for plugin in self.plugins)
         if together <= self.max_instances:
             return []
         text = "mesh: the plugins have {} instances together, more than max_instances, {}; raise "
         return [f"{text.format(together, self.max_instances)}that in [mesh] if it is meant"]
 
-    def relations(self) -> Relations:
-        return Relations(self.plugins, self.groups)
+    def topology(self) -> Topology:
+        return Topology(self.plugins, self.groups)
 
 
-def _twice(kind: str, names: Iterable[str]) -> list[str]:
+def _find_duplicates(kind: str, names: Iterable[str]) -> list[str]:
     times = Counter(names)
     return [f"{kind}: two {kind}s are named {name!r}" for name in times if times[name] > 1]

@@ -12,16 +12,16 @@ from typing import Any
 import attrs
 
 from meshtrio import contract
-from meshtrio.address import Address, ServerTlsFiles, TlsFiles
-from meshtrio.backoff import Backoff
 from meshtrio.config.containment import Containment
-from meshtrio.config.telemetry import THROUGH_THE_MESH, check_metrics
-from meshtrio.levels import LogLevel
+from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
+from meshtrio.util.address import Address, ClientTlsConfig, ServerTlsConfig
+from meshtrio.util.backoff import Backoff
+from meshtrio.util.log_level import LogLevel
 
-PYTHON = "{python}"
+PYTHON_PLACEHOLDER = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class RestartPolicy(Enum):
@@ -32,7 +32,7 @@ class RestartPolicy(Enum):
     NEVER = "never"
 
 
-class Escalate(Enum):
+class EscalationScope(Enum):
     """How far a failure goes that restarts did not help against."""
 
     PLUGIN = "plugin"
@@ -44,7 +44,7 @@ class Escalate(Enum):
 
 
 def check_name(_: object, __: object, value: str) -> None:
-    if not _NAME.fullmatch(value) or len(value) > 64:
+    if not _PLUGIN_NAME.fullmatch(value) or len(value) > 64:
         raise ValueError(
             f"{value!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not "
             "begin with a sign"
@@ -62,14 +62,14 @@ def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
             # What follows the sign may be a secret.
             name = key.partition("=")[0]
             raise ValueError(f"{name!r} cannot be the name of an environment variable")
-        if key in contract.ENVIRONMENT:
+        if key in contract.MESH_VARIABLES:
             raise ValueError(f"{key} is set by the mesh")
 
 
-def at_least(least: float, *, inclusive: bool = True) -> Any:
+def at_least(minimum: float, *, inclusive: bool = True) -> Any:
     def check(_: object, __: object, value: float) -> None:
-        if value != value or value < least or (value == least and not inclusive):
-            bound = f"at least {least}" if inclusive else f"more than {least}"
+        if value != value or value < minimum or (value == minimum and not inclusive):
+            bound = f"at least {minimum}" if inclusive else f"more than {minimum}"
             raise ValueError(f"must be {bound}, not {value}")
 
     return check
@@ -80,7 +80,7 @@ def _check_fraction(_: object, __: object, value: float) -> None:
         raise ValueError(f"must be between 0 and 1, not {value}")
 
 
-def _check_length(_: object, __: object, value: int | None) -> None:
+def _check_message_length(_: object, __: object, value: int | None) -> None:
     if value is not None and value < -1:
         raise ValueError(f"must be a number of bytes, or -1 for no limit, not {value}")
 
@@ -106,7 +106,7 @@ class Liveness:
     """From one check to the next; 0 for none."""
     timeout: float = attrs.field(default=5.0, validator=at_least(0, inclusive=False))
     """For the answer to one."""
-    threshold: int = attrs.field(default=3, validator=at_least(1))
+    failure_threshold: int = attrs.field(default=3, validator=at_least(1))
     """So many that are not answered in a row."""
     overload_threshold: int = attrs.field(default=12, validator=at_least(1))
     """The same as `threshold`, while its processes are overloaded rather than stuck: they use or
@@ -130,7 +130,7 @@ class OutputConfig:
     burst: int = attrs.field(default=5000, validator=at_least(1))
     """Lines that may come at once."""
     kept: int = attrs.field(default=200, validator=at_least(0))
-    """The last lines of each instance, for who asks later, those below `log_level`, too."""
+    """The last lines of each instance, for who asks later, those below `make_log_level`, too."""
     log_level: LogLevel | None = None
     """What matters less is not passed on to the log of the mesh; plain text counts as `info`.
     Plugins made with meshtrio log from there on themselves. By default they log as their programs
@@ -160,10 +160,10 @@ class PluginConfig:
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """The gRPC services it serves, for the gateway to know before it is ready, and where it has no
     reflection to learn them by."""
-    serve_tls: ServerTlsFiles | None = None
+    serve_tls: ServerTlsConfig | None = None
     """What it serves with there, told as PLUGIN_TLS_CERTIFICATE, PLUGIN_TLS_KEY and
     PLUGIN_TLS_CLIENT_CA."""
-    tls: TlsFiles | None = None
+    tls: ClientTlsConfig | None = None
     """What the mesh and its clients call it with."""
     verify_server: bool = True
     """Whether what answers at its address has to be one of its processes, and run as the mesh's
@@ -193,10 +193,10 @@ class PluginConfig:
     """So many of one instance within `restart_period`; at the next failure the plugin gives up."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
     """For `max_restarts`."""
-    escalate: Escalate = Escalate.PLUGIN
+    escalate: EscalationScope = EscalationScope.PLUGIN
     """Who deals with a plugin that gave up: nobody, so that it stays down and nothing else is
     touched; its group; or the mesh, which stops everything and fails."""
-    after: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Plugins and groups of which an instance each has to be ready before this one is started;
     stopping goes in reverse."""
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
@@ -224,15 +224,17 @@ class PluginConfig:
     """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
     """What becomes of the lines it writes."""
-    max_receive_message_length: int | None = attrs.field(default=None, validator=_check_length)
+    max_receive_message_length: int | None = attrs.field(
+        default=None, validator=_check_message_length
+    )
     """Bytes of the longest message that it accepts, after decompression; -1 is no limit. By default
     what its program says, else 4 MiB; this overrides the program. For plugins made with meshtrio,
     which read it as PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH. What its callers accept is set by
     `maxResponseMessageBytes` of the service config, or by each caller."""
-    max_send_message_length: int | None = attrs.field(default=None, validator=_check_length)
+    max_send_message_length: int | None = attrs.field(default=None, validator=_check_message_length)
     """Bytes of the longest message that it sends, before compression; -1 is no limit, which is the
     default. For plugins made with meshtrio, which read it as PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
-    metrics: str = attrs.field(default=THROUGH_THE_MESH, validator=check_metrics)
+    metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=check_metrics)
     """Where what it measures of its calls is exposed: `mesh`, with the mesh's own, where those are;
     `host:port`, by the plugin itself, its instance 1 at the next port and so on; or `off`. For
     plugins made with meshtrio."""
@@ -245,10 +247,10 @@ class PluginConfig:
         return f"plugin.{self.name}"
 
     @property
-    def watches_memory(self) -> bool:
+    def monitors_memory(self) -> bool:
         return self.containment.memory is not None or self.renew_above is not None
 
-    def problems(self) -> list[str]:
+    def validate(self) -> list[str]:
         """What does not go together."""
         where = f"plugin {self.name!r}: "
         both = sorted(set(self.always_restart_on) & set(self.never_restart_on))
@@ -268,7 +270,7 @@ class PluginConfig:
             found.append(f"{where}backoff: initial is more than maximum")
         return found
 
-    def process(self) -> tuple[object, ...]:
+    def process_spec(self) -> tuple[object, ...]:
         """What its processes are made of: where this differs, they have to be started anew."""
         return (
             self.command,
@@ -285,16 +287,18 @@ class PluginConfig:
             attrs.evolve(self.containment, memory=None),
         )
 
-    def address(self, instance: int, place: int) -> str | None:
+    def instance_address(self, instance: int, slot: int) -> str | None:
         """Where an instance serves, None for its Unix socket; `place` 1 is its successor's."""
         if self.listen is None:
             return None
         base = Address.parse(self.listen)
-        return str(attrs.evolve(base, port=base.port + instance + place * self.instances))
+        return str(attrs.evolve(base, port=base.port + instance + slot * self.instances))
 
     def argv(self) -> list[str]:
         """The command as it is executed."""
-        program, *arguments = (sys.executable if w == PYTHON else w for w in self.command)
+        program, *arguments = (
+            sys.executable if w == PYTHON_PLACEHOLDER else w for w in self.command
+        )
         if self.cwd is not None and "/" in program:
             program = str(self.cwd / program)
         return [program, *arguments]

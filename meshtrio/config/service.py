@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
-from meshtrio.address import Address, TlsFiles
-from meshtrio.config.names import check_service_name
 from meshtrio.config.plugin import at_least
+from meshtrio.config.service_names import check_service_name
 from meshtrio.errors import ConfigError
-from meshtrio.policies.service_config import parse
+from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.util.address import Address, ClientTlsConfig
 
 
 def _check_name(_: object, __: object, value: str) -> None:
@@ -26,13 +26,13 @@ def _check_endpoints(_: object, __: object, value: tuple[str, ...]) -> None:
 
 def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
     try:
-        parse(value)
+        parse_service_config(value)
     except ConfigError as exc:
         raise ValueError("; ".join(exc.problems)) from None
 
 
 @attrs.frozen
-class ServiceTable:
+class StaticServiceConfig:
     """Several tables may have one name: endpoints that need other certificates, say."""
 
     name: str = attrs.field(validator=_check_name)
@@ -46,7 +46,7 @@ class ServiceTable:
     local: bool | None = None
     """Called like the mesh's own instances; the others are called when none of those is ready. By
     default a Unix socket is local."""
-    tls: TlsFiles | None = None
+    tls: ClientTlsConfig | None = None
     """How to speak TLS there."""
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """The gRPC services that these endpoints serve, as for plugins."""
@@ -54,5 +54,5 @@ class ServiceTable:
     """gRPC's service config, in its JSON form: retries, balancing and the like."""
 
     @property
-    def config_text(self) -> str:
+    def config_json(self) -> str:
         return json.dumps(self.config, sort_keys=True) if self.config else ""

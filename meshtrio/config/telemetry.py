@@ -10,25 +10,25 @@ import attrs
 from attrs.validators import ge
 
 from meshtrio import contract
-from meshtrio.address import Address, TlsFiles
-from meshtrio.config.collector import (
-    ENDPOINT,
-    HEADERS,
-    TRACES_ENDPOINT,
-    TRACES_HEADERS,
-    Collector,
+from meshtrio.config.otlp_endpoint import (
+    OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
+    OtlpEndpoint,
     headers_from_environment,
-    headers_of,
+    normalize_headers,
 )
+from meshtrio.util.address import Address, ClientTlsConfig
 
 if TYPE_CHECKING:
     from meshtrio.config.plugin import PluginConfig
 
 _MIB = 2**20
-THROUGH_THE_MESH, OFF = contract.METRICS_THROUGH_MESH, "off"
+METRICS_FROM_MESH, METRICS_OFF = contract.METRICS_FROM_MESH, "off"
 
 
-def where(value: str) -> Address:
+def parse_host_port(value: str) -> Address:
     """The address that "host:port" stands for. Raises ValueError for anything else."""
     try:
         address = Address.parse(f"tcp:{value}")
@@ -39,34 +39,34 @@ def where(value: str) -> Address:
     return address
 
 
-def _check_where(_: object, __: object, value: str | None) -> None:
+def _check_host_port(_: object, __: object, value: str | None) -> None:
     if value is not None:
-        where(value)
+        parse_host_port(value)
 
 
 def check_metrics(_: object, __: object, value: str) -> None:
     """Of a plugin: who exposes what it measures."""
-    if value not in (THROUGH_THE_MESH, OFF):
+    if value not in (METRICS_FROM_MESH, METRICS_OFF):
         try:
-            where(value)
+            parse_host_port(value)
         except ValueError:
             raise ValueError(f"must be mesh, off or host:port, not {value!r}") from None
 
 
-def _check_collector(_: object, __: object, value: str | None) -> None:
+def _check_traces(_: object, __: object, value: str | None) -> None:
     if value is not None:
-        Collector.parse(value)
+        OtlpEndpoint.parse(value)
 
 
 def _check_headers(_: object, __: object, value: Mapping[str, str]) -> None:
-    headers_of(value)
+    normalize_headers(value)
 
 
-def _check_filter(_: object, __: object, value: str | None) -> None:
+def _check_binary_log(_: object, __: object, value: str | None) -> None:
     if value:
-        from meshtrio.config.log_filter import LogFilter  # off by default
+        from meshtrio.config.binary_log_filter import BinaryLogFilter  # off by default
 
-        LogFilter.parse(value)
+        BinaryLogFilter.parse(value)
 
 
 def _check_ratio(_: object, __: object, value: float) -> None:
@@ -81,16 +81,16 @@ class TelemetryConfig:
     Cannot be changed by a reload.
     """
 
-    metrics: str | None = attrs.field(default=None, validator=_check_where)
+    metrics: str | None = attrs.field(default=None, validator=_check_host_port)
     """`host:port` on which metrics are served for Prometheus, at `/metrics`: those of the mesh, and
     those of its plugins, each as its `metrics` says. `serve --metrics` goes before it."""
-    traces: str | None = attrs.field(default=None, validator=_check_collector)
+    traces: str | None = attrs.field(default=None, validator=_check_traces)
     """The OpenTelemetry collector that spans of calls and of plugins' lives are sent to:
     `tcp:host:port` or `unix:/path` for OTLP over gRPC, `http://host:port` for OTLP over HTTP.
     Plugins are told of it by OpenTelemetry's own variables (`OTEL_…`), so that those in other
     languages can go by it, too; what a plugin's `env` says of these goes before it, and one that
     names an endpoint there is told of no other."""
-    traces_tls: TlsFiles | None = None
+    traces_tls: ClientTlsConfig | None = None
     """What a collector on `tcp:…` or `https://…` is spoken to with, TLS where this is there: `{}`
     trusts the system's authorities. It has no `server_name`, which plugins could not be told."""
     traces_headers: Mapping[str, str] = attrs.field(
@@ -103,7 +103,7 @@ class TelemetryConfig:
     experimental: bool = False
     """Measure what gRPC has off by default, too: retries and hedges (gRFC A96), and ejections of
     outliers (A91)."""
-    binary_log: str | None = attrs.field(default=None, validator=_check_filter)
+    binary_log: str | None = attrs.field(default=None, validator=_check_binary_log)
     """The calls whose metadata and messages are written to files, for debugging, by the mesh and by
     its plugins: a filter of gRFC A16, as `"*"` or `"pkg.Service/*{h:256;m:1024}"`. Plugins are told
     by GRPC_BINARY_LOG_FILTER; what a plugin's `env` says of that goes before it, "" for none."""
@@ -117,7 +117,7 @@ class TelemetryConfig:
     binary_log_files: int = attrs.field(default=2, validator=ge(1))
     """How many of them are kept of one process, and of the processes before it."""
 
-    def problems(self) -> list[str]:
+    def validate(self) -> list[str]:
         """What does not go together."""
         if self.traces is None:
             used = {"tls": self.traces_tls is not None, "headers": self.traces_headers}
@@ -136,57 +136,62 @@ class TelemetryConfig:
         return [f"telemetry: {problem}" for problem in found]
 
     @property
-    def collector(self) -> Collector | None:
+    def otlp_endpoint(self) -> OtlpEndpoint | None:
         """Where spans go."""
         if self.traces is None:
             return None
-        headers = headers_of(self.traces_headers) or headers_from_environment()
-        return attrs.evolve(Collector.parse(self.traces), tls=self.traces_tls, headers=headers)
+        headers = normalize_headers(self.traces_headers) or headers_from_environment()
+        return attrs.evolve(OtlpEndpoint.parse(self.traces), tls=self.traces_tls, headers=headers)
 
-    def log_folder(self, runtime_dir: Path) -> Path:
+    def binary_log_directory(self, runtime_dir: Path) -> Path:
         """Where binary logs are written."""
-        return self.binary_log_folder or runtime_dir / contract.BINARY_LOGS
+        return self.binary_log_folder or runtime_dir / contract.BINARY_LOG_DIRECTORY
 
     @property
-    def log_bytes(self) -> int:
+    def max_binary_log_bytes(self) -> int:
         """Of one file of a binary log."""
         return self.binary_log_size * _MIB
 
-    def environment(self, plugin: PluginConfig, number: int, place: int) -> dict[str, str]:
+    def plugin_environment(self, plugin: PluginConfig, number: int, slot: int) -> dict[str, str]:
         """What an instance is told; `place` 1 is its successor's."""
         told = {}
-        if plugin.metrics not in (THROUGH_THE_MESH, OFF):
-            base = where(plugin.metrics)
-            port = base.port + number + place * plugin.instances
+        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
+            base = parse_host_port(plugin.metrics)
+            port = base.port + number + slot * plugin.instances
             told[contract.PLUGIN_METRICS] = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
-        elif plugin.metrics == THROUGH_THE_MESH and self.metrics is not None:
-            told[contract.PLUGIN_METRICS] = THROUGH_THE_MESH
+        elif plugin.metrics == METRICS_FROM_MESH and self.metrics is not None:
+            told[contract.PLUGIN_METRICS] = METRICS_FROM_MESH
         if told and self.experimental:
             told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-        if self.collector is not None:
-            about = self._of_traces(plugin.service, number)
+        if self.otlp_endpoint is not None:
+            about = self._tracing_environment(plugin.service, number)
             # A plugin that sends its spans elsewhere does so by its own rules.
-            if not {ENDPOINT, TRACES_ENDPOINT} & plugin.env.keys():
-                about |= self.collector.environment
+            if (
+                not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT}
+                & plugin.env.keys()
+            ):
+                about |= self.otlp_endpoint.environment
             # What is said for traces would go before what it says for all signals.
-            if HEADERS in plugin.env:
-                about.pop(TRACES_HEADERS, None)
+            if OTEL_EXPORTER_OTLP_HEADERS in plugin.env:
+                about.pop(OTEL_EXPORTER_OTLP_TRACES_HEADERS, None)
             told |= {key: value for key, value in about.items() if key not in plugin.env}
         return told
 
-    def environment_of_log(self, plugin: PluginConfig, runtime_dir: Path) -> dict[str, str]:
+    def binary_log_environment(self, plugin: PluginConfig, runtime_dir: Path) -> dict[str, str]:
         """What it is told of binary logs."""
         wanted = plugin.env.get(contract.GRPC_BINARY_LOG_FILTER, self.binary_log)
         if wanted is None:
             return {}
         return {
             contract.GRPC_BINARY_LOG_FILTER: wanted,
-            contract.PLUGIN_BINARY_LOG_FOLDER: str(self.log_folder(runtime_dir).absolute()),
-            contract.PLUGIN_BINARY_LOG_SIZE: str(self.log_bytes),
+            contract.PLUGIN_BINARY_LOG_FOLDER: str(
+                self.binary_log_directory(runtime_dir).absolute()
+            ),
+            contract.PLUGIN_BINARY_LOG_SIZE: str(self.max_binary_log_bytes),
             contract.PLUGIN_BINARY_LOG_FILES: str(self.binary_log_files),
         }
 
-    def _of_traces(self, service: str, number: int) -> dict[str, str]:
+    def _tracing_environment(self, service: str, number: int) -> dict[str, str]:
         """Source: OpenTelemetry Environment Variable Specification."""
         return {
             "OTEL_TRACES_EXPORTER": "otlp",

@@ -16,67 +16,78 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.rpc import census
-from meshtrio.rpc.acceptor import Acceptor
-from meshtrio.rpc.accounts import Account, Accounts, Ledger, RefusedForAbuseError
-from meshtrio.rpc.connection import LAST_WORDS, Connection
-from meshtrio.rpc.crowd import Crowd, TooManyConnectionsError, Who
-from meshtrio.rpc.memory import return_freed_memory
-from meshtrio.rpc.meter import Meter
-from meshtrio.rpc.observe import Outcome, ServerObserver
-from meshtrio.rpc.observers import observers, together_served
-from meshtrio.rpc.peer import Peer, peer_of
-from meshtrio.rpc.seam import Handler, Request, handlers_of
-from meshtrio.rpc.serving import (
+from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.http2 import events
+from meshtrio.http2.connection import Role
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.composite_tracer import compose_server_tracers, current_tracers
+from meshtrio.rpc.connection import CLOSE_TIMEOUT, Connection
+from meshtrio.rpc.connection_limiter import (
+    ConnectionLimiter,
+    LimitKey,
+    TooManyConnectionsError,
+)
+from meshtrio.rpc.peer_accounts import (
+    ConnectionAccount,
+    PeerAccount,
+    PeerAccounts,
+    RefusedForAbuseError,
+)
+from meshtrio.rpc.purerpc_compat import Handler, ServerContext, collect_handlers
+from meshtrio.rpc.server_call import (
     ServerCall,
     UnavailableService,
-    answer_at_once,
-    answer_not_grpc,
-    answer_too_large,
-    refuse,
+    reject_if_unservable,
+    respond_header_list_too_large,
+    respond_non_grpc,
+    send_trailers_only,
 )
+from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import CallCounters, final_call_stats
 from meshtrio.rpc.stream import DiscardingStream, Stream
-from meshtrio.rpc.tally import Tally, calls_in_the_end
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracing import notify_in_read_loop
-from meshtrio.rpc.transport import SocketTransport, Transport
-from meshtrio.structured import next_beat
-from meshtrio.wire import events
-from meshtrio.wire.connection import Role
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.heads import RequestHead
-from meshtrio.wire.limits import Limits
+from meshtrio.rpc.tracer import CallStatus, ServerTracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.acceptor import Acceptor
+from meshtrio.transport.peer import Peer, peer_of
+from meshtrio.transport.transport import SocketTransport, Transport
+from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.malloc_tuning import trim_malloc
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_HOUSEKEEPING = 1.0
-_UNREAD_SIZE = 256 * 1024
-_UNCOUNTED = 2**62
-_MAX_ANSWERED = 256
+_TIMEOUT_CHECK_INTERVAL = 1.0
+_DISCARD_SIZE = 256 * 1024
+_UNLIMITED_RESETS = 2**62
+_MAX_HALF_CLOSED_STREAMS = 256
 """Streams of a connection that are answered and wait for the client to end its side."""
-_MAX_LEDGERS = 1024
+_MAX_CLIENT_ACCOUNTS = 1024
 """Ledgers of a gateway's clients that a connection keeps while they are not used."""
-_DRAIN_PING = b"drain..."
-_DRAIN_PING_WAIT = 1.0
+_DRAIN_PING_PAYLOAD = b"drain..."
+_DRAIN_PING_TIMEOUT = 1.0
 """Seconds that a client has to answer the ping which ends its right to open streams."""
 
 
 class Forwarder(Protocol):
     """Takes calls that are for somebody else."""
 
-    def wants(self, head: RequestHead, known: bool) -> bool:
+    def accepts(self, headers: RequestHeaders, has_handler: bool) -> bool:
         """Whether a call is; `known`: a handler here serves the method."""
 
-    def forward(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> Stream:
+    def forward(
+        self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
+    ) -> Stream:
         """Take it over; gives its stream, which is among the connection's until it is over.
 
         Must not block.
         """
 
 
-Admit = Callable[[Peer, RequestHead, bool], str]
+AccessCheck = Callable[[Peer, RequestHeaders, bool], str]
 """Why a peer may not make a call, "" if it may; the last one tells if it is to be forwarded."""
-ServerInterceptor = Callable[[Request], AbstractAsyncContextManager[Any]]
+ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
 
 
 class Server:
@@ -97,7 +108,7 @@ class Server:
         timeouts: Timeouts | None = None,
         interceptors: Sequence[ServerInterceptor] = (),
         forwarder: Forwarder | None = None,
-        admit: Admit | None = None,
+        check_access: AccessCheck | None = None,
     ) -> None:
         """Raises UsageError for what is no servicer and for a service that is served twice.
 
@@ -106,68 +117,68 @@ class Server:
         a call is answered, handled or forwarded.
         """
         self.forwarder = forwarder
-        self.admit = admit
+        self.check_access = check_access
         self.trusted_pid: int | None = None
         """A process that calls on behalf of many, whose resets are therefore not counted."""
         self.interceptors = tuple(interceptors)
-        self.handlers: dict[str, Handler] = handlers_of(servicers)
+        self.handlers: dict[str, Handler] = collect_handlers(servicers)
         self.limits = limits or Limits()
         self.timeouts = timeouts or Timeouts()
-        self.meter = Meter()
-        self.entry = census.Entry()
-        self.door: census.Door | None = None
-        self.past = Tally()
+        self.load_recorder = LoadRecorder()
+        self.trace_node = channelz_registry.TraceNode()
+        self.listen_socket: channelz_registry.ListenSocket | None = None
+        self.past_counters = CallCounters()
         """Calls of connections that are over."""
-        self._host = observers().server
-        self._guests: list[ServerObserver] = []
-        self.observer = self._host
+        self._default_tracer = current_tracers().server
+        self._extra_tracers: list[ServerTracer] = []
+        self.tracer = self._default_tracer
         """Who wants to know of calls, None where nobody does."""
-        self._crowd = Crowd(self.limits)
-        self.accounts = Accounts(self.limits)
+        self._connection_limiter = ConnectionLimiter(self.limits)
+        self.peer_accounts = PeerAccounts(self.limits)
         self.reply_sizes: dict[str, int] = {}
         """Bytes of lately large replies, by method: what a call of it may come to need."""
-        self._later: dict[str, Callable[[], Any]] = {}
+        self._lazy_servicers: dict[str, Callable[[], Any]] = {}
         self.connections: set[ServerConnection] = set()
-        self.exiting = False
+        self.is_exiting = False
         """A handler has asked for the end of the process: see `request_exit`."""
         self.on_exit: Callable[[], Awaitable[object]] = partial(self.drain, 0.0)
         """Stops the server then."""
-        self.ends_with_process = False
+        self.owns_process = False
         """The process does nothing else and ends once `serve` has: calls that an exit cuts are left
         open until then, so that their callers see its end and nothing before it."""
         self._exit_error: BaseException | None = None
         self._nursery: trio.Nursery | None = None
         self._ssl_context: ssl.SSLContext | None = None
-        self._acceptor = Acceptor(self._take)
-        self._stopping = trio.CancelScope()
+        self._acceptor = Acceptor(self._on_accept)
+        self._serve_scope = trio.CancelScope()
 
-    def serve_when_called(self, service: str, make: Callable[[], Any]) -> None:
+    def add_lazy_servicer(self, service: str, factory: Callable[[], Any]) -> None:
         """Serve a service by a servicer that is made when it is first called.
 
         If `make` raises, which is logged, that call fails with UNAVAILABLE, and the next one has it
         tried again: modules cannot be imported while there are no file descriptors.
         """
-        self._later[service] = make
+        self._lazy_servicers[service] = factory
 
-    def find(self, path: str) -> Handler | UnavailableService | None:
+    def find_handler(self, path: str) -> Handler | UnavailableService | None:
         """Return the handler of a method, by its path."""
         handler = self.handlers.get(path)
-        if handler is None and self._later:
+        if handler is None and self._lazy_servicers:
             service = path[1:].partition("/")[0]
-            if service in self._later:
-                return self._make(service) or self.handlers.get(path)
+            if service in self._lazy_servicers:
+                return self._make_servicer(service) or self.handlers.get(path)
         return handler
 
-    def _make(self, service: str) -> UnavailableService | None:
+    def _make_servicer(self, service: str) -> UnavailableService | None:
         """Make the servicer of a service now; gives why it cannot be."""
         try:
-            self.handlers |= handlers_of([self._later[service]()])
+            self.handlers |= collect_handlers([self._lazy_servicers[service]()])
         except Exception as exc:
             why = exc.strerror if isinstance(exc, OSError) else None
             _log.error("%s cannot be served now: %s", service, exc, exc_info=None if why else exc)
             reason = why or "its servicer cannot be made, the log of the process says why"
             return UnavailableService(f"{service} is unavailable: {reason}; call again later")
-        del self._later[service]
+        del self._lazy_servicers[service]
         return None
 
     def limits_for(self, transport: Transport) -> Limits:
@@ -177,21 +188,23 @@ class Server:
             is_trusted = transport.peer().pid == self.trusted_pid
         except (OSError, ValueError):
             is_trusted = False  # It is gone, or TLS has not told yet who it is.
-        return attrs.evolve(self.limits, reset_burst=_UNCOUNTED) if is_trusted else self.limits
+        return (
+            attrs.evolve(self.limits, reset_burst=_UNLIMITED_RESETS) if is_trusted else self.limits
+        )
 
     @contextmanager
-    def observed_by(self, observer: ServerObserver) -> Iterator[None]:
+    def add_tracer(self, tracer: ServerTracer) -> Iterator[None]:
         """Have one more observer for the calls that come during the block."""
-        self._guests.append(observer)
-        self._gather()
+        self._extra_tracers.append(tracer)
+        self._compose_tracer()
         try:
             yield
         finally:
-            self._guests.remove(observer)
-            self._gather()
+            self._extra_tracers.remove(tracer)
+            self._compose_tracer()
 
-    def _gather(self) -> None:
-        self.observer = reduce(together_served, self._guests, self._host)
+    def _compose_tracer(self) -> None:
+        self.tracer = reduce(compose_server_tracers, self._extra_tracers, self._default_tracer)
 
     @property
     def calls_in_progress(self) -> int:
@@ -213,13 +226,13 @@ class Server:
         SystemExit or KeyboardInterrupt that a handler has raised, once the server has stopped.
         """
         try:
-            with self._stopping, census.serving(self, listener):
+            with self._serve_scope, channelz_registry.register_server(self, listener):
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     self._ssl_context = ssl_context
                     listener.setblocking(False)
                     self._acceptor.listen(listener)
-                    nursery.start_soon(self._keep_house)
+                    nursery.start_soon(self._check_timeouts_periodically)
                     task_status.started()
                     await self._acceptor.run()
         finally:
@@ -228,14 +241,14 @@ class Server:
             if error is not None:
                 raise error
 
-    def move_to(self, listener: socket.socket) -> None:
+    def replace_listener(self, listener: socket.socket) -> None:
         """Accept on another listening socket instead, which is taken over.
 
         Connections that were made to the one before stay as they are.
         """
         listener.setblocking(False)
         self._acceptor.listen(listener)
-        census.move(self, listener)
+        channelz_registry.replace_listen_socket(self, listener)
 
     def request_exit(self, error: BaseException) -> None:
         """Stop by `on_exit`, then have `serve` raise an error; does nothing the second time.
@@ -243,65 +256,67 @@ class Server:
         Calls that are cut by it, that of the handler included, get no status: that the process has
         ended is what their callers learn.
         """
-        if self.exiting:
+        if self.is_exiting:
             return
-        self.exiting = True
+        self.is_exiting = True
         self._exit_error = error
         if self._nursery is not None:
             self._nursery.start_soon(self.on_exit)
 
-    async def _keep_house(self) -> None:
-        due = trio.current_time() + _HOUSEKEEPING
+    async def _check_timeouts_periodically(self) -> None:
+        due = trio.current_time() + _TIMEOUT_CHECK_INTERVAL
         while True:
-            await next_beat(_HOUSEKEEPING)
-            self._acceptor.refill()
+            await sleep_until_tick(_TIMEOUT_CHECK_INTERVAL)
+            self._acceptor.refill_spare_descriptors()
             now = trio.current_time()
             # Where this process stood still, what peers have sent is read first: they are not late.
-            if now < due + _HOUSEKEEPING:
+            if now < due + _TIMEOUT_CHECK_INTERVAL:
                 for connection in list(self.connections):
-                    connection.keep_house(now)
-            due = now + _HOUSEKEEPING
-            await return_freed_memory()
+                    connection.check_timeouts(now)
+            due = now + _TIMEOUT_CHECK_INTERVAL
+            await trim_malloc()
 
-    def _take(self, sock: socket.socket, exhausted: bool) -> None:
+    def _on_accept(self, sock: socket.socket, out_of_descriptors: bool) -> None:
         """Serve an accepted connection, or reject it."""
         assert self._nursery is not None
         encrypted = self._ssl_context is not None
         try:
-            self.accounts.check(peer_of(sock))
-            who = self._crowd.enter(sock, trusted_pid=self.trusted_pid, exhausted=exhausted)
+            self.peer_accounts.check_not_refused(peer_of(sock))
+            who = self._connection_limiter.admit(
+                sock, trusted_pid=self.trusted_pid, out_of_descriptors=out_of_descriptors
+            )
         except OSError:
             sock.close()  # Its client is gone already.
             return
         except (TooManyConnectionsError, RefusedForAbuseError) as exc:
-            if exhausted:
-                self._crowd.reject_now(sock, str(exc), encrypted=encrypted)
+            if out_of_descriptors:
+                self._connection_limiter.reject_now(sock, str(exc), encrypted=encrypted)
                 return
-            reject = partial(self._crowd.reject, encrypted=encrypted)
+            reject = partial(self._connection_limiter.reject, encrypted=encrypted)
             self._nursery.start_soon(reject, sock, str(exc))
             return
         try:
-            connection = ServerConnection(self._transport(sock), self)
+            connection = ServerConnection(self._make_transport(sock), self)
         except OSError:
             sock.close()
-            self._crowd.leave(who)
+            self._connection_limiter.release(who)
             return
-        connection.counted_as = who
+        connection.limit_keys = who
         self.connections.add(connection)
         self._nursery.start_soon(self._serve_connection, connection)
 
-    def _transport(self, sock: socket.socket) -> Transport:
+    def _make_transport(self, sock: socket.socket) -> Transport:
         if self._ssl_context is None:
             return SocketTransport(sock)
-        from meshtrio.rpc.tls import TlsTransport  # few servers need it
+        from meshtrio.transport.tls import TlsTransport  # few servers need it
 
         return TlsTransport(sock, self._ssl_context, server_side=True)
 
-    def count_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
+    def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str:
         """Count a connection for its client certificate; gives why it is rejected, "" if not."""
         try:
-            connection.counted_as = self._crowd.enter_certificate(
-                tls, connection.peer, connection.counted_as
+            connection.limit_keys = self._connection_limiter.admit_certificate(
+                tls, connection.peer, connection.limit_keys
             )
         except TooManyConnectionsError as exc:
             return str(exc)
@@ -315,8 +330,8 @@ class Server:
             _log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
-            self.past.add(calls_in_the_end(connection))
-            self._crowd.leave(connection.counted_as)
+            self.past_counters.add_calls(final_call_stats(connection))
+            self._connection_limiter.release(connection.limit_keys)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
         """Stop accepting, refuse new calls, let those under way finish within `grace` seconds.
@@ -334,7 +349,7 @@ class Server:
                         nursery.start_soon(connection.drain)
         finally:
             cut = tuple(s.path for c in self.connections for s in c.streams.values())
-            self._stopping.cancel()
+            self._serve_scope.cancel()
         return cut
 
     async def shut_down(self, grace: float) -> None:
@@ -350,45 +365,49 @@ class Server:
                 for connection in list(self.connections):
                     nursery.start_soon(connection.shut_down, grace)
         finally:
-            self._stopping.cancel()
+            self._serve_scope.cancel()
 
 
 class ServerConnection(Connection):
-    """A connection whose streams are served; see `Connection` for who owns what."""
+    """A connection whose streams are served; see `H2Connection` for who owns what."""
 
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
-        self._find = server.find
-        self._forwarder, self._admit = server.forwarder, server.admit
+        self._find_handler = server.find_handler
+        self._forwarder, self._check_access = server.forwarder, server.check_access
         self.interceptors = server.interceptors
-        self.meter = server.meter
+        self.load_recorder = server.load_recorder
         self.server = server
-        self.counted_as: list[Who] = []
+        self.limit_keys: list[LimitKey] = []
         """What the server's limits on connections count it as."""
-        self._account: Account | None = None
-        self._ledgers: dict[Account, Ledger] = {}
+        self._peer_account: PeerAccount | None = None
+        self._client_accounts: dict[PeerAccount, ConnectionAccount] = {}
         """Those of a gateway's clients."""
-        self._running = 0
+        self._running_handlers = 0
         """Handlers that have not ended, whatever became of their streams."""
         self._drain_acknowledged = trio.Event()
-        self._ended = trio.Event()
-        self._idle_since = self._opened
-        self._draining = False
-        self._refusing = False
-        self._refusing_waiting = False
-        self._answered: dict[int, float] = {}
+        self._run_finished = trio.Event()
+        self._idle_since = self._opened_at
+        self._is_draining = False
+        self._is_refusing = False
+        self._is_refusing_waiting = False
+        self._half_closed_streams: dict[int, float] = {}
         """Streams that the client has still to end, and when they were answered."""
-        self._holds_socket = False
-        self._max_answered = min(_MAX_ANSWERED, self.limits.max_concurrent_streams // 2)
+        self._is_socket_kept_open = False
+        self._max_half_closed_streams = min(
+            _MAX_HALF_CLOSED_STREAMS, self.limits.max_concurrent_streams // 2
+        )
 
-    def keep_house(self, now: float) -> None:
-        super().keep_house(now)
-        if self._answered:
-            self._reset_answered(now - self.timeouts.half_close)
+    def check_timeouts(self, now: float) -> None:
+        super().check_timeouts(now)
+        if self._half_closed_streams:
+            self._reset_half_closed_streams(now - self.timeouts.half_close)
         if self.streams:
             self._idle_since = now
-        idle = now - self._idle_since > self.timeouts.idle
-        if (idle or now - self._opened > self.timeouts.age) and not self._draining:
+        idle = now - self._idle_since > self.timeouts.max_connection_idle
+        if (
+            idle or now - self._opened_at > self.timeouts.max_connection_age
+        ) and not self._is_draining:
             assert self._nursery is not None
             self._nursery.start_soon(self.drain)
 
@@ -397,60 +416,60 @@ class ServerConnection(Connection):
 
         The two GOAWAYs are a round trip apart, so that a call which crosses the first is served.
         """
-        self._draining = True
-        self.engine.announce_shutdown()
-        self.engine.ping(_DRAIN_PING)
+        self._is_draining = True
+        self.engine.start_graceful_shutdown()
+        self.engine.ping(_DRAIN_PING_PAYLOAD)
         self.flush()
-        with trio.move_on_after(_DRAIN_PING_WAIT):
+        with trio.move_on_after(_DRAIN_PING_TIMEOUT):
             await self._drain_acknowledged.wait()
         if not self.engine.closed:
             self.engine.refuse_new_streams()
             self.flush()
-        self._refusing = True
-        self._close_if_done()
-        await self._ended.wait()
+        self._is_refusing = True
+        self._close_if_idle()
+        await self._run_finished.wait()
 
     async def shut_down(self, grace: float) -> None:
         """Do for one connection what `Server.shut_down` does for all."""
-        self._draining = self._refusing = True
+        self._is_draining = self._is_refusing = True
         if not self.engine.closed:
-            self.refuse_waiting()
+            self.refuse_waiting_streams()
             self.engine.refuse_new_streams()
         for stream in list(self.streams.values()):
             stream.on_shutdown()
         self.flush()
-        self._close_if_done()
+        self._close_if_idle()
         with trio.move_on_after(grace):
-            await self._ended.wait()
+            await self._run_finished.wait()
         for stream in list(self.streams.values()):
             stream.on_shutdown_timeout()
-        with trio.move_on_after(LAST_WORDS):
-            await self._ended.wait()
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await self._run_finished.wait()
 
-    def refuse_waiting(self) -> None:
+    def refuse_waiting_streams(self) -> None:
         """Refuse the calls that have not begun, as far as no call that was made later has.
 
         Some clients (gRPC's C core) make a call again only if its stream is above the last one of a
         GOAWAY, and not for REFUSED_STREAM alone. A call below one that has begun waits for its end.
         """
-        if self._refusing_waiting:
+        if self._is_refusing_waiting:
             return
         waiting: list[Stream] = []
         for stream in reversed(list(self.streams.values())):
-            if stream.begun:
+            if stream.has_started:
                 break
             waiting.append(stream)
         if waiting and not self.engine.closed:
             self.engine.refuse_new_streams(waiting[-1].id)
-            self._refusing_waiting = True
+            self._is_refusing_waiting = True
             for stream in waiting:
                 stream.refuse()
-            self._refusing_waiting = False
+            self._is_refusing_waiting = False
             self.flush()
 
-    def _on_cut(self) -> None:
+    def _on_cancelled(self) -> None:
         """What the client has sent and was not read may be called again elsewhere (§6.8)."""
-        if not self._shaken or self.engine.closed:
+        if not self._is_handshake_done or self.engine.closed:
             return
         self._nursery = None
         self.engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
@@ -458,224 +477,232 @@ class ServerConnection(Connection):
         if self.transport.sock.family != socket.AF_UNIX:
             # Closing with unread bytes resets a TCP connection, and what was sent on it is lost.
             with contextlib.suppress(OSError):
-                while self.transport.sock.recv(_UNREAD_SIZE):
+                while self.transport.sock.recv(_DISCARD_SIZE):
                     pass
 
     @property
-    def refusing(self) -> bool:
+    def is_refusing(self) -> bool:
         """No further call is begun; the client has been sent GOAWAY."""
-        return self._refusing
+        return self._is_refusing
 
-    def _on_ping_ack(self, event: events.PingAcknowledged) -> None:
-        if event.payload == _DRAIN_PING:
+    def _on_ping_ack(self, event: events.PingAckReceived) -> None:
+        if event.payload == _DRAIN_PING_PAYLOAD:
             self._drain_acknowledged.set()
 
-    def _on_stream_gone(self, stream: Stream) -> None:
-        stream.settle_account()
-        if self._refusing:
+    def _on_stream_removed(self, stream: Stream) -> None:
+        stream.release_charges()
+        if self._is_refusing:
             if self._forwarder is not None:
-                self.refuse_waiting()
-            self._close_if_done()
+                self.refuse_waiting_streams()
+            self._close_if_idle()
 
-    def _awaits_end(self, stream_id: int, code: ErrorCode) -> bool:
+    def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
         """A reset right behind the answer makes clients fail the call that have not sent their
         END_STREAM yet, so they get a moment for it (RFC 9113 §8.1 allows to reset)."""
-        if code is not ErrorCode.NO_ERROR or not self.engine.awaits_end(stream_id):
+        if code is not ErrorCode.NO_ERROR or not self.engine.is_half_closed_local(stream_id):
             return False
-        self._answered[stream_id] = self._now()
-        if len(self._answered) > self._max_answered:
-            self._drop_ended()
+        self._half_closed_streams[stream_id] = self._now()
+        if len(self._half_closed_streams) > self._max_half_closed_streams:
+            self._trim_half_closed_streams()
         return True
 
-    def end_answered(self, stream_id: int) -> None:
+    def finish_stream(self, stream_id: int) -> None:
         """End a stream that was answered, and of which nothing else is kept."""
-        if not self._awaits_end(stream_id, ErrorCode.NO_ERROR):
+        if not self._should_await_end_stream(stream_id, ErrorCode.NO_ERROR):
             self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
 
-    def _drop_ended(self) -> None:
+    def _trim_half_closed_streams(self) -> None:
         """Keep those that the client has not ended, and reset the oldest if they are too many."""
-        awaits_end = self.engine.awaits_end
-        waiting = [item for item in self._answered.items() if awaits_end(item[0])]
-        surplus = max(len(waiting) - self._max_answered, 0)
+        awaits_end = self.engine.is_half_closed_local
+        waiting = [item for item in self._half_closed_streams.items() if awaits_end(item[0])]
+        surplus = max(len(waiting) - self._max_half_closed_streams, 0)
         for stream_id, _ in waiting[:surplus]:
             self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
-        self._answered = dict(waiting[surplus:])
+        self._half_closed_streams = dict(waiting[surplus:])
         if surplus:
             self.flush()
 
-    def _reset_answered(self, before: float) -> None:
+    def _reset_half_closed_streams(self, before: float) -> None:
         """Reset the streams that were answered before a time."""
-        for stream_id, since in list(self._answered.items()):
+        for stream_id, since in list(self._half_closed_streams.items()):
             if since <= before:
-                del self._answered[stream_id]
+                del self._half_closed_streams[stream_id]
                 self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
         self.flush()
 
-    def abandon(self, stream: Stream) -> None:
+    def abandon_stream(self, stream: Stream) -> None:
         """Drop a call without an answer: its caller learns that the process has ended."""
-        if self.server.ends_with_process and not self._holds_socket:
-            self._holds_socket = True
+        if self.server.owns_process and not self._is_socket_kept_open:
+            self._is_socket_kept_open = True
             with contextlib.suppress(
                 OSError
             ):  # It is closed already, or there is no descriptor left.
                 os.dup(self.transport.sock.fileno())
         self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
-            self._on_stream_gone(stream)
+            self._on_stream_removed(stream)
 
-    def _close_if_done(self) -> None:
+    def _close_if_idle(self) -> None:
         if not self.streams:
-            self.shut("the server is shutting down")
+            self.close("the server is shutting down")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             await super().run(task_status=task_status)
         finally:
-            if self._account is not None:
-                self._account.connections -= 1
+            if self._peer_account is not None:
+                self._peer_account.connections -= 1
             self._drain_acknowledged.set()
-            self._ended.set()
+            self._run_finished.set()
 
-    async def _linger(self) -> None:
-        if not self._holds_socket:
-            await super()._linger()
+    async def _drain_before_close(self) -> None:
+        if not self._is_socket_kept_open:
+            await super()._drain_before_close()
             return
-        with trio.move_on_after(LAST_WORDS), contextlib.suppress(OSError):
-            await self.outbox.empty()
+        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
+            await self.write_buffer.wait_drained()
 
-    async def _shake_hands(self) -> bool:
-        if not await super()._shake_hands():
+    async def _handshake(self) -> bool:
+        if not await super()._handshake():
             return False
-        tls = self.transport.tls
-        reason = "" if tls is None else self.server.count_certificate(self, tls)
-        reason = reason or self._open_account()
+        tls = self.transport.ssl_object
+        reason = "" if tls is None else self.server.admit_certificate(self, tls)
+        reason = reason or self._register_peer()
         if reason:
-            self.shut(reason, ErrorCode.ENHANCE_YOUR_CALM)
+            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
         return not reason
 
-    def _open_account(self) -> str:
+    def _register_peer(self) -> str:
         """Count the connection for its peer; gives why it is refused, "" if it is not."""
         server, peer = self.server, self.peer
         trusted = server.trusted_pid is not None and peer.pid == server.trusted_pid
         try:
-            server.accounts.check(peer)
+            server.peer_accounts.check_not_refused(peer)
         except RefusedForAbuseError as exc:
             if not trusted:
                 return str(exc)
-        account = self._account = server.accounts.of(peer, trusted=trusted)
+        account = self._peer_account = server.peer_accounts.for_peer(peer, trusted=trusted)
         account.connections += 1
-        self.ledger, self.share = Ledger(account), account.share
+        self.account, self.loop_share = ConnectionAccount(account), account.loop_share
         if not trusted:
-            self.engine.share_budgets(account.resets, account.control)
+            self.engine.share_token_buckets(account.reset_bucket, account.control_bucket)
         return ""
 
-    def _ledger_for(self, head: RequestHead) -> Ledger | None:
+    def _account_for(self, headers: RequestHeaders) -> ConnectionAccount | None:
         """The ledger of who makes a call: of a gateway's client, if the peer is the mesh."""
-        if self._account is None or not self._account.is_trusted:
-            return self.ledger
-        account = self.server.accounts.of_client(head)
+        if self._peer_account is None or not self._peer_account.is_trusted:
+            return self.account
+        account = self.server.peer_accounts.for_forwarded_client(headers)
         if account is None:
-            return self.ledger
-        ledger = self._ledgers.get(account)
+            return self.account
+        ledger = self._client_accounts.get(account)
         if ledger is None:
-            if len(self._ledgers) >= _MAX_LEDGERS:
-                busy = {a: each for a, each in self._ledgers.items() if each.is_used}
-                self._ledgers = busy
-            ledger = self._ledgers[account] = Ledger(account)
+            if len(self._client_accounts) >= _MAX_CLIENT_ACCOUNTS:
+                busy = {a: each for a, each in self._client_accounts.items() if each.is_in_use}
+                self._client_accounts = busy
+            ledger = self._client_accounts[account] = ConnectionAccount(account)
         return ledger
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
         super()._on_failed(event)
         if event.is_abuse:
-            self._note_abuse()
+            self._record_abuse()
 
-    def _note_abuse(self) -> None:
-        if self._account is not None and not self._account.is_trusted:
-            self._account.note_abuse()
+    def _record_abuse(self) -> None:
+        if self._peer_account is not None and not self._peer_account.is_trusted:
+            self._peer_account.record_abuse()
 
-    def _close_calls(self) -> None:
-        if not self.closed and self.streams and not self.engine.charge_lost_streams(self._now()):
-            self._note_abuse()
-        super()._close_calls()
+    def _mark_closed(self) -> None:
+        if (
+            not self.closed
+            and self.streams
+            and not self.engine.charge_abandoned_streams(self._now())
+        ):
+            self._record_abuse()
+        super()._mark_closed()
 
-    def _on_large_request(self, event: events.RequestTooLarge) -> None:
-        self.tally.started += 1
+    def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
+        self.counters.started += 1
         if event.is_grpc:
             exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
-            answer_at_once(self, event.stream_id, exhausted, event.reason)
+            send_trailers_only(self, event.stream_id, exhausted, event.reason)
         else:
-            self.tally.failed += 1
-            answer_too_large(self, event.stream_id)
+            self.counters.failed += 1
+            respond_header_list_too_large(self, event.stream_id)
 
     def _on_request(self, event: events.RequestReceived) -> None:
-        if not self.engine.can_send(event.stream_id):
+        if not self.engine.is_send_open(event.stream_id):
             return  # It was reset by the same read: nothing is done for it.
-        self.tally.started += 1
-        self.tally.last_started = self._heard
-        head, handler = event.head, self._find(event.head.path)
-        account = self._account
-        full = account is not None and account.calls >= account.max_calls
-        if full or self._running >= self.limits.max_concurrent_streams:
+        self.counters.started += 1
+        self.counters.last_started = self._last_read_at
+        head, handler = event.headers, self._find_handler(event.headers.path)
+        account = self._peer_account
+        full = account is not None and account.active_calls >= account.max_active_calls
+        if full or self._running_handlers >= self.limits.max_concurrent_streams:
             self.engine.reset_stream(event.stream_id, ErrorCode.REFUSED_STREAM)
-            self.tally.failed += 1
+            self.counters.failed += 1
             return
-        if head.problem and head.is_grpc:
+        if head.error_message and head.is_grpc:
             code = purerpc.StatusCode.INTERNAL
-            self._note_refusal(head, answer_at_once(self, event.stream_id, code, head.problem))
+            self._trace_rejection(
+                head, send_trailers_only(self, event.stream_id, code, head.error_message)
+            )
             return
-        forward = self._forwarder is not None and self._is_for_others(head, handler)
-        if self._admit is not None and head.is_grpc and not self._admits(event, forward):
+        forward = self._forwarder is not None and self._should_forward(head, handler)
+        if self._check_access is not None and head.is_grpc and not self._is_allowed(event, forward):
             return
         if forward:
             assert self._forwarder is not None
             stream = self._forwarder.forward(self, event.stream_id, head)
             if event.end_stream:
-                stream.on_end(None)
+                stream.on_end_stream(None)
             return
         if not head.is_grpc:
             stream = DiscardingStream(self, event.stream_id)
-            self.spawn(answer_not_grpc, stream)
-            self.tally.failed += 1
-        elif (refusal := refuse(self, event.stream_id, head, handler)) is not None:
-            self._note_refusal(head, refusal)
+            self.start_soon(respond_non_grpc, stream)
+            self.counters.failed += 1
+        elif (refusal := reject_if_unservable(self, event.stream_id, head, handler)) is not None:
+            self._trace_rejection(head, refusal)
             return
         else:
             assert isinstance(handler, Handler)
-            stream = self._serve(event.stream_id, head, handler)
+            stream = self._start_call(event.stream_id, head, handler)
         self.streams[stream.id] = stream
         if event.end_stream:
-            stream.on_end(None)
+            stream.on_end_stream(None)
 
-    def _is_for_others(
-        self, head: RequestHead, handler: Handler | UnavailableService | None
+    def _should_forward(
+        self, headers: RequestHeaders, handler: Handler | UnavailableService | None
     ) -> bool:
         assert self._forwarder is not None
-        return head.is_grpc and self._forwarder.wants(head, handler is not None)
+        return headers.is_grpc and self._forwarder.accepts(headers, handler is not None)
 
-    def _admits(self, event: events.RequestReceived, forward: bool) -> bool:
-        assert self._admit is not None
-        reason = self._admit(self.peer, event.head, forward)
+    def _is_allowed(self, event: events.RequestReceived, forward: bool) -> bool:
+        assert self._check_access is not None
+        reason = self._check_access(self.peer, event.headers, forward)
         if reason:
-            refusal = answer_at_once(
+            refusal = send_trailers_only(
                 self, event.stream_id, purerpc.StatusCode.PERMISSION_DENIED, reason
             )
-            self._note_refusal(event.head, refusal)
+            self._trace_rejection(event.headers, refusal)
         return not reason
 
-    def _note_refusal(self, head: RequestHead, refusal: Outcome) -> None:
-        if self.server.observer is not None:
-            notify_in_read_loop(head.path, self.server.observer.refused, head, refusal)
+    def _trace_rejection(self, headers: RequestHeaders, status: CallStatus) -> None:
+        if self.server.tracer is not None:
+            notify_tracer_in_read_loop(
+                headers.path, self.server.tracer.call_rejected, headers, status
+            )
 
-    def _serve(self, stream_id: int, head: RequestHead, handler: Handler) -> Stream:
+    def _start_call(self, stream_id: int, headers: RequestHeaders, handler: Handler) -> Stream:
         stream = Stream(self, stream_id)
-        stream.encoding = head.encoding
-        stream.path = head.path
-        if self._account is not None and self._account.is_trusted:
-            stream.count_for(self._ledger_for(head))
-        self._running += 1
-        self.spawn(ServerCall(self, stream, handler, head, self.server.observer).run)
+        stream.encoding = headers.encoding
+        stream.path = headers.path
+        if self._peer_account is not None and self._peer_account.is_trusted:
+            stream.charge_to(self._account_for(headers))
+        self._running_handlers += 1
+        self.start_soon(ServerCall(self, stream, handler, headers, self.server.tracer).run)
         return stream
 
-    def call_ended(self) -> None:
+    def release_handler_slot(self) -> None:
         """A handler has ended; its place is free."""
-        self._running -= 1
+        self._running_handlers -= 1

@@ -11,7 +11,7 @@ import attrs
 class Timeouts:
     """All in seconds; infinite means never. They are looked after once a second."""
 
-    establish: float = 10.0
+    handshake: float = 10.0
     """From the start of a connection to the peer's first SETTINGS."""
     frame: float = 20.0
     """To finish a frame or a header block once it was begun."""
@@ -21,19 +21,19 @@ class Timeouts:
     half_close: float = 2.0
     """For a client to end its side of a call that is answered already, before the server resets
     the stream (RST_STREAM with NO_ERROR). The handler's place is free at once."""
-    idle: float = math.inf
+    max_connection_idle: float = math.inf
     """Without a call, after which a server sends the client elsewhere (GOAWAY)."""
-    age: float = math.inf
+    max_connection_age: float = math.inf
     """After which a server sends the client elsewhere; calls under way may finish."""
-    keepalive_interval: float = math.inf
+    keepalive_time: float = math.inf
     """Of silence, after which the peer is asked for a sign of life (PING)."""
     keepalive_timeout: float = 20.0
     """For that sign; without it the connection counts as lost."""
 
     @property
-    def watches_silence(self) -> bool:
-        return self.keepalive_interval != math.inf
+    def is_keepalive_enabled(self) -> bool:
+        return self.keepalive_time != math.inf
 
 
-ACROSS_A_NETWORK = Timeouts(keepalive_interval=20.0, keepalive_timeout=10.0)
+NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)
 """There a host that is gone, or a link that is cut, says nothing."""

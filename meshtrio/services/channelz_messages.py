@@ -10,72 +10,75 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.messages import channelz
-from meshtrio.rpc.census import Door, Entry
+from meshtrio.rpc.channelz_registry import ListenSocket, TraceNode
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.tally import Tally, calls_of, messages_of, streams_of
-from meshtrio.texts import whole
+from meshtrio.rpc.stats import CallCounters, call_stats, message_stats, stream_stats
+from meshtrio.util.text import replace_surrogates
 
 if TYPE_CHECKING:
     # A plugin that calls nobody has not imported the client.
     from meshtrio.client.channel import Channel
-    from meshtrio.client.link import Link
+    from meshtrio.client.subchannel import Subchannel
 
 _State = channelz.ChannelConnectivityState
-_READS_AS_STANDARD = "TLSv1.3"
+_STANDARD_NAMES_VERSION = "TLSv1.3"
 """From this version on OpenSSL has the standard's names for cipher suites."""
 
 
 # -- channels ----------------------------------------------------------------------------------
 
 
-def channel_message(channel: Channel) -> channelz.Channel:
+def make_channel(channel: Channel) -> channelz.Channel:
     message = channelz.Channel()
-    message.ref.channel_id, message.ref.name = channel.entry.number, channel.target
+    message.ref.channel_id, message.ref.name = channel.trace_node.channelz_id, channel.target
     message.data.target = channel.target
-    message.data.state.state = _state_of_channel(channel)
-    _tell_calls(message.data, channel.entry, channel.calls)
-    for subchannel in channel.subchannels:
-        message.subchannel_ref.append(_subchannel_ref(subchannel.link))
+    message.data.state.state = _get_channel_state(channel)
+    _fill_calls(message.data, channel.trace_node, channel.call_counters)
+    for subchannel in channel.channel_endpoints:
+        message.subchannel_ref.append(_make_subchannel_ref(subchannel.subchannel))
     return message
 
 
-def subchannel_message(link: Link) -> channelz.Subchannel:
+def make_subchannel(subchannel: Subchannel) -> channelz.Subchannel:
     """A link is one subchannel, whichever channels use it."""
-    message = channelz.Subchannel(ref=_subchannel_ref(link))
-    message.data.target = whole(link.endpoint.address)
-    message.data.state.state = _state_of_link(link)
-    calls = Tally()
-    calls.add(link.past)
-    for connection in sorted(link.connections, key=lambda each: each.number):
-        calls.add(calls_of(connection))
-        message.socket_ref.append(socket_ref(connection))
-    _tell_calls(message.data, link.entry, calls)
+    message = channelz.Subchannel(ref=_make_subchannel_ref(subchannel))
+    message.data.target = replace_surrogates(subchannel.endpoint.address)
+    message.data.state.state = _get_subchannel_state(subchannel)
+    calls = CallCounters()
+    calls.add_calls(subchannel.past_counters)
+    for connection in sorted(subchannel.connections, key=lambda each: each.channelz_id):
+        calls.add_calls(call_stats(connection))
+        message.socket_ref.append(make_socket_ref(connection))
+    _fill_calls(message.data, subchannel.trace_node, calls)
     return message
 
 
-def _subchannel_ref(link: Link) -> channelz.SubchannelRef:
+def _make_subchannel_ref(subchannel: Subchannel) -> channelz.SubchannelRef:
     return channelz.SubchannelRef(
-        subchannel_id=link.entry.number, name=whole(link.endpoint.address)
+        subchannel_id=subchannel.trace_node.channelz_id,
+        name=replace_surrogates(subchannel.endpoint.address),
     )
 
 
-def _state_of_link(link: Link) -> Any:
+def _get_subchannel_state(subchannel: Subchannel) -> Any:
     """It is never idle: it connects without being asked to, and again."""
-    if link.usable:
+    if subchannel.is_connected:
         return _State.READY
-    return _State.TRANSIENT_FAILURE if link.error else _State.CONNECTING
+    return _State.TRANSIENT_FAILURE if subchannel.connect_error else _State.CONNECTING
 
 
-def _state_of_channel(channel: Channel) -> Any:
+def _get_channel_state(channel: Channel) -> Any:
     """The best that any of its endpoints is in; one that is ejected, or not well, counts for none.
 
     A channel that never had an endpoint waits for the first.
     """
-    if any(subchannel.ready for subchannel in channel.subchannels):
+    if any(subchannel.is_ready for subchannel in channel.channel_endpoints):
         return _State.READY
-    states = [_state_of_link(subchannel.link) for subchannel in channel.subchannels]
-    if _State.CONNECTING in states or not channel.entry.logged:
+    states = [
+        _get_subchannel_state(subchannel.subchannel) for subchannel in channel.channel_endpoints
+    ]
+    if _State.CONNECTING in states or not channel.trace_node.events_logged:
         return _State.CONNECTING
     return _State.TRANSIENT_FAILURE
 
@@ -83,28 +86,31 @@ def _state_of_channel(channel: Channel) -> Any:
 # -- servers -----------------------------------------------------------------------------------
 
 
-def server_message(server: Server) -> channelz.Server:
+def make_server(server: Server) -> channelz.Server:
     message = channelz.Server()
-    message.ref.server_id = server.entry.number
-    calls = Tally()
-    calls.add(server.past)
+    message.ref.server_id = server.trace_node.channelz_id
+    calls = CallCounters()
+    calls.add_calls(server.past_counters)
     for connection in list(server.connections):
-        calls.add(calls_of(connection))
-    _tell_calls(message.data, server.entry, calls)
-    if server.door is not None and not server.door.closed:
-        message.listen_socket.append(_door_ref(server.door))
+        calls.add_calls(call_stats(connection))
+    _fill_calls(message.data, server.trace_node, calls)
+    if server.listen_socket is not None and not server.listen_socket.is_closed:
+        message.listen_socket.append(_make_listen_socket_ref(server.listen_socket))
         message.ref.name = message.listen_socket[0].name
     return message
 
 
-def _door_ref(door: Door) -> channelz.SocketRef:
-    return channelz.SocketRef(socket_id=door.number, name=_text(door.sock.getsockname()))
+def _make_listen_socket_ref(listen_socket: ListenSocket) -> channelz.SocketRef:
+    return channelz.SocketRef(
+        socket_id=listen_socket.channelz_id,
+        name=_format_socket_address(listen_socket.sock.getsockname()),
+    )
 
 
 # -- sockets -----------------------------------------------------------------------------------
 
 
-def socket_message(found: Connection | Door) -> channelz.Socket:
+def make_socket(listener_or_connection: Connection | ListenSocket) -> channelz.Socket:
     """Raises OSError where it is closed by now."""
     message = channelz.Socket()
     data = message.data
@@ -117,74 +123,74 @@ def socket_message(found: Connection | Door) -> channelz.Socket:
         data.last_message_received_timestamp,
     ):
         time.SetInParent()
-    if isinstance(found, Door):
-        message.ref.CopyFrom(_door_ref(found))
-        _tell_address(message.local, found.sock.getsockname())
+    if isinstance(listener_or_connection, ListenSocket):
+        message.ref.CopyFrom(_make_listen_socket_ref(listener_or_connection))
+        _fill_address(message.local, listener_or_connection.sock.getsockname())
     else:
-        message.ref.CopyFrom(socket_ref(found))
-        _tell_connection(message, found)
+        message.ref.CopyFrom(make_socket_ref(listener_or_connection))
+        _fill_connection(message, listener_or_connection)
     return message
 
 
-def socket_ref(connection: Connection) -> channelz.SocketRef:
+def make_socket_ref(connection: Connection) -> channelz.SocketRef:
     """Named by who is at the other end: on a server who has connected, on a client what to."""
     if connection.is_client:
         try:
-            name = _text(connection.transport.sock.getpeername())
+            name = _format_socket_address(connection.transport.sock.getpeername())
         except OSError:
             name = ""
     else:
-        name = _who(connection)
-    return channelz.SocketRef(socket_id=connection.number, name=name)
+        name = _format_peer(connection)
+    return channelz.SocketRef(socket_id=connection.channelz_id, name=name)
 
 
-def _who(connection: Connection) -> str:
-    tls = connection.transport.tls
+def _format_peer(connection: Connection) -> str:
+    tls = connection.transport.ssl_object
     if tls is not None and tls.cipher() is None:
         return ""  # Before the handshake nobody knows.
     peer = connection.peer
     return peer.address if peer.uid is None and not peer.subject else str(peer)
 
 
-def _tell_connection(message: channelz.Socket, connection: Connection) -> None:
+def _fill_connection(message: channelz.Socket, connection: Connection) -> None:
     sock = connection.transport.sock
-    _tell_address(message.local, sock.getsockname())
-    _tell_address(message.remote, sock.getpeername())
+    _fill_address(message.local, sock.getsockname())
+    _fill_address(message.remote, sock.getpeername())
     message.remote_name = "" if connection.is_client else message.ref.name
-    _tell_security(message, connection)
-    data, streams = message.data, streams_of(connection)
+    _fill_security(message, connection)
+    data, streams = message.data, stream_stats(connection)
     data.streams_started = streams.started
     data.streams_succeeded = streams.succeeded
     data.streams_failed = streams.failed
-    data.messages_sent, data.messages_received = messages_of(connection)
-    data.keep_alives_sent = connection.tally.keepalives
+    data.messages_sent, data.messages_received = message_stats(connection)
+    data.keep_alives_sent = connection.counters.keepalives_sent
     local, remote = (
         data.last_local_stream_created_timestamp,
         data.last_remote_stream_created_timestamp,
     )
-    _tell_time(local if connection.is_client else remote, calls_of(connection).last_started)
-    may_send, may_receive = connection.engine.windows
+    _fill_timestamp(local if connection.is_client else remote, call_stats(connection).last_started)
+    may_send, may_receive = connection.engine.flow_control_windows
     data.local_flow_control_window.value = may_send
     data.remote_flow_control_window.value = may_receive
 
 
-def _tell_security(message: channelz.Socket, connection: Connection) -> None:
-    tls = connection.transport.tls
+def _fill_security(message: channelz.Socket, connection: Connection) -> None:
+    tls = connection.transport.ssl_object
     suite = None if tls is None else tls.cipher()
     if tls is None or suite is None:
         return
     told, (name, version, _) = message.security.tls, suite
-    if version == _READS_AS_STANDARD:
+    if version == _STANDARD_NAMES_VERSION:
         told.standard_name = name
     else:
         told.other_name = name
     told.remote_certificate = tls.getpeercert(binary_form=True) or b""
 
 
-def _tell_address(message: channelz.Address, name: Any) -> None:
+def _fill_address(message: channelz.Address, name: Any) -> None:
     """`name` is what the socket module gives: a path, or host and port."""
     if not isinstance(name, tuple):
-        message.uds_address.filename = _text(name)
+        message.uds_address.filename = _format_socket_address(name)
         return
     host, port = name[:2]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -192,34 +198,36 @@ def _tell_address(message: channelz.Address, name: Any) -> None:
     message.tcpip_address.port = port
 
 
-def _text(name: Any) -> str:
+def _format_socket_address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     # One that is no file begins with a zero byte, which is written so.
     text = name.decode(errors="replace").replace("\0", "@", 1) if isinstance(name, bytes) else name
-    return whole(text)
+    return replace_surrogates(text)
 
 
 # -- all ---------------------------------------------------------------------------------------
 
 
-def _tell_calls(
-    data: channelz.ChannelData | channelz.ServerData, entry: Entry, calls: Tally
+def _fill_calls(
+    data: channelz.ChannelData | channelz.ServerData, trace_node: TraceNode, calls: CallCounters
 ) -> None:
     data.calls_started = calls.started
     data.calls_succeeded = calls.succeeded
     data.calls_failed = calls.failed
-    _tell_time(data.last_call_started_timestamp, calls.last_started)
-    _tell_time(data.trace.creation_timestamp, entry.born)
-    data.trace.num_events_logged = entry.logged
-    for event in list(entry.events):
-        told = data.trace.events.add(description=whole(event.text), severity=int(event.severity))
-        _tell_time(told.timestamp, event.at)
-        if event.child:
-            told.subchannel_ref.subchannel_id = event.child
+    _fill_timestamp(data.last_call_started_timestamp, calls.last_started)
+    _fill_timestamp(data.trace.creation_timestamp, trace_node.created_at)
+    data.trace.num_events_logged = trace_node.events_logged
+    for event in list(trace_node.events):
+        told = data.trace.events.add(
+            description=replace_surrogates(event.description), severity=int(event.severity)
+        )
+        _fill_timestamp(told.timestamp, event.timestamp)
+        if event.subchannel_id:
+            told.subchannel_ref.subchannel_id = event.subchannel_id
 
 
-def _tell_time(field: Any, unix: float) -> None:
+def _fill_timestamp(field: Any, unix_time: float) -> None:
     field.SetInParent()
-    field.seconds, field.nanos = divmod(int(unix * 1e9), 10**9)
+    field.seconds, field.nanos = divmod(int(unix_time * 1e9), 10**9)

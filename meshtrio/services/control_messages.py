@@ -14,17 +14,17 @@ import attrs
 
 from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
 from meshtrio.messages import control
-from meshtrio.services.chronicle import Happening
-from meshtrio.services.log_levels import PluginLevel
-from meshtrio.services.tapping import Tapped
-from meshtrio.supervise.child import Status
-from meshtrio.supervise.operations import Drained, Reloaded
-from meshtrio.supervise.statistics import Counts, PluginStatistics
-from meshtrio.supervise.words import describe, name_of
-from meshtrio.texts import whole
+from meshtrio.services.event_log import LoggedEvent
+from meshtrio.services.log_level_controller import PluginLevel
+from meshtrio.services.tap_client import TappedCalls
+from meshtrio.supervisor.event_text import describe_event, event_name
+from meshtrio.supervisor.instance import InstanceStatus
+from meshtrio.supervisor.operations import DrainResult, ReloadResult
+from meshtrio.supervisor.statistics import LifecycleCounts, PluginStatistics
+from meshtrio.util.text import replace_surrogates
 
 
-def instance(status: Status) -> control.Instance:
+def make_instance(status: InstanceStatus) -> control.Instance:
     return control.Instance(
         name=status.name,
         instance=status.instance,
@@ -32,103 +32,107 @@ def instance(status: Status) -> control.Instance:
         state=status.state.value,
         restarts=status.restarts,
         uptime=status.uptime,
-        socket=whole(str(status.socket)),
-        reason=whole(status.reason),
+        socket=replace_surrogates(str(status.socket)),
+        reason=replace_surrogates(status.reason),
     )
 
 
-def tree(config: MeshConfig, name: str, statuses: Iterable[Status]) -> control.Node:
+def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus]) -> control.Node:
     """The whole mesh: what is in no group comes first, in the order of the config."""
-    by_plugin: dict[str, list[Status]] = {}
+    by_plugin: dict[str, list[InstanceStatus]] = {}
     for status in statuses:
         by_plugin.setdefault(status.name, []).append(status)
     plugins = {plugin.name: plugin for plugin in config.plugins}
     groups = {group.name: group for group in config.groups}
-    relations = config.relations()
+    relations = config.topology()
 
     def node(of: str) -> control.Node:
         if of in plugins:
-            return _plugin(plugins[of], by_plugin.get(of, ()))
-        return _group(groups[of], map(node, groups[of].members))
+            return _make_plugin(plugins[of], by_plugin.get(of, ()))
+        return _make_group(groups[of], map(node, groups[of].members))
 
     roots = [each for each in (*plugins, *groups) if relations.group_of(each) is None]
-    return control.Node(kind=control.Node.MESH, name=whole(name), nodes=map(node, roots))
+    return control.Node(
+        kind=control.Node.MESH, name=replace_surrogates(name), nodes=map(node, roots)
+    )
 
 
-def _plugin(config: PluginConfig, statuses: Iterable[Status]) -> control.Node:
+def _make_plugin(config: PluginConfig, statuses: Iterable[InstanceStatus]) -> control.Node:
     return control.Node(
         kind=control.Node.PLUGIN,
         name=config.name,
         policy=config.restart.value,
-        instances=map(instance, statuses),
-        after=config.after,
+        instances=map(make_instance, statuses),
+        after=config.depends_on,
     )
 
 
-def _group(config: GroupConfig, nodes: Iterable[control.Node]) -> control.Node:
+def _make_group(config: GroupConfig, nodes: Iterable[control.Node]) -> control.Node:
     return control.Node(
         kind=control.Node.GROUP,
         name=config.name,
         policy=config.strategy.value,
         nodes=nodes,
-        after=config.after,
+        after=config.depends_on,
     )
 
 
-def event(number: int, happening: Happening, missed: int) -> control.Event:
-    found = happening.event
-    level, text = describe(found)
+def make_event(number: int, logged_event: LoggedEvent, missed: int) -> control.Event:
+    found = logged_event.event
+    level, text = describe_event(found)
     return control.Event(
         sequence=number,
-        time=happening.time,
-        kind=name_of(found).replace("_", "-"),
+        time=logged_event.time,
+        kind=event_name(found).replace("_", "-"),
         plugin=found.plugin,
         instance=found.instance,
         pid=getattr(found, "pid", None),
         level=logging.getLevelName(level),
-        text=whole(text),
+        text=replace_surrogates(text),
         missed=missed,
     )
 
 
-def plugin_statistics(found: PluginStatistics) -> control.PluginStatistics:
+def make_plugin_statistics(statistics: PluginStatistics) -> control.PluginStatistics:
     return control.PluginStatistics(
-        name=found.name,
-        instances=found.instances,
-        states={state.value: count for state, count in found.states},
-        counts=_counts(found.counts),
-        slowest_check=found.slowest_check,
+        name=statistics.name,
+        instances=statistics.instances,
+        states={state.value: count for state, count in statistics.states},
+        counts=_make_counts(statistics.counts),
+        slowest_check=statistics.slowest_check,
     )
 
 
-def _counts(counts: Counts) -> control.Counts:
+def _make_counts(counts: LifecycleCounts) -> control.Counts:
     return control.Counts(**attrs.asdict(counts))
 
 
-def drained(found: Drained) -> control.Drained:
+def make_drained(result: DrainResult) -> control.Drained:
     return control.Drained(
-        plugin=found.plugin,
-        instance=found.instance,
-        ended="" if found.ended is None else whole(str(found.ended)),
-        forced=found.forced,
-        cut_calls=found.cut_calls,
-        cut_calls_known=found.cut_calls_known,
+        plugin=result.plugin,
+        instance=result.instance,
+        ended="" if result.exit is None else replace_surrogates(str(result.exit)),
+        forced=result.was_killed,
+        cut_calls=result.cut_calls,
+        cut_calls_known=result.cut_calls_known,
     )
 
 
-def log_level(found: PluginLevel) -> control.PluginLogLevel:
+def make_log_level(plugin_level: PluginLevel) -> control.PluginLogLevel:
     return control.PluginLogLevel(
-        plugin=found.plugin,
-        level="" if found.level is None else found.level.value,
-        instances=[control.InstanceLogLevel(**attrs.asdict(each)) for each in found.instances],
+        plugin=plugin_level.plugin,
+        level="" if plugin_level.level is None else plugin_level.level.value,
+        instances=[
+            control.InstanceLogLevel(**attrs.asdict(each)) for each in plugin_level.instances
+        ],
     )
 
 
-def reloaded(found: Reloaded) -> control.ReloadResponse:
-    return control.ReloadResponse(**attrs.asdict(found))
+def make_reload_response(result: ReloadResult) -> control.ReloadResponse:
+    return control.ReloadResponse(**attrs.asdict(result))
 
 
-def watched_calls(plugin: str, tapped: Tapped) -> Iterator[Any]:
+def make_watched_calls(plugin: str, tapped: TappedCalls) -> Iterator[Any]:
     """What an instance tells of its calls, one by one."""
     number = tapped.instance
     if tapped.calls is None:

@@ -10,41 +10,41 @@ import purerpc
 import trio
 
 from meshtrio.messages import load
-from meshtrio.rpc.dynamic import service_of
-from meshtrio.rpc.meter import Meter
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.rpc.server_load import LoadRecorder
 
-_SHORTEST_INTERVAL = 0.1
+_MIN_INTERVAL = 0.1
 
 
-def interval_of(request: Any) -> float:
+def parse_interval(request: Any) -> float:
     """Seconds from one report to the next. Raises InvalidArgumentError."""
     interval: float = request.interval or 1.0
     if not 0 <= interval < math.inf:
         raise purerpc.InvalidArgumentError(f"an interval of {interval} s cannot be")
-    return max(interval, _SHORTEST_INTERVAL)
+    return max(interval, _MIN_INTERVAL)
 
 
 class LoadServicer:
     """Tells of one server, until it is about to stop: a watch must not hold that up."""
 
-    def __init__(self, meter: Meter, stopped: trio.Event) -> None:
-        self._meter = meter
-        self._stopped = stopped
-        self.service = service_of(load.DESCRIPTOR.services_by_name["Load"], self)
+    def __init__(self, load_recorder: LoadRecorder, shutdown_started: trio.Event) -> None:
+        self._load_recorder = load_recorder
+        self._shutdown_started = shutdown_started
+        self.service = service_from_descriptor(load.DESCRIPTOR.services_by_name["Load"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        interval = interval_of(request)
-        with self._meter.timing() as samples:
-            while not self._stopped.is_set():
-                report = self._report(samples)
+        interval = parse_interval(request)
+        with self._load_recorder.record_durations() as samples:
+            while not self._shutdown_started.is_set():
+                report = self._make_report(samples)
                 samples.clear()
                 yield report
                 with trio.move_on_after(interval):
-                    await self._stopped.wait()
+                    await self._shutdown_started.wait()
         raise purerpc.UnavailableError("the server is shutting down")
 
-    def _report(self, samples: list[float]) -> Any:
-        meter = self._meter
+    def _make_report(self, samples: list[float]) -> Any:
+        meter = self._load_recorder
         times = sorted(samples)
         return load.LoadReport(
             started=meter.started,

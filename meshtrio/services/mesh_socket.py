@@ -12,21 +12,21 @@ from pathlib import Path
 import trio
 
 from meshtrio.errors import MeshtrioError
-from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
-from meshtrio.runtime_dir import Claim
-from meshtrio.structured import next_beat, running
+from meshtrio.runtime_dir.directory import ClaimedRuntimeDir
+from meshtrio.transport.listener import unix_listener
+from meshtrio.util.concurrency import background_service, sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_LOOK_EVERY = 1.0
+_CHECK_INTERVAL = 1.0
 
 
 async def serve_mesh_socket(
     path: Path,
-    claim: Claim,
+    claim: ClaimedRuntimeDir,
     server: Server,
-    shared: Callable[[], bool],
+    is_shared: Callable[[], bool],
     grace: float,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -50,49 +50,53 @@ async def serve_mesh_socket(
     with ExitStack() as last:
         bound = ExitStack()
         last.callback(lambda: bound.close())
-        async with running(server.serve, bound.enter_context(unix_listener(path))):
+        async with background_service(server.serve, bound.enter_context(unix_listener(path))):
             task_status.started()
             try:
                 while True:
-                    await _until_lost(path, claim, shared)
+                    await _wait_until_lost(path, claim, is_shared)
                     _log.error("%s was removed; making it again", path)
                     before, bound = bound, ExitStack()
                     # The server closes the socket before when it moves.
                     with before:
-                        server.move_to(await _bind_again(path, claim, bound))
+                        server.replace_listener(await _rebind(path, claim, bound))
             finally:
                 with trio.CancelScope(shield=True):
                     await server.shut_down(grace)
 
 
-async def _bind_again(path: Path, claim: Claim, bound: ExitStack) -> socket.socket:
+async def _rebind(path: Path, claim: ClaimedRuntimeDir, socket_stack: ExitStack) -> socket.socket:
     while True:
         try:
-            if claim.lost:
-                claim.renew()
-            return bound.enter_context(unix_listener(path))
+            if claim.is_lost:
+                claim.recreate()
+            return socket_stack.enter_context(unix_listener(path))
         except (MeshtrioError, OSError) as exc:
             _log.error("cannot make it again: %s; trying again", exc)
-            await trio.sleep(_LOOK_EVERY)
+            await trio.sleep(_CHECK_INTERVAL)
 
 
-def _set_mode(path: Path, ours: os.stat_result, claim: Claim, shared: bool) -> None:
+def _set_mode(
+    path: Path, own_stat: os.stat_result, claim: ClaimedRuntimeDir, is_shared: bool
+) -> None:
     """Let other users connect, or not. Raises FileNotFoundError if the socket is no longer ours."""
-    if shared:
-        claim.let_others_pass()
+    if is_shared:
+        claim.allow_traversal()
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not os.path.samestat(os.fstat(file), ours):
+        if not os.path.samestat(os.fstat(file), own_stat):
             raise FileNotFoundError
         # Who may do what is asked of each call. A descriptor like this one has no fchmod(2).
         by_descriptor = f"/proc/self/fd/{file}"
         where = by_descriptor if os.path.lexists(by_descriptor) else path
-        os.chmod(where, 0o666 if shared else 0o600)
+        os.chmod(where, 0o666 if is_shared else 0o600)
     finally:
         os.close(file)
 
 
-async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> None:
+async def _wait_until_lost(
+    path: Path, claim: ClaimedRuntimeDir, is_shared: Callable[[], bool]
+) -> None:
     """Wait until the path or its folder is gone or another's; keep its mode as it should be."""
     ours: os.stat_result | None = None
     mode_for, problem = None, ""
@@ -100,10 +104,10 @@ async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> N
         try:
             found = os.lstat(path)
             ours = ours or found
-            if claim.lost or not os.path.samestat(found, ours):
+            if claim.is_lost or not os.path.samestat(found, ours):
                 return
-            if shared() is not mode_for:
-                mode_for = shared()
+            if is_shared() is not mode_for:
+                mode_for = is_shared()
                 _set_mode(path, ours, claim, mode_for)
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -111,4 +115,4 @@ async def _until_lost(path: Path, claim: Claim, shared: Callable[[], bool]) -> N
             if str(exc) != problem:
                 problem = str(exc)
                 _log.error("%s cannot be looked after: %s; trying again", path, exc.strerror)
-        await next_beat(_LOOK_EVERY)
+        await sleep_until_tick(_CHECK_INTERVAL)

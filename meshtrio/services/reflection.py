@@ -12,16 +12,16 @@ from typing import Any
 
 import purerpc
 
-from meshtrio.rpc.dynamic import service_of
-from meshtrio.rpc.seam import Handler
-from meshtrio.services.reflected_files import Described, ReflectedFiles
-from meshtrio.threads import Pace, compute
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.rpc.purerpc_compat import Handler
+from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
+from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _NOT_FOUND = purerpc.StatusCode.NOT_FOUND.value
 _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
 
 
-Others = Callable[[], Awaitable[Sequence[Described]]]
+GetReflectionSources = Callable[[], Awaitable[Sequence[ReflectionSource]]]
 """Tells what others serve; the same objects while nothing has changed."""
 
 
@@ -32,22 +32,26 @@ class ReflectionServicer:
         self,
         module: Any,
         handlers: Iterable[Handler],
-        names: Iterable[str],
-        others: Others | None = None,
+        service_names: Iterable[str],
+        get_proxied_sources: GetReflectionSources | None = None,
     ) -> None:
         """`module`: the messages of the version to speak; `names`: the services to list.
 
         `others` says what is to be described beside them.
         """
         self._messages = module
-        self._others = others
-        self._busy = threading.Lock()
+        self._get_proxied_sources = get_proxied_sources
+        self._lock = threading.Lock()
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        named = frozenset(names)
-        self._own = [Described("server", named, pool) for pool in (*pools, module.DESCRIPTOR.pool)]
-        self._described = self._own
-        self._files = ReflectedFiles(self._own)
-        self.service = service_of(module.DESCRIPTOR.services_by_name["ServerReflection"], self)
+        named = frozenset(service_names)
+        self._own_sources = [
+            ReflectionSource("server", named, pool) for pool in (*pools, module.DESCRIPTOR.pool)
+        ]
+        self._sources = self._own_sources
+        self._files = ReflectionFiles(self._own_sources)
+        self.service = service_from_descriptor(
+            module.DESCRIPTOR.services_by_name["ServerReflection"], self
+        )
 
     async def ServerReflectionInfo(  # noqa: N802 - the method's name
         self, requests: AsyncIterator[Any]
@@ -56,44 +60,46 @@ class ReflectionServicer:
             reply = self._messages.ServerReflectionResponse(
                 valid_host=request.host, original_request=request
             )
-            if self._others is not None:
-                self._take([*self._own, *await self._others()])
-            if self._others is None:
+            if self._get_proxied_sources is not None:
+                self._update_sources([*self._own_sources, *await self._get_proxied_sources()])
+            if self._get_proxied_sources is None:
                 self._answer(request, reply)
             else:
                 # What plugins describe takes its time to compare.
-                await compute(partial(self._answer, request, reply))
+                await run_computation(partial(self._answer, request, reply))
             yield reply
 
-    def _take(self, described: list[Described]) -> None:
-        if described != self._described:
-            self._described, self._files = described, ReflectedFiles(described)
+    def _update_sources(self, sources: list[ReflectionSource]) -> None:
+        if sources != self._sources:
+            self._sources, self._files = sources, ReflectionFiles(sources)
 
-    def _answer(self, request: Any, reply: Any, _: Pace | None = None) -> None:
+    def _answer(self, request: Any, reply: Any, _: GilYielder | None = None) -> None:
         try:
-            with self._busy:
-                self._find(request, reply)
+            with self._lock:
+                self._fill_response(request, reply)
         except KeyError as exc:
             reply.error_response.error_code = _NOT_FOUND
             reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
 
-    def _find(self, request: Any, reply: Any) -> None:
+    def _fill_response(self, request: Any, reply: Any) -> None:
         kind = request.WhichOneof("message_request")
         files: list[bytes] = []
         match kind:
             case "list_services":
-                for name in sorted({name for each in self._described for name in each.services}):
+                for name in sorted({name for each in self._sources for name in each.services}):
                     reply.list_services_response.service.add(name=name)
             case "file_by_filename":
-                files = self._files.named(request.file_by_filename)
+                files = self._files.find_by_name(request.file_by_filename)
             case "file_containing_symbol":
-                files = self._files.declaring(request.file_containing_symbol)
+                files = self._files.find_containing_symbol(request.file_containing_symbol)
             case "file_containing_extension":
                 wanted = request.file_containing_extension
-                files = self._files.extending(wanted.containing_type, wanted.extension_number)
+                files = self._files.find_containing_extension(
+                    wanted.containing_type, wanted.extension_number
+                )
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
-                numbers = self._files.extension_numbers(name)
+                numbers = self._files.find_extension_numbers(name)
                 reply.all_extension_numbers_response.base_type_name = name
                 reply.all_extension_numbers_response.extension_number.extend(numbers)
             case _:

@@ -7,14 +7,14 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from meshtrio.levels import ProcessLevel
-from meshtrio.rpc.server import Admit, Forwarder, Server, ServerInterceptor
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.server import AccessCheck, Forwarder, Server, ServerInterceptor
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.services.health import HealthServicer, OthersHealth
-from meshtrio.wire.limits import Limits
+from meshtrio.services.health import HealthServicer, HealthSource
+from meshtrio.util.log_level import ProcessLogLevel
 
 if TYPE_CHECKING:
-    from meshtrio.services.reflection import Others
+    from meshtrio.services.reflection import GetReflectionSources
     from meshtrio.telemetry.metrics import Metrics
 
 _REFLECTION = {
@@ -34,21 +34,21 @@ def standard_server(
     timeouts: Timeouts | None = None,
     interceptors: Sequence[ServerInterceptor] = (),
     forwarder: Forwarder | None = None,
-    admit: Admit | None = None,
-    others: Others | None = None,
-    others_health: OthersHealth | None = None,
+    admit: AccessCheck | None = None,
+    get_proxied_sources: GetReflectionSources | None = None,
+    health_source: HealthSource | None = None,
     metrics: Metrics | None = None,
-    log_level: ProcessLevel | None = None,
+    log_level: ProcessLogLevel | None = None,
 ) -> tuple[Server, HealthServicer]:
     """Make the server, and its health to be turned off when it stops. Raises UsageError.
 
     `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside, and
     `others_health`: what health is to answer for beside;
-    `metrics`: what the process measures, to be told to its mesh; `log_level`: what a mesh may
+    `metrics`: what the process measures, to be told to its mesh; `make_log_level`: what a mesh may
     change by meshtrio.v1.Logging, which is not served without it.
     All but health is not even imported before somebody asks for it: every plugin starts sooner.
     """
-    health = HealthServicer(others=others_health)
+    health = HealthServicer(fallback=health_source)
     server = Server(
         *servicers,
         health,
@@ -56,60 +56,74 @@ def standard_server(
         timeouts=timeouts,
         interceptors=interceptors,
         forwarder=forwarder,
-        admit=admit,
+        check_access=admit,
     )
     names = {handler.method.service for handler in server.handlers.values()}
     names |= {_LOAD, _TAP, _CHANNELZ}
     if metrics is not None:
         names.add(_METRICS)
-        server.serve_when_called(_METRICS, partial(_metrics, server, metrics))
+        server.add_lazy_servicer(_METRICS, partial(_make_metrics_servicer, server, metrics))
     if log_level is not None:
         names.add(_LOGGING)
-        server.serve_when_called(_LOGGING, partial(_logging, log_level))
-    health.names |= names
+        server.add_lazy_servicer(_LOGGING, partial(_make_logging_servicer, log_level))
+    health.service_names |= names
     for service, messages in _REFLECTION.items():
-        server.serve_when_called(
-            service, partial(_reflection, server, messages, names | set(_REFLECTION), others)
+        server.add_lazy_servicer(
+            service,
+            partial(
+                _make_reflection_servicer,
+                server,
+                messages,
+                names | set(_REFLECTION),
+                get_proxied_sources,
+            ),
         )
-    server.serve_when_called(_LOAD, partial(_load, server, health))
-    server.serve_when_called(_TAP, partial(_tap, server, health))
-    server.serve_when_called(_CHANNELZ, _channelz)
+    server.add_lazy_servicer(_LOAD, partial(_make_load_servicer, server, health))
+    server.add_lazy_servicer(_TAP, partial(_make_tap_servicer, server, health))
+    server.add_lazy_servicer(_CHANNELZ, _make_channelz_servicer)
     return server, health
 
 
-def _load(server: Server, health: HealthServicer) -> Any:
+def _make_load_servicer(server: Server, health: HealthServicer) -> Any:
     from meshtrio.services.load import LoadServicer
 
-    return LoadServicer(server.meter, health.stopped)
+    return LoadServicer(server.load_recorder, health.shutdown_started)
 
 
-def _logging(level: ProcessLevel) -> Any:
+def _make_logging_servicer(level: ProcessLogLevel) -> Any:
     from meshtrio.services.log_level import LoggingServicer
 
     return LoggingServicer(level)
 
 
-def _tap(server: Server, health: HealthServicer) -> Any:
+def _make_tap_servicer(server: Server, health: HealthServicer) -> Any:
     from meshtrio.services.tap import TapServicer
 
-    return TapServicer(server, health.stopped)
+    return TapServicer(server, health.shutdown_started)
 
 
-def _metrics(server: Server, metrics: Metrics) -> Any:
+def _make_metrics_servicer(server: Server, metrics: Metrics) -> Any:
     from meshtrio.services.metrics import MetricsServicer
 
-    return MetricsServicer(metrics.families, server.meter)
+    return MetricsServicer(metrics.collect, server.load_recorder)
 
 
-def _channelz() -> Any:
+def _make_channelz_servicer() -> Any:
     from meshtrio.services.channelz import ChannelzServicer
 
     return ChannelzServicer()
 
 
-def _reflection(server: Server, messages: str, names: set[str], others: Others | None) -> Any:
+def _make_reflection_servicer(
+    server: Server,
+    messages: str,
+    service_names: set[str],
+    get_proxied_sources: GetReflectionSources | None,
+) -> Any:
     for described in ("load", "logging", "metrics", "tap", "channelz"):
         import_module(f"meshtrio.messages.{described}")  # to be described, they have to be known
     from meshtrio.services.reflection import ReflectionServicer
 
-    return ReflectionServicer(import_module(messages), server.handlers.values(), names, others)
+    return ReflectionServicer(
+        import_module(messages), server.handlers.values(), service_names, get_proxied_sources
+    )

@@ -10,95 +10,96 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.contract import MESH_FORWARDED
+from meshtrio.contract import FORWARDED_METADATA_KEY
+from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.messages import tap
-from meshtrio.rpc.dynamic import service_of
-from meshtrio.rpc.meter import Meter
-from meshtrio.rpc.observe import (
-    UNKNOWN,
-    Outcome,
-    ServerObserver,
-    ServerWatch,
-)
-from meshtrio.rpc.seam import Method, Request
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
+from meshtrio.rpc.purerpc_compat import Method, ServerContext
 from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
-from meshtrio.services.journal import Journal
-from meshtrio.telemetry.logs.trace_ids import current_ids
-from meshtrio.texts import whole
-from meshtrio.wire.heads import RequestHead
+from meshtrio.rpc.tracer import UNKNOWN, CallStatus, ServerCallTracer, ServerTracer
+from meshtrio.services.broadcast_log import BroadcastLog
+from meshtrio.telemetry.logs.trace_ids import current_trace_ids
+from meshtrio.util.text import replace_surrogates
 
-_KEPT = 1000
+_MAX_BUFFERED_CALLS = 1000
 """Calls that wait to be told: who reads more slowly is told how many he missed."""
-_REST = 0.05
+_BATCH_INTERVAL = 0.05
 """Seconds between two lots of calls."""
-_LONGEST_MESSAGE = 500
+_MAX_MESSAGE_LENGTH = 500
 
 
 class TapServicer:
     """Tells of the calls of one server, until it is about to stop."""
 
-    def __init__(self, server: Server, stopped: trio.Event) -> None:
+    def __init__(self, server: Server, shutdown_started: trio.Event) -> None:
         self._server = server
-        self._stopped = stopped
-        self.service = service_of(tap.DESCRIPTOR.services_by_name["Tap"], self)
+        self._shutdown_started = shutdown_started
+        self.service = service_from_descriptor(tap.DESCRIPTOR.services_by_name["Tap"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        tapped = _Tapped(request.method, failed=request.failed, at_least=request.at_least)
-        with self._server.observed_by(tapped):
+        tapped = _TapTracer(
+            request.method, failed_only=request.failed, min_seconds=request.at_least
+        )
+        with self._server.add_tracer(tapped):
             # That it is being watched now.
             yield tap.EndedCalls()
             position = 0
-            while not self._stopped.is_set():
+            while not self._shutdown_started.is_set():
                 with trio.move_on_after(1.0):
-                    await tapped.journal.wait(position)
-                found, missed = tapped.journal.after(position)
+                    await tapped.ended_calls.wait_after(position)
+                found, missed = tapped.ended_calls.read_after(position)
                 if found:
-                    position = tapped.journal.end
+                    position = tapped.ended_calls.last_number
                     yield tap.EndedCalls(calls=[call for _, call in found], missed=missed)
-                    await trio.sleep(_REST)
+                    await trio.sleep(_BATCH_INTERVAL)
         raise purerpc.UnavailableError("the server is shutting down")
 
 
-class _Tapped(ServerObserver):
+class _TapTracer(ServerTracer):
     """Keeps the calls that one watcher wants to see."""
 
-    def __init__(self, method: str, *, failed: bool, at_least: float) -> None:
-        self.journal: Journal[Any] = Journal(_KEPT)
+    def __init__(self, method: str, *, failed_only: bool, min_seconds: float) -> None:
+        self.ended_calls: BroadcastLog[Any] = BroadcastLog(_MAX_BUFFERED_CALLS)
         self._method = method
-        self._failed = failed
-        self._at_least = at_least
+        self._failed_only = failed_only
+        self._min_seconds = min_seconds
 
-    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
-        if not Meter.counts(method.service) or not method.path[1:].startswith(self._method):
-            return _UNWATCHED
-        return _Watched(self, request, method, stream)
+    def start_call(
+        self, server_context: ServerContext, method: Method, stream: Stream
+    ) -> ServerCallTracer:
+        if not LoadRecorder.is_counted(method.service) or not method.path[1:].startswith(
+            self._method
+        ):
+            return _NO_CALL_TRACER
+        return _TapCallTracer(self, server_context, method, stream)
 
-    def refused(self, head: RequestHead, outcome: Outcome) -> None:
+    def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
         """No handler had it: there is no latency to tell, and anybody may send anything."""
 
-    def keep(
+    def record(
         self,
-        request: Request,
+        server_context: ServerContext,
         method: Method,
         stream: Stream,
         seconds: float,
-        outcome: Outcome,
+        status: CallStatus,
     ) -> None:
-        code, message = outcome
-        if (self._failed and not code) or seconds < self._at_least:
+        code, message = status
+        if (self._failed_only and not code) or seconds < self._min_seconds:
             return
-        metadata = dict(request.custom_metadata)
-        trace_id, _ = current_ids()
-        self.journal.append(
+        metadata = dict(server_context.custom_metadata)
+        trace_id, _ = current_trace_ids()
+        self.ended_calls.append(
             tap.EndedCall(
                 time=time.time(),
                 method=method.path[1:],
                 seconds=seconds,
                 status=code if 0 <= code < 2**31 else UNKNOWN,
-                message=whole(message[:_LONGEST_MESSAGE]),
-                peer=str(request.peer),
-                forwarded_for=str(metadata.get(MESH_FORWARDED, "")),
+                message=replace_surrogates(message[:_MAX_MESSAGE_LENGTH]),
+                peer=str(server_context.peer),
+                forwarded_for=str(metadata.get(FORWARDED_METADATA_KEY, "")),
                 received=stream.received_size,
                 sent=stream.sent_size,
                 trace_id=trace_id,
@@ -106,19 +107,21 @@ class _Tapped(ServerObserver):
         )
 
 
-class _Watched(ServerWatch):
-    __slots__ = ("_began", "_method", "_request", "_stream", "_tapped")
+class _TapCallTracer(ServerCallTracer):
+    __slots__ = ("_method", "_server_context", "_started_at", "_stream", "_tracer")
 
-    def __init__(self, tapped: _Tapped, request: Request, method: Method, stream: Stream) -> None:
-        self._tapped = tapped
-        self._request = request
+    def __init__(
+        self, tracer: _TapTracer, server_context: ServerContext, method: Method, stream: Stream
+    ) -> None:
+        self._tracer = tracer
+        self._server_context = server_context
         self._method = method
         self._stream = stream
-        self._began = perf_counter()
+        self._started_at = perf_counter()
 
-    def ended(self, outcome: Outcome) -> None:
-        seconds = perf_counter() - self._began
-        self._tapped.keep(self._request, self._method, self._stream, seconds, outcome)
+    def call_ended(self, status: CallStatus) -> None:
+        seconds = perf_counter() - self._started_at
+        self._tracer.record(self._server_context, self._method, self._stream, seconds, status)
 
 
-_UNWATCHED = ServerWatch()
+_NO_CALL_TRACER = ServerCallTracer()

@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from tests.attacks.cases import CASES
-from tests.attacks.measure import Cost, Latency, measure
+from tests.attacks.measure import AttackCost, Latency, measure
 
 _HEAD = (
     "attack",
@@ -28,7 +28,7 @@ _HEAD = (
 )
 
 
-def row(name: str, cost: Cost) -> str:
+def row(name: str, cost: AttackCost) -> str:
     """Return a line of the table."""
     failed = f"{cost.during.failed} / {cost.after.failed} / {cost.new_channels.failed}"
     cells = [
@@ -68,7 +68,7 @@ def main() -> None:
                 found = {"attack": name, "which": which.strip(", "), **attrs.asdict(cost)}
                 print(json.dumps(found), flush=True)
             else:
-                print(row(CASES[name].what + which, cost), flush=True)
+                print(row(CASES[name].description + which, cost), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import attrs
 
 from tests.attacks.dead_endpoints import SERVICE as DEAD
-from tests.programs import plugin
+from tests.support.mesh_processes import plugin_table
 
 
 def _programs(kind: str, count: int = 1, **settings: object) -> str:
     tables = [
-        plugin(f"{kind}{number}", "{programs}/plugin.py", kind, **settings)
+        plugin_table(f"{kind}{number}", "{programs}/plugin.py", kind, **settings)
         for number in range(count)
     ]
     return "\n".join(tables)
@@ -22,15 +22,15 @@ class Case:
 
     module: str
     """Of this package."""
-    what: str
+    description: str
     """It, for the table."""
     to_gateway: bool = True
     """Whether the mesh socket is attacked, or else the socket of the plugin."""
     config: str = ""
     """Tables beside that of the plugin `echo`; `{programs}` and `{run}` are put in."""
-    echo: dict[str, object] = attrs.field(factory=dict)
+    echo_settings: dict[str, object] = attrs.field(factory=dict)
     """Settings of the plugin `echo`."""
-    watched: str = "plugin.echo"
+    bystander_service: str = "plugin.echo"
     """The service that the bystander opens new channels to."""
 
 
@@ -57,7 +57,7 @@ CASES = {
         "dead_endpoints",
         "2,000 dead endpoints of a service",
         config=f'[[service]]\nname = "{DEAD}"\nendpoints = ["unix:{{run}}/echo-0.sock"]\n',
-        watched=DEAD,
+        bystander_service=DEAD,
     ),
     "output_flood": Case(
         "output_flood", "10 plugins that write empty lines", config=_programs("flooding", 10)
@@ -75,12 +75,12 @@ CASES = {
         "many_connections",
         "500 connections at `ulimit -n` 1024",
         to_gateway=False,
-        echo={"containment": {"rlimits": {"nofile": 1024}}},
+        echo_settings={"containment": {"rlimits": {"nofile": 1024}}},
     ),
     "exit_storm": Case(
         "exit_storm",
         "exits with binary stderr",
         config=_programs("exiting", 1, instances=8, **_QUICK),
-        watched="plugin.exiting0",
+        bystander_service="plugin.exiting0",
     ),
 }

@@ -21,16 +21,18 @@ async def run(address: str, seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             for number in range(CONNECTIONS):
-                nursery.start_soon(raw.each, 1, _one, address, os.path.join(folder, str(number)))
+                nursery.start_soon(
+                    raw.run_concurrently, 1, _one, address, os.path.join(folder, str(number))
+                )
 
 
 async def _one(address: str, path: str) -> None:
-    block = raw.header_block("/meshtrio.v1.Registry/Register")
-    async with raw.connected(address) as connection:
+    block = raw.encode_request_headers("/meshtrio.v1.Registry/Register")
+    async with raw.connect_raw(address) as connection:
         for number in range(STREAMS):
             request = registry.RegisterRequest(service=SERVICE, address=f"unix:{path}-{number}")
             stream_id = 2 * number + 1
-            await connection.send(raw.headers(stream_id, block))
-            payload = raw.message(request.SerializeToString())
+            await connection.send(raw.headers_frames(stream_id, block))
+            payload = raw.encode_message(request.SerializeToString())
             await connection.send_data(stream_id, payload, end=True)
         await trio.sleep_forever()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import trio
 
 from meshtrio.messages import control, reflection_v1
-from tests.attacks.control import ask, ask_again_and_again
+from tests.attacks.control import call_method, call_method_repeatedly
 
 PATH = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
@@ -19,5 +19,5 @@ async def run(address: str, seconds: float) -> None:
     restart = control.RestartRequest(name="reflecting0").SerializeToString()
     with trio.move_on_after(seconds):
         while True:
-            await ask_again_and_again(address, PATH, request.SerializeToString(), 1.0)
-            await ask(address, "/meshtrio.v1.Control/Restart", restart)
+            await call_method_repeatedly(address, PATH, request.SerializeToString(), 1.0)
+            await call_method(address, "/meshtrio.v1.Control/Restart", restart)

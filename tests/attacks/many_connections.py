@@ -12,13 +12,13 @@ CONNECTIONS = 500
 async def run(address: str, seconds: float) -> None:
     """Hold as many as the server accepts for `seconds`, and replace those that it closes."""
     with trio.move_on_after(seconds):
-        await raw.each(CONNECTIONS, _one, address)
+        await raw.run_concurrently(CONNECTIONS, _one, address)
 
 
 async def _one(address: str) -> None:
     while True:
         try:
-            async with raw.connected(address) as connection:
+            async with raw.connect_raw(address) as connection:
                 while True:
                     await connection.wait_for_change()
         except* OSError:

@@ -22,12 +22,12 @@ import attrs
 from tests import ROOT
 from tests.attacks.cases import Case
 from tests.attacks.memory import reset_peak, resident_and_peak
-from tests.programs import carrying, plugin, until
+from tests.support.mesh_processes import pids_with_environment, plugin_table, wait_until
 
 PROGRAMS = ROOT / "tests" / "attacks" / "programs"
-BEFORE = 3.0
+WARM_UP_SECONDS = 3.0
 """Seconds of calls before the attack, of which nothing is reported but that they succeed."""
-AFTER = 4.0
+COOL_DOWN_SECONDS = 4.0
 """Seconds of calls after it."""
 MAX_MEMORY = 5000.0
 """MiB at which a measured process is killed, which its peak then shows."""
@@ -45,7 +45,7 @@ class Latency:
     failed: int
 
     @classmethod
-    def of(cls, report: dict[str, Any], *ways: str) -> Latency:
+    def from_report(cls, report: dict[str, Any], *ways: str) -> Latency:
         """Summarize these ways of calling, and calls that are not answered yet."""
         found = sorted(s for way in (*ways, "waiting") for s in report["seconds"].get(way, ()))
         failed = sum(report["failed"].get(way, [0])[0] for way in ways)
@@ -55,11 +55,11 @@ class Latency:
         return cls(statistics.median(found) * 1e3, p99 * 1e3, found[-1] * 1e3, failed)
 
 
-CALLS = ("direct", "gateway")
+CALL_KINDS = ("direct", "gateway")
 
 
 @attrs.frozen
-class Cost:
+class AttackCost:
     """What an attack has cost. Memory is MiB, resident."""
 
     mesh_start: float
@@ -96,13 +96,13 @@ class Measurement:
             "ATTACK_METRICS": self._metrics,
         }
 
-    def run(self, seconds: float) -> Cost:
+    def run(self, seconds: float) -> AttackCost:
         """Measure before, during and after the attack."""
         with ExitStack() as stack:
             mesh = stack.enter_context(self._mesh())
-            (echo,) = until(self._plugins, START_TIMEOUT)
+            (echo,) = wait_until(self._plugins, START_TIMEOUT)
             bystander = stack.enter_context(self._bystander())
-            time.sleep(BEFORE)
+            time.sleep(WARM_UP_SECONDS)
             _report(bystander)
             start = [resident_and_peak(pid)[0] for pid in (mesh.pid, echo)]
             for pid in (mesh.pid, echo):
@@ -110,20 +110,20 @@ class Measurement:
             with _MemoryGuard(mesh.pid, echo):
                 self._attack(seconds)
             during = _report(bystander)
-            time.sleep(AFTER)
+            time.sleep(COOL_DOWN_SECONDS)
             peaks = [resident_and_peak(pid)[1] for pid in (mesh.pid, echo)]
             after = _report(bystander)
             rest = [resident_and_peak(pid)[0] for pid in (mesh.pid, *self._plugins()[:1])]
             alive = mesh.poll() is None
-        return Cost(
+        return AttackCost(
             mesh_start=start[0],
             mesh_peak=peaks[0],
             mesh_after=rest[0],
             plugin_start=start[1],
             plugin_peak=peaks[1],
             plugin_after=rest[1] if len(rest) > 1 else 0.0,
-            during=Latency.of(during, *CALLS),
-            after=Latency.of(after, *CALLS),
+            during=Latency.from_report(during, *CALL_KINDS),
+            after=Latency.from_report(after, *CALL_KINDS),
             new_channels=_new_channels(during, after),
             bystander_cpu=during["cpu"],
             plugin_deaths=self._log().count("echo/0: pid") - self._log().count("echo/0: started"),
@@ -132,7 +132,7 @@ class Measurement:
 
     @contextmanager
     def _mesh(self) -> Iterator[subprocess.Popen[bytes]]:
-        config = plugin("echo", "{programs}/plugin.py", "echo", **self._case.echo)
+        config = plugin_table("echo", "{programs}/plugin.py", "echo", **self._case.echo_settings)
         extra = self._case.config.split("[[plugin]]")[0]
         config = (extra + config + self._case.config[len(extra) :]).replace(
             "{programs}", str(PROGRAMS)
@@ -152,7 +152,7 @@ class Measurement:
             )
         try:
             count = config.count("[[plugin]]")
-            until(
+            wait_until(
                 lambda: self._log().count("ready after") >= count or process.poll() is not None,
                 START_TIMEOUT,
             )
@@ -168,14 +168,14 @@ class Measurement:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pid in carrying(f"PLUGIN_SOCKET={self._run}/"):
+        for pid in pids_with_environment(f"PLUGIN_SOCKET={self._run}/"):
             os.kill(pid, signal.SIGKILL)
 
     @contextmanager
     def _bystander(self) -> Iterator[subprocess.Popen[bytes]]:
         command = [self._python, str(PROGRAMS / "bystander.py")]
         with subprocess.Popen(
-            [*command, str(self._run / "mesh.sock"), self._case.watched],
+            [*command, str(self._run / "mesh.sock"), self._case.bystander_service],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=self._folder,
@@ -197,7 +197,7 @@ class Measurement:
         )
 
     def _plugins(self) -> list[int]:
-        return carrying(f"PLUGIN_SOCKET={self._run}/echo-0")
+        return pids_with_environment(f"PLUGIN_SOCKET={self._run}/echo-0")
 
     def _log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
@@ -208,11 +208,11 @@ class _MemoryGuard:
 
     def __init__(self, *pids: int) -> None:
         self._pids = pids
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
-        while not self._over.wait(0.2):
+        while not self._stopped.wait(0.2):
             for pid in self._pids:
                 if resident_and_peak(pid)[0] > MAX_MEMORY:
                     with suppress(ProcessLookupError):
@@ -222,7 +222,7 @@ class _MemoryGuard:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
 
@@ -239,10 +239,10 @@ def _new_channels(*reports: dict[str, Any]) -> Latency:
     way = "new channel"
     seconds = [s for report in reports for s in report["seconds"].get(way, ())]
     failed = [report["failed"].get(way, [0])[0] for report in reports]
-    return Latency.of({"seconds": {way: seconds}, "failed": {way: [sum(failed)]}}, way)
+    return Latency.from_report({"seconds": {way: seconds}, "failed": {way: [sum(failed)]}}, way)
 
 
-def measure(case: Case, python: str, seconds: float) -> Cost:
+def measure(case: Case, python: str, seconds: float) -> AttackCost:
     """Measure an attack of `seconds` on a mesh that `python` runs."""
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         return Measurement(case, python, Path(folder)).run(seconds)

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import trio
 
-from meshtrio.wire import frames
-from meshtrio.wire.frames import FrameType
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
 from tests.attacks import raw
 
 CONNECTIONS = 10
-LOT = 1000
+BATCH_SIZE = 1000
 LENGTH = 4 * 1024 * 1024 - 64
 
 
 async def run(address: str, seconds: float, connections: int = CONNECTIONS) -> None:
     """Send for `seconds`."""
     with trio.move_on_after(seconds):
-        await raw.each(connections, _one, address)
+        await raw.run_concurrently(connections, _one, address)
 
 
 async def _one(address: str) -> None:
-    block = raw.header_block(f"/{raw.SERVICE}/Join")
-    lot = frames.frame(FrameType.DATA, 0, 1, b"\0") * LOT
-    async with raw.connected(address) as connection:
-        await connection.send(raw.headers(1, block))
+    block = raw.encode_request_headers(f"/{raw.SERVICE}/Join")
+    lot = frames.encode_frame(FrameType.DATA, 0, 1, b"\0") * BATCH_SIZE
+    async with raw.connect_raw(address) as connection:
+        await connection.send(raw.headers_frames(1, block))
         while True:
-            await connection.send_data(1, raw.message(bytes(LENGTH))[:5])
-            for _ in range(LENGTH // LOT):
-                while connection.room(1) < LOT:
+            await connection.send_data(1, raw.encode_message(bytes(LENGTH))[:5])
+            for _ in range(LENGTH // BATCH_SIZE):
+                while connection.send_window(1) < BATCH_SIZE:
                     await connection.wait_for_change()
-                connection.spend(1, LOT)
+                connection.consume_window(1, BATCH_SIZE)
                 await connection.send(lot)
-            await connection.send_data(1, bytes(LENGTH % LOT))
+            await connection.send_data(1, bytes(LENGTH % BATCH_SIZE))

@@ -10,17 +10,18 @@ from typing import Any
 
 import trio
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.frames import FrameType, Setting
-from meshtrio.wire.framing import FrameReader
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType, Setting
+from meshtrio.http2.hpack import codec
 
 SERVICE = "echo.v1.EchoService"
 AUTHORITY = "plugin.echo"
 """The service that a gateway passes the calls of attacks on to."""
 
 
-def header_block(path: str, **more: str) -> bytes:
+def encode_request_headers(path: str, **more: str) -> bytes:
     """Encode the header block of a call of `path`; `more` is metadata.
 
     Calls of SERVICE go to AUTHORITY, others to the server that they are sent to.
@@ -35,23 +36,23 @@ def header_block(path: str, **more: str) -> bytes:
         (b"content-type", b"application/grpc"),
     ]
     fields += [(key.replace("_", "-").encode(), value.encode()) for key, value in more.items()]
-    return hpack.encode(fields)
+    return codec.encode(fields)
 
 
-def message(payload: bytes, *, compressed: bool = False) -> bytes:
+def encode_message(payload: bytes, *, compressed: bool = False) -> bytes:
     """Add the five bytes that gRPC puts before a message."""
     return bytes([compressed]) + len(payload).to_bytes(4, "big") + payload
 
 
-def headers(stream_id: int, block: bytes, *, end: bool = False) -> bytes:
-    return frames.header_frames(stream_id, block, end_stream=end, max_size=16_384)
+def headers_frames(stream_id: int, block: bytes, *, end: bool = False) -> bytes:
+    return frames.encode_header_block(stream_id, block, end_stream=end, max_frame_size=16_384)
 
 
-def data(stream_id: int, payload: bytes, *, end: bool = False) -> bytes:
+def data_frames(stream_id: int, payload: bytes, *, end: bool = False) -> bytes:
     """Build DATA frames of at most 16 KiB each."""
     pieces = [payload[i : i + 16_384] for i in range(0, len(payload), 16_384)] or [b""]
-    built = [frames.frame(FrameType.DATA, 0, stream_id, piece) for piece in pieces[:-1]]
-    built.append(frames.frame(FrameType.DATA, int(end), stream_id, pieces[-1]))
+    built = [frames.encode_frame(FrameType.DATA, 0, stream_id, piece) for piece in pieces[:-1]]
+    built.append(frames.encode_frame(FrameType.DATA, int(end), stream_id, pieces[-1]))
     return b"".join(built)
 
 
@@ -63,12 +64,12 @@ class RawConnection:
         self.closed = False
         self.goaway = ""
         """The error code of the server's GOAWAY, if it has sent one."""
-        self.reset: set[int] = set()
+        self.reset_streams: set[int] = set()
         """Streams that the server has reset."""
         self.answers = 0
         """Header blocks that the server has sent."""
-        self._initial = frames.DEFAULT_WINDOW
-        self._connection = frames.DEFAULT_WINDOW
+        self._initial = frames.DEFAULT_INITIAL_WINDOW_SIZE
+        self._connection = frames.DEFAULT_INITIAL_WINDOW_SIZE
         self._streams: defaultdict[int, int] = defaultdict(int)
         self._sending = trio.Lock()
         self._changed = trio.Event()
@@ -87,21 +88,21 @@ class RawConnection:
     async def send_data(self, stream_id: int, payload: bytes, *, end: bool = False) -> None:
         """Send DATA as the windows allow, until the server resets the stream."""
         view = memoryview(payload)
-        while view and stream_id not in self.reset:
-            room = min(self.room(stream_id), 16_384 * 16)
+        while view and stream_id not in self.reset_streams:
+            room = min(self.send_window(stream_id), 16_384 * 16)
             if room <= 0:
                 await self.wait_for_change()
                 continue
             piece = bytes(view[:room])
             view = view[room:]
-            self.spend(stream_id, len(piece))
-            await self.send(data(stream_id, piece, end=end and not view))
+            self.consume_window(stream_id, len(piece))
+            await self.send(data_frames(stream_id, piece, end=end and not view))
 
-    def room(self, stream_id: int) -> int:
+    def send_window(self, stream_id: int) -> int:
         """Return how many bytes of DATA may be sent on a stream."""
         return min(self._connection, self._initial + self._streams[stream_id])
 
-    def spend(self, stream_id: int, count: int) -> None:
+    def consume_window(self, stream_id: int, count: int) -> None:
         self._connection -= count
         self._streams[stream_id] -= count
 
@@ -111,7 +112,7 @@ class RawConnection:
             raise BrokenPipeError("the server has closed the connection")
         await self._changed.wait()
 
-    def pause(self) -> None:
+    def stop_reading(self) -> None:
         """Read no more."""
         self._reading.cancel()
 
@@ -121,7 +122,7 @@ class RawConnection:
             with self._reading:
                 while received := await self.sock.recv(262_144):
                     for frame in self._reader.feed(received):
-                        self._take(*frame)
+                        self._on_frame(*frame)
                     self._notify()
                 return
             await trio.sleep_forever()
@@ -135,7 +136,7 @@ class RawConnection:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _take(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == FrameType.WINDOW_UPDATE:
             increment = int.from_bytes(payload, "big")
             if stream_id:
@@ -143,18 +144,18 @@ class RawConnection:
             else:
                 self._connection += increment
         elif kind == FrameType.SETTINGS and not flags & frames.ACK:
-            settings = dict(frames.read_settings(payload))
+            settings = dict(frames.iter_settings(payload))
             self._initial = settings.get(Setting.INITIAL_WINDOW_SIZE, self._initial)
         elif kind == FrameType.GOAWAY:
             self.goaway = ErrorCode(int.from_bytes(payload[4:8], "big")).name
         elif kind == FrameType.RST_STREAM:
-            self.reset.add(stream_id)
+            self.reset_streams.add(stream_id)
         elif kind == FrameType.HEADERS:
             self.answers += 1
 
 
 @asynccontextmanager
-async def connected(
+async def connect_raw(
     address: str, settings: dict[int, int] | None = None
 ) -> AsyncIterator[RawConnection]:
     """Open a connection for the block."""
@@ -173,7 +174,7 @@ def path_of(address: str) -> str:
     return address.removeprefix("unix:").removeprefix("//")
 
 
-async def each(count: int, attack: Any, *arguments: Any) -> None:
+async def run_concurrently(count: int, attack: Any, *arguments: Any) -> None:
     """Run `attack` `count` times at once; what the server refuses ends that one only."""
 
     async def one() -> None:

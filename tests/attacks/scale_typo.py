@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from meshtrio.messages import control
-from tests.attacks.control import ask
+from tests.attacks.control import call_method
 
 
 async def run(address: str, seconds: float) -> None:
@@ -14,4 +14,4 @@ async def run(address: str, seconds: float) -> None:
     for instances in (3_000_000, 1):
         request = control.ScaleRequest(name="echo", instances=instances)
         with trio.move_on_after(seconds):
-            await ask(address, path, request.SerializeToString())
+            await call_method(address, path, request.SerializeToString())

@@ -12,8 +12,8 @@ LENGTH = 4 * 1024 * 1024
 
 async def run(address: str, seconds: float) -> None:
     """Send and hold them for `seconds`."""
-    block = raw.header_block(f"/{raw.SERVICE}/Echo")
-    payload = raw.message(bytes(LENGTH))[:-1]
+    block = raw.encode_request_headers(f"/{raw.SERVICE}/Echo")
+    payload = raw.encode_message(bytes(LENGTH))[:-1]
 
     async def send(connection: raw.RawConnection, stream_id: int) -> None:
         try:
@@ -22,8 +22,8 @@ async def run(address: str, seconds: float) -> None:
             return
 
     with trio.move_on_after(seconds):
-        async with raw.connected(address) as connection, trio.open_nursery() as nursery:
+        async with raw.connect_raw(address) as connection, trio.open_nursery() as nursery:
             for stream_id in range(1, 2 * STREAMS, 2):
-                await connection.send(raw.headers(stream_id, block))
+                await connection.send(raw.headers_frames(stream_id, block))
                 nursery.start_soon(send, connection, stream_id)
             await trio.sleep_forever()

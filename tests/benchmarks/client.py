@@ -27,14 +27,18 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.client.endpoint import Endpoint, ServiceState
-from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
-from meshtrio.registry import watch
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import watch_service
+from meshtrio.grpc.service_config import (
+    LoadBalancingConfig,
+    LoadBalancingPolicy,
+    ServiceConfig,
+)
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.wire.limits import Limits
-from tests.benchmarks.rpc import serving
+from meshtrio.transport.listener import unix_listener
+from tests.benchmarks.rpc import start_server
 
 IN_FLIGHT = 50
 CALLS = 5000
@@ -70,11 +74,13 @@ def fixed(*endpoints: Endpoint) -> Callable[..., Any]:
 
 
 async def ready(channel: Channel, count: int) -> None:
-    while len(channel._ranking.ready) < count:  # noqa: ASYNC110 - nobody tells
+    while len(channel._priority_policy.ready) < count:  # noqa: ASYNC110 - nobody tells
         await trio.sleep(0.01)
 
 
-async def held(holding: trio.Nursery, opening: AbstractAsyncContextManager[Channel]) -> Channel:
+async def hold_channels(
+    holding: trio.Nursery, opening: AbstractAsyncContextManager[Channel]
+) -> Channel:
     """A channel that is open as long as the nursery is.
 
     In a task of its own: trio's scopes may not be nested a thousand deep in one.
@@ -89,29 +95,29 @@ async def held(holding: trio.Nursery, opening: AbstractAsyncContextManager[Chann
     return found
 
 
-async def bare(holding: trio.Nursery, address: str, count: int) -> list[Channel]:
+async def open_bare_channels(holding: trio.Nursery, address: str, count: int) -> list[Channel]:
     """Channels of one connection each; if they were alike, they would share one."""
     manners = [Limits(max_send_message_size=1_000_000 + number) for number in range(count)]
-    found = [await held(holding, connect_to(f"unix:{address}", limits=m)) for m in manners]
+    found = [await hold_channels(holding, connect_to(f"unix:{address}", limits=m)) for m in manners]
     for channel in found:
         await ready(channel, 1)
     return found
 
 
-async def picking(address: str, rounds: int) -> dict[str, float]:
+async def measure_picking(address: str, rounds: int) -> dict[str, float]:
     """Microseconds a call, and of a pick, by the number of endpoints."""
     found: dict[str, list[float]] = {}
     async with trio.open_nursery() as holding:
         compared: dict[str, list[Channel]] = {}
         for count in COUNTS:
             endpoints = [Endpoint(f"{count}-{n}", f"unix:{address}") for n in range(count)]
-            channel = await held(holding, open_channel("x", fixed(*endpoints)))
+            channel = await hold_channels(holding, open_channel("x", fixed(*endpoints)))
             await ready(channel, count)
-            compared[f"{count} bare"] = await bare(holding, address, count)
+            compared[f"{count} bare"] = await open_bare_channels(holding, address, count)
             compared[f"{count} endpoints"] = [channel]
             began = time.perf_counter()
             for _ in range(20_000):
-                channel.pick_ready()
+                channel.try_pick()
             found[f"{count} picking"] = [(time.perf_counter() - began) / 20_000 * 1e6]
         for _ in range(rounds):
             for name, channels in compared.items():
@@ -132,7 +138,7 @@ class OneAtATime(EchoServiceServicer):
         return EchoReply()
 
 
-async def spreading(folder: Path) -> dict[str, float]:
+async def measure_spreading(folder: Path) -> dict[str, float]:
     """Calls a second, as a share of what the instances can do together."""
     found = {}
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
@@ -142,9 +148,9 @@ async def spreading(folder: Path) -> dict[str, float]:
             await nursery.start(Server(OneAtATime(seconds)).serve, listener)
             endpoints.append(Endpoint(str(number), f"unix:{folder}/s{number}"))
         best = sum(1 / seconds for seconds in SPEEDS)
-        for policy in (Balancing.LEAST_REQUEST, Balancing.ROUND_ROBIN):
-            config = ServiceConfig(balancing=LoadBalancing(policy))
-            async with open_channel("x", fixed(*endpoints), config=config) as channel:
+        for policy in (LoadBalancingPolicy.LEAST_REQUEST, LoadBalancingPolicy.ROUND_ROBIN):
+            config = ServiceConfig(load_balancing=LoadBalancingConfig(policy))
+            async with open_channel("x", fixed(*endpoints), service_config=config) as channel:
                 await ready(channel, len(SPEEDS))
                 seconds = await call_many([channel], 2000, IN_FLIGHT)
             found[policy.value] = 2000 / seconds / best
@@ -152,15 +158,15 @@ async def spreading(folder: Path) -> dict[str, float]:
     return found
 
 
-async def reaching(address: str) -> dict[str, float]:
+async def measure_registry_change(address: str) -> dict[str, float]:
     """From a change until every channel knows, and until a call of each was answered."""
     registry = MemoryRegistry()
-    registry.declare("x")
-    feed = partial(watch, registry, "x")
+    registry.add_service("x")
+    feed = partial(watch_service, registry, "x")
 
     async with trio.open_nursery() as holding:
-        opened = (open_channel("x", feed, feed_key="x") for _ in range(CHANNELS))
-        channels = [await held(holding, opening) for opening in opened]
+        opened = (open_channel("x", feed, resolver_key="x") for _ in range(CHANNELS))
+        channels = [await hold_channels(holding, opening) for opening in opened]
         await trio.testing.wait_all_tasks_blocked()
         began = time.perf_counter()
         registry.register("x", Endpoint("a", f"unix:{address}"))
@@ -175,7 +181,7 @@ async def reaching(address: str) -> dict[str, float]:
     return {"known to all, ms": known * 1e3, "a call of each answered, ms": answered * 1e3}
 
 
-def judged(found: dict[str, dict[str, float]]) -> list[str]:
+def check_targets(found: dict[str, dict[str, float]]) -> list[str]:
     times = found["a call, µs"]
     return [
         f"among {count} endpoints a call takes "
@@ -191,11 +197,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mt-") as name, serving("meshtrio", Path(name)) as at:
+    with (
+        tempfile.TemporaryDirectory(prefix="mt-") as name,
+        start_server("meshtrio", Path(name)) as at,
+    ):
         found = {
-            "a call, µs": trio.run(picking, at[0], options.rounds),
-            "unequal instances, share of the best": trio.run(spreading, Path(name)),
-            f"a change for {CHANNELS} channels": trio.run(reaching, at[0]),
+            "a call, µs": trio.run(measure_picking, at[0], options.rounds),
+            "unequal instances, share of the best": trio.run(measure_spreading, Path(name)),
+            f"a change for {CHANNELS} channels": trio.run(measure_registry_change, at[0]),
         }
     if options.json:
         print(json.dumps(found, indent=2))
@@ -203,7 +212,7 @@ def main() -> None:
     for case, values in found.items():
         print(f"\n### {case}\n\n| | |\n| --- | ---: |")
         print("\n".join(f"| {key} | {value:,.2f} |" for key, value in values.items()))
-    print("", *judged(found), sep="\n")
+    print("", *check_targets(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
-from meshtrio.wire.limits import Limits
+from meshtrio.http2.limits import Limits
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.base import SERVICE, SMALL
-from tests.benchmarks.rpc import serving
+from tests.benchmarks.rpc import start_server
 
 CONNECTIONS = 500
 STREAMS = 1000
@@ -102,7 +102,7 @@ def measure(name: str, kind: str) -> float:
     """KB for each, in a server that was started for this."""
     connections, streams = KINDS[kind]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        with serving(name, Path(folder)) as (address, pid):
+        with start_server(name, Path(folder)) as (address, pid):
             before = resident(pid)
             command = [sys.executable, "-m", "tests.benchmarks.memory", "--hold", name, address]
             with subprocess.Popen(

@@ -26,9 +26,9 @@ import attrs
 
 from tests.benchmarks.grpc_go import PROGRAM
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.peers.base import BARRIER, LARGE, SMALL, Measured
+from tests.benchmarks.peers.base import BARRIER, LARGE, SMALL, Measurement
 
-CASES: dict[str, Callable[[Any, str, float], Measured]] = {
+CASES: dict[str, Callable[[Any, str, float], Measurement]] = {
     "unary, 1 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 1, s),
     "unary, 10 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 10, s),
     "unary, 50 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 50, s),
@@ -38,9 +38,9 @@ CASES: dict[str, Callable[[Any, str, float], Measured]] = {
     "64 MiB stream": lambda p, a, s: p.run(p.download, a, s),
     "connect and call": lambda p, a, s: p.run(p.connect, a, s),
 }
-FLOOR_HAS = ("unary, 1 in flight", "unary, 10 in flight", "unary, 50 in flight", "1 MiB unary")
+FLOOR_CASES = ("unary, 1 in flight", "unary, 10 in flight", "unary, 50 in flight", "1 MiB unary")
 MANY_CLIENTS = "20 clients"
-START_WITHIN = 20.0
+START_TIMEOUT = 20.0
 
 
 def spawn(*arguments: str, **options: Any) -> Any:
@@ -49,13 +49,13 @@ def spawn(*arguments: str, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def serving(name: str, folder: Path) -> Iterator[tuple[str, int]]:
+def start_server(name: str, folder: Path) -> Iterator[tuple[str, int]]:
     """Run a peer's server; gives its address and the pid that serves the calls."""
     address = str(folder / f"{name}.sock")
     # A session of its own, as a mesh gives its plugins: the scheduler shares time by sessions.
     process = spawn("--serve", name, address, start_new_session=True)
     try:
-        _wait_until_it_answers(name, address)
+        _wait_until_ready(name, address)
         yield address, _serving_pid(name, process.pid)
     finally:
         process.send_signal(signal.SIGTERM if name != "meshtrio-mesh" else signal.SIGINT)
@@ -65,8 +65,8 @@ def serving(name: str, folder: Path) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def _wait_until_it_answers(name: str, address: str) -> None:
-    end = time.monotonic() + START_WITHIN
+def _wait_until_ready(name: str, address: str) -> None:
+    end = time.monotonic() + START_TIMEOUT
     while True:
         case = "unary, 1 in flight"
         done = spawn("--client", name, case, address, "0.01", stdout=-1, stderr=-1)
@@ -125,7 +125,7 @@ def measure(name: str, case: str, address: str, pid: int, seconds: float) -> Fig
     before = cpu_seconds(pid)
     for client in running:
         client.stdin.close()  # which starts it
-    results = [Measured(**json.loads(client.stdout.read())) for client in running]
+    results = [Measurement(**json.loads(client.stdout.read())) for client in running]
     for client in running:
         client.wait()
     server_cpu = cpu_seconds(pid) - before
@@ -149,11 +149,11 @@ def measure_all(
     figures: dict[tuple[str, str], list[Figure]] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        served = {name: stack.enter_context(serving(name, folder)) for name in peers}
+        served = {name: stack.enter_context(start_server(name, folder)) for name in peers}
         for number in range(rounds):
             for case in cases:
                 for name in peers:
-                    if name == "floor" and case not in FLOOR_HAS:
+                    if name == "floor" and case not in FLOOR_CASES:
                         continue
                     report(f"round {number + 1}/{rounds}: {case}: {name}")
                     figure = measure(name, case, *served[name], seconds)
@@ -185,7 +185,7 @@ def table(results: dict[str, dict[str, Figure]]) -> str:
     return "\n".join(lines)
 
 
-def available(peers: list[str]) -> list[str]:
+def available_peers(peers: list[str]) -> list[str]:
     """Without grpc-go where nobody has built it, saying so."""
     if "grpc-go" in peers and not PROGRAM.exists():
         print("without grpc-go: python -m tests.benchmarks.grpc_go builds it", file=sys.stderr)
@@ -193,7 +193,7 @@ def available(peers: list[str]) -> list[str]:
     return peers
 
 
-def chosen(text: str, separator: str, known: list[str]) -> list[str]:
+def parse_choice(text: str, separator: str, known: list[str]) -> list[str]:
     """Names that were asked for. Raises SystemExit for one that there is not."""
     names = [name.strip() for name in text.split(separator)]
     for name in names:
@@ -222,8 +222,8 @@ def main() -> None:
         name, case, address, seconds = options.client
         print(json.dumps(attrs.asdict(CASES[case](PEERS[name], address, float(seconds)))))
     else:
-        cases = chosen(options.cases, ";", [*CASES, MANY_CLIENTS])
-        peers = available(chosen(options.peers, ",", list(PEERS)))
+        cases = parse_choice(options.cases, ";", [*CASES, MANY_CLIENTS])
+        peers = available_peers(parse_choice(options.peers, ",", list(PEERS)))
         results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}
         print(json.dumps(as_json, indent=2) if options.json else table(results))

@@ -27,12 +27,16 @@ import attrs
 import trio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 
-from meshtrio.rpc.dynamic import service_of
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
+from meshtrio.transport.listener import unix_listener
 from tests import ROOT
-from tests.benchmarks.peers.base import SMALL, Measured
-from tests.benchmarks.peers.telling import COLLECTOR, TELLING, Telling
+from tests.benchmarks.peers.base import SMALL, Measurement
+from tests.benchmarks.peers.with_telemetry import (
+    COLLECTOR,
+    TELEMETRY_PEERS,
+    MeshtrioWithTelemetry,
+)
 from tests.benchmarks.rpc import report
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}
@@ -40,7 +44,7 @@ TARGETS = {"metrics": 0.95, "tracing": 0.90}
 
 
 @attrs.frozen
-class Way:
+class Variant:
     """A peer, and the code it runs on."""
 
     name: str
@@ -56,7 +60,7 @@ class Way:
 
 
 @contextlib.contextmanager
-def checked_out(revision: str, folder: Path) -> Iterator[Path]:
+def check_out(revision: str, folder: Path) -> Iterator[Path]:
     """A revision's meshtrio, beside the tests of today."""
     tree = folder / "before"
     tree.mkdir()
@@ -69,7 +73,7 @@ def checked_out(revision: str, folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def stopping(process: subprocess.Popen[str]) -> Iterator[None]:
+def stop_afterwards(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -83,7 +87,7 @@ def stopping(process: subprocess.Popen[str]) -> Iterator[None]:
 class Client:
     """A process that makes calls whenever it is told to, on one connection for all the time."""
 
-    def __init__(self, way: Way, folder: Path, width: int, seconds: float) -> None:
+    def __init__(self, way: Variant, folder: Path, width: int, seconds: float) -> None:
         self._name = way.name
         arguments = ("--client", way.peer, str(folder / f"{way.name}.sock"), str(width))
         self.process = way.spawn(*arguments, str(seconds), stdin=-1, stdout=-1)
@@ -99,23 +103,25 @@ class Client:
         return float(done["count"]) / float(done["seconds"])
 
 
-def measure(ways: list[Way], folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+def measure(
+    ways: list[Variant], folder: Path, options: argparse.Namespace
+) -> dict[str, list[float]]:
     """Calls a second, by way, one figure for each round."""
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     with contextlib.ExitStack() as stack:
-        collector = Way("collector", "").spawn("--collect", str(folder / COLLECTOR), stdout=-1)
-        stack.enter_context(stopping(collector))
+        collector = Variant("collector", "").spawn("--collect", str(folder / COLLECTOR), stdout=-1)
+        stack.enter_context(stop_afterwards(collector))
         assert collector.stdout is not None
         collector.stdout.readline()
         clients = []
         for way in ways:
             address = str(folder / f"{way.name}.sock")
             server = way.spawn("--serve", way.peer, address, stdout=-1, start_new_session=True)
-            stack.enter_context(stopping(server))
+            stack.enter_context(stop_afterwards(server))
             while not Path(address).exists() and server.poll() is None:
                 pass
             client = Client(way, folder, options.width, options.seconds)
-            stack.enter_context(stopping(client.process))
+            stack.enter_context(stop_afterwards(client.process))
             client.calls_a_second()
             clients.append(client)
         for number in range(options.rounds):
@@ -155,7 +161,7 @@ class Collector:
 
     def __init__(self) -> None:
         name = otlp.DESCRIPTOR.services_by_name["TraceService"]
-        self.service = service_of(name, self)
+        self.service = service_from_descriptor(name, self)
 
     async def Export(self, request: Any) -> Any:
         return otlp.ExportTraceServiceResponse()
@@ -167,9 +173,11 @@ async def collect(path: str) -> None:
         await Server(Collector()).serve(listener)
 
 
-async def call_when_told(peer: Telling, address: str, width: int, seconds: float) -> Measured:
+async def call_on_request(
+    peer: MeshtrioWithTelemetry, address: str, width: int, seconds: float
+) -> Measurement:
     """For each line of input calls for some seconds, and a line about them."""
-    done = Measured(0, 1.0, 0.0)
+    done = Measurement(0, 1.0, 0.0)
     async with peer.stub(address) as stub:
         while await trio.to_thread.run_sync(sys.stdin.readline):
             done = await peer.in_flight(stub.Echo, SMALL, width, seconds)
@@ -191,18 +199,18 @@ def main() -> None:
     if options.collect:
         trio.run(collect, options.collect)
     elif options.serve:
-        TELLING[options.serve[0]].serve(options.serve[1])
+        TELEMETRY_PEERS[options.serve[0]].serve(options.serve[1])
     elif options.client:
         name, address, width, seconds = options.client
-        trio.run(call_when_told, TELLING[name], address, int(width), float(seconds))
+        trio.run(call_on_request, TELEMETRY_PEERS[name], address, int(width), float(seconds))
     else:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
-            ways = [Way(peer, peer) for peer in TELLING]
+            ways = [Variant(peer, peer) for peer in TELEMETRY_PEERS]
             with contextlib.ExitStack() as stack:
                 if options.before:
-                    tree = stack.enter_context(checked_out(options.before, folder))
-                    ways.insert(0, Way("before", "off", tree))
+                    tree = stack.enter_context(check_out(options.before, folder))
+                    ways.insert(0, Variant("before", "off", tree))
                 found = ratios(measure(ways, folder, options))
         print(json.dumps(found, indent=2) if options.json else table(found))
 

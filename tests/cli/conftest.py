@@ -8,23 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import WORDY, group
-from tests.programs import Served, echo, plugin, served
+from tests.support.cli_commands import PRINTING_ECHO_PROGRAM, group_table
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+)
 
 MUCH = {"lines_per_second": 1e6, "burst": 1_000_000}
 
 
 @pytest.fixture(scope="package")
-def mesh() -> Iterator[Served]:
+def mesh() -> Iterator[MeshProcess]:
     """A mesh to look at: a group of two plugins, and one that has given up."""
     config = (
-        echo(instances=2)
-        + plugin("wordy", str(WORDY), after=["echo"], restart="on-failure", output=MUCH)
-        + plugin("bad", "faulty.py", "exit-at-once", restart="never")
-        + group("pair", "echo", "wordy", strategy="one-for-all")
+        echo_plugin_table(instances=2)
+        + plugin_table(
+            "wordy",
+            str(PRINTING_ECHO_PROGRAM),
+            depends_on=["echo"],
+            restart="on-failure",
+            output=MUCH,
+        )
+        + plugin_table("bad", "startup_faults.py", "exit-at-once", restart="never")
+        + group_table("pair", "echo", "wordy", strategy="one-for-all")
         + '[[service]]\nname = "outside"\nendpoints = ["tcp://127.0.0.1:1"]\nweight = 3\n'
     )
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=3) as found:
-            found.wait_for("its restart policy leaves it so")
+        with serve_mesh(Path(folder), config, min_ready=3) as found:
+            found.wait_for_log("its restart policy leaves it so")
             yield found

@@ -20,8 +20,13 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from meshtrio.cli.call import parse_request
 from meshtrio.errors import UsageError
-from tests.programs import PLUGINS, Served, plugin, served
-from tests.tools import tool
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    serve_mesh,
+)
+from tests.tools import find_tool
 
 PROTOS = Path(__file__).parent / "protos"
 PROTO = PROTOS / "odd" / "v1" / "odd.proto"
@@ -47,10 +52,10 @@ def odd(made: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def odd_mesh(made: Path) -> Iterator[Served]:
-    config = plugin("odd", str(PLUGINS / "odd_values.py"), cwd=made)
-    config += plugin("silent", str(PLUGINS / "no_reflection.py"))
-    with served(made, config, ready=2) as mesh:
+def odd_mesh(made: Path) -> Iterator[MeshProcess]:
+    config = plugin_table("odd", str(PLUGINS_DIRECTORY / "odd_values.py"), cwd=made)
+    config += plugin_table("silent", str(PLUGINS_DIRECTORY / "grpcio_without_reflection.py"))
+    with serve_mesh(made, config, min_ready=2) as mesh:
         yield mesh
 
 
@@ -180,7 +185,7 @@ def raws(messages: Any) -> str:
 
 
 def call(
-    mesh: Served, *arguments: str, given: str | bytes = ""
+    mesh: MeshProcess, *arguments: str, given: str | bytes = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `meshtrio call`."""
     done = subprocess.run(
@@ -197,7 +202,7 @@ def call(
     return found
 
 
-def test_replies_are_shown_as_grpcurl_shows_them(odd_mesh: Served, odd: Any) -> None:
+def test_replies_are_shown_as_grpcurl_shows_them(odd_mesh: MeshProcess, odd: Any) -> None:
     cases = values(odd)
     given = raws(message for message, _ in cases.values())
     found = call(odd_mesh, "plugin.odd", f"{ODD}/GiveEach", "-", given=given)
@@ -205,8 +210,15 @@ def test_replies_are_shown_as_grpcurl_shows_them(odd_mesh: Served, odd: Any) -> 
     shown = dict(zip(cases, map(json.loads, found.stdout.splitlines()), strict=True))
     assert shown == {name: expected for name, (_, expected) in cases.items()}
 
-    socket = odd_mesh.folder / "odd-0.sock"
-    command = [tool("grpcurl"), "-plaintext", "-d", given, f"unix://{socket}", f"{ODD}/GiveEach"]
+    socket = odd_mesh.runtime_dir / "odd-0.sock"
+    command = [
+        find_tool("grpcurl"),
+        "-plaintext",
+        "-d",
+        given,
+        f"unix://{socket}",
+        f"{ODD}/GiveEach",
+    ]
     theirs = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert dict(zip(cases, documents(theirs), strict=True)) == shown
 
@@ -220,7 +232,7 @@ def documents(text: str) -> Iterator[Any]:
         text = text[end:]
 
 
-def test_what_grpcurl_cannot_show_is_shown_as_plain_fields(odd_mesh: Served, odd: Any) -> None:
+def test_what_grpcurl_cannot_show_is_shown_as_plain_fields(odd_mesh: MeshProcess, odd: Any) -> None:
     cases = only_ours(odd)
     given = raws(message for message, _ in cases.values())
     found = call(odd_mesh, "plugin.odd", f"{ODD}/GiveEach", "-", given=given)
@@ -228,7 +240,7 @@ def test_what_grpcurl_cannot_show_is_shown_as_plain_fields(odd_mesh: Served, odd
     assert shown == {name: expected for name, (_, expected) in cases.items()}
 
 
-def test_messages_that_are_nested_deeply(odd_mesh: Served, odd: Any) -> None:
+def test_messages_that_are_nested_deeply(odd_mesh: MeshProcess, odd: Any) -> None:
     plain = message = odd.Value()
     for _ in range(95):
         message = message.child
@@ -260,7 +272,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("text", TAKEN)
-def test_requests_that_are_taken(odd_mesh: Served, text: str) -> None:
+def test_requests_that_are_taken(odd_mesh: MeshProcess, text: str) -> None:
     found = call(odd_mesh, "plugin.odd", f"{ODD}/Echo", text)
     assert (found.returncode, found.stderr) == (0, "")
     assert json.loads(found.stdout) == json.loads(TAKEN[text] or text)
@@ -313,7 +325,7 @@ def test_requests_that_are_refused(odd: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"any": {"@type": "x/no.Such"}}', '{"struct":' * 100_000])
-def test_a_request_that_is_refused_is_one_line(odd_mesh: Served, text: str) -> None:
+def test_a_request_that_is_refused_is_one_line(odd_mesh: MeshProcess, text: str) -> None:
     found = call(odd_mesh, "plugin.odd", f"{ODD}/Echo", "-", given=text)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
@@ -321,7 +333,7 @@ def test_a_request_that_is_refused_is_one_line(odd_mesh: Served, text: str) -> N
 
 
 @pytest.mark.parametrize("method", ["Echo", "GiveEach"])
-def test_stdin_that_is_not_utf8(odd_mesh: Served, method: str) -> None:
+def test_stdin_that_is_not_utf8(odd_mesh: MeshProcess, method: str) -> None:
     given = b'{"text": "caf\xe9"}'
     found = call(odd_mesh, "plugin.odd", f"{ODD}/{method}", "-", given=given)
     assert found.returncode == 2
@@ -332,7 +344,7 @@ def test_stdin_that_is_not_utf8(odd_mesh: Served, method: str) -> None:
     "method",
     ["", "/", "x", "odd.v1.Odd", "odd.v1.Odd/", "a b/c", "a\n/c", "é/x", "a/\udcff", "a./b"],
 )
-def test_methods_that_are_none(odd_mesh: Served, method: str) -> None:
+def test_methods_that_are_none(odd_mesh: MeshProcess, method: str) -> None:
     found = call(odd_mesh, "plugin.odd", method)
     assert found.returncode == 2
     assert found.stderr.startswith("meshtrio: ")
@@ -341,14 +353,14 @@ def test_methods_that_are_none(odd_mesh: Served, method: str) -> None:
 
 
 @pytest.mark.parametrize("service", ["plugin.\udcff", "plugin.é", "plugin.a\nb", "", "plugin. x "])
-def test_services_that_are_none(odd_mesh: Served, service: str) -> None:
+def test_services_that_are_none(odd_mesh: MeshProcess, service: str) -> None:
     found = call(odd_mesh, service, f"{ODD}/Echo", "--timeout=1")
     assert found.returncode in (1, 2)
     assert found.stderr.startswith("meshtrio: ")
     assert found.stderr.count("\n") == 1
 
 
-def test_a_method_with_a_name_of_python(odd_mesh: Served) -> None:
+def test_a_method_with_a_name_of_python(odd_mesh: MeshProcess) -> None:
     found = call(odd_mesh, "plugin.odd", f"{ODD}/__class__", '{"text": "x"}')
     assert (found.stdout, found.stderr) == ('{"text": "x"}\n', "")
 
@@ -356,18 +368,18 @@ def test_a_method_with_a_name_of_python(odd_mesh: Served) -> None:
 # -- servers without reflection --------------------------------------------------------------
 
 
-def test_a_server_without_reflection_is_named(odd_mesh: Served) -> None:
+def test_a_server_without_reflection_is_named(odd_mesh: MeshProcess) -> None:
     found = call(odd_mesh, "plugin.silent", f"{ODD}/Echo")
     assert found.returncode == 2
     assert found.stderr == (
         "meshtrio: plugin.silent offers no reflection, from which the types of odd.v1.Odd could be "
         "learned: give them with --proto FILE or --protoset FILE\n"
     )
-    address = f"unix:{odd_mesh.folder}/silent-0.sock"
+    address = f"unix:{odd_mesh.runtime_dir}/silent-0.sock"
     assert f"{address} offers no reflection" in call(odd_mesh, address, f"{ODD}/Echo").stderr
 
 
-def test_types_from_files(odd_mesh: Served, protoset: Path) -> None:
+def test_types_from_files(odd_mesh: MeshProcess, protoset: Path) -> None:
     text = '{"any": {"@type": "type.googleapis.com/odd.v1.Inner", "text": "x"}}'
     for options in (
         [f"--protoset={protoset}"],
@@ -379,7 +391,7 @@ def test_types_from_files(odd_mesh: Served, protoset: Path) -> None:
         assert (found.stdout, found.stderr) == (text + "\n", ""), options
 
 
-def test_a_protoset_without_its_imports(odd_mesh: Served, made: Path) -> None:
+def test_a_protoset_without_its_imports(odd_mesh: MeshProcess, made: Path) -> None:
     path = made / "bare.protoset"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", str(PROTO)]
     subprocess.run([*command, f"--descriptor_set_out={path}"], check=True)
@@ -388,7 +400,7 @@ def test_a_protoset_without_its_imports(odd_mesh: Served, made: Path) -> None:
     assert (found.stdout, found.stderr) == ("{}\n", "")
 
 
-def test_files_that_cannot_be_used(odd_mesh: Served, made: Path, protoset: Path) -> None:
+def test_files_that_cannot_be_used(odd_mesh: MeshProcess, made: Path, protoset: Path) -> None:
     (made / "bad.proto").write_text('syntax = "proto3";\nmessage {}\n')
     (made / "bad.protoset").write_bytes(b"\xff\xff\xff")
     (made / "empty.protoset").touch()
@@ -410,7 +422,7 @@ def test_files_that_cannot_be_used(odd_mesh: Served, made: Path, protoset: Path)
 
 
 @pytest.mark.parametrize("reply", [b"\xff", b"\x8a\x01\x02\xff\xfe", b"\x92\x01" + b"\x02" * 50])
-def test_replies_that_are_none(odd_mesh: Served, protoset: Path, reply: bytes) -> None:
+def test_replies_that_are_none(odd_mesh: MeshProcess, protoset: Path, reply: bytes) -> None:
     text = json.dumps({"data": base64.b64encode(reply).decode()})
     found = call(odd_mesh, "plugin.silent", f"{ODD}/Give", text, f"--protoset={protoset}")
     assert found.returncode == 1
@@ -418,7 +430,7 @@ def test_replies_that_are_none(odd_mesh: Served, protoset: Path, reply: bytes) -
     assert found.stderr.count("\n") == 1
 
 
-def test_messages_of_proto2(odd_mesh: Served, protoset: Path) -> None:
+def test_messages_of_proto2(odd_mesh: MeshProcess, protoset: Path) -> None:
     option = f"--protoset={protoset}"
     text = '{"name": "x", "[odd.v1.extra]": "y"}'
     found = call(odd_mesh, "plugin.silent", "odd.v1.Old/Echo", text, option)

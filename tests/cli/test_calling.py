@@ -8,10 +8,15 @@ import sys
 
 import pytest
 
-from meshtrio.cli.json_messages import plain
+from meshtrio.cli.protojson import message_to_json_value
 from meshtrio.messages import control, load
-from tests.cli.commands import ECHO_METHOD, SLOW_METHOD, begun, done
-from tests.programs import Served
+from tests.support.cli_commands import (
+    ECHO_METHOD,
+    SLOW_METHOD,
+    run_command_ok,
+    start_command,
+)
+from tests.support.mesh_processes import MeshProcess
 
 SERVICE = "echo.v1.EchoService"
 
@@ -20,7 +25,7 @@ def messages(text: str) -> list[str]:
     return [json.loads(line).get("message", "") for line in text.splitlines()]
 
 
-def with_input(mesh: Served, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def with_input(mesh: MeshProcess, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "meshtrio", *arguments],
         env=mesh.environment,
@@ -32,38 +37,40 @@ def with_input(mesh: Served, given: str, *arguments: str) -> subprocess.Complete
     )
 
 
-def test_each_line_of_stdin_is_sent_as_it_comes(mesh: Served) -> None:
-    with begun(mesh, "call", "plugin.echo", f"{SERVICE}/Chat", '{"message": "first"}', "-") as chat:
-        assert chat.record()["message"] == "first"
+def test_each_line_of_stdin_is_sent_as_it_comes(mesh: MeshProcess) -> None:
+    with start_command(
+        mesh, "call", "plugin.echo", f"{SERVICE}/Chat", '{"message": "first"}', "-"
+    ) as chat:
+        assert chat.read_json()["message"] == "first"
         for word in ("a", "b"):
-            chat.write(json.dumps({"message": word}))
-            assert chat.record()["message"] == word
-        assert chat.end() == 0
+            chat.write_line(json.dumps({"message": word}))
+            assert chat.read_json()["message"] == word
+        assert chat.wait() == 0
 
 
-def test_a_stream_of_requests_with_one_reply(mesh: Served) -> None:
+def test_a_stream_of_requests_with_one_reply(mesh: MeshProcess) -> None:
     given = '{"message": "a"}\n\n{"message": "b"}'
     joined = with_input(mesh, given, "call", "plugin.echo", f"{SERVICE}/Join", "-")
     assert messages(joined.stdout) == ["a b"]
 
 
-def test_one_message_may_take_all_of_stdin(mesh: Served) -> None:
+def test_one_message_may_take_all_of_stdin(mesh: MeshProcess) -> None:
     given = '{\n  "message": "pretty"\n}\n'
     assert messages(with_input(mesh, given, "call", "plugin.echo", ECHO_METHOD, "-").stdout) == [
         "pretty"
     ]
 
 
-def test_a_mistake_in_what_is_read_is_told(mesh: Served) -> None:
+def test_a_mistake_in_what_is_read_is_told(mesh: MeshProcess) -> None:
     found = with_input(mesh, '{"mesage": "x"}\n', "call", "plugin.echo", f"{SERVICE}/Chat", "-")
     assert found.returncode == 2
     assert found.stderr.startswith("meshtrio: not a echo.v1.EchoRequest in JSON: ")
     assert '"mesage"' in found.stderr
 
 
-def test_replies_come_before_the_status_and_its_details(mesh: Served) -> None:
+def test_replies_come_before_the_status_and_its_details(mesh: MeshProcess) -> None:
     request = '{"message": "x", "count": 2}'
-    found = mesh.run("call", "plugin.wordy", f"{SERVICE}/Repeat", request, "--json")
+    found = mesh.run_command("call", "plugin.wordy", f"{SERVICE}/Repeat", request, "--json")
     assert found.returncode == 1
     assert messages(found.stdout) == ["x", "x"]
     assert found.stderr.splitlines() == [
@@ -73,21 +80,23 @@ def test_replies_come_before_the_status_and_its_details(mesh: Served) -> None:
     ]
 
 
-def test_a_call_that_takes_too_long_is_told_from_one_that_fails(mesh: Served) -> None:
-    found = mesh.run("call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "0.5")
+def test_a_call_that_takes_too_long_is_told_from_one_that_fails(mesh: MeshProcess) -> None:
+    found = mesh.run_command(
+        "call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "0.5"
+    )
     assert found.returncode == 1
     said = "plugin.wordy did not finish the call within 0.5 s (--timeout)"
     assert found.stderr == f"meshtrio: DEADLINE_EXCEEDED: {said}\n"
 
 
-def test_an_address_is_called_straight(mesh: Served) -> None:
-    address = f"unix:{mesh.folder}/echo-1.sock"
-    found = json.loads(done(mesh, "call", address, ECHO_METHOD, '{"message": "hi"}'))
+def test_an_address_is_called_straight(mesh: MeshProcess) -> None:
+    address = f"unix:{mesh.runtime_dir}/echo-1.sock"
+    found = json.loads(run_command_ok(mesh, "call", address, ECHO_METHOD, '{"message": "hi"}'))
     assert (found["message"], found["instance"]) == ("hi", 1)
 
 
-def test_metadata_in_base64_has_to_be_that(mesh: Served) -> None:
-    found = mesh.run("call", "plugin.echo", ECHO_METHOD, "-m", "key-bin=%")
+def test_metadata_in_base64_has_to_be_that(mesh: MeshProcess) -> None:
+    found = mesh.run_command("call", "plugin.echo", ECHO_METHOD, "-m", "key-bin=%")
     assert found.returncode == 2
     assert found.stderr == (
         "meshtrio: Invalid value: '%' is not base64, as key-bin has to be. "
@@ -96,13 +105,13 @@ def test_metadata_in_base64_has_to_be_that(mesh: Served) -> None:
 
 
 def test_replies_have_the_names_of_the_proto() -> None:
-    found = plain(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
+    found = message_to_json_value(control.InstanceStatistics(load=load.LoadReport(in_flight=1)))
     assert found == {"load": {"in_flight": 1}}
 
 
 @pytest.mark.parametrize("address", ["unix:", "unix:relative", "tcp:localhost", "tcp:h:99999"])
-def test_an_address_that_is_none(address: str, mesh: Served) -> None:
-    found = mesh.run("call", address, ECHO_METHOD)
+def test_an_address_that_is_none(address: str, mesh: MeshProcess) -> None:
+    found = mesh.run_command("call", address, ECHO_METHOD)
     assert found.returncode == 2
     said = "is neither unix:/path nor tcp:host:port"
     assert found.stderr == f"meshtrio: {address!r} {said}\n"
@@ -112,16 +121,16 @@ def test_an_address_that_is_none(address: str, mesh: Served) -> None:
     ("address", "why"),
     [("unix:/none", "No such file or directory"), ("tcp:127.0.0.1:1", "Connection refused")],
 )
-def test_an_address_that_cannot_be_reached(address: str, why: str, mesh: Served) -> None:
-    found = mesh.run("call", address, ECHO_METHOD, "--timeout", "0.5")
+def test_an_address_that_cannot_be_reached(address: str, why: str, mesh: MeshProcess) -> None:
+    found = mesh.run_command("call", address, ECHO_METHOD, "--timeout", "0.5")
     assert found.returncode == 1
     said = f"{address} did not finish the call within 0.5 s (--timeout): "
     assert found.stderr.startswith(f"meshtrio: DEADLINE_EXCEEDED: {said}")
     assert found.stderr.endswith(f"{why}\n")
 
 
-def test_a_plugin_that_has_given_up_tells_why(mesh: Served) -> None:
-    found = mesh.run("call", "plugin.bad", ECHO_METHOD, "--timeout", "0.5")
+def test_a_plugin_that_has_given_up_tells_why(mesh: MeshProcess) -> None:
+    found = mesh.run_command("call", "plugin.bad", ECHO_METHOD, "--timeout", "0.5")
     assert found.returncode == 1
     assert found.stderr.startswith("meshtrio: DEADLINE_EXCEEDED: plugin.bad did not finish")
     assert found.stderr.endswith("exited with status 3: about to give up\n")
@@ -135,8 +144,8 @@ def test_a_plugin_that_has_given_up_tells_why(mesh: Served) -> None:
         "--timeout=inf",
     ],
 )
-def test_an_option_that_cannot_be(option: str, mesh: Served) -> None:
-    found = mesh.run("call", "plugin.echo", ECHO_METHOD, option)
+def test_an_option_that_cannot_be(option: str, mesh: MeshProcess) -> None:
+    found = mesh.run_command("call", "plugin.echo", ECHO_METHOD, option)
     assert found.returncode == 2
     assert found.stderr.startswith("meshtrio: Invalid value")
     assert found.stderr.count("\n") == 1

@@ -25,15 +25,21 @@ import trio
 from meshtrio import mesh as meshes
 from meshtrio.cli import commands
 from meshtrio.errors import MeshFailedError
-from meshtrio.texts import visible
-from tests.cli.commands import ECHO_METHOD, Command, begun
-from tests.plugins.hostile import EVIL, LINES
-from tests.programs import PLUGINS, Served, plugin, served, until
+from meshtrio.util.text import escape_unprintable
+from tests.plugins.terminal_escapes import LINES, TERMINAL_ESCAPES
+from tests.support.cli_commands import ECHO_METHOD, RunningCommand, start_command
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
 
-HOSTILE = str(PLUGINS / "hostile.py")
+HOSTILE = str(PLUGINS_DIRECTORY / "terminal_escapes.py")
 CALL = ("call", "plugin.hostile", ECHO_METHOD)
 REPLY = (*CALL, '{"message": "reply"}')
-SHOWN = visible(EVIL.rstrip())
+SHOWN = escape_unprintable(TERMINAL_ESCAPES.rstrip())
 SILENT = ("ps", "tree", "log-level", "top", "drain", "gen", "call of what is registered")
 """Commands that show no text of the plugin while all is well, and are tried all the same."""
 IN_PART = (
@@ -58,49 +64,53 @@ COMMANDS = {
     "top": ["top", "--once", "--interval=0.1"],
     "drain": ["drain", "dying"],
     "start": ["start", "dying"],
-    "names": ["ps", EVIL],
+    "names": ["ps", TERMINAL_ESCAPES],
     "registered": ["services", "registered"],
     "call of what is registered": ["call", "registered", ECHO_METHOD, "--timeout=2"],
-    "stop": ["stop", EVIL],
-    "restart": ["restart", EVIL],
-    "scale": ["scale", EVIL, "2"],
-    "trace": ["trace", EVIL],
-    "reload": ["reload", f"/nowhere/{EVIL}"],
+    "stop": ["stop", TERMINAL_ESCAPES],
+    "restart": ["restart", TERMINAL_ESCAPES],
+    "scale": ["scale", TERMINAL_ESCAPES, "2"],
+    "trace": ["trace", TERMINAL_ESCAPES],
+    "reload": ["reload", f"/nowhere/{TERMINAL_ESCAPES}"],
     "check": ["check", "hostile.toml"],
     "serve": ["serve", "hostile.toml"],
-    "new": ["new", EVIL],
+    "new": ["new", TERMINAL_ESCAPES],
     "gen": ["gen", "hostile.proto"],
-    "completion": ["completion", EVIL],
-    "usage": [EVIL],
+    "completion": ["completion", TERMINAL_ESCAPES],
+    "usage": [TERMINAL_ESCAPES],
 }
-REGISTERED = f"/nowhere/{EVIL[:60]}"
+REGISTERED = f"/nowhere/{TERMINAL_ESCAPES[:60]}"
 JSON = ("logs", "events", "ps", "tree", "services", "call", "top")
 
 
 @pytest.fixture(scope="module")
-def hostile() -> Iterator[Served]:
-    config = plugin("hostile", HOSTILE) + plugin("dying", HOSTILE, "die", restart="never")
+def hostile() -> Iterator[MeshProcess]:
+    config = plugin_table("hostile", HOSTILE) + plugin_table(
+        "dying", HOSTILE, "die", restart="never"
+    )
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         write_files(Path(folder))
-        with served(Path(folder), config, ready=1) as mesh, registered(mesh):
-            mesh.wait_for("its restart policy leaves it so")
-            assert mesh.run(*CALL, "{}").returncode == 1
-            mesh.wait_for("logger=")
+        with serve_mesh(Path(folder), config, min_ready=1) as mesh, registered(mesh):
+            mesh.wait_for_log("its restart policy leaves it so")
+            assert mesh.run_command(*CALL, "{}").returncode == 1
+            mesh.wait_for_log("logger=")
             yield mesh
 
 
 def write_files(folder: Path) -> None:
     """A config and a proto in which every name is such a text."""
-    name = json.dumps(EVIL)
+    name = json.dumps(TERMINAL_ESCAPES)
     tables = [f"[{name}]", "[[plugin]]", f"name = {name}", f"command = [{name}]", f"{name} = 1"]
     tables += [f"cwd = {name}", f"restart = {name}", f"env = {{ {name} = 1 }}"]
     tables += ["[[service]]", f"name = {name}", f"endpoints = [{name}]"]
     (folder / "hostile.toml").write_text("\n".join(tables).replace("\x7f", "\\u007F"))
-    (folder / "hostile.proto").write_text(f'syntax = "proto3"; import "{EVIL}"; {EVIL}')
+    (folder / "hostile.proto").write_text(
+        f'syntax = "proto3"; import "{TERMINAL_ESCAPES}"; {TERMINAL_ESCAPES}'
+    )
 
 
 @contextmanager
-def registered(mesh: Served) -> Iterator[None]:
+def registered(mesh: MeshProcess) -> Iterator[None]:
     """Have an endpoint registered by a program, whose path is such a text."""
     program = (
         "import sys, trio\n"
@@ -124,7 +134,7 @@ def registered(mesh: Served) -> Iterator[None]:
 def assert_harmless(text: str) -> None:
     """Nothing in it controls a terminal, and no line of it is another's."""
     for line in text.split("\n"):
-        assert visible(line) == line, ascii(line)
+        assert escape_unprintable(line) == line, ascii(line)
         assert not line.startswith(("meshtrio: not ours", "|")), line
 
 
@@ -134,7 +144,7 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_control_characters_are_shown_as_escapes(hostile: Served, name: str) -> None:
+def test_control_characters_are_shown_as_escapes(hostile: MeshProcess, name: str) -> None:
     found = run(hostile, *COMMANDS[name])
     assert "Traceback" not in found.stderr
     assert_harmless(found.stdout)
@@ -145,11 +155,11 @@ def test_control_characters_are_shown_as_escapes(hostile: Served, name: str) -> 
         assert SHOWN in found.stdout + found.stderr
 
 
-def run(mesh: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(mesh: MeshProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command in the folder of the hostile files, without taking a CR for a newline."""
     done = subprocess.run(
         [sys.executable, "-m", "meshtrio", *arguments],
-        cwd=mesh.folder.parent,
+        cwd=mesh.runtime_dir.parent,
         env=mesh.environment,
         capture_output=True,
         timeout=120,
@@ -164,7 +174,7 @@ import gc, logging, sys, threading, warnings
 import meshtrio.cli, meshtrio.cli.ps
 from meshtrio.errors import MeshFailedError
 
-EVIL = {EVIL!r}
+EVIL = {TERMINAL_ESCAPES!r}
 
 class Unraisable:
     def __del__(self):
@@ -198,13 +208,13 @@ def test_what_python_writes_to_stderr_is_escaped_as_well() -> None:
 
 
 def test_the_error_that_ends_an_embedded_mesh_is_shown_with_escapes() -> None:
-    failed = MeshFailedError("x", 0, 3, 1.0, (), "died", (EVIL, "next"))
+    failed = MeshFailedError("x", 0, 3, 1.0, (), "died", (TERMINAL_ESCAPES, "next"))
     assert_harmless(str(failed))
-    assert failed.stderr_tail == (EVIL, "next")
+    assert failed.stderr_tail == (TERMINAL_ESCAPES, "next")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_terminal_is_controlled_by_the_command_alone(hostile: Served, name: str) -> None:
+def test_a_terminal_is_controlled_by_the_command_alone(hostile: MeshProcess, name: str) -> None:
     text = on_terminal(hostile, *COMMANDS[name])
     assert "Traceback" not in text
     assert "\x1b[31mEVIL" not in text
@@ -215,12 +225,12 @@ def test_a_terminal_is_controlled_by_the_command_alone(hostile: Served, name: st
         assert "EVIL" in text
 
 
-def on_terminal(mesh: Served, *arguments: str) -> str:
+def on_terminal(mesh: MeshProcess, *arguments: str) -> str:
     """What a command writes to a terminal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "meshtrio", *arguments],
-        cwd=mesh.folder.parent,
+        cwd=mesh.runtime_dir.parent,
         env={**mesh.environment, "TERM": "xterm-256color", "COLUMNS": "1000"},
         stdin=subprocess.DEVNULL,
         stdout=theirs,
@@ -244,7 +254,7 @@ def read_terminal(descriptor: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", JSON)
-def test_json_is_what_the_plugin_wrote(hostile: Served, name: str) -> None:
+def test_json_is_what_the_plugin_wrote(hostile: MeshProcess, name: str) -> None:
     found = run(hostile, *COMMANDS[name], "--json")
     assert (found.returncode, found.stderr) == (0, "")
     assert_harmless(found.stdout)
@@ -253,7 +263,7 @@ def test_json_is_what_the_plugin_wrote(hostile: Served, name: str) -> None:
         json.loads(found.stdout)
     ]
     if name not in SILENT:
-        assert any(EVIL.rstrip() in text for text in texts_in(documents))
+        assert any(TERMINAL_ESCAPES.rstrip() in text for text in texts_in(documents))
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -264,7 +274,7 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(each)
 
 
-def test_the_log_of_serve(hostile: Served) -> None:
+def test_the_log_of_serve(hostile: MeshProcess) -> None:
     log = hostile.log
     assert_harmless(log)
     for text in (
@@ -278,36 +288,43 @@ def test_the_log_of_serve(hostile: Served) -> None:
         assert re.match(r"(\d\d:\d\d:\d\d\.\d{3}| {12}) (mesh: |hostile/0 \| |dying/0 \| )", line)
 
 
-def test_calls_that_are_followed(hostile: Served) -> None:
-    with begun(hostile, "trace", "hostile") as trace, begun(hostile, "trace", "--json") as lines:
+def test_calls_that_are_followed(hostile: MeshProcess) -> None:
+    with (
+        start_command(hostile, "trace", "hostile") as trace,
+        start_command(hostile, "trace", "--json") as lines,
+    ):
         # Whether they follow yet cannot be seen: calls are made until both have told of one.
-        until(lambda: hostile.run(*CALL, "{}").returncode == 1 and readable(trace, lines))
-        line = trace.line()
+        wait_until(
+            lambda: hostile.run_command(*CALL, "{}").returncode == 1 and readable(trace, lines)
+        )
+        line = trace.read_line()
         assert_harmless(line)
-        assert f": {visible(LINES)}" in line
-        found = lines.record()
+        assert f": {escape_unprintable(LINES)}" in line
+        found = lines.read_json()
         assert found["call"]["message"] == LINES
         trace.interrupt()
         lines.interrupt()
 
 
-def readable(*commands: Command) -> bool:
+def readable(*commands: RunningCommand) -> bool:
     """Whether all of them have written something."""
     outputs = [command.process.stdout for command in commands]
     return len(select.select(outputs, [], [], 0.1)[0]) == len(outputs)
 
 
-async def test_names_of_services_that_others_register(hostile: Served) -> None:
+async def test_names_of_services_that_others_register(hostile: MeshProcess) -> None:
     with trio.fail_after(30):
         with pytest.raises(purerpc.InvalidArgumentError) as refused:
-            async with meshes.register(f"a {EVIL}", "unix:/nowhere", mesh_socket=hostile.socket):
+            async with meshes.register(
+                f"a {TERMINAL_ESCAPES}", "unix:/nowhere", mesh_socket=hostile.socket
+            ):
                 pass
     assert "is not the name of a service" in str(refused.value)
     completed = await trio.to_thread.run_sync(complete, hostile)
     assert completed == "plain,plugin.dying\nplain,plugin.hostile\nplain,registered\n"
 
 
-def complete(mesh: Served) -> str:
+def complete(mesh: MeshProcess) -> str:
     environment = {
         **mesh.environment,
         "_MESHTRIO_COMPLETE": "bash_complete",
@@ -326,25 +343,27 @@ GREEK = "καλημέρα, 😀"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_encoding_that_lacks_characters(hostile: Served, name: str) -> None:
+def test_an_encoding_that_lacks_characters(hostile: MeshProcess, name: str) -> None:
     found = in_encoding(hostile, "ascii:strict", *COMMANDS[name])
     assert b"Traceback" not in found.stderr
     assert found.returncode in (0, 1, 2)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_json_in_an_encoding_that_lacks_characters(hostile: Served, encoding: str) -> None:
+def test_json_in_an_encoding_that_lacks_characters(hostile: MeshProcess, encoding: str) -> None:
     text = json.dumps({"message": GREEK})
     found = in_encoding(hostile, encoding, "call", "plugin.hostile", ECHO_METHOD, text)
     assert found.returncode == 1
     assert b"NOT_FOUND" in found.stderr
     found = in_encoding(hostile, encoding, *REPLY)
-    assert json.loads(found.stdout.decode(encoding)) == {"message": EVIL}
+    assert json.loads(found.stdout.decode(encoding)) == {"message": TERMINAL_ESCAPES}
     tree = in_encoding(hostile, encoding, "tree").stdout.decode(encoding)
     assert "+-- hostile (" in tree
 
 
-def in_encoding(mesh: Served, encoding: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def in_encoding(
+    mesh: MeshProcess, encoding: str, *arguments: str
+) -> subprocess.CompletedProcess[bytes]:
     environment = {**mesh.environment, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
     return subprocess.run(
         [sys.executable, "-m", "meshtrio", *arguments],
@@ -376,7 +395,7 @@ def in_encoding(mesh: Served, encoding: str, *arguments: str) -> subprocess.Comp
         ("gen x.proto", 1),
     ],
 )
-def test_a_current_folder_that_was_removed(hostile: Served, command: str, status: int) -> None:
+def test_a_current_folder_that_was_removed(hostile: MeshProcess, command: str, status: int) -> None:
     script = f'cd "$(mktemp -d)" && rmdir "$PWD" && exec "$0" -m meshtrio {command}'
     found = subprocess.run(
         ["sh", "-c", script, sys.executable],

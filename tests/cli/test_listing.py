@@ -11,7 +11,7 @@ import click
 import pytest
 
 from meshtrio.cli import commands
-from tests.programs import Served
+from tests.support.mesh_processes import MeshProcess
 
 ALL = commands.list_commands(click.Context(commands))
 
@@ -57,8 +57,8 @@ def test_help_and_plugins_wait_for_nothing_they_do_not_need() -> None:
 @pytest.mark.parametrize(
     ("shell", "mark"), [("bash", "complete -o"), ("zsh", "#compdef"), ("fish", "complete --")]
 )
-def test_a_completion_script_is_printed(mesh: Served, shell: str, mark: str) -> None:
-    found = mesh.run("completion", shell)
+def test_a_completion_script_is_printed(mesh: MeshProcess, shell: str, mark: str) -> None:
+    found = mesh.run_command("completion", shell)
     assert (found.returncode, found.stderr) == (0, "")
     assert mark in found.stdout
     assert f"_MESHTRIO_COMPLETE={shell}_complete" in found.stdout
@@ -78,7 +78,7 @@ def completed(words: str, **environment: str) -> list[str]:
     return [line.partition(",")[2] for line in found.stdout.split()]
 
 
-def test_commands_and_names_are_completed(mesh: Served) -> None:
+def test_commands_and_names_are_completed(mesh: MeshProcess) -> None:
     socket = str(mesh.socket)
     lines = {
         "meshtrio re": ["restart", "reload"],
@@ -96,8 +96,8 @@ def test_without_a_mesh_no_name_is_completed() -> None:
     assert completed("meshtrio restart ", MESH_SOCKET="/nowhere") == []
 
 
-def test_bad_usage_is_one_line_that_says_where_to_look(mesh: Served) -> None:
-    found = mesh.run("scale", "echo", "many")
+def test_bad_usage_is_one_line_that_says_where_to_look(mesh: MeshProcess) -> None:
+    found = mesh.run_command("scale", "echo", "many")
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr == (
         "meshtrio: Invalid value for 'N': 'many' is not a valid integer range. "

@@ -4,45 +4,57 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cli.commands import ECHO_METHOD, document, done, failed, group
-from tests.programs import PLUGINS, plugin, served
+from tests.support.cli_commands import (
+    ECHO_METHOD,
+    group_table,
+    run_command_ok,
+    run_failing_command,
+    run_json_command,
+)
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, plugin_table, serve_mesh
 
-MINIMAL = plugin("minimal", "-I", "-S", str(PLUGINS / "minimal.py"))
-TALKATIVE = plugin("talkative", "talkative.py", instances=2)
+MINIMAL = plugin_table("minimal", "-I", "-S", str(PLUGINS_DIRECTORY / "minimal.py"))
+TALKATIVE = plugin_table("talkative", "logging_echo.py", instances=2)
 
 
 def test_levels_are_shown_and_changed(short_dir: Path) -> None:
-    config = TALKATIVE + MINIMAL + group("both", "talkative", "minimal")
-    with served(short_dir, config, ready=3) as mesh:
-        titles, *rows = done(mesh, "log-level", "both").splitlines()
+    config = TALKATIVE + MINIMAL + group_table("both", "talkative", "minimal")
+    with serve_mesh(short_dir, config, min_ready=3) as mesh:
+        titles, *rows = run_command_ok(mesh, "log-level", "both").splitlines()
         assert " ".join(titles.split()) == "PLUGIN INSTANCE LOGGED FROM WRITTEN FROM NOTE"
         assert [row.split(maxsplit=4) for row in rows] == [
             ["talkative", "0", "-", "info"],
             ["talkative", "1", "-", "info"],
             ["minimal", "0", "-", "-", "it does not serve meshtrio.v1.Logging"],
         ]
-        done(mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug not shown"}')
-        said = done(mesh, "log-level", "talkative", "debug")
+        run_command_ok(
+            mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug not shown"}'
+        )
+        said = run_command_ok(mesh, "log-level", "talkative", "debug")
         assert said == "talkative logs from debug on: 2 instances told\n"
-        mesh.wait_for("talkative/1: is to log from debug on")
-        done(mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug it is shown"}')
-        mesh.wait_for("it is shown [debug]")
+        mesh.wait_for_log("talkative/1: is to log from debug on")
+        run_command_ok(
+            mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug it is shown"}'
+        )
+        mesh.wait_for_log("it is shown [debug]")
         assert "not shown" not in mesh.log
-        assert done(mesh, "log-level", "minimal", "error") == (
+        assert run_command_ok(mesh, "log-level", "minimal", "error") == (
             "minimal logs from error on: 0 instances told\n"
             "minimal/0 was not told: it does not serve meshtrio.v1.Logging\n"
         )
-        (talkative,) = document(mesh, "log-level", "plugin.talkative")["plugins"]
+        (talkative,) = run_json_command(mesh, "log-level", "plugin.talkative")["plugins"]
         assert (talkative["plugin"], talkative["level"]) == ("talkative", "debug")
         first, second = talkative["instances"]
         assert (first["instance"], first["level"], first["note"]) == (0, "debug", "")
         assert first["pid"] != second["pid"]
-        (minimal,) = document(mesh, "log-level", "minimal", "info")["plugins"]
+        (minimal,) = run_json_command(mesh, "log-level", "minimal", "info")["plugins"]
         assert (minimal["level"], minimal["instances"][0]["level"]) == ("info", "")
-        assert done(mesh, "reload") == "adjusted talkative, minimal\n"
+        assert run_command_ok(mesh, "reload") == "adjusted talkative, minimal\n"
 
-        assert "there is no plugin 'nope'; the plugins are" in failed(mesh, "log-level", "nope")
-        assert "no plugin 'nope'" in failed(mesh, "log-level", "nope", "debug")
-        wrong = mesh.run("log-level", "talkative", "loud")
+        assert "there is no plugin 'nope'; the plugins are" in run_failing_command(
+            mesh, "log-level", "nope"
+        )
+        assert "no plugin 'nope'" in run_failing_command(mesh, "log-level", "nope", "debug")
+        wrong = mesh.run_command("log-level", "talkative", "loud")
         assert wrong.returncode == 2
         assert "'loud' is not one of 'debug', 'info', 'warning', 'error'" in wrong.stderr

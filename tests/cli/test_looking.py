@@ -18,16 +18,21 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh as meshes
 from tests import ROOT
-from tests.cli.commands import (
+from tests.support.cli_commands import (
     ECHO_METHOD,
+    PRINTING_ECHO_PROGRAM,
     SLOW_METHOD,
-    WORDY,
-    begun,
-    done,
-    parsed,
-    side_by_side,
+    parse_json_output,
+    run_command_ok,
+    run_commands_concurrently,
+    start_command,
 )
-from tests.programs import Served, echo, plugin, served
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+)
 
 LOOKS = (
     "ps",
@@ -51,16 +56,16 @@ Told = dict[str, subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def told(mesh: Served) -> Told:
+def told(mesh: MeshProcess) -> Told:
     """What commands say that change nothing, run side by side."""
-    return dict(zip(LOOKS, side_by_side(mesh, *LOOKS), strict=True))
+    return dict(zip(LOOKS, run_commands_concurrently(mesh, *LOOKS), strict=True))
 
 
 def cells(text: str) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in text.splitlines()]
 
 
-def test_ps_is_a_table_of_every_instance(mesh: Served, told: Told) -> None:
+def test_ps_is_a_table_of_every_instance(mesh: MeshProcess, told: Told) -> None:
     text = told["ps"].stdout
     assert "\x1b" not in text
     titles, *rows = cells(text)
@@ -68,17 +73,17 @@ def test_ps_is_a_table_of_every_instance(mesh: Served, told: Told) -> None:
     assert [row[:2] for row in rows] == [["echo", "0"], ["echo", "1"], ["wordy", "0"], ["bad", "0"]]
     assert rows[3][2:5] == ["-", "failed", "0"]
     assert rows[3][-1] == "exited with status 3"
-    assert int(rows[0][2]) in mesh.pids()
+    assert int(rows[0][2]) in mesh.plugin_pids()
 
 
-def test_ps_of_a_group_as_json(mesh: Served, told: Told) -> None:
-    group = parsed(told["ps pair --json"])
+def test_ps_of_a_group_as_json(mesh: MeshProcess, told: Told) -> None:
+    group = parse_json_output(told["ps pair --json"])
     assert [(row["name"], row["instance"]) for row in group] == [
         ("echo", 0),
         ("echo", 1),
         ("wordy", 0),
     ]
-    (bad,) = parsed(told["ps plugin.bad --json"])
+    (bad,) = parse_json_output(told["ps plugin.bad --json"])
     assert bad == {
         "name": "bad",
         "instance": 0,
@@ -86,12 +91,12 @@ def test_ps_of_a_group_as_json(mesh: Served, told: Told) -> None:
         "state": "failed",
         "restarts": 0,
         "uptime": None,
-        "socket": str(mesh.folder / "bad-0.sock"),
+        "socket": str(mesh.runtime_dir / "bad-0.sock"),
         "reason": "exited with status 3",
     }
 
 
-def test_tree_shows_who_owns_what(mesh: Served, told: Told) -> None:
+def test_tree_shows_who_owns_what(mesh: MeshProcess, told: Told) -> None:
     lines = told["tree"].stdout.splitlines()
     assert lines[0].startswith(f"mesh {mesh.socket}, up ")
     assert [re.sub(r"\d+(\.\d)?s|pid \d+|\d+m\d\ds", "#", line) for line in lines[1:]] == [
@@ -106,8 +111,8 @@ def test_tree_shows_who_owns_what(mesh: Served, told: Told) -> None:
     ]
 
 
-def test_tree_as_json(mesh: Served, told: Told) -> None:
-    root = parsed(told["tree --json"])
+def test_tree_as_json(mesh: MeshProcess, told: Told) -> None:
+    root = parse_json_output(told["tree --json"])
     assert (root["kind"], root["name"]) == ("MESH", str(mesh.socket))
     bad, pair = root["nodes"]
     assert (pair["kind"], pair["policy"], bad["policy"]) == ("GROUP", "one-for-all", "never")
@@ -117,13 +122,15 @@ def test_tree_as_json(mesh: Served, told: Told) -> None:
     assert bad["instances"][0]["in_flight"] is None
 
 
-def test_top_prints_one_table_where_there_is_no_terminal(mesh: Served) -> None:
+def test_top_prints_one_table_where_there_is_no_terminal(mesh: MeshProcess) -> None:
     since = str(time.time())
-    with begun(mesh, "call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"):
-        with begun(mesh, "logs", "-f", "--since", since, "wordy") as logs:
-            while "slow begins" not in logs.line():
+    with start_command(
+        mesh, "call", "plugin.wordy", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"
+    ):
+        with start_command(mesh, "logs", "-f", "--since", since, "wordy") as logs:
+            while "slow begins" not in logs.read_line():
                 pass
-        titles, total, *rows = cells(done(mesh, "top", "--interval", "0.2"))
+        titles, total, *rows = cells(run_command_ok(mesh, "top", "--interval", "0.2"))
     assert " ".join(titles) == (
         "NAME▲ STATE PID CALLS/S FAILED/S MEDIAN P99 IN FLIGHT CPU % MEMORY RESTARTS UPTIME"
     )
@@ -136,7 +143,7 @@ def test_top_prints_one_table_where_there_is_no_terminal(mesh: Served) -> None:
     assert by_name["echo/0"][9].endswith("M")
 
 
-async def call_echo(mesh: Served, times: int) -> None:
+async def call_echo(mesh: MeshProcess, times: int) -> None:
     async with meshes.connect("plugin.echo", mesh_socket=mesh.socket) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(20):
@@ -144,13 +151,13 @@ async def call_echo(mesh: Served, times: int) -> None:
                 await stub.Echo(EchoRequest(message="hi"))
 
 
-def test_top_as_json_is_a_line_for_each_interval(mesh: Served) -> None:
-    with begun(mesh, "top", "--json", "--interval", "0.2") as top:
-        last = top.record()
+def test_top_as_json_is_a_line_for_each_interval(mesh: MeshProcess) -> None:
+    with start_command(mesh, "top", "--json", "--interval", "0.2") as top:
+        last = top.read_json()
         trio.run(call_echo, mesh, 40)
         calls = 0.0
         while calls < 39.9:
-            found = top.record()
+            found = top.read_json()
             seconds, last = found["uptime"] - last["uptime"], found
             assert seconds > 0.1
             rates = [each["rates"]["calls"] or 0.0 for each in found["instances"]]
@@ -163,7 +170,7 @@ def test_top_as_json_is_a_line_for_each_interval(mesh: Served) -> None:
 
 
 def test_top_once_as_json_is_one_document(told: Told) -> None:
-    found = parsed(told["top --once --interval 0.1 --json"])
+    found = parse_json_output(told["top --once --interval 0.1 --json"])
     assert {plugin["name"] for plugin in found["plugins"]} == {"echo", "wordy", "bad"}
     assert found["total"]["counts"]["starts"] == 4
 
@@ -183,26 +190,26 @@ def test_events_as_json_and_only_the_last(told: Told) -> None:
     assert [each["level"] for each in found] == ["INFO", "WARNING", "ERROR"]
     assert abs(time.time() - found[0]["time"]) < 300
     assert isinstance(found[0]["sequence"], int)
-    assert parsed(told["events --json -n 1 bad"]) == found[-1]
+    assert parse_json_output(told["events --json -n 1 bad"]) == found[-1]
     assert told["events -n 0"].stdout == ""
 
 
-def test_logs_are_what_plugins_wrote(mesh: Served) -> None:
-    done(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "one"}')
-    lines = done(mesh, "logs", "wordy", "bad").splitlines()
+def test_logs_are_what_plugins_wrote(mesh: MeshProcess) -> None:
+    run_command_ok(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "one"}')
+    lines = run_command_ok(mesh, "logs", "wordy", "bad").splitlines()
     said = [re.sub(r"^[\d:.]+ ", "", line) for line in lines]
     assert "bad/0 | about to give up" in said
     # Two pipes have no order.
     assert {"wordy/0 | out one", "wordy/0 | err one"} <= set(said)
 
 
-def test_logs_as_json_since_a_time(mesh: Served) -> None:
+def test_logs_as_json_since_a_time(mesh: MeshProcess) -> None:
     since = time.time()
-    done(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "two"}')
+    run_command_ok(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "two"}')
     command = f"logs --json wordy --since {since}"
     everything, last, nothing, later = (
         each.stdout.splitlines()
-        for each in side_by_side(
+        for each in run_commands_concurrently(
             mesh, command, f"{command} -n 1", f"{command} -n 0", "logs --since 2999-01-01T00:00:00Z"
         )
     )
@@ -215,57 +222,59 @@ def test_logs_as_json_since_a_time(mesh: Served) -> None:
     assert nothing == later == []
 
 
-def test_logs_go_on_until_they_are_interrupted(mesh: Served) -> None:
-    with begun(mesh, "logs", "-f", "--json", "wordy") as logs:
-        done(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "later"}')
-        seen = {logs.record()["text"]}
+def test_logs_go_on_until_they_are_interrupted(mesh: MeshProcess) -> None:
+    with start_command(mesh, "logs", "-f", "--json", "wordy") as logs:
+        run_command_ok(mesh, "call", "plugin.wordy", ECHO_METHOD, '{"message": "later"}')
+        seen = {logs.read_json()["text"]}
         while not {"out later", "err later"} <= seen:
-            seen.add(logs.record()["text"])
+            seen.add(logs.read_json()["text"])
         assert logs.interrupt() == 130
 
 
-def write(mesh: Served, service: str, count: int, text: str) -> None:
+def write(mesh: MeshProcess, service: str, count: int, text: str) -> None:
     """Have a wordy plugin write a line so many times."""
     request = json.dumps({"message": f"{count} {text}"})
-    done(mesh, "call", service, "echo.v1.EchoService/Join", request)
+    run_command_ok(mesh, "call", service, "echo.v1.EchoService/Join", request)
 
 
-def test_whoever_reads_too_slowly_is_told_what_is_missing(mesh: Served) -> None:
-    with begun(mesh, "logs", "-f", "--json", "wordy") as logs:
+def test_whoever_reads_too_slowly_is_told_what_is_missing(mesh: MeshProcess) -> None:
+    with start_command(mesh, "logs", "-f", "--json", "wordy") as logs:
         write(mesh, "plugin.wordy", 1, "it listens")
-        while logs.record()["text"] != "it listens":
+        while logs.read_json()["text"] != "it listens":
             pass
         # Far more than pipes, connections and the mesh hold for him.
         write(mesh, "plugin.wordy", 40_000, "x" * 200)
         write(mesh, "plugin.wordy", 1, "the end")
-        found = [logs.record()]
+        found = [logs.read_json()]
         while found[-1]["text"] != "the end":
-            found.append(logs.record())
+            found.append(logs.read_json())
         assert sum(each["missed"] for each in found) + len(found) == 40_001
         assert any(each["missed"] for each in found)
         assert logs.interrupt() == 130
 
 
 def test_what_is_written_too_fast_is_told_as_a_number(short_dir: Path) -> None:
-    config = plugin("wordy", str(WORDY), output={"lines_per_second": 1, "burst": 2})
-    with served(short_dir, config, ready=1) as terse:
-        with begun(terse, "logs", "-f", "wordy") as logs:
+    config = plugin_table(
+        "wordy", str(PRINTING_ECHO_PROGRAM), output={"lines_per_second": 1, "burst": 2}
+    )
+    with serve_mesh(short_dir, config, min_ready=1) as terse:
+        with start_command(terse, "logs", "-f", "wordy") as logs:
             write(terse, "plugin.wordy", 1, "it listens")
-            assert logs.line().endswith("wordy/0 | it listens")
+            assert logs.read_line().endswith("wordy/0 | it listens")
             write(terse, "plugin.wordy", 100, "again")
             # The mesh counts what it drops until there is something to tell again, or the end.
-            done(terse, "stop", "wordy")
+            run_command_ok(terse, "stop", "wordy")
             shown = 0
-            while (line := logs.line()).endswith("wordy/0 | again"):
+            while (line := logs.read_line()).endswith("wordy/0 | again"):
                 shown += 1
         found = re.search(r"wordy/0 \| … (\d+) lines not shown: ", line)
         assert found is not None, line
         assert int(found[1]) == 100 - shown
 
 
-def test_whoever_reads_may_go_away(mesh: Served) -> None:
-    with begun(mesh, "top", "--json", "--interval", "0.1") as top:
-        top.line()
+def test_whoever_reads_may_go_away(mesh: MeshProcess) -> None:
+    with start_command(mesh, "top", "--json", "--interval", "0.1") as top:
+        top.read_line()
         assert top.process.stdout is not None
         top.process.stdout.close()
         assert top.process.wait(20) == 141
@@ -273,7 +282,7 @@ def test_whoever_reads_may_go_away(mesh: Served) -> None:
         assert top.process.stderr.read() == ""
 
 
-def test_services_tell_who_serves_what(mesh: Served, told: Told) -> None:
+def test_services_tell_who_serves_what(mesh: MeshProcess, told: Told) -> None:
     titles, *rows = cells(told["services"].stdout)
     assert " ".join(titles) == "SERVICE ADDRESS INSTANCE PID WEIGHT PRIORITY NOTE"
     by_service = {row[0]: row for row in rows}
@@ -281,12 +290,12 @@ def test_services_tell_who_serves_what(mesh: Served, told: Told) -> None:
     assert by_service["plugin.bad"][-1].startswith("instance 0 (pid ")
     assert by_service["plugin.bad"][-1].endswith(") exited with status 3: about to give up")
     addresses = [row[1] for row in rows if row[0] == "plugin.echo"]
-    assert addresses == [f"unix:{mesh.folder}/echo-{number}.sock" for number in (0, 1)]
+    assert addresses == [f"unix:{mesh.runtime_dir}/echo-{number}.sock" for number in (0, 1)]
 
 
-def test_services_as_json(mesh: Served, told: Told) -> None:
-    echoes, outside = parsed(told["services plugin.echo outside --json"])
-    assert {each["pid"] for each in echoes["endpoints"]} < set(mesh.pids())
+def test_services_as_json(mesh: MeshProcess, told: Told) -> None:
+    echoes, outside = parse_json_output(told["services plugin.echo outside --json"])
+    assert {each["pid"] for each in echoes["endpoints"]} < set(mesh.plugin_pids())
     assert outside["endpoints"][0]["weight"] == 3
     assert outside["endpoints"][0]["tls"] is None
     unknown = told["services plugin.wrdy"]
@@ -304,9 +313,9 @@ def test_an_unknown_name_is_told_with_those_there_are(told: Told) -> None:
 
 
 def test_without_a_mesh_it_is_told_how_to_start_one(short_dir: Path) -> None:
-    nowhere = Served(None, short_dir, short_dir)  # type: ignore[arg-type]
+    nowhere = MeshProcess(None, short_dir, short_dir)  # type: ignore[arg-type]
     commands = ("tree", "logs -f", "restart echo", f"call plugin.x {ECHO_METHOD}")
-    for found in side_by_side(nowhere, *commands):
+    for found in run_commands_concurrently(nowhere, *commands):
         assert (found.returncode, found.stdout) == (1, "")
         (line,) = found.stderr.splitlines()
         assert line.startswith(f"meshtrio: no mesh answers at {short_dir}/mesh.sock")
@@ -314,9 +323,9 @@ def test_without_a_mesh_it_is_told_how_to_start_one(short_dir: Path) -> None:
 
 
 def test_a_mesh_that_ends_ends_what_follows_it(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as ending:
-        with begun(ending, "events", "-f", "--json") as events:
-            assert events.record()["kind"] == "starting"
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as ending:
+        with start_command(ending, "events", "-f", "--json") as events:
+            assert events.read_json()["kind"] == "starting"
             ending.stop()
             _, errors = events.process.communicate(timeout=60)
             assert events.process.returncode == 1
@@ -325,7 +334,7 @@ def test_a_mesh_that_ends_ends_what_follows_it(short_dir: Path) -> None:
 
 AS_NOBODY = """
 import os, sys
-import meshtrio.cli.call, meshtrio.cli.ps, meshtrio.cli.services, meshtrio.cli.screen
+import meshtrio.cli.call, meshtrio.cli.ps, meshtrio.cli.services, meshtrio.cli.rich_output
 from meshtrio.cli import main
 # Not before, since nobody may not read the interpreter's files everywhere.
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
@@ -337,8 +346,8 @@ main()
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_who_may_not_is_told_what_the_mesh_says(short_dir: Path) -> None:
     short_dir.chmod(0o711)
-    config = echo() + '[mesh.access.gateway]\nusers = ["65534"]\n'
-    with served(short_dir, config, ready=1) as shared:
+    config = echo_plugin_table() + '[mesh.access.gateway]\nusers = ["65534"]\n'
+    with serve_mesh(short_dir, config, min_ready=1) as shared:
 
         def as_nobody(*arguments: str) -> Any:
             command = [sys.executable, "-c", AS_NOBODY, *arguments]
@@ -362,7 +371,7 @@ def test_who_may_not_is_told_what_the_mesh_says(short_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["tree", "top --once", "ps"])
-def test_where_there_is_only_ascii(command: str, mesh: Served) -> None:
+def test_where_there_is_only_ascii(command: str, mesh: MeshProcess) -> None:
     environment = {**mesh.environment, "PYTHONIOENCODING": "ascii"}
     found = subprocess.run(
         [sys.executable, "-m", "meshtrio", *command.split()],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.cli.new import Names
+from meshtrio.cli.new import ProjectNames
 from meshtrio.errors import UsageError
 
 
@@ -77,10 +77,10 @@ def test_without_protoc_the_extra_is_named_and_nothing_is_made(tmp_path: Path) -
     ],
 )
 def test_names_become_identifiers(name: str, package: str, service: str) -> None:
-    assert Names.of(name) == Names(name, package, service)
+    assert ProjectNames.from_plugin_name(name) == ProjectNames(name, package, service)
 
 
 @pytest.mark.parametrize("name", ["", "1st", "-x", "a/b", "a b", "é", "x" * 65])
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be a plugin's name"):
-        Names.of(name)
+        ProjectNames.from_plugin_name(name)

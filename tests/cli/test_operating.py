@@ -12,36 +12,43 @@ from typing import Any
 
 import pytest
 
-from tests.cli.commands import (
+from tests.support.cli_commands import (
+    PRINTING_ECHO_PROGRAM,
     SLOW_METHOD,
-    WORDY,
-    begun,
-    document,
-    done,
-    failed,
-    group,
-    side_by_side,
+    group_table,
+    run_command_ok,
+    run_commands_concurrently,
+    run_failing_command,
+    run_json_command,
+    start_command,
 )
-from tests.programs import PLUGINS, Served, plugin, served
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    serve_mesh,
+)
 
-MINIMAL = ("-I", "-S", str(PLUGINS / "minimal.py"))
+MINIMAL_COMMAND = ("-I", "-S", str(PLUGINS_DIRECTORY / "minimal.py"))
 """Starts in some ten milliseconds."""
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Served]:
+def own() -> Iterator[MeshProcess]:
     """One mesh for all of these; each test has plugins of its own in it."""
     config = (
-        plugin("stopping", *MINIMAL, instances=2)
-        + plugin("renewed", *MINIMAL)
-        + plugin("scaled", *MINIMAL)
-        + plugin("drained", str(WORDY), stop_timeout=1)
-        + plugin("foreign", str(PLUGINS / "foreign.py"), "ends")
-        + plugin("bad", str(PLUGINS / "faulty.py"), "exit-at-once", restart="never")
-        + group("pair", "stopping", "renewed")
+        plugin_table("stopping", *MINIMAL_COMMAND, instances=2)
+        + plugin_table("renewed", *MINIMAL_COMMAND)
+        + plugin_table("scaled", *MINIMAL_COMMAND)
+        + plugin_table("drained", str(PRINTING_ECHO_PROGRAM), stop_timeout=1)
+        + plugin_table("foreign", str(PLUGINS_DIRECTORY / "grpcio_echo.py"), "ends")
+        + plugin_table(
+            "bad", str(PLUGINS_DIRECTORY / "startup_faults.py"), "exit-at-once", restart="never"
+        )
+        + group_table("pair", "stopping", "renewed")
     )
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=6) as found:
+        with serve_mesh(Path(folder), config, min_ready=6) as found:
             yield found
 
 
@@ -49,49 +56,51 @@ def states(found: dict[str, Any]) -> list[str]:
     return [each["state"] for each in found["instances"]]
 
 
-def test_stop_and_start(own: Served) -> None:
-    assert done(own, "stop", "stopping") == "stopped stopping: 2 instances\n"
-    assert done(own, "start", "pair") == "started pair: 3 instances ready\n"
-    assert states(document(own, "stop", "plugin.stopping")) == ["stopped", "stopped"]
-    assert states(document(own, "start", "stopping")) == ["ready", "ready"]
+def test_stop_and_start(own: MeshProcess) -> None:
+    assert run_command_ok(own, "stop", "stopping") == "stopped stopping: 2 instances\n"
+    assert run_command_ok(own, "start", "pair") == "started pair: 3 instances ready\n"
+    assert states(run_json_command(own, "stop", "plugin.stopping")) == ["stopped", "stopped"]
+    assert states(run_json_command(own, "start", "stopping")) == ["ready", "ready"]
 
 
-def test_start_of_what_gives_up_again_fails_with_the_reason(own: Served) -> None:
-    assert failed(own, "start", "bad") == (
+def test_start_of_what_gives_up_again_fails_with_the_reason(own: MeshProcess) -> None:
+    assert run_failing_command(own, "start", "bad") == (
         "meshtrio: bad/0 exited with status 3; its last words: about to give up\n"
     )
 
 
-def test_restart_renews_and_whoever_follows_events_sees_it(own: Served) -> None:
+def test_restart_renews_and_whoever_follows_events_sees_it(own: MeshProcess) -> None:
     (before,) = (row["pid"] for row in own.ps() if row["name"] == "renewed")
-    with begun(own, "events", "-f", "-n", "1", "--json", "renewed") as events:
-        assert events.record()["pid"] == before
-        assert done(own, "restart", "renewed") == "restarted renewed: 1 instance ready\n"
-        kinds = [events.record()["kind"] for _ in range(3)]
+    with start_command(own, "events", "-f", "-n", "1", "--json", "renewed") as events:
+        assert events.read_json()["pid"] == before
+        assert run_command_ok(own, "restart", "renewed") == "restarted renewed: 1 instance ready\n"
+        kinds = [events.read_json()["kind"] for _ in range(3)]
         assert kinds == ["renewing", "starting", "ready"]
-        (after,) = document(own, "restart", "renewed")["instances"]
+        (after,) = run_json_command(own, "restart", "renewed")["instances"]
         assert (after["state"], after["restarts"]) == ("ready", 0)
         assert after["pid"] != before
         assert events.interrupt() == 130
 
 
-def test_scale(own: Served) -> None:
-    assert done(own, "scale", "scaled", "3") == "scaled scaled to 3: 3 instances ready\n"
-    assert states(document(own, "scale", "scaled", "1")) == ["ready"]
-    refused = failed(own, "scale", "scaled", "0")
+def test_scale(own: MeshProcess) -> None:
+    assert run_command_ok(own, "scale", "scaled", "3") == "scaled scaled to 3: 3 instances ready\n"
+    assert states(run_json_command(own, "scale", "scaled", "1")) == ["ready"]
+    refused = run_failing_command(own, "scale", "scaled", "0")
     assert refused == "meshtrio: cannot scale scaled to 0 instances; `stop` stops them all\n"
 
 
-def test_drain_tells_which_calls_were_cut(own: Served) -> None:
-    with begun(own, "call", "plugin.drained", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"):
-        own.wait_for("slow begins")
-        titles, row, summary = done(own, "drain", "drained").splitlines()
+def test_drain_tells_which_calls_were_cut(own: MeshProcess) -> None:
+    with start_command(
+        own, "call", "plugin.drained", SLOW_METHOD, '{"seconds": 60}', "--timeout", "60"
+    ):
+        own.wait_for_log("slow begins")
+        titles, row, summary = run_command_ok(own, "drain", "drained").splitlines()
     assert titles.split() == ["PLUGIN", "INSTANCE", "ENDED", "CUT", "CALLS"]
     # On a busy machine it may be killed in the end.
     ended = r"(exited with status 0|was killed by SIGKILL)( \(not in time\))?"
     assert re.fullmatch(rf"drained +0  {ended}  /echo\.v1\.EchoService/Slow", row)
     assert summary == "drained drained: 1 instance, 1 call cut"
-    (drained,) = document(own, "drain", "drained")["instances"]
+    (drained,) = run_json_command(own, "drain", "drained")["instances"]
     assert drained == {
         "plugin": "drained",
         "instance": 0,
@@ -102,24 +111,26 @@ def test_drain_tells_which_calls_were_cut(own: Served) -> None:
     }
 
 
-def test_drain_says_where_it_is_not_known_which_calls_were_cut(own: Served) -> None:
+def test_drain_says_where_it_is_not_known_which_calls_were_cut(own: MeshProcess) -> None:
     """Of a plugin that is not on meshtrio."""
-    _, row, summary = done(own, "drain", "foreign").splitlines()
+    _, row, summary = run_command_ok(own, "drain", "foreign").splitlines()
     assert re.fullmatch(r"foreign +0 +exited with status 0 +not known", row)
     assert summary == (
         "drained foreign: 1 instance, not known of 1 instance whether calls were cut"
     )
-    done(own, "start", "foreign")
-    (drained,) = document(own, "drain", "foreign")["instances"]
+    run_command_ok(own, "start", "foreign")
+    (drained,) = run_json_command(own, "drain", "foreign")["instances"]
     assert (drained["cut_calls"], drained["cut_calls_known"]) == ([], False)
 
 
 def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
-    config = plugin("slow", str(PLUGINS / "faulty.py"), "ignore-sigterm", stop_timeout=60)
-    with served(short_dir, config) as mesh:
-        mesh.wait_for("ignoring")
-        with begun(mesh, "stop", "slow") as stop:
-            mesh.wait_for("stopping pid")
+    config = plugin_table(
+        "slow", str(PLUGINS_DIRECTORY / "startup_faults.py"), "ignore-sigterm", stop_timeout=60
+    )
+    with serve_mesh(short_dir, config) as mesh:
+        mesh.wait_for_log("ignoring")
+        with start_command(mesh, "stop", "slow") as stop:
+            mesh.wait_for_log("stopping pid")
             stop.process.send_signal(signal.SIGINT)
             _, errors = stop.process.communicate(timeout=60)
         assert stop.process.returncode == 130
@@ -129,14 +140,16 @@ def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
 
 
 def test_reload_tells_what_changed(short_dir: Path) -> None:
-    first = plugin("one", *MINIMAL)
-    with served(short_dir, first, ready=1) as mesh:
-        assert done(mesh, "reload") == "nothing has changed\n"
-        (short_dir / "mesh.toml").write_text(first + plugin("two", *MINIMAL, instances=2))
-        assert done(mesh, "reload") == "added two\n"
+    first = plugin_table("one", *MINIMAL_COMMAND)
+    with serve_mesh(short_dir, first, min_ready=1) as mesh:
+        assert run_command_ok(mesh, "reload") == "nothing has changed\n"
+        (short_dir / "mesh.toml").write_text(
+            first + plugin_table("two", *MINIMAL_COMMAND, instances=2)
+        )
+        assert run_command_ok(mesh, "reload") == "added two\n"
         other = short_dir / "other.toml"
-        other.write_text(plugin("one", *MINIMAL, restart="never"))
-        assert document(mesh, "reload", str(other)) == {
+        other.write_text(plugin_table("one", *MINIMAL_COMMAND, restart="never"))
+        assert run_json_command(mesh, "reload", str(other)) == {
             "added": [],
             "removed": ["two"],
             "restarted": [],
@@ -144,7 +157,7 @@ def test_reload_tells_what_changed(short_dir: Path) -> None:
             "adjusted": ["one"],
         }
         other.write_text(first + "instance = 2\n[mehs]\n")
-        refused = mesh.run("reload", str(other))
+        refused = mesh.run_command("reload", str(other))
         assert refused.returncode == 2
         mistakes = refused.stderr.splitlines()
         assert [line.partition(": ")[0] for line in mistakes] == ["meshtrio", "meshtrio"]
@@ -154,10 +167,10 @@ def test_reload_tells_what_changed(short_dir: Path) -> None:
 
 
 def test_check_as_json(short_dir: Path) -> None:
-    nowhere = Served(None, short_dir, short_dir)  # type: ignore[arg-type]
+    nowhere = MeshProcess(None, short_dir, short_dir)  # type: ignore[arg-type]
     path = short_dir / "mesh.toml"
-    path.write_text(plugin("one", *MINIMAL, instances=2))
-    found = document(nowhere, "check", str(path))
+    path.write_text(plugin_table("one", *MINIMAL_COMMAND, instances=2))
+    found = run_json_command(nowhere, "check", str(path))
     assert found == {
         "file": str(path),
         "plugins": 1,
@@ -165,27 +178,30 @@ def test_check_as_json(short_dir: Path) -> None:
         "mistakes": [],
         "warnings": [],
     }
-    path.write_text(plugin("one", *MINIMAL) + "instance = 2\n")
-    wrong = nowhere.run("check", "--json", str(path))
+    path.write_text(plugin_table("one", *MINIMAL_COMMAND) + "instance = 2\n")
+    wrong = nowhere.run_command("check", "--json", str(path))
     assert (wrong.returncode, wrong.stderr) == (2, "")
     (mistake,) = json.loads(wrong.stdout)["mistakes"]
     assert "instance: is not a key" in mistake
 
 
-def test_a_reload_fails_with_a_plugin_that_does_not_start(own: Served) -> None:
-    config = (own.folder.parent / "mesh.toml").read_text()
-    looping = plugin(
-        "looping", str(PLUGINS / "faulty.py"), "exit-at-once", backoff={"maximum": 0.5}
+def test_a_reload_fails_with_a_plugin_that_does_not_start(own: MeshProcess) -> None:
+    config = (own.runtime_dir.parent / "mesh.toml").read_text()
+    looping = plugin_table(
+        "looping",
+        str(PLUGINS_DIRECTORY / "startup_faults.py"),
+        "exit-at-once",
+        backoff={"maximum": 0.5},
     )
-    other = own.folder.parent / "other.toml"
+    other = own.runtime_dir.parent / "other.toml"
     other.write_text(config + looping)
-    line = failed(own, "reload", str(other))
+    line = run_failing_command(own, "reload", str(other))
     assert line.startswith("meshtrio: looping/0 exited with status 3; its last words: about to")
     assert re.search(r"; it is started again in \d\.\d s$", line)
-    assert done(own, "reload") == "removed looping\n"
+    assert run_command_ok(own, "reload") == "removed looping\n"
 
 
-def test_a_mesh_that_is_stopped_is_told_by_all(own: Served) -> None:
+def test_a_mesh_that_is_stopped_is_told_by_all(own: MeshProcess) -> None:
     commands = (
         "logs -n 1",
         "events -f",
@@ -196,7 +212,7 @@ def test_a_mesh_that_is_stopped_is_told_by_all(own: Served) -> None:
     )
     own.process.send_signal(signal.SIGSTOP)
     try:
-        told = side_by_side(own, *commands)
+        told = run_commands_concurrently(own, *commands)
     finally:
         own.process.send_signal(signal.SIGCONT)
     for found in told:

@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 from watchfiles import Change
 
-from meshtrio.cli.watching import Ignored
-from tests.programs import PLUGINS, Served, plugin, until
+from meshtrio.cli.file_watcher import ReloadFilter
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    wait_until,
+)
 
-PLUGIN = (PLUGINS / "minimal.py").read_text()
+PLUGIN = (PLUGINS_DIRECTORY / "minimal.py").read_text()
 
 
 @contextmanager
-def reloading(folder: Path, config: str) -> Iterator[Served]:
+def reloading(folder: Path, config: str) -> Iterator[MeshProcess]:
     """Serve a config with --reload, from when files are watched."""
     (folder / "mesh.toml").write_text(config)
     log = folder / "log"
@@ -27,15 +32,15 @@ def reloading(folder: Path, config: str) -> Iterator[Served]:
         process = subprocess.Popen(
             [*command, "--runtime-dir", str(folder / "run")], stderr=out, start_new_session=True
         )
-    mesh = Served(process, folder / "run", log)
+    mesh = MeshProcess(process, folder / "run", log)
     try:
-        mesh.wait_for("files are watched")
-        mesh.wait_for("ready after")
+        mesh.wait_for_log("files are watched")
+        mesh.wait_for_log("ready after")
         yield mesh
     finally:
         process.kill()
         process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())
 
 
 def put(path: Path, text: str) -> None:
@@ -45,7 +50,7 @@ def put(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def answering(mesh: Served) -> list[int]:
+def answering(mesh: MeshProcess) -> list[int]:
     return [row["pid"] for row in mesh.ps() if row["state"] == "ready"]
 
 
@@ -53,29 +58,31 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
     source = short_dir / "code" / "plugin.py"
     source.parent.mkdir()
     source.write_text(PLUGIN)
-    with reloading(short_dir, plugin("p", "plugin.py", cwd=source.parent)) as mesh:
+    with reloading(short_dir, plugin_table("p", "plugin.py", cwd=source.parent)) as mesh:
         (first,) = answering(mesh)
 
         put(source, PLUGIN + "\nthis is no Python\n")
-        mesh.wait_for("p: plugin.py changed")
-        mesh.wait_for("p was not renewed: a successor of p/0 exited with status 1; its last words")
-        mesh.wait_for("SyntaxError: invalid syntax; the one in office goes on")
+        mesh.wait_for_log("p: plugin.py changed")
+        mesh.wait_for_log(
+            "p was not renewed: a successor of p/0 exited with status 1; its last words"
+        )
+        mesh.wait_for_log("SyntaxError: invalid syntax; the one in office goes on")
         assert answering(mesh) == [first]
 
         # What it writes itself is no change of it.
         (source.parent / "its.log").write_text("a line")
         put(source, PLUGIN)
-        mesh.wait_for(f"p/0: stopped, pid {first} ")
+        mesh.wait_for_log(f"p/0: stopped, pid {first} ")
         (second,) = answering(mesh)
         assert second != first
         assert "its.log" not in mesh.log
 
         put(short_dir / "mesh.toml", "[[plugins]]\n")
-        mesh.wait_for("plugins: is not a key")
-        mesh.wait_for("the mesh goes on with the config it has")
-        config = plugin("p", "plugin.py", cwd=source.parent)
-        put(short_dir / "mesh.toml", config + plugin("q", "plugin.py", cwd=source.parent))
-        mesh.wait_for("reloaded mesh.toml: added q")
+        mesh.wait_for_log("plugins: is not a key")
+        mesh.wait_for_log("the mesh goes on with the config it has")
+        config = plugin_table("p", "plugin.py", cwd=source.parent)
+        put(short_dir / "mesh.toml", config + plugin_table("q", "plugin.py", cwd=source.parent))
+        mesh.wait_for_log("reloaded mesh.toml: added q")
         assert second in answering(mesh)
         assert len(answering(mesh)) == 2
         assert mesh.stop() == 0
@@ -85,13 +92,13 @@ def test_a_plugin_that_has_given_up_is_started_when_its_files_change(short_dir: 
     source = short_dir / "code" / "plugin.py"
     source.parent.mkdir()
     source.write_text("raise SystemExit(3)\n")
-    config = plugin("p", "plugin.py", cwd=source.parent, restart="never") + plugin(
-        "other", str(PLUGINS / "minimal.py")
+    config = plugin_table("p", "plugin.py", cwd=source.parent, restart="never") + plugin_table(
+        "other", str(PLUGINS_DIRECTORY / "minimal.py")
     )
     with reloading(short_dir, config) as mesh:
-        mesh.wait_for("its restart policy leaves it so")
+        mesh.wait_for_log("its restart policy leaves it so")
         put(source, PLUGIN)
-        mesh.wait_for("p/0: ready after")
+        mesh.wait_for_log("p/0: ready after")
 
 
 def test_without_watchfiles_the_extra_is_named(short_dir: Path) -> None:
@@ -125,5 +132,5 @@ def test_without_watchfiles_the_extra_is_named(short_dir: Path) -> None:
     ],
 )
 def test_what_counts_as_a_change(path: str, counts: bool) -> None:
-    ignored = Ignored.of(Path("/run"), Path("/code/mesh.toml"))
+    ignored = ReloadFilter.for_mesh(Path("/run"), Path("/code/mesh.toml"))
     assert ignored(Change.modified, path) is counts

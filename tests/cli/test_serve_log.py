@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from meshtrio.cli.console import ConsoleFormatter, lines_of
-from meshtrio.cli.serve_log import WaitingHandler
-from meshtrio.supervise.said import Said
-from meshtrio.telemetry.logs.records import JsonFormatter
-from tests.plugins.weird import LINES
-from tests.programs import plugin, served, until
+from meshtrio.cli.console_formatter import ConsoleFormatter, format_parsed_line
+from meshtrio.cli.serve_log import BackgroundLogHandler
+from meshtrio.supervisor.log_line import ParsedLine
+from meshtrio.telemetry.logs.formatters import JsonFormatter
+from tests.plugins.odd_log_lines import LINES
+from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
 
 _F_SETPIPE_SZ = 1031
 
@@ -45,9 +45,9 @@ def read(line: str) -> Any:
 
 
 def test_json_is_an_object_a_line_whatever_a_plugin_writes(short_dir: Path) -> None:
-    config = plugin("weird", "weird.py") + '[mesh.log]\nformat = "json"\n'
-    with served(short_dir, config) as mesh:
-        mesh.wait_for('"message":"the end"')
+    config = plugin_table("weird", "odd_log_lines.py") + '[mesh.log]\nformat = "json"\n'
+    with serve_mesh(short_dir, config) as mesh:
+        mesh.wait_for_log('"message":"the end"')
         assert mesh.stop() == 0
         records = [read(line) for line in mesh.log.splitlines()]
     lines = [each for each in records if each.get("stream")]
@@ -79,8 +79,8 @@ def test_json_is_an_object_a_line_whatever_a_plugin_writes(short_dir: Path) -> N
 
 
 def test_the_console_shows_a_line_of_json_as_people_read_it(short_dir: Path) -> None:
-    with served(short_dir, plugin("weird", "weird.py")) as mesh:
-        mesh.wait_for("weird/0 | the end")
+    with serve_mesh(short_dir, plugin_table("weird", "odd_log_lines.py")) as mesh:
+        mesh.wait_for_log("weird/0 | the end")
         lines = mesh.log.split("\n")
     at = next(number for number, line in enumerate(lines) if "it failed" in line)
     ids = "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7"
@@ -105,8 +105,13 @@ def serve(folder: Path, config: str, *options: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-FAILING = plugin(
-    "bad", "faulty.py", "exit-at-once", max_restarts=0, escalate="mesh", restart="on-failure"
+FAILING = plugin_table(
+    "bad",
+    "startup_faults.py",
+    "exit-at-once",
+    max_restarts=0,
+    escalate="mesh",
+    restart="on-failure",
 )
 
 
@@ -150,7 +155,7 @@ class Pipe:
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
-        self.handler = WaitingHandler(self.writing, JsonFormatter())
+        self.handler = BackgroundLogHandler(self.writing, JsonFormatter())
 
     def log(self, message: object, *arguments: object) -> None:
         """As a logger does that has this handler."""
@@ -168,7 +173,7 @@ class Pipe:
 
         reader = threading.Thread(target=read_all)
         reader.start()
-        self.handler.finish()
+        self.handler.drain_and_stop()
         os.close(self.writing)
         reader.join(20)
         return found.decode().splitlines()
@@ -199,7 +204,7 @@ def test_a_reader_who_stands_still_holds_nobody_up(pipe: Pipe) -> None:
 def test_long_records_are_held_within_a_bound(pipe: Pipe) -> None:
     for _ in range(1500):
         pipe.log("x" * 60_000)
-    assert sum(map(len, pipe.handler._waiting)) < 65 * 1024 * 1024
+    assert sum(map(len, pipe.handler._queue)) < 65 * 1024 * 1024
     written, missing = counted(pipe.read_to_the_end())
     assert written + missing == 1500
     assert missing > 300
@@ -209,7 +214,7 @@ def test_a_line_that_was_written_in_part_breaks_no_other(pipe: Pipe) -> None:
     fcntl.fcntl(pipe.writing, _F_SETPIPE_SZ, 4096)
     os.set_blocking(pipe.writing, False)
     pipe.log("x" * 10_000)
-    until(lambda: pipe.handler._dropped)
+    wait_until(lambda: pipe.handler._dropped)
     torn = os.read(pipe.reading, 8192)
     pipe.log("after")
     rest = pipe.read_to_the_end()
@@ -220,7 +225,9 @@ def test_a_line_that_was_written_in_part_breaks_no_other(pipe: Pipe) -> None:
 
 
 def test_one_record_is_not_more_lines_than_somebody_reads() -> None:
-    found = lines_of(Said("x\n" * 4000, logging.ERROR, exception="e", fields={"n": 1}))
+    found = format_parsed_line(
+        ParsedLine("x\n" * 4000, logging.ERROR, exception="e", fields={"n": 1})
+    )
     assert found[0] == "x [error] n=1"
     assert len(found) == 301
     assert found[-1] == "… (3702 more lines)"

@@ -16,9 +16,15 @@ from typing import Any
 
 import pytest
 
-from tests.programs import ECHO, PLUGINS, Served, plugin, until
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    wait_until,
+)
 
-ORDERLY = str(PLUGINS / "orderly.py")
+ORDERLY = str(PLUGINS_DIRECTORY / "sigterm_recorder.py")
 CLOSED = [
     " ".join(f"{number}{sign}&-" for number, sign in streams)
     for count in (1, 2, 3)
@@ -29,7 +35,7 @@ CLOSED = [
 
 def serve(folder: Path, *before: str, **settings: Any) -> subprocess.Popen[bytes]:
     """Start a mesh whose plugin says in `folder/ended` how it was ended."""
-    (folder / "mesh.toml").write_text(plugin("orderly", ORDERLY, str(folder / "ended")))
+    (folder / "mesh.toml").write_text(plugin_table("orderly", ORDERLY, str(folder / "ended")))
     command = [*before, sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
     command += ["--runtime-dir", str(folder / "run")]
     defaults = {"stdin": subprocess.DEVNULL, "preexec_fn": reset_sighup}
@@ -42,21 +48,21 @@ def reset_sighup() -> None:
 
 
 @contextmanager
-def serving(folder: Path, *before: str, **settings: Any) -> Iterator[Served]:
+def serving(folder: Path, *before: str, **settings: Any) -> Iterator[MeshProcess]:
     process = serve(folder, *before, **settings)
-    mesh = Served(process, folder / "run", Path(os.devnull))
+    mesh = MeshProcess(process, folder / "run", Path(os.devnull))
     try:
-        until(lambda: mesh.socket.exists() and ended(mesh) == "waiting")
+        wait_until(lambda: mesh.socket.exists() and ended(mesh) == "waiting")
         yield mesh
     finally:
         process.kill()
         process.wait()
-        until(lambda: not mesh.pids(), within=5)
+        wait_until(lambda: not mesh.plugin_pids(), timeout=5)
 
 
-def ended(mesh: Served) -> str:
+def ended(mesh: MeshProcess) -> str:
     """What has become of the plugin, as far as it could say."""
-    path = mesh.folder.parent / "ended"
+    path = mesh.runtime_dir.parent / "ended"
     return path.read_text() if path.exists() else ""
 
 
@@ -88,7 +94,7 @@ def test_a_mesh_whose_terminal_has_gone_without_a_word_goes_on(short_dir: Path) 
     with serving(short_dir, start_new_session=True, **settings) as mesh:
         os.close(slave)
         os.close(master)
-        assert mesh.run("restart", "orderly", "--timeout", "0.5").returncode == 1
+        assert mesh.run_command("restart", "orderly", "--timeout", "0.5").returncode == 1
         assert mesh.ps()[0]["name"] == "orderly"
         assert mesh.stop() == 0
         assert ended(mesh) == "stopped in order"
@@ -130,7 +136,7 @@ def test_a_reader_of_its_log_that_goes_costs_lines_and_nothing_else(short_dir: P
     with serving(short_dir, stdout=writing, stderr=writing) as mesh:
         os.close(writing)
         os.close(reading)
-        assert mesh.run("stop", "orderly").returncode == 0
+        assert mesh.run_command("stop", "orderly").returncode == 0
         assert mesh.ps()[0]["state"] == "stopped"
         assert mesh.stop() == 0
 
@@ -158,12 +164,12 @@ def test_a_command_whose_disk_is_full_or_terminal_gone_ends_without_a_traceback(
 
 def test_a_log_on_a_disk_that_is_full_costs_lines_and_nothing_else(short_dir: Path) -> None:
     with open("/dev/full", "wb") as full, serving(short_dir, stdout=full, stderr=full) as mesh:
-        assert mesh.run("stop", "orderly").returncode == 0
+        assert mesh.run_command("stop", "orderly").returncode == 0
         assert mesh.stop() == 0
 
 
 def test_any_stream_of_a_plugin_may_be_closed(short_dir: Path) -> None:
-    program = f'exec "{sys.executable}" "{ECHO / "echo_plugin.py"}"'
+    program = f'exec "{sys.executable}" "{ECHO_PLUGIN_DIRECTORY / "echo_plugin.py"}"'
     processes = []
     try:
         for number, closed in enumerate(CLOSED):
@@ -176,7 +182,7 @@ def test_any_stream_of_a_plugin_may_be_closed(short_dir: Path) -> None:
             )
             processes.append((process, path, closed))
         for process, path, closed in processes:
-            until(path.exists)
+            wait_until(path.exists)
             for number, target in enumerate(streams_of(process.pid)):
                 assert (f"{number}" in closed) <= (target == os.devnull), (closed, target)
             process.send_signal(signal.SIGHUP)

@@ -6,14 +6,14 @@ import click
 import pytest
 import trio
 
-from meshtrio.cli import lines, words
-from meshtrio.cli.asking import patience
-from meshtrio.cli.failures import RefusedError, explain
-from meshtrio.cli.lines import parse_since
-from meshtrio.cli.rates import Rates, rows, total
-from meshtrio.cli.records import record
-from meshtrio.cli.top_screen import _keys
-from meshtrio.cli.top_table import Order
+from meshtrio.cli import formatting, stream_output
+from meshtrio.cli.error_report import MeshRequestError, describe_error
+from meshtrio.cli.json_output import message_to_dict
+from meshtrio.cli.mesh_client import reply_timeout
+from meshtrio.cli.statistics_rates import Rates, make_rows, make_total_row
+from meshtrio.cli.stream_output import parse_since
+from meshtrio.cli.top_screen import _parse_keys
+from meshtrio.cli.top_table import SortOrder
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control, load
 
@@ -33,16 +33,21 @@ DURATIONS = {
 
 @pytest.mark.parametrize("seconds", DURATIONS)
 def test_durations(seconds: float | None) -> None:
-    assert words.duration(seconds) == DURATIONS[seconds]
+    assert formatting.format_duration(seconds) == DURATIONS[seconds]
 
 
 def test_sizes_latencies_and_rates() -> None:
-    sizes = [words.size(n) for n in (None, 512, 1000, 22_334_668, 5 * 2**40)]
+    sizes = [formatting.format_size(n) for n in (None, 512, 1000, 22_334_668, 5 * 2**40)]
     assert sizes == ["-", "512B", "1.0K", "21.3M", "5.0T"]
-    latencies = [words.latency(s) for s in (None, 0.00035, 0.0012, 3.4)]
+    latencies = [formatting.format_latency(s) for s in (None, 0.00035, 0.0012, 3.4)]
     assert latencies == ["-", "350us", "1.2ms", "3.40s"]
-    assert [words.rate(r) for r in (None, 0.0, 99.94, 1234.5)] == ["-", "0.0", "99.9", "1234"]
-    assert words.percent(0.125) == "12.5"
+    assert [formatting.format_rate(r) for r in (None, 0.0, 99.94, 1234.5)] == [
+        "-",
+        "0.0",
+        "99.9",
+        "1234",
+    ]
+    assert formatting.format_percent(0.125) == "12.5"
 
 
 NOW = 1_700_000_000.0
@@ -60,7 +65,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("text", MOMENTS)
 def test_times_that_are_given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines.time, "time", lambda: NOW)
+    monkeypatch.setattr(stream_output.time, "time", lambda: NOW)
     assert since(text) == MOMENTS[text]
 
 
@@ -93,48 +98,54 @@ def test_rates_are_differences_of_one_process() -> None:
     now = statistics(
         12.0, instance(0, started=140, cpu=4.0), instance(1, started=7, pid=2), instance(2)
     )
-    found = rows(before, now)
+    found = make_rows(before, now)
     assert [row.rates for row in found] == [Rates(20.0, 2.0, 0.5), Rates(), Rates()]
     assert [row.in_flight for row in found] == [0, 0, None]
-    assert total(now, found).rates == Rates(20.0, 2.0, 0.5)
-    assert total(now, found).resident == 30
-    assert total(now, rows(None, now)).rates == Rates()
+    assert make_total_row(now, found).rates == Rates(20.0, 2.0, 0.5)
+    assert make_total_row(now, found).resident == 30
+    assert make_total_row(now, make_rows(None, now)).rates == Rates()
 
 
 def test_rows_are_sorted_and_what_is_not_known_comes_last() -> None:
     now = statistics(1.0, *(instance(number, started=number) for number in (10, 9)), instance(1))
-    found = rows(statistics(0.0, *(instance(number, started=0) for number in (10, 9, 1))), now)
-    order = Order()
-    assert [row.name for row in order.sorted(found)] == ["p/1", "p/9", "p/10"]
-    order.move(3)
-    assert [row.name for row in order.sorted(found)] == ["p/10", "p/9", "p/1"]
-    order.turn()
-    assert [row.name for row in order.sorted(found)] == ["p/9", "p/10", "p/1"]
+    found = make_rows(statistics(0.0, *(instance(number, started=0) for number in (10, 9, 1))), now)
+    order = SortOrder()
+    assert [row.name for row in order.sort(found)] == ["p/1", "p/9", "p/10"]
+    order.move_column(3)
+    assert [row.name for row in order.sort(found)] == ["p/10", "p/9", "p/1"]
+    order.reverse()
+    assert [row.name for row in order.sort(found)] == ["p/9", "p/10", "p/1"]
 
 
 def test_keys_as_a_terminal_sends_them() -> None:
-    assert list(_keys(b"s\x1b[C\x1bOD\x1b[Axq")) == ["next", "next", "previous", "turn", "quit"]
+    assert list(_parse_keys(b"s\x1b[C\x1bOD\x1b[Axq")) == [
+        "next",
+        "next",
+        "previous",
+        "turn",
+        "quit",
+    ]
 
 
 def test_messages_become_plain_values() -> None:
     node = control.Node(kind=control.Node.PLUGIN, name="p", after=["q"])
     node.instances.add(name="p", pid=7)
-    found = record(node)
+    found = message_to_dict(node)
     assert (found["kind"], found["after"], found["nodes"]) == ("PLUGIN", ["q"], [])
     assert (found["instances"][0]["pid"], found["instances"][0]["uptime"]) == (7, None)
     counted = control.PluginStatistics(states={"ready": 2}, counts=control.Counts(lines=2**40))
-    assert record(counted)["states"] == {"ready": 2}
-    assert record(counted)["counts"]["lines"] == 2**40
-    assert record(control.InstanceStatistics())["load"] is None
+    assert message_to_dict(counted)["states"] == {"ready": 2}
+    assert message_to_dict(counted)["counts"]["lines"] == 2**40
+    assert message_to_dict(control.InstanceStatistics())["load"] is None
 
 
 async def test_a_mesh_that_does_not_answer_is_not_waited_for(autojump_clock: object) -> None:
     with pytest.raises(NoMeshError, match="has not answered for 10 s: is it stopped"):
-        with patience(None):
+        with reply_timeout(None):
             await trio.sleep_forever()
 
 
 def test_what_nobody_foresaw_is_not_explained_away() -> None:
     with pytest.raises(ZeroDivisionError):
-        explain(ZeroDivisionError())
-    assert issubclass(RefusedError, Exception)
+        describe_error(ZeroDivisionError())
+    assert issubclass(MeshRequestError, Exception)

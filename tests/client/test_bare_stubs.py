@@ -17,8 +17,8 @@ from purerpc.wrappers import ClientStubUnaryUnary
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serving
-from tests.rpc.pairs import reply, request, requests
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import echo_reply, echo_request, echo_requests
 
 
 @attrs.define
@@ -61,12 +61,12 @@ class Noting(EchoServiceServicer):
         self._seen.metadata = list(request.custom_metadata)
         async with self._seen.noting():
             await obey(message.message)
-            return reply(message.message)
+            return echo_reply(message.message)
 
     async def Repeat(self, message: Any) -> AsyncIterator[Any]:
         async with self._seen.noting():
             for number in range(message.count):
-                yield reply(f"{message.message}{number}")
+                yield echo_reply(f"{message.message}{number}")
             await obey(message.message)
 
     async def Join(self, messages: Any) -> Any:
@@ -75,13 +75,13 @@ class Noting(EchoServiceServicer):
             async for message in messages:
                 await obey(message.message)
                 texts.append(message.message)
-            return reply(" ".join(texts))
+            return echo_reply(" ".join(texts))
 
     async def Chat(self, messages: Any) -> AsyncIterator[Any]:
         async with self._seen.noting():
             async for message in messages:
                 await obey(message.message)
-                yield reply(message.message)
+                yield echo_reply(message.message)
 
 
 async def obey(text: str) -> None:
@@ -94,19 +94,19 @@ async def obey(text: str) -> None:
 @pytest.fixture
 async def seen(short_dir: Path) -> AsyncIterator[Seen]:
     found = Seen()
-    async with serving(short_dir / "a", Server(Noting(found))):
+    async with serve_on_socket(short_dir / "a", Server(Noting(found))):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             found.stub = EchoServiceStub(channel)
             yield found
 
 
 async def endless() -> AsyncIterator[Any]:
-    yield request("first")
+    yield echo_request("first")
     await trio.sleep_forever()
 
 
 async def failing() -> AsyncIterator[Any]:
-    yield request("first")
+    yield echo_request("first")
     raise ZeroDivisionError
 
 
@@ -116,22 +116,22 @@ async def texts_of(call: Any) -> list[str]:
 
 async def test_all_four_kinds(seen: Seen) -> None:
     stub = seen.stub
-    assert (await stub.Echo(request("a"))).message == "a"
+    assert (await stub.Echo(echo_request("a"))).message == "a"
     assert await texts_of(stub.Repeat(RepeatRequest(message="r", count=2))) == ["r0", "r1"]
-    assert (await stub.Join(requests("a", "b"))).message == "a b"
-    assert await texts_of(stub.Chat(requests("a", "b"))) == ["a", "b"]
+    assert (await stub.Join(echo_requests("a", "b"))).message == "a b"
+    assert await texts_of(stub.Chat(echo_requests("a", "b"))) == ["a", "b"]
     assert await seen.until_ended(4) == ["done"] * 4
 
 
 async def test_metadata_goes_along(seen: Seen) -> None:
-    await seen.stub.Echo(request("a"), metadata=(("key", "value"),))
+    await seen.stub.Echo(echo_request("a"), metadata=(("key", "value"),))
     assert ("key", "value") in seen.metadata
 
 
 async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
     stream = await seen.stub.Chat()
     for text in "ab":
-        await stream.send_message(request(text))
+        await stream.send_message(echo_request(text))
         assert (await stream.receive_message()).message == text
     await stream.close()
     assert await stream.receive_message() is None
@@ -140,7 +140,7 @@ async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
 @pytest.mark.parametrize("kind", ["Echo", "Join", "Chat"])
 async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
     stream = await seen.stub._client.rpc(kind, EchoRequest, EchoReply, metadata=[("a", "b")])
-    await stream.send_message(request("a"))
+    await stream.send_message(echo_request("a"))
     await stream.close()
     assert (await stream.receive_message()).message == "a"
     assert await stream.receive_message() is None
@@ -162,10 +162,10 @@ async def test_leaving_a_loop_early_cancels_the_call(seen: Seen) -> None:
 @pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
 async def test_a_status_is_raised_as_it_is(seen: Seen, kind: str) -> None:
     call = {
-        "Echo": lambda: seen.stub.Echo(request("fail")),
+        "Echo": lambda: seen.stub.Echo(echo_request("fail")),
         "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="fail", count=1))),
-        "Join": lambda: seen.stub.Join(requests("a", "fail")),
-        "Chat": lambda: texts_of(seen.stub.Chat(requests("a", "fail"))),
+        "Join": lambda: seen.stub.Join(echo_requests("a", "fail")),
+        "Chat": lambda: texts_of(seen.stub.Chat(echo_requests("a", "fail"))),
     }[kind]
     with pytest.raises(purerpc.NotFoundError):
         await call()
@@ -181,7 +181,7 @@ async def test_what_the_requests_raise_is_raised_as_it_is(seen: Seen) -> None:
 @pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
 async def test_a_caller_that_is_cancelled_cancels_the_handler(seen: Seen, kind: str) -> None:
     call = {
-        "Echo": lambda: seen.stub.Echo(request("hang")),
+        "Echo": lambda: seen.stub.Echo(echo_request("hang")),
         "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="hang", count=1))),
         "Join": lambda: seen.stub.Join(endless()),
         "Chat": lambda: texts_of(seen.stub.Chat(endless())),
@@ -198,7 +198,7 @@ async def test_a_server_that_goes_fails_the_calls_under_way(short_dir: Path) -> 
 
         async def serve(task_status: trio.TaskStatus[None]) -> None:
             with scope:
-                async with serving(short_dir / "a", Server(Noting(Seen()))):
+                async with serve_on_socket(short_dir / "a", Server(Noting(Seen()))):
                     task_status.started()
                     await trio.sleep_forever()
 

@@ -17,27 +17,31 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
+from meshtrio.grpc.service_config import (
+    LoadBalancingConfig,
+    LoadBalancingPolicy,
+    ServiceConfig,
+)
+from meshtrio.http2.limits import Limits
 from meshtrio.messages import health as messages
-from meshtrio.policies.service_config import Balancing, LoadBalancing, ServiceConfig
-from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Scripted, request
+from meshtrio.transport.listener import unix_listener
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
 
-def named(name: str) -> Scripted:
+def servicer_named(name: str) -> CallbackServicer:
     async def echo(message: EchoRequest) -> EchoReply:
         if message.message == "hang":
             await trio.sleep_forever()
         return EchoReply(message=name)
 
-    return Scripted(Echo=echo)
+    return CallbackServicer(Echo=echo)
 
 
-class Feed:
+class FakeResolver:
     """A feed whose states the test gives."""
 
     def __init__(self) -> None:
@@ -49,20 +53,20 @@ class Feed:
         update(self._state)
         await trio.sleep_forever()
 
-    def set(self, *endpoints: Endpoint, departures: tuple[Departure, ...] = ()) -> None:
+    def set(self, *endpoints: Endpoint, departures: tuple[ExitInfo, ...] = ()) -> None:
         self._state = ServiceState(endpoints, departures)
         if self._update is not None:
             self._update(self._state)
 
 
-def endpoint(path: Path) -> Endpoint:
+def unix_endpoint(path: Path) -> Endpoint:
     return Endpoint(id=path.name, address=f"unix:{path}")
 
 
 @asynccontextmanager
-async def serving(path: Path, server: Server | None = None) -> AsyncIterator[Server]:
+async def serve_on_socket(path: Path, server: Server | None = None) -> AsyncIterator[Server]:
     """Serve a name, the socket's, for the block."""
-    server = server or Server(named(path.name))
+    server = server or Server(servicer_named(path.name))
     with unix_listener(path) as listener:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listener)
@@ -70,34 +74,38 @@ async def serving(path: Path, server: Server | None = None) -> AsyncIterator[Ser
             nursery.cancel_scope.cancel()
 
 
-async def ask(channel: Channel) -> str:
-    return str((await channel.stub(EchoServiceStub).Echo(request("?"))).message)
+async def call_echo(channel: Channel) -> str:
+    return str((await channel.stub(EchoServiceStub).Echo(echo_request("?"))).message)
 
 
 async def test_calls_are_spread_evenly_and_follow_the_endpoints(short_dir: Path) -> None:
-    a, b, feed = short_dir / "a", short_dir / "b", Feed()
-    config = ServiceConfig(balancing=LoadBalancing(Balancing.ROUND_ROBIN))
-    async with serving(a), serving(b), open_channel("x", feed, config=config) as channel:
-        feed.set(endpoint(a), endpoint(b))
+    a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
+    config = ServiceConfig(load_balancing=LoadBalancingConfig(LoadBalancingPolicy.ROUND_ROBIN))
+    async with (
+        serve_on_socket(a),
+        serve_on_socket(b),
+        open_channel("x", feed, service_config=config) as channel,
+    ):
+        feed.set(unix_endpoint(a), unix_endpoint(b))
         await trio.testing.wait_all_tasks_blocked(0.01)
-        answers = [await ask(channel) for _ in range(10)]
+        answers = [await call_echo(channel) for _ in range(10)]
         assert sorted(answers) == ["a"] * 5 + ["b"] * 5
-        feed.set(endpoint(b))
-        assert {await ask(channel) for _ in range(4)} == {"b"}
-        feed.set(endpoint(a))
-        assert {await ask(channel) for _ in range(4)} == {"a"}
+        feed.set(unix_endpoint(b))
+        assert {await call_echo(channel) for _ in range(4)} == {"b"}
+        feed.set(unix_endpoint(a))
+        assert {await call_echo(channel) for _ in range(4)} == {"a"}
 
 
 async def test_a_call_waits_for_an_endpoint(short_dir: Path) -> None:
-    a, feed, answers = short_dir / "a", Feed(), []
+    a, feed, answers = short_dir / "a", FakeResolver(), []
     async with open_channel("x", feed) as channel, trio.open_nursery() as nursery:
 
         async def call() -> None:
-            answers.append(await ask(channel))
+            answers.append(await call_echo(channel))
 
         nursery.start_soon(call)
         await trio.testing.wait_all_tasks_blocked()
-        feed.set(endpoint(a))
+        feed.set(unix_endpoint(a))
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert answers == []
         nursery.start_soon(_serve_until_cancelled, a)
@@ -109,12 +117,12 @@ async def test_a_call_waits_for_an_endpoint(short_dir: Path) -> None:
 
 
 async def _serve_until_cancelled(path: Path) -> None:
-    async with serving(path):
+    async with serve_on_socket(path):
         await trio.sleep_forever()
 
 
 async def test_calls_under_way_outlive_the_listing_of_their_endpoint(short_dir: Path) -> None:
-    a, b, feed = short_dir / "a", short_dir / "b", Feed()
+    a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
     release, begun, answers = trio.Event(), trio.Event(), []
 
     async def echo(message: EchoRequest) -> EchoReply:
@@ -122,31 +130,31 @@ async def test_calls_under_way_outlive_the_listing_of_their_endpoint(short_dir: 
         await release.wait()
         return EchoReply(message="late")
 
-    async with serving(a, Server(Scripted(Echo=echo))), serving(b):
+    async with serve_on_socket(a, Server(CallbackServicer(Echo=echo))), serve_on_socket(b):
         async with open_channel("x", feed) as channel, trio.open_nursery() as nursery:
 
             async def call() -> None:
-                answers.append(await ask(channel))
+                answers.append(await call_echo(channel))
 
-            feed.set(endpoint(a))
+            feed.set(unix_endpoint(a))
             nursery.start_soon(call)
             await begun.wait()
-            feed.set(endpoint(b))
-            assert await ask(channel) == "b"
+            feed.set(unix_endpoint(b))
+            assert await call_echo(channel) == "b"
             release.set()
     assert answers == ["late"]
 
 
 async def test_a_departure_tells_how_the_plugin_died(short_dir: Path) -> None:
-    a, feed = short_dir / "a", Feed()
-    async with serving(a) as server, open_channel("plugin.x", feed) as channel:
-        feed.set(endpoint(a))
+    a, feed = short_dir / "a", FakeResolver()
+    async with serve_on_socket(a) as server, open_channel("plugin.x", feed) as channel:
+        feed.set(unix_endpoint(a))
         stub = channel.stub(EchoServiceStub)
         async with trio.open_nursery() as nursery:
 
             async def call() -> None:
                 with pytest.raises(PluginDiedError, match="it died") as caught:
-                    await stub.Echo(request("hang"))
+                    await stub.Echo(echo_request("hang"))
                 assert caught.value.signal == signal.SIGKILL
                 assert caught.value.stderr_tail == ("oh",)
 
@@ -154,7 +162,7 @@ async def test_a_departure_tells_how_the_plugin_died(short_dir: Path) -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             for connection in list(server.connections):
                 connection._transport._sock.shutdown(socket.SHUT_RDWR)
-            departure = Departure("a", "it died", signal=signal.SIGKILL, stderr_tail=("oh",))
+            departure = ExitInfo("a", "it died", signal=signal.SIGKILL, stderr_tail=("oh",))
             feed.set(departures=(departure,))
 
 
@@ -162,9 +170,9 @@ async def test_an_endpoint_that_comes_back_is_connected_again(short_dir: Path) -
     a = short_dir / "a"
     async with connect_to(f"unix:{a}") as channel:
         for _ in range(3):
-            async with serving(a):
+            async with serve_on_socket(a):
                 with trio.fail_after(30):
-                    assert await ask(channel) == "a"
+                    assert await call_echo(channel) == "a"
 
 
 async def test_an_error_leaves_the_block_as_it_was_raised(short_dir: Path) -> None:
@@ -175,12 +183,12 @@ async def test_an_error_leaves_the_block_as_it_was_raised(short_dir: Path) -> No
 
 async def test_leaving_the_block_ends_its_calls(short_dir: Path) -> None:
     a = short_dir / "a"
-    async with serving(a), trio.open_nursery() as nursery:
+    async with serve_on_socket(a), trio.open_nursery() as nursery:
         async with connect_to(f"unix:{a}") as channel:
 
             async def call(text: str) -> None:
                 with pytest.raises(ConnectionLostError):
-                    await channel.stub(EchoServiceStub).Echo(request(text))
+                    await channel.stub(EchoServiceStub).Echo(echo_request(text))
 
             nursery.start_soon(call, "hang")
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -190,11 +198,11 @@ async def test_leaving_the_block_ends_its_calls(short_dir: Path) -> None:
 
 async def test_purerpcs_own_stub_works_for_unary_calls(short_dir: Path) -> None:
     a = short_dir / "a"
-    async with serving(a), connect_to(f"unix:{a}") as channel:
+    async with serve_on_socket(a), connect_to(f"unix:{a}") as channel:
         bare: Any = EchoServiceStub(channel)
-        assert (await bare.Echo(request("?"))).message == "a"
+        assert (await bare.Echo(echo_request("?"))).message == "a"
         with pytest.raises(purerpc.UnimplementedError):
-            await bare.Slow(request("?"))
+            await bare.Slow(echo_request("?"))
 
 
 async def test_what_is_no_stub_is_refused(short_dir: Path) -> None:
@@ -211,8 +219,8 @@ async def test_what_is_no_stub_is_refused(short_dir: Path) -> None:
     ("servicers", "reason"),
     [
         ([object()], "is not a servicer"),
-        ([Scripted], "instead of an instance"),
-        ([Scripted(), Scripted()], r"two servicers serve echo\.v1\.EchoService"),
+        ([CallbackServicer], "instead of an instance"),
+        ([CallbackServicer(), CallbackServicer()], r"two servicers serve echo\.v1\.EchoService"),
     ],
 )
 def test_what_is_no_servicer_is_refused(servicers: list[Any], reason: str) -> None:
@@ -222,12 +230,12 @@ def test_what_is_no_servicer_is_refused(servicers: list[Any], reason: str) -> No
 
 async def test_a_drained_server_reports_the_calls_it_cut(short_dir: Path) -> None:
     a = short_dir / "a"
-    async with serving(a) as server, connect_to(f"unix:{a}") as channel:
+    async with serve_on_socket(a) as server, connect_to(f"unix:{a}") as channel:
         async with trio.open_nursery() as nursery:
 
             async def call() -> None:
                 with pytest.raises(purerpc.UnavailableError, match="stopped during the call"):
-                    await channel.stub(EchoServiceStub).Echo(request("hang"))
+                    await channel.stub(EchoServiceStub).Echo(echo_request("hang"))
 
             nursery.start_soon(call)
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -236,15 +244,15 @@ async def test_a_drained_server_reports_the_calls_it_cut(short_dir: Path) -> Non
 
 async def test_a_connection_that_drains_is_replaced_beside_its_last_call(short_dir: Path) -> None:
     a = short_dir / "a"
-    async with serving(a) as server, connect_to(f"unix:{a}") as channel:
+    async with serve_on_socket(a) as server, connect_to(f"unix:{a}") as channel:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("hang"))
+            nursery.start_soon(channel.stub(EchoServiceStub).Echo, echo_request("hang"))
             await trio.testing.wait_all_tasks_blocked(0.01)
             for connection in list(server.connections):
                 nursery.start_soon(connection.drain)
             await trio.testing.wait_all_tasks_blocked(0.01)
             with trio.fail_after(30):
-                assert await ask(channel) == "a"
+                assert await call_echo(channel) == "a"
             nursery.cancel_scope.cancel()
 
 
@@ -259,17 +267,17 @@ async def test_no_waiter_sleeps_beside_a_free_place(short_dir: Path) -> None:
     async with AsyncExitStack() as stack:
         for path in paths:
             await stack.enter_async_context(
-                serving(path, Server(Scripted(Echo=turn), limits=limits))
+                serve_on_socket(path, Server(CallbackServicer(Echo=turn), limits=limits))
             )
-        feed = Feed()
-        feed.set(*map(endpoint, paths))
+        feed = FakeResolver()
+        feed.set(*map(unix_endpoint, paths))
         channel = await stack.enter_async_context(open_channel("x", feed))
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(20):
             for _ in range(10):
                 async with trio.open_nursery() as nursery:
                     for number in range(30):
-                        nursery.start_soon(stub.Echo, request(str(number)))
+                        nursery.start_soon(stub.Echo, echo_request(str(number)))
 
 
 async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
@@ -281,9 +289,9 @@ async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             listener.setblocking(False)
             async with trio.open_nursery() as nursery:
-                await nursery.start(Server(named("a")).serve, listener)
+                await nursery.start(Server(servicer_named("a")).serve, listener)
                 with trio.fail_after(30):
-                    assert [await ask(first), await ask(second)] == ["a", "a"]
+                    assert [await call_echo(first), await call_echo(second)] == ["a", "a"]
                 nursery.cancel_scope.cancel()
 
 
@@ -300,11 +308,14 @@ async def test_a_server_that_closes_at_once_is_tried_with_backoff(short_dir: Pat
 
 
 async def test_a_health_watch_does_not_hold_up_a_drain(short_dir: Path) -> None:
-    server, health = standard_server(named("a"))
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    server, health = standard_server(servicer_named("a"))
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         stub = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Health"])
         async with stub.Watch(messages.HealthCheckRequest()) as call:
             await call.receive_message()
-            health.stop_serving()
+            health.enter_graceful_shutdown()
             with trio.fail_after(30):
                 assert await server.drain(grace=60) == ()

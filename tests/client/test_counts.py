@@ -15,54 +15,69 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.endpoint import Departure, Endpoint
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.rpc.tally import calls_of, messages_of
-from tests.client.test_channel import Feed, serving
-from tests.client.test_retrying import HEDGING, RETRY, Flaky, channel_to, flaky, method_config
-from tests.client.test_retrying import unavailable as failures
-from tests.rpc.pairs import Scripted, request
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.rpc.stats import call_stats, message_stats
+from tests.client.test_channel import FakeResolver, serve_on_socket
+from tests.client.test_retrying import (
+    HEDGING_POLICY,
+    RETRY_POLICY,
+    FailingHandlers,
+    connect_to_servicers,
+    make_failing_servicer,
+    make_method_config,
+)
+from tests.client.test_retrying import unavailable_errors as failures
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
 Counts = tuple[int, int, int]
 
 
 def calls(channel: Channel) -> Counts:
-    return channel.calls.started, channel.calls.succeeded, channel.calls.failed
+    return (
+        channel.call_counters.started,
+        channel.call_counters.succeeded,
+        channel.call_counters.failed,
+    )
 
 
 def attempts(channel: Channel) -> Counts:
-    (connection,) = channel.subchannels[0].link.connections
-    found = calls_of(connection)
+    (connection,) = channel.channel_endpoints[0].subchannel.connections
+    found = call_stats(connection)
     return found.started, found.succeeded, found.failed
 
 
 @pytest.mark.parametrize("method", ["unary", "stream"])
 async def test_a_call_that_is_made_again_is_one(method: str, short_dir: Path) -> None:
-    found = Flaky(failures(2))
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers(failures(2))
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         stub = channel.stub(EchoServiceStub)
         if method == "unary":
-            await stub.Echo(request("hi"))
+            await stub.Echo(echo_request("hi"))
         else:
             assert len([each async for each in stub.Repeat(RepeatRequest(count=1))]) == 1
         assert (calls(channel), attempts(channel)) == ((1, 1, 0), (3, 1, 2))
-        (connection,) = channel.subchannels[0].link.connections
-        assert messages_of(connection) == (3, 1)
+        (connection,) = channel.channel_endpoints[0].subchannel.connections
+        assert message_stats(connection) == (3, 1)
 
 
 async def test_a_hedged_call_is_one(short_dir: Path) -> None:
-    found = Flaky(failures(2))
-    async with channel_to(short_dir, method_config(hedgingPolicy=HEDGING), flaky(found)) as channel:
-        await channel.stub(EchoServiceStub).Echo(request("hi"))
+    found = FailingHandlers(failures(2))
+    async with connect_to_servicers(
+        short_dir, make_method_config(hedgingPolicy=HEDGING_POLICY), make_failing_servicer(found)
+    ) as channel:
+        await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
         assert (calls(channel), attempts(channel)) == ((1, 1, 0), (3, 1, 2))
 
 
 async def test_a_call_is_counted_while_it_waits_for_an_endpoint() -> None:
-    async with open_channel("x", Feed()) as channel, trio.open_nursery() as nursery:
-        nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("hi"))
+    async with open_channel("x", FakeResolver()) as channel, trio.open_nursery() as nursery:
+        nursery.start_soon(channel.stub(EchoServiceStub).Echo, echo_request("hi"))
         await trio.testing.wait_all_tasks_blocked()
         assert calls(channel) == (1, 0, 0)
-        assert channel.calls.last_started > 0
+        assert channel.call_counters.last_started > 0
         nursery.cancel_scope.cancel()
     assert calls(channel) == (1, 0, 1)
 
@@ -73,12 +88,12 @@ async def test_what_an_interceptor_makes_of_it_counts(short_dir: Path) -> None:
         yield
         raise purerpc.AbortedError("no")
 
-    feed = Feed()
+    feed = FakeResolver()
     path = short_dir / "a"
     feed.set(Endpoint("a", f"unix:{path}"))
-    async with serving(path), open_channel("x", feed, interceptors=[refusing]) as channel:
+    async with serve_on_socket(path), open_channel("x", feed, interceptors=[refusing]) as channel:
         with pytest.raises(purerpc.AbortedError):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
         assert (calls(channel), attempts(channel)) == ((1, 0, 1), (1, 1, 0))
 
 
@@ -87,7 +102,7 @@ async def test_a_call_that_is_dropped_or_left_has_failed(short_dir: Path) -> Non
         async for message in messages:
             yield message
 
-    async with channel_to(short_dir, {}, Scripted(Chat=chat)) as channel:
+    async with connect_to_servicers(short_dir, {}, CallbackServicer(Chat=chat)) as channel:
         stub = channel.stub(EchoServiceStub)
         call = await stub.Chat()
         await call.send_message(EchoRequest(message="x"))
@@ -107,13 +122,15 @@ async def test_a_call_that_is_dropped_or_left_has_failed(short_dir: Path) -> Non
 
 
 async def test_what_becomes_of_endpoints_is_kept(short_dir: Path) -> None:
-    feed, path = Feed(), short_dir / "a"
+    feed, path = FakeResolver(), short_dir / "a"
     async with open_channel("x", feed) as channel:
         await trio.testing.wait_all_tasks_blocked()
         for number in range(20):
             feed.set(Endpoint(str(number), f"unix:{path}"))
-            feed.set(departures=(Departure(str(number), "it had to"),))
-        assert channel.entry.logged == 40
-        events = [event.text.removeprefix(f"unix:{path} ") for event in channel.entry.events]
+            feed.set(departures=(ExitInfo(str(number), "it had to"),))
+        assert channel.trace_node.events_logged == 40
+        events = [
+            event.description.removeprefix(f"unix:{path} ") for event in channel.trace_node.events
+        ]
         assert events[-2:] == ["is listed", "is gone: it had to"]
         assert len(events) < 40

@@ -17,14 +17,14 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.policies.service_config import parse
+from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.server import Server
-from meshtrio.wire.errors import ErrorCode
-from tests.client.test_channel import Feed, endpoint, serving
-from tests.client.test_retrying import HEDGING, RETRY, method_config
-from tests.gateway.doors import gateway_to
-from tests.rpc.pairs import Scripted, request, requests
+from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
+from tests.client.test_retrying import HEDGING_POLICY, RETRY_POLICY, make_method_config
 from tests.rpc.test_calls import repeat_request
+from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.gateways import run_gateway
 
 EARLY = 0.002
 """Seconds before the deadline at which the server answers."""
@@ -47,7 +47,7 @@ ANSWERS = pytest.mark.parametrize(
 )
 
 
-def early(answer: Callable[[Any], None]) -> Scripted:
+def early(answer: Callable[[Any], None]) -> CallbackServicer:
     """A servicer whose handlers end their calls just before the deadline."""
 
     async def end(call: Any) -> None:
@@ -66,11 +66,11 @@ def early(answer: Callable[[Any], None]) -> Scripted:
         await end(request)
         return EchoReply()
 
-    return Scripted(Echo=echo, Repeat=repeat, Join=join)
+    return CallbackServicer(Echo=echo, Repeat=repeat, Join=join)
 
 
 async def unary(stub: Any) -> None:
-    await stub.Echo(request("x"))
+    await stub.Echo(echo_request("x"))
 
 
 async def server_stream(stub: Any) -> None:
@@ -79,7 +79,7 @@ async def server_stream(stub: Any) -> None:
 
 
 async def client_stream(stub: Any) -> None:
-    await stub.Join(requests("a", "b"))
+    await stub.Join(echo_requests("a", "b"))
 
 
 async def one_by_one(stub: Any) -> None:
@@ -104,10 +104,10 @@ async def moves_on(stub: Any, call: Callable[[Any], Any]) -> None:
 async def test_move_on_after_moves_on(
     answer: Callable[[Any], None], call: Callable[[Any], Any], short_dir: Path
 ) -> None:
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(early(answer))),
+        serve_on_socket(short_dir / "a", Server(early(answer))),
         open_channel("a", feed) as channel,
     ):
         await moves_on(channel.stub(EchoServiceStub), call)
@@ -119,7 +119,7 @@ async def test_through_the_gateway(
     answer: Callable[[Any], None], call: Callable[[Any], Any], short_dir: Path
 ) -> None:
     services = {"a": ["echo.v1.EchoService"]}
-    async with gateway_to(short_dir, services, a=Server(early(answer))) as behind:
+    async with run_gateway(short_dir, services, a=Server(early(answer))) as behind:
         await moves_on(behind.channel.stub(EchoServiceStub), call)
         await behind.assert_nothing_left()
 
@@ -127,8 +127,13 @@ async def test_through_the_gateway(
 @pytest.mark.parametrize(
     "config",
     [
-        {"retryPolicy": {**RETRY, "retryableStatusCodes": ["DEADLINE_EXCEEDED", "CANCELLED"]}},
-        {"hedgingPolicy": HEDGING},
+        {
+            "retryPolicy": {
+                **RETRY_POLICY,
+                "retryableStatusCodes": ["DEADLINE_EXCEEDED", "CANCELLED"],
+            }
+        },
+        {"hedgingPolicy": HEDGING_POLICY},
     ],
     ids=["retried", "hedged"],
 )
@@ -136,33 +141,35 @@ async def test_through_the_gateway(
 async def test_whatever_the_service_config_says(
     answer: Callable[[Any], None], config: dict[str, Any], short_dir: Path
 ) -> None:
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(early(answer))),
-        open_channel("a", feed, config=parse(method_config(**config))) as channel,
+        serve_on_socket(short_dir / "a", Server(early(answer))),
+        open_channel(
+            "a", feed, service_config=parse_service_config(make_method_config(**config))
+        ) as channel,
     ):
         await moves_on(channel.stub(EchoServiceStub), unary)
 
 
 async def test_fail_after_raises_its_own_error(short_dir: Path) -> None:
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(early(answer_deadline_exceeded))),
+        serve_on_socket(short_dir / "a", Server(early(answer_deadline_exceeded))),
         open_channel("a", feed) as channel,
     ):
         with pytest.raises(trio.TooSlowError):
             with trio.fail_after(0.05):
-                await channel.stub(EchoServiceStub).Echo(request("x"))
+                await channel.stub(EchoServiceStub).Echo(echo_request("x"))
 
 
 async def test_many_at_once(short_dir: Path) -> None:
     """Twenty in flight, three hundred in all: none raises."""
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(early(answer_deadline_exceeded))),
+        serve_on_socket(short_dir / "a", Server(early(answer_deadline_exceeded))),
         open_channel("a", feed) as channel,
         trio.open_nursery() as nursery,
     ):
@@ -182,14 +189,14 @@ async def test_a_status_long_before_the_deadline_is_raised_at_once(short_dir: Pa
     async def echo(message: Any) -> EchoReply:
         raise purerpc.DeadlineExceededError("of a call further on")
 
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(Scripted(Echo=echo))),
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=echo))),
         open_channel("a", feed) as channel,
     ):
         with trio.fail_after(5), pytest.raises(purerpc.DeadlineExceededError, match="further on"):
-            await channel.stub(EchoServiceStub).Echo(request("x"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("x"))
 
 
 async def test_another_status_just_before_the_deadline_is_raised(short_dir: Path) -> None:
@@ -197,10 +204,10 @@ async def test_another_status_just_before_the_deadline_is_raised(short_dir: Path
         await trio.sleep_until(request.deadline - EARLY)
         raise purerpc.NotFoundError("nothing there")
 
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
     async with (
-        serving(short_dir / "a", Server(Scripted(Echo=echo))),
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=echo))),
         open_channel("a", feed) as channel,
     ):
         stub = channel.stub(EchoServiceStub)
@@ -208,7 +215,7 @@ async def test_another_status_just_before_the_deadline_is_raised(short_dir: Path
         for _ in range(10):
             try:
                 with trio.move_on_after(0.05):
-                    await stub.Echo(request("x"))
+                    await stub.Echo(echo_request("x"))
             except purerpc.NotFoundError:
                 outcomes.append("raised")
         # Under load an answer may be later than the deadline.

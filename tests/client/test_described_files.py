@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from meshtrio.client.described_files import DescribedFiles, imports_first
-from meshtrio.threads import Pace
-from meshtrio.wire.protobuf import MalformedError
+from meshtrio.client.descriptor_pool_builder import DescriptorPoolBuilder, sort_by_imports
+from meshtrio.util.protobuf_wire import MalformedProtobufError
+from meshtrio.util.worker_threads import GilYielder
 
 
 def file(name: str = "f", *imports: str, package: str = "") -> FileDescriptorProto:
@@ -24,28 +24,28 @@ def with_messages(count: int, name: str = "f", package: str = "") -> bytes:
 
 
 def test_files_fit_together_in_any_order() -> None:
-    files = DescribedFiles()
-    files.add([file("a", "b", "c").SerializeToString()], Pace())
-    assert files.missing == {"b", "c"}
-    files.add([file("b", "c").SerializeToString(), file("c").SerializeToString()], Pace())
-    assert not files.missing
-    found = files.built(Pace())
+    files = DescriptorPoolBuilder()
+    files.add([file("a", "b", "c").SerializeToString()], GilYielder())
+    assert files.missing_imports == {"b", "c"}
+    files.add([file("b", "c").SerializeToString(), file("c").SerializeToString()], GilYielder())
+    assert not files.missing_imports
+    found = files.build(GilYielder())
     assert {each.name for each in found.pool.FindFileByName("a").dependencies} == {"b", "c"}
 
 
 def test_imports_come_first() -> None:
     imports = {"a": ["b", "c", "b"], "b": ["c"], "c": [], "d": ["a"]}
-    assert imports_first(imports) == ["c", "b", "a", "d"]
+    assert sort_by_imports(imports) == ["c", "b", "a", "d"]
     deep = {str(number): [str(number + 1)] for number in range(5000)} | {"5000": []}
-    assert imports_first(deep)[0] == "5000"
+    assert sort_by_imports(deep)[0] == "5000"
 
 
 @pytest.mark.parametrize(
     "imports", [{"a": ["a"]}, {"a": ["b"], "b": ["a"]}, {"a": ["b"], "b": ["c"], "c": ["b"]}]
 )
 def test_a_circle_is_found(imports: dict[str, list[str]]) -> None:
-    with pytest.raises(MalformedError, match="imports itself"):
-        imports_first(imports)
+    with pytest.raises(MalformedProtobufError, match="imports itself"):
+        sort_by_imports(imports)
 
 
 def nested(depth: int) -> bytes:
@@ -76,12 +76,12 @@ def nested(depth: int) -> bytes:
     ],
 )
 def test_what_is_too_much_is_refused(make: Callable[[], list[bytes]], reason: str) -> None:
-    with pytest.raises(MalformedError, match=reason):
-        DescribedFiles().add(make(), Pace())
+    with pytest.raises(MalformedProtobufError, match=reason):
+        DescriptorPoolBuilder().add(make(), GilYielder())
 
 
 def test_what_protobuf_refuses_is_one_kind_of_error() -> None:
-    files = DescribedFiles()
-    files.add([b"\x0a\x01x\x22\x00"], Pace())  # a message without a name
-    with pytest.raises(MalformedError):
-        files.built(Pace())
+    files = DescriptorPoolBuilder()
+    files.add([b"\x0a\x01x\x22\x00"], GilYielder())  # a message without a name
+    with pytest.raises(MalformedProtobufError):
+        files.build(GilYielder())

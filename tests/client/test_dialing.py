@@ -14,21 +14,21 @@ import trio
 import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 
-from meshtrio.client import link
+from meshtrio.client import subchannel
 from meshtrio.client.channel import open_channel
-from meshtrio.client.dialing import DialLimiter
-from meshtrio.client.endpoint import RECONNECT_REGISTERED, Endpoint
-from meshtrio.registry.tables import outside_endpoint
-from meshtrio.rpc.transport import SocketTransport
-from meshtrio.wire import frames
-from tests.client.test_channel import serving
-from tests.rpc.pairs import fixed, request
+from meshtrio.client.dial_limiter import DialLimiter
+from meshtrio.discovery.endpoint import REGISTERED_RECONNECT_BACKOFF, Endpoint
+from meshtrio.discovery.static import make_external_endpoint
+from meshtrio.http2 import frames
+from meshtrio.transport.transport import SocketTransport
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import echo_request, static_resolver
 
 DEAD = 2000
 
 
 def dead_endpoints() -> list[Endpoint]:
-    found = (outside_endpoint(f"unix:/nowhere/{number}") for number in range(DEAD))
+    found = (make_external_endpoint(f"unix:/nowhere/{number}") for number in range(DEAD))
     return [attrs.evolve(each, id=f"{each.id} #{n}") for n, each in enumerate(found)]
 
 
@@ -55,14 +55,14 @@ async def test_dead_endpoints_are_tried_ever_more_seldom(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     dials = Dials()
-    monkeypatch.setattr(link, "dial", dials)
-    async with open_channel("dead", fixed(*dead_endpoints())):
+    monkeypatch.setattr(subchannel, "dial", dials)
+    async with open_channel("dead", static_resolver(*dead_endpoints())):
         await trio.sleep(5)
         # Each has been tried, and was so again at the pool's rate for all of them.
         assert len(dials.attempts) == DEAD
         assert dials.attempts.total() <= DEAD + 100 + 5 * 100 + 1
     dials.attempts.clear()
-    async with open_channel("dead", fixed(*dead_endpoints()[:100])):
+    async with open_channel("dead", static_resolver(*dead_endpoints()[:100])):
         await trio.sleep(600)
         before = dials.attempts.total()
         await trio.sleep(1200)
@@ -76,9 +76,9 @@ async def test_attempts_at_once_are_bounded_across_a_network(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     dials = Dials(takes=5)
-    monkeypatch.setattr(link, "dial", dials)
-    endpoints = [outside_endpoint(f"tcp:host-{number}:1") for number in range(500)]
-    async with open_channel("dead", fixed(*endpoints)):
+    monkeypatch.setattr(subchannel, "dial", dials)
+    endpoints = [make_external_endpoint(f"tcp:host-{number}:1") for number in range(500)]
+    async with open_channel("dead", static_resolver(*endpoints)):
         await trio.sleep(60)
     assert dials.most_under_way == 64
     assert len(dials.attempts) == 500
@@ -93,8 +93,8 @@ async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     dials = Dials()
-    monkeypatch.setattr(link, "dial", dials)
-    async with open_channel("one", fixed(endpoint)):
+    monkeypatch.setattr(subchannel, "dial", dials)
+    async with open_channel("one", static_resolver(endpoint)):
         await trio.sleep(600)
         before = dials.attempts.total()
         await trio.sleep(60)
@@ -117,38 +117,38 @@ async def test_one_that_ends_every_connection_is_backed_off_from(
             theirs.sendall(frames.settings({}))
         return SocketTransport(ours)
 
-    monkeypatch.setattr(link, "dial", dial)
-    async with open_channel("closing", fixed(outside_endpoint("unix:/somewhere"))):
+    monkeypatch.setattr(subchannel, "dial", dial)
+    async with open_channel("closing", static_resolver(make_external_endpoint("unix:/somewhere"))):
         await trio.sleep(600)
         # 20 ms, and 1.6 times as long each time, up to two minutes.
         assert 15 < dials < 40
 
 
 async def test_one_that_lives_among_dead_ones_is_called(short_dir: Path) -> None:
-    alive = outside_endpoint(f"unix:{short_dir / 'alive'}")
-    async with serving(short_dir / "alive"):
+    alive = make_external_endpoint(f"unix:{short_dir / 'alive'}")
+    async with serve_on_socket(short_dir / "alive"):
         endpoints = dead_endpoints()
         endpoints.insert(DEAD // 2, alive)
         with trio.fail_after(120):
-            async with open_channel("mixed", fixed(*endpoints)) as channel:
+            async with open_channel("mixed", static_resolver(*endpoints)) as channel:
                 for _ in range(10):
-                    reply = await channel.stub(EchoServiceStub).Echo(request("?"))
+                    reply = await channel.stub(EchoServiceStub).Echo(echo_request("?"))
                     assert reply.message == "alive"
 
 
 def test_the_backoff_is_grpcs_from_20_ms_to_120_s() -> None:
     rng = Random(1)
-    delays = [RECONNECT_REGISTERED.delay(failures, rng) for failures in (1, 2, 10, 100)]
+    delays = [REGISTERED_RECONNECT_BACKOFF.delay(failures, rng) for failures in (1, 2, 10, 100)]
     for delay, plain in zip(delays, (0.02, 0.032, 0.02 * 1.6**9, 120), strict=True):
         assert plain * 0.8 <= delay <= plain * 1.2
 
 
 def test_retries_have_a_burst_and_then_their_rate() -> None:
-    limiter, endpoint = DialLimiter(), outside_endpoint("unix:/nowhere")
-    times = [limiter.retry_at(endpoint, 1000.0) for _ in range(301)]
+    limiter, endpoint = DialLimiter(), make_external_endpoint("unix:/nowhere")
+    times = [limiter.reserve_retry_time(endpoint, 1000.0) for _ in range(301)]
     assert times[99] == 1000.0
     assert times[300] == pytest.approx(1002.0, abs=0.02)
-    assert limiter.retry_at(endpoint, 5000.0) == 5000.0
+    assert limiter.reserve_retry_time(endpoint, 5000.0) == 5000.0
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_retries_have_a_burst_and_then_their_rate() -> None:
     [
         Endpoint("a", "unix:/other", pid=1),
         Endpoint("unix:/other", "unix:/other"),
-        attrs.evolve(outside_endpoint("unix:/other"), owner=8),
-        outside_endpoint("unix:/other"),
+        attrs.evolve(make_external_endpoint("unix:/other"), server_uid=8),
+        make_external_endpoint("unix:/other"),
     ],
     ids=["run by the mesh", "by address", "of another registrar", "of the config"],
 )
@@ -166,11 +166,11 @@ async def test_a_registrars_endpoints_that_never_accept_delay_no_others(
 ) -> None:
     """Their backlogs are full, so that each attempt waits for room for seconds."""
     dials = Dials(takes=5)
-    monkeypatch.setattr(link, "dial", dials)
-    full = [attrs.evolve(each, owner=7) for each in dead_endpoints()[:500]]
-    async with open_channel("full", fixed(*full)):
+    monkeypatch.setattr(subchannel, "dial", dials)
+    full = [attrs.evolve(each, server_uid=7) for each in dead_endpoints()[:500]]
+    async with open_channel("full", static_resolver(*full)):
         await trio.sleep(1)
-        async with open_channel("other", fixed(other)):
+        async with open_channel("other", static_resolver(other)):
             await trio.testing.wait_all_tasks_blocked()
             assert dials.attempts["unix:/other"] == 1
     assert dials.most_under_way <= 17

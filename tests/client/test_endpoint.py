@@ -15,7 +15,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.endpoint import connect, target_of
+from meshtrio.discovery.endpoint import canonical_target, connect_socket
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from meshtrio.client.endpoint import connect, target_of
     ],
 )
 def test_a_target_is_what_grpc_makes_of_the_same_address(name: str, target: str) -> None:
-    assert target_of(name) == target
+    assert canonical_target(name) == target
 
 
 async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
@@ -39,14 +39,14 @@ async def test_a_full_backlog_is_waited_for(short_dir: Path) -> None:
         listener.bind(str(short_dir / "s"))
         listener.listen(0)
         address = f"unix:{short_dir / 's'}"
-        stack.enter_context(await connect(address))
+        stack.enter_context(await connect_socket(address))
         with pytest.raises(BlockingIOError, match="backlog of connections is full"):
-            await connect(address, patience=0.05)
+            await connect_socket(address, backlog_timeout=0.05)
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def connect_late() -> None:
-                stack.enter_context(await connect(address, patience=600))
+                stack.enter_context(await connect_socket(address, backlog_timeout=600))
 
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert nursery.child_tasks
@@ -61,7 +61,7 @@ async def test_calls_say_that_it_is_this_process_that_lacks_descriptors(short_di
         try:
             stub = channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.UnavailableError, match="Too many open files in this proc"):
-                await stub.Echo(EchoRequest(message="hi"), wait=False)
+                await stub.Echo(EchoRequest(message="hi"), wait_for_ready=False)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -74,9 +74,9 @@ async def test_the_lack_of_descriptors_is_told_from_a_server_that_is_gone() -> N
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             with pytest.raises(OSError, match="Too many open files") as caught:
-                await connect(address)
+                await connect_socket(address)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert caught.value.errno == errno.EMFILE
     with pytest.raises(ConnectionRefusedError):
-        await connect(address)
+        await connect_socket(address)

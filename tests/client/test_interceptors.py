@@ -16,18 +16,18 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.dial import Tls
 from meshtrio.client.interceptors import ClientCall, call_credentials
 from meshtrio.errors import UsageError
-from meshtrio.policies.service_config import parse
-from meshtrio.rpc.current import current_call
-from meshtrio.rpc.seam import Request
+from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.rpc.context import current_call
+from meshtrio.rpc.purerpc_compat import ServerContext
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, request
-from tests.rpc.test_calls import chat, repeat
-from tests.rpc.test_tls import CA, client_context, server_context
-from tests.rpc.test_tls import serving as serving_tls
+from meshtrio.transport.dial import ClientTls
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import handle_chat, handle_repeat
+from tests.rpc.test_tls import TEST_CA, client_context, server_context
+from tests.rpc.test_tls import serve_on_tcp as serving_tls
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
 
 async def told(message: EchoRequest, request: Any) -> EchoReply:
@@ -60,10 +60,10 @@ async def test_they_are_around_each_call_the_first_outermost(short_dir: Path) ->
     address = f"unix:{short_dir / 'a'}"
     outer, inner = Log("outer"), Log("inner")
     outer.lines = inner.lines
-    async with serving(short_dir / "a", Server(Scripted(Echo=told))):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=told))):
         async with connect_to(address, interceptors=[outer, inner]) as channel:
             stub = channel.stub(EchoServiceStub)
-            assert (await stub.Echo(request("trail"))).message == "inner"
+            assert (await stub.Echo(echo_request("trail"))).message == "inner"
             assert outer.lines == ["outer+Echo", "inner+Echo", "inner-", "outer-"]
             call = outer.calls[0]
             assert call.peer == address
@@ -94,12 +94,12 @@ async def test_retries_are_within_one_block(short_dir: Path) -> None:
         "backoffMultiplier": 1,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    config = parse({"methodConfig": [{"name": [{}], "retryPolicy": retry}]})
+    config = parse_service_config({"methodConfig": [{"name": [{}], "retryPolicy": retry}]})
     log = Log()
-    async with serving(short_dir / "a", Server(Scripted(Echo=flaky))):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=flaky))):
         address = f"unix:{short_dir / 'a'}"
-        async with connect_to(address, interceptors=[log], config=config) as channel:
-            await channel.stub(EchoServiceStub).Echo(request("x"))
+        async with connect_to(address, interceptors=[log], service_config=config) as channel:
+            await channel.stub(EchoServiceStub).Echo(echo_request("x"))
     assert log.lines == ["+Echo", "-"]
 
 
@@ -110,10 +110,10 @@ async def test_they_see_the_end_of_a_stream_however_it_comes(short_dir: Path) ->
         yield EchoReply()
         raise purerpc.AbortedError("enough")
 
-    servicer = Scripted(Repeat=repeat, Chat=chat)
+    servicer = CallbackServicer(Repeat=handle_repeat, Chat=handle_chat)
     async with (
-        serving(short_dir / "a", Server(servicer)),
-        serving(short_dir / "b", Server(Scripted(Repeat=failing))),
+        serve_on_socket(short_dir / "a", Server(servicer)),
+        serve_on_socket(short_dir / "b", Server(CallbackServicer(Repeat=failing))),
         connect_to(f"unix:{short_dir / 'a'}", interceptors=[log]) as good,
         connect_to(f"unix:{short_dir / 'b'}", interceptors=[log]) as bad,
     ):
@@ -128,7 +128,7 @@ async def test_they_see_the_end_of_a_stream_however_it_comes(short_dir: Path) ->
         async for _ in good.stub(EchoServiceStub).Repeat(RepeatRequest(count=1000)):
             break
         async with good.stub(EchoServiceStub).Chat() as chatting:
-            await chatting.send_message(request("x"))
+            await chatting.send_message(echo_request("x"))
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert sorted(log.lines) == ["+Chat", "+Repeat", "-", "-"]
 
@@ -143,13 +143,13 @@ async def test_one_may_refuse_a_call_and_change_its_failure(short_dir: Path) -> 
         except purerpc.UnimplementedError:
             raise purerpc.NotFoundError("as it is called here") from None
 
-    async with serving(short_dir / "a", Server(Scripted())):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer())):
         async with connect_to(f"unix:{short_dir / 'a'}", interceptors=[refuse]) as channel:
             stub = channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.PermissionDeniedError):
                 await anext(stub.Repeat(RepeatRequest()))
             with pytest.raises(purerpc.NotFoundError):
-                await stub.Echo(request("x"))
+                await stub.Echo(echo_request("x"))
             with pytest.raises(purerpc.NotFoundError):
                 await anext(stub.Chat())
 
@@ -161,7 +161,7 @@ async def test_credentials_and_metadata_of_the_channel(short_dir: Path) -> None:
         await trio.lowlevel.checkpoint()
         return [("authorization", next(tokens))]
 
-    async with serving(short_dir / "a", Server(Scripted(Echo=told))):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=told))):
         async with connect_to(
             f"unix:{short_dir / 'a'}",
             interceptors=[call_credentials(token)],
@@ -169,11 +169,11 @@ async def test_credentials_and_metadata_of_the_channel(short_dir: Path) -> None:
         ) as channel:
             stub = channel.stub(EchoServiceStub)
             for word, said in (("authorization", "one"), ("authorization", "two")):
-                assert (await stub.Echo(request(word))).message == said
+                assert (await stub.Echo(echo_request(word))).message == said
         async with connect_to(f"unix:{short_dir / 'a'}", metadata=[("team", "blue")]) as channel:
             stub = channel.stub(EchoServiceStub)
-            assert (await stub.Echo(request("team"))).message == "blue"
-            reply = await stub.Echo(request("own"), metadata=[("own", "x")])
+            assert (await stub.Echo(echo_request("team"))).message == "blue"
+            reply = await stub.Echo(echo_request("own"), metadata=[("own", "x")])
             assert reply.message == "x"
 
 
@@ -184,7 +184,7 @@ async def test_a_servers_interceptors_may_refuse_and_add(short_dir: Path) -> Non
     lines: list[str] = []
 
     @asynccontextmanager
-    async def guard(call: Request) -> AsyncIterator[None]:
+    async def guard(call: ServerContext) -> AsyncIterator[None]:
         if ("pass", "word") not in call.custom_metadata:
             raise purerpc.UnauthenticatedError("who are you?")
         lines.append(call.method_name)
@@ -192,14 +192,14 @@ async def test_a_servers_interceptors_may_refuse_and_add(short_dir: Path) -> Non
         call.trailing_metadata = [("seen", "by-guard")]
         lines.append("done")
 
-    server = Server(Scripted(Echo=told, Repeat=repeat), interceptors=[guard])
-    async with serving(short_dir / "a", server):
+    server = Server(CallbackServicer(Echo=told, Repeat=handle_repeat), interceptors=[guard])
+    async with serve_on_socket(short_dir / "a", server):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             stub = channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.UnauthenticatedError, match="who are you"):
-                await stub.Echo(request("x"))
+                await stub.Echo(echo_request("x"))
             metadata = [("pass", "word")]
-            _, outcome = await stub.Echo.with_call(request("pass"), metadata=metadata)
+            _, outcome = await stub.Echo.with_call(echo_request("pass"), metadata=metadata)
             assert outcome.trailing_metadata == (("seen", "by-guard"),)
             call = stub.Repeat(RepeatRequest(count=2), metadata=metadata)
             assert len([reply async for reply in call]) == 2
@@ -225,10 +225,12 @@ async def test_a_handler_knows_its_call_wherever_it_is(short_dir: Path) -> None:
             nursery.start_soon(deep)
         return EchoReply(message=current_call().method_name)
 
-    async with serving(short_dir / "a", Server(Scripted(Echo=handler))):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=handler))):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             with trio.fail_after(30):
-                reply, outcome = await channel.stub(EchoServiceStub).Echo.with_call(request("x"))
+                reply, outcome = await channel.stub(EchoServiceStub).Echo.with_call(
+                    echo_request("x")
+                )
     assert reply.message == "Echo"
     assert outcome.trailing_metadata == (("from", "below"),)
     assert (found["peer"].pid, found["peer"].uid) == (os.getpid(), os.getuid())
@@ -245,10 +247,10 @@ async def test_a_handler_learns_why_it_was_cancelled(short_dir: Path) -> None:
             reasons.append(current_call().cancellation_reason)
         raise AssertionError
 
-    async with serving(short_dir / "a", Server(Scripted(Echo=handler))):
+    async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=handler))):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("x"))
+                nursery.start_soon(channel.stub(EchoServiceStub).Echo, echo_request("x"))
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 nursery.cancel_scope.cancel()
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -258,13 +260,13 @@ async def test_a_handler_learns_why_it_was_cancelled(short_dir: Path) -> None:
 
 async def test_the_certificate_of_a_caller_is_known() -> None:
     async def who(message: EchoRequest, request: Any) -> EchoReply:
-        return EchoReply(message=" ".join([*request.peer.names, request.peer.address]))
+        return EchoReply(message=" ".join([*request.peer.subject_alt_names, request.peer.address]))
 
     context: ssl.SSLContext = server_context(mutual=True)
-    async with serving_tls(context, Scripted(Echo=who)) as address:
-        tls = Tls(client_context(shows=CA), "localhost")
+    async with serving_tls(context, CallbackServicer(Echo=who)) as address:
+        tls = ClientTls(client_context(client_ca=TEST_CA), "localhost")
         async with connect_to(address, tls=tls) as channel:
-            reply = await channel.stub(EchoServiceStub).Echo(request("x"))
+            reply = await channel.stub(EchoServiceStub).Echo(echo_request("x"))
     name, _, peer = reply.message.partition(" ")
     assert name == "email:client@example.org"
     assert peer.startswith("127.0.0.1:")
@@ -284,11 +286,11 @@ async def test_trace_and_baggage_go_on_with_a_handlers_own_calls(short_dir: Path
             return reply
 
     async with (
-        serving(short_dir / "b", Server(Scripted(Echo=told))),
-        serving(short_dir / "a", Server(Scripted(Echo=passing_on))),
+        serve_on_socket(short_dir / "b", Server(CallbackServicer(Echo=told))),
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=passing_on))),
         connect_to(f"unix:{short_dir / 'a'}") as channel,
     ):
         stub = channel.stub(EchoServiceStub)
         metadata = [TRACE, ("baggage", "user=7"), ("secret", "stays here")]
         for word, said in (("traceparent", TRACE[1]), ("secret", ""), ("baggage", "its=own")):
-            assert (await stub.Echo(request(word), metadata=metadata)).message == said
+            assert (await stub.Echo(echo_request(word), metadata=metadata)).message == said

@@ -6,20 +6,20 @@ import pytest
 import trio
 import trio.testing
 
-from meshtrio.client import pool
-from meshtrio.client.endpoint import ServiceState
-from meshtrio.client.pool import Update, shared_pool
+from meshtrio.client import subchannel_pool
+from meshtrio.client.subchannel_pool import StateCallback, open_shared_pool
+from meshtrio.discovery.endpoint import ServiceState
 
 
 async def test_a_feed_that_fails_is_begun_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool, "_AFTER_A_BUG", 0.001)
+    monkeypatch.setattr(subchannel_pool, "_RESTART_DELAY", 0.001)
     began = 0
     told: list[ServiceState] = []
     informed, ended = trio.Event(), trio.Event()
 
-    async def feed(update: Update) -> None:
+    async def feed(update: StateCallback) -> None:
         nonlocal began
         began += 1
         if began < 4:
@@ -35,7 +35,7 @@ async def test_a_feed_that_fails_is_begun_again(
         informed.set()
 
     with trio.fail_after(30):
-        async with shared_pool() as shared:
+        async with open_shared_pool() as shared:
             shared.subscribe("key", feed, take)
             await informed.wait()
             shared.unsubscribe("key", take)
@@ -46,13 +46,13 @@ async def test_a_feed_that_fails_is_begun_again(
 
 
 async def test_a_feed_that_nobody_wants_any_more_is_not_begun() -> None:
-    async def feed(update: Update) -> None:
+    async def feed(update: StateCallback) -> None:
         raise AssertionError("nobody wants it")
 
     def take(state: ServiceState) -> None:
         """Nothing comes."""
 
-    async with shared_pool() as shared:
+    async with open_shared_pool() as shared:
         shared.subscribe("key", feed, take)
         shared.unsubscribe("key", take)
         await trio.testing.wait_all_tasks_blocked()

@@ -5,14 +5,23 @@ from __future__ import annotations
 import purerpc
 import pytest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from tests.client.test_question import GOOD, HEAD, SERVING, answered, question
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.hpack import codec
+from tests.client.test_question import (
+    RESPONSE_HEADERS,
+    SERVING_REPLY_BYTES,
+    SERVING_RESPONSE,
+    call_scripted_peer,
+    make_health_call,
+)
 
 
 def trailers_only(*fields: tuple[bytes, bytes]) -> bytes:
-    block = hpack.encode([*HEAD, *fields])
-    return frames.settings({}) + frames.header_frames(1, block, end_stream=True, max_size=16_384)
+    block = codec.encode([*RESPONSE_HEADERS, *fields])
+    return frames.settings({}) + frames.encode_header_block(
+        1, block, end_stream=True, max_frame_size=16_384
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,11 +41,14 @@ async def test_a_server_without_health_says_so_in_its_own_way(
         answer += frames.rst_stream(1, ErrorCode.NO_ERROR)
     for pieces in ([answer], [answer[i : i + 1] for i in range(len(answer))]):
         with pytest.raises(purerpc.UnimplementedError):
-            await answered(question(), pieces)
+            await call_scripted_peer(make_health_call(), pieces)
 
 
 @pytest.mark.parametrize("code", [ErrorCode.NO_ERROR, ErrorCode.CANCEL])
 async def test_a_reset_behind_the_answer_is_none(code: ErrorCode) -> None:
     """net/http resets a request that its handler has not read."""
     reset = frames.rst_stream(1, code)
-    assert await answered(question(), [GOOD + reset]) == SERVING
+    assert (
+        await call_scripted_peer(make_health_call(), [SERVING_REPLY_BYTES + reset])
+        == SERVING_RESPONSE
+    )

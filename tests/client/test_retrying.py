@@ -17,37 +17,37 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.errors import ConnectionLostError
-from meshtrio.policies.service_config import MethodConfig, parse
+from meshtrio.grpc.service_config import MethodConfig, parse_service_config
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import Feed, endpoint, serving
-from tests.rpc.pairs import Scripted, request
+from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
-RETRY = {
+RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.01s",
     "maxBackoff": "0.02s",
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-HEDGING = {"maxAttempts": 3, "hedgingDelay": "0.05s", "nonFatalStatusCodes": ["UNAVAILABLE"]}
+HEDGING_POLICY = {"maxAttempts": 3, "hedgingDelay": "0.05s", "nonFatalStatusCodes": ["UNAVAILABLE"]}
 
 
-def method_config(**values: Any) -> dict[str, Any]:
+def make_method_config(**values: Any) -> dict[str, Any]:
     return {"methodConfig": [{"name": [{}], **values}]}
 
 
 @attrs.define
-class Flaky:
+class FailingHandlers:
     """Fails as it is told, and then answers; keeps what each attempt came with."""
 
     failures: list[Exception] = attrs.field(factory=list)
     pushback: str | None = None
-    seen: list[dict[str, Any]] = attrs.field(factory=list)
-    at: list[float] = attrs.field(factory=list)
+    received_metadata: list[dict[str, Any]] = attrs.field(factory=list)
+    received_at: list[float] = attrs.field(factory=list)
 
     async def echo(self, message: EchoRequest, request: Any) -> EchoReply:
-        self.seen.append(dict(request.custom_metadata))
-        self.at.append(trio.current_time())
+        self.received_metadata.append(dict(request.custom_metadata))
+        self.received_at.append(trio.current_time())
         if self.failures:
             if self.pushback is not None:
                 request.trailing_metadata = [("grpc-retry-pushback-ms", self.pushback)]
@@ -55,7 +55,7 @@ class Flaky:
         return EchoReply(message=message.message)
 
     async def repeat(self, message: RepeatRequest, request: Any) -> AsyncIterator[EchoReply]:
-        self.seen.append(dict(request.custom_metadata))
+        self.received_metadata.append(dict(request.custom_metadata))
         yielding = message.count
         for number in range(yielding):
             if self.failures and number == yielding - 1:
@@ -65,163 +65,181 @@ class Flaky:
     @property
     def previous(self) -> list[str | None]:
         """What each attempt said of those before it."""
-        return [metadata.get("grpc-previous-rpc-attempts") for metadata in self.seen]
+        return [metadata.get("grpc-previous-rpc-attempts") for metadata in self.received_metadata]
 
 
-def unavailable(count: int) -> list[Exception]:
+def unavailable_errors(count: int) -> list[Exception]:
     return [purerpc.UnavailableError("not now") for _ in range(count)]
 
 
 @asynccontextmanager
-async def channel_to(
-    folder: Path, config: dict[str, Any], *servicers: Scripted
+async def connect_to_servicers(
+    folder: Path, config: dict[str, Any], *servicers: CallbackServicer
 ) -> AsyncIterator[Channel]:
     """A channel to one server for each servicer."""
     paths = [folder / chr(ord("a") + number) for number in range(len(servicers))]
     async with AsyncExitStack() as stack:
         for path, servicer in zip(paths, servicers, strict=True):
-            await stack.enter_async_context(serving(path, Server(servicer)))
-        feed = Feed()
-        feed.set(*map(endpoint, paths))
-        channel = await stack.enter_async_context(open_channel("x", feed, config=parse(config)))
+            await stack.enter_async_context(serve_on_socket(path, Server(servicer)))
+        feed = FakeResolver()
+        feed.set(*map(unix_endpoint, paths))
+        channel = await stack.enter_async_context(
+            open_channel("x", feed, service_config=parse_service_config(config))
+        )
         await trio.testing.wait_all_tasks_blocked(0.01)
         yield channel
 
 
-def flaky(found: Flaky) -> Scripted:
-    return Scripted(Echo=found.echo, Repeat=found.repeat)
+def make_failing_servicer(found: FailingHandlers) -> CallbackServicer:
+    return CallbackServicer(Echo=found.echo, Repeat=found.repeat)
 
 
 async def test_a_call_is_made_again_and_says_how_often(short_dir: Path) -> None:
-    found = Flaky(unavailable(3))
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
-        reply = await channel.stub(EchoServiceStub).Echo(request("hi"))
+    found = FailingHandlers(unavailable_errors(3))
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
+        reply = await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
     assert reply.message == "hi"
     assert found.previous == [None, "1", "2", "3"]
 
 
 async def test_the_last_failure_is_the_callers(short_dir: Path) -> None:
-    found = Flaky([*unavailable(3), purerpc.UnavailableError("the last")])
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers([*unavailable_errors(3), purerpc.UnavailableError("the last")])
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         with pytest.raises(purerpc.UnavailableError, match="the last"):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
-    assert len(found.seen) == 4
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert len(found.received_metadata) == 4
 
 
 @pytest.mark.parametrize(
     "failure", [purerpc.InternalError("final"), purerpc.AbortedError("final")], ids=str
 )
 async def test_other_failures_are_final(failure: Exception, short_dir: Path) -> None:
-    found = Flaky([failure])
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers([failure])
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         with pytest.raises(type(failure), match="final"):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
-    assert len(found.seen) == 1
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert len(found.received_metadata) == 1
 
 
 async def test_without_a_policy_nothing_is_made_again(short_dir: Path) -> None:
-    found = Flaky(unavailable(1))
-    async with channel_to(short_dir, {}, flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1))
+    async with connect_to_servicers(short_dir, {}, make_failing_servicer(found)) as channel:
         with pytest.raises(purerpc.UnavailableError):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
         # The caller may bring one.
-        found.failures = unavailable(1)
-        policy = parse(method_config(retryPolicy=RETRY)).method("", "")
+        found.failures = unavailable_errors(1)
+        policy = parse_service_config(
+            make_method_config(retryPolicy=RETRY_POLICY)
+        ).get_method_config("", "")
         assert isinstance(policy, MethodConfig)
-        await channel.stub(EchoServiceStub).Echo(request("hi"), policy=policy)
-    assert len(found.seen) == 3
+        await channel.stub(EchoServiceStub).Echo(echo_request("hi"), method_config=policy)
+    assert len(found.received_metadata) == 3
 
 
 async def test_a_server_can_say_when_and_that_never(short_dir: Path) -> None:
-    found = Flaky(unavailable(1), pushback="150")
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1), pushback="150")
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request("hi"))
-        assert found.at[1] - found.at[0] >= 0.15
-        found.failures, found.pushback = unavailable(1), "-1"
+        await stub.Echo(echo_request("hi"))
+        assert found.received_at[1] - found.received_at[0] >= 0.15
+        found.failures, found.pushback = unavailable_errors(1), "-1"
         with pytest.raises(purerpc.UnavailableError):
-            await stub.Echo(request("hi"))
-    assert len(found.seen) == 3
+            await stub.Echo(echo_request("hi"))
+    assert len(found.received_metadata) == 3
 
 
 async def test_a_deadline_is_not_waited_out(short_dir: Path) -> None:
     """The failure says more than the deadline that would come before the next attempt."""
-    found = Flaky(unavailable(1), pushback="60000")
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1), pushback="60000")
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="not now"):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
 
 
 async def test_the_throttle_stops_retries_for_the_whole_channel(short_dir: Path) -> None:
-    config = method_config(retryPolicy=RETRY)
+    config = make_method_config(retryPolicy=RETRY_POLICY)
     config["retryThrottling"] = {"maxTokens": 4, "tokenRatio": 1}
-    found = Flaky(unavailable(100))
-    async with channel_to(short_dir, config, flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(100))
+    async with connect_to_servicers(short_dir, config, make_failing_servicer(found)) as channel:
         stub = channel.stub(EchoServiceStub)
         for attempts in (2, 1, 1):
-            found.seen.clear()
+            found.received_metadata.clear()
             with pytest.raises(purerpc.UnavailableError):
-                await stub.Echo(request("hi"))
-            assert len(found.seen) == attempts
+                await stub.Echo(echo_request("hi"))
+            assert len(found.received_metadata) == attempts
         found.failures.clear()
         for _ in range(4):
-            await stub.Echo(request("hi"))
-        found.failures, found.seen = unavailable(1), []
-        await stub.Echo(request("hi"))
-    assert len(found.seen) == 2
+            await stub.Echo(echo_request("hi"))
+        found.failures, found.received_metadata = unavailable_errors(1), []
+        await stub.Echo(echo_request("hi"))
+    assert len(found.received_metadata) == 2
 
 
 async def test_the_budget_bounds_what_retries_add(short_dir: Path) -> None:
-    config = method_config(retryPolicy=RETRY)
+    config = make_method_config(retryPolicy=RETRY_POLICY)
     config["meshtrio"] = {"retryBudget": {"ratio": 0.5, "minPerSecond": 0}}
-    found = Flaky(unavailable(1000))
-    async with channel_to(short_dir, config, flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1000))
+    async with connect_to_servicers(short_dir, config, make_failing_servicer(found)) as channel:
         for _ in range(20):
             with pytest.raises(purerpc.UnavailableError):
-                await channel.stub(EchoServiceStub).Echo(request("hi"))
-    assert 25 <= len(found.seen) <= 30
+                await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert 25 <= len(found.received_metadata) <= 30
 
 
 async def test_streams_earn_retries_and_calm_the_throttle_as_other_calls_do(
     short_dir: Path,
 ) -> None:
-    config = method_config(retryPolicy=RETRY)
+    config = make_method_config(retryPolicy=RETRY_POLICY)
     config["meshtrio"] = {"retryBudget": {"ratio": 0.5, "minPerSecond": 0}}
     config["retryThrottling"] = {"maxTokens": 4, "tokenRatio": 1}
-    found = Flaky(unavailable(1))
-    async with channel_to(short_dir, config, flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1))
+    async with connect_to_servicers(short_dir, config, make_failing_servicer(found)) as channel:
         stub = channel.stub(EchoServiceStub)
         for _ in range(2):  # of which the first earns too little for its retry
             with contextlib.suppress(purerpc.UnavailableError):
                 [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
-        found.failures, found.seen = unavailable(1), []
+        found.failures, found.received_metadata = unavailable_errors(1), []
         replies = [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
-        assert channel.throttle is not None
-        assert channel.throttle.tokens == 4
+        assert channel.retry_throttle is not None
+        assert channel.retry_throttle.tokens == 4
     assert (len(replies), found.previous) == (1, [None, "1"])
 
 
 async def test_a_stream_is_made_again_until_its_reply_has_begun(short_dir: Path) -> None:
-    found = Flaky(unavailable(1))
-    async with channel_to(short_dir, method_config(retryPolicy=RETRY), flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(1))
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), make_failing_servicer(found)
+    ) as channel:
         stub = channel.stub(EchoServiceStub)
         replies = [reply.message async for reply in stub.Repeat(RepeatRequest(count=1))]
         assert replies == ["0"]
         assert found.previous == [None, "1"]
-        found.failures = unavailable(1)
+        found.failures = unavailable_errors(1)
         with pytest.raises(purerpc.UnavailableError):
             [reply async for reply in stub.Repeat(RepeatRequest(count=2))]
-    assert len(found.seen) == 3
+    assert len(found.received_metadata) == 3
 
 
 async def test_another_attempt_goes_to_another_endpoint(short_dir: Path) -> None:
-    bad, good = Flaky(unavailable(100)), Flaky()
-    config = method_config(retryPolicy={**RETRY, "maxAttempts": 2})
-    async with channel_to(short_dir, config, flaky(bad), flaky(good)) as channel:
+    bad, good = FailingHandlers(unavailable_errors(100)), FailingHandlers()
+    config = make_method_config(retryPolicy={**RETRY_POLICY, "maxAttempts": 2})
+    async with connect_to_servicers(
+        short_dir, config, make_failing_servicer(bad), make_failing_servicer(good)
+    ) as channel:
         for _ in range(20):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
-    assert len(good.seen) == 20
-    assert len(bad.seen) > 5
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert len(good.received_metadata) == 20
+    assert len(bad.received_metadata) > 5
 
 
 async def test_a_broken_connection_is_retried_by_policy_only(short_dir: Path) -> None:
@@ -233,25 +251,25 @@ async def test_a_broken_connection_is_retried_by_policy_only(short_dir: Path) ->
             await trio.sleep_forever()
         return EchoReply(message="whole")
 
-    server = Server(Scripted(Echo=breaks))
+    server = Server(CallbackServicer(Echo=breaks))
 
     def cut() -> None:
         for connection in list(server.connections):
-            connection.shut("a test breaks it")
+            connection.close("a test breaks it")
 
-    feed = Feed()
-    feed.set(endpoint(short_dir / "a"))
-    config = parse(method_config(retryPolicy=RETRY))
+    feed = FakeResolver()
+    feed.set(unix_endpoint(short_dir / "a"))
+    config = parse_service_config(make_method_config(retryPolicy=RETRY_POLICY))
     async with (
-        serving(short_dir / "a", server),
-        open_channel("x", feed, obituary_wait=0) as plain,
-        open_channel("x", feed, obituary_wait=0, config=config) as retrying,
+        serve_on_socket(short_dir / "a", server),
+        open_channel("x", feed, exit_info_timeout=0) as plain,
+        open_channel("x", feed, exit_info_timeout=0, service_config=config) as retrying,
     ):
         breaking.append(cut)
         with pytest.raises(ConnectionLostError):
-            await plain.stub(EchoServiceStub).Echo(request("hi"))
+            await plain.stub(EchoServiceStub).Echo(echo_request("hi"))
         breaking.append(cut)
-        reply = await retrying.stub(EchoServiceStub).Echo(request("hi"))
+        reply = await retrying.stub(EchoServiceStub).Echo(echo_request("hi"))
         assert reply.message == "whole"
 
 
@@ -264,7 +282,7 @@ async def hang(message: EchoRequest) -> EchoReply:
 
 
 async def test_the_first_answer_of_several_attempts_wins(short_dir: Path) -> None:
-    found, cancelled = Flaky(), []
+    found, cancelled = FailingHandlers(), []
 
     async def slow(message: EchoRequest) -> EchoReply:
         try:
@@ -272,23 +290,25 @@ async def test_the_first_answer_of_several_attempts_wins(short_dir: Path) -> Non
         finally:
             cancelled.append(True)
 
-    config = method_config(hedgingPolicy=HEDGING)
-    async with channel_to(short_dir, config, Scripted(Echo=slow), flaky(found)) as channel:
+    config = make_method_config(hedgingPolicy=HEDGING_POLICY)
+    async with connect_to_servicers(
+        short_dir, config, CallbackServicer(Echo=slow), make_failing_servicer(found)
+    ) as channel:
         for _ in range(6):
             with trio.fail_after(30):
-                await channel.stub(EchoServiceStub).Echo(request("hi"))
+                await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
         await trio.testing.wait_all_tasks_blocked(0.01)
-    assert len(found.seen) == 6
+    assert len(found.received_metadata) == 6
     # About half went to the slow one first, and were cancelled there.
     assert cancelled
 
 
 async def test_a_failure_that_is_not_fatal_hastens_the_next_attempt(short_dir: Path) -> None:
-    found = Flaky(unavailable(2))
-    config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
-    async with channel_to(short_dir, config, flaky(found)) as channel:
+    found = FailingHandlers(unavailable_errors(2))
+    config = make_method_config(hedgingPolicy={**HEDGING_POLICY, "hedgingDelay": "30s"})
+    async with connect_to_servicers(short_dir, config, make_failing_servicer(found)) as channel:
         with trio.fail_after(30):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
     assert found.previous == [None, "1", "2"]
 
 
@@ -296,19 +316,19 @@ async def test_a_failure_that_is_not_fatal_hastens_the_next_attempt(short_dir: P
     ("failures", "pushback", "attempts"),
     [
         ([purerpc.InternalError("x")], None, 1),
-        (unavailable(9), None, 3),
-        (unavailable(9), "-1", 1),
+        (unavailable_errors(9), None, 3),
+        (unavailable_errors(9), "-1", 1),
     ],
 )
 async def test_hedging_that_fails(
     failures: list[Exception], pushback: str | None, attempts: int, short_dir: Path
 ) -> None:
-    found = Flaky(list(failures), pushback=pushback)
-    config = method_config(hedgingPolicy={**HEDGING, "hedgingDelay": "30s"})
-    async with channel_to(short_dir, config, flaky(found)) as channel:
+    found = FailingHandlers(list(failures), pushback=pushback)
+    config = make_method_config(hedgingPolicy={**HEDGING_POLICY, "hedgingDelay": "30s"})
+    async with connect_to_servicers(short_dir, config, make_failing_servicer(found)) as channel:
         with trio.fail_after(30), pytest.raises(type(failures[0])):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
-    assert len(found.seen) == attempts
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
+    assert len(found.received_metadata) == attempts
 
 
 async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Path) -> None:
@@ -323,10 +343,10 @@ async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Pa
             return EchoReply()
         return await hang(message)
 
-    config = method_config(hedgingPolicy=HEDGING)
-    async with channel_to(short_dir, config, Scripted(Echo=note)) as channel:
+    config = make_method_config(hedgingPolicy=HEDGING_POLICY)
+    async with connect_to_servicers(short_dir, config, CallbackServicer(Echo=note)) as channel:
         with trio.fail_after(30):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
     assert at[1] - at[0] >= 0.05
     assert at[2] - at[1] >= 0.2
 
@@ -335,20 +355,22 @@ async def test_hedges_go_out_after_the_delay_and_wait_for_pushback(short_dir: Pa
 
 
 async def test_a_method_can_be_given_little_time(short_dir: Path) -> None:
-    config = method_config(timeout="0.05s")
-    async with channel_to(short_dir, config, Scripted(Echo=hang)) as channel:
+    config = make_method_config(timeout="0.05s")
+    async with connect_to_servicers(short_dir, config, CallbackServicer(Echo=hang)) as channel:
         with trio.fail_after(30), pytest.raises(purerpc.DeadlineExceededError, match=r"0\.05 s"):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
 
 
 @pytest.mark.parametrize("bound", ["maxRequestMessageBytes", "maxResponseMessageBytes"])
 async def test_sizes_are_bounded(bound: str, short_dir: Path) -> None:
-    config = method_config(**{bound: 100})
-    async with channel_to(short_dir, config, flaky(Flaky())) as channel:
+    config = make_method_config(**{bound: 100})
+    async with connect_to_servicers(
+        short_dir, config, make_failing_servicer(FailingHandlers())
+    ) as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request("x" * 90))
+        await stub.Echo(echo_request("x" * 90))
         with pytest.raises(purerpc.ResourceExhaustedError, match=f"of 102 bytes.* {bound}"):
-            await stub.Echo(request("x" * 100))
+            await stub.Echo(echo_request("x" * 100))
 
 
 async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> None:
@@ -360,8 +382,12 @@ async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> Non
         await trio.sleep_forever()
         yield EchoReply()
 
-    config = method_config(timeout="0.1s", maxResponseMessageBytes=50, maxRequestMessageBytes=50)
-    async with channel_to(short_dir, config, Scripted(Repeat=slowly, Chat=chat)) as channel:
+    config = make_method_config(
+        timeout="0.1s", maxResponseMessageBytes=50, maxRequestMessageBytes=50
+    )
+    async with connect_to_servicers(
+        short_dir, config, CallbackServicer(Repeat=slowly, Chat=chat)
+    ) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(30):
             async with stub.Repeat(RepeatRequest(count=1)) as call:
@@ -372,7 +398,7 @@ async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> Non
                 await anext(stub.Repeat(RepeatRequest(count=100)))
             async with stub.Chat() as call:
                 with pytest.raises(purerpc.ResourceExhaustedError, match="maxRequestMessageBytes"):
-                    await call.send_message(request("x" * 100))
+                    await call.send_message(echo_request("x" * 100))
                 with pytest.raises(purerpc.ResourceExhaustedError, match="maxRequestMessageBytes"):
                     await call.receive_message()
             async with stub.Chat() as call:
@@ -382,7 +408,7 @@ async def test_what_a_config_gives_holds_for_streams_too(short_dir: Path) -> Non
 
 async def counted(count: int, size: int = 1) -> AsyncIterator[EchoRequest]:
     for number in range(count):
-        yield request(str(number) * size)
+        yield echo_request(str(number) * size)
 
 
 @attrs.define
@@ -410,24 +436,24 @@ class Joining:
 
 
 async def test_a_stream_of_requests_is_sent_again_from_the_start(short_dir: Path) -> None:
-    joining = Joining(unavailable(2))
-    config = method_config(retryPolicy=RETRY)
-    servicer = Scripted(Join=joining.join, Chat=joining.chat)
-    async with channel_to(short_dir, config, servicer) as channel:
+    joining = Joining(unavailable_errors(2))
+    config = make_method_config(retryPolicy=RETRY_POLICY)
+    servicer = CallbackServicer(Join=joining.join, Chat=joining.chat)
+    async with connect_to_servicers(short_dir, config, servicer) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(30):
             reply = await stub.Join(counted(9))
             assert reply.message == "012345678"
             assert joining.attempts == [None, "1", "2"]
-            joining.failures = unavailable(1)
+            joining.failures = unavailable_errors(1)
             replies = [r.message async for r in stub.Chat(counted(5))]
             assert replies == list("01234")
 
 
 async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -> None:
-    joining = Joining(unavailable(1), reads=400)
-    async with channel_to(
-        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
+    joining = Joining(unavailable_errors(1), reads=400)
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), CallbackServicer(Join=joining.join)
     ) as channel:
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError):
             await channel.stub(EchoServiceStub).Join(counted(500, size=1000))
@@ -436,12 +462,12 @@ async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -
 
 async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
     async def broken() -> AsyncIterator[EchoRequest]:
-        yield request("0")
+        yield echo_request("0")
         raise KeyError("the caller's own")
 
     joining = Joining([])
-    async with channel_to(
-        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=joining.join)
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), CallbackServicer(Join=joining.join)
     ) as channel:
         with trio.fail_after(30), pytest.raises(KeyError, match="own"):
             await channel.stub(EchoServiceStub).Join(broken())
@@ -450,13 +476,13 @@ async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
 
 async def test_requests_that_come_late_go_to_the_attempt_there_is(short_dir: Path) -> None:
     """The first attempt fails while the iterable is being waited for."""
-    joining = Joining(unavailable(1), reads=1)
+    joining = Joining(unavailable_errors(1), reads=1)
     failed = trio.Event()
 
     async def late() -> AsyncIterator[EchoRequest]:
-        yield request("0")
+        yield echo_request("0")
         await failed.wait()
-        yield request("1")
+        yield echo_request("1")
 
     async def tell(messages: Any, request: Any) -> EchoReply:
         try:
@@ -465,8 +491,8 @@ async def test_requests_that_come_late_go_to_the_attempt_there_is(short_dir: Pat
             failed.set()
             raise
 
-    async with channel_to(
-        short_dir, method_config(retryPolicy=RETRY), Scripted(Join=tell)
+    async with connect_to_servicers(
+        short_dir, make_method_config(retryPolicy=RETRY_POLICY), CallbackServicer(Join=tell)
     ) as channel:
         with trio.fail_after(30):
             reply = await channel.stub(EchoServiceStub).Join(late())

@@ -17,14 +17,25 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.client.endpoint import LOCAL, REMOTE, Departure, ServiceState
-from meshtrio.policies.service_config import ServiceConfig, parse
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.discovery.endpoint import (
+    LOCAL_PRIORITY,
+    REMOTE_PRIORITY,
+    ExitInfo,
+    ServiceState,
+)
+from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import standard_server
-from tests.client.test_channel import Feed, ask, endpoint, named, serving
-from tests.rpc.pairs import Scripted, request
+from meshtrio.transport.listener import unix_listener
+from tests.client.test_channel import (
+    FakeResolver,
+    call_echo,
+    serve_on_socket,
+    servicer_named,
+    unix_endpoint,
+)
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
 
 async def settle() -> None:
@@ -35,24 +46,24 @@ async def answers(channel: Channel, count: int, **options: Any) -> Counter[str]:
     stub = channel.stub(EchoServiceStub)
     found: Counter[str] = Counter()
     for _ in range(count):
-        found[(await stub.Echo(request("?"), **options)).message] += 1
+        found[(await stub.Echo(echo_request("?"), **options)).message] += 1
     return found
 
 
 async def until_answered_by(channel: Channel, name: str) -> None:
-    while await ask(channel) != name:  # noqa: ASYNC110 - calls are how one learns
+    while await call_echo(channel) != name:  # noqa: ASYNC110 - calls are how one learns
         await trio.sleep(0.01)
 
 
 async def test_local_ones_are_called_first_and_others_when_there_are_none(short_dir: Path) -> None:
-    a, b, feed = short_dir / "a", short_dir / "b", Feed()
-    near = attrs.evolve(endpoint(a), priority=LOCAL)
-    far = attrs.evolve(endpoint(b), priority=REMOTE)
-    async with serving(b), open_channel("x", feed) as channel:
+    a, b, feed = short_dir / "a", short_dir / "b", FakeResolver()
+    near = attrs.evolve(unix_endpoint(a), priority=LOCAL_PRIORITY)
+    far = attrs.evolve(unix_endpoint(b), priority=REMOTE_PRIORITY)
+    async with serve_on_socket(b), open_channel("x", feed) as channel:
         feed.set(far, near)
         with trio.fail_after(30):
             assert await answers(channel, 3) == {"b": 3}
-            async with serving(a):
+            async with serve_on_socket(a):
                 await until_answered_by(channel, "a")
                 assert await answers(channel, 5) == {"a": 5}
             await settle()
@@ -60,21 +71,21 @@ async def test_local_ones_are_called_first_and_others_when_there_are_none(short_
 
 
 async def test_a_new_config_is_gone_by_at_once(short_dir: Path) -> None:
-    feed = Feed()
-    async with serving(short_dir / "a"), open_channel("x", feed) as channel:
-        feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    async with serve_on_socket(short_dir / "a"), open_channel("x", feed) as channel:
+        feed.set(unix_endpoint(short_dir / "a"))
         await settle()
-        assert channel.config == ServiceConfig()
+        assert channel.service_config == ServiceConfig()
         text = '{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}]}]}'
         assert feed._update is not None
-        feed._update(ServiceState((endpoint(short_dir / "a"),), service_config=text))
-        assert channel.config == parse(
+        feed._update(ServiceState((unix_endpoint(short_dir / "a"),), service_config=text))
+        assert channel.service_config == parse_service_config(
             {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}]}]}
         )
         # One that cannot be read changes nothing.
-        feed._update(ServiceState((endpoint(short_dir / "a"),), service_config="{"))
-        assert channel.config.balancing.policy.value == "round_robin"
-        assert await ask(channel) == "a"
+        feed._update(ServiceState((unix_endpoint(short_dir / "a"),), service_config="{"))
+        assert channel.service_config.load_balancing.policy.value == "round_robin"
+        assert await call_echo(channel) == "a"
 
 
 async def hanging(message: EchoRequest) -> EchoReply:
@@ -84,53 +95,59 @@ async def hanging(message: EchoRequest) -> EchoReply:
 
 async def fill(channel: Channel, nursery: trio.Nursery, count: int) -> None:
     for _ in range(count):
-        nursery.start_soon(channel.stub(EchoServiceStub).Echo, request("hang"))
+        nursery.start_soon(channel.stub(EchoServiceStub).Echo, echo_request("hang"))
     await settle()
 
 
 @pytest.mark.parametrize("bound", ["maxInFlight", "maxInFlightPerEndpoint"])
 async def test_calls_in_flight_are_bounded(bound: str, short_dir: Path) -> None:
-    feed = Feed()
-    config = parse({"meshtrio": {bound: 3}})
-    async with serving(short_dir / "a"), open_channel("x", feed, config=config) as channel:
-        feed.set(endpoint(short_dir / "a"))
+    feed = FakeResolver()
+    config = parse_service_config({"meshtrio": {bound: 3}})
+    async with (
+        serve_on_socket(short_dir / "a"),
+        open_channel("x", feed, service_config=config) as channel,
+    ):
+        feed.set(unix_endpoint(short_dir / "a"))
         await settle()
         for _ in range(2):
             async with trio.open_nursery() as nursery:
                 await fill(channel, nursery, 3)
                 with pytest.raises(purerpc.ResourceExhaustedError, match="3 calls"):
-                    await ask(channel)
+                    await call_echo(channel)
                 nursery.cancel_scope.cancel()
-            assert await ask(channel) == "a"
+            assert await call_echo(channel) == "a"
 
 
 async def test_calls_that_wait_are_bounded() -> None:
-    config = parse({"meshtrio": {"maxPending": 2}})
-    async with open_channel("x", Feed(), config=config) as channel, trio.open_nursery() as nursery:
+    config = parse_service_config({"meshtrio": {"maxPending": 2}})
+    async with (
+        open_channel("x", FakeResolver(), service_config=config) as channel,
+        trio.open_nursery() as nursery,
+    ):
         await fill(channel, nursery, 2)
         with pytest.raises(purerpc.ResourceExhaustedError, match="2 calls wait already"):
-            await ask(channel)
+            await call_echo(channel)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> None:
-    feed = Feed()
-    config = parse({"meshtrio": {"maxInFlightPerEndpoint": 2}})
+    feed = FakeResolver()
+    config = parse_service_config({"meshtrio": {"maxInFlightPerEndpoint": 2}})
     async with (
-        serving(short_dir / "a"),
-        serving(short_dir / "b"),
-        open_channel("x", feed, config=config) as channel,
+        serve_on_socket(short_dir / "a"),
+        serve_on_socket(short_dir / "b"),
+        open_channel("x", feed, service_config=config) as channel,
         trio.open_nursery() as nursery,
     ):
-        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         await settle()
         await fill(channel, nursery, 4)
         with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
-            await ask(channel)
+            await call_echo(channel)
         nursery.cancel_scope.cancel()
 
 
-OUTLIERS = {
+OUTLIER_DETECTION_CONFIG = {
     "loadBalancingConfig": [
         {
             "outlier_detection_experimental": {
@@ -153,18 +170,20 @@ async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path)
             raise purerpc.InternalError("broken")
         return EchoReply(message="a")
 
-    feed = Feed()
+    feed = FakeResolver()
     async with (
-        serving(short_dir / "a", Server(Scripted(Echo=flaky))),
-        serving(short_dir / "b"),
-        open_channel("x", feed, config=parse(OUTLIERS)) as channel,
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=flaky))),
+        serve_on_socket(short_dir / "b"),
+        open_channel(
+            "x", feed, service_config=parse_service_config(OUTLIER_DETECTION_CONFIG)
+        ) as channel,
     ):
-        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         await settle()
         failed = 0
         for _ in range(20):
             try:
-                await ask(channel)
+                await call_echo(channel)
             except purerpc.InternalError:
                 failed += 1
         assert failed == 3
@@ -174,18 +193,20 @@ async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path)
 
 
 async def test_an_endpoint_that_only_hangs_is_ejected_too(short_dir: Path) -> None:
-    feed = Feed()
+    feed = FakeResolver()
     async with (
-        serving(short_dir / "a", Server(Scripted(Echo=hanging))),
-        serving(short_dir / "b"),
-        open_channel("x", feed, config=parse(OUTLIERS)) as channel,
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=hanging))),
+        serve_on_socket(short_dir / "b"),
+        open_channel(
+            "x", feed, service_config=parse_service_config(OUTLIER_DETECTION_CONFIG)
+        ) as channel,
     ):
-        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         await settle()
         late = 0
         for _ in range(12):
             with trio.move_on_after(0.03) as scope:
-                await ask(channel)
+                await call_echo(channel)
             late += scope.cancelled_caught
         assert late == 3
 
@@ -194,15 +215,15 @@ RING = {"loadBalancingConfig": [{"ring_hash_experimental": {"requestHashHeader":
 
 
 async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
-    feed = Feed()
+    feed = FakeResolver()
     paths = [short_dir / name for name in "abc"]
     async with (
-        serving(paths[0]),
-        serving(paths[1]),
-        serving(paths[2]),
-        open_channel("x", feed, config=parse(RING)) as channel,
+        serve_on_socket(paths[0]),
+        serve_on_socket(paths[1]),
+        serve_on_socket(paths[2]),
+        open_channel("x", feed, service_config=parse_service_config(RING)) as channel,
     ):
-        feed.set(*map(endpoint, paths))
+        feed.set(*map(unix_endpoint, paths))
         await settle()
         owners = {}
         for user in map(str, range(20)):
@@ -210,7 +231,7 @@ async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
             assert len(found) == 1
             owners[user] = next(iter(found))
         assert set(owners.values()) == {"a", "b", "c"}
-        feed.set(endpoint(paths[0]), endpoint(paths[1]))
+        feed.set(unix_endpoint(paths[0]), unix_endpoint(paths[1]))
         for user, owner in owners.items():
             found = await answers(channel, 1, metadata=[("user", user)])
             if owner != "c":
@@ -219,14 +240,16 @@ async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
 
 
 async def test_the_key_may_be_the_channels_own(short_dir: Path) -> None:
-    feed = Feed()
+    feed = FakeResolver()
     paths = [short_dir / name for name in "ab"]
     async with (
-        serving(paths[0]),
-        serving(paths[1]),
-        open_channel("x", feed, config=parse(RING), metadata=[("user", "7")]) as channel,
+        serve_on_socket(paths[0]),
+        serve_on_socket(paths[1]),
+        open_channel(
+            "x", feed, service_config=parse_service_config(RING), metadata=[("user", "7")]
+        ) as channel,
     ):
-        feed.set(*map(endpoint, paths))
+        feed.set(*map(unix_endpoint, paths))
         await settle()
         assert len(await answers(channel, 20)) == 1
 
@@ -235,33 +258,33 @@ async def test_the_key_may_be_the_channels_own(short_dir: Path) -> None:
 
 
 async def test_a_call_need_not_wait(short_dir: Path) -> None:
-    feed = Feed()
+    feed = FakeResolver()
     async with open_channel("plugin.x", feed) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="has no instance"):
-            await stub.Echo(request("?"), wait=False)
-        feed.set(endpoint(short_dir / "a"))
+            await stub.Echo(echo_request("?"), wait_for_ready=False)
+        feed.set(unix_endpoint(short_dir / "a"))
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="No such file"):
-            await stub.Echo(request("?"), wait=False)
-        feed.set(departures=(Departure("a", "instance 0 was killed by SIGKILL", signal=9),))
+            await stub.Echo(echo_request("?"), wait_for_ready=False)
+        feed.set(departures=(ExitInfo("a", "instance 0 was killed by SIGKILL", signal=9),))
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="SIGKILL"):
-            await stub.Echo(request("?"), wait=False)
+            await stub.Echo(echo_request("?"), wait_for_ready=False)
 
 
 async def test_one_that_does_not_wait_gives_the_first_connection_its_time(short_dir: Path) -> None:
-    async with serving(short_dir / "a"), connect_to(f"unix:{short_dir / 'a'}") as channel:
-        assert await answers(channel, 1, wait=False) == {"a": 1}
+    async with serve_on_socket(short_dir / "a"), connect_to(f"unix:{short_dir / 'a'}") as channel:
+        assert await answers(channel, 1, wait_for_ready=False) == {"a": 1}
 
 
 @pytest.mark.parametrize("more", [{}, {"hedgingPolicy": {"maxAttempts": 2}}], ids=["", "hedged"])
 async def test_a_service_can_say_that_its_callers_do_not_wait(more: dict[str, Any]) -> None:
-    config = parse({"methodConfig": [{"name": [{}], "waitForReady": False, **more}]})
-    async with open_channel("x", Feed(), config=config) as channel:
+    config = parse_service_config({"methodConfig": [{"name": [{}], "waitForReady": False, **more}]})
+    async with open_channel("x", FakeResolver(), service_config=config) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError):
-            await stub.Echo(request("?"))
+            await stub.Echo(echo_request("?"))
         with trio.move_on_after(0.05) as scope:
-            await stub.Echo(request("?"), wait=True)
+            await stub.Echo(echo_request("?"), wait_for_ready=True)
         assert scope.cancelled_caught
 
 
@@ -269,16 +292,16 @@ async def test_a_service_can_say_that_its_callers_do_not_wait(more: dict[str, An
 
 
 async def test_channels_of_one_process_share_a_connection(short_dir: Path) -> None:
-    server = Server(named("a"))
+    server = Server(servicer_named("a"))
     address = f"unix:{short_dir / 'a'}"
-    async with serving(short_dir / "a", server), connect_to(address) as first:
-        assert await ask(first) == "a"
+    async with serve_on_socket(short_dir / "a", server), connect_to(address) as first:
+        assert await call_echo(first) == "a"
         async with connect_to(address) as second, trio.open_nursery() as nursery:
-            assert await ask(second) == "a"
+            assert await call_echo(second) == "a"
             assert len(server.connections) == 1
             await fill(first, nursery, 1)
             nursery.cancel_scope.cancel()
-        assert await ask(first) == "a"
+        assert await call_echo(first) == "a"
         assert len(server.connections) == 1
     await settle()
     assert not server.connections
@@ -292,10 +315,10 @@ async def test_a_channel_that_closes_ends_its_own_calls_only(short_dir: Path) ->
 
     async def call(channel: Channel, name: str) -> None:
         with pytest.raises(ConnectionLostError, match="is closed"):
-            await channel.stub(EchoServiceStub).Echo(request("hang"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hang"))
         ended.append(name)
 
-    async with serving(short_dir / "a"), connect_to(address) as first:
+    async with serve_on_socket(short_dir / "a"), connect_to(address) as first:
         async with trio.open_nursery() as nursery:
             async with connect_to(address) as second:
                 nursery.start_soon(call, first, "first")
@@ -309,14 +332,14 @@ async def test_a_channel_that_closes_ends_its_own_calls_only(short_dir: Path) ->
 async def test_links_speak_in_one_manner(short_dir: Path) -> None:
     from meshtrio.rpc.timeouts import Timeouts
 
-    server = Server(named("a"))
+    server = Server(servicer_named("a"))
     address = f"unix:{short_dir / 'a'}"
     async with (
-        serving(short_dir / "a", server),
+        serve_on_socket(short_dir / "a", server),
         connect_to(address) as first,
-        connect_to(address, timeouts=Timeouts(keepalive_interval=60)) as second,
+        connect_to(address, timeouts=Timeouts(keepalive_time=60)) as second,
     ):
-        assert [await ask(first), await ask(second)] == ["a", "a"]
+        assert [await call_echo(first), await call_echo(second)] == ["a", "a"]
         assert len(server.connections) == 2
 
 
@@ -326,54 +349,54 @@ async def test_one_feed_serves_all_channels_to_a_service(short_dir: Path) -> Non
     async def feed(update: Any) -> None:
         nonlocal runs
         runs += 1
-        update(ServiceState((endpoint(short_dir / "a"),)))
+        update(ServiceState((unix_endpoint(short_dir / "a"),)))
         await trio.sleep_forever()
 
-    async with serving(short_dir / "a"):
-        async with open_channel("x", feed, feed_key="k") as first:
-            async with open_channel("x", feed, feed_key="k") as second:
-                assert [await ask(first), await ask(second)] == ["a", "a"]
-            assert await ask(first) == "a"
+    async with serve_on_socket(short_dir / "a"):
+        async with open_channel("x", feed, resolver_key="k") as first:
+            async with open_channel("x", feed, resolver_key="k") as second:
+                assert [await call_echo(first), await call_echo(second)] == ["a", "a"]
+            assert await call_echo(first) == "a"
         assert runs == 1
-        async with open_channel("x", feed, feed_key="k") as third:
-            assert await ask(third) == "a"
+        async with open_channel("x", feed, resolver_key="k") as third:
+            assert await call_echo(third) == "a"
         assert runs == 2
 
 
 # -- health ----------------------------------------------------------------------------------
 
-WATCHED = parse({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
+WATCHED = parse_service_config({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
 
 
 async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(short_dir: Path) -> None:
-    feed = Feed()
-    server, health = standard_server(named("a"))
+    feed = FakeResolver()
+    server, health = standard_server(servicer_named("a"))
     async with (
-        serving(short_dir / "a", server),
-        serving(short_dir / "b"),
-        open_channel("x", feed, config=WATCHED) as channel,
+        serve_on_socket(short_dir / "a", server),
+        serve_on_socket(short_dir / "b"),
+        open_channel("x", feed, service_config=WATCHED) as channel,
     ):
-        feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+        feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         with trio.fail_after(30):
             # "b" has no health service, and counts as healthy.
             await until_answered_by(channel, "a")
             await until_answered_by(channel, "b")
-            health.stop_serving()
+            health.enter_graceful_shutdown()
             await settle()
             assert await answers(channel, 10) == {"b": 10}
 
 
 async def test_one_whose_health_is_not_known_yet_is_waited_for(short_dir: Path) -> None:
-    server, _ = standard_server(named("a"))
+    server, _ = standard_server(servicer_named("a"))
     with unix_listener(short_dir / "a") as listener:
-        async with connect_to(f"unix:{short_dir / 'a'}", config=WATCHED) as channel:
+        async with connect_to(f"unix:{short_dir / 'a'}", service_config=WATCHED) as channel:
             async with trio.open_nursery() as nursery:
                 with trio.move_on_after(0.05) as scope:
-                    await ask(channel)
+                    await call_echo(channel)
                 assert scope.cancelled_caught
                 await nursery.start(server.serve, listener)
                 with trio.fail_after(30):
-                    assert await ask(channel) == "a"
+                    assert await call_echo(channel) == "a"
                 nursery.cancel_scope.cancel()
 
 
@@ -388,72 +411,76 @@ async def test_one_with_too_many_calls_for_a_watch_is_as_healthy_as_it_was(
             nonlocal watches
             watches += 1
             if watches == 1:
-                yield self._reply()
+                yield self._make_response()
             if watches > 2:
                 refused.set()
             raise purerpc.ResourceExhaustedError("too many calls")
 
-    server = Server(named("a"), Full(["echo.v1.EchoService"]))
+    server = Server(servicer_named("a"), Full(["echo.v1.EchoService"]))
     async with (
-        serving(short_dir / "a", server),
-        connect_to(f"unix:{short_dir / 'a'}", config=WATCHED) as channel,
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}", service_config=WATCHED) as channel,
     ):
         with trio.fail_after(30):
-            assert await ask(channel) == "a"
+            assert await call_echo(channel) == "a"
             await refused.wait()
-            assert await ask(channel) == "a"
+            assert await call_echo(channel) == "a"
 
 
 async def test_what_leaves_or_drains_is_never_picked(short_dir: Path) -> None:
     """Whatever order endpoints come, go and drain in."""
-    rng, feed = Random(7), Feed()
+    rng, feed = Random(7), FakeResolver()
     paths = [short_dir / name for name in "abcd"]
     async with AsyncExitStack() as stack:
-        servers = {path.name: await stack.enter_async_context(serving(path)) for path in paths}
+        servers = {
+            path.name: await stack.enter_async_context(serve_on_socket(path)) for path in paths
+        }
         channel = await stack.enter_async_context(open_channel("x", feed))
         listed: set[Path] = set()
         for step in range(200):
             listed ^= {rng.choice(paths)}
-            feed.set(*(attrs.evolve(endpoint(p), id=f"{p.name}{step // 20}") for p in listed))
+            feed.set(*(attrs.evolve(unix_endpoint(p), id=f"{p.name}{step // 20}") for p in listed))
             if step % 10 == 0:
                 for connection in list(servers[rng.choice("abcd")].connections):
-                    connection.engine.announce_shutdown()
+                    connection.engine.start_graceful_shutdown()
                     connection.flush()
             if rng.random() < 0.3:
                 await settle()
             for _ in range(5):
-                target = channel.pick_ready()
+                target = channel.try_pick()
                 if target is not None:
-                    assert target.connection.usable
-                    assert target.source.endpoint in channel.endpoints
-                    assert not target.source.departed.is_set()
+                    assert target.connection.is_usable
+                    assert target.channel_endpoint.endpoint in channel.endpoints
+                    assert not target.channel_endpoint.removed.is_set()
 
 
 async def test_a_feed_may_use_a_channel_itself(short_dir: Path) -> None:
     """As that of a mesh in another process does; it must not keep the shared links alive."""
-    server = Server(named("a"))
+    server = Server(servicer_named("a"))
     address = f"unix:{short_dir / 'a'}"
 
     async def feed(update: Any) -> None:
         async with connect_to(address) as behind:
-            assert await ask(behind) == "a"
-            update(ServiceState((endpoint(short_dir / "a"),)))
+            assert await call_echo(behind) == "a"
+            update(ServiceState((unix_endpoint(short_dir / "a"),)))
             await trio.sleep_forever()
 
-    async with serving(short_dir / "a", server):
+    async with serve_on_socket(short_dir / "a", server):
         with trio.fail_after(30):
             for _ in range(3):
                 async with (
-                    open_channel("x", feed, feed_key="k") as first,
-                    open_channel("x", feed, feed_key="k") as second,
+                    open_channel("x", feed, resolver_key="k") as first,
+                    open_channel("x", feed, resolver_key="k") as second,
                 ):
-                    assert [await ask(first), await ask(second)] == ["a", "a"]
+                    assert [await call_echo(first), await call_echo(second)] == ["a", "a"]
                 await settle()
                 assert not server.connections
 
 
 async def test_the_first_call_goes_by_the_config_that_is_known(short_dir: Path) -> None:
     text = '{"methodConfig": [{"name": [{}], "waitForReady": false}]}'
-    async with open_channel("x", Feed(), initial=ServiceState(service_config=text)) as channel:
+    async with open_channel(
+        "x", FakeResolver(), initial_state=ServiceState(service_config=text)
+    ) as channel:
         with trio.fail_after(30), pytest.raises(purerpc.UnavailableError):
-            await ask(channel)
+            await call_echo(channel)

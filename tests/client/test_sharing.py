@@ -12,15 +12,15 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to, open_channel
-from meshtrio.client.endpoint import ServiceState
+from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.messages import health as messages
-from meshtrio.policies.service_config import parse
-from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import endpoint, serving
-from tests.rpc.pairs import Scripted, request
+from tests.client.test_channel import serve_on_socket, unix_endpoint
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
-WATCHED = parse({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
+WATCHED = parse_service_config({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
 TRACE = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
@@ -30,7 +30,7 @@ class Noting:
 
     def __init__(self) -> None:
         self.metadata: list[Any] = []
-        self.service = service_of(messages.DESCRIPTOR.services_by_name["Health"], self)
+        self.service = service_from_descriptor(messages.DESCRIPTOR.services_by_name["Health"], self)
 
     async def Check(self, message: Any) -> Any:
         raise NotImplementedError
@@ -52,20 +52,20 @@ async def test_a_feed_and_a_watch_of_health_have_nothing_of_a_call(short_dir: Pa
     async def passing_on(message: EchoRequest) -> EchoReply:
         whose.set("a call's")
         # The first state is known at once, as it is where a mesh was asked.
-        async with open_channel("b", feed, initial=state, config=WATCHED) as channel:
+        async with open_channel("b", feed, initial_state=state, service_config=WATCHED) as channel:
             reply: EchoReply = await channel.stub(EchoServiceStub).Echo(message)
             return reply
 
     async def told(message: EchoRequest, request: Any) -> EchoReply:
         return EchoReply(message=dict(request.custom_metadata).get("traceparent", ""))
 
-    state = ServiceState((endpoint(behind),))
+    state = ServiceState((unix_endpoint(behind),))
     async with (
-        serving(behind, Server(Scripted(Echo=told), health)),
-        serving(short_dir / "a", Server(Scripted(Echo=passing_on))),
+        serve_on_socket(behind, Server(CallbackServicer(Echo=told), health)),
+        serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=passing_on))),
         connect_to(f"unix:{short_dir / 'a'}") as channel,
     ):
-        reply = await channel.stub(EchoServiceStub).Echo(request("?"), metadata=[TRACE])
+        reply = await channel.stub(EchoServiceStub).Echo(echo_request("?"), metadata=[TRACE])
     assert reply.message == TRACE[1]
     assert feeds == ["nobody's"]
     assert health.metadata == [()]

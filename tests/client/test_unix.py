@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.client import unix
 from meshtrio.client.channel import open_channel
-from meshtrio.client.endpoint import Endpoint, ServiceState
-from meshtrio.client.pool import Update
-from meshtrio.client.unix import WrongServerError
+from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.transport import unix_connect
+from meshtrio.transport.unix_connect import WrongServerError
 from tests import ROOT
 
 US = frozenset({os.geteuid()})
@@ -48,7 +48,7 @@ def listening(path: Path, uid: int | None = None) -> Iterator[socket.socket]:
 
 def test_a_server_of_the_right_user_is_connected_to(short_dir: Path) -> None:
     with listening(short_dir / "s") as listener:
-        with unix.connect(str(short_dir / "s"), US) as sock:
+        with unix_connect.connect_unix(str(short_dir / "s"), US) as sock:
             sock.send(b"x")
             accepted, _ = listener.accept()
             with accepted:
@@ -59,10 +59,10 @@ def test_it_keeps_no_descriptors(short_dir: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with listening(short_dir / "s"):
         (short_dir / "link").symlink_to("s")
-        unix.connect(str(short_dir / "s"), US).close()
+        unix_connect.connect_unix(str(short_dir / "s"), US).close()
         for path, owners in (("link", US), ("s", frozenset({OTHER})), ("gone", US), (".", US)):
             with pytest.raises((WrongServerError, FileNotFoundError)):
-                unix.connect(str(short_dir / path), owners)
+                unix_connect.connect_unix(str(short_dir / path), owners)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -71,17 +71,17 @@ async def test_a_server_of_another_user_is_not_spoken_to(short_dir: Path) -> Non
     path = short_dir / "s"
     with listening(path, OTHER) as listener:
         with pytest.raises(WrongServerError, match=f"served by uid {OTHER}, not by uid 0 or uid 7"):
-            unix.connect(str(path), frozenset({7, 0}))
-        endpoint = Endpoint("x", f"unix:{path}", owner=0)
+            unix_connect.connect_unix(str(path), frozenset({7, 0}))
+        endpoint = Endpoint("x", f"unix:{path}", server_uid=0)
 
-        async def feed(update: Update) -> None:
+        async def feed(update: StateCallback) -> None:
             update(ServiceState((endpoint,)))
 
         async with open_channel("x", feed) as channel:
             with trio.fail_after(60):
-                while not channel.trouble:  # noqa: ASYNC110 - nothing reports it
+                while not channel.unavailable_reason:  # noqa: ASYNC110 - nothing reports it
                     await trio.sleep(0.01)
-            assert f"served by uid {OTHER}, not by uid 0" in channel.trouble
+            assert f"served by uid {OTHER}, not by uid 0" in channel.unavailable_reason
         accepted = 0
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -98,26 +98,26 @@ def test_a_link_is_not_followed(kind: str, short_dir: Path) -> None:
         target = {"link": "s", "dangling": "gone", "loop": "x"}[kind]
         (short_dir / "x").symlink_to(target)
         with pytest.raises(WrongServerError, match="symbolic link"):
-            unix.connect(str(short_dir / "x"), US)
+            unix_connect.connect_unix(str(short_dir / "x"), US)
         if kind == "link":
             # An address of a person's or a config's own is followed.
-            unix.connect(str(short_dir / "x")).close()
+            unix_connect.connect_unix(str(short_dir / "x")).close()
 
 
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, Path.mkdir])
 def test_what_is_not_a_socket_is_not_opened(make: Callable[[Path], None], short_dir: Path) -> None:
     make(short_dir / "x")
     with pytest.raises(WrongServerError, match="not a socket"):
-        unix.connect(str(short_dir / "x"), US)
+        unix_connect.connect_unix(str(short_dir / "x"), US)
 
 
 def test_where_nobody_listens_it_is_refused(short_dir: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        unix.connect(str(short_dir / "x"), US)
+        unix_connect.connect_unix(str(short_dir / "x"), US)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(short_dir / "x"))
         with pytest.raises(ConnectionRefusedError):
-            unix.connect(str(short_dir / "x"), US)
+            unix_connect.connect_unix(str(short_dir / "x"), US)
 
 
 def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
         found: list[OSError] = []
         for _ in range(10):
             try:
-                stack.enter_context(unix.connect(str(short_dir / "s"), US))
+                stack.enter_context(unix_connect.connect_unix(str(short_dir / "s"), US))
             except BlockingIOError as exc:
                 found.append(exc)
         assert found
@@ -140,7 +140,14 @@ def connected_in_namespace(
     flags: int, owner: int, path: Path, *folder: Path, uids: str = ""
 ) -> str:
     """What `unix.connect` raises in namespaces of its own, "" for nothing; see `connecting`."""
-    command = [sys.executable, "-m", "tests.client.connecting", str(flags), str(owner), str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.connect_in_namespace",
+        str(flags),
+        str(owner),
+        str(path),
+    ]
     with subprocess.Popen(
         [*command, *map(str, folder)],
         cwd=ROOT,
@@ -167,9 +174,9 @@ def test_a_client_in_a_user_namespace_goes_by_the_owner_of_the_file(short_dir: P
         inside = partial(connected_in_namespace, CLONE_NEWUSER, OTHER, uids=uids)
         assert inside(short_dir / "plugins") == ""
         assert inside(short_dir / "swapped").startswith("WrongServerError")
-        unix.connect(str(short_dir / "plugins"), frozenset({OTHER})).close()
+        unix_connect.connect_unix(str(short_dir / "plugins"), frozenset({OTHER})).close()
         with pytest.raises(WrongServerError):
-            unix.connect(str(short_dir / "swapped"), frozenset({OTHER}))
+            unix_connect.connect_unix(str(short_dir / "swapped"), frozenset({OTHER}))
 
 
 @as_root

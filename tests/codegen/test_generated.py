@@ -15,7 +15,7 @@ import pytest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serving
+from tests.client.test_channel import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
 FILES = [
@@ -81,7 +81,7 @@ async def test_servicer_and_stub_of_all_four_kinds(made: Path, short_dir: Path) 
                 yield message
 
     assert isinstance(Odd(), purerpc.Servicer)
-    async with serving(short_dir / "a", Server(Odd())):
+    async with serve_on_socket(short_dir / "a", Server(Odd())):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             stub = channel.stub(grpc.OddStub)
             inner = whole.Outer.Inner(innermost=whole.Outer.Inner.Innermost(number=1))
@@ -107,7 +107,7 @@ async def test_names_that_python_keeps_for_itself(made: Path, short_dir: Path) -
         async def import_(self, message: Any) -> Any:
             return message
 
-    async with serving(short_dir / "a", Server(Class())) as server:
+    async with serve_on_socket(short_dir / "a", Server(Class())) as server:
         assert list(server.handlers) == ["/odd.import.Class/import"]
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             reply = await channel.stub(grpc.ClassStub).import_(none(**{"lambda": "x"}))
@@ -138,7 +138,7 @@ class Odd(OddServicer):
             yield message
 
 async def use(stub: OddStub) -> None:
-    reply: Outer.Inner.Innermost = await stub.Nested(Outer.Inner(), wait=False)
+    reply: Outer.Inner.Innermost = await stub.Nested(Outer.Inner(), wait_for_ready=False)
     async with stub.Talks() as call:
         await call.send_message(Moved(text="x"))
         async for moved in call:

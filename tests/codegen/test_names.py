@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.codegen.naming import alias_of, generated_name, method_names, module_of
+from meshtrio.codegen.naming import (
+    generated_file_name,
+    module_alias,
+    pb2_module_name,
+    python_method_names,
+)
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serving
+from tests.client.test_channel import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
 FILES = ["2fa/v1/x.proto", "2fa/v1/y.proto", "clash/_names.proto", "clash/uses-2fa.proto"]
@@ -90,7 +95,7 @@ async def test_every_method_can_be_served_and_called(made: Path, short_dir: Path
         for text in "ab":
             yield messages.purerpc(text=text)
 
-    async with serving(short_dir / "a", Server(servicer)) as server:
+    async with serve_on_socket(short_dir / "a", Server(servicer)) as server:
         assert {path.removeprefix("/clash.Names/") for path in server.handlers} == {
             *(*NAMES, "__private"),
             *("stubs", "AsyncIterator", "Any"),
@@ -122,7 +127,7 @@ async def test_files_that_cannot_be_imported_by_statement(made: Path, short_dir:
         async def Use(self, message: Any) -> Any:
             return message.code
 
-    async with serving(short_dir / "a", Server(Checks(), UsesCodes())):
+    async with serve_on_socket(short_dir / "a", Server(Checks(), UsesCodes())):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             code = codes.Code(digits="123")
             assert (await channel.stub(x.ChecksStub).Check(code)).code == code
@@ -184,20 +189,20 @@ def test_mypy_is_strict_about_clashing_names(
 
 
 def test_names_of_methods_stay_unique() -> None:
-    assert method_names(["import_", "import", "a"]) == {
+    assert python_method_names(["import_", "import", "a"]) == {
         "import_": "import_",
         "import": "import__",
         "a": "a",
     }
-    assert method_names(["__x", "rpc__x"]) == {"__x": "rpc__x_", "rpc__x": "rpc__x"}
-    assert method_names(["_client_", "_client", "_client__"])["_client"] == "_client___"
+    assert python_method_names(["__x", "rpc__x"]) == {"__x": "rpc__x_", "rpc__x": "rpc__x"}
+    assert python_method_names(["_client_", "_client", "_client__"])["_client"] == "_client___"
 
 
 def test_modules_are_found_where_protoc_puts_them() -> None:
-    assert module_of("a.b/some-file.proto") == "a.b.some_file_pb2"
-    assert generated_name("a.b/some-file.proto") == "a/b/some_file_grpc.py"
-    assert generated_name("old.protodevel") == "old_grpc.py"
-    assert [alias_of(module) for module in ("2fa.x_pb2", "_x_pb2", "a+b.x_pb2", "a.b_pb2")] == [
+    assert pb2_module_name("a.b/some-file.proto") == "a.b.some_file_pb2"
+    assert generated_file_name("a.b/some-file.proto") == "a/b/some_file_grpc.py"
+    assert generated_file_name("old.protodevel") == "old_grpc.py"
+    assert [module_alias(module) for module in ("2fa.x_pb2", "_x_pb2", "a+b.x_pb2", "a.b_pb2")] == [
         *("m2fa_x__pb2", "m__x__pb2", "a_b_x__pb2", "a_b__pb2")
     ]
 

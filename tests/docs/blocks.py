@@ -30,11 +30,11 @@ class Block:
 
     line: int
     language: str
-    what: str
+    attributes: str
     text: str
 
 
-def blocks_of(page: Path) -> Iterator[Block]:
+def parse_blocks(page: Path) -> Iterator[Block]:
     content = page.read_text("utf-8")
     for found in _BLOCK.finditer(content):
         line = content.count("\n", 0, found.start()) + 1

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import trio
 
-from meshtrio import runtime_dir
 from meshtrio.config import load
+from meshtrio.runtime_dir import directory
 from tests import ROOT
-from tests.docs import preludes
-from tests.docs.blocks import Block, blocks_of, matches
+from tests.docs import code_contexts
+from tests.docs.blocks import Block, matches, parse_blocks
 
-_WITHIN = 600
-_END_WITHIN = 60
+_BLOCK_TIMEOUT = 600
+_EXIT_TIMEOUT = 60
 _SCRIPT = """
 set -e
 test ! -f "$STATE" || . "$STATE"
@@ -31,7 +31,7 @@ pwd > "$WHERE"
 """
 
 
-class Reader:
+class PageRunner:
     """Follows a page to the letter, as somebody would with one shell, and more for what runs on."""
 
     def __init__(self, page: Path, folder: Path, stack: ExitStack) -> None:
@@ -60,8 +60,8 @@ class Reader:
             if key.startswith(("PIP_", "GO", "http", "HTTP", "no_proxy", "NO_PROXY", "SSL_")):
                 self._environment.setdefault(key, os.environ[key])
 
-    def follow(self) -> None:
-        for block in blocks_of(self._page):
+    def run(self) -> None:
+        for block in parse_blocks(self._page):
             doing: Callable[[Block], None] = getattr(self, f"_do_{block.language}", self._do_other)
             try:
                 doing(block)
@@ -70,19 +70,19 @@ class Reader:
                 raise AssertionError(f"{where}: {exc}\n{block.text}") from exc
 
     @property
-    def _here(self) -> Path:
+    def _current_directory(self) -> Path:
         return Path(self._where.read_text().strip())
 
     def _do_sh(self, block: Block) -> None:
-        if block.what == "background":
+        if block.attributes == "background":
             self._start(block.text)
-        elif block.what != "ci":
+        elif block.attributes != "ci":
             self._finish(block)
 
     def _finish(self, block: Block) -> None:
         done = self._bash(block.text)
         self._output = done.stdout
-        assert (done.returncode != 0) is (block.what == "fails"), done.stdout
+        assert (done.returncode != 0) is (block.attributes == "fails"), done.stdout
 
     def _bash(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -92,7 +92,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_WITHIN,
+            timeout=_BLOCK_TIMEOUT,
             check=False,
         )
 
@@ -115,7 +115,7 @@ class Reader:
         try:
             assert process.poll() is None, (self._folder.parent / "log").read_text()
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(_END_WITHIN)
+            process.wait(_EXIT_TIMEOUT)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -124,30 +124,30 @@ class Reader:
         assert matches(block.text, self._output), f"it wrote:\n{self._output}"
 
     def _do_toml(self, block: Block) -> None:
-        if block.what != "config":
+        if block.attributes != "config":
             self._do_other(block)
             return
         for name in ("ca.pem", "client.pem", "client.key", "server.pem", "server.key"):
             (self._folder / name).touch()
         path = self._folder / "checked.toml"
         path.write_text(block.text)
-        runtime_dir.check(load(path))
+        directory.validate(load(path))
 
     def _do_python(self, block: Block) -> None:
-        if not block.what.startswith("in="):
+        if not block.attributes.startswith("in="):
             self._do_other(block)
             return
         body = textwrap.indent(block.text, "    ")
-        prelude = getattr(preludes, block.what.removeprefix("in="))
+        prelude = getattr(code_contexts, block.attributes.removeprefix("in="))
         trio.run(prelude, f"async def body():\n{body}", self._folder)
 
     def _do_other(self, block: Block) -> None:
         """A file, or a part of one there is."""
-        assert block.what, "nothing says what is to be done with this block"
-        if block.what.startswith("from="):
-            found = (ROOT / block.what.removeprefix("from=")).read_text()
-            assert block.text.strip() in found, f"this is no part of {block.what[5:]}"
+        assert block.attributes, "nothing says what is to be done with this block"
+        if block.attributes.startswith("from="):
+            found = (ROOT / block.attributes.removeprefix("from=")).read_text()
+            assert block.text.strip() in found, f"this is no part of {block.attributes[5:]}"
             return
-        path = self._here / block.what
+        path = self._current_directory / block.attributes
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.docs.blocks import blocks_of, matches
-from tests.docs.pages import Reader
-from tests.tools import debian_tool
+from tests.docs.blocks import matches, parse_blocks
+from tests.docs.pages import PageRunner
+from tests.tools import find_debian_tool
 
 PAGES = sorted(
     str(page.relative_to(ROOT))
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
-    if any(True for _ in blocks_of(page))
+    if any(True for _ in parse_blocks(page))
 )
 NEEDED = {
     "docs/how-to/systemd.md": "systemd-analyze",
@@ -30,10 +30,10 @@ _WITHIN = 900
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
-        debian_tool(NEEDED[page])
+        find_debian_tool(NEEDED[page])
     faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
-        Reader(ROOT / page, Path(folder), stack).follow()
+        PageRunner(ROOT / page, Path(folder), stack).run()
 
 
 def test_output_is_compared() -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["meshtrio.wire"]):
-    from meshtrio.wire import frames, hpack
-    from meshtrio.wire.connection import Connection, Role
-    from meshtrio.wire.errors import MessageTooLarge
-    from meshtrio.wire.events import DataReceived
-    from meshtrio.wire.grpc import MessageReader
-    from meshtrio.wire.limits import Limits
+with atheris.instrument_imports(include=["meshtrio.http2"]):
+    from meshtrio.grpc.metadata import MessageReader
+    from meshtrio.http2 import frames
+    from meshtrio.http2.connection import H2Connection, Role
+    from meshtrio.http2.errors import MessageTooLargeError
+    from meshtrio.http2.events import DataReceived
+    from meshtrio.http2.hpack import codec
+    from meshtrio.http2.limits import Limits
 
 CORPUS = Path(__file__).parent / "corpus"
 LIMITS = Limits(
@@ -30,7 +31,7 @@ LIMITS = Limits(
     max_header_list_size=4096,
     max_message_size=1000,
 )
-REQUEST = hpack.encode(
+REQUEST = codec.encode(
     [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -42,12 +43,12 @@ REQUEST = hpack.encode(
 
 def seeds() -> dict[str, bytes]:
     """Where the first corpus comes from: a byte for the role and the cut, then a valid stream."""
-    head = frames.header_frames(1, REQUEST, end_stream=False, max_size=16_384)
-    data = frames.frame(frames.FrameType.DATA, 1, 1, b"\0\0\0\0\2hi")
-    reply = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-    answer = frames.header_frames(1, reply, end_stream=False, max_size=16_384)
-    status = hpack.encode([(b"grpc-status", b"0")])
-    trailers = frames.header_frames(1, status, end_stream=True, max_size=16_384)
+    head = frames.encode_header_block(1, REQUEST, end_stream=False, max_frame_size=16_384)
+    data = frames.encode_frame(frames.FrameType.DATA, 1, 1, b"\0\0\0\0\2hi")
+    reply = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+    answer = frames.encode_header_block(1, reply, end_stream=False, max_frame_size=16_384)
+    status = codec.encode([(b"grpc-status", b"0")])
+    trailers = frames.encode_header_block(1, status, end_stream=True, max_frame_size=16_384)
     other = frames.ping(b"12345678", ack=False) + frames.window_update(1, 10) + frames.goaway(1, 0)
     settings = frames.settings({1: 0, 3: 5, 4: 1000, 5: 20_000})
     return {
@@ -62,7 +63,7 @@ def one_input(data: bytes) -> None:
     if not data:
         return
     server, step = data[0] & 1, (data[0] >> 1) or len(data)
-    engine = Connection(Role.SERVER if server else Role.CLIENT, LIMITS)
+    engine = H2Connection(Role.SERVER if server else Role.CLIENT, LIMITS)
     if not server:
         engine.open_stream(REQUEST)
     readers: dict[int, MessageReader] = {}
@@ -70,10 +71,10 @@ def one_input(data: bytes) -> None:
         for event in engine.receive_data(data[start : start + step], now=float(start)):
             if isinstance(event, DataReceived):
                 reader = readers.setdefault(event.stream_id, MessageReader(LIMITS.max_message_size))
-                with contextlib.suppress(MessageTooLarge):
+                with contextlib.suppress(MessageTooLargeError):
                     reader.feed(event.data)
-                engine.allow(event.stream_id, LIMITS.stream_window)
-        assert engine.open_streams <= LIMITS.max_concurrent_streams
+                engine.set_receive_window(event.stream_id, LIMITS.stream_window)
+        assert engine.open_stream_count <= LIMITS.max_concurrent_streams
         # What is answered is at most in proportion to what was said.
         assert len(engine.data_to_send()) <= 1000 + 20 * step
 

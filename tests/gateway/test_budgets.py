@@ -12,14 +12,14 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.rpc.accounts import PROCESS
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.stream import Stream
-from meshtrio.wire import frames
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.limits import Limits
-from tests.gateway.doors import described, gateway_to
-from tests.rpc.pairs import Scripted, reply, request
-from tests.rpc.raw_calls import head_frame
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.raw_calls import request_headers_frame
 
 MIB = 1024 * 1024
 LIMITS = Limits(connection_memory=2 * MIB, peer_memory=2 * MIB)
@@ -29,31 +29,31 @@ TARGET = (b"x-mesh-target", b"echo")
 
 async def endless(message: RepeatRequest) -> AsyncIterator[EchoReply]:
     while True:
-        yield reply("x" * 30_000)
+        yield echo_reply("x" * 30_000)
 
 
 async def echo(message: EchoRequest) -> EchoReply:
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 async def test_replies_that_a_client_does_not_read(short_dir: Path) -> None:
     """40 streams of replies are begun and not read. Most are ended, and other calls go on."""
-    server = described(Scripted(Repeat=endless, Echo=echo))
-    async with gateway_to(short_dir, limits=LIMITS, echo=server) as behind:
-        async with behind.client(Limits(stream_window=65_535)) as channel:
+    server = server_with_reflection(CallbackServicer(Repeat=endless, Echo=echo))
+    async with run_gateway(short_dir, limits=LIMITS, echo=server) as behind:
+        async with behind.connect_client(Limits(stream_window=65_535)) as channel:
             stub = channel.stub(EchoServiceStub)
             calls = [stub.Repeat(RepeatRequest(message="x")) for _ in range(40)]
             with trio.fail_after(120):
                 for call in calls:
                     assert len((await call.receive_message()).message) == 30_000
                 await trio.testing.wait_all_tasks_blocked(0.05)
-                assert PROCESS.working < 12 * MIB
-                answer = await behind.channel.stub(EchoServiceStub).Echo(request("unharmed"))
+                assert PROCESS_MEMORY.working < 12 * MIB
+                answer = await behind.channel.stub(EchoServiceStub).Echo(echo_request("unharmed"))
                 assert answer.message == "unharmed"
                 over = sum([await ends_over_budget(call) for call in calls])
             assert over >= 30
         await behind.assert_nothing_left()
-    assert (PROCESS.received, PROCESS.working) == (0, 0)
+    assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
 
 async def ends_over_budget(call: Any) -> bool:
@@ -69,14 +69,14 @@ async def ends_over_budget(call: Any) -> bool:
 async def test_requests_that_a_plugin_does_not_take(short_dir: Path) -> None:
     async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.sleep_forever()
-        return reply("")
+        return echo_reply("")
 
     async def texts() -> AsyncIterator[EchoRequest]:
         while True:
-            yield request("x" * 30_000)
+            yield echo_request("x" * 30_000)
 
-    server = described(Scripted(Join=waits, Echo=echo))
-    async with gateway_to(short_dir, limits=LIMITS, echo=server) as behind:
+    server = server_with_reflection(CallbackServicer(Join=waits, Echo=echo))
+    async with run_gateway(short_dir, limits=LIMITS, echo=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         over = 0
 
@@ -92,10 +92,10 @@ async def test_requests_that_a_plugin_does_not_take(short_dir: Path) -> None:
                 nursery.start_soon(one)
             await trio.testing.wait_all_tasks_blocked(0.1)
             assert over >= 10
-            assert (await stub.Echo(request("unharmed"))).message == "unharmed"
+            assert (await stub.Echo(echo_request("unharmed"))).message == "unharmed"
             nursery.cancel_scope.cancel()
         await behind.assert_nothing_left()
-    assert (PROCESS.received, PROCESS.working) == (0, 0)
+    assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
 
 async def test_data_of_one_byte_each_is_put_together(
@@ -110,15 +110,17 @@ async def test_data_of_one_byte_each_is_put_together(
         on_data(stream, data, end_stream)
 
     async def sizes(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-        return reply(str([len(message.message) async for message in messages]))
+        return echo_reply(str([len(message.message) async for message in messages]))
 
     message = EchoRequest(message="x" * 492).SerializeToString()
     raw = bytes(1) + len(message).to_bytes(4, "big") + message
-    parts = [head_frame(n, TARGET, path=b"/echo.v1.EchoService/Join") for n in (1, 3)]
-    parts += [frames.frame(FrameType.DATA, 0, n, bytes((b,))) for b in raw for n in (1, 3)]
-    parts += [frames.frame(FrameType.DATA, frames.END_STREAM, n) for n in (1, 3)]
-    async with gateway_to(short_dir, echo=described(Scripted(Join=sizes, Echo=echo))) as behind:
-        await behind.channel.stub(EchoServiceStub).Echo(request("connects the two"))
+    parts = [request_headers_frame(n, TARGET, path=b"/echo.v1.EchoService/Join") for n in (1, 3)]
+    parts += [frames.encode_frame(FrameType.DATA, 0, n, bytes((b,))) for b in raw for n in (1, 3)]
+    parts += [frames.encode_frame(FrameType.DATA, frames.END_STREAM, n) for n in (1, 3)]
+    async with run_gateway(
+        short_dir, echo=server_with_reflection(CallbackServicer(Join=sizes, Echo=echo))
+    ) as behind:
+        await behind.channel.stub(EchoServiceStub).Echo(echo_request("connects the two"))
         monkeypatch.setattr(Stream, "on_data", counting)
         async with await trio.open_unix_socket(short_dir / "mesh.sock") as stream:
             await stream.send_all(frames.PREFACE + frames.settings({}) + b"".join(parts))

@@ -13,23 +13,23 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from tests.client.test_channel import named
-from tests.gateway.doors import Behind, described, gateway_to
-from tests.rpc.pairs import Scripted, reply, request
+from tests.client.test_channel import servicer_named
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
 
 ECHO = {"a": ["echo.v1.EchoService"]}
 
 
-def configure(behind: Behind, **config: Any) -> None:
-    behind.registry.configure("a", json.dumps(config))
+def configure_service(behind: GatewayHarness, **config: Any) -> None:
+    behind.registry.set_service_config("a", json.dumps(config))
 
 
-async def answers(behind: Behind, count: int, **options: Any) -> Counter[str]:
+async def answers(behind: GatewayHarness, count: int, **options: Any) -> Counter[str]:
     stub, found = behind.channel.stub(EchoServiceStub), Counter[str]()
     with trio.fail_after(30):
         for _ in range(count):
             try:
-                found[(await stub.Echo(request("?"), **options)).message] += 1
+                found[(await stub.Echo(echo_request("?"), **options)).message] += 1
             except purerpc.InternalError:
                 found["failed"] += 1
     return found
@@ -42,17 +42,19 @@ async def test_calls_in_flight_are_bounded_and_counted_out(short_dir: Path) -> N
         if message.message == "slow":
             begun.set()
             await go_on.wait()
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with gateway_to(short_dir, ECHO, a=described(Scripted(Echo=slow))) as behind:
-        configure(behind, meshtrio={"maxInFlight": 1})
+    async with run_gateway(
+        short_dir, ECHO, a=server_with_reflection(CallbackServicer(Echo=slow))
+    ) as behind:
+        configure_service(behind, meshtrio={"maxInFlight": 1})
         stub = behind.channel.stub(EchoServiceStub)
         assert await answers(behind, 5) == {"?": 5}
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stub.Echo, request("slow"))
+            nursery.start_soon(stub.Echo, echo_request("slow"))
             await begun.wait()
             with pytest.raises(purerpc.ResourceExhaustedError, match="in flight already"):
-                await stub.Echo(request("?"))
+                await stub.Echo(echo_request("?"))
             go_on.set()
         assert await answers(behind, 5) == {"?": 5}
 
@@ -67,9 +69,13 @@ async def test_an_endpoint_that_fails_is_ejected(short_dir: Path) -> None:
         "maxEjectionPercent": 100,
         "childPolicy": [{"round_robin": {}}],
     }
-    async with gateway_to(short_dir, ECHO, a=described(Scripted(Echo=broken))) as behind:
-        async with behind.serve("a", described(named("good"))):
-            configure(behind, loadBalancingConfig=[{"outlier_detection_experimental": outliers}])
+    async with run_gateway(
+        short_dir, ECHO, a=server_with_reflection(CallbackServicer(Echo=broken))
+    ) as behind:
+        async with behind.serve_endpoint("a", server_with_reflection(servicer_named("good"))):
+            configure_service(
+                behind, loadBalancingConfig=[{"outlier_detection_experimental": outliers}]
+            )
             found = await answers(behind, 40)
             assert 1 <= found["failed"] <= 10
             assert await answers(behind, 20) == {"good": 20}
@@ -77,9 +83,11 @@ async def test_an_endpoint_that_fails_is_ejected(short_dir: Path) -> None:
 
 async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
     ring = {"ring_hash_experimental": {"requestHashHeader": "user"}}
-    async with gateway_to(short_dir, ECHO, a=described(named("x"))) as behind:
-        async with behind.serve("a", described(named("y"))):
-            configure(behind, loadBalancingConfig=[ring])
+    async with run_gateway(
+        short_dir, ECHO, a=server_with_reflection(servicer_named("x"))
+    ) as behind:
+        async with behind.serve_endpoint("a", server_with_reflection(servicer_named("y"))):
+            configure_service(behind, loadBalancingConfig=[ring])
             await answers(behind, 1)
             await trio.testing.wait_all_tasks_blocked(0.02)
             owners = set()

@@ -14,27 +14,34 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.client.endpoint import Departure, Endpoint
-from meshtrio.gateway import gateway, passage
-from meshtrio.gateway.legs import CallerLeg
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.gateway import proxied_call, router
+from meshtrio.gateway.proxied_streams import DownstreamStream
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.limits import Limits
 from meshtrio.messages import reflection_v1
-from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from meshtrio.wire import frames
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.limits import Limits
-from tests.gateway.doors import described, gateway_to
-from tests.gateway.test_passing import echoing
-from tests.gateway.test_raw import head, raw, send
-from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
+from tests.gateway.test_passing import make_echo_server
+from tests.gateway.test_raw import connect_raw_socket, encode_request_headers, send_all
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
+from tests.support.gateways import run_gateway, server_with_reflection
 
 ECHO = "echo.v1.EchoService"
 
 
 def a_call(method: str, number: int, text: str, flags: int = frames.END_STREAM) -> bytes:
-    message = frame_message(request(text).SerializeToString())
-    begin = frames.frame(1, frames.END_HEADERS, number, head(method))
-    return begin + frames.frame(0, flags, number, message)
+    message = frame_message(echo_request(text).SerializeToString())
+    begin = frames.encode_frame(1, frames.END_HEADERS, number, encode_request_headers(method))
+    return begin + frames.encode_frame(0, flags, number, message)
 
 
 async def test_a_plugin_that_answers_early_again_and_again_keeps_its_connection(
@@ -48,22 +55,24 @@ async def test_a_plugin_that_answers_early_again_and_again_keeps_its_connection(
         answered += 1
         raise purerpc.AlreadyExistsError("early")
 
-    async with gateway_to(short_dir, {"a": [ECHO]}, a=Server(Scripted(Join=hasty))) as behind:
+    async with run_gateway(
+        short_dir, {"a": [ECHO]}, a=Server(CallbackServicer(Join=hasty))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with pytest.raises(purerpc.AlreadyExistsError):
-            await stub.Join(requests("first"))
-        (connection,) = behind.upstream()
-        async with raw(behind) as peer, trio.open_nursery() as nursery:
+            await stub.Join(echo_requests("first"))
+        (connection,) = behind.upstream_connections()
+        async with connect_raw_socket(behind) as peer, trio.open_nursery() as nursery:
             nursery.start_soon(_read_all, peer)
             for number in range(1, 3001, 2):
-                await send(peer, a_call("Join", number, "x", flags=0))
+                await send_all(peer, a_call("Join", number, "x", flags=0))
             with trio.fail_after(30):
                 while answered < 1501:
                     await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked(0.02)
-        assert behind.upstream() == [connection]
-        assert connection.usable
+        assert behind.upstream_connections() == [connection]
+        assert connection.is_usable
 
 
 async def _read_all(peer: trio.socket.SocketType) -> None:
@@ -77,48 +86,48 @@ async def test_a_server_does_not_count_the_resets_of_whom_it_trusts() -> None:
     async def hang(message: EchoRequest) -> EchoReply:
         begun.set()
         await trio.sleep_forever()
-        return reply("never")
+        return echo_reply("never")
 
-    async def give_up_a_call(pair: Pair) -> None:
+    async def give_up_a_call(pair: ConnectionPair) -> None:
         nonlocal begun
         begun = trio.Event()
         async with trio.open_nursery() as nursery:
 
             async def call() -> None:
                 with contextlib.suppress(purerpc.RpcFailedError):
-                    await pair.stub.Echo(request("x"))
+                    await pair.stub.Echo(echo_request("x"))
                 begun.set()
 
             nursery.start_soon(call)
             await begun.wait()
             nursery.cancel_scope.cancel()
-        await pair.settle()
+        await pair.wait_until_idle()
 
     limits = Limits(reset_burst=5, reset_rate=0)
     for trusted in (None, os.getpid()):
-        async with connected(
-            Scripted(Echo=hang), server_limits=limits, trusted_pid=trusted
+        async with connect_pair(
+            CallbackServicer(Echo=hang), server_limits=limits, trusted_pid=trusted
         ) as pair:
             for _ in range(10):
                 await give_up_a_call(pair)
-            assert pair.client.usable is (trusted is not None)
+            assert pair.client.is_usable is (trusted is not None)
 
 
 @pytest.mark.parametrize("size", range(1700, 1860, 8))
 async def test_a_deadline_does_not_make_a_head_too_large(size: int, short_dir: Path) -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    little = Server(Scripted(Echo=echo), limits=Limits(max_header_list_size=2048))
-    async with gateway_to(short_dir, {"a": [ECHO]}, a=little) as behind:
+    little = Server(CallbackServicer(Echo=echo), limits=Limits(max_header_list_size=2048))
+    async with run_gateway(short_dir, {"a": [ECHO]}, a=little) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        await stub.Echo(request("first"))
-        (connection,) = behind.upstream()
+        await stub.Echo(echo_request("first"))
+        (connection,) = behind.upstream_connections()
         with trio.fail_after(30):
             with contextlib.suppress(purerpc.ResourceExhaustedError):
-                await stub.Echo(request("x"), metadata=[("k", "v" * (size - 250))])
-        assert behind.upstream() == [connection]
-        assert connection.usable
+                await stub.Echo(echo_request("x"), metadata=[("k", "v" * (size - 250))])
+        assert behind.upstream_connections() == [connection]
+        assert connection.is_usable
 
 
 async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: Path) -> None:
@@ -130,30 +139,35 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
         begun.set()
         if message.message == "first":
             await trio.sleep_forever()
-        return reply(message.message)
+        return echo_reply(message.message)
 
     one = Limits(max_concurrent_streams=1)
-    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
-        async with behind.serve("a", Server(Scripted(Echo=slow), limits=one)), raw(behind) as peer:
-            await send(peer, a_call("Echo", 1, "first"))
+    async with run_gateway(short_dir, {"a": [ECHO]}) as behind:
+        async with (
+            behind.serve_endpoint("a", Server(CallbackServicer(Echo=slow), limits=one)),
+            connect_raw_socket(behind) as peer,
+        ):
+            await send_all(peer, a_call("Echo", 1, "first"))
             await begun.wait()
-            await send(peer, a_call("Echo", 3, "second"))
+            await send_all(peer, a_call("Echo", 3, "second"))
             await trio.testing.wait_all_tasks_blocked(0.02)
             (leg,) = (s for c in behind.server.connections for n, s in c.streams.items() if n == 3)
-            assert isinstance(leg, CallerLeg)
-            second = leg.passage
+            assert isinstance(leg, DownstreamStream)
+            second = leg.proxied_call
             assert second is not None
             # In one read: what makes room for the second, and the end of it.
-            await send(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
+            await send_all(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
             await trio.testing.wait_all_tasks_blocked(0.02)
             # Should it be woken all the same, it opens nothing.
             channel = behind.gateway._channels["a"].channel
-            target = channel.pick_ready()
+            target = channel.try_pick()
             assert target is not None
-            assert second._open(channel, target)
-            assert [c.streams for c in behind.upstream()] == [{}]
+            assert second._open_upstream(channel, target)
+            assert [c.streams for c in behind.upstream_connections()] == [{}]
             with trio.fail_after(30):
-                reply_to_third = await behind.channel.stub(EchoServiceStub).Echo(request("third"))
+                reply_to_third = await behind.channel.stub(EchoServiceStub).Echo(
+                    echo_request("third")
+                )
             assert reply_to_third.message == "third"
             assert seen == ["first", "third"]
             await behind.assert_nothing_left()
@@ -166,17 +180,17 @@ async def test_a_place_that_one_caller_cannot_use_is_given_to_the_next(short_dir
         if message.message == "first":
             begun.set()
             await go_on.wait()
-        return reply(message.message)
+        return echo_reply(message.message)
 
     limits = Limits(max_concurrent_streams=1, max_header_list_size=2048)
-    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
-        async with behind.serve("a", Server(Scripted(Echo=slow), limits=limits)):
+    async with run_gateway(short_dir, {"a": [ECHO]}) as behind:
+        async with behind.serve_endpoint("a", Server(CallbackServicer(Echo=slow), limits=limits)):
             stub = behind.channel.stub(EchoServiceStub)
             answered = []
 
             async def call(text: str, **options: Any) -> None:
                 try:
-                    answered.append((await stub.Echo(request(text), **options)).message)
+                    answered.append((await stub.Echo(echo_request(text), **options)).message)
                 except purerpc.ResourceExhaustedError:
                     answered.append("refused")
 
@@ -193,15 +207,15 @@ async def test_a_place_that_one_caller_cannot_use_is_given_to_the_next(short_dir
 
 async def test_a_plugin_whose_reflection_hangs_costs_one_question(short_dir: Path) -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    server = described(Scripted(Echo=echo))
-    server.serve_when_called("grpc.reflection.v1.ServerReflection", HangingReflection)
-    async with gateway_to(short_dir, {"a": [ECHO]}, a=server) as behind:
+    server = server_with_reflection(CallbackServicer(Echo=echo))
+    server.add_lazy_servicer("grpc.reflection.v1.ServerReflection", HangingReflection)
+    async with run_gateway(short_dir, {"a": [ECHO]}, a=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(30):
             for _ in range(300):
-                await stub.Echo(request("x"))
+                await stub.Echo(echo_request("x"))
         nursery = behind.gateway._nursery
         assert nursery is not None
         assert len(nursery.child_tasks) < 5
@@ -210,7 +224,7 @@ async def test_a_plugin_whose_reflection_hangs_costs_one_question(short_dir: Pat
 class HangingReflection:
     def __init__(self) -> None:
         found = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
-        self.service = service_of(found, self)
+        self.service = service_from_descriptor(found, self)
 
     async def ServerReflectionInfo(self, messages: Any) -> AsyncIterator[Any]:
         await trio.sleep_forever()
@@ -220,77 +234,82 @@ class HangingReflection:
 async def test_channels_of_services_that_are_gone_are_closed(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "_LOOK_EVERY", 0.05)
-    async with gateway_to(short_dir, a=echoing()) as behind:
+    monkeypatch.setattr(router, "_ORPHAN_CHECK_INTERVAL", 0.05)
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         for number in range(20):
             name = f"s{number}"
             endpoint = Endpoint(f"e{number}", f"unix:{short_dir / 'nowhere'}")
             behind.registry.register(name, endpoint)
             with trio.move_on_after(0.005):
                 await behind.channel.stub(EchoServiceStub).Echo(
-                    request("x"), metadata=[("x-mesh-target", name)]
+                    echo_request("x"), metadata=[("x-mesh-target", name)]
                 )
-            behind.registry.deregister(name, Departure(endpoint.id, "gone"))
+            behind.registry.deregister(name, ExitInfo(endpoint.id, "gone"))
         with trio.fail_after(30):
             while len(behind.gateway._channels) > 1:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.01)
-        assert (await behind.channel.stub(EchoServiceStub).Echo(request("x"))).message == "x"
+        assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("x"))).message == "x"
 
 
 async def test_names_that_anybody_may_register_do_not_count_as_authority(short_dir: Path) -> None:
-    async with gateway_to(short_dir, a=echoing()) as behind:
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         endpoint = Endpoint("e", f"unix:{short_dir / 'nowhere'}")
         behind.registry.register("localhost", endpoint)
-        async with behind.as_authority("localhost") as channel:
+        async with behind.connect_with_authority("localhost") as channel:
             with trio.fail_after(30):
-                joined = await channel.stub(EchoServiceStub).Join(requests("a", "b"))
+                joined = await channel.stub(EchoServiceStub).Join(echo_requests("a", "b"))
         assert joined.message == "a b"
 
 
 async def test_who_has_only_registered_has_no_say_beside_a_plugin(short_dir: Path) -> None:
-    async with gateway_to(short_dir) as behind:
-        behind.registry.declare("plugin.a")
-        async with behind.serve("evil", echoing()):
+    async with run_gateway(short_dir) as behind:
+        behind.registry.add_service("plugin.a")
+        async with behind.serve_endpoint("evil", make_echo_server()):
             # As what has only registered itself.
-            behind.registry.forget("evil")
+            behind.registry.remove_service("evil")
             stub = behind.channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.UnavailableError, match=r"not ready yet: plugin\.a"):
-                await stub.Echo(request("x"))
-            async with behind.serve("plugin.a", echoing()) as server:
-                assert (await stub.Echo(request("x"))).message == "x"
-                assert server.meter.started == 1
+                await stub.Echo(echo_request("x"))
+            async with behind.serve_endpoint("plugin.a", make_echo_server()) as server:
+                assert (await stub.Echo(echo_request("x"))).message == "x"
+                assert server.load_recorder.started == 1
 
 
 async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
     """And padding, which is nothing at all, is not kept."""
-    async with gateway_to(short_dir, {"a": [ECHO]}) as behind:
-        behind.registry.declare("a")
-        async with raw(behind) as peer:
-            await send(peer, frames.frame(1, frames.END_HEADERS, 1, head("Join")))
-            message = frame_message(request("x" * 3000).SerializeToString())
+    async with run_gateway(short_dir, {"a": [ECHO]}) as behind:
+        behind.registry.add_service("a")
+        async with connect_raw_socket(behind) as peer:
+            await send_all(
+                peer, frames.encode_frame(1, frames.END_HEADERS, 1, encode_request_headers("Join"))
+            )
+            message = frame_message(echo_request("x" * 3000).SerializeToString())
             for number in range(0, len(message), 500):
                 some = message[number : number + 500]
-                pieces = [frames.frame(0, 0, 1, bytes((byte,))) for byte in some]
-                padding = frames.frame(0, frames.PADDED, 1, b"\x09" + b"\x00" * 9)
-                await send(peer, b"".join(pieces) + padding)
+                pieces = [frames.encode_frame(0, 0, 1, bytes((byte,))) for byte in some]
+                padding = frames.encode_frame(0, frames.PADDED, 1, b"\x09" + b"\x00" * 9)
+                await send_all(peer, b"".join(pieces) + padding)
                 await trio.testing.wait_all_tasks_blocked(0.002)
             (leg,) = (s for c in behind.server.connections for s in c.streams.values())
-            assert isinstance(leg, CallerLeg)
-            assert leg.passage is not None
-            assert leg.passage._kept is not None
-            assert b"".join(leg.passage._kept) == message
-            assert len(leg.passage._kept) == 1
+            assert isinstance(leg, DownstreamStream)
+            assert leg.proxied_call is not None
+            assert leg.proxied_call._replay_buffer is not None
+            assert b"".join(leg.proxied_call._replay_buffer) == message
+            assert len(leg.proxied_call._replay_buffer) == 1
 
 
 async def test_a_caller_who_never_reads_is_given_up(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passage, "_MOST_UNREAD", 300_000)
-    async with gateway_to(short_dir, a=echoing()) as behind, raw(behind) as peer:
-        assert (await behind.channel.stub(EchoServiceStub).Echo(request("hi"))).message == "hi"
+    monkeypatch.setattr(proxied_call, "_MAX_UNREAD_SIZE", 300_000)
+    async with (
+        run_gateway(short_dir, a=make_echo_server()) as behind,
+        connect_raw_socket(behind) as peer,
+    ):
+        assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("hi"))).message == "hi"
         with trio.fail_after(30), contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for number in range(1, 200_000, 2):
-                await send(peer, a_call("NoSuch", number, ""))
-        assert (await behind.channel.stub(EchoServiceStub).Echo(request("hi"))).message == "hi"
+                await send_all(peer, a_call("NoSuch", number, ""))
+        assert (await behind.channel.stub(EchoServiceStub).Echo(echo_request("hi"))).message == "hi"
         assert number < 199_999
         await behind.assert_nothing_left()

@@ -13,10 +13,10 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import open_channel
-from meshtrio.wire.limits import Limits
-from tests.client.test_channel import Feed, endpoint, serving
-from tests.gateway.doors import described, gateway_to
-from tests.rpc.pairs import Scripted, request
+from meshtrio.http2.limits import Limits
+from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.gateways import run_gateway, server_with_reflection
 
 LIMIT = 32 * 1024
 SIZES = [30_000, 33_000, 40_000, 200_000, 900_000]
@@ -46,7 +46,7 @@ class Verbose:
 
 async def outcome_of(stub: Any, text: str, **options: Any) -> str:
     try:
-        return str((await stub.Echo(request(text), **options)).message)
+        return str((await stub.Echo(echo_request(text), **options)).message)
     except purerpc.NotFoundError:
         return "NOT_FOUND"
     except purerpc.ResourceExhaustedError as exc:
@@ -57,7 +57,7 @@ async def check(stub: Any, verbose: Verbose, text: str, fits: bool, **options: A
     """Make a call while another one is under way, which has to succeed."""
 
     async def held() -> None:
-        assert (await stub.Echo(request("hold"))).message == "held"
+        assert (await stub.Echo(echo_request("hold"))).message == "held"
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -70,21 +70,21 @@ async def check(stub: Any, verbose: Verbose, text: str, fits: bool, **options: A
                 assert "header list of" in outcome
                 assert "limit of 32768 bytes" in outcome
             verbose.release.set()
-        assert (await stub.Echo(request(""))).message == "ok"
+        assert (await stub.Echo(echo_request(""))).message == "ok"
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("place", PLACES)
 async def test_responses(place: str, size: int, short_dir: Path) -> None:
     verbose = Verbose()
-    server = described(Scripted(Echo=verbose.echo))
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
+    server = server_with_reflection(CallbackServicer(Echo=verbose.echo))
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        await stub.Echo(request(""))
-        before = behind.upstream()
+        await stub.Echo(echo_request(""))
+        before = behind.upstream_connections()
         encoded = size * 4 // 3 if place == "status_details" else size
         await check(stub, verbose, f"{place} {size}", encoded < LIMIT)
-        assert behind.upstream() == before
+        assert behind.upstream_connections() == before
         await behind.assert_nothing_left()
 
 
@@ -94,14 +94,14 @@ async def test_responses_of_a_server_that_does_not_look(
     place: str, size: int, short_dir: Path
 ) -> None:
     """As of other stacks, which send whatever the handler gives: the client's limit holds."""
-    verbose, feed = Verbose(), Feed()
-    server = described(Scripted(Echo=verbose.echo))
-    feed.set(endpoint(short_dir / "a"))
-    async with serving(short_dir / "a", server), open_channel("a", feed) as channel:
+    verbose, feed = Verbose(), FakeResolver()
+    server = server_with_reflection(CallbackServicer(Echo=verbose.echo))
+    feed.set(unix_endpoint(short_dir / "a"))
+    async with serve_on_socket(short_dir / "a", server), open_channel("a", feed) as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request(""))
+        await stub.Echo(echo_request(""))
         for connection in server.connections:
-            connection.engine.max_sent_header_list = 2**31
+            connection.engine.max_send_header_list_size = 2**31
         encoded = size * 4 // 3 if place == "status_details" else size
         if encoded < 1_000_000:
             await check(stub, verbose, f"{place} {size}", encoded < LIMIT)
@@ -112,15 +112,15 @@ async def test_responses_of_a_server_that_does_not_look(
 @pytest.mark.parametrize("size", SIZES)
 async def test_requests(size: int, looks: bool, short_dir: Path) -> None:
     verbose = Verbose()
-    server = described(Scripted(Echo=verbose.echo))
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
+    server = server_with_reflection(CallbackServicer(Echo=verbose.echo))
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        await stub.Echo(request(""))
+        await stub.Echo(echo_request(""))
         (connection,) = behind.server.connections
         if not looks:
-            for subchannel in behind.channel._subchannels.values():
-                for each in subchannel.link._connections:
-                    each.engine.max_sent_header_list = 2**31
+            for subchannel in behind.channel._endpoints.values():
+                for each in subchannel.subchannel._connections:
+                    each.engine.max_send_header_list_size = 2**31
         await check(stub, verbose, "", size < LIMIT, metadata=[("large", "v" * size)])
         assert set(behind.server.connections) == {connection}
         await behind.assert_nothing_left()
@@ -129,17 +129,17 @@ async def test_requests(size: int, looks: bool, short_dir: Path) -> None:
 @pytest.mark.parametrize("size", range(LIMIT - 700, LIMIT + 100, 40))
 async def test_a_request_just_at_the_limit(size: int, short_dir: Path) -> None:
     """The client counts the whole list, what it adds by itself included."""
-    verbose, feed = Verbose(), Feed()
-    server = described(Scripted(Echo=verbose.echo))
-    feed.set(endpoint(short_dir / "a"))
-    async with serving(short_dir / "a", server), open_channel("a", feed) as channel:
+    verbose, feed = Verbose(), FakeResolver()
+    server = server_with_reflection(CallbackServicer(Echo=verbose.echo))
+    feed.set(unix_endpoint(short_dir / "a"))
+    async with serve_on_socket(short_dir / "a", server), open_channel("a", feed) as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request(""))
+        await stub.Echo(echo_request(""))
         with trio.fail_after(20):
             outcome = await outcome_of(stub, "", metadata=[("large", "v" * size)])
         assert outcome == "ok" or "the request's header list" in outcome
         (connection,) = server.connections
-        assert connection.tally.failed == 0
+        assert connection.counters.failed == 0
 
 
 async def test_a_stream_under_way_survives_large_trailers_of_another_call(short_dir: Path) -> None:
@@ -147,8 +147,8 @@ async def test_a_stream_under_way_survives_large_trailers_of_another_call(short_
         request.trailing_metadata = [("large", "v" * 40_000)]
         yield EchoReply(message="one")
 
-    server = described(Scripted(Repeat=repeat))
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
+    server = server_with_reflection(CallbackServicer(Repeat=repeat))
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(10):
             async with stub.Repeat(EchoRequest()) as first, stub.Repeat(EchoRequest()) as second:
@@ -161,9 +161,9 @@ async def test_a_stream_under_way_survives_large_trailers_of_another_call(short_
 async def test_a_callers_own_limit_is_above_the_gateways(short_dir: Path) -> None:
     """The gateway's limit is the one that the error names."""
     verbose = Verbose()
-    server = described(Scripted(Echo=verbose.echo))
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
-        async with behind.client(Limits(max_header_list_size=500_000)) as channel:
+    server = server_with_reflection(CallbackServicer(Echo=verbose.echo))
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}, a=server) as behind:
+        async with behind.connect_client(Limits(max_header_list_size=500_000)) as channel:
             stub = channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 32768 bytes"):
-                await stub.Echo(request("trailing_metadata 40000"))
+                await stub.Echo(echo_request("trailing_metadata 40000"))

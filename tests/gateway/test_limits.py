@@ -10,10 +10,10 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.wire.errors import ErrorCode
-from tests.deadline_storm import attack_here
-from tests.meshes import running
-from tests.programs import echo
+from meshtrio.http2.errors import ErrorCode
+from tests.deadline_storm import run_rapid_reset_attack
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import echo_plugin_table
 
 CONFIG = """
 [mesh.gateway]
@@ -24,7 +24,7 @@ reset_rate = 0
 
 
 async def test_header_lists(short_dir: Path) -> None:
-    async with running(CONFIG + echo(), short_dir) as mesh:
+    async with run_mesh(CONFIG + echo_plugin_table(), short_dir) as mesh:
         async with connect_to(
             f"unix:{mesh.mesh.socket}", metadata=[("x-mesh-target", "plugin.echo")]
         ) as channel:
@@ -35,7 +35,7 @@ async def test_header_lists(short_dir: Path) -> None:
 
 
 async def test_resets(short_dir: Path) -> None:
-    async with running(CONFIG + echo(), short_dir) as mesh:
-        reason, streams = await attack_here(mesh.mesh.socket)
+    async with run_mesh(CONFIG + echo_plugin_table(), short_dir) as mesh:
+        reason, streams = await run_rapid_reset_attack(mesh.mesh.socket)
         assert reason == ErrorCode.ENHANCE_YOUR_CALM.name
         assert streams < 5000

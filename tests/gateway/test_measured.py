@@ -10,12 +10,15 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.telemetry.families import Distribution
-from meshtrio.telemetry.metrics.ended import LONG
-from meshtrio.telemetry.metrics.passed import MOST_SERVICES, PassedCalls
-from tests.gateway.doors import described, gateway_to, measured
-from tests.gateway.test_config import configure
-from tests.rpc.pairs import Scripted, reply, request
+from meshtrio.telemetry.metric_families import Distribution
+from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metrics.gateway_metrics import (
+    MAX_MEASURED_SERVICES,
+    GatewayMetrics,
+)
+from tests.gateway.test_config import configure_service
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.gateways import count_calls, run_gateway, server_with_reflection
 
 A = "mesh:///a"
 
@@ -33,25 +36,27 @@ async def test_by_where_they_went_and_how_they_ended(short_dir: Path) -> None:
                     await trio.sleep_forever()
                 finally:
                     ends.set()
-        return reply("ok")
+        return echo_reply("ok")
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=answer))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=answer))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        await stub.Echo(request("fine"))
+        await stub.Echo(echo_request("fine"))
         with pytest.raises(purerpc.NotFoundError):
-            await stub.Echo(request("fail"))
+            await stub.Echo(echo_request("fail"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stub.Echo, request("wait"))
+            nursery.start_soon(stub.Echo, echo_request("wait"))
             await began.wait()
-            assert measured(behind.gateway)[0] == 3
+            assert count_calls(behind.gateway)[0] == 3
             nursery.cancel_scope.cancel()
         await ends.wait()
         with trio.move_on_after(0.05):
-            await stub.Echo(request("wait"))
+            await stub.Echo(echo_request("wait"))
         with pytest.raises(purerpc.RpcFailedError):
-            await stub.Echo(request("fine"), metadata=[("x-mesh-target", "nobody")])
+            await stub.Echo(echo_request("fine"), metadata=[("x-mesh-target", "nobody")])
         await behind.assert_nothing_left()
-        began_in_all, ended = measured(behind.gateway)
+        began_in_all, ended = count_calls(behind.gateway)
     assert began_in_all == 5
     assert ended == {
         (A, "OK"): 1,
@@ -71,53 +76,57 @@ class Held:
     async def answer(self, message: EchoRequest) -> EchoReply:
         self.arrived.set()
         await self.goes_on.wait()
-        return reply("ok")
+        return echo_reply("ok")
 
 
 async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
     held = Held()
-    async with gateway_to(short_dir, a=described(Scripted(Echo=held.answer))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=held.answer))
+    ) as behind:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(behind.channel.stub(EchoServiceStub).Echo, request("x"))
+            nursery.start_soon(behind.channel.stub(EchoServiceStub).Echo, echo_request("x"))
             await held.arrived.wait()
             since = trio.current_time()
             while trio.current_time() < since + 0.01:
                 await trio.lowlevel.checkpoint()
             held.goes_on.set()
-        assert behind.gateway.measured is not None
-        (point,) = behind.gateway.measured.families()[1].points
+        assert behind.gateway.call_metrics is not None
+        (point,) = behind.gateway.call_metrics.collect()[1].points
     assert isinstance(point.value, Distribution)
-    assert 0.01 <= point.value.total < 5
+    assert 0.01 <= point.value.sum < 5
 
 
 async def test_a_call_that_its_service_has_no_place_for_is_among_its_own(short_dir: Path) -> None:
     held = Held()
-    async with gateway_to(short_dir, a=described(Scripted(Echo=held.answer))) as behind:
-        configure(behind, meshtrio={"maxInFlight": 1})
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=held.answer))
+    ) as behind:
+        configure_service(behind, meshtrio={"maxInFlight": 1})
         stub = behind.channel.stub(EchoServiceStub)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stub.Echo, request("x"))
+            nursery.start_soon(stub.Echo, echo_request("x"))
             await held.arrived.wait()
             with pytest.raises(purerpc.ResourceExhaustedError):
-                await stub.Echo(request("x"))
+                await stub.Echo(echo_request("x"))
             held.goes_on.set()
-        assert measured(behind.gateway)[1] == {(A, "OK"): 1, (A, "RESOURCE_EXHAUSTED"): 1}
+        assert count_calls(behind.gateway)[1] == {(A, "OK"): 1, (A, "RESOURCE_EXHAUSTED"): 1}
 
 
 def test_series_are_bounded_whatever_is_registered() -> None:
-    calls = PassedCalls()
-    for number in range(2 * MOST_SERVICES):
+    calls = GatewayMetrics()
+    for number in range(2 * MAX_MEASURED_SERVICES):
         for code in (0, 99):
-            calls.end(calls.begin(f"s{number}"), code, 0.1)
-    calls.end(calls.begin("other"), 0, 0.1)
-    for _ in range(LONG):
-        calls.end(calls.begin(None), 5, 0.1)
-    began, ended = calls.families()
-    assert len(began.points) <= MOST_SERVICES + 1
-    assert len(ended.points) <= 2 * (MOST_SERVICES + 1) + 1
+            calls.end_call(calls.start_call(f"s{number}"), code, 0.1)
+    calls.end_call(calls.start_call("other"), 0, 0.1)
+    for _ in range(FLUSH_THRESHOLD):
+        calls.end_call(calls.start_call(None), 5, 0.1)
+    began, ended = calls.collect()
+    assert len(began.points) <= MAX_MEASURED_SERVICES + 1
+    assert len(ended.points) <= 2 * (MAX_MEASURED_SERVICES + 1) + 1
     assert (
         sum(p.value for p in began.points if isinstance(p.value, int))
-        == 4 * MOST_SERVICES + 1 + LONG
+        == 4 * MAX_MEASURED_SERVICES + 1 + FLUSH_THRESHOLD
     )
     statuses = {dict(point.labels)["grpc.status"] for point in ended.points}
     assert statuses == {"OK", "UNKNOWN", "NOT_FOUND"}

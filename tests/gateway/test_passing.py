@@ -16,10 +16,15 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.errors import ConnectionLostError
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.wire.limits import Limits
-from tests.gateway.doors import described, gateway_to
-from tests.rpc.pairs import Scripted, reply, request, requests
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
+from tests.support.gateways import run_gateway, server_with_reflection
 
 
 async def echo(message: EchoRequest) -> EchoReply:
@@ -40,24 +45,24 @@ async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]
         yield EchoReply(message=each.message)
 
 
-def echoing() -> Server:
-    return described(Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat))
+def make_echo_server() -> Server:
+    return server_with_reflection(CallbackServicer(Echo=echo, Repeat=repeat, Join=join, Chat=chat))
 
 
 async def test_all_four_kinds_of_method(short_dir: Path) -> None:
-    async with gateway_to(short_dir, a=echoing()) as behind:
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(30):
             for size in (0, 1, 100_000, 3_000_000):
-                assert (await stub.Echo(request("x" * size))).message == "x" * size
+                assert (await stub.Echo(echo_request("x" * size))).message == "x" * size
             repeated = stub.Repeat(RepeatRequest(message="r", count=1000))
             assert [each.message async for each in repeated] == ["r"] * 1000
-            assert (await stub.Join(requests("a", "b", "c"))).message == "a b c"
-            assert (await stub.Join(requests())).message == ""
-            assert [each.message async for each in stub.Chat(requests("a", "b"))] == ["a", "b"]
+            assert (await stub.Join(echo_requests("a", "b", "c"))).message == "a b c"
+            assert (await stub.Join(echo_requests())).message == ""
+            assert [each.message async for each in stub.Chat(echo_requests("a", "b"))] == ["a", "b"]
             async with stub.Chat() as call:
                 for text in ("one", "two"):
-                    await call.send_message(request(text))
+                    await call.send_message(echo_request(text))
                     assert (await call.receive_message()).message == text
                 await call.close()
                 assert await call.receive_message() is None
@@ -74,19 +79,21 @@ async def test_metadata_status_and_details_go_both_ways(short_dir: Path) -> None
         if message.message == "fail":
             request.status_details = b"\x08\x05"
             raise purerpc.NotFoundError("näh: 100%")
-        return reply("ok")
+        return echo_reply("ok")
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=fail))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=fail))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         sent = [("user", "7"), ("user", "8"), ("blob-bin", b"\x00\x01\xfe")]
-        _, outcome = await stub.Echo.with_call(request("x"), metadata=sent)
+        _, outcome = await stub.Echo.with_call(echo_request("x"), metadata=sent)
         assert [pair for pair in seen["metadata"] if pair in sent] == sent
         ((_, who),) = [pair for pair in seen["metadata"] if pair[0] == "x-mesh-forwarded"]
         assert who == f"uid {os.getuid()} (pid {os.getpid()})"
         assert outcome.initial_metadata == (("a", "1"), ("b-bin", b"\x00\xff"))
         assert outcome.trailing_metadata == (("c", "2"), ("c", "3"), ("d-bin", b"\x01"))
         with pytest.raises(purerpc.NotFoundError) as caught:
-            await stub.Echo(request("fail"))
+            await stub.Echo(echo_request("fail"))
         assert caught.value.status.status_message == "näh: 100%"
         assert caught.value.status_details == b"\x08\x05"
         assert ("d-bin", b"\x01") in caught.value.trailing_metadata
@@ -99,12 +106,14 @@ async def test_compressed_messages_are_not_touched(short_dir: Path) -> None:
     async def compressed(message: EchoRequest, request: Any) -> EchoReply:
         seen.append((request.message_encoding, request.message_compressed))
         request.compression = "gzip"
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=compressed))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=compressed))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         text = "x" * 10_000
-        assert (await stub.Echo(request(text), compression="gzip")).message == text
+        assert (await stub.Echo(echo_request(text), compression="gzip")).message == text
     assert seen == [("gzip", True)]
 
 
@@ -120,16 +129,18 @@ async def test_a_deadline_and_a_cancellation_reach_the_handler(short_dir: Path) 
         finally:
             cancelled.set()
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=hang))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=hang))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(30):
             with trio.move_on_after(0.3):
-                await stub.Echo(request("x"))
+                await stub.Echo(echo_request("x"))
             await cancelled.wait()
             assert 0 < ends[0] < 0.31
             begun, cancelled = trio.Event(), trio.Event()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(stub.Echo, request("x"))
+                nursery.start_soon(stub.Echo, echo_request("x"))
                 await begun.wait()
                 nursery.cancel_scope.cancel()
             await cancelled.wait()
@@ -145,7 +156,9 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back(short_dir: Path
             sent += 1
             yield EchoReply(message="x" * 10_000)
 
-    async with gateway_to(short_dir, a=described(Scripted(Repeat=flood))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Repeat=flood))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         async with stub.Repeat(RepeatRequest()) as call:
             assert (await call.receive_message()).message
@@ -171,9 +184,11 @@ async def test_a_handler_that_does_not_read_holds_the_caller_back(short_dir: Pat
         nonlocal sent
         for _ in range(300):
             sent += 1
-            yield request("x" * 10_000)
+            yield echo_request("x" * 10_000)
 
-    async with gateway_to(short_dir, a=described(Scripted(Join=late))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Join=late))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         async with trio.open_nursery() as nursery:
 
@@ -191,14 +206,16 @@ async def test_an_answer_may_come_before_the_request_is_over(short_dir: Path) ->
     async def hasty(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         async for each in messages:
             raise purerpc.AlreadyExistsError(each.message)
-        return reply("none")
+        return echo_reply("none")
 
     async def endless() -> AsyncIterator[EchoRequest]:
         while True:
-            yield request("again")
+            yield echo_request("again")
             await trio.lowlevel.checkpoint()
 
-    async with gateway_to(short_dir, a=described(Scripted(Join=hasty))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Join=hasty))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(30), pytest.raises(purerpc.AlreadyExistsError, match="again"):
             await stub.Join(endless())
@@ -212,13 +229,13 @@ async def test_a_plugin_that_breaks_off_is_told_as_that(short_dir: Path) -> None
         begun.set()
         await trio.sleep_forever()
 
-    async with gateway_to(short_dir) as behind:
-        server = described(Scripted(Echo=hang))
-        async with behind.serve("a", server), trio.open_nursery() as nursery:
+    async with run_gateway(short_dir) as behind:
+        server = server_with_reflection(CallbackServicer(Echo=hang))
+        async with behind.serve_endpoint("a", server), trio.open_nursery() as nursery:
 
             async def call() -> None:
                 with pytest.raises(purerpc.UnavailableError):
-                    await behind.channel.stub(EchoServiceStub).Echo(request("x"))
+                    await behind.channel.stub(EchoServiceStub).Echo(echo_request("x"))
 
             nursery.start_soon(call)
             await begun.wait()
@@ -237,11 +254,13 @@ async def test_a_caller_that_breaks_off_ends_the_handler(short_dir: Path) -> Non
         finally:
             cancelled.set()
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=hang))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=hang))
+    ) as behind:
 
         async def call() -> None:
             with pytest.raises(ConnectionLostError):
-                await behind.channel.stub(EchoServiceStub).Echo(request("x"))
+                await behind.channel.stub(EchoServiceStub).Echo(echo_request("x"))
 
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
@@ -262,21 +281,21 @@ async def test_a_call_that_is_refused_is_made_again(short_dir: Path) -> None:
     async def slow(message: EchoRequest) -> EchoReply:
         begun.set()
         await go_on.wait()
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}) as behind:
-        first = Server(Scripted(Echo=slow), limits=one_at_a_time)
-        async with behind.serve("a", first), trio.open_nursery() as nursery:
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}) as behind:
+        first = Server(CallbackServicer(Echo=slow), limits=one_at_a_time)
+        async with behind.serve_endpoint("a", first), trio.open_nursery() as nursery:
 
             async def call(text: str) -> None:
-                found = await behind.channel.stub(EchoServiceStub).Echo(request(text))
+                found = await behind.channel.stub(EchoServiceStub).Echo(echo_request(text))
                 answered.append(found.message)
 
             nursery.start_soon(call, "first")
             await begun.wait()
             nursery.start_soon(call, "second")
             await trio.testing.wait_all_tasks_blocked(0.01)
-            async with behind.serve("a", echoing()):
+            async with behind.serve_endpoint("a", make_echo_server()):
                 for connection in first.connections:
                     nursery.start_soon(connection.drain)
                 with trio.fail_after(30):
@@ -292,22 +311,22 @@ async def test_many_calls_of_all_kinds_at_once_with_some_given_up(
     seed: int, short_dir: Path
 ) -> None:
     rng = random.Random(seed)
-    async with gateway_to(short_dir, a=echoing()) as behind:
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         stub = behind.channel.stub(EchoServiceStub)
 
         async def one(kind: int, size: int, count: int, patience: float) -> None:
             text = chr(97 + size % 26) * size
             with trio.move_on_after(patience):
                 if kind == 0:
-                    assert (await stub.Echo(request(text))).message == text
+                    assert (await stub.Echo(echo_request(text))).message == text
                 elif kind == 1:
                     found = stub.Repeat(RepeatRequest(message=text, count=count))
                     assert [each.message async for each in found] == [text] * count
                 elif kind == 2:
-                    joined = await stub.Join(requests(*[text] * count))
+                    joined = await stub.Join(echo_requests(*[text] * count))
                     assert joined.message == " ".join([text] * count)
                 else:
-                    chatted = stub.Chat(requests(*[text] * count))
+                    chatted = stub.Chat(echo_requests(*[text] * count))
                     assert [each.message async for each in chatted] == [text] * count
 
         with trio.fail_after(20):

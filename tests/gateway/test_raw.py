@@ -16,20 +16,21 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.limits import Limits
-from tests.gateway.doors import Behind, described, gateway_to
-from tests.gateway.test_passing import echoing
-from tests.rpc.pairs import Scripted, request
+from tests.gateway.test_passing import make_echo_server
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
 
 METHODS = ("Echo", "Repeat", "Join", "Chat", "NoSuch")
 
 
-def head(method: str, *more: tuple[bytes, bytes]) -> bytes:
-    return hpack.encode(
+def encode_request_headers(method: str, *more: tuple[bytes, bytes]) -> bytes:
+    return codec.encode(
         [
             (b":method", b"POST"),
             (b":scheme", b"http"),
@@ -43,14 +44,14 @@ def head(method: str, *more: tuple[bytes, bytes]) -> bytes:
 
 
 @asynccontextmanager
-async def raw(behind: Behind) -> AsyncIterator[trio.socket.SocketType]:
+async def connect_raw_socket(behind: GatewayHarness) -> AsyncIterator[trio.socket.SocketType]:
     with trio.socket.socket(socket.AF_UNIX) as sock:
         await sock.connect(str(behind.folder / "mesh.sock"))
-        await send(sock, frames.PREFACE + frames.settings({}))
+        await send_all(sock, frames.PREFACE + frames.settings({}))
         yield sock
 
 
-async def send(sock: trio.socket.SocketType, data: bytes) -> None:
+async def send_all(sock: trio.socket.SocketType, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[await sock.send(view) :]
@@ -65,15 +66,17 @@ def nonsense(rng: random.Random) -> bytes:
         if kind <= 2:
             flags = frames.END_HEADERS | (frames.END_STREAM if rng.random() < 0.2 else 0)
             timeout = [(b"grpc-timeout", b"50m")] if rng.random() < 0.3 else []
-            block = head(rng.choice(METHODS), *timeout)
-            out += frames.frame(1, flags, next_id, block)
+            block = encode_request_headers(rng.choice(METHODS), *timeout)
+            out += frames.encode_frame(1, flags, next_id, block)
             opened.append(next_id)
             next_id += 2
         elif kind <= 5:
             message = EchoRequest(message="x" * rng.choice([0, 5, 5000])).SerializeToString()
             data = frame_message(message)
             data = data[: rng.choice([len(data), len(data), 3, 0])]
-            out += frames.frame(0, frames.END_STREAM if rng.random() < 0.4 else 0, stream, data)
+            out += frames.encode_frame(
+                0, frames.END_STREAM if rng.random() < 0.4 else 0, stream, data
+            )
         elif kind == 6:
             out += frames.rst_stream(stream, 8)
         else:
@@ -84,28 +87,31 @@ def nonsense(rng: random.Random) -> bytes:
 @pytest.mark.parametrize("seed", range(40))
 async def test_nonsense_leaves_nothing_behind(seed: int, short_dir: Path) -> None:
     rng = random.Random(seed)
-    async with gateway_to(short_dir, a=echoing()) as behind:
+    async with run_gateway(short_dir, a=make_echo_server()) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with trio.fail_after(20):
             for _ in range(5):
-                async with raw(behind) as peer:
+                async with connect_raw_socket(behind) as peer:
                     data = nonsense(rng)
                     cut = rng.randrange(len(data) + 1) if rng.random() < 0.5 else len(data)
                     with contextlib.suppress(BrokenPipeError):
-                        await send(peer, data[:cut])
+                        await send_all(peer, data[:cut])
                         if rng.random() < 0.5:
                             await trio.testing.wait_all_tasks_blocked(0.002)
-                assert (await stub.Echo(request("hi"))).message == "hi"
+                assert (await stub.Echo(echo_request("hi"))).message == "hi"
         await behind.assert_nothing_left()
 
 
 async def test_byte_by_byte(short_dir: Path) -> None:
     message = frame_message(EchoRequest(message="slowly").SerializeToString())
-    data = frames.frame(1, frames.END_HEADERS, 1, head("Echo"))
-    data += frames.frame(0, frames.END_STREAM, 1, message)
-    async with gateway_to(short_dir, a=echoing()) as behind, raw(behind) as peer:
+    data = frames.encode_frame(1, frames.END_HEADERS, 1, encode_request_headers("Echo"))
+    data += frames.encode_frame(0, frames.END_STREAM, 1, message)
+    async with (
+        run_gateway(short_dir, a=make_echo_server()) as behind,
+        connect_raw_socket(behind) as peer,
+    ):
         for byte in data:
-            await send(peer, bytes((byte,)))
+            await send_all(peer, bytes((byte,)))
             await trio.lowlevel.checkpoint()
         reader = FrameReader(expect_preface=False, max_frame_size=2**20, max_block_size=2**20)
         got: list[tuple[int, int, int, bytes]] = []
@@ -119,14 +125,14 @@ async def test_byte_by_byte(short_dir: Path) -> None:
 async def test_metadata_that_is_too_much_for_the_plugin_costs_only_its_call(
     short_dir: Path,
 ) -> None:
-    little = Server(Scripted(Echo=echo), limits=Limits(max_header_list_size=2048))
-    async with gateway_to(short_dir, {"a": ["echo.v1.EchoService"]}, a=little) as behind:
+    little = Server(CallbackServicer(Echo=echo), limits=Limits(max_header_list_size=2048))
+    async with run_gateway(short_dir, {"a": ["echo.v1.EchoService"]}, a=little) as behind:
         stub = behind.channel.stub(EchoServiceStub)
-        assert (await stub.Echo(request("hi"))).message == "hi"
+        assert (await stub.Echo(echo_request("hi"))).message == "hi"
         with pytest.raises(purerpc.ResourceExhaustedError, match="request's header list of 45"):
-            await stub.Echo(request("hi"), metadata=[("much", "x" * 4000)])
-        assert (await stub.Echo(request("hi"))).message == "hi"
-        assert len(behind.upstream()) == 1
+            await stub.Echo(echo_request("hi"), metadata=[("much", "x" * 4000)])
+        assert (await stub.Echo(echo_request("hi"))).message == "hi"
+        assert len(behind.upstream_connections()) == 1
         await behind.assert_nothing_left()
 
 
@@ -140,12 +146,14 @@ async def test_a_plugin_that_says_too_much_costs_only_its_call(short_dir: Path) 
         return EchoReply(message="ok")
 
     little = Limits(max_header_list_size=2048)
-    async with gateway_to(short_dir, a=described(Scripted(Echo=much))) as behind:
-        async with behind.client(little) as channel:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=much))
+    ) as behind:
+        async with behind.connect_client(little) as channel:
             stub = channel.stub(EchoServiceStub)
             for which in ("initial_metadata", "trailing_metadata"):
                 with pytest.raises(purerpc.ResourceExhaustedError, match="response's header list"):
-                    await stub.Echo(request(which))
+                    await stub.Echo(echo_request(which))
             assert len(behind.server.connections) == 2  # this one and `behind.channel`
         await behind.assert_nothing_left()
 
@@ -156,14 +164,22 @@ async def test_a_caller_that_reads_late_is_told_all_of_every_call(short_dir: Pat
     repeat = frame_message(RepeatRequest(message="x" * 50_000, count=60).SerializeToString())
     echo = frame_message(EchoRequest(message="hi").SerializeToString())
     calls = {1: ("Repeat", repeat), 3: ("Echo", echo), 5: ("NoSuch", echo), 7: ("Echo", echo)}
-    async with gateway_to(short_dir, a=echoing()) as behind, raw(behind) as peer:
-        await send(peer, wide)
+    async with (
+        run_gateway(short_dir, a=make_echo_server()) as behind,
+        connect_raw_socket(behind) as peer,
+    ):
+        await send_all(peer, wide)
         for number, (method, message) in calls.items():
-            await send(peer, frames.frame(1, frames.END_HEADERS, number, head(method)))
-            await send(peer, frames.frame(0, frames.END_STREAM, number, message))
+            await send_all(
+                peer,
+                frames.encode_frame(1, frames.END_HEADERS, number, encode_request_headers(method)),
+            )
+            await send_all(peer, frames.encode_frame(0, frames.END_STREAM, number, message))
             await trio.testing.wait_all_tasks_blocked(0.05)
-        (connection,) = (c for c in behind.server.connections if len(c.streams) or c.outbox.size)
-        assert connection.outbox.congested
+        (connection,) = (
+            c for c in behind.server.connections if len(c.streams) or c.write_buffer.size
+        )
+        assert connection.write_buffer.above_high_water
         reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
         ended, size = set(), 0
         with trio.fail_after(30):

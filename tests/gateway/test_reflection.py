@@ -14,16 +14,16 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.reflection import describe, list_services, method_in
+from meshtrio.client.reflection import fetch_pool, find_method, list_services
 from meshtrio.errors import UsageError
-from meshtrio.gateway import catalog
+from meshtrio.gateway import service_index
 from meshtrio.messages import reflection_v1
-from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from meshtrio.services.reflected_files import Described, ReflectedFiles
-from tests.client.test_channel import named
-from tests.gateway.doors import described, gateway_to
-from tests.plugins import clashing
+from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
+from tests.client.test_channel import servicer_named
+from tests.plugins import conflicting_protos
+from tests.support.gateways import run_gateway, server_with_reflection
 
 REFLECTION = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
 ECHO = "echo.v1.EchoService"
@@ -44,8 +44,10 @@ def contents(files: list[FileDescriptorProto]) -> dict[str, set[str]]:
 
 
 async def test_each_service_has_the_files_of_its_plugin(short_dir: Path) -> None:
-    servers = {name: described(clashing.Servicer(name)) for name in ("a", "b", "c")}
-    async with gateway_to(short_dir, **servers) as behind:
+    servers = {
+        name: server_with_reflection(conflicting_protos.Servicer(name)) for name in ("a", "b", "c")
+    }
+    async with run_gateway(short_dir, **servers) as behind:
         seen: dict[str, set[str]] = {}
         for name in servers:
             files = await ask(behind.channel, file_containing_symbol=f"{name}.Service")
@@ -59,8 +61,8 @@ async def test_each_service_has_the_files_of_its_plugin(short_dir: Path) -> None
             for file in found:
                 again = contents(await ask(behind.channel, file_by_filename=file))
                 assert again[file] == found[file]
-            pool = await describe(behind.channel, f"{name}.Service")
-            method = method_in(pool, f"{name}.Service/Echo", "the gateway")
+            pool = await fetch_pool(behind.channel, f"{name}.Service")
+            method = find_method(pool, f"{name}.Service/Echo", "the gateway")
             message = GetMessageClass(method.input_type)()
             setattr(message.field_1, f"of_{name}", "hi")
             stub = DynamicStub(behind.channel, method.containing_service)
@@ -74,8 +76,10 @@ async def test_each_service_has_the_files_of_its_plugin(short_dir: Path) -> None
 
 
 async def test_every_symbol_resolves(short_dir: Path) -> None:
-    servers = {name: described(clashing.Servicer(name)) for name in ("a", "b")}
-    async with gateway_to(short_dir, **servers) as behind:
+    servers = {
+        name: server_with_reflection(conflicting_protos.Servicer(name)) for name in ("a", "b")
+    }
+    async with run_gateway(short_dir, **servers) as behind:
         symbols = ["common.Shared", "between.Wrapper", "between.Wrapper.shared"]
         symbols += [f"{name}.{each}" for name in servers for each in ("Echoed", "Service.Echo")]
         for symbol in symbols:
@@ -84,20 +88,22 @@ async def test_every_symbol_resolves(short_dir: Path) -> None:
 
 async def test_a_service_is_described_by_those_who_serve_it(short_dir: Path) -> None:
     """Another plugin may have its file, and an older one."""
-    old, new = clashing.api("b"), clashing.api("b")
+    old, new = conflicting_protos.api("b"), conflicting_protos.api("b")
     new.service[0].method.add(name="New", input_type=".b.Echoed", output_type=".b.Echoed")
-    shared = [clashing.common("a", "b"), clashing.between()]
-    files = ReflectedFiles(
+    shared = [conflicting_protos.common("a", "b"), conflicting_protos.between()]
+    files = ReflectionFiles(
         [
-            Described("a", frozenset({"a.Service"}), pool_of(*shared, clashing.api("a"), old)),
-            Described("b", frozenset({"b.Service"}), pool_of(*shared, new)),
+            ReflectionSource(
+                "a", frozenset({"a.Service"}), pool_of(*shared, conflicting_protos.api("a"), old)
+            ),
+            ReflectionSource("b", frozenset({"b.Service"}), pool_of(*shared, new)),
         ]
     )
     for symbol in ("b.Service", "b.Service.New"):
-        found = FileDescriptorProto.FromString(files.declaring(symbol)[0])
+        found = FileDescriptorProto.FromString(files.find_containing_symbol(symbol)[0])
         assert [method.name for method in found.service[0].method] == ["Echo", "New"]
         assert found.name == "b/b/api.proto"
-        assert files.named(found.name) == files.declaring(symbol)
+        assert files.find_by_name(found.name) == files.find_containing_symbol(symbol)
 
 
 def pool_of(*files: FileDescriptorProto) -> DescriptorPool:
@@ -108,18 +114,23 @@ def pool_of(*files: FileDescriptorProto) -> DescriptorPool:
 
 
 def test_what_differs_between_languages_only_is_one_file() -> None:
-    go = clashing.common("b")
+    go = conflicting_protos.common("b")
     go.options.go_package = "example.org/common"
     go.message_type[0].field[0].json_name = "ofB"
-    files = ReflectedFiles(
+    files = ReflectionFiles(
         [
-            Described("a", frozenset(), pool_of(clashing.common("b"))),
-            Described(
-                "b", frozenset({"b.Service"}), pool_of(go, clashing.between(), clashing.api("b"))
+            ReflectionSource("a", frozenset(), pool_of(conflicting_protos.common("b"))),
+            ReflectionSource(
+                "b",
+                frozenset({"b.Service"}),
+                pool_of(go, conflicting_protos.between(), conflicting_protos.api("b")),
             ),
         ]
     )
-    names = [FileDescriptorProto.FromString(each).name for each in files.declaring("b.Service")]
+    names = [
+        FileDescriptorProto.FromString(each).name
+        for each in files.find_containing_symbol("b.Service")
+    ]
     assert sorted(names) == ["b/api.proto", "between.proto", "common.proto"]
 
 
@@ -134,13 +145,13 @@ def test_a_chain_of_many_imports() -> None:
     last = FileDescriptorProto(name="last.proto", package="last", syntax="proto3")
     last.dependency.append("2999.proto")
     last.message_type.add(name="Message")
-    files = ReflectedFiles(
+    files = ReflectionFiles(
         [
-            Described("a", frozenset(), pool_of(*chain)),
-            Described("b", frozenset(), pool_of(*different, last)),
+            ReflectionSource("a", frozenset(), pool_of(*chain)),
+            ReflectionSource("b", frozenset(), pool_of(*different, last)),
         ]
     )
-    found = files.declaring("last.Message")
+    found = files.find_containing_symbol("last.Message")
     assert len(found) == 3001
     assert FileDescriptorProto.FromString(found[0]).dependency == ["b/2999.proto"]
 
@@ -150,7 +161,7 @@ class Saying:
 
     def __init__(self, services: list[str], files: list[bytes]) -> None:
         self.services, self.files = services, files
-        self.service = service_of(REFLECTION, self)
+        self.service = service_from_descriptor(REFLECTION, self)
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
@@ -166,7 +177,11 @@ class Saying:
 async def test_a_service_that_is_not_described_leaves_the_plugins_others_as_they_are(
     short_dir: Path,
 ) -> None:
-    files = [clashing.common("a"), clashing.between(), clashing.api("a")]
+    files = [
+        conflicting_protos.common("a"),
+        conflicting_protos.between(),
+        conflicting_protos.api("a"),
+    ]
 
     class Partly(Saying):
         async def ServerReflectionInfo(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -183,7 +198,7 @@ async def test_a_service_that_is_not_described_leaves_the_plugins_others_as_they
                     )
                 yield reply
 
-    async with gateway_to(short_dir, a=Server(Partly([], []))) as behind:
+    async with run_gateway(short_dir, a=Server(Partly([], []))) as behind:
         assert {"a.Service", "no.Such"} <= set(await list_services(behind.channel))
         assert await ask(behind.channel, file_containing_symbol="a.Service")
 
@@ -211,8 +226,11 @@ def field(**values: Any) -> list[bytes]:
         (["x.Y"], field(name="f", number=0)),
         (["x.Y"], field(name="f", number=1, type=11, type_name=".no.Such", label=1)),
         (["x.Y"], [FileDescriptorProto(name="f", syntax="proto9").SerializeToString()]),
-        (["x.Y", "/", "ü", "x" * 100_000, "\\0"], [clashing.api("x").SerializeToString()]),
-        ([ECHO], [clashing.common("wrong").SerializeToString()]),
+        (
+            ["x.Y", "/", "ü", "x" * 100_000, "\\0"],
+            [conflicting_protos.api("x").SerializeToString()],
+        ),
+        ([ECHO], [conflicting_protos.common("wrong").SerializeToString()]),
         ([f"s{number}" for number in range(100)], [b""]),
     ],
 )
@@ -221,13 +239,15 @@ async def test_what_one_plugin_says_harms_no_other(
 ) -> None:
     strange = Server(Saying(services, files))
     with trio.fail_after(30):
-        async with gateway_to(short_dir, a=described(named("a")), b=strange) as behind:
+        async with run_gateway(
+            short_dir, a=server_with_reflection(servicer_named("a")), b=strange
+        ) as behind:
             assert ECHO in await list_services(behind.channel)
-            pool: Any = await describe(behind.channel, ECHO)
+            pool: Any = await fetch_pool(behind.channel, ECHO)
             assert pool.FindServiceByName(ECHO).methods_by_name["Echo"]
             for name in services:
                 try:
-                    await describe(behind.channel, name)
+                    await fetch_pool(behind.channel, name)
                 except UsageError:
                     continue
             assert await ask(behind.channel, file_containing_symbol=ECHO)
@@ -237,14 +257,16 @@ async def test_there_is_room_for_the_types_of_so_many(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of services whose types are too many beside others', the names are known."""
-    servers = {name: described(clashing.Servicer(name)) for name in ("a", "b", "c")}
-    monkeypatch.setattr(catalog, "_MAX_DECLARATIONS", 25)
-    async with gateway_to(short_dir, **servers) as behind:
+    servers = {
+        name: server_with_reflection(conflicting_protos.Servicer(name)) for name in ("a", "b", "c")
+    }
+    monkeypatch.setattr(service_index, "_MAX_DECLARATIONS", 25)
+    async with run_gateway(short_dir, **servers) as behind:
         known = 0
         for name in servers:
             assert f"{name}.Service" in await list_services(behind.channel)
             try:
-                await describe(behind.channel, f"{name}.Service")
+                await fetch_pool(behind.channel, f"{name}.Service")
                 known += 1
             except UsageError as exc:
                 assert "is not known here" in str(exc)  # noqa: PT017

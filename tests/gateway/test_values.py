@@ -13,22 +13,25 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.hpack import HeaderDecoder
-from tests.gateway.doors import Behind, described, gateway_to
-from tests.gateway.test_raw import head, raw, send
-from tests.rpc.pairs import Scripted, reply, request
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack.codec import HeaderDecoder
+from tests.gateway.test_raw import connect_raw_socket, encode_request_headers, send_all
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
 
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 
 def headers(stream_id: int, fields: list[tuple[bytes, bytes]], *, end: bool) -> bytes:
-    return frames.header_frames(stream_id, hpack.encode(fields), end_stream=end, max_size=16_384)
+    return frames.encode_header_block(
+        stream_id, codec.encode(fields), end_stream=end, max_frame_size=16_384
+    )
 
 
 @asynccontextmanager
@@ -77,12 +80,12 @@ async def test_a_status_arrives_whatever_comes_with_it(
             return headers(stream_id, HEAD, end=False) + headers(stream_id, status, end=True)
         return headers(stream_id, HEAD + status, end=True)
 
-    async with gateway_to(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
+    async with run_gateway(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
         async with answering(short_dir, answer) as path:
-            with behind.registry_entry("raw", path):
+            with behind.register_endpoint("raw", path):
                 stub = behind.channel.stub(EchoServiceStub)
                 with trio.fail_after(5), pytest.raises(purerpc.NotFoundError) as caught:
-                    await stub.Echo(request("hi"))
+                    await stub.Echo(echo_request("hi"))
     assert caught.value.status.status_message == text
     kept = {"x-odd": "\xe9\tv"} if any(name == b"x-odd" for name, _ in fields) else {}
     assert dict(caught.value.trailing_metadata) == kept
@@ -93,20 +96,20 @@ async def test_a_plugin_may_reset_what_it_has_answered(code: ErrorCode, short_di
     def answer(stream_id: int) -> bytes:
         return (
             headers(stream_id, HEAD, end=False)
-            + frames.frame(FrameType.DATA, 0, stream_id, REPLY)
+            + frames.encode_frame(FrameType.DATA, 0, stream_id, REPLY)
             + headers(stream_id, [(b"grpc-status", b"0")], end=True)
             + frames.rst_stream(stream_id, code)
         )
 
     async def requests() -> AsyncIterator[EchoRequest]:
-        yield request("one")
+        yield echo_request("one")
         await trio.sleep_forever()
 
-    async with gateway_to(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
+    async with run_gateway(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
         async with answering(short_dir, answer) as path:
-            with behind.registry_entry("raw", path), trio.fail_after(5):
+            with behind.register_endpoint("raw", path), trio.fail_after(5):
                 stub = behind.channel.stub(EchoServiceStub)
-                assert (await stub.Echo(request("hi"))).message == "hi"
+                assert (await stub.Echo(echo_request("hi"))).message == "hi"
                 assert (await stub.Join(requests())).message == "hi"
                 await behind.assert_nothing_left()
 
@@ -123,18 +126,18 @@ ODD = (
 async def echo(message: EchoRequest, request: Any) -> EchoReply:
     request.initial_metadata = request.custom_metadata
     request.trailing_metadata = request.custom_metadata
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 async def answer_to(
-    behind: Behind, *data: bytes
+    behind: GatewayHarness, *data: bytes
 ) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
     """The fields of what comes on stream 1, once that has ended, and what was reset by then."""
     decoder, fields, resets = HeaderDecoder(2**20), {}, []
     reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
-    async with raw(behind) as sock:
+    async with connect_raw_socket(behind) as sock:
         for part in data:
-            await send(sock, part)
+            await send_all(sock, part)
         with trio.move_on_after(5):
             while b"grpc-status" not in fields:
                 for kind, _, stream_id, payload in reader.feed(await sock.recv(100_000)):
@@ -146,15 +149,19 @@ async def answer_to(
 
 
 def opening(*more: tuple[bytes, bytes]) -> bytes:
-    return frames.header_frames(1, head("Echo", *more), end_stream=False, max_size=16_384)
+    return frames.encode_header_block(
+        1, encode_request_headers("Echo", *more), end_stream=False, max_frame_size=16_384
+    )
 
 
 BODY = frame_message(EchoRequest(message="hi").SerializeToString())
 
 
 async def test_odd_metadata_goes_there_and_back(short_dir: Path) -> None:
-    async with gateway_to(short_dir, a=described(Scripted(Echo=echo))) as behind:
-        body = frames.frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
+    ) as behind:
+        body = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
         fields, _ = await answer_to(behind, opening(*ODD) + body)
     assert fields[b"grpc-status"] == b"0"
     for name, value in ODD:
@@ -162,8 +169,10 @@ async def test_odd_metadata_goes_there_and_back(short_dir: Path) -> None:
 
 
 async def test_a_request_that_cannot_be_read_gets_a_status(short_dir: Path) -> None:
-    async with gateway_to(short_dir, a=described(Scripted(Echo=echo))) as behind:
-        body = frames.frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
+    ) as behind:
+        body = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
         fields, resets = await answer_to(behind, opening((b"x-bin", b"*")) + body)
         assert fields[b"grpc-status"] == b"13"
         assert b"x-bin" in fields[b"grpc-message"]
@@ -172,10 +181,12 @@ async def test_a_request_that_cannot_be_read_gets_a_status(short_dir: Path) -> N
 
 async def test_an_end_by_itself_comes_after_the_answer_or_before(short_dir: Path) -> None:
     """httpx sends END_STREAM in a frame of its own."""
-    data = frames.frame(FrameType.DATA, 0, 1, BODY)
-    end = frames.frame(FrameType.DATA, frames.END_STREAM, 1, b"")
+    data = frames.encode_frame(FrameType.DATA, 0, 1, BODY)
+    end = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, b"")
     unknown = opening().replace(b"Echo", b"None")
-    async with gateway_to(short_dir, a=described(Scripted(Echo=echo))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
+    ) as behind:
         fields, resets = await answer_to(behind, opening(), data, end)
         assert (fields[b"grpc-status"], resets) == (b"0", [])
         fields, resets = await answer_to(behind, unknown, data, end)
@@ -187,10 +198,12 @@ async def test_long_messages_of_a_plugin_and_of_the_gateway(short_dir: Path) -> 
     async def fail(message: EchoRequest) -> EchoReply:
         raise purerpc.NotFoundError("é" * 100_000)
 
-    async with gateway_to(short_dir, a=described(Scripted(Echo=fail))) as behind:
+    async with run_gateway(
+        short_dir, a=server_with_reflection(CallbackServicer(Echo=fail))
+    ) as behind:
         stub = behind.channel.stub(EchoServiceStub)
         with pytest.raises(purerpc.NotFoundError) as caught:
-            await stub.Echo(request("hi"))
+            await stub.Echo(echo_request("hi"))
         text = caught.value.status.status_message
         assert text == "é" * (len(text) - 1) + "…"
         assert len(text) > 600

@@ -26,17 +26,21 @@ METADATA = [(INITIAL, "test_initial_metadata_value"), (TRAILING, b"\xab\xab\xab"
 Case = Callable[[Channel], Awaitable[None]]
 
 
-def body(size: int) -> Any:
+def make_payload(size: int) -> Any:
     return pb.Payload(body=bytes(size))
 
 
-def outputs(*sizes: int, request_size: int = 0) -> Any:
+def output_parameters(*sizes: int, request_size: int = 0) -> Any:
     parameters = [pb.ResponseParameters(size=size) for size in sizes]
-    return pb.StreamingOutputCallRequest(response_parameters=parameters, payload=body(request_size))
+    return pb.StreamingOutputCallRequest(
+        response_parameters=parameters, payload=make_payload(request_size)
+    )
 
 
-def large(**more: Any) -> Any:
-    return pb.SimpleRequest(response_size=LARGE_RESPONSE, payload=body(LARGE_REQUEST), **more)
+def large_request(**more: Any) -> Any:
+    return pb.SimpleRequest(
+        response_size=LARGE_RESPONSE, payload=make_payload(LARGE_REQUEST), **more
+    )
 
 
 async def empty_unary(channel: Channel) -> None:
@@ -44,28 +48,28 @@ async def empty_unary(channel: Channel) -> None:
 
 
 async def large_unary(channel: Channel) -> None:
-    reply = await channel.stub(TestServiceStub).UnaryCall(large())
+    reply = await channel.stub(TestServiceStub).UnaryCall(large_request())
     assert reply.payload.body == bytes(LARGE_RESPONSE)
 
 
 async def client_streaming(channel: Channel) -> None:
     async def requests() -> AsyncIterator[Any]:
         for size in REQUEST_SIZES:
-            yield pb.StreamingInputCallRequest(payload=body(size))
+            yield pb.StreamingInputCallRequest(payload=make_payload(size))
 
     reply = await channel.stub(TestServiceStub).StreamingInputCall(requests())
     assert reply.aggregated_payload_size == sum(REQUEST_SIZES)
 
 
 async def server_streaming(channel: Channel) -> None:
-    call = channel.stub(TestServiceStub).StreamingOutputCall(outputs(*RESPONSE_SIZES))
+    call = channel.stub(TestServiceStub).StreamingOutputCall(output_parameters(*RESPONSE_SIZES))
     assert [len(reply.payload.body) async for reply in call] == list(RESPONSE_SIZES)
 
 
 async def ping_pong(channel: Channel) -> None:
     async with channel.stub(TestServiceStub).FullDuplexCall() as call:
         for request_size, response_size in zip(REQUEST_SIZES, RESPONSE_SIZES, strict=True):
-            await call.send_message(outputs(response_size, request_size=request_size))
+            await call.send_message(output_parameters(response_size, request_size=request_size))
             assert len((await call.receive_message()).payload.body) == response_size
         await call.close()
         assert await call.receive_message() is None
@@ -80,19 +84,19 @@ async def empty_stream(channel: Channel) -> None:
 async def client_compressed_unary(channel: Channel) -> None:
     """The probe first: a server that does not look would take it."""
     stub = channel.stub(TestServiceStub)
-    compressed = large(expect_compressed=pb.BoolValue(value=True))
+    compressed = large_request(expect_compressed=pb.BoolValue(value=True))
     with pytest.raises(purerpc.InvalidArgumentError):
         await stub.UnaryCall(compressed)
     reply = await stub.UnaryCall(compressed, compression="gzip")
     assert len(reply.payload.body) == LARGE_RESPONSE
-    plain = large(expect_compressed=pb.BoolValue(value=False))
+    plain = large_request(expect_compressed=pb.BoolValue(value=False))
     assert len((await stub.UnaryCall(plain)).payload.body) == LARGE_RESPONSE
 
 
 async def server_compressed_unary(channel: Channel) -> None:
     stub = channel.stub(TestServiceStub)
     for flag in (True, False):
-        reply = await stub.UnaryCall(large(response_compressed=pb.BoolValue(value=flag)))
+        reply = await stub.UnaryCall(large_request(response_compressed=pb.BoolValue(value=flag)))
         assert reply.payload.body == bytes(LARGE_RESPONSE)
 
 
@@ -101,7 +105,7 @@ async def client_compressed_streaming(channel: Channel) -> None:
 
     def request(size: int, compressed: bool) -> Any:
         flag = pb.BoolValue(value=compressed)
-        return pb.StreamingInputCallRequest(payload=body(size), expect_compressed=flag)
+        return pb.StreamingInputCallRequest(payload=make_payload(size), expect_compressed=flag)
 
     async with stub.StreamingInputCall.start() as probe:
         await probe.send_message(request(27_182, True))
@@ -115,7 +119,7 @@ async def client_compressed_streaming(channel: Channel) -> None:
 
 
 async def server_compressed_streaming(channel: Channel) -> None:
-    request = outputs(31_415, 92_653)
+    request = output_parameters(31_415, 92_653)
     request.response_parameters[0].compressed.value = True
     request.response_parameters[1].compressed.value = False
     call = channel.stub(TestServiceStub).StreamingOutputCall(request)
@@ -135,7 +139,7 @@ async def cancel_after_begin(channel: Channel) -> None:
 
 async def cancel_after_first_response(channel: Channel) -> None:
     async with channel.stub(TestServiceStub).FullDuplexCall() as call:
-        await call.send_message(outputs(31_415, request_size=27_182))
+        await call.send_message(output_parameters(31_415, request_size=27_182))
         assert len((await call.receive_message()).payload.body) == 31_415
         call.cancel()
         with pytest.raises(purerpc.CancelledError):
@@ -146,18 +150,18 @@ async def timeout_on_sleeping_server(channel: Channel) -> None:
     """The deadline is the caller's scope, so it is the scope that says so."""
     with trio.move_on_after(0.001) as scope:
         async with channel.stub(TestServiceStub).FullDuplexCall() as call:
-            await call.send_message(pb.StreamingOutputCallRequest(payload=body(27_182)))
+            await call.send_message(pb.StreamingOutputCallRequest(payload=make_payload(27_182)))
             await call.receive_message()
     assert scope.cancelled_caught
 
 
 async def custom_metadata(channel: Channel) -> None:
     stub = channel.stub(TestServiceStub)
-    _, outcome = await stub.UnaryCall.with_call(large(), metadata=METADATA)
+    _, outcome = await stub.UnaryCall.with_call(large_request(), metadata=METADATA)
     assert METADATA[0] in outcome.initial_metadata
     assert METADATA[1] in outcome.trailing_metadata
     async with stub.FullDuplexCall(metadata=METADATA) as call:
-        await call.send_message(outputs(LARGE_RESPONSE, request_size=LARGE_REQUEST))
+        await call.send_message(output_parameters(LARGE_RESPONSE, request_size=LARGE_REQUEST))
         await call.receive_message()
         await call.close()
         assert await call.receive_message() is None

@@ -14,32 +14,32 @@ import pytest
 
 from meshtrio import mesh
 from meshtrio.client.channel import connect_to
-from tests.interop.foreign import (
-    LATE,
-    OURS,
-    PAGE,
+from tests.interop.foreign_peers import (
+    LATE_FRAMES_PLUGIN,
+    MESHTRIO_PLUGIN,
     STACKS,
+    WEB_SERVER_PLUGIN,
     ForeignClient,
-    OurClient,
+    MeshtrioClient,
     foreign_client,
-    foreign_plugin,
-    our_plugin,
-    target,
+    foreign_peer_table,
+    meshtrio_peer_table,
+    target_metadata,
 )
 from tests.interop.messages import SERVICE
-from tests.programs import Served, plugin, served
+from tests.support.mesh_processes import MeshProcess, plugin_table, serve_mesh
 
 ROUTES = ("direct", "gateway")
 """Calls go straight to the plugin's socket, or are passed on by the mesh socket."""
-THEIR_ROUTES = (*ROUTES, "tcp")
+FOREIGN_ROUTES = (*ROUTES, "tcp")
 """Of foreign clients: to the gateway on TCP as well."""
 
 
 @attrs.frozen
-class Peers:
+class PeerMesh:
     """The shared mesh, and the port of its gateway."""
 
-    mesh: Served
+    mesh: MeshProcess
     port: int
 
     def address(self, name: str, route: str) -> str:
@@ -47,53 +47,55 @@ class Peers:
         if route == "tcp":
             return f"127.0.0.1:{self.port}"
         socket = f"{name}-0.sock" if route == "direct" else "mesh.sock"
-        return f"unix:{self.mesh.folder / socket}"
+        return f"unix:{self.mesh.runtime_dir / socket}"
 
 
-OurConnect = Callable[..., AbstractAsyncContextManager[OurClient]]
-TheirConnect = Callable[..., ForeignClient]
+ConnectMeshtrioClient = Callable[..., AbstractAsyncContextManager[MeshtrioClient]]
+ConnectForeignClient = Callable[..., ForeignClient]
 
 
 @pytest.fixture(scope="package")
-def peers() -> Iterator[Peers]:
+def peers() -> Iterator[PeerMesh]:
     """A running mesh with a plugin on each stack."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     config = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\nsecurity = "plaintext"\n'
-    config += our_plugin() + plugin(LATE, "late_frames.py", services=[SERVICE])
-    config += "".join(foreign_plugin(stack) for stack in STACKS)
-    config += foreign_plugin("js", "page", name=PAGE)
+    config += meshtrio_peer_table() + plugin_table(
+        LATE_FRAMES_PLUGIN, "late_frames.py", services=[SERVICE]
+    )
+    config += "".join(foreign_peer_table(stack) for stack in STACKS)
+    config += foreign_peer_table("js", "page", name=WEB_SERVER_PLUGIN)
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), config, ready=3 + len(STACKS)) as running:
-            yield Peers(running, port)
+        with serve_mesh(Path(folder), config, min_ready=3 + len(STACKS)) as running:
+            yield PeerMesh(running, port)
 
 
 @pytest.fixture
-def our_client(peers: Peers) -> OurConnect:
+def our_client(peers: PeerMesh) -> ConnectMeshtrioClient:
     """What connects a meshtrio client: `async with our_client(stack, route) as client`."""
 
     @asynccontextmanager
-    async def connected(name: str, route: str, **options: Any) -> AsyncIterator[OurClient]:
+    async def connected(name: str, route: str, **options: Any) -> AsyncIterator[MeshtrioClient]:
         socket = peers.mesh.socket
         if route == "direct":
             async with mesh.connect(f"plugin.{name}", mesh_socket=socket, **options) as channel:
-                yield OurClient(channel)
+                yield MeshtrioClient(channel)
         else:
             async with connect_to(f"unix:{socket}", **options) as channel:
-                yield OurClient(channel, target(name))
+                yield MeshtrioClient(channel, target_metadata(name))
 
     return connected
 
 
 @pytest.fixture(scope="package")
-def their_client(peers: Peers) -> Iterator[TheirConnect]:
+def their_client(peers: PeerMesh) -> Iterator[ConnectForeignClient]:
     """What gives the client on a foreign stack, connected to the plugin on meshtrio or another."""
     running: dict[tuple[str, str, str], ForeignClient] = {}
     with ExitStack() as stack:
 
-        def connected(name: str, route: str, to: str = OURS) -> ForeignClient:
+        def connected(name: str, route: str, to: str = MESHTRIO_PLUGIN) -> ForeignClient:
             if (name, route, to) not in running:
-                client = foreign_client(name, peers.address(to, route), target(to))
+                client = foreign_client(name, peers.address(to, route), target_metadata(to))
                 running[name, route, to] = stack.enter_context(client)
             return running[name, route, to]
 

@@ -1,4 +1,4 @@
-"""The service that the peers of `tests.interop.foreign` serve; its messages are bytes."""
+"""The service that the peers of `tests.interop.foreign_peers` serve; its messages are bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVICE = "peer.v1.Peer"
 
 
 @attrs.frozen
-class Raw:
+class RawMessage:
     """A message that is not decoded, with what meshtrio uses of protobuf's messages."""
 
     data: bytes = b""
@@ -23,12 +23,12 @@ class Raw:
         return len(self.data)
 
     @staticmethod
-    def FromString(data: bytes) -> Raw:
-        return Raw(bytes(data))
+    def FromString(data: bytes) -> RawMessage:
+        return RawMessage(bytes(data))
 
 
 def _signature(cardinality: purerpc.Cardinality) -> purerpc.RPCSignature:
-    return purerpc.RPCSignature(cardinality, Raw, Raw)
+    return purerpc.RPCSignature(cardinality, RawMessage, RawMessage)
 
 
 METHODS = {

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from tests import ROOT
 from tests.interop.metrics.cases import CASES
-from tests.interop.metrics.compare import EXPLAINED, series
-from tests.interop.metrics.runs import (
+from tests.interop.metrics.compare import EXPECTED_DIFFERENCES, comparable_series
+from tests.interop.metrics.recordings import (
     CALL_DURATION,
     CLIENT,
     GRPC_GO,
@@ -22,11 +22,11 @@ from tests.interop.metrics.runs import (
     Recording,
     record_all,
 )
-from tests.interop.metrics.series import Series, Value
-from tests.tools import ENVIRONMENTS, GO_PROGRAMS
+from tests.interop.metrics.series import Series, SeriesValue
+from tests.tools import GO_PROGRAMS, VIRTUAL_ENVIRONMENTS
 
 PAGE = ROOT / "docs" / "reference" / "metrics-compared.md"
-HEAD = """\
+PAGE_HEADER = """\
 # Metrics compared
 
 Made by `python -m tests.interop.metrics_table`, from runs of the same calls by meshtrio and two
@@ -60,7 +60,7 @@ the call, which it does not count. The label grpc.target was `unix:///path`, and
 `dns:///127.0.0.1:1` where nobody listens; grpc.method the full name, or `other`.
 """
 DIFFERENCES = "## Differences\n"
-MORE = """\
+FOOTER = """\
 What cannot be in a table of numbers:
 
 - **Durations** are never the same. How many there are of each status is compared.
@@ -92,7 +92,7 @@ def cell(recording: Recording, case: str, side: str, *, calls: bool = True) -> s
     """What a side counted of one call, in words; `calls`: with the status of the call."""
     if side not in recording.cases[case]:
         return "not asked"
-    found = series(recording, case, side)
+    found = comparable_series(recording, case, side)
     about = "grpc.client.attempt" if side == CLIENT else "grpc.server.call"
     parts = [f"{_sum(found, f'{about}.started')} started"]
     sent = _by_status(found, f"{about}.sent_total_compressed_message_size")
@@ -110,7 +110,7 @@ def _sum(found: Series, metric: str) -> int:
     return sum(value.count for (name, _), value in found.items() if name == metric)
 
 
-def _by_status(found: Series, metric: str) -> dict[str, Value]:
+def _by_status(found: Series, metric: str) -> dict[str, SeriesValue]:
     """Of one method: no case calls two."""
     return {
         dict(labels)["grpc.status"]: value
@@ -145,7 +145,7 @@ def call_rows(ours: Recording, *others: Recording) -> Iterator[str]:
             if side in ours.cases[case.name]:
                 theirs = (_compared(ours, other, case.name, side) for other in others)
                 mine = cell(ours, case.name, side)
-                yield row(case.text if side == CLIENT else "", side, mine, *theirs)
+                yield row(case.description if side == CLIENT else "", side, mine, *theirs)
 
 
 def _compared(ours: Recording, other: Recording, case: str, side: str) -> str:
@@ -154,17 +154,17 @@ def _compared(ours: Recording, other: Recording, case: str, side: str) -> str:
 
 
 def difference_rows() -> Iterator[str]:
-    texts = {case.name: case.text for case in CASES} | {"*": "all"}
-    for each in EXPLAINED:
+    texts = {case.name: case.description for case in CASES} | {"*": "all"}
+    for each in EXPECTED_DIFFERENCES:
         values = (value.replace("*", "…") for value in (each.ours, each.theirs))
         yield row(each.reference, texts[each.case], f"`{each.metric}`", *values, each.reason)
 
 
-def page(ours: Recording, go: Recording, grpcio: Recording) -> str:
+def render_page(ours: Recording, go: Recording, grpcio: Recording) -> str:
     instruments = instrument_rows(ours)
     calls = call_rows(ours, go, grpcio)
     parts = [
-        HEAD,
+        PAGE_HEADER,
         table("compared with", "package", "version", rows=version_rows()),
         INSTRUMENTS,
         table("name", "kind", "unit", "labels", "bounds", "for Prometheus", rows=instruments),
@@ -172,7 +172,7 @@ def page(ours: Recording, go: Recording, grpcio: Recording) -> str:
         table("call", "side", MESHTRIO, GRPC_GO, GRPCIO, rows=calls),
         DIFFERENCES,
         table("from", "call", "metric", MESHTRIO, "there", "why", rows=difference_rows()),
-        MORE,
+        FOOTER,
     ]
     return "\n".join(parts)
 
@@ -186,7 +186,7 @@ def version_rows() -> Iterator[str]:
     module = (GO_PROGRAMS["grpc-go-metrics"] / "go.mod").read_text()
     for name, version in re.findall(r"^\t(\S+) v(\S+)$", module, re.MULTILINE):
         yield row(GRPC_GO, f"`{name}`", version)
-    for pinned in ENVIRONMENTS["grpcio-observability"]:
+    for pinned in VIRTUAL_ENVIRONMENTS["grpcio-observability"]:
         name, _, version = pinned.partition("==")
         if version:
             yield row(GRPCIO, f"`{name}`", version)
@@ -195,7 +195,7 @@ def version_rows() -> Iterator[str]:
 def main() -> None:
     pairs = [(name, name) for name in (MESHTRIO, GRPC_GO, GRPCIO)]
     ours, go, grpcio = record_all(*pairs)
-    PAGE.write_text(page(ours, go, grpcio))
+    PAGE.write_text(render_page(ours, go, grpcio))
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.rpc.status import error_for_status
+from meshtrio.grpc.status import error_for_status
+from meshtrio.http2.limits import Limits
 from meshtrio.services.standard import standard_server
-from meshtrio.wire.limits import Limits
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.grpc_testing.interop_grpc import TestServiceServicer
 

@@ -14,12 +14,18 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.binary_log import binary_logging
-from tests.client.test_channel import serving
-from tests.programs import until
-from tests.rpc.pairs import Scripted, request
-from tests.telemetry.binlogs import Entry, kind, metadata, read, sides
-from tests.tools import tool
+from meshtrio.telemetry.binary_log import open_binary_log
+from tests.client.test_channel import serve_on_socket
+from tests.support.binary_logs import (
+    Entry,
+    entry_metadata,
+    entry_type,
+    read_entries,
+    split_by_logger,
+)
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.mesh_processes import wait_until
+from tests.tools import find_tool
 
 FILTER = "echo.v1.EchoService/*{h:20;m:4},-echo.v1.EchoService/Join"
 METADATA = [("key", "1"), ("some-bin", b"\0\xff"), ("cut", "x" * 20), ("grpc-trace-bin", b"t")]
@@ -45,10 +51,10 @@ async def calls(path: Path) -> None:
     """A unary call and one that streams, with a log of our own beside the socket."""
     async with connect_to(f"unix:{path}") as channel:
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request("hello"), metadata=METADATA)
+        await stub.Echo(echo_request("hello"), metadata=METADATA)
         async with stub.Chat(metadata=METADATA) as call:
             for text in ("hi", "hello"):
-                await call.send_message(request(text))
+                await call.send_message(echo_request(text))
                 await call.receive_message()
             await call.close()
             assert await call.receive_message() is None
@@ -61,7 +67,7 @@ def facts(entry: Any) -> tuple[Any, ...]:
     for field in ("timestamp", "call_id", "sequence_id_within_call", "peer", "logger"):
         found.ClearField(field)
     found.client_header.ClearField("timeout")
-    return kind(entry), found.SerializeToString(deterministic=True)
+    return entry_type(entry), found.SerializeToString(deterministic=True)
 
 
 def each_call(entries: list[Any]) -> list[list[tuple[Any, ...]]]:
@@ -77,8 +83,8 @@ class Go:
     def __init__(self, path: Path) -> None:
         self.path = path
         environment = {**os.environ, "GRPC_BINARY_LOG_FILTER": FILTER}
-        self._process = subprocess.Popen([tool("grpc-go-logging"), str(path)], env=environment)
-        until(path.exists)
+        self._process = subprocess.Popen([find_tool("grpc-go-logging"), str(path)], env=environment)
+        wait_until(path.exists)
         # It chooses the name itself.
         opened = (Path(os.readlink(fd)) for fd in Path(f"/proc/{self._process.pid}/fd").iterdir())
         (self._log,) = (file for file in opened if "grpcgo_binarylog" in file.name)
@@ -86,7 +92,7 @@ class Go:
     def entries(self) -> list[Any]:
         self._process.terminate()
         assert self._process.wait(20) == 0
-        return read(self._log)
+        return read_entries(self._log)
 
     def end(self) -> None:
         self._process.kill()
@@ -102,21 +108,21 @@ def go(short_dir: Path) -> Iterator[Go]:
 
 
 async def test_the_same_calls_are_written_in_the_same_way(short_dir: Path, go: Go) -> None:
-    async with binary_logging(FILTER, short_dir / "ours") as to_go:
+    async with open_binary_log(FILTER, short_dir / "ours") as to_go:
         await calls(go.path)
-    async with binary_logging(FILTER, short_dir / "both") as both:
-        async with serving(short_dir / "a", Server(Scripted(Echo=echo, Chat=chat))):
+    async with open_binary_log(FILTER, short_dir / "both") as both:
+        async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=echo, Chat=chat))):
             await calls(short_dir / "a")
-    _, theirs = sides(go.entries())
-    client, _ = sides(read(to_go.path))
-    _, server = sides(read(both.path))
+    _, theirs = split_by_logger(go.entries())
+    client, _ = split_by_logger(read_entries(to_go.path))
+    _, server = split_by_logger(read_entries(both.path))
     # Of metadata grpc-go's order is by chance, and with it what a limit cuts off; the authority is
     # the name of a socket's file.
     for entries in (theirs, client, server):
         for entry in entries:
             if entry.HasField("client_header"):
                 assert entry.payload_truncated
-                assert ("grpc-trace-bin", b"t") in metadata(entry) or entries is theirs
+                assert ("grpc-trace-bin", b"t") in entry_metadata(entry) or entries is theirs
                 entry.client_header.ClearField("metadata")
                 entry.client_header.ClearField("authority")
     assert each_call(server) == each_call(theirs)

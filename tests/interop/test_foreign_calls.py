@@ -9,12 +9,24 @@ from typing import Any
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, THEIR_ROUTES, OurConnect, TheirConnect
-from tests.interop.foreign import PAGE, PATIENCE, STACKS, OurClient, Pairs, Result
+from tests.interop.conftest import (
+    FOREIGN_ROUTES,
+    ROUTES,
+    ConnectForeignClient,
+    ConnectMeshtrioClient,
+)
+from tests.interop.foreign_peers import (
+    RESULT_TIMEOUT,
+    STACKS,
+    WEB_SERVER_PLUGIN,
+    CallResult,
+    MeshtrioClient,
+    MetadataPairs,
+)
 
 stacks = pytest.mark.parametrize("stack", STACKS)
 routes = pytest.mark.parametrize("route", ROUTES)
-their_routes = pytest.mark.parametrize("route", THEIR_ROUTES)
+their_routes = pytest.mark.parametrize("route", FOREIGN_ROUTES)
 
 CALLS = {
     "Unary": ([b"hello"], (b"hello",)),
@@ -67,7 +79,7 @@ def beyond_ascii(stack: str) -> dict[str, str]:
     return {} if stack == "js" else BEYOND_ASCII
 
 
-def check_status(result: Result, message: str, *, may_cut: bool = False) -> str:
+def check_status(result: CallResult, message: str, *, may_cut: bool = False) -> str:
     """Return what is wrong about a call that was to end with NOT_FOUND and this message, or "".
 
     `may_cut`: the message may be cut between two characters, with an ellipsis.
@@ -82,7 +94,7 @@ def check_status(result: Result, message: str, *, may_cut: bool = False) -> str:
     return f"{result.name} {result.message[-60:]!r}"
 
 
-def joined(pairs: Pairs, wanted: str) -> Any:
+def joined(pairs: MetadataPairs, wanted: str) -> Any:
     """The values of a key: in ASCII joined with commas, as HTTP lets anyone do on the way."""
     values = [value for key, value in pairs if key == wanted]
     if wanted.endswith("-bin"):
@@ -90,7 +102,7 @@ def joined(pairs: Pairs, wanted: str) -> Any:
     return ",".join(part.strip(" ") for value in values for part in str(value).split(","))
 
 
-def check_metadata(result: Result, sent: Sequence[tuple[str, str | bytes]]) -> str:
+def check_metadata(result: CallResult, sent: Sequence[tuple[str, str | bytes]]) -> str:
     """Return what is wrong about a call that was to succeed with this metadata echoed, or ""."""
     if result.code:
         return str(result)
@@ -107,12 +119,12 @@ def check_all(found: dict[str, str]) -> None:
     assert not problems, "\n".join(problems)
 
 
-async def ask(client: OurClient, method: str, metadata: Pairs = ()) -> Result:
-    with trio.fail_after(PATIENCE):
+async def ask(client: MeshtrioClient, method: str, metadata: MetadataPairs = ()) -> CallResult:
+    with trio.fail_after(RESULT_TIMEOUT):
         return await client.call(method, *CALLS[method][0], metadata=metadata)
 
 
-def check_raw(result: Result, key: str, value: str) -> str:
+def check_raw(result: CallResult, key: str, value: str) -> str:
     """As `check_metadata`, of a value beyond ASCII: it may be dropped, and not be changed."""
     if result.code:
         return str(result)
@@ -127,7 +139,7 @@ def check_raw(result: Result, key: str, value: str) -> str:
 @routes
 @pytest.mark.parametrize("method", CALLS)
 async def test_our_client_calls_their_plugin(
-    stack: str, route: str, method: str, our_client: OurConnect
+    stack: str, route: str, method: str, our_client: ConnectMeshtrioClient
 ) -> None:
     async with our_client(stack, route) as client:
         for _ in range(3):
@@ -138,9 +150,9 @@ async def test_our_client_calls_their_plugin(
 @stacks
 @routes
 async def test_our_client_sends_and_receives_large_messages(
-    stack: str, route: str, our_client: OurConnect
+    stack: str, route: str, our_client: ConnectMeshtrioClient
 ) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(RESULT_TIMEOUT):
         async with our_client(stack, route) as client:
             result = await client.call("Bidi", LARGE, LARGE)
             assert result.replies == (LARGE, LARGE), result
@@ -149,10 +161,10 @@ async def test_our_client_sends_and_receives_large_messages(
 @stacks
 @routes
 async def test_our_client_receives_messages_over_the_default_limit_if_asked_to(
-    stack: str, route: str, our_client: OurConnect
+    stack: str, route: str, our_client: ConnectMeshtrioClient
 ) -> None:
     """The plugin joins two messages, each of which it takes, to one of 6 MB."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(RESULT_TIMEOUT):
         async with our_client(stack, route) as client:
             result = await client.call("ClientStream", THREE_MB, THREE_MB)
             assert result.name == "RESOURCE_EXHAUSTED", result
@@ -163,7 +175,9 @@ async def test_our_client_receives_messages_over_the_default_limit_if_asked_to(
 
 @stacks
 @routes
-async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurConnect) -> None:
+async def test_our_metadata_comes_back(
+    stack: str, route: str, our_client: ConnectMeshtrioClient
+) -> None:
     found = {}
     async with our_client(stack, route) as client:
         for method, (kind, sent) in product(CALLS, METADATA.items()):
@@ -174,7 +188,7 @@ async def test_our_metadata_comes_back(stack: str, route: str, our_client: OurCo
 @stacks
 @routes
 async def test_their_status_messages_reach_our_client(
-    stack: str, route: str, our_client: OurConnect
+    stack: str, route: str, our_client: ConnectMeshtrioClient
 ) -> None:
     found = {}
     async with our_client(stack, route) as client:
@@ -191,7 +205,7 @@ async def test_their_status_messages_reach_our_client(
 @their_routes
 @pytest.mark.parametrize("method", CALLS)
 def test_their_client_calls_our_plugin(
-    stack: str, route: str, method: str, their_client: TheirConnect
+    stack: str, route: str, method: str, their_client: ConnectForeignClient
 ) -> None:
     client = their_client(stack, route)
     for _ in range(3):
@@ -202,7 +216,7 @@ def test_their_client_calls_our_plugin(
 @stacks
 @their_routes
 def test_their_client_sends_and_receives_large_messages(
-    stack: str, route: str, their_client: TheirConnect
+    stack: str, route: str, their_client: ConnectForeignClient
 ) -> None:
     result = their_client(stack, route).call("Bidi", LARGE, LARGE)
     assert result.replies == (LARGE, LARGE), result
@@ -210,7 +224,9 @@ def test_their_client_sends_and_receives_large_messages(
 
 @stacks
 @their_routes
-def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirConnect) -> None:
+def test_their_metadata_comes_back(
+    stack: str, route: str, their_client: ConnectForeignClient
+) -> None:
     client = their_client(stack, route)
     found = {}
     for method, (kind, sent) in product(CALLS, METADATA.items()):
@@ -222,7 +238,7 @@ def test_their_metadata_comes_back(stack: str, route: str, their_client: TheirCo
 @stacks
 @their_routes
 def test_our_status_messages_reach_their_client(
-    stack: str, route: str, their_client: TheirConnect
+    stack: str, route: str, their_client: ConnectForeignClient
 ) -> None:
     client = their_client(stack, route)
     found = {}
@@ -239,7 +255,7 @@ def test_our_status_messages_reach_their_client(
 @stacks
 @routes
 async def test_values_beyond_ascii_in_replies_fail_no_call(
-    stack: str, route: str, our_client: OurConnect
+    stack: str, route: str, our_client: ConnectMeshtrioClient
 ) -> None:
     found = {}
     async with our_client(stack, route) as client:
@@ -254,7 +270,7 @@ async def test_values_beyond_ascii_in_replies_fail_no_call(
 @stacks
 @their_routes
 def test_values_beyond_ascii_in_requests_fail_no_call(
-    stack: str, route: str, their_client: TheirConnect
+    stack: str, route: str, their_client: ConnectForeignClient
 ) -> None:
     client = their_client(stack, route)
     found = {}
@@ -267,7 +283,7 @@ def test_values_beyond_ascii_in_requests_fail_no_call(
 @stacks
 @their_routes
 def test_values_beyond_ascii_are_no_obstacle_for_what_a_handler_calls(
-    stack: str, route: str, their_client: TheirConnect
+    stack: str, route: str, their_client: ConnectForeignClient
 ) -> None:
     """Trace context and baggage go on with a handler's calls; these come from foreign clients."""
     client = their_client(stack, route)
@@ -285,16 +301,16 @@ def test_values_beyond_ascii_are_no_obstacle_for_what_a_handler_calls(
 
 @pytest.mark.parametrize("status", HTTP_STATUSES)
 async def test_a_page_is_no_reply(
-    status: int, our_client: OurConnect, their_client: TheirConnect
+    status: int, our_client: ConnectMeshtrioClient, their_client: ConnectForeignClient
 ) -> None:
     """The call fails with the code that gRPC has for the HTTP status, on every route."""
     asked = [("x-http-status", str(status))]
     found = {}
     for route, method in product(ROUTES, CALLS):
-        async with our_client(PAGE, route) as client:
+        async with our_client(WEB_SERVER_PLUGIN, route) as client:
             found[f"ours, {route}, {method}"] = await ask(client, method, asked)
     for stack, method in product(STACKS, CALLS):
-        client = their_client(stack, "gateway", PAGE)
+        client = their_client(stack, "gateway", WEB_SERVER_PLUGIN)
         found[f"{stack}, {method}"] = client.call(method, *CALLS[method][0], metadata=asked)
     code = HTTP_STATUSES[status]
     check_all({kind: "" if got.name == code else str(got) for kind, got in found.items()})

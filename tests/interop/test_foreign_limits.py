@@ -14,9 +14,16 @@ from itertools import cycle, islice, product
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, OurConnect, Peers, TheirConnect
-from tests.interop.foreign import LATE, PATIENCE, STACKS, ForeignClient, OurClient, Result
-from tests.programs import until
+from tests.interop.conftest import ROUTES, ConnectForeignClient, ConnectMeshtrioClient, PeerMesh
+from tests.interop.foreign_peers import (
+    LATE_FRAMES_PLUGIN,
+    RESULT_TIMEOUT,
+    STACKS,
+    CallResult,
+    ForeignClient,
+    MeshtrioClient,
+)
+from tests.support.mesh_processes import wait_until
 
 routes = pytest.mark.parametrize("route", ROUTES)
 stacks = pytest.mark.parametrize("stack", STACKS)
@@ -46,7 +53,7 @@ def asking(pairs: list[tuple[str, str]], size: int) -> list[tuple[str, str]]:
     return [(key, value or str(size)) for key, value in pairs]
 
 
-def failed_alone(result: Result) -> bool:
+def failed_alone(result: CallResult) -> bool:
     """Whether a call failed because of its own size: UNAVAILABLE says it was the connection.
 
     It is also what connect-go says of a request that it does not send because of its size.
@@ -56,18 +63,18 @@ def failed_alone(result: Result) -> bool:
     return result.name not in ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
-def taken(result: Result, size: int) -> bool:
+def taken(result: CallResult, size: int) -> bool:
     """Whether a client takes header lists of this size, and the one that was asked for came."""
     return ("x-large", "a" * size) in (*result.initial, *result.trailing)
 
 
-def holding(peers: Peers, count: int) -> None:
+def holding(peers: PeerMesh, count: int) -> None:
     """Wait until as many calls in all have been held."""
-    until(lambda: peers.mesh.log.count("holding") >= count)
+    wait_until(lambda: peers.mesh.log.count("holding") >= count)
 
 
 @asynccontextmanager
-async def bystanders(client: OurClient, peers: Peers) -> AsyncIterator[None]:
+async def bystanders(client: MeshtrioClient, peers: PeerMesh) -> AsyncIterator[None]:
     """Have calls of a meshtrio client in flight during the block."""
     results = []
 
@@ -75,7 +82,7 @@ async def bystanders(client: OurClient, peers: Peers) -> AsyncIterator[None]:
         results.append(str(await client.call("Unary", b"", metadata=HOLD)))
 
     before = peers.mesh.log.count("holding")
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(RESULT_TIMEOUT):
         async with trio.open_nursery() as nursery:
             for _ in range(BYSTANDERS):
                 nursery.start_soon(bystand)
@@ -85,7 +92,7 @@ async def bystanders(client: OurClient, peers: Peers) -> AsyncIterator[None]:
 
 
 @contextmanager
-def foreign_bystanders(client: ForeignClient, peers: Peers) -> Iterator[None]:
+def foreign_bystanders(client: ForeignClient, peers: PeerMesh) -> Iterator[None]:
     """Have calls of a foreign client in flight during the block."""
     before = peers.mesh.log.count("holding")
     started = [client.start("Unary", b"", metadata=HOLD) for _ in range(BYSTANDERS)]
@@ -100,7 +107,7 @@ def foreign_bystanders(client: ForeignClient, peers: Peers) -> Iterator[None]:
 @routes
 @stacks
 async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Peers
+    stack: str, route: str, our_client: ConnectMeshtrioClient, peers: PeerMesh
 ) -> None:
     found = {}
     async with our_client(stack, route) as client, bystanders(client, peers):
@@ -117,9 +124,9 @@ async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone
 @routes
 @stacks
 async def test_a_foreign_reply_with_a_huge_header_list_is_got_over(
-    stack: str, route: str, our_client: OurConnect
+    stack: str, route: str, our_client: ConnectMeshtrioClient
 ) -> None:
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(RESULT_TIMEOUT):
         async with our_client(stack, route) as client:
             for asked in ANSWERS.values():
                 result = await client.call("Unary", b"", metadata=asking(asked, HUGE))
@@ -130,7 +137,7 @@ async def test_a_foreign_reply_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Peers
+    stack: str, route: str, their_client: ConnectForeignClient, peers: PeerMesh
 ) -> None:
     client = their_client(stack, route)
     wrong = {}
@@ -147,7 +154,7 @@ def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client
 @routes
 @stacks
 def test_a_request_with_too_large_a_header_list_fails_alone(
-    stack: str, route: str, their_client: TheirConnect, peers: Peers
+    stack: str, route: str, their_client: ConnectForeignClient, peers: PeerMesh
 ) -> None:
     client = their_client(stack, route)
     found = {}
@@ -161,10 +168,10 @@ def test_a_request_with_too_large_a_header_list_fails_alone(
 @routes
 @stacks
 def test_a_request_with_a_huge_header_list_is_got_over(
-    stack: str, route: str, their_client: TheirConnect
+    stack: str, route: str, their_client: ConnectForeignClient
 ) -> None:
     client = their_client(stack, route)
-    result = client.call("Unary", b"", metadata=[("x-pad", "a" * HUGE)], timeout=PATIENCE / 2)
+    result = client.call("Unary", b"", metadata=[("x-pad", "a" * HUGE)], timeout=RESULT_TIMEOUT / 2)
     assert result.name not in ("OK", "DEADLINE_EXCEEDED"), result
     assert str(client.call("Unary", b"")) == "OK: "
 
@@ -172,7 +179,7 @@ def test_a_request_with_a_huge_header_list_is_got_over(
 @routes
 @stacks
 async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone(
-    stack: str, route: str, our_client: OurConnect, peers: Peers
+    stack: str, route: str, our_client: ConnectMeshtrioClient, peers: PeerMesh
 ) -> None:
     # grpc-java takes 8 KiB, Node 64 KiB, net/http 1 MiB; a meshtrio server on the way 32 KiB.
     about = [
@@ -195,11 +202,11 @@ async def test_a_request_about_the_limit_of_a_foreign_server_fails_at_most_alone
 @routes
 @stacks
 async def test_an_expired_scope_moves_on(
-    stack: str, route: str, our_client: OurConnect, peers: Peers
+    stack: str, route: str, our_client: ConnectMeshtrioClient, peers: PeerMesh
 ) -> None:
     outcomes: Counter[str] = Counter()
 
-    async def call(client: OurClient) -> None:
+    async def call(client: MeshtrioClient) -> None:
         for method, end in islice(cycle(product(METHODS, ENDS)), CALLS // IN_FLIGHT):
             with trio.move_on_after(TIMEOUT):
                 # A failure would be raised here: `client` makes a result of it.
@@ -218,7 +225,7 @@ async def test_an_expired_scope_moves_on(
 @routes
 @stacks
 def test_an_expired_deadline_of_a_foreign_client_is_deadline_exceeded(
-    stack: str, route: str, their_client: TheirConnect, peers: Peers
+    stack: str, route: str, their_client: ConnectForeignClient, peers: PeerMesh
 ) -> None:
     client = their_client(stack, route)
     outcomes: Counter[str] = Counter()
@@ -239,10 +246,10 @@ LATE_ANSWERS = {"trailers": "CANCELLED", "reply": "CANCELLED", "reset": "OK"}
 
 @routes
 async def test_late_frames_harm_no_other_call(
-    route: str, our_client: OurConnect, peers: Peers
+    route: str, our_client: ConnectMeshtrioClient, peers: PeerMesh
 ) -> None:
     found: Counter[tuple[str, str]] = Counter()
-    async with our_client(LATE, route) as client, bystanders(client, peers):
+    async with our_client(LATE_FRAMES_PLUGIN, route) as client, bystanders(client, peers):
         for _, late in product(range(20), LATE_ANSWERS):
             result = await client.call("Unary", b"", metadata=[("x-late", late)])
             found[late, result.name] += 1
@@ -251,9 +258,9 @@ async def test_late_frames_harm_no_other_call(
 
 @stacks
 def test_late_frames_harm_no_other_call_of_a_foreign_client(
-    stack: str, their_client: TheirConnect, peers: Peers
+    stack: str, their_client: ConnectForeignClient, peers: PeerMesh
 ) -> None:
-    client = their_client(stack, "gateway", LATE)
+    client = their_client(stack, "gateway", LATE_FRAMES_PLUGIN)
     found: Counter[tuple[str, str]] = Counter()
     with foreign_bystanders(client, peers):
         for _, late in product(range(20), LATE_ANSWERS):

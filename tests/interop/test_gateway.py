@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.interop.client import CASES, COMPRESSED
-from tests.interop.test_interop import WITHIN, our_server, run_case, their_server
-from tests.programs import served
-from tests.tools import tool
+from tests.interop.test_interop import (
+    CASE_TIMEOUT,
+    run_interop_case,
+    start_grpc_go_server,
+    start_meshtrio_server,
+)
+from tests.support.mesh_processes import serve_mesh
+from tests.tools import find_tool
 
 
 @contextmanager
-def gateway(port: int) -> Iterator[int]:
+def start_interop_gateway(port: int) -> Iterator[int]:
     """The port of a gateway to a server on another."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen: int = free.getsockname()[1]
@@ -32,25 +37,25 @@ def gateway(port: int) -> Iterator[int]:
     endpoints = ["tcp://127.0.0.1:{port}"]
     services = ["grpc.testing.TestService"]
     """
-    with tempfile.TemporaryDirectory(prefix="mt-") as folder, served(Path(folder), config):
+    with tempfile.TemporaryDirectory(prefix="mt-") as folder, serve_mesh(Path(folder), config):
         yield listen
 
 
 @pytest.fixture(scope="module")
 def to_ours() -> Iterator[int]:
-    with our_server() as port, gateway(port) as listen:
+    with start_meshtrio_server() as port, start_interop_gateway(port) as listen:
         yield listen
 
 
 @pytest.fixture(scope="module")
 def to_theirs() -> Iterator[int]:
-    with their_server() as port, gateway(port) as listen:
+    with start_grpc_go_server() as port, start_interop_gateway(port) as listen:
         yield listen
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_our_client_to_our_server(name: str, to_ours: int) -> None:
-    await run_case(name, to_ours)
+    await run_interop_case(name, to_ours)
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - COMPRESSED))
@@ -64,12 +69,12 @@ def test_grpc_go_to_grpc_go(name: str, to_theirs: int) -> None:
 
 
 def run_theirs(name: str, port: int) -> None:
-    command = [tool("grpc-interop-client"), "-server_host=127.0.0.1", f"-server_port={port}"]
+    command = [find_tool("grpc-interop-client"), "-server_host=127.0.0.1", f"-server_port={port}"]
     done = subprocess.run(
         [*command, f"-test_case={name}"],
         capture_output=True,
         text=True,
-        timeout=WITHIN,
+        timeout=CASE_TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from meshtrio.wire.frames import DEFAULT_MAX_FRAME_SIZE
-from tests.interop.test_interop import our_server
-from tests.tools import tool
+from meshtrio.http2.frames import DEFAULT_MAX_FRAME_SIZE
+from tests.interop.test_interop import start_meshtrio_server
+from tests.tools import find_tool
 
 CASES = 146
 
@@ -24,9 +24,9 @@ def test_h2spec(tls: bool, tmp_path: Path) -> None:
     # With HTTP/2's default frame size: one case sends a HEADERS frame of 20 KB and takes it for
     # larger than whatever SETTINGS said.
     arguments = [str(certificate)] if tls else []
-    with our_server(*arguments, frame_size=DEFAULT_MAX_FRAME_SIZE) as port:
+    with start_meshtrio_server(*arguments, frame_size=DEFAULT_MAX_FRAME_SIZE) as port:
         done = subprocess.run(
-            [tool("h2spec"), "--strict", "-h", "127.0.0.1", "-p", str(port), *options],
+            [find_tool("h2spec"), "--strict", "-h", "127.0.0.1", "-p", str(port), *options],
             capture_output=True,
             text=True,
             timeout=100,

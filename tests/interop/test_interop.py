@@ -12,16 +12,18 @@ import pytest
 import trio
 
 from meshtrio.client.channel import connect_to
-from meshtrio.wire.limits import Limits
+from meshtrio.http2.limits import Limits
 from tests.interop.client import CASES, COMPRESSED
-from tests.programs import until
-from tests.tools import tool
+from tests.support.mesh_processes import wait_until
+from tests.tools import find_tool
 
-WITHIN = 60
+CASE_TIMEOUT = 60
 
 
 @contextmanager
-def our_server(*certificate: str, frame_size: int = Limits().max_frame_size) -> Iterator[int]:
+def start_meshtrio_server(
+    *certificate: str, frame_size: int = Limits().max_frame_size
+) -> Iterator[int]:
     command = [sys.executable, "-m", "tests.interop.server", "0", str(frame_size), *certificate]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -32,12 +34,12 @@ def our_server(*certificate: str, frame_size: int = Limits().max_frame_size) -> 
 
 
 @contextmanager
-def their_server() -> Iterator[int]:
+def start_grpc_go_server() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    with subprocess.Popen([tool("grpc-interop-server"), f"-port={port}"]) as process:
+    with subprocess.Popen([find_tool("grpc-interop-server"), f"-port={port}"]) as process:
         try:
-            until(lambda: _accepts(port))
+            wait_until(lambda: _accepts(port))
             yield port
         finally:
             process.kill()
@@ -53,40 +55,40 @@ def _accepts(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def our_port() -> Iterator[int]:
-    with our_server() as port:
+    with start_meshtrio_server() as port:
         yield port
 
 
 @pytest.fixture(scope="module")
 def their_port() -> Iterator[int]:
-    with their_server() as port:
+    with start_grpc_go_server() as port:
         yield port
 
 
-async def run_case(name: str, port: int) -> None:
-    with trio.fail_after(WITHIN):
+async def run_interop_case(name: str, port: int) -> None:
+    with trio.fail_after(CASE_TIMEOUT):
         async with connect_to(f"tcp:127.0.0.1:{port}") as channel:
             await CASES[name](channel)
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_our_client_against_our_server(name: str, our_port: int) -> None:
-    await run_case(name, our_port)
+    await run_interop_case(name, our_port)
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - COMPRESSED))
 async def test_our_client_against_grpc_go(name: str, their_port: int) -> None:
-    await run_case(name, their_port)
+    await run_interop_case(name, their_port)
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - COMPRESSED))
 def test_grpc_go_against_our_server(name: str, our_port: int) -> None:
-    command = [tool("grpc-interop-client"), "-server_host=127.0.0.1"]
+    command = [find_tool("grpc-interop-client"), "-server_host=127.0.0.1"]
     done = subprocess.run(
         [*command, f"-server_port={our_port}", f"-test_case={name}"],
         capture_output=True,
         text=True,
-        timeout=WITHIN,
+        timeout=CASE_TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,27 +12,28 @@ import pytest
 import trio
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.head import request_block
-from meshtrio.rpc.listener import unix_listener
-from meshtrio.rpc.seam import Method
+from meshtrio.client.request_headers import encode_method_headers
+from meshtrio.http2 import events
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.hpack import codec
+from meshtrio.rpc.purerpc_compat import Method
 from meshtrio.rpc.server import Server, ServerConnection
-from meshtrio.rpc.transport import SocketTransport
-from meshtrio.wire import events, hpack
-from meshtrio.wire.errors import ErrorCode
+from meshtrio.transport.listener import unix_listener
+from meshtrio.transport.transport import SocketTransport
 from tests.interop.grpc_testing import interop_pb2 as pb
-from tests.interop.metrics.calls import sized
+from tests.interop.metrics.calls import make_request
 from tests.interop.metrics.cases import CASES
 from tests.interop.metrics.compare import (
-    EITHER,
+    DEADLINE_OR_CANCELLED,
     FULL_TARGETS,
-    MAY_BE_ABSENT,
+    OPTIONAL_DIFFERENCES,
     Difference,
-    differences,
-    explanations,
-    series,
-    shapes,
+    comparable_series,
+    expected_differences,
+    find_differences,
+    parse_shapes,
 )
-from tests.interop.metrics.runs import (
+from tests.interop.metrics.recordings import (
     CALL_DURATION,
     CLIENT,
     GRPC_GO,
@@ -40,19 +41,19 @@ from tests.interop.metrics.runs import (
     MESHTRIO,
     SERVER,
     Recording,
-    Tally,
-    all_attempts,
+    SeriesReader,
+    are_attempts_complete,
+    is_call_complete,
     record_all,
-    started,
-    the_call,
+    start_peer,
 )
-from tests.interop.metrics.series import Value
+from tests.interop.metrics.series import SeriesValue
 from tests.interop.metrics_table import (
     PAGE,
     call_rows,
     difference_rows,
     instrument_rows,
-    page,
+    render_page,
     version_rows,
 )
 from tests.interop.server import TestService
@@ -85,10 +86,10 @@ def grpcio() -> tuple[Recording, Recording]:
 
 def assert_explained(reference: str, found: list[Difference]) -> None:
     """Each difference has its reason, and each reason its difference."""
-    known = list(explanations(reference))
-    assert [each for each in found if not any(why.covers(each) for why in known)] == []
-    unneeded = [why for why in known if not any(why.covers(each) for each in found)]
-    assert [why for why in unneeded if (why.reference, why.case) not in MAY_BE_ABSENT] == []
+    known = list(expected_differences(reference))
+    assert [each for each in found if not any(why.matches(each) for why in known)] == []
+    unneeded = [why for why in known if not any(why.matches(each) for each in found)]
+    assert [why for why in unneeded if (why.reference, why.case) not in OPTIONAL_DIFFERENCES] == []
 
 
 # -- what is there -----------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def test_what_never_happened_has_no_series(all_four: Recordings) -> None:
 def test_the_text_for_prometheus_is_that_of_opentelemetrys_exporter(
     side: str, all_four: Recordings
 ) -> None:
-    ours, theirs = (shapes(each.prometheus[side]) for each in (all_four.ours, all_four.go))
+    ours, theirs = (parse_shapes(each.prometheus[side]) for each in (all_four.ours, all_four.go))
     assert ours == theirs
     assert len(ours) == (13 if side == CLIENT else 10)
 
@@ -117,7 +118,7 @@ def test_the_text_for_prometheus_is_that_of_opentelemetrys_exporter(
 
 
 def test_the_same_calls_count_the_same(all_four: Recordings) -> None:
-    assert_explained(GRPC_GO, differences(all_four.ours, all_four.go))
+    assert_explained(GRPC_GO, find_differences(all_four.ours, all_four.go))
 
 
 def test_it_does_not_matter_who_is_on_the_other_side(all_four: Recordings) -> None:
@@ -129,7 +130,7 @@ def test_it_does_not_matter_who_is_on_the_other_side(all_four: Recordings) -> No
         (go, all_four.go_to_ours, CLIENT),
         (go, all_four.ours_to_go, SERVER),
     ):
-        found = differences(one, other, [side])
+        found = find_differences(one, other, [side])
         assert [each for each in found if each.case != "gzip"] == []
 
 
@@ -145,7 +146,11 @@ def test_both_sides_of_a_call_count_the_same_bytes(case: str, all_four: Recordin
 
 
 def total(recording: Recording, case: str, side: str, metric: str) -> float:
-    found = [v.total for (name, _), v in series(recording, case, side).items() if name == metric]
+    found = [
+        v.total
+        for (name, _), v in comparable_series(recording, case, side).items()
+        if name == metric
+    ]
     return sum(each for each in found if each is not None)
 
 
@@ -163,19 +168,20 @@ def test_a_server_tells_a_deadline_or_that_its_caller_has_gone(
         found = recording.cases[case][SERVER]
         told = {status for _, labels in found for name, status in labels if name == "grpc.status"}
         assert len(told) == 1
-        assert told <= set(EITHER.split(" or "))
+        assert told <= set(DEADLINE_OR_CANCELLED.split(" or "))
 
 
 @pytest.mark.parametrize(
-    ("server", "statuses"), [(MESHTRIO, {"DEADLINE_EXCEEDED"}), (GRPC_GO, {*EITHER.split(" or ")})]
+    ("server", "statuses"),
+    [(MESHTRIO, {"DEADLINE_EXCEEDED"}), (GRPC_GO, {*DEADLINE_OR_CANCELLED.split(" or ")})],
 )
 async def test_a_server_whose_caller_stays_tells_the_deadline(
     server: str, statuses: set[str], short_dir: Path
 ) -> None:
     """Its caller says a deadline and does not keep to it. grpc-go has two timers for it: one ends
     the handler's context with the deadline, the other one by cancelling it."""
-    with started(server, "serve", short_dir / "s") as peer:
-        tally = Tally(peer, all_attempts)
+    with start_peer(server, "serve", short_dir / "s") as peer:
+        tally = SeriesReader(peer, are_attempts_complete)
         async with connect_to(f"unix:{short_dir / 's'}") as channel:
             method = Method(
                 "grpc.testing.TestService",
@@ -187,12 +193,12 @@ async def test_a_server_whose_caller_stays_tells_the_deadline(
             )
             fields = [(b"grpc-timeout", b"50m"), (b"do", b"wait")]
             target = await channel.pick()
-            stream = target.connection.start(
-                request_block(method, channel).data + hpack.encode(fields)
+            stream = target.connection.open_stream(
+                encode_method_headers(method, channel).data + codec.encode(fields)
             )
             assert stream is not None
-            await stream.send(sized().SerializeToString(), end_stream=True)
-            found = await trio.to_thread.run_sync(tally.added, 1)
+            await stream.send(make_request().SerializeToString(), end_stream=True)
+            found = await trio.to_thread.run_sync(tally.wait_for_change, 1)
     told = {status for _, labels in found for name, status in labels if name == "grpc.status"}
     assert len(told) == 1
     assert told <= statuses
@@ -241,10 +247,10 @@ async def test_an_attempt_that_was_refused_unseen_counts_as_in_grpc_go(short_dir
     found = {}
     async with refusing(short_dir / "s"):
         for client in (MESHTRIO, GRPC_GO):
-            with started(client, "call", short_dir / "s") as peer:
-                tally = Tally(peer, the_call)
-                assert await trio.to_thread.run_sync(peer.ask, "unary") == "OK"
-                found[client] = await trio.to_thread.run_sync(tally.added, 2)
+            with start_peer(client, "call", short_dir / "s") as peer:
+                tally = SeriesReader(peer, is_call_complete)
+                assert await trio.to_thread.run_sync(peer.request, "unary") == "OK"
+                found[client] = await trio.to_thread.run_sync(tally.wait_for_change, 2)
     assert found[MESHTRIO] == found[GRPC_GO]
     durations = {
         (name, dict(labels)["grpc.status"]): value
@@ -252,9 +258,9 @@ async def test_an_attempt_that_was_refused_unseen_counts_as_in_grpc_go(short_dir
         if name.endswith("duration")
     }
     assert durations == {
-        ("grpc.client.attempt.duration", "UNAVAILABLE"): Value(1),
-        ("grpc.client.attempt.duration", "OK"): Value(1),
-        (CALL_DURATION, "OK"): Value(1),
+        ("grpc.client.attempt.duration", "UNAVAILABLE"): SeriesValue(1),
+        ("grpc.client.attempt.duration", "OK"): SeriesValue(1),
+        (CALL_DURATION, "OK"): SeriesValue(1),
     }
 
 
@@ -262,7 +268,7 @@ async def test_an_attempt_that_was_refused_unseen_counts_as_in_grpc_go(short_dir
 
 
 def test_grpcio_counts_the_same(grpcio: tuple[Recording, Recording]) -> None:
-    assert_explained(GRPCIO, differences(*grpcio))
+    assert_explained(GRPCIO, find_differences(*grpcio))
 
 
 def test_names_kinds_units_and_labels_are_those_of_grpcio(
@@ -304,4 +310,4 @@ def test_the_page_says_what_was_found_of_grpcio(
     all_four: Recordings, grpcio: tuple[Recording, Recording]
 ) -> None:
     ours, theirs = grpcio
-    assert PAGE.read_text() == page(ours, all_four.go, theirs)
+    assert PAGE.read_text() == render_page(ours, all_four.go, theirs)

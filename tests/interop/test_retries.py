@@ -19,9 +19,9 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.policies.service_config import parse
-from tests.programs import PLUGINS, until
-from tests.tools import tool
+from meshtrio.grpc.service_config import parse_service_config
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, wait_until
+from tests.tools import find_tool
 
 CONFIG = {
     "methodConfig": [
@@ -37,7 +37,7 @@ CONFIG = {
         }
     ]
 }
-FLAKY = [sys.executable, str(PLUGINS / "flaky.py")]
+FLAKY = [sys.executable, str(PLUGINS_DIRECTORY / "retryable_failures.py")]
 _keys = itertools.count()
 
 
@@ -51,14 +51,14 @@ def flaky(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[str]:
     """The address of a server of each implementation."""
     socket = short_dir / "s"
     commands = {
-        "grpc-go": lambda: [tool("grpc-go-flaky"), str(socket)],
+        "grpc-go": lambda: [find_tool("grpc-go-flaky"), str(socket)],
         "grpcio": lambda: [*FLAKY, "--grpcio"],
         "meshtrio": lambda: FLAKY,
     }
     environment = {**os.environ, "PLUGIN_SOCKET": str(socket)}
     with subprocess.Popen(commands[request.param](), env=environment) as process:
         try:
-            until(socket.exists)
+            wait_until(socket.exists)
             yield f"unix:{socket}"
         finally:
             process.kill()
@@ -66,7 +66,7 @@ def flaky(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[str]:
 
 async def test_our_client_retries(flaky: str) -> None:
     with trio.fail_after(20):
-        async with connect_to(flaky, config=parse(CONFIG)) as channel:
+        async with connect_to(flaky, service_config=parse_service_config(CONFIG)) as channel:
             stub = channel.stub(EchoServiceStub)
             for failures, said in ((0, ""), (1, "1"), (3, "3")):
                 reply = await stub.Echo(EchoRequest(), metadata=asked(fail_times=failures))
@@ -77,7 +77,7 @@ async def test_our_client_retries(flaky: str) -> None:
 
 async def test_our_client_heeds_pushback(flaky: str) -> None:
     with trio.fail_after(20):
-        async with connect_to(flaky, config=parse(CONFIG)) as channel:
+        async with connect_to(flaky, service_config=parse_service_config(CONFIG)) as channel:
             stub = channel.stub(EchoServiceStub)
             began = trio.current_time()
             await stub.Echo(EchoRequest(), metadata=asked(fail_times=1, pushback=300))

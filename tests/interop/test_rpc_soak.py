@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.test_gateway import gateway
-from tests.interop.test_interop import our_server
-from tests.tools import tool
+from tests.interop.test_gateway import start_interop_gateway
+from tests.interop.test_interop import start_meshtrio_server
+from tests.tools import find_tool
 
 CALLS = 1000
 WITHIN = 60
@@ -26,7 +26,7 @@ SIZE = 10_000
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[dict[str, int]]:
-    with our_server() as port, gateway(port) as listen:
+    with start_meshtrio_server() as port, start_interop_gateway(port) as listen:
         yield {"direct": port, "gateway": listen}
 
 
@@ -48,7 +48,10 @@ def test_no_call_of_a_soak_fails(case: str, route: str, ports: dict[str, int]) -
         "soak_response_size": SIZE,
     }
     done = subprocess.run(
-        [tool("grpc-interop-client"), *(f"-{name}={value}" for name, value in options.items())],
+        [
+            find_tool("grpc-interop-client"),
+            *(f"-{name}={value}" for name, value in options.items()),
+        ],
         capture_output=True,
         text=True,
         timeout=2 * WITHIN,

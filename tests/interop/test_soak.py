@@ -15,9 +15,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.interop.test_interop import our_server
-from tests.programs import Served, served
-from tests.tools import tool
+from tests.interop.test_interop import start_meshtrio_server
+from tests.support.mesh_processes import MeshProcess, serve_mesh
+from tests.tools import find_tool
 
 SOFT_LIMIT = 1024
 """What systemd and most shells give; a mesh may have a part of it for connections."""
@@ -25,16 +25,16 @@ SOFT_LIMIT = 1024
 
 @attrs.frozen
 class Mesh:
-    served: Served
+    served: MeshProcess
     port: int
     """That of its gateway."""
 
 
 @contextmanager
-def soft_limit(most: int) -> Iterator[None]:
+def limit_descriptors(max_descriptors: int) -> Iterator[None]:
     """Have the processes that are started in the block begin with that many descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_descriptors, before[1]))
     try:
         yield
     finally:
@@ -47,7 +47,7 @@ def mesh(folder: Path, **settings: int) -> Iterator[Mesh]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen: int = free.getsockname()[1]
     lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
-    with our_server() as port:
+    with start_meshtrio_server() as port:
         config = f"""
         [mesh.gateway]
         listen = "tcp://127.0.0.1:{listen}"
@@ -59,7 +59,7 @@ def mesh(folder: Path, **settings: int) -> Iterator[Mesh]:
         endpoints = ["tcp://127.0.0.1:{port}"]
         services = ["grpc.testing.TestService"]
         """
-        with soft_limit(SOFT_LIMIT), served(folder, config) as found:
+        with limit_descriptors(SOFT_LIMIT), serve_mesh(folder, config) as found:
             yield Mesh(found, listen)
 
 
@@ -76,7 +76,7 @@ def soak(host: str, port: int, channels: int) -> subprocess.CompletedProcess[str
         "soak_response_size": 1000,
     }
     return subprocess.run(
-        [tool("grpc-interop-client"), *(f"-{key}={value}" for key, value in options.items())],
+        [find_tool("grpc-interop-client"), *(f"-{key}={value}" for key, value in options.items())],
         capture_output=True,
         text=True,
         timeout=90,

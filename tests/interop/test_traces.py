@@ -39,14 +39,14 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from opentelemetry import baggage, context
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from meshtrio.rpc.listener import tcp_listener
-from meshtrio.rpc.tls import server_context
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import PLUGINS, plugin
-from tests.system.hosts import Certificates
-from tests.telemetry.collector import Collector, Got, collecting
-from tests.tools import tool
+from meshtrio.supervisor import events
+from meshtrio.transport.listener import tcp_listener
+from meshtrio.transport.tls import make_server_ssl_context
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, plugin_table
+from tests.support.network_hosts import Certificates
+from tests.support.otlp_collector import OtlpCollector, ReceivedSpan, run_collector
+from tests.tools import find_tool
 
 ECHO = "echo.v1.EchoService.Echo"
 PATH = "/echo.v1.EchoService/Echo"
@@ -100,7 +100,7 @@ class Middle:
 
 def go() -> Middle:
     spans = [(ATTEMPT, INTERNAL), (SENT, CLIENT), (RECV, SERVER)]
-    return Middle("go", [tool("grpc-go-chain")], spans, OK)
+    return Middle("go", [find_tool("grpc-go-chain")], spans, OK)
 
 
 def grpcio() -> Middle:
@@ -112,7 +112,7 @@ def grpcio() -> Middle:
         if os.environ.get("CI"):
             pytest.fail(text)
         pytest.skip(text)
-    command = ["{python}", str(PLUGINS / "grpcio_chain.py")]
+    command = ["{python}", str(PLUGINS_DIRECTORY / "grpcio_chain.py")]
     return Middle("grpcio", command, [(PATH, CLIENT), (PATH, SERVER)], UNSET)
 
 
@@ -126,8 +126,8 @@ only_go = pytest.mark.parametrize("middle", ["go"], indirect=True)
 
 @attrs.frozen
 class Chain:
-    collector: Collector
-    watched: Watched
+    collector: OtlpCollector
+    watched: RecordedMesh
 
     async def call(self, service: str, message: str, compression: str = "identity") -> str:
         async with self.watched.mesh.connect(service) as channel:
@@ -135,13 +135,13 @@ class Chain:
             reply = await stub.Echo(EchoRequest(message=message), compression=compression)
             return str(reply.message)
 
-    def received_by(self, service: str) -> Got:
+    def received_by(self, service: str) -> ReceivedSpan:
         """The call that one of our plugins, or the one in Go, has served."""
-        (found,) = [got for got in self.collector.named(RECV) if got.service == service]
+        (found,) = [got for got in self.collector.spans_named(RECV) if got.service == service]
         return found
 
     @property
-    def spans(self) -> list[Got]:
+    def spans(self) -> list[ReceivedSpan]:
         """Those of the calls that are made through the chain."""
         return [got for got in self.collector.spans if got.name.endswith(("Service.Echo", PATH))]
 
@@ -165,11 +165,11 @@ def somewhere(kind: str, folder: Path) -> Iterator[Place]:
         if kind == "tcp":
             yield Place(where, listener)
             return
-        path = Certificates.make(folder, "127.0.0.1").path
+        path = Certificates.create(folder, "127.0.0.1").path
         files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
         tls = ", ".join(f"{key} = {json.dumps(path(name))}" for key, name in files.items())
         headers = f'traces_headers = {{ "API-Key" = "{KEY}" }}'
-        context = server_context(path("server.pem"), path("server.key"), path("ca.pem"))
+        context = make_server_ssl_context(path("server.pem"), path("server.key"), path("ca.pem"))
         yield Place(f"{where}\ntraces_tls = {{ {tls} }}\n{headers}", listener, context)
 
 
@@ -178,16 +178,16 @@ async def chained(
     folder: Path, middle: str, *, where: str = "unix", sampling: float = 1.0
 ) -> AsyncIterator[Chain]:
     """A chain that can be called in the block; after it, all has stopped but the collector."""
-    ends = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
+    ends = "".join(plugin_table(name, "proxy.py") for name in ("a", "b"))
     with somewhere(where, folder) as place:
         config = f"[mesh.telemetry]\n{place.lines}\nsampling = {sampling}\n"
-        async with collecting(place.listener, place.ssl_context) as collector:
-            async with running(config + ends + middle, folder) as watched:
-                await watched.wait(events.Ready, count=3)
+        async with run_collector(place.listener, place.ssl_context) as collector:
+            async with run_mesh(config + ends + middle, folder) as watched:
+                await watched.wait_for_event(events.Ready, count=3)
                 yield Chain(collector, watched)
 
 
-def described(got: Got) -> tuple[str, str, int]:
+def described(got: ReceivedSpan) -> tuple[str, str, int]:
     return got.service, got.name, got.span.kind
 
 
@@ -202,7 +202,7 @@ async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Pat
         reply = await chain.call("plugin.a", f"{middle.service} plugin.b baggage tenant")
         context.detach(token)
     assert reply == "blue, or green"
-    upwards = chain.collector.upwards(chain.received_by("plugin.b"))
+    upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
     assert [described(got) for got in upwards] == middle.chain
     for got in upwards:
         fine = middle.fine if got.service == middle.service else OK
@@ -223,7 +223,7 @@ async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Pat
     }
 
 
-def messages(got: Got, direction: str) -> list[dict[str, object]]:
+def messages(got: ReceivedSpan, direction: str) -> list[dict[str, object]]:
     return [attributes for name, attributes in got.events if name == f"{direction} message"]
 
 
@@ -236,7 +236,7 @@ async def test_go_tells_the_same_of_messages(
     async with chained(short_dir, middle.table()) as chain:
         message = "plugin.b " + "x" * 500
         assert await chain.call("plugin.go", message, compression) == "x" * 500
-    upwards = chain.collector.upwards(chain.received_by("plugin.b"))
+    upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
     b, go_attempt, _, go, attempt, _ = upwards
     for sender, receiver in ((attempt, go), (go, attempt), (go_attempt, b), (b, go_attempt)):
         assert len(messages(sender, "Outbound")) == 1
@@ -258,14 +258,14 @@ async def test_what_is_not_sampled_is_recorded_by_nobody(middle: Middle, short_d
         assert await chain.call("plugin.a", f"{middle.service} plugin.b hi") == "hi"
     assert not chain.spans
     if middle.name == "go":  # Its exporter is at work.
-        assert chain.collector.named("Recv.grpc.health.v1.Health.Check")
+        assert chain.collector.spans_named("Recv.grpc.health.v1.Health.Check")
 
 
 async def test_a_failure_marks_all_spans_up_to_the_app(middle: Middle, short_dir: Path) -> None:
     async with chained(short_dir, middle.table()) as chain:
         with pytest.raises(purerpc.NotFoundError, match="nobody is here"):
             await chain.call("plugin.a", f"{middle.service} plugin.b nobody")
-    upwards = chain.collector.upwards(chain.received_by("plugin.b"))
+    upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
     assert [described(got) for got in upwards] == middle.chain
     for got in upwards:
         at_server = described(got) == ("plugin.grpcio", PATH, SERVER)

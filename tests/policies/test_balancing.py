@@ -10,23 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.policies.balancing import (
+from meshtrio.client.load_balancing.policies import (
     Balancer,
     LeastRequest,
     PickFirst,
     RingHash,
     RoundRobin,
-    hash_of,
+    stable_hash,
 )
 
 
 @attrs.define(eq=False)
 class Place:
-    identity: str
+    stable_id: str
     weight: int = 1
     in_flight: int = 0
-    ready: bool = True
-    turn: int = 0
+    is_ready: bool = True
+    last_pick: int = 0
 
 
 def places(count: int, **values: int) -> list[Place]:
@@ -34,7 +34,7 @@ def places(count: int, **values: int) -> list[Place]:
 
 
 def picked(balancer: Balancer[Place], ready: list[Place], times: int) -> Counter[str]:
-    return Counter(balancer.pick(ready, None).identity for _ in range(times))
+    return Counter(balancer.pick(ready, None).stable_id for _ in range(times))
 
 
 def test_pick_first_stays_with_the_first() -> None:
@@ -73,7 +73,7 @@ def test_least_request_spreads_calls_in_a_row_evenly() -> None:
     counts = picked(balancer, ready, 1000)
     assert min(counts.values()) > 80
     ready = [*ready, Place("new")]
-    assert balancer.pick(ready[-2:], None).identity == "new"
+    assert balancer.pick(ready[-2:], None).stable_id == "new"
     assert picked(balancer, ready, 1100)["new"] < 130
 
 
@@ -100,7 +100,7 @@ def test_least_request_takes_any_weights(weights: list[int], choices: int, seed:
 
 def ring(listed: list[Place]) -> RingHash[Place]:
     made: RingHash[Place] = RingHash(Random(1))
-    made.update(listed)
+    made.update_endpoints(listed)
     return made
 
 
@@ -116,7 +116,7 @@ def test_a_ring_moves_only_the_keys_of_the_endpoint_that_is_gone(count: int, gon
     for key in KEYS:
         owner = before.pick(listed, key)
         if owner is not leaving:
-            assert after.pick(listed, key).identity == owner.identity
+            assert after.pick(listed, key).stable_id == owner.stable_id
 
 
 @given(st.integers(2, 30))
@@ -131,7 +131,7 @@ def test_a_new_endpoint_takes_about_its_share(count: int) -> None:
 
 def test_a_ring_honours_weights_and_spreads() -> None:
     listed = [Place("a"), Place("b"), Place("c", weight=2)]
-    shares = Counter(ring(listed).pick(listed, key).identity for key in KEYS)
+    shares = Counter(ring(listed).pick(listed, key).stable_id for key in KEYS)
     assert 0.42 < shares["c"] / len(KEYS) < 0.58
     assert min(shares.values()) > 0.12 * len(KEYS)
 
@@ -140,11 +140,11 @@ def test_a_ring_goes_on_to_the_next_that_is_ready() -> None:
     listed = places(5)
     made = ring(listed)
     owner = made.pick(listed, "key")
-    owner.ready = False
-    ready = [place for place in listed if place.ready]
+    owner.is_ready = False
+    ready = [place for place in listed if place.is_ready]
     second = made.pick(ready, "key")
     assert second is not owner
-    owner.ready = True
+    owner.is_ready = True
     assert made.pick(listed, "key") is owner
 
 
@@ -153,4 +153,4 @@ def test_a_ring_sends_calls_without_a_key_anywhere() -> None:
 
 
 def test_hashes_are_the_same_everywhere() -> None:
-    assert hash_of("plugin.echo") == 0x75DD166CAEDAACB4
+    assert stable_hash("plugin.echo") == 0x75DD166CAEDAACB4

@@ -7,25 +7,25 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.policies.outlier import (
-    Detection,
+from meshtrio.client.load_balancing.outlier_detection import (
+    DetectionMethod,
     FailurePercentage,
     OutlierDetection,
-    Outliers,
+    OutlierDetector,
     SuccessRate,
-    Unenforced,
+    UnenforcedReason,
 )
 
 HALF = OutlierDetection(max_ejection_percent=50, failure_percentage=FailurePercentage())
 
 
-def outliers(config: OutlierDetection, count: int = 5) -> Outliers:
-    made = Outliers(config, Random(0))
-    made.update(str(number) for number in range(count))
+def outliers(config: OutlierDetection, count: int = 5) -> OutlierDetector:
+    made = OutlierDetector(config, Random(0))
+    made.update_endpoints(str(number) for number in range(count))
     return made
 
 
-def record(made: Outliers, name: str, good: int, bad: int, now: float = 0.0) -> None:
+def record(made: OutlierDetector, name: str, good: int, bad: int, now: float = 0.0) -> None:
     for number in range(good + bad):
         made.record(name, success=number < good, now=now)
 
@@ -35,14 +35,14 @@ def test_failure_percentage_ejects_who_fails_more_than_the_threshold() -> None:
     record(made, "0", good=14, bad=86)
     record(made, "1", good=15, bad=85)
     record(made, "2", good=0, bad=49)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     assert made.ejected == {"0"}
 
 
 def test_failure_percentage_judges_nobody_among_few() -> None:
     made = outliers(HALF, count=4)
     record(made, "0", good=0, bad=100)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     assert not made.ejected
 
 
@@ -51,7 +51,7 @@ def test_success_rate_ejects_who_is_far_below_the_others() -> None:
     for name in "0123":
         record(made, name, good=99, bad=1)
     record(made, "4", good=80, bad=20)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     assert made.ejected == {"4"}
 
 
@@ -59,7 +59,7 @@ def test_success_rate_leaves_those_alone_that_fail_alike() -> None:
     made = outliers(OutlierDetection(max_ejection_percent=50, success_rate=SuccessRate()))
     for name in "01234":
         record(made, name, good=50, bad=50)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     assert not made.ejected
 
 
@@ -69,16 +69,16 @@ def test_success_rate_needs_enough_hosts_with_enough_calls() -> None:
         record(made, name, good=100, bad=0)
     record(made, "3", good=0, bad=100)
     record(made, "4", good=99, bad=0)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     assert not made.ejected
 
 
 def test_an_interval_is_judged_by_itself() -> None:
     made = outliers(HALF)
     record(made, "0", good=0, bad=40)
-    made.sweep(10.0)
+    made.end_interval(10.0)
     record(made, "0", good=0, bad=40)
-    made.sweep(20.0)
+    made.end_interval(20.0)
     assert not made.ejected
 
 
@@ -87,24 +87,24 @@ def test_ejections_last_longer_each_time_and_that_is_forgotten() -> None:
 
     def eject(now: float) -> None:
         record(made, "0", good=0, bad=100)
-        made.sweep(now)
+        made.end_interval(now)
         assert made.ejected == {"0"}
 
     eject(0.0)
-    made.sweep(30.0)
+    made.end_interval(30.0)
     assert made.ejected == {"0"}
-    made.sweep(30.1)
+    made.end_interval(30.1)
     assert not made.ejected
     eject(40.0)
-    made.sweep(100.0)
+    made.end_interval(100.0)
     assert made.ejected == {"0"}
-    made.sweep(100.1)
+    made.end_interval(100.1)
     assert not made.ejected
     # Two quiet intervals, and it starts at the beginning again.
-    made.sweep(110.0)
-    made.sweep(120.0)
+    made.end_interval(110.0)
+    made.end_interval(120.0)
     eject(130.0)
-    made.sweep(160.1)
+    made.end_interval(160.1)
     assert not made.ejected
 
 
@@ -115,7 +115,7 @@ def test_the_longest_ejection_is_bounded() -> None:
         record(made, "0", good=0, bad=1, now=now)
         assert made.ejected == {"0"}
         now += 60.1
-        made.sweep(now)
+        made.end_interval(now)
         assert not made.ejected
 
 
@@ -139,7 +139,7 @@ def test_the_only_one_is_never_ejected() -> None:
 def test_who_is_gone_is_forgotten() -> None:
     made = outliers(OutlierDetection(consecutive_failures=1), count=2)
     made.record("0", success=False, now=1.0)
-    made.update(["1", "2"])
+    made.update_endpoints(["1", "2"])
     assert not made.ejected
     assert not made.record("0", success=False, now=1.0)
 
@@ -162,8 +162,8 @@ def test_never_more_are_ejected_than_may_be(history: list[object], percent: int,
         failure_percentage=FailurePercentage(threshold=30, minimum_hosts=1, request_volume=10),
         consecutive_failures=20,
     )
-    made, now, count = Outliers(config, Random(seed)), 0.0, 5
-    made.update(map(str, range(count)))
+    made, now, count = OutlierDetector(config, Random(seed)), 0.0, 5
+    made.update_endpoints(map(str, range(count)))
     for step in history:
         ejected_before = len(made.ejected)
         if isinstance(step, tuple):
@@ -171,11 +171,11 @@ def test_never_more_are_ejected_than_may_be(history: list[object], percent: int,
             record(made, str(name), good, bad, now)
         elif isinstance(step, float):
             now += step
-            made.sweep(now)
+            made.end_interval(now)
         else:
             assert isinstance(step, int)
             count = step
-            made.update(map(str, range(count)))
+            made.update_endpoints(map(str, range(count)))
             continue
         allowed = min(max(count * percent // 100, 1), count - 1)
         assert len(made.ejected) <= max(allowed, ejected_before)
@@ -186,23 +186,31 @@ def test_each_verdict_is_told_once_with_why_it_had_no_consequence() -> None:
     made = outliers(OutlierDetection(max_ejection_percent=20, failure_percentage=rule))
     record(made, "0", good=0, bad=100)
     record(made, "1", good=0, bad=100)
-    made.sweep(10.0)
-    found = Detection.FAILURE_PERCENTAGE
-    assert made.take_verdicts() == [(found, None), (found, Unenforced.TOO_MANY)]
-    assert made.take_verdicts() == []
+    made.end_interval(10.0)
+    found = DetectionMethod.FAILURE_PERCENTAGE
+    assert made.drain_ejections() == [
+        (found, None),
+        (found, UnenforcedReason.MAX_EJECTION_OVERFLOW),
+    ]
+    assert made.drain_ejections() == []
 
 
 def test_a_lot_that_was_drawn_is_a_reason() -> None:
     rule = FailurePercentage(minimum_hosts=1, enforcement_percentage=0)
     made = outliers(OutlierDetection(failure_percentage=rule))
     record(made, "0", good=0, bad=100)
-    made.sweep(10.0)
-    assert made.take_verdicts() == [(Detection.FAILURE_PERCENTAGE, Unenforced.BY_LOT)]
+    made.end_interval(10.0)
+    assert made.drain_ejections() == [
+        (DetectionMethod.FAILURE_PERCENTAGE, UnenforcedReason.ENFORCEMENT_PERCENTAGE)
+    ]
 
 
 def test_a_row_of_failures_is_one_verdict_however_long_it_is() -> None:
     made = outliers(OutlierDetection(max_ejection_percent=20, consecutive_failures=3))
     record(made, "0", good=0, bad=10)
     record(made, "1", good=0, bad=10)
-    found = Detection.CONSECUTIVE_FAILURES
-    assert made.take_verdicts() == [(found, None), (found, Unenforced.TOO_MANY)]
+    found = DetectionMethod.CONSECUTIVE_FAILURES
+    assert made.drain_ejections() == [
+        (found, None),
+        (found, UnenforcedReason.MAX_EJECTION_OVERFLOW),
+    ]

@@ -8,51 +8,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.backoff import Backoff
-from meshtrio.policies.retry import (
-    BudgetConfig,
+from meshtrio.client.retry.policy import (
     Pushback,
-    Retries,
     RetryBudget,
+    RetryBudgetConfig,
     RetryPolicy,
-    Throttle,
-    Throttling,
-    pushback_of,
+    RetryState,
+    RetryThrottle,
+    RetryThrottling,
+    parse_pushback,
 )
+from meshtrio.util.backoff import Backoff
 
 UNAVAILABLE, INTERNAL = 14, 13
 EXAMPLE = RetryPolicy(4, Backoff(0.1, 1.0, 2.0, jitter=0.0), frozenset({UNAVAILABLE}))
 """The policy of A6's own example."""
-NONE, NEVER = Pushback.NONE, Pushback.NEVER
+NONE, NEVER = Pushback.ABSENT, Pushback.DO_NOT_RETRY
 
 
-def retries(policy: RetryPolicy = EXAMPLE, throttle: Throttle | None = None) -> Retries:
-    return Retries(policy, throttle, Random(0))
+def retries(policy: RetryPolicy = EXAMPLE, throttle: RetryThrottle | None = None) -> RetryState:
+    return RetryState(policy, throttle, Random(0))
 
 
 def test_the_example_makes_four_attempts() -> None:
     call = retries()
-    assert [call.after(UNAVAILABLE, NONE) for _ in range(4)] == [0.1, 0.2, 0.4, None]
+    assert [call.next_delay(UNAVAILABLE, NONE) for _ in range(4)] == [0.1, 0.2, 0.4, None]
     assert call.attempts == 4
 
 
 def test_backoff_is_capped_and_jittered() -> None:
     policy = RetryPolicy(5, Backoff(0.1, 0.25, 2.0, jitter=0.2), frozenset({UNAVAILABLE}))
     for seed in range(50):
-        call = Retries(policy, None, Random(seed))
-        delays = [call.after(UNAVAILABLE, NONE) or 0.0 for _ in range(4)]
+        call = RetryState(policy, None, Random(seed))
+        delays = [call.next_delay(UNAVAILABLE, NONE) or 0.0 for _ in range(4)]
         for delay, plain in zip(delays, (0.1, 0.2, 0.25, 0.25), strict=True):
             assert plain * 0.8 <= delay <= plain * 1.2
 
 
 def test_other_statuses_are_final() -> None:
-    assert retries().after(INTERNAL, NONE) is None
+    assert retries().next_delay(INTERNAL, NONE) is None
 
 
 def test_no_policy_has_more_than_five_attempts() -> None:
     policy = RetryPolicy(100, Backoff(0.0), frozenset({UNAVAILABLE}))
     call = retries(policy)
-    assert sum(call.after(UNAVAILABLE, NONE) is not None for _ in range(100)) == 4
+    assert sum(call.next_delay(UNAVAILABLE, NONE) is not None for _ in range(100)) == 4
 
 
 @pytest.mark.parametrize(
@@ -74,56 +74,56 @@ def test_no_policy_has_more_than_five_attempts() -> None:
     ],
 )
 def test_pushback_is_a_number_of_milliseconds_or_never(value: str, meaning: object) -> None:
-    assert pushback_of(value) == meaning
+    assert parse_pushback(value) == meaning
 
 
 def test_pushback_sets_the_delay_and_starts_the_backoff_again() -> None:
     call = retries()
-    assert call.after(UNAVAILABLE, NONE) == 0.1
-    assert call.after(UNAVAILABLE, 3.0) == 3.0
-    assert call.after(UNAVAILABLE, NONE) == 0.1
-    assert call.after(UNAVAILABLE, 3.0) is None
+    assert call.next_delay(UNAVAILABLE, NONE) == 0.1
+    assert call.next_delay(UNAVAILABLE, 3.0) == 3.0
+    assert call.next_delay(UNAVAILABLE, NONE) == 0.1
+    assert call.next_delay(UNAVAILABLE, 3.0) is None
 
 
 def test_pushback_can_say_never() -> None:
-    assert retries().after(UNAVAILABLE, NEVER) is None
+    assert retries().next_delay(UNAVAILABLE, NEVER) is None
 
 
 def test_the_throttle_of_the_example() -> None:
     """maxTokens 10, tokenRatio 0.1: the sixth failure is not retried, before that all are."""
-    throttle = Throttle(Throttling(10, 0.1))
-    outcomes = [retries(throttle=throttle).after(UNAVAILABLE, NONE) for _ in range(6)]
+    throttle = RetryThrottle(RetryThrottling(10, 0.1))
+    outcomes = [retries(throttle=throttle).next_delay(UNAVAILABLE, NONE) for _ in range(6)]
     assert [delay is not None for delay in outcomes] == [True] * 4 + [False] * 2
     # 5 − 1 tokens; back over the threshold of 5 after eleven successes.
     for _ in range(10):
-        throttle.succeeded()
+        throttle.on_success()
     assert throttle.tokens == pytest.approx(5.0)
-    assert retries(throttle=throttle).after(INTERNAL, NONE) is None
-    throttle.succeeded()
-    throttle.succeeded()
-    assert throttle.allows
+    assert retries(throttle=throttle).next_delay(INTERNAL, NONE) is None
+    throttle.on_success()
+    throttle.on_success()
+    assert throttle.can_retry
 
 
 def test_what_counts_against_the_throttle() -> None:
-    throttle = Throttle(Throttling(10, 0.1))
-    retries(throttle=throttle).after(INTERNAL, NONE)
+    throttle = RetryThrottle(RetryThrottling(10, 0.1))
+    retries(throttle=throttle).next_delay(INTERNAL, NONE)
     assert throttle.tokens == 10
-    retries(throttle=throttle).after(INTERNAL, NEVER)
+    retries(throttle=throttle).next_delay(INTERNAL, NEVER)
     assert throttle.tokens == 9
-    retries(throttle=throttle).after(UNAVAILABLE, NEVER)
+    retries(throttle=throttle).next_delay(UNAVAILABLE, NEVER)
     assert throttle.tokens == 8
 
 
 @given(st.lists(st.booleans(), max_size=200), st.floats(0.5, 1000), st.floats(0.001, 2))
 def test_tokens_stay_in_their_range(outcomes: list[bool], most: float, ratio: float) -> None:
-    throttle = Throttle(Throttling(most, ratio))
+    throttle = RetryThrottle(RetryThrottling(most, ratio))
     for success in outcomes:
-        throttle.succeeded() if success else throttle.failed()
+        throttle.on_success() if success else throttle.on_failure()
         assert 0 <= throttle.tokens <= most
 
 
 def test_a_budget_lets_a_fifth_of_the_calls_be_retried() -> None:
-    budget = RetryBudget(BudgetConfig(ratio=0.2, min_per_second=0.0))
+    budget = RetryBudget(RetryBudgetConfig(ratio=0.2, min_per_second=0.0))
     granted = 0
     for number in range(1000):
         now = number / 1000
@@ -133,7 +133,7 @@ def test_a_budget_lets_a_fifth_of_the_calls_be_retried() -> None:
 
 
 def test_a_budget_has_a_reserve_for_a_service_with_few_calls() -> None:
-    budget = RetryBudget(BudgetConfig(ratio=0.0, min_per_second=1.0))
+    budget = RetryBudget(RetryBudgetConfig(ratio=0.0, min_per_second=1.0))
     assert sum(budget.withdraw(100.0) for _ in range(50)) == 10
     assert sum(budget.withdraw(103.0) for _ in range(50)) == 3
     assert sum(budget.withdraw(1000.0) for _ in range(50)) == 10
@@ -141,7 +141,7 @@ def test_a_budget_has_a_reserve_for_a_service_with_few_calls() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.booleans()), max_size=300))
 def test_a_budget_never_grants_more_than_was_earned(steps: list[tuple[float, bool]]) -> None:
-    budget, now, calls, granted = RetryBudget(BudgetConfig(0.3, 2.0)), 0.0, 0, 0
+    budget, now, calls, granted = RetryBudget(RetryBudgetConfig(0.3, 2.0)), 0.0, 0, 0
     for passed, retry in steps:
         now += passed
         if retry:

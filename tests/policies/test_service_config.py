@@ -6,18 +6,26 @@ from typing import Any
 
 import pytest
 
-from meshtrio.backoff import Backoff
+from meshtrio.client.load_balancing.outlier_detection import (
+    FailurePercentage,
+    OutlierDetection,
+)
+from meshtrio.client.retry.policy import (
+    HedgingPolicy,
+    RetryBudgetConfig,
+    RetryPolicy,
+    RetryThrottling,
+)
 from meshtrio.errors import ConfigError
-from meshtrio.policies.outlier import FailurePercentage, OutlierDetection
-from meshtrio.policies.retry import BudgetConfig, HedgingPolicy, RetryPolicy, Throttling
-from meshtrio.policies.service_config import (
-    Balancing,
-    Bounds,
-    LoadBalancing,
+from meshtrio.grpc.service_config import (
+    CircuitBreakerLimits,
+    LoadBalancingConfig,
+    LoadBalancingPolicy,
     MethodConfig,
     ServiceConfig,
-    parse,
+    parse_service_config,
 )
+from meshtrio.util.backoff import Backoff
 
 RETRY = {
     "maxAttempts": 4,
@@ -31,11 +39,11 @@ PARSED = RetryPolicy(4, Backoff(0.1, 1.0, 2.0, 0.2), frozenset({14}))
 
 
 def test_nothing_is_a_config_too() -> None:
-    assert parse({}) == ServiceConfig()
+    assert parse_service_config({}) == ServiceConfig()
 
 
 def test_the_examples_of_the_grfc() -> None:
-    config = parse(
+    config = parse_service_config(
         {
             "methodConfig": [
                 {"name": [{"service": "a.B", "method": "C"}], "retryPolicy": RETRY},
@@ -46,25 +54,31 @@ def test_the_examples_of_the_grfc() -> None:
             "healthCheckConfig": {"serviceName": "a.B"},
         }
     )
-    assert config.method("a.B", "C") == MethodConfig(retry=PARSED)
+    assert config.get_method_config("a.B", "C") == MethodConfig(retry_policy=PARSED)
     hedging = HedgingPolicy(4, 0.5, frozenset({13, 14}))
-    assert config.method("a.B", "D") == MethodConfig(timeout=1.5, hedging=hedging)
-    assert config.method("x.Y", "Z") == MethodConfig(wait_for_ready=False, max_request=1024)
-    assert config.throttling == Throttling(10, 0.1)
-    assert config.health_service == "a.B"
+    assert config.get_method_config("a.B", "D") == MethodConfig(timeout=1.5, hedging_policy=hedging)
+    assert config.get_method_config("x.Y", "Z") == MethodConfig(
+        wait_for_ready=False, max_request_message_bytes=1024
+    )
+    assert config.retry_throttling == RetryThrottling(10, 0.1)
+    assert config.health_check_service == "a.B"
 
 
-def balancing(*policies: dict[str, Any]) -> LoadBalancing:
-    return parse({"loadBalancingConfig": list(policies)}).balancing
+def balancing(*policies: dict[str, Any]) -> LoadBalancingConfig:
+    return parse_service_config({"loadBalancingConfig": list(policies)}).load_balancing
 
 
 def test_load_balancing_takes_the_first_it_knows() -> None:
-    assert balancing({"grpclb": {}}, {"round_robin": {}}) == LoadBalancing(Balancing.ROUND_ROBIN)
-    assert balancing({"pick_first": {}}).policy is Balancing.PICK_FIRST
-    assert balancing({"least_request_experimental": {"choiceCount": 3}}) == LoadBalancing(choices=3)
+    assert balancing({"grpclb": {}}, {"round_robin": {}}) == LoadBalancingConfig(
+        LoadBalancingPolicy.ROUND_ROBIN
+    )
+    assert balancing({"pick_first": {}}).policy is LoadBalancingPolicy.PICK_FIRST
+    assert balancing({"least_request_experimental": {"choiceCount": 3}}) == LoadBalancingConfig(
+        choice_count=3
+    )
     ring = {"ring_hash_experimental": {"requestHashHeader": "user", "minRingSize": 10}}
-    assert balancing(ring) == LoadBalancing(
-        Balancing.RING_HASH, hash_header="user", ring_sizes=(10, 4096)
+    assert balancing(ring) == LoadBalancingConfig(
+        LoadBalancingPolicy.RING_HASH, request_hash_header="user", ring_size_range=(10, 4096)
     )
 
 
@@ -79,18 +93,18 @@ def test_outlier_detection_is_around_another_policy() -> None:
             }
         }
     )
-    assert found.policy is Balancing.ROUND_ROBIN
-    assert found.outliers == OutlierDetection(
+    assert found.policy is LoadBalancingPolicy.ROUND_ROBIN
+    assert found.outlier_detection == OutlierDetection(
         interval=2.0, max_ejection_percent=50, failure_percentage=FailurePercentage(40)
     )
 
 
 def test_what_grpc_has_no_words_for() -> None:
-    config = parse(
+    config = parse_service_config(
         {"meshtrio": {"maxInFlight": 10, "maxPending": 0, "retryBudget": {"ratio": 0.1}}}
     )
-    assert config.bounds == Bounds(max_in_flight=10, max_pending=0)
-    assert config.budget == BudgetConfig(ratio=0.1)
+    assert config.circuit_breakers == CircuitBreakerLimits(max_in_flight=10, max_pending=0)
+    assert config.retry_budget == RetryBudgetConfig(ratio=0.1)
 
 
 def method(**values: Any) -> dict[str, Any]:
@@ -158,11 +172,11 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("raw", "problem"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_told_with_their_place(raw: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(raw)
+        parse_service_config(raw)
     assert problem in str(caught.value)
 
 
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse({"x": 1, "methodConfig": [{"timeout": 1}], "retryThrottling": {}})
+        parse_service_config({"x": 1, "methodConfig": [{"timeout": 1}], "retryThrottling": {}})
     assert len(caught.value.problems) == 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
-from meshtrio.registry import UnknownServiceError, watch
-from meshtrio.registry.memory import MemoryRegistry
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.discovery.registry import UnknownServiceError, watch_service
 
 A = Endpoint(id="a", address="unix:/a")
 B = Endpoint(id="b", address="unix:/b")
@@ -17,7 +17,7 @@ def test_endpoints_are_in_the_order_they_came() -> None:
     registry = MemoryRegistry()
     registry.register("s", A)
     registry.register("s", B)
-    assert registry.resolve("s") == ServiceState((A, B), unattended=True)
+    assert registry.resolve("s") == ServiceState((A, B), unmanaged=True)
     assert registry.services() == ("s",)
 
 
@@ -25,25 +25,25 @@ def test_a_departure_takes_the_endpoint_and_leaves_its_reason() -> None:
     registry = MemoryRegistry()
     registry.register("s", A)
     registry.register("s", B)
-    gone = Departure("a", "it died", signal=9)
+    gone = ExitInfo("a", "it died", signal=9)
     registry.deregister("s", gone)
-    assert registry.resolve("s") == ServiceState((B,), (gone,), unattended=True)
+    assert registry.resolve("s") == ServiceState((B,), (gone,), unmanaged=True)
 
 
 def test_the_last_word_on_an_endpoint_stands() -> None:
     registry = MemoryRegistry()
     registry.register("s", A)
-    registry.deregister("s", Departure("a", "is being stopped"))
-    registry.deregister("s", Departure("a", "was killed", signal=9))
-    assert [d.reason for d in registry.resolve("s").departures] == ["was killed"]
+    registry.deregister("s", ExitInfo("a", "is being stopped"))
+    registry.deregister("s", ExitInfo("a", "was killed", signal=9))
+    assert [d.reason for d in registry.resolve("s").exit_infos] == ["was killed"]
 
 
 def test_departures_are_bounded() -> None:
     registry = MemoryRegistry()
-    registry.declare("s")
+    registry.add_service("s")
     for number in range(100):
-        registry.deregister("s", Departure(str(number), "gone"))
-    kept = registry.resolve("s").departures
+        registry.deregister("s", ExitInfo(str(number), "gone"))
+    kept = registry.resolve("s").exit_infos
     assert [d.endpoint_id for d in kept] == [str(number) for number in range(84, 100)]
 
 
@@ -56,19 +56,19 @@ def test_an_id_cannot_be_registered_twice() -> None:
 
 def test_an_unknown_service_is_told_with_those_that_are_known() -> None:
     registry = MemoryRegistry()
-    registry.declare("plugin.one")
+    registry.add_service("plugin.one")
     with pytest.raises(UnknownServiceError, match=r"plugin\.tow.*plugin\.one"):
         registry.resolve("plugin.tow")
     with pytest.raises(UnknownServiceError):
-        registry.deregister("plugin.tow", Departure("a", "gone"))
+        registry.deregister("plugin.tow", ExitInfo("a", "gone"))
 
 
 async def test_a_watcher_is_given_the_state_and_each_change() -> None:
     registry = MemoryRegistry()
-    registry.declare("s")
+    registry.add_service("s")
     seen: list[ServiceState] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, registry, "s", seen.append)
+        nursery.start_soon(watch_service, registry, "s", seen.append)
         await trio.testing.wait_all_tasks_blocked()
         assert seen == [ServiceState()]
         registry.register("s", A)
@@ -79,8 +79,8 @@ async def test_a_watcher_is_given_the_state_and_each_change() -> None:
 
 async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
     registry = MemoryRegistry()
-    registry.declare("s")
-    states = registry.states("s")
+    registry.add_service("s")
+    states = registry.watch("s")
     assert await anext(states) == ServiceState()
     for number in range(1000):
         registry.register("s", Endpoint(id=str(number), address="unix:/x"))
@@ -90,21 +90,21 @@ async def test_a_slow_watcher_misses_states_but_not_the_last() -> None:
 
 async def test_watching_an_unknown_service_fails() -> None:
     with pytest.raises(UnknownServiceError):
-        await watch(MemoryRegistry(), "s", print)
+        await watch_service(MemoryRegistry(), "s", print)
 
 
 def test_what_is_declared_is_attended_to_and_what_is_only_registered_is_not() -> None:
     registry = MemoryRegistry()
-    registry.declare("run")
+    registry.add_service("run")
     registry.register("run", A)
     registry.register("met", B)
-    assert not registry.resolve("run").unattended
-    assert registry.resolve("met").unattended
-    registry.declare("met")
-    assert not registry.resolve("met").unattended
-    registry.forget("met")
-    assert registry.resolve("met").unattended
-    assert registry.knows("met")
+    assert not registry.resolve("run").unmanaged
+    assert registry.resolve("met").unmanaged
+    registry.add_service("met")
+    assert not registry.resolve("met").unmanaged
+    registry.remove_service("met")
+    assert registry.resolve("met").unmanaged
+    assert registry.has_service("met")
 
 
 def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
@@ -112,7 +112,7 @@ def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
     for number in range(1000):
         service = f"s{number}"
         registry.register(service, A)
-        registry.deregister(service, Departure("a", "gone"))
+        registry.deregister(service, ExitInfo("a", "gone"))
     assert len(registry.services()) <= 257
     assert "s999" in registry.services()
 
@@ -120,18 +120,18 @@ def test_names_that_nobody_serves_nor_watches_any_more_are_bounded() -> None:
 async def test_a_name_that_is_watched_is_kept() -> None:
     registry = MemoryRegistry()
     registry.register("watched", A)
-    registry.deregister("watched", Departure("a", "gone"))
-    states = registry.states("watched")
+    registry.deregister("watched", ExitInfo("a", "gone"))
+    states = registry.watch("watched")
     await anext(states)
     for number in range(1000):
         registry.register(f"s{number}", A)
-        registry.deregister(f"s{number}", Departure("a", "gone"))
-    assert registry.knows("watched")
+        registry.deregister(f"s{number}", ExitInfo("a", "gone"))
+    assert registry.has_service("watched")
     await states.aclose()
     for number in range(300):
         registry.register(f"t{number}", A)
-        registry.deregister(f"t{number}", Departure("a", "gone"))
-    assert not registry.knows("watched")
+        registry.deregister(f"t{number}", ExitInfo("a", "gone"))
+    assert not registry.has_service("watched")
 
 
 def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
@@ -139,8 +139,8 @@ def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
     for number in range(20):
         name = f"{number}"
         registry.register("s", Endpoint(name, "unix:/x"))
-        registry.deregister("s", Departure(name, "x" * 5000, exit_status=1, stderr_tail=("y",)))
-    departures = registry.resolve("s").departures
+        registry.deregister("s", ExitInfo(name, "x" * 5000, exit_status=1, stderr_tail=("y",)))
+    departures = registry.resolve("s").exit_infos
     assert [each.stderr_tail for each in departures] == [()] * 15 + [("y",)]
     assert {len(each.reason) for each in departures} == {1000}
 
@@ -148,7 +148,7 @@ def test_only_the_last_departure_has_a_tail_and_reasons_are_bounded() -> None:
 def test_an_error_does_not_name_thousands_of_services() -> None:
     registry = MemoryRegistry()
     for number in range(1000):
-        registry.declare(f"service-{number}")
+        registry.add_service(f"service-{number}")
     with pytest.raises(UnknownServiceError, match="and 950 more") as caught:
         registry.resolve("other")
     assert len(str(caught.value)) < 1000

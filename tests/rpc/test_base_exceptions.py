@@ -16,11 +16,17 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.errors import ConnectionLostError
-from meshtrio.rpc import observe
-from meshtrio.rpc.listener import unix_listener
-from meshtrio.rpc.observers import observing
+from meshtrio.rpc import tracer
+from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.server import Server
-from tests.rpc.pairs import Pair, Scripted, connected, reply, request
+from meshtrio.transport.listener import unix_listener
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    echo_reply,
+    echo_request,
+)
 
 STATUS_TEXT = "the handler failed"
 
@@ -61,19 +67,19 @@ WAYS = [at_once, in_a_nursery, of_a_thread, while_cancelled]
 ERRORS = [asyncio.CancelledError("loop"), GeneratorExit(), OwnError("mine")]
 
 
-async def bystander(pair: Pair, done: trio.Event) -> None:
+async def bystander(pair: ConnectionPair, done: trio.Event) -> None:
     async with pair.stub.Chat() as call:
-        await call.send_message(request("before"))
+        await call.send_message(echo_request("before"))
         assert (await call.receive_message()).message == "before"
         done.set()
         await trio.testing.wait_all_tasks_blocked(0.02)
-        await call.send_message(request("after"))
+        await call.send_message(echo_request("after"))
         assert (await call.receive_message()).message == "after"
 
 
 async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
     async for message in messages:
-        yield reply(message.message)
+        yield echo_reply(message.message)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -85,30 +91,30 @@ async def test_it_fails_the_call_of_its_handler_alone(
 ) -> None:
     async def echo(message: EchoRequest) -> EchoReply:
         await way(error)
-        return reply("")
+        return echo_reply("")
 
     async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
-        yield reply("one")
+        yield echo_reply("one")
         await way(error)
 
     async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         async for _ in messages:
             await way(error)
-        return reply("")
+        return echo_reply("")
 
-    servicer = Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
-    async with connected(servicer) as pair, trio.open_nursery() as nursery:
+    servicer = CallbackServicer(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
+    async with connect_pair(servicer) as pair, trio.open_nursery() as nursery:
         ready = trio.Event()
         nursery.start_soon(bystander, pair, ready)
         await ready.wait()
         for call in (
-            lambda: pair.stub.Echo(request("hi")),
+            lambda: pair.stub.Echo(echo_request("hi")),
             lambda: drained(pair.stub.Repeat(RepeatRequest(message="hi", count=1))),
-            lambda: pair.stub.Join(of(request("hi"))),
+            lambda: pair.stub.Join(of(echo_request("hi"))),
         ):
             with pytest.raises(purerpc.UnknownError, match=STATUS_TEXT):
                 await call()
-        await pair.settle()
+        await pair.wait_until_idle()
     for method in ("Echo", "Repeat", "Join"):
         assert f"/echo.v1.EchoService/{method}: the handler raised" in caplog.text
     assert type(error).__name__ in caplog.text
@@ -132,15 +138,15 @@ async def test_it_fails_the_call_of_its_handler_when_that_is_cancelled() -> None
         finally:
             raise OwnError("in the clean-up")
 
-    async with connected(Scripted(Echo=echo, Chat=chat)) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo, Chat=chat)) as pair:
         with trio.move_on_after(0.05) as scope:
-            await pair.stub.Echo(request("hi"))
+            await pair.stub.Echo(echo_request("hi"))
         assert scope.cancelled_caught
-        await pair.settle()
+        await pair.wait_until_idle()
         async with pair.stub.Chat() as call:
-            await call.send_message(request("still"))
+            await call.send_message(echo_request("still"))
             assert (await call.receive_message()).message == "still"
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -151,7 +157,7 @@ async def test_a_generator_that_raises_as_it_is_closed() -> None:
         finally:
             raise OwnError("in aclose")
 
-    async with connected(Scripted(Repeat=repeat)) as pair:
+    async with connect_pair(CallbackServicer(Repeat=repeat)) as pair:
         with pytest.raises(purerpc.UnknownError):
             await drained(pair.stub.Repeat(RepeatRequest(message="hi", count=1)))
         pair.assert_nothing_left()
@@ -171,7 +177,7 @@ async def served(folder: Path, server: Server) -> AsyncIterator[Any]:
 
 
 async def echo(message: EchoRequest) -> EchoReply:
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -183,11 +189,11 @@ async def test_interceptors_of_a_server(late: bool, short_dir: Path) -> None:
         yield
         raise OwnError("after")
 
-    server = Server(Scripted(Echo=echo), interceptors=[broken])
+    server = Server(CallbackServicer(Echo=echo), interceptors=[broken])
     async with served(short_dir, server) as stub:
         for _ in range(2):
             with pytest.raises(purerpc.UnknownError, match=STATUS_TEXT):
-                await stub.Echo(request("hi"))
+                await stub.Echo(echo_request("hi"))
 
 
 @pytest.mark.parametrize("step", ["begin", "enter", "ended"])
@@ -195,25 +201,25 @@ async def test_interceptors_of_a_server(late: bool, short_dir: Path) -> None:
 async def test_tracers(
     step: str, error: BaseException, short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Tracer(observe.ServerObserver, observe.ServerWatch):
-        def begin(self, *_: Any) -> observe.ServerWatch:
+    class Tracer(tracer.ServerTracer, tracer.ServerCallTracer):
+        def start_call(self, *_: Any) -> tracer.ServerCallTracer:
             self._fail("begin")
             return self
 
-        def enter(self) -> None:
+        def before_handler(self) -> None:
             self._fail("enter")
 
-        def ended(self, outcome: observe.Outcome) -> None:
+        def call_ended(self, status: tracer.CallStatus) -> None:
             self._fail("ended")
 
         def _fail(self, here: str) -> None:
             if here == step:
                 raise error
 
-    with observing(server=Tracer()):
-        async with served(short_dir, Server(Scripted(Echo=echo))) as stub:
+    with use_tracers(server=Tracer()):
+        async with served(short_dir, Server(CallbackServicer(Echo=echo))) as stub:
             for _ in range(2):
-                assert (await stub.Echo(request("hi"))).message == "hi"
+                assert (await stub.Echo(echo_request("hi"))).message == "hi"
     assert "/echo.v1.EchoService/Echo: call tracer raised" in caplog.text
 
 
@@ -232,9 +238,9 @@ async def test_an_exit_drains_the_server_and_is_raised_by_it(
             await way(error)
         begun.set()
         await go_on.wait()
-        return reply("finished")
+        return echo_reply("finished")
 
-    server = Server(Scripted(Echo=echo))
+    server = Server(CallbackServicer(Echo=echo))
 
     async def stop() -> None:
         exiting.set()
@@ -245,11 +251,11 @@ async def test_an_exit_drains_the_server_and_is_raised_by_it(
 
     async def exit_call(stub: Any) -> None:
         with pytest.raises(ConnectionLostError) as caught:
-            await stub.Echo(request("exit"))
+            await stub.Echo(echo_request("exit"))
         failures.append(caught.value)
 
     async def finished(stub: Any) -> None:
-        assert (await stub.Echo(request("finish"))).message == "finished"
+        assert (await stub.Echo(echo_request("finish"))).message == "finished"
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
         with unix_listener(str(short_dir / "socket")) as listener:
@@ -277,11 +283,11 @@ async def test_calls_that_an_exit_cuts_get_no_status(short_dir: Path) -> None:
         await trio.sleep_forever()
         raise AssertionError
 
-    server = Server(Scripted(Echo=echo))
+    server = Server(CallbackServicer(Echo=echo))
 
     async def call(stub: Any, text: str) -> None:
         with pytest.raises(ConnectionLostError):
-            await stub.Echo(request(text))
+            await stub.Echo(echo_request(text))
 
     async def calls() -> None:
         async with served(short_dir, server) as stub, trio.open_nursery() as nursery:
@@ -305,13 +311,16 @@ async def test_what_a_callers_iterable_raises_is_raised_at_its_caller(
     way: Callable[[BaseException], Any], error: BaseException
 ) -> None:
     async def requests() -> AsyncIterator[EchoRequest]:
-        yield request("one")
+        yield echo_request("one")
         await way(error)
 
     async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-        return reply(" ".join([message.message async for message in messages]))
+        return echo_reply(" ".join([message.message async for message in messages]))
 
-    async with connected(Scripted(Join=join, Chat=chat)) as pair, trio.open_nursery() as nursery:
+    async with (
+        connect_pair(CallbackServicer(Join=join, Chat=chat)) as pair,
+        trio.open_nursery() as nursery,
+    ):
         ready = trio.Event()
         nursery.start_soon(bystander, pair, ready)
         await ready.wait()
@@ -319,7 +328,7 @@ async def test_what_a_callers_iterable_raises_is_raised_at_its_caller(
             await pair.stub.Join(requests())
         with pytest.raises(type(error)):
             await drained(pair.stub.Chat(requests()))
-        await pair.settle()
+        await pair.wait_until_idle()
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -336,15 +345,15 @@ async def test_interceptors_of_a_client(late: bool, short_dir: Path) -> None:
 
     with unix_listener(str(short_dir / "socket")) as listener:
         async with trio.open_nursery() as nursery:
-            await nursery.start(Server(Scripted(Echo=echo, Chat=chat)).serve, listener)
+            await nursery.start(Server(CallbackServicer(Echo=echo, Chat=chat)).serve, listener)
             path = f"unix:{short_dir / 'socket'}"
             async with connect_to(path, interceptors=[broken]) as channel:
                 stub = channel.stub(EchoServiceStub)
                 async with stub.Chat() as bystanding:
                     with pytest.raises(OwnError):
-                        await stub.Echo(request("hi"), metadata=[("k", "v")])
+                        await stub.Echo(echo_request("hi"), metadata=[("k", "v")])
                     with pytest.raises(OwnError):
-                        await drained(stub.Chat(of(request("hi")), metadata=[("k", "v")]))
-                    await bystanding.send_message(request("still"))
+                        await drained(stub.Chat(of(echo_request("hi")), metadata=[("k", "v")]))
+                    await bystanding.send_message(echo_request("still"))
                     assert (await bystanding.receive_message()).message == "still"
             nursery.cancel_scope.cancel()

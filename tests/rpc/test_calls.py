@@ -11,55 +11,63 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.client.streaming import Call
+from meshtrio.client.streaming import StreamingCall
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Scripted, connected, reply, request, requests
+from meshtrio.http2.limits import Limits
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    connect_pair,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
 
 
-async def echo(message: EchoRequest) -> EchoReply:
-    return reply(message.message)
+async def handle_echo(message: EchoRequest) -> EchoReply:
+    return echo_reply(message.message)
 
 
-async def repeat(message: Any) -> AsyncIterator[EchoReply]:
+async def handle_repeat(message: Any) -> AsyncIterator[EchoReply]:
     for number in range(message.count):
-        yield reply(f"{message.message}{number}")
+        yield echo_reply(f"{message.message}{number}")
 
 
-async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-    return reply(" ".join([message.message async for message in messages]))
+async def handle_join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
+    return echo_reply(" ".join([message.message async for message in messages]))
 
 
-async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
+async def handle_chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
     async for message in messages:
-        yield reply(message.message)
+        yield echo_reply(message.message)
 
 
-ALL = Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
+ECHO_SERVICER = CallbackServicer(
+    Echo=handle_echo, Repeat=handle_repeat, Join=handle_join, Chat=handle_chat
+)
 
 
 def repeat_request(count: int) -> RepeatRequest:
     return RepeatRequest(message="r", count=count)
 
 
-async def finish(call: Any) -> None:
+async def finish_call(call: Any) -> None:
     """See a call of either kind through to its end."""
-    if isinstance(call, Call):
+    if isinstance(call, StreamingCall):
         async for _ in call:
             pass
     else:
         await call
 
 
-class Until:
+class CancellationRecorder:
     """A handler that waits to be cancelled, and says when it began and that it was."""
 
     def __init__(self) -> None:
-        self.begun = trio.Event()
+        self.started = trio.Event()
         self.cancelled = trio.Event()
 
     async def __call__(self, message: Any) -> EchoReply:
-        self.begun.set()
+        self.started.set()
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
@@ -67,7 +75,7 @@ class Until:
             raise
 
     async def streaming(self, message: Any) -> AsyncIterator[EchoReply]:
-        yield reply("first")
+        yield echo_reply("first")
         await self(message)
 
 
@@ -76,59 +84,59 @@ class Until:
 
 @pytest.mark.parametrize("size", [0, 1, 16_384, 65_535, 300_000, 3_000_000])
 async def test_unary_messages_of_every_size(size: int) -> None:
-    async with connected(ALL) as pair:
-        assert (await pair.stub.Echo(request("x" * size))).message == "x" * size
-        await pair.settle()
+    async with connect_pair(ECHO_SERVICER) as pair:
+        assert (await pair.stub.Echo(echo_request("x" * size))).message == "x" * size
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000])
 async def test_server_stream(count: int) -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         replies = [r.message async for r in pair.stub.Repeat(repeat_request(count))]
         assert replies == [f"r{number}" for number in range(count)]
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["a", "b", "c"] * 100])
 async def test_client_stream(texts: list[str]) -> None:
-    async with connected(ALL) as pair:
-        assert (await pair.stub.Join(requests(*texts))).message == " ".join(texts)
-        await pair.settle()
+    async with connect_pair(ECHO_SERVICER) as pair:
+        assert (await pair.stub.Join(echo_requests(*texts))).message == " ".join(texts)
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_both_stream_turn_by_turn() -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         async with pair.stub.Chat() as call:
             for text in ("a", "b"):
-                await call.send_message(request(text))
+                await call.send_message(echo_request(text))
                 assert (await call.receive_message()).message == text
             await call.close()
             assert await call.receive_message() is None
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_both_stream_from_an_iterable() -> None:
-    async with connected(ALL) as pair:
-        chat_call = pair.stub.Chat(requests("a", "b", "c"))
+    async with connect_pair(ECHO_SERVICER) as pair:
+        chat_call = pair.stub.Chat(echo_requests("a", "b", "c"))
         assert [r.message async for r in chat_call] == ["a", "b", "c"]
 
 
 async def test_many_calls_at_once_share_a_connection() -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         replies: list[str] = []
 
         async def one(text: str) -> None:
-            replies.append((await pair.stub.Echo(request(text))).message)
+            replies.append((await pair.stub.Echo(echo_request(text))).message)
 
         async with trio.open_nursery() as nursery:
             for number in range(500):
                 nursery.start_soon(one, str(number))
         assert sorted(replies, key=int) == [str(number) for number in range(500)]
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -151,9 +159,9 @@ async def test_a_status_a_handler_raises_is_what_the_caller_catches(
     async def handler(message: Any) -> EchoReply:
         raise error
 
-    async with connected(Scripted(Echo=handler)) as pair:
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
         with pytest.raises(type(error)) as caught:
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))
         assert caught.value.status.status_message == error.status.status_message
 
 
@@ -163,17 +171,17 @@ async def test_a_status_in_a_handlers_nursery_is_not_wrapped() -> None:
             nursery.start_soon(trio.sleep_forever)
             raise purerpc.AlreadyExistsError("twice")
 
-    async with connected(Scripted(Echo=handler)) as pair:
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
         with pytest.raises(purerpc.AlreadyExistsError):
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))
 
 
 async def test_replies_before_a_status_are_received() -> None:
     async def handler(message: Any) -> AsyncIterator[EchoReply]:
-        yield reply("one")
+        yield echo_reply("one")
         raise purerpc.DataLossError("and no more")
 
-    async with connected(Scripted(Repeat=handler)) as pair:
+    async with connect_pair(CallbackServicer(Repeat=handler)) as pair:
         call = pair.stub.Repeat(repeat_request(9))
         assert (await anext(call)).message == "one"
         with pytest.raises(purerpc.DataLossError):
@@ -189,33 +197,33 @@ async def _returns_nothing(message: Any) -> Any:
 
 
 async def _returns_another_type(message: Any) -> Any:
-    return request("a secret")
+    return echo_request("a secret")
 
 
 @pytest.mark.parametrize("handler", [_raises, _returns_nothing, _returns_another_type])
 async def test_what_goes_wrong_in_a_handler_stays_in_its_log(
     handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected(Scripted(Echo=handler)) as pair:
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
         with pytest.raises(purerpc.UnknownError) as caught:
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))
         assert "secret" not in str(caught.value)
         assert "Traceback" in caplog.text
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_a_method_left_as_generated_is_unimplemented() -> None:
-    async with connected(Scripted()) as pair:
+    async with connect_pair(CallbackServicer()) as pair:
         for call in (
-            pair.stub.Echo(request("")),
+            pair.stub.Echo(echo_request("")),
             pair.stub.Repeat(repeat_request(1)).receive_message(),
-            pair.stub.Join(requests("a")),
-            pair.stub.Chat(requests("a")).receive_message(),
+            pair.stub.Join(echo_requests("a")),
+            pair.stub.Chat(echo_requests("a")).receive_message(),
         ):
             with pytest.raises(purerpc.UnimplementedError):
                 await call
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -227,13 +235,13 @@ async def test_metadata_and_deadline_reach_the_handler() -> None:
 
     async def handler(message: Any, request: Any) -> EchoReply:
         seen.append(request)
-        return reply("")
+        return echo_reply("")
 
     metadata = [("key", "value"), ("key", "again"), ("raw-bin", b"\x00\xff")]
-    async with connected(Scripted(Echo=handler)) as pair:
-        await pair.stub.Echo(request(""), metadata=metadata)
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
+        await pair.stub.Echo(echo_request(""), metadata=metadata)
         with trio.fail_after(30):
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))
     assert seen[0].custom_metadata == tuple(metadata)
     assert seen[0].timeout is None
     assert seen[0].service_name == "echo.v1.EchoService"
@@ -246,19 +254,19 @@ async def test_metadata_and_deadline_reach_the_handler() -> None:
     "metadata", [[("grpc-x", "y")], [("k", b"bytes")], [("k-bin", "text")], [("k", "é")]]
 )
 async def test_metadata_that_cannot_be_sent_is_refused_here(metadata: Any) -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         with pytest.raises((ValueError, TypeError), match="metadata key"):
-            await pair.stub.Echo(request(""), metadata=metadata)
+            await pair.stub.Echo(echo_request(""), metadata=metadata)
         pair.assert_nothing_left()
 
 
 async def test_the_handlers_scope_has_the_callers_deadline() -> None:
-    until = Until()
-    async with connected(Scripted(Echo=until)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Echo=until)) as pair:
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))
         await until.cancelled.wait()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -266,42 +274,42 @@ async def test_the_handlers_scope_has_the_callers_deadline() -> None:
 
 
 async def test_a_cancelled_unary_call_cancels_its_handler() -> None:
-    until = Until()
-    async with connected(Scripted(Echo=until)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Echo=until)) as pair:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pair.stub.Echo, request(""))
-            await until.begun.wait()
+            nursery.start_soon(pair.stub.Echo, echo_request(""))
+            await until.started.wait()
             nursery.cancel_scope.cancel()
         await until.cancelled.wait()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_leaving_a_reply_stream_early_cancels_its_handler() -> None:
-    until = Until()
-    async with connected(Scripted(Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         async for each in pair.stub.Repeat(repeat_request(9)):
             assert each.message == "first"
             break
         gc.collect()
         await until.cancelled.wait()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_leaving_the_block_of_a_call_cancels_its_handler() -> None:
-    until = Until()
-    async with connected(Scripted(Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         async with pair.stub.Repeat(repeat_request(9)) as call:
             await call.receive_message()
         await until.cancelled.wait()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_a_call_that_was_cancelled_says_so_when_used_again() -> None:
-    until = Until()
-    async with connected(Scripted(Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         async with pair.stub.Repeat(repeat_request(9)) as call:
             await call.receive_message()
         with pytest.raises(purerpc.CancelledError):
@@ -311,33 +319,33 @@ async def test_a_call_that_was_cancelled_says_so_when_used_again() -> None:
 @pytest.mark.parametrize("method", ["Join", "Chat"])
 async def test_an_error_in_the_callers_requests_is_the_callers(method: str) -> None:
     async def broken() -> AsyncIterator[EchoRequest]:
-        yield request("one")
+        yield echo_request("one")
         raise KeyError("mine")
 
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         with pytest.raises(KeyError, match="mine"):
-            await finish(getattr(pair.stub, method)(broken()))
-        await pair.settle()
+            await finish_call(getattr(pair.stub, method)(broken()))
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_a_reply_before_the_requests_end_stops_the_sender() -> None:
     async def first_only(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-        return reply((await anext(aiter(messages))).message)
+        return echo_reply((await anext(aiter(messages))).message)
 
     closed = trio.Event()
 
     async def endless() -> AsyncIterator[EchoRequest]:
         try:
             while True:
-                yield request("x" * 1000)
+                yield echo_request("x" * 1000)
         finally:
             closed.set()
 
-    async with connected(Scripted(Join=first_only)) as pair:
+    async with connect_pair(CallbackServicer(Join=first_only)) as pair:
         assert (await pair.stub.Join(endless())).message == "x" * 1000
         await closed.wait()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -346,21 +354,21 @@ async def test_a_reply_before_the_requests_end_stops_the_sender() -> None:
 
 async def test_a_reply_over_the_limit_fails_its_call_only() -> None:
     limits = Limits(max_message_size=1000)
-    async with connected(ALL, client_limits=limits) as pair:
+    async with connect_pair(ECHO_SERVICER, client_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 1000"):
-            await pair.stub.Echo(request("x" * 2000))
-        assert (await pair.stub.Echo(request("small"))).message == "small"
-        await pair.settle()
+            await pair.stub.Echo(echo_request("x" * 2000))
+        assert (await pair.stub.Echo(echo_request("small"))).message == "small"
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_a_request_over_the_limit_fails_its_call_only() -> None:
     limits = Limits(max_message_size=1000)
-    async with connected(ALL, server_limits=limits) as pair:
+    async with connect_pair(ECHO_SERVICER, server_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 1000"):
-            await pair.stub.Echo(request("x" * 2000))
-        assert (await pair.stub.Echo(request("small"))).message == "small"
-        await pair.settle()
+            await pair.stub.Echo(echo_request("x" * 2000))
+        assert (await pair.stub.Echo(echo_request("small"))).message == "small"
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -371,17 +379,17 @@ async def test_a_slow_reader_holds_the_writer_back() -> None:
         nonlocal sent
         while True:
             sent += 1
-            yield reply("x" * 10_000)
+            yield echo_reply("x" * 10_000)
 
     limits = Limits(stream_window=65_535)
-    async with connected(Scripted(Repeat=endless), client_limits=limits) as pair:
+    async with connect_pair(CallbackServicer(Repeat=endless), client_limits=limits) as pair:
         async with pair.stub.Repeat(repeat_request(1)) as call:
-            await pair.settle()
+            await pair.wait_until_idle()
             stopped_at = sent
             assert stopped_at * 10_000 < 65_535 + 20_000
             for _ in range(stopped_at):
                 await call.receive_message()
-            await pair.settle()
+            await pair.wait_until_idle()
             assert sent > stopped_at
 
 
@@ -394,14 +402,14 @@ async def test_calls_over_the_servers_limit_wait_their_turn() -> None:
         most = max(most, running)
         await trio.testing.wait_all_tasks_blocked()
         running -= 1
-        return reply(message.message)
+        return echo_reply(message.message)
 
     limits = Limits(max_concurrent_streams=3)
-    async with connected(Scripted(Echo=handler), server_limits=limits) as pair:
-        await pair.settle()
+    async with connect_pair(CallbackServicer(Echo=handler), server_limits=limits) as pair:
+        await pair.wait_until_idle()
         async with trio.open_nursery() as nursery:
             for number in range(20):
-                nursery.start_soon(pair.stub.Echo, request(str(number)))
+                nursery.start_soon(pair.stub.Echo, echo_request(str(number)))
         assert most == 3
 
 
@@ -409,8 +417,8 @@ async def test_calls_over_the_servers_limit_wait_their_turn() -> None:
 
 
 async def test_a_lost_connection_fails_every_call_at_once() -> None:
-    until = Until()
-    async with connected(Scripted(Echo=until, Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Echo=until, Repeat=until.streaming)) as pair:
         errors: list[Exception] = []
 
         async def call(kind: Any) -> None:
@@ -419,15 +427,15 @@ async def test_a_lost_connection_fails_every_call_at_once() -> None:
             errors.append(caught.value)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(call, pair.stub.Echo(request("")))
+            nursery.start_soon(call, pair.stub.Echo(echo_request("")))
             async with pair.stub.Repeat(repeat_request(1)) as streaming:
                 await streaming.receive_message()
                 nursery.start_soon(call, streaming.receive_message())
-                await until.begun.wait()
-                await pair.settle()
-                pair.cut()
+                await until.started.wait()
+                await pair.wait_until_idle()
+                pair.break_connection()
                 await until.cancelled.wait()
-                await pair.settle()
+                await pair.wait_until_idle()
         assert len(errors) == 2
         assert pair.client.streams == {}
 
@@ -439,31 +447,31 @@ async def test_draining_lets_running_calls_finish_and_refuses_others() -> None:
     async def handler(message: EchoRequest) -> EchoReply:
         begun.set()
         await release.wait()
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with connected(Scripted(Echo=handler)) as pair, trio.open_nursery() as nursery:
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair, trio.open_nursery() as nursery:
         replies: list[str] = []
 
         async def call() -> None:
-            replies.append((await pair.stub.Echo(request("late"))).message)
+            replies.append((await pair.stub.Echo(echo_request("late"))).message)
 
         nursery.start_soon(call)
         await begun.wait()
         nursery.start_soon(pair.server.drain)
-        await pair.settle()
-        assert not pair.client.usable
+        await pair.wait_until_idle()
+        assert not pair.client.is_usable
         with pytest.raises(ConnectionLostError):
-            await pair.stub.Echo(request("new"))
+            await pair.stub.Echo(echo_request("new"))
         release.set()
-        await pair.settle()
+        await pair.wait_until_idle()
         assert replies == ["late"]
         assert pair.client.closed
         assert pair.server.closed
 
 
 async def test_calls_above_the_last_stream_are_known_to_be_unprocessed() -> None:
-    until = Until()
-    async with connected(Scripted(Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         async with pair.stub.Repeat(repeat_request(1)) as first:
             await first.receive_message()
             pair.server.engine.refuse_new_streams()
@@ -480,9 +488,9 @@ async def test_a_server_may_speak_first() -> None:
         async for message in requests:
             yield EchoReply(message=message.message)
 
-    async with connected(Scripted(Chat=greet)) as pair:
+    async with connect_pair(CallbackServicer(Chat=greet)) as pair:
         with trio.fail_after(30):
             async with pair.stub.Chat() as call:
                 assert (await call.receive_message()).message == "you first"
-                await call.send_message(request("then me"))
+                await call.send_message(echo_request("then me"))
                 assert (await call.receive_message()).message == "then me"

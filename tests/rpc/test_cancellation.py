@@ -11,9 +11,16 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.rpc.serving import ServerCall
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.server_call import ServerCall
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
 
 LARGE = "x" * 300_000
 STEPS = 60
@@ -50,28 +57,28 @@ class CancelAtStep(trio.abc.Instrument):
 
 async def echo(message: EchoRequest) -> EchoReply:
     await trio.lowlevel.checkpoint()
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
     for _ in range(message.count):
-        yield reply(message.message)
+        yield echo_reply(message.message)
 
 
 async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-    return reply(" ".join([message.message async for message in messages]))
+    return echo_reply(" ".join([message.message async for message in messages]))
 
 
 async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
     async for message in messages:
-        yield reply(message.message)
+        yield echo_reply(message.message)
 
 
-ALL = Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
+ALL = CallbackServicer(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
 
 
 async def unary(stub: Any) -> None:
-    assert (await stub.Echo(request(LARGE))).message == LARGE
+    assert (await stub.Echo(echo_request(LARGE))).message == LARGE
 
 
 async def server_stream(stub: Any) -> None:
@@ -80,13 +87,13 @@ async def server_stream(stub: Any) -> None:
 
 
 async def client_stream(stub: Any) -> None:
-    assert len((await stub.Join(requests(LARGE, LARGE))).message) == 2 * len(LARGE) + 1
+    assert len((await stub.Join(echo_requests(LARGE, LARGE))).message) == 2 * len(LARGE) + 1
 
 
 async def both_stream(stub: Any) -> None:
     async with stub.Chat() as call:
         for _ in range(2):
-            await call.send_message(request(LARGE))
+            await call.send_message(echo_request(LARGE))
             assert (await call.receive_message()).message == LARGE
         await call.close()
         assert await call.receive_message() is None
@@ -101,19 +108,19 @@ def tasks() -> int:
     return int(trio.lowlevel.current_statistics().tasks_living)
 
 
-async def assert_clean(pair: Pair, living: int) -> None:
-    await pair.settle()
+async def assert_clean(pair: ConnectionPair, living: int) -> None:
+    await pair.wait_until_idle()
     pair.assert_nothing_left()
     assert tasks() == living
-    assert (await pair.stub.Echo(request("next"))).message == "next"
+    assert (await pair.stub.Echo(echo_request("next"))).message == "next"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_the_caller_is_cancelled(scenario: Callable[[Any], Awaitable[None]]) -> None:
     finished, caller = 0, trio.lowlevel.current_task()
-    async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
-        await pair.stub.Echo(request("first"))
-        await pair.settle()
+    async with connect_pair(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        await pair.wait_until_idle()
         living = tasks()
         for step in range(1, STEPS):
             scope = trio.CancelScope()
@@ -143,11 +150,11 @@ async def test_the_handler_is_cancelled(
         if not handling:
             return None, None
         task, call = handling[-1]
-        return task, call._stream.on_failure
+        return task, call._stream.cancel_on_error
 
-    async with connected(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
-        await pair.stub.Echo(request("first"))
-        await pair.settle()
+    async with connect_pair(ALL, server_limits=NARROW, client_limits=NARROW) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        await pair.wait_until_idle()
         living = tasks()
         for step in range(1, STEPS):
             handling.clear()

@@ -11,14 +11,24 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Pair, RawPeer, Scripted, connected, raw_client, reply, request, requests
-from tests.rpc.test_attacks import later
-from tests.rpc.test_received_metadata import answer_of
-from tests.rpc.test_robustness import head_frame
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from tests.rpc.test_attacks import run_timeouts_after
+from tests.rpc.test_received_metadata import decode_sent_headers
+from tests.rpc.test_robustness import request_headers_frame
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    RawPeer,
+    connect_pair,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
 
 INTERNAL, UNIMPLEMENTED, RESOURCE_EXHAUSTED = b"13", b"12", b"8"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())
@@ -27,18 +37,18 @@ UNARY, STREAMED = b"/echo.v1.EchoService/Echo", b"/echo.v1.EchoService/Repeat"
 
 def data(stream_id: int, payload: bytes = b"", *, end: bool = False) -> bytes:
     flags = frames.END_STREAM if end else 0
-    return frames.frame(FrameType.DATA, flags, stream_id, payload)
+    return frames.encode_frame(FrameType.DATA, flags, stream_id, payload)
 
 
 async def echo(message: EchoRequest) -> EchoReply:
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
-    yield reply(message.message)
+    yield echo_reply(message.message)
 
 
-BOTH = Scripted(Echo=echo, Repeat=repeat)
+BOTH = CallbackServicer(Echo=echo, Repeat=repeat)
 
 
 # -- the server ----------------------------------------------------------------------------------
@@ -60,11 +70,11 @@ BOTH = Scripted(Echo=echo, Repeat=repeat)
     ],
 )
 async def test_requests_that_are_wrong(path: bytes, rest: list[bytes], code: bytes) -> None:
-    async with raw_client(BOTH) as peer:
-        await peer.send(head_frame(1, path=path) + rest[0])
+    async with connect_raw_peer(BOTH) as peer:
+        await peer.send(request_headers_frame(1, path=path) + rest[0])
         for part in rest[1:]:
             await peer.send(part)
-        assert dict(answer_of(peer))[b"grpc-status"] == code
+        assert dict(decode_sent_headers(peer))[b"grpc-status"] == code
         assert not peer.server.closed
 
 
@@ -72,8 +82,8 @@ async def test_a_second_request_behind_one_that_fills_the_window() -> None:
     """The client may send no more by then, unless it is allowed to."""
     limits = Limits(stream_window=65_535)
     large = frame_message(EchoRequest(message="x" * 200_000).SerializeToString())
-    async with raw_client(BOTH, limits=limits) as peer:
-        await peer.send(head_frame(1, path=UNARY))
+    async with connect_raw_peer(BOTH, limits=limits) as peer:
+        await peer.send(request_headers_frame(1, path=UNARY))
         sent, room = 0, 65_535
         while sent < len(large):
             part = large[sent : sent + min(room, 16_000)]
@@ -82,48 +92,52 @@ async def test_a_second_request_behind_one_that_fills_the_window() -> None:
             room += window_opened(peer)
         assert room > len(MESSAGE)
         await peer.send(data(1, MESSAGE))
-        assert dict(answer_of(peer))[b"grpc-status"] == UNIMPLEMENTED
+        assert dict(decode_sent_headers(peer))[b"grpc-status"] == UNIMPLEMENTED
 
 
 def window_opened(peer: RawPeer) -> int:
     return sum(
         int.from_bytes(payload, "big")
-        for kind, _, stream_id, payload in peer.frames()
+        for kind, _, stream_id, payload in peer.read_frames()
         if kind == FrameType.WINDOW_UPDATE and stream_id == 1
     )
 
 
 async def test_compression_that_is_not_supported() -> None:
-    async with raw_client(BOTH) as peer:
-        await peer.send(head_frame(1, (b"grpc-encoding", b"br")) + data(1, MESSAGE, end=True))
-        fields = dict(answer_of(peer))
+    async with connect_raw_peer(BOTH) as peer:
+        await peer.send(
+            request_headers_frame(1, (b"grpc-encoding", b"br")) + data(1, MESSAGE, end=True)
+        )
+        fields = dict(decode_sent_headers(peer))
         assert fields[b"grpc-status"] == UNIMPLEMENTED
         assert fields[b"grpc-accept-encoding"] == b"identity,gzip"
 
 
 async def test_a_message_that_cannot_be_decompressed() -> None:
-    async with raw_client(BOTH) as peer:
+    async with connect_raw_peer(BOTH) as peer:
         body = frame_message(b"no gzip", compressed=True)
-        await peer.send(head_frame(1, (b"grpc-encoding", b"gzip")) + data(1, body, end=True))
-        assert dict(answer_of(peer))[b"grpc-status"] == INTERNAL
+        await peer.send(
+            request_headers_frame(1, (b"grpc-encoding", b"gzip")) + data(1, body, end=True)
+        )
+        assert dict(decode_sent_headers(peer))[b"grpc-status"] == INTERNAL
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAMED])
 async def test_a_client_that_never_ends_its_side_is_not_waited_for_for_ever(path: bytes) -> None:
-    async with raw_client(BOTH) as peer:
-        await peer.send(head_frame(1, path=path) + data(1, MESSAGE))
-        await later(peer, 59)
+    async with connect_raw_peer(BOTH) as peer:
+        await peer.send(request_headers_frame(1, path=path) + data(1, MESSAGE))
+        await run_timeouts_after(peer, 59)
         assert peer.server.streams != {}
-        await later(peer, 61)
+        await run_timeouts_after(peer, 61)
         assert peer.server.streams == {}
-    async with raw_client(BOTH) as peer:
+    async with connect_raw_peer(BOTH) as peer:
         deadline = (b"grpc-timeout", b"50m")
-        await peer.send(head_frame(1, deadline, path=path) + data(1, MESSAGE))
+        await peer.send(request_headers_frame(1, deadline, path=path) + data(1, MESSAGE))
         fields: dict[bytes, bytes] = {}
         with trio.fail_after(5):
             while b"grpc-status" not in fields:
                 await trio.lowlevel.wait_readable(peer.sock)
-                fields |= dict(answer_of(peer))
+                fields |= dict(decode_sent_headers(peer))
         assert fields[b"grpc-status"] == b"4"
 
 
@@ -138,9 +152,9 @@ async def test_a_long_status_message_is_cut_between_characters(character: str, c
     async def fail(_: EchoRequest) -> EchoReply:
         raise purerpc.NotFoundError(message)
 
-    async with connected(Scripted(Echo=fail)) as pair:
+    async with connect_pair(CallbackServicer(Echo=fail)) as pair:
         with pytest.raises(purerpc.NotFoundError) as caught:
-            await pair.stub.Echo(request("hi"))
+            await pair.stub.Echo(echo_request("hi"))
         text = caught.value.status.status_message
         assert text[-1] == "…"
         assert text[:-1] == message.replace("\ud800", "?")[: len(text) - 1]
@@ -151,27 +165,27 @@ async def test_a_failure_with_status_ok_is_unknown(caplog: pytest.LogCaptureFixt
     async def fail(_: EchoRequest) -> EchoReply:
         raise purerpc.RpcFailedError(purerpc.Status(purerpc.StatusCode.OK, "fine"))
 
-    async with connected(Scripted(Echo=fail)) as pair:
+    async with connect_pair(CallbackServicer(Echo=fail)) as pair:
         with pytest.raises(purerpc.UnknownError):
-            await pair.stub.Echo(request("hi"))
+            await pair.stub.Echo(echo_request("hi"))
     assert "/echo.v1.EchoService/Echo: the handler raised" in caplog.text
 
 
 # -- the client ----------------------------------------------------------------------------------
 
-HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-GZIP = HEAD + hpack.encode([(b"grpc-encoding", b"gzip")])
-BROTLI = HEAD + hpack.encode([(b"grpc-encoding", b"br")])
-OK = hpack.encode([(b"grpc-status", b"0")])
+HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+GZIP = HEAD + codec.encode([(b"grpc-encoding", b"gzip")])
+BROTLI = HEAD + codec.encode([(b"grpc-encoding", b"br")])
+OK = codec.encode([(b"grpc-status", b"0")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 
-async def unary(pair: Pair) -> Any:
-    return await pair.stub.Echo(request("hi"))
+async def unary(pair: ConnectionPair) -> Any:
+    return await pair.stub.Echo(echo_request("hi"))
 
 
-async def joined(pair: Pair) -> Any:
-    return await pair.stub.Join(requests("hi"))
+async def joined(pair: ConnectionPair) -> Any:
+    return await pair.stub.Join(echo_requests("hi"))
 
 
 @pytest.mark.parametrize("call", [unary, joined])
@@ -193,17 +207,21 @@ async def joined(pair: Pair) -> Any:
     ],
 )
 async def test_answers_that_are_wrong(
-    call: Callable[[Pair], Any], head: bytes, body: bytes, trailers: bytes, error: type[Exception]
+    call: Callable[[ConnectionPair], Any],
+    head: bytes,
+    body: bytes,
+    trailers: bytes,
+    error: type[Exception],
 ) -> None:
     async with answering(head, body, trailers) as pair:
         with pytest.raises(error):
             await call(pair)
-        await pair.settle()
+        await pair.wait_until_idle()
         assert pair.client.streams == {}
 
 
 @asynccontextmanager
-async def answering(head: bytes, body: bytes, trailers: bytes) -> AsyncIterator[Pair]:
+async def answering(head: bytes, body: bytes, trailers: bytes) -> AsyncIterator[ConnectionPair]:
     """A pair whose server answers so, and whose handlers never end."""
 
     async def answer(*_: object) -> EchoReply:
@@ -216,5 +234,5 @@ async def answering(head: bytes, body: bytes, trailers: bytes) -> AsyncIterator[
         await trio.sleep_forever()
         raise AssertionError
 
-    async with connected(Scripted(Echo=answer, Join=answer)) as pair:
+    async with connect_pair(CallbackServicer(Echo=answer, Join=answer)) as pair:
         yield pair

@@ -20,17 +20,17 @@ import trustme
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.dial import Tls
-from meshtrio.client.endpoint import Endpoint
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.http2 import frames
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.structured import open_nursery_of_one
-from meshtrio.wire import frames
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.limits import Limits
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, fixed, request
-from tests.rpc.test_calls import echo
+from meshtrio.transport.dial import ClientTls
+from meshtrio.util.concurrency import open_collapsing_nursery
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import handle_echo
 from tests.rpc.test_tls import client_context, server_context
+from tests.support.connection_pairs import CallbackServicer, echo_request, static_resolver
 
 GOAWAY = 7
 
@@ -39,14 +39,14 @@ GOAWAY = 7
 async def on_tcp(server: Server, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    async with open_nursery_of_one() as nursery:
+    async with open_collapsing_nursery() as nursery:
         await nursery.start(partial(server.serve, listener, ssl_context=context))
         yield port
         nursery.cancel_scope.cancel()
 
 
 def server(**limits: int) -> Server:
-    return Server(Scripted(Echo=echo), limits=Limits(**limits))
+    return Server(CallbackServicer(Echo=handle_echo), limits=Limits(**limits))
 
 
 async def answer(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
@@ -72,7 +72,7 @@ async def test_connections_of_one_process_are_limited(
 ) -> None:
     caplog.set_level(logging.WARNING)
     path = short_dir / "s"
-    async with serving(path, server(max_connections_per_peer=3)):
+    async with serve_on_socket(path, server(max_connections_per_peer=3)):
         async with AsyncExitStack() as stack:
             kept = [
                 await stack.enter_async_context(await trio.open_unix_socket(path)) for _ in range(3)
@@ -178,25 +178,25 @@ async def test_connections_are_counted_by_client_certificate() -> None:
 
 
 @asynccontextmanager
-async def channel(address: str, tls: Tls | None = None) -> AsyncIterator[Channel]:
-    async with open_channel("x", fixed(Endpoint(address, address)), tls=tls) as found:
+async def channel(address: str, tls: ClientTls | None = None) -> AsyncIterator[Channel]:
+    async with open_channel("x", static_resolver(Endpoint(address, address)), tls=tls) as found:
         yield found
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_our_client_says_why_it_is_rejected(encrypted: bool) -> None:
     context = server_context() if encrypted else None
-    tls = Tls(client_context(), "localhost") if encrypted else None
+    tls = ClientTls(client_context(), "localhost") if encrypted else None
     async with (
         on_tcp(server(max_connections_per_peer=1), context) as port,
         channel(f"tcp:127.0.0.1:{port}", tls) as first,
     ):
         stub = first.stub(EchoServiceStub)
-        assert (await stub.Echo(request("hi"))).message == "hi"
+        assert (await stub.Echo(echo_request("hi"))).message == "hi"
         # Not the same address, so it is another connection.
         async with channel(f"tcp:localhost:{port}", tls) as second:
             # Before a handshake there is no telling a client that speaks TLS.
             expected = "handshake" if encrypted else "accepts 1 of one host"
             with pytest.raises(purerpc.UnavailableError, match=expected):
-                await second.stub(EchoServiceStub).Echo(request("hi"), wait=False)
-        assert (await stub.Echo(request("hi"))).message == "hi"
+                await second.stub(EchoServiceStub).Echo(echo_request("hi"), wait_for_ready=False)
+        assert (await stub.Echo(echo_request("hi"))).message == "hi"

@@ -12,19 +12,27 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.rpc.client import ClientConnection
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.transport import SocketTransport
-from meshtrio.structured import open_nursery_of_one
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import RawPeer, Scripted, bind, raw_client, reply, request
-from tests.rpc.test_attacks import later
-from tests.rpc.test_robustness import head_frame
+from meshtrio.transport.transport import SocketTransport
+from meshtrio.util.concurrency import open_collapsing_nursery
+from tests.rpc.test_attacks import run_timeouts_after
+from tests.rpc.test_robustness import request_headers_frame
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    RawPeer,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+    make_stub,
+)
 
 JOIN, UNKNOWN = b"/echo.v1.EchoService/Join", b"/no.Such/Method"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())
@@ -32,56 +40,58 @@ MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())
 
 async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
     """Answer without having read anything."""
-    return reply("enough")
+    return echo_reply("enough")
 
 
 async def echo(message: EchoRequest) -> EchoReply:
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
-EARLY = Scripted(Join=join, Echo=echo)
+EARLY = CallbackServicer(Join=join, Echo=echo)
 
 
 def data(stream_id: int, payload: bytes = b"", *, end: bool = False) -> bytes:
     flags = frames.END_STREAM if end else 0
-    return frames.frame(FrameType.DATA, flags, stream_id, payload)
+    return frames.encode_frame(FrameType.DATA, flags, stream_id, payload)
 
 
 def resets(peer: RawPeer) -> list[tuple[int, int]]:
     """Streams that the server has reset since the last time, with the codes."""
     return [
         (stream_id, int.from_bytes(payload, "big"))
-        for kind, _, stream_id, payload in peer.frames()
+        for kind, _, stream_id, payload in peer.read_frames()
         if kind == FrameType.RST_STREAM
     ]
 
 
 def not_grpc(stream_id: int) -> bytes:
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/")]
-    return frames.header_frames(stream_id, hpack.encode(fields), end_stream=False, max_size=16_384)
+    return frames.encode_header_block(
+        stream_id, codec.encode(fields), end_stream=False, max_frame_size=16_384
+    )
 
 
 @pytest.mark.parametrize("path", [JOIN, UNKNOWN])
 @pytest.mark.parametrize("rest", [[], [MESSAGE], [MESSAGE] * 3])
 async def test_a_client_may_end_its_side_after_the_answer(path: bytes, rest: list[bytes]) -> None:
-    async with raw_client(EARLY) as peer:
-        await peer.send(head_frame(1, path=path))
+    async with connect_raw_peer(EARLY) as peer:
+        await peer.send(request_headers_frame(1, path=path))
         for message in rest:
             await peer.send(data(1, message))
         await peer.send(data(1, end=True))
-        answers = await later(peer, 10)
+        answers = await run_timeouts_after(peer, 10)
         assert FrameType.RST_STREAM not in {kind for kind, *_ in answers}
         peer.assert_nothing_left()
 
 
 @pytest.mark.parametrize("path", [JOIN, UNKNOWN])
 async def test_a_client_that_does_not_is_reset_after_a_moment(path: bytes) -> None:
-    async with raw_client(EARLY) as peer:
-        await peer.send(head_frame(1, path=path))
+    async with connect_raw_peer(EARLY) as peer:
+        await peer.send(request_headers_frame(1, path=path))
         assert peer.server.streams == {}, "the handler's place is free at once"
-        await later(peer, 1)
-        assert peer.server.engine.open_streams == 1
-        answers = await later(peer, 3)
+        await run_timeouts_after(peer, 1)
+        assert peer.server.engine.open_stream_count == 1
+        answers = await run_timeouts_after(peer, 3)
         assert (FrameType.RST_STREAM, 0, 1, bytes(4)) in answers
         peer.assert_nothing_left()
         # What was on its way still does no harm.
@@ -90,49 +100,51 @@ async def test_a_client_that_does_not_is_reset_after_a_moment(path: bytes) -> No
 
 
 async def test_the_moment_can_be_set() -> None:
-    async with raw_client(EARLY, timeouts=Timeouts(half_close=30)) as peer:
-        await peer.send(head_frame(1, path=JOIN))
-        await later(peer, 29)
-        assert peer.server.engine.open_streams == 1
-        await later(peer, 31)
+    async with connect_raw_peer(EARLY, timeouts=Timeouts(half_close=30)) as peer:
+        await peer.send(request_headers_frame(1, path=JOIN))
+        await run_timeouts_after(peer, 29)
+        assert peer.server.engine.open_stream_count == 1
+        await run_timeouts_after(peer, 31)
         peer.assert_nothing_left()
 
 
 async def test_no_more_than_a_number_of_answered_streams_is_kept() -> None:
-    async with raw_client(EARLY) as peer:
-        await peer.send(b"".join(head_frame(n, path=UNKNOWN) for n in range(1, 800, 2)))
-        assert peer.server.engine.open_streams == 256
+    async with connect_raw_peer(EARLY) as peer:
+        await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 800, 2)))
+        assert peer.server.engine.open_stream_count == 256
         found = resets(peer)
         assert [stream_id for stream_id, _ in found] == list(range(1, 2 * (400 - 256), 2))
         assert {code for _, code in found} == {ErrorCode.NO_ERROR}
         # Those that the client has ended make room.
         await peer.send(b"".join(data(n, end=True) for n in range(401, 800, 2)))
-        await peer.send(b"".join(head_frame(n, path=UNKNOWN) for n in range(801, 1200, 2)))
+        await peer.send(
+            b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(801, 1200, 2))
+        )
         assert resets(peer) == []
 
 
 async def test_answered_streams_leave_room_for_calls() -> None:
-    async with raw_client(EARLY, limits=Limits(max_concurrent_streams=4)) as peer:
-        await peer.send(b"".join(head_frame(n, path=UNKNOWN) for n in range(1, 20, 2)))
-        assert peer.server.engine.open_streams == 2
-        peer.frames()
-        await peer.send(head_frame(21) + data(21, MESSAGE, end=True))
+    async with connect_raw_peer(EARLY, limits=Limits(max_concurrent_streams=4)) as peer:
+        await peer.send(b"".join(request_headers_frame(n, path=UNKNOWN) for n in range(1, 20, 2)))
+        assert peer.server.engine.open_stream_count == 2
+        peer.read_frames()
+        await peer.send(request_headers_frame(21) + data(21, MESSAGE, end=True))
         assert not resets(peer)
 
 
 async def test_resets_of_answered_calls_are_no_attack() -> None:
     """gRPC clients that have their answer reset a stream which they have not ended."""
     limits = Limits(reset_burst=10, reset_rate=0)
-    async with raw_client(EARLY, limits=limits) as peer:
+    async with connect_raw_peer(EARLY, limits=limits) as peer:
         for stream_id in range(1, 100, 2):
-            await peer.send(head_frame(stream_id, path=JOIN))
+            await peer.send(request_headers_frame(stream_id, path=JOIN))
             await peer.send(frames.rst_stream(stream_id, ErrorCode.CANCEL))
         assert not peer.server.closed
         peer.assert_nothing_left()
 
 
 async def test_what_is_not_grpc_is_not_reset_at_once_either() -> None:
-    async with raw_client(EARLY) as peer:
+    async with connect_raw_peer(EARLY) as peer:
         await peer.send(not_grpc(1) + data(1, b"x"))
         await peer.send(data(1, end=True))
         assert resets(peer) == []
@@ -140,13 +152,13 @@ async def test_what_is_not_grpc_is_not_reset_at_once_either() -> None:
 
 
 async def test_a_drain_does_not_wait_for_clients_that_have_their_answer() -> None:
-    async with raw_client(EARLY) as peer:
-        await peer.send(head_frame(1, path=JOIN))
+    async with connect_raw_peer(EARLY) as peer:
+        await peer.send(request_headers_frame(1, path=JOIN))
         with trio.fail_after(3):
-            async with open_nursery_of_one() as nursery:
+            async with open_collapsing_nursery() as nursery:
                 nursery.start_soon(peer.server.drain)
                 await peer.send(b"")
-                for kind, _, _, payload in peer.frames():
+                for kind, _, _, payload in peer.read_frames():
                     if kind == FrameType.PING:
                         await peer.send(frames.ping(payload, ack=True))
                 assert peer.server.closed
@@ -154,14 +166,14 @@ async def test_a_drain_does_not_wait_for_clients_that_have_their_answer() -> Non
 
 # -- the client ----------------------------------------------------------------------------------
 
-HEAD = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-OK = hpack.encode([(b"grpc-status", b"0")])
-NOT_FOUND = hpack.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
+HEAD = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
+OK = codec.encode([(b"grpc-status", b"0")])
+NOT_FOUND = codec.encode([(b"grpc-status", b"5"), (b"grpc-message", b"none")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 
 def block(payload: bytes, *, end: bool = False) -> bytes:
-    return frames.header_frames(1, payload, end_stream=end, max_size=16_384)
+    return frames.encode_header_block(1, payload, end_stream=end, max_frame_size=16_384)
 
 
 GOOD = block(HEAD) + data(1, REPLY) + block(OK, end=True)
@@ -203,12 +215,12 @@ async def answered_with(call: Any, *parts: bytes) -> Any:
         await server.asked()
         await server.send(*parts)
 
-    async with sock, open_nursery_of_one() as nursery:
+    async with sock, open_collapsing_nursery() as nursery:
         await nursery.start(client.run)
         nursery.start_soon(answer)
         try:
             with trio.fail_after(5):
-                return await call(bind(client, EchoServiceStub))
+                return await call(make_stub(client, EchoServiceStub))
         finally:
             await trio.testing.wait_all_tasks_blocked(0.005)
             assert not client.closed
@@ -217,7 +229,7 @@ async def answered_with(call: Any, *parts: bytes) -> Any:
 
 
 async def unary(stub: Any) -> Any:
-    return (await stub.Echo(request("hi"))).message
+    return (await stub.Echo(echo_request("hi"))).message
 
 
 async def joined(stub: Any) -> Any:
@@ -229,7 +241,7 @@ async def streamed(stub: Any) -> Any:
 
 
 async def for_ever() -> AsyncIterator[EchoRequest]:
-    yield request("hi")
+    yield echo_request("hi")
     await trio.sleep_forever()
 
 

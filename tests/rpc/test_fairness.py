@@ -14,14 +14,20 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType, Setting
 from meshtrio.rpc import fairness
-from meshtrio.rpc.fairness import Share
-from meshtrio.rpc.transport import Buffer
-from meshtrio.structured import open_nursery_of_one
-from meshtrio.wire import frames
-from meshtrio.wire.frames import FrameType, Setting
-from tests.rpc.pairs import Scripted, connected, raw_client, reply, request
-from tests.rpc.raw_calls import head_frame, message_frames
+from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.transport.transport import Buffer
+from meshtrio.util.concurrency import open_collapsing_nursery
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    connect_pair,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+)
+from tests.support.raw_calls import message_data_frames, request_headers_frame
 
 JOIN, REPEAT = b"/echo.v1.EchoService/Join", b"/echo.v1.EchoService/Repeat"
 MANY_REPLIES = 200_000
@@ -45,7 +51,7 @@ class Passes:
 @asynccontextmanager
 async def counted_passes() -> AsyncIterator[Passes]:
     passes = Passes()
-    async with open_nursery_of_one() as nursery:
+    async with open_collapsing_nursery() as nursery:
         nursery.start_soon(passes.run)
         await trio.lowlevel.checkpoint()
         yield passes
@@ -55,21 +61,21 @@ async def counted_passes() -> AsyncIterator[Passes]:
 @pytest.fixture
 def no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice is over at once, however fast the machine is."""
-    monkeypatch.setattr(fairness, "_SLICE", 0.0)
-    monkeypatch.setattr(fairness, "_MIN_SLICE", 0.0)
+    monkeypatch.setattr(fairness, "_TIME_SLICE", 0.0)
+    monkeypatch.setattr(fairness, "_MIN_TIME_SLICE", 0.0)
 
 
 # -- turns ---------------------------------------------------------------------------------------
 
 
 async def test_of_each_peer_one_task_has_a_turn_in_each_pass() -> None:
-    shares = [Share(), Share()]
+    shares = [EventLoopShare(), EventLoopShare()]
     turns: Counter[tuple[int, int]] = Counter()
     async with counted_passes() as passes, trio.open_nursery() as nursery:
 
         async def work(number: int) -> None:
             for _ in range(20):
-                await shares[number].turn()
+                await shares[number].wait_for_turn()
                 turns[number, passes.number] += 1
 
         for _ in range(10):
@@ -83,13 +89,13 @@ async def test_of_each_peer_one_task_has_a_turn_in_each_pass() -> None:
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_passes_its_turn_on() -> None:
-    share, had = Share(), []
+    share, had = EventLoopShare(), []
     async with trio.open_nursery() as nursery:
 
         async def work(number: int) -> None:
             with trio.CancelScope() as scope:
                 scopes.append(scope)
-                await share.turn()
+                await share.wait_for_turn()
                 had.append(number)
 
         scopes: list[trio.CancelScope] = []
@@ -99,14 +105,14 @@ async def test_a_task_that_is_cancelled_while_it_waits_passes_its_turn_on() -> N
         for scope in scopes[:3]:
             scope.cancel()
     assert len(had) >= 2
-    await share.turn()
-    assert Share._taking_turns == 0
+    await share.wait_for_turn()
+    assert EventLoopShare._waiting_peers == 0
 
 
 def test_a_peer_may_use_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(fairness, "perf_counter", lambda: now[0])
-    share = Share()
+    share = EventLoopShare()
     assert not share.charge(0.002)
     assert share.charge(0.010)
     now[0] += 0.019
@@ -122,22 +128,22 @@ async def counts(messages: AsyncIterator[EchoRequest]) -> EchoReply:
     count = 0
     async for _ in messages:
         count += 1
-    return reply(str(count))
+    return echo_reply(str(count))
 
 
 @pytest.mark.usefixtures("no_slices")
 async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
     async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.sleep_forever()
-        return reply("")
+        return echo_reply("")
 
-    async with raw_client(Scripted(Join=waits)) as peer:
-        before = peer.server.engine.windows[1]
-        byte = frames.frame(FrameType.DATA, 0, 1, b"\0")
-        data = head_frame(1, path=JOIN) + byte * 6400
+    async with connect_raw_peer(CallbackServicer(Join=waits)) as peer:
+        before = peer.server.engine.flow_control_windows[1]
+        byte = frames.encode_frame(FrameType.DATA, 0, 1, b"\0")
+        data = request_headers_frame(1, path=JOIN) + byte * 6400
         async with counted_passes() as passes:
             peer.sock.send(data)
-            while peer.server.engine.windows[1] > before - 6400:
+            while peer.server.engine.flow_control_windows[1] > before - 6400:
                 await trio.lowlevel.checkpoint()
             assert passes.number > 25
 
@@ -146,15 +152,15 @@ async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
 async def test_messages_of_one_frame_are_handled_in_many_passes() -> None:
     """50,000 empty messages in one frame of 250 KB: neither is it cut at once, nor are they handled
     without a pause."""
-    async with raw_client(Scripted(Join=counts)) as peer:
-        data = frames.frame(FrameType.DATA, frames.END_STREAM, 1, EMPTY * 50_000)
+    async with connect_raw_peer(CallbackServicer(Join=counts)) as peer:
+        data = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, EMPTY * 50_000)
         async with counted_passes() as passes:
-            raw = memoryview(head_frame(1, path=JOIN) + data)
+            raw = memoryview(request_headers_frame(1, path=JOIN) + data)
             while raw:
                 await trio.lowlevel.wait_writable(peer.sock)
                 raw = raw[peer.sock.send(raw) :]
             with trio.fail_after(60):
-                while b"50000" not in b"".join(frame[3] for frame in peer.frames()):
+                while b"50000" not in b"".join(frame[3] for frame in peer.read_frames()):
                     await trio.lowlevel.wait_readable(peer.sock)
             assert passes.number > 20_000
 
@@ -162,18 +168,18 @@ async def test_messages_of_one_frame_are_handled_in_many_passes() -> None:
 async def test_what_is_cut_later_is_all_there_and_in_order() -> None:
     async def lengths(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.testing.wait_all_tasks_blocked(0.01)
-        return reply(str([len(message.message) async for message in messages]))
+        return echo_reply(str([len(message.message) async for message in messages]))
 
     texts = ["x" * (number % 50) for number in range(2000)] + ["y" * 30_000, "z"]
     encoded = [EchoRequest(message=text).SerializeToString() for text in texts]
     raw = b"".join(bytes(1) + len(each).to_bytes(4, "big") + each for each in encoded)
-    async with raw_client(Scripted(Join=lengths)) as peer:
+    async with connect_raw_peer(CallbackServicer(Join=lengths)) as peer:
         middle = len(raw) // 2
-        await peer.send(head_frame(1, path=JOIN))
-        await peer.send(frames.frame(FrameType.DATA, 0, 1, raw[:middle]))
-        await peer.send(frames.frame(FrameType.DATA, frames.END_STREAM, 1, raw[middle:]))
+        await peer.send(request_headers_frame(1, path=JOIN))
+        await peer.send(frames.encode_frame(FrameType.DATA, 0, 1, raw[:middle]))
+        await peer.send(frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, raw[middle:]))
         await trio.testing.wait_all_tasks_blocked(0.01)
-        body = b"".join(frame[3] for frame in peer.frames() if frame[0] == FrameType.DATA)
+        body = b"".join(frame[3] for frame in peer.read_frames() if frame[0] == FrameType.DATA)
         assert EchoReply.FromString(body[5:]).message == str([len(text) for text in texts])
 
 
@@ -188,13 +194,18 @@ async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up(
 
     async def echo(message: EchoRequest) -> EchoReply:
         taken[passes.number] += 1
-        return reply(str(len(message.message)))
+        return echo_reply(str(len(message.message)))
 
-    async with raw_client(Scripted(Echo=echo)) as peer, trio.open_nursery() as nursery:
+    async with (
+        connect_raw_peer(CallbackServicer(Echo=echo)) as peer,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(passes.run)
         encoding = (b"grpc-encoding", b"gzip")
         for n in range(1, 41, 2):
-            call = head_frame(n, encoding) + message_frames(n, bomb, end=True, compressed=True)
+            call = request_headers_frame(n, encoding) + message_data_frames(
+                n, bomb, end=True, compressed=True
+            )
             peer.sock.send(call)
         with trio.fail_after(60):
             while sum(taken.values()) < 20:
@@ -235,9 +246,12 @@ async def test_a_handler_whose_peer_reads_fast_lets_others_work() -> None:
         began.set()
         while sent < MANY_REPLIES and not others_ran.is_set():
             sent += 1
-            yield reply("x")
+            yield echo_reply("x")
 
-    async with connected(Scripted(Repeat=replies)) as pair, trio.open_nursery() as nursery:
+    async with (
+        connect_pair(CallbackServicer(Repeat=replies)) as pair,
+        trio.open_nursery() as nursery,
+    ):
 
         async def call() -> None:
             async for _ in pair.stub.Repeat(RepeatRequest(message="x", count=1)):
@@ -258,9 +272,9 @@ async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
 
     async def texts() -> AsyncIterator[EchoRequest]:
         for _ in range(500):
-            yield request("x")
+            yield echo_request("x")
 
-    async with connected(Scripted(Join=counts)) as pair, counted_passes() as passes:
+    async with connect_pair(CallbackServicer(Join=counts)) as pair, counted_passes() as passes:
         assert (await pair.stub.Join(texts())).message == "500"
         assert passes.number > 250
 
@@ -279,12 +293,12 @@ async def test_a_process_that_reads_as_fast_as_it_can_does_not_starve_the_server
 
     async def replies(message: RepeatRequest) -> AsyncIterator[EchoReply]:
         while not others_ran.is_set():
-            yield reply("x" * 1000)
+            yield echo_reply("x" * 1000)
 
-    settings = {Setting.INITIAL_WINDOW_SIZE: frames.MAX_WINDOW}
+    settings = {Setting.INITIAL_WINDOW_SIZE: frames.MAX_WINDOW_SIZE}
     preface = frames.PREFACE + frames.settings(settings)
-    preface += frames.window_update(0, frames.MAX_WINDOW - frames.DEFAULT_WINDOW)
-    async with raw_client(Scripted(Repeat=replies), preface=preface) as peer:
+    preface += frames.window_update(0, frames.MAX_WINDOW_SIZE - frames.DEFAULT_INITIAL_WINDOW_SIZE)
+    async with connect_raw_peer(CallbackServicer(Repeat=replies), preface=preface) as peer:
         sock = peer.sock
         command = [sys.executable, "-c", READER, str(sock.fileno())]
         async with trio.open_nursery() as nursery:
@@ -293,8 +307,8 @@ async def test_a_process_that_reads_as_fast_as_it_can_does_not_starve_the_server
             try:
                 call = RepeatRequest(message="x", count=1).SerializeToString()
                 raw = bytes(1) + len(call).to_bytes(4, "big") + call
-                end = frames.frame(FrameType.DATA, frames.END_STREAM, 1, raw)
-                sock.send(head_frame(1, path=REPEAT) + end)
+                end = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, raw)
+                sock.send(request_headers_frame(1, path=REPEAT) + end)
                 for _ in range(200):
                     await trio.lowlevel.checkpoint()
                 others_ran.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshtrio.errors import UsageError
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.transport.listener import unix_listener
 
 
 def test_the_path_is_there_for_the_block_only(short_dir: Path) -> None:

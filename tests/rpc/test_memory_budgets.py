@@ -18,18 +18,26 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.contract import MESH_FORWARDED
-from meshtrio.rpc import accounts
-from meshtrio.rpc.accounts import PROCESS
+from meshtrio.contract import FORWARDED_METADATA_KEY
+from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc import peer_accounts
+from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.server import Server
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.grpc import DEFAULT_MAX_MESSAGE_SIZE
-from meshtrio.wire.limits import Limits
 from tests import ROOT
-from tests.client.test_channel import serving
-from tests.rpc.pairs import RawPeer, Scripted, connected, raw_client, reply, request
-from tests.rpc.raw_calls import head_frame, message_frames
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    RawPeer,
+    connect_pair,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+)
+from tests.support.raw_calls import message_data_frames, request_headers_frame
 
 MIB = 1024 * 1024
 JOIN = b"/echo.v1.EchoService/Join"
@@ -40,13 +48,13 @@ SMALL = Limits(
     stream_window=65_535,
 )
 """Of which 2 MiB are for what is received, and 1 MiB for large messages under way."""
-MIB_OF_TEXT = request("x" * MIB).SerializeToString()
+MIB_OF_TEXT = echo_request("x" * MIB).SerializeToString()
 
 
 @pytest.fixture(autouse=True)
 def everything_is_given_back() -> Iterator[None]:
     yield
-    assert (PROCESS.received, PROCESS.working) == (0, 0)
+    assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
 
 class Held:
@@ -64,17 +72,17 @@ class Held:
             await trio.lowlevel.checkpoint()
         finally:
             self.now -= 1
-        return reply(str(len(message.message)))
+        return echo_reply(str(len(message.message)))
 
 
 async def sizes(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-    return reply(str(sum([len(message.message) async for message in messages])))
+    return echo_reply(str(sum([len(message.message) async for message in messages])))
 
 
 async def ended(peer: RawPeer) -> dict[int, bytes]:
     """What the server has ended its streams with: their last header block."""
     await trio.testing.wait_all_tasks_blocked(0.02)
-    return {f[2]: f[3] for f in peer.frames() if f[0] == FrameType.HEADERS}
+    return {f[2]: f[3] for f in peer.read_frames() if f[0] == FrameType.HEADERS}
 
 
 # -- received ------------------------------------------------------------------------------------
@@ -82,12 +90,12 @@ async def ended(peer: RawPeer) -> dict[int, bytes]:
 
 async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
     """Each of 100 streams sends as much as its window allows of 1 MiB, but does not end it."""
-    async with raw_client(Scripted(Echo=Held()), limits=SMALL) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=Held()), limits=SMALL) as peer:
         begin = bytes(1) + MIB.to_bytes(4, "big") + bytes(60_000)
         for stream_id in range(1, 201, 2):
-            data = frames.frame(FrameType.DATA, 0, stream_id, begin)
-            await peer.send(head_frame(stream_id) + data)
-        assert PROCESS.received <= 3 * MIB
+            data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
+            await peer.send(request_headers_frame(stream_id) + data)
+        assert PROCESS_MEMORY.received <= 3 * MIB
         blocks = await ended(peer)
         assert len(blocks) > 60
         assert all(
@@ -97,24 +105,26 @@ async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
 
 
 def decoded(block: bytes) -> bytes:
-    fields = hpack.HeaderDecoder(2**20, 2**20).decode(block, tuple)
+    fields = codec.HeaderDecoder(2**20, 2**20).decode(block, tuple)
     return b" ".join(part for field in fields for part in field)
 
 
 async def test_unfinished_frames_of_many_connections_are_bounded(short_dir: Path) -> None:
     """Header blocks of 900 KB, which are sent but for their end, on 20 connections."""
     limits = Limits(peer_memory=8 * MIB)
-    part = frames.frame(FrameType.CONTINUATION, 0, 1, bytes(16_000)) * 56
-    block = frames.frame(FrameType.HEADERS, 0, 1, bytes(100)) + part
+    part = frames.encode_frame(FrameType.CONTINUATION, 0, 1, bytes(16_000)) * 56
+    block = frames.encode_frame(FrameType.HEADERS, 0, 1, bytes(100)) + part
     path = short_dir / "s"
-    async with serving(path, Server(Scripted(Echo=Held()), limits=limits)) as server:
+    async with serve_on_socket(
+        path, Server(CallbackServicer(Echo=Held()), limits=limits)
+    ) as server:
         async with AsyncExitStack() as stack:
             for _ in range(20):
                 stream = await stack.enter_async_context(await trio.open_unix_socket(path))
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(frames.PREFACE + frames.settings({}) + block)
                 await trio.testing.wait_all_tasks_blocked(0.02)
-            assert PROCESS.received < 8 * MIB
+            assert PROCESS_MEMORY.received < 8 * MIB
             assert len([each for each in server.connections if not each.closed]) < 10
 
 
@@ -123,23 +133,23 @@ async def test_unread_messages_of_one_stream_are_counted() -> None:
 
     async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.sleep_forever()
-        return reply("")
+        return echo_reply("")
 
-    async with raw_client(Scripted(Join=waits), limits=Limits()) as peer:
+    async with connect_raw_peer(CallbackServicer(Join=waits), limits=Limits()) as peer:
         message = bytes(4) + b"\x02\x0a\x00"
-        data = frames.frame(FrameType.DATA, 0, 1, message * 30_000)
-        await peer.send(head_frame(1, path=JOIN) + data)
-        assert PROCESS.received >= 7 * 30_000
+        data = frames.encode_frame(FrameType.DATA, 0, 1, message * 30_000)
+        await peer.send(request_headers_frame(1, path=JOIN) + data)
+        assert PROCESS_MEMORY.received >= 7 * 30_000
 
 
 async def test_large_messages_take_turns_and_all_arrive() -> None:
     """Together they are five times as large as what there is for them."""
-    async with connected(Scripted(Join=sizes), server_limits=SMALL) as pair:
+    async with connect_pair(CallbackServicer(Join=sizes), server_limits=SMALL) as pair:
 
         async def one() -> None:
             async def messages() -> AsyncIterator[EchoRequest]:
-                yield request("x" * MIB)
-                yield request("y" * MIB)
+                yield echo_request("x" * MIB)
+                yield echo_request("y" * MIB)
 
             assert (await pair.stub.Join(messages())).message == str(2 * MIB)
 
@@ -150,24 +160,24 @@ async def test_large_messages_take_turns_and_all_arrive() -> None:
 
 
 async def test_a_message_larger_than_the_budget_arrives_if_it_is_alone() -> None:
-    async with connected(Scripted(Echo=sizes_of_one), server_limits=SMALL) as pair:
+    async with connect_pair(CallbackServicer(Echo=sizes_of_one), server_limits=SMALL) as pair:
         with trio.fail_after(120):
-            assert (await pair.stub.Echo(request("x" * 12 * MIB))).message == str(12 * MIB)
+            assert (await pair.stub.Echo(echo_request("x" * 12 * MIB))).message == str(12 * MIB)
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
-                    nursery.start_soon(pair.stub.Echo, request("x" * 12 * MIB))
+                    nursery.start_soon(pair.stub.Echo, echo_request("x" * 12 * MIB))
 
 
 async def sizes_of_one(message: EchoRequest) -> EchoReply:
-    return reply(str(len(message.message)))
+    return echo_reply(str(len(message.message)))
 
 
 async def test_a_message_that_waits_for_room_goes_on_when_another_is_given_up() -> None:
-    async with raw_client(Scripted(Join=sizes), limits=SMALL) as peer:
+    async with connect_raw_peer(CallbackServicer(Join=sizes), limits=SMALL) as peer:
         begin = bytes(1) + MIB.to_bytes(4, "big") + bytes(60_000)
         for stream_id in (1, 3, 5):
-            data = frames.frame(FrameType.DATA, 0, stream_id, begin)
-            await peer.send(head_frame(stream_id, path=JOIN) + data)
+            data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
+            await peer.send(request_headers_frame(stream_id, path=JOIN) + data)
         assert granted(peer) == {1: MIB}
         await peer.send(frames.rst_stream(1, 8))
         assert granted(peer) == {3: MIB}
@@ -176,7 +186,7 @@ async def test_a_message_that_waits_for_room_goes_on_when_another_is_given_up() 
 def granted(peer: RawPeer) -> dict[int, int]:
     """MiB, rounded, that the server has let the peer send on its streams since the last time."""
     found: dict[int, int] = {}
-    for kind, _, stream_id, payload in peer.frames():
+    for kind, _, stream_id, payload in peer.read_frames():
         if kind == FrameType.WINDOW_UPDATE and stream_id:
             size = int.from_bytes(payload, "big")
             found[stream_id] = round(size / MIB) * MIB
@@ -190,34 +200,34 @@ async def test_messages_are_decompressed_as_there_is_room_for_them() -> None:
     """50 of 1 MiB each, of which a handler may hold each as long as it likes."""
     held = Held()
     bomb = gzip.compress(MIB_OF_TEXT)
-    async with raw_client(Scripted(Echo=held), limits=SMALL) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=held), limits=SMALL) as peer:
         for stream_id in range(1, 101, 2):
-            call = head_frame(stream_id, (b"grpc-encoding", b"gzip"))
-            await peer.send(call + message_frames(stream_id, bomb, end=True, compressed=True))
+            call = request_headers_frame(stream_id, (b"grpc-encoding", b"gzip"))
+            await peer.send(call + message_data_frames(stream_id, bomb, end=True, compressed=True))
         assert 1 <= held.most <= 3
-        assert PROCESS.working <= 6 * MIB
+        assert PROCESS_MEMORY.working <= 6 * MIB
         held.go.set()
         with trio.fail_after(120):
             answers = 0
             while answers < 50:
                 await trio.lowlevel.wait_readable(peer.sock)
-                found = peer.frames()
+                found = peer.read_frames()
                 assert all(b"\x08" not in f[3][:0] for f in found)
                 answers += sum(1 for f in found if f[0] == FrameType.DATA)
         assert held.most <= 3
 
 
 async def test_a_call_does_not_wait_for_room_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_WORK_TIMEOUT", 0.05)
+    monkeypatch.setattr(peer_accounts, "_WORK_TIMEOUT", 0.05)
     held = Held()
-    async with connected(Scripted(Echo=held), server_limits=SMALL) as pair:
+    async with connect_pair(CallbackServicer(Echo=held), server_limits=SMALL) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
-                nursery.start_soon(pair.stub.Echo, request("x" * MIB))
-            await pair.settle()
+                nursery.start_soon(pair.stub.Echo, echo_request("x" * MIB))
+            await pair.wait_until_idle()
             with pytest.raises(purerpc.ResourceExhaustedError, match="waited for memory"):
                 with trio.fail_after(60):
-                    await pair.stub.Echo(request("small"))
+                    await pair.stub.Echo(echo_request("small"))
             held.go.set()
 
 
@@ -226,15 +236,15 @@ async def test_replies_that_are_not_read_are_bounded() -> None:
 
     async def large(message: EchoRequest) -> EchoReply:
         await trio.testing.wait_all_tasks_blocked(0.01)
-        return reply("x" * MIB)
+        return echo_reply("x" * MIB)
 
-    async with raw_client(Scripted(Echo=large), limits=SMALL) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=large), limits=SMALL) as peer:
         for stream_id in range(1, 81, 2):
-            call = head_frame(stream_id) + message_frames(stream_id, b"", end=True)
+            call = request_headers_frame(stream_id) + message_data_frames(stream_id, b"", end=True)
             peer.sock.send(call)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert PROCESS.working <= 8 * MIB
-        found = [f for f in peer.frames() if f[0] == FrameType.HEADERS]
+        assert PROCESS_MEMORY.working <= 8 * MIB
+        found = [f for f in peer.read_frames() if f[0] == FrameType.HEADERS]
         assert sum(b"connection_memory" in decoded_last(f[3]) for f in found) >= 30
 
 
@@ -250,33 +260,33 @@ async def test_calls_with_large_replies_begin_as_there_is_room_for_them() -> Non
 
     async def large(message: EchoRequest) -> EchoReply:
         await trio.lowlevel.checkpoint()
-        return reply("x" * MIB)
+        return echo_reply("x" * MIB)
 
-    async with connected(Scripted(Echo=large), server_limits=SMALL) as pair:
-        await pair.stub.Echo(request("first"))
+    async with connect_pair(CallbackServicer(Echo=large), server_limits=SMALL) as pair:
+        await pair.stub.Echo(echo_request("first"))
         with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 for _ in range(40):
-                    nursery.start_soon(pair.stub.Echo, request("x"))
+                    nursery.start_soon(pair.stub.Echo, echo_request("x"))
 
 
 async def test_clients_of_a_gateway_have_budgets_of_their_own() -> None:
     """The mesh calls for both on one connection: what one of them holds is not the other's."""
     held = Held()
-    one = [(MESH_FORWARDED, "127.0.0.1:5%20%28without%20a%20certificate%29")]
-    same = [(MESH_FORWARDED, "127.0.0.1:6%20%28without%20a%20certificate%29")]
-    other = [(MESH_FORWARDED, "uid%201%20%28pid%205%29")]
-    servicer = Scripted(Echo=held, Join=sizes)
-    async with connected(servicer, server_limits=SMALL, trusted_pid=os.getpid()) as pair:
+    one = [(FORWARDED_METADATA_KEY, "127.0.0.1:5%20%28without%20a%20certificate%29")]
+    same = [(FORWARDED_METADATA_KEY, "127.0.0.1:6%20%28without%20a%20certificate%29")]
+    other = [(FORWARDED_METADATA_KEY, "uid%201%20%28pid%205%29")]
+    servicer = CallbackServicer(Echo=held, Join=sizes)
+    async with connect_pair(servicer, server_limits=SMALL, trusted_pid=os.getpid()) as pair:
         async with trio.open_nursery() as nursery:
             for number in range(8):
                 metadata = one if number % 2 else same
                 nursery.start_soon(_call, pair.stub, "x" * MIB, metadata)
-            await pair.settle()
+            await pair.wait_until_idle()
             assert held.now <= 3
 
             async def messages() -> AsyncIterator[EchoRequest]:
-                yield request("y" * MIB)
+                yield echo_request("y" * MIB)
 
             with trio.fail_after(60):
                 answer = await pair.stub.Join(messages(), metadata=other)
@@ -285,25 +295,25 @@ async def test_clients_of_a_gateway_have_budgets_of_their_own() -> None:
 
 
 async def _call(stub: Any, text: str, metadata: list[tuple[str, str]]) -> None:
-    await stub.Echo(request(text), metadata=metadata)
+    await stub.Echo(echo_request(text), metadata=metadata)
 
 
 async def test_the_budget_of_the_process_is_taken_from_who_has_most() -> None:
     limits = Limits(process_memory=8 * MIB)
     held = Held()
-    greedy = [(MESH_FORWARDED, "uid%201%20%28pid%205%29")]
-    modest = [(MESH_FORWARDED, "uid%202%20%28pid%206%29")]
-    async with connected(
-        Scripted(Echo=held), server_limits=limits, trusted_pid=os.getpid()
+    greedy = [(FORWARDED_METADATA_KEY, "uid%201%20%28pid%205%29")]
+    modest = [(FORWARDED_METADATA_KEY, "uid%202%20%28pid%206%29")]
+    async with connect_pair(
+        CallbackServicer(Echo=held), server_limits=limits, trusted_pid=os.getpid()
     ) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(_call, pair.stub, "x" * MIB, greedy)
-            await pair.settle()
+            await pair.wait_until_idle()
             before = held.now
             assert before <= 4
             nursery.start_soon(_call, pair.stub, "x" * 10_000, modest)
-            await pair.settle()
+            await pair.wait_until_idle()
             assert held.now == before + 1
             held.go.set()
 
@@ -334,7 +344,7 @@ async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> No
                 while resident(process.pid) - start > 40:  # noqa: ASYNC110
                     await trio.sleep(0.1)
                 async with connect_to(f"unix:{path}") as channel:
-                    answer = await channel.stub(EchoServiceStub).Echo(request("unharmed"))
+                    answer = await channel.stub(EchoServiceStub).Echo(echo_request("unharmed"))
                     assert answer.message == "unharmed"
         finally:
             process.kill()
@@ -354,10 +364,10 @@ async def _attack(path: Path, pid: int) -> float:
         await stream.send_all(frames.PREFACE + frames.settings({}))
         begin = bytes(1) + size.to_bytes(4, "big") + bytes(16_000)
         for stream_id in range(1, 601, 2):
-            await stream.send_all(head_frame(stream_id))
-            await stream.send_all(frames.frame(FrameType.DATA, 0, stream_id, begin))
+            await stream.send_all(request_headers_frame(stream_id))
+            await stream.send_all(frames.encode_frame(FrameType.DATA, 0, stream_id, begin))
             for _ in range(14):
-                piece = frames.frame(FrameType.DATA, 0, stream_id, bytes(16_000))
+                piece = frames.encode_frame(FrameType.DATA, 0, stream_id, bytes(16_000))
                 await stream.send_all(piece)
             highest = max(highest, resident(pid))
         nursery.cancel_scope.cancel()

@@ -9,9 +9,16 @@ import purerpc
 import pytest
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.wire import frames
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
+from meshtrio.http2 import frames
+from meshtrio.http2.limits import Limits
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
 
 LARGE = "x" * 100_000
 PAIRS = (("key", "value"), ("key", "again"), ("raw-bin", b"\x00\xff"))
@@ -23,7 +30,7 @@ async def generous(message: EchoRequest, request: Any) -> EchoReply:
     if message.message == "fail":
         request.status_details = b"details"
         raise purerpc.NotFoundError("nothing")
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
 async def generous_stream(message: Any, request: Any) -> AsyncIterator[EchoReply]:
@@ -32,19 +39,19 @@ async def generous_stream(message: Any, request: Any) -> AsyncIterator[EchoReply
         raise purerpc.NotFoundError("nothing")
 
 
-GENEROUS = Scripted(Echo=generous, Repeat=generous_stream)
+GENEROUS = CallbackServicer(Echo=generous, Repeat=generous_stream)
 
 
 async def test_metadata_of_a_unary_call() -> None:
-    async with connected(GENEROUS) as pair:
-        answer, outcome = await pair.stub.Echo.with_call(request("hi"))
+    async with connect_pair(GENEROUS) as pair:
+        answer, outcome = await pair.stub.Echo.with_call(echo_request("hi"))
         assert answer.message == "hi"
         assert outcome.initial_metadata == (("at", "first"),)
         assert outcome.trailing_metadata == PAIRS
 
 
 async def test_metadata_of_a_stream() -> None:
-    async with connected(GENEROUS) as pair, pair.stub.Repeat(request("hi")) as call:
+    async with connect_pair(GENEROUS) as pair, pair.stub.Repeat(echo_request("hi")) as call:
         assert call.initial_metadata is None
         await call.receive_message()
         assert call.initial_metadata == (("at", "first"),)
@@ -54,8 +61,8 @@ async def test_metadata_of_a_stream() -> None:
 
 @pytest.mark.parametrize("word", ["fail", "fail later"])
 async def test_metadata_of_a_failure(word: str) -> None:
-    async with connected(GENEROUS) as pair:
-        call = pair.stub.Repeat(request(word))
+    async with connect_pair(GENEROUS) as pair:
+        call = pair.stub.Repeat(echo_request(word))
         with pytest.raises(purerpc.NotFoundError) as caught:
             [_ async for _ in call]
         assert caught.value.trailing_metadata == PAIRS
@@ -66,12 +73,12 @@ async def test_metadata_of_a_failure(word: str) -> None:
 async def test_metadata_that_cannot_be_sent_is_the_handlers_fault(wrong: Any) -> None:
     async def handler(message: Any, request: Any) -> EchoReply:
         request.trailing_metadata = wrong
-        return reply("")
+        return echo_reply("")
 
-    async with connected(Scripted(Echo=handler)) as pair:
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
         with pytest.raises(purerpc.UnknownError):
-            await pair.stub.Echo(request(""))
-        await pair.settle()
+            await pair.stub.Echo(echo_request(""))
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
@@ -81,7 +88,7 @@ async def test_metadata_that_cannot_be_sent_is_the_handlers_fault(wrong: Any) ->
 class Counted:
     """Counts the bytes of DATA that a side is sent."""
 
-    def __init__(self, pair: Pair, side: Any) -> None:
+    def __init__(self, pair: ConnectionPair, side: Any) -> None:
         self.size = 0
         receive = side.engine.receive_data
 
@@ -96,89 +103,89 @@ def compressing(flag: bool) -> Any:
     async def handler(message: EchoRequest, request: Any) -> EchoReply:
         request.compression = "gzip"
         request.compress = flag
-        return reply(f"{request.message_compressed} {message.message}")
+        return echo_reply(f"{request.message_compressed} {message.message}")
 
-    return Scripted(Echo=handler)
+    return CallbackServicer(Echo=handler)
 
 
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_request_is_compressed_if_asked_for(compress: bool) -> None:
-    async with connected(compressing(False)) as pair:
+    async with connect_pair(compressing(False)) as pair:
         counted = Counted(pair, pair.server)
-        answer = await pair.stub.Echo(request(LARGE), compression="gzip", compress=compress)
+        answer = await pair.stub.Echo(echo_request(LARGE), compression="gzip", compress=compress)
         assert answer.message == f"{compress} {LARGE}"
         assert (counted.size < 10_000) is compress
 
 
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_reply_is_compressed_if_the_handler_says_so(compress: bool) -> None:
-    async with connected(compressing(compress)) as pair:
+    async with connect_pair(compressing(compress)) as pair:
         counted = Counted(pair, pair.client)
-        assert (await pair.stub.Echo(request(LARGE))).message == f"False {LARGE}"
+        assert (await pair.stub.Echo(echo_request(LARGE))).message == f"False {LARGE}"
         assert (counted.size < 10_000) is compress
 
 
 async def test_messages_of_one_stream_may_differ() -> None:
     async def handler(messages: AsyncIterator[EchoRequest], request: Any) -> EchoReply:
-        return reply(" ".join([str(request.message_compressed) async for _ in messages]))
+        return echo_reply(" ".join([str(request.message_compressed) async for _ in messages]))
 
-    async with connected(Scripted(Join=handler)) as pair:
+    async with connect_pair(CallbackServicer(Join=handler)) as pair:
         async with pair.stub.Join.start(compression="gzip") as call:
             for compress in (True, False, True):
-                await call.send_message(request(LARGE), compress=compress)
+                await call.send_message(echo_request(LARGE), compress=compress)
             await call.close()
             assert (await call.receive_message()).message == "True False True"
 
 
 async def test_an_unknown_compression_is_refused_here() -> None:
-    async with connected(GENEROUS) as pair:
+    async with connect_pair(GENEROUS) as pair:
         with pytest.raises(ValueError, match="'zip' is none of identity, gzip"):
-            await pair.stub.Echo(request(""), compression="zip")
+            await pair.stub.Echo(echo_request(""), compression="zip")
 
 
 async def test_a_bomb_costs_no_more_than_the_limit() -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply("")
+        return echo_reply("")
 
     limits = Limits(max_message_size=10_000)
-    async with connected(Scripted(Echo=echo), server_limits=limits) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo), server_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 10000"):
-            await pair.stub.Echo(request("\0" * 1_000_000), compression="gzip")
-        await pair.stub.Echo(request("small"), compression="gzip")
+            await pair.stub.Echo(echo_request("\0" * 1_000_000), compression="gzip")
+        await pair.stub.Echo(echo_request("small"), compression="gzip")
 
 
 async def test_compressed_without_saying_so_is_an_error() -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply("")
+        return echo_reply("")
 
-    async with connected(Scripted(Echo=echo)) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo)) as pair:
         call = pair.stub.Chat()
         await call
         pair.client.flush()
         stream = call._attempt.stream
-        pair.sockets[0].sendall(frames.frame(0, 1, stream.id, b"\x01\0\0\0\x01x"))
+        pair.sockets[0].sendall(frames.encode_frame(0, 1, stream.id, b"\x01\0\0\0\x01x"))
         with pytest.raises((purerpc.InternalError, purerpc.UnimplementedError)):
             await call.receive_message()
 
 
 async def test_a_message_too_large_to_send_is_refused_here() -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply("x" * 2000)
+        return echo_reply("x" * 2000)
 
     async def join(messages: Any) -> EchoReply:
         # One that answers before it has read ends the call before there is anything to refuse.
         async for _ in messages:
             pass
-        return reply("")
+        return echo_reply("")
 
     limits = Limits(max_send_message_size=1000)
-    async with connected(Scripted(Echo=echo, Join=join), client_limits=limits) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo, Join=join), client_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 1000 bytes to send"):
-            await pair.stub.Echo(request("x" * 2000))
+            await pair.stub.Echo(echo_request("x" * 2000))
         with pytest.raises(purerpc.ResourceExhaustedError):
-            await pair.stub.Join(requests("x" * 2000))
-        assert len((await pair.stub.Echo(request("small"))).message) == 2000
+            await pair.stub.Join(echo_requests("x" * 2000))
+        assert len((await pair.stub.Echo(echo_request("small"))).message) == 2000
         pair.assert_nothing_left()
-    async with connected(Scripted(Echo=echo), server_limits=limits) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo), server_limits=limits) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="to send"):
-            await pair.stub.Echo(request(""))
+            await pair.stub.Echo(echo_request(""))

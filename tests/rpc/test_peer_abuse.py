@@ -11,18 +11,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.rpc.accounts import Accounts
-from meshtrio.rpc.peer import Peer
+from meshtrio.http2 import frames
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.peer_accounts import PeerAccounts
 from meshtrio.rpc.server import Server, ServerConnection
-from meshtrio.wire import frames
-from meshtrio.wire.budget import Budget
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.limits import Limits
+from meshtrio.transport.peer import Peer
+from meshtrio.util.token_bucket import TokenBucket
 from tests import ROOT
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted
-from tests.rpc.raw_calls import head_frame, outcome, resets
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import CallbackServicer
+from tests.support.raw_calls import (
+    attack_and_read_goaway,
+    request_headers_frame,
+    reset_requests,
+)
 
 NOBODY = 65534
 LIMITS = Limits(reset_burst=50, reset_rate=0, control_burst=20, control_rate=0)
@@ -37,40 +41,43 @@ async def hang(message: object) -> object:
 async def abused(folder: Path) -> AsyncIterator[tuple[Server, Path]]:
     folder.chmod(0o755)
     path = folder / "s"
-    async with serving(path, Server(Scripted(Echo=hang), limits=LIMITS)) as server:
+    async with serve_on_socket(path, Server(CallbackServicer(Echo=hang), limits=LIMITS)) as server:
         path.chmod(0o777)
         yield server, path
 
 
 async def test_resets_on_new_connections_count_together(short_dir: Path) -> None:
     async with abused(short_dir) as (_, path):
-        assert await outcome(path, resets(30)) == ""
-        assert await outcome(path, resets(30)) == "too many streams opened and reset"
+        assert await attack_and_read_goaway(path, reset_requests(30)) == ""
+        assert (
+            await attack_and_read_goaway(path, reset_requests(30))
+            == "too many streams opened and reset"
+        )
 
 
 async def test_after_abuse_new_connections_are_refused_for_a_while(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with abused(short_dir) as (server, path):
-        account = server.accounts.of(Peer(uid=os.getuid(), pid=os.getpid()))
-        assert await outcome(path, resets(60))
-        assert 0 < account.refused_for <= 1
-        monkeypatch.setattr("meshtrio.rpc.accounts._MAX_REFUSED_FOR", 10_000.0)
-        monkeypatch.setattr("meshtrio.rpc.accounts._REFUSED_FOR", 5000.0)
-        account.note_abuse()
-        refused = await outcome(path, b"")
+        account = server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))
+        assert await attack_and_read_goaway(path, reset_requests(60))
+        assert 0 < account.refusal_remaining <= 1
+        monkeypatch.setattr("meshtrio.rpc.peer_accounts._MAX_REFUSAL", 10_000.0)
+        monkeypatch.setattr("meshtrio.rpc.peer_accounts._INITIAL_REFUSAL", 5000.0)
+        account.record_abuse()
+        refused = await attack_and_read_goaway(path, b"")
         assert refused.startswith(f"new connections of process {os.getpid()} are refused for ")
         assert "ENHANCE_YOUR_CALM" in refused
         # What it does on its other connections is its own affair: they go on.
         monkeypatch.setattr(account, "_refused_until", 0.0)
-        assert await outcome(path, b"") == ""
+        assert await attack_and_read_goaway(path, b"") == ""
 
 
 async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> None:
     """A client that closes its connection instead of resetting its calls."""
     async with abused(short_dir) as (server, path):
-        account = server.accounts.of(Peer(uid=os.getuid(), pid=os.getpid()))
-        calls = b"".join(head_frame(n) for n in range(1, 121, 2))
+        account = server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))
+        calls = b"".join(request_headers_frame(n) for n in range(1, 121, 2))
         async with await trio.open_unix_socket(path) as stream:
             await stream.send_all(frames.PREFACE + frames.settings({}) + calls)
             (connection,) = server.connections or {await _connection(server)}
@@ -80,7 +87,7 @@ async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> Non
                 each.opened_at = trio.current_time() + 1  # however slow the machine is
         while server.connections:
             await trio.lowlevel.checkpoint()
-        assert account.refused_for
+        assert account.refusal_remaining
 
 
 async def _connection(server: Server) -> ServerConnection:
@@ -94,7 +101,7 @@ async def test_connections_that_are_open_go_on(short_dir: Path) -> None:
     async with abused(short_dir) as (_, path), await trio.open_unix_socket(path) as honest:
         reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
         await honest.send_all(frames.PREFACE + frames.settings({}))
-        assert await outcome(path, resets(60))
+        assert await attack_and_read_goaway(path, reset_requests(60))
         await honest.send_all(frames.ping(b"8 bytes!", ack=False))
         with trio.fail_after(60):
             while True:
@@ -108,7 +115,7 @@ async def test_frames_without_content_count_together_in_the_end(short_dir: Path)
     """Ten connections may each use up their budget, and no more."""
     async with abused(short_dir) as (_, path):
         pings = frames.ping(b"12345678", ack=False) * 17
-        found = [await outcome(path, pings) for _ in range(12)]
+        found = [await attack_and_read_goaway(path, pings) for _ in range(12)]
         assert found[:10] == [""] * 10
         assert "too_many_pings" in found[11] or "refused for" in found[11]
 
@@ -116,12 +123,13 @@ async def test_frames_without_content_count_together_in_the_end(short_dir: Path)
 PROBE = """
 import os, sys, trio
 from pathlib import Path
-from tests.rpc.raw_calls import outcome, resets
+from tests.support.raw_calls import attack_and_read_goaway, reset_requests
 if int(sys.argv[3]):
     os.setgroups([])
     os.setgid(int(sys.argv[3]))
     os.setuid(int(sys.argv[3]))
-print(repr(trio.run(outcome, Path(sys.argv[1]), resets(int(sys.argv[2])))))
+requests = reset_requests(int(sys.argv[2]))
+print(repr(trio.run(attack_and_read_goaway, Path(sys.argv[1]), requests)))
 """
 
 
@@ -138,20 +146,20 @@ async def in_process(path: Path, count: int, uid: int) -> str:
 
 async def test_another_process_of_the_same_user_is_not_locked_out(short_dir: Path) -> None:
     async with abused(short_dir) as (server, path):
-        assert await outcome(path, resets(60))
-        server.accounts.of(Peer(uid=os.getuid(), pid=os.getpid()))._refused_until = 2**60
+        assert await attack_and_read_goaway(path, reset_requests(60))
+        server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))._refused_until = 2**60
         assert await in_process(path, 0, os.getuid()) == "''"
 
 
 async def test_ever_new_processes_of_one_user_count_together(short_dir: Path) -> None:
     """Ten of them may use up their budget of resets."""
     async with abused(short_dir) as (server, _):
-        accounts = server.accounts
+        accounts = server.peer_accounts
         for pid in range(1000, 1010):
-            budget = accounts.of(Peer(uid=os.getuid(), pid=pid)).resets
-            assert all(budget.take(1.0) for _ in range(50))
-        eleventh = accounts.of(Peer(uid=os.getuid(), pid=1010)).resets
-        assert not eleventh.take(1.0)
+            budget = accounts.for_peer(Peer(uid=os.getuid(), pid=pid)).reset_bucket
+            assert all(budget.try_acquire(1.0) for _ in range(50))
+        eleventh = accounts.for_peer(Peer(uid=os.getuid(), pid=1010)).reset_bucket
+        assert not eleventh.try_acquire(1.0)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root is needed to have processes of other users")
@@ -160,15 +168,15 @@ async def test_processes_of_another_user_are_one_peer(short_dir: Path) -> None:
         assert await in_process(path, 30, NOBODY) == "''"
         assert "opened and reset" in await in_process(path, 30, NOBODY)
         # Which is none of root's business.
-        assert await outcome(path, b"") == ""
+        assert await attack_and_read_goaway(path, b"") == ""
 
 
 def test_a_mesh_is_not_punished_for_its_clients() -> None:
-    accounts = Accounts(LIMITS)
-    mesh = accounts.of(Peer(uid=0, pid=7), trusted=True)
-    assert accounts.of(Peer(uid=0, pid=7)) is not mesh
-    assert mesh.max_calls > 10**9
-    assert mesh.is_over("received", 0.5, 10**12).startswith("process_memory")
+    accounts = PeerAccounts(LIMITS)
+    mesh = accounts.for_peer(Peer(uid=0, pid=7), trusted=True)
+    assert accounts.for_peer(Peer(uid=0, pid=7)) is not mesh
+    assert mesh.max_active_calls > 10**9
+    assert mesh.exceeded_budget("received", 0.5, 10**12).startswith("process_memory")
 
 
 @pytest.mark.parametrize(
@@ -184,33 +192,33 @@ def test_a_mesh_is_not_punished_for_its_clients() -> None:
     ],
 )
 def test_hosts(one: str, other: str, same: bool) -> None:
-    accounts = Accounts(LIMITS)
-    assert (accounts.of(Peer(address=one)) is accounts.of(Peer(address=other))) is same
+    accounts = PeerAccounts(LIMITS)
+    assert (accounts.for_peer(Peer(address=one)) is accounts.for_peer(Peer(address=other))) is same
 
 
 def test_a_certificate_is_one_peer_wherever_it_comes_from() -> None:
-    accounts = Accounts(LIMITS)
+    accounts = PeerAccounts(LIMITS)
     subject = (("commonName", "ops"),)
-    one = accounts.of(Peer(address="10.0.0.1:5", subject=subject))
-    assert accounts.of(Peer(address="10.0.0.2:5", subject=subject)) is one
-    assert accounts.of(Peer(address="10.0.0.1:5")) is not one
+    one = accounts.for_peer(Peer(address="10.0.0.1:5", subject=subject))
+    assert accounts.for_peer(Peer(address="10.0.0.2:5", subject=subject)) is one
+    assert accounts.for_peer(Peer(address="10.0.0.1:5")) is not one
 
 
 async def test_accounts_are_bounded() -> None:
-    accounts = Accounts(LIMITS)
+    accounts = PeerAccounts(LIMITS)
     for number in range(10_000):
-        accounts.of(Peer(address=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:5"))
+        accounts.for_peer(Peer(address=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:5"))
     assert len(accounts._accounts) <= 4096
 
 
 def test_what_was_earned_costs_the_others_nothing() -> None:
-    together = Budget(10, 0)
-    one = Budget(5, 0, most=100)
+    together = TokenBucket(10, 0)
+    one = TokenBucket(5, 0, max_tokens=100)
     one.parent = together
-    one.earned = 20
+    one.credits = 20
     for _ in range(20):
-        assert one.take(0)
-    assert all(one.take(0) for _ in range(5))
-    assert not one.take(0)
-    assert together.take(0, 5)
-    assert not together.take(0)
+        assert one.try_acquire(0)
+    assert all(one.try_acquire(0) for _ in range(5))
+    assert not one.try_acquire(0)
+    assert together.try_acquire(0, 5)
+    assert not together.try_acquire(0)

@@ -9,13 +9,21 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.grpc import ReceivedText, frame_message
-from meshtrio.wire.hpack import HeaderDecoder
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import RawPeer, Scripted, connected, raw_client, reply, request
-from tests.rpc.test_robustness import head_frame
+from meshtrio.grpc.metadata import ReceivedText, frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack.codec import HeaderDecoder
+from meshtrio.http2.limits import Limits
+from tests.rpc.test_robustness import request_headers_frame
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    RawPeer,
+    connect_pair,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+)
 
 ODD = (
     (b"baggage", b"who=caf\xc3\xa9"),
@@ -32,12 +40,12 @@ ODD = (
 """What HTTP/2 allows, and what no program may write by gRPC's rules."""
 
 
-def answer_of(peer: RawPeer) -> list[tuple[bytes, bytes]]:
+def decode_sent_headers(peer: RawPeer) -> list[tuple[bytes, bytes]]:
     """The fields of all header blocks that the server has sent since the last time."""
     decoder = HeaderDecoder(2**20)
     return [
         field
-        for kind, _, stream_id, payload in peer.frames()
+        for kind, _, stream_id, payload in peer.read_frames()
         if kind == FrameType.HEADERS and stream_id
         for field in decoder.decode(payload, tuple)
     ]
@@ -45,18 +53,20 @@ def answer_of(peer: RawPeer) -> list[tuple[bytes, bytes]]:
 
 def call(*fields: tuple[bytes, bytes]) -> bytes:
     body = frame_message(EchoRequest(message="hi").SerializeToString())
-    return head_frame(1, *fields) + frames.frame(FrameType.DATA, frames.END_STREAM, 1, body)
+    return request_headers_frame(1, *fields) + frames.encode_frame(
+        FrameType.DATA, frames.END_STREAM, 1, body
+    )
 
 
 async def test_a_handler_may_send_back_what_it_was_sent() -> None:
     async def echo(message: EchoRequest, request: Any) -> EchoReply:
         request.initial_metadata = request.custom_metadata
         request.trailing_metadata = [(key, value) for key, value in request.custom_metadata]
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with raw_client(Scripted(Echo=echo)) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=echo)) as peer:
         await peer.send(call(*ODD))
-        fields = answer_of(peer)
+        fields = decode_sent_headers(peer)
         assert (b"grpc-status", b"0") in fields
         for name, value in ODD:
             if not name.endswith(b"-bin"):
@@ -69,11 +79,11 @@ async def test_what_a_handler_makes_of_it_is_still_checked(
 ) -> None:
     async def echo(message: EchoRequest, request: Any) -> EchoReply:
         request.trailing_metadata = [("x-raw", dict(request.custom_metadata)["x-raw"] + "!")]
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with raw_client(Scripted(Echo=echo)) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=echo)) as peer:
         await peer.send(call(*ODD))
-        assert (b"grpc-status", b"2") in answer_of(peer)
+        assert (b"grpc-status", b"2") in decode_sent_headers(peer)
     assert "'x-raw'" in caplog.text
 
 
@@ -82,16 +92,16 @@ async def test_it_is_carried_on_with_the_calls_of_a_handler() -> None:
 
     async def end(message: EchoRequest, request: Any) -> EchoReply:
         seen.extend(request.custom_metadata)
-        return reply("end")
+        return echo_reply("end")
 
-    async with connected(Scripted(Echo=end)) as behind:
+    async with connect_pair(CallbackServicer(Echo=end)) as behind:
 
         async def pass_on(message: EchoRequest) -> EchoReply:
-            return await behind.stub.Echo(request("on"))
+            return await behind.stub.Echo(echo_request("on"))
 
-        async with raw_client(Scripted(Echo=pass_on)) as peer:
+        async with connect_raw_peer(CallbackServicer(Echo=pass_on)) as peer:
             await peer.send(call(*ODD))
-            assert (b"grpc-status", b"0") in answer_of(peer)
+            assert (b"grpc-status", b"0") in decode_sent_headers(peer)
     carried = {"baggage", "tracestate", "traceparent", "grpc-tags-bin"}
     expected = {name.decode(): value.decode("latin-1") for name, value in ODD[:3]}
     assert {key for key, _ in seen} == carried
@@ -103,16 +113,16 @@ async def test_it_may_be_passed_on_as_a_calls_own() -> None:
 
     async def end(message: EchoRequest, request: Any) -> EchoReply:
         seen.extend(request.custom_metadata)
-        return reply("end")
+        return echo_reply("end")
 
-    async with connected(Scripted(Echo=end)) as behind:
+    async with connect_pair(CallbackServicer(Echo=end)) as behind:
 
         async def pass_on(message: EchoRequest, request: Any) -> EchoReply:
             return await behind.stub.Echo(message, metadata=request.custom_metadata)
 
-        async with raw_client(Scripted(Echo=pass_on)) as peer:
+        async with connect_raw_peer(CallbackServicer(Echo=pass_on)) as peer:
             await peer.send(call(*ODD))
-            assert (b"grpc-status", b"0") in answer_of(peer)
+            assert (b"grpc-status", b"0") in decode_sent_headers(peer)
     for name, value in ODD:
         if not name.endswith(b"-bin"):
             assert (name.decode(), value.decode("latin-1")) in seen
@@ -123,19 +133,21 @@ async def test_what_is_carried_and_too_long_for_a_peer_is_left_out() -> None:
 
     async def end(message: EchoRequest, request: Any) -> EchoReply:
         seen.extend(request.custom_metadata)
-        return reply("end")
+        return echo_reply("end")
 
-    async with connected(Scripted(Echo=end), server_limits=Limits(max_header_list_size=2048)) as to:
+    async with connect_pair(
+        CallbackServicer(Echo=end), server_limits=Limits(max_header_list_size=2048)
+    ) as to:
 
         async def pass_on(message: EchoRequest) -> EchoReply:
-            return await to.stub.Echo(request("on"), metadata=[("own", "kept")])
+            return await to.stub.Echo(echo_request("on"), metadata=[("own", "kept")])
 
-        async with raw_client(Scripted(Echo=pass_on)) as peer:
+        async with connect_raw_peer(CallbackServicer(Echo=pass_on)) as peer:
             await peer.send(call((b"baggage", b"a=" + b"b" * 5000)))
-            assert (b"grpc-status", b"0") in answer_of(peer)
+            assert (b"grpc-status", b"0") in decode_sent_headers(peer)
         assert seen == [("own", "kept")]
         with pytest.raises(purerpc.ResourceExhaustedError, match="metadata"):
-            await to.stub.Echo(request("on"), metadata=[("own", "v" * 5000)])
+            await to.stub.Echo(echo_request("on"), metadata=[("own", "v" * 5000)])
 
 
 async def test_what_a_server_sent_may_be_sent_on() -> None:
@@ -144,13 +156,13 @@ async def test_what_a_server_sent_may_be_sent_on() -> None:
 
     async def echo(message: EchoRequest, request: Any) -> EchoReply:
         request.trailing_metadata = [("x-odd", odd), *request.custom_metadata]
-        return reply("hi")
+        return echo_reply("hi")
 
-    async with connected(Scripted(Echo=echo)) as pair:
-        _, outcome = await pair.stub.Echo.with_call(request("hi"))
+    async with connect_pair(CallbackServicer(Echo=echo)) as pair:
+        _, outcome = await pair.stub.Echo.with_call(echo_request("hi"))
         assert outcome.trailing_metadata == (("x-odd", "caf\xe9"),)
         _, outcome = await pair.stub.Echo.with_call(
-            request("hi"), metadata=outcome.trailing_metadata
+            echo_request("hi"), metadata=outcome.trailing_metadata
         )
         assert outcome.trailing_metadata == (("x-odd", "caf\xe9"),) * 2
 
@@ -167,11 +179,11 @@ async def test_a_request_that_grpc_cannot_read_fails_with_a_status(
     field: tuple[bytes, bytes], reason: str
 ) -> None:
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply("hi")
+        return echo_reply("hi")
 
-    async with raw_client(Scripted(Echo=echo)) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=echo)) as peer:
         await peer.send(call(field))
-        fields = dict(answer_of(peer))
+        fields = dict(decode_sent_headers(peer))
         assert fields[b"grpc-status"] == b"13"
         assert reason in fields[b"grpc-message"].decode()
         assert not peer.server.closed
@@ -200,7 +212,7 @@ async def test_a_caller_gets_the_status_whatever_comes_with_it(
         blocks = [head, status] if after_head else [head + status]
         for number, block in enumerate(blocks, 1):
             pair.server.engine.send_headers(
-                1, hpack.encode(block), end_stream=number == len(blocks)
+                1, codec.encode(block), end_stream=number == len(blocks)
             )
         pair.server.flush()
 
@@ -209,8 +221,8 @@ async def test_a_caller_gets_the_status_whatever_comes_with_it(
         await trio.sleep_forever()
         raise AssertionError
 
-    async with connected(Scripted(Echo=never)) as pair:
+    async with connect_pair(CallbackServicer(Echo=never)) as pair:
         with pytest.raises(purerpc.NotFoundError) as caught:
-            await pair.stub.Echo(request("hi"))
+            await pair.stub.Echo(echo_request("hi"))
         assert caught.value.status.status_message == text
         assert caught.value.status_details == b""

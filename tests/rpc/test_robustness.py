@@ -13,17 +13,26 @@ import trio
 import trio.testing
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.client.unary import UnaryCall
+from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.errors import UsageError
+from meshtrio.grpc.metadata import frame_message
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
 from meshtrio.messages import health
-from meshtrio.rpc.dynamic import method_of
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.grpc import frame_message
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Pair, Scripted, connected, raw_client, reply, request, requests
-from tests.rpc.single import over_socket
-from tests.rpc.test_calls import ALL, Until, echo, repeat_request
+from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, handle_echo, repeat_request
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    connect_raw_peer,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
+from tests.support.direct_channels import channel_over_socket
 
 HEAD = [
     (b":method", b"POST"),
@@ -36,14 +45,14 @@ HEAD = [
 CHECK = health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 
 
-def head_frame(stream_id: int, *extra: tuple[bytes, bytes], path: bytes = b"") -> bytes:
+def request_headers_frame(stream_id: int, *extra: tuple[bytes, bytes], path: bytes = b"") -> bytes:
     fields = [(n, path if path and n == b":path" else v) for n, v in HEAD]
-    block = hpack.encode([*fields, *extra])
-    return frames.header_frames(stream_id, block, end_stream=False, max_size=16_384)
+    block = codec.encode([*fields, *extra])
+    return frames.encode_header_block(stream_id, block, end_stream=False, max_frame_size=16_384)
 
 
-async def assert_unharmed(pair: Pair) -> None:
-    assert (await pair.stub.Echo(request("unharmed"))).message == "unharmed"
+async def assert_unharmed(pair: ConnectionPair) -> None:
+    assert (await pair.stub.Echo(echo_request("unharmed"))).message == "unharmed"
 
 
 # -- a request and its end in one read -----------------------------------------------------------
@@ -51,25 +60,30 @@ async def assert_unharmed(pair: Pair) -> None:
 
 @pytest.mark.parametrize("path", [b"/echo.v1.EchoService/Echo", b"/no.Such/Method", b"/"])
 async def test_a_request_that_is_reset_in_the_same_read(path: bytes) -> None:
-    async with raw_client(ALL) as peer:
-        await peer.send(head_frame(1, path=path) + frames.rst_stream(1, 8))
+    async with connect_raw_peer(ECHO_SERVICER) as peer:
+        await peer.send(request_headers_frame(1, path=path) + frames.rst_stream(1, 8))
         assert not peer.server.closed
         peer.assert_nothing_left()
 
 
 @pytest.mark.parametrize("path", [b"/echo.v1.EchoService/Echo", b"/no.Such/Method", b"/"])
 async def test_a_request_and_a_violation_in_the_same_read(path: bytes) -> None:
-    async with raw_client(ALL) as peer:
-        await peer.send(head_frame(1, path=path) + frames.frame(frames.FrameType.PING, 0, 0, b"x"))
-        assert peer.frames()[-1][0] == frames.FrameType.GOAWAY
+    async with connect_raw_peer(ECHO_SERVICER) as peer:
+        await peer.send(
+            request_headers_frame(1, path=path)
+            + frames.encode_frame(frames.FrameType.PING, 0, 0, b"x")
+        )
+        assert peer.read_frames()[-1][0] == frames.FrameType.GOAWAY
         assert peer.server.closed
 
 
 async def test_what_is_not_grpc_is_told_what_this_is() -> None:
-    async with raw_client(ALL) as peer:
-        block = hpack.encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")])
-        await peer.send(frames.header_frames(1, block, end_stream=True, max_size=16_384))
-        assert b"gRPC" in peer.frames()[-1][3]
+    async with connect_raw_peer(ECHO_SERVICER) as peer:
+        block = codec.encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")])
+        await peer.send(
+            frames.encode_header_block(1, block, end_stream=True, max_frame_size=16_384)
+        )
+        assert b"gRPC" in peer.read_frames()[-1][3]
         assert not peer.server.closed
         peer.assert_nothing_left()
 
@@ -81,14 +95,14 @@ AUTHORITIES = [b"%2Ftmp%2Fmesh.sock", b"/tmp/mesh.sock", b"unix:/a b", b"", "\u0
 @pytest.mark.parametrize("authority", AUTHORITIES, ids=repr)
 async def test_any_authority_is_served(authority: bytes | None) -> None:
     extra = () if authority is None else ((b":authority", authority),)
-    async with raw_client(Scripted(Echo=echo)) as peer:
-        block = hpack.encode([*HEAD[:1], *extra, *HEAD[1:]])
+    async with connect_raw_peer(CallbackServicer(Echo=handle_echo)) as peer:
+        block = codec.encode([*HEAD[:1], *extra, *HEAD[1:]])
         message = frame_message(EchoRequest(message="hi").SerializeToString())
         await peer.send(
-            frames.header_frames(1, block, end_stream=False, max_size=16_384)
-            + frames.frame(FrameType.DATA, frames.END_STREAM, 1, message)
+            frames.encode_header_block(1, block, end_stream=False, max_frame_size=16_384)
+            + frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, message)
         )
-        answers = [answer for answer in peer.frames() if answer[2] == 1]
+        answers = [answer for answer in peer.read_frames() if answer[2] == 1]
         assert [type_ for type_, *_ in answers][-1:] == [FrameType.HEADERS]
         assert any(type_ == FrameType.DATA for type_, *_ in answers)
 
@@ -112,23 +126,23 @@ async def failing_clean_up(message: Any) -> EchoReply:
 async def test_a_handler_whose_clean_up_fails_harms_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with connected(Scripted(Slow=failing_clean_up, Echo=echo)) as pair:
+    async with connect_pair(CallbackServicer(Slow=failing_clean_up, Echo=handle_echo)) as pair:
         with trio.move_on_after(0.02):
-            await pair.stub.Slow(request(""))
-        await pair.settle()
+            await pair.stub.Slow(echo_request(""))
+        await pair.wait_until_idle()
         assert "the clean-up failed" in caplog.text
         await assert_unharmed(pair)
 
 
 async def test_requests_whose_clean_up_fails_harm_nobody() -> None:
     async def broken() -> AsyncIterator[EchoRequest]:
-        yield request("one")
+        yield echo_request("one")
         await failing_clean_up(None)
 
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         with trio.move_on_after(0.02):
             await pair.stub.Join(broken())
-        await pair.settle()
+        await pair.wait_until_idle()
         await assert_unharmed(pair)
 
 
@@ -141,16 +155,16 @@ async def test_a_handler_that_ends_in_a_shield_is_not_an_error(
         begun.set()
         with trio.CancelScope(shield=True):
             await release.wait()
-        return reply("too late")
+        return echo_reply("too late")
 
-    async with connected(Scripted(Echo=stubborn)) as pair:
+    async with connect_pair(CallbackServicer(Echo=stubborn)) as pair:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pair.stub.Echo, request(""))
+            nursery.start_soon(pair.stub.Echo, echo_request(""))
             await begun.wait()
             nursery.cancel_scope.cancel()
-        await pair.settle()
+        await pair.wait_until_idle()
         release.set()
-        await pair.settle()
+        await pair.wait_until_idle()
         assert caplog.records == []
         pair.assert_nothing_left()
 
@@ -165,13 +179,13 @@ async def test_resets_do_not_free_places_of_handlers_that_run_on() -> None:
         with trio.CancelScope(shield=True):
             await release.wait()
         running -= 1
-        return reply("")
+        return echo_reply("")
 
     limits = Limits(max_concurrent_streams=5)
-    async with raw_client(Scripted(Echo=stubborn), limits=limits) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=stubborn), limits=limits) as peer:
         for number in range(1, 101, 2):
-            message = frames.frame(frames.FrameType.DATA, 1, number, frame_message(b""))
-            await peer.send(head_frame(number) + message)
+            message = frames.encode_frame(frames.FrameType.DATA, 1, number, frame_message(b""))
+            await peer.send(request_headers_frame(number) + message)
             await peer.send(frames.rst_stream(number, 8))
         assert most == 5
         release.set()
@@ -183,42 +197,44 @@ async def test_resets_do_not_free_places_of_handlers_that_run_on() -> None:
 
 @pytest.mark.parametrize(("calls", "size"), [(50, 50_000), (10, 250_000), (200, 10_000)])
 async def test_two_congested_peers_do_not_wait_for_each_other(calls: int, size: int) -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ECHO_SERVICER) as pair:
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 for _ in range(calls):
-                    nursery.start_soon(pair.stub.Echo, request("x" * size))
+                    nursery.start_soon(pair.stub.Echo, echo_request("x" * size))
         pair.assert_nothing_left()
 
 
 async def test_a_peer_that_asks_and_does_not_read_is_not_asked_for_more() -> None:
-    async with raw_client(ALL) as peer:
+    async with connect_raw_peer(ECHO_SERVICER) as peer:
         pings = frames.ping(b"12345678", ack=False) * 100_000
         with trio.move_on_after(0.5) as scope:
             while True:
                 await peer.send(pings)
         assert scope.cancelled_caught
-        assert peer.server.outbox.size < 1_000_000
+        assert peer.server.write_buffer.size < 1_000_000
 
 
 async def test_empty_data_is_not_kept() -> None:
-    async with raw_client(ALL) as peer:
-        await peer.send(head_frame(1) + frames.frame(frames.FrameType.DATA, 0, 1) * 1000)
+    async with connect_raw_peer(ECHO_SERVICER) as peer:
+        await peer.send(
+            request_headers_frame(1) + frames.encode_frame(frames.FrameType.DATA, 0, 1) * 1000
+        )
         reader = peer.server.streams[1]._reader
         assert reader is None or reader._chunks == []
 
 
 async def test_a_deadline_while_the_reply_waits_for_the_kernel_harms_nobody() -> None:
     async def large(message: Any) -> EchoReply:
-        return reply("x" * 3_000_000)
+        return echo_reply("x" * 3_000_000)
 
     limits = Limits(stream_window=16_000_000, connection_window=16_000_000)
-    async with connected(Scripted(Echo=large, Slow=large), client_limits=limits) as pair:
+    async with connect_pair(CallbackServicer(Echo=large, Slow=large), client_limits=limits) as pair:
         with trio.move_on_after(0.01):
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
-                    nursery.start_soon(pair.stub.Echo, request(""))
-        await pair.settle()
+                    nursery.start_soon(pair.stub.Echo, echo_request(""))
+        await pair.wait_until_idle()
         assert not pair.server.closed
         pair.assert_nothing_left()
 
@@ -231,31 +247,31 @@ async def test_a_cancelled_send_ends_the_call() -> None:
 
     async def never_reads(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
         await trio.sleep_forever()
-        yield reply("")
+        yield echo_reply("")
 
-    async with connected(Scripted(Chat=never_reads)) as pair:
+    async with connect_pair(CallbackServicer(Chat=never_reads)) as pair:
         async with pair.stub.Chat() as call:
             with trio.move_on_after(0.2) as scope:
-                await call.send_message(request("x" * 3_000_000))
-                await call.send_message(request("y" * 3_000_000))
+                await call.send_message(echo_request("x" * 3_000_000))
+                await call.send_message(echo_request("y" * 3_000_000))
             assert scope.cancelled_caught
             with pytest.raises(purerpc.CancelledError):
                 await call.receive_message()
-        await pair.settle()
+        await pair.wait_until_idle()
         pair.assert_nothing_left()
 
 
 async def test_sending_after_the_end_is_refused_and_ending_twice_is_not() -> None:
-    async with connected(ALL) as pair, pair.stub.Chat() as call:
+    async with connect_pair(ECHO_SERVICER) as pair, pair.stub.Chat() as call:
         await call.close()
         await call.close()
         with pytest.raises(UsageError, match="ended already"):
-            await call.send_message(request("late"))
+            await call.send_message(echo_request("late"))
 
 
 async def test_a_call_cancelled_before_its_first_use_does_not_start() -> None:
-    async with connected(ALL) as pair:
-        call = pair.stub.Chat(requests("a"))
+    async with connect_pair(ECHO_SERVICER) as pair:
+        call = pair.stub.Chat(echo_requests("a"))
         call.cancel()
         with pytest.raises(purerpc.CancelledError):
             await call.receive_message()
@@ -267,17 +283,17 @@ async def test_a_dropped_call_drops_its_sender() -> None:
 
     async def one_then_wait() -> AsyncIterator[EchoRequest]:
         try:
-            yield request("one")
+            yield echo_request("one")
             await trio.sleep_forever()
         finally:
             closed.set()
 
     async def first_only(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
-        yield reply((await anext(aiter(messages))).message)
+        yield echo_reply((await anext(aiter(messages))).message)
 
-    async with connected(Scripted(Chat=first_only)) as pair:
+    async with connect_pair(CallbackServicer(Chat=first_only)) as pair:
         async for _ in pair.stub.Chat(one_then_wait()):
-            await pair.settle()
+            await pair.wait_until_idle()
             break
         gc.collect()
         with trio.fail_after(30):
@@ -285,24 +301,24 @@ async def test_a_dropped_call_drops_its_sender() -> None:
 
 
 async def test_metadata_over_the_peers_limit_is_refused_here() -> None:
-    async with connected(ALL) as pair:
-        await pair.settle()
+    async with connect_pair(ECHO_SERVICER) as pair:
+        await pair.wait_until_idle()
         with pytest.raises(purerpc.ResourceExhaustedError, match="metadata"):
-            await pair.stub.Echo(request(""), metadata=[("k", "v" * 40_000)])
+            await pair.stub.Echo(echo_request(""), metadata=[("k", "v" * 40_000)])
         await assert_unharmed(pair)
 
 
 async def test_a_page_instead_of_a_reply_gives_the_status_of_its_http_status() -> None:
-    page = hpack.encode([(b":status", b"503"), (b"content-type", b"text/html")])
+    page = codec.encode([(b":status", b"503"), (b"content-type", b"text/html")])
     ours, theirs = socket.socketpair()
     with theirs:
-        async with over_socket(ours) as connection:
+        async with channel_over_socket(ours) as connection:
             theirs.sendall(
                 frames.settings({})
-                + frames.header_frames(1, page, end_stream=False, max_size=16_384)
-                + frames.frame(frames.FrameType.DATA, 0, 1, b"<html>try again</html>")
+                + frames.encode_header_block(1, page, end_stream=False, max_frame_size=16_384)
+                + frames.encode_frame(frames.FrameType.DATA, 0, 1, b"<html>try again</html>")
             )
-            call = UnaryCall(connection, method_of(CHECK))
+            call = UnaryUnaryMultiCallable(connection, method_from_descriptor(CHECK))
             with pytest.raises(purerpc.UnavailableError, match="503"), trio.fail_after(30):
                 await call(health.HealthCheckRequest())
 
@@ -311,21 +327,23 @@ async def test_a_peer_that_answered_garbage_and_left_is_told_by_what_it_said() -
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"SSH-2.0-garbage\r\n" * 100)
-    async with over_socket(ours) as connection:
+    async with channel_over_socket(ours) as connection:
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(purerpc.UnavailableError, match="the peer broke HTTP/2"):
-            await UnaryCall(connection, method_of(CHECK))(health.HealthCheckRequest())
+            await UnaryUnaryMultiCallable(connection, method_from_descriptor(CHECK))(
+                health.HealthCheckRequest()
+            )
 
 
 async def test_draining_sends_every_byte_of_the_last_reply() -> None:
     async def large(message: Any) -> EchoReply:
-        return reply("x" * 3_000_000)
+        return echo_reply("x" * 3_000_000)
 
-    async with connected(Scripted(Echo=large)) as pair, trio.open_nursery() as nursery:
+    async with connect_pair(CallbackServicer(Echo=large)) as pair, trio.open_nursery() as nursery:
         sizes: list[int] = []
 
         async def call() -> None:
-            sizes.append(len((await pair.stub.Echo(request(""))).message))
+            sizes.append(len((await pair.stub.Echo(echo_request(""))).message))
 
         for _ in range(5):
             nursery.start_soon(call)
@@ -333,17 +351,17 @@ async def test_draining_sends_every_byte_of_the_last_reply() -> None:
         while not pair.server.streams:
             await trio.lowlevel.checkpoint()
         await pair.server.drain()
-        await pair.settle()
+        await pair.wait_until_idle()
         assert sizes == [3_000_000] * 5
 
 
 async def test_a_cancelled_handler_is_not_started_at_all() -> None:
-    until = Until()
-    async with connected(Scripted(Repeat=until.streaming)) as pair:
+    until = CancellationRecorder()
+    async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
         call = pair.stub.Repeat(repeat_request(1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call.receive_message)
             nursery.cancel_scope.cancel()
-        await pair.settle()
-        assert not until.begun.is_set()
+        await pair.wait_until_idle()
+        assert not until.started.is_set()
         pair.assert_nothing_left()

@@ -10,15 +10,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meshtrio.client.channel import connect_to
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.http2 import frames
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.wire import frames
-from tests.raw_client import GOAWAY, RawClient
-from tests.rpc.pairs import Scripted
+from meshtrio.transport.listener import unix_listener
+from tests.support.connection_pairs import CallbackServicer
+from tests.support.frame_client import GOAWAY, FrameClient
 
 PING = 6
-TIMES = Timeouts(keepalive_interval=20, keepalive_timeout=10)
+TIMES = Timeouts(keepalive_time=20, keepalive_timeout=10)
 CLIENTS = 20
 STOOD_STILL = 100.0
 ACK = frames.ping(b"alive?..", ack=True)
@@ -34,19 +34,19 @@ async def test_a_server_reads_first_what_clients_have_sent(
     short_dir: Path, mock_clock: MockClock
 ) -> None:
     path = short_dir / "s"
-    server = Server(Scripted(), timeouts=TIMES)
+    server = Server(CallbackServicer(), timeouts=TIMES)
     with unix_listener(path) as listener, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listener)
-            clients = [RawClient.connected(path) for _ in range(CLIENTS)]
+            clients = [FrameClient.connect(path) for _ in range(CLIENTS)]
             for client in clients:
-                stack.enter_context(client.plain)
+                stack.enter_context(client.blocking_sock)
             await pass_time(mock_clock, 22)
             for client in clients:
-                while not client.of(PING):
+                while not client.frames_of_type(PING):
                     await client.read_some()
             for client in clients:
-                client.plain.sendall(ACK)
+                client.blocking_sock.sendall(ACK)
             mock_clock.jump(STOOD_STILL)
             await wait_all_tasks_blocked(0.001)
             await pass_time(mock_clock, 3)
@@ -56,7 +56,7 @@ async def test_a_server_reads_first_what_clients_have_sent(
             assert not server.connections
             for client in clients:
                 await client.read_to_end()
-                assert client.of(GOAWAY)
+                assert client.frames_of_type(GOAWAY)
             nursery.cancel_scope.cancel()
 
 

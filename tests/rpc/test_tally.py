@@ -12,11 +12,18 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
+from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.tally import calls_in_the_end, calls_of, messages_of, streams_of
-from meshtrio.wire.limits import Limits
-from tests.rpc.pairs import Pair, Scripted, connected, reply, request, requests
-from tests.rpc.test_calls import chat, join, repeat
+from meshtrio.rpc.stats import call_stats, final_call_stats, message_stats, stream_stats
+from tests.rpc.test_calls import handle_chat, handle_join, handle_repeat
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    ConnectionPair,
+    connect_pair,
+    echo_reply,
+    echo_request,
+    echo_requests,
+)
 
 Counts = tuple[int, int, int]
 
@@ -26,58 +33,58 @@ async def echo(message: EchoRequest) -> EchoReply:
         await trio.sleep_forever()
     if message.message == "fail":
         raise purerpc.NotFoundError("no")
-    return reply(message.message)
+    return echo_reply(message.message)
 
 
-ALL = Scripted(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
+ALL = CallbackServicer(Echo=echo, Repeat=handle_repeat, Join=handle_join, Chat=handle_chat)
 
 
 def calls(end: Connection) -> Counts:
-    tally = calls_of(end)
+    tally = call_stats(end)
     return tally.started, tally.succeeded, tally.failed
 
 
 def streams(end: Connection) -> Counts:
-    tally = streams_of(end)
+    tally = stream_stats(end)
     return tally.started, tally.succeeded, tally.failed
 
 
-async def call_echo(pair: Pair, text: str) -> None:
-    await pair.stub.Echo(request(text))
+async def call_echo(pair: ConnectionPair, text: str) -> None:
+    await pair.stub.Echo(echo_request(text))
 
 
-async def cancel(pair: Pair) -> None:
+async def cancel(pair: ConnectionPair) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call_echo, pair, "hang")
-        await pair.settle()
+        await pair.wait_until_idle()
         nursery.cancel_scope.cancel()
 
 
-async def call_repeat(pair: Pair) -> None:
+async def call_repeat(pair: ConnectionPair) -> None:
     assert len([each async for each in pair.stub.Repeat(RepeatRequest(count=3))]) == 3
 
 
-async def leave_early(pair: Pair) -> None:
+async def leave_early(pair: ConnectionPair) -> None:
     async with pair.stub.Chat() as talk:
-        await talk.send_message(request("a"))
+        await talk.send_message(echo_request("a"))
         await talk.receive_message()
 
 
-async def call_join(pair: Pair) -> None:
-    await pair.stub.Join(requests("a", "b"))
+async def call_join(pair: ConnectionPair) -> None:
+    await pair.stub.Join(echo_requests("a", "b"))
 
 
-async def call_chat(pair: Pair) -> None:
+async def call_chat(pair: ConnectionPair) -> None:
     async with pair.stub.Chat() as talk:
         for text in ("a", "b"):
-            await talk.send_message(request(text))
+            await talk.send_message(echo_request(text))
             await talk.receive_message()
         await talk.close()
         assert await talk.receive_message() is None
 
 
-async def call_unimplemented(pair: Pair) -> None:
-    await pair.stub.Slow(request("x"))
+async def call_unimplemented(pair: ConnectionPair) -> None:
+    await pair.stub.Slow(echo_request("x"))
 
 
 @pytest.mark.parametrize(
@@ -94,68 +101,68 @@ async def call_unimplemented(pair: Pair) -> None:
     ids=["echo", "fail", "unimplemented", "cancel", "repeat", "join", "chat"],
 )
 async def test_one_call_of_each_kind(
-    make: Callable[[Pair], Awaitable[None]], ended: Counts, sent: int, received: int
+    make: Callable[[ConnectionPair], Awaitable[None]], ended: Counts, sent: int, received: int
 ) -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ALL) as pair:
         for number in (1, 2):
             with contextlib.suppress(purerpc.RpcFailedError):
                 await make(pair)
-            await pair.settle()
+            await pair.wait_until_idle()
             wanted = tuple(number * each for each in ended)
             assert calls(pair.client) == calls(pair.server) == wanted
-            assert messages_of(pair.client) == (number * sent, number * received)
-            assert messages_of(pair.server) == (number * received, number * sent)
+            assert message_stats(pair.client) == (number * sent, number * received)
+            assert message_stats(pair.server) == (number * received, number * sent)
         pair.assert_nothing_left()
 
 
 async def test_streams_are_counted_by_their_end_and_calls_by_their_status() -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ALL) as pair:
         await call_echo(pair, "x")
         with pytest.raises(purerpc.NotFoundError):
             await call_echo(pair, "fail")
         await cancel(pair)
         await leave_early(pair)
-        await pair.settle()
+        await pair.wait_until_idle()
         assert calls(pair.client) == calls(pair.server) == (4, 1, 3)
         assert streams(pair.client) == streams(pair.server) == (4, 2, 2)
 
 
 async def test_a_call_under_way_is_neither() -> None:
-    async with connected(ALL) as pair, trio.open_nursery() as nursery:
+    async with connect_pair(ALL) as pair, trio.open_nursery() as nursery:
         before = time.time()
         nursery.start_soon(call_echo, pair, "hang")
-        await pair.settle()
+        await pair.wait_until_idle()
         for end in (pair.client, pair.server):
             assert calls(end) == streams(end) == (1, 0, 0)
-            assert before <= calls_of(end).last_started <= time.time()
+            assert before <= call_stats(end).last_started <= time.time()
         nursery.cancel_scope.cancel()
 
 
 async def test_a_connection_that_breaks_fails_what_it_has() -> None:
-    async with connected(ALL) as pair:
+    async with connect_pair(ALL) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(fails, pair.stub.Echo)
-            await pair.settle()
-            pair.cut()
-        await pair.settle()
+            await pair.wait_until_idle()
+            pair.break_connection()
+        await pair.wait_until_idle()
         for end in (pair.client, pair.server):
-            tally = calls_in_the_end(end)
+            tally = final_call_stats(end)
             assert (tally.started, tally.succeeded, tally.failed) == (3, 0, 3)
 
 
 async def fails(method: Any) -> None:
     with pytest.raises(purerpc.UnavailableError):
-        await method(request("hang"))
+        await method(echo_request("hang"))
 
 
 async def test_what_a_server_refuses_has_failed_there() -> None:
-    async with connected(ALL, server_limits=Limits(max_concurrent_streams=1)) as pair:
-        await pair.settle()
-        pair.client.engine._peer_max_streams = 100
+    async with connect_pair(ALL, server_limits=Limits(max_concurrent_streams=1)) as pair:
+        await pair.wait_until_idle()
+        pair.client.engine._peer_max_concurrent_streams = 100
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pair.stub.Echo, request("hang"))
-            await pair.settle()
+            nursery.start_soon(pair.stub.Echo, echo_request("hang"))
+            await pair.wait_until_idle()
             with trio.move_on_after(0.05):
                 await call_echo(pair, "x")
             # The engine refuses it, and the server never hears of it; the client tries again.

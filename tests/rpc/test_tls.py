@@ -16,60 +16,66 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.dial import Tls
 from meshtrio.rpc.server import Server
-from tests.rpc.pairs import Scripted, request
-from tests.rpc.test_calls import chat, echo, repeat
+from meshtrio.transport.dial import ClientTls
+from tests.rpc.test_calls import handle_chat, handle_echo, handle_repeat
+from tests.support.connection_pairs import CallbackServicer, echo_request
 
-CA, STRANGER = trustme.CA(), trustme.CA()
+TEST_CA, STRANGER = trustme.CA(), trustme.CA()
 
 
 def server_context(*, mutual: bool = False) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    CA.issue_cert("localhost").configure_cert(context)
+    TEST_CA.issue_cert("localhost").configure_cert(context)
     if mutual:
         context.verify_mode = ssl.CERT_REQUIRED
-        CA.configure_trust(context)
+        TEST_CA.configure_trust(context)
     return context
 
 
-def client_context(*, trusts: trustme.CA = CA, shows: trustme.CA | None = None) -> ssl.SSLContext:
+def client_context(
+    *, trusted_ca: trustme.CA = TEST_CA, client_ca: trustme.CA | None = None
+) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    trusts.configure_trust(context)
-    if shows is not None:
-        shows.issue_cert("client@example.org").configure_cert(context)
+    trusted_ca.configure_trust(context)
+    if client_ca is not None:
+        client_ca.issue_cert("client@example.org").configure_cert(context)
     return context
 
 
 @asynccontextmanager
-async def serving(
-    context: ssl.SSLContext | None, servicer: Scripted | None = None
+async def serve_on_tcp(
+    context: ssl.SSLContext | None, servicer: CallbackServicer | None = None
 ) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = Server(servicer or Scripted(Echo=echo, Repeat=repeat, Chat=chat))
+    server = Server(
+        servicer or CallbackServicer(Echo=handle_echo, Repeat=handle_repeat, Chat=handle_chat)
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(server.serve, listener, ssl_context=context))
         yield f"tcp:127.0.0.1:{port}"
         nursery.cancel_scope.cancel()
 
 
-async def call(address: str, tls: Tls, text: str = "hi") -> str:
+async def call(address: str, tls: ClientTls, text: str = "hi") -> str:
     with trio.fail_after(30):
         async with connect_to(address, tls=tls) as channel:
-            reply: EchoReply = await channel.stub(EchoServiceStub).Echo(request(text))
+            reply: EchoReply = await channel.stub(EchoServiceStub).Echo(echo_request(text))
     return str(reply.message)
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_384, 3_000_000])
 async def test_messages_of_every_size(size: int) -> None:
-    async with serving(server_context()) as address:
-        assert await call(address, Tls(client_context(), "localhost"), "x" * size) == "x" * size
+    async with serve_on_tcp(server_context()) as address:
+        assert (
+            await call(address, ClientTls(client_context(), "localhost"), "x" * size) == "x" * size
+        )
 
 
 async def test_streams_both_ways() -> None:
-    async with serving(server_context()) as address:
-        async with connect_to(address, tls=Tls(client_context(), "localhost")) as channel:
+    async with serve_on_tcp(server_context()) as address:
+        async with connect_to(address, tls=ClientTls(client_context(), "localhost")) as channel:
             stub = channel.stub(EchoServiceStub)
             replies = stub.Repeat(RepeatRequest(message="x" * 10_000, count=300))
             assert len([reply async for reply in replies]) == 300
@@ -80,25 +86,31 @@ async def test_streams_both_ways() -> None:
 
 
 async def test_mutual_tls() -> None:
-    async with serving(server_context(mutual=True)) as address:
-        assert await call(address, Tls(client_context(shows=CA), "localhost")) == "hi"
+    async with serve_on_tcp(server_context(mutual=True)) as address:
+        assert (
+            await call(address, ClientTls(client_context(client_ca=TEST_CA), "localhost")) == "hi"
+        )
 
 
 @pytest.mark.parametrize(
     ("mutual", "tls", "reason"),
     [
-        (False, Tls(client_context(trusts=STRANGER), "localhost"), "certificate"),
-        (False, Tls(client_context(), "elsewhere"), "certificate"),
-        (True, Tls(client_context(), "localhost"), "certificate required|closed|broke"),
-        (True, Tls(client_context(shows=STRANGER), "localhost"), "unknown ca|closed|broke"),
+        (False, ClientTls(client_context(trusted_ca=STRANGER), "localhost"), "certificate"),
+        (False, ClientTls(client_context(), "elsewhere"), "certificate"),
+        (True, ClientTls(client_context(), "localhost"), "certificate required|closed|broke"),
+        (
+            True,
+            ClientTls(client_context(client_ca=STRANGER), "localhost"),
+            "unknown ca|closed|broke",
+        ),
     ],
     ids=["unknown CA", "other name", "no client certificate", "client of unknown CA"],
 )
 async def test_who_is_not_trusted_is_not_talked_to(
-    mutual: bool, tls: Tls, reason: str, caplog: pytest.LogCaptureFixture
+    mutual: bool, tls: ClientTls, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with serving(server_context(mutual=mutual)) as address:
+    async with serve_on_tcp(server_context(mutual=mutual)) as address:
         with pytest.raises(trio.TooSlowError):
             await call(address, tls)
     assert "cannot be used" in caplog.text
@@ -121,15 +133,15 @@ async def test_a_server_that_offers_no_http2_is_refused(
         )
         address = f"tcp:127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         with pytest.raises(trio.TooSlowError):
-            await call(address, Tls(client_context(), "localhost"))
+            await call(address, ClientTls(client_context(), "localhost"))
         nursery.cancel_scope.cancel()
     assert "ALPN" in caplog.text
 
 
 async def test_plain_text_to_a_tls_server_harms_nobody() -> None:
-    async with serving(server_context()) as address:
+    async with serve_on_tcp(server_context()) as address:
         host, _, port = address.removeprefix("tcp:").partition(":")
         stranger = await trio.open_tcp_stream(host, int(port))
         await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
-        assert await call(address, Tls(client_context(), "localhost")) == "hi"
+        assert await call(address, ClientTls(client_context(), "localhost")) == "hi"
         await stranger.aclose()

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.policies import spinning
-from meshtrio.rpc import transport
-from meshtrio.rpc.transport import SocketTransport
+from meshtrio.transport import busy_poll, transport
+from meshtrio.transport.transport import SocketTransport
 
 MUCH = 65536
 LONGEST = 0.05
@@ -20,8 +19,8 @@ LONGEST = 0.05
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (spinning, transport):
-        monkeypatch.setattr(module, "LONGEST", LONGEST)
+    for module in (busy_poll, transport):
+        monkeypatch.setattr(module, "MAX_SPIN", LONGEST)
 
 
 class Sleeps(trio.abc.Instrument):
@@ -120,7 +119,7 @@ async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
                 await one.receive(MUCH)
             other.try_send([b"%02d" % number])
             await trio.lowlevel.checkpoint()
-        other.end()
+        other.send_eof()
     assert b"".join(got) == b"".join(b"%02d" % number for number in range(100))
 
 

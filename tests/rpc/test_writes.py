@@ -10,13 +10,18 @@ import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.rpc import connection
-from meshtrio.rpc.transport import Buffer, SocketTransport
-from tests.rpc.pairs import Scripted, connected, reply, request
+from meshtrio.transport.transport import Buffer, SocketTransport
+from tests.support.connection_pairs import (
+    CallbackServicer,
+    connect_pair,
+    echo_reply,
+    echo_request,
+)
 
 
 class Echo:
     async def __call__(self, message: EchoRequest) -> EchoReply:
-        return reply(message.message)
+        return echo_reply(message.message)
 
 
 class Slow:
@@ -26,7 +31,7 @@ class Slow:
         until = trio.current_time() + 0.01
         while trio.current_time() < until:
             pass
-        return reply(message.message)
+        return echo_reply(message.message)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ class Slow:
 async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
     handler: Any, hold: float, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_HOLD", hold)
+    monkeypatch.setattr(connection, "_MAX_WRITE_DELAY", hold)
     written: list[SocketTransport] = []
     send = SocketTransport.try_send
 
@@ -45,11 +50,11 @@ async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
         written.append(self)
         return send(self, list(buffers))
 
-    async with connected(Scripted(Echo=handler)) as pair:
-        await pair.stub.Echo(request("first"))
-        await pair.settle()
+    async with connect_pair(CallbackServicer(Echo=handler)) as pair:
+        await pair.stub.Echo(echo_request("first"))
+        await pair.wait_until_idle()
         monkeypatch.setattr(SocketTransport, "try_send", counted)
         async with trio.open_nursery() as nursery:
             for number in range(12):
-                nursery.start_soon(pair.stub.Echo, request(str(number)))
+                nursery.start_soon(pair.stub.Echo, echo_request(str(number)))
         assert written.count(pair.server.transport) == writes

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PLUGINS
-from tests.services.channelz import Program, alone, client
+from tests.support.channelz_client import ChannelzTarget, connect_channelz, run_without_mesh
+from tests.support.mesh_processes import PLUGINS_DIRECTORY
 
 
 @pytest.fixture
-def caller(short_dir: Path) -> Iterator[Program]:
+def caller(short_dir: Path) -> Iterator[ChannelzTarget]:
     """A plugin that calls others as it is told."""
-    with alone(PLUGINS / "caller.py", short_dir / "c"), client(f"unix:{short_dir}/c") as program:
+    with (
+        run_without_mesh(PLUGINS_DIRECTORY / "channel_holder.py", short_dir / "c"),
+        connect_channelz(f"unix:{short_dir}/c") as program,
+    ):
         yield program
 
 
 @pytest.fixture
 def target(short_dir: Path) -> Iterator[str]:
     """The address of one that can be called."""
-    with alone(PLUGINS / "chain.py", short_dir / "t"):
+    with run_without_mesh(PLUGINS_DIRECTORY / "echo_chain.py", short_dir / "t"):
         yield f"unix:{short_dir}/t"

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from meshtrio.config import Access, AccessRule
-from meshtrio.rpc.peer import Peer
-from meshtrio.services.access import Gatekeeper
-from meshtrio.wire.heads import RequestHead
+from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.services.access_control import AccessControl
+from meshtrio.transport.peer import Peer
 
 CONTROL, REGISTRY = "meshtrio.v1.Control", "meshtrio.v1.Registry"
 CHANNELZ = "grpc.channelz.v1.Channelz"
@@ -21,12 +21,12 @@ OTHER = Peer(pid=2, uid=4711, gid=4712, groups=(4712, 4713))
 OPS = Peer(
     address="10.0.0.1:5",
     subject=(("commonName", "ops"), ("organizationName", "Example")),
-    names=("URI:spiffe://example.org/ops/1",),
+    subject_alt_names=("URI:spiffe://example.org/ops/1",),
 )
 
 
-def head(service: str, *metadata: tuple[str, str]) -> RequestHead:
-    return RequestHead(
+def head(service: str, *metadata: tuple[str, str]) -> RequestHeaders:
+    return RequestHeaders(
         method="POST",
         scheme="http",
         path=f"/{service}/Method",
@@ -46,10 +46,12 @@ def rules(**by_name: AccessRule) -> Access:
 
 async def allowed(access: Access, peer: Peer, *, open_to_all: bool = False) -> set[str]:
     await trio.lowlevel.checkpoint()
-    keeper = Gatekeeper(lambda: access, open_to_all=open_to_all)
+    keeper = AccessControl(lambda: access, allow_anonymous=open_to_all)
     asked = {CONTROL: False, REGISTRY: False, HEALTH: False, ECHO: True}
     return {
-        name for name, through in asked.items() if not keeper.refusal(peer, head(name), through)
+        name
+        for name, through in asked.items()
+        if not keeper.get_denial_reason(peer, head(name), through)
     }
 
 
@@ -100,13 +102,15 @@ async def test_channelz_is_for_whoever_may_use_control(through: bool) -> None:
     await trio.lowlevel.checkpoint()
     rule, asked = AccessRule(users=["4711"]), head(CHANNELZ)
     for name in ("registry", "gateway"):
-        keeper = Gatekeeper(lambda name=name: rules(**{name: rule}))  # type: ignore[misc]
-        assert keeper.refusal(OTHER, asked, through).startswith("access.control: uid 4711")
-        assert keeper.refusal(US, asked, through) == ""
-    keeper = Gatekeeper(lambda: rules(control=rule))
-    assert keeper.refusal(OTHER, asked, through) == ""
-    keeper = Gatekeeper(Access, open_to_all=True)
-    assert keeper.refusal(Peer(address="10.0.0.1:5"), asked, through) != ""
+        keeper = AccessControl(lambda name=name: rules(**{name: rule}))  # type: ignore[misc]
+        assert keeper.get_denial_reason(OTHER, asked, through).startswith(
+            "access.control: uid 4711"
+        )
+        assert keeper.get_denial_reason(US, asked, through) == ""
+    keeper = AccessControl(lambda: rules(control=rule))
+    assert keeper.get_denial_reason(OTHER, asked, through) == ""
+    keeper = AccessControl(Access, allow_anonymous=True)
+    assert keeper.get_denial_reason(Peer(address="10.0.0.1:5"), asked, through) != ""
 
 
 async def test_a_port_in_plaintext_is_for_plugins_only() -> None:
@@ -117,13 +121,13 @@ async def test_a_port_in_plaintext_is_for_plugins_only() -> None:
 
 async def test_what_a_gateway_passes_on_may_not_use_control_or_registry() -> None:
     await trio.lowlevel.checkpoint()
-    keeper = Gatekeeper(Access)
+    keeper = AccessControl(Access)
     for service in (CONTROL, REGISTRY):
         forwarded = head(service, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
-        assert "a gateway for others" in keeper.refusal(US, forwarded, False)
-        assert keeper.refusal(US, head(service), False) == ""
+        assert "a gateway for others" in keeper.get_denial_reason(US, forwarded, False)
+        assert keeper.get_denial_reason(US, head(service), False) == ""
     forwarded = head(ECHO, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
-    assert keeper.refusal(US, forwarded, True) == ""
+    assert keeper.get_denial_reason(US, forwarded, True) == ""
 
 
 @pytest.mark.parametrize("service", ["Tap", "Metrics", "Load"])
@@ -133,9 +137,9 @@ async def test_what_tells_of_others_calls_is_for_control(service: str) -> None:
     for through in (False, True):
         for part, may in (("gateway", False), ("control", True)):
             access = rules(**{part: AccessRule(users=["4711"])})
-            keeper = Gatekeeper(lambda access=access: access)
-            assert (keeper.refusal(OTHER, asked, through) == "") is may
-        assert Gatekeeper(Access, open_to_all=True).refusal(Peer(), asked, through)
+            keeper = AccessControl(lambda access=access: access)
+            assert (keeper.get_denial_reason(OTHER, asked, through) == "") is may
+        assert AccessControl(Access, allow_anonymous=True).get_denial_reason(Peer(), asked, through)
 
 
 async def test_a_plugins_log_level_is_changed_by_who_may_use_control() -> None:
@@ -143,17 +147,17 @@ async def test_a_plugins_log_level_is_changed_by_who_may_use_control() -> None:
     await trio.lowlevel.checkpoint()
     allowed = AccessRule(users=["4711"])
     by_gateway, by_control = (
-        Gatekeeper(lambda: rules(gateway=allowed)),
-        Gatekeeper(lambda: rules(control=allowed)),
+        AccessControl(lambda: rules(gateway=allowed)),
+        AccessControl(lambda: rules(control=allowed)),
     )
-    assert by_gateway.refusal(OTHER, head(ECHO), True) == ""
-    assert "access.control: uid 4711" in by_gateway.refusal(OTHER, head(LOGGING), True)
-    assert by_control.refusal(OTHER, head(LOGGING), True) == ""
-    assert by_gateway.refusal(US, head(LOGGING), True) == ""
+    assert by_gateway.get_denial_reason(OTHER, head(ECHO), True) == ""
+    assert "access.control: uid 4711" in by_gateway.get_denial_reason(OTHER, head(LOGGING), True)
+    assert by_control.get_denial_reason(OTHER, head(LOGGING), True) == ""
+    assert by_gateway.get_denial_reason(US, head(LOGGING), True) == ""
     forwarded = head(LOGGING, ("x-mesh-forwarded", "uid 4711 (pid 2)"))
-    assert "a gateway for others" in by_gateway.refusal(US, forwarded, True)
-    plaintext = Gatekeeper(Access, open_to_all=True)
-    assert plaintext.refusal(Peer(address="10.0.0.1:5"), head(LOGGING), True)
+    assert "a gateway for others" in by_gateway.get_denial_reason(US, forwarded, True)
+    plaintext = AccessControl(Access, allow_anonymous=True)
+    assert plaintext.get_denial_reason(Peer(address="10.0.0.1:5"), head(LOGGING), True)
 
 
 async def test_new_rules_are_gone_by_at_once_and_refusals_are_bounded_in_the_log(
@@ -161,11 +165,11 @@ async def test_new_rules_are_gone_by_at_once_and_refusals_are_bounded_in_the_log
 ) -> None:
     await trio.lowlevel.checkpoint()
     now = [Access()]
-    keeper = Gatekeeper(lambda: now[0])
+    keeper = AccessControl(lambda: now[0])
     name = "x" * 1000 + "\x1b[2J"
     for _ in range(1000):
-        assert keeper.refusal(OTHER, head(name), True)
+        assert keeper.get_denial_reason(OTHER, head(name), True)
     assert len(caplog.records) < 30
     assert all("\x1b" not in each.message and len(each.message) < 400 for each in caplog.records)
     now[0] = rules(gateway=AccessRule(users=["4711"]))
-    assert keeper.refusal(OTHER, head(ECHO), True) == ""
+    assert keeper.get_denial_reason(OTHER, head(ECHO), True) == ""

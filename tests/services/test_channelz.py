@@ -17,25 +17,31 @@ from cryptography import x509
 from grpc_channelz.v1 import channelz_pb2 as pb
 
 from meshtrio.client.channel import connect_to
-from meshtrio.client.dial import Tls
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.endpoint import target_of
+from meshtrio.discovery.endpoint import canonical_target
 from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
-from meshtrio.structured import running
-from tests.programs import ECHO, PLUGINS, echo, served, until
-from tests.rpc.pairs import Scripted
-from tests.rpc.test_tls import CA, client_context, server_context
-from tests.services.channelz import (
-    Program,
-    alone,
-    assert_all_missing,
-    calls,
-    client,
-    messages,
-    streams,
+from meshtrio.transport.dial import ClientTls
+from meshtrio.util.concurrency import background_service
+from tests.rpc.test_tls import TEST_CA, client_context, server_context
+from tests.support.channelz_client import (
+    ChannelzTarget,
+    assert_not_found,
+    call_counts,
+    connect_channelz,
+    message_counts,
+    run_without_mesh,
+    stream_counts,
 )
-from tests.system.test_grpcurl import grpcurl
+from tests.support.connection_pairs import CallbackServicer
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    PLUGINS_DIRECTORY,
+    echo_plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.system.test_grpcurl import run_grpcurl
 
 READY = pb.ChannelConnectivityState.READY
 
@@ -43,28 +49,31 @@ READY = pb.ChannelConnectivityState.READY
 def test_a_server_and_its_sockets(short_dir: Path) -> None:
     path = f"{short_dir}/s"
     began = time.time()
-    with alone(PLUGINS / "chain.py", Path(path)), client(f"unix:{path}") as program:
+    with (
+        run_without_mesh(PLUGINS_DIRECTORY / "echo_chain.py", Path(path)),
+        connect_channelz(f"unix:{path}") as program,
+    ):
         assert [program.call("a"), program.call("b"), program.call("not-found")] == [
             "a",
             "b",
             "NOT_FOUND",
         ]
         assert program.call("", "NoSuchMethod") == "UNIMPLEMENTED"
-        server = program.server()
+        server = program.get_server()
         # The call that asks is not over.
-        assert calls(server.data) == (5, 2, 2)
+        assert call_counts(server.data) == (5, 2, 2)
         last, born = server.data.last_call_started_timestamp, server.data.trace.creation_timestamp
         assert began < born.ToNanoseconds() / 1e9 <= last.ToNanoseconds() / 1e9 < time.time()
         request = pb.GetServerRequest(server_id=server.ref.server_id)
         assert program.channelz.GetServer(request).server.ref == server.ref
 
         (listening,) = server.listen_socket
-        assert program.socket(listening).local.uds_address.filename == path
-        assert program.channels() == {}
+        assert program.get_socket(listening).local.uds_address.filename == path
+        assert program.top_channels() == {}
 
         asked = pb.GetServerSocketsRequest(server_id=server.ref.server_id)
         (ref,) = program.channelz.GetServerSockets(asked).socket_ref
-        socket = program.socket(ref)
+        socket = program.get_socket(ref)
         assert socket.ref == ref
         assert socket.remote_name.endswith(f"(pid {os.getpid()})")
         assert (socket.local.uds_address.filename, socket.remote.WhichOneof("address")) == (
@@ -73,8 +82,8 @@ def test_a_server_and_its_sockets(short_dir: Path) -> None:
         )
         # Four calls, and five questions, the last of which is being answered: the two that failed
         # have had no reply, and one of them was not even read.
-        assert streams(socket) == (10, 9, 0)
-        assert messages(socket) == (7, 9)
+        assert stream_counts(socket) == (10, 9, 0)
+        assert message_counts(socket) == (7, 9)
         assert min(socket.data.local_flow_control_window.value, 0) == 0
         assert socket.data.remote_flow_control_window.value > 0
         assert socket.data.last_remote_stream_created_timestamp.seconds
@@ -83,8 +92,11 @@ def test_a_server_and_its_sockets(short_dir: Path) -> None:
 
 def test_connections_come_and_go_and_their_calls_stay_counted(short_dir: Path) -> None:
     address = f"unix:{short_dir}/s"
-    with alone(ECHO / "echo_plugin.py", short_dir / "s"), client(address) as program:
-        server = program.server().ref
+    with (
+        run_without_mesh(ECHO_PLUGIN_DIRECTORY / "echo_plugin.py", short_dir / "s"),
+        connect_channelz(address) as program,
+    ):
+        server = program.get_server().ref
         asked = pb.GetServerSocketsRequest(server_id=server.server_id)
 
         def sockets() -> list[int]:
@@ -93,7 +105,7 @@ def test_connections_come_and_go_and_their_calls_stay_counted(short_dir: Path) -
 
         ours = sockets()
         with ExitStack() as stack:
-            others = [stack.enter_context(client(address)) for _ in range(3)]
+            others = [stack.enter_context(connect_channelz(address)) for _ in range(3)]
             assert [other.call("x") for other in others] == ["x"] * 3
             found = sockets()
             assert len(set(found)) == 4
@@ -105,16 +117,16 @@ def test_connections_come_and_go_and_their_calls_stay_counted(short_dir: Path) -
             page = program.channelz.GetServerSockets(asked)
             assert ([ref.socket_id for ref in page.socket_ref], page.end) == (found[2:], True)
         asked.max_results = asked.start_socket_id = 0
-        until(lambda: sockets() == ours)
+        wait_until(lambda: sockets() == ours)
         with pytest.raises(grpc.RpcError) as caught:
             program.channelz.GetSocket(pb.GetSocketRequest(socket_id=found[-1]))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        before = program.server().data.calls_succeeded
-        with client(address) as another:
+        before = program.get_server().data.calls_succeeded
+        with connect_channelz(address) as another:
             assert another.call("x") == "x"
             assert sockets()[-1] > found[-1]  # No number is used again.
-        until(lambda: sockets() == ours)
-        after = program.server().data
+        wait_until(lambda: sockets() == ours)
+        after = program.get_server().data
         assert after.calls_failed == 1  # to find a socket that was gone
         assert after.calls_succeeded > before
 
@@ -123,10 +135,10 @@ async def test_tls_on_tcp() -> None:
     """Both ends in this process, which tells of both."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server, _ = standard_server(Scripted())
+    server, _ = standard_server(CallbackServicer())
     context = server_context(mutual=True)
-    async with running(partial(server.serve, ssl_context=context), listener):
-        tls = Tls(client_context(shows=CA), "localhost")
+    async with background_service(partial(server.serve, ssl_context=context), listener):
+        tls = ClientTls(client_context(client_ca=TEST_CA), "localhost")
         address = f"tcp:127.0.0.1:{port}"
         async with connect_to(address, tls=tls) as channel:
             stub = DynamicStub(channel, channelz.DESCRIPTOR.services_by_name["Channelz"])
@@ -135,7 +147,7 @@ async def test_tls_on_tcp() -> None:
             asked = channelz.GetServerSocketsRequest(server_id=told.ref.server_id)
             (theirs,) = (await stub.GetServerSockets(asked)).socket_ref
             (top,) = (await stub.GetTopChannels(channelz.GetTopChannelsRequest())).channel
-            assert top.data.target == target_of(address)
+            assert top.data.target == canonical_target(address)
             number = top.subchannel_ref[0].subchannel_id
             asked = channelz.GetSubchannelRequest(subchannel_id=number)
             (ours,) = (await stub.GetSubchannel(asked)).subchannel.socket_ref
@@ -159,18 +171,18 @@ async def test_tls_on_tcp() -> None:
 # -- asking ------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_is_not_found(caller: Program, target: str) -> None:
+def test_what_is_not_there_is_not_found(caller: ChannelzTarget, target: str) -> None:
     assert caller.call(f"open a {target}") == "ok"
     for number in (0, -1, 2**40):
-        assert_all_missing(caller.channelz, number)
+        assert_not_found(caller.channelz, number)
     # A number of another kind is no better.
-    channel = caller.channels()[target_of(target)].ref.channel_id
+    channel = caller.top_channels()[canonical_target(target)].ref.channel_id
     with pytest.raises(grpc.RpcError) as caught:
         caller.channelz.GetSocket(pb.GetSocketRequest(socket_id=channel))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_pages(caller: Program, target: str) -> None:
+def test_pages(caller: ChannelzTarget, target: str) -> None:
     for number in range(5):
         assert caller.call(f"open {number} {target}") == "ok"
     found: list[int] = []
@@ -197,18 +209,18 @@ def test_pages(caller: Program, target: str) -> None:
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_what_grpcdebug_reads_unasked_is_there(caller: Program, target: str) -> None:
+def test_what_grpcdebug_reads_unasked_is_there(caller: ChannelzTarget, target: str) -> None:
     """It takes for granted that these fields are set, times that never were among them."""
     assert caller.call(f"open a {target}") == "ok"
     assert caller.call("call a x") == "ok"
-    channel, server = caller.channels()[target_of(target)], caller.server()
-    subchannel, connection = caller.below(channel)
+    channel, server = caller.top_channels()[canonical_target(target)], caller.get_server()
+    subchannel, connection = caller.get_subchannel_and_socket(channel)
     for data in (channel.data, subchannel.data):
         assert data.HasField("state")
         assert data.trace.HasField("creation_timestamp")
         assert all(event.HasField("timestamp") for event in data.trace.events)
     assert server.data.HasField("last_call_started_timestamp")
-    listening = caller.socket(server.listen_socket[0])
+    listening = caller.get_socket(server.listen_socket[0])
     for found in (connection, listening):
         assert found.HasField("local")
         times = [name for name in pb.SocketData.DESCRIPTOR.fields_by_name if "timestamp" in name]
@@ -221,47 +233,53 @@ def test_what_grpcdebug_reads_unasked_is_there(caller: Program, target: str) -> 
 
 
 def test_a_mesh_tells_of_the_calls_it_passes_on(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh, client(f"unix:{mesh.socket}") as program:
+    with (
+        serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh,
+        connect_channelz(f"unix:{mesh.socket}") as program,
+    ):
         assert [program.call("a"), program.call("b")] == ["a", "b"]
         assert program.call("", "NoSuchMethod") == "UNIMPLEMENTED"
-        channel = program.channels()["mesh:///plugin.echo"]
+        channel = program.top_channels()["mesh:///plugin.echo"]
         assert channel.data.state.state == READY
-        assert calls(channel.data) == (3, 2, 1)
-        subchannel, socket = program.below(channel)
-        assert subchannel.data.target == f"unix:{mesh.folder}/echo-0.sock"
+        assert call_counts(channel.data) == (3, 2, 1)
+        subchannel, socket = program.get_subchannel_and_socket(channel)
+        assert subchannel.data.target == f"unix:{mesh.runtime_dir}/echo-0.sock"
         # What the plugin was asked about itself went there, too.
-        assert calls(subchannel.data)[2] >= 1
-        assert socket.remote.uds_address.filename == f"{mesh.folder}/echo-0.sock"
-        server = program.server()
-        assert calls(server.data)[2] == 1
+        assert call_counts(subchannel.data)[2] >= 1
+        assert socket.remote.uds_address.filename == f"{mesh.runtime_dir}/echo-0.sock"
+        server = program.get_server()
+        assert call_counts(server.data)[2] == 1
         assert [ref.name for ref in server.listen_socket] == [str(mesh.socket)]
 
         killed = mesh.ps()[0]["pid"]
         os.kill(killed, signal.SIGKILL)
 
         def told() -> list[str]:
-            now = program.channels()["mesh:///plugin.echo"]
+            now = program.top_channels()["mesh:///plugin.echo"]
             return [event.description for event in now.data.trace.events]
 
-        until(lambda: len(told()) == 3)
+        wait_until(lambda: len(told()) == 3)
         assert f"{subchannel.data.target} is gone: " in told()[1]
         assert "SIGKILL" in told()[1]
         assert program.call("c") == "c"
 
 
 def test_a_plugins_own_channelz_is_asked_through_the_mesh(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh, client(f"unix:{mesh.socket}") as program:
+    with (
+        serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh,
+        connect_channelz(f"unix:{mesh.socket}") as program,
+    ):
         target = (("x-mesh-target", "plugin.echo"),)
         reply = program.channelz.GetServers(pb.GetServersRequest(), metadata=target)
         (server,) = reply.server
-        assert [ref.name for ref in server.listen_socket] == [f"{mesh.folder}/echo-0.sock"]
+        assert [ref.name for ref in server.listen_socket] == [f"{mesh.runtime_dir}/echo-0.sock"]
 
 
 def test_grpcurl_reads_it(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
-        assert "grpc.channelz.v1.Channelz" in grpcurl(mesh.socket, "list").split()
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        assert "grpc.channelz.v1.Channelz" in run_grpcurl(mesh.socket, "list").split()
         service = "grpc.channelz.v1.Channelz"
-        (server,) = json.loads(grpcurl(mesh.socket, f"{service}/GetServers"))["server"]
+        (server,) = json.loads(run_grpcurl(mesh.socket, f"{service}/GetServers"))["server"]
         data = json.dumps({"socket_id": server["listenSocket"][0]["socketId"]})
-        socket = json.loads(grpcurl(mesh.socket, f"{service}/GetSocket", data=data))["socket"]
+        socket = json.loads(run_grpcurl(mesh.socket, f"{service}/GetSocket", data=data))["socket"]
         assert socket["local"] == {"udsAddress": {"filename": str(mesh.socket)}}

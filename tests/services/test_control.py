@@ -17,25 +17,27 @@ from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.config import load
 from meshtrio.messages import control
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import echo, plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 GROUP = '\n[[group]]\nname = "both"\nmembers = ["echo", "other"]\nstrategy = "one-for-all"\n'
 
 
 @asynccontextmanager
-async def controlled(config: str, folder: Path, ready: int) -> AsyncIterator[tuple[Watched, Any]]:
+async def controlled(
+    config: str, folder: Path, ready: int
+) -> AsyncIterator[tuple[RecordedMesh, Any]]:
     """A mesh and a stub of its control."""
-    async with running(config, folder) as watched:
-        await watched.wait(events.Ready, count=ready)
+    async with run_mesh(config, folder) as watched:
+        await watched.wait_for_event(events.Ready, count=ready)
         async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
             with trio.fail_after(40):
                 yield watched, DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
 
 
 async def test_looking_at_a_mesh(short_dir: Path) -> None:
-    config = echo(instances=2) + echo("other") + GROUP
+    config = echo_plugin_table(instances=2) + echo_plugin_table("other") + GROUP
     async with controlled(config, short_dir, 3) as (watched, stub):
         listed = (await stub.ListInstances(control.ListInstancesRequest())).instances
         assert [(each.name, each.instance) for each in listed] == [
@@ -69,7 +71,7 @@ async def test_looking_at_a_mesh(short_dir: Path) -> None:
 
 
 async def test_watching_statistics_times_the_calls(short_dir: Path) -> None:
-    async with controlled(echo(), short_dir, 1) as (watched, stub):
+    async with controlled(echo_plugin_table(), short_dir, 1) as (watched, stub):
         async with watched.mesh.connect("plugin.echo") as channel, trio.open_nursery() as nursery:
             echoes = channel.stub(EchoServiceStub)
 
@@ -91,7 +93,7 @@ async def test_watching_statistics_times_the_calls(short_dir: Path) -> None:
 
 
 async def test_a_plugin_that_does_not_tell_its_load_has_none(short_dir: Path) -> None:
-    config = plugin("silent", "minimal.py")
+    config = plugin_table("silent", "minimal.py")
     async with controlled(config, short_dir, 1) as (_, stub):
         (instance,) = (await stub.GetStatistics(control.GetStatisticsRequest())).instances
         assert instance.HasField("cpu")
@@ -99,7 +101,7 @@ async def test_a_plugin_that_does_not_tell_its_load_has_none(short_dir: Path) ->
 
 
 async def test_telling_a_mesh_what_to_do(short_dir: Path) -> None:
-    async with controlled(echo(), short_dir, 1) as (watched, stub):
+    async with controlled(echo_plugin_table(), short_dir, 1) as (watched, stub):
 
         def states() -> list[str]:
             return [status.state.value for status in watched.mesh.instances()]
@@ -120,29 +122,31 @@ async def test_telling_a_mesh_what_to_do(short_dir: Path) -> None:
 
 
 async def test_a_reload_reads_the_file_again_or_another(short_dir: Path) -> None:
-    (short_dir / "mesh.toml").write_text(echo())
+    (short_dir / "mesh.toml").write_text(echo_plugin_table())
     async with trio.open_nursery() as nursery:
         config = load(short_dir / "mesh.toml", runtime_dir=short_dir / "run")
         found = await nursery.start(mesh.main, config)
         async with mesh.connect_to_mesh(found.socket) as channel:
             stub = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
             with trio.fail_after(40):
-                (short_dir / "mesh.toml").write_text(echo() + echo("more"))
+                (short_dir / "mesh.toml").write_text(
+                    echo_plugin_table() + echo_plugin_table("more")
+                )
                 changed = await stub.Reload(control.ReloadRequest())
                 assert list(changed.added) == ["more"]
                 (short_dir / "mesh.toml").write_text("[[plugin]]\nname = 1\n")
                 with pytest.raises(purerpc.InvalidArgumentError, match=r"mesh\.toml: plugin"):
                     await stub.Reload(control.ReloadRequest())
                 other = short_dir / "other.toml"
-                other.write_text(echo())
+                other.write_text(echo_plugin_table())
                 changed = await stub.Reload(control.ReloadRequest(path=str(other)))
                 assert list(changed.removed) == ["more"]
         nursery.cancel_scope.cancel()
 
 
 async def test_what_cannot_be_done_is_told_with_the_reason(short_dir: Path) -> None:
-    dying = plugin("dying", "-c", "raise SystemExit(3)", max_restarts=0)
-    async with controlled(echo() + dying, short_dir, 1) as (_, stub):
+    dying = plugin_table("dying", "-c", "raise SystemExit(3)", max_restarts=0)
+    async with controlled(echo_plugin_table() + dying, short_dir, 1) as (_, stub):
         with pytest.raises(purerpc.NotFoundError, match="the plugins are: echo, dying"):
             await stub.Start(control.StartRequest(name="nope"))
         with pytest.raises(purerpc.NotFoundError, match="it has 1 of them"):
@@ -157,7 +161,10 @@ async def test_what_cannot_be_done_is_told_with_the_reason(short_dir: Path) -> N
 
 
 async def test_events_of_the_past_and_to_come(short_dir: Path) -> None:
-    async with controlled(echo() + echo("other"), short_dir, 2) as (_, stub):
+    async with controlled(echo_plugin_table() + echo_plugin_table("other"), short_dir, 2) as (
+        _,
+        stub,
+    ):
         past = stub.WatchEvents(control.WatchEventsRequest(names=["echo"], last=10))
         found = [each async for each in past]
         assert [each.kind for each in found] == ["starting", "ready"]
@@ -173,7 +180,7 @@ async def test_events_of_the_past_and_to_come(short_dir: Path) -> None:
 
 
 async def test_logs_of_the_past_and_to_come_with_none_in_between_lost(short_dir: Path) -> None:
-    counting = plugin("counting", "counting_lines.py", "500")
+    counting = plugin_table("counting", "numbered_lines.py", "500")
     async with controlled(counting, short_dir, 1) as (_, stub):
         numbers = []
         async with stub.ReadLogs(control.ReadLogsRequest(follow=True)) as lines:

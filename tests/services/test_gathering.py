@@ -10,23 +10,31 @@ from typing import Any
 import pytest
 import trio
 
-from meshtrio.client.endpoint import Endpoint
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.services.gathering import Gatherer
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.services.metrics_collector import MetricsCollector
 from meshtrio.services.standard import standard_server
-from meshtrio.telemetry.families import Family, Kind, Point, counter, gauge
+from meshtrio.telemetry.metric_families import (
+    MetricFamily,
+    MetricKind,
+    MetricPoint,
+    counter_family,
+    gauge_family,
+)
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.histogram import Histogram
-from tests.client.test_channel import serving
+from tests.client.test_channel import serve_on_socket
 
 
 def process(said: int) -> Any:
     """The server of a plugin's process, whose only own metric has this value."""
-    return standard_server(metrics=Metrics(sources=[lambda: [counter("c", "", "", {(): said})]]))[0]
+    return standard_server(
+        metrics=Metrics(sources=[lambda: [counter_family("c", "", "", {(): said})]])
+    )[0]
 
 
-def value(families: list[Family], **labels: str) -> Any:
+def value(families: list[MetricFamily], **labels: str) -> Any:
     (family,) = (each for each in families if each.name == "c")
     (found,) = (p.value for p in family.points if set(labels.items()) <= set(p.labels))
     return found
@@ -36,14 +44,17 @@ async def test_while_two_processes_change_places_the_new_one_is_asked(short_dir:
     """Whichever answers first: a counter that went back and forth would be a restart each time."""
     registry = MemoryRegistry()
     tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig("p", ["x"])]))
-    registry.declare("plugin.p")
-    async with serving(short_dir / "old", process(1000)), serving(short_dir / "new", process(1)):
+    registry.add_service("plugin.p")
+    async with (
+        serve_on_socket(short_dir / "old", process(1000)),
+        serve_on_socket(short_dir / "new", process(1)),
+    ):
         for number, name in enumerate(("old", "new")):
             where = f"unix:{short_dir / name}"
             registry.register("plugin.p", Endpoint(name, where, instance=0, pid=number + 1))
-        gatherer = Gatherer(tree, registry, [], trio.lowlevel.checkpoint)
+        gatherer = MetricsCollector(tree, registry, [], trio.lowlevel.checkpoint)
         for _ in range(20):
-            assert value(await gatherer.gather(), plugin="p", plugin_instance="0") == 1
+            assert value(await gatherer.collect(), plugin="p", plugin_instance="0") == 1
 
 
 async def test_the_same_name_of_two_plugins(
@@ -52,23 +63,27 @@ async def test_the_same_name_of_two_plugins(
     """Buckets may differ; what is a counter in one and a gauge in the other cannot be both."""
     two, three = (Histogram(bounds) for bounds in ((1.0,), (1.0, 2.0)))
     told = {
-        "a": [Family("took", Kind.HISTOGRAM, "s", "", [Point((), two.told())])],
-        "b": [Family("took", Kind.HISTOGRAM, "s", "", [Point((), three.told())])],
+        "a": [
+            MetricFamily("took", MetricKind.HISTOGRAM, "s", "", [MetricPoint((), two.snapshot())])
+        ],
+        "b": [
+            MetricFamily("took", MetricKind.HISTOGRAM, "s", "", [MetricPoint((), three.snapshot())])
+        ],
     }
-    told["a"].append(counter("hits", "", "", {(): 1}))
-    told["b"].append(gauge("hits", "", "", {(): 2}))
+    told["a"].append(counter_family("hits", "", "", {(): 1}))
+    told["b"].append(gauge_family("hits", "", "", {(): 2}))
     registry = MemoryRegistry()
     tree: Any = SimpleNamespace(config=MeshConfig([PluginConfig(name, ["x"]) for name in told]))
     async with AsyncExitStack() as stack:
         for name, families in told.items():
             server = standard_server(metrics=Metrics(sources=[lambda found=families: found]))[0]
-            await stack.enter_async_context(serving(short_dir / name, server))
-            registry.declare(f"plugin.{name}")
+            await stack.enter_async_context(serve_on_socket(short_dir / name, server))
+            registry.add_service(f"plugin.{name}")
             endpoint = Endpoint(name, f"unix:{short_dir / name}", instance=0, pid=1)
             registry.register(f"plugin.{name}", endpoint)
-        gatherer = Gatherer(tree, registry, [], trio.lowlevel.checkpoint)
+        gatherer = MetricsCollector(tree, registry, [], trio.lowlevel.checkpoint)
         for _ in range(2):
-            found = {family.name: family for family in await gatherer.gather()}
+            found = {family.name: family for family in await gatherer.collect()}
     assert [dict(point.labels)["plugin"] for point in found["took"].points] == ["a", "b"]
     assert [point.value for point in found["hits"].points] == [1]
     assert (

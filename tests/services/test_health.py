@@ -9,8 +9,8 @@ import trio
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import health as messages
 from meshtrio.services.health import HealthServicer
-from tests.rpc.pairs import connected
-from tests.rpc.single import over
+from tests.support.connection_pairs import connect_pair
+from tests.support.direct_channels import channel_over_connection
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Health"]
 Status = messages.HealthCheckResponse
@@ -22,18 +22,18 @@ def asked(service: str) -> messages.HealthCheckRequest:
 
 async def test_the_server_and_its_services_serve_until_told_not_to() -> None:
     health = HealthServicer(["a.Service"])
-    async with connected(health) as pair:
-        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
+    async with connect_pair(health) as pair:
+        stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.SERVING
-        health.stop_serving()
+        health.enter_graceful_shutdown()
         for name in ("", "a.Service"):
             assert (await stub.Check(asked(name))).status == Status.NOT_SERVING
 
 
 async def test_an_unknown_service_is_not_found() -> None:
-    async with connected(HealthServicer([])) as pair:
-        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
+    async with connect_pair(HealthServicer([])) as pair:
+        stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         with pytest.raises(purerpc.NotFoundError):
             await stub.Check(asked("b.Service"))
         call = stub.Watch(asked("b.Service"))
@@ -42,10 +42,10 @@ async def test_an_unknown_service_is_not_found() -> None:
 
 async def test_watch_tells_each_change() -> None:
     health = HealthServicer([])
-    async with connected(health) as pair:
-        stub = DynamicStub(over(pair.client), _DESCRIPTOR)
+    async with connect_pair(health) as pair:
+        stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         async with stub.Watch(asked("")) as call:
             assert (await call.receive_message()).status == Status.SERVING
-            health.stop_serving()
+            health.enter_graceful_shutdown()
             with trio.fail_after(30):
                 assert (await call.receive_message()).status == Status.NOT_SERVING

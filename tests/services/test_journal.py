@@ -7,39 +7,39 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from meshtrio.services.chronicle import Chronicle
-from meshtrio.services.journal import Journal, Pace
-from meshtrio.supervise import events
+from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
+from meshtrio.services.event_log import EventLog
+from meshtrio.supervisor import events
 
 ALL = frozenset({"a", "b"}).__contains__
 
 
 def test_entries_are_numbered_from_1_and_bounded() -> None:
-    journal: Journal[str] = Journal(3)
+    journal: BroadcastLog[str] = BroadcastLog(3)
     for word in "abcde":
         journal.append(word)
-    assert journal.end == 5
-    assert journal.after(0) == ([(3, "c"), (4, "d"), (5, "e")], 2)
-    assert journal.after(3) == ([(4, "d"), (5, "e")], 0)
-    assert journal.after(5) == ([], 0)
+    assert journal.last_number == 5
+    assert journal.read_after(0) == ([(3, "c"), (4, "d"), (5, "e")], 2)
+    assert journal.read_after(3) == ([(4, "d"), (5, "e")], 0)
+    assert journal.read_after(5) == ([], 0)
 
 
 def test_their_size_is_bounded_too() -> None:
-    journal: Journal[str] = Journal(100, 10, len)
+    journal: BroadcastLog[str] = BroadcastLog(100, 10, len)
     for word in ("aaaa", "bbbb", "cccc", "dddddddddddddddd", "e"):
         journal.append(word)
-    assert journal.after(0) == ([(5, "e")], 4)
+    assert journal.read_after(0) == ([(5, "e")], 4)
 
 
 async def test_a_reader_waits_for_what_is_new(autojump_clock: trio.testing.MockClock) -> None:
-    journal: Journal[str] = Journal(10)
+    journal: BroadcastLog[str] = BroadcastLog(10)
     journal.append("a")
-    await journal.wait(0)
+    await journal.wait_after(0)
     with trio.move_on_after(1) as scope:
-        await journal.wait(1)
+        await journal.wait_after(1)
     assert scope.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(journal.wait, 1)
+        nursery.start_soon(journal.wait_after, 1)
         await trio.testing.wait_all_tasks_blocked()
         journal.append("b")
 
@@ -47,31 +47,31 @@ async def test_a_reader_waits_for_what_is_new(autojump_clock: trio.testing.MockC
 async def test_the_more_readers_the_longer_each_rests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    pace = Pace()
+    pace = ReaderThrottle()
     took = []
     for readers in (1, 1000):
         for _ in range(readers - pace.readers):
             pace.__enter__()
         began = trio.current_time()
-        await pace.rest()
+        await pace.wait()
         took.append(trio.current_time() - began)
     assert took[0] < 0.001
     assert 0.1 < took[1] < 1
 
 
 def written(plugin: str, text: str) -> events.LineWritten:
-    return events.LineWritten(plugin, 0, pid=1, stream="stdout", line=text, cut=0)
+    return events.LineWritten(plugin, 0, pid=1, stream="stdout", line=text, truncated_bytes=0)
 
 
 async def test_happenings_begin_with_the_last_ones_of_those_asked_for() -> None:
-    chronicle = Chronicle()
+    chronicle = EventLog()
     for number in range(3):
-        chronicle.take(events.Starting("a", number, pid=1))
-        chronicle.take(events.Starting("b", number, pid=1))
-    chronicle.take(written("a", "no event"))
+        chronicle.on_event(events.Starting("a", number, pid=1))
+        chronicle.on_event(events.Starting("b", number, pid=1))
+    chronicle.on_event(written("a", "no event"))
 
     async def last(wanted: Callable[[str], bool], count: int) -> list[tuple[int, str, int]]:
-        found = chronicle.happenings(wanted, count, follow=False)
+        found = chronicle.read_events(wanted, count, follow=False)
         return [(n, each.event.plugin, each.event.instance) async for n, each, _ in found]
 
     assert await last({"a"}.__contains__, 2) == [(3, "a", 1), (5, "a", 2)]
@@ -80,8 +80,8 @@ async def test_happenings_begin_with_the_last_ones_of_those_asked_for() -> None:
 
 
 async def test_who_follows_is_told_how_much_was_missed() -> None:
-    chronicle = Chronicle()
-    followed = chronicle.happenings(ALL, 0, follow=True)
+    chronicle = EventLog()
+    followed = chronicle.read_events(ALL, 0, follow=True)
     got: list[tuple[int, int]] = []
 
     async def follow() -> None:
@@ -93,10 +93,10 @@ async def test_who_follows_is_told_how_much_was_missed() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         await trio.testing.wait_all_tasks_blocked()
-        chronicle.take(events.Starting("a", 0, pid=1))
+        chronicle.on_event(events.Starting("a", 0, pid=1))
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(2999):
-            chronicle.take(events.Starting("a", 0, pid=1))
+            chronicle.on_event(events.Starting("a", 0, pid=1))
     await followed.aclose()
     assert got[0] == (1, 0)
     number, missed = got[1]
@@ -105,14 +105,14 @@ async def test_who_follows_is_told_how_much_was_missed() -> None:
 
 
 async def test_lines_are_kept_for_who_follows_them_only() -> None:
-    chronicle = Chronicle()
-    chronicle.take(written("a", "nobody reads this"))
+    chronicle = EventLog()
+    chronicle.on_event(written("a", "nobody reads this"))
     got = []
-    with chronicle.reading_lines() as position:
-        chronicle.take(written("a", "one"))
-        chronicle.take(written("c", "of another plugin"))
-        chronicle.take(events.LinesDropped("b", 0, pid=1, stream="stderr", count=9))
-        found = chronicle.writings(ALL, position)
+    with chronicle.capture_lines() as position:
+        chronicle.on_event(written("a", "one"))
+        chronicle.on_event(written("c", "of another plugin"))
+        chronicle.on_event(events.LinesDropped("b", 0, pid=1, stream="stderr", count=9))
+        found = chronicle.read_lines(ALL, position)
         async for writing, missed in found:
             got.append((writing.plugin, writing.line.text, writing.dropped, missed))
             if len(got) == 2:

@@ -9,22 +9,24 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import reflection_v1, reflection_v1alpha
-from meshtrio.rpc.seam import handlers_of
+from meshtrio.rpc.purerpc_compat import collect_handlers
 from meshtrio.services.reflection import ReflectionServicer
-from tests.rpc.pairs import Scripted, connected
-from tests.rpc.single import over
+from tests.support.connection_pairs import CallbackServicer, connect_pair
+from tests.support.direct_channels import channel_over_connection
 
 VERSIONS = pytest.mark.parametrize("module", [reflection_v1, reflection_v1alpha])
 
 
 async def ask(module: Any, **question: Any) -> Any:
-    handlers = handlers_of([Scripted()]).values()
+    handlers = collect_handlers([CallbackServicer()]).values()
     served = {h.method.service for h in handlers} | {
         f"grpc.reflection.{v}.ServerReflection" for v in ("v1", "v1alpha")
     }
-    async with connected(Scripted(), ReflectionServicer(module, handlers, served)) as pair:
+    async with connect_pair(
+        CallbackServicer(), ReflectionServicer(module, handlers, served)
+    ) as pair:
         descriptor = module.DESCRIPTOR.services_by_name["ServerReflection"]
-        stub = DynamicStub(over(pair.client), descriptor)
+        stub = DynamicStub(channel_over_connection(pair.client), descriptor)
         async with stub.ServerReflectionInfo() as call:
             request = module.ServerReflectionRequest(host="h", **question)
             await call.send_message(request)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
-from meshtrio.services.registry_messages import from_message, to_message
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.registry_messages import state_from_message, state_to_message
 
 STATES = [
     ServiceState(),
     ServiceState((Endpoint(id="a", address="unix:/a", instance=3, pid=4),)),
-    ServiceState((), (Departure("a", "exited", exit_status=0, stderr_tail=("x", "y")),)),
-    ServiceState((), (Departure("a", "killed", signal=9), Departure("b", "stopped"))),
+    ServiceState((), (ExitInfo("a", "exited", exit_status=0, stderr_tail=("x", "y")),)),
+    ServiceState((), (ExitInfo("a", "killed", signal=9), ExitInfo("b", "stopped"))),
 ]
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_state_survives_the_wire(state: ServiceState) -> None:
-    data = to_message("s", state).SerializeToString()
-    message = type(to_message("s", state)).FromString(data)
-    assert from_message(message) == state
+    data = state_to_message("s", state).SerializeToString()
+    message = type(state_to_message("s", state)).FromString(data)
+    assert state_from_message(message) == state
 
 
 def test_an_exit_status_of_zero_is_not_no_exit_status() -> None:
-    departures = from_message(to_message("s", STATES[2])).departures
-    assert departures[0].died
-    assert not from_message(to_message("s", STATES[3])).departures[1].died
+    departures = state_from_message(state_to_message("s", STATES[2])).exit_infos
+    assert departures[0].is_process_exit
+    assert not state_from_message(state_to_message("s", STATES[3])).exit_infos[1].is_process_exit

@@ -5,37 +5,37 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
-from meshtrio.services.registry_client import Known
+from meshtrio.client.registry_client import ServiceStateCache
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
 
 A, B = Endpoint("a", "unix:/a"), Endpoint("b", "unix:/b")
 A_AGAIN = Endpoint("a2", "unix:/a")
 
 
-def told() -> tuple[Known, list[tuple[str, ...]]]:
+def told() -> tuple[ServiceStateCache, list[tuple[str, ...]]]:
     found: list[tuple[str, ...]] = []
-    known = Known(lambda state: found.append(tuple(e.id for e in state.endpoints)))
+    known = ServiceStateCache(lambda state: found.append(tuple(e.id for e in state.endpoints)))
     return known, found
 
 
 def test_a_new_mesh_that_does_not_know_an_endpoint_yet_does_not_take_it_away() -> None:
     known, found = told()
-    known.take(ServiceState((A, B)), afresh=False)
-    known.take(ServiceState(()), afresh=True)
+    known.update(ServiceState((A, B)), is_new_mesh=False)
+    known.update(ServiceState(()), is_new_mesh=True)
     assert found[-1] == ("a", "b")
     # One has returned, as another registration of the same address.
-    known.take(ServiceState((A_AGAIN,)), afresh=False)
+    known.update(ServiceState((A_AGAIN,)), is_new_mesh=False)
     assert found[-1] == ("a2", "b")
-    known.take(ServiceState((A_AGAIN, B)), afresh=False)
+    known.update(ServiceState((A_AGAIN, B)), is_new_mesh=False)
     assert found[-1] == ("a2", "b")
-    known.take(ServiceState((A_AGAIN,)), afresh=False)
+    known.update(ServiceState((A_AGAIN,)), is_new_mesh=False)
     assert found[-1] == ("a2",)
 
 
 def test_what_the_mesh_says_is_gone_is_gone() -> None:
     known, found = told()
-    known.take(ServiceState((A, B)), afresh=False)
-    known.take(ServiceState((), (Departure("a", "it died", signal=9),)), afresh=True)
+    known.update(ServiceState((A, B)), is_new_mesh=False)
+    known.update(ServiceState((), (ExitInfo("a", "it died", signal=9),)), is_new_mesh=True)
     assert found[-1] == ("b",)
 
 
@@ -43,13 +43,13 @@ async def test_what_has_not_returned_in_time_is_given_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     known, found = told()
-    known.take(ServiceState((A,)), afresh=False)
-    known.take(ServiceState(()), afresh=True)
+    known.update(ServiceState((A,)), is_new_mesh=False)
+    known.update(ServiceState(()), is_new_mesh=True)
     assert found[-1] == ("a",)
     first = trio.CancelScope()
     first.cancel()
     # A mesh that came and went again starts the time anew.
-    await known.settle(first)
+    await known.expire_stale(first)
     assert found[-1] == ("a",)
-    await known.settle(trio.CancelScope())
+    await known.expire_stale(trio.CancelScope())
     assert found[-1] == ()

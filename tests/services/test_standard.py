@@ -9,7 +9,7 @@ from tests import ROOT
 
 
 def test_a_service_that_cannot_be_made_now_fails_that_call_alone() -> None:
-    command = [sys.executable, "-m", "tests.services.exhausted"]
+    command = [sys.executable, "-m", "tests.support.descriptor_exhaustion"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

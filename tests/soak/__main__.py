@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="copy the mesh's log there")
     options = parser.parse_args()
     if options.list:
-        found = [(each.name, each.number) for each in FAULTS.values()]
+        found = [(each.name, each.issue_class) for each in FAULTS.values()]
         lines = [f"{name}: class {number}" for name, number in found]
         print(json.dumps(found) if options.json else "\n".join(lines))
         return 0

@@ -21,14 +21,14 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest, SlowRequest
 
 from meshtrio import mesh
 from meshtrio.client.channel import connect_to
-from meshtrio.policies.service_config import parse
-from tests.kills import RETRIED
+from meshtrio.grpc.service_config import parse_service_config
+from tests.kills import RETRY_CONFIG
 from tests.soak.score import Score
 
 DEADLINE = 180.0
 """Seconds within which a retriable call has to be answered: a stuck plugin is found out, killed and
 started again well before."""
-LATE = 10.0
+MAX_DEADLINE_OVERRUN = 10.0
 """Seconds after its deadline that a call may end, on a machine with so much to do."""
 PLUGINS_OF_ONE = 4
 """Plugins that one client calls."""
@@ -66,7 +66,7 @@ class Client:
                 stubs[plugin] = channel.stub(EchoServiceStub)
             while True:
                 plugin = self._rng.choice(self._plugins)
-                await self._one(stubs[plugin], plugin)
+                await self._make_call(stubs[plugin], plugin)
                 await trio.sleep(self._rng.uniform(*PAUSE))
 
     @asynccontextmanager
@@ -77,11 +77,11 @@ class Client:
     @asynccontextmanager
     async def _gateway(self, plugin: str) -> AsyncIterator[Any]:
         target = [("x-mesh-target", f"plugin.{plugin}")]
-        address, config = f"unix:{self._socket}", parse(RETRIED)
-        async with connect_to(address, config=config, metadata=target) as channel:
+        address, config = f"unix:{self._socket}", parse_service_config(RETRY_CONFIG)
+        async with connect_to(address, service_config=config, metadata=target) as channel:
             yield channel
 
-    async def _one(self, stub: Any, plugin: str) -> None:
+    async def _make_call(self, stub: Any, plugin: str) -> None:
         """Make one call, and judge how it ended."""
         kinds = ["echo", "slow"] if plugin in UNARY_ONLY else list(self._kinds)
         kind = self._rng.choice(kinds)
@@ -95,21 +95,21 @@ class Client:
         except purerpc.RpcFailedError as exc:
             outcome = exc.status.status_code.name.lower()
             if kind == "echo":
-                self._note("lost", f"{key} to {plugin} after {_since(began)}: {exc}")
+                self._record_outcome("lost", f"{key} to {plugin} after {_since(began)}: {exc}")
         except trio.TooSlowError:
             outcome = "deadline"
             if kind == "echo":
-                self._note("lost", f"{key} to {plugin}: no answer within {DEADLINE:g} s")
+                self._record_outcome("lost", f"{key} to {plugin}: no answer within {DEADLINE:g} s")
         self._score.outcomes[f"{kind} {outcome}"] += 1
-        if trio.current_time() - began > DEADLINE + LATE:
-            self._note("late", f"{key} to {plugin} ended after {_since(began)}")
+        if trio.current_time() - began > DEADLINE + MAX_DEADLINE_OVERRUN:
+            self._record_outcome("late", f"{key} to {plugin} ended after {_since(began)}")
 
-    def _note(self, where: str, text: str) -> None:
+    def _record_outcome(self, where: str, text: str) -> None:
         getattr(self._score, where).append(text)
 
     def _expect(self, key: str, expected: str, found: str) -> None:
         if found != expected:
-            self._note("wrong", f"{key}: {found[:80]!r} instead of {expected[:80]!r}")
+            self._record_outcome("wrong", f"{key}: {found[:80]!r} instead of {expected[:80]!r}")
 
     async def _echo(self, stub: Any, key: str, plugin: str) -> None:
         self._expect(key, key, (await stub.Echo(EchoRequest(message=key))).message)

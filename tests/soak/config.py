@@ -13,19 +13,19 @@ from pathlib import Path
 import attrs
 
 from tests import ROOT
-from tests.kills import RETRIED
-from tests.programs import plugin, service
-from tests.tools import FOLDER as TOOLS
+from tests.kills import RETRY_CONFIG
+from tests.support.mesh_processes import plugin_table, service_table
+from tests.tools import TOOLS_DIRECTORY as TOOLS
 
 PROGRAMS = ROOT / "tests" / "soak" / "programs"
 NOBODY = 65534
-SHARED = {
+SHARED_SETTINGS = {
     "backoff": {"initial": 0.05, "maximum": 0.5},
-    "liveness": {"interval": 1.0, "timeout": 2.0, "threshold": 3},
+    "liveness": {"interval": 1.0, "timeout": 2.0, "failure_threshold": 3},
     "ready_timeout": 60.0,
     "stop_timeout": 5.0,
 }
-DESCRIPTORS = 1024
+MAX_DESCRIPTORS = 1024
 """That each Python plugin may have: with so few, a flood of connections matters."""
 
 
@@ -53,17 +53,17 @@ class Layout:
         return self.run / "mesh.sock"
 
     @property
-    def counted(self) -> Path:
+    def executions_file(self) -> Path:
         """Where plugins note executions of `Slow`."""
         return self.folder / "counted"
 
     @property
-    def modes(self) -> Path:
+    def modes_directory(self) -> Path:
         """Where files say how plugins answer reflection and metrics."""
         return self.folder / "modes"
 
     @property
-    def foreign(self) -> Path:
+    def foreign_directory(self) -> Path:
         """A folder of user `nobody`, with programs that this user may run."""
         return self.folder / "foreign"
 
@@ -72,7 +72,7 @@ class Layout:
         return self.folder / "mesh.toml"
 
 
-def lay_out(folder: Path) -> Layout:
+def prepare_files(folder: Path) -> Layout:
     """Prepare the files of a run and write its config."""
     skipped = []
     bare_python = ""
@@ -84,10 +84,10 @@ def lay_out(folder: Path) -> Layout:
             skipped.append("contained: user nobody may run no Python here")
     if not (TOOLS / "go-service").exists():
         skipped.append("go: go-service is missing, see `python -m tests.tools`")
-    ports = [_free_port(), _free_port()]
+    ports = [_find_free_port(), _find_free_port()]
     foreign = folder / "foreign"
     foreign.mkdir()
-    for program in ("bare.py", "registrar.py"):
+    for program in ("bare_http2_server.py", "foreign_registrar.py"):
         shutil.copy(PROGRAMS / program, foreign / program)
         (foreign / program).chmod(0o644)
     if bare_python:
@@ -95,24 +95,24 @@ def lay_out(folder: Path) -> Layout:
     layout = Layout(folder, f"127.0.0.1:{ports[0]}", ports[1], tuple(skipped), bare_python)
     tables = _plugins(layout)
     layout = attrs.evolve(layout, names=tuple(tables))
-    layout.modes.mkdir()
+    layout.modes_directory.mkdir()
     folder.chmod(0o711)
     head = f'[mesh.telemetry]\nmetrics = "{layout.metrics}"\n\n'
     if bare_python:
         head += f'[mesh.access.registry]\nusers = ["{NOBODY}"]\n\n'
-    services = [service(f"plugin.{name}", config=RETRIED) for name in tables]
+    services = [service_table(f"plugin.{name}", config=RETRY_CONFIG) for name in tables]
     layout.config.write_text(head + "\n".join([*tables.values(), *services]))
     return layout
 
 
 def _plugins(layout: Layout) -> dict[str, str]:
     """Return the [[plugin]] tables, by name."""
-    environment = {"COUNTED": str(layout.counted), "MODES": str(layout.modes)}
-    few = {"rlimits": {"nofile": DESCRIPTORS}}
-    shared = {**SHARED, "env": environment, "containment": few}
+    environment = {"COUNTED": str(layout.executions_file), "MODES": str(layout.modes_directory)}
+    few = {"rlimits": {"nofile": MAX_DESCRIPTORS}}
+    shared = {**SHARED_SETTINGS, "env": environment, "containment": few}
 
     def ours(name: str, kind: str, **settings: object) -> str:
-        return plugin(name, "plugin.py", kind, cwd=PROGRAMS, **{**shared, **settings})
+        return plugin_table(name, "plugin.py", kind, cwd=PROGRAMS, **{**shared, **settings})
 
     grpcio = ROOT / "examples" / "grpcio-plugin"
     return {
@@ -123,7 +123,9 @@ def _plugins(layout: Layout) -> dict[str, str]:
         "flaky": ours("flaky", "flaky"),
         "slow": ours("slow", "slow"),
         "noisy": ours("noisy", "noisy"),
-        "grpcio": plugin("grpcio", "grpcio_plugin.py", cwd=grpcio, instances=2, **SHARED),
+        "grpcio": plugin_table(
+            "grpcio", "grpcio_plugin.py", cwd=grpcio, instances=2, **SHARED_SETTINGS
+        ),
         "go": _go(grpcio),
         "contained": _contained(layout),
     }
@@ -132,22 +134,22 @@ def _plugins(layout: Layout) -> dict[str, str]:
 def _go(grpcio: Path) -> str:
     program = TOOLS / "go-service"
     if not program.exists():
-        return plugin("go", "grpcio_plugin.py", cwd=grpcio, **SHARED)
-    table = plugin("go", "", **SHARED)
+        return plugin_table("go", "grpcio_plugin.py", cwd=grpcio, **SHARED_SETTINGS)
+    table = plugin_table("go", "", **SHARED_SETTINGS)
     return table.replace(json.dumps(["{python}", ""]), json.dumps([str(program)]))
 
 
 def _contained(layout: Layout) -> str:
-    command = ["-I", "-S", str(layout.foreign / "bare.py")]
-    settings = dict(SHARED)
+    command = ["-I", "-S", str(layout.foreign_directory / "bare_http2_server.py")]
+    settings = dict(SHARED_SETTINGS)
     if not layout.bare_python:
-        return plugin("contained", *command, cwd=layout.folder, **settings)
+        return plugin_table("contained", *command, cwd=layout.folder, **settings)
     settings["containment"] = {
         "user": "nobody",
         "memory": 2**28,
-        "rlimits": {"nofile": DESCRIPTORS},
+        "rlimits": {"nofile": MAX_DESCRIPTORS},
     }
-    table = plugin("contained", *command, cwd=Path("/"), **settings)
+    table = plugin_table("contained", *command, cwd=Path("/"), **settings)
     return table.replace("{python}", layout.bare_python)
 
 
@@ -170,7 +172,7 @@ def _python_for_nobody() -> str:
     return ""
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port

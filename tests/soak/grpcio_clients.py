@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 from echo.v1 import echo_pb2 as pb
 
-from tests.kills import RETRIED
-from tests.soak.clients import DEADLINE, LATE, PAUSE, PLUGINS_OF_ONE, UNARY_ONLY
+from tests.kills import RETRY_CONFIG
+from tests.soak.clients import DEADLINE, MAX_DEADLINE_OVERRUN, PAUSE, PLUGINS_OF_ONE, UNARY_ONLY
 from tests.soak.score import Score
 
 _END_TIMEOUT = 15.0
@@ -79,7 +79,7 @@ class Client:
                 self.score.lost.append(f"{key} to {plugin}: {outcome}: {exc.details()}")
         self.score.outcomes[f"grpcio {kind} {outcome}"] += 1
         took = time.monotonic() - began
-        if took > DEADLINE + LATE:
+        if took > DEADLINE + MAX_DEADLINE_OVERRUN:
             self.score.late.append(f"{key} to {plugin} ended after {took:.1f} s")
 
     def _expect(self, key: str, expected: object, found: object) -> None:
@@ -111,7 +111,7 @@ class Client:
 
 def main() -> None:
     socket, seed, count, *names = sys.argv[1:]
-    options = [("grpc.service_config", json.dumps({"methodConfig": RETRIED["methodConfig"]}))]
+    options = [("grpc.service_config", json.dumps({"methodConfig": RETRY_CONFIG["methodConfig"]}))]
     over = threading.Event()
     with grpc.insecure_channel(f"unix:{socket}", options) as channel:
         clients = [

@@ -28,7 +28,7 @@ class Score:
     def add(self, other: Score) -> None:
         self.outcomes.update(other.outcomes)
         for name in ("lost", "wrong", "late"):
-            note(getattr(self, name), getattr(other, name))
+            append_bounded(getattr(self, name), getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
         return attrs.asdict(self)
@@ -38,7 +38,7 @@ class Score:
         return cls(**{**found, "outcomes": Counter(found["outcomes"])})
 
 
-def note(texts: list[str], more: Iterable[str]) -> None:
+def append_bounded(texts: list[str], more: Iterable[str]) -> None:
     """Add texts as far as there is room."""
     for text in more:
         if len(texts) < _MAX_TEXTS:

@@ -27,7 +27,7 @@ class Usage:
     descriptors: int
 
 
-def usage_of(pid: int) -> Usage | None:
+def measure_usage(pid: int) -> Usage | None:
     """Return what a process uses, None if it has ended."""
     try:
         return Usage(resident_and_peak(pid)[0], len(os.listdir(f"/proc/{pid}/fd")))
@@ -35,14 +35,14 @@ def usage_of(pid: int) -> Usage | None:
         return None
 
 
-def usage_of_all(mesh_pid: int, instances: Iterable[Any]) -> dict[str, Usage]:
+def measure_all_usage(mesh_pid: int, instances: Iterable[Any]) -> dict[str, Usage]:
     """Return what the mesh uses, and of each plugin the most of its instances."""
     found = {}
-    mesh = usage_of(mesh_pid)
+    mesh = measure_usage(mesh_pid)
     if mesh is not None:
         found["the mesh"] = mesh
     for instance in instances:
-        usage = usage_of(instance.pid) if instance.pid else None
+        usage = measure_usage(instance.pid) if instance.pid else None
         if usage is not None:
             before = found.get(instance.name, Usage(0.0, 0))
             found[instance.name] = Usage(
@@ -51,7 +51,7 @@ def usage_of_all(mesh_pid: int, instances: Iterable[Any]) -> dict[str, Usage]:
     return found
 
 
-def grown(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> list[str]:
+def find_growth(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> list[str]:
     """Return what uses more than at the start, beyond the tolerances."""
     found = []
     for name, then in before.items():

@@ -10,22 +10,27 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from meshtrio.backoff import Backoff
 from meshtrio.config import MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.errors import PluginFailedError
-from tests.supervise.fakes import Lab, Script, lab, plug
+from meshtrio.util.backoff import Backoff
+from tests.support.fake_processes import (
+    ProcessScript,
+    SupervisorHarness,
+    make_plugin_config,
+    make_supervisor,
+)
 
 STEADY = Backoff(initial=1, maximum=60, multiplier=2, jitter=0)
-NEVER_READY = Script(ready=math.inf)
-DIES = Script(ready=math.inf, lives=0.5, status=3)
+NEVER_READY = ProcessScript(ready_after=math.inf)
+DIES = ProcessScript(ready_after=math.inf, lifetime=0.5, exit_status=3)
 
 
-def for_ever(script: Script) -> itertools.repeat[Script]:
+def for_ever(script: ProcessScript) -> itertools.repeat[ProcessScript]:
     return itertools.repeat(script)
 
 
 def looping(name: str, **settings: object) -> PluginConfig:
-    return plug(name, backoff=STEADY, **settings)
+    return make_plugin_config(name, backoff=STEADY, **settings)
 
 
 async def fails(operation: object, match: str) -> None:
@@ -38,9 +43,9 @@ async def test_a_plugin_that_never_gets_ready_is_restarted_ever_later(
 ) -> None:
     """With a min_uptime that is as long as its ready_timeout, as both are by default."""
     plugin = looping("p", ready_timeout=10, min_uptime=10)
-    async with lab([plugin], {"p": for_ever(NEVER_READY)}) as made:
+    async with make_supervisor([plugin], {"p": for_ever(NEVER_READY)}) as made:
         await made.run_until(300)
-        starts = made.times("Starting p")
+        starts = made.event_times("Starting p")
     pauses = [round(after - before - 10) for before, after in itertools.pairwise(starts)]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
@@ -49,20 +54,20 @@ async def test_a_successor_that_never_gets_ready_is_started_ever_later(
     autojump_clock: MockClock,
 ) -> None:
     plugin = looping("p", max_age=100, max_age_variance=0, ready_timeout=10)
-    scripts = {"p": itertools.chain([Script()], for_ever(NEVER_READY))}
-    async with lab([plugin], scripts) as made:
+    scripts = {"p": itertools.chain([ProcessScript()], for_ever(NEVER_READY))}
+    async with make_supervisor([plugin], scripts) as made:
         await made.run_until(200)
-        starts = made.times("Starting p")[1:]
+        starts = made.event_times("Starting p")[1:]
         assert made.states() == {"p/0": "ready"}
     pauses = [after - before - 10 for before, after in itertools.pairwise(starts)]
     assert [math.floor(pause) for pause in pauses] == [1, 2, 4, 8, 16]
 
 
 async def test_a_start_fails_with_the_first_process_that_does(autojump_clock: MockClock) -> None:
-    async with lab([looping("p")], {"p": for_ever(DIES)}) as made:
+    async with make_supervisor([looping("p")], {"p": for_ever(DIES)}) as made:
         await made.run_until(0.1)
         await fails(made.operations.start("p"), r"^p/0 exited with status 3; .* again in 1.0 s$")
-        assert made.times("GaveUp p") == []
+        assert made.event_times("GaveUp p") == []
         await made.run_until(1000)
         assert made.states() == {"p/0": "backoff"}
         # It does not wait for the end of a long delay to try.
@@ -72,7 +77,9 @@ async def test_a_start_fails_with_the_first_process_that_does(autojump_clock: Mo
 
 
 async def test_a_start_succeeds_though_earlier_ones_failed(autojump_clock: MockClock) -> None:
-    async with lab([looping("p")], {"p": [DIES, DIES, Script(ready=2)]}) as made:
+    async with make_supervisor(
+        [looping("p")], {"p": [DIES, DIES, ProcessScript(ready_after=2)]}
+    ) as made:
         await made.run_until(3)
         await made.operations.start("p")
         assert made.states() == {"p/0": "ready"}
@@ -81,28 +88,31 @@ async def test_a_start_succeeds_though_earlier_ones_failed(autojump_clock: MockC
 async def test_what_a_plugin_waits_for_and_does_not_start_is_told(
     autojump_clock: MockClock,
 ) -> None:
-    plugins = [looping("a"), looping("b", after=["a"]), looping("c", after=["b"])]
-    async with lab(plugins, {"a": for_ever(DIES)}) as made:
+    plugins = [looping("a"), looping("b", depends_on=["a"]), looping("c", depends_on=["b"])]
+    async with make_supervisor(plugins, {"a": for_ever(DIES)}) as made:
         await fails(made.operations.start("c"), r"^c/0 waits for a/0 exited with status 3; ")
         await made.operations.stop("a")
         await fails(made.operations.start("c"), r"^c/0 waits for a/0 is stopped$")
 
 
 async def test_one_of_several_instances_is_enough_for_what_waits(autojump_clock: MockClock) -> None:
-    plugins = [looping("a", instances=2), looping("b", after=["a"])]
-    async with lab(plugins, {"a": [DIES, Script(ready=5)]}) as made:
+    plugins = [looping("a", instances=2), looping("b", depends_on=["a"])]
+    async with make_supervisor(plugins, {"a": [DIES, ProcessScript(ready_after=5)]}) as made:
         await made.operations.start("b")
         assert made.states()["b/0"] == "ready"
 
 
 async def test_a_start_ends_if_the_plugin_is_stopped_meanwhile(autojump_clock: MockClock) -> None:
-    async with lab([looping("p")], {"p": [NEVER_READY]}) as made, trio.open_nursery() as nursery:
+    async with (
+        make_supervisor([looping("p")], {"p": [NEVER_READY]}) as made,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(fails, made.operations.start("p"), "p/0 is stopped")
         await made.run_until(1)
         await made.operations.stop("p")
 
 
-async def restarted(made: Lab, *plugins: PluginConfig) -> MeshConfig:
+async def restarted(made: SupervisorHarness, *plugins: PluginConfig) -> MeshConfig:
     await made.run_until(1)
     return MeshConfig([attrs.evolve(plugin, env={"K": "v"}) for plugin in plugins])
 
@@ -112,11 +122,11 @@ async def test_a_reload_tells_of_all_that_do_not_start_once_the_rest_is_done(
 ) -> None:
     slow, one, two = looping("slow"), looping("one"), looping("two")
     scripts = {
-        "slow": [Script(), Script(ready=9)],
-        "one": [Script(), DIES],
+        "slow": [ProcessScript(), ProcessScript(ready_after=9)],
+        "one": [ProcessScript(), DIES],
         "new": for_ever(DIES),
     }
-    async with lab([slow, one, two], scripts) as made:
+    async with make_supervisor([slow, one, two], scripts) as made:
         config = await restarted(made, slow, one, two)
         config = attrs.evolve(config, plugins=[*config.plugins, looping("new")])
         with pytest.raises(PluginFailedError) as caught, trio.fail_after(60):
@@ -124,22 +134,26 @@ async def test_a_reload_tells_of_all_that_do_not_start_once_the_rest_is_done(
         first, second = sorted(str(caught.value).splitlines())
         assert first.startswith("a successor of one/0 exited with status 3; the one in office")
         assert second.startswith("new/0 exited with status 3")
-        assert made.tree.config is config
-        assert len(made.world.processes["slow"]) == len(made.world.processes["two"]) == 2
+        assert made.supervisor.config is config
+        assert len(made.effects.processes["slow"]) == len(made.effects.processes["two"]) == 2
         assert made.states()["slow/0"] == "ready"
 
 
 async def test_a_scale_fails_with_an_instance_that_does_not_start(
     autojump_clock: MockClock,
 ) -> None:
-    async with lab([looping("p")], {"p": itertools.chain([Script()], for_ever(DIES))}) as made:
+    async with make_supervisor(
+        [looping("p")], {"p": itertools.chain([ProcessScript()], for_ever(DIES))}
+    ) as made:
         await made.run_until(1)
         await fails(made.operations.scale("p", 2), r"^p/1 exited with status 3; ")
 
 
 async def test_a_clean_end_before_it_is_ready_is_a_failed_start(autojump_clock: MockClock) -> None:
-    done = attrs.evolve(DIES, status=0)
-    async with lab([looping("p", restart=RestartPolicy.ON_FAILURE)], {"p": [done]}) as made:
+    done = attrs.evolve(DIES, exit_status=0)
+    async with make_supervisor(
+        [looping("p", restart=RestartPolicy.ON_FAILURE)], {"p": [done]}
+    ) as made:
         await fails(made.operations.start("p"), r"^p/0 exited with status 0$")
 
 
@@ -147,11 +161,11 @@ async def test_a_clean_end_before_it_is_ready_is_a_failed_start(autojump_clock: 
 async def test_time_in_which_it_waited_for_a_cpu_does_not_count(
     waited: float, ends: float, autojump_clock: MockClock
 ) -> None:
-    plugin = plug("p", ready_timeout=10, restart=RestartPolicy.NEVER)
-    async with lab([plugin], {"p": [Script(ready=1e6)]}) as made:
-        made.world.waited = waited
+    plugin = make_plugin_config("p", ready_timeout=10, restart=RestartPolicy.NEVER)
+    async with make_supervisor([plugin], {"p": [ProcessScript(ready_after=1e6)]}) as made:
+        made.effects.cpu_wait = waited
         await made.run_until(100)
-        assert made.times("Exited p") == [ends]
-        (status,) = made.tree.statuses()
+        assert made.event_times("Exited p") == [ends]
+        (status,) = made.supervisor.statuses()
         assert "was not ready within 10 s: it is a fake" in status.reason
         assert ("since it waited for a CPU" in status.reason) == bool(waited)

@@ -10,11 +10,11 @@ import pytest
 import trio
 
 from meshtrio.errors import PluginFailedError
-from meshtrio.supervise import events
-from meshtrio.supervise.said import last_line
-from meshtrio.supervise.words import describe
-from tests.meshes import running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from meshtrio.supervisor.event_text import describe_event
+from meshtrio.supervisor.log_line import find_last_line
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import plugin_table
 
 TWO_ERRORS = """
 import trio
@@ -53,7 +53,7 @@ trio.run(main)
     ],
 )
 def test_the_last_line_with_letters_or_digits_is_taken(lines: list[str], last: str) -> None:
-    assert last_line(lines) == last
+    assert find_last_line(lines) == last
 
 
 def test_a_trio_programs_is_its_error_and_not_the_frame_around_it() -> None:
@@ -62,14 +62,14 @@ def test_a_trio_programs_is_its_error_and_not_the_frame_around_it() -> None:
     )
     lines = done.stderr.splitlines()
     assert set(lines[-1].strip()) == set("+-")
-    assert last_line(lines) == "ValueError: boom 1"
+    assert find_last_line(lines) == "ValueError: boom 1"
 
 
 async def test_events_and_errors_tell_it(short_dir: Path) -> None:
-    config = plugin("bad", "-c", TWO_ERRORS, restart="never")
-    async with running(config, short_dir) as watched:
-        exited = await watched.wait(events.Exited)
-        _, text = describe(exited.event)
+    config = plugin_table("bad", "-c", TWO_ERRORS, restart="never")
+    async with run_mesh(config, short_dir) as watched:
+        exited = await watched.wait_for_event(events.Exited)
+        _, text = describe_event(exited.event)
         assert text.endswith("exited with status 1; its last words: ValueError: boom 1")
         with pytest.raises(PluginFailedError, match=r"its last words: ValueError: boom 1$"):
             with trio.fail_after(20):

@@ -7,38 +7,51 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.backoff import Backoff
 from meshtrio.config import MeshConfig
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.supervise.processes.remains import LeftProcess, Remains, RunIdentity
-from meshtrio.supervise.tree import Tree
-from tests.supervise.fakes import FOREVER, FakeWorld, Lab, Script, plug
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.supervisor.process.leftover_killer import (
+    LeftoverReport,
+    RunIdentity,
+    UnkillableProcess,
+)
+from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.util.backoff import Backoff
+from tests.support.fake_processes import (
+    FOREVER,
+    FakeEffects,
+    ProcessScript,
+    SupervisorHarness,
+    make_plugin_config,
+)
 
 
 @attrs.frozen
-class StillRunning(LeftProcess):
+class StillRunning(UnkillableProcess):
     """One that does not end."""
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return True
 
 
-async def left(identity: RunIdentity) -> Remains:
+async def left(identity: RunIdentity) -> LeftoverReport:
     await trio.lowlevel.checkpoint()
-    assert identity.session is not None
-    return Remains(left=(StillRunning(identity.session, "odd", "it is a fake"),))
+    assert identity.session_id is not None
+    return LeftoverReport(unkillable=(StillRunning(identity.session_id, "odd", "it is a fake"),))
 
 
 async def test_an_instance_does_not_leave_ever_more_processes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world, registry = FakeWorld({"p": [Script(FOREVER, unkillable=True)] * 100}), MemoryRegistry()
-    plugin = plug("p", ready_timeout=1.0, stop_timeout=1.0, backoff=Backoff(0.1, 0.1))
-    fake = attrs.evolve(world.world(), sweep=left)
-    tree = Tree(MeshConfig([plugin]), registry, Path("/run/fake"), world=fake)
-    made = Lab(tree, world, registry)
-    tree.subscribe(made.take)
+    world, registry = (
+        FakeEffects({"p": [ProcessScript(FOREVER, is_unkillable=True)] * 100}),
+        MemoryRegistry(),
+    )
+    plugin = make_plugin_config("p", ready_timeout=1.0, stop_timeout=1.0, backoff=Backoff(0.1, 0.1))
+    fake = attrs.evolve(world.make_effects(), kill_orphans=left)
+    tree = Supervisor(MeshConfig([plugin]), registry, Path("/run/fake"), effects=fake)
+    made = SupervisorHarness(tree, world, registry)
+    tree.subscribe(made.on_event)
     async with trio.open_nursery() as nursery:
         await nursery.start(tree.run)
         await made.run_until(3600)
@@ -47,7 +60,7 @@ async def test_an_instance_does_not_leave_ever_more_processes(
     assert len(world.processes["p"]) == 4
     assert status.state.value == "failed"
     assert "cannot be killed, left running, as do 3 others of its processes" in status.reason
-    told = made.told("GaveUp", "LeftRunning")
+    told = made.events_of("GaveUp", "LeftRunning")
     assert told == [*["LeftRunning p"] * 4, "GaveUp p"]
     # They are watched by the warden for as long as they run.
-    assert len(world.guarded) == 4
+    assert len(world.guarded_pids) == 4

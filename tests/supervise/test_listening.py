@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from meshtrio.config import OutputConfig
-from meshtrio.contract import DRAIN_CUT, DRAIN_DONE
-from meshtrio.supervise import events
-from meshtrio.supervise.listening import Listener
-from meshtrio.supervise.processes.output import Ring
+from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE
+from meshtrio.supervisor import events
+from meshtrio.supervisor.output_reader import OutputReader
+from meshtrio.supervisor.process.output_lines import LineBuffer
 
 
 @attrs.define
@@ -47,7 +47,7 @@ async def test_a_mesh_that_is_slow_at_lines_finds_that_they_came_too_fast(
 
     written = Written(pipe_with(b"\n" * 60_000), pipe_with(b""))
     with trio.fail_after(60):
-        async with Listener(config, Ring(), emit).listening(written) as all_read:  # type: ignore[arg-type]
+        async with OutputReader(config, LineBuffer(), emit).reading(written) as all_read:  # type: ignore[arg-type]
             await all_read.wait()
     assert found == {events.LineWritten: 100, events.LinesDropped: 59_900}
 
@@ -60,13 +60,13 @@ async def test_a_report_of_a_drain_is_found_in_the_middle_of_a_line(burst: int) 
     def emit(kind: object, **values: Any) -> None:
         lines.extend(values.get("line", "").split())
 
-    data = f'one\ntwo\nth{DRAIN_CUT}"/p"}}\n{DRAIN_DONE}\nree\nfour\n'.encode()
+    data = f'one\ntwo\nth{DRAIN_CUT_CALL}"/p"}}\n{DRAIN_DONE}\nree\nfour\n'.encode()
     written = Written(pipe_with(b""), pipe_with(data))
-    listener = Listener(OutputConfig(burst=burst, lines_per_second=0.001), Ring(), emit)
+    listener = OutputReader(OutputConfig(burst=burst, lines_per_second=0.001), LineBuffer(), emit)
     with trio.fail_after(60):
-        async with listener.listening(written) as all_read:  # type: ignore[arg-type]
+        async with listener.reading(written) as all_read:  # type: ignore[arg-type]
             await all_read.wait()
-    assert listener.reported_drain
+    assert listener.has_drain_report
     assert listener.cut_calls == ["/p"]
     assert lines == ["one", "two", "th", "ree", "four"][:burst]
     assert listener.stderr_tail == ("one", "two", "th", "ree", "four")
@@ -90,13 +90,13 @@ async def test_what_was_left_in_a_pipe_that_others_hold_is_handled_in_slices() -
 
     reader, writer = os.pipe()
     written = Written(reader, pipe_with(b""))
-    listener = Listener(OutputConfig(), Ring(), emit)
+    listener = OutputReader(OutputConfig(), LineBuffer(), emit)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            async with listener.listening(written):  # type: ignore[arg-type]
+            async with listener.reading(written):  # type: ignore[arg-type]
                 await trio.testing.wait_all_tasks_blocked()
                 os.write(writer, b"\n" * 2000)
-                listener.catch_up()
+                listener.read_remaining()
                 nursery.start_soon(count_passes)
             nursery.cancel_scope.cancel()
     os.close(writer)

@@ -10,22 +10,29 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from meshtrio.backoff import Backoff
 from meshtrio.config import GroupConfig, MeshConfig, RestartPolicy
 from meshtrio.errors import ConfigError, PluginFailedError, UsageError
-from meshtrio.supervise.operations import Reloaded, compare
-from tests.supervise.fakes import Lab, Script, lab, plug
+from meshtrio.supervisor.operations import ReloadResult, compare_configs
+from meshtrio.util.backoff import Backoff
+from tests.support.fake_processes import (
+    ProcessScript,
+    SupervisorHarness,
+    make_plugin_config,
+    make_supervisor,
+)
 
 STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
-NEVER_READY = Script(ready=math.inf)
+NEVER_READY = ProcessScript(ready_after=math.inf)
 
 
-def endpoints(made: Lab, service: str = "plugin.p") -> int:
+def endpoints(made: SupervisorHarness, service: str = "plugin.p") -> int:
     return len(made.registry.resolve(service).endpoints)
 
 
 async def test_stop_and_start(autojump_clock: MockClock) -> None:
-    async with lab([plug("p", instances=2), plug("q")]) as made:
+    async with make_supervisor(
+        [make_plugin_config("p", instances=2), make_plugin_config("q")]
+    ) as made:
         await made.run_until(1)
         await made.operations.stop("p")
         assert made.states() == {"p/0": "stopped", "p/1": "stopped", "q/0": "ready"}
@@ -37,8 +44,10 @@ async def test_stop_and_start(autojump_clock: MockClock) -> None:
 
 
 async def test_start_gives_what_failed_another_chance(autojump_clock: MockClock) -> None:
-    scripts = {"p": [Script(lives=1), Script(lives=1), Script()]}
-    async with lab([plug("p", restart=RestartPolicy.NEVER)], scripts) as made:
+    scripts = {"p": [ProcessScript(lifetime=1), ProcessScript(lifetime=1), ProcessScript()]}
+    async with make_supervisor(
+        [make_plugin_config("p", restart=RestartPolicy.NEVER)], scripts
+    ) as made:
         await made.run_until(5)
         assert made.states() == {"p/0": "failed"}
         await made.operations.start("p")
@@ -50,22 +59,28 @@ async def test_start_gives_what_failed_another_chance(autojump_clock: MockClock)
 
 
 async def test_start_tells_of_one_that_gives_up(autojump_clock: MockClock) -> None:
-    scripts = {"p": [Script(lives=1), Script(ready=5, lives=1)]}
-    async with lab([plug("p", restart=RestartPolicy.NEVER)], scripts) as made:
+    scripts = {"p": [ProcessScript(lifetime=1), ProcessScript(ready_after=5, lifetime=1)]}
+    async with make_supervisor(
+        [make_plugin_config("p", restart=RestartPolicy.NEVER)], scripts
+    ) as made:
         await made.run_until(5)
         with pytest.raises(PluginFailedError, match="p/0 exited with status 1"):
             await made.operations.start("p")
 
 
 async def test_an_unknown_name_is_refused_with_those_there_are(autojump_clock: MockClock) -> None:
-    async with lab([plug("p"), plug("q")]) as made:
+    async with make_supervisor([make_plugin_config("p"), make_plugin_config("q")]) as made:
         with pytest.raises(UsageError, match="no plugin 'r'; the plugins are: p, q"):
             await made.operations.restart("r")
 
 
 async def test_a_rolling_restart_always_has_one_registered(autojump_clock: MockClock) -> None:
-    scripts = {"p": itertools.chain([Script()] * 2, itertools.repeat(Script(ready=3, stops=2)))}
-    async with lab([plug("p", instances=2)], scripts) as made:
+    scripts = {
+        "p": itertools.chain(
+            [ProcessScript()] * 2, itertools.repeat(ProcessScript(ready_after=3, stop_duration=2))
+        )
+    }
+    async with make_supervisor([make_plugin_config("p", instances=2)], scripts) as made:
         await made.run_until(1)
         seen: set[int] = set()
         async with trio.open_nursery() as nursery:
@@ -79,18 +94,20 @@ async def test_a_rolling_restart_always_has_one_registered(autojump_clock: MockC
             await made.operations.restart("p")
             nursery.cancel_scope.cancel()
         assert min(seen) >= 2
-        assert made.told("Renewing", "Ready", "Stopped")[2:] == [
+        assert made.events_of("Renewing", "Ready", "Stopped")[2:] == [
             *["Renewing p", "Ready p", "Stopped p"],
             *["Renewing p/1", "Ready p/1", "Stopped p/1"],
         ]
-        assert made.tree.statuses()[0].restarts == 0
-        assert made.tree.statuses()[0].socket.name == "p-0.b.sock"
+        assert made.supervisor.statuses()[0].restarts == 0
+        assert made.supervisor.statuses()[0].socket.name == "p-0.b.sock"
 
 
 async def test_a_successor_that_is_never_ready_leaves_the_old_one(
     autojump_clock: MockClock,
 ) -> None:
-    async with lab([plug("p")], {"p": [Script(), NEVER_READY]}) as made:
+    async with make_supervisor(
+        [make_plugin_config("p")], {"p": [ProcessScript(), NEVER_READY]}
+    ) as made:
         await made.run_until(1)
         with pytest.raises(PluginFailedError, match=r"was not ready.*in office goes on"):
             await made.operations.restart("p")
@@ -101,41 +118,52 @@ async def test_a_successor_that_is_never_ready_leaves_the_old_one(
 
 
 async def test_one_that_dies_while_it_is_renewed_is_succeeded(autojump_clock: MockClock) -> None:
-    scripts = {"p": [Script(lives=5), Script(ready=8)]}
-    async with lab([plug("p", backoff=STEADY)], scripts) as made:
+    scripts = {"p": [ProcessScript(lifetime=5), ProcessScript(ready_after=8)]}
+    async with make_supervisor([make_plugin_config("p", backoff=STEADY)], scripts) as made:
         await made.run_until(4)
         await made.operations.restart("p")
         await made.run_until(100)
-        assert len(made.times("Starting p")) == 2
+        assert len(made.event_times("Starting p")) == 2
         assert made.states() == {"p/0": "ready"}
 
 
 async def test_a_group_can_be_named(autojump_clock: MockClock) -> None:
     group = GroupConfig("g", ["p", "q"])
-    async with lab([plug("p"), plug("q", after=["p"]), plug("r")], groups=[group]) as made:
+    async with make_supervisor(
+        [
+            make_plugin_config("p"),
+            make_plugin_config("q", depends_on=["p"]),
+            make_plugin_config("r"),
+        ],
+        groups=[group],
+    ) as made:
         await made.run_until(1)
         await made.operations.stop("g")
         assert made.states() == {"p/0": "stopped", "q/0": "stopped", "r/0": "ready"}
-        assert made.told("Stopped") == ["Stopped q", "Stopped p"]
+        assert made.events_of("Stopped") == ["Stopped q", "Stopped p"]
 
 
 async def test_scaling_up_and_down(autojump_clock: MockClock) -> None:
-    async with lab([plug("p"), plug("q")]) as made:
+    async with make_supervisor([make_plugin_config("p"), make_plugin_config("q")]) as made:
         await made.run_until(1)
         await made.operations.scale("p", 3)
         assert list(made.states()) == ["p/0", "p/1", "p/2", "q/0"]
         assert endpoints(made) == 3
         await made.operations.scale("p", 1)
         assert list(made.states()) == ["p/0", "q/0"]
-        assert sorted(made.told("Stopped")) == ["Stopped p/1", "Stopped p/2"]
+        assert sorted(made.events_of("Stopped")) == ["Stopped p/1", "Stopped p/2"]
         with pytest.raises(UsageError, match="cannot scale p to 0"):
             await made.operations.scale("p", 0)
 
 
 async def test_a_reload_touches_only_what_changed(autojump_clock: MockClock) -> None:
-    same, scaled, gone = plug("same"), plug("scaled"), plug("gone")
-    changed, adjusted = plug("changed"), plug("adjusted")
-    async with lab([same, scaled, gone, changed, adjusted]) as made:
+    same, scaled, gone = (
+        make_plugin_config("same"),
+        make_plugin_config("scaled"),
+        make_plugin_config("gone"),
+    )
+    changed, adjusted = make_plugin_config("changed"), make_plugin_config("adjusted")
+    async with make_supervisor([same, scaled, gone, changed, adjusted]) as made:
         await made.run_until(1)
         following = MeshConfig(
             [
@@ -143,10 +171,10 @@ async def test_a_reload_touches_only_what_changed(autojump_clock: MockClock) -> 
                 attrs.evolve(scaled, instances=2),
                 attrs.evolve(changed, env={"K": "v"}),
                 attrs.evolve(adjusted, restart=RestartPolicy.NEVER),
-                plug("new", after=["same"]),
+                make_plugin_config("new", depends_on=["same"]),
             ]
         )
-        assert await made.operations.reload(following) == Reloaded(
+        assert await made.operations.reload(following) == ReloadResult(
             added=("new",),
             removed=("gone",),
             restarted=("changed",),
@@ -157,7 +185,7 @@ async def test_a_reload_touches_only_what_changed(autojump_clock: MockClock) -> 
             *["adjusted/0", "changed/0", "new/0", "same/0", "scaled/0", "scaled/1"]
         ]
         assert set(made.states().values()) == {"ready"}
-        started = {name: len(lives) for name, lives in made.world.processes.items()}
+        started = {name: len(lives) for name, lives in made.effects.processes.items()}
         assert started == {
             "same": 1,
             "scaled": 2,
@@ -169,12 +197,15 @@ async def test_a_reload_touches_only_what_changed(autojump_clock: MockClock) -> 
 
 
 def test_an_unchanged_config_changes_nothing() -> None:
-    config = MeshConfig([plug("p"), plug("q")])
-    assert compare(config, config) == Reloaded()
+    config = MeshConfig([make_plugin_config("p"), make_plugin_config("q")])
+    assert compare_configs(config, config) == ReloadResult()
 
 
 async def test_an_operation_ends_with_the_mesh(autojump_clock: MockClock) -> None:
-    async with lab([plug("p")], {"p": [NEVER_READY]}) as made, trio.open_nursery() as nursery:
+    async with (
+        make_supervisor([make_plugin_config("p")], {"p": [NEVER_READY]}) as made,
+        trio.open_nursery() as nursery,
+    ):
         refused = trio.Event()
 
         async def start() -> None:
@@ -184,27 +215,27 @@ async def test_an_operation_ends_with_the_mesh(autojump_clock: MockClock) -> Non
 
         nursery.start_soon(start)
         await made.run_until(1)
-        made.tree.close()
+        made.supervisor.start_shutdown()
         await refused.wait()
 
 
 async def test_a_reload_that_has_failed_is_made_again(autojump_clock: MockClock) -> None:
     """Not told to have changed nothing: what runs is not what the config says."""
-    scripts = {"p": [Script(), NEVER_READY, Script()]}
-    async with lab([plug("p"), plug("q")], scripts) as made:
+    scripts = {"p": [ProcessScript(), NEVER_READY, ProcessScript()]}
+    async with make_supervisor([make_plugin_config("p"), make_plugin_config("q")], scripts) as made:
         await made.run_until(1)
-        following = MeshConfig([plug("p", env={"K": "v"}), plug("q")])
+        following = MeshConfig([make_plugin_config("p", env={"K": "v"}), make_plugin_config("q")])
         with pytest.raises(PluginFailedError, match="in office goes on"):
             await made.operations.reload(following)
-        assert await made.operations.reload(following) == Reloaded(restarted=("p",))
-        assert await made.operations.reload(following) == Reloaded()
-        assert len(made.world.processes["p"]) == 3
+        assert await made.operations.reload(following) == ReloadResult(restarted=("p",))
+        assert await made.operations.reload(following) == ReloadResult()
+        assert len(made.effects.processes["p"]) == 3
 
 
 async def test_a_number_of_instances_that_cannot_be_changes_nothing(
     autojump_clock: MockClock,
 ) -> None:
-    async with lab([plug("p", metrics="127.0.0.1:65530")]) as made:
+    async with make_supervisor([make_plugin_config("p", metrics="127.0.0.1:65530")]) as made:
         await made.run_until(1)
         with pytest.raises(ConfigError, match="the highest is 65535"):
             await made.operations.scale("p", 4)
@@ -212,7 +243,9 @@ async def test_a_number_of_instances_that_cannot_be_changes_nothing(
 
 
 async def test_scaling_by_a_slip_of_the_finger_changes_nothing(autojump_clock: MockClock) -> None:
-    async with lab([plug("p"), plug("q", max_instances=3)]) as made:
+    async with make_supervisor(
+        [make_plugin_config("p"), make_plugin_config("q", max_instances=3)]
+    ) as made:
         await made.run_until(1)
         for name, instances in (("p", 3_000_000), ("p", 257), ("q", 4)):
             with pytest.raises(ConfigError, match=f"instances: {instances} is more than its max"):
@@ -222,13 +255,18 @@ async def test_scaling_by_a_slip_of_the_finger_changes_nothing(autojump_clock: M
 
 
 async def test_why_nobody_serves_a_service_is_in_the_registry(autojump_clock: MockClock) -> None:
-    never, once = plug("never", restart=RestartPolicy.NEVER), plug("once")
-    async with lab([never, once], {"never": [Script(lives=1, ready=math.inf)]}) as made:
+    never, once = (
+        make_plugin_config("never", restart=RestartPolicy.NEVER),
+        make_plugin_config("once"),
+    )
+    async with make_supervisor(
+        [never, once], {"never": [ProcessScript(lifetime=1, ready_after=math.inf)]}
+    ) as made:
         await made.run_until(2)
         await made.operations.stop("once")
-        (failed,) = made.registry.resolve("plugin.never").departures
-        (stopped,) = made.registry.resolve("plugin.once").departures
+        (failed,) = made.registry.resolve("plugin.never").exit_infos
+        (stopped,) = made.registry.resolve("plugin.once").exit_infos
     assert "exited with status" in failed.reason
-    assert failed.died
+    assert failed.is_process_exit
     assert stopped.reason.endswith("was stopped")
     assert (stopped.exit_status, stopped.signal) == (0, None)

@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 import trio
 
-from meshtrio.rpc.listener import unix_listener
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.supervise import probe
-from meshtrio.supervise.decisions.vitality import Condition, Symptom
-from meshtrio.supervise.probe import Health, NotReadyError, SocketProbe
-from tests.rpc.pages import Page, all_pages, answering
-from tests.rpc.pairs import Scripted
+from meshtrio.supervisor import probe
+from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
+from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError, SocketProbe
+from meshtrio.transport.listener import unix_listener
+from tests.support.connection_pairs import CallbackServicer
+from tests.support.http_responses import (
+    HttpResponse,
+    for_each_http_response,
+    serve_http_response,
+)
 
 
 @asynccontextmanager
@@ -45,13 +49,13 @@ async def test_serving_is_ready(short_dir: Path) -> None:
 
 
 async def test_a_server_without_health_is_ready(short_dir: Path) -> None:
-    async with serving(short_dir / "s", Scripted()):
+    async with serving(short_dir / "s", CallbackServicer()):
         await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
 
 
 async def test_not_serving_is_not_yet(short_dir: Path) -> None:
     health = HealthServicer([])
-    health.stop_serving()
+    health.enter_graceful_shutdown()
     async with serving(short_dir / "s", health):
         assert "NOT_SERVING" in await missing(short_dir / "s")
 
@@ -79,31 +83,31 @@ async def test_a_socket_that_never_answers(short_dir: Path) -> None:
         assert "did not answer the health check" in await missing(short_dir / "s")
 
 
-@all_pages
+@for_each_http_response
 async def test_a_server_that_answers_with_a_page_is_ready_if_that_maps_to_unimplemented(
-    short_dir: Path, page: Page
+    short_dir: Path, page: HttpResponse
 ) -> None:
-    async with answering(short_dir / "s", page):
+    async with serve_http_response(short_dir / "s", page):
         found = await SocketProbe().check(f"unix:{short_dir / 's'}", 5)
-        ready = page.code == "UNIMPLEMENTED"
-        assert (found.alive, found.serving) == (ready, ready)
+        ready = page.grpc_code == "UNIMPLEMENTED"
+        assert (found.is_alive, found.is_serving) == (ready, ready)
         if ready:
             await SocketProbe().wait_ready(f"unix:{short_dir / 's'}", 5)
         else:
-            assert f"its health check failed with {page.code}" in found.reason
+            assert f"its health check failed with {page.grpc_code}" in found.reason
 
 
 async def test_a_check_counts_for_the_mesh_if_that_waited_for_a_cpu(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited = iter([10.0, 10.01, 20.0, 20.09])
-    monkeypatch.setattr(probe, "waited_for_cpu", lambda: next(waited))
+    monkeypatch.setattr(probe, "read_thread_cpu_wait", lambda: next(waited))
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(short_dir / "s"))
         sock.listen()
         for expected in (None, Condition.MESH_OVERLOADED):
             found = await SocketProbe().check(f"unix:{short_dir / 's'}", 0.1)
-            assert (found.alive, found.symptom) == (False, Symptom.NO_ANSWER)
+            assert (found.is_alive, found.symptom) == (False, Symptom.NO_ANSWER)
             assert found.condition is expected
     assert "the mesh waited for a CPU 90 % of the time" in found.reason
 
@@ -125,7 +129,7 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
         await nursery.start(server.serve, listener)
         # Numbers below three stay taken.
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        found: list[Health] = []
+        found: list[HealthCheckResult] = []
 
         async def check() -> None:
             found.append(await SocketProbe().check(address, 0.05))
@@ -138,7 +142,7 @@ async def test_a_mesh_without_descriptors_asks_again_when_it_has_some(
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert found[0].alive
+        assert found[0].is_alive
         nursery.cancel_scope.cancel()
 
 
@@ -148,4 +152,4 @@ async def test_a_mesh_without_local_ports_does_not_take_a_plugin_for_dead() -> N
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
     found = await SocketProbe().check("tcp:127.0.0.1:1", 5, connect=no_port)
-    assert (found.alive, found.condition) == (False, Condition.MESH_OVERLOADED)
+    assert (found.is_alive, found.condition) == (False, Condition.MESH_OVERLOADED)

@@ -10,12 +10,18 @@ import attrs
 import pytest
 import trio
 
-from meshtrio.client.endpoint import Departure
 from meshtrio.config import MeshConfig
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.supervise import events
-from meshtrio.supervise.tree import Tree
-from tests.supervise.fakes import FakeWorld, Lab, Script, lab, plug
+from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.supervisor import events
+from meshtrio.supervisor.supervisor import Supervisor
+from tests.support.fake_processes import (
+    FakeEffects,
+    ProcessScript,
+    SupervisorHarness,
+    make_plugin_config,
+    make_supervisor,
+)
 
 
 class OddError(BaseException):
@@ -26,17 +32,19 @@ class OddError(BaseException):
 async def test_a_subscriber_that_raises_ends_nothing(
     error: Any, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(event: events.Event) -> None:
+    def broken(event: events.LifecycleEvent) -> None:
         raise error("no", [ValueError("inner")]) if error is ExceptionGroup else error("no")
 
     seen: list[str] = []
-    async with lab([plug("a"), plug("b")], {"a": [Script(lives=5)]}) as made:
-        made.tree.subscribe(broken)
-        made.tree.subscribe(lambda event: seen.append(type(event).__name__))
+    async with make_supervisor(
+        [make_plugin_config("a"), make_plugin_config("b")], {"a": [ProcessScript(lifetime=5)]}
+    ) as made:
+        made.supervisor.subscribe(broken)
+        made.supervisor.subscribe(lambda event: seen.append(type(event).__name__))
         await made.run_until(60)
         assert made.states() == {"a/0": "ready", "b/0": "ready"}
         assert {"Starting", "Ready", "Exited", "Restarting"} <= set(seen)
-    assert len(made.tree.report.stopped) == 2
+    assert len(made.supervisor.shutdown_report.stopped) == 2
     records = [r for r in caplog.records if "a subscriber of lifecycle events raised" in r.message]
     # One a minute, however many events there are.
     assert 1 <= len(records) <= 2
@@ -47,16 +55,16 @@ async def test_a_subscriber_that_raises_ends_nothing(
 async def test_a_subscriber_may_end_the_program_and_all_is_stopped(
     error: type[BaseException], autojump_clock: trio.testing.MockClock
 ) -> None:
-    def leaving(event: events.Event) -> None:
+    def leaving(event: events.LifecycleEvent) -> None:
         if isinstance(event, events.Ready):
             raise error(3)
 
-    world, registry = FakeWorld(), MemoryRegistry()
-    config = MeshConfig([plug("a"), plug("b")])
-    tree = Tree(config, registry, Path("/run/fake"), [leaving], world=world.world())
+    world, registry = FakeEffects(), MemoryRegistry()
+    config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
+    tree = Supervisor(config, registry, Path("/run/fake"), [leaving], effects=world.make_effects())
     with pytest.raises(error):
         await tree.run()
-    assert world.guarded == set()
+    assert world.guarded_pids == set()
     assert not any(status.pid for status in tree.statuses())
 
 
@@ -65,27 +73,27 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
 ) -> None:
     failures = iter([RuntimeError("of the probe")])
 
-    class Failing(FakeWorld):
+    class Failing(FakeEffects):
         async def check(
-            self, address: str, within: float, tls: Any = None, connect: Any = None
+            self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
         ) -> Any:
-            found = await super().check(address, within, tls, connect)
+            found = await super().check(address, timeout_seconds, tls, connect)
             if "/a-0" in address:
                 for failure in failures:
                     raise failure
             return found
 
     world, registry = Failing(), MemoryRegistry()
-    config = MeshConfig([plug("a"), plug("b")])
-    tree = Tree(config, registry, Path("/run/fake"), world=world.world())
-    made = Lab(tree, world, registry)
-    tree.subscribe(made.take)
+    config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
+    tree = Supervisor(config, registry, Path("/run/fake"), effects=world.make_effects())
+    made = SupervisorHarness(tree, world, registry)
+    tree.subscribe(made.on_event)
     async with trio.open_nursery() as nursery:
         await nursery.start(tree.run)
         await made.run_until(60)
         assert made.states() == {"a/0": "ready", "b/0": "ready"}
         assert [len(world.processes[name]) for name in ("a", "b")] == [2, 1]
-        assert made.told("Exited", "Restarting") == ["Exited a", "Restarting a"]
+        assert made.events_of("Exited", "Restarting") == ["Exited a", "Restarting a"]
         nursery.cancel_scope.cancel()
     assert "internal error" in caplog.text
     assert "of the probe" in caplog.text
@@ -97,7 +105,7 @@ async def test_an_error_around_a_process_leaves_none_behind(
 ) -> None:
     """What watches it, or the registry, fails for one instance."""
 
-    class Failing(FakeWorld):
+    class Failing(FakeEffects):
         def watch(self, pid: int, pidfd: int) -> None:
             super().watch(pid, pidfd)
             first = [process.pid for process in self.processes["a"][:1]]
@@ -105,21 +113,26 @@ async def test_an_error_around_a_process_leaves_none_behind(
                 raise RuntimeError("of the guard")
 
     class FailingRegistry(MemoryRegistry):
-        def deregister(self, service: str, departure: Departure) -> None:
+        def deregister(self, service: str, exit_info: ExitInfo) -> None:
             if where == "registry" and service == "plugin.a":
                 raise RuntimeError("of the registry")
-            super().deregister(service, departure)
+            super().deregister(service, exit_info)
 
-    world, registry = Failing({"a": [Script(lives=1)]}), FailingRegistry()
-    tree = Tree(MeshConfig([plug("a"), plug("b")]), registry, Path("/fake"), world=world.world())
+    world, registry = Failing({"a": [ProcessScript(lifetime=1)]}), FailingRegistry()
+    tree = Supervisor(
+        MeshConfig([make_plugin_config("a"), make_plugin_config("b")]),
+        registry,
+        Path("/fake"),
+        effects=world.make_effects(),
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(tree.run)
         await trio.sleep(60)
         assert [each.state.value for each in tree.statuses()] == ["ready", "ready"]
         assert [len(world.processes[name]) for name in ("a", "b")] == [2, 1]
-        assert world.processes["a"][0].ended
+        assert world.processes["a"][0].has_exited
         nursery.cancel_scope.cancel()
-    assert all(each.ended for name in "ab" for each in world.processes[name])
+    assert all(each.has_exited for name in "ab" for each in world.processes[name])
 
 
 async def test_an_error_of_the_sweep_ends_nothing(
@@ -129,9 +142,11 @@ async def test_an_error_of_the_sweep_ends_nothing(
         await trio.lowlevel.checkpoint()
         raise RuntimeError("of the sweep")
 
-    world, registry = FakeWorld({"a": [Script(lives=1)]}), MemoryRegistry()
-    fake = attrs.evolve(world.world(), sweep=sweep)
-    tree = Tree(MeshConfig([plug("a")]), registry, Path("/run/fake"), world=fake)
+    world, registry = FakeEffects({"a": [ProcessScript(lifetime=1)]}), MemoryRegistry()
+    fake = attrs.evolve(world.make_effects(), kill_orphans=sweep)
+    tree = Supervisor(
+        MeshConfig([make_plugin_config("a")]), registry, Path("/run/fake"), effects=fake
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(tree.run)
         await trio.sleep(60)

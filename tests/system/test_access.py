@@ -16,11 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.wire import frames
+from meshtrio.http2 import frames
 from tests import ROOT
-from tests.programs import Served, echo, served, until
-from tests.system.hosts import Certificates
-from tests.tools import tool
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.network_hosts import Certificates
+from tests.tools import find_tool
 
 NOBODY = 65534
 CONTROL = "meshtrio.v1.Control/ListInstances"
@@ -37,7 +42,7 @@ def shared_dir() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        shutil.copy(tool("grpcurl"), folder / "grpcurl")
+        shutil.copy(find_tool("grpcurl"), folder / "grpcurl")
         # The types, since reflection may be refused as well.
         for proto in ("protos/meshtrio", "protos/grpc", "examples/echo-plugin/echo"):
             shutil.copytree(ROOT / proto, folder / "protos" / Path(proto).name)
@@ -84,7 +89,7 @@ def outcomes(folder: Path, target: str, *options: str, **how: object) -> dict[st
 
 @as_root
 def test_others_cannot_even_connect_by_default(shared_dir: Path) -> None:
-    with served(shared_dir, echo(), ready=1) as running:
+    with serve_mesh(shared_dir, echo_plugin_table(), min_ready=1) as running:
         target = f"unix://{running.socket}"
         assert set(outcomes(shared_dir, target, "-plaintext").values()) == {"ok"}
         refused = call(shared_dir, target, CONTROL, "-plaintext", user=NOBODY, extra_groups=[])
@@ -94,8 +99,8 @@ def test_others_cannot_even_connect_by_default(shared_dir: Path) -> None:
 @as_root
 @pytest.mark.parametrize("allowed", ["control", "registry", "gateway"])
 def test_a_user_may_what_the_config_says_and_no_more(allowed: str, shared_dir: Path) -> None:
-    config = f'[mesh.access.{allowed}]\nusers = ["{NOBODY}"]\n\n{echo()}'
-    with served(shared_dir, config, ready=1) as running:
+    config = f'[mesh.access.{allowed}]\nusers = ["{NOBODY}"]\n\n{echo_plugin_table()}'
+    with serve_mesh(shared_dir, config, min_ready=1) as running:
         target, nobody = f"unix://{running.socket}", {"user": NOBODY, "extra_groups": []}
         found = outcomes(shared_dir, target, "-plaintext", **nobody)
         # Health is for whoever may use any of it.
@@ -103,15 +108,15 @@ def test_a_user_may_what_the_config_says_and_no_more(allowed: str, shared_dir: P
         for name, text in found.items():
             assert text.startswith(f"access.{name}: uid {NOBODY} (pid ")
             assert "may not call" in text
-            running.wait_for(f"refused: access.{name}: uid {NOBODY}")
+            running.wait_for_log(f"refused: access.{name}: uid {NOBODY}")
         third = {"user": 65533, "extra_groups": []}
         assert "ok" not in outcomes(shared_dir, target, "-plaintext", **third).values()
 
 
 @as_root
 def test_a_group_may_by_any_of_its_groups(shared_dir: Path) -> None:
-    config = f'[mesh.access.gateway]\ngroups = ["54321"]\n\n{echo()}'
-    with served(shared_dir, config, ready=1) as running:
+    config = f'[mesh.access.gateway]\ngroups = ["54321"]\n\n{echo_plugin_table()}'
+    with serve_mesh(shared_dir, config, min_ready=1) as running:
         target = f"unix://{running.socket}"
 
         def ask(**how: object) -> str:
@@ -125,7 +130,7 @@ def test_a_group_may_by_any_of_its_groups(shared_dir: Path) -> None:
 
 @as_root
 def test_a_reload_changes_who_may(shared_dir: Path) -> None:
-    with served(shared_dir, echo(), ready=1) as running:
+    with serve_mesh(shared_dir, echo_plugin_table(), min_ready=1) as running:
         nobody = {"user": NOBODY, "extra_groups": []}
 
         def ask() -> str:
@@ -134,13 +139,13 @@ def test_a_reload_changes_who_may(shared_dir: Path) -> None:
 
         assert "permission denied" in ask()
         rule = f'[mesh.access.gateway]\nusers = ["{NOBODY}"]\n\n'
-        (shared_dir / "mesh.toml").write_text(rule + echo())
+        (shared_dir / "mesh.toml").write_text(rule + echo_plugin_table())
         options = ["-plaintext", "-d", "{}"]
         reloaded = call(
             shared_dir, f"unix://{running.socket}", "meshtrio.v1.Control/Reload", *options
         )
         assert reloaded.returncode == 0, reloaded.stderr
-        until(lambda: ask() == "ok")
+        wait_until(lambda: ask() == "ok")
 
 
 @as_root
@@ -148,7 +153,7 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
     """Or who may register could have the mesh, and its clients, speak to servers of others."""
     config = f'[mesh.access.registry]\nusers = ["{NOBODY}"]\n\n'
     roots = shared_dir / "roots.sock"
-    with served(shared_dir, config) as running, socket.socket(socket.AF_UNIX) as listener:
+    with serve_mesh(shared_dir, config) as running, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(roots))
         roots.chmod(0o600)
         listener.listen()
@@ -173,9 +178,11 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
         ) as registrant:
             assert registrant.stdout is not None
             assert registrant.stdout.readline()  # It is registered.
-            listed = json.loads(running.run("services", "thing", "--json").stdout)
+            listed = json.loads(running.run_command("services", "thing", "--json").stdout)
             assert listed[0]["endpoints"][0]["owner"] == NOBODY
-            done = running.run("call", "thing", "echo.v1.EchoService/Echo", "--timeout", "1")
+            done = running.run_command(
+                "call", "thing", "echo.v1.EchoService/Echo", "--timeout", "1"
+            )
             assert done.returncode == 1
             registrant.kill()
         listener.setblocking(False)
@@ -184,24 +191,24 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
             # The mesh has looked who serves there, and said nothing.
             accepted.settimeout(10)
             assert accepted.recv(100) == b""
-        running.wait_for(f"its socket is served by uid 0, not by uid {NOBODY}")
+        running.wait_for_log(f"its socket is served by uid 0, not by uid {NOBODY}")
 
 
 # -- on TCP ------------------------------------------------------------------------------------
 
 
 @contextmanager
-def listening(folder: Path, config: str, access: str = "") -> Iterator[tuple[Served, str]]:
+def listening(folder: Path, config: str, access: str = "") -> Iterator[tuple[MeshProcess, str]]:
     """A mesh with a gateway on a port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     gateway = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\n{config}\n{access}\n'
-    with served(folder, gateway + echo(), ready=1) as running:
+    with serve_mesh(folder, gateway + echo_plugin_table(), min_ready=1) as running:
         yield running, f"127.0.0.1:{port}"
 
 
 def test_on_tcp_by_the_subject_of_a_certificate(shared_dir: Path) -> None:
-    Certificates.make(shared_dir, "127.0.0.1", clients=("ops", "guest"))
+    Certificates.create(shared_dir, "127.0.0.1", clients=("ops", "guest"))
     files = ", ".join(
         f'{key} = "{shared_dir}/{name}"'
         for key, name in (
@@ -224,7 +231,7 @@ def test_on_tcp_by_the_subject_of_a_certificate(shared_dir: Path) -> None:
         found = outcomes(shared_dir, target, *guest)
         assert (found.pop("gateway"), found.pop("health")) == ("ok", "ok")
         assert "CN=guest" in found["control"]
-        running.wait_for("refused: access.control: 127.0.0.1:")
+        running.wait_for_log("refused: access.control: 127.0.0.1:")
         without = call(shared_dir, target, ECHO, *ops[:2], "-connect-timeout", "1")
         assert without.returncode != 0
 
@@ -243,12 +250,12 @@ def test_on_tcp_in_plaintext_only_plugins_can_be_called(shared_dir: Path) -> Non
 
 
 def test_malformed_and_oversized_requests_harm_nobody(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as running:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as running:
         for data in (
             b"\x00" * 1000,
             b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             frames.PREFACE + b"\xff" * 1000,
-            frames.PREFACE + frames.settings({}) + frames.frame(0x1, 0x5, 1, b"\xff" * 100),
+            frames.PREFACE + frames.settings({}) + frames.encode_frame(0x1, 0x5, 1, b"\xff" * 100),
         ):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(10)
@@ -274,10 +281,10 @@ def test_malformed_and_oversized_requests_harm_nobody(short_dir: Path) -> None:
         assert "Traceback" not in running.log
 
 
-def grpc_call(running: Served, method: str, data: str) -> subprocess.CompletedProcess[str]:
+def grpc_call(running: MeshProcess, method: str, data: str) -> subprocess.CompletedProcess[str]:
     target = f"unix://{running.socket}"
     return subprocess.run(
-        [tool("grpcurl"), "-plaintext", "-d", "@", target, f"meshtrio.v1.{method}"],
+        [find_tool("grpcurl"), "-plaintext", "-d", "@", target, f"meshtrio.v1.{method}"],
         input=data,
         capture_output=True,
         text=True,
@@ -317,7 +324,7 @@ def test_10_000_connections_of_one_client_are_bounded_and_others_are_served(
 ) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert hard > CONNECTIONS, "the machine allows fewer descriptors than this needs"
-    with served(short_dir, echo(), ready=1) as running:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as running:
         pipe = subprocess.PIPE
         command = [sys.executable, "-c", _OPEN, str(running.socket)]
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as greedy:
@@ -333,6 +340,6 @@ def test_10_000_connections_of_one_client_are_bounded_and_others_are_served(
             greedy.stdin.write("\n")
             greedy.stdin.flush()
             assert int(greedy.stdout.readline()) >= kept - 1024
-        running.wait_for("connection limit reached for process")
+        running.wait_for_log("connection limit reached for process")
         assert running.log.count("connection limit reached") < 60
         assert grpc_call(running, "Control/ListInstances", "{}").returncode == 0

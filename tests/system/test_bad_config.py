@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import echo, plugin, served
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, serve_mesh
 
-GOOD = plugin("good", "faulty.py", "never-bind")
+GOOD = plugin_table("good", "startup_faults.py", "never-bind")
 
 CASES = {
     "unknown key": (GOOD + "instance = 2\n", "plugin 'good': instance: is not a key", "instances"),
@@ -33,9 +33,13 @@ CASES = {
         "must be a list",
         "without a shell",
     ),
-    "no such folder": (plugin("x", "faulty.py", cwd=Path("nowhere")), "cwd: ", "is not a folder"),
+    "no such folder": (
+        plugin_table("x", "startup_faults.py", cwd=Path("nowhere")),
+        "cwd: ",
+        "is not a folder",
+    ),
     "reserved variable": (GOOD + 'env = { PLUGIN_NAME = "x" }\n', "env: PLUGIN_NAME is set", ""),
-    "bad name": (plugin("a/b", "faulty.py"), "name: 'a/b' is not a name", ""),
+    "bad name": (plugin_table("a/b", "startup_faults.py"), "name: 'a/b' is not a name", ""),
     "not TOML": ("[[plugin\n", "is not TOML", ""),
 }
 
@@ -85,7 +89,7 @@ def test_a_file_that_is_not_there(short_dir: Path) -> None:
 
 def test_a_good_config_is_said_to_be_good(short_dir: Path) -> None:
     path = short_dir / "mesh.toml"
-    path.write_text(echo(instances=2))
+    path.write_text(echo_plugin_table(instances=2))
     done = run("check", str(path))
     assert done.returncode == 0
     assert "1 plugins, 2 instances" in done.stdout
@@ -102,8 +106,8 @@ def test_a_socket_path_that_is_too_long(short_dir: Path) -> None:
 
 
 def test_a_second_mesh_on_the_same_folder(short_dir: Path) -> None:
-    with served(short_dir, GOOD) as mesh:
-        done = run("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(mesh.folder))
+    with serve_mesh(short_dir, GOOD) as mesh:
+        done = run("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(mesh.runtime_dir))
         assert_refused(done, "another mesh runs here", str(mesh.process.pid))
         assert mesh.ps() != []
 

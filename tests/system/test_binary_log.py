@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.programs import echo, plugin, served
-from tests.telemetry.binlogs import kinds, read, sides
+from tests.support.binary_logs import entry_types, read_entries, split_by_logger
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, serve_mesh
 
 TELEMETRY = '[mesh.telemetry]\nbinary_log = "{}"\n'
 FILTER = "echo.v1.EchoService/*,meshtrio.v1.Control/*{h}"
@@ -28,7 +28,7 @@ def logs(folder: Path) -> dict[str, list[Any]]:
     """The entries of each process, by the name it has."""
     found: dict[str, list[Any]] = {}
     for path in sorted(folder.glob("*.binlog*")):
-        found[path.name.split(".")[0]] = read(path)
+        found[path.name.split(".")[0]] = read_entries(path)
     return found
 
 
@@ -40,55 +40,55 @@ def call(mesh: Any, message: str, service: str = "plugin.echo") -> None:
 
 def test_plugins_and_the_mesh_each_write_their_own(short_dir: Path) -> None:
     config = TELEMETRY.format(FILTER)
-    config += echo() + plugin("front", "passing_on.py")
-    config += echo("other", env={"GRPC_BINARY_LOG_FILTER": "*{h:0;m:1}"})
-    config += echo("quiet", env={"GRPC_BINARY_LOG_FILTER": ""})
-    with served(short_dir, config, ready=4) as mesh:
+    config += echo_plugin_table() + plugin_table("front", "proxy.py")
+    config += echo_plugin_table("other", env={"GRPC_BINARY_LOG_FILTER": "*{h:0;m:1}"})
+    config += echo_plugin_table("quiet", env={"GRPC_BINARY_LOG_FILTER": ""})
+    with serve_mesh(short_dir, config, min_ready=4) as mesh:
         call(mesh, "plugin.echo hi", "plugin.front")
         call(mesh, "hi", "plugin.other")
         call(mesh, "hi", "plugin.quiet")
-        assert mesh.run("ps").returncode == 0
+        assert mesh.run_command("ps").returncode == 0
         assert mesh.stop() == 0
-    folder = mesh.folder / "binlog"
+    folder = mesh.runtime_dir / "binlog"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert "with all that is in them" in mesh.log
     found = logs(folder)
     assert sorted(found) == ["echo-0", "front-0", "mesh", "other-0"]
     # In the middle of the chain a process is both, a server and a client.
-    client, server = sides(found["front-0"])
-    assert kinds(client) == kinds(server) == UNARY
+    client, server = split_by_logger(found["front-0"])
+    assert entry_types(client) == entry_types(server) == UNARY
     assert server[1].message.data.endswith(b"plugin.echo hi")
     assert client[1].message.data.endswith(b"hi")
     assert {e.call_id for e in client}.isdisjoint({e.call_id for e in server})
-    _, server = sides(found["echo-0"])
-    assert kinds(server) == UNARY
+    _, server = split_by_logger(found["echo-0"])
+    assert entry_types(server) == UNARY
     assert b"hi" in server[4].message.data
-    _, server = sides(found["mesh"])
+    _, server = split_by_logger(found["mesh"])
     assert all(e.message.data == b"" for e in server)
     assert {e.client_header.method_name for e in server if e.HasField("client_header")} >= {
         "/meshtrio.v1.Control/ListInstances"
     }
-    _, server = sides(found["other-0"])
+    _, server = split_by_logger(found["other-0"])
     # Its filter lets health checks through, too.
     (called,) = (
         e.call_id for e in server if e.client_header.method_name == "/echo.v1.EchoService/Echo"
     )
     ours = [e for e in server if e.call_id == called]
-    assert kinds(ours) == UNARY
+    assert entry_types(ours) == UNARY
     assert len(ours[1].message.data) == 1
 
 
 def test_it_is_off_by_default_and_nothing_of_it_is_there(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         call(mesh, "hi")
-        (pid,) = mesh.pids()[-1:]
+        (pid,) = mesh.plugin_pids()[-1:]
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"BINARY_LOG" not in environment
         assert mesh.stop() == 0
-    assert not (mesh.folder / "binlog").exists()
+    assert not (mesh.runtime_dir / "binlog").exists()
     program = (
-        "import sys, meshtrio.mesh, meshtrio.plugin, meshtrio.services.telling, "
-        "meshtrio.telemetry.in_plugin, meshtrio.telemetry.metrics; "
+        "import sys, meshtrio.mesh, meshtrio.plugin, meshtrio.services.telemetry_setup, "
+        "meshtrio.telemetry.plugin_setup, meshtrio.telemetry.metrics; "
         "print([name for name in sys.modules if 'log_f' in name or 'logged' in name "
         "or 'log_e' in name or 'binary' in name])"
     )
@@ -98,11 +98,13 @@ def test_it_is_off_by_default_and_nothing_of_it_is_there(short_dir: Path) -> Non
 
 def test_a_folder_that_cannot_be_written_to_harms_no_call(short_dir: Path) -> None:
     (short_dir / "file").touch()
-    config = TELEMETRY.format("*") + f'binary_log_folder = "{short_dir}/file/x"\n' + echo()
-    with served(short_dir, config, ready=1) as mesh:
+    config = (
+        TELEMETRY.format("*") + f'binary_log_folder = "{short_dir}/file/x"\n' + echo_plugin_table()
+    )
+    with serve_mesh(short_dir, config, min_ready=1) as mesh:
         for _ in range(3):
             call(mesh, "hi")
-            assert mesh.run("ps").returncode == 0
+            assert mesh.run_command("ps").returncode == 0
         assert mesh.stop() == 0
     told = [line for line in mesh.log.splitlines() if "cannot be written" in line]
     assert len([line for line in told if "/echo-0." in line]) == 1
@@ -133,7 +135,7 @@ def test_what_cannot_be_is_told_before_anything_starts(
 
 
 def test_a_plugin_with_a_filter_that_is_none_does_not_start(short_dir: Path) -> None:
-    config = echo(env={"GRPC_BINARY_LOG_FILTER": "*/x"}, restart="never")
-    with served(short_dir, config) as mesh:
-        mesh.wait_for("the filter of the binary log: '*/x' is none of")
+    config = echo_plugin_table(env={"GRPC_BINARY_LOG_FILTER": "*/x"}, restart="never")
+    with serve_mesh(short_dir, config) as mesh:
+        mesh.wait_for_log("the filter of the binary log: '*/x' is none of")
         assert mesh.stop() in (0, 1)

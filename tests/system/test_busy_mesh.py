@@ -15,7 +15,7 @@ from meshtrio.errors import NoMeshError
 async def test_a_mesh_with_a_full_backlog_is_not_said_to_be_missing(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mesh, "_BACKLOG_WAIT", 0.05)
+    monkeypatch.setattr(mesh, "_ACCEPT_TIMEOUT", 0.05)
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(short_dir / "mesh.sock"))
         listener.listen(0)

@@ -16,21 +16,21 @@ from echo.v1.echo_grpc import EchoServiceServicer
 
 from meshtrio import mesh, plugin
 from meshtrio.config import MeshConfig, load
+from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.errors import MeshFailedError, UsageError
-from meshtrio.gateway.door import Door
-from meshtrio.registry.memory import MemoryRegistry
-from meshtrio.runtime_dir import claim
-from meshtrio.services.chronicle import Chronicle
-from meshtrio.services.log_levels import LogLevels
-from meshtrio.structured import running
-from meshtrio.supervise.operations import Operations
-from meshtrio.supervise.tree import Tree
-from meshtrio.telemetry.families import Family
-from meshtrio.telemetry.metrics.exposition import expose
-from meshtrio.telemetry.traces import queue
-from tests.programs import Served, echo, served
-from tests.starts import cancel_at_each_step
-from tests.system.scrapes import free_port
+from meshtrio.gateway.mesh_server import MeshServer
+from meshtrio.runtime_dir.directory import claim_runtime_dir
+from meshtrio.services.event_log import EventLog
+from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.telemetry.metric_families import MetricFamily
+from meshtrio.telemetry.metrics.exposition_server import serve_metrics
+from meshtrio.telemetry.traces import batch_span_processor
+from meshtrio.util.concurrency import background_service
+from tests.support.cancelled_starts import cancel_at_each_step
+from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
+from tests.support.scrapes import find_free_port
 
 SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
 
@@ -38,7 +38,7 @@ SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
 @pytest.fixture(autouse=True)
 def no_time_for_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """No collector listens here, and each run would wait two seconds for it at its end."""
-    monkeypatch.setattr(queue, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(batch_span_processor, "_SHUTDOWN_TIMEOUT", 0.01)
 
 
 def config_of(folder: Path, text: str = SLEEPER) -> MeshConfig:
@@ -66,9 +66,9 @@ async def started(task: Callable[..., Awaitable[None]], *args: Any) -> None:
 def telemetry(folder: Path) -> str:
     """All of a mesh that has a start of its own; nothing listens where spans are sent to."""
     return (
-        f'[mesh.gateway]\nlisten = "tcp:127.0.0.1:{free_port()}"\nsecurity = "plaintext"\n'
-        f'[mesh.telemetry]\nmetrics = "127.0.0.1:{free_port()}"\n'
-        f'traces = "tcp:127.0.0.1:{free_port()}"\nbinary_log = "*"\n'
+        f'[mesh.gateway]\nlisten = "tcp:127.0.0.1:{find_free_port()}"\nsecurity = "plaintext"\n'
+        f'[mesh.telemetry]\nmetrics = "127.0.0.1:{find_free_port()}"\n'
+        f'traces = "tcp:127.0.0.1:{find_free_port()}"\nbinary_log = "*"\n'
     )
 
 
@@ -141,12 +141,12 @@ def test_the_error_of_a_task_beside_a_mesh_that_starts_is_raised(short_dir: Path
 def test_a_door_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     async def open_door() -> None:
         folder = short_dir / "run"
-        with claim(folder) as claimed:
-            registry, chronicle = MemoryRegistry(), Chronicle()
-            tree = Tree(config_of(short_dir, ""), registry, folder)
+        with claim_runtime_dir(folder) as claimed:
+            registry, chronicle = MemoryRegistry(), EventLog()
+            tree = Supervisor(config_of(short_dir, ""), registry, folder)
             operations = Operations(tree)
-            levels = LogLevels(tree, registry, operations)
-            async with Door(tree, registry, operations, chronicle, levels).opened(claimed):
+            levels = LogLevelController(tree, registry, operations)
+            async with MeshServer(tree, registry, operations, chronicle, levels).running(claimed):
                 pass
 
     assert cancel_at_each_step(open_door, short_dir) > 5
@@ -155,8 +155,8 @@ def test_a_door_can_be_cancelled_at_each_step(short_dir: Path) -> None:
 def test_a_tree_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     async def run_tree() -> None:
         folder = short_dir / "run"
-        with claim(folder):
-            await started(Tree(config_of(short_dir), MemoryRegistry(), folder).run)
+        with claim_runtime_dir(folder):
+            await started(Supervisor(config_of(short_dir), MemoryRegistry(), folder).run)
 
     assert cancel_at_each_step(run_tree, short_dir) > 5
 
@@ -173,13 +173,13 @@ def plugin_socket(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def variables(kind: str, folder: Path, certificate: Path) -> dict[str, str]:
     return {
         "alone": {},
-        "metrics": {"PLUGIN_METRICS": f"127.0.0.1:{free_port()}"},
+        "metrics": {"PLUGIN_METRICS": f"127.0.0.1:{find_free_port()}"},
         "tls": {"PLUGIN_TLS_CERTIFICATE": str(certificate), "PLUGIN_TLS_KEY": str(certificate)},
-        "tcp": {"PLUGIN_LISTEN": f"tcp:127.0.0.1:{free_port()}"},
+        "tcp": {"PLUGIN_LISTEN": f"tcp:127.0.0.1:{find_free_port()}"},
         "traces": {
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{find_free_port()}",
         },
         "binary log": {
             "GRPC_BINARY_LOG_FILTER": "*",
@@ -206,7 +206,7 @@ def test_a_plugin_whose_start_fails_says_why(
     plugin_socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error in the middle of its start, after what it has started already."""
-    monkeypatch.setenv("PLUGIN_METRICS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PLUGIN_METRICS", f"127.0.0.1:{find_free_port()}")
     plugin_socket.write_text("not a socket")
     with pytest.raises(UsageError, match="is not a socket"):
         trio.run(plugin.serve, EchoServiceServicer())
@@ -215,24 +215,24 @@ def test_a_plugin_whose_start_fails_says_why(
 # -- parts and clients -----------------------------------------------------------------------
 
 
-async def gather(within: float | None) -> Sequence[Family]:
+async def gather(within: float | None) -> Sequence[MetricFamily]:
     return []
 
 
 def test_exposing_metrics_can_be_cancelled_at_each_step(short_dir: Path) -> None:
-    where = f"tcp:127.0.0.1:{free_port()}"
-    assert cancel_at_each_step(partial(started, expose, gather, where), short_dir) > 1
+    where = f"tcp:127.0.0.1:{find_free_port()}"
+    assert cancel_at_each_step(partial(started, serve_metrics, gather, where), short_dir) > 1
 
 
 @pytest.fixture(scope="module")
-def other_mesh() -> Iterator[Served]:
+def other_mesh() -> Iterator[MeshProcess]:
     with tempfile.TemporaryDirectory(prefix="mt-") as name:
-        with served(Path(name), echo(), ready=1) as found:
+        with serve_mesh(Path(name), echo_plugin_table(), min_ready=1) as found:
             yield found
 
 
 def test_connecting_to_a_mesh_can_be_cancelled_at_each_step(
-    other_mesh: Served, short_dir: Path
+    other_mesh: MeshProcess, short_dir: Path
 ) -> None:
     async def connect() -> None:
         async with mesh.connect("plugin.echo", mesh_socket=other_mesh.socket):
@@ -242,7 +242,7 @@ def test_connecting_to_a_mesh_can_be_cancelled_at_each_step(
 
 
 def test_registering_with_a_mesh_can_be_cancelled_at_each_step(
-    other_mesh: Served, short_dir: Path
+    other_mesh: MeshProcess, short_dir: Path
 ) -> None:
     async def register() -> None:
         where = str(short_dir / "outside.sock")
@@ -261,7 +261,7 @@ async def test_a_service_that_fails_to_start_raises_its_own_error() -> None:
         raise ValueError("it cannot start")
 
     with pytest.raises(ValueError, match="it cannot start"):
-        async with running(failing):
+        async with background_service(failing):
             pytest.fail("it never started")
 
 
@@ -270,7 +270,7 @@ async def test_a_service_that_never_reports_a_start_is_an_error() -> None:
         await trio.lowlevel.checkpoint()
 
     with pytest.raises(RuntimeError, match="silent"):
-        async with running(silent):
+        async with background_service(silent):
             pytest.fail("it never started")
 
 
@@ -285,7 +285,7 @@ async def test_a_service_is_there_until_the_block_is_over_whatever_is_cancelled(
             log.append("service ends")
 
     with trio.CancelScope() as scope:
-        async with running(service) as value:
+        async with background_service(service) as value:
             assert value == "value"
             scope.cancel()
             try:
@@ -302,6 +302,6 @@ async def test_a_start_that_waits_for_ever_can_be_cancelled() -> None:
         await trio.sleep_forever()
 
     with trio.move_on_after(0.01) as scope:
-        async with running(slow):
+        async with background_service(slow):
             pytest.fail("it never started")
     assert scope.cancelled_caught

@@ -12,10 +12,15 @@ import pytest
 import trio
 
 from meshtrio.errors import ConfigError
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import plugin, served, until
-from tests.survivors import has_ended, held, wait_until_ended, wardens
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
+from tests.support.process_tracking import (
+    has_ended,
+    hold_pidfds,
+    wait_until_ended,
+    warden_pids,
+)
 
 MIB = 1024 * 1024
 ESCAPING = ["-I", "-S", "minimal.py", "--daemon", "--without-environment"]
@@ -55,17 +60,17 @@ def alive(pid: int) -> bool:
 async def test_a_daemon_without_the_environment_is_killed_too(
     short_dir: Path, cgroup: Path
 ) -> None:
-    async with running(config(cgroup, plugin("p", *ESCAPING)), short_dir) as watched:
+    async with run_mesh(config(cgroup, plugin_table("p", *ESCAPING)), short_dir) as watched:
         line = (await watched.wait_for_line("daemon")).event
         assert isinstance(line, events.LineWritten)
         daemon = int(line.line.split()[1])
-        ready = (await watched.wait(events.Ready)).event
+        ready = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(ready, events.Ready)
         (own,) = [entry for entry in cgroup.iterdir() if entry.is_dir()]
         members = {int(pid) for pid in (own / "cgroup.procs").read_text().split()}
         assert members == {daemon, ready.pid}
         os.kill(ready.pid, signal.SIGKILL)
-        swept = (await watched.wait(events.Swept)).event
+        swept = (await watched.wait_for_event(events.Swept)).event
         assert isinstance(swept, events.Swept)
         assert swept.count == 1
         with trio.fail_after(30):
@@ -76,14 +81,14 @@ async def test_a_daemon_without_the_environment_is_killed_too(
 
 
 def test_it_dies_with_a_mesh_that_is_killed(short_dir: Path, cgroup: Path) -> None:
-    with served(short_dir, config(cgroup, plugin("p", *ESCAPING)), ready=1) as mesh:
-        mesh.wait_for("daemon ")
+    with serve_mesh(short_dir, config(cgroup, plugin_table("p", *ESCAPING)), min_ready=1) as mesh:
+        mesh.wait_for_log("daemon ")
         daemon = int(mesh.log.partition("daemon ")[2].split()[0])
         assert alive(daemon)
         mesh.process.kill()
-        until(lambda: not alive(daemon))
+        wait_until(lambda: not alive(daemon))
     # The next one removes what the first has left.
-    with served(short_dir, config(cgroup), ready=0) as mesh:
+    with serve_mesh(short_dir, config(cgroup), min_ready=0) as mesh:
         assert not [entry for entry in cgroup.iterdir() if entry.is_dir()]
         assert mesh.stop() == 0
 
@@ -91,46 +96,48 @@ def test_it_dies_with_a_mesh_that_is_killed(short_dir: Path, cgroup: Path) -> No
 async def test_the_kernel_holds_it_to_its_memory(short_dir: Path, cgroup: Path) -> None:
     if "memory" not in (cgroup / "cgroup.controllers").read_text().split():
         pytest.skip("there is no memory controller in this hierarchy")
-    hungry = plugin("p", "hungry.py", "200", restart="never", containment={"memory": 100 * MIB})
-    async with running(config(cgroup, hungry), short_dir) as watched:
-        ended = (await watched.wait(events.GaveUp)).event
+    hungry = plugin_table(
+        "p", "memory_hog.py", "200", restart="never", containment={"memory": 100 * MIB}
+    )
+    async with run_mesh(config(cgroup, hungry), short_dir) as watched:
+        ended = (await watched.wait_for_event(events.GaveUp)).event
         assert isinstance(ended, events.GaveUp)
-        assert "memory" in ended.ended.reason
+        assert "memory" in ended.exit.reason
 
 
 async def test_a_folder_that_is_no_cgroup_is_refused(short_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"cgroup: .* cannot be used: .*cgroup.controllers"):
-        async with running(config(short_dir, plugin("p", "minimal.py")), short_dir):
+        async with run_mesh(config(short_dir, plugin_table("p", "minimal.py")), short_dir):
             pass
 
 
 async def test_a_folder_that_another_mesh_uses_is_refused(short_dir: Path, cgroup: Path) -> None:
     """Or its plugins would be killed as what an earlier mesh has left."""
     (short_dir / "other").mkdir()
-    quick = plugin("p", "-I", "-S", "minimal.py")
+    quick = plugin_table("p", "-I", "-S", "minimal.py")
     for _ in range(2):  # and is free again afterwards
-        async with running(config(cgroup, quick), short_dir) as watched:
-            await watched.wait(events.Ready)
+        async with run_mesh(config(cgroup, quick), short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
             with pytest.raises(ConfigError, match="is used by another mesh"):
-                async with running(config(cgroup, quick), short_dir / "other"):
+                async with run_mesh(config(cgroup, quick), short_dir / "other"):
                     pass
-            assert not watched.find(events.Exited)
+            assert not watched.find_events(events.Exited)
 
 
 def test_a_warden_that_was_held_up_leaves_the_cgroups_of_the_next_mesh(
     short_dir: Path, cgroup: Path
 ) -> None:
     """That has another runtime dir, and the same folder for its cgroups."""
-    text = config(cgroup, plugin("p", "-I", "-S", "minimal.py"))
-    with served(short_dir, text, ready=1) as mesh:
-        (warden,) = wardens(mesh.process.pid)
-        with held([warden, mesh.ps()[0]["pid"]]) as old:
+    text = config(cgroup, plugin_table("p", "-I", "-S", "minimal.py"))
+    with serve_mesh(short_dir, text, min_ready=1) as mesh:
+        (warden,) = warden_pids(mesh.process.pid)
+        with hold_pidfds([warden, mesh.ps()[0]["pid"]]) as old:
             os.kill(warden, signal.SIGSTOP)
             mesh.process.kill()
             mesh.process.wait()
             (short_dir / "other").mkdir()
-            with served(short_dir / "other", text, ready=1) as successor:
-                with held([successor.ps()[0]["pid"]]) as pidfds:
+            with serve_mesh(short_dir / "other", text, min_ready=1) as successor:
+                with hold_pidfds([successor.ps()[0]["pid"]]) as pidfds:
                     assert not has_ended(old[warden])
                     os.kill(warden, signal.SIGCONT)
                     wait_until_ended(old)

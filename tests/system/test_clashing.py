@@ -8,14 +8,16 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.programs import Served, plugin, served, until
-from tests.tools import tool
+from tests.support.mesh_processes import MeshProcess, plugin_table, serve_mesh, wait_until
+from tests.tools import find_tool
 
 
-def grpcurl(mesh: Served, *arguments: str, data: object = None) -> subprocess.CompletedProcess[str]:
+def grpcurl(
+    mesh: MeshProcess, *arguments: str, data: object = None
+) -> subprocess.CompletedProcess[str]:
     options = [] if data is None else ["-d", json.dumps(data)]
     return subprocess.run(
-        [tool("grpcurl"), "-plaintext", *options, f"unix:{mesh.socket}", *arguments],
+        [find_tool("grpcurl"), "-plaintext", *options, f"unix:{mesh.socket}", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -23,7 +25,7 @@ def grpcurl(mesh: Served, *arguments: str, data: object = None) -> subprocess.Co
     )
 
 
-def health(mesh: Served, service: str) -> str:
+def health(mesh: MeshProcess, service: str) -> str:
     """What the mesh says of a service: a status, or the code of an error."""
     done = grpcurl(mesh, "grpc.health.v1.Health/Check", data={"service": service})
     if done.returncode:
@@ -32,8 +34,8 @@ def health(mesh: Served, service: str) -> str:
 
 
 def test_both_plugins_are_described_and_called(short_dir: Path) -> None:
-    config = "".join(plugin(name, "clashing.py", name) for name in ("one", "two"))
-    with served(short_dir, config, ready=2) as mesh:
+    config = "".join(plugin_table(name, "conflicting_protos.py", name) for name in ("one", "two"))
+    with serve_mesh(short_dir, config, min_ready=2) as mesh:
         listed = grpcurl(mesh, "list").stdout.split()
         assert {"one.Service", "two.Service"} <= set(listed)
         for name in ("one", "two"):
@@ -55,10 +57,10 @@ def test_both_plugins_are_described_and_called(short_dir: Path) -> None:
 
 
 def test_the_mesh_answers_for_the_health_of_its_plugins(short_dir: Path) -> None:
-    config = plugin("one", "clashing.py", "one", restart="never")
-    config += plugin("late", "faulty.py", "exit-at-once", restart="never")
-    with served(short_dir, config, ready=1) as mesh:
-        mesh.wait_for("its restart policy leaves it so")
+    config = plugin_table("one", "conflicting_protos.py", "one", restart="never")
+    config += plugin_table("late", "startup_faults.py", "exit-at-once", restart="never")
+    with serve_mesh(short_dir, config, min_ready=1) as mesh:
+        mesh.wait_for_log("its restart policy leaves it so")
         assert health(mesh, "") == "SERVING"
         assert health(mesh, "meshtrio.v1.Control") == "SERVING"
         assert health(mesh, "plugin.one") == "SERVING"
@@ -68,7 +70,7 @@ def test_the_mesh_answers_for_the_health_of_its_plugins(short_dir: Path) -> None
         assert health(mesh, "no.such.Service") == "NotFound"
         pid = next(row["pid"] for row in mesh.ps() if row["name"] == "one")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: health(mesh, "plugin.one") == "NOT_SERVING")
+        wait_until(lambda: health(mesh, "plugin.one") == "NOT_SERVING")
         assert health(mesh, "one.Service") == "NOT_SERVING"
-        mesh.run("start", "one")
-        until(lambda: health(mesh, "one.Service") == "SERVING")
+        mesh.run_command("start", "one")
+        wait_until(lambda: health(mesh, "one.Service") == "SERVING")

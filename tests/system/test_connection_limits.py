@@ -12,12 +12,18 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import Served, echo, plugin, served, until
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
 
 NOFILE = resource.RLIMIT_NOFILE
-QUICK = {"interval": 0.1, "timeout": 20.0, "threshold": 1}
+QUICK = {"interval": 0.1, "timeout": 20.0, "failure_threshold": 1}
 CHECKS = 5
 OPENS = """
 import resource, select, socket, sys
@@ -59,23 +65,23 @@ def connections(path: Path, count: int) -> Iterator[int]:
         process.stdin.close()
 
 
-async def checks_made(watched: Watched, count: int) -> None:
+async def checks_made(watched: RecordedMesh, count: int) -> None:
     """Wait for health checks that begin from now on."""
-    (child,) = watched.mesh._tree.children
+    (child,) = watched.mesh._supervisor.instances
     seen = -1
     before = None
     with trio.fail_after(120):
         while seen < count:
-            assert child.life is not None
-            if child.life.health is not before:
-                before = child.life.health
+            assert child.active_run is not None
+            if child.active_run.last_check is not before:
+                before = child.active_run.last_check
                 seen += 1
             await trio.sleep(0.01)
 
 
-async def checked_at_its_limit(watched: Watched) -> None:
+async def checked_at_its_limit(watched: RecordedMesh) -> None:
     """Fill a plugin with connections; health checks answered in the meantime must not fail."""
-    await watched.wait(events.Ready)
+    await watched.wait_for_event(events.Ready)
     held = connections(watched.mesh.socket.parent / "echo-0.sock", 600)
     rejected = await trio.to_thread.run_sync(held.__enter__)
     try:
@@ -83,15 +89,15 @@ async def checked_at_its_limit(watched: Watched) -> None:
         await checks_made(watched, CHECKS)
     finally:
         await trio.to_thread.run_sync(held.__exit__, None, None, None)
-    assert watched.find(events.CheckFailed) == []
+    assert watched.find_events(events.CheckFailed) == []
 
 
 async def test_a_plugin_without_room_for_clients_answers_its_mesh(short_dir: Path) -> None:
     few = {"rlimits": {"nofile": 1024}}
-    config = echo(containment=few, liveness=QUICK)
-    async with running(config, short_dir) as watched:
+    config = echo_plugin_table(containment=few, liveness=QUICK)
+    async with run_mesh(config, short_dir) as watched:
         await checked_at_its_limit(watched)
-        assert watched.find(events.Exited) == []
+        assert watched.find_events(events.Exited) == []
 
 
 async def test_a_wrapped_plugin_knows_its_mesh_as_well(short_dir: Path) -> None:
@@ -100,28 +106,31 @@ async def test_a_wrapped_plugin_knows_its_mesh_as_well(short_dir: Path) -> None:
     script = Path(__file__).parents[2] / "examples" / "echo-plugin" / "echo_plugin.py"
     inner = f"'{sys.executable}' '{script}' & wait"
     run = f"import os; os.execv('/bin/sh', ['sh', '-c', {inner!r}])"
-    config = plugin("echo", "-c", run, cwd=script.parent, containment=few, liveness=QUICK)
-    async with running(config, short_dir) as watched:
+    config = plugin_table("echo", "-c", run, cwd=script.parent, containment=few, liveness=QUICK)
+    async with run_mesh(config, short_dir) as watched:
         await checked_at_its_limit(watched)
 
 
-def _operate(mesh: Served) -> None:
+def _operate(mesh: MeshProcess) -> None:
     assert [row["state"] for row in mesh.ps()] == ["ready"]
-    stopped = mesh.run("stop", "echo")
+    stopped = mesh.run_command("stop", "echo")
     assert stopped.returncode == 0, stopped.stderr
     assert [row["state"] for row in mesh.ps()] == ["stopped"]
 
 
 def test_operators_are_accepted_by_a_mesh_that_is_full(short_dir: Path) -> None:
-    config = echo() + "[mesh.gateway]\nmax_connections = 20\n"
-    with served(short_dir, config, ready=1) as mesh, connections(mesh.socket, 40) as rejected:
+    config = echo_plugin_table() + "[mesh.gateway]\nmax_connections = 20\n"
+    with (
+        serve_mesh(short_dir, config, min_ready=1) as mesh,
+        connections(mesh.socket, 40) as rejected,
+    ):
         assert rejected >= 40 - 20 - 16
         _operate(mesh)
         assert mesh.stop() == 0
 
 
 def test_operators_are_accepted_by_a_mesh_without_descriptors(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         pid = mesh.process.pid
         _, hard = resource.prlimit(pid, NOFILE)
         highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
@@ -132,5 +141,5 @@ def test_operators_are_accepted_by_a_mesh_without_descriptors(short_dir: Path) -
             used = len(os.listdir(f"/proc/{pid}/fd"))
             assert used >= highest + 9  # all but what an operator may use
             _operate(mesh)
-        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) < highest + 9)
+        wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) < highest + 9)
         assert mesh.stop() == 0

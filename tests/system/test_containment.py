@@ -14,17 +14,17 @@ import pytest
 from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.errors import ConfigError
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import PLUGINS, echo, plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, plugin_table
 
 MIB = 1024 * 1024
 
 
 async def told(short_dir: Path, **settings: Any) -> dict[str, Any]:
     """What a plugin with these settings finds itself under."""
-    config = plugin("telling", "telling.py", ready_timeout=60.0, **settings)
-    async with running(config, short_dir) as watched:
+    config = plugin_table("telling", "report_process_state.py", ready_timeout=60.0, **settings)
+    async with run_mesh(config, short_dir) as watched:
         line = (await watched.wait_for_line('"nofile"')).event
         assert isinstance(line, events.LineWritten)
         assert line.fields is not None
@@ -48,7 +48,7 @@ async def test_limits_are_in_force_when_it_begins(short_dir: Path) -> None:
     assert found["core"] == [0, 0]
     assert (found["nice"], found["umask"]) == (7, 0o077)
     assert found["leads"]
-    assert found["cwd"] == str(PLUGINS)
+    assert found["cwd"] == str(PLUGINS_DIRECTORY)
 
 
 async def test_it_inherits_only_the_variables_that_are_listed(
@@ -64,13 +64,13 @@ async def test_it_inherits_only_the_variables_that_are_listed(
 async def test_what_its_mesh_was_told_by_another_is_not_for_it(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in contract.ENVIRONMENT:
+    for name in contract.MESH_VARIABLES:
         monkeypatch.setenv(name, "of the mesh itself")
     found = await told(short_dir)
-    given = contract.ENVIRONMENT & set(found["env"])
+    given = contract.MESH_VARIABLES & set(found["env"])
     assert given == {
         *("PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT"),
-        *("MESH_SOCKET", "MESH_LIFE", "MESH_ID", "MESH_PIDFD"),
+        *("MESH_SOCKET", "MESH_LAUNCH_ID", "MESH_ID", "MESH_PIDFD"),
     }
 
 
@@ -92,7 +92,7 @@ cwd = "/"
 containment = {{ user = "nobody", group = "0" }}
 '''
     short_dir.chmod(0o755)
-    async with running(config, short_dir) as watched:
+    async with run_mesh(config, short_dir) as watched:
         line = (await watched.wait_for_line("ids")).event
         assert isinstance(line, events.LineWritten)
         nobody = pwd.getpwnam("nobody").pw_uid
@@ -105,9 +105,11 @@ containment = {{ user = "nobody", group = "0" }}
 
 
 async def test_a_user_who_is_not_there_is_told(short_dir: Path) -> None:
-    config = plugin("p", "telling.py", restart="never", containment={"user": "no-such-user"})
+    config = plugin_table(
+        "p", "report_process_state.py", restart="never", containment={"user": "no-such-user"}
+    )
     with pytest.raises(ConfigError, match="there is no user 'no-such-user'"):
-        async with running(config, short_dir):
+        async with run_mesh(config, short_dir):
             pass
 
 
@@ -122,39 +124,39 @@ async def test_the_executable_must_be_the_one_that_was_promised(short_dir: Path)
     program, digest = script(short_dir)
     table = f'[[plugin]]\nname = "p"\ncommand = ["{program}"]\nready_timeout = 60\n'
     table += f'backoff = {{ initial = 0.01 }}\ncontainment = {{ sha256 = "{digest}" }}\n'
-    async with running(table, short_dir) as watched:
+    async with run_mesh(table, short_dir) as watched:
         await watched.wait_for_line("it runs")
         pid = watched.mesh.instances()[0].pid
         assert pid is not None
         program.write_text("#!/bin/sh\necho something else\n")
         os.kill(pid, signal.SIGKILL)
-        await watched.wait(events.Restarting, count=3)
+        await watched.wait_for_event(events.Restarting, count=3)
         reason = watched.mesh.instances()[0].reason
         assert f"{program} has SHA-256" in reason
         assert f"not {digest}" in reason
-        assert not [o for o in watched.find(events.LineWritten) if "else" in str(o.event)]
+        assert not [o for o in watched.find_events(events.LineWritten) if "else" in str(o.event)]
 
 
 async def test_too_much_memory_is_the_end_of_the_group(short_dir: Path) -> None:
-    config = echo() + plugin(
-        "hungry", "hungry.py", "200", restart="never", containment={"memory": 150 * MIB}
+    config = echo_plugin_table() + plugin_table(
+        "hungry", "memory_hog.py", "200", restart="never", containment={"memory": 150 * MIB}
     )
-    async with running(config, short_dir) as watched:
-        ended = (await watched.wait(events.GaveUp, plugin="hungry")).event
+    async with run_mesh(config, short_dir) as watched:
+        ended = (await watched.wait_for_event(events.GaveUp, plugin="hungry")).event
         assert isinstance(ended, events.GaveUp)
-        assert "bytes of memory, and may use 157,286,400" in ended.ended.reason
-        assert ended.ended.signal == signal.SIGKILL
-        assert watched.find(events.Ready, plugin="echo")
+        assert "bytes of memory, and may use 157,286,400" in ended.exit.reason
+        assert ended.exit.signal == signal.SIGKILL
+        assert watched.find_events(events.Ready, plugin="echo")
 
 
 async def test_one_that_grows_is_renewed(short_dir: Path) -> None:
-    config = plugin("hungry", "hungry.py", "100", renew_above=80 * MIB)
-    async with running(config, short_dir) as watched:
-        renewing = (await watched.wait(events.Renewing)).event
+    config = plugin_table("hungry", "memory_hog.py", "100", renew_above=80 * MIB)
+    async with run_mesh(config, short_dir) as watched:
+        renewing = (await watched.wait_for_event(events.Renewing)).event
         assert isinstance(renewing, events.Renewing)
         assert "bytes of memory" in renewing.reason
-        await watched.wait(events.Stopped)
-        assert watched.find(events.Exited) == []
+        await watched.wait_for_event(events.Stopped)
+        assert watched.find_events(events.Exited) == []
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], reason: str, short
     from meshtrio.config import load
     from meshtrio.errors import ConfigError
 
-    (short_dir / "mesh.toml").write_text(plugin("p", "telling.py", **settings))
+    (short_dir / "mesh.toml").write_text(plugin_table("p", "report_process_state.py", **settings))
     with pytest.raises(ConfigError, match=reason) as caught:
         load(short_dir / "mesh.toml")
     assert len(caught.value.problems) == 1

@@ -17,29 +17,29 @@ from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 from meshtrio import mesh
 from meshtrio.client.channel import Channel
 from meshtrio.errors import PluginDiedError
-from meshtrio.supervise import events
-from tests.lateness import Lateness
-from tests.meshes import Watched, running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import plugin_table
+from tests.support.scheduling_delay import SchedulingDelay
 
-CHAIN = plugin("chain", "chain.py", backoff={"initial": 0.05})
+CHAIN = plugin_table("chain", "echo_chain.py", backoff={"initial": 0.05})
 
 
 @asynccontextmanager
-async def in_process(watched: Watched) -> AsyncIterator[Channel]:
+async def connect_in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with watched.mesh.connect("plugin.chain") as channel:
         yield channel
 
 
 @asynccontextmanager
-async def through_the_mesh_socket(watched: Watched) -> AsyncIterator[Channel]:
+async def connect_through_mesh_socket(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with mesh.connect("plugin.chain", mesh_socket=watched.mesh.socket) as channel:
         yield channel
 
 
-@pytest.mark.parametrize("connect", [in_process, through_the_mesh_socket])
+@pytest.mark.parametrize("connect", [connect_in_process, connect_through_mesh_socket])
 async def test_callers_learn_of_a_kill_within_100_ms(connect: Callable, short_dir: Path) -> None:
-    async with running(CHAIN, short_dir) as watched, connect(watched) as channel:
+    async with run_mesh(CHAIN, short_dir) as watched, connect(watched) as channel:
         stub = channel.stub(EchoServiceStub)
         pid = (await stub.Echo(EchoRequest(message="who"))).pid
         failures: list[tuple[float, PluginDiedError]] = []
@@ -49,12 +49,14 @@ async def test_callers_learn_of_a_kill_within_100_ms(connect: Callable, short_di
                 await stub.Slow(SlowRequest(message="never", seconds=60))
             failures.append((trio.current_time(), caught.value))
 
-        with Lateness() as late:
+        with SchedulingDelay() as late:
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(call)
                 for count in range(1, 6):
-                    await watched.wait(events.LineWritten, count=count, line="slow begins")
+                    await watched.wait_for_event(
+                        events.LineWritten, count=count, line="slow begins"
+                    )
                 killed = trio.current_time()
                 os.kill(pid, signal.SIGKILL)
 
@@ -72,8 +74,8 @@ async def test_callers_learn_of_a_kill_within_100_ms(connect: Callable, short_di
 
 
 async def test_a_dead_plugins_last_words_reach_its_callers(short_dir: Path) -> None:
-    config = plugin("chain", "dying.py", restart="never")
-    async with running(config, short_dir) as watched, in_process(watched) as channel:
+    config = plugin_table("chain", "exits_in_call.py", restart="never")
+    async with run_mesh(config, short_dir) as watched, connect_in_process(watched) as channel:
         stub = channel.stub(EchoServiceStub)
         with pytest.raises(PluginDiedError) as caught:
             await stub.Echo(EchoRequest(message="die"))
@@ -82,7 +84,7 @@ async def test_a_dead_plugins_last_words_reach_its_callers(short_dir: Path) -> N
 
 
 async def test_a_waiting_call_ends_with_its_callers_scope(short_dir: Path) -> None:
-    config = plugin("chain", "faulty.py", "never-bind")
-    async with running(config, short_dir) as watched, in_process(watched) as channel:
+    config = plugin_table("chain", "startup_faults.py", "never-bind")
+    async with run_mesh(config, short_dir) as watched, connect_in_process(watched) as channel:
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.2):
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="anyone?"))

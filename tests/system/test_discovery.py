@@ -17,14 +17,14 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio import mesh
+from meshtrio.client import registry_client
 from meshtrio.errors import NoMeshError
-from meshtrio.services import registry_client
 from tests import ROOT
-from tests.client.test_channel import serving
-from tests.meshes import running
-from tests.programs import Served, echo, served
-from tests.rpc.pairs import request
-from tests.tools import tool
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import echo_request
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
+from tests.tools import find_tool
 
 CLIENTS = 20
 SAYS_SO_WITHIN = 0.1
@@ -33,7 +33,13 @@ SAYS_SO_WITHIN = 0.1
 @contextmanager
 def go_service(service: str, folder: Path, mesh_socket: Path) -> Iterator[subprocess.Popen[str]]:
     """A Go program that has registered itself."""
-    command = [tool("go-service"), "-service", service, "-socket", str(folder / f"{service}.own")]
+    command = [
+        find_tool("go-service"),
+        "-service",
+        service,
+        "-socket",
+        str(folder / f"{service}.own"),
+    ]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [*command, "-mesh", str(mesh_socket)], stdout=pipe, stderr=pipe, text=True
@@ -51,13 +57,13 @@ async def call_until_it_fails(stub: EchoServiceStub) -> str:
     with trio.fail_after(30):
         while True:
             try:
-                await stub.Echo(request("hi"))
+                await stub.Echo(echo_request("hi"))
             except purerpc.UnavailableError as exc:
                 return str(exc.status.status_message)
 
 
 async def test_a_go_program_registers_itself_is_called_and_dies(short_dir: Path) -> None:
-    async with running("", short_dir) as watched:
+    async with run_mesh("", short_dir) as watched:
         socket = watched.mesh.socket
         starting = go_service("plugin.go", short_dir, socket)
         process = await trio.to_thread.run_sync(starting.__enter__)
@@ -65,7 +71,7 @@ async def test_a_go_program_registers_itself_is_called_and_dies(short_dir: Path)
             async with mesh.connect("plugin.go", mesh_socket=socket) as channel:
                 stub = channel.stub(EchoServiceStub)
                 with trio.fail_after(30):
-                    assert (await stub.Echo(request("hi"))).message == "hi"
+                    assert (await stub.Echo(echo_request("hi"))).message == "hi"
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 await call_until_it_fails(stub)
@@ -79,13 +85,13 @@ async def test_a_go_program_registers_itself_is_called_and_dies(short_dir: Path)
 
 async def test_a_trio_program_registers_for_a_block(short_dir: Path) -> None:
     path = short_dir / "own"
-    async with running("", short_dir) as watched, serving(path):
+    async with run_mesh("", short_dir) as watched, serve_on_socket(path):
         socket = watched.mesh.socket
         async with mesh.register("thing", path, mesh_socket=socket):
             async with mesh.connect("thing", mesh_socket=socket) as channel:
                 stub = channel.stub(EchoServiceStub)
                 with trio.fail_after(30):
-                    assert (await stub.Echo(request("?"))).message == "own"
+                    assert (await stub.Echo(echo_request("?"))).message == "own"
         with trio.fail_after(30):
             async with watched.mesh.connect("thing") as channel:
                 assert "took it out" in await call_until_it_fails(channel.stub(EchoServiceStub))
@@ -95,7 +101,7 @@ async def test_a_registration_that_cannot_be_is_refused(short_dir: Path) -> None
     with pytest.raises(NoMeshError, match="no mesh answers"):
         async with mesh.register("thing", "x", mesh_socket=short_dir / "nobody"):
             pass
-    async with running("", short_dir) as watched:
+    async with run_mesh("", short_dir) as watched:
         socket = watched.mesh.socket
         for service, address in (("bad name!", "/x"), ("", "/x"), ("thing", "tcp:nowhere")):
             with pytest.raises(purerpc.InvalidArgumentError, match="cannot be registered"):
@@ -104,7 +110,7 @@ async def test_a_registration_that_cannot_be_is_refused(short_dir: Path) -> None
 
 
 async def test_who_registers_an_address_again_takes_its_place(short_dir: Path) -> None:
-    async with running("", short_dir) as watched, serving(short_dir / "own"):
+    async with run_mesh("", short_dir) as watched, serve_on_socket(short_dir / "own"):
         socket, path = watched.mesh.socket, short_dir / "own"
 
         async def register_twice() -> None:
@@ -118,9 +124,9 @@ async def test_who_registers_an_address_again_takes_its_place(short_dir: Path) -
 
 
 @contextmanager
-def steady_clients(running: Served) -> Iterator[list[subprocess.Popen[str]]]:
+def steady_clients(running: MeshProcess) -> Iterator[list[subprocess.Popen[str]]]:
     pipe = subprocess.PIPE
-    command = [sys.executable, "-m", "tests.system.steady_client", "plugin.echo", "outside"]
+    command = [sys.executable, "-m", "tests.support.polling_client", "plugin.echo", "outside"]
     with ExitStack() as stack:
         yield [
             stack.enter_context(
@@ -155,7 +161,7 @@ def until_all_go_on(clients: list[subprocess.Popen[str]], service: str) -> None:
 
 def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -> None:
     with ExitStack() as stack:
-        with served(short_dir, echo(), ready=1) as first:
+        with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as first:
             stack.enter_context(go_service("outside", short_dir, first.socket))
             clients = stack.enter_context(steady_clients(first))
             until_all_go_on(clients, "plugin.echo")
@@ -164,7 +170,7 @@ def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -
             first.process.wait()
             # What the mesh did not run is called on, with nobody there to ask.
             until_all_go_on(clients, "outside")
-        with served(short_dir, echo(), ready=1) as second:
+        with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as second:
             until_all_go_on(clients, "plugin.echo")
             until_all_go_on(clients, "outside")
             services = trio.run(_wait_for_registration, second.socket)
@@ -183,7 +189,7 @@ async def _wait_for_registration(socket: Path) -> list[str]:
         while True:
             async with mesh.connect_to_mesh(socket) as channel:
                 try:
-                    state = await registry_client.resolve(channel, "outside")
+                    state = await registry_client.resolve_remote_service(channel, "outside")
                 except purerpc.NotFoundError:
                     continue
                 if state.endpoints:

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PLUGINS, Served, plugin, until
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    plugin_table,
+    wait_until,
+)
 
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD)
 BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -41,10 +46,12 @@ def signals_of(pid: int, field: str = "SigIgn:") -> set[int]:
     raise AssertionError(f"{pid} has no {field}")
 
 
-STUCK = plugin("stuck", str(PLUGINS / "faulty.py"), "ignore-sigterm", stop_timeout=0.2)
+STUCK = plugin_table(
+    "stuck", str(PLUGINS_DIRECTORY / "startup_faults.py"), "ignore-sigterm", stop_timeout=0.2
+)
 
 
-def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = False) -> Served:
+def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = False) -> MeshProcess:
     """A program that runs a mesh in `folder`, and was started with signals ignored or blocked."""
     (folder / "mesh.toml").write_text(f'[mesh]\nruntime_dir = "{folder}/run"\n\n{config}')
 
@@ -61,7 +68,7 @@ def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = Fa
             stderr=log,
             preexec_fn=ignore,
         )
-    return Served(process, folder / "run", folder / "log")
+    return MeshProcess(process, folder / "run", folder / "log")
 
 
 @pytest.mark.parametrize(
@@ -73,16 +80,16 @@ def test_plugins_have_the_default_dispositions(command: tuple[str, ...], short_d
     mesh = started(short_dir, *command)
     try:
         # Not before the program runs: it may be started by the launcher.
-        mesh.wait_for("ignoring")
-        (pid,) = until(mesh.pids)
+        mesh.wait_for_log("ignoring")
+        (pid,) = wait_until(mesh.plugin_pids)
         assert signals_of(pid) & {*IGNORED} == set()
         assert mesh.process.poll() is None
         os.kill(pid, signal.SIGKILL)
-        mesh.wait_for("was killed by SIGKILL")
+        mesh.wait_for_log("was killed by SIGKILL")
     finally:
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -91,7 +98,7 @@ def test_serve_stops_by_a_signal_that_it_was_started_to_ignore(
 ) -> None:
     mesh = started(short_dir, "-m", "meshtrio", "serve")
     try:
-        mesh.wait_for("ignoring")
+        mesh.wait_for_log("ignoring")
         assert mesh.stop(number) == 0
     finally:
         mesh.process.kill()
@@ -101,15 +108,15 @@ def test_serve_stops_by_a_signal_that_it_was_started_to_ignore(
 def test_plugins_begin_with_no_signal_blocked(command: tuple[str, ...], short_dir: Path) -> None:
     mesh = started(short_dir, *command, blocked=True)
     try:
-        mesh.wait_for("ignoring")
-        (pid,) = until(mesh.pids)
+        mesh.wait_for_log("ignoring")
+        (pid,) = wait_until(mesh.plugin_pids)
         assert signals_of(pid, "SigBlk:") == set()
         if "serve" in command:
             assert mesh.stop(signal.SIGTERM) == 0
     finally:
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())
 
 
 REAPING = """
@@ -131,15 +138,15 @@ trio.run(mesh.main, load(sys.argv[1]))
 
 def test_a_status_that_other_code_has_taken_is_no_success(short_dir: Path) -> None:
     """Such as that of a library which waits for all children."""
-    config = plugin(
+    config = plugin_table(
         "p", "-c", "exit(0)", restart="always", backoff={"initial": 0.01, "maximum": 0.01}
     )
     mesh = started(short_dir, "-c", REAPING, config=config)
     try:
         # Whoever waits first has it, so that it may take some starts.
-        mesh.wait_for("ended, but its exit status is not known")
+        mesh.wait_for_log("ended, but its exit status is not known")
         assert "Traceback" not in mesh.log
     finally:
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())

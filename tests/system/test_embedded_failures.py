@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PLUGINS, ROOT, carrying, until
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    ROOT,
+    pids_with_environment,
+    wait_until,
+)
 
 PROGRAM = """
 import sys, trio
 from pathlib import Path
 from meshtrio import mesh
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.supervise import events
+from meshtrio.supervisor import events
 
 how = sys.argv[3]
 minimal = ["{python}", "-I", "-S", "minimal.py"]
@@ -53,7 +58,7 @@ trio.run(main)
 )
 def test_nothing_is_left(how: str, status: int, error: str, short_dir: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(short_dir / "run"), str(PLUGINS), how],
+        [sys.executable, "-c", PROGRAM, str(short_dir / "run"), str(PLUGINS_DIRECTORY), how],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -62,8 +67,8 @@ def test_nothing_is_left(how: str, status: int, error: str, short_dir: Path) -> 
     )
     assert done.returncode == status, done.stderr
     assert error in done.stderr
-    assert not carrying(f"PLUGIN_SOCKET={short_dir}/")
+    assert not pids_with_environment(f"PLUGIN_SOCKET={short_dir}/")
     if how == "subscriber":
         assert "a subscriber of lifecycle events raised" in done.stderr
         assert done.stdout == "ready\n"
-    until(lambda: not (short_dir / "run" / "mesh.sock").exists())
+    wait_until(lambda: not (short_dir / "run" / "mesh.sock").exists())

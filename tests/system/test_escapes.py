@@ -12,31 +12,43 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.programs import plugin, served, until
-from tests.survivors import has_ended, held, needs_namespaces, told_pid, wait_until_ended
+from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
+from tests.support.process_tracking import (
+    has_ended,
+    hold_pidfds,
+    pid_from_log,
+    require_namespaces,
+    wait_until_ended,
+)
 
 WAYS = [["environment"], ["limits"], ["environment", "limits"], ["namespace", "environment"]]
 
 
 def escaping(*how: str, **settings: object) -> str:
-    return plugin("e", "-I", "-S", "escaping.py", *how, ready_timeout=3600, **settings)
+    return plugin_table(
+        "e", "-I", "-S", "escaped_descendant.py", *how, ready_timeout=3600, **settings
+    )
 
 
 def skip_without_namespaces(how: list[str]) -> None:
     if "namespace" in how:
-        needs_namespaces()
+        require_namespaces()
 
 
 @pytest.mark.parametrize("how", WAYS, ids="-".join)
 def test_it_ends_when_its_plugin_does(how: list[str], short_dir: Path) -> None:
     skip_without_namespaces(how)
     config = escaping(*how, "dies", restart="never")
-    with served(short_dir, config + plugin("other", "-I", "-S", "minimal.py"), ready=1) as mesh:
-        mesh.wait_for("escaped")
+    with serve_mesh(
+        short_dir, config + plugin_table("other", "-I", "-S", "minimal.py"), min_ready=1
+    ) as mesh:
+        mesh.wait_for_log("escaped")
         # It is found by what it has kept at once, or else when no plugin is left that may be its.
         if how == ["environment", "limits"]:
-            assert mesh.run("stop", "other").returncode == 0
-        with held([pid] if Path(f"/proc/{(pid := told_pid(mesh))}").exists() else []) as pidfds:
+            assert mesh.run_command("stop", "other").returncode == 0
+        with hold_pidfds(
+            [pid] if Path(f"/proc/{(pid := pid_from_log(mesh))}").exists() else []
+        ) as pidfds:
             wait_until_ended(pidfds)
         assert mesh.stop() == 0
 
@@ -44,11 +56,11 @@ def test_it_ends_when_its_plugin_does(how: list[str], short_dir: Path) -> None:
 def test_what_a_run_leaves_is_not_taken_for_the_next_runs(short_dir: Path) -> None:
     """It ends with its own run, although the plugin was started again by then."""
     config = escaping("environment", "limits", "lasts-the-second-time")
-    with served(short_dir, config) as mesh:
-        until(lambda: mesh.log.count("for good") == 2)
+    with serve_mesh(short_dir, config) as mesh:
+        wait_until(lambda: mesh.log.count("for good") == 2)
         first, second = (int(pid) for pid in re.findall(r"escaped (\d+) for good", mesh.log))
-        until(lambda: not Path(f"/proc/{first}").exists())
-        with held([second]) as pidfds:
+        wait_until(lambda: not Path(f"/proc/{first}").exists())
+        with hold_pidfds([second]) as pidfds:
             assert not any(map(has_ended, pidfds.values()))
             assert mesh.stop() == 0
             wait_until_ended(pidfds)
@@ -57,7 +69,7 @@ def test_what_a_run_leaves_is_not_taken_for_the_next_runs(short_dir: Path) -> No
 @pytest.mark.parametrize("how", WAYS, ids="-".join)
 def test_it_ends_when_the_mesh_stops(how: list[str], short_dir: Path) -> None:
     skip_without_namespaces(how)
-    with served(short_dir, escaping(*how)) as mesh, held([told_pid(mesh)]) as pidfds:
+    with serve_mesh(short_dir, escaping(*how)) as mesh, hold_pidfds([pid_from_log(mesh)]) as pidfds:
         assert not any(map(has_ended, pidfds.values()))
         assert mesh.stop() == 0
         wait_until_ended(pidfds)
@@ -68,10 +80,13 @@ def test_it_ends_when_the_mesh_stops(how: list[str], short_dir: Path) -> None:
 @pytest.mark.parametrize("how", WAYS, ids="-".join)
 def test_it_ends_when_the_mesh_is_killed(how: list[str], short_dir: Path) -> None:
     skip_without_namespaces(how)
-    with served(short_dir, escaping(*how)) as mesh, held([pid := told_pid(mesh)]) as pidfds:
+    with (
+        serve_mesh(short_dir, escaping(*how)) as mesh,
+        hold_pidfds([pid := pid_from_log(mesh)]) as pidfds,
+    ):
         if how not in (["environment"], ["limits"]):
             # It is known by its parent alone, which the mesh tells its warden.
-            until(lambda: f"adopted pid {pid}" in mesh.log)
+            wait_until(lambda: f"adopted pid {pid}" in mesh.log)
         mesh.process.kill()
         wait_until_ended(pidfds)
 
@@ -82,7 +97,7 @@ def test_a_descendant_that_is_not_dumpable_is_found_by_its_own_user() -> None:
         pytest.skip("only root can become somebody else")
     program = """
 import ctypes, os, subprocess, sys
-from meshtrio.supervise.processes import marks
+from meshtrio.supervisor.process import marks
 
 os.setgroups([])
 os.setresgid(*[12345] * 3)
@@ -114,7 +129,7 @@ assert os.waitpid(child, 0)[1] == 9
 
 def test_a_child_that_the_program_had_before_is_none_of_the_meshs(short_dir: Path) -> None:
     """As of a container's entry point, a shell that starts a helper and executes `serve`."""
-    (short_dir / "mesh.toml").write_text(plugin("p", "-I", "-S", "minimal.py"))
+    (short_dir / "mesh.toml").write_text(plugin_table("p", "-I", "-S", "minimal.py"))
     serve = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
     script = 'sleep 3600 >&- 2>&- & echo "$!"; exec "$@"'
     command = ["sh", "-c", script, "sh", *serve, "--runtime-dir", str(short_dir / "run")]
@@ -124,8 +139,8 @@ def test_a_child_that_the_program_had_before_is_none_of_the_meshs(short_dir: Pat
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, cwd=ROOT) as process,
     ):
         assert process.stdout is not None
-        with held([int(process.stdout.readline())]) as pidfds:
-            until(lambda: "ready after" in log.read_text())
+        with hold_pidfds([int(process.stdout.readline())]) as pidfds:
+            wait_until(lambda: "ready after" in log.read_text())
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
             assert not any(map(has_ended, pidfds.values()))

@@ -16,9 +16,9 @@ import pytest
 import trio
 
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import plugin_table
 
 LAUNCHED = Containment(nice=1)
 """Anything that needs the launcher, which executes the program then."""
@@ -27,10 +27,10 @@ LAUNCHED = Containment(nice=1)
 async def reason_of(folder: Path, command: list[str], **settings: Any) -> str:
     """Why the only plugin of a mesh gave up."""
     config = PluginConfig("p", command, restart=RestartPolicy.NEVER, **settings)
-    async with running(MeshConfig([config]), folder) as watched:
-        gave_up = (await watched.wait(events.GaveUp)).event
+    async with run_mesh(MeshConfig([config]), folder) as watched:
+        gave_up = (await watched.wait_for_event(events.GaveUp)).event
         assert isinstance(gave_up, events.GaveUp)
-        return str(gave_up.ended)
+        return str(gave_up.exit)
 
 
 def script(folder: Path, content: bytes, mode: int = 0o755) -> str:
@@ -69,10 +69,10 @@ async def test_a_removed_cwd_says_so(short_dir: Path) -> None:
     cwd = short_dir / "work"
     cwd.mkdir()
     config = PluginConfig("p", ["sh", "-c", "exit 1"], cwd=cwd, max_restarts=1)
-    async with running(MeshConfig([config]), short_dir) as watched:
-        await watched.wait(events.Exited)
+    async with run_mesh(MeshConfig([config]), short_dir) as watched:
+        await watched.wait_for_event(events.Exited)
         cwd.rmdir()
-        gave_up = (await watched.wait(events.GaveUp)).event
+        gave_up = (await watched.wait_for_event(events.GaveUp)).event
         assert f"its cwd '{cwd}' is not there: make it" in str(gave_up.ended)  # type: ignore[attr-defined]
 
 
@@ -130,23 +130,23 @@ async def test_a_user_comes_with_its_home_and_name(
         containment=Containment(user="nobody"),
     )
     home = pwd.getpwnam("nobody").pw_dir
-    async with running(MeshConfig([config]), short_dir) as watched:
+    async with run_mesh(MeshConfig([config]), short_dir) as watched:
         await watched.wait_for_line(str([text.format(home=home) for text in expected]))
 
 
 async def test_what_a_python_plugin_prints_is_in_the_log_at_once(short_dir: Path) -> None:
     """And not when its buffer is full, or never, where it is killed before."""
     program = "import time; print('printed'); time.sleep(3600)"
-    config = plugin("p", "-c", program, ready_timeout=3600)
-    async with running(config, short_dir) as watched:
+    config = plugin_table("p", "-c", program, ready_timeout=3600)
+    async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_line("printed")
 
 
 async def test_what_it_prints_is_not_lost_when_it_is_killed(short_dir: Path) -> None:
     program = "import os; print('the last that it printed'); os.kill(os.getpid(), 9)"
-    async with running(plugin("p", "-c", program, restart="never"), short_dir) as watched:
+    async with run_mesh(plugin_table("p", "-c", program, restart="never"), short_dir) as watched:
         await watched.wait_for_line("the last that it printed")
-        await watched.wait(events.GaveUp)
+        await watched.wait_for_event(events.GaveUp)
 
 
 @pytest.mark.parametrize("value", ["", "2"])
@@ -154,12 +154,12 @@ async def test_buffering_is_as_the_config_or_the_mesh_says(
     value: str, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = "import os; print(ascii(os.environ['PYTHONUNBUFFERED']), flush=True)"
-    async with running(
-        plugin("p", "-c", program, env={"PYTHONUNBUFFERED": value}), short_dir
+    async with run_mesh(
+        plugin_table("p", "-c", program, env={"PYTHONUNBUFFERED": value}), short_dir
     ) as watched:
         await watched.wait_for_line(repr(value))
     monkeypatch.setenv("PYTHONUNBUFFERED", value)
-    async with running(plugin("p", "-c", program), short_dir) as watched:
+    async with run_mesh(plugin_table("p", "-c", program), short_dir) as watched:
         await watched.wait_for_line(repr(value))
 
 
@@ -170,10 +170,10 @@ async def test_what_a_service_manager_told_the_mesh_is_not_for_plugins(
     for name in names:
         monkeypatch.setenv(name, "1")
     program = f"import os; print([n for n in {names} if n in os.environ], flush=True)"
-    async with running(plugin("p", "-c", program), short_dir) as watched:
+    async with run_mesh(plugin_table("p", "-c", program), short_dir) as watched:
         await watched.wait_for_line("[]")
-    wanted = plugin("p", "-c", program, inherit_env=["NOTIFY_SOCKET"])
-    async with running(wanted, short_dir) as watched:
+    wanted = plugin_table("p", "-c", program, inherit_env=["NOTIFY_SOCKET"])
+    async with run_mesh(wanted, short_dir) as watched:
         await watched.wait_for_line("['NOTIFY_SOCKET']")
 
 
@@ -193,7 +193,7 @@ async def test_plugins_begin_with_default_dispositions_of_signals(
 ) -> None:
     command = ["sh", "-c", "grep -E 'Sig(Ign|Blk)' /proc/self/status | tr '\\n\\t' '  '; echo ."]
     config = PluginConfig("p", command, restart=RestartPolicy.NEVER, containment=containment)
-    async with running(MeshConfig([config]), short_dir) as watched:
+    async with run_mesh(MeshConfig([config]), short_dir) as watched:
         await watched.wait_for_line("SigBlk: 0000000000000000 SigIgn: 0000000000000000 .")
         # Which the mesh itself goes on without noticing.
         for number in ignored_signals:
@@ -208,7 +208,7 @@ def test_a_full_disk_says_so_and_keeps_no_lock(short_dir: Path) -> None:
         pytest.skip("only root, and with unshare(1), can mount a filesystem")
     folder = short_dir / "small"
     folder.mkdir()
-    (short_dir / "mesh.toml").write_text(plugin("p", "-c", "exit()"))
+    (short_dir / "mesh.toml").write_text(plugin_table("p", "-c", "exit()"))
     serve = f"{sys.executable} -m meshtrio serve {short_dir}/mesh.toml --runtime-dir {folder}/run"
     fill = f"mkdir {folder}/run && cat /dev/zero > {folder}/zeros"
     commands = f"mount -t tmpfs -o size=64k none {folder}; {fill} 2>/dev/null; {serve}"

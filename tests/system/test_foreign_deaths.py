@@ -17,49 +17,49 @@ from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 from meshtrio import mesh
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.errors import PluginDiedError
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import plugin_table
 
 
 @asynccontextmanager
-async def in_process(watched: Watched) -> AsyncIterator[Channel]:
+async def in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with watched.mesh.connect("plugin.foreign") as channel:
         yield channel
 
 
 @asynccontextmanager
-async def by_the_registry(watched: Watched) -> AsyncIterator[Channel]:
+async def by_the_registry(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with mesh.connect("plugin.foreign", mesh_socket=watched.mesh.socket) as channel:
         yield channel
 
 
 @asynccontextmanager
-async def through_the_gateway(watched: Watched) -> AsyncIterator[Channel]:
+async def through_the_gateway(watched: RecordedMesh) -> AsyncIterator[Channel]:
     metadata = [("x-mesh-target", "plugin.foreign")]
     async with connect_to(f"unix:{watched.mesh.socket}", metadata=metadata) as channel:
         yield channel
 
 
 def config(manner: str, **settings: object) -> str:
-    return plugin("foreign", "foreign.py", manner, stop_timeout=0.3, **settings)
+    return plugin_table("foreign", "grpcio_echo.py", manner, stop_timeout=0.3, **settings)
 
 
-async def kill(watched: Watched) -> None:
+async def kill(watched: RecordedMesh) -> None:
     (status,) = watched.mesh.instances()
     assert status.pid is not None
     os.kill(status.pid, signal.SIGKILL)
 
 
-async def stop(watched: Watched) -> None:
+async def stop(watched: RecordedMesh) -> None:
     await watched.mesh.stop("foreign")
 
 
-async def restart(watched: Watched) -> None:
+async def restart(watched: RecordedMesh) -> None:
     await watched.mesh.restart("foreign")
 
 
-async def crash(watched: Watched) -> None:
+async def crash(watched: RecordedMesh) -> None:
     async with in_process(watched) as channel:
         with pytest.raises(PluginDiedError):
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="crash"))
@@ -86,8 +86,8 @@ async def test_callers_of_a_foreign_plugin_are_told_how_it_ended(
     status: int | None,
     short_dir: Path,
 ) -> None:
-    async with running(config(manner, backoff={"initial": 30}), short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(config(manner, backoff={"initial": 30}), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         async with connect(watched) as channel, trio.open_nursery() as nursery:
 
             async def call() -> None:
@@ -109,8 +109,8 @@ async def test_callers_of_a_foreign_plugin_are_told_how_it_ended(
 
 
 async def test_a_drain_does_not_claim_what_it_does_not_know(short_dir: Path) -> None:
-    async with running(config("ends"), short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(config("ends"), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         (drained,) = await watched.mesh.drain("foreign")
         assert (drained.cut_calls, drained.cut_calls_known) == ((), False)
         # What does not run has no calls to cut.
@@ -120,9 +120,9 @@ async def test_a_drain_does_not_claim_what_it_does_not_know(short_dir: Path) -> 
 
 async def drained_with_a_call(
     table: str, folder: Path, *, suspended: bool = False
-) -> tuple[Watched, object]:
+) -> tuple[RecordedMesh, object]:
     """Drain a plugin during a call; a `suspended` one (SIGSTOP) cannot do anything about it."""
-    async with running(table, folder) as watched:
+    async with run_mesh(table, folder) as watched:
         async with watched.mesh.connect("plugin.chain") as channel, trio.open_nursery() as nursery:
 
             async def call() -> None:
@@ -141,12 +141,12 @@ async def drained_with_a_call(
 
 
 async def test_a_plugin_on_meshtrio_reports_what_it_cut_whatever_it_logs(short_dir: Path) -> None:
-    table = plugin("chain", "chain.py", stop_timeout=1, output={"log_level": "error"})
+    table = plugin_table("chain", "echo_chain.py", stop_timeout=1, output={"log_level": "error"})
     watched, drained = await drained_with_a_call(table, short_dir)
     assert drained.cut_calls == ("/echo.v1.EchoService/Slow",)  # type: ignore[attr-defined]
     assert drained.cut_calls_known  # type: ignore[attr-defined]
     assert not [
-        seen for seen in watched.find(events.LineWritten) if '"meshtrio"' in seen.event.line
+        seen for seen in watched.find_events(events.LineWritten) if '"meshtrio"' in seen.event.line
     ]
 
 
@@ -162,24 +162,24 @@ time.sleep(1000)
 
 
 async def test_a_program_in_any_language_can_report_what_it_cut(short_dir: Path) -> None:
-    async with running(plugin("own", "-c", REPORTING), short_dir) as watched:
+    async with run_mesh(plugin_table("own", "-c", REPORTING), short_dir) as watched:
         await watched.wait_for_line("waiting")
         (drained,) = await watched.mesh.drain("own")
     assert (drained.cut_calls, drained.cut_calls_known) == (("/a.B/C",), True)
-    assert drained.ended is not None
-    assert drained.ended.stderr_tail == ("bye",)
+    assert drained.exit is not None
+    assert drained.exit.stderr_tail == ("bye",)
 
 
 async def test_one_that_was_killed_before_it_could_report_is_not_known(short_dir: Path) -> None:
-    table = plugin("chain", "chain.py", stop_timeout=0)
+    table = plugin_table("chain", "echo_chain.py", stop_timeout=0)
     _, drained = await drained_with_a_call(table, short_dir, suspended=True)
     assert not drained.cut_calls_known  # type: ignore[attr-defined]
 
 
 async def test_the_report_of_a_shutdown_says_what_is_not_known(short_dir: Path) -> None:
-    chain = plugin("chain", "chain.py")
-    async with running(config("ends") + chain, short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    chain = plugin_table("chain", "echo_chain.py")
+    async with run_mesh(config("ends") + chain, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
     report = watched.mesh.shutdown_report
     assert report.cut_calls == ()
     assert report.cut_calls_unknown == ("foreign/0",)

@@ -10,11 +10,11 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import plugin_table
 
-FORKING = plugin("forking", "forking.py", ready_timeout=60, stop_timeout=10)
+FORKING = plugin_table("forking", "forking_handlers.py", ready_timeout=60, stop_timeout=10)
 
 
 @pytest.mark.parametrize("where", ["loop", "thread"])
@@ -30,7 +30,7 @@ FORKING = plugin("forking", "forking.py", ready_timeout=60, stop_timeout=10)
 async def test_a_forked_child_is_ended_by_a_signal(
     how: str, number: int, expected: int, where: str, short_dir: Path
 ) -> None:
-    async with running(FORKING, short_dir) as watched:
+    async with run_mesh(FORKING, short_dir) as watched:
         async with watched.mesh.connect("plugin.forking") as channel:
             stub = channel.stub(EchoServiceStub)
             with trio.fail_after(30):
@@ -39,6 +39,6 @@ async def test_a_forked_child_is_ended_by_a_signal(
                 # It has not been woken to stop itself.
                 again = await stub.Echo(EchoRequest(message=f"{how} {where} {int(number)}"))
                 assert again.pid == first.pid
-        assert not watched.find(events.Exited)
-    (stopped,) = watched.find(events.Stopped)
+        assert not watched.find_events(events.Exited)
+    (stopped,) = watched.find_events(events.Stopped)
     assert str(stopped.event.ended) == "exited with status 0"  # type: ignore[attr-defined]

@@ -15,9 +15,9 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import echo
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import echo_plugin_table
 
 CALLERS = 20
 
@@ -48,7 +48,7 @@ class Callers:
 
 
 @asynccontextmanager
-async def calling(watched: Watched) -> AsyncIterator[Callers]:
+async def calling(watched: RecordedMesh) -> AsyncIterator[Callers]:
     callers = Callers()
     async with connect_to(f"unix:{watched.mesh.socket}") as channel, trio.open_nursery() as nursery:
         for _ in range(CALLERS):
@@ -60,8 +60,8 @@ async def calling(watched: Watched) -> AsyncIterator[Callers]:
 
 
 async def test_no_call_is_lost_while_plugins_are_renewed_and_scaled(short_dir: Path) -> None:
-    async with running(echo(instances=2), short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    async with run_mesh(echo_plugin_table(instances=2), short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         async with calling(watched) as callers:
             for instances in (3, 1, 2):
                 await watched.mesh.restart("echo")
@@ -72,14 +72,14 @@ async def test_no_call_is_lost_while_plugins_are_renewed_and_scaled(short_dir: P
 
 
 async def test_what_a_killed_plugin_had_under_way_fails_and_says_so(short_dir: Path) -> None:
-    async with running(echo(instances=2), short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    async with run_mesh(echo_plugin_table(instances=2), short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         async with calling(watched) as callers:
             killed = watched.mesh.instances()[0].pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
             await callers.go_on(200)
-            await watched.wait(events.Ready, count=3)
+            await watched.wait_for_event(events.Ready, count=3)
             await callers.go_on(200)
         # No more than it can have had, each with the reason.
         assert sum(callers.failures.values()) <= CALLERS

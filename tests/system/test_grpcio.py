@@ -18,7 +18,12 @@ from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
-from tests.programs import ECHO, PLUGINS, ROOT, until
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    PLUGINS_DIRECTORY,
+    ROOT,
+    wait_until,
+)
 
 GRPCIO = ROOT / "examples" / "grpcio-plugin" / "grpcio_plugin.py"
 
@@ -28,7 +33,7 @@ def alone(program: Path, socket: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a plugin without a mesh."""
     environment = {**os.environ, "PLUGIN_SOCKET": str(socket)}
     with subprocess.Popen([sys.executable, str(program)], env=environment) as process:
-        until(socket.exists)
+        wait_until(socket.exists)
         try:
             yield process
         finally:
@@ -36,7 +41,7 @@ def alone(program: Path, socket: Path) -> Iterator[subprocess.Popen[bytes]]:
             assert process.wait(20) == 0
 
 
-class GrpcioStub:
+class GrpcioEchoStub:
     """What generated grpcio code would make of the service."""
 
     def __init__(self, channel: grpc.Channel) -> None:
@@ -55,12 +60,12 @@ class GrpcioStub:
 
 
 @contextmanager
-def grpcio_client(socket: Path) -> Iterator[GrpcioStub]:
+def grpcio_client(socket: Path) -> Iterator[GrpcioEchoStub]:
     with grpc.insecure_channel(f"unix:{socket}") as channel:
-        yield GrpcioStub(channel)
+        yield GrpcioEchoStub(channel)
 
 
-def requests(*words: str) -> Iterator[pb.EchoRequest]:
+def grpcio_echo_requests(*words: str) -> Iterator[pb.EchoRequest]:
     for word in words:
         yield pb.EchoRequest(message=word)
 
@@ -72,19 +77,22 @@ async def messages(*words: str) -> AsyncIterator[pb.EchoRequest]:
 
 def test_a_grpcio_client_calls_a_meshtrio_plugin(short_dir: Path) -> None:
     socket = short_dir / "s"
-    with alone(ECHO / "echo_plugin.py", socket), grpcio_client(socket) as stub:
+    with alone(ECHO_PLUGIN_DIRECTORY / "echo_plugin.py", socket), grpcio_client(socket) as stub:
         for size in (0, 1, 100_000, 3_000_000):
             text = "x" * size
             assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
         repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
         assert [reply.message for reply in repeated] == ["r"] * 1000
-        assert stub.Join(requests("a", "b", "c"), timeout=60).message == "a b c"
-        assert [r.message for r in stub.Chat(requests("a", "b"), timeout=60)] == ["a", "b"]
+        assert stub.Join(grpcio_echo_requests("a", "b", "c"), timeout=60).message == "a b c"
+        assert [r.message for r in stub.Chat(grpcio_echo_requests("a", "b"), timeout=60)] == [
+            "a",
+            "b",
+        ]
 
 
 def test_a_grpcio_client_is_told_statuses(short_dir: Path) -> None:
     socket = short_dir / "s"
-    with alone(PLUGINS / "chain.py", socket), grpcio_client(socket) as stub:
+    with alone(PLUGINS_DIRECTORY / "echo_chain.py", socket), grpcio_client(socket) as stub:
         cases = {
             "not-found": (grpc.StatusCode.NOT_FOUND, "no such word"),
             "fail": (grpc.StatusCode.UNKNOWN, "the handler failed"),
@@ -96,7 +104,7 @@ def test_a_grpcio_client_is_told_statuses(short_dir: Path) -> None:
             assert text in caught.value.details()
             assert "secret" not in caught.value.details()
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Join(requests("a"), timeout=60)
+            stub.Join(grpcio_echo_requests("a"), timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         with pytest.raises(grpc.RpcError) as caught:
             stub.Slow(pb.SlowRequest(seconds=60), timeout=0.2)

@@ -15,13 +15,15 @@ import trio
 from echo.v1 import echo_pb2 as pb
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from meshtrio.client.calls import stub_method
-from meshtrio.rpc.seam import Method
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import plugin
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import plugin_table
 
-PLUGINS = plugin("ours", "values.py") + plugin("stock", "grpcio_values.py", services=["t.T"])
+PLUGINS = plugin_table("ours", "metadata_echo.py") + plugin_table(
+    "stock", "grpcio_values.py", services=["t.T"]
+)
 ECHO, FAIL, METADATA = "/echo.v1.EchoService/Echo", "/t.T/Fail", "/t.T/Metadata"
 TEXTS = [
     "cannot open file: ",
@@ -46,16 +48,16 @@ def grpcio_calls(socket: str) -> Iterator[Any]:
         yield call
 
 
-async def sockets(watched: Watched, name: str) -> list[str]:
+async def sockets(watched: RecordedMesh, name: str) -> list[str]:
     """That of a plugin once it is ready, and the mesh's."""
-    await watched.wait(events.Ready, plugin=name)
+    await watched.wait_for_event(events.Ready, plugin=name)
     (own,) = watched.mesh.socket.parent.glob(f"{name}*.sock")
     return [str(own), str(watched.mesh.socket)]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=["end", "start", "space", "odd", "long"])
 async def test_messages_of_grpcio_arrive_as_they_were_given(text: str, short_dir: Path) -> None:
-    async with running(PLUGINS, short_dir) as watched:
+    async with run_mesh(PLUGINS, short_dir) as watched:
         for socket in await sockets(watched, "stock"):
             with grpcio_calls(socket) as call:
                 error, _ = await trio.to_thread.run_sync(call, FAIL, text.encode())
@@ -85,7 +87,7 @@ async def test_metadata_of_grpcio_goes_there_and_back(
 ) -> None:
     expected = {key: value.strip() if key != "x-bin" else value for key, value in METADATA_SENT}
     request = pb.EchoRequest(message="hi").SerializeToString()
-    async with running(PLUGINS, short_dir) as watched:
+    async with run_mesh(PLUGINS, short_dir) as watched:
         for socket in await sockets(watched, name):
             with grpcio_calls(socket) as call:
                 _, outcome = await trio.to_thread.run_sync(call, path, request, METADATA_SENT)
@@ -99,7 +101,7 @@ async def test_metadata_of_grpcio_goes_there_and_back(
 @pytest.mark.parametrize("text", ["é", "日", "a b", "%", "😀\n"], ids=ascii)
 async def test_long_messages_of_ours_are_whole_for_grpcio(text: str, short_dir: Path) -> None:
     request = pb.EchoRequest(message=f"fail {text}").SerializeToString()
-    async with running(PLUGINS, short_dir) as watched:
+    async with run_mesh(PLUGINS, short_dir) as watched:
         for socket in await sockets(watched, "ours"):
             with grpcio_calls(socket) as call:
                 error, _ = await trio.to_thread.run_sync(call, ECHO, request)
@@ -110,7 +112,7 @@ async def test_long_messages_of_ours_are_whole_for_grpcio(text: str, short_dir: 
 
 
 async def test_a_request_that_cannot_be_parsed_is_internal(short_dir: Path) -> None:
-    async with running(PLUGINS, short_dir) as watched:
+    async with run_mesh(PLUGINS, short_dir) as watched:
         for socket in await sockets(watched, "ours"):
             with grpcio_calls(socket) as call:
                 error, _ = await trio.to_thread.run_sync(call, ECHO, b"\xff")
@@ -120,9 +122,9 @@ async def test_a_request_that_cannot_be_parsed_is_internal(short_dir: Path) -> N
 @pytest.mark.parametrize("text", TEXTS, ids=["end", "start", "space", "odd", "long"])
 async def test_our_client_gets_the_statuses_of_grpcio(text: str, short_dir: Path) -> None:
     method = Method("t.T", "Fail", BytesValue, BytesValue, False, False)
-    async with running(PLUGINS, short_dir) as watched:
+    async with run_mesh(PLUGINS, short_dir) as watched:
         async with watched.mesh.connect("plugin.stock") as channel:
             with pytest.raises(purerpc.NotFoundError) as caught:
-                await stub_method(channel, method)(Raw(text.encode()))
+                await make_multicallable(channel, method)(Raw(text.encode()))
     assert caught.value.status.status_message == text
     assert dict(caught.value.trailing_metadata)["x-spaces"] == "v"

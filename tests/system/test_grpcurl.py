@@ -7,16 +7,16 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.programs import echo, served
-from tests.tools import tool
+from tests.support.mesh_processes import echo_plugin_table, serve_mesh
+from tests.tools import find_tool
 
 
-def grpcurl(
+def run_grpcurl(
     socket: Path, *arguments: str, data: str | None = None, options: Sequence[str] = ()
 ) -> str:
     given = ["-plaintext", *options, *(["-d", data] if data else [])]
     done = subprocess.run(
-        [tool("grpcurl"), *given, f"unix://{socket}", *arguments],
+        [find_tool("grpcurl"), *given, f"unix://{socket}", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -27,14 +27,16 @@ def grpcurl(
 
 
 def test_grpcurl_lists_describes_and_calls(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
-        socket = mesh.folder / "echo-0.sock"
-        assert "echo.v1.EchoService" in grpcurl(socket, "list").split()
-        assert "rpc Chat ( stream .echo.v1.EchoRequest )" in grpcurl(
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        socket = mesh.runtime_dir / "echo-0.sock"
+        assert "echo.v1.EchoService" in run_grpcurl(socket, "list").split()
+        assert "rpc Chat ( stream .echo.v1.EchoRequest )" in run_grpcurl(
             socket, "describe", "echo.v1.EchoService"
         )
-        reply = grpcurl(socket, "echo.v1.EchoService/Echo", data='{"message": "hi"}')
+        reply = run_grpcurl(socket, "echo.v1.EchoService/Echo", data='{"message": "hi"}')
         assert json.loads(reply)["message"] == "hi"
-        chat = grpcurl(socket, "echo.v1.EchoService/Chat", data='{"message": "a"}{"message": "b"}')
+        chat = run_grpcurl(
+            socket, "echo.v1.EchoService/Chat", data='{"message": "a"}{"message": "b"}'
+        )
         assert chat.count('"message"') == 2
-        assert "meshtrio.v1.Control" in grpcurl(mesh.socket, "list").split()
+        assert "meshtrio.v1.Control" in run_grpcurl(mesh.socket, "list").split()

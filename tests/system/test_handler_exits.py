@@ -14,20 +14,20 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio.errors import PluginDiedError
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import plugin
-from tests.system.test_death import in_process, through_the_mesh_socket
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import plugin_table
+from tests.system.test_death import connect_in_process, connect_through_mesh_socket
 
-EXITING = plugin("chain", "exiting.py", restart="never", stop_timeout=2)
+EXITING = plugin_table("chain", "raising_handlers.py", restart="never", stop_timeout=2)
 
 
-@pytest.mark.parametrize("connect", [in_process, through_the_mesh_socket])
+@pytest.mark.parametrize("connect", [connect_in_process, connect_through_mesh_socket])
 @pytest.mark.parametrize("word", ["cancelled", "generator"])
 async def test_the_call_fails_and_the_plugin_stays(
     word: str, connect: Callable, short_dir: Path
 ) -> None:
-    async with running(EXITING, short_dir) as watched, connect(watched) as channel:
+    async with run_mesh(EXITING, short_dir) as watched, connect(watched) as channel:
         stub = channel.stub(EchoServiceStub)
 
         async def slow() -> None:
@@ -40,10 +40,10 @@ async def test_the_call_fails_and_the_plugin_stays(
                 await stub.Echo(EchoRequest(message=word))
         assert (await stub.Echo(EchoRequest(message="still"))).message == "still"
         await watched.wait_for_line("/echo.v1.EchoService/Echo: the handler raised")
-        assert watched.find(events.Exited) == []
+        assert watched.find_events(events.Exited) == []
 
 
-@pytest.mark.parametrize("connect", [in_process, through_the_mesh_socket])
+@pytest.mark.parametrize("connect", [connect_in_process, connect_through_mesh_socket])
 @pytest.mark.parametrize(
     ("word", "status", "number", "last_line"),
     [
@@ -61,7 +61,7 @@ async def test_an_exit_drains_and_callers_learn_the_status(
     connect: Callable,
     short_dir: Path,
 ) -> None:
-    async with running(EXITING, short_dir) as watched, connect(watched) as channel:
+    async with run_mesh(EXITING, short_dir) as watched, connect(watched) as channel:
         stub = channel.stub(EchoServiceStub)
         outcomes: dict[str, Any] = {}
 
@@ -75,7 +75,7 @@ async def test_an_exit_drains_and_callers_learn_the_status(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(slow, "short", 0.5)
                 nursery.start_soon(slow, "long", 60)
-                await watched.wait(events.LineWritten, count=2, line="slow begins")
+                await watched.wait_for_event(events.LineWritten, count=2, line="slow begins")
                 with pytest.raises(PluginDiedError) as caught:
                     await stub.Echo(EchoRequest(message=word))
     assert outcomes["short"].message == "short"
@@ -85,12 +85,12 @@ async def test_an_exit_drains_and_callers_learn_the_status(
         assert last_line in "\n".join(error.stderr_tail)
 
 
-@pytest.mark.parametrize("connect", [in_process, through_the_mesh_socket])
+@pytest.mark.parametrize("connect", [connect_in_process, connect_through_mesh_socket])
 async def test_callers_wait_for_a_process_that_takes_its_time_to_end(
     connect: Callable, short_dir: Path
 ) -> None:
-    config = plugin("chain", "exiting.py", "slowly", restart="never", stop_timeout=5)
-    async with running(config, short_dir) as watched, connect(watched) as channel:
+    config = plugin_table("chain", "raising_handlers.py", "slowly", restart="never", stop_timeout=5)
+    async with run_mesh(config, short_dir) as watched, connect(watched) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(20), pytest.raises(PluginDiedError) as caught:
             await stub.Echo(EchoRequest(message="exit"))
@@ -98,8 +98,8 @@ async def test_callers_wait_for_a_process_that_takes_its_time_to_end(
 
 
 async def test_an_exit_ends_plugin_serve_beside_other_tasks(short_dir: Path) -> None:
-    config = plugin("chain", "exiting.py", "serve", restart="never", stop_timeout=2)
-    async with running(config, short_dir) as watched, in_process(watched) as channel:
+    config = plugin_table("chain", "raising_handlers.py", "serve", restart="never", stop_timeout=2)
+    async with run_mesh(config, short_dir) as watched, connect_in_process(watched) as channel:
         stub = channel.stub(EchoServiceStub)
         with trio.fail_after(20), pytest.raises(PluginDiedError) as caught:
             await stub.Echo(EchoRequest(message="exit"))

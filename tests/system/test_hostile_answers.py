@@ -15,12 +15,12 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import control, tap
-from meshtrio.services import log_levels
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.plugins.answering import ANSWERS, EMPTY_MESSAGES, HEALTHS
-from tests.programs import echo, plugin
-from tests.turns import cpu_time_of, watching_turns
+from meshtrio.services import log_level_controller
+from meshtrio.supervisor import events
+from tests.plugins.nonsense_replies import ANSWERS, EMPTY_MESSAGES, HEALTHS
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
+from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
@@ -28,7 +28,7 @@ CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 @pytest.fixture(autouse=True)
 def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is slow is not what these tests are about."""
-    monkeypatch.setattr(log_levels, "_PATIENCE", 100.0)
+    monkeypatch.setattr(log_level_controller, "_CALL_TIMEOUT", 100.0)
 
 
 async def statistics_are_sound(stub: Any) -> None:
@@ -51,7 +51,7 @@ async def log_levels_are_told(stub: Any) -> None:
     assert len(bad.instances[0].level) <= 64
 
 
-async def calls_are_told(watched: Watched, stub: Any) -> None:
+async def calls_are_told(watched: RecordedMesh, stub: Any) -> None:
     """Those of the other plugin, whatever this one says."""
     async with (
         watched.mesh.connect("plugin.echo") as channel,
@@ -82,26 +82,32 @@ def interpret() -> None:
 
 @pytest.mark.parametrize("kind", [*ANSWERS, "flood"])
 async def test_answers_that_make_no_sense(short_dir: Path, kind: str) -> None:
-    config = plugin("bad", "answering.py", kind) + echo()
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
-        async with mesh.connect_to_mesh(watched.mesh.socket) as channel, watching_turns() as turns:
+    config = plugin_table("bad", "nonsense_replies.py", kind) + echo_plugin_table()
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
+        async with (
+            mesh.connect_to_mesh(watched.mesh.socket) as channel,
+            measure_loop_latency() as turns,
+        ):
             stub = DynamicStub(channel, CONTROL)
             with trio.fail_after(240):
                 await statistics_are_sound(stub)
                 await log_levels_are_told(stub)
                 await calls_are_told(watched, stub)
                 await statistics_are_sound(stub)
-        assert turns.longest < cpu_time_of(interpret)
+        assert turns.max_cpu_time < measure_cpu_time(interpret)
         assert {status.restarts for status in watched.mesh.instances()} == {0}
 
 
 @pytest.mark.parametrize("kind", HEALTHS)
 async def test_a_health_check_that_makes_no_sense_is_none(short_dir: Path, kind: str) -> None:
-    config = plugin("bad", "answering.py", f"health-{kind}", ready_timeout=3) + echo()
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, plugin="echo")
-        ended = await watched.wait(events.Exited, plugin="bad")
+    config = (
+        plugin_table("bad", "nonsense_replies.py", f"health-{kind}", ready_timeout=3)
+        + echo_plugin_table()
+    )
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, plugin="echo")
+        ended = await watched.wait_for_event(events.Exited, plugin="bad")
         assert "was not ready within 3 s: " in str(ended.event)
         async with watched.mesh.connect("plugin.echo") as channel:
             with trio.fail_after(30):

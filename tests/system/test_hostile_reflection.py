@@ -11,13 +11,13 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
-from meshtrio.client.reflection import describe, list_services
-from meshtrio.gateway import catalog
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.plugins.reflecting import FILES, LISTS, many_messages
-from tests.programs import echo, plugin
-from tests.turns import cpu_time_of, watching_turns
+from meshtrio.client.reflection import fetch_pool, list_services
+from meshtrio.gateway import service_index
+from meshtrio.supervisor import events
+from tests.plugins.malformed_reflection import FILES, LISTS, many_messages
+from tests.support.in_process_mesh import run_mesh
+from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
+from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 ECHO = "echo.v1.EchoService"
 MIB = 1024 * 1024
@@ -26,7 +26,7 @@ MIB = 1024 * 1024
 @pytest.fixture(autouse=True)
 def time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """That the other plugin is slow is not what these tests are about."""
-    monkeypatch.setattr(catalog, "_LEARN_WITHIN", 20.0)
+    monkeypatch.setattr(service_index, "_REFLECTION_TIMEOUT", 20.0)
 
 
 def resident() -> int:
@@ -42,16 +42,16 @@ async def ask_through_the_mesh(socket: Path) -> None:
             reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
             assert reply.message == "hi"
             assert ECHO in await list_services(channel)
-            assert (await describe(channel, ECHO)).FindServiceByName(ECHO)
+            assert (await fetch_pool(channel, ECHO)).FindServiceByName(ECHO)
 
 
 @pytest.mark.parametrize("kind", [*FILES, *LISTS])
 async def test_reflection_that_must_not_be_trusted(short_dir: Path, kind: str) -> None:
-    config = plugin("bad", "reflecting.py", kind) + echo()
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    config = plugin_table("bad", "malformed_reflection.py", kind) + echo_plugin_table()
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         before = resident()
-        async with watching_turns() as turns:
+        async with measure_loop_latency() as turns:
             await ask_through_the_mesh(watched.mesh.socket)
         assert resident() - before < 48 * MIB
-    assert turns.longest < cpu_time_of(many_messages) / 3
+    assert turns.max_cpu_time < measure_cpu_time(many_messages) / 3

@@ -11,8 +11,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.programs import PLUGINS, carrying, echo, until
-from tests.system.hosts import Certificates, Host, two_hosts
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    echo_plugin_table,
+    pids_with_environment,
+    wait_until,
+)
+from tests.support.network_hosts import Certificates, NetworkHost, make_linked_hosts
 
 PORT = 7443
 
@@ -21,7 +26,7 @@ PORT = 7443
 class Near:
     """The host whose mesh and client are told what to do."""
 
-    host: Host
+    host: NetworkHost
     process: subprocess.Popen[str]
 
     def do(self, word: str) -> str:
@@ -38,7 +43,7 @@ class Near:
 
 
 @contextmanager
-def running(host: Host, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(host: NetworkHost, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     pipe = subprocess.PIPE
     process = host.start(*arguments, stdin=pipe, stdout=pipe)
     with process:
@@ -49,9 +54,9 @@ def running(host: Host, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.wait(20)
 
 
-def far_config(certificates: Certificates, host: Host) -> str:
+def far_config(certificates: Certificates, host: NetworkHost) -> str:
     files = certificates.path
-    return echo(
+    return echo_plugin_table(
         listen=f"tcp://{host.address}:{PORT}",
         serve_tls={
             "certificate": files("server.pem"),
@@ -67,27 +72,30 @@ def client_files(certificates: Certificates) -> dict[str, str]:
     return {"ca": files("ca.pem"), "certificate": files("client.pem"), "key": files("client.key")}
 
 
-def near_config(certificates: Certificates, far: Host) -> str:
+def near_config(certificates: Certificates, far: NetworkHost) -> str:
     files = client_files(certificates)
     tls = ", ".join(f'{key} = "{value}"' for key, value in files.items())
     address = f"tcp://{far.address}:{PORT}"
-    return echo() + (
+    return echo_plugin_table() + (
         f'[[service]]\nname = "plugin.echo"\nendpoints = ["{address}"]\ntls = {{ {tls} }}\n'
     )
 
 
 @pytest.fixture
-def hosts(short_dir: Path) -> Iterator[tuple[Near, Host, int]]:
+def hosts(short_dir: Path) -> Iterator[tuple[Near, NetworkHost, int]]:
     """The near host; the far one, whose mesh is up; and the pid of the far one's plugin."""
-    with two_hosts() as (a, b):
-        certificates = Certificates.make(short_dir, b.address)
+    with make_linked_hosts() as (a, b):
+        certificates = Certificates.create(short_dir, b.address)
         (short_dir / "far.toml").write_text(far_config(certificates, b))
         (short_dir / "near.toml").write_text(near_config(certificates, b))
         serve = ["-m", "meshtrio", "serve", str(short_dir / "far.toml")]
         far_dir = short_dir / "far"
         with running(b, *serve, "--runtime-dir", str(far_dir)):
-            pids = until(lambda: carrying(f"PLUGIN_SOCKET={far_dir}/"))
-            near = [str(PLUGINS / "near_host.py"), str(short_dir / "near.toml")]
+            pids = wait_until(lambda: pids_with_environment(f"PLUGIN_SOCKET={far_dir}/"))
+            near = [
+                str(PLUGINS_DIRECTORY / "remote_controlled_mesh.py"),
+                str(short_dir / "near.toml"),
+            ]
             with running(a, *near, str(short_dir / "near")) as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "up\n"
@@ -97,29 +105,31 @@ def hosts(short_dir: Path) -> Iterator[tuple[Near, Host, int]]:
                 assert process.wait(20) == 0
 
 
-def test_calls_spill_over_to_the_other_host_and_come_back(hosts: tuple[Near, Host, int]) -> None:
+def test_calls_spill_over_to_the_other_host_and_come_back(
+    hosts: tuple[Near, NetworkHost, int],
+) -> None:
     near, _, far_pid = hosts
-    until(lambda: near.answered_by() != far_pid)
+    wait_until(lambda: near.answered_by() != far_pid)
     assert far_pid not in {near.answered_by() for _ in range(10)}
     assert near.do("stop") == "stopped"
     assert {near.answered_by() for _ in range(10)} == {far_pid}
     assert near.do("start") == "started"
-    until(lambda: near.answered_by() != far_pid)
+    wait_until(lambda: near.answered_by() != far_pid)
     assert far_pid not in {near.answered_by() for _ in range(10)}
 
 
-def test_a_cut_link_is_noticed_and_its_mending_too(hosts: tuple[Near, Host, int]) -> None:
+def test_a_cut_link_is_noticed_and_its_mending_too(hosts: tuple[Near, NetworkHost, int]) -> None:
     near, far, far_pid = hosts
     near.do("stop")
     assert near.answered_by() == far_pid
-    near.host.lose(far)
-    far.lose(near.host)
+    near.host.drop_packets_to(far)
+    far.drop_packets_to(near.host)
     began = time.monotonic()
     ended = near.do("hang")
     # A silence of 0.5 s, half a second for a sign of life, both looked at once a second.
     assert ended.startswith("ended "), ended
     assert "sign of life" in ended, ended
     assert time.monotonic() - began < 4.0
-    near.host.find(far)
-    far.find(near.host)
+    near.host.restore_packets_to(far)
+    far.restore_packets_to(near.host)
     assert near.answered_by() == far_pid

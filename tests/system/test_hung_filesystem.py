@@ -9,13 +9,13 @@ import pytest
 import trio
 
 from meshtrio.config import Containment, MeshConfig, PluginConfig
-from meshtrio.supervise import events
-from tests.hung_filesystem import hung
-from tests.meshes import running
-from tests.programs import PLUGINS
+from meshtrio.supervisor import events
+from tests.support.hung_filesystem import mount_hung_filesystem
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import PLUGINS_DIRECTORY
 
 STEADY = PluginConfig(
-    "steady", ["{python}", "-I", "-S", "minimal.py"], cwd=PLUGINS, ready_timeout=60.0
+    "steady", ["{python}", "-I", "-S", "minimal.py"], cwd=PLUGINS_DIRECTORY, ready_timeout=60.0
 )
 
 
@@ -23,7 +23,7 @@ STEADY = PluginConfig(
 async def test_a_filesystem_that_does_not_answer_keeps_neither_others_nor_the_end(
     where: str, short_dir: Path
 ) -> None:
-    with hung(short_dir) as filesystem:
+    with mount_hung_filesystem(short_dir) as filesystem:
         folder = filesystem.folder
         match where:
             case "program":
@@ -35,8 +35,8 @@ async def test_a_filesystem_that_does_not_answer_keeps_neither_others_nor_the_en
                 plugin = PluginConfig("p", [str(folder / "program")], containment=contained)
         config = MeshConfig([plugin, STEADY])
         with trio.fail_after(60):
-            async with running(config, short_dir) as watched:
-                await watched.wait(events.Ready, plugin="steady")
+            async with run_mesh(config, short_dir) as watched:
+                await watched.wait_for_event(events.Ready, plugin="steady")
                 await watched.mesh.restart("steady")
                 (state,) = [s.state for s in watched.mesh.instances() if s.name == "p"]
                 assert state.value == "starting"
@@ -56,7 +56,7 @@ async def test_a_program_that_is_no_regular_file_is_not_waited_for(
         pytest.skip("only root can make a device")
     contained = Containment(sha256="0" * 64)
     config = MeshConfig([PluginConfig("p", [str(program)], containment=contained)])
-    async with running(config, short_dir) as watched:
-        found = (await watched.wait(events.NotStarted)).event
+    async with run_mesh(config, short_dir) as watched:
+        found = (await watched.wait_for_event(events.NotStarted)).event
         assert isinstance(found, events.NotStarted)
-        assert "is not a regular file" in str(found.ended)
+        assert "is not a regular file" in str(found.exit)

@@ -15,26 +15,37 @@ from echo.v1.echo_pb2 import EchoReply, SlowRequest
 
 from meshtrio.client.channel import connect_to
 from tests import ROOT
-from tests.programs import PLUGINS, Served, carrying, children, echo, plugin, served, until
-from tests.survivors import (
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    child_pids,
+    echo_plugin_table,
+    pids_with_environment,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.process_tracking import (
     has_ended,
-    held,
+    hold_pidfds,
     kill_with_warden,
-    nested,
-    nested_processes,
+    nested_mesh_pids,
+    nested_mesh_table,
     wait_until_ended,
-    wardens,
+    warden_pids,
 )
 
 
 def lasting(kind: str, **settings: object) -> str:
-    return plugin("p", "lasting.py", kind, ready_timeout=3600, **settings)
+    return plugin_table("p", "slow_to_stop.py", kind, ready_timeout=3600, **settings)
 
 
 def test_a_plugin_ends_at_once_where_nothing_is_under_way(short_dir: Path) -> None:
     """With a stop_timeout that would be far too long to wait for."""
-    with served(short_dir, echo(instances=2, stop_timeout=3600), ready=2) as mesh:
-        with held(mesh.pids()) as pidfds:
+    with serve_mesh(
+        short_dir, echo_plugin_table(instances=2, stop_timeout=3600), min_ready=2
+    ) as mesh:
+        with hold_pidfds(mesh.plugin_pids()) as pidfds:
             assert len(pidfds) == 2
             kill_with_warden(mesh)
             wait_until_ended(pidfds)
@@ -42,8 +53,8 @@ def test_a_plugin_ends_at_once_where_nothing_is_under_way(short_dir: Path) -> No
 
 @pytest.mark.parametrize("kind", ["run", "serve", "wrapped", "executed", "executed-again"])
 async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
-    with served(short_dir, lasting(kind, stop_timeout=3600), ready=1) as mesh:
-        socket = mesh.folder / "p-0.sock"
+    with serve_mesh(short_dir, lasting(kind, stop_timeout=3600), min_ready=1) as mesh:
+        socket = mesh.runtime_dir / "p-0.sock"
         replies: list[EchoReply] = []
 
         async def call() -> None:
@@ -51,10 +62,10 @@ async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
                 request = SlowRequest(message="under way", seconds=2.0)
                 replies.append(await channel.stub(EchoServiceStub).Slow(request))
 
-        with held(mesh.pids()) as pidfds:
+        with hold_pidfds(mesh.plugin_pids()) as pidfds:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(call)
-                await trio.to_thread.run_sync(mesh.wait_for, "slow begins")
+                await trio.to_thread.run_sync(mesh.wait_for_log, "slow begins")
                 kill_with_warden(mesh)
             await trio.to_thread.run_sync(wait_until_ended, pidfds)
         assert [reply.message for reply in replies] == ["under way"]
@@ -65,10 +76,10 @@ async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
 @pytest.mark.parametrize("kind", ["goes-on", "children"])
 def test_what_does_not_stop_is_killed_after_the_stop_timeout(kind: str, short_dir: Path) -> None:
     """Children have inherited the descriptor, which keeps nothing from being noticed."""
-    with served(short_dir, lasting(kind, stop_timeout=1), ready=1) as mesh:
+    with serve_mesh(short_dir, lasting(kind, stop_timeout=1), min_ready=1) as mesh:
         if kind == "children":
-            until(lambda: mesh.log.count("of lasting") == 2)
-        with held(mesh.pids()) as pidfds:
+            wait_until(lambda: mesh.log.count("of lasting") == 2)
+        with hold_pidfds(mesh.plugin_pids()) as pidfds:
             assert len(pidfds) == (3 if kind == "children" else 1)
             kill_with_warden(mesh)
             wait_until_ended(pidfds)
@@ -76,21 +87,21 @@ def test_what_does_not_stop_is_killed_after_the_stop_timeout(kind: str, short_di
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_meshes_in_plugins_stop(depth: int, short_dir: Path) -> None:
-    with served(short_dir, nested(short_dir, depth)) as mesh:
-        with held(nested_processes(mesh, short_dir, depth)) as pidfds:
+    with serve_mesh(short_dir, nested_mesh_table(short_dir, depth)) as mesh:
+        with hold_pidfds(nested_mesh_pids(mesh, short_dir, depth)) as pidfds:
             kill_with_warden(mesh)
             wait_until_ended(pidfds)
 
 
 def test_a_program_that_serves_a_mesh_as_a_plugin_stops(short_dir: Path) -> None:
-    (short_dir / "inner.toml").write_text(plugin("inner", "-I", "-S", "minimal.py"))
+    (short_dir / "inner.toml").write_text(plugin_table("inner", "-I", "-S", "minimal.py"))
     command = ["-m", "meshtrio", "serve", f"{short_dir}/inner.toml", "--runtime-dir"]
-    config = plugin("outer", *command, f"{short_dir}/i", cwd=ROOT, ready_timeout=3600)
-    with served(short_dir, config) as mesh:
-        mesh.wait_for("inner/0: ready")
-        inner = carrying(f"PLUGIN_SOCKET={short_dir}/i/")
-        (serving,) = mesh.pids()
-        with held([serving, *inner, *wardens(serving)]) as pidfds:
+    config = plugin_table("outer", *command, f"{short_dir}/i", cwd=ROOT, ready_timeout=3600)
+    with serve_mesh(short_dir, config) as mesh:
+        mesh.wait_for_log("inner/0: ready")
+        inner = pids_with_environment(f"PLUGIN_SOCKET={short_dir}/i/")
+        (serving,) = mesh.plugin_pids()
+        with hold_pidfds([serving, *inner, *warden_pids(serving)]) as pidfds:
             assert len(pidfds) == 3
             kill_with_warden(mesh)
             wait_until_ended(pidfds)
@@ -107,7 +118,7 @@ import trio
 from meshtrio import mesh
 from meshtrio.config import MeshConfig, PluginConfig
 
-plugin = PluginConfig("p", ["{python}", "lasting.py", "run"], cwd=Path(sys.argv[2]))
+plugin = PluginConfig("p", ["{python}", "slow_to_stop.py", "run"], cwd=Path(sys.argv[2]))
 
 async def main():
     async with trio.open_nursery() as nursery:
@@ -125,14 +136,14 @@ trio.run(main)
 
 def test_a_forked_copy_of_the_mesh_keeps_no_plugin_alive(short_dir: Path) -> None:
     """It has all of its descriptors, so that no pipe from the mesh would close."""
-    command = [sys.executable, "-c", FORKED, str(short_dir / "run"), str(PLUGINS)]
+    command = [sys.executable, "-c", FORKED, str(short_dir / "run"), str(PLUGINS_DIRECTORY)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         copy = int(process.stdout.readline())
-        mesh = Served(process, short_dir / "run", short_dir / "log")
-        with held([copy]) as copies, held(mesh.pids()) as pidfds:
+        mesh = MeshProcess(process, short_dir / "run", short_dir / "log")
+        with hold_pidfds([copy]) as copies, hold_pidfds(mesh.plugin_pids()) as pidfds:
             assert len(pidfds) == 1
-            assert children(process.pid)
+            assert child_pids(process.pid)
             kill_with_warden(mesh)
             wait_until_ended(pidfds)
             assert not any(map(has_ended, copies.values()))
@@ -142,7 +153,7 @@ def test_a_descriptor_of_something_else_is_not_taken_for_the_meshs(short_dir: Pa
     """As in a child of a plugin, which has inherited the variable but not the descriptor."""
     program = (
         "import os, signal, subprocess, sys, threading, time, trio; "
-        "from meshtrio.supervise.processes.mesh_end import wait_for_mesh_end; "
+        "from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_end; "
         "read, write = os.pipe(); os.close(write); "
         "child = subprocess.Popen(['true']); pidfd = os.pidfd_open(child.pid); "
         "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\n"

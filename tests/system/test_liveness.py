@@ -12,39 +12,39 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import plugin_table
 
-QUICK = {"interval": 0.1, "timeout": 0.2, "threshold": 2}
-CHAIN = plugin("chain", "chain.py", liveness=QUICK, backoff={"initial": 0.01})
+QUICK = {"interval": 0.1, "timeout": 0.2, "failure_threshold": 2}
+CHAIN = plugin_table("chain", "echo_chain.py", liveness=QUICK, backoff={"initial": 0.01})
 
 
-async def wait_for_a_second_life(watched: Watched, pid: int) -> None:
-    ended = (await watched.wait(events.Exited, pid=pid)).event
+async def wait_for_a_second_life(watched: RecordedMesh, pid: int) -> None:
+    ended = (await watched.wait_for_event(events.Exited, pid=pid)).event
     assert isinstance(ended, events.Exited)
-    assert "failed 2 health checks in a row" in str(ended.ended)
-    assert ended.ended.signal == signal.SIGKILL
-    again = (await watched.wait(events.Ready, count=2)).event
+    assert "failed 2 health checks in a row" in str(ended.exit)
+    assert ended.exit.signal == signal.SIGKILL
+    again = (await watched.wait_for_event(events.Ready, count=2)).event
     assert isinstance(again, events.Ready)
     assert again.pid != pid
 
 
-async def first_life(watched: Watched) -> int:
-    ready = (await watched.wait(events.Ready)).event
+async def first_life(watched: RecordedMesh) -> int:
+    ready = (await watched.wait_for_event(events.Ready)).event
     assert isinstance(ready, events.Ready)
     return ready.pid
 
 
 async def test_a_stopped_plugin_is_killed_and_started_again(short_dir: Path) -> None:
-    async with running(CHAIN, short_dir) as watched:
+    async with run_mesh(CHAIN, short_dir) as watched:
         pid = await first_life(watched)
         os.kill(pid, signal.SIGSTOP)
         await wait_for_a_second_life(watched, pid)
 
 
 async def test_a_stuck_plugin_says_where_and_its_callers_learn_of_its_end(short_dir: Path) -> None:
-    async with running(CHAIN, short_dir) as watched:
+    async with run_mesh(CHAIN, short_dir) as watched:
         pid = await first_life(watched)
         async with watched.mesh.connect("plugin.chain") as channel:
             stub = channel.stub(EchoServiceStub)
@@ -52,20 +52,24 @@ async def test_a_stuck_plugin_says_where_and_its_callers_learn_of_its_end(short_
                 await stub.Echo(EchoRequest(message="stick"))
         await wait_for_a_second_life(watched, pid)
         await watched.wait_for_line("trio's tasks")
-        lines = [observed.event.line for observed in watched.find(events.LineWritten, pid=pid)]  # type: ignore[attr-defined]
+        lines = [
+            observed.event.line for observed in watched.find_events(events.LineWritten, pid=pid)
+        ]  # type: ignore[attr-defined]
         # Where the thread is, by faulthandler; the tasks once it was interrupted.
-        assert any("chain.py" in line and "in Echo" in line for line in lines)
+        assert any("echo_chain.py" in line and "in Echo" in line for line in lines)
         assert any(line.lstrip().startswith("task ") and "ServerCall" in line for line in lines)
 
 
 async def test_a_program_that_knows_no_dump_is_killed_all_the_same(short_dir: Path) -> None:
-    config = plugin("bad", "bound.py", liveness=QUICK, backoff={"initial": 0.01})
-    async with running(config, short_dir) as watched:
+    config = plugin_table(
+        "bad", "grpcio_without_health.py", liveness=QUICK, backoff={"initial": 0.01}
+    )
+    async with run_mesh(config, short_dir) as watched:
         pid = await first_life(watched)
         os.kill(pid, signal.SIGSTOP)
         with trio.fail_after(30):
-            await watched.wait(events.Ready, count=2)
-        exited = watched.find(events.Exited, pid=pid)[0].event
+            await watched.wait_for_event(events.Ready, count=2)
+        exited = watched.find_events(events.Exited, pid=pid)[0].event
         assert isinstance(exited, events.Exited)
         # Where these tests run in the background of a shell, it ignores SIGQUIT.
-        assert exited.ended.signal in (signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
+        assert exited.exit.signal in (signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)

@@ -19,25 +19,30 @@ from google.protobuf.message_factory import GetMessageClass
 
 from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.client.reflection import describe, list_services
+from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.config import LogLevel
 from meshtrio.errors import UnknownNameError, UsageError
 from meshtrio.messages import control
-from meshtrio.services import log_levels
-from meshtrio.services.log_levels import InstanceLevel, PluginLevel
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import plugin
-from tests.system.levels import logged, say_all, talkative, with_level
+from meshtrio.services import log_level_controller
+from meshtrio.services.log_level_controller import InstanceLevel, PluginLevel
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.log_levels import (
+    log_on_all_levels,
+    logged_messages,
+    logging_echo_table,
+    with_level,
+)
+from tests.support.mesh_processes import plugin_table
 
 
 @asynccontextmanager
-async def controlled(watched: Watched) -> AsyncIterator[Any]:
+async def controlled(watched: RecordedMesh) -> AsyncIterator[Any]:
     async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
         yield DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
 
 
-async def until_written_from(watched: Watched, level: str) -> None:
+async def until_written_from(watched: RecordedMesh, level: str) -> None:
     """Wait until every process says that it logs from a level on."""
     request = control.GetLogLevelsRequest()
     with trio.fail_after(30):
@@ -48,7 +53,7 @@ async def until_written_from(watched: Watched, level: str) -> None:
                     return
 
 
-def pids(watched: Watched) -> list[int | None]:
+def pids(watched: RecordedMesh) -> list[int | None]:
     return [status.pid for status in watched.mesh.instances()]
 
 
@@ -57,31 +62,31 @@ async def test_a_level_is_changed_at_the_mesh_and_in_the_process(
 ) -> None:
     caplog.set_level("INFO")
     caplog.handler.setLevel(logging.NOTSET)
-    async with running(talkative(), short_dir) as watched:
-        await watched.wait(events.Ready)
-        await say_all(watched, "before")
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        await log_on_all_levels(watched, "before")
         (pid,) = pids(watched)
         found = await watched.mesh.set_log_level("talkative", "debug")
         told = InstanceLevel(0, pid, "debug")
         assert found == (PluginLevel("talkative", LogLevel.DEBUG, (told,)),)
-        await say_all(watched, "debugged")
+        await log_on_all_levels(watched, "debugged")
         await watched.mesh.set_log_level("plugin.talkative", LogLevel.ERROR)
-        await say_all(watched, "errors")
+        await log_on_all_levels(watched, "errors")
         assert pids(watched) == [pid]
-    assert logged(caplog, "talkative") == [
+    assert logged_messages(caplog, "talkative") == [
         *("info before", "warning before", "error before"),
         *("debug debugged", "info debugged", "warning debugged", "error debugged"),
         "error errors",
     ]
     # What it does not log itself is not written either.
-    assert len(watched.find(events.LineWritten)) == 8
-    levels = [each.event.level for each in watched.find(events.LogLevelSet)]  # type: ignore[attr-defined]
+    assert len(watched.find_events(events.LineWritten)) == 8
+    levels = [each.event.level for each in watched.find_events(events.LogLevelSet)]  # type: ignore[attr-defined]
     assert levels == [LogLevel.DEBUG, LogLevel.ERROR]
 
 
 async def test_one_that_has_gone_to_another_level_is_told_again(short_dir: Path) -> None:
-    async with running(talkative(), short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         await watched.mesh.set_log_level("talkative", "debug")
         async with watched.mesh.connect("plugin.talkative") as channel:
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="quiet"))
@@ -91,15 +96,15 @@ async def test_one_that_has_gone_to_another_level_is_told_again(short_dir: Path)
 
 
 async def test_processes_that_are_started_later_have_it_too(short_dir: Path) -> None:
-    async with running(talkative(), short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         await watched.mesh.set_log_level("talkative", "warning")
         await watched.mesh.scale("talkative", 2)
         await watched.mesh.restart("talkative")
         (pid, _) = pids(watched)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        await watched.wait(events.Ready, count=5)
+        await watched.wait_for_event(events.Ready, count=5)
         async with controlled(watched) as stub:
             request = control.GetLogLevelsRequest(names=["talkative"])
             (found,) = (await stub.GetLogLevels(request)).plugins
@@ -110,19 +115,19 @@ async def test_processes_that_are_started_later_have_it_too(short_dir: Path) -> 
 async def test_one_that_is_starting_is_told_once_it_is_ready(short_dir: Path) -> None:
     gate = short_dir / "gate"
     os.mkfifo(gate)
-    config = plugin("talkative", "talkative.py", str(gate), ready_timeout=60)
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Starting)
+    config = plugin_table("talkative", "logging_echo.py", str(gate), ready_timeout=60)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Starting)
         (found,) = await watched.mesh.set_log_level("talkative", "debug")
         assert found.instances[0].note == "it is not ready"
         await trio.to_thread.run_sync(gate.write_text, "go\n")
-        await watched.wait(events.Ready)
+        await watched.wait_for_event(events.Ready)
         await until_written_from(watched, "debug")
 
 
 async def test_a_reload_tells_the_processes_and_goes_back_to_the_config(short_dir: Path) -> None:
-    async with running(talkative(instances=2), short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    async with run_mesh(logging_echo_table(instances=2), short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         before, config = pids(watched), watched.mesh.config
         await watched.mesh.reload(with_level(config, LogLevel.ERROR))
         await until_written_from(watched, "error")
@@ -134,9 +139,9 @@ async def test_a_reload_tells_the_processes_and_goes_back_to_the_config(short_di
 
 
 async def test_a_program_goes_back_to_the_level_of_its_own(short_dir: Path) -> None:
-    config = plugin("talkative", "talkative.py", "own", output={"log_level": "debug"})
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
+    config = plugin_table("talkative", "logging_echo.py", "own", output={"log_level": "debug"})
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         await until_written_from(watched, "debug")
         await watched.mesh.reload(with_level(watched.mesh.config, None))
         await until_written_from(watched, "warning")
@@ -146,10 +151,10 @@ async def test_of_one_that_knows_no_levels_only_the_mesh_changes_it(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    config = plugin("minimal", "minimal.py") + plugin("gone", "-c", "", restart="never")
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
-        await watched.wait(events.GaveUp)
+    config = plugin_table("minimal", "minimal.py") + plugin_table("gone", "-c", "", restart="never")
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        await watched.wait_for_event(events.GaveUp)
         (found,) = await watched.mesh.set_log_level("minimal", "error")
         assert found.level is LogLevel.ERROR
         assert found.instances[0].note == "it does not serve meshtrio.v1.Logging"
@@ -161,9 +166,9 @@ async def test_of_one_that_knows_no_levels_only_the_mesh_changes_it(
 async def test_one_that_does_not_answer_holds_up_nobody_for_long(
     short_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_levels, "_PATIENCE", 0.3)
-    async with running(talkative(), short_dir) as watched:
-        await watched.wait(events.Ready)
+    monkeypatch.setattr(log_level_controller, "_CALL_TIMEOUT", 0.3)
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         (pid,) = pids(watched)
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
@@ -179,7 +184,7 @@ async def test_one_that_does_not_answer_holds_up_nobody_for_long(
 
 
 async def test_what_there_is_not_is_told_with_what_there_is(short_dir: Path) -> None:
-    async with running(talkative(), short_dir) as watched:
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
         with pytest.raises(UnknownNameError, match="no plugin 'nope'; the plugins are: talkative"):
             await watched.mesh.set_log_level("nope", "debug")
         unknown = "'loud' is no log level; the levels are: debug, info, warning, error"
@@ -198,11 +203,11 @@ async def test_what_there_is_not_is_told_with_what_there_is(short_dir: Path) -> 
 
 
 async def test_reflection_tells_of_it(short_dir: Path) -> None:
-    async with running(talkative(), short_dir) as watched:
+    async with run_mesh(logging_echo_table(), short_dir) as watched:
         async with watched.mesh.connect("plugin.talkative") as channel:
             with trio.fail_after(20):
                 assert "meshtrio.v1.Logging" in await list_services(channel)
-                pool = await describe(channel, "meshtrio.v1.Logging")
+                pool = await fetch_pool(channel, "meshtrio.v1.Logging")
                 stub = DynamicStub(channel, pool.FindServiceByName("meshtrio.v1.Logging"))
                 said = pool.FindMessageTypeByName("meshtrio.v1.GetLevelRequest")
                 assert (await stub.GetLevel(GetMessageClass(said)())).level == "info"

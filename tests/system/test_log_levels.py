@@ -14,10 +14,16 @@ import trio
 
 from meshtrio.config import LogLevel
 from meshtrio.errors import UsageError
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import plugin
-from tests.system.levels import ALL_LEVELS, logged, say_all, talkative, with_level
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.log_levels import (
+    ALL_LEVELS,
+    log_on_all_levels,
+    logged_messages,
+    logging_echo_table,
+    with_level,
+)
+from tests.support.mesh_processes import plugin_table
 
 LEVELLED = """
 import json, sys, time
@@ -38,7 +44,7 @@ for line in open(sys.argv[1]):
 
 def levelled(**settings: Any) -> str:
     """A plugin that knows nothing of levels, and writes a line of each."""
-    return plugin("levelled", "-c", LEVELLED, ready_timeout=60, **settings)
+    return plugin_table("levelled", "-c", LEVELLED, ready_timeout=60, **settings)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +64,10 @@ async def test_lines_that_matter_less_are_kept_and_not_logged(
     caplog.set_level("WARNING")
     caplog.handler.setLevel(logging.NOTSET)  # It is the loggers that are asked.
     output = {} if level is None else {"log_level": level}
-    async with running(levelled(output=output), short_dir) as watched:
+    async with run_mesh(levelled(output=output), short_dir) as watched:
         await watched.wait_for_line("plain text")
-        (kept,) = watched.mesh.lines("levelled").values()
-    assert logged(caplog, "levelled") == shown
+        (kept,) = watched.mesh.log_lines("levelled").values()
+    assert logged_messages(caplog, "levelled") == shown
     assert len(kept) == 5
 
 
@@ -71,28 +77,28 @@ async def test_what_is_disabled_for_all_stays_so(
     config = levelled(output={"log_level": "debug"})
     logging.disable(logging.WARNING)
     try:
-        async with running(config, short_dir) as watched:
+        async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_line("plain text")
     finally:
         logging.disable(logging.NOTSET)
-    assert logged(caplog, "levelled") == ["it is error"]
+    assert logged_messages(caplog, "levelled") == ["it is error"]
 
 
 async def test_a_plugin_logs_from_the_level_on_that_its_config_says(short_dir: Path) -> None:
-    config = talkative(output={"log_level": "debug"})
-    async with running(config, short_dir) as watched:
-        await say_all(watched, "here")
-        lines = [each.event.line for each in watched.find(events.LineWritten)]  # type: ignore[attr-defined]
+    config = logging_echo_table(output={"log_level": "debug"})
+    async with run_mesh(config, short_dir) as watched:
+        await log_on_all_levels(watched, "here")
+        lines = [each.event.line for each in watched.find_events(events.LineWritten)]  # type: ignore[attr-defined]
     levels = [json.loads(line)["level"].lower() for line in lines]
     # And nothing of how its headers were decoded.
     assert levels == list(ALL_LEVELS)
 
 
 async def test_a_program_with_logging_of_its_own_heeds_the_level(short_dir: Path) -> None:
-    config = plugin("talkative", "talkative.py", "own", output={"log_level": "info"})
-    async with running(config, short_dir) as watched:
-        await say_all(watched, "here")
-        lines = [each.event.line for each in watched.find(events.LineWritten)]  # type: ignore[attr-defined]
+    config = plugin_table("talkative", "logging_echo.py", "own", output={"log_level": "info"})
+    async with run_mesh(config, short_dir) as watched:
+        await log_on_all_levels(watched, "here")
+        lines = [each.event.line for each in watched.find_events(events.LineWritten)]  # type: ignore[attr-defined]
     assert lines == [f"own {level.upper()} {level} here" for level in ALL_LEVELS[1:]]
 
 
@@ -101,10 +107,10 @@ async def test_a_reload_changes_the_level_and_restarts_nothing(
 ) -> None:
     caplog.set_level("INFO")
     pipe = short_dir / "pipe"
-    config = plugin("levelled", "-c", REPEATING, str(pipe), ready_timeout=60)
+    config = plugin_table("levelled", "-c", REPEATING, str(pipe), ready_timeout=60)
     os.mkfifo(pipe)
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Starting)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Starting)
         with await trio.to_thread.run_sync(lambda: pipe.open("w", buffering=1)) as write:
             write.write("first\n")
             await watched.wait_for_line("first")
@@ -116,8 +122,8 @@ async def test_a_reload_changes_the_level_and_restarts_nothing(
             await watched.mesh.reload(with_level(watched.mesh.config, None))
             write.write("fourth\n")
             await watched.wait_for_line("fourth")
-        assert len(watched.find(events.Starting)) == 1
-    assert logged(caplog, "levelled") == ["first", "third", "fourth"]
+        assert len(watched.find_events(events.Starting)) == 1
+    assert logged_messages(caplog, "levelled") == ["first", "third", "fourth"]
     told = [each.getMessage() for each in caplog.records if "is to log" in each.getMessage()]
     assert told == [
         "levelled/0: is to log from warning on",
@@ -126,7 +132,7 @@ async def test_a_reload_changes_the_level_and_restarts_nothing(
 
 
 async def test_a_reload_cannot_change_the_log_of_the_mesh(short_dir: Path) -> None:
-    async with running(levelled(), short_dir) as watched:
+    async with run_mesh(levelled(), short_dir) as watched:
         log = attrs.evolve(watched.mesh.config.log, level=LogLevel.ERROR)
         with pytest.raises(UsageError, match="log cannot be changed while the mesh runs"):
             await watched.mesh.reload(attrs.evolve(watched.mesh.config, log=log))

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from tests import ROOT
-from tests.soak.loop_watch import LoopWatch, StackSampler, standstills
+from tests.soak.loop_monitor import LoopMonitor, StackSampler, read_standstills
 
 _BURNERS = 12
 
@@ -35,10 +35,10 @@ def test_a_blocking_call_is_a_standstill_with_its_stack(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT) as process:
         sampler = StackSampler(path)
         while process.poll() is None:
-            sampler.look()
+            sampler.request_stack()
             time.sleep(0.01)
     assert process.returncode == 0
-    (found,) = standstills(path)
+    (found,) = read_standstills(path)
     assert float(str(found["seconds"])) > 0.4
     assert "in block" in str(found["stack"])
 
@@ -49,14 +49,14 @@ def test_a_machine_without_a_processor_for_the_loop_is_none(tmp_path: Path) -> N
     burners = [subprocess.Popen(burner) for _ in range(_BURNERS)]
     try:
         began = time.monotonic()
-        trio.run(compute, 0.06, instruments=[LoopWatch(path)])
+        trio.run(compute, 0.06, instruments=[LoopMonitor(path)])
         assert time.monotonic() - began > 0.06
     finally:
         for each in burners:
             each.kill()
             each.wait()
-    assert standstills(path) == []
+    assert read_standstills(path) == []
 
 
 if __name__ == "__main__":
-    trio.run(block, 0.5, instruments=[LoopWatch(Path(sys.argv[1]))])
+    trio.run(block, 0.5, instruments=[LoopMonitor(Path(sys.argv[1]))])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import carrying, plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import pids_with_environment, plugin_table
 
 MINIMAL = ["-I", "-S", "minimal.py"]
 AT_ONCE = {"initial": 0.0, "jitter": 0.0}
@@ -20,14 +20,14 @@ KB = 1024
 
 
 async def test_two_hundred_plugins_started_at_once(short_dir: Path) -> None:
-    config = "".join(plugin(f"p{number}", *MINIMAL) for number in range(200))
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, count=200)
-        assert not watched.find(events.Exited)
+    config = "".join(plugin_table(f"p{number}", *MINIMAL) for number in range(200))
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=200)
+        assert not watched.find_events(events.Exited)
         assert {status.restarts for status in watched.mesh.instances()} == {0}
     report = watched.mesh.shutdown_report
-    assert (len(report.stopped), report.killed, report.left) == (200, (), ())
-    assert not carrying(f"PLUGIN_SOCKET={short_dir}/")
+    assert (len(report.stopped), report.killed, report.unkillable) == (200, (), ())
+    assert not pids_with_environment(f"PLUGIN_SOCKET={short_dir}/")
 
 
 class Usage:
@@ -41,20 +41,20 @@ class Usage:
         self.resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def kill_until(watched: Watched, restarts: int) -> None:
+async def kill_until(watched: RecordedMesh, restarts: int) -> None:
     """Kill the plugin whenever it is ready."""
     while watched.mesh.statistics().total.counts.restarts < restarts:
-        ready = (await watched.wait(events.Ready)).event
+        ready = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(ready, events.Ready)
-        watched.seen.clear()
+        watched.events.clear()
         os.kill(ready.pid, signal.SIGKILL)
-        await watched.wait(events.Restarting)
-    await watched.wait(events.Ready)
+        await watched.wait_for_event(events.Restarting)
+    await watched.wait_for_event(events.Ready)
 
 
 async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None:
-    config = plugin("p", *MINIMAL, backoff=AT_ONCE)
-    async with running(config, short_dir) as watched:
+    config = plugin_table("p", *MINIMAL, backoff=AT_ONCE)
+    async with run_mesh(config, short_dir) as watched:
         await kill_until(watched, 200)
         before = Usage()
         await kill_until(watched, 1000)
@@ -69,18 +69,18 @@ async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None
 
 async def test_a_daemon_is_found_wherever_it_has_gone(short_dir: Path) -> None:
     """It leads a session of its own, and its parent is init: nothing ties it to its plugin."""
-    config = plugin("p", *MINIMAL, "--daemon")
-    async with running(config, short_dir) as watched:
+    config = plugin_table("p", *MINIMAL, "--daemon")
+    async with run_mesh(config, short_dir) as watched:
         line = (await watched.wait_for_line("daemon")).event
         assert isinstance(line, events.LineWritten)
         daemon = int(line.line.split()[1])
-        await watched.wait(events.Ready)
+        await watched.wait_for_event(events.Ready)
         await watched.mesh.stop("p")
-        await watched.wait(events.Swept, count=1)
+        await watched.wait_for_event(events.Swept, count=1)
         with trio.fail_after(30):
             while Path(f"/proc/{daemon}").exists() and not is_zombie(daemon):
                 await trio.lowlevel.checkpoint()
-    assert not carrying(f"PLUGIN_SOCKET={short_dir}/")
+    assert not pids_with_environment(f"PLUGIN_SOCKET={short_dir}/")
 
 
 def is_zombie(pid: int) -> bool:

@@ -18,42 +18,51 @@ from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.server import Server
-from meshtrio.wire.errors import ErrorCode
-from tests.grpcio_methods import method
-from tests.meshes import running
-from tests.programs import echo, plugin, served, until
-from tests.raw_client import GOAWAY, HEADERS, RST_STREAM, raw_client
-from tests.rpc.pairs import Scripted
-from tests.tools import tool
+from meshtrio.transport.listener import unix_listener
+from tests.support.connection_pairs import CallbackServicer
+from tests.support.frame_client import GOAWAY, HEADERS, RST_STREAM, connect_frame_client
+from tests.support.grpcio_methods import make_echo_method
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import (
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.tools import find_tool
 
 RESTARTS = RENEWALS = 4
 WORKERS = 4
-NEVER_READY = plugin("echo", "-c", "import time; time.sleep(600)", ready_timeout=600.0)
+NEVER_READY = plugin_table("echo", "-c", "import time; time.sleep(600)", ready_timeout=600.0)
 TARGET = [("x-mesh-target", "plugin.echo")]
 
 
 async def test_a_call_that_waits_for_an_instance_is_refused_when_the_mesh_stops(
     short_dir: Path,
 ) -> None:
-    async with running(NEVER_READY, short_dir) as watched:
+    async with run_mesh(NEVER_READY, short_dir) as watched:
         path = watched.mesh.socket
-        async with raw_client(path) as client, raw_client(path) as late, trio.open_nursery() as n:
+        async with (
+            connect_frame_client(path) as client,
+            connect_frame_client(path) as late,
+            trio.open_nursery() as n,
+        ):
             for stream in (1, 3, 5):
-                await client.begin(stream, "plugin.echo")
+                await client.start_call(stream, "plugin.echo")
             await trio.testing.wait_all_tasks_blocked(0.05)
             # What has not even been read when the mesh stops is above the last stream id.
             n.cancel_scope.shield = True
             n.start_soon(client.read_to_end)
             n.start_soon(late.read_to_end)
             watched.stop()
-    resets = {reset.stream: reset.numbers for reset in client.of(RST_STREAM)}
+    resets = {reset.stream: reset.words for reset in client.frames_of_type(RST_STREAM)}
     assert resets == dict.fromkeys((1, 3, 5), (ErrorCode.REFUSED_STREAM,))
-    assert client.of(HEADERS) == []
+    assert client.frames_of_type(HEADERS) == []
     for each in (client, late):
         # The last stream that was processed, and NO_ERROR.
-        assert {goaway.numbers for goaway in each.of(GOAWAY)} == {(0, 0)}
+        assert {goaway.words for goaway in each.frames_of_type(GOAWAY)} == {(0, 0)}
 
 
 _RECONNECT = [
@@ -74,7 +83,7 @@ class Callers:
 
     def call(self) -> None:
         with grpc.insecure_channel(f"unix:{self.path}", options=_RECONNECT) as channel:
-            call = method(channel, "unary_unary", "Echo")
+            call = make_echo_method(channel, "unary_unary", "Echo")
             while not self.stop.is_set():
                 try:
                     request = pb.EchoRequest(message="hi")
@@ -86,7 +95,7 @@ class Callers:
     def go_on(self) -> None:
         """Wait until some more calls have ended."""
         before = self.done
-        until(lambda: self.done > before + 20)
+        wait_until(lambda: self.done > before + 20)
 
 
 @contextmanager
@@ -111,27 +120,30 @@ def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_is_started_again(
     with ExitStack() as last:
         with calling(short_dir / "run" / "mesh.sock") as callers:
             for _ in range(RESTARTS):
-                with served(short_dir, echo()) as mesh:
+                with serve_mesh(short_dir, echo_plugin_table()) as mesh:
                     # As soon as there are calls, whether its plugin is quite ready or not.
                     callers.go_on()
                     assert mesh.stop() == 0
-            last.enter_context(served(short_dir, echo()))
+            last.enter_context(serve_mesh(short_dir, echo_plugin_table()))
             callers.go_on()
 
 
 def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_socket_is_renewed(
     short_dir: Path,
 ) -> None:
-    with served(short_dir, echo(), ready=1) as mesh, calling(mesh.socket) as callers:
+    with (
+        serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh,
+        calling(mesh.socket) as callers,
+    ):
         for _ in range(RENEWALS):
             callers.go_on()
             mesh.socket.unlink()
-            until(mesh.socket.exists)
+            wait_until(mesh.socket.exists)
         callers.go_on()
 
 
 def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         words: list[str] = []
         more = threading.Semaphore(0)
 
@@ -141,7 +153,7 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
                 yield pb.EchoRequest(message=str(number))
 
         with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
-            chat = method(channel, "stream_stream", "Chat")
+            chat = make_echo_method(channel, "stream_stream", "Chat")
             replies = chat(requests(), timeout=120, metadata=TARGET)
             for number in range(4):
                 more.release()
@@ -150,10 +162,10 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
                     break
                 inode = mesh.socket.stat().st_ino
                 os.unlink(mesh.socket)
-                until(lambda: mesh.socket.exists())
+                wait_until(lambda: mesh.socket.exists())
                 assert mesh.socket.stat().st_ino != inode
                 # New connections are accepted on the new socket.
-                assert mesh.run("ps").returncode == 0
+                assert mesh.run_command("ps").returncode == 0
             assert list(replies) == []
             assert words == ["0", "1", "2", "3"]
         assert mesh.stop() == 0
@@ -172,10 +184,10 @@ async def stopping_during_a_call(
         return pb.EchoReply(message=message.message)
 
     config = f"[mesh.gateway]\ndrain_timeout = {drain_timeout}\n"
-    async with running(config, folder) as watched:
+    async with run_mesh(config, folder) as watched:
         with trio.CancelScope(shield=True), unix_listener(folder / "outside") as listener:
             async with trio.open_nursery() as serving:
-                await serving.start(Server(Scripted(Echo=hold)).serve, listener)
+                await serving.start(Server(CallbackServicer(Echo=hold)).serve, listener)
                 async with (
                     connect_to(f"unix:{watched.mesh.socket}") as channel,
                     trio.open_nursery() as nursery,
@@ -228,9 +240,16 @@ async def test_a_call_to_a_service_outside_is_ended_when_its_time_is_over(short_
 
 
 def test_a_call_of_grpc_go_outlives_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         target = ["-H", "x-mesh-target: plugin.echo", f"unix://{mesh.socket}"]
-        command = [tool("grpcurl"), "-plaintext", "-d", "@", *target, "echo.v1.EchoService/Chat"]
+        command = [
+            find_tool("grpcurl"),
+            "-plaintext",
+            "-d",
+            "@",
+            *target,
+            "echo.v1.EchoService/Chat",
+        ]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
             assert process.stdin is not None
@@ -240,7 +259,7 @@ def test_a_call_of_grpc_go_outlives_the_renewal_of_the_mesh_socket(short_dir: Pa
             while b"before" not in process.stdout.readline():
                 assert process.poll() is None
             mesh.socket.unlink()
-            until(mesh.socket.exists)
+            wait_until(mesh.socket.exists)
             rest, _ = process.communicate(b'{"message": "after"}', timeout=120)
             assert b"after" in rest
             assert process.returncode == 0

@@ -16,23 +16,28 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from tests.programs import Served, echo, served, until
-from tests.system.test_grpcio import GrpcioStub, requests
-from tests.system.test_grpcurl import grpcurl
-from tests.tools import tool
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.system.test_grpcio import GrpcioEchoStub, grpcio_echo_requests
+from tests.system.test_grpcurl import run_grpcurl
+from tests.tools import find_tool
 
 ECHO = "echo.v1.EchoService"
 PLUGINS = ("plugin.echo", "plugin.go")
 
 
 def go_plugin(name: str = "go") -> str:
-    return f'[[plugin]]\nname = "{name}"\ncommand = ["{tool("go-service")}"]\n'
+    return f'[[plugin]]\nname = "{name}"\ncommand = ["{find_tool("go-service")}"]\n'
 
 
 @pytest.fixture(scope="module")
-def mesh() -> Iterator[Served]:
+def mesh() -> Iterator[MeshProcess]:
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
-        with served(Path(folder), echo() + go_plugin(), ready=2) as running:
+        with serve_mesh(Path(folder), echo_plugin_table() + go_plugin(), min_ready=2) as running:
             yield running
 
 
@@ -43,17 +48,17 @@ def to(target: str) -> list[str]:
 # -- grpcurl -----------------------------------------------------------------------------------
 
 
-def test_grpcurl_lists_and_describes_what_all_plugins_serve(mesh: Served) -> None:
-    names = grpcurl(mesh.socket, "list").split()
+def test_grpcurl_lists_and_describes_what_all_plugins_serve(mesh: MeshProcess) -> None:
+    names = run_grpcurl(mesh.socket, "list").split()
     assert {ECHO, "meshtrio.v1.Control", "meshtrio.v1.Registry"} <= set(names)
-    assert "rpc Chat ( stream .echo.v1.EchoRequest )" in grpcurl(mesh.socket, "describe", ECHO)
-    assert "rpc Register" in grpcurl(mesh.socket, "describe", "meshtrio.v1.Registry")
+    assert "rpc Chat ( stream .echo.v1.EchoRequest )" in run_grpcurl(mesh.socket, "describe", ECHO)
+    assert "rpc Register" in run_grpcurl(mesh.socket, "describe", "meshtrio.v1.Registry")
 
 
 @pytest.mark.parametrize("target", PLUGINS)
-def test_grpcurl_calls_all_kinds_of_method(target: str, mesh: Served) -> None:
+def test_grpcurl_calls_all_kinds_of_method(target: str, mesh: MeshProcess) -> None:
     def call(method: str, data: str) -> list[str]:
-        found = grpcurl(mesh.socket, f"{ECHO}/{method}", data=data, options=to(target))
+        found = run_grpcurl(mesh.socket, f"{ECHO}/{method}", data=data, options=to(target))
         decoder, replies, rest = json.JSONDecoder(), [], found.strip()
         while rest:
             reply, end = decoder.raw_decode(rest)
@@ -68,24 +73,31 @@ def test_grpcurl_calls_all_kinds_of_method(target: str, mesh: Served) -> None:
     assert call("Chat", two) == ["a", "b"]
 
 
-def test_grpcurl_calls_the_first_of_two_plugins_that_serve_it(mesh: Served) -> None:
-    assert json.loads(grpcurl(mesh.socket, f"{ECHO}/Echo", data='{"message": "hi"}'))
-    mesh.wait_for(f"plugin.echo and plugin.go both claim {ECHO}")
+def test_grpcurl_calls_the_first_of_two_plugins_that_serve_it(mesh: MeshProcess) -> None:
+    assert json.loads(run_grpcurl(mesh.socket, f"{ECHO}/Echo", data='{"message": "hi"}'))
+    mesh.wait_for_log(f"plugin.echo and plugin.go both claim {ECHO}")
 
 
 @pytest.mark.parametrize(
     ("target", "mark"),
     [("plugin.echo", "cancelled while sleeping for 'd'"), ("plugin.go", "deadline: Slow")],
 )
-def test_a_deadline_reaches_the_plugin(target: str, mark: str, mesh: Served) -> None:
+def test_a_deadline_reaches_the_plugin(target: str, mark: str, mesh: MeshProcess) -> None:
     options, data = ["-max-time", "0.5", *to(target)], '{"message": "d", "seconds": 60}'
     with pytest.raises(AssertionError, match="DeadlineExceeded"):
-        grpcurl(mesh.socket, f"{ECHO}/Slow", data=data, options=options)
-    until(lambda: mark in mesh.log)
+        run_grpcurl(mesh.socket, f"{ECHO}/Slow", data=data, options=options)
+    wait_until(lambda: mark in mesh.log)
 
 
-def test_a_caller_that_is_killed_cancels_the_handler(mesh: Served) -> None:
-    command = [tool("grpcurl"), "-plaintext", "-d", "@", *to("plugin.go"), f"unix://{mesh.socket}"]
+def test_a_caller_that_is_killed_cancels_the_handler(mesh: MeshProcess) -> None:
+    command = [
+        find_tool("grpcurl"),
+        "-plaintext",
+        "-d",
+        "@",
+        *to("plugin.go"),
+        f"unix://{mesh.socket}",
+    ]
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, f"{ECHO}/Chat"], stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
@@ -94,13 +106,13 @@ def test_a_caller_that_is_killed_cancels_the_handler(mesh: Served) -> None:
         process.stdin.flush()
         assert b"{" in process.stdout.readline()  # It has been answered.
         process.kill()
-    until(lambda: "cancelled: Chat" in mesh.log)
+    wait_until(lambda: "cancelled: Chat" in mesh.log)
 
 
 # -- grpcio ------------------------------------------------------------------------------------
 
 
-def test_grpcio_lists_describes_and_calls(mesh: Served) -> None:
+def test_grpcio_lists_describes_and_calls(mesh: MeshProcess) -> None:
     with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert ECHO in database.get_services()
@@ -112,38 +124,43 @@ def test_grpcio_lists_describes_and_calls(mesh: Served) -> None:
 
 
 @pytest.mark.parametrize("target", PLUGINS)
-def test_grpcio_calls_by_authority(target: str, mesh: Served) -> None:
+def test_grpcio_calls_by_authority(target: str, mesh: MeshProcess) -> None:
     options = [("grpc.default_authority", target)]
     with grpc.insecure_channel(f"unix:{mesh.socket}", options=options) as channel:
-        stub = GrpcioStub(channel)
+        stub = GrpcioEchoStub(channel)
         for size in (0, 1, 100_000, 3_000_000):
             text = "x" * size
             assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
         repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
         assert [reply.message for reply in repeated] == ["r"] * 1000
-        assert stub.Join(requests("a", "b", "c"), timeout=60).message == "a b c"
-        assert [r.message for r in stub.Chat(requests("a", "b"), timeout=60)] == ["a", "b"]
+        assert stub.Join(grpcio_echo_requests("a", "b", "c"), timeout=60).message == "a b c"
+        assert [r.message for r in stub.Chat(grpcio_echo_requests("a", "b"), timeout=60)] == [
+            "a",
+            "b",
+        ]
         with pytest.raises(grpc.RpcError) as caught:
             stub.Slow(pb.SlowRequest(seconds=60), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_grpcio_cancels_a_handler_in_python(mesh: Served) -> None:
+def test_grpcio_cancels_a_handler_in_python(mesh: MeshProcess) -> None:
     with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
         request = pb.SlowRequest(message="g", seconds=60)
-        slow = GrpcioStub(channel).Slow
+        slow = GrpcioEchoStub(channel).Slow
         call = slow.future(request, timeout=30, metadata=[("x-mesh-target", "plugin.echo")])
-        until(lambda: '"inFlight": 1' in grpcurl(mesh.socket, "meshtrio.v1.Control/GetStatistics"))
+        wait_until(
+            lambda: '"inFlight": 1' in run_grpcurl(mesh.socket, "meshtrio.v1.Control/GetStatistics")
+        )
         call.cancel()
-        until(lambda: "cancelled while sleeping for 'g'" in mesh.log)
+        wait_until(lambda: "cancelled while sleeping for 'g'" in mesh.log)
 
 
-def test_two_stock_clients_at_once_are_not_mixed_up(mesh: Served) -> None:
+def test_two_stock_clients_at_once_are_not_mixed_up(mesh: MeshProcess) -> None:
     wrong: list[str] = []
 
     def work(word: str, target: str) -> None:
         with grpc.insecure_channel(f"unix:{mesh.socket}") as channel:
-            stub = GrpcioStub(channel)
+            stub = GrpcioEchoStub(channel)
             for number in range(200):
                 text = f"{word} {number}"
                 request = pb.EchoRequest(message=text)

@@ -14,11 +14,17 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio import mesh
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.contract import MESH_TARGET
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import ECHO, Served, echo, plugin, served
-from tests.rpc.pairs import requests
+from meshtrio.contract import TARGET_METADATA_KEY
+from meshtrio.supervisor import events
+from tests.support.connection_pairs import echo_requests
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import (
+    ECHO_PLUGIN_DIRECTORY,
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+)
 
 MIB = 1024 * 1024
 LARGE = "x" * (20 * MIB)
@@ -43,9 +49,11 @@ async def calls(channel: Channel) -> None:
 
 
 async def test_large_messages_pass_straight_and_through_the_gateway(short_dir: Path) -> None:
-    config = echo("large", max_receive_message_length=UNLIMITED) + echo("default")
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    config = echo_plugin_table("large", max_receive_message_length=UNLIMITED) + echo_plugin_table(
+        "default"
+    )
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         socket = watched.mesh.socket
         async with watched.mesh.connect(
             "plugin.large", max_receive_message_length=UNLIMITED
@@ -58,7 +66,7 @@ async def test_large_messages_pass_straight_and_through_the_gateway(short_dir: P
         for name, succeeds in (("plugin.large", True), ("plugin.default", False)):
             async with connect_to(
                 f"unix:{socket}",
-                metadata=[(MESH_TARGET, name)],
+                metadata=[(TARGET_METADATA_KEY, name)],
                 max_receive_message_length=UNLIMITED,
             ) as gateway:
                 if succeeds:
@@ -75,28 +83,28 @@ async def test_large_messages_pass_straight_and_through_the_gateway(short_dir: P
 async def test_a_service_config_of_the_mesh_lets_its_clients_receive_more(
     short_dir: Path,
 ) -> None:
-    config = echo() + (
+    config = echo_plugin_table() + (
         '[[service]]\nname = "plugin.echo"\n[[service.config.methodConfig]]\n'
         "name = [{}]\nmaxResponseMessageBytes = 30000000\n"
     )
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         larger = "x" * (3 * MIB)
         async with watched.mesh.connect("plugin.echo") as channel:
-            joined = await channel.stub(EchoServiceStub).Join(requests(larger, larger))
+            joined = await channel.stub(EchoServiceStub).Join(echo_requests(larger, larger))
             assert len(joined.message) == 6 * MIB + 1
         async with watched.mesh.connect(
             "plugin.echo", max_receive_message_length=5 * MIB
         ) as channel:
             with pytest.raises(purerpc.ResourceExhaustedError, match="max_receive_message_length"):
-                await channel.stub(EchoServiceStub).Join(requests(larger, larger))
+                await channel.stub(EchoServiceStub).Join(echo_requests(larger, larger))
 
 
 async def test_a_plugins_own_lengths_and_those_of_its_config(short_dir: Path) -> None:
     (short_dir / "own.py").write_text(OWN_LIMITS)
-    env = {"PYTHONPATH": str(ECHO)}
-    program = plugin("own", "own.py", cwd=short_dir, env=env)
-    overridden = plugin(
+    env = {"PYTHONPATH": str(ECHO_PLUGIN_DIRECTORY)}
+    program = plugin_table("own", "own.py", cwd=short_dir, env=env)
+    overridden = plugin_table(
         "configured",
         "own.py",
         cwd=short_dir,
@@ -104,8 +112,8 @@ async def test_a_plugins_own_lengths_and_those_of_its_config(short_dir: Path) ->
         max_receive_message_length=5000,
         max_send_message_length=UNLIMITED,
     )
-    async with running(program + overridden, short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    async with run_mesh(program + overridden, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         for name, receives in (("own", 1000), ("configured", 5000)):
             async with watched.mesh.connect(f"plugin.{name}") as channel:
                 stub = channel.stub(EchoServiceStub)
@@ -116,10 +124,10 @@ async def test_a_plugins_own_lengths_and_those_of_its_config(short_dir: Path) ->
                     await stub.Echo(EchoRequest(message="x" * receives))
         async with watched.mesh.connect("plugin.own") as channel:
             with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 2000 bytes to send"):
-                await channel.stub(EchoServiceStub).Join(requests(*["x" * 900] * 3))
+                await channel.stub(EchoServiceStub).Join(echo_requests(*["x" * 900] * 3))
 
 
-def call(mesh: Served, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(mesh: MeshProcess, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "meshtrio", "call", *arguments, "-"],
         env=mesh.environment,
@@ -134,8 +142,10 @@ def call(mesh: Served, given: str, *arguments: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize("straight", [False, True])
 def test_call_prints_a_large_reply(straight: bool, short_dir: Path) -> None:
     request = json.dumps({"message": LARGE})
-    with served(short_dir, echo(max_receive_message_length=UNLIMITED), ready=1) as found:
-        service = f"unix:{found.folder / 'echo-0.sock'}" if straight else "plugin.echo"
+    with serve_mesh(
+        short_dir, echo_plugin_table(max_receive_message_length=UNLIMITED), min_ready=1
+    ) as found:
+        service = f"unix:{found.runtime_dir / 'echo-0.sock'}" if straight else "plugin.echo"
         refused = call(found, request, service, ECHO_METHOD)
         assert refused.returncode == 1
         assert "over the client's limit of 4194304 bytes; raise it with --max-message-size" in (

@@ -19,29 +19,40 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
-from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.rpc.seam import Method
-from meshtrio.supervise import events
-from tests.lateness import Lateness
-from tests.meshes import Watched, running
-from tests.programs import echo, plugin, served, until
-from tests.system.scrapes import Scrape, fetch, free_port, scrape, telling
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import (
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.scheduling_delay import SchedulingDelay
+from tests.support.scrapes import (
+    Scrape,
+    find_free_port,
+    http_get,
+    make_metrics_config,
+    scrape,
+)
 
 ECHO = "echo.v1.EchoService/Echo"
 
 
-async def call(watched: Watched, service: str, times: int = 1) -> None:
+async def call(watched: RecordedMesh, service: str, times: int = 1) -> None:
     async with watched.mesh.connect(service) as channel:
         for _ in range(times):
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hello"))
 
 
 async def test_one_scrape_shows_the_mesh_its_clients_and_its_plugins(short_dir: Path) -> None:
-    with telling() as (table, url):
-        config = table + echo(instances=2) + plugin("own", "measuring.py")
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=3)
+    with make_metrics_config() as (table, url):
+        config = table + echo_plugin_table(instances=2) + plugin_table("own", "custom_metrics.py")
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=3)
             await call(watched, "plugin.echo", times=3)
             await call(watched, "plugin.own", times=2)
             found = await scrape(url)
@@ -66,15 +77,17 @@ async def test_one_scrape_shows_the_mesh_its_clients_and_its_plugins(short_dir: 
 
 
 async def test_a_death_is_counted_with_its_cause(short_dir: Path) -> None:
-    with telling() as (table, url):
-        config = table + echo(backoff={"initial": 0.01}, liveness={"interval": 0.2, "timeout": 0.2})
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready)
+    with make_metrics_config() as (table, url):
+        config = table + echo_plugin_table(
+            backoff={"initial": 0.01}, liveness={"interval": 0.2, "timeout": 0.2}
+        )
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
             before = await scrape(url)
             os.kill(watched.mesh.instances()[0].pid or 0, signal.SIGKILL)
-            await watched.wait(events.Ready, count=2)
+            await watched.wait_for_event(events.Ready, count=2)
             os.kill(watched.mesh.instances()[0].pid or 0, signal.SIGSTOP)
-            await watched.wait(events.Ready, count=3)
+            await watched.wait_for_event(events.Ready, count=3)
             after = await scrape(url)
     name = "mesh_instance_restarts_total"
     for reason in ("signal", "liveness"):
@@ -85,34 +98,40 @@ async def test_a_death_is_counted_with_its_cause(short_dir: Path) -> None:
 
 
 async def test_a_plugin_exposes_its_own_or_nothing_if_the_config_says_so(short_dir: Path) -> None:
-    port = free_port()
-    with telling() as (table, url):
-        config = table + echo("alone", metrics=f"127.0.0.1:{port}") + echo("silent", metrics="off")
-        async with running(config, short_dir) as watched:
+    port = find_free_port()
+    with make_metrics_config() as (table, url):
+        config = (
+            table
+            + echo_plugin_table("alone", metrics=f"127.0.0.1:{port}")
+            + echo_plugin_table("silent", metrics="off")
+        )
+        async with run_mesh(config, short_dir) as watched:
             before = await scrape(url)
-            await watched.wait(events.Ready, count=2)
+            await watched.wait_for_event(events.Ready, count=2)
             await call(watched, "plugin.alone")
             of_mesh = await scrape(url)
             of_plugin = await scrape(f"http://127.0.0.1:{port}/metrics")
     labels = {"grpc_method": ECHO, "grpc_status": "OK"}
     assert of_plugin.value("grpc_server_call_duration_seconds_count", **labels) == 1
-    assert not of_mesh.has("grpc_server_call_started_total")
+    assert not of_mesh.has_metric("grpc_server_call_started_total")
     assert of_mesh.value("mesh_collection_failures_total") == 0
     # There from the start, so that the first time is seen as a change.
     assert before.value("mesh_plugin_ready_duration_seconds_count", plugin="alone") == 0
 
 
 async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Path) -> None:
-    with telling() as (table, url):
-        config = table + echo("well") + echo("stuck", liveness={"interval": 0})
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=2)
+    with make_metrics_config() as (table, url):
+        config = (
+            table + echo_plugin_table("well") + echo_plugin_table("stuck", liveness={"interval": 0})
+        )
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=2)
             (pid,) = [each.pid for each in watched.mesh.instances() if each.name == "stuck"]
             os.kill(pid or 0, signal.SIGSTOP)
             try:
                 found = await scrape(url)
                 # And it costs no more of the time than the scrape has.
-                with Lateness() as late:
+                with SchedulingDelay() as late:
                     began = trio.current_time()
                     await scrape(url, X_Prometheus_Scrape_Timeout_Seconds="0.5")
                     took = trio.current_time() - began
@@ -125,20 +144,23 @@ async def test_a_plugin_that_does_not_answer_costs_its_own_figures(short_dir: Pa
 
 
 def test_every_form_is_understood(short_dir: Path) -> None:
-    with telling() as (table, url), served(short_dir, table + echo(), ready=1):
+    with (
+        make_metrics_config() as (table, url),
+        serve_mesh(short_dir, table + echo_plugin_table(), min_ready=1),
+    ):
         kind = "application/openmetrics-text; version=1.0.0"
-        response, body = fetch(url, Accept=kind)
+        response, body = http_get(url, Accept=kind)
         assert response.headers["content-type"].startswith("application/openmetrics-text")
         assert body.endswith(b"# EOF\n")
-        assert Scrape.of(body.decode(), openmetrics).value("mesh_info") == 1
-        response, body = fetch(url, Accept_Encoding="gzip")
+        assert Scrape.parse(body.decode(), openmetrics).value("mesh_info") == 1
+        response, body = http_get(url, Accept_Encoding="gzip")
         assert response.headers["content-encoding"] == "gzip"
-        assert Scrape.of(gzip.decompress(body).decode()).value("mesh_info") == 1
+        assert Scrape.parse(gzip.decompress(body).decode()).value("mesh_info") == 1
         for odd in ("soon", "-1", "nan", "inf"):
-            response, _ = fetch(url, X_Prometheus_Scrape_Timeout_Seconds=odd)
+            response, _ = http_get(url, X_Prometheus_Scrape_Timeout_Seconds=odd)
             assert response.status == 200
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            fetch(url + "x")
+            http_get(url + "x")
 
 
 GARBAGE = [
@@ -152,7 +174,10 @@ GARBAGE = [
 
 
 def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
-    with telling() as (table, url), served(short_dir, table + echo(), ready=1) as found:
+    with (
+        make_metrics_config() as (table, url),
+        serve_mesh(short_dir, table + echo_plugin_table(), min_ready=1) as found,
+    ):
         port = int(url.split(":")[2].split("/")[0])
         for garbage in GARBAGE:
             with socket.create_connection(("127.0.0.1", port), 10) as sock:
@@ -160,17 +185,17 @@ def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
                 with contextlib.suppress(OSError):
                     sock.sendall(garbage)
                     sock.shutdown(socket.SHUT_WR)
-                until(lambda sock=sock: _is_closed(sock))
+                wait_until(lambda sock=sock: _is_closed(sock))
         idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(300)]
         try:
             # Those that are too many are closed at once.
-            until(lambda: sum(map(_is_closed, idle)) >= 280)
+            wait_until(lambda: sum(map(_is_closed, idle)) >= 280)
             descriptors = len(os.listdir(f"/proc/{found.process.pid}/fd"))
             assert descriptors < 100
         finally:
             for sock in idle:
                 sock.close()
-        until(lambda: _answers(url))
+        wait_until(lambda: _answers(url))
         assert "Traceback" not in found.log
         assert found.stop() == 0
 
@@ -178,7 +203,7 @@ def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
 def _answers(url: str) -> bool:
     """Whether metrics are served, which takes until the server has seen connections close."""
     try:
-        return b"mesh_info" in fetch(url)[1]
+        return b"mesh_info" in http_get(url)[1]
     except OSError:
         return False
 
@@ -200,21 +225,24 @@ ATTACKS = 100_000
 
 def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Path) -> None:
     """At a plugin and at the mesh socket."""
-    with telling() as (table, url), served(short_dir, table + echo(), ready=1) as found:
+    with (
+        make_metrics_config() as (table, url),
+        serve_mesh(short_dir, table + echo_plugin_table(), min_ready=1) as found,
+    ):
         pids = {"plugin": found.ps()[0]["pid"], "mesh": found.process.pid}
-        _, first = fetch(url)
-        trio.run(attack, found.folder / "echo-0.sock", "s", 2000)
-        trio.run(attack, found.folder / "mesh.sock", "s", 2000)
+        _, first = http_get(url)
+        trio.run(attack, found.runtime_dir / "echo-0.sock", "s", 2000)
+        trio.run(attack, found.runtime_dir / "mesh.sock", "s", 2000)
         before = {name: resident(pid) for name, pid in pids.items()}
-        trio.run(attack, found.folder / "echo-0.sock", "p", ATTACKS // 2)
-        trio.run(attack, found.folder / "mesh.sock", "m", ATTACKS // 2)
-        _, last = fetch(url)
+        trio.run(attack, found.runtime_dir / "echo-0.sock", "p", ATTACKS // 2)
+        trio.run(attack, found.runtime_dir / "mesh.sock", "m", ATTACKS // 2)
+        _, last = http_get(url)
         grown = {name: resident(pid) - before[name] for name, pid in pids.items()}
-    counted = Scrape.of(last.decode())
+    counted = Scrape.parse(last.decode())
     name = "grpc_server_call_started_total"
     assert counted.value(name, plugin="echo", grpc_method="other") >= ATTACKS // 2
     assert len(last) < 3 * len(first)
-    assert len(counted.samples) < len(Scrape.of(first.decode()).samples) + 600
+    assert len(counted.samples) < len(Scrape.parse(first.decode()).samples) + 600
     assert all(size < 8 * 1024 * 1024 for size in grown.values()), grown
 
 
@@ -229,7 +257,7 @@ async def attack(path: Path, mark: str, count: int) -> None:
             )
             metadata = ((f"key{number % 1000}", f"{mark}-{number}"),)
             with pytest.raises((purerpc.UnimplementedError, purerpc.NotFoundError)):
-                await stub_method(channel, method)(EchoRequest(), metadata=metadata)
+                await make_multicallable(channel, method)(EchoRequest(), metadata=metadata)
 
     async with connect_to(f"unix:{path}") as channel, trio.open_nursery() as nursery:
         for _ in range(50):
@@ -248,7 +276,7 @@ TABLE = '[mesh.telemetry]\nmetrics = "127.0.0.1:1"\n'
     [("", "serve {} --metrics 127.0.0.1:1"), (TABLE, "serve {}"), (TABLE, "check {}")],
 )
 def test_what_is_missing_is_named_with_its_extra(table: str, command: str, short_dir: Path) -> None:
-    (short_dir / "mesh.toml").write_text(table + echo())
+    (short_dir / "mesh.toml").write_text(table + echo_plugin_table())
     arguments = ["meshtrio", *command.format(short_dir / "mesh.toml").split()]
     hide = "import sys; sys.modules['prometheus_client'] = None; import runpy, sys; "
     program = f"{hide}sys.argv = {arguments!r}; runpy.run_module('meshtrio', run_name='__main__')"
@@ -298,7 +326,7 @@ def test_a_port_that_is_taken_is_told_with_whose_it_was_to_be(short_dir: Path) -
         ('[mesh.telemetry]\nmetrics = "localhost"\n', "must be host:port"),
         ("[mesh.telemetry]\nmetrics = 9464\n", "must be text in quotes"),
         ('[mesh.telemetry]\nmetric = "x"\n', "did you mean 'metrics'"),
-        (echo(metrics="everywhere"), "must be mesh, off or host:port"),
+        (echo_plugin_table(metrics="everywhere"), "must be mesh, off or host:port"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_starts(

@@ -15,15 +15,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from tests import ROOT
-from tests.system.monitored import (
-    ALLOWED,
-    AT_THE_END,
-    EXPECTED,
-    Scene,
+from tests.support.monitored_mesh import (
+    ALERTS_AFTER_RESTART,
+    ALLOWED_ALERTS,
+    EXPECTED_ALERTS,
+    MonitoringRun,
 )
-from tests.system.monitored import scene as acted
-from tests.system.prometheus_server import MONITORING
-from tests.tools import debian_tool
+from tests.support.monitored_mesh import run_monitored_mesh as acted
+from tests.support.prometheus_server import MONITORING
+from tests.tools import find_debian_tool
 
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -38,15 +38,15 @@ ALERTS = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    debian_tool("prometheus")
+def scene() -> Iterator[MonitoringRun]:
+    find_debian_tool("prometheus")
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, acted(Path(folder)) as found:
         yield found
 
 
 def promtool(*arguments: str, text: str | None = None) -> None:
     done = subprocess.run(
-        [debian_tool("promtool"), *arguments],
+        [find_debian_tool("promtool"), *arguments],
         input=text,
         capture_output=True,
         text=True,
@@ -62,21 +62,21 @@ def test_promtool_finds_nothing_wrong_with_the_files() -> None:
     promtool("check", "rules", str(MONITORING / "alerts.yml"))
 
 
-def test_promtool_finds_nothing_wrong_with_the_exposition(scene: Scene) -> None:
-    promtool("check", "metrics", text=scene.exposed)
+def test_promtool_finds_nothing_wrong_with_the_exposition(scene: MonitoringRun) -> None:
+    promtool("check", "metrics", text=scene.exposition)
 
 
 ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\| .+ \|$", re.MULTILINE)
 
 
-def test_the_page_on_metrics_lists_those_there_are_and_no_others(scene: Scene) -> None:
+def test_the_page_on_metrics_lists_those_there_are_and_no_others(scene: MonitoringRun) -> None:
     page = (ROOT / "docs" / "how-to" / "metrics.md").read_text()
     listed = {
         name: (kind, set(re.findall(r"`(\w+)`", labels)))
         for name, kind, labels in ROW.findall(page)
     }
     exposed = {}
-    for metric in parsed(scene.exposed):
+    for metric in parsed(scene.exposition):
         labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
         if metric.name.startswith("grpc_"):
             assert labels >= OF_PLUGINS
@@ -101,27 +101,29 @@ def filled(text: str) -> str:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_each_query_of_the_dashboard_gives_something_to_draw(query: str, scene: Scene) -> None:
-    assert scene.prometheus.numbers(filled(query), scene.at)
+def test_each_query_of_the_dashboard_gives_something_to_draw(
+    query: str, scene: MonitoringRun
+) -> None:
+    assert scene.prometheus.query_values(filled(query), scene.scraped_at)
 
 
-def test_its_annotations_are_there(scene: Scene) -> None:
+def test_its_annotations_are_there(scene: MonitoringRun) -> None:
     (deaths,) = DASHBOARD["annotations"]["list"]
-    found = scene.prometheus.query(filled(deaths["expr"]), scene.at)
+    found = scene.prometheus.query(filled(deaths["expr"]), scene.scraped_at)
     assert {"plugin": "victim", "reason": "signal"} in [row["metric"] for row in found]
 
 
-def test_its_variables_have_values_to_choose(scene: Scene) -> None:
+def test_its_variables_have_values_to_choose(scene: MonitoringRun) -> None:
     found = {}
     for name, variable in VARIABLES.items():
         if variable["type"] == "query":
             match = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(variable["definition"]))
             assert match is not None
             assert variable["query"]["query"] == variable["definition"]
-            rows = scene.prometheus.query(match[1], scene.at)
+            rows = scene.prometheus.query(match[1], scene.scraped_at)
             found[name] = {row["metric"][match[2]] for row in rows}
     assert len(found["mesh"]) == 1
-    assert found["plugin"] == EXPECTED.keys() - {""} | {"steady", "refusing"}
+    assert found["plugin"] == EXPECTED_ALERTS.keys() - {""} | {"steady", "refusing"}
     assert {f"mesh:///plugin.{name}" for name in ("steady", "victim")} < found["target"]
 
 
@@ -151,34 +153,36 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 # -- the alerts ------------------------------------------------------------------------------
 
 
-def test_a_killed_plugin_fires_the_right_alert_and_no_other(scene: Scene) -> None:
-    about_it = {alert for alert in scene.fired if alert[1] == "victim"}
-    assert scene.after_the_kill == about_it == {("MeshtrioInstanceKilled", "victim")}
+def test_a_killed_plugin_fires_the_right_alert_and_no_other(scene: MonitoringRun) -> None:
+    about_it = {alert for alert in scene.fired_alerts if alert[1] == "victim"}
+    assert scene.alerts_after_kill == about_it == {("MeshtrioInstanceKilled", "victim")}
 
 
 def test_everything_that_went_wrong_fired_its_alerts_and_nothing_fired_others(
-    scene: Scene,
+    scene: MonitoringRun,
 ) -> None:
-    expected = {(name, plugin) for plugin, names in EXPECTED.items() for name in names}
-    assert scene.fired - ALLOWED == expected
+    expected = {(name, plugin) for plugin, names in EXPECTED_ALERTS.items() for name in names}
+    assert scene.fired_alerts - ALLOWED_ALERTS == expected
     failing = scene.prometheus.query(
         'max_over_time(ALERTS{alertname="MeshtrioClientCallsFail",alertstate="firing"}[10m])',
-        scene.at,
+        scene.scraped_at,
     )
     assert [row["metric"]["grpc_target"] for row in failing] == ["mesh:///plugin.troubled"]
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_each_alert_fires_when_it_is_to(name: str, scene: Scene) -> None:
-    assert name in {fired for fired, _ in scene.fired | scene.at_the_end}
+def test_each_alert_fires_when_it_is_to(name: str, scene: MonitoringRun) -> None:
+    assert name in {fired for fired, _ in scene.fired_alerts | scene.alerts_after_restart}
 
 
-def test_alerts_say_how_bad_it_is_and_what_to_do(scene: Scene) -> None:
-    groups = scene.prometheus.ask("rules")["groups"]
+def test_alerts_say_how_bad_it_is_and_what_to_do(scene: MonitoringRun) -> None:
+    groups = scene.prometheus.call_api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert sorted(rule["name"] for rule in rules) == sorted(ALERTS)
     for rule in rules:
         assert rule["health"] == "ok", rule["lastError"]
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"].keys() == {"summary", "description"}
-    assert {name for name, _ in AT_THE_END} <= {name for name, _ in scene.at_the_end}
+    assert {name for name, _ in ALERTS_AFTER_RESTART} <= {
+        name for name, _ in scene.alerts_after_restart
+    }

@@ -22,10 +22,18 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.messages import channelz as channelz_messages
 from meshtrio.messages import control as messages
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import CLIENT, ECHO, ROOT, Served, plugin, served, until
-from tests.system.scrapes import telling
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import (
+    ECHO_CLIENT_PROGRAM,
+    ECHO_PLUGIN_DIRECTORY,
+    ROOT,
+    MeshProcess,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.scrapes import make_metrics_config
 
 MINIMAL = ["-I", "-S", "minimal.py"]
 NAMES = [b"caf\xc3", b"a) R 1 2 3 4 (", b"x\n\xff", "проверка".encode()[:15]]
@@ -51,15 +59,17 @@ def named(name: bytes) -> Iterator[int]:
 
 def test_another_process_of_any_name_ends_no_mesh(short_dir: Path) -> None:
     limited = {"containment": {"memory": 2**30}, "backoff": {"initial": 0.05}}
-    with telling() as (table, url), ExitStack() as others:
-        config = table + plugin("a", *MINIMAL, **limited) + plugin("b", *MINIMAL, **limited)
+    with make_metrics_config() as (table, url), ExitStack() as others:
+        config = (
+            table + plugin_table("a", *MINIMAL, **limited) + plugin_table("b", *MINIMAL, **limited)
+        )
         for name in NAMES:
             others.enter_context(named(name))
-        with served(short_dir, config, ready=2) as mesh:
+        with serve_mesh(short_dir, config, min_ready=2) as mesh:
             for command in (["restart", "a"], ["stop", "b"], ["start", "b"]):
-                done = mesh.run(*command)
+                done = mesh.run_command(*command)
                 assert done.returncode == 0, done.stderr
-            top = mesh.run("top", "--once", "--json", "--interval", "0.1")
+            top = mesh.run_command("top", "--once", "--json", "--interval", "0.1")
             assert top.returncode == 0, top.stderr
             assert [row["resident"] > 0 for row in json.loads(top.stdout)["instances"]] == [
                 True
@@ -68,17 +78,17 @@ def test_another_process_of_any_name_ends_no_mesh(short_dir: Path) -> None:
                 assert b"mesh_instance_resident_memory" in reply.read()
             # The memory of plugins is looked at once a second: until then, the mesh goes on.
             os.kill(mesh.ps()[0]["pid"], signal.SIGKILL)
-            until(lambda: mesh.log.count("ready after") == 5)
-            until(lambda: mesh.ps()[0]["uptime"] > 1.5)
+            wait_until(lambda: mesh.log.count("ready after") == 5)
+            wait_until(lambda: mesh.ps()[0]["uptime"] > 1.5)
             assert mesh.stop() == 0
         assert "Traceback" not in mesh.log
 
 
 @contextmanager
-def served_in_bytes(folder: Path) -> Iterator[Served]:
+def served_in_bytes(folder: Path) -> Iterator[MeshProcess]:
     """A mesh whose runtime dir, config, cwd, program, argument and variable are not UTF-8."""
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xc3"))
-    shutil.copytree(ECHO, odd)
+    shutil.copytree(ECHO_PLUGIN_DIRECTORY, odd)
     program = odd / os.fsdecode(b"pr\xff")
     program.symlink_to(sys.executable)
     (odd / "mesh.toml").write_text(
@@ -100,9 +110,9 @@ def served_in_bytes(folder: Path) -> Iterator[Served]:
             stdout=out,
             stderr=out,
         )
-    mesh = Served(process, odd / "run", log)
+    mesh = MeshProcess(process, odd / "run", log)
     try:
-        until(lambda: "ready after" in mesh.log or process.poll() is not None)
+        wait_until(lambda: "ready after" in mesh.log or process.poll() is not None)
         yield mesh
     finally:
         process.kill()
@@ -133,20 +143,20 @@ COMMANDS = [
 def test_paths_and_values_that_are_not_utf8_harm_nothing(short_dir: Path) -> None:
     with served_in_bytes(short_dir) as mesh:
         for command in COMMANDS:
-            done = mesh.run(*command.split())
+            done = mesh.run_command(*command.split())
             assert done.returncode == 0, (command, done.stderr, mesh.log)
         call = ["call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}']
-        done = mesh.run(*call)
+        done = mesh.run_command(*call)
         assert '"hi"' in done.stdout, done.stderr
-        done = mesh.run("plugin.echo", program=str(CLIENT))
+        done = mesh.run_command("plugin.echo", program=str(ECHO_CLIENT_PROGRAM))
         assert done.returncode == 0, done.stderr
-        refused = mesh.run("reload", os.fsdecode(b"caf\xc3.toml"))
+        refused = mesh.run_command("reload", os.fsdecode(b"caf\xc3.toml"))
         assert refused.returncode == 2
         assert "not UTF-8" in refused.stderr
         assert mesh.stop() == 0
         lines = [json.loads(line) for line in mesh.log.splitlines()]
     assert not [line for line in lines if line["level"] in ("ERROR", "CRITICAL")]
-    assert os.listdir(mesh.folder) == ["mesh.lock"]
+    assert os.listdir(mesh.runtime_dir) == ["mesh.lock"]
 
 
 async def test_arguments_and_values_of_plugins_may_be_any_bytes(short_dir: Path) -> None:
@@ -165,15 +175,15 @@ async def test_arguments_and_values_of_plugins_may_be_any_bytes(short_dir: Path)
                 )
             ]
         )
-        async with running(config, short_dir) as watched:
+        async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_line(r"'\udcff' '\udcff'")
 
 
 async def test_a_program_that_cannot_be_started_may_have_any_name(short_dir: Path) -> None:
     missing = os.fsdecode(os.fsencode(short_dir) + b"/caf\xc3")
     config = MeshConfig([PluginConfig("p", [missing], restart=RestartPolicy.NEVER)])
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.GaveUp)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.GaveUp)
         async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
             control = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Control"])
             reply = await control.ListInstances(messages.ListInstancesRequest())
@@ -183,9 +193,9 @@ async def test_a_program_that_cannot_be_started_may_have_any_name(short_dir: Pat
 async def test_a_socket_outside_the_mesh_may_have_any_path(short_dir: Path) -> None:
     path = os.fsdecode(os.fsencode(short_dir) + b"/caf\xc3.sock")
     environment = {**os.environ, "PLUGIN_SOCKET": path}
-    async with running(MeshConfig(), short_dir) as watched:
+    async with run_mesh(MeshConfig(), short_dir) as watched:
         process = await trio.lowlevel.open_process(
-            [sys.executable, str(ECHO / "echo_plugin.py")], env=environment
+            [sys.executable, str(ECHO_PLUGIN_DIRECTORY / "echo_plugin.py")], env=environment
         )
         try:
             where = {"mesh_socket": watched.mesh.socket}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ROOT, plugin, served
-from tests.survivors import (
-    PER_MESH,
-    descendants,
-    held,
-    nested,
-    nested_processes,
+from tests.support.mesh_processes import ROOT, plugin_table, serve_mesh
+from tests.support.process_tracking import (
+    PROCESSES_PER_MESH,
+    descendant_pids,
+    hold_pidfds,
+    nested_mesh_pids,
+    nested_mesh_table,
     wait_until_ended,
 )
 
@@ -25,29 +25,29 @@ from tests.survivors import (
 def test_killing_the_outer_mesh_leaves_nothing_of_the_inner_ones(
     depth: int, short_dir: Path
 ) -> None:
-    with served(short_dir, nested(short_dir, depth)) as mesh:
-        with held(nested_processes(mesh, short_dir, depth)) as pidfds:
+    with serve_mesh(short_dir, nested_mesh_table(short_dir, depth)) as mesh:
+        with hold_pidfds(nested_mesh_pids(mesh, short_dir, depth)) as pidfds:
             # Of each mesh inside: itself, its warden, and its plugins with what they started;
             # and the warden of the outer mesh.
-            assert len(pidfds) == 1 + depth * (2 + PER_MESH)
+            assert len(pidfds) == 1 + depth * (2 + PROCESSES_PER_MESH)
             mesh.process.send_signal(signal.SIGKILL)
             wait_until_ended(pidfds)
 
 
 def test_an_inner_mesh_that_is_killed_by_its_outer_leaves_nothing(short_dir: Path) -> None:
     """As one that does not stop in time: there is no time at all."""
-    with served(short_dir, nested(short_dir, 1, stop_timeout=0)) as mesh:
-        with held(nested_processes(mesh, short_dir, 1)) as pidfds:
+    with serve_mesh(short_dir, nested_mesh_table(short_dir, 1, stop_timeout=0)) as mesh:
+        with hold_pidfds(nested_mesh_pids(mesh, short_dir, 1)) as pidfds:
             assert mesh.stop() == 0
             wait_until_ended(pidfds)
 
 
 def test_wardens_have_a_clean_environment(short_dir: Path) -> None:
-    with served(short_dir, nested(short_dir, 1)) as mesh:
-        nested_processes(mesh, short_dir, 1)
+    with serve_mesh(short_dir, nested_mesh_table(short_dir, 1)) as mesh:
+        nested_mesh_pids(mesh, short_dir, 1)
         wardens = [
             pid
-            for pid in descendants(mesh.process.pid)
+            for pid in descendant_pids(mesh.process.pid)
             if b"warden_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         assert len(wardens) == 2
@@ -63,7 +63,7 @@ def test_a_nested_mesh_without_a_runtime_dir_says_what_to_do(short_dir: Path) ->
     (short_dir / "inner.toml").write_text('[[plugin]]\nname = "p"\ncommand = ["true"]\n')
     command = ["-m", "meshtrio", "serve", f"{short_dir}/inner.toml"]
     environment = {"XDG_RUNTIME_DIR": str(short_dir / "xdg")}
-    config = plugin("nested", *command, cwd=ROOT, env=environment, restart="never")
+    config = plugin_table("nested", *command, cwd=ROOT, env=environment, restart="never")
     (short_dir / "mesh.toml").write_text(config)
     (short_dir / "xdg").mkdir()
     process = subprocess.Popen(

@@ -12,9 +12,9 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio import mesh
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import echo, plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 
 class Callers:
@@ -24,7 +24,7 @@ class Callers:
         self.answered = 0
         self.failures: list[Exception] = []
 
-    async def call(self, watched: Watched, outside: bool) -> None:
+    async def call(self, watched: RecordedMesh, outside: bool) -> None:
         connect = (
             mesh.connect("plugin.echo", mesh_socket=watched.mesh.socket)
             if outside
@@ -42,8 +42,8 @@ class Callers:
 
 
 async def test_rolling_restart_reload_and_scale_lose_no_call(short_dir: Path) -> None:
-    async with running(echo(instances=2), short_dir) as watched:
-        await watched.wait(events.Ready, count=2)
+    async with run_mesh(echo_plugin_table(instances=2), short_dir) as watched:
+        await watched.wait_for_event(events.Ready, count=2)
         pids = {status.pid for status in watched.mesh.instances()}
         callers = Callers()
         async with trio.open_nursery() as nursery:
@@ -67,7 +67,9 @@ async def test_rolling_restart_reload_and_scale_lose_no_call(short_dir: Path) ->
 
 
 async def test_a_drain_tells_which_calls_it_cut(short_dir: Path) -> None:
-    async with running(plugin("chain", "chain.py", stop_timeout=2), short_dir) as watched:
+    async with run_mesh(
+        plugin_table("chain", "echo_chain.py", stop_timeout=2), short_dir
+    ) as watched:
         async with watched.mesh.connect("plugin.chain") as channel:
             stub = channel.stub(EchoServiceStub)
             async with trio.open_nursery() as nursery:
@@ -81,6 +83,6 @@ async def test_a_drain_tells_which_calls_it_cut(short_dir: Path) -> None:
                 with trio.fail_after(30):
                     (report,) = await watched.mesh.drain("chain")
         assert report.cut_calls == ("/echo.v1.EchoService/Slow",)
-        assert not report.forced
-        assert report.ended is not None
-        assert report.ended.clean
+        assert not report.was_killed
+        assert report.exit is not None
+        assert report.exit.is_clean

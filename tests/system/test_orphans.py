@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervise.processes import procfs
-from tests.programs import PLUGINS, ROOT, children, plugin, until
-from tests.survivors import has_ended, held, served_as_pid_1
+from meshtrio.supervisor.process import procfs
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    ROOT,
+    child_pids,
+    plugin_table,
+    wait_until,
+)
+from tests.support.process_tracking import has_ended, hold_pidfds, serve_mesh_as_pid_1
 
-ORPHANING = plugin(
+ORPHANING = plugin_table(
     "orphaning",
-    *("-I", "-S", "orphaning.py"),
+    *("-I", "-S", "orphan_maker.py"),
     backoff={"initial": 0.01},
     max_restarts=1,
     ready_timeout=60,
@@ -28,16 +34,16 @@ COUNT = 10
 """As in orphaning.py."""
 
 
-def zombies(parent: int) -> list[procfs.Stat]:
-    return [stat for stat in procfs.stats() if stat.parent == parent and stat.state == "Z"]
+def zombies(parent: int) -> list[procfs.ProcessStat]:
+    return [stat for stat in procfs.iter_stats() if stat.ppid == parent and stat.state == "Z"]
 
 
 def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: Path) -> None:
-    steady = plugin("steady", "-I", "-S", "minimal.py")
-    with served_as_pid_1(short_dir, ORPHANING + steady) as (process, init):
+    steady = plugin_table("steady", "-I", "-S", "minimal.py")
+    with serve_mesh_as_pid_1(short_dir, ORPHANING + steady) as (process, init):
         log = short_dir / "log"
-        until(lambda: "gives up" in log.read_text() and "steady/0: ready" in log.read_text())
-        until(lambda: not zombies(init))
+        wait_until(lambda: "gives up" in log.read_text() and "steady/0: ready" in log.read_text())
+        wait_until(lambda: not zombies(init))
         text = log.read_text()
         assert text.count("orphans were made") == 2
         # Of each exit, and of giving up.
@@ -52,15 +58,15 @@ def test_as_pid_1_orphans_are_reaped_and_exit_statuses_are_not_lost(short_dir: P
 def test_as_pid_1_what_was_started_from_outside_is_left_alone(short_dir: Path) -> None:
     """As by `docker exec`: when its parent ends, the kernel gives it to the mesh."""
     log = short_dir / "log"
-    with served_as_pid_1(short_dir, ORPHANING) as (_, init):
-        until(lambda: "orphans were made" in log.read_text())
+    with serve_mesh_as_pid_1(short_dir, ORPHANING) as (_, init):
+        wait_until(lambda: "orphans were made" in log.read_text())
         enter = ["nsenter", "--target", str(init), "--pid", "--mount"]
         script = "sleep 3600 >&- 2>&- & :"
         subprocess.run([*enter, "setsid", "sh", "-c", script], check=True)
-        (started,) = until(lambda: [pid for pid in children(init) if is_sleeping(pid)])
-        with held([started]) as pidfds:
-            until(lambda: "gives up" in log.read_text())
-            until(lambda: not zombies(init))
+        (started,) = wait_until(lambda: [pid for pid in child_pids(init) if is_sleeping(pid)])
+        with hold_pidfds([started]) as pidfds:
+            wait_until(lambda: "gives up" in log.read_text())
+            wait_until(lambda: not zombies(init))
             assert not any(map(has_ended, pidfds.values()))
 
 
@@ -76,7 +82,7 @@ import trio
 
 from meshtrio import mesh
 from meshtrio.config import MeshConfig, PluginConfig
-from meshtrio.supervise import events
+from meshtrio.supervisor import events
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 command = ["{python}", "-I", "-S", *sys.argv[3:]]
@@ -111,12 +117,12 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("program", [["orphaning.py"], ["faulty.py", "with-child"]])
+@pytest.mark.parametrize("program", [["orphan_maker.py"], ["startup_faults.py", "with-child"]])
 def test_children_of_an_embedding_program_keep_their_exit_statuses(
     program: list[str], short_dir: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", EMBEDDED, str(short_dir / "run"), str(PLUGINS), *program],
+        [sys.executable, "-c", EMBEDDED, str(short_dir / "run"), str(PLUGINS_DIRECTORY), *program],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -127,8 +133,8 @@ def test_children_of_an_embedding_program_keep_their_exit_statuses(
         assert process.stdin is not None
         assert process.stdout.readline() == "over\n"
         # But for what leads a session of its own, and ends by itself: that might be the program's.
-        left = 2 if program[0] == "faulty.py" else 2 + COUNT
-        until(lambda: len(zombies(process.pid)) <= left)
+        left = 2 if program[0] == "startup_faults.py" else 2 + COUNT
+        wait_until(lambda: len(zombies(process.pid)) <= left)
         process.stdin.write("go on\n")
         process.stdin.flush()
         assert process.stdout.readline() == "[5, 5]\n"
@@ -136,7 +142,7 @@ def test_children_of_an_embedding_program_keep_their_exit_statuses(
 
 
 def test_exit_statuses_are_kept_where_the_parent_ignores_sigchld(short_dir: Path) -> None:
-    config = plugin("p", "-c", "exit(7)", restart="on-failure", max_restarts=0)
+    config = plugin_table("p", "-c", "exit(7)", restart="on-failure", max_restarts=0)
     (short_dir / "mesh.toml").write_text(config)
     serve = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
     ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervise import events
-from meshtrio.supervise.decisions.state import State
-from meshtrio.supervise.decisions.vitality import Condition
-from tests.meshes import Watched, running
-from tests.programs import plugin
+from meshtrio.supervisor import events
+from meshtrio.supervisor.policy.diagnosis import Condition
+from meshtrio.supervisor.policy.state import InstanceState
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import plugin_table
 
 THRESHOLD = 2
 MANY = 10_000
@@ -30,31 +30,33 @@ def overloaded(how: str, folder: Path, overload_threshold: int = MANY) -> str:
         "interval": 0.1,
         # Those that answer at once may be late on a loaded machine.
         "timeout": 30.0 if how in ("closing", "rejecting", "exhausted") else 1.0,
-        "threshold": THRESHOLD,
+        "failure_threshold": THRESHOLD,
         "overload_threshold": overload_threshold,
     }
     env = {"RECOVERS": str(folder / "fifo")}
-    return plugin("p", "overloaded.py", how, liveness=liveness, env=env, restart="never")
+    return plugin_table(
+        "p", "overloaded_server.py", how, liveness=liveness, env=env, restart="never"
+    )
 
 
-def conditions(watched: Watched) -> list[Condition | None]:
-    found = [seen.event for seen in watched.find(events.CheckFailed)]
+def conditions(watched: RecordedMesh) -> list[Condition | None]:
+    found = [seen.event for seen in watched.find_events(events.CheckFailed)]
     return [event.condition for event in found if isinstance(event, events.CheckFailed)]
 
 
-async def recovers(watched: Watched, folder: Path) -> None:
+async def recovers(watched: RecordedMesh, folder: Path) -> None:
     """Let it recover, and wait until it has answered a check."""
     descriptor = await trio.to_thread.run_sync(os.open, folder / "fifo", os.O_WRONLY)
     os.write(descriptor, b"x")
-    (child,) = watched.mesh._tree.children
+    (child,) = watched.mesh._supervisor.instances
     await watched.wait_for_line("it has recovered")
-    assert child.life is not None
+    assert child.active_run is not None
     with trio.fail_after(60):
-        while child.life.health is None or not child.life.health.serving:  # noqa: ASYNC110
+        while child.active_run.last_check is None or not child.active_run.last_check.is_serving:  # noqa: ASYNC110
             await trio.sleep(0.01)
     os.close(descriptor)
-    assert watched.find(events.Exited) == []
-    assert child.state is State.READY
+    assert watched.find_events(events.Exited) == []
+    assert child.state is InstanceState.READY
 
 
 @pytest.mark.parametrize(
@@ -70,40 +72,40 @@ async def recovers(watched: Watched, folder: Path) -> None:
 async def test_an_overloaded_plugin_is_not_killed_and_goes_on(
     how: str, expected: set[Condition | None], short_dir: Path
 ) -> None:
-    async with running(overloaded(how, short_dir), short_dir) as watched:
+    async with run_mesh(overloaded(how, short_dir), short_dir) as watched:
         # More than may fail in a row of one that is stuck.
-        await watched.wait(events.CheckFailed, count=2 * THRESHOLD + 1)
+        await watched.wait_for_event(events.CheckFailed, count=2 * THRESHOLD + 1)
         assert set(conditions(watched)[THRESHOLD - 1 :]) <= expected
-        assert watched.find(events.Unready) == []
+        assert watched.find_events(events.Unready) == []
         await recovers(watched, short_dir)
 
 
 async def test_a_process_in_an_endless_loop_is_killed_after_more_checks(short_dir: Path) -> None:
-    async with running(overloaded("computing", short_dir, 5), short_dir) as watched:
-        exited = (await watched.wait(events.Exited)).event
+    async with run_mesh(overloaded("computing", short_dir, 5), short_dir) as watched:
+        exited = (await watched.wait_for_event(events.Exited)).event
         assert isinstance(exited, events.Exited)
-        assert "failed 5 health checks in a row" in str(exited.ended)
-        assert "a CPU" in str(exited.ended)
+        assert "failed 5 health checks in a row" in str(exited.exit)
+        assert "a CPU" in str(exited.exit)
         assert not STUCK & set(conditions(watched))
 
 
 async def test_a_process_that_does_nothing_is_killed_as_configured(short_dir: Path) -> None:
-    async with running(overloaded("stuck", short_dir), short_dir) as watched:
-        exited = (await watched.wait(events.Exited)).event
+    async with run_mesh(overloaded("stuck", short_dir), short_dir) as watched:
+        exited = (await watched.wait_for_event(events.Exited)).event
         assert isinstance(exited, events.Exited)
-        assert f"failed {THRESHOLD} health checks in a row" in str(exited.ended)
+        assert f"failed {THRESHOLD} health checks in a row" in str(exited.exit)
         assert conditions(watched)[-THRESHOLD:] == [Condition.STUCK] * THRESHOLD
 
 
 async def test_a_stopped_process_with_a_full_backlog_is_killed_as_configured(
     short_dir: Path,
 ) -> None:
-    async with running(overloaded("backlog", short_dir), short_dir) as watched:
-        ready = (await watched.wait(events.Ready)).event
+    async with run_mesh(overloaded("backlog", short_dir), short_dir) as watched:
+        ready = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(ready, events.Ready)
         await watched.wait_for_line("its backlog is full")
         os.kill(ready.pid, signal.SIGSTOP)
-        exited = (await watched.wait(events.Exited)).event
+        exited = (await watched.wait_for_event(events.Exited)).event
         assert isinstance(exited, events.Exited)
-        assert f"failed {THRESHOLD} health checks in a row" in str(exited.ended)
-        assert "its processes are stopped" in str(exited.ended)
+        assert f"failed {THRESHOLD} health checks in a row" in str(exited.exit)
+        assert "its processes are stopped" in str(exited.exit)

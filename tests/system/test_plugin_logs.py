@@ -20,31 +20,36 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.contract import LONGEST_LINE
+from meshtrio.contract import MAX_LINE_LENGTH
 from meshtrio.errors import PluginDiedError
 from meshtrio.messages import control
-from meshtrio.supervise import events
-from tests.cli.commands import ECHO_METHOD, done
-from tests.meshes import Watched, running
-from tests.programs import PLUGINS, plugin, served, until
-from tests.telemetry.collector import collecting
+from meshtrio.supervisor import events
+from tests.support.cli_commands import ECHO_METHOD, run_command_ok
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.otlp_collector import run_collector
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 METADATA = [("traceparent", f"00-{TRACE}-{SPAN}-01")]
-TALKATIVE = plugin("talkative", "talkative.py")
+TALKATIVE = plugin_table("talkative", "logging_echo.py")
 
 
 @asynccontextmanager
-async def talking(folder: Path, config: str = TALKATIVE) -> AsyncIterator[tuple[Watched, Any]]:
+async def talking(folder: Path, config: str = TALKATIVE) -> AsyncIterator[tuple[RecordedMesh, Any]]:
     """A mesh with one that logs what it is told, and a stub of it."""
-    async with running(config, folder) as watched:
+    async with run_mesh(config, folder) as watched:
         async with watched.mesh.connect("plugin.talkative") as channel:
             with trio.fail_after(40):
                 yield watched, channel.stub(EchoServiceStub)
 
 
-def lines_of(watched: Watched) -> list[str]:
-    found = [each.event for each in watched.find(events.LineWritten, plugin="talkative")]
+def lines_of(watched: RecordedMesh) -> list[str]:
+    found = [each.event for each in watched.find_events(events.LineWritten, plugin="talkative")]
     return [each.line for each in found if isinstance(each, events.LineWritten)]
 
 
@@ -84,14 +89,14 @@ async def test_where_calls_are_traced_the_ids_are_those_of_the_span(
 ) -> None:
     """And there are none of what is not recorded, which has one trace id for many calls."""
     traces = f'[mesh.telemetry]\ntraces = "unix:{short_dir / "c"}"\nsampling = {sampling}\n'
-    async with collecting(short_dir / "c") as collector:
+    async with run_collector(short_dir / "c") as collector:
         async with talking(short_dir, traces + TALKATIVE) as (watched, stub):
             await stub.Echo(EchoRequest(message="warning it is late"))
             line = (await watched.wait_for_line("it is late")).event
             assert isinstance(line, events.LineWritten)
             assert line.fields is not None
             if sampling:
-                (served_call,) = await collector.wait_for("Recv.echo.v1.EchoService.Echo")
+                (served_call,) = await collector.wait_for_spans("Recv.echo.v1.EchoService.Echo")
                 assert line.fields["trace_id"] == served_call.span.trace_id.hex()
                 assert line.fields["span_id"] == served_call.span.span_id.hex()
             else:
@@ -102,13 +107,15 @@ async def test_an_exception_is_one_record_and_the_last_words_are_its_own(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with talking(short_dir, plugin("talkative", "talkative.py", restart="never")) as (
+    async with talking(
+        short_dir, plugin_table("talkative", "logging_echo.py", restart="never")
+    ) as (
         watched,
         stub,
     ):
         with pytest.raises(PluginDiedError) as caught:
             await stub.Echo(EchoRequest(message="die of it"))
-        await watched.wait(events.GaveUp)
+        await watched.wait_for_event(events.GaveUp)
     first, *_, last = caught.value.stderr_tail
     assert (first, last) == ("it failed: of it", "such table")
     assert "Traceback (most recent call last):" in caught.value.stderr_tail
@@ -124,14 +131,14 @@ async def test_a_record_is_within_what_a_mesh_keeps_of_a_line(short_dir: Path) -
         await stub.Echo(EchoRequest(message="long"))
         line = (await watched.wait_for_line("xxx")).event
     assert isinstance(line, events.LineWritten)
-    assert line.cut == 0
-    assert len(line.line) <= LONGEST_LINE
+    assert line.truncated_bytes == 0
+    assert len(line.line) <= MAX_LINE_LENGTH
     assert line.fields is not None
     assert line.fields["message"].endswith("more characters)")
 
 
 async def test_who_sets_up_logging_by_itself_is_left_alone(short_dir: Path) -> None:
-    config = plugin("talkative", "talkative.py", "own")
+    config = plugin_table("talkative", "logging_echo.py", "own")
     async with talking(short_dir, config) as (watched, stub):
         await stub.Echo(EchoRequest(message="info it is hidden"))
         await stub.Echo(EchoRequest(message="error it is shown"))
@@ -142,13 +149,13 @@ async def test_who_sets_up_logging_by_itself_is_left_alone(short_dir: Path) -> N
 def test_without_a_mesh_it_is_text(short_dir: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "MESH_SOCKET"}
     with subprocess.Popen(
-        [sys.executable, str(PLUGINS / "talkative.py")],
+        [sys.executable, str(PLUGINS_DIRECTORY / "logging_echo.py")],
         env={**environment, "PLUGIN_SOCKET": str(short_dir / "s")},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            until((short_dir / "s").exists)
+            wait_until((short_dir / "s").exists)
             trio.run(warn, short_dir / "s")
             assert process.stderr is not None
             assert process.stderr.readline() == "WARNING shop.orders: it is late\n"
@@ -163,21 +170,25 @@ async def warn(socket: Path) -> None:
 
 
 def test_a_command_shows_the_lines_as_people_read_them(short_dir: Path) -> None:
-    with served(short_dir, TALKATIVE, ready=1) as talked:
+    with serve_mesh(short_dir, TALKATIVE, min_ready=1) as talked:
         for said in ("warning it is late", "fail of it"):
-            done(talked, "call", "plugin.talkative", ECHO_METHOD, json.dumps({"message": said}))
-        shown = [re.sub(r"^[\d:.]+ ", "", each) for each in done(talked, "logs").splitlines()]
+            run_command_ok(
+                talked, "call", "plugin.talkative", ECHO_METHOD, json.dumps({"message": said})
+            )
+        shown = [
+            re.sub(r"^[\d:.]+ ", "", each) for each in run_command_ok(talked, "logs").splitlines()
+        ]
         assert shown[:2] == [
             "talkative/0 | it is late [warning] order=17 logger=shop.orders",
             "talkative/0 | it failed: of it [error] logger=shop.orders",
         ]
-        assert f'  File "{PLUGINS / "talkative.py"}", line ' in shown[3]
+        assert f'  File "{PLUGINS_DIRECTORY / "logging_echo.py"}", line ' in shown[3]
         assert [shown[at].strip() for at in (2, -2, -1)] == [
             "talkative/0 | Traceback (most recent call last):",
             "talkative/0 | RuntimeError: no",
             "talkative/0 | such table",
         ]
-        found = [json.loads(line) for line in done(talked, "logs", "--json").splitlines()]
+        found = [json.loads(line) for line in run_command_ok(talked, "logs", "--json").splitlines()]
         assert [each["level"] for each in found] == ["WARNING", "ERROR"]
         assert [each["logger"] for each in found] == ["shop.orders"] * 2
         assert found[1]["exception"].endswith("RuntimeError: no\nsuch table")

@@ -16,8 +16,14 @@ import trio
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.mesh import connect_to_mesh
 from meshtrio.messages import control
-from tests.programs import Served, echo, plugin, served, until
-from tests.system.grpcurl_as import GrpcurlAs, shared_folder
+from tests.support.grpcurl_as_user import GrpcurlAsUser, make_shared_directory
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
 
 ROOT, NOBODY, OTHER = 0, 65534, 65533
 CONTROL = control.DESCRIPTOR.services_by_name["Control"]
@@ -29,17 +35,19 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can call as
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with shared_folder() as found:
+    with make_shared_directory() as found:
         yield found
 
 
 @contextmanager
-def meshed(folder: Path, config: str, ready: int = 0) -> Iterator[tuple[Served, GrpcurlAs]]:
-    with served(folder, config, ready=ready) as mesh:
-        yield mesh, GrpcurlAs(folder, mesh.socket)
+def meshed(
+    folder: Path, config: str, ready: int = 0
+) -> Iterator[tuple[MeshProcess, GrpcurlAsUser]]:
+    with serve_mesh(folder, config, min_ready=ready) as mesh:
+        yield mesh, GrpcurlAsUser(folder, mesh.socket)
 
 
-def owners(grpcurl: GrpcurlAs, service: str) -> list[Any]:
+def owners(grpcurl: GrpcurlAsUser, service: str) -> list[Any]:
     """The uids that have registered the endpoints of a service, None for the mesh's own."""
     state = json.loads(grpcurl.call(ROOT, RESOLVE, service=service))
     return [endpoint.get("owner") for endpoint in state.get("endpoints", [])]
@@ -47,10 +55,10 @@ def owners(grpcurl: GrpcurlAs, service: str) -> list[Any]:
 
 def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
     config = f'{RULE}\n[[service]]\nname = "db"\nendpoints = ["unix:/run/db.sock"]\n'
-    with meshed(folder, config + echo(), 1) as (_, grpcurl), ExitStack() as stack:
-        roots = grpcurl.streaming(ROOT, REGISTER, service="roots", address="unix:/run/r")
+    with meshed(folder, config + echo_plugin_table(), 1) as (_, grpcurl), ExitStack() as stack:
+        roots = grpcurl.open_stream(ROOT, REGISTER, service="roots", address="unix:/run/r")
         stack.enter_context(roots)
-        mine = grpcurl.streaming(OTHER, REGISTER, service="others", address="unix:/run/o")
+        mine = grpcurl.open_stream(OTHER, REGISTER, service="others", address="unix:/run/o")
         stack.enter_context(mine)
         for service, reason in (
             ("plugin.echo", "a plugin or the config has that name"),
@@ -68,19 +76,19 @@ def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
         found = grpcurl.call(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1000)
         assert "may only register with weight 1" in found
         stack.enter_context(
-            grpcurl.streaming(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1)
+            grpcurl.open_stream(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1)
         )
         assert owners(grpcurl, "mine") == [NOBODY]
 
 
 def test_the_rule_can_list_what_registrars_serve_beside_others(folder: Path) -> None:
-    config = f'{RULE}services = ["plugin.echo", "shared-*"]\n\n{echo()}'
+    config = f'{RULE}services = ["plugin.echo", "shared-*"]\n\n{echo_plugin_table()}'
     with meshed(folder, config, 1) as (_, grpcurl), ExitStack() as stack:
         for uid in (NOBODY, OTHER):
             for service in ("plugin.echo", "shared-1"):
                 address = f"unix:/run/{service}-{uid}"
                 stack.enter_context(
-                    grpcurl.streaming(uid, REGISTER, service=service, address=address)
+                    grpcurl.open_stream(uid, REGISTER, service=service, address=address)
                 )
         assert owners(grpcurl, "plugin.echo") == [ROOT, NOBODY, OTHER]
         # Nobody ends another's registration; one's own is replaced.
@@ -89,25 +97,25 @@ def test_the_rule_can_list_what_registrars_serve_beside_others(folder: Path) -> 
         assert "Code: PermissionDenied" in found
         assert "which another user has registered" in found
         assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
-        with grpcurl.streaming(OTHER, REGISTER, service="shared-1", address=address):
+        with grpcurl.open_stream(OTHER, REGISTER, service="shared-1", address=address):
             assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
 
 
 def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: Path) -> None:
     with meshed(folder, RULE) as (mesh, grpcurl):
-        one = grpcurl.streaming(NOBODY, REGISTER, service="plugin.echo", address="unix:/run/1")
-        two = grpcurl.streaming(NOBODY, REGISTER, service="two", address="unix:/run/2")
+        one = grpcurl.open_stream(NOBODY, REGISTER, service="plugin.echo", address="unix:/run/1")
+        two = grpcurl.open_stream(NOBODY, REGISTER, service="two", address="unix:/run/2")
         with one as first, two as second:
             assert owners(grpcurl, "plugin.echo") == [NOBODY]
-            (folder / "mesh.toml").write_text(RULE + echo())
-            assert mesh.run("reload").returncode == 0
+            (folder / "mesh.toml").write_text(RULE + echo_plugin_table())
+            assert mesh.run_command("reload").returncode == 0
             _, errors = first.communicate(timeout=60)
             assert "Code: PermissionDenied" in errors
-            until(lambda: owners(grpcurl, "plugin.echo") == [ROOT])
-            with grpcurl.streaming(ROOT, REGISTER, service="two", address="unix:/run/3"):
+            wait_until(lambda: owners(grpcurl, "plugin.echo") == [ROOT])
+            with grpcurl.open_stream(ROOT, REGISTER, service="two", address="unix:/run/3"):
                 _, errors = second.communicate(timeout=60)
                 assert "uid 65534 no longer serves two: another user serves it" in errors
-                until(lambda: owners(grpcurl, "two") == [None])
+                wait_until(lambda: owners(grpcurl, "two") == [None])
 
 
 # -- bounds ------------------------------------------------------------------------------------
@@ -115,7 +123,7 @@ def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: P
 
 async def test_commands_work_when_a_program_of_the_same_user_has_all_calls(folder: Path) -> None:
     limits = "[mesh.limits]\nmax_calls_per_user = 6\n"
-    with served(folder, limits + echo(), ready=1) as mesh:
+    with serve_mesh(folder, limits + echo_plugin_table(), min_ready=1) as mesh:
         async with connect_to_mesh(mesh.socket) as channel, AsyncExitStack() as stack:
             stack.enter_context(trio.fail_after(60))
             stub = DynamicStub(channel, CONTROL)
@@ -127,7 +135,7 @@ async def test_commands_work_when_a_program_of_the_same_user_has_all_calls(folde
             with pytest.raises(purerpc.ResourceExhaustedError, match="max_calls_per_user"):
                 await stub.ListInstances(control.ListInstancesRequest())
             assert [row["state"] for row in await trio.to_thread.run_sync(mesh.ps)] == ["ready"]
-            stopped = await trio.to_thread.run_sync(mesh.run, "stop", "echo")
+            stopped = await trio.to_thread.run_sync(mesh.run_command, "stop", "echo")
             assert stopped.returncode == 0, stopped.stderr
 
 
@@ -139,7 +147,7 @@ def test_what_one_user_holds_is_bounded(folder: Path) -> None:
 
         def register(uid: int, number: int, service: str) -> None:
             address = f"unix:/run/{uid}-{number}"
-            call = grpcurl.streaming(uid, REGISTER, service=service, address=address)
+            call = grpcurl.open_stream(uid, REGISTER, service=service, address=address)
             stack.enter_context(call)
 
         for number in range(3):
@@ -151,16 +159,16 @@ def test_what_one_user_holds_is_bounded(folder: Path) -> None:
             register(OTHER, 1, "shared")
         # Watches count over all connections, together with the registrations.
         for _ in range(3):
-            stack.enter_context(grpcurl.streaming(NOBODY, WATCH, service="shared"))
+            stack.enter_context(grpcurl.open_stream(NOBODY, WATCH, service="shared"))
         text = grpcurl.call(NOBODY, WATCH, service="shared")
         assert "Code: ResourceExhausted" in text
         assert "uid 65534 has 6 calls open to meshtrio.v1.Registry" in text
         assert "max_calls_per_user" in text
         assert '"shared"' in grpcurl.call(OTHER, RESOLVE, service="shared")
         # The operator's commands are not affected.
-        assert mesh.run("services").returncode == 0
+        assert mesh.run_command("services").returncode == 0
         stack.close()
-        until(lambda: '"shared"' in grpcurl.call(NOBODY, RESOLVE, service="shared"))
+        wait_until(lambda: '"shared"' in grpcurl.call(NOBODY, RESOLVE, service="shared"))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ def test_what_one_user_holds_is_bounded(folder: Path) -> None:
     ],
 )
 def test_names_and_addresses_have_lengths(
-    values: dict[str, Any], reason: str, bare: GrpcurlAs
+    values: dict[str, Any], reason: str, bare: GrpcurlAsUser
 ) -> None:
     values = {"service": "thing", "address": "unix:/a", **values}
     found = bare.call(ROOT, REGISTER, **values)
@@ -186,8 +194,8 @@ def test_names_and_addresses_have_lengths(
 
 
 @pytest.fixture(scope="module")
-def bare() -> Iterator[GrpcurlAs]:
-    with shared_folder() as folder, meshed(folder, "") as (_, grpcurl):
+def bare() -> Iterator[GrpcurlAsUser]:
+    with make_shared_directory() as folder, meshed(folder, "") as (_, grpcurl):
         yield grpcurl
 
 
@@ -197,9 +205,9 @@ def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> No
     program += "; err.write(b'the end\\n'); err.flush(); sys.exit(1)"
     backoff = {"initial": 0.01, "maximum": 0.01}
     often = {"backoff": backoff, "max_restarts": 20, "restart_period": 600}
-    config = plugin("loud", "-c", program, output={"log_level": "error"}, **often)
+    config = plugin_table("loud", "-c", program, output={"log_level": "error"}, **often)
     with meshed(folder, config) as (mesh, grpcurl):
-        mesh.wait_for("gives up")
+        mesh.wait_for_log("gives up")
         text = grpcurl.call(ROOT, RESOLVE, service="plugin.loud")
         departures = json.loads(text)["departures"]
         assert len(departures) == 16
@@ -227,11 +235,11 @@ def test_a_user_with_control_reloads_only_the_meshs_own_file(folder: Path) -> No
         # Nor does it tell what files there are: all answers are the same, but for the pid.
         assert len({answer.split("(pid")[0] for answer in answers}) == 1
         assert all("Code: PermissionDenied" in answer for answer in answers)
-        (folder / "mesh.toml").write_text(config + echo())
+        (folder / "mesh.toml").write_text(config + echo_plugin_table())
         for path in ("", str(folder / "mesh.toml")):
             found = grpcurl.call(NOBODY, "Control/Reload", path=path)
             assert "Code:" not in found
         assert [each["name"] for each in mesh.ps()] == ["echo"]
         assert not marker.exists()
         grpcurl.call(ROOT, "Control/Reload", path=str(evil))
-        until(marker.exists)
+        wait_until(marker.exists)

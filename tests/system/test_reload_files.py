@@ -15,9 +15,9 @@ from echo.v1.echo_pb2 import EchoRequest
 from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import control
-from meshtrio.supervise import events
-from tests.meshes import running
-from tests.programs import echo
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import echo_plugin_table
 
 
 def _fifo(folder: Path) -> str:
@@ -47,8 +47,8 @@ ODD: dict[str, tuple[Callable[[Path], str], str]] = {
 async def test_reloading_what_is_no_config(short_dir: Path, kind: str) -> None:
     make, reason = ODD[kind]
     path = make(short_dir)
-    async with running(echo(), short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(echo_plugin_table(), short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         async with (
             mesh.connect_to_mesh(watched.mesh.socket) as channel,
             watched.mesh.connect("plugin.echo") as calls,

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.client.dial import dial
-from meshtrio.client.unix import WrongServerError
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import PLUGINS, echo, plugin
+from meshtrio.supervisor import events
+from meshtrio.transport.dial import dial
+from meshtrio.transport.unix_connect import WrongServerError
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, plugin_table
 
 NOBODY = 65534
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -75,14 +75,18 @@ def said_to(listener: socket.socket) -> bytes:
                 heard += sock.recv(65536)
 
 
-async def refused(watched: Watched) -> str:
+async def refused(watched: RecordedMesh) -> str:
     """Why what answers at the plugin's address is refused while the plugin is not ready."""
     with trio.fail_after(120):
         while True:
-            life = watched.mesh._tree.children[0].life
-            if life is not None and life._server is not None and life._server._refused[1]:
-                assert not watched.find(events.Ready)
-                return life._server._refused[1]
+            life = watched.mesh._supervisor.instances[0].active_run
+            if (
+                life is not None
+                and life._server_verifier is not None
+                and life._server_verifier._last_rejection[1]
+            ):
+                assert not watched.find_events(events.Ready)
+                return life._server_verifier._last_rejection[1]
             await trio.sleep(0.01)
 
 
@@ -97,19 +101,19 @@ async def test_a_link_to_roots_service_is_not_followed(short_dir: Path) -> None:
     program = script(short_dir, "linking.py", linking)
     with roots_service(short_dir) as (path, listener):
         config = contained(program, str(path), ready_timeout=2)
-        async with running(config, short_dir) as watched:
+        async with run_mesh(config, short_dir) as watched:
             await watched.wait_until(
                 lambda: [
                     observed
-                    for observed in watched.find(events.Exited)
+                    for observed in watched.find_events(events.Exited)
                     if "is a symbolic link, which is not followed" in str(observed.event)
                 ]
             )
-            assert not watched.find(events.Ready)
+            assert not watched.find_events(events.Ready)
         assert said_to(listener) == b""
         # What it has left does not keep the next mesh from starting.
-        async with running(echo(), short_dir) as watched:
-            await watched.wait(events.Ready)
+        async with run_mesh(echo_plugin_table(), short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
 
 
 @as_root
@@ -135,9 +139,9 @@ async def test_links_that_are_swapped_for_sockets_lead_nowhere(short_dir: Path) 
     program = script(short_dir, "swapping.py", swapping)
     with roots_service(short_dir) as (path, listener):
         config = contained(program, str(path), ready_timeout=2)
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Exited, count=3)
-            assert not watched.find(events.Ready)
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Exited, count=3)
+            assert not watched.find_events(events.Ready)
         assert said_to(listener) == b""
 
 
@@ -173,20 +177,20 @@ async def test_a_plugin_that_is_ready_and_then_links_to_roots_service_has_no_cal
     short_dir.chmod(0o755)
     program = script(short_dir, "serving.py", SERVING)
     with roots_service(short_dir) as (path, listener):
-        async with running(contained(program, str(path)), short_dir) as watched:
-            ready = (await watched.wait(events.Ready)).event
+        async with run_mesh(contained(program, str(path)), short_dir) as watched:
+            ready = (await watched.wait_for_event(events.Ready)).event
             assert isinstance(ready, events.Ready)
             endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
-            assert endpoint.owner == NOBODY
+            assert endpoint.server_uid == NOBODY
             os.kill(ready.pid, signal.SIGUSR1)
             await watched.wait_for_line("linked")
             with pytest.raises(WrongServerError, match="symbolic link"):
-                await dial(endpoint.address, None, endpoint.owners)
-            unready = (await watched.wait(events.Unready)).event
+                await dial(endpoint.address, None, endpoint.allowed_server_uids)
+            unready = (await watched.wait_for_event(events.Unready)).event
             assert isinstance(unready, events.Unready)
             assert "is a symbolic link" in unready.reason
             # Started again, what it has left is out of its way.
-            await watched.wait(events.Ready, count=2)
+            await watched.wait_for_event(events.Ready, count=2)
         assert said_to(listener) == b""
 
 
@@ -207,8 +211,8 @@ async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: P
     """
     thief = script(short_dir, "taking.py", taking)
     table = contained(thief).replace('name = "p"', 'name = "q"\nafter = ["p"]')
-    async with running(contained(program, "x") + table, short_dir) as watched:
-        unready = (await watched.wait(events.Unready, plugin="p")).event
+    async with run_mesh(contained(program, "x") + table, short_dir) as watched:
+        unready = (await watched.wait_for_event(events.Unready, plugin="p")).event
         assert isinstance(unready, events.Unready)
         assert "which is not one of its processes" in unready.reason
 
@@ -241,20 +245,20 @@ def serving(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_a_server_that_takes_a_plugins_socket_gets_no_calls(short_dir: Path) -> None:
-    async with running(echo(), short_dir) as watched:
-        first = (await watched.wait(events.Ready)).event
+    async with run_mesh(echo_plugin_table(), short_dir) as watched:
+        first = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(first, events.Ready)
         path = watched.mesh.instances()[0].socket
         with serving(path) as other:
-            unready = (await watched.wait(events.Unready)).event
+            unready = (await watched.wait_for_event(events.Unready)).event
             assert isinstance(unready, events.Unready)
             assert f"is served by pid {other.pid} (" in unready.reason
             assert "not one of its processes" in unready.reason
             service = watched.mesh._registry.resolve("plugin.echo")
             assert service.endpoints == ()
-            assert "not one of its processes" in service.departures[-1].reason
+            assert "not one of its processes" in service.exit_infos[-1].reason
             # It is started again, and has its socket back.
-            await watched.wait(events.Ready, count=2)
+            await watched.wait_for_event(events.Ready, count=2)
             assert watched.mesh.instances()[0].socket == path
             assert other.poll() is None
 
@@ -272,7 +276,7 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
             # As a daemon has it. What replaces the mark in its environment does not matter.
             child = subprocess.Popen(
                 [sys.executable, "-c", serve], start_new_session=True,
-                env={**os.environ, "MESH_LIFE": "x", "PLUGIN_SOCKET": path + ".new"},
+                env={**os.environ, "MESH_LAUNCH_ID": "x", "PLUGIN_SOCKET": path + ".new"},
             )
             while not os.path.exists(path + ".new"):
                 time.sleep(0.01)
@@ -285,25 +289,27 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
             before = child
     """
     path = script(short_dir, "binding.py", program)
-    config = plugin("p", str(path), cwd=short_dir, ready_timeout=60.0)
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
+    config = plugin_table("p", str(path), cwd=short_dir, ready_timeout=60.0)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
-        assert endpoint.owner == os.geteuid()
+        assert endpoint.server_uid == os.geteuid()
         os.kill(endpoint.pid, signal.SIGUSR1)
         lines = await watched.wait_until(
-            lambda: [o for o in watched.find(events.LineWritten) if "served by" in str(o.event)][1:]
+            lambda: [
+                o for o in watched.find_events(events.LineWritten) if "served by" in str(o.event)
+            ][1:]
         )
         assert isinstance(lines.event, events.LineWritten)
         second = int(lines.event.line.split()[-1])
-        life = watched.mesh._tree.children[0].life
+        life = watched.mesh._supervisor.instances[0].active_run
         assert life is not None
-        assert life._server is not None
+        assert life._server_verifier is not None
         with trio.fail_after(60):
-            while life._server._verified != second:  # noqa: ASYNC110 - nothing reports it
+            while life._server_verifier._verified != second:  # noqa: ASYNC110 - nothing reports it
                 await trio.sleep(0.01)
-        assert not watched.find(events.Unready)
-        assert not watched.find(events.Exited)
+        assert not watched.find_events(events.Unready)
+        assert not watched.find_events(events.Exited)
 
 
 # -- on TCP ------------------------------------------------------------------------------------
@@ -317,16 +323,16 @@ def port() -> int:
 
 
 async def test_a_port_that_answers_already_is_not_waited_for(short_dir: Path, port: int) -> None:
-    config = echo(listen=f"tcp://127.0.0.1:{port}", backoff={"initial": 0.01})
+    config = echo_plugin_table(listen=f"tcp://127.0.0.1:{port}", backoff={"initial": 0.01})
     with socket.create_server(("127.0.0.1", port)) as other:
-        async with running(config, short_dir) as watched:
-            event = (await watched.wait(events.NotStarted, count=2)).event
+        async with run_mesh(config, short_dir) as watched:
+            event = (await watched.wait_for_event(events.NotStarted, count=2)).event
             assert isinstance(event, events.NotStarted)
             reason = f"another program answers at tcp:127.0.0.1:{port} already"
-            assert reason in event.ended.reason
-            assert not watched.find(events.Starting)
+            assert reason in event.exit.reason
+            assert not watched.find_events(events.Starting)
             other.close()
-            await watched.wait(events.Ready)
+            await watched.wait_for_event(events.Ready)
 
 
 SHARING = """
@@ -352,7 +358,7 @@ trio.run(main)
 
 def sharing(port: int) -> str:
     """A program that serves on a port which others may serve on, too."""
-    return SHARING.format(plugins=str(PLUGINS), address=f"127.0.0.1:{port}")
+    return SHARING.format(plugins=str(PLUGINS_DIRECTORY), address=f"127.0.0.1:{port}")
 
 
 @contextmanager
@@ -372,7 +378,7 @@ async def test_a_plugin_whose_port_another_answers_on_is_not_ready(
     short_dir: Path, port: int
 ) -> None:
     """The plugin itself never listens, and another program does once it has started."""
-    config = plugin(
+    config = plugin_table(
         "p",
         "-c",
         "print('up', flush=True); import time; time.sleep(3600)",
@@ -380,18 +386,18 @@ async def test_a_plugin_whose_port_another_answers_on_is_not_ready(
         ready_timeout=200.0,
         restart="never",
     )
-    async with running(config, short_dir) as watched:
+    async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_line("up")
         with another(sharing(port)):
             reason = await refused(watched)
         assert f"another program (uid {os.geteuid()}) listens on its port" in reason
-        assert not watched.find(events.Ready)
+        assert not watched.find_events(events.Ready)
 
 
 async def test_a_program_that_shares_a_plugins_port_is_noticed(short_dir: Path, port: int) -> None:
     """SO_REUSEPORT: the kernel would give it half of the connections."""
     path = script(short_dir, "sharing.py", sharing(port))
-    config = plugin(
+    config = plugin_table(
         "p",
         str(path),
         cwd=short_dir,
@@ -400,10 +406,10 @@ async def test_a_program_that_shares_a_plugins_port_is_noticed(short_dir: Path, 
         ready_timeout=60.0,
         liveness={"interval": 0.2, "timeout": 60.0},
     )
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         with another(sharing(port)):
-            unready = (await watched.wait(events.Unready)).event
+            unready = (await watched.wait_for_event(events.Unready)).event
         assert isinstance(unready, events.Unready)
         assert "another program" in unready.reason
         assert watched.mesh._registry.resolve("plugin.p").endpoints == ()
@@ -419,12 +425,12 @@ async def test_a_port_that_a_child_in_another_session_listens_on_is_the_plugins(
         time.sleep(3600)
     """
     path = script(short_dir, "starting.py", program)
-    config = plugin(
+    config = plugin_table(
         "p", str(path), cwd=short_dir, listen=f"tcp://127.0.0.1:{port}", ready_timeout=60.0
     )
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
-        assert not watched.find(events.Exited)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
+        assert not watched.find_events(events.Exited)
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -433,7 +439,7 @@ async def test_a_server_that_another_program_starts_is_accepted_if_the_config_sa
 ) -> None:
     """As `docker run` does it."""
     waiting = "import os, time; print('at', os.environ['PLUGIN_SOCKET'], flush=True);"
-    config = plugin(
+    config = plugin_table(
         "p",
         "-c",
         waiting + "time.sleep(3600)",
@@ -441,10 +447,10 @@ async def test_a_server_that_another_program_starts_is_accepted_if_the_config_sa
         ready_timeout=200.0,
         verify_server=verify,
     )
-    async with running(config, short_dir) as watched:
+    async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_line("at /")
         with serving(watched.mesh.instances()[0].socket) as other:
             if verify:
                 assert f"is served by pid {other.pid} (" in await refused(watched)
             else:
-                await watched.wait(events.Ready)
+                await watched.wait_for_event(events.Ready)

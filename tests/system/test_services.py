@@ -12,13 +12,13 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
-from meshtrio.config import ServiceTable
+from meshtrio.config import StaticServiceConfig
 from meshtrio.errors import UsageError
-from meshtrio.policies.service_config import Balancing
+from meshtrio.grpc.service_config import LoadBalancingPolicy
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import named, serving
-from tests.meshes import running
-from tests.programs import echo
+from tests.client.test_channel import serve_on_socket, servicer_named
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import echo_plugin_table
 
 ROUND_ROBIN = {"loadBalancingConfig": [{"round_robin": {}}]}
 
@@ -31,7 +31,10 @@ async def answers(service: str, socket: Path) -> str:
 
 
 async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
-    async with running("", short_dir) as watched, serving(short_dir / "other", Server(named("o"))):
+    async with (
+        run_mesh("", short_dir) as watched,
+        serve_on_socket(short_dir / "other", Server(servicer_named("o"))),
+    ):
         m = watched.mesh
         with m.register("thing", f"unix:{short_dir}/other"):
             assert await answers("thing", m.socket) == "o"
@@ -44,17 +47,19 @@ async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
             with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="taken out"):
                 await stub.Echo(EchoRequest())
             with trio.move_on_after(0.05) as scope:
-                await stub.Echo(EchoRequest(), wait=True)
+                await stub.Echo(EchoRequest(), wait_for_ready=True)
             assert scope.cancelled_caught
         with pytest.raises(UsageError, match="neither unix"), m.register("thing", "nowhere"):
             pass
 
 
 async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> None:
-    table = ServiceTable("plugin.echo", [f"unix:{short_dir}/other"], config=ROUND_ROBIN, local=True)
+    table = StaticServiceConfig(
+        "plugin.echo", [f"unix:{short_dir}/other"], config=ROUND_ROBIN, local=True
+    )
     async with (
-        serving(short_dir / "other", Server(named("o"))),
-        running(echo(), short_dir) as watched,
+        serve_on_socket(short_dir / "other", Server(servicer_named("o"))),
+        run_mesh(echo_plugin_table(), short_dir) as watched,
     ):
         m = watched.mesh
         async with mesh.connect("plugin.echo", mesh_socket=m.socket) as channel:
@@ -65,14 +70,18 @@ async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> N
                 found = set()
                 while found != {"hi", "o"}:
                     found.add((await stub.Echo(EchoRequest(message="hi"))).message)
-                assert channel.config.balancing.policy is Balancing.ROUND_ROBIN
+                assert (
+                    channel.service_config.load_balancing.policy is LoadBalancingPolicy.ROUND_ROBIN
+                )
                 await m.reload(attrs.evolve(m.config, services=[]))
-                while channel.config.balancing.policy is Balancing.ROUND_ROBIN:
+                while (
+                    channel.service_config.load_balancing.policy is LoadBalancingPolicy.ROUND_ROBIN
+                ):
                     await trio.lowlevel.checkpoint()
                 assert {
                     (await stub.Echo(EchoRequest(message="hi"))).message for _ in range(10)
                 } == {"hi"}
-                await m.reload(attrs.evolve(m.config, services=[ServiceTable("other")]))
+                await m.reload(attrs.evolve(m.config, services=[StaticServiceConfig("other")]))
                 async with m.connect("other"):
                     pass
                 await m.reload(attrs.evolve(m.config, services=[]))
@@ -81,4 +90,4 @@ async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> N
                         pass
         # What a caller brings goes before the mesh's.
         async with m.connect("plugin.echo", config=ROUND_ROBIN) as channel:
-            assert channel.config.balancing.policy is Balancing.ROUND_ROBIN
+            assert channel.config.balancing.policy is LoadBalancingPolicy.ROUND_ROBIN

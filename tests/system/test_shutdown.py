@@ -11,66 +11,74 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ROOT, echo, plugin, served, until
-from tests.survivors import wardens
+from tests.support.mesh_processes import (
+    ROOT,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.process_tracking import warden_pids
 
-MIXED = echo(instances=2) + plugin("stubborn", "faulty.py", "ignore-sigterm", stop_timeout=0.5)
+MIXED = echo_plugin_table(instances=2) + plugin_table(
+    "stubborn", "startup_faults.py", "ignore-sigterm", stop_timeout=0.5
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_within_the_largest_stop_timeout(
     number: int, short_dir: Path
 ) -> None:
-    with served(short_dir, MIXED, ready=2) as mesh:
-        mesh.wait_for("stubborn/0 | ignoring")
+    with serve_mesh(short_dir, MIXED, min_ready=2) as mesh:
+        mesh.wait_for_log("stubborn/0 | ignoring")
         began = time.monotonic()
         assert mesh.stop(number) == 0
         assert time.monotonic() - began < 5.0  # echo's default
-        assert mesh.pids() == []
-        assert list(mesh.folder.glob("*.sock")) == []
+        assert mesh.plugin_pids() == []
+        assert list(mesh.runtime_dir.glob("*.sock")) == []
         assert "2 processes stopped by themselves, 1 were killed (stubborn/0)" in mesh.log
 
 
 def test_killing_the_supervisor_leaves_no_plugin_nor_a_child_of_one(short_dir: Path) -> None:
-    config = echo() + plugin("parent", "faulty.py", "with-child")
-    with served(short_dir, config, ready=1) as mesh:
-        mesh.wait_for("children started")
-        assert len(mesh.pids()) == 4
+    config = echo_plugin_table() + plugin_table("parent", "startup_faults.py", "with-child")
+    with serve_mesh(short_dir, config, min_ready=1) as mesh:
+        mesh.wait_for_log("children started")
+        assert len(mesh.plugin_pids()) == 4
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())
 
 
 def test_a_killed_supervisors_folder_can_be_used_again(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         mesh.process.kill()
         mesh.process.wait()
-        assert list(mesh.folder.glob("*.sock")) != []
-    with served(short_dir, echo(), ready=1) as mesh:
+        assert list(mesh.runtime_dir.glob("*.sock")) != []
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         assert mesh.stop() == 0
 
 
 def test_a_killed_warden_is_replaced_and_its_successor_knows_the_plugins(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
-        for killed in wardens(mesh.process.pid):
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        for killed in warden_pids(mesh.process.pid):
             os.kill(killed, signal.SIGKILL)
-        mesh.wait_for("starting another")
-        until(lambda: wardens(mesh.process.pid) not in ([], [killed]))
+        mesh.wait_for_log("starting another")
+        wait_until(lambda: warden_pids(mesh.process.pid) not in ([], [killed]))
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not mesh.pids())
+        wait_until(lambda: not mesh.plugin_pids())
 
 
 def test_the_warden_goes_with_its_mesh(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as mesh:
-        found = wardens(mesh.process.pid)
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
+        found = warden_pids(mesh.process.pid)
         assert len(found) == 1
         assert mesh.stop() == 0
         assert not Path(f"/proc/{found[0]}").exists()
 
 
 def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:
-    with served(short_dir, plugin("chain", "chain.py"), ready=1) as mesh:
+    with serve_mesh(short_dir, plugin_table("chain", "echo_chain.py"), min_ready=1) as mesh:
         method = "echo.v1.EchoService/Slow"
         arguments = ["call", "plugin.chain", method, '{"message": "late", "seconds": 1}']
         call = subprocess.Popen(
@@ -79,7 +87,7 @@ def test_running_calls_finish_within_the_grace(short_dir: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        mesh.wait_for("slow begins")
+        mesh.wait_for_log("slow begins")
         assert mesh.stop() == 0
         output, _ = call.communicate(timeout=60)
         assert '"late"' in output
@@ -101,12 +109,12 @@ def test_the_embedding_example_stops_clean(number: int, short_dir: Path) -> None
 
 
 def test_who_presses_ctrl_c_again_learns_what_is_waited_for(short_dir: Path) -> None:
-    stubborn = plugin("stubborn", "faulty.py", "ignore-sigterm", stop_timeout=2)
-    with served(short_dir, stubborn, ready=0) as mesh:
-        mesh.wait_for("stubborn/0 | ignoring")
+    stubborn = plugin_table("stubborn", "startup_faults.py", "ignore-sigterm", stop_timeout=2)
+    with serve_mesh(short_dir, stubborn, min_ready=0) as mesh:
+        mesh.wait_for_log("stubborn/0 | ignoring")
         for said in ("SIGINT: stopping", "SIGINT: still stopping; plugins have their stop_timeout"):
             mesh.process.send_signal(signal.SIGINT)
-            mesh.wait_for(said)
+            mesh.wait_for_log(said)
         mesh.process.send_signal(signal.SIGINT)
         assert mesh.process.wait(20) == 0
         assert "1 were killed (stubborn/0)" in mesh.log

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import ECHO, plugin
+from meshtrio.supervisor import events
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, plugin_table
 
 NEVER_ENDS = """
 import sys
@@ -38,25 +38,27 @@ time.sleep(1000)
 """
 
 
-async def stopped(watched: Watched) -> events.Stopped:
+async def stopped(watched: RecordedMesh) -> events.Stopped:
     with trio.fail_after(30):
         await watched.mesh.stop("slow")
-    event = watched.find(events.Stopped)[-1].event
+    event = watched.find_events(events.Stopped)[-1].event
     assert isinstance(event, events.Stopped)
     return event
 
 
-def lines(watched: Watched) -> str:
-    return "\n".join(seen.event.line for seen in watched.find(events.LineWritten))  # type: ignore[attr-defined]
+def lines(watched: RecordedMesh) -> str:
+    return "\n".join(seen.event.line for seen in watched.find_events(events.LineWritten))  # type: ignore[attr-defined]
 
 
 async def test_the_tasks_that_go_on_beside_a_plugin_are_in_the_log(short_dir: Path) -> None:
-    program = NEVER_ENDS.format(echo=str(ECHO))
-    async with running(plugin("slow", "-c", program, stop_timeout=0.5), short_dir) as watched:
-        await watched.wait(events.Ready)
+    program = NEVER_ENDS.format(echo=str(ECHO_PLUGIN_DIRECTORY))
+    async with run_mesh(
+        plugin_table("slow", "-c", program, stop_timeout=0.5), short_dir
+    ) as watched:
+        await watched.wait_for_event(events.Ready)
         event = await stopped(watched)
-    assert event.forced
-    assert event.ended.signal == signal.SIGKILL
+    assert event.was_killed
+    assert event.exit.signal == signal.SIGKILL
     assert "trio's tasks:" in lines(watched)
     assert "in work_for_ever" in lines(watched)
 
@@ -74,11 +76,13 @@ async def test_a_foreign_plugin_is_asked_only_if_it_handles_that(
 ) -> None:
     """One that does not would leave a core file, and be killed by SIGQUIT."""
     program = FOREIGN.format(more=more)
-    async with running(plugin("slow", "-c", program, stop_timeout=0.2), short_dir) as watched:
+    async with run_mesh(
+        plugin_table("slow", "-c", program, stop_timeout=0.2), short_dir
+    ) as watched:
         await watched.wait_for_line("deaf")
         event = await stopped(watched)
-    assert event.forced
-    assert event.ended.signal == signal.SIGKILL
+    assert event.was_killed
+    assert event.exit.signal == signal.SIGKILL
     assert lines(watched).removeprefix("deaf").strip() == said
 
 
@@ -92,16 +96,18 @@ subprocess.run([sys.executable, "-c", {program!r}])
 async def test_a_plugin_that_a_wrapper_has_started_is_asked_too(short_dir: Path) -> None:
     handler = "signal.signal(signal.SIGQUIT, lambda *_: print('stacks', flush=True))"
     program = WRAPPER.format(program=FOREIGN.format(more=handler))
-    async with running(plugin("slow", "-c", program, stop_timeout=0.2), short_dir) as watched:
+    async with run_mesh(
+        plugin_table("slow", "-c", program, stop_timeout=0.2), short_dir
+    ) as watched:
         await watched.wait_for_line("deaf")
         event = await stopped(watched)
-    assert event.ended.signal == signal.SIGKILL
+    assert event.exit.signal == signal.SIGKILL
     assert "stacks" in lines(watched)
 
 
 async def test_what_is_given_no_time_is_asked_nothing(short_dir: Path) -> None:
     program = FOREIGN.format(more="signal.signal(signal.SIGQUIT, lambda *_: print('stacks'))")
-    async with running(plugin("slow", "-c", program, stop_timeout=0), short_dir) as watched:
+    async with run_mesh(plugin_table("slow", "-c", program, stop_timeout=0), short_dir) as watched:
         await watched.wait_for_line("deaf")
         await stopped(watched)
     assert lines(watched) == "deaf"

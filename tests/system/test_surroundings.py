@@ -17,35 +17,41 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
-from meshtrio.supervise import events
-from meshtrio.supervise.decisions.state import State
-from tests.meshes import running
-from tests.programs import Served, echo, plugin, served, until
+from meshtrio.supervisor import events
+from meshtrio.supervisor.policy.state import InstanceState
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
 
-QUICK = {"interval": 0.1, "timeout": 0.3, "threshold": 2}
+QUICK = {"interval": 0.1, "timeout": 0.3, "failure_threshold": 2}
 MINIMAL = ["-I", "-S", "minimal.py"]
 AT_ONCE = {"initial": 0.05, "maximum": 0.2}
 
 
-def restarts(found: Served) -> dict[str, int]:
+def restarts(found: MeshProcess) -> dict[str, int]:
     return {row["name"]: row["restarts"] for row in found.ps()}
 
 
 def test_no_descriptors_left_costs_no_plugin_its_life(short_dir: Path) -> None:
-    config = plugin("steady", *MINIMAL, liveness=QUICK, backoff=AT_ONCE)
-    config += plugin("killed", *MINIMAL, liveness=QUICK, backoff=AT_ONCE)
-    with served(short_dir, config, ready=2) as found:
+    config = plugin_table("steady", *MINIMAL, liveness=QUICK, backoff=AT_ONCE)
+    config += plugin_table("killed", *MINIMAL, liveness=QUICK, backoff=AT_ONCE)
+    with serve_mesh(short_dir, config, min_ready=2) as found:
         pids = {row["name"]: row["pid"] for row in found.ps()}
         mesh_pid = found.process.pid
         _, hard = resource.prlimit(mesh_pid, resource.RLIMIT_NOFILE)
         # Numbers below three stay taken, so that none comes free whatever is closed meanwhile.
         resource.prlimit(mesh_pid, resource.RLIMIT_NOFILE, (3, hard))
         os.kill(pids["killed"], signal.SIGKILL)
-        found.wait_for("could not be started: Too many open files")
+        found.wait_for_log("could not be started: Too many open files")
         # Health checks are due ten times a second, and none can be asked.
         time.sleep(1.0)
         resource.prlimit(mesh_pid, resource.RLIMIT_NOFILE, (hard, hard))
-        until(lambda: found.log.count("ready after") == 3)
+        wait_until(lambda: found.log.count("ready after") == 3)
         after = {row["name"]: row for row in found.ps()}
         assert after["steady"]["pid"] == pids["steady"]
         assert after["steady"]["restarts"] == 0
@@ -53,27 +59,27 @@ def test_no_descriptors_left_costs_no_plugin_its_life(short_dir: Path) -> None:
 
 
 async def test_a_removed_runtime_dir_is_made_again_and_no_call_is_lost(short_dir: Path) -> None:
-    config = echo(stop_timeout=2.0)
-    async with running(config, short_dir) as watched, watched.mesh.connect("plugin.echo") as c:
+    config = echo_plugin_table(stop_timeout=2.0)
+    async with run_mesh(config, short_dir) as watched, watched.mesh.connect("plugin.echo") as c:
         stub = c.stub(EchoServiceStub)
         first = await stub.Echo(EchoRequest(message="before"))
         shutil.rmtree(short_dir / "run")
         with trio.fail_after(20):
             while (await stub.Echo(EchoRequest(message="on"))).pid == first.pid:  # noqa: ASYNC110
                 await trio.sleep(0.005)
-            (renewing,) = watched.find(events.Renewing)
+            (renewing,) = watched.find_events(events.Renewing)
             assert "somebody has removed" in str(renewing.event)
-            assert not watched.find(events.Exited)
+            assert not watched.find_events(events.Exited)
             async with mesh.connect("plugin.echo", mesh_socket=watched.mesh.socket) as other:
                 await other.stub(EchoServiceStub).Echo(EchoRequest(message="from outside"))
 
 
 def test_a_removed_mesh_socket_is_made_again(short_dir: Path) -> None:
-    with served(short_dir, plugin("p", *MINIMAL), ready=1) as found:
+    with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as found:
         pid = found.ps()[0]["pid"]
         found.socket.unlink()
-        found.wait_for("was removed; making it again")
-        until(found.socket.exists)
+        found.wait_for_log("was removed; making it again")
+        wait_until(found.socket.exists)
         assert found.ps()[0]["pid"] == pid
         assert found.stop() == 0
         assert not found.socket.exists()
@@ -91,27 +97,31 @@ CHATTER = {"lines_per_second": 1e6, "burst": 1_000_000}
 
 
 def test_a_full_disk_for_the_log_harms_nobody(short_dir: Path) -> None:
-    config = plugin("chatty", "faulty.py", "chatter", output=CHATTER) + plugin("p", *MINIMAL)
+    config = plugin_table("chatty", "startup_faults.py", "chatter", output=CHATTER) + plugin_table(
+        "p", *MINIMAL
+    )
     with open("/dev/full", "wb") as full:
         process = serve_into(short_dir, config, full.fileno())
-    found = Served(process, short_dir / "run", short_dir / "no-log")
-    until(found.socket.exists)
-    until(lambda: found.ps()[1]["state"] == "ready")
+    found = MeshProcess(process, short_dir / "run", short_dir / "no-log")
+    wait_until(found.socket.exists)
+    wait_until(lambda: found.ps()[1]["state"] == "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
 
 def test_a_log_that_nobody_reads_holds_nobody_up(short_dir: Path) -> None:
-    config = plugin("chatty", "faulty.py", "chatter", output=CHATTER) + plugin("p", *MINIMAL)
+    config = plugin_table("chatty", "startup_faults.py", "chatter", output=CHATTER) + plugin_table(
+        "p", *MINIMAL
+    )
     reading, writing = os.pipe()
     try:
         process = serve_into(short_dir, config, writing)
-        found = Served(process, short_dir / "run", short_dir / "no-log")
-        until(found.socket.exists)
-        until(lambda: found.ps()[1]["state"] == "ready")
+        found = MeshProcess(process, short_dir / "run", short_dir / "no-log")
+        wait_until(found.socket.exists)
+        wait_until(lambda: found.ps()[1]["state"] == "ready")
         (pid,) = [row["pid"] for row in found.ps() if row["name"] == "chatty"]
         # It has written far more than any pipe holds, and sleeps.
-        until(lambda: at_rest(pid))
+        wait_until(lambda: at_rest(pid))
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:
@@ -136,22 +146,24 @@ async def test_a_jumping_clock_changes_nothing(
     """The clock of the wall goes back and forth by hours; nothing here may go by it."""
     real, jumps = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() + 36_000 * (next(jumps) % 3 - 1))
-    config = plugin("p", *MINIMAL, liveness=QUICK, max_age=3600.0, backoff=AT_ONCE)
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready)
+    config = plugin_table("p", *MINIMAL, liveness=QUICK, max_age=3600.0, backoff=AT_ONCE)
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready)
         await trio.sleep(1.5)
-        assert [status.state for status in watched.mesh.instances()] == [State.READY]
-        assert not watched.find(events.Renewing)
+        assert [status.state for status in watched.mesh.instances()] == [InstanceState.READY]
+        assert not watched.find_events(events.Renewing)
         os.kill(watched.mesh.instances()[0].pid or 0, signal.SIGKILL)
-        await watched.wait(events.Ready, count=2)
-        (restarting,) = watched.find(events.Restarting)
+        await watched.wait_for_event(events.Ready, count=2)
+        (restarting,) = watched.find_events(events.Restarting)
         assert restarting.event.delay < 1  # type: ignore[attr-defined]
 
 
 def test_a_mesh_that_was_stopped_itself_blames_no_plugin(short_dir: Path) -> None:
     """A laptop that slept, a machine that was frozen: every deadline has passed at once."""
-    liveness = {**QUICK, "threshold": 1}
-    with served(short_dir, plugin("p", *MINIMAL, liveness=liveness), ready=1) as found:
+    liveness = {**QUICK, "failure_threshold": 1}
+    with serve_mesh(
+        short_dir, plugin_table("p", *MINIMAL, liveness=liveness), min_ready=1
+    ) as found:
         for _ in range(5):
             os.kill(found.process.pid, signal.SIGSTOP)
             time.sleep(1.0)

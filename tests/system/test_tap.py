@@ -23,18 +23,23 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import tap
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
-from tests.client.test_channel import serving
-from tests.programs import Served, echo, plugin, served
-from tests.rpc.pairs import Scripted, request
-from tests.rpc.test_calls import ALL
-from tests.telemetry.test_tracing import Traced
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.mesh_processes import (
+    MeshProcess,
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+)
+from tests.telemetry.test_tracing import TracingHarness
 
 ECHO = "echo.v1.EchoService/Echo"
 SERVICE = tap.DESCRIPTOR.services_by_name["Tap"]
 
 
 @contextmanager
-def tracing(found: Served, *arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
+def tracing(found: MeshProcess, *arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
     """`meshtrio trace --json` beside a mesh; gives what it prints."""
     command = [sys.executable, "-m", "meshtrio", "trace", "--json", *arguments]
     with subprocess.Popen(
@@ -47,8 +52,8 @@ def tracing(found: Served, *arguments: str) -> Iterator[Iterator[dict[str, Any]]
             process.terminate()
 
 
-def call(found: Served, service: str, message: str) -> None:
-    found.run("call", service, ECHO, json.dumps({"message": message}))
+def call(found: MeshProcess, service: str, message: str) -> None:
+    found.run_command("call", service, ECHO, json.dumps({"message": message}))
 
 
 def calls_until(lines: Iterator[dict[str, Any]], make: Any, count: int) -> list[dict[str, Any]]:
@@ -72,7 +77,9 @@ def calls_until(lines: Iterator[dict[str, Any]], make: Any, count: int) -> list[
 
 
 def test_calls_are_told_with_all_that_matters(short_dir: Path) -> None:
-    with served(short_dir, echo() + plugin("minimal", "minimal.py"), ready=2) as found:
+    with serve_mesh(
+        short_dir, echo_plugin_table() + plugin_table("minimal", "minimal.py"), min_ready=2
+    ) as found:
         with tracing(found) as lines:
             seen = calls_until(lines, lambda: call(found, "plugin.echo", "hello"), 2)
         silent = [each for each in seen if each["silent"]]
@@ -92,8 +99,8 @@ def test_calls_are_told_with_all_that_matters(short_dir: Path) -> None:
 
 
 def test_of_a_name_only_and_only_failures(short_dir: Path) -> None:
-    config = plugin("a", "chain.py") + plugin("b", "chain.py")
-    with served(short_dir, config, ready=2) as found:
+    config = plugin_table("a", "echo_chain.py") + plugin_table("b", "echo_chain.py")
+    with serve_mesh(short_dir, config, min_ready=2) as found:
 
         def make() -> None:
             for service in ("plugin.a", "plugin.b"):
@@ -107,37 +114,43 @@ def test_of_a_name_only_and_only_failures(short_dir: Path) -> None:
 
 
 def test_a_name_that_is_not_there_is_told(short_dir: Path) -> None:
-    with served(short_dir, echo(), ready=1) as found:
-        done = found.run("trace", "nobody")
+    with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as found:
+        done = found.run_command("trace", "nobody")
         assert done.returncode == 1
         assert "nobody" in done.stderr
         assert "echo" in done.stderr
 
 
 async def test_who_reads_slowly_is_told_how_much_he_missed(short_dir: Path) -> None:
-    server, _ = standard_server(ALL)
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    server, _ = standard_server(ECHO_SERVICER)
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         stub, watcher = channel.stub(EchoServiceStub), DynamicStub(channel, SERVICE)
         async with watcher.Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
             for _ in range(3000):
-                await stub.Echo(request("hi"))
+                await stub.Echo(echo_request("hi"))
             told = missed = 0
             while told + missed < 3000:
                 calls = await watch.receive_message()
                 told, missed = told + len(calls.calls), missed + calls.missed
             assert told + missed == 3000
-        await stub.Echo(request("nobody watches"))
+        await stub.Echo(echo_request("nobody watches"))
         await trio.testing.wait_all_tasks_blocked()
-        assert server.observer is None
+        assert server.tracer is None
 
 
 async def test_what_is_told_can_be_chosen(short_dir: Path) -> None:
     async def fails(message: EchoRequest) -> Any:
         raise purerpc.AbortedError("x" * 10_000)
 
-    server, _ = standard_server(Scripted(Echo=fails))
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    server, _ = standard_server(CallbackServicer(Echo=fails))
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         watcher = DynamicStub(channel, SERVICE)
         async with (
             watcher.Watch(tap.WatchCallsRequest(method="other.")) as others,
@@ -147,7 +160,7 @@ async def test_what_is_told_can_be_chosen(short_dir: Path) -> None:
             for watch in (others, slow, failed):
                 await watch.receive_message()
             with pytest.raises(purerpc.AbortedError):
-                await channel.stub(EchoServiceStub).Echo(request("?"))
+                await channel.stub(EchoServiceStub).Echo(echo_request("?"))
             (told,) = (await failed.receive_message()).calls
             assert told.status == 10
             assert len(told.message) == 500
@@ -164,36 +177,45 @@ async def test_what_can_hardly_be_told_is_told_as_it_can_be(short_dir: Path) -> 
     # Sampled, and random by Level 2 of W3C Trace Context.
     trace = "0af7651916cd43dd8448eb211c80319c"
     metadata = [("traceparent", f"00-{trace}-b7ad6b7169203331-03")]
-    server, _ = standard_server(Scripted(Echo=fails))
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    server, _ = standard_server(CallbackServicer(Echo=fails))
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
             with pytest.raises(purerpc.NotFoundError):
-                await channel.stub(EchoServiceStub).Echo(request("?"), metadata=metadata)
+                await channel.stub(EchoServiceStub).Echo(echo_request("?"), metadata=metadata)
             (told,) = (await watch.receive_message()).calls
     assert (told.message, told.trace_id) == ("no caf\ufffd.txt", trace)
 
 
 async def test_a_trace_that_begins_with_the_call_is_told(short_dir: Path) -> None:
-    traced = Traced()
-    with traced.tracing.observing():
-        server, _ = standard_server(ALL)
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    traced = TracingHarness()
+    with traced.tracing.install():
+        server, _ = standard_server(ECHO_SERVICER)
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
-            await channel.stub(EchoServiceStub).Echo(request("?"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("?"))
             (told,) = (await watch.receive_message()).calls
-    context = traced.one("Recv.").context
+    context = traced.span_named("Recv.").context
     assert context is not None
     assert told.trace_id == f"{context.trace_id:032x}"
 
 
 async def test_a_watch_does_not_hold_up_the_end_of_its_server(short_dir: Path) -> None:
-    server, health = standard_server(ALL)
+    server, health = standard_server(ECHO_SERVICER)
     assert isinstance(server, Server)
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         async with DynamicStub(channel, SERVICE).Watch(tap.WatchCallsRequest()) as watch:
             await watch.receive_message()
-            health.stop_serving()
+            health.enter_graceful_shutdown()
             with trio.fail_after(30):
                 assert await server.drain(5) == ()

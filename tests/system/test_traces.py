@@ -22,12 +22,17 @@ from echo.v1.echo_pb2 import EchoRequest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 
 from meshtrio.errors import PluginDiedError
-from meshtrio.rpc.tls import server_context
-from meshtrio.supervise import events
-from tests.meshes import Watched, running
-from tests.programs import echo, plugin, served, until
-from tests.system.hosts import Certificates
-from tests.telemetry.collector import Collector, Got, collecting
+from meshtrio.supervisor import events
+from meshtrio.transport.tls import make_server_ssl_context
+from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.mesh_processes import (
+    echo_plugin_table,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.network_hosts import Certificates
+from tests.support.otlp_collector import OtlpCollector, ReceivedSpan, run_collector
 
 SENT, RECV = "Sent.echo.v1.EchoService.Echo", "Recv.echo.v1.EchoService.Echo"
 ATTEMPT = "Attempt.echo.v1.EchoService.Echo"
@@ -38,21 +43,21 @@ def tracing_to(where: str, sampling: float = 1.0) -> str:
     return f'[mesh.telemetry]\ntraces = "{where}"\nsampling = {sampling}\n'
 
 
-async def call(watched: Watched, service: str, message: str) -> str:
+async def call(watched: RecordedMesh, service: str, message: str) -> str:
     async with watched.mesh.connect(service) as channel:
         reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message=message))
         return str(reply.message)
 
 
 async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
-    plugins = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
+    plugins = "".join(plugin_table(name, "proxy.py") for name in ("a", "b"))
     config = tracing_to(f"unix:{short_dir / 'c'}") + plugins
-    async with collecting(short_dir / "c") as collector:
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=2)
+    async with run_collector(short_dir / "c") as collector:
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=2)
             assert await call(watched, "plugin.a", "plugin.b hi") == "hi"
-            found = await collector.wait(whole)
-    assert collector.ancestry(found) == [RECV, ATTEMPT, SENT, RECV, ATTEMPT, SENT]
+            found = await collector.wait_until(whole)
+    assert collector.names_to_root(found) == [RECV, ATTEMPT, SENT, RECV, ATTEMPT, SENT]
     # Nothing of what the plugin's channels share, such as their watch of the registry.
     trace = [got for got in collector.spans if got.span.trace_id == found.span.trace_id]
     assert not [got.name for got in trace if got.name.endswith("Watch")]
@@ -60,7 +65,7 @@ async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
     assert sorted(services) == ["meshtrio", "plugin.a", "plugin.a", "plugin.b"]
 
 
-def whole(collector: Collector) -> Got | None:
+def whole(collector: OtlpCollector) -> ReceivedSpan | None:
     """The last call of the chain, once all of it has arrived."""
     calls = [got for got in collector.spans if got.name in (SENT, ATTEMPT, RECV)]
     if len(calls) < 6:
@@ -69,18 +74,18 @@ def whole(collector: Collector) -> Got | None:
 
 
 async def test_a_call_that_a_death_has_failed_points_to_that_life(short_dir: Path) -> None:
-    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin("a", "passing_on.py", backoff=AT_ONCE)
-    async with collecting(short_dir / "c") as collector:
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready)
+    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin_table("a", "proxy.py", backoff=AT_ONCE)
+    async with run_collector(short_dir / "c") as collector:
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
             with pytest.raises(PluginDiedError):
                 await call(watched, "plugin.a", "die")
-            await watched.wait(events.Ready, count=2)
-            (life,) = await collector.wait_for("life a/0")
-            (sent,) = await collector.wait_for(SENT)
-            (attempt,) = await collector.wait_for(ATTEMPT)
-            started = await collector.wait_for("start a/0", count=2)
-        (_, second) = await collector.wait_for("life a/0", count=2)
+            await watched.wait_for_event(events.Ready, count=2)
+            (life,) = await collector.wait_for_spans("life a/0")
+            (sent,) = await collector.wait_for_spans(SENT)
+            (attempt,) = await collector.wait_for_spans(ATTEMPT)
+            started = await collector.wait_for_spans("start a/0", count=2)
+        (_, second) = await collector.wait_for_spans("life a/0", count=2)
     for span in (sent, attempt):
         assert [(link.trace_id, link.span_id) for link in span.span.links] == [
             (life.span.trace_id, life.span.span_id)
@@ -89,18 +94,18 @@ async def test_a_call_that_a_death_has_failed_points_to_that_life(short_dir: Pat
     assert life.attributes["meshtrio.exit.cause"] == "signal"
     assert life.attributes["meshtrio.exit.signal"] == 9
     assert [name for name, _ in life.events] == ["ready", "exit"]
-    assert collector.parent(started[0]) is life
+    assert collector.parent_of(started[0]) is life
     # A life that follows points to the one before, and how it was stopped is in it.
     assert second.span.links[0].span_id == life.span.span_id
     assert second.attributes["meshtrio.exit.cause"] == "stopped"
 
 
 async def test_sampling_is_by_the_parent(short_dir: Path) -> None:
-    plugins = "".join(plugin(name, "passing_on.py") for name in ("a", "b"))
+    plugins = "".join(plugin_table(name, "proxy.py") for name in ("a", "b"))
     config = tracing_to(f"unix:{short_dir / 'c'}", sampling=0.2) + plugins
-    async with collecting(short_dir / "c") as collector:
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=2)
+    async with run_collector(short_dir / "c") as collector:
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=2)
             for _ in range(100):
                 await call(watched, "plugin.a", "plugin.b hi")
     traces: dict[bytes, int] = {}
@@ -113,13 +118,13 @@ async def test_sampling_is_by_the_parent(short_dir: Path) -> None:
 
 async def test_a_plugins_own_variables_go_before_the_meshs(short_dir: Path) -> None:
     env = {"OTEL_TRACES_EXPORTER": "none"}
-    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin("a", "passing_on.py", env=env)
-    async with collecting(short_dir / "c") as collector:
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready)
+    config = tracing_to(f"unix:{short_dir / 'c'}") + plugin_table("a", "proxy.py", env=env)
+    async with run_collector(short_dir / "c") as collector:
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
             await call(watched, "plugin.a", "hi")
-            await collector.wait_for(SENT)
-    assert not collector.named(RECV)
+            await collector.wait_for_spans(SENT)
+    assert not collector.spans_named(RECV)
 
 
 Arrived = queue.Queue[tuple[Message, otlp.ExportTraceServiceRequest]]
@@ -159,16 +164,18 @@ def http_collector(ssl_context: ssl.SSLContext | None = None) -> Iterator[tuple[
 def test_by_http_with_the_stock_exporter(secure: bool, short_dir: Path) -> None:
     context, more = None, ""
     if secure:
-        path = Certificates.make(short_dir, "127.0.0.1").path
-        context = server_context(path("server.pem"), path("server.key"), path("ca.pem"))
+        path = Certificates.create(short_dir, "127.0.0.1").path
+        context = make_server_ssl_context(path("server.pem"), path("server.key"), path("ca.pem"))
         files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
         more = "[mesh.telemetry.traces_tls]\n"
         more += "".join(f'{key} = "{path(name)}"\n' for key, name in files.items())
     with http_collector(context) as (port, arrived):
         config = tracing_to(f"http{'s' * secure}://127.0.0.1:{port}")
         config += 'traces_headers = { API-Key = "open, sesame" }\n' + more
-        with served(short_dir, config + echo(), ready=1) as found:
-            found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+        with serve_mesh(short_dir, config + echo_plugin_table(), min_ready=1) as found:
+            found.run_command(
+                "call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}'
+            )
             names: set[str] = set()
             while not {"start echo/0", RECV} <= names:
                 headers, request = arrived.get(timeout=60)
@@ -189,9 +196,9 @@ def spans_of(request: otlp.ExportTraceServiceRequest) -> set[str]:
 def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Path) -> None:
     """As by systemd, which signals all of a cgroup, and by those who press Ctrl-C twice."""
     with http_collector() as (port, arrived):
-        config = tracing_to(f"http://127.0.0.1:{port}") + echo()
-        with served(short_dir, config, ready=1) as mesh:
-            mesh.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+        config = tracing_to(f"http://127.0.0.1:{port}") + echo_plugin_table()
+        with serve_mesh(short_dir, config, min_ready=1) as mesh:
+            mesh.run_command("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
             told = [os.pidfd_open(pid) for pid in (mesh.process.pid, mesh.ps()[0]["pid"])]
 
             def ended_though_told_again() -> bool:
@@ -200,7 +207,7 @@ def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Pat
                         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
                 return mesh.process.poll() is not None
 
-            until(ended_though_told_again)
+            wait_until(ended_though_told_again)
             for pidfd in told:
                 os.close(pidfd)
             assert mesh.process.returncode == 0
@@ -213,15 +220,17 @@ def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Pat
 
 
 def test_a_collector_that_is_not_there_delays_neither_start_nor_stop(short_dir: Path) -> None:
-    config = tracing_to(f"unix:{short_dir / 'nobody'}") + echo()
-    with served(short_dir, config, ready=1) as found:
-        done = found.run("call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}')
+    config = tracing_to(f"unix:{short_dir / 'nobody'}") + echo_plugin_table()
+    with serve_mesh(short_dir, config, min_ready=1) as found:
+        done = found.run_command(
+            "call", "plugin.echo", "echo.v1.EchoService/Echo", '{"message": "hi"}'
+        )
         assert done.returncode == 0
         assert found.stop() == 0
 
 
 def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
-    (short_dir / "mesh.toml").write_text(tracing_to("tcp:127.0.0.1:1") + echo())
+    (short_dir / "mesh.toml").write_text(tracing_to("tcp:127.0.0.1:1") + echo_plugin_table())
     hide = "import sys; sys.modules['opentelemetry.sdk'] = None; import runpy; "
     run = "sys.argv = ['meshtrio', 'serve', sys.argv[1], '--runtime-dir', sys.argv[2]]; "
     program = hide + run + "runpy.run_module('meshtrio', run_name='__main__')"

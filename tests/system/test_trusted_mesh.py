@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio import mesh, runtime_dir
+from meshtrio import mesh
 from meshtrio.errors import NoMeshError, UntrustedMeshError
-from meshtrio.structured import open_nursery_of_one
-from tests.programs import echo
+from meshtrio.runtime_dir import directory
+from meshtrio.util.concurrency import open_collapsing_nursery
+from tests.support.mesh_processes import echo_plugin_table
 
 NOBODY = 65534
 
@@ -154,8 +155,8 @@ async def test_a_path_that_is_named_is_trusted(
 
 
 async def test_ones_own_mesh_is_trusted(default: Path, short_dir: Path) -> None:
-    (short_dir / "mesh.toml").write_text(echo())
-    async with open_nursery_of_one() as nursery:
+    (short_dir / "mesh.toml").write_text(echo_plugin_table())
+    async with open_collapsing_nursery() as nursery:
         await nursery.start(mesh.main, short_dir / "mesh.toml")
         assert (default / "mesh.sock").exists()
         async with mesh.connect("plugin.echo"):
@@ -172,7 +173,7 @@ def test_a_folder_of_roots_is_trusted_by_other_users(default: Path) -> None:
     if not pid:  # Only what a fork of a running program may do.
         try:
             os.setuid(NOBODY)
-            os._exit(0 if runtime_dir.trusted_users(None) == {0, NOBODY} else 1)
+            os._exit(0 if directory.trusted_uids(None) == {0, NOBODY} else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

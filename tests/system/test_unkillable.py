@@ -13,19 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PLUGINS, plugin, until
-from tests.unprivileged import UID, as_user, served_as_user, set_user_id_program
+from tests.support.mesh_processes import PLUGINS_DIRECTORY, plugin_table, wait_until
+from tests.support.unprivileged import (
+    UID,
+    make_setuid_command,
+    serve_mesh_as_user,
+    unprivileged_command,
+)
 
 MINIMAL = ("-I", "-S", "minimal.py")
-STEADY = plugin("steady", *MINIMAL, ready_timeout=60)
+STEADY = plugin_table("steady", *MINIMAL, ready_timeout=60)
 
 
 def as_root(folder: Path, name: str = "rooted") -> str:
     """A plugin that becomes root by a set-user-ID program, whoever has started it."""
-    as_user()
-    command = [*set_user_id_program(folder), sys.executable, *MINIMAL]
+    unprivileged_command()
+    command = [*make_setuid_command(folder), sys.executable, *MINIMAL]
     return (
-        f'[[plugin]]\nname = "{name}"\ncommand = {json.dumps(command)}\ncwd = "{PLUGINS}"\n'
+        f'[[plugin]]\nname = "{name}"\n'
+        f'command = {json.dumps(command)}\ncwd = "{PLUGINS_DIRECTORY}"\n'
         # So that the mesh may connect to the socket of another user.
         "ready_timeout = 60\nstop_timeout = 0.2\ncontainment = { umask = 0 }\n"
     )
@@ -33,13 +39,13 @@ def as_root(folder: Path, name: str = "rooted") -> str:
 
 def test_a_plugin_that_cannot_be_killed_is_reported_and_left(short_dir: Path) -> None:
     config = as_root(short_dir) + STEADY
-    with served_as_user(short_dir, config, ready=2) as mesh:
+    with serve_mesh_as_user(short_dir, config, min_ready=2) as mesh:
         pids = {row["name"]: row["pid"] for row in mesh.ps()}
         assert Path(f"/proc/{pids['rooted']}").stat().st_uid == 0
-        done = mesh.run("stop", "rooted")
+        done = mesh.run_command("stop", "rooted")
         assert done.returncode == 0, done.stderr
         text = f"pid {pids['rooted']} (python"
-        mesh.wait_for(text)
+        mesh.wait_for_log(text)
         why = "cannot be killed, left running: it runs as user root"
         assert why in mesh.log
         rows = {row["name"]: row for row in mesh.ps()}
@@ -47,13 +53,13 @@ def test_a_plugin_that_cannot_be_killed_is_reported_and_left(short_dir: Path) ->
         assert why in rows["rooted"]["reason"]
         assert (rows["steady"]["pid"], rows["steady"]["state"]) == (pids["steady"], "ready")
         # It is started again beside what was left, which ps still shows until that has ended.
-        done = mesh.run("start", "rooted")
+        done = mesh.run_command("start", "rooted")
         assert done.returncode == 0, done.stderr
         rows = {row["name"]: row for row in mesh.ps()}
         assert rows["rooted"]["state"] == "ready"
         assert str(pids["rooted"]) in rows["rooted"]["reason"]
         os.kill(pids["rooted"], signal.SIGKILL)
-        until(lambda: {row["name"]: row["reason"] for row in mesh.ps()}["rooted"] == "")
+        wait_until(lambda: {row["name"]: row["reason"] for row in mesh.ps()}["rooted"] == "")
         assert not Path(f"/proc/{pids['rooted']}").exists()
         assert mesh.stop() == 0
         assert "1 could not be (rooted/0)" in mesh.log
@@ -64,11 +70,11 @@ def test_a_plugin_that_cannot_be_killed_is_reported_and_left(short_dir: Path) ->
 
 def test_the_warden_kills_the_others(short_dir: Path) -> None:
     config = as_root(short_dir, "a") + as_root(short_dir, "b") + STEADY
-    with served_as_user(short_dir, config, ready=3) as mesh:
+    with serve_mesh_as_user(short_dir, config, min_ready=3) as mesh:
         pids = {row["name"]: row["pid"] for row in mesh.ps()}
         mesh.process.kill()
         mesh.process.wait()
-        until(lambda: not Path(f"/proc/{pids['steady']}").exists())
+        wait_until(lambda: not Path(f"/proc/{pids['steady']}").exists())
         assert Path(f"/proc/{pids['a']}").exists()
 
 
@@ -82,16 +88,18 @@ minimal.main()
 
 
 def test_a_child_of_a_plugin_that_cannot_be_killed_is_reported(short_dir: Path) -> None:
-    as_user()
-    command = [*set_user_id_program(short_dir), "sleep", "3600"]
+    unprivileged_command()
+    command = [*make_setuid_command(short_dir), "sleep", "3600"]
     root = Path(__file__).parents[2]
-    config = plugin("parent", "-c", CHILD, *command, cwd=root, ready_timeout=60, stop_timeout=0.2)
-    with served_as_user(short_dir, config, ready=1) as mesh:
+    config = plugin_table(
+        "parent", "-c", CHILD, *command, cwd=root, ready_timeout=60, stop_timeout=0.2
+    )
+    with serve_mesh_as_user(short_dir, config, min_ready=1) as mesh:
         (parent,) = [row["pid"] for row in mesh.ps()]
-        (child,) = until(lambda: [pid for pid in mesh.pids() if pid != parent])
-        until(lambda: Path(f"/proc/{child}").stat().st_uid == 0)
-        assert mesh.run("stop", "parent").returncode == 0
-        mesh.wait_for(f"parent/0: pid {child} (sleep) cannot be killed, left running")
+        (child,) = wait_until(lambda: [pid for pid in mesh.plugin_pids() if pid != parent])
+        wait_until(lambda: Path(f"/proc/{child}").stat().st_uid == 0)
+        assert mesh.run_command("stop", "parent").returncode == 0
+        mesh.wait_for_log(f"parent/0: pid {child} (sleep) cannot be killed, left running")
         assert mesh.ps()[0]["reason"].endswith("whose processes this mesh may not signal")
         assert mesh.stop() == 0
 
@@ -112,7 +120,7 @@ def test_a_child_of_a_plugin_that_cannot_be_killed_is_reported(short_dir: Path) 
 def test_check_warns_of_programs_that_the_mesh_could_not_stop(
     kind: str, expected: str, short_dir: Path
 ) -> None:
-    command = as_user()
+    command = unprivileged_command()
     short_dir.chmod(0o755)
     program = short_dir / "program"
     shutil.copy("/bin/true", program)

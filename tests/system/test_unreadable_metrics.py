@@ -15,17 +15,17 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from meshtrio.messages import metrics
-from meshtrio.services import gathering
+from meshtrio.services import metrics_collector
 from meshtrio.services.metrics import CollectedMetrics
-from meshtrio.supervise import events
-from meshtrio.telemetry.families import instance_labels
-from meshtrio.telemetry.metrics import exposition
-from meshtrio.telemetry.metrics.admission import Admission
-from tests.meshes import running
-from tests.programs import echo, plugin, until
-from tests.system.prometheus_server import Prometheus
-from tests.system.scrapes import Scrape, fetch, telling
-from tests.turns import cpu_time_of, watching_turns
+from meshtrio.supervisor import events
+from meshtrio.telemetry.metric_families import instance_labels
+from meshtrio.telemetry.metrics import exposition_server
+from meshtrio.telemetry.metrics.family_merger import FamilyMerger
+from tests.support.in_process_mesh import run_mesh
+from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, wait_until
+from tests.support.prometheus_server import Prometheus
+from tests.support.scrapes import Scrape, http_get, make_metrics_config
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -45,12 +45,12 @@ GARBAGE = ("huge", "points", "broken", "fields")
 @pytest.fixture(autouse=True)
 def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is slow is not what these tests are about."""
-    monkeypatch.setattr(gathering, "_PATIENCE", 120.0)
-    monkeypatch.setattr(exposition, "_PATIENCE", 240.0)
+    monkeypatch.setattr(metrics_collector, "_COLLECT_TIMEOUT", 120.0)
+    monkeypatch.setattr(exposition_server, "_REQUEST_TIMEOUT", 240.0)
 
 
 def unreadable(kind: str) -> str:
-    return plugin("bad", "unreadable.py", kind)
+    return plugin_table("bad", "malformed_metrics.py", kind)
 
 
 def check_with_promtool(text: bytes) -> None:
@@ -63,20 +63,25 @@ def check_with_promtool(text: bytes) -> None:
 
 async def scrapes(url: str) -> tuple[Scrape, Scrape]:
     """One scrape in each form, each held to its own parser."""
-    _, text = await trio.to_thread.run_sync(partial(fetch, url))
-    _, openmetrics = await trio.to_thread.run_sync(partial(fetch, url, Accept=OPENMETRICS))
+    _, text = await trio.to_thread.run_sync(partial(http_get, url))
+    _, openmetrics = await trio.to_thread.run_sync(partial(http_get, url, Accept=OPENMETRICS))
     check_with_promtool(text)
     assert openmetrics.endswith(b"# EOF\n")
-    return Scrape.of(text.decode()), Scrape.of(openmetrics.decode(), parsed_openmetrics)
+    return Scrape.parse(text.decode()), Scrape.parse(openmetrics.decode(), parsed_openmetrics)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_cannot_be_read_is_left_out_and_counted(short_dir: Path, kind: str) -> None:
     lost, kept = KINDS[kind]
-    with telling() as (table, url):
-        config = table + unreadable(kind) + plugin("good", "unreadable.py", "bystander") + echo()
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=3)
+    with make_metrics_config() as (table, url):
+        config = (
+            table
+            + unreadable(kind)
+            + plugin_table("good", "malformed_metrics.py", "bystander")
+            + echo_plugin_table()
+        )
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=3)
             for times, found in enumerate(await scrapes(url), 1):
                 assert found.value("mesh_instance_state", plugin="bad", state="ready") == 1
                 for name, value in kept.items():
@@ -92,10 +97,12 @@ async def test_what_cannot_be_read_is_left_out_and_counted(short_dir: Path, kind
 
 @pytest.mark.parametrize("kind", GARBAGE)
 async def test_an_answer_that_is_none_costs_only_who_gave_it(short_dir: Path, kind: str) -> None:
-    with telling() as (table, url):
-        config = table + unreadable(kind) + plugin("good", "unreadable.py", "bystander")
-        async with running(config, short_dir) as watched:
-            await watched.wait(events.Ready, count=2)
+    with make_metrics_config() as (table, url):
+        config = (
+            table + unreadable(kind) + plugin_table("good", "malformed_metrics.py", "bystander")
+        )
+        async with run_mesh(config, short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=2)
             for times, found in enumerate(await scrapes(url), 1):
                 assert found.value("mesh_collection_failures_total", plugin="bad") == times
                 assert found.value("good_count_total", plugin="good") == 7
@@ -114,34 +121,34 @@ async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None
     ).SerializeToString()
 
     def at_once() -> None:
-        Admission().take(CollectedMetrics(reply).families(), instance_labels("bad", 0))
+        FamilyMerger().merge(CollectedMetrics(reply).decode_families(), instance_labels("bad", 0))
 
-    with telling() as (table, url):
-        async with running(table + unreadable("many"), short_dir) as watched:
-            await watched.wait(events.Ready)
-            async with watching_turns() as turns:
-                _, text = await trio.to_thread.run_sync(partial(fetch, url))
+    with make_metrics_config() as (table, url):
+        async with run_mesh(table + unreadable("many"), short_dir) as watched:
+            await watched.wait_for_event(events.Ready)
+            async with measure_loop_latency() as turns:
+                _, text = await trio.to_thread.run_sync(partial(http_get, url))
             assert b"one_of_many_8999{" in text
-            assert turns.longest < cpu_time_of(at_once) / 3
+            assert turns.max_cpu_time < measure_cpu_time(at_once) / 3
 
 
 async def test_prometheus_reads_all_of_it(short_dir: Path) -> None:
     """The real one, whose parser is neither that of promtool nor Python's."""
     prometheus = Prometheus(short_dir)
     kinds = [kind for kind in KINDS if kind != "many"] + ["broken"]
-    plugins = "".join(plugin(kind, "unreadable.py", kind) for kind in kinds)
-    with telling() as (table, url):
-        async with running(table + plugins + echo(), short_dir) as watched:
-            await watched.wait(events.Ready, count=len(kinds) + 1)
+    plugins = "".join(plugin_table(kind, "malformed_metrics.py", kind) for kind in kinds)
+    with make_metrics_config() as (table, url):
+        async with run_mesh(table + plugins + echo_plugin_table(), short_dir) as watched:
+            await watched.wait_for_event(events.Ready, count=len(kinds) + 1)
             wanted = set(kinds) - {"broken"}
             await trio.to_thread.run_sync(wait_for_samples, prometheus, url, wanted)
 
 
 def wait_for_samples(prometheus: Prometheus, url: str, wanted: set[str]) -> None:
     """Have it scrape until it has samples of these plugins."""
-    with prometheus.running():
-        prometheus.scrape(url.removeprefix("http://").removesuffix("/metrics"))
-        until(lambda: wanted <= plugins_in(prometheus.query("good_count_total")), 200)
+    with prometheus.run():
+        prometheus.set_target(url.removeprefix("http://").removesuffix("/metrics"))
+        wait_until(lambda: wanted <= plugins_in(prometheus.query("good_count_total")), 200)
 
 
 def plugins_in(rows: list[dict[str, Any]]) -> set[str]:

@@ -13,21 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import PLUGINS, Served, children, plugin, served, until
-from tests.survivors import (
+from tests.support.mesh_processes import (
+    PLUGINS_DIRECTORY,
+    MeshProcess,
+    child_pids,
+    plugin_table,
+    serve_mesh,
+    wait_until,
+)
+from tests.support.process_tracking import (
     has_ended,
-    held,
+    hold_pidfds,
     kill_with_warden,
-    needs_namespaces,
+    require_namespaces,
     wait_until_ended,
-    wardens,
+    warden_pids,
 )
 
 NOBODY = 65534
-MINIMAL = plugin("p", "-I", "-S", "minimal.py")
+MINIMAL = plugin_table("p", "-I", "-S", "minimal.py")
 
 
-def only_pid(mesh: Served) -> int:
+def only_pid(mesh: MeshProcess) -> int:
     (row,) = mesh.ps()
     assert row["pid"]
     return int(row["pid"])
@@ -49,15 +56,15 @@ def bystander(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
-        below = children(process.pid) if before else [process.pid]
-        with held(below) as pidfds:
+        below = child_pids(process.pid) if before else [process.pid]
+        with hold_pidfds(below) as pidfds:
             yield pidfds  # what unshare(1) has started ends with `held`, and it with that
         process.kill()
 
 
-def kill_and_wait(mesh: Served) -> None:
+def kill_and_wait(mesh: MeshProcess) -> None:
     """Kill a mesh, and wait until its warden has done all that it does."""
-    with held([*wardens(mesh.process.pid), only_pid(mesh)]) as pidfds:
+    with hold_pidfds([*warden_pids(mesh.process.pid), only_pid(mesh)]) as pidfds:
         mesh.process.kill()
         wait_until_ended(pidfds)
 
@@ -65,7 +72,7 @@ def kill_and_wait(mesh: Served) -> None:
 def test_it_leaves_processes_of_other_users_that_copied_the_environment(short_dir: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
-    with served(short_dir, MINIMAL, ready=1) as mesh:
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
         with bystander(only_pid(mesh), user=NOBODY) as pidfds:
             kill_and_wait(mesh)
             assert not any(map(has_ended, pidfds.values()))
@@ -80,18 +87,21 @@ def test_it_kills_processes_of_users_that_the_config_names(short_dir: Path) -> N
         f'containment = {{ user = "{NOBODY}" }}\nready_timeout = 3600\n'
     )
     short_dir.chmod(0o755)
-    with served(short_dir, MINIMAL, ready=1) as mesh, bystander(only_pid(mesh), user=NOBODY) as b:
+    with (
+        serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh,
+        bystander(only_pid(mesh), user=NOBODY) as b,
+    ):
         (short_dir / "mesh.toml").write_text(MINIMAL + other)
-        mesh.run("reload", "--timeout", "1")
-        until(lambda: len(mesh.ps()) == 2)
+        mesh.run_command("reload", "--timeout", "1")
+        wait_until(lambda: len(mesh.ps()) == 2)
         mesh.process.kill()
         wait_until_ended(b)
 
 
 def test_it_leaves_processes_of_other_pid_namespaces(short_dir: Path) -> None:
     """As those of a container that was given a copy of the environment."""
-    needs_namespaces()
-    with served(short_dir, MINIMAL, ready=1) as mesh:
+    require_namespaces()
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
         with bystander(only_pid(mesh), "unshare", "--pid", "--fork", "--mount-proc") as pidfds:
             kill_and_wait(mesh)
             assert not any(map(has_ended, pidfds.values()))
@@ -111,19 +121,19 @@ def served_in_container(folder: Path, config: str) -> Iterator[list[int]]:
     with log.open("wb") as out:
         process = subprocess.Popen([*namespaces, "sh", "-c", script], stdout=out, stderr=out)
     try:
-        until(lambda: "ready after" in log.read_text())
-        (mesh,) = children(process.pid)
-        yield [pid for pid in children(mesh) if pid not in wardens(mesh)]
+        wait_until(lambda: "ready after" in log.read_text())
+        (mesh,) = child_pids(process.pid)
+        yield [pid for pid in child_pids(mesh) if pid not in warden_pids(mesh)]
     finally:
-        for pid in children(process.pid) if process.poll() is None else []:
+        for pid in child_pids(process.pid) if process.poll() is None else []:
             os.kill(pid, signal.SIGKILL)  # PID 1 there, and all with it
         process.wait()
 
 
 def test_it_leaves_the_mesh_of_a_container_with_the_same_path(short_dir: Path) -> None:
-    needs_namespaces()
-    with served(short_dir, MINIMAL, ready=1) as mesh:
-        with served_in_container(short_dir, MINIMAL) as plugins, held(plugins) as pidfds:
+    require_namespaces()
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
+        with served_in_container(short_dir, MINIMAL) as plugins, hold_pidfds(plugins) as pidfds:
             assert len(pidfds) == 1
             kill_and_wait(mesh)
             assert not any(map(has_ended, pidfds.values()))
@@ -131,8 +141,8 @@ def test_it_leaves_the_mesh_of_a_container_with_the_same_path(short_dir: Path) -
 
 def test_where_proc_is_of_another_namespace_only_its_own_are_killed(short_dir: Path) -> None:
     """Processes have other numbers in such a /proc, and those may be strangers' here."""
-    needs_namespaces()
-    (short_dir / "mesh.toml").write_text(plugin("p", "-I", "-S", "minimal.py", "--daemon"))
+    require_namespaces()
+    (short_dir / "mesh.toml").write_text(plugin_table("p", "-I", "-S", "minimal.py", "--daemon"))
     serve = f"{sys.executable} -m meshtrio serve {short_dir}/mesh.toml"
     # PID 1 is a shell, so that the mesh may be killed; the sleepers are in its namespace only.
     script = (
@@ -146,21 +156,24 @@ def test_where_proc_is_of_another_namespace_only_its_own_are_killed(short_dir: P
             ["unshare", "--pid", "--fork", "sh", "-c", script],
             stdout=out,
             stderr=out,
-            cwd=PLUGINS,
+            cwd=PLUGINS_DIRECTORY,
         )
     try:
-        until(lambda: "daemon" in log.read_text() and "ready after" in log.read_text())
-        (init,) = children(process.pid)
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(init)}
+        wait_until(lambda: "daemon" in log.read_text() and "ready after" in log.read_text())
+        (init,) = child_pids(process.pid)
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in child_pids(init)}
         (mesh,) = [pid for pid, command in commands.items() if b"serve" in command.split(b"\0")]
         sleepers = [pid for pid, command in commands.items() if command.startswith(b"sleep")]
-        with held(sleepers) as others, held([*children(mesh), *daemons(init)]) as ours:
+        with (
+            hold_pidfds(sleepers) as others,
+            hold_pidfds([*child_pids(mesh), *daemons(init)]) as ours,
+        ):
             assert (len(others), len(ours)) == (60, 3)
             os.kill(mesh, signal.SIGKILL)
             wait_until_ended(ours)
             assert not any(map(has_ended, others.values()))
     finally:
-        for pid in children(process.pid):
+        for pid in child_pids(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
 
@@ -182,10 +195,13 @@ def same_namespace(pid: int, other: int) -> bool:
 
 
 def test_it_leaves_a_mesh_in_a_folder_below(short_dir: Path) -> None:
-    with served(short_dir, MINIMAL, ready=1) as mesh:
-        below = mesh.folder / "below"
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
+        below = mesh.runtime_dir / "below"
         below.mkdir()
-        with served(below, MINIMAL, ready=1) as inner, held([only_pid(inner)]) as pidfds:
+        with (
+            serve_mesh(below, MINIMAL, min_ready=1) as inner,
+            hold_pidfds([only_pid(inner)]) as pidfds,
+        ):
             kill_and_wait(mesh)
             assert not any(map(has_ended, pidfds.values()))
             assert inner.stop() == 0
@@ -194,16 +210,16 @@ def test_it_leaves_a_mesh_in_a_folder_below(short_dir: Path) -> None:
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 def test_one_that_was_held_up_leaves_the_next_mesh_alone(known: bool, short_dir: Path) -> None:
     """Whether the next mesh finds it in the runtime dir, and ends it, or not."""
-    with served(short_dir, MINIMAL, ready=1) as mesh:
-        (warden,) = wardens(mesh.process.pid)
-        with held([warden, only_pid(mesh)]) as old:
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
+        (warden,) = warden_pids(mesh.process.pid)
+        with hold_pidfds([warden, only_pid(mesh)]) as old:
             os.kill(warden, signal.SIGSTOP)
             mesh.process.kill()
             mesh.process.wait()
             if not known:
-                shutil.rmtree(mesh.folder)
-            with served(short_dir, MINIMAL, ready=1) as successor:
-                with held([only_pid(successor)]) as pidfds:
+                shutil.rmtree(mesh.runtime_dir)
+            with serve_mesh(short_dir, MINIMAL, min_ready=1) as successor:
+                with hold_pidfds([only_pid(successor)]) as pidfds:
                     assert has_ended(old[warden]) == known
                     with suppress(ProcessLookupError):
                         signal.pidfd_send_signal(old[warden], signal.SIGCONT)
@@ -214,14 +230,14 @@ def test_one_that_was_held_up_leaves_the_next_mesh_alone(known: bool, short_dir:
 
 @pytest.mark.parametrize("tracer", [False, True], ids=["stopped", "traced"])
 def test_one_that_is_stopped_is_replaced(tracer: bool, short_dir: Path) -> None:
-    with served(short_dir, MINIMAL, ready=1) as mesh:
-        (warden,) = wardens(mesh.process.pid)
-        with held([warden]) as old, stopped_by(warden, tracer=tracer):
+    with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
+        (warden,) = warden_pids(mesh.process.pid)
+        with hold_pidfds([warden]) as old, stopped_by(warden, tracer=tracer):
             wait_until_ended(old)
-            mesh.wait_for(f"the warden (pid {warden}) is stopped")
-            until(lambda: wardens(mesh.process.pid) not in ([], [warden]))
+            mesh.wait_for_log(f"the warden (pid {warden}) is stopped")
+            wait_until(lambda: warden_pids(mesh.process.pid) not in ([], [warden]))
             assert only_pid(mesh)  # the mesh answers, though the old one may not be reaped
-            with held([only_pid(mesh)]) as pidfds:
+            with hold_pidfds([only_pid(mesh)]) as pidfds:
                 mesh.process.kill()
                 wait_until_ended(pidfds)
 
@@ -256,7 +272,7 @@ def test_what_a_plugin_started_for_another_user_is_reported_and_the_rest_is_kill
         pytest.skip("only root can become somebody else")
     program = """
 import os, sys, subprocess
-from meshtrio.supervise.processes import marks
+from meshtrio.supervisor.process import marks
 
 def start(before):
     # The real user of the first is ours, but no other, as of a set-user-ID program.
@@ -288,10 +304,13 @@ assert swept.left == {pids[0]: "Operation not permitted"}, swept.left
 def test_killed_together_with_its_mesh_it_leaves_its_processes_to_the_next(
     short_dir: Path,
 ) -> None:
-    with served(short_dir, MINIMAL, ready=1) as mesh, held([only_pid(mesh)]) as pidfds:
+    with (
+        serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh,
+        hold_pidfds([only_pid(mesh)]) as pidfds,
+    ):
         kill_with_warden(mesh)
         assert not any(map(has_ended, pidfds.values()))
-        with served(short_dir, MINIMAL, ready=1) as successor:
+        with serve_mesh(short_dir, MINIMAL, min_ready=1) as successor:
             wait_until_ended(pidfds)
-            successor.wait_for("killed 1 processes that an earlier mesh")
+            successor.wait_for_log("killed 1 processes that an earlier mesh")
             assert successor.stop() == 0

@@ -13,9 +13,9 @@ import trio
 
 from meshtrio import mesh
 from tests import ROOT
-from tests.client.test_channel import serving
-from tests.lateness import Lateness
-from tests.programs import Served, served
+from tests.client.test_channel import serve_on_socket
+from tests.support.mesh_processes import MeshProcess, serve_mesh
+from tests.support.scheduling_delay import SchedulingDelay
 
 PROCESSES, EACH, SLOW = 5, 200, 40
 CHANGES, A_SECOND = 500, 100
@@ -28,8 +28,15 @@ def resident(pid: int) -> int:
     return int(pages) * 4096
 
 
-def start_watchers(running: Served, stack: ExitStack) -> list[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.system.watchers", "thing", str(EACH), str(SLOW)]
+def start_watchers(running: MeshProcess, stack: ExitStack) -> list[subprocess.Popen[str]]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.watching_clients",
+        "thing",
+        str(EACH),
+        str(SLOW),
+    ]
     pipe = subprocess.PIPE
     started = [
         stack.enter_context(
@@ -49,7 +56,7 @@ async def change(socket: Path, own: Path) -> list[float]:
     """Register and take out an endpoint again and again; gives what a question took meanwhile."""
     took = []
     period = 2 / A_SECOND
-    async with serving(own):
+    async with serve_on_socket(own):
         for number in range(CHANGES // 2):
             due = trio.current_time() + period
             async with mesh.register("thing", own, mesh_socket=socket, weight=1 + number % 5):
@@ -80,12 +87,12 @@ async def leave_at_the_last(
 
 def test_all_come_to_the_same_state_and_the_mesh_stays_small(short_dir: Path) -> None:
     config = '[[service]]\nname = "thing"\n'
-    with served(short_dir, config) as running, ExitStack() as stack:
+    with serve_mesh(short_dir, config) as running, ExitStack() as stack:
         before = resident(running.process.pid)
         processes = start_watchers(running, stack)
         own = short_dir / "own"
         began = time.monotonic()
-        with Lateness() as late:
+        with SchedulingDelay() as late:
             took = trio.run(change, running.socket, own)
         seconds = time.monotonic() - began
         grown = resident(running.process.pid) - before

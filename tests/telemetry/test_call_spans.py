@@ -24,16 +24,16 @@ from opentelemetry.trace import (
 )
 
 from meshtrio.client.channel import connect_to
-from meshtrio.config.collector import Collector as Where
+from meshtrio.config.otlp_endpoint import OtlpEndpoint as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces.call_spans import CallSpans
-from meshtrio.telemetry.traces.encoding import encoded
-from meshtrio.telemetry.traces.spans import traced
-from tests.client.test_channel import serving
-from tests.rpc.pairs import request
-from tests.rpc.test_calls import ALL
-from tests.telemetry.collector import collecting
-from tests.telemetry.test_encoding import Ids
+from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
+from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
+from meshtrio.telemetry.traces.pipeline import export_traces
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER
+from tests.support.connection_pairs import echo_request
+from tests.support.otlp_collector import run_collector
+from tests.telemetry.test_encoding import SequentialIdGenerator
 
 LIMITS = SpanLimits(max_span_attributes=20, max_events=15, max_links=2, max_event_attributes=13)
 RESOURCE = Resource({"service.name": "x"})
@@ -94,7 +94,7 @@ class Ended(SpanProcessor):
 
 def told(span: ReadableSpan) -> Any:
     """What a collector gets of it, without what differs from one run to the next."""
-    request = encoded([span])
+    request = encode_export_request([span])
     for of in request.resource_spans:
         for scope in of.scope_spans:
             for each in scope.spans:
@@ -117,13 +117,17 @@ def test_what_is_recorded_is_what_the_sdk_records(
     parent: SpanContext | None, attributes: dict[str, Any], steps: list[tuple[Any, ...]]
 ) -> None:
     mine, sdks = Ended(), Ended()
-    provider = TracerProvider(resource=RESOURCE, span_limits=LIMITS, id_generator=Ids())
+    provider = TracerProvider(
+        resource=RESOURCE, span_limits=LIMITS, id_generator=SequentialIdGenerator()
+    )
     provider.add_span_processor(sdks)
     context = Context()
     if parent is not None:
         context = set_span_in_context(NonRecordingSpan(parent), context)
     for tracer in (
-        CallSpans(RESOURCE, LIMITS, Ids(), mine.on_end).get_tracer("x", "1"),
+        CallSpanTracerProvider(RESOURCE, LIMITS, SequentialIdGenerator(), mine.on_end).get_tracer(
+            "x", "1"
+        ),
         provider.get_tracer("x", "1"),
     ):
         span: Any = tracer.start_span("call", context, SpanKind.CLIENT, attributes)
@@ -141,7 +145,9 @@ def test_what_is_recorded_is_what_the_sdk_records(
 
 def test_a_child_of_what_is_not_recorded_is_not_either() -> None:
     ended = Ended()
-    tracer = CallSpans(RESOURCE, LIMITS, Ids(), ended.on_end).get_tracer("x", "1")
+    tracer = CallSpanTracerProvider(
+        RESOURCE, LIMITS, SequentialIdGenerator(), ended.on_end
+    ).get_tracer("x", "1")
     parent = NonRecordingSpan(SpanContext(1, 2, is_remote=True))
     span = tracer.start_span("call", set_span_in_context(parent, Context()), SpanKind.CLIENT, {})
     assert not span.is_recording()
@@ -167,11 +173,11 @@ async def test_nothing_is_recorded_where_the_sdk_is_off(
 
 
 async def spans_of_a_call(folder: Path) -> list[Any]:
-    async with collecting(folder / "c") as collector:
+    async with run_collector(folder / "c") as collector:
         async with (
-            traced(Where.parse(f"unix:{folder / 'c'}"), 1.0),
-            serving(folder / "a", Server(ALL)),
+            export_traces(Where.parse(f"unix:{folder / 'c'}"), 1.0),
+            serve_on_socket(folder / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{folder / 'a'}") as channel,
         ):
-            await channel.stub(EchoServiceStub).Echo(request("hi"))
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
         return [got.span for got in collector.spans]

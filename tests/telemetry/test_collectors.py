@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from meshtrio.address import TlsFiles
-from meshtrio.config.collector import Collector
 from meshtrio.config.mesh import MeshConfig
+from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.errors import ConfigError
+from meshtrio.util.address import ClientTlsConfig
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
 HTTP = {"PROTOCOL": "http/protobuf"}
@@ -29,56 +29,56 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_as_a_config_says_it() -> None:
-    assert Collector.parse("tcp:[::1]:4317").address == "tcp:[::1]:4317"
-    assert Collector.parse("http://host:4318").url == "http://host:4318/v1/traces"
-    assert Collector.parse("https://host/otlp").url == "https://host/otlp"
+    assert OtlpEndpoint.parse("tcp:[::1]:4317").address == "tcp:[::1]:4317"
+    assert OtlpEndpoint.parse("http://host:4318").url == "http://host:4318/v1/traces"
+    assert OtlpEndpoint.parse("https://host/otlp").url == "https://host/otlp"
     for wrong in ("", "host:4317", "ftp://x", "http://", "tcp:x"):
         with pytest.raises(ValueError, match=r"neither|none of"):
-            Collector.parse(wrong)
+            OtlpEndpoint.parse(wrong)
 
 
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ({}, Collector("tcp:localhost:4317")),
-        ({"ENDPOINT": "", "PROTOCOL": ""}, Collector("tcp:localhost:4317")),
-        ({"ENDPOINT": "http://host"}, Collector("tcp:host:4317")),
-        ({"ENDPOINT": "http://[::1]:1"}, Collector("tcp:[::1]:1")),
-        ({"ENDPOINT": "https://host:1/x"}, Collector("tcp:host:1", tls=TlsFiles())),
-        ({"ENDPOINT": "host:1"}, Collector("tcp:host:1", tls=TlsFiles())),
-        ({"ENDPOINT": "host:1", "INSECURE": "True"}, Collector("tcp:host:1")),
-        ({"ENDPOINT": "http://host:1", "INSECURE": "false"}, Collector("tcp:host:1")),
-        ({"ENDPOINT": "unix:///run/c"}, Collector("unix:/run/c")),
-        ({"ENDPOINT": "http://a:1", "TRACES_ENDPOINT": "http://b:1"}, Collector("tcp:b:1")),
-        (HTTP, Collector(url="http://localhost:4318/v1/traces")),
-        (HTTP | {"ENDPOINT": "http://h/otlp/"}, Collector(url="http://h/otlp/v1/traces")),
-        (HTTP | {"TRACES_ENDPOINT": "http://h/otlp"}, Collector(url="http://h/otlp")),
-        ({"TRACES_PROTOCOL": "grpc"} | HTTP, Collector("tcp:localhost:4317")),
+        ({}, OtlpEndpoint("tcp:localhost:4317")),
+        ({"ENDPOINT": "", "PROTOCOL": ""}, OtlpEndpoint("tcp:localhost:4317")),
+        ({"ENDPOINT": "http://host"}, OtlpEndpoint("tcp:host:4317")),
+        ({"ENDPOINT": "http://[::1]:1"}, OtlpEndpoint("tcp:[::1]:1")),
+        ({"ENDPOINT": "https://host:1/x"}, OtlpEndpoint("tcp:host:1", tls=ClientTlsConfig())),
+        ({"ENDPOINT": "host:1"}, OtlpEndpoint("tcp:host:1", tls=ClientTlsConfig())),
+        ({"ENDPOINT": "host:1", "INSECURE": "True"}, OtlpEndpoint("tcp:host:1")),
+        ({"ENDPOINT": "http://host:1", "INSECURE": "false"}, OtlpEndpoint("tcp:host:1")),
+        ({"ENDPOINT": "unix:///run/c"}, OtlpEndpoint("unix:/run/c")),
+        ({"ENDPOINT": "http://a:1", "TRACES_ENDPOINT": "http://b:1"}, OtlpEndpoint("tcp:b:1")),
+        (HTTP, OtlpEndpoint(url="http://localhost:4318/v1/traces")),
+        (HTTP | {"ENDPOINT": "http://h/otlp/"}, OtlpEndpoint(url="http://h/otlp/v1/traces")),
+        (HTTP | {"TRACES_ENDPOINT": "http://h/otlp"}, OtlpEndpoint(url="http://h/otlp")),
+        ({"TRACES_PROTOCOL": "grpc"} | HTTP, OtlpEndpoint("tcp:localhost:4317")),
         (
             {"ENDPOINT": "https://h:1", "CERTIFICATE": "/ca", "TRACES_CLIENT_KEY": "/key"},
-            Collector("tcp:h:1", tls=TlsFiles(ca=Path("/ca"), key=Path("/key"))),
+            OtlpEndpoint("tcp:h:1", tls=ClientTlsConfig(ca=Path("/ca"), key=Path("/key"))),
         ),
         (
             HTTP | {"ENDPOINT": "https://h", "CLIENT_CERTIFICATE": "/cert"},
-            Collector(url="https://h/v1/traces", tls=TlsFiles(certificate=Path("/cert"))),
+            OtlpEndpoint(url="https://h/v1/traces", tls=ClientTlsConfig(certificate=Path("/cert"))),
         ),
-        ({"CERTIFICATE": "/ca"}, Collector("tcp:localhost:4317")),
+        ({"CERTIFICATE": "/ca"}, OtlpEndpoint("tcp:localhost:4317")),
         (
             {"HEADERS": "Api-Key = a%20b%3D ,, x=y=z"},
-            Collector("tcp:localhost:4317", headers=(("api-key", "a b="), ("x", "y=z"))),
+            OtlpEndpoint("tcp:localhost:4317", headers=(("api-key", "a b="), ("x", "y=z"))),
         ),
         (
             {"HEADERS": "a=b", "TRACES_HEADERS": "c=d"},
-            Collector("tcp:localhost:4317", headers=(("c", "d"),)),
+            OtlpEndpoint("tcp:localhost:4317", headers=(("c", "d"),)),
         ),
     ],
 )
 def test_as_opentelemetrys_variables_say_it(
-    said: dict[str, str], meant: Collector, environment: pytest.MonkeyPatch
+    said: dict[str, str], meant: OtlpEndpoint, environment: pytest.MonkeyPatch
 ) -> None:
     for key, value in said.items():
         environment.setenv(PREFIX + key, value)
-    assert Collector.from_environment() == meant
+    assert OtlpEndpoint.from_environment() == meant
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_what_cannot_be(said: dict[str, str], environment: pytest.MonkeyPatch) -
     for key, value in said.items():
         environment.setenv(PREFIX + key, value)
     with pytest.raises(ValueError, match=r"neither|none of"):
-        Collector.from_environment()
+        OtlpEndpoint.from_environment()
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_headers_that_cannot_be_sent(
 ) -> None:
     environment.setenv(PREFIX + "HEADERS", said)
     if words is None:
-        assert Collector.from_environment().headers == (("key", "secret"),)
+        assert OtlpEndpoint.from_environment().headers == (("key", "secret"),)
         return
     with pytest.raises(ValueError, match=words) as caught:
-        Collector.from_environment()
+        OtlpEndpoint.from_environment()
     assert PREFIX + "HEADERS" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-FILES = TlsFiles(ca=Path("/ca"), certificate=Path("/cert"), key=Path("/key"))
+FILES = ClientTlsConfig(ca=Path("/ca"), certificate=Path("/cert"), key=Path("/key"))
 KEY = {"Api-Key": 'a "b", c=d%'}
 
 
@@ -131,25 +131,25 @@ KEY = {"Api-Key": 'a "b", c=d%'}
         TelemetryConfig(traces="https://h/v1/t"),
         TelemetryConfig(traces="https://h/v1/t", traces_tls=FILES, traces_headers=KEY),
         TelemetryConfig(traces="tcp:host:1", traces_tls=FILES, traces_headers=KEY),
-        TelemetryConfig(traces="tcp:host:1", traces_tls=TlsFiles()),
+        TelemetryConfig(traces="tcp:host:1", traces_tls=ClientTlsConfig()),
     ],
 )
 def test_a_plugin_is_told_what_it_reads(
     config: TelemetryConfig, environment: pytest.MonkeyPatch
 ) -> None:
-    meant = config.collector
+    meant = config.otlp_endpoint
     assert meant is not None
     told = meant.environment
     for key, value in told.items():
         environment.setenv(key, value)
-    assert Collector.from_environment() == meant
+    assert OtlpEndpoint.from_environment() == meant
     # By the specification, what has no scheme is with TLS unless this is said.
     assert ("OTEL_EXPORTER_OTLP_TRACES_INSECURE" in told) is meant.address.startswith("unix:")
 
 
 def test_a_key_of_the_certificates_file_is_told_as_one_of_its_own() -> None:
-    tls = TlsFiles(certificate=Path("both.pem"))
-    told = Collector("tcp:host:1", tls=tls).environment
+    tls = ClientTlsConfig(certificate=Path("both.pem"))
+    told = OtlpEndpoint("tcp:host:1", tls=tls).environment
     where = str(Path("both.pem").absolute())
     assert told[PREFIX + "TRACES_CLIENT_CERTIFICATE"] == where
     assert told[PREFIX + "TRACES_CLIENT_KEY"] == where
@@ -160,12 +160,12 @@ def test_headers_are_those_of_the_config_or_else_of_the_variable(
 ) -> None:
     environment.setenv(PREFIX + "HEADERS", "key=variable")
     plain, with_key = (TelemetryConfig(traces="unix:/c", traces_headers=h) for h in ({}, KEY))
-    assert plain.collector == Collector("unix:/c", headers=(("key", "variable"),))
-    assert with_key.collector == Collector("unix:/c", headers=(("api-key", KEY["Api-Key"]),))
-    assert KEY["Api-Key"] not in repr(with_key) + repr(with_key.collector)
+    assert plain.otlp_endpoint == OtlpEndpoint("unix:/c", headers=(("key", "variable"),))
+    assert with_key.otlp_endpoint == OtlpEndpoint("unix:/c", headers=(("api-key", KEY["Api-Key"]),))
+    assert KEY["Api-Key"] not in repr(with_key) + repr(with_key.otlp_endpoint)
     # A plugin's own are as good for traces as they are for all signals.
     own = PluginConfig("a", ["x"], env={PREFIX + "HEADERS": "key=own"})
-    assert not [name for name in with_key.environment(own, 0, 0) if name.endswith("HEADERS")]
+    assert not [name for name in with_key.plugin_environment(own, 0, 0) if name.endswith("HEADERS")]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_headers_are_those_of_the_config_or_else_of_the_variable(
         ({"traces_tls": FILES, "traces": "unix:/c"}, "on tcp:… or https://…, not unix:/c"),
         ({"traces_tls": FILES, "traces": "http://h"}, "on tcp:… or https://…, not http://h"),
         (
-            {"traces_tls": TlsFiles(server_name="x"), "traces": "tcp:h:1"},
+            {"traces_tls": ClientTlsConfig(server_name="x"), "traces": "tcp:h:1"},
             "plugins cannot be told a server_name",
         ),
     ],
@@ -199,7 +199,7 @@ def test_a_variable_that_is_wrong_is_told_before_anything_starts(
 def test_a_plugin_with_a_collector_of_its_own_is_told_of_no_other(key: str) -> None:
     config = TelemetryConfig(traces="unix:/run/c")
     elsewhere = PluginConfig("a", ["x"], env={PREFIX + key: "http://elsewhere:4317"})
-    told = config.environment(elsewhere, 0, 0)
+    told = config.plugin_environment(elsewhere, 0, 0)
     assert told["OTEL_TRACES_EXPORTER"] == "otlp"
     assert not [name for name in told if name.startswith(PREFIX)]
-    assert PREFIX + "TRACES_ENDPOINT" in config.environment(PluginConfig("a", ["x"]), 0, 0)
+    assert PREFIX + "TRACES_ENDPOINT" in config.plugin_environment(PluginConfig("a", ["x"]), 0, 0)

@@ -27,7 +27,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from meshtrio.telemetry.traces.encoding import encoded
+from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 
 _texts = st.text(max_size=8) | st.text(min_size=95, max_size=105)
 _values = st.one_of(
@@ -53,7 +53,7 @@ _statuses = st.one_of(
 )
 
 
-class Ids(IdGenerator):
+class SequentialIdGenerator(IdGenerator):
     def __init__(self) -> None:
         self._ids = count(1)
 
@@ -63,7 +63,7 @@ class Ids(IdGenerator):
     generate_span_id = generate_trace_id
 
 
-_IDS = Ids()
+_IDS = SequentialIdGenerator()
 _PROVIDERS = [
     TracerProvider(resource=Resource({"service.name": name}), span_limits=limits, id_generator=_IDS)
     for name, limits in (
@@ -124,7 +124,7 @@ def parts(request: Any) -> list[Any]:
 @given(st.lists(spans(), max_size=6))
 @settings(max_examples=300)
 def test_spans_are_encoded_as_the_library_does_it(made: Iterable[ReadableSpan]) -> None:
-    assert flat(encoded([*made])) == flat(encode_spans([*made]))
+    assert flat(encode_export_request([*made])) == flat(encode_spans([*made]))
 
 
 _QUIET_NAN = struct.unpack("<d", struct.pack("<Q", 0xFFF8_0000_0000_00AB))[0]
@@ -139,16 +139,18 @@ def test_a_value_is_encoded_by_its_bits_whatever_was_encoded_before(
     before: Any, value: Any
 ) -> None:
     made = [span_with("one", same=before), span_with("other", same=value)]
-    assert flat(encoded(made)) == flat(encode_spans(made))
+    assert flat(encode_export_request(made)) == flat(encode_spans(made))
 
 
 @pytest.mark.parametrize("odd", ["\ud800", 2**70, ["\ud800"]])
 def test_what_cannot_be_encoded_costs_no_other_attribute(odd: Any) -> None:
     made = [span_with("one", odd=odd, good=1), span_with("other", good=1, odd=odd)]
-    told = [[pair.key for pair in span.attributes] for _, span, *_ in parts(encoded(made))]
+    told = [
+        [pair.key for pair in span.attributes] for _, span, *_ in parts(encode_export_request(made))
+    ]
     assert told == [["good"], ["good"]]
 
 
 def test_a_name_that_is_no_text_costs_no_other_span() -> None:
     made = [span_with("\ud800"), span_with("good"), span_with("\udfff", n=1)]
-    assert [span.name for _, span, *_ in parts(encoded(made))] == ["good"]
+    assert [span.name for _, span, *_ in parts(encode_export_request(made))] == ["good"]

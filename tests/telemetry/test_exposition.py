@@ -9,10 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from meshtrio.structured import running
-from meshtrio.telemetry.families import Family, Kind, Point, gauge
-from meshtrio.telemetry.metrics.exposition import Scrapes, expose
-from tests.system.scrapes import free_port
+from meshtrio.telemetry.metric_families import (
+    MetricFamily,
+    MetricKind,
+    MetricPoint,
+    gauge_family,
+)
+from meshtrio.telemetry.metrics.exposition_server import ScrapeCoalescer, serve_metrics
+from meshtrio.util.concurrency import background_service
+from tests.support.scrapes import find_free_port
 
 
 @pytest.mark.parametrize(
@@ -30,11 +35,11 @@ from tests.system.scrapes import free_port
 async def test_whatever_is_asked_has_an_answer(
     said: bytes, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def gather(within: float | None) -> list[Family]:
+    async def gather(within: float | None) -> list[MetricFamily]:
         raise RuntimeError("a bug")
 
-    where = f"127.0.0.1:{free_port()}"
-    async with running(expose, gather, f"tcp:{where}"):
+    where = f"127.0.0.1:{find_free_port()}"
+    async with background_service(serve_metrics, gather, f"tcp:{where}"):
         host, port = where.split(":")
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
@@ -49,17 +54,17 @@ async def test_those_who_wait_for_a_scrape_share_the_next() -> None:
     """However many ask, a mesh asks its plugins once at a time."""
     gathered, going_on = 0, trio.Event()
 
-    async def gather(within: float | None) -> list[Family]:
+    async def gather(within: float | None) -> list[MetricFamily]:
         nonlocal gathered
         gathered += 1
         number = gathered
         await going_on.wait()
-        return [gauge("number", "", "", {(): number})]
+        return [gauge_family("number", "", "", {(): number})]
 
-    scrapes, texts = Scrapes(gather), []
+    scrapes, texts = ScrapeCoalescer(gather), []
 
     async def ask(accept: str) -> None:
-        texts.append(await scrapes.text(None, accept, packed=False))
+        texts.append(await scrapes.scrape(None, accept, use_gzip=False))
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -84,31 +89,31 @@ async def test_those_who_wait_for_a_scrape_share_the_next() -> None:
 async def test_who_stops_waiting_for_a_scrape_leaves_nothing_old_behind() -> None:
     entered, going_on, gathered = trio.Event(), trio.Event(), 0
 
-    async def gather(within: float | None) -> list[Family]:
+    async def gather(within: float | None) -> list[MetricFamily]:
         nonlocal gathered
         gathered += 1
         entered.set()
         await going_on.wait()
-        return [gauge("number", "", "", {(): gathered})]
+        return [gauge_family("number", "", "", {(): gathered})]
 
-    scrapes = Scrapes(gather)
+    scrapes = ScrapeCoalescer(gather)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(scrapes.text, None, "", packed=False))
+            nursery.start_soon(partial(scrapes.scrape, None, "", use_gzip=False))
             await entered.wait()
             nursery.cancel_scope.cancel()
         going_on.set()
-        _, text = await scrapes.text(None, "", packed=False)
+        _, text = await scrapes.scrape(None, "", use_gzip=False)
     assert b"number 2.0" in text
 
 
 async def test_what_cannot_be_written_costs_no_other() -> None:
-    odd = Family("odd", Kind.GAUGE, "", "", [Point((("label", "\ud800"),), 1)])
+    odd = MetricFamily("odd", MetricKind.GAUGE, "", "", [MetricPoint((("label", "\ud800"),), 1)])
 
-    async def gather(within: float | None) -> list[Family]:
-        return [odd, gauge("number", "", "", {(): 1})]
+    async def gather(within: float | None) -> list[MetricFamily]:
+        return [odd, gauge_family("number", "", "", {(): 1})]
 
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
-        _, text = await Scrapes(gather).text(None, accept, packed=False)
+        _, text = await ScrapeCoalescer(gather).scrape(None, accept, use_gzip=False)
         assert b"number 1.0" in text
         assert text.endswith(b"# EOF\n") == bool(accept)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.telemetry.logs.json_lines import line_of
+from meshtrio.telemetry.logs.json_lines import format_json_line
 
 MOST = 8192
 
@@ -58,8 +58,8 @@ def circle() -> list[Any]:
     ids=lambda value: str(type(value).__name__),
 )
 def test_a_value_is_told_in_what_json_has(value: object, told: object) -> None:
-    assert read(line_of({"a": value}, MOST)) == {"a": told}
-    assert read(line_of({}, MOST, {"a": [value]})) == {"a": [told]}
+    assert read(format_json_line({"a": value}, MOST)) == {"a": told}
+    assert read(format_json_line({}, MOST, {"a": [value]})) == {"a": [told]}
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_a_value_is_told_in_what_json_has(value: object, told: object) -> None:
 )
 def test_what_is_too_much_is_cut(value: object) -> None:
     values = {"level": "INFO", "message": "m", "exception": value}
-    assert read(line_of(values, MOST))["level"] == "INFO"
-    found = read(line_of({"level": "INFO", "message": "m"}, MOST, {"a": value}))
+    assert read(format_json_line(values, MOST))["level"] == "INFO"
+    found = read(format_json_line({"level": "INFO", "message": "m"}, MOST, {"a": value}))
     assert (found["level"], found["message"]) == ("INFO", "m")
 
 
 def test_of_an_exception_the_end_is_kept_and_of_a_message_the_beginning() -> None:
     values = {"message": "first" + "x" * 9000, "exception": "y" * 9000 + "last"}
-    found = read(line_of(values, MOST))
+    found = read(format_json_line(values, MOST))
     assert found["message"].startswith("firstxx")
     assert found["message"].endswith(" more characters)")
     assert found["exception"].startswith("… (")
@@ -93,7 +93,10 @@ def test_of_an_exception_the_end_is_kept_and_of_a_message_the_beginning() -> Non
 
 
 def test_names_that_are_taken_are_told_with_a_sign() -> None:
-    assert read(line_of({"level": "INFO"}, MOST, {"level": 3})) == {"level": "INFO", "level_": 3}
+    assert read(format_json_line({"level": "INFO"}, MOST, {"level": 3})) == {
+        "level": "INFO",
+        "level_": 3,
+    }
 
 
 VALUES = st.recursive(
@@ -105,4 +108,4 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["level", "message", "fields"]), VALUES), VALUES)
 def test_nothing_makes_more_than_one_line(values: dict[str, Any], rest: object) -> None:
-    assert isinstance(read(line_of(values, MOST, {"rest": rest})), dict)
+    assert isinstance(read(format_json_line(values, MOST, {"rest": rest})), dict)

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.config.log_filter import Amount
+from meshtrio.config.binary_log_filter import MethodLogLimits
 from meshtrio.telemetry.binary_log import reader
-from meshtrio.telemetry.binary_log.entries import CallEntries, Logger
-from meshtrio.telemetry.binary_log.files import LogFiles
-from tests.programs import until
+from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, Logger
+from meshtrio.telemetry.binary_log.rotating_writer import RotatingWriter
+from tests.support.mesh_processes import wait_until
 
 RECORD = b"r" * 96
 """With its length a hundred bytes."""
 
 
-def counts(files: LogFiles) -> dict[str, int]:
-    written, dropped = files.families()
+def counts(files: RotatingWriter) -> dict[str, int]:
+    written, dropped = files.collect()
     found = {dict(p.labels)["reason"]: p.value for p in dropped.points if p.value}
     return {"written": written.points[0].value, **found}  # type: ignore[dict-item]
 
@@ -46,15 +46,15 @@ def records(path: Path) -> int:
 
 
 def test_nothing_is_made_before_there_is_something_to_write(tmp_path: Path) -> None:
-    files = LogFiles(tmp_path / "f", "x")
-    files.finish()
+    files = RotatingWriter(tmp_path / "f", "x")
+    files.close()
     assert not (tmp_path / "f").exists()
 
 
 def test_only_we_can_read_it(tmp_path: Path) -> None:
-    files = LogFiles(tmp_path / "f", "x")
+    files = RotatingWriter(tmp_path / "f", "x")
     files.put(RECORD)
-    files.finish()
+    files.close()
     assert files.path == tmp_path / "f" / f"x.{os.getpid()}.binlog"
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o700
     assert files.path.stat().st_mode & 0o777 == 0o600
@@ -64,10 +64,10 @@ def test_only_we_can_read_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
 def test_files_are_bounded_in_size_and_number(kept: int, tmp_path: Path) -> None:
-    files = LogFiles(tmp_path, "x", size=1050, files=kept)
+    files = RotatingWriter(tmp_path, "x", max_file_size=1050, max_files=kept)
     for _ in range(95):
         files.put(RECORD)
-    files.finish()
+    files.close()
     expected = ["x.PID.binlog", "x.PID.binlog.1", "x.PID.binlog.2"][:kept]
     assert names(tmp_path) == expected
     assert [records(path) for path in sorted(tmp_path.iterdir())] == [5, 10, 10][:kept]
@@ -77,10 +77,10 @@ def test_files_are_bounded_in_size_and_number(kept: int, tmp_path: Path) -> None
 def test_what_can_never_be_written_is_dropped_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = LogFiles(tmp_path, "x", size=99)
+    files = RotatingWriter(tmp_path, "x", max_file_size=99)
     files.put(RECORD)
     files.put(b"rr")
-    files.finish()
+    files.close()
     assert counts(files) == {"written": 1, "too_large": 1}
     (said,) = caplog.records
     assert said.getMessage() == f"1 entries of the binary log {files.path} were dropped"
@@ -95,9 +95,9 @@ def test_what_processes_left_that_are_gone_is_bounded(tmp_path: Path) -> None:
         os.utime(path, (number, number))
     (tmp_path / f"x.{os.getppid()}.binlog").touch()
     os.utime(tmp_path / f"x.{os.getppid()}.binlog", (0, 0))
-    files = LogFiles(tmp_path, "x")
+    files = RotatingWriter(tmp_path, "x")
     files.put(RECORD)
-    files.finish()
+    files.close()
     left = [name.replace(str(done.pid), "GONE") for name in names(tmp_path)]
     kept = ["x.GONE.binlog", "x.GONE.binlog.2", "x.PID.binlog", "y.GONE.binlog"]
     assert sorted(left) == sorted([*kept, f"x.{os.getppid()}.binlog"])
@@ -107,11 +107,11 @@ def test_a_folder_that_cannot_be_written_to_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    files = LogFiles(tmp_path / "file" / "f", "x")
+    files = RotatingWriter(tmp_path / "file" / "f", "x")
     for number in range(3):
         files.put(RECORD)
-        until(lambda number=number: counts(files).get("not_written") == number + 1)
-    files.finish()
+        wait_until(lambda number=number: counts(files).get("not_written") == number + 1)
+    files.close()
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert told == [
         f"the binary log {files.path} cannot be written: Not a directory",
@@ -133,17 +133,17 @@ def full_at(size: int) -> Iterator[None]:
 def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("meshtrio.telemetry.binary_log.files._PAUSE", 0.0)
-    files = LogFiles(tmp_path, "x")
+    monkeypatch.setattr("meshtrio.telemetry.binary_log.rotating_writer._RETRY_DELAY", 0.0)
+    files = RotatingWriter(tmp_path, "x")
     large = b"r" * 600_000
     with full_at(1_000_000):
         for number in range(3):
             files.put(large)
-            until(lambda number=number: sum(counts(files).values()) == number + 1)
+            wait_until(lambda number=number: sum(counts(files).values()) == number + 1)
         assert counts(files) == {"written": 1, "not_written": 2}
         assert records(files.path) == 1
     files.put(large)
-    files.finish()
+    files.close()
     assert records(files.path) == 2
     said = [r.getMessage() for r in caplog.records]
     assert [line for line in said if "cannot be written" in line] == [
@@ -152,14 +152,14 @@ def test_of_a_record_that_the_disk_has_no_room_for_nothing_is_left(
 
 
 def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
-    files = LogFiles(tmp_path, "x")
+    files = RotatingWriter(tmp_path, "x")
     entries = []
-    log = CallEntries(entries.append, Amount(), Logger.CLIENT)
-    log.client_header("/a.B/C", "host", [("key", "1")], 0.5)
-    log.half_close()
+    log = CallEntryWriter(entries.append, MethodLogLimits(), Logger.CLIENT)
+    log.write_client_header("/a.B/C", "host", [("key", "1")], 0.5)
+    log.write_half_close()
     for entry in entries:
         files.put(entry)
-    files.finish()
+    files.close()
     data = files.path.read_bytes()
     read = [json.loads(line) for line in printed(files.path)]
     assert [entry["type"] for entry in read] == [
@@ -170,7 +170,7 @@ def test_a_file_is_read_up_to_what_is_not_whole_yet(tmp_path: Path) -> None:
     for size in range(1, 4 + len(entries[1])):
         files.path.write_bytes(data[:-size])
         with files.path.open("rb") as file:
-            assert len(list(reader.entries(file))) == 1
+            assert len(list(reader.iter_entries(file))) == 1
 
 
 def printed(path: Path) -> list[str]:
@@ -181,7 +181,7 @@ def printed(path: Path) -> list[str]:
 def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     works_again = threading.Event()
 
-    class OnDiskThatHangs(LogFiles):
+    class OnDiskThatHangs(RotatingWriter):
         def _append(self, data: bytes) -> None:
             works_again.wait()
 
@@ -190,7 +190,7 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
         files.put(b"r" * 100_000)
     found = counts(files)
     assert found["queue_full"] > 10
-    files.finish()
+    files.close()
     assert counts(files)["queue_full"] + counts(files)["stopped"] == 100
     # Let the thread go, for the sake of the other tests.
     works_again.set()
@@ -199,9 +199,9 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_what_comes_after_the_end_is_dropped_and_keeps_nobody(tmp_path: Path) -> None:
-    files = LogFiles(tmp_path / "f", "x")
+    files = RotatingWriter(tmp_path / "f", "x")
     files.put(RECORD)
-    files.finish()
+    files.close()
     files.put(RECORD)
     assert not files._thread.is_alive()
     assert counts(files) == {"written": 1, "stopped": 1}
@@ -246,9 +246,9 @@ def test_what_others_have_put_in_its_place_is_not_written_to(
     folder.mkdir(mode=0o777)
     elsewhere.touch()
     put(folder / f"x.{os.getpid()}.binlog", elsewhere)
-    files = LogFiles(folder, "x")
+    files = RotatingWriter(folder, "x")
     files.put(RECORD)
-    files.finish()
+    files.close()
     assert not files._thread.is_alive()
     assert counts(files) == {"written": 0, "not_written": 1}
     assert "cannot be written" in caplog.text
@@ -263,7 +263,7 @@ def test_old_files_of_other_users_are_left(tmp_path: Path) -> None:
         path = tmp_path / f"x.99999990{number}.binlog"
         path.touch()
         os.chown(path, 65534, 65534)
-    files = LogFiles(tmp_path, "x", files=1)
+    files = RotatingWriter(tmp_path, "x", max_files=1)
     files.put(RECORD)
-    files.finish()
+    files.close()
     assert len(list(tmp_path.iterdir())) == 6

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.config.log_filter import Amount, LogFilter
+from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 
-ALL, NOTHING = Amount(), None
-HEADERS, MESSAGES = Amount(messages=0), Amount(headers=0)
+ALL, NOTHING = MethodLogLimits(), None
+HEADERS, MESSAGES = MethodLogLimits(max_message_bytes=0), MethodLogLimits(max_header_bytes=0)
 
 
 @pytest.mark.parametrize(
@@ -18,27 +18,30 @@ HEADERS, MESSAGES = Amount(messages=0), Amount(headers=0)
         ("*{h}", HEADERS, HEADERS, HEADERS),
         ("*{m}", MESSAGES, MESSAGES, MESSAGES),
         ("*{h;m}", ALL, ALL, ALL),
-        ("*{h:1;m:2}", Amount(1, 2), Amount(1, 2), Amount(1, 2)),
-        ("*{h;m:2}", Amount(None, 2), Amount(None, 2), Amount(None, 2)),
-        ("*{h:1;m}", Amount(1, None), Amount(1, None), Amount(1, None)),
-        ("*{m:256}", Amount(0, 256), Amount(0, 256), Amount(0, 256)),
+        ("*{h:1;m:2}", MethodLogLimits(1, 2), MethodLogLimits(1, 2), MethodLogLimits(1, 2)),
+        ("*{h;m:2}", MethodLogLimits(None, 2), MethodLogLimits(None, 2), MethodLogLimits(None, 2)),
+        ("*{h:1;m}", MethodLogLimits(1, None), MethodLogLimits(1, None), MethodLogLimits(1, None)),
+        ("*{m:256}", MethodLogLimits(0, 256), MethodLogLimits(0, 256), MethodLogLimits(0, 256)),
         ("p.Foo/*", ALL, ALL, NOTHING),
         ("p.Foo/Bar", ALL, NOTHING, NOTHING),
         ("p.Foo/*,-p.Foo/Bar", NOTHING, ALL, NOTHING),
         ("-p.Foo/Bar,p.Foo/*", NOTHING, ALL, NOTHING),
         ("*,-p.Foo/Bar", NOTHING, ALL, ALL),
-        ("p.Foo/*,p.Foo/Bar{m:256}", Amount(0, 256), ALL, NOTHING),
+        ("p.Foo/*,p.Foo/Bar{m:256}", MethodLogLimits(0, 256), ALL, NOTHING),
         ("*{h},p.Foo/*{m},p.Foo/Bar", ALL, MESSAGES, HEADERS),
         ("-p.Foo/Bar", NOTHING, NOTHING, NOTHING),
     ],
 )
 def test_the_most_exact_pattern_counts(
-    text: str, bar: Amount | None, baz: Amount | None, other: Amount | None
+    text: str,
+    bar: MethodLogLimits | None,
+    baz: MethodLogLimits | None,
+    other: MethodLogLimits | None,
 ) -> None:
-    found = LogFilter.parse(text)
-    assert found.of("p.Foo", "Bar") == bar
-    assert found.of("p.Foo", "Baz") == baz
-    assert found.of("p.Food", "Bar") == other
+    found = BinaryLogFilter.parse(text)
+    assert found.method_limits("p.Foo", "Bar") == bar
+    assert found.method_limits("p.Foo", "Baz") == baz
+    assert found.method_limits("p.Food", "Bar") == other
 
 
 @pytest.mark.parametrize(
@@ -79,4 +82,4 @@ def test_the_most_exact_pattern_counts(
 )
 def test_what_is_malformed_or_said_twice_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is none of|there is another|what is left out"):
-        LogFilter.parse(text)
+        BinaryLogFilter.parse(text)

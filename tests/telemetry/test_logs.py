@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervise import events
-from meshtrio.supervise.words import name_of
-from tests.meshes import running
-from tests.plugins.weird import LINES
-from tests.programs import echo, plugin
+from meshtrio.supervisor import events
+from meshtrio.supervisor.event_text import event_name
+from tests.plugins.odd_log_lines import LINES
+from tests.support.in_process_mesh import run_mesh
+from tests.support.mesh_processes import echo_plugin_table, plugin_table
 
 
 def of_plugins(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -24,19 +24,21 @@ async def test_one_record_for_each_event_and_line_drops_too(
     caplog.set_level("INFO")
     output = {"lines_per_second": 100, "burst": 500}
     config = (
-        echo()
-        + plugin("chatter", "faulty.py", "chatter", ready_timeout=60, output=output)
-        + plugin("bad", "faulty.py", "exit-at-once", max_restarts=1, backoff={"initial": 0.01})
-        + plugin("weird", "weird.py", ready_timeout=60)
+        echo_plugin_table()
+        + plugin_table("chatter", "startup_faults.py", "chatter", ready_timeout=60, output=output)
+        + plugin_table(
+            "bad", "startup_faults.py", "exit-at-once", max_restarts=1, backoff={"initial": 0.01}
+        )
+        + plugin_table("weird", "odd_log_lines.py", ready_timeout=60)
     )
-    async with running(config, short_dir) as watched:
-        await watched.wait(events.Ready, plugin="echo")
-        await watched.wait(events.GaveUp, plugin="bad")
+    async with run_mesh(config, short_dir) as watched:
+        await watched.wait_for_event(events.Ready, plugin="echo")
+        await watched.wait_for_event(events.GaveUp, plugin="bad")
         await watched.wait_for_line("chatter over")
         await watched.wait_for_line("the end")
         await watched.mesh.restart("echo")
-    seen = [observed.event for observed in watched.seen]
-    kinds = {name_of(event) for event in seen}
+    seen = [observed.event for observed in watched.events]
+    kinds = {event_name(event) for event in seen}
     assert kinds >= {
         *("starting", "ready", "exited", "restarting", "gave_up", "renewing", "stopping"),
         *("stopped", "line_written", "lines_dropped"),
@@ -47,7 +49,7 @@ async def test_one_record_for_each_event_and_line_drops_too(
     ]
     for record, event in zip(found, seen, strict=True):
         is_line = isinstance(event, events.LineWritten)
-        assert record.__dict__["event"] == (None if is_line else name_of(event))
+        assert record.__dict__["event"] == (None if is_line else event_name(event))
         of_a_plugin = is_line or isinstance(event, events.LinesDropped)
         name = f"meshtrio.plugin.{event.plugin}" if of_a_plugin else "meshtrio.mesh"
         assert record.name == name
@@ -60,7 +62,7 @@ async def test_a_line_of_json_becomes_a_record_of_its_own(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with running(plugin("weird", "weird.py"), short_dir) as watched:
+    async with run_mesh(plugin_table("weird", "odd_log_lines.py"), short_dir) as watched:
         await watched.wait_for_line("the end")
     record = next(each for each in of_plugins(caplog) if each.getMessage() == "it failed")
     assert record.levelname == "ERROR"

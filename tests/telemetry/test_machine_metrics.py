@@ -15,9 +15,9 @@ import pytest
 import trio
 
 from meshtrio.config import Containment, PluginConfig
-from meshtrio.supervise.processes.usage import Usage, usage_by_group
-from meshtrio.telemetry.metrics import machine
-from meshtrio.telemetry.metrics.machine import MachineMetrics
+from meshtrio.supervisor.process.resource_usage import ResourceUsage, read_usage_by_group
+from meshtrio.telemetry.metrics import resource_metrics
+from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 
 LABELS = (("plugin", "p"), ("plugin_instance", "0"))
 
@@ -43,11 +43,11 @@ def child(pid: int, **containment: Any) -> Any:
     return SimpleNamespace(plugin="p", number=0, config=config, process=SimpleNamespace(pid=pid))
 
 
-async def values(metrics: MachineMetrics, *children: Any) -> dict[tuple[str, Any], Any]:
-    await metrics.look(children)
+async def values(metrics: ResourceMetrics, *children: Any) -> dict[tuple[str, Any], Any]:
+    await metrics.sample(children)
     return {
         (family.name, point.labels): point.value
-        for family in metrics.families(children)
+        for family in metrics.collect(children)
         for point in family.points
     }
 
@@ -65,21 +65,24 @@ os.wait()
 async def test_what_a_child_took_stays_counted_when_it_is_gone() -> None:
     with leader(WITH_A_CHILD) as process:
         # The kernel tells both times in ticks, each rounded down.
-        assert (await usage_by_group())[process.pid].cpu >= 0.25
+        assert (await read_usage_by_group())[process.pid].cpu_time >= 0.25
 
 
 @pytest.mark.parametrize(("second_pid", "expected"), [(7, 5.0), (8, 1.0)])
 async def test_a_counter_of_one_process_never_falls(
     second_pid: int, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[Mapping[int, Usage]] = [{7: Usage(cpu=5.0)}, {second_pid: Usage(cpu=1.0)}]
+    looks: list[Mapping[int, ResourceUsage]] = [
+        {7: ResourceUsage(cpu_time=5.0)},
+        {second_pid: ResourceUsage(cpu_time=1.0)},
+    ]
 
-    async def usage() -> Mapping[int, Usage]:
+    async def usage() -> Mapping[int, ResourceUsage]:
         await trio.lowlevel.checkpoint()
         return looks.pop(0)
 
-    monkeypatch.setattr(machine, "usage_by_group", usage)
-    metrics = MachineMetrics()
+    monkeypatch.setattr(resource_metrics, "read_usage_by_group", usage)
+    metrics = ResourceMetrics()
     await values(metrics, child(7))
     found = await values(metrics, child(second_pid))
     assert found["mesh.instance.cpu_time", LABELS] == expected
@@ -88,7 +91,7 @@ async def test_a_counter_of_one_process_never_falls(
 async def test_what_is_used_stands_beside_what_may_be() -> None:
     limits = f"import resource\nresource.setrlimit({resource.RLIMIT_NOFILE}, (50, 60))"
     with leader(limits) as process:
-        found = await values(MachineMetrics(), child(process.pid, memory=10**8))
+        found = await values(ResourceMetrics(), child(process.pid, memory=10**8))
     assert 3 <= found["mesh.instance.open_descriptors", LABELS] < 50
     assert found["mesh.instance.max_descriptors", LABELS] == 50
     assert 0 < found["mesh.instance.resident_memory", LABELS] < 10**8
@@ -96,7 +99,7 @@ async def test_what_is_used_stands_beside_what_may_be() -> None:
 
 
 async def test_the_mesh_tells_what_it_uses_itself() -> None:
-    found = await values(MachineMetrics())
+    found = await values(ResourceMetrics())
     assert found["mesh.cpu_time", ()] > 0
     assert found["mesh.resident_memory", ()] > 1e6
     assert 0 < found["mesh.open_descriptors", ()] <= found["mesh.max_descriptors", ()]
@@ -107,6 +110,6 @@ async def test_a_process_that_is_gone_is_left_out() -> None:
     with leader("pass") as process:
         pass
     assert not os.path.exists(f"/proc/{process.pid}")
-    found = await values(MachineMetrics(), child(process.pid))
+    found = await values(ResourceMetrics(), child(process.pid))
     told = {name for name, labels in found if labels}
     assert told == set()

@@ -15,26 +15,26 @@ import trio.testing
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.client.calls import stub_method
 from meshtrio.client.channel import Channel, connect_to
-from meshtrio.rpc import census, observe, tracing
-from meshtrio.rpc.observers import observers, observing
-from meshtrio.rpc.seam import Method
+from meshtrio.client.multicallable import make_multicallable
+from meshtrio.rpc import channelz_registry, tracer, tracer_dispatch
+from meshtrio.rpc.composite_tracer import current_tracers, use_tracers
+from meshtrio.rpc.purerpc_compat import Method
 from meshtrio.rpc.server import Server
-from meshtrio.wire.budget import Budget
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, request, requests
-from tests.rpc.test_calls import ALL
+from meshtrio.util.token_bucket import TokenBucket
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER
+from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
 
 
-class Notes(observe.ServerObserver, observe.ClientObserver, observe.MethodObserver):
+class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
     """Writes down all it is told; `messages`: of messages, too."""
 
     def __init__(self, *, messages: bool = False) -> None:
         self.lines: list[str] = []
         self.messages = messages
 
-    def begin(self, *arguments: Any) -> Any:
+    def start_call(self, *arguments: Any) -> Any:
         if not arguments:
             self.lines.append("call")
             return Call(self)
@@ -42,74 +42,76 @@ class Notes(observe.ServerObserver, observe.ClientObserver, observe.MethodObserv
         self.lines.append(f"served {method.name}")
         watch = Watch(self, "server")
         if self.messages:
-            stream.watch = watch
+            stream.message_tracer = watch
         return watch
 
-    def refused(self, head: Any, outcome: observe.Outcome) -> None:
-        self.lines.append(f"refused {head.path} {outcome[0]}")
+    def call_rejected(self, headers: Any, status: tracer.CallStatus) -> None:
+        self.lines.append(f"refused {headers.path} {status[0]}")
 
-    def method(self, target: str, method: Any) -> observe.MethodObserver:
+    def trace_method(self, target: str, method: Any) -> tracer.MethodTracer:
         return self
 
 
-class Watch(observe.ServerWatch, observe.AttemptWatch):
+class Watch(tracer.ServerCallTracer, tracer.AttemptTracer):
     def __init__(self, notes: Notes, side: str) -> None:
         self.notes, self.side = notes, side
-        self.follows = notes.messages
+        self.wants_pick_events = notes.messages
 
-    def placed(self, attempt: Any, *, waited: bool) -> None:
-        attempt.stream.watch = self
+    def endpoint_picked(self, attempt: Any, *, was_delayed: bool) -> None:
+        attempt.stream.message_tracer = self
 
-    def sent(self, message: bytes, wire_size: int) -> None:
+    def message_sent(self, message: bytes, wire_size: int) -> None:
         self.notes.lines.append(f"{self.side} sent {len(message)}")
 
-    def received(self, message: bytes, wire_size: int) -> None:
+    def message_received(self, message: bytes, wire_size: int) -> None:
         self.notes.lines.append(f"{self.side} received {len(message)}")
 
-    def sent_all(self) -> None:
+    def half_closed(self) -> None:
         self.notes.lines.append(f"{self.side} sent all")
 
-    def received_all(self) -> None:
+    def half_close_received(self) -> None:
         self.notes.lines.append(f"{self.side} received all")
 
-    def answered(self, head: Any) -> None:
-        self.notes.lines.append(f"{self.side} answered {head.http_status}")
+    def headers_received(self, headers: Any) -> None:
+        self.notes.lines.append(f"{self.side} answered {headers.http_status}")
 
-    def asks(self, authority: str, fields: Any, deadline: float) -> None:
+    def before_pick(self, authority: str, fields: Any, deadline: float) -> None:
         said = b" ".join(key for key, _ in fields).decode()
         self.notes.lines.append(f"asks {said} {'in time' if deadline < math.inf else 'ever'}")
 
-    def enter(self) -> None:
+    def before_handler(self) -> None:
         self.notes.lines.append("enter")
 
-    def ended(self, outcome: observe.Outcome) -> None:
-        self.notes.lines.append(f"{self.side} ended {outcome[0]}")
+    def call_ended(self, status: tracer.CallStatus) -> None:
+        self.notes.lines.append(f"{self.side} ended {status[0]}")
 
-    def finished(self, outcome: observe.Outcome, stream: Any) -> None:
-        self.notes.lines.append(f"attempt ended {outcome[0]}")
+    def attempt_ended(self, status: tracer.CallStatus, stream: Any) -> None:
+        self.notes.lines.append(f"attempt ended {status[0]}")
 
 
-class Call(observe.CallWatch):
+class Call(tracer.ClientCallTracer):
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
 
-    def attempt(self, kind: observe.AttemptKind, previous: int) -> observe.AttemptWatch:
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
         self.notes.lines.append(f"attempt {kind.value}")
         return Watch(self.notes, "client")
 
-    def ended(self, outcome: observe.Outcome | None) -> None:
-        self.notes.lines.append(f"call ended {outcome and outcome[0]}")
+    def call_ended(self, status: tracer.CallStatus | None) -> None:
+        self.notes.lines.append(f"call ended {status and status[0]}")
 
 
 async def test_all_are_told_and_only_who_wants_to_of_messages(short_dir: Path) -> None:
     few, all_of_it = Notes(), Notes(messages=True)
-    with observing(client=few, server=few), observing(client=all_of_it, server=all_of_it):
+    with use_tracers(client=few, server=few), use_tracers(client=all_of_it, server=all_of_it):
         async with (
-            serving(short_dir / "a", Server(ALL)),
+            serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
-            await channel.stub(EchoServiceStub).Echo(request("hi"), metadata=[("key", "1")])
-    assert observers().client is None
+            await channel.stub(EchoServiceStub).Echo(echo_request("hi"), metadata=[("key", "1")])
+    assert current_tracers().client is None
     assert all_of_it.lines == [
         "call",
         "attempt original",
@@ -138,16 +140,16 @@ async def test_the_ends_of_both_sides_are_told_once(others: int, short_dir: Path
     notes = Notes(messages=True)
     with ExitStack() as stack:
         for each in [notes, *(Notes() for _ in range(others))]:
-            stack.enter_context(observing(client=each, server=each))
+            stack.enter_context(use_tracers(client=each, server=each))
         async with (
-            serving(short_dir / "a", Server(ALL)),
+            serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             stub = channel.stub(EchoServiceStub)
             with trio.fail_after(30):
-                await stub.Join(requests("a", "b"))
+                await stub.Join(echo_requests("a", "b"))
             async with stub.Chat() as call:
-                await call.send_message(request("a"))
+                await call.send_message(echo_request("a"))
                 assert await call.receive_message() is not None
                 await call.close()
                 await call.close()
@@ -166,22 +168,25 @@ async def test_the_ends_of_both_sides_are_told_once(others: int, short_dir: Path
 
 
 async def test_a_guest_is_told_of_the_calls_of_its_block(short_dir: Path) -> None:
-    notes, server = Notes(), Server(ALL)
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    notes, server = Notes(), Server(ECHO_SERVICER)
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         stub = channel.stub(EchoServiceStub)
-        await stub.Echo(request("before"))
-        with server.observed_by(notes):
+        await stub.Echo(echo_request("before"))
+        with server.add_tracer(notes):
             async for _ in stub.Repeat(RepeatRequest(count=1)):
                 pass
-        await stub.Echo(request("after"))
+        await stub.Echo(echo_request("after"))
     assert notes.lines == ["served Repeat", "enter", "server ended 0"]
 
 
 async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
     notes = Notes()
-    with observing(client=notes):
+    with use_tracers(client=notes):
         async with (
-            serving(short_dir / "a", Server(ALL)),
+            serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             async for _ in channel.stub(EchoServiceStub).Repeat(RepeatRequest(count=10**9)):
@@ -195,36 +200,36 @@ async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
 
 async def test_what_no_handler_takes_is_told(short_dir: Path) -> None:
     notes = Notes()
-    server = Server(Scripted(), admit=lambda peer, head, forward: "not you")
-    with server.observed_by(notes):
+    server = Server(CallbackServicer(), check_access=lambda peer, head, forward: "not you")
+    with server.add_tracer(notes):
         async with (
-            serving(short_dir / "a", server),
+            serve_on_socket(short_dir / "a", server),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             with pytest.raises(purerpc.PermissionDeniedError):
-                await channel.stub(EchoServiceStub).Echo(request("?"))
+                await channel.stub(EchoServiceStub).Echo(echo_request("?"))
     assert notes.lines == ["refused /echo.v1.EchoService/Echo 7"]
 
 
 async def test_one_that_fails_costs_no_call(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Failing(observe.ServerObserver, observe.ServerWatch):
-        def begin(self, *_: Any) -> observe.ServerWatch:
+    class Failing(tracer.ServerTracer, tracer.ServerCallTracer):
+        def start_call(self, *_: Any) -> tracer.ServerCallTracer:
             return self
 
-        def ended(self, outcome: observe.Outcome) -> None:
+        def call_ended(self, status: tracer.CallStatus) -> None:
             raise RuntimeError("a bug")
 
-    with observing(server=Failing()):
+    with use_tracers(server=Failing()):
         async with (
-            serving(short_dir / "a", Server(ALL)),
+            serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             stub = channel.stub(EchoServiceStub)
             async with stub.Chat() as call:
-                await stub.Echo(request("hi"))
-                await call.send_message(request("still"))
+                await stub.Echo(echo_request("hi"))
+                await call.send_message(echo_request("still"))
                 assert (await call.receive_message()).message == "still"
     assert "/echo.v1.EchoService/Echo: call tracer raised" in caplog.text
 
@@ -250,18 +255,18 @@ class Raising(Notes):
         if step in self.steps:
             raise self.error
 
-    def begin(self, *arguments: Any) -> Any:
-        super().begin(*arguments)
+    def start_call(self, *arguments: Any) -> Any:
+        super().start_call(*arguments)
         self.check("begin")
         if not arguments:
             return RaisingCall(self)
         watch = arguments[2].watch = RaisingWatch(self, "server")
         return watch
 
-    def refused(self, head: Any, outcome: observe.Outcome) -> None:
+    def call_rejected(self, headers: Any, status: tracer.CallStatus) -> None:
         self.check("refused")
 
-    def method(self, target: str, method: Any) -> observe.MethodObserver:
+    def trace_method(self, target: str, method: Any) -> tracer.MethodTracer:
         self.check("method")
         return self
 
@@ -282,7 +287,9 @@ class RaisingWatch(Watch):
 class RaisingCall(Call):
     notes: Raising
 
-    def attempt(self, kind: observe.AttemptKind, previous: int) -> observe.AttemptWatch:
+    def start_attempt(
+        self, kind: tracer.AttemptKind, previous_attempts: int
+    ) -> tracer.AttemptTracer:
         self.notes.check("attempt")
         return RaisingWatch(self.notes, "client")
 
@@ -290,7 +297,7 @@ class RaisingCall(Call):
 for name in STEPS:
     if hasattr(Watch, name):
         setattr(RaisingWatch, name, checked(name))
-RaisingCall.ended = checked("ended")  # type: ignore[method-assign]
+RaisingCall.call_ended = checked("ended")  # type: ignore[method-assign]
 
 
 NO_SUCH = Method("no.Such", "Method", EchoRequest, EchoReply, False, False)
@@ -299,14 +306,14 @@ NO_SUCH = Method("no.Such", "Method", EchoRequest, EchoReply, False, False)
 async def make_calls(channel: Channel) -> None:
     """A unary call, one that streams, and one that is refused."""
     stub = channel.stub(EchoServiceStub)
-    assert (await stub.Echo(request("hi"))).message == "hi"
+    assert (await stub.Echo(echo_request("hi"))).message == "hi"
     async with stub.Chat() as call:
-        await call.send_message(request("still"))
+        await call.send_message(echo_request("still"))
         assert (await call.receive_message()).message == "still"
         await call.close()
         assert await call.receive_message() is None
     with pytest.raises(purerpc.UnimplementedError):
-        await stub_method(channel, NO_SUCH)(request("?"))
+        await make_multicallable(channel, NO_SUCH)(echo_request("?"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), Bug("a bug")], ids=["Error", "Bug"])
@@ -320,21 +327,21 @@ async def test_a_tracer_that_raises_costs_a_line_of_the_log(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracing, "_lines", Budget(burst=100, rate=1))
+    monkeypatch.setattr(tracer_dispatch, "_log_bucket", TokenBucket(burst=100, rate=1))
     raising, notes = Raising((steps,) if isinstance(steps, str) else steps, error), Notes()
     tracers = {"alone": [raising], "first": [raising, notes], "last": [notes, raising]}[order]
     with ExitStack() as stack:
         for each in tracers:
-            stack.enter_context(observing(client=each, server=each))
+            stack.enter_context(use_tracers(client=each, server=each))
         async with (
-            serving(short_dir / "a", Server(ALL)),
+            serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             with trio.fail_after(30):
                 await make_calls(channel)
-                connections = {each.number for each in census.SOCKETS.since(0)}
+                connections = {each.number for each in channelz_registry.SOCKETS.iter_from(0)}
                 await make_calls(channel)
-            assert {each.number for each in census.SOCKETS.since(0)} == connections
+            assert {each.number for each in channelz_registry.SOCKETS.iter_from(0)} == connections
     if order != "alone":
         assert notes.lines.count("call ended 0") == 4
         assert notes.lines.count("server ended 0") == 4

@@ -12,11 +12,16 @@ from opentelemetry import baggage, context
 from opentelemetry.baggage import get_all
 
 from meshtrio.client.channel import connect_to
-from meshtrio.rpc.current import current_call
+from meshtrio.rpc.context import current_call
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, reply, request
-from tests.telemetry.test_tracing import PARENT, Traced, is_below, stub
+from tests.client.test_channel import serve_on_socket
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.telemetry.test_tracing import (
+    PARENT_TRACEPARENT,
+    TracingHarness,
+    is_child_of,
+    make_echo_stub,
+)
 
 
 @contextmanager
@@ -29,60 +34,64 @@ def carrying(**values: str) -> Iterator[None]:
 
 
 async def told(message: EchoRequest) -> EchoReply:
-    return reply(",".join(f"{key}={value}" for key, value in sorted(get_all().items())))
+    return echo_reply(",".join(f"{key}={value}" for key, value in sorted(get_all().items())))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.0])
 async def test_a_caller_that_names_a_parent_of_its_own(ratio: float, short_dir: Path) -> None:
-    found, own = Traced(ratio), (("traceparent", PARENT), ("baggage", "b=2"))
-    with found.tracing.observing():
+    found, own = TracingHarness(ratio), (("traceparent", PARENT_TRACEPARENT), ("baggage", "b=2"))
+    with found.tracing.install():
         async with (
-            serving(short_dir / "a", Server(Scripted(Echo=told))),
+            serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=told))),
             connect_to(f"unix:{short_dir / 'a'}", metadata=own[:1]) as channel,
         ):
             with carrying(a="1"):
-                answer = await stub(channel).Echo(request("?"), metadata=own)
+                answer = await make_echo_stub(channel).Echo(echo_request("?"), metadata=own)
     assert answer.message == "a=1,b=2"
-    assert len(found.named("Recv.")) == ratio
-    assert all(is_below(span, found.one("Attempt.")) for span in found.named("Recv."))
+    assert len(found.spans_named("Recv.")) == ratio
+    assert all(
+        is_child_of(span, found.span_named("Attempt.")) for span in found.spans_named("Recv.")
+    )
 
 
 async def test_two_that_trace_the_same_calls(short_dir: Path) -> None:
     """As where an app traces its calls, and has a mesh in it that is to trace them, too."""
-    first, second = Traced(), Traced()
-    with first.tracing.observing(), second.tracing.observing():
+    first, second = TracingHarness(), TracingHarness()
+    with first.tracing.install(), second.tracing.install():
         async with (
-            serving(short_dir / "a", Server(Scripted(Echo=told))),
+            serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=told))),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
-            await stub(channel).Echo(request("?"))
-    assert is_below(first.one("Recv."), first.one("Attempt."))
-    assert is_below(second.one("Recv."), first.one("Attempt."))
+            await make_echo_stub(channel).Echo(echo_request("?"))
+    assert is_child_of(first.span_named("Recv."), first.span_named("Attempt."))
+    assert is_child_of(second.span_named("Recv."), first.span_named("Attempt."))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.0])
 async def test_a_handler_that_is_not_traced_itself(ratio: float, short_dir: Path) -> None:
-    found = Traced(ratio)
+    found = TracingHarness(ratio)
     async with AsyncExitStack() as stack:
-        with found.tracing.observing():
-            leaf = Server(Scripted(Echo=traceparent))
-            await stack.enter_async_context(serving(short_dir / "leaf", leaf))
+        with found.tracing.install():
+            leaf = Server(CallbackServicer(Echo=traceparent))
+            await stack.enter_async_context(serve_on_socket(short_dir / "leaf", leaf))
             to_leaf = await stack.enter_async_context(connect_to(f"unix:{short_dir / 'leaf'}"))
 
         async def pass_on(message: EchoRequest) -> EchoReply:
-            answer: EchoReply = await stub(to_leaf).Echo(message)
+            answer: EchoReply = await make_echo_stub(to_leaf).Echo(message)
             return answer
 
-        front = Server(Scripted(Echo=pass_on))
-        await stack.enter_async_context(serving(short_dir / "front", front))
+        front = Server(CallbackServicer(Echo=pass_on))
+        await stack.enter_async_context(serve_on_socket(short_dir / "front", front))
         to_front = await stack.enter_async_context(connect_to(f"unix:{short_dir / 'front'}"))
-        answer = await stub(to_front).Echo(request("?"), metadata=[("traceparent", PARENT)])
-        nothing = await stub(to_front).Echo(request("?"))
-    assert answer.message.split("-")[1] == PARENT.split("-")[1]
+        answer = await make_echo_stub(to_front).Echo(
+            echo_request("?"), metadata=[("traceparent", PARENT_TRACEPARENT)]
+        )
+        nothing = await make_echo_stub(to_front).Echo(echo_request("?"))
+    assert answer.message.split("-")[1] == PARENT_TRACEPARENT.split("-")[1]
     assert answer.message.endswith("-01")
-    assert len([span for span in found.named("Recv.") if span.parent]) == 1 + ratio
+    assert len([span for span in found.spans_named("Recv.") if span.parent]) == 1 + ratio
     assert nothing.message.endswith("-01" if ratio else "-00")
 
 
 async def traceparent(message: EchoRequest) -> EchoReply:
-    return reply(dict(current_call().custom_metadata)["traceparent"])
+    return echo_reply(dict(current_call().custom_metadata)["traceparent"])

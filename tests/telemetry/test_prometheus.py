@@ -20,17 +20,17 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from prometheus_client.registry import Collector
 
 from meshtrio.messages import metrics
-from meshtrio.services.metrics import CollectedMetrics, messages_of
-from meshtrio.telemetry.families import Family, Kind, Point
+from meshtrio.services.metrics import CollectedMetrics, encode_family
+from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.metrics.admission import Admission
-from meshtrio.telemetry.metrics.prometheus import PrometheusCollector, taken
+from meshtrio.telemetry.metrics.family_merger import FamilyMerger
+from meshtrio.telemetry.metrics.prometheus import PrometheusCollector, from_prometheus
 
 
 @contextmanager
 def registered(metrics: Metrics) -> Iterator[None]:
     """In the registry of the program, as an app does it."""
-    collector = PrometheusCollector(metrics.families)
+    collector = PrometheusCollector(metrics.collect)
     prometheus_client.REGISTRY.register(collector)
     try:
         yield
@@ -47,8 +47,8 @@ def own() -> Iterator[str]:
     prometheus_client.REGISTRY.unregister(counter)
 
 
-def of_a_mesh() -> list[Family]:
-    return [Family("mesh.starts", Kind.COUNTER, "", "Of a mesh.", [Point((), 2)])]
+def of_a_mesh() -> list[MetricFamily]:
+    return [MetricFamily("mesh.starts", MetricKind.COUNTER, "", "Of a mesh.", [MetricPoint((), 2)])]
 
 
 def test_an_app_exposes_everything_once(own: str) -> None:
@@ -64,7 +64,7 @@ def test_an_app_exposes_everything_once(own: str) -> None:
 def test_what_a_mesh_is_told_has_nothing_twice_either(own: str) -> None:
     metrics = Metrics()
     with registered(metrics):
-        names = [family.name for family in metrics.families()]
+        names = [family.name for family in metrics.collect()]
     assert names.count("of_the_app") == 1
     assert names.count("grpc.client.attempt.started") == 1
     assert "grpc_client_attempt_started" not in names
@@ -75,7 +75,7 @@ def test_a_summary_keeps_its_count_and_sum_under_their_names() -> None:
     seen = prometheus_client.Summary("seen", "What was seen.", ["by"], registry=registry)
     for value in (1, 2.5):
         seen.labels(by="me").observe(value)
-    families = [family for metric in registry.collect() for family in taken(metric)]
+    families = [family for metric in registry.collect() for family in from_prometheus(metric)]
     exposing = prometheus_client.CollectorRegistry()
     exposing.register(PrometheusCollector(lambda: families))
     assert exposing.get_sample_value("seen_count", {"by": "me"}) == 2
@@ -83,7 +83,7 @@ def test_a_summary_keeps_its_count_and_sum_under_their_names() -> None:
     assert "# TYPE seen histogram" in prometheus_client.generate_latest(exposing).decode()
 
 
-def exposed(families: list[Family]) -> str:
+def exposed(families: list[MetricFamily]) -> str:
     registry = prometheus_client.CollectorRegistry()
     registry.register(PrometheusCollector(lambda: families))
     return prometheus_client.generate_latest(registry).decode()
@@ -100,12 +100,12 @@ class Custom(Collector):
 
 
 @contextmanager
-def measured(*metrics: Metric) -> Iterator[list[Family]]:
+def measured(*metrics: Metric) -> Iterator[list[MetricFamily]]:
     """What a program tells that has these in its registry."""
     collector = Custom(*metrics)
     prometheus_client.REGISTRY.register(collector)
     try:
-        yield Metrics().families()
+        yield Metrics().collect()
     finally:
         prometheus_client.REGISTRY.unregister(collector)
 
@@ -128,7 +128,7 @@ def test_what_a_program_measures_keeps_its_name_whatever_it_is(metric: Metric) -
 
 def test_what_prometheus_client_measures_by_itself_is_left_out() -> None:
     assert prometheus_client.REGISTRY.get_sample_value("process_start_time_seconds")
-    names = {family.name for family in Metrics().families()}
+    names = {family.name for family in Metrics().collect()}
     assert not [name for name in names if name.startswith(("process_", "python_"))]
 
 
@@ -139,7 +139,7 @@ def test_series_of_one_name_may_have_buckets_of_their_own() -> None:
     with measured(metric) as families:
         text = exposed(families)
         # The same once it has been told to a mesh.
-        told = [each for family in families for each in messages_of(family)]
+        told = [each for family in families for each in encode_family(family)]
         assert exposed(admitted(told)).count("took_bucket") == text.count("took_bucket") == 5
     assert 'took_bucket{by="a",le="+Inf"} 2.0' in text
     assert 'took_bucket{by="b",le="2.0"} 2.0' in text
@@ -155,7 +155,7 @@ def test_a_gauge_histogram_keeps_its_count_and_sum() -> None:
 
 def test_names_that_prometheus_cannot_take_are_mended() -> None:
     labels = (("9.lives", "a"), ("", "b"), ("a:b", "c"))
-    families = [Family("9.to.5", Kind.GAUGE, "", "", [Point(labels, 1)])]
+    families = [MetricFamily("9.to.5", MetricKind.GAUGE, "", "", [MetricPoint(labels, 1)])]
     text = exposed(families)
     (family,) = parsed(text)
     (sample,) = family.samples
@@ -169,10 +169,10 @@ def message(name: str = "f", counts: tuple[int, ...] = (1, 2), bounds: Any = (1.
     return metrics.MetricFamily(name=name, kind=kind, bounds=bounds, points=[point])
 
 
-def admitted(families: list[Any]) -> list[Family]:
-    admission = Admission()
+def admitted(families: list[Any]) -> list[MetricFamily]:
+    admission = FamilyMerger()
     reply = metrics.CollectMetricsResponse(families=families)
-    admission.take(CollectedMetrics(reply.SerializeToString()).families())
+    admission.merge(CollectedMetrics(reply.SerializeToString()).decode_families())
     return admission.families()
 
 

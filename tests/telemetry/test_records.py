@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.supervise.said import said_in
-from meshtrio.telemetry.logs.records import JsonFormatter, LineFormatter, TraceIds
-from meshtrio.telemetry.logs.trace_ids import current_ids, parse_traceparent
-from tests.rpc.pairs import Scripted, connected
+from meshtrio.supervisor.log_line import parse_line
+from meshtrio.telemetry.logs.formatters import (
+    JsonFormatter,
+    PluginLineFormatter,
+    TraceIdFilter,
+)
+from meshtrio.telemetry.logs.trace_ids import current_trace_ids, parse_traceparent
+from tests.support.connection_pairs import CallbackServicer, connect_pair
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -56,12 +60,12 @@ def test_what_its_author_added_is_in_fields() -> None:
 
 def test_a_line_for_the_mesh_has_all_of_it_whatever_it_is_called() -> None:
     added = {"event": "ordered", "pid": 7, "plugin": "p", "fields": {"a": 1}, "level": "high"}
-    line = json.loads(LineFormatter(1000).format(record("m", order=17, **added)))
+    line = json.loads(PluginLineFormatter(1000).format(record("m", order=17, **added)))
     own = {"level": "WARNING", "logger": "some.app", "message": "m"}
     del added["level"]
     assert line == {**own, "order": 17, **added, "level_": "high"}
     # And a mesh finds it there.
-    found = said_in(json.dumps(line), line)
+    found = parse_line(json.dumps(line), line)
     assert found.message == "m"
     assert found.fields == {"order": 17, **added, "level_": "high"}
 
@@ -124,16 +128,16 @@ async def seen_in_a_call(metadata: list[tuple[str, str]]) -> tuple[str, str]:
     seen = []
 
     async def echo(message: EchoRequest) -> EchoReply:
-        seen.append(current_ids())
+        seen.append(current_trace_ids())
         return EchoReply()
 
-    async with connected(Scripted(Echo=echo)) as pair:
+    async with connect_pair(CallbackServicer(Echo=echo)) as pair:
         await pair.stub.Echo(EchoRequest(), metadata=metadata)
     return seen[0]
 
 
 async def test_in_a_call_they_are_those_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert current_ids() == ("", "")
+    assert current_trace_ids() == ("", "")
     assert await seen_in_a_call([("traceparent", PARENT)]) == (TRACE, SPAN)
     assert await seen_in_a_call([("traceparent", "nonsense")]) == ("", "")
     assert await seen_in_a_call([]) == ("", "")
@@ -145,7 +149,7 @@ async def test_opentelemetry_goes_first_where_it_has_a_span(
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", Tracing(0xABC, 0xDEF))  # type: ignore[arg-type]
     ours = (f"{0xABC:032x}", f"{0xDEF:016x}")
     assert await seen_in_a_call([("traceparent", PARENT)]) == ours
-    assert current_ids() == ours
+    assert current_trace_ids() == ours
     for other in (Tracing(0, 0), Tracing(1, 2, flags=0), SimpleNamespace()):
         monkeypatch.setitem(sys.modules, "opentelemetry.trace", other)  # type: ignore[arg-type]
         assert await seen_in_a_call([("traceparent", PARENT)]) == (TRACE, SPAN)
@@ -159,7 +163,7 @@ async def test_the_filter_gives_a_format_of_any_kind_the_ids() -> None:
             lines.append(self.format(each))
 
     handler = Kept()
-    handler.addFilter(TraceIds())
+    handler.addFilter(TraceIdFilter())
     handler.setFormatter(logging.Formatter("%(message)s [%(trace_id)s/%(span_id)s]"))
     log = logging.getLogger("tests.filter")
     log.addHandler(handler)
@@ -170,7 +174,7 @@ async def test_the_filter_gives_a_format_of_any_kind_the_ids() -> None:
 
     try:
         log.warning("outside")
-        async with connected(Scripted(Repeat=repeat)) as pair:
+        async with connect_pair(CallbackServicer(Repeat=repeat)) as pair:
             metadata = [("traceparent", PARENT)]
             async with pair.stub.Repeat(EchoRequest(), metadata=metadata) as call:
                 await call.receive_message()

@@ -16,17 +16,17 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.policies.service_config import parse
-from meshtrio.rpc.seam import Method
+from meshtrio.grpc.service_config import parse_service_config
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.rpc.purerpc_compat import Method
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.families import Distribution, Family
+from meshtrio.telemetry.metric_families import Distribution, MetricFamily
 from meshtrio.telemetry.metrics import Metrics
-from meshtrio.telemetry.metrics.calls import ClientMetrics
-from meshtrio.wire.errors import ErrorCode
-from tests.client.test_channel import Feed, endpoint, serving
-from tests.client.test_routing import OUTLIERS
-from tests.rpc.pairs import Scripted, reply, request
-from tests.rpc.test_calls import ALL, Until, requests
+from meshtrio.telemetry.metrics.call_metrics import ClientMetrics
+from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
+from tests.client.test_routing import OUTLIER_DETECTION_CONFIG
+from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, echo_requests
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 
 ECHO, REPEAT, CHAT = (f"echo.v1.EchoService/{name}" for name in ("Echo", "Repeat", "Chat"))
 SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_message_size"
@@ -35,7 +35,7 @@ SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_me
 class Found:
     """The metrics there are, by name and labels."""
 
-    def __init__(self, families: list[Family]) -> None:
+    def __init__(self, families: list[MetricFamily]) -> None:
         self.by_name = {family.name: family for family in families}
 
     def value(self, name: str, **labels: str) -> Any:
@@ -58,13 +58,18 @@ class Found:
 
 @asynccontextmanager
 async def measured(
-    folder: Path, servicer: Any = ALL, config: dict[str, Any] | None = None, **options: Any
+    folder: Path,
+    servicer: Any = ECHO_SERVICER,
+    config: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[tuple[Metrics, Channel]]:
     metrics = Metrics(experimental=True)
-    with metrics.observing():
-        async with serving(folder / "a", Server(servicer)):
-            parsed = None if config is None else parse(config)
-            async with connect_to(f"unix:{folder / 'a'}", config=parsed, **options) as channel:
+    with metrics.install():
+        async with serve_on_socket(folder / "a", Server(servicer)):
+            parsed = None if config is None else parse_service_config(config)
+            async with connect_to(
+                f"unix:{folder / 'a'}", service_config=parsed, **options
+            ) as channel:
                 yield metrics, channel
 
 
@@ -75,10 +80,10 @@ def stub(channel: Channel) -> Any:
 async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
     async with measured(short_dir) as (metrics, channel):
         for text in ("", "x" * 2000):
-            await stub(channel).Echo(request(text))
-        found = Found(metrics.families())
+            await stub(channel).Echo(echo_request(text))
+        found = Found(metrics.collect())
     target = f"unix://{short_dir / 'a'}"
-    size = request("x" * 2000).ByteSize()
+    size = echo_request("x" * 2000).ByteSize()
     for about in ("grpc.client.attempt", "grpc.server.call"):
         assert found.value(f"{about}.started", grpc_method=ECHO) == 2
         assert found.count(f"{about}.duration", grpc_method=ECHO, grpc_status="OK") == 2
@@ -94,13 +99,13 @@ async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
 async def test_streams_count_all_their_messages(short_dir: Path) -> None:
     async with measured(short_dir) as (metrics, channel):
         replies = [each async for each in stub(channel).Repeat(RepeatRequest(message="r", count=5))]
-        async for _ in stub(channel).Chat(requests("a", "bb")):
+        async for _ in stub(channel).Chat(echo_requests("a", "bb")):
             pass
-        found = Found(metrics.families())
+        found = Found(metrics.collect())
     total = sum(each.ByteSize() for each in replies)
     assert found.value(f"grpc.server.call.{SENT}", grpc_method=REPEAT).total == total
     assert found.value(f"grpc.client.attempt.{RECEIVED}", grpc_method=REPEAT).total == total
-    both = request("a").ByteSize() + request("bb").ByteSize()
+    both = echo_request("a").ByteSize() + echo_request("bb").ByteSize()
     for direction in (SENT, RECEIVED):
         assert found.value(f"grpc.client.attempt.{direction}", grpc_method=CHAT).total == both
     assert found.count("grpc.client.call.duration", grpc_method=CHAT, grpc_status="OK") == 1
@@ -109,11 +114,11 @@ async def test_streams_count_all_their_messages(short_dir: Path) -> None:
 async def test_sizes_are_those_after_compression(short_dir: Path) -> None:
     async def gzipped(message: EchoRequest, request: Any) -> EchoReply:
         request.compression = "gzip"
-        return reply(message.message)
+        return echo_reply(message.message)
 
-    async with measured(short_dir, Scripted(Echo=gzipped)) as (metrics, channel):
-        await stub(channel).Echo(request("x" * 50_000), compression="gzip")
-        found = Found(metrics.families())
+    async with measured(short_dir, CallbackServicer(Echo=gzipped)) as (metrics, channel):
+        await stub(channel).Echo(echo_request("x" * 50_000), compression="gzip")
+        found = Found(metrics.collect())
     for about in ("grpc.client.attempt", "grpc.server.call"):
         for direction in (SENT, RECEIVED):
             assert 0 < found.value(f"{about}.{direction}", grpc_method=ECHO).total < 1000
@@ -124,16 +129,19 @@ async def test_statuses_are_told_by_name(short_dir: Path) -> None:
         raise purerpc.NotFoundError("no")
 
     async def breaks(message: RepeatRequest) -> AsyncIterator[EchoReply]:
-        yield reply("one")
+        yield echo_reply("one")
         raise RuntimeError("a bug")
 
-    async with measured(short_dir, Scripted(Echo=fails, Repeat=breaks)) as (metrics, channel):
+    async with measured(short_dir, CallbackServicer(Echo=fails, Repeat=breaks)) as (
+        metrics,
+        channel,
+    ):
         with pytest.raises(purerpc.NotFoundError):
-            await stub(channel).Echo(request("?"))
+            await stub(channel).Echo(echo_request("?"))
         with pytest.raises(purerpc.UnknownError):
             async for _ in stub(channel).Repeat(RepeatRequest(count=1)):
                 pass
-        found = Found(metrics.families())
+        found = Found(metrics.collect())
     for name in ("client.attempt", "client.call", "server.call"):
         assert found.count(f"grpc.{name}.duration", grpc_method=ECHO, grpc_status="NOT_FOUND") == 1
         assert found.count(f"grpc.{name}.duration", grpc_method=REPEAT, grpc_status="UNKNOWN") == 1
@@ -161,17 +169,20 @@ async def test_the_status_is_the_one_that_went_out(
 
     async def echo(message: EchoRequest, request: Any) -> EchoReply:
         spoil(request)
-        return reply("ok")
+        return echo_reply("ok")
 
     async def repeat(message: RepeatRequest, request: Any) -> AsyncIterator[EchoReply]:
-        yield reply("ok")
+        yield echo_reply("ok")
         spoil(request)
 
-    async with measured(short_dir, Scripted(Echo=echo, Repeat=repeat)) as (metrics, channel):
+    async with measured(short_dir, CallbackServicer(Echo=echo, Repeat=repeat)) as (
+        metrics,
+        channel,
+    ):
         calls = stub(channel)
         with pytest.raises(purerpc.UnknownError, match="metadata cannot be sent"):
-            await (calls.Echo(request("hi")) if method == ECHO else all_of(calls.Repeat(ONE)))
-        found = Found(metrics.families())
+            await (calls.Echo(echo_request("hi")) if method == ECHO else all_of(calls.Repeat(ONE)))
+        found = Found(metrics.collect())
     assert found.statuses("grpc.server.call.duration") == {"UNKNOWN": 1}
 
 
@@ -180,14 +191,14 @@ async def test_the_status_is_the_one_that_went_out(
 async def test_what_the_caller_ends_is_told_apart(
     streaming: bool, seconds: float, status: str, short_dir: Path
 ) -> None:
-    until = Until()
-    servicer = Scripted(Echo=until, Repeat=until.streaming)
+    until = CancellationRecorder()
+    servicer = CallbackServicer(Echo=until, Repeat=until.streaming)
     async with measured(short_dir, servicer) as (metrics, channel):
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
 
                 async def cancel() -> None:
-                    await until.begun.wait()
+                    await until.started.wait()
                     if status == "CANCELLED":
                         nursery.cancel_scope.cancel()
 
@@ -196,10 +207,10 @@ async def test_what_the_caller_ends_is_told_apart(
                     async for _ in stub(channel).Repeat(RepeatRequest(count=1)):
                         pass
                 else:
-                    await stub(channel).Echo(request("?"))
+                    await stub(channel).Echo(echo_request("?"))
         await until.cancelled.wait()
         await trio.testing.wait_all_tasks_blocked()
-        found = Found(metrics.families())
+        found = Found(metrics.collect())
     method = REPEAT if streaming else ECHO
     for name in ("client.attempt", "client.call"):
         assert found.count(f"grpc.{name}.duration", grpc_method=method, grpc_status=status) == 1
@@ -216,30 +227,30 @@ async def test_a_server_that_keeps_to_the_deadline_as_well_is_not_told_apart(
     async def resets(
         messages: AsyncIterator[EchoRequest], request: Any
     ) -> AsyncIterator[EchoReply]:
-        yield reply("one")
+        yield echo_reply("one")
         request._stream.reset(ErrorCode.CANCEL)
         has_reset.set()
 
-    async with measured(short_dir, Scripted(Chat=resets)) as (metrics, channel):
+    async with measured(short_dir, CallbackServicer(Chat=resets)) as (metrics, channel):
         with trio.move_on_after(0.1):
             async with stub(channel).Chat() as call:
                 await call.receive_message()
                 await has_reset.wait()
                 await trio.sleep_forever()
-        found = Found(metrics.families())
+        found = Found(metrics.collect())
     for name in ("client.attempt", "client.call"):
         assert found.statuses(f"grpc.{name}.duration") == {"DEADLINE_EXCEEDED": 1}
 
 
 async def test_a_call_that_never_gets_an_endpoint_is_counted(short_dir: Path) -> None:
     metrics = Metrics()
-    with metrics.observing():
+    with metrics.install():
         async with connect_to(f"unix:{short_dir / 'nobody'}") as channel:
             with trio.move_on_after(0.05):
-                await stub(channel).Echo(request("?"))
+                await stub(channel).Echo(echo_request("?"))
             with trio.move_on_after(0.05):
                 await stub(channel).Chat()
-            found = Found(metrics.families())
+            found = Found(metrics.collect())
     for method in (ECHO, CHAT):
         for name in ("attempt", "call"):
             labels = {"grpc_method": method, "grpc_status": "DEADLINE_EXCEEDED"}
@@ -263,10 +274,10 @@ async def test_what_interceptors_do_is_of_the_call_and_of_no_attempt(
         for metadata in ((), (("token", "x"),)):
             with nullcontext() if metadata else pytest.raises(purerpc.PermissionDeniedError):
                 if method == ECHO:
-                    await calls.Echo(request("hi"), metadata=metadata)
+                    await calls.Echo(echo_request("hi"), metadata=metadata)
                 else:
                     await all_of(calls.Repeat(ONE, metadata=metadata))
-        found = Found(metrics.families())
+        found = Found(metrics.collect())
     assert found.statuses("grpc.client.call.duration") == {"OK": 1, "PERMISSION_DENIED": 1}
     assert found.statuses("grpc.client.attempt.duration") == {"OK": 1}
     took = found.value("grpc.client.call.duration", grpc_status="OK").total
@@ -276,12 +287,12 @@ async def test_what_interceptors_do_is_of_the_call_and_of_no_attempt(
 async def test_methods_nobody_handles_are_other(short_dir: Path) -> None:
     async with measured(short_dir) as (metrics, channel):
         for number in range(20):
-            from meshtrio.client.calls import stub_method
+            from meshtrio.client.multicallable import make_multicallable
 
             method = Method(f"attack.S{number}", "M", EchoRequest, EchoReply, False, False)
             with pytest.raises(purerpc.UnimplementedError):
-                await stub_method(channel, method)(request("?"))
-        found = Found(metrics.families())
+                await make_multicallable(channel, method)(echo_request("?"))
+        found = Found(metrics.collect())
     assert found.value("grpc.server.call.started", grpc_method="other") == 20
     status = {"grpc_method": "other", "grpc_status": "UNIMPLEMENTED"}
     assert found.count("grpc.server.call.duration", **status) == 20
@@ -292,21 +303,23 @@ def test_a_client_tells_so_many_methods_apart() -> None:
     metrics = ClientMetrics()
     for number in range(5000):
         method = Method(f"a.S{number}", "M", None, None, False, False)
-        metrics.method("mesh:///plugin.x", method).begin().ended((99, "no such status"))
-    found = Found(metrics.families())
+        metrics.trace_method("mesh:///plugin.x", method).start_call().call_ended(
+            (99, "no such status")
+        )
+    found = Found(metrics.collect())
     assert len(found.by_name["grpc.client.call.duration"].points) == 1001
     assert found.count("grpc.client.call.duration", grpc_method="other") == 4000
     assert set(found.statuses("grpc.client.call.duration")) == {"UNKNOWN"}
 
 
-def flaky(failures: Iterator[Exception | None]) -> Scripted:
+def make_servicer_failing_with(failures: Iterator[Exception | None]) -> CallbackServicer:
     async def echo(message: EchoRequest) -> EchoReply:
         failure = next(failures)
         if failure is not None:
             raise failure
-        return reply("at last")
+        return echo_reply("at last")
 
-    return Scripted(Echo=echo)
+    return CallbackServicer(Echo=echo)
 
 
 async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path) -> None:
@@ -319,10 +332,13 @@ async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path)
     }
     config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
     failures = iter([purerpc.UnavailableError("1"), purerpc.UnavailableError("2"), None, None])
-    async with measured(short_dir, flaky(failures), config) as (metrics, channel):
-        await stub(channel).Echo(request("?"))
-        await stub(channel).Echo(request("?"))
-        found = Found(metrics.families())
+    async with measured(short_dir, make_servicer_failing_with(failures), config) as (
+        metrics,
+        channel,
+    ):
+        await stub(channel).Echo(echo_request("?"))
+        await stub(channel).Echo(echo_request("?"))
+        found = Found(metrics.collect())
     attempts = "grpc.client.attempt.duration"
     assert found.count(attempts, grpc_method=ECHO, grpc_status="UNAVAILABLE") == 2
     assert found.count(attempts, grpc_method=ECHO, grpc_status="OK") == 2
@@ -340,15 +356,15 @@ async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path)
 async def test_hedges_are_counted(short_dir: Path) -> None:
     policy = {"maxAttempts": 3, "hedgingDelay": "0.01s"}
     config = {"methodConfig": [{"name": [{}], "hedgingPolicy": policy}]}
-    until = Until()
+    until = CancellationRecorder()
     calls = iter(range(3))
 
     async def echo(message: EchoRequest) -> EchoReply:
-        return reply("quick") if next(calls) else await until(message)
+        return echo_reply("quick") if next(calls) else await until(message)
 
-    async with measured(short_dir, Scripted(Echo=echo), config) as (metrics, channel):
-        await stub(channel).Echo(request("?"))
-        found = Found(metrics.families())
+    async with measured(short_dir, CallbackServicer(Echo=echo), config) as (metrics, channel):
+        await stub(channel).Echo(echo_request("?"))
+        found = Found(metrics.collect())
     assert found.value("grpc.client.call.hedges", grpc_method=ECHO).total == 1
     assert found.statuses("grpc.client.attempt.duration") == {"OK": 1, "CANCELLED": 1}
 
@@ -357,18 +373,20 @@ async def test_ejections_are_counted(short_dir: Path) -> None:
     async def fails(message: EchoRequest) -> EchoReply:
         raise purerpc.InternalError("broken")
 
-    metrics, feed = Metrics(experimental=True), Feed()
-    with metrics.observing():
+    metrics, feed = Metrics(experimental=True), FakeResolver()
+    with metrics.install():
         async with (
-            serving(short_dir / "a", Server(Scripted(Echo=fails))),
-            serving(short_dir / "b", Server(Scripted(Echo=fails))),
-            open_channel("plugin.x", feed, config=parse(OUTLIERS)) as channel,
+            serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=fails))),
+            serve_on_socket(short_dir / "b", Server(CallbackServicer(Echo=fails))),
+            open_channel(
+                "plugin.x", feed, service_config=parse_service_config(OUTLIER_DETECTION_CONFIG)
+            ) as channel,
         ):
-            feed.set(endpoint(short_dir / "a"), endpoint(short_dir / "b"))
+            feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
             for _ in range(20):
                 with pytest.raises(purerpc.InternalError):
-                    await stub(channel).Echo(request("?"))
-            found = Found(metrics.families())
+                    await stub(channel).Echo(echo_request("?"))
+            found = Found(metrics.collect())
     labels = {"grpc.target": "mesh:///plugin.x"}
     labels["grpc.lb.outlier_detection.detection_method"] = "consecutive_failures"
     enforced = found.by_name["grpc.lb.outlier_detection.ejections_enforced"].points

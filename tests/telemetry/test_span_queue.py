@@ -18,21 +18,24 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from meshtrio.client.channel import connect_to
-from meshtrio.config.collector import Collector as Where
+from meshtrio.config.otlp_endpoint import OtlpEndpoint as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces import otlp as otlp_export
-from meshtrio.telemetry.traces.queue import Rejected, SpanQueue
-from meshtrio.telemetry.traces.spans import Traces, traced
-from tests.client.test_channel import serving
-from tests.rpc.pairs import request
-from tests.rpc.test_calls import ALL
-from tests.telemetry.collector import collecting
+from meshtrio.telemetry.traces import otlp_exporter as otlp_export
+from meshtrio.telemetry.traces.batch_span_processor import (
+    PartialSuccess,
+    TrioBatchSpanProcessor,
+)
+from meshtrio.telemetry.traces.pipeline import TracePipeline, export_traces
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER
+from tests.support.connection_pairs import echo_request
+from tests.support.otlp_collector import run_collector
 
 
-def told(queue: SpanQueue) -> dict[str, float]:
+def told(queue: TrioBatchSpanProcessor) -> dict[str, float]:
     """What it counts: "sent", "waiting", and the reasons of what was dropped."""
     found: dict[str, float] = {}
-    for family in queue.families():
+    for family in queue.collect():
         for point in family.points:
             name = dict(point.labels).get("reason", family.name.rpartition(".")[2])
             assert isinstance(point.value, int | float)
@@ -41,11 +44,11 @@ def told(queue: SpanQueue) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def calling(folder: Path) -> AsyncIterator[tuple[Traces, Any]]:
+async def calling(folder: Path) -> AsyncIterator[tuple[TracePipeline, Any]]:
     """Calls that are traced, with spans to a collector that is to be on "c"."""
-    async with traced(Where.parse(f"unix:{folder / 'c'}"), 1.0) as traces:
+    async with export_traces(Where.parse(f"unix:{folder / 'c'}"), 1.0) as traces:
         async with (
-            serving(folder / "a", Server(ALL)),
+            serve_on_socket(folder / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{folder / 'a'}") as channel,
         ):
             yield traces, channel.stub(EchoServiceStub)
@@ -56,7 +59,7 @@ async def slowest_of(stub: Any, count: int) -> float:
     slowest = 0.0
     for _ in range(count):
         began = trio.current_time()
-        await stub.Echo(request("hi"))
+        await stub.Echo(echo_request("hi"))
         slowest = max(slowest, trio.current_time() - began)
     return slowest
 
@@ -103,22 +106,22 @@ async def test_no_call_waits_and_no_memory_grows_whatever_the_collector_does(
                 grown = tracemalloc.get_traced_memory()[0] - before
             finally:
                 tracemalloc.stop()
-            counts = told(traces.queue)
+            counts = told(traces.processor)
             assert slowest < 0.5
             assert counts["waiting"] <= 2048
             # Room for 2,048 spans is no more than that, whether it was full before or not.
             assert grown < 16 * 1024 * 1024
             if answer is hangs or answer is None:
                 assert counts["queue_full"] > 0
-        ended = told(traces.queue)
+        ended = told(traces.processor)
         assert ended["waiting"] == 0
         assert sum(ended.values()) == 1500 * 3
         nursery.cancel_scope.cancel()
 
 
 async def _collect(path: Path, answer: Any) -> None:
-    async with collecting(path) as collector:
-        collector.answer = answer
+    async with run_collector(path) as collector:
+        collector.respond = answer
         await trio.sleep_forever()
 
 
@@ -128,12 +131,12 @@ async def _collect(path: Path, answer: Any) -> None:
 async def test_what_arrives_and_what_is_rejected_are_counted(
     answer: Any, rejected: int, short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with collecting(short_dir / "c") as collector:
-        collector.answer = answer
+    async with run_collector(short_dir / "c") as collector:
+        collector.respond = answer
         async with calling(short_dir) as (traces, stub):
             await slowest_of(stub, 10)
-            await collector.wait(lambda got: len(got.spans) == 30)
-    counts = told(traces.queue)
+            await collector.wait_until(lambda got: len(got.spans) == 30)
+    counts = told(traces.processor)
     assert counts["sent"] == 30 - rejected
     assert counts["rejected"] == rejected
     assert ("rejected 10: too old" in caplog.text) == (answer is rejects_some)
@@ -145,18 +148,18 @@ async def test_a_collector_that_comes_back_gets_what_was_kept(
 ) -> None:
     async with calling(short_dir) as (traces, stub):
         await slowest_of(stub, 5)
-        async with collecting(short_dir / "c") as collector:
-            await collector.wait(lambda got: len(got.spans) == 15)
-    assert told(traces.queue)["sent"] == 15
+        async with run_collector(short_dir / "c") as collector:
+            await collector.wait_until(lambda got: len(got.spans) == 15)
+    assert told(traces.processor)["sent"] == 15
 
 
 async def test_why_a_collector_cannot_be_reached_is_told(
     short_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_export, "PATIENCE", 0.1)
+    monkeypatch.setattr(otlp_export, "EXPORT_TIMEOUT", 0.1)
     async with calling(short_dir) as (traces, stub):
         await slowest_of(stub, 1)
-        while not told(traces.queue)["not_sent"]:
+        while not told(traces.processor)["not_sent"]:
             await trio.testing.wait_all_tasks_blocked(0.05)
     assert f"at unix:{short_dir / 'c'} did not take them within 0.1 s: No such" in caplog.text
 
@@ -171,7 +174,7 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(
             began = trio.current_time()
         assert trio.current_time() - began < 5
         nursery.cancel_scope.cancel()
-    counts = told(traces.queue)
+    counts = told(traces.processor)
     assert counts["not_sent"] + counts["stopped"] == 15
     assert "spans are dropped: 2 s after the end some were not sent" in caplog.text
 
@@ -179,12 +182,12 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(
 async def test_what_is_on_its_way_at_the_end_arrives() -> None:
     on_its_way, answered = trio.Event(), trio.Event()
 
-    async def send(spans: Sequence[ReadableSpan]) -> Rejected:
+    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         on_its_way.set()
         await answered.wait()
-        return Rejected()
+        return PartialSuccess()
 
-    queue = SpanQueue(send)
+    queue = TrioBatchSpanProcessor(send)
     provider = TracerProvider(active_span_processor=queue, shutdown_on_exit=False)
     tracer = provider.get_tracer("a test")
     async with trio.open_nursery() as nursery:
@@ -207,31 +210,31 @@ async def test_what_is_on_its_way_at_the_end_arrives() -> None:
 async def test_why_spans_are_dropped_is_told_once(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with collecting(short_dir / "c") as collector:
-        collector.answer = refuses
+    async with run_collector(short_dir / "c") as collector:
+        collector.respond = refuses
         with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
             async with calling(short_dir) as (traces, stub):
                 for count in (3, 6):
-                    await stub.Echo(request("hi"))
-                    await collector.wait(lambda got, count=count: len(got.spans) >= count)
+                    await stub.Echo(echo_request("hi"))
+                    await collector.wait_until(lambda got, count=count: len(got.spans) >= count)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
     assert len(said) == 1
     assert "not like this" in said[0]
-    assert told(traces.queue)["not_sent"] == 6
+    assert told(traces.processor)["not_sent"] == 6
 
 
 async def test_a_span_that_cannot_be_sent_costs_no_other(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with collecting(short_dir / "c") as collector:
+    async with run_collector(short_dir / "c") as collector:
         with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
             async with calling(short_dir) as (traces, stub):
-                tracer = traces.everything.get_tracer("a handler's")
+                tracer = traces.always_on_provider.get_tracer("a handler's")
                 tracer.start_span("\ud800").end()
                 tracer.start_span("large", attributes={"n": 2**70, "m": 1}).end()
-                await stub.Echo(request("hi"))
-                await collector.wait(lambda got: len(got.spans) == 4)
-    counts = told(traces.queue)
+                await stub.Echo(echo_request("hi"))
+                await collector.wait_until(lambda got: len(got.spans) == 4)
+    counts = told(traces.processor)
     assert (counts["sent"], counts["rejected"]) == (4, 1)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
     assert said == ["spans are dropped: 1 have a text that is not Unicode"]

@@ -21,62 +21,65 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.policies.service_config import parse
+from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.call_spans import CallSpans
-from meshtrio.telemetry.traces.sampling import ChosenIds, Lot
-from tests.client.test_channel import serving
-from tests.rpc.pairs import Scripted, reply, request
-from tests.rpc.test_calls import ALL, Until
-from tests.telemetry.test_rpc_metrics import flaky
+from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
+from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.telemetry.test_rpc_metrics import make_servicer_failing_with
 
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-UNSAMPLED = PARENT[:-1] + "0"
+PARENT_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = PARENT_TRACEPARENT[:-1] + "0"
 
 
-class Traced:
+class TracingHarness:
     """What is recorded by the SDK, and of calls by our own spans where `own` says so."""
 
-    own = True
+    uses_own_spans = True
 
     def __init__(self, ratio: float = 1.0) -> None:
-        ids = ChosenIds()
-        lot = Lot(ratio, ids)
+        ids = PresetIdGenerator()
+        lot = RatioSampler(ratio, ids)
         self.exporter = InMemorySpanExporter()
         processor = SimpleSpanProcessor(self.exporter)
         self.provider = TracerProvider(sampler=lot.sampler, id_generator=ids)
         self.provider.add_span_processor(processor)
-        calls = CallSpans(Resource({}), SpanLimits(), ids, processor.on_end)
-        self.tracing = Tracing(calls if self.own else self.provider, lot)
+        calls = CallSpanTracerProvider(Resource({}), SpanLimits(), ids, processor.on_end)
+        self.tracing = Tracing(calls if self.uses_own_spans else self.provider, lot)
 
-    def named(self, name: str) -> list[ReadableSpan]:
+    def spans_named(self, name: str) -> list[ReadableSpan]:
         found = self.exporter.get_finished_spans()
         return [span for span in found if span.name.startswith(name)]
 
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.named(name)
+    def span_named(self, name: str) -> ReadableSpan:
+        (span,) = self.spans_named(name)
         return span
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["own spans", "the SDK's"])
 def _spans_of_both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Traced, "own", request.param)
+    monkeypatch.setattr(TracingHarness, "uses_own_spans", request.param)
 
 
 @asynccontextmanager
-async def traced(
-    folder: Path, servicer: Any = ALL, ratio: float = 1.0, config: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[Traced, Channel]]:
-    found = Traced(ratio)
-    with found.tracing.observing():
-        async with serving(folder / "a", Server(servicer)):
-            parsed = None if config is None else parse(config)
-            async with connect_to(f"unix:{folder / 'a'}", config=parsed) as channel:
+async def run_traced_server(
+    folder: Path,
+    servicer: Any = ECHO_SERVICER,
+    ratio: float = 1.0,
+    config: dict[str, Any] | None = None,
+) -> AsyncIterator[tuple[TracingHarness, Channel]]:
+    found = TracingHarness(ratio)
+    with found.tracing.install():
+        async with serve_on_socket(folder / "a", Server(servicer)):
+            parsed = None if config is None else parse_service_config(config)
+            async with connect_to(f"unix:{folder / 'a'}", service_config=parsed) as channel:
                 yield found, channel
 
 
-def stub(channel: Channel) -> Any:
+def make_echo_stub(channel: Channel) -> Any:
     return channel.stub(EchoServiceStub)
 
 
@@ -85,21 +88,21 @@ def ids(span: ReadableSpan) -> tuple[int, int]:
     return span.context.trace_id, span.context.span_id
 
 
-def is_below(child: ReadableSpan, parent: ReadableSpan) -> bool:
+def is_child_of(child: ReadableSpan, parent: ReadableSpan) -> bool:
     return child.parent is not None and (child.parent.trace_id, child.parent.span_id) == ids(parent)
 
 
 async def test_a_call_is_a_span_with_an_attempt_that_is_received(short_dir: Path) -> None:
-    async with traced(short_dir) as (found, channel):
-        await stub(channel).Echo(request("hi"))
-    sent, attempt = found.one("Sent."), found.one("Attempt.")
-    received = found.one("Recv.")
+    async with run_traced_server(short_dir) as (found, channel):
+        await make_echo_stub(channel).Echo(echo_request("hi"))
+    sent, attempt = found.span_named("Sent."), found.span_named("Attempt.")
+    received = found.span_named("Recv.")
     assert sent.name == "Sent.echo.v1.EchoService.Echo"
     assert attempt.name == "Attempt.echo.v1.EchoService.Echo"
     assert received.name == "Recv.echo.v1.EchoService.Echo"
     assert sent.parent is None
-    assert is_below(attempt, sent)
-    assert is_below(received, attempt)
+    assert is_child_of(attempt, sent)
+    assert is_child_of(received, attempt)
     assert (sent.kind, attempt.kind) == (SpanKind.CLIENT, SpanKind.CLIENT)
     assert received.kind is SpanKind.SERVER
     assert {span.status.status_code for span in (sent, attempt, received)} == {StatusCode.OK}
@@ -120,18 +123,18 @@ def messages(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
 async def test_messages_are_events_in_their_order(short_dir: Path) -> None:
     async def gzipped(message: Any, request: Any) -> AsyncIterator[EchoReply]:
         request.compression = "gzip"
-        yield reply("x" * 500)
-        yield reply("y")
+        yield echo_reply("x" * 500)
+        yield echo_reply("y")
 
-    async with traced(short_dir, Scripted(Repeat=gzipped)) as (found, channel):
-        async for _ in stub(channel).Repeat(RepeatRequest(message="r")):
+    async with run_traced_server(short_dir, CallbackServicer(Repeat=gzipped)) as (found, channel):
+        async for _ in make_echo_stub(channel).Repeat(RepeatRequest(message="r")):
             pass
-    attempt = messages(found.one("Attempt."))
+    attempt = messages(found.span_named("Attempt."))
     assert [name for name, _ in attempt] == ["Outbound message"] + ["Inbound message"] * 2
     assert [each["sequence-number"] for _, each in attempt] == [0, 0, 1]
-    assert attempt[1][1]["message-size"] == reply("x" * 500).ByteSize()
+    assert attempt[1][1]["message-size"] == echo_reply("x" * 500).ByteSize()
     assert attempt[1][1]["message-size-compressed"] < 100
-    received = messages(found.one("Recv."))
+    received = messages(found.span_named("Recv."))
     assert [name for name, _ in received] == ["Inbound message"] + ["Outbound message"] * 2
     assert received[1][1] == attempt[1][1]
     assert "message-size-compressed" not in received[0][1]
@@ -147,137 +150,155 @@ async def test_each_attempt_is_a_span_and_failures_bear_their_status(short_dir: 
     }
     config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
     failures = iter([purerpc.UnavailableError("not yet"), purerpc.NotFoundError("never")])
-    async with traced(short_dir, flaky(failures), config=config) as (found, channel):
+    async with run_traced_server(
+        short_dir, make_servicer_failing_with(failures), config=config
+    ) as (found, channel):
         with pytest.raises(purerpc.NotFoundError):
-            await stub(channel).Echo(request("?"))
-    first, second = sorted(found.named("Attempt."), key=lambda span: span.start_time or 0)
+            await make_echo_stub(channel).Echo(echo_request("?"))
+    first, second = sorted(found.spans_named("Attempt."), key=lambda span: span.start_time or 0)
     assert [s.attributes["previous-rpc-attempts"] for s in (first, second) if s.attributes] == [
         0,
         1,
     ]
     assert first.status.description == "UNAVAILABLE: not yet"
-    sent = found.one("Sent.")
+    sent = found.span_named("Sent.")
     assert sent.status.status_code is StatusCode.ERROR
     assert sent.status.description == "NOT_FOUND: never"
     assert sent.attributes is not None
     assert sent.attributes["rpc.grpc.status_code"] == 5
-    assert all(is_below(span, sent) for span in (first, second))
-    assert len(found.named("Recv.")) == 2
+    assert all(is_child_of(span, sent) for span in (first, second))
+    assert len(found.spans_named("Recv.")) == 2
 
 
 async def test_a_deadline_and_a_cancelled_call_have_their_end(short_dir: Path) -> None:
-    until = Until()
-    async with traced(short_dir, Scripted(Echo=until)) as (found, channel):
+    until = CancellationRecorder()
+    async with run_traced_server(short_dir, CallbackServicer(Echo=until)) as (found, channel):
         with trio.move_on_after(0.02):
-            await stub(channel).Echo(request("?"))
+            await make_echo_stub(channel).Echo(echo_request("?"))
         await until.cancelled.wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stub(channel).Echo, request("?"))
+            nursery.start_soon(make_echo_stub(channel).Echo, echo_request("?"))
             await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
-    codes = [span.attributes["rpc.grpc.status_code"] for span in found.named("Sent.")]  # type: ignore[index]
+    codes = [span.attributes["rpc.grpc.status_code"] for span in found.spans_named("Sent.")]  # type: ignore[index]
     assert codes == [4, 1]
-    assert len(found.named("Attempt.")) == 2
+    assert len(found.spans_named("Attempt.")) == 2
 
 
 async def test_what_a_handler_does_is_below_its_call(short_dir: Path) -> None:
-    found = Traced()
+    found = TracingHarness()
 
     async def passes_on(message: EchoRequest) -> EchoReply:
         with found.provider.get_tracer("mine").start_as_current_span("thinking"):
             assert baggage.get_baggage("tenant") == "blue"
             async with connect_to(f"unix:{short_dir / 'b'}") as channel:
-                return await stub(channel).Echo(message)  # type: ignore[no-any-return]
+                return await make_echo_stub(channel).Echo(message)  # type: ignore[no-any-return]
 
     async def second(message: EchoRequest) -> EchoReply:
         assert baggage.get_baggage("tenant") == "blue"
-        return reply("second")
+        return echo_reply("second")
 
-    with found.tracing.observing():
+    with found.tracing.install():
         async with (
-            serving(short_dir / "a", Server(Scripted(Echo=passes_on))),
-            serving(short_dir / "b", Server(Scripted(Echo=second))),
+            serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=passes_on))),
+            serve_on_socket(short_dir / "b", Server(CallbackServicer(Echo=second))),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             token = context.attach(baggage.set_baggage("tenant", "blue"))
-            assert (await stub(channel).Echo(request("hi"))).message == "second"
+            assert (await make_echo_stub(channel).Echo(echo_request("hi"))).message == "second"
             context.detach(token)
-    (thinking,) = found.named("thinking")
-    outer = next(span for span in found.named("Sent.") if span.parent is None)
-    inner = next(span for span in found.named("Sent.") if span.parent is not None)
-    assert is_below(inner, thinking)
+    (thinking,) = found.spans_named("thinking")
+    outer = next(span for span in found.spans_named("Sent.") if span.parent is None)
+    inner = next(span for span in found.spans_named("Sent.") if span.parent is not None)
+    assert is_child_of(inner, thinking)
     assert len({ids(span)[0] for span in found.exporter.get_finished_spans()}) == 1
     assert len(found.exporter.get_finished_spans()) == 7
-    received = [span for span in found.named("Recv.") if is_below(thinking, span)]
+    received = [span for span in found.spans_named("Recv.") if is_child_of(thinking, span)]
     assert len(received) == 1
     assert ids(outer)[0] == ids(inner)[0]
 
 
-@pytest.mark.parametrize(("header", "recorded"), [(PARENT, 1), (UNSAMPLED, 0)])
+@pytest.mark.parametrize(("header", "recorded"), [(PARENT_TRACEPARENT, 1), (UNSAMPLED, 0)])
 async def test_a_foreign_parent_decides(header: str, recorded: int, short_dir: Path) -> None:
-    found, seen = Traced(ratio=1.0), []
+    found, seen = TracingHarness(ratio=1.0), []
 
     async def note(message: EchoRequest, request: Any) -> EchoReply:
         seen.append(trace.get_current_span().get_span_context())
         with found.provider.get_tracer("mine").start_as_current_span("work"):
-            return reply("")
+            return echo_reply("")
 
-    with found.tracing.observing():
-        server = Server(Scripted(Echo=note))
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    with found.tracing.install():
+        server = Server(CallbackServicer(Echo=note))
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         for _ in range(2):
-            await stub(channel).Echo(request("?"), metadata=(("traceparent", header),))
-    assert len(found.named("Recv.")) == 2 * recorded
-    assert len(found.named("work")) == 2 * recorded
+            await make_echo_stub(channel).Echo(
+                echo_request("?"), metadata=(("traceparent", header),)
+            )
+    assert len(found.spans_named("Recv.")) == 2 * recorded
+    assert len(found.spans_named("work")) == 2 * recorded
     for each in seen:
-        assert f"{each.trace_id:032x}" == PARENT.split("-")[1]
+        assert f"{each.trace_id:032x}" == PARENT_TRACEPARENT.split("-")[1]
 
 
 @pytest.mark.parametrize(
-    "header", ["", "00", "garbage", "ff-" + PARENT[3:], PARENT.replace("0af7", "zzzz"), "0" * 5000]
+    "header",
+    [
+        "",
+        "00",
+        "garbage",
+        "ff-" + PARENT_TRACEPARENT[3:],
+        PARENT_TRACEPARENT.replace("0af7", "zzzz"),
+        "0" * 5000,
+    ],
 )
 async def test_garbage_for_a_parent_begins_a_new_trace(header: str, short_dir: Path) -> None:
-    found = Traced()
-    with found.tracing.observing():
-        server = Server(ALL)
-    async with serving(short_dir / "a", server), connect_to(f"unix:{short_dir / 'a'}") as channel:
+    found = TracingHarness()
+    with found.tracing.install():
+        server = Server(ECHO_SERVICER)
+    async with (
+        serve_on_socket(short_dir / "a", server),
+        connect_to(f"unix:{short_dir / 'a'}") as channel,
+    ):
         metadata = (("traceparent", header), ("tracestate", ",,=" + header[:9]), ("baggage", "=;,"))
-        await stub(channel).Echo(request("?"), metadata=metadata)
-    assert found.one("Recv.").parent is None
+        await make_echo_stub(channel).Echo(echo_request("?"), metadata=metadata)
+    assert found.span_named("Recv.").parent is None
 
 
 async def test_what_is_not_recorded_is_not_recorded_anywhere_below(short_dir: Path) -> None:
     """And its head is the same bytes for each call, which a server remembers."""
     heads = set()
-    found = Traced(ratio=0.0)
+    found = TracingHarness(ratio=0.0)
 
     async def note(message: EchoRequest, request: Any) -> EchoReply:
         heads.add(dict(request.custom_metadata)["traceparent"])
         async with connect_to(f"unix:{short_dir / 'b'}") as channel:
-            await stub(channel).Echo(message)
+            await make_echo_stub(channel).Echo(message)
         with found.provider.get_tracer("mine").start_as_current_span("work"):
-            return reply("")
+            return echo_reply("")
 
-    below = Traced(ratio=1.0)
-    with found.tracing.observing():
-        first = Server(Scripted(Echo=note))
-        with below.tracing.observing():
-            second = Server(ALL)
+    below = TracingHarness(ratio=1.0)
+    with found.tracing.install():
+        first = Server(CallbackServicer(Echo=note))
+        with below.tracing.install():
+            second = Server(ECHO_SERVICER)
         async with (
-            serving(short_dir / "a", first),
-            serving(short_dir / "b", second),
+            serve_on_socket(short_dir / "a", first),
+            serve_on_socket(short_dir / "b", second),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             for _ in range(20):
-                await stub(channel).Echo(request("?"))
+                await make_echo_stub(channel).Echo(echo_request("?"))
     assert not found.exporter.get_finished_spans()
     assert not below.exporter.get_finished_spans()
     assert len(heads) == 1
 
 
 def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
-    chosen = ChosenIds()
-    lot = Lot(0.25, chosen)
+    chosen = PresetIdGenerator()
+    lot = RatioSampler(0.25, chosen)
     drawn = 0
     for _ in range(4000):
         if lot():
@@ -285,20 +306,20 @@ def test_the_lot_is_as_the_ratio_says_and_the_sampler_agrees() -> None:
             trace_id = chosen.generate_trace_id()
             assert lot.sampler.should_sample(None, trace_id, "x").decision.is_sampled()
     assert 800 < drawn < 1200
-    assert not any(Lot(0.0, chosen)() for _ in range(1000))
-    assert all(Lot(1.0, chosen)() for _ in range(1000))
+    assert not any(RatioSampler(0.0, chosen)() for _ in range(1000))
+    assert all(RatioSampler(1.0, chosen)() for _ in range(1000))
 
 
 async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
     from meshtrio.messages import health as messages
     from meshtrio.services.standard import standard_server
-    from meshtrio.supervise.probe import SocketProbe
+    from meshtrio.supervisor.probe import SocketProbe
 
-    found = Traced()
-    with found.tracing.observing():
-        server, _ = standard_server(ALL)
+    found = TracingHarness()
+    with found.tracing.install():
+        server, _ = standard_server(ECHO_SERVICER)
         async with (
-            serving(short_dir / "a", server),
+            serve_on_socket(short_dir / "a", server),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
             health = await SocketProbe().check(f"unix:{short_dir / 'a'}", 5)
@@ -307,5 +328,5 @@ async def test_health_and_the_like_begin_no_trace(short_dir: Path) -> None:
             assert not found.exporter.get_finished_spans()
             with found.provider.get_tracer("mine").start_as_current_span("work"):
                 await asking.Check(messages.HealthCheckRequest())
-    assert health.serving
-    assert is_below(found.one("Sent."), found.one("work"))
+    assert health.is_serving
+    assert is_child_of(found.span_named("Sent."), found.span_named("work"))

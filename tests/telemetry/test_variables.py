@@ -12,12 +12,12 @@ from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.in_plugin import telling
-from meshtrio.telemetry.traces.spans import ratio_from_environment
-from tests.client.test_channel import serving
-from tests.rpc.pairs import request
-from tests.rpc.test_calls import ALL
-from tests.telemetry.collector import Collector, collecting
+from meshtrio.telemetry.plugin_setup import plugin_telemetry
+from meshtrio.telemetry.traces.pipeline import sampling_ratio_from_environment
+from tests.client.test_channel import serve_on_socket
+from tests.rpc.test_calls import ECHO_SERVICER
+from tests.support.connection_pairs import echo_request
+from tests.support.otlp_collector import OtlpCollector, run_collector
 
 
 @pytest.fixture
@@ -51,24 +51,24 @@ def test_samplers(
 ) -> None:
     said.setenv("OTEL_TRACES_SAMPLER", sampler)
     said.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
-    assert ratio_from_environment() == ratio
+    assert sampling_ratio_from_environment() == ratio
     # What does not go by parents is told to do so all the same.
     assert ("is taken for" in caplog.text) is (sampler in ("traceidratio", "always_on"))
 
 
 async def call_under_variables(
     folder: Path, said: pytest.MonkeyPatch, **variables: str
-) -> Collector:
+) -> OtlpCollector:
     """Make a call, served and made here, and give what came of it to a collector."""
     said.setenv("OTEL_TRACES_EXPORTER", "otlp")
     said.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"unix:{folder / 'c'}")
     said.setenv("OTEL_EXPORTER_OTLP_INSECURE", "true")
     for key, value in variables.items():
         said.setenv(key, value)
-    async with collecting(folder / "c") as collector:
-        async with telling(), serving(folder / "a", Server(ALL)):
+    async with run_collector(folder / "c") as collector:
+        async with plugin_telemetry(), serve_on_socket(folder / "a", Server(ECHO_SERVICER)):
             async with connect_to(f"unix:{folder / 'a'}") as channel:
-                await channel.stub(EchoServiceStub).Echo(request("hi"))
+                await channel.stub(EchoServiceStub).Echo(echo_request("hi"))
     return collector
 
 
@@ -118,7 +118,7 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
 ) -> None:
     program = (
         "import logging, trio\n"
-        "from meshtrio.telemetry.in_plugin import telling\n"
+        "from meshtrio.telemetry.plugin_setup import telling\n"
         "logging.basicConfig()\n"
         "async def serve():\n"
         "    async with telling():\n"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 from hpack import Encoder
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.budget import Budget
-from meshtrio.wire.connection import Connection, Role
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.events import ConnectionFailed
-from meshtrio.wire.frames import FrameType
-from meshtrio.wire.framing import FrameReader
-from meshtrio.wire.hpack import HeaderDecoder
-from meshtrio.wire.limits import Limits
+from meshtrio.http2 import frames
+from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.events import ConnectionFailed
+from meshtrio.http2.frame_reader import FrameReader
+from meshtrio.http2.frames import FrameType
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack.codec import HeaderDecoder
+from meshtrio.http2.limits import Limits
+from meshtrio.util.token_bucket import TokenBucket
 
-HEAD = hpack.encode(
+HEAD = codec.encode(
     [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -27,38 +28,46 @@ LIMITS = Limits(control_burst=100, control_rate=10, reset_burst=100, reset_rate=
 
 
 def test_a_burst_then_the_rate() -> None:
-    budget = Budget(burst=3, rate=2)
-    assert [budget.take(10.0) for _ in range(4)] == [True, True, True, False]
-    assert [budget.take(10.5), budget.take(10.5)] == [True, False]
-    assert [budget.take(100.0) for _ in range(4)] == [True, True, True, False]
+    budget = TokenBucket(burst=3, rate=2)
+    assert [budget.try_acquire(10.0) for _ in range(4)] == [True, True, True, False]
+    assert [budget.try_acquire(10.5), budget.try_acquire(10.5)] == [True, False]
+    assert [budget.try_acquire(100.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_what_is_earned_stays_within_the_burst() -> None:
-    budget = Budget(burst=2, rate=0)
-    assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
-    budget.earned += 10
-    assert [budget.take(0), budget.take(0), budget.take(0)] == [True, True, False]
+    budget = TokenBucket(burst=2, rate=0)
+    assert [budget.try_acquire(0), budget.try_acquire(0), budget.try_acquire(0)] == [
+        True,
+        True,
+        False,
+    ]
+    budget.credits += 10
+    assert [budget.try_acquire(0), budget.try_acquire(0), budget.try_acquire(0)] == [
+        True,
+        True,
+        False,
+    ]
 
 
-def server() -> Connection:
-    engine = Connection(Role.SERVER, LIMITS)
+def server() -> H2Connection:
+    engine = H2Connection(Role.SERVER, LIMITS)
     engine.receive_data(frames.PREFACE + frames.settings({}))
     engine.data_to_send()
     return engine
 
 
 def opened(stream_id: int, *, end: bool = False) -> bytes:
-    return frames.header_frames(stream_id, HEAD, end_stream=end, max_size=16_384)
+    return frames.encode_header_block(stream_id, HEAD, end_stream=end, max_frame_size=16_384)
 
 
 FLOODS = {
     "PING": lambda n: frames.ping(b"12345678", ack=False),
     "PING answers": lambda n: frames.ping(b"12345678", ack=True),
     "SETTINGS": lambda n: frames.settings({}),
-    "PRIORITY": lambda n: frames.frame(FrameType.PRIORITY, 0, 1, bytes(5)),
+    "PRIORITY": lambda n: frames.encode_frame(FrameType.PRIORITY, 0, 1, bytes(5)),
     "WINDOW_UPDATE": lambda n: frames.window_update(0, 1),
-    "unknown frames": lambda n: frames.frame(0x77, 0, 0),
-    "empty DATA": lambda n: frames.frame(FrameType.DATA, 0, 1),
+    "unknown frames": lambda n: frames.encode_frame(0x77, 0, 0),
+    "empty DATA": lambda n: frames.encode_frame(FrameType.DATA, 0, 1),
     "GOAWAY": lambda n: frames.goaway(0, 0),
     "rapid reset": lambda n: opened(2 * n + 3) + frames.rst_stream(2 * n + 3, 8),
     "reset by violation": lambda n: opened(2 * n + 3) + frames.window_update(2 * n + 3, 0),
@@ -76,7 +85,7 @@ def test_a_flood_ends_the_connection(flood: str) -> None:
     assert engine.closed
     assert number <= 101
     assert isinstance(events[-1], ConnectionFailed)
-    assert events[-1].code == ErrorCode.ENHANCE_YOUR_CALM
+    assert events[-1].error_code == ErrorCode.ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize("flood", FLOODS)
@@ -93,7 +102,7 @@ def test_pings_beside_data_are_earned() -> None:
     engine = server()
     engine.receive_data(opened(1))
     for _ in range(1000):
-        data = frames.frame(FrameType.DATA, 0, 1, b"x")
+        data = frames.encode_frame(FrameType.DATA, 0, 1, b"x")
         engine.receive_data(data + frames.ping(b"12345678", ack=False))
     assert not engine.closed
 
@@ -108,19 +117,21 @@ def test_calls_that_end_as_they_should_earn_resets() -> None:
 
 
 def test_what_is_begun_and_not_finished_is_told() -> None:
-    engine = Connection(Role.SERVER)
+    engine = H2Connection(Role.SERVER)
     settings = frames.settings({})
     engine.receive_data(frames.PREFACE, now=5.0)
-    assert engine.stalled_since is None
+    assert engine.incomplete_frame_since is None
     engine.receive_data(settings[:4], now=6.0)
     engine.receive_data(settings[4:-1], now=7.0)
-    assert engine.stalled_since == 6.0
+    assert engine.incomplete_frame_since == 6.0
     engine.receive_data(settings[-1:], now=8.0)
-    assert engine.stalled_since is None
-    engine.receive_data(frames.frame(FrameType.HEADERS, 0, 1, HEAD), now=9.0)
-    assert engine.stalled_since == 9.0
-    engine.receive_data(frames.frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0)
-    assert engine.stalled_since is None
+    assert engine.incomplete_frame_since is None
+    engine.receive_data(frames.encode_frame(FrameType.HEADERS, 0, 1, HEAD), now=9.0)
+    assert engine.incomplete_frame_since == 9.0
+    engine.receive_data(
+        frames.encode_frame(FrameType.CONTINUATION, frames.END_HEADERS, 1), now=10.0
+    )
+    assert engine.incomplete_frame_since is None
 
 
 def test_a_download_to_a_peer_that_updates_often_goes_on() -> None:
@@ -153,14 +164,16 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
     decoder.decode(encoder.encode([entry], huffman=False), tuple)
     for number in range(100):
         block = encoder.encode([entry] * 7, huffman=False)
-        decoder.decode(block + hpack.encode([(b"n", b"%d" % number)]), tuple)
-    assert len(decoder._known) == 0
+        decoder.decode(block + codec.encode([(b"n", b"%d" % number)]), tuple)
+    assert len(decoder._cache) == 0
 
 
 def test_a_single_frame_is_held_to_the_limit_of_blocks() -> None:
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=1024)
-    engine = Connection(Role.SERVER, limits)
-    large = frames.header_frames(1, b"\x20" * 2000 + HEAD, end_stream=False, max_size=16_384)
+    engine = H2Connection(Role.SERVER, limits)
+    large = frames.encode_header_block(
+        1, b"\x20" * 2000 + HEAD, end_stream=False, max_frame_size=16_384
+    )
     events = engine.receive_data(frames.PREFACE + frames.settings({}) + large)
     assert isinstance(events[-1], ConnectionFailed)
-    assert events[-1].code == ErrorCode.ENHANCE_YOUR_CALM
+    assert events[-1].error_code == ErrorCode.ENHANCE_YOUR_CALM

@@ -11,29 +11,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.connection import Connection, Role
-from meshtrio.wire.events import (
+from meshtrio.grpc.headers import (
+    parse_request_headers,
+    parse_response_headers,
+    parse_trailers,
+)
+from meshtrio.http2 import frames
+from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
-    Event,
+    Http2Event,
     RequestReceived,
     ResponseReceived,
     SettingsReceived,
     TrailersReceived,
-    WindowOpened,
+    WindowUpdated,
 )
-from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
-from meshtrio.wire.limits import Limits
-
-from .peers import REQUEST, RESPONSE, TRAILERS, Fields, Pair, open_stream, respond
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from tests.support.engines import (
+    REQUEST,
+    RESPONSE,
+    TRAILERS,
+    EnginePair,
+    HeaderFields,
+    send_request,
+    send_response,
+)
 
 SMALL_FRAMES = Limits(max_frame_size=frames.DEFAULT_MAX_FRAME_SIZE)
 
 
 @attrs.frozen
 class Head:
-    fields: Fields
+    fields: HeaderFields
     end: bool = False
     stream: int = 1
 
@@ -47,7 +59,7 @@ class Data:
 
 @attrs.frozen
 class End:
-    fields: Fields = TRAILERS
+    fields: HeaderFields = TRAILERS
     stream: int = 1
 
 
@@ -98,35 +110,35 @@ CALLS = {
 SHORT = [name for name in CALLS if name != "over several frames"]
 
 
-def say(engine: Connection, acts: list[Act]) -> None:
+def say(engine: H2Connection, acts: list[Act]) -> None:
     for act in acts:
         if isinstance(act, Data):
             assert engine.send_data(act.stream, act.body, end_stream=act.end) == len(act.body)
             continue
-        block, end = hpack.encode(act.fields), isinstance(act, End) or act.end
+        block, end = codec.encode(act.fields), isinstance(act, End) or act.end
         if isinstance(act, Head) and engine.role is Role.CLIENT:
             assert engine.open_stream(block, end_stream=end) == act.stream
         else:
             engine.send_headers(act.stream, block, end_stream=end)
 
 
-def heard(acts: list[Act], role: Role) -> list[Event]:
+def heard(acts: list[Act], role: Role) -> list[Http2Event]:
     """The events that `acts` should become at the other side, after its preface's two."""
     # A client has opened its stream by then.
-    events: list[Event] = [SettingsReceived(role is Role.SERVER), WindowOpened(0)]
+    events: list[Http2Event] = [SettingsReceived(role is Role.SERVER), WindowUpdated(0)]
     for act in acts:
         if isinstance(act, Data):
             events += data_events(act)
         elif isinstance(act, End):
             events.append(TrailersReceived(act.stream, parse_trailers(tuple(act.fields))))
         elif role is Role.CLIENT:
-            events.append(RequestReceived(act.stream, parse_request(act.fields), act.end))
+            events.append(RequestReceived(act.stream, parse_request_headers(act.fields), act.end))
         else:
-            events.append(ResponseReceived(act.stream, parse_response(act.fields), act.end))
+            events.append(ResponseReceived(act.stream, parse_response_headers(act.fields), act.end))
     return events
 
 
-def data_events(act: Data) -> list[Event]:
+def data_events(act: Data) -> list[Http2Event]:
     size = frames.DEFAULT_MAX_FRAME_SIZE
     pieces = [act.body[i : i + size] for i in range(0, len(act.body), size)] or [b""]
     ends = [False] * (len(pieces) - 1) + [act.end]
@@ -139,12 +151,12 @@ class Replay:
 
     role: Role
     data: bytes
-    events: list[Event]
+    events: list[Http2Event]
     acts: list[Act]
 
-    def engine(self) -> Connection:
+    def engine(self) -> H2Connection:
         """A fresh one; a client has made its request already."""
-        engine = Connection(self.role, SMALL_FRAMES)
+        engine = H2Connection(self.role, SMALL_FRAMES)
         if self.role is Role.CLIENT:
             say(engine, self.acts)
         return engine
@@ -152,7 +164,7 @@ class Replay:
 
 def replay(name: str, role: Role) -> Replay:
     call = CALLS[name]
-    client, server = (Connection(role, SMALL_FRAMES) for role in Role)
+    client, server = (H2Connection(role, SMALL_FRAMES) for role in Role)
     say(client, call.up)
     up = client.data_to_send()
     if role is Role.SERVER:
@@ -169,14 +181,14 @@ short_calls = pytest.mark.parametrize("name", SHORT)
 
 @calls
 def test_a_call_between_two_engines(name):
-    call, pair = CALLS[name], Pair(SMALL_FRAMES, SMALL_FRAMES)
+    call, pair = CALLS[name], EnginePair(SMALL_FRAMES, SMALL_FRAMES)
     say(pair.client, call.up)
     _, at_server = pair.exchange()
     assert at_server == heard(call.up, Role.CLIENT)[2:]
     say(pair.server, call.down)
     at_client, _ = pair.exchange()
     assert at_client == heard(call.down, Role.SERVER)[2:]
-    assert (pair.client.open_streams, pair.server.open_streams) == (0, 0)
+    assert (pair.client.open_stream_count, pair.server.open_stream_count) == (0, 0)
 
 
 @roles
@@ -260,7 +272,7 @@ def test_any_mutation_ends_in_events(drawn):
     case, data = drawn
     engine = case.engine()
     events = engine.receive_data(data)
-    assert all(isinstance(event, Event) for event in events)
+    assert all(isinstance(event, Http2Event) for event in events)
     failed = [event for event in events if isinstance(event, ConnectionFailed)]
     assert failed == (events[-1:] if engine.closed else [])
 
@@ -269,13 +281,13 @@ def test_any_mutation_ends_in_events(drawn):
 @settings(max_examples=300)
 def test_garbage_in_frames_ends_in_events(role, payloads):
     """Frames of a right layout get past the reader, which a random byte stream seldom does."""
-    pair = Pair()
-    stream = open_stream(pair.client)
+    pair = EnginePair()
+    stream = send_request(pair.client)
     pair.exchange()
-    respond(pair.server)
+    send_response(pair.server)
     pair.exchange()
     engine = pair.client if role is Role.CLIENT else pair.server
     for payload in payloads:
         type_, flags, *rest = payload.ljust(2, b"\0")
-        data = frames.frame(type_ % 11, flags, stream if flags & 0x80 else 0, bytes(rest))
-        assert all(isinstance(event, Event) for event in engine.receive_data(data))
+        data = frames.encode_frame(type_ % 11, flags, stream if flags & 0x80 else 0, bytes(rest))
+        assert all(isinstance(event, Http2Event) for event in engine.receive_data(data))

@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.wire import frames
-from meshtrio.wire.connection import Connection, Role
-from meshtrio.wire.events import DataReceived, WindowOpened
-from meshtrio.wire.frames import DEFAULT_WINDOW, MAX_WINDOW, FrameType, Setting
-from meshtrio.wire.limits import Limits
-
-from .peers import (
+from meshtrio.http2 import frames
+from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.events import DataReceived, WindowUpdated
+from meshtrio.http2.frames import (
+    DEFAULT_INITIAL_WINDOW_SIZE,
+    MAX_WINDOW_SIZE,
+    FrameType,
+    Setting,
+)
+from meshtrio.http2.limits import Limits
+from tests.support.engines import (
     RESPONSE,
+    EnginePair,
     Frame,
-    Pair,
-    calling_client,
-    client,
-    data,
-    headers,
-    open_stream,
-    respond,
-    sent,
-    serving_server,
+    data_frame,
+    headers_frame,
+    make_client,
+    make_client_with_request,
+    make_server_with_request,
+    send_request,
+    send_response,
+    sent_frames,
 )
 
 BIG = b"x" * 100_000
-SMALL_LIMITS = Limits(stream_window=DEFAULT_WINDOW, connection_window=DEFAULT_WINDOW)
+SMALL_LIMITS = Limits(
+    stream_window=DEFAULT_INITIAL_WINDOW_SIZE, connection_window=DEFAULT_INITIAL_WINDOW_SIZE
+)
 
 
-def narrow_client(window: int) -> Connection:
+def narrow_client(window: int) -> H2Connection:
     """A client whose stream 1 may send `window` bytes, and whose connection may send more."""
-    return calling_client(settings={Setting.INITIAL_WINDOW_SIZE: window})
+    return make_client_with_request(settings={Setting.INITIAL_WINDOW_SIZE: window})
 
 
-def set_window(engine: Connection, window: int) -> None:
+def set_window(engine: H2Connection, window: int) -> None:
     engine.receive_data(frames.settings({Setting.INITIAL_WINDOW_SIZE: window}))
     engine.data_to_send()
 
 
-def updates(engine: Connection) -> list[tuple[int, int]]:
+def updates(engine: H2Connection) -> list[tuple[int, int]]:
     """(stream, increment) of the windows given back."""
-    return [(f.stream_id, f.number) for f in sent(engine, FrameType.WINDOW_UPDATE)]
+    return [(f.stream_id, f.last_word) for f in sent_frames(engine, FrameType.WINDOW_UPDATE)]
 
 
 # -- sending -------------------------------------------------------------------------------------
@@ -49,28 +55,28 @@ def updates(engine: Connection) -> list[tuple[int, int]]:
 def test_a_streams_window_limits_what_is_taken():
     engine = narrow_client(10)
     assert engine.send_data(1, b"0123456789abc", end_stream=True) == 10
-    assert sent(engine) == [Frame(FrameType.DATA, 0, 1, b"0123456789")]
+    assert sent_frames(engine) == [Frame(FrameType.DATA, 0, 1, b"0123456789")]
     assert engine.send_data(1, b"abc", end_stream=True) == 0
-    assert sent(engine) == []
-    assert engine.receive_data(frames.window_update(1, 3)) == [WindowOpened(1)]
+    assert sent_frames(engine) == []
+    assert engine.receive_data(frames.window_update(1, 3)) == [WindowUpdated(1)]
     assert engine.send_data(1, b"abc", end_stream=True) == 3
-    assert sent(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"abc")]
+    assert sent_frames(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"abc")]
 
 
 def test_the_connections_window_limits_all_streams_together():
-    engine = client(settings={Setting.INITIAL_WINDOW_SIZE: 200_000})
-    first, second = open_stream(engine), open_stream(engine)
+    engine = make_client(settings={Setting.INITIAL_WINDOW_SIZE: 200_000})
+    first, second = send_request(engine), send_request(engine)
     assert engine.send_data(first, BIG[:60_000]) == 60_000
-    assert engine.send_data(second, BIG) == DEFAULT_WINDOW - 60_000
+    assert engine.send_data(second, BIG) == DEFAULT_INITIAL_WINDOW_SIZE - 60_000
     assert engine.send_data(first, b"x") == 0
-    assert engine.receive_data(frames.window_update(0, 7)) == [WindowOpened(0)]
+    assert engine.receive_data(frames.window_update(0, 7)) == [WindowUpdated(0)]
     assert engine.send_data(first, BIG) == 7
 
 
 def test_a_blocked_stream_does_not_block_another():
     engine = narrow_client(10)
     engine.send_data(1, BIG)
-    assert engine.send_data(open_stream(engine), BIG) == 10
+    assert engine.send_data(send_request(engine), BIG) == 10
 
 
 def test_the_end_alone_needs_no_window():
@@ -80,13 +86,13 @@ def test_the_end_alone_needs_no_window():
     set_window(engine, 0)
     engine.data_to_send()
     assert engine.send_data(1, b"", end_stream=True) == 0
-    assert sent(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"")]
+    assert sent_frames(engine) == [Frame(FrameType.DATA, frames.END_STREAM, 1, b"")]
 
 
 def test_nothing_to_send_sends_nothing():
     engine = narrow_client(10)
     assert engine.send_data(1, b"") == 0
-    assert sent(engine) == []
+    assert sent_frames(engine) == []
 
 
 def test_a_window_goes_below_zero_when_the_setting_shrinks():
@@ -102,31 +108,31 @@ def test_a_window_goes_below_zero_when_the_setting_shrinks():
 
 def test_a_setting_opens_every_streams_window_by_the_difference():
     engine = narrow_client(10)
-    other = open_stream(engine)
+    other = send_request(engine)
     engine.send_data(1, b"12345678")
     set_window(engine, 15)
     assert engine.send_data(1, BIG) == 7
     assert engine.send_data(other, BIG) == 15
-    assert engine.send_data(open_stream(engine), BIG) == 15
+    assert engine.send_data(send_request(engine), BIG) == 15
 
 
 def test_the_setting_says_nothing_of_the_connections_window():
     engine = narrow_client(200_000)
     set_window(engine, 300_000)
-    assert engine.send_data(1, BIG) == DEFAULT_WINDOW
+    assert engine.send_data(1, BIG) == DEFAULT_INITIAL_WINDOW_SIZE
 
 
 def test_windows_may_grow_as_far_as_they_go():
     engine = narrow_client(0)
-    for stream, window in ((0, DEFAULT_WINDOW), (1, 0)):
-        events = engine.receive_data(frames.window_update(stream, MAX_WINDOW - window))
-        assert events == [WindowOpened(stream)]
+    for stream, window in ((0, DEFAULT_INITIAL_WINDOW_SIZE), (1, 0)):
+        events = engine.receive_data(frames.window_update(stream, MAX_WINDOW_SIZE - window))
+        assert events == [WindowUpdated(stream)]
     assert engine.send_data(1, BIG) == len(BIG)
 
 
 def test_a_setting_may_open_a_window_as_far_as_it_goes():
     engine = narrow_client(5)
-    engine.receive_data(frames.window_update(1, MAX_WINDOW - 6))
+    engine.receive_data(frames.window_update(1, MAX_WINDOW_SIZE - 6))
     set_window(engine, 6)
     assert not engine.closed
 
@@ -142,81 +148,81 @@ def test_a_setting_may_open_a_window_as_far_as_it_goes():
     ],
 )
 def test_data_is_sent_in_frames_of_the_peers_size(kind, length, sizes):
-    engine = calling_client()
+    engine = make_client_with_request()
     body = bytes(i % 251 for i in range(length))
     assert engine.send_data(1, kind(body), end_stream=True) == length
-    found = sent(engine)
+    found = sent_frames(engine)
     assert [len(frame.payload) for frame in found] == sizes
     assert [frame.flags for frame in found] == [0] * (len(sizes) - 1) + [frames.END_STREAM]
     assert b"".join(frame.payload for frame in found) == body
 
 
 def test_a_larger_frame_size_of_the_peer_is_used():
-    engine = calling_client(settings={Setting.MAX_FRAME_SIZE: 50_000})
+    engine = make_client_with_request(settings={Setting.MAX_FRAME_SIZE: 50_000})
     engine.send_data(1, BIG[:60_000])
-    assert [len(frame.payload) for frame in sent(engine)] == [50_000, 10_000]
+    assert [len(frame.payload) for frame in sent_frames(engine)] == [50_000, 10_000]
 
 
 # -- receiving -----------------------------------------------------------------------------------
 
 
 def test_a_stream_is_allowed_more_from_half_a_window_on():
-    engine = serving_server(Limits(stream_window=100_000))
-    engine.receive_data(data(1, bytes(16_384)) * 4)
+    engine = make_server_with_request(Limits(stream_window=100_000))
+    engine.receive_data(data_frame(1, bytes(16_384)) * 4)
     engine.data_to_send()
     allowed = 100_000 - 4 * 16_384
-    assert not engine.allow(1, allowed + 49_999)
+    assert not engine.set_receive_window(1, allowed + 49_999)
     assert updates(engine) == []
-    assert engine.allow(1, allowed + 50_000)
+    assert engine.set_receive_window(1, allowed + 50_000)
     assert updates(engine) == [(1, 50_000)]
-    assert not engine.allow(1, allowed + 60_000)
+    assert not engine.set_receive_window(1, allowed + 60_000)
     assert updates(engine) == []
 
 
 def test_what_was_allowed_is_not_taken_back():
-    engine = serving_server(Limits(stream_window=100_000))
-    assert not engine.allow(1, 10)
-    engine.receive_data(data(1, bytes(16_384)) * 6)
+    engine = make_server_with_request(Limits(stream_window=100_000))
+    assert not engine.set_receive_window(1, 10)
+    engine.receive_data(data_frame(1, bytes(16_384)) * 6)
     assert not engine.closed
 
 
 def test_no_window_grows_beyond_the_largest():
-    engine = serving_server(SMALL_LIMITS)
-    assert engine.allow(1, 2 * MAX_WINDOW)
-    assert updates(engine) == [(1, MAX_WINDOW - SMALL_LIMITS.stream_window)]
+    engine = make_server_with_request(SMALL_LIMITS)
+    assert engine.set_receive_window(1, 2 * MAX_WINDOW_SIZE)
+    assert updates(engine) == [(1, MAX_WINDOW_SIZE - SMALL_LIMITS.stream_window)]
 
 
 def test_what_is_allowed_can_be_used():
-    engine = serving_server(SMALL_LIMITS)
+    engine = make_server_with_request(SMALL_LIMITS)
     for _ in range(10):
-        events = engine.receive_data(data(1, bytes(16_000)) * 4)
+        events = engine.receive_data(data_frame(1, bytes(16_000)) * 4)
         assert [type(event) for event in events] == [DataReceived] * 4
-        engine.allow(1, SMALL_LIMITS.stream_window)
+        engine.set_receive_window(1, SMALL_LIMITS.stream_window)
         assert (1, 64_000) in updates(engine)
 
 
 def test_nothing_is_allowed_to_a_stream_that_will_not_use_it():
-    engine = serving_server()
-    engine.receive_data(data(1, bytes(16_384), end=True))
-    assert not engine.allow(1, 10**6)
-    assert not engine.allow(99, 10**6)
+    engine = make_server_with_request()
+    engine.receive_data(data_frame(1, bytes(16_384), end=True))
+    assert not engine.set_receive_window(1, 10**6)
+    assert not engine.set_receive_window(99, 10**6)
     assert updates(engine) == []
 
 
 def test_the_connections_window_is_given_back_as_bytes_arrive():
-    engine = serving_server(Limits(stream_window=100_000, connection_window=100_000))
-    engine.receive_data(data(1, bytes(16_384)) * 3)
+    engine = make_server_with_request(Limits(stream_window=100_000, connection_window=100_000))
+    engine.receive_data(data_frame(1, bytes(16_384)) * 3)
     assert updates(engine) == []
-    engine.receive_data(data(1, bytes(848)))
+    engine.receive_data(data_frame(1, bytes(848)))
     assert updates(engine) == [(0, 50_000)]
-    engine.receive_data(data(1, bytes(16_384)) * 3)
+    engine.receive_data(data_frame(1, bytes(16_384)) * 3)
     assert updates(engine) == []
 
 
 def test_an_unread_stream_stops_its_own_sender_only():
-    pair = Pair(server_limits=SMALL_LIMITS)
-    unread, other = open_stream(pair.client), open_stream(pair.client)
-    assert pair.client.send_data(unread, BIG) == DEFAULT_WINDOW
+    pair = EnginePair(server_limits=SMALL_LIMITS)
+    unread, other = send_request(pair.client), send_request(pair.client)
+    assert pair.client.send_data(unread, BIG) == DEFAULT_INITIAL_WINDOW_SIZE
     pair.exchange()
     assert pair.client.send_data(unread, BIG) == 0
     for _ in range(5):
@@ -224,58 +230,60 @@ def test_an_unread_stream_stops_its_own_sender_only():
         assert pair.client.send_data(other, BIG[:30_000]) == 30_000
         _, events = pair.exchange()
         assert sum(len(event.data) for event in events) == 30_000
-        pair.server.allow(other, SMALL_LIMITS.stream_window)
+        pair.server.set_receive_window(other, SMALL_LIMITS.stream_window)
         pair.exchange()
 
 
 def test_a_large_transfer_goes_through_narrow_windows():
-    pair = Pair(server_limits=SMALL_LIMITS)
-    stream, left, got = open_stream(pair.client), b"0123456789" * 30_000, b""
+    pair = EnginePair(server_limits=SMALL_LIMITS)
+    stream, left, got = send_request(pair.client), b"0123456789" * 30_000, b""
     while left:
         taken = pair.client.send_data(stream, left, end_stream=True)
         left = left[taken:]
         _, events = pair.exchange()
         for event in events:
             got += getattr(event, "data", b"")
-        pair.server.allow(stream, SMALL_LIMITS.stream_window)
+        pair.server.set_receive_window(stream, SMALL_LIMITS.stream_window)
         pair.exchange()
     assert got == b"0123456789" * 30_000
-    respond(pair.server, stream, end=True)
+    send_response(pair.server, stream, end=True)
     pair.exchange()
-    assert (pair.client.open_streams, pair.server.open_streams) == (0, 0)
+    assert (pair.client.open_stream_count, pair.server.open_stream_count) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("payload", "pad"), [(b"", 1), (b"", 256), (b"body", 1), (b"body", 100)], ids=repr
 )
 def test_padding_is_taken_off(payload, pad):
-    engine = serving_server()
-    assert engine.receive_data(data(1, payload, pad=pad)) == [DataReceived(1, payload, False)]
+    engine = make_server_with_request()
+    assert engine.receive_data(data_frame(1, payload, pad=pad)) == [DataReceived(1, payload, False)]
 
 
 def test_padding_counts_and_is_given_back_with_the_rest():
-    engine = serving_server(Limits(stream_window=DEFAULT_WINDOW, connection_window=MAX_WINDOW))
-    padded = data(1, b"body", pad=256)
+    engine = make_server_with_request(
+        Limits(stream_window=DEFAULT_INITIAL_WINDOW_SIZE, connection_window=MAX_WINDOW_SIZE)
+    )
+    padded = data_frame(1, b"body", pad=256)
     assert len(engine.receive_data(padded * 128)) == 128
-    engine.allow(1, DEFAULT_WINDOW)
+    engine.set_receive_window(1, DEFAULT_INITIAL_WINDOW_SIZE)
     assert updates(engine) == [(1, 128 * (256 + len(b"body")))]
 
 
 def test_data_for_a_forgotten_stream_still_counts_for_the_connection():
-    engine = calling_client(Limits(connection_window=DEFAULT_WINDOW))
-    engine.receive_data(headers(1, RESPONSE))
+    engine = make_client_with_request(Limits(connection_window=DEFAULT_INITIAL_WINDOW_SIZE))
+    engine.receive_data(headers_frame(1, RESPONSE))
     engine.reset_stream(1, 8)
     engine.data_to_send()
-    assert engine.receive_data(data(1, bytes(16_384)) * 2) == []
+    assert engine.receive_data(data_frame(1, bytes(16_384)) * 2) == []
     assert updates(engine) == [(0, 32_768)]
 
 
 def test_the_windows_announced_may_be_used_to_the_last_byte():
     limits = Limits(stream_window=100_000, connection_window=100_000)
-    server = Connection(Role.SERVER, limits)
-    client = Connection(Role.CLIENT)
+    server = H2Connection(Role.SERVER, limits)
+    client = H2Connection(Role.CLIENT)
     client.receive_data(server.data_to_send())
-    stream = open_stream(client)
+    stream = send_request(client)
     assert client.send_data(stream, BIG + b"more") == 100_000
     server.receive_data(client.data_to_send())
     assert not server.closed

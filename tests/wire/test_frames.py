@@ -7,35 +7,40 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.wire import frames
-from meshtrio.wire.frames import FrameType, Setting
+from meshtrio.http2 import frames
+from meshtrio.http2.frames import FrameType, Setting
 
 BUILT = {
-    "empty": (frames.frame(FrameType.DATA, 0, 1), "000000 00 00 00000001"),
-    "all of a header": (frames.frame(0xFE, 0xFF, 2**31 - 1, b"x"), "000001 fe ff 7fffffff 78"),
-    "long": (frames.frame_header(0x123456, 0, 0, 1), "123456 00 00 00000001"),
+    "empty": (frames.encode_frame(FrameType.DATA, 0, 1), "000000 00 00 00000001"),
+    "all of a header": (
+        frames.encode_frame(0xFE, 0xFF, 2**31 - 1, b"x"),
+        "000001 fe ff 7fffffff 78",
+    ),
+    "long": (frames.encode_frame_header(0x123456, 0, 0, 1), "123456 00 00 00000001"),
     "DATA, the end": (
-        frames.frame(FrameType.DATA, frames.END_STREAM, 3, b"hi"),
+        frames.encode_frame(FrameType.DATA, frames.END_STREAM, 3, b"hi"),
         "000002 00 01 00000003 6869",
     ),
     "DATA, padded": (
-        frames.frame(FrameType.DATA, frames.PADDED, 3, b"\0"),
+        frames.encode_frame(FrameType.DATA, frames.PADDED, 3, b"\0"),
         "000001 00 08 00000003 00",
     ),
     "HEADERS": (
-        frames.header_frames(1, b"\x88", end_stream=False, max_size=1),
+        frames.encode_header_block(1, b"\x88", end_stream=False, max_frame_size=1),
         "000001 01 04 00000001 88",
     ),
     "HEADERS, the end": (
-        frames.header_frames(1, b"\x88", end_stream=True, max_size=1),
+        frames.encode_header_block(1, b"\x88", end_stream=True, max_frame_size=1),
         "000001 01 05 00000001 88",
     ),
     "HEADERS and CONTINUATION": (
-        frames.header_frames(1, b"abcde", end_stream=True, max_size=2),
+        frames.encode_header_block(1, b"abcde", end_stream=True, max_frame_size=2),
         "000002 01 01 00000001 6162 000002 09 00 00000001 6364 000001 09 04 00000001 65",
     ),
     "HEADERS with priority": (
-        frames.frame(FrameType.HEADERS, frames.HAS_PRIORITY | frames.END_HEADERS, 1, bytes(5)),
+        frames.encode_frame(
+            FrameType.HEADERS, frames.HAS_PRIORITY | frames.END_HEADERS, 1, bytes(5)
+        ),
         "000005 01 24 00000001 0000000000",
     ),
     "RST_STREAM": (frames.rst_stream(5, 8), "000004 03 00 00000005 00000008"),
@@ -81,4 +86,4 @@ def numbered(names: str, start: int) -> dict[str, int]:
 
 def test_settings_are_read_as_they_were_written():
     values = {1: 0, 3: 2**32 - 1, 0xFFFF: 5}
-    assert dict(frames.read_settings(frames.settings(values)[9:])) == values
+    assert dict(frames.iter_settings(frames.settings(values)[9:])) == values

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshtrio.wire.errors import MalformedHead, MessageTooLarge
-from meshtrio.wire.grpc import (
+from meshtrio.http2.errors import MalformedHeadersError, MessageTooLargeError
+from meshtrio.grpc.metadata import (
     MessageReader,
     decode_binary,
-    decode_message_text,
+    decode_status_message,
     decode_timeout,
-    encode_message_text,
+    encode_status_message,
     encode_metadata,
     encode_timeout,
     frame_message,
@@ -46,7 +46,7 @@ def test_reader_takes_one_whole_message(message):
     reader = MessageReader(LIMIT)
     flag, body = message
     assert reader.feed(frame_message(body, compressed=flag)) == [message]
-    assert not reader.partial
+    assert not reader.has_partial_message
 
 
 def test_reader_takes_several_messages_at_once():
@@ -57,7 +57,7 @@ def test_reader_takes_byte_by_byte():
     reader = MessageReader(LIMIT)
     found = [m for i in range(len(STREAM)) for m in reader.feed(STREAM[i : i + 1])]
     assert found == MESSAGES
-    assert not reader.partial
+    assert not reader.has_partial_message
 
 
 @pytest.mark.parametrize("at", range(len(STREAM) + 1))
@@ -65,9 +65,9 @@ def test_reader_takes_every_split_in_two(at):
     reader = MessageReader(LIMIT)
     found = reader.feed(STREAM[:at])
     assert found == MESSAGES[: len(found)]
-    assert reader.partial == (at > len(b"".join(frame_message(m) for _, m in found)))
+    assert reader.has_partial_message == (at > len(b"".join(frame_message(m) for _, m in found)))
     assert found + reader.feed(STREAM[at:]) == MESSAGES
-    assert not reader.partial
+    assert not reader.has_partial_message
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=LIMIT)), max_size=6), st.data())
@@ -79,7 +79,7 @@ def test_reader_does_not_care_how_the_stream_is_cut(messages, data):
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         found += reader.feed(stream[start:end])
     assert found == messages
-    assert not reader.partial
+    assert not reader.has_partial_message
 
 
 def test_partial_from_the_first_byte_to_the_last():
@@ -87,10 +87,10 @@ def test_partial_from_the_first_byte_to_the_last():
     seen = []
     for i in range(len(framed)):
         reader.feed(framed[i : i + 1])
-        seen.append(reader.partial)
+        seen.append(reader.has_partial_message)
     assert seen == [True] * 7 + [False]
     reader.feed(b"")
-    assert not reader.partial
+    assert not reader.has_partial_message
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_reader_refuses_a_message_over_the_limit_by_its_prefix(chunks):
     reader = MessageReader(LIMIT)
     for chunk in chunks[:-1]:
         assert reader.feed(chunk) == []
-    with pytest.raises(MessageTooLarge) as caught:
+    with pytest.raises(MessageTooLargeError) as caught:
         reader.feed(chunks[-1])
     assert caught.value.limit == LIMIT
     assert caught.value.length > LIMIT
@@ -116,7 +116,7 @@ def test_reader_refuses_a_message_over_the_limit_by_its_prefix(chunks):
 def test_reader_with_no_room_at_all_takes_empty_messages():
     reader = MessageReader(0)
     assert reader.feed(frame_message(b"") * 2) == [(False, b"")] * 2
-    with pytest.raises(MessageTooLarge, match="message of 1 bytes is over the limit of 0 bytes"):
+    with pytest.raises(MessageTooLargeError, match="message of 1 bytes is over the limit of 0 bytes"):
         reader.feed(frame_message(b"x"))
 
 
@@ -174,7 +174,7 @@ def test_decode_timeout(value, expected):
     ],
 )
 def test_decode_timeout_refuses(value):
-    with pytest.raises(MalformedHead, match="grpc-timeout"):
+    with pytest.raises(MalformedHeadersError, match="grpc-timeout"):
         decode_timeout(value)
 
 
@@ -253,7 +253,7 @@ def test_decode_binary(value, expected):
 
 @pytest.mark.parametrize("value", [b"A", b"AAAAA", b"A A=", b"-_-_", b"A=A", b"\xff", b"AA,A", b"*"])
 def test_decode_binary_refuses(value):
-    with pytest.raises(MalformedHead, match="is not base64"):
+    with pytest.raises(MalformedHeadersError, match="is not base64"):
         decode_binary(value)
 
 
@@ -283,7 +283,7 @@ def test_binary_round_trips_padded_or_not(values, padded):
     ],
 )
 def test_encode_message_text(text, expected):
-    assert encode_message_text(text) == expected
+    assert encode_status_message(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -300,29 +300,29 @@ def test_encode_message_text(text, expected):
     ],
 )
 def test_decode_message_text(value, expected):
-    assert decode_message_text(value) == expected
+    assert decode_status_message(value) == expected
 
 
 @given(st.text())
 @example("%25")
 @quick
 def test_message_text_round_trips(text):
-    encoded = encode_message_text(text)
-    assert decode_message_text(encoded) == text
+    encoded = encode_status_message(text)
+    assert decode_status_message(encoded) == text
     assert all(0x20 <= byte < 0x7F for byte in encoded)
 
 
 @given(st.binary())
 @quick
 def test_any_message_text_can_be_decoded(value):
-    assert isinstance(decode_message_text(value), str)
+    assert isinstance(decode_status_message(value), str)
 
 
 @pytest.mark.parametrize("text", [" ", "   ", " gone ", "gone  ", "  gone", " % ", " a b "])
 def test_spaces_at_the_ends_of_a_message_survive(text):
-    encoded = encode_message_text(text)
+    encoded = encode_status_message(text)
     assert encoded == encoded.strip(b" ")
-    assert decode_message_text(encoded) == text
+    assert decode_status_message(encoded) == text
 
 
 @pytest.mark.parametrize(

@@ -5,49 +5,53 @@ from __future__ import annotations
 import hpack as reference
 import pytest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.events import (
+from meshtrio.grpc.headers import (
+    parse_request_headers,
+    parse_response_headers,
+    parse_trailers,
+)
+from meshtrio.http2 import frames
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.events import (
     ConnectionFailed,
     RequestReceived,
     ResponseReceived,
     TrailersReceived,
 )
-from meshtrio.wire.frames import FrameType, Setting
-from meshtrio.wire.heads import parse_request, parse_response, parse_trailers
-from meshtrio.wire.limits import Limits
-
-from .peers import (
+from meshtrio.http2.frames import FrameType, Setting
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from tests.support.engines import (
     REQUEST,
     RESPONSE,
     TRAILERS,
-    calling_client,
-    client,
-    data,
-    headers,
-    headers_of,
-    is_alive,
-    open_stream,
-    respond,
-    sent,
-    server,
-    serving_server,
+    answers_ping,
+    data_frame,
+    headers_frame,
+    headers_frame_of_block,
+    make_client,
+    make_client_with_request,
+    make_server,
+    make_server_with_request,
+    send_request,
+    send_response,
+    sent_frames,
 )
 
-BLOCK = hpack.encode(REQUEST)
-ASKED = [RequestReceived(1, parse_request(REQUEST), False)]
+BLOCK = codec.encode(REQUEST)
+ASKED = [RequestReceived(1, parse_request_headers(REQUEST), False)]
 
 # Indexed, so that a decoder which missed the first block cannot read the second.
 INDEXED = (*REQUEST, (b"x-key", b"stored in the table"))
 
 
 def begin(block: bytes, *, flags: int = 0, stream_id: int = 1) -> bytes:
-    return frames.frame(FrameType.HEADERS, flags, stream_id, block)
+    return frames.encode_frame(FrameType.HEADERS, flags, stream_id, block)
 
 
 def more(block: bytes, *, last: bool = False, stream_id: int = 1) -> bytes:
     flags = frames.END_HEADERS if last else 0
-    return frames.frame(FrameType.CONTINUATION, flags, stream_id, block)
+    return frames.encode_frame(FrameType.CONTINUATION, flags, stream_id, block)
 
 
 # -- blocks over several frames ------------------------------------------------------------------
@@ -72,29 +76,29 @@ def more(block: bytes, *, last: bool = False, stream_id: int = 1) -> bytes:
             id="with priority",
         ),
         pytest.param(
-            headers_of(1, b"\3\0\0\0\0\7" + BLOCK + bytes(3), flags=0x28),
+            headers_frame_of_block(1, b"\3\0\0\0\0\7" + BLOCK + bytes(3), flags=0x28),
             id="one frame, padded, with priority",
         ),
     ],
 )
 def test_a_block_is_put_together(frames_of_block):
-    engine = server()
+    engine = make_server()
     assert engine.receive_data(frames_of_block) == ASKED
-    assert is_alive(engine)
+    assert answers_ping(engine)
 
 
 def test_end_stream_is_taken_from_headers_not_from_continuation():
-    engine = server()
+    engine = make_server()
     block = begin(BLOCK[:9], flags=frames.END_STREAM) + more(BLOCK[9:], last=True)
-    assert engine.receive_data(block) == [RequestReceived(1, parse_request(REQUEST), True)]
+    assert engine.receive_data(block) == [RequestReceived(1, parse_request_headers(REQUEST), True)]
 
 
 @pytest.mark.parametrize("size", [16_384, 20_000])
 def test_a_long_block_is_sent_in_frames_of_the_peers_size(size):
-    engine = client(settings={Setting.MAX_FRAME_SIZE: size})
-    block = hpack.encode([*REQUEST, (b"x-long", b"v" * 50_000)])
+    engine = make_client(settings={Setting.MAX_FRAME_SIZE: size})
+    block = codec.encode([*REQUEST, (b"x-long", b"v" * 50_000)])
     engine.open_stream(block, end_stream=True)
-    first, *middle, last = sent(engine)
+    first, *middle, last = sent_frames(engine)
     assert (first.type, first.flags) == (FrameType.HEADERS, frames.END_STREAM)
     assert {(f.type, f.flags) for f in middle} == {(FrameType.CONTINUATION, 0)}
     assert (last.type, last.flags) == (FrameType.CONTINUATION, frames.END_HEADERS)
@@ -106,12 +110,12 @@ def test_a_long_block_is_sent_in_frames_of_the_peers_size(size):
 def test_a_block_without_end_is_cut_off(fragment):
     """The peer is stopped by the limit on a whole block; a frame counts for 512 bytes at least."""
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=512_512)
-    engine = server(limits)
+    engine = make_server(limits)
     assert engine.receive_data(begin(b"x" * 32)) == []
     assert engine.receive_data(more(fragment) * 1000) == []
     (event,) = engine.receive_data(more(fragment))
     assert isinstance(event, ConnectionFailed)
-    assert event.code == ErrorCode.ENHANCE_YOUR_CALM
+    assert event.error_code == ErrorCode.ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize(
@@ -121,73 +125,79 @@ def test_a_block_without_end_is_cut_off(fragment):
 def test_the_largest_header_list_that_may_be_sent(limit, largest):
     """The lower of the peer's limit and this side's own."""
     settings = {} if limit is None else {Setting.MAX_HEADER_LIST_SIZE: limit}
-    engine = server(Limits(max_send_header_list_size=5000), settings)
-    assert engine.max_sent_header_list == largest
+    engine = make_server(Limits(max_send_header_list_size=5000), settings)
+    assert engine.max_send_header_list_size == largest
 
 
 # -- the compression state -----------------------------------------------------------------------
 
 
 def test_one_table_serves_all_of_a_connections_blocks():
-    engine, encoder = server(), reference.Encoder()
+    engine, encoder = make_server(), reference.Encoder()
     for stream_id in (1, 3, 5, 7):
-        (event,) = engine.receive_data(headers_of(stream_id, encoder.encode(INDEXED)))
-        assert event == RequestReceived(stream_id, parse_request(INDEXED), False)
+        (event,) = engine.receive_data(headers_frame_of_block(stream_id, encoder.encode(INDEXED)))
+        assert event == RequestReceived(stream_id, parse_request_headers(INDEXED), False)
 
 
 def refused_as_too_many(block: bytes) -> bytes:
-    return headers_of(3, block)
+    return headers_frame_of_block(3, block)
 
 
 def late_after_our_reset(block: bytes) -> bytes:
-    return headers_of(1, block, end=True)
+    return headers_frame_of_block(1, block, end=True)
 
 
 @pytest.mark.parametrize("unwanted", [refused_as_too_many, late_after_our_reset])
 def test_a_server_decodes_blocks_it_does_not_want(unwanted):
-    engine, encoder = serving_server(Limits(max_concurrent_streams=1)), reference.Encoder()
+    engine, encoder = (
+        make_server_with_request(Limits(max_concurrent_streams=1)),
+        reference.Encoder(),
+    )
     if unwanted is late_after_our_reset:
         engine.reset_stream(1, ErrorCode.CANCEL)
     assert engine.receive_data(unwanted(encoder.encode(INDEXED))) == []
     engine.reset_stream(1, ErrorCode.CANCEL)
-    (event,) = engine.receive_data(headers_of(5, encoder.encode(INDEXED)))
-    assert event == RequestReceived(5, parse_request(INDEXED), False)
+    (event,) = engine.receive_data(headers_frame_of_block(5, encoder.encode(INDEXED)))
+    assert event == RequestReceived(5, parse_request_headers(INDEXED), False)
 
 
 def test_a_server_decodes_a_malformed_head():
-    engine, encoder = server(), reference.Encoder()
-    assert engine.receive_data(headers_of(1, encoder.encode([*INDEXED, (b"te", b"x")]))) == []
-    (event,) = engine.receive_data(headers_of(3, encoder.encode(INDEXED)))
-    assert event == RequestReceived(3, parse_request(INDEXED), False)
+    engine, encoder = make_server(), reference.Encoder()
+    assert (
+        engine.receive_data(headers_frame_of_block(1, encoder.encode([*INDEXED, (b"te", b"x")])))
+        == []
+    )
+    (event,) = engine.receive_data(headers_frame_of_block(3, encoder.encode(INDEXED)))
+    assert event == RequestReceived(3, parse_request_headers(INDEXED), False)
 
 
 def test_a_server_decodes_trailers_that_come_after_the_end():
-    engine, encoder = server(), reference.Encoder()
-    engine.receive_data(headers(1, end=True))
-    (event,) = engine.receive_data(headers_of(1, encoder.encode(INDEXED), end=True))
-    assert event.code == ErrorCode.STREAM_CLOSED
-    (event,) = engine.receive_data(headers_of(3, encoder.encode(INDEXED)))
-    assert event == RequestReceived(3, parse_request(INDEXED), False)
+    engine, encoder = make_server(), reference.Encoder()
+    engine.receive_data(headers_frame(1, end=True))
+    (event,) = engine.receive_data(headers_frame_of_block(1, encoder.encode(INDEXED), end=True))
+    assert event.error_code == ErrorCode.STREAM_CLOSED
+    (event,) = engine.receive_data(headers_frame_of_block(3, encoder.encode(INDEXED)))
+    assert event == RequestReceived(3, parse_request_headers(INDEXED), False)
 
 
 def test_a_client_decodes_a_response_that_comes_after_its_reset():
-    engine, encoder = calling_client(), reference.Encoder()
+    engine, encoder = make_client_with_request(), reference.Encoder()
     engine.reset_stream(1, ErrorCode.CANCEL)
-    open_stream(engine)
+    send_request(engine)
     fields = (*RESPONSE, (b"x-key", b"stored in the table"))
-    assert engine.receive_data(headers_of(1, encoder.encode(fields))) == []
-    (event,) = engine.receive_data(headers_of(3, encoder.encode(fields)))
-    assert event == ResponseReceived(3, parse_response(fields), False)
+    assert engine.receive_data(headers_frame_of_block(1, encoder.encode(fields))) == []
+    (event,) = engine.receive_data(headers_frame_of_block(3, encoder.encode(fields)))
+    assert event == ResponseReceived(3, parse_response_headers(fields), False)
 
 
 @pytest.mark.parametrize("size", [0, 100, 4095])
 def test_a_smaller_table_is_confirmed_by_the_next_block(size):
     """And by that block alone (RFC 7541 §4.2); a decoder held to it must take both."""
-    engine = client(settings={Setting.HEADER_TABLE_SIZE: size})
-    open_stream(engine)
-    open_stream(engine)
-    first, second = sent(engine, FrameType.HEADERS)
-    assert first.payload == hpack.SHRINK_TABLE + BLOCK
+    engine = make_client(settings={Setting.HEADER_TABLE_SIZE: size})
+    send_request(engine)
+    send_request(engine)
+    first, second = sent_frames(engine, FrameType.HEADERS)
+    assert first.payload == codec.TABLE_SIZE_UPDATE_TO_ZERO + BLOCK
     assert second.payload == BLOCK
     decoder = reference.Decoder()
     decoder.max_allowed_table_size = size
@@ -197,17 +207,17 @@ def test_a_smaller_table_is_confirmed_by_the_next_block(size):
 
 @pytest.mark.parametrize("size", [4096, 65_536])
 def test_a_table_that_is_not_smaller_needs_no_word(size):
-    engine = client(settings={Setting.HEADER_TABLE_SIZE: size})
-    open_stream(engine)
-    assert [f.payload for f in sent(engine)] == [BLOCK]
+    engine = make_client(settings={Setting.HEADER_TABLE_SIZE: size})
+    send_request(engine)
+    assert [f.payload for f in sent_frames(engine)] == [BLOCK]
 
 
 def test_a_server_confirms_a_smaller_table_too():
-    engine = serving_server()
+    engine = make_server_with_request()
     engine.receive_data(frames.settings({Setting.HEADER_TABLE_SIZE: 0}))
-    respond(engine)
-    (frame,) = sent(engine, FrameType.HEADERS)
-    assert frame.payload == hpack.SHRINK_TABLE + hpack.encode(RESPONSE)
+    send_response(engine)
+    (frame,) = sent_frames(engine, FrameType.HEADERS)
+    assert frame.payload == codec.TABLE_SIZE_UPDATE_TO_ZERO + codec.encode(RESPONSE)
 
 
 # -- responses before the response ---------------------------------------------------------------
@@ -215,21 +225,21 @@ def test_a_server_confirms_a_smaller_table_too():
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_informational_responses_are_passed_over(number):
-    engine = calling_client()
-    early = headers(1, [(b":status", b"103"), (b"link", b"</x>")])
+    engine = make_client_with_request()
+    early = headers_frame(1, [(b":status", b"103"), (b"link", b"</x>")])
     assert engine.receive_data(early * number) == []
-    events = engine.receive_data(headers(1, RESPONSE) + headers(1, TRAILERS, end=True))
+    events = engine.receive_data(headers_frame(1, RESPONSE) + headers_frame(1, TRAILERS, end=True))
     assert events == [
-        ResponseReceived(1, parse_response(RESPONSE), False),
+        ResponseReceived(1, parse_response_headers(RESPONSE), False),
         TrailersReceived(1, parse_trailers(TRAILERS)),
     ]
 
 
 def test_a_response_may_come_before_the_request_has_ended():
-    engine = calling_client()
-    engine.receive_data(headers(1, RESPONSE) + data(1, b"x", end=True))
+    engine = make_client_with_request()
+    engine.receive_data(headers_frame(1, RESPONSE) + data_frame(1, b"x", end=True))
     assert engine.send_data(1, b"rest", end_stream=True) == 4
-    assert engine.open_streams == 0
+    assert engine.open_stream_count == 0
 
 
 # -- content-length ------------------------------------------------------------------------------
@@ -237,8 +247,8 @@ def test_a_response_may_come_before_the_request_has_ended():
 
 def body(*sizes: int) -> bytes:
     """DATA frames of these sizes, the last of them the end."""
-    frames_of = [data(1, b"x" * size) for size in sizes[:-1]]
-    return b"".join(frames_of) + data(1, b"x" * sizes[-1], end=True)
+    frames_of = [data_frame(1, b"x" * size) for size in sizes[:-1]]
+    return b"".join(frames_of) + data_frame(1, b"x" * sizes[-1], end=True)
 
 
 @pytest.mark.parametrize(
@@ -248,19 +258,23 @@ def body(*sizes: int) -> bytes:
         pytest.param(b"5", body(5), id="one frame"),
         pytest.param(b"5", body(2, 0, 3), id="several frames"),
         pytest.param(b"5", body(5, 0), id="empty end"),
-        pytest.param(b"5", data(1, b"x" * 5, end=True, pad=7), id="padding does not count"),
-        pytest.param(b"5", data(1, b"x" * 5) + headers(1, TRAILERS, end=True), id="trailers"),
+        pytest.param(b"5", data_frame(1, b"x" * 5, end=True, pad=7), id="padding does not count"),
+        pytest.param(
+            b"5", data_frame(1, b"x" * 5) + headers_frame(1, TRAILERS, end=True), id="trailers"
+        ),
     ],
 )
 def test_a_body_of_the_length_promised(length, rest):
-    engine = server()
-    events = engine.receive_data(headers(1, [*REQUEST, (b"content-length", length)]) + rest)
+    engine = make_server()
+    events = engine.receive_data(headers_frame(1, [*REQUEST, (b"content-length", length)]) + rest)
     assert len(b"".join(getattr(event, "data", b"") for event in events)) == int(length)
-    assert is_alive(engine)
-    assert engine.open_streams == 1
+    assert answers_ping(engine)
+    assert engine.open_stream_count == 1
 
 
 def test_a_content_length_of_zero_with_no_body():
-    for make, fields in ((server, REQUEST), (calling_client, RESPONSE)):
-        (event,) = make().receive_data(headers(1, [*fields, (b"content-length", b"0")], end=True))
+    for make, fields in ((make_server, REQUEST), (make_client_with_request, RESPONSE)):
+        (event,) = make().receive_data(
+            headers_frame(1, [*fields, (b"content-length", b"0")], end=True)
+        )
         assert event.end_stream

@@ -7,17 +7,17 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.wire.errors import MalformedHead
-from meshtrio.wire.grpc import encode_metadata
-from meshtrio.wire.heads import (
-    RequestHead,
-    ResponseHead,
+from meshtrio.grpc.headers import (
+    RequestHeaders,
+    ResponseHeaders,
     Trailers,
-    _parse_request,
-    parse_request,
-    parse_response,
+    _parse_all_request_headers,
+    parse_request_headers,
+    parse_response_headers,
     parse_trailers,
 )
+from meshtrio.grpc.metadata import encode_metadata
+from meshtrio.http2.errors import MalformedHeadersError
 
 quick = settings(max_examples=100)
 
@@ -84,7 +84,7 @@ def test_a_request_with_everything():
         (b"key-bin", b"AA,/w=="),
         (b"key", b"again"),
     )
-    assert parse_request(fields) == RequestHead(
+    assert parse_request_headers(fields) == RequestHeaders(
         method="POST",
         scheme="http",
         path="/s/m",
@@ -100,7 +100,7 @@ def test_a_request_with_everything():
 
 
 def test_a_request_with_nothing_but_what_it_must_have():
-    assert parse_request(REQUEST) == RequestHead(
+    assert parse_request_headers(REQUEST) == RequestHeaders(
         method="POST",
         scheme="http",
         path="/s/m",
@@ -125,12 +125,12 @@ _OTHERS = st.sampled_from([METHOD, SCHEME, PATH, (b"te", b"trailers"), (b"k", b"
 def test_what_varies_is_read_as_if_all_were_read_anew(fields):
     whole = (*REQUEST, *fields)
     try:
-        expected = _parse_request(whole)
-    except MalformedHead:
-        with pytest.raises(MalformedHead):
-            parse_request(whole)
+        expected = _parse_all_request_headers(whole)
+    except MalformedHeadersError:
+        with pytest.raises(MalformedHeadersError):
+            parse_request_headers(whole)
         return
-    found = parse_request(whole)
+    found = parse_request_headers(whole)
     # Keys may change places, values of one key may not.
     assert evolve(found, metadata=()) == evolve(expected, metadata=())
     assert sorted(found.metadata, key=itemgetter(0)) == sorted(expected.metadata, key=itemgetter(0))
@@ -162,19 +162,19 @@ def test_what_varies_is_read_as_if_all_were_read_anew(fields):
     ],
 )
 def test_malformed_requests(fields):
-    with pytest.raises(MalformedHead):
-        parse_request(fields)
+    with pytest.raises(MalformedHeadersError):
+        parse_request_headers(fields)
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
 def test_bad_fields_make_a_request_malformed(field):
-    with pytest.raises(MalformedHead):
-        parse_request((*REQUEST, field))
+    with pytest.raises(MalformedHeadersError):
+        parse_request_headers((*REQUEST, field))
 
 
 @pytest.mark.parametrize(("field", "expected"), GOOD_FIELDS)
 def test_good_fields_become_a_requests_metadata(field, expected):
-    assert parse_request((*REQUEST, field)).metadata == (expected,)
+    assert parse_request_headers((*REQUEST, field)).metadata == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_good_fields_become_a_requests_metadata(field, expected):
     ],
 )
 def test_authority(extra, expected):
-    head = parse_request((*REQUEST, *extra))
+    head = parse_request_headers((*REQUEST, *extra))
     assert head.authority == expected
     assert head.metadata == ()
 
@@ -205,7 +205,7 @@ def test_authority(extra, expected):
 )
 def test_is_grpc(method, content_type, expected):
     fields = ((b":method", method), SCHEME, PATH, (b"content-type", content_type))
-    assert parse_request(fields).is_grpc is expected
+    assert parse_request_headers(fields).is_grpc is expected
 
 
 # -- responses -----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_response_with_everything():
         (b"grpc-accept-encoding", b"identity"),
         (b"key", b"value"),
     )
-    assert parse_response(fields) == ResponseHead(
+    assert parse_response_headers(fields) == ResponseHeaders(
         http_status=200,
         content_type="application/grpc",
         encoding="gzip",
@@ -231,20 +231,22 @@ def test_a_response_with_everything():
 
 
 def test_a_response_of_trailers_only():
-    head = parse_response((STATUS, (b"grpc-status", b"12"), (b"grpc-message", b"no"), (b"k", b"v")))
+    head = parse_response_headers(
+        (STATUS, (b"grpc-status", b"12"), (b"grpc-message", b"no"), (b"k", b"v"))
+    )
     assert head.trailers == Trailers(12, "no", (("k", "v"),))
     assert head.metadata == (("k", "v"),)
 
 
 @pytest.mark.parametrize("status", [100, 103, 200, 204, 404, 415, 503, 999])
 def test_http_status(status):
-    assert parse_response(((b":status", b"%d" % status),)).http_status == status
+    assert parse_response_headers(((b":status", b"%d" % status),)).http_status == status
 
 
 @pytest.mark.parametrize("status", [b"", b"20", b"2000", b"099", b"000", b"2x0", b"-20", b"+20"])
 def test_malformed_http_status(status):
-    with pytest.raises(MalformedHead, match=":status"):
-        parse_response(((b":status", status),))
+    with pytest.raises(MalformedHeadersError, match=":status"):
+        parse_response_headers(((b":status", status),))
 
 
 @pytest.mark.parametrize(
@@ -259,19 +261,19 @@ def test_malformed_http_status(status):
     ],
 )
 def test_malformed_responses(fields):
-    with pytest.raises(MalformedHead):
-        parse_response(fields)
+    with pytest.raises(MalformedHeadersError):
+        parse_response_headers(fields)
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
 def test_bad_fields_make_a_response_malformed(field):
-    with pytest.raises(MalformedHead):
-        parse_response((STATUS, field))
+    with pytest.raises(MalformedHeadersError):
+        parse_response_headers((STATUS, field))
 
 
 @pytest.mark.parametrize(("field", "expected"), GOOD_FIELDS)
 def test_good_fields_become_a_responses_metadata(field, expected):
-    assert parse_response((STATUS, field)).metadata == (expected,)
+    assert parse_response_headers((STATUS, field)).metadata == (expected,)
 
 
 # -- trailers ------------------------------------------------------------------------------------
@@ -305,13 +307,13 @@ def test_a_status_that_is_no_number_is_unknown(status, code):
 
 @pytest.mark.parametrize("pseudo", [STATUS, PATH, METHOD, (b":unknown", b"v")], ids=ascii)
 def test_trailers_have_no_pseudo_header_fields(pseudo):
-    with pytest.raises(MalformedHead):
+    with pytest.raises(MalformedHeadersError):
         parse_trailers((pseudo, GRPC_STATUS))
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
 def test_bad_fields_make_trailers_malformed(field):
-    with pytest.raises(MalformedHead):
+    with pytest.raises(MalformedHeadersError):
         parse_trailers((GRPC_STATUS, field))
 
 
@@ -327,6 +329,6 @@ _binary_entries = st.tuples(_keys.map("{}-bin".format), st.binary(max_size=20))
 @quick
 def test_metadata_round_trips(metadata):
     fields = tuple(encode_metadata(metadata))
-    assert parse_request((*REQUEST, *fields)).metadata == metadata
-    assert parse_response((STATUS, *fields)).metadata == metadata
+    assert parse_request_headers((*REQUEST, *fields)).metadata == metadata
+    assert parse_response_headers((STATUS, *fields)).metadata == metadata
     assert parse_trailers((GRPC_STATUS, *fields)) == Trailers(0, "", metadata)

@@ -5,8 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.wire.errors import ErrorCode, MalformedHead, PeerViolation
-from meshtrio.wire.hpack import SHRINK_TABLE, HeaderDecoder, encode, encode_field, encode_integer
+from meshtrio.http2.errors import ErrorCode, MalformedHeadersError, RemoteProtocolError
+from meshtrio.http2.hpack.codec import (
+    TABLE_SIZE_UPDATE_TO_ZERO,
+    HeaderDecoder,
+    encode,
+    encode_field,
+    encode_integer,
+)
 
 quick = settings(max_examples=100)
 
@@ -89,7 +95,7 @@ def test_encoding_leaves_the_peers_table_alone(first, second):
 def test_shrink_table_empties_the_peers_table():
     decoder = reference.Decoder()
     decoder.decode(STORED_A, raw=True)
-    decoder.decode(SHRINK_TABLE, raw=True)
+    decoder.decode(TABLE_SIZE_UPDATE_TO_ZERO, raw=True)
     assert decoder.header_table_size == 0
     assert not decoder.header_table.dynamic_entries
 
@@ -145,7 +151,7 @@ def test_decoder_agrees_on_blocks_that_leave_the_table_alone(steps, huffman):
         pytest.param(
             encode_integer(0, 6, 0x40) + b"\x01c\x7f\x8c\x1f" + b"d" * 4107, None, id="outgrown"
         ),
-        pytest.param(SHRINK_TABLE, None, id="resized to nothing"),
+        pytest.param(TABLE_SIZE_UPDATE_TO_ZERO, None, id="resized to nothing"),
     ],
 )
 def test_a_remembered_block_is_forgotten_when_the_table_changes(change, expected):
@@ -157,7 +163,7 @@ def test_a_remembered_block_is_forgotten_when_the_table_changes(change, expected
     if expected is not None:
         assert decoder.decode(NEWEST_ENTRY, tuple) == (expected,)
         return
-    with pytest.raises(PeerViolation, match="COMPRESSION_ERROR"):
+    with pytest.raises(RemoteProtocolError, match="COMPRESSION_ERROR"):
         decoder.decode(NEWEST_ENTRY, tuple)
 
 
@@ -187,15 +193,15 @@ def test_what_is_remembered_is_bounded_in_number():
     decoder = HeaderDecoder(LIMIT)
     for number in range(1000):
         decoder.decode(encode([(b"n", b"%d" % number)]), tuple)
-    assert len(decoder._known) <= HeaderDecoder._MOST_REMEMBERED
+    assert len(decoder._cache) <= HeaderDecoder._MAX_CACHED
 
 
 def test_what_parse_raises_passes_and_leaves_the_table_in_step():
     def refuse(fields):
-        raise MalformedHead("no")
+        raise MalformedHeadersError("no")
 
     decoder = HeaderDecoder(LIMIT)
-    with pytest.raises(MalformedHead):
+    with pytest.raises(MalformedHeadersError):
         decoder.decode(STORED_A, refuse)
     assert decoder.decode(NEWEST_ENTRY, tuple) == ((b"a", b"b"),)
 
@@ -217,18 +223,18 @@ def test_the_limit_counts_as_rfc_9113_does(fields, fits):
     if fits:
         assert decoder.decode(encode(fields), tuple) == tuple(fields)
         return
-    with pytest.raises(PeerViolation) as caught:
+    with pytest.raises(RemoteProtocolError) as caught:
         decoder.decode(encode(fields), tuple)
-    assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
+    assert caught.value.error_code is ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_a_bomb_is_refused():
     """One long entry, named again and again by one byte each."""
     decoder = HeaderDecoder(LIMIT)
     decoder.decode(reference.Encoder().encode([(b"x", b"v" * 4000)]), tuple)
-    with pytest.raises(PeerViolation) as caught:
+    with pytest.raises(RemoteProtocolError) as caught:
         decoder.decode(NEWEST_ENTRY * 10_000, tuple)
-    assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
+    assert caught.value.error_code is ErrorCode.ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize(
@@ -250,9 +256,9 @@ def test_a_bomb_is_refused():
     ],
 )
 def test_a_broken_block_is_a_compression_error(block):
-    with pytest.raises(PeerViolation) as caught:
+    with pytest.raises(RemoteProtocolError) as caught:
         HeaderDecoder(LIMIT).decode(block, tuple)
-    assert caught.value.code is ErrorCode.COMPRESSION_ERROR
+    assert caught.value.error_code is ErrorCode.COMPRESSION_ERROR
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
@@ -263,7 +269,9 @@ def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
         try:
             expected = tuple((bytes(n), bytes(v)) for n, v in judge.decode(block, raw=True))
         except (reference.HPACKError, IndexError, ValueError):
-            with pytest.raises(PeerViolation, match=r"^(COMPRESSION_ERROR|ENHANCE_YOUR_CALM): "):
+            with pytest.raises(
+                RemoteProtocolError, match=r"^(COMPRESSION_ERROR|ENHANCE_YOUR_CALM): "
+            ):
                 decoder.decode(block, tuple)
             return
         assert decoder.decode(block, tuple) == expected

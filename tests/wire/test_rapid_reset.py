@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from meshtrio.wire import frames, hpack
-from meshtrio.wire.connection import Connection
-from meshtrio.wire.errors import ErrorCode
-from meshtrio.wire.events import ConnectionFailed
-from meshtrio.wire.limits import Limits
-from meshtrio.wire.resets import ResetStreams, reset_cost
-
-from .peers import REQUEST, RESPONSE, calling_client, headers, open_stream, server
+from meshtrio.http2 import frames
+from meshtrio.http2.connection import H2Connection
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.events import ConnectionFailed
+from meshtrio.http2.hpack import codec
+from meshtrio.http2.limits import Limits
+from meshtrio.http2.reset_streams import ResetStreams, reset_cost
+from tests.support.engines import (
+    REQUEST,
+    RESPONSE,
+    headers_frame,
+    make_client_with_request,
+    make_server,
+    send_request,
+)
 
 LIMITS = Limits(reset_burst=100, reset_rate=10, control_burst=100, control_rate=10)
 CANCEL = ErrorCode.CANCEL
@@ -19,7 +26,7 @@ CANCEL = ErrorCode.CANCEL
 
 def request(stream_id: int, timeout: bytes | None = None) -> bytes:
     fields = REQUEST if timeout is None else (*REQUEST, (b"grpc-timeout", timeout))
-    return headers(stream_id, fields, end=True)
+    return headers_frame(stream_id, fields, end=True)
 
 
 @pytest.mark.parametrize(
@@ -36,11 +43,11 @@ def request(stream_id: int, timeout: bytes | None = None) -> bytes:
     ],
 )
 def test_the_cost_of_a_reset(lived, has_deadline, answered, cost):
-    found = reset_cost(lived, grace=0.01, has_deadline=has_deadline, answered=answered)
+    found = reset_cost(lived, grace=0.01, has_deadline=has_deadline, response_started=answered)
     assert found == pytest.approx(cost)
 
 
-def give_up(engine: Connection, rounds: int, in_flight: int, seconds: float, timeout=None) -> int:
+def give_up(engine: H2Connection, rounds: int, in_flight: int, seconds: float, timeout=None) -> int:
     """Have `in_flight` calls given up after `seconds`, again and again; give the rounds that the
     connection lived through."""
     now, stream_id = 100.0, 1
@@ -58,12 +65,12 @@ def give_up(engine: Connection, rounds: int, in_flight: int, seconds: float, tim
 
 @pytest.mark.parametrize("timeout", [None, b"150m"], ids=["no deadline", "deadline"])
 def test_calls_that_run_into_their_deadlines_are_no_attack(timeout):
-    assert give_up(server(LIMITS), 50, 400, 0.15, timeout) == 50
+    assert give_up(make_server(LIMITS), 50, 400, 0.15, timeout) == 50
 
 
 def test_a_server_that_was_late_to_read_does_not_take_deadlines_for_an_attack():
     """The loop stood still: the requests and their resets arrive in one read."""
-    engine = server(Limits())
+    engine = make_server(Limits())
     now = 100.0
     for number in range(20):
         ids = range(1 + 800 * number, 1 + 800 * (number + 1), 2)
@@ -76,7 +83,7 @@ def test_a_server_that_was_late_to_read_does_not_take_deadlines_for_an_attack():
 @pytest.mark.parametrize("timeout", [None, b"1n", b"150m", b"1H"])
 def test_rapid_resets_end_the_connection_whatever_their_deadlines(timeout):
     """10,000 a second; a deadline makes them cheaper, and not free."""
-    engine = server(LIMITS)
+    engine = make_server(LIMITS)
     now, stream_id = 100.0, 1
     while not engine.closed and stream_id < 40_000:
         both = request(stream_id, timeout) + frames.rst_stream(stream_id, CANCEL)
@@ -85,47 +92,47 @@ def test_rapid_resets_end_the_connection_whatever_their_deadlines(timeout):
     assert engine.closed
     assert stream_id <= 2 * 1200
     assert isinstance(events[-1], ConnectionFailed)
-    assert events[-1].code == ErrorCode.ENHANCE_YOUR_CALM
+    assert events[-1].error_code == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_streams_whose_response_has_begun_may_be_reset():
     """A client that takes the first message of a stream and leaves, as `break` does."""
-    engine = server(Limits(reset_burst=1, reset_rate=0))
+    engine = make_server(Limits(reset_burst=1, reset_rate=0))
     for stream_id in range(1, 2001, 2):
         engine.receive_data(request(stream_id), now=1.0)
-        engine.send_headers(stream_id, hpack.encode(RESPONSE))
+        engine.send_headers(stream_id, codec.encode(RESPONSE))
         engine.receive_data(frames.rst_stream(stream_id, CANCEL), now=1.0)
         engine.data_to_send()
     assert not engine.closed
 
 
 def test_a_reset_that_crosses_the_end_of_its_stream_is_free():
-    engine = server(Limits(reset_burst=1, reset_rate=0, control_burst=2, control_rate=0))
+    engine = make_server(Limits(reset_burst=1, reset_rate=0, control_burst=2, control_rate=0))
     for stream_id in range(1, 2001, 2):
         engine.receive_data(request(stream_id), now=1.0)
-        engine.send_headers(stream_id, hpack.encode(RESPONSE), end_stream=True)
+        engine.send_headers(stream_id, codec.encode(RESPONSE), end_stream=True)
         engine.receive_data(frames.rst_stream(stream_id, CANCEL), now=1.0)
         engine.data_to_send()
     assert not engine.closed
 
 
 def test_resets_of_one_stream_again_and_again_end_the_connection():
-    engine = server(LIMITS)
+    engine = make_server(LIMITS)
     engine.receive_data(request(2**31 - 1), now=1.0)
     engine.receive_data(frames.rst_stream(2**31 - 1, CANCEL) * 102, now=1.0)
     assert engine.closed
 
 
 def test_a_client_is_flooded_with_resets():
-    engine = calling_client(LIMITS)
+    engine = make_client_with_request(LIMITS)
     engine.receive_data(frames.rst_stream(1, CANCEL) * 102, now=1.0)
     assert engine.closed
 
 
 def test_a_client_bears_any_number_of_streams_that_the_server_resets():
-    engine = calling_client(LIMITS)
+    engine = make_client_with_request(LIMITS)
     for _ in range(2000):
-        stream_id = open_stream(engine)
+        stream_id = send_request(engine)
         engine.receive_data(frames.rst_stream(stream_id, CANCEL), now=1.0)
         engine.data_to_send()
     assert not engine.closed
@@ -133,16 +140,16 @@ def test_a_client_bears_any_number_of_streams_that_the_server_resets():
 
 def test_a_client_bears_any_number_of_malformed_responses():
     """Each fails its own call; the client opens as many streams as it likes."""
-    engine = calling_client(LIMITS)
+    engine = make_client_with_request(LIMITS)
     for _ in range(2000):
-        stream_id = open_stream(engine)
-        engine.receive_data(headers(stream_id, [(b":status", b"none")]), now=1.0)
+        stream_id = send_request(engine)
+        engine.receive_data(headers_frame(stream_id, [(b":status", b"none")]), now=1.0)
         engine.data_to_send()
     assert not engine.closed
 
 
 def test_the_answer_to_a_late_frame_is_given_once():
     streams = ResetStreams()
-    streams.add(1, answer=True)
+    streams.add(1, reply_due=True)
     streams.add(3)
-    assert [streams.take_answer(i) for i in (1, 1, 3, 5)] == [True, False, False, False]
+    assert [streams.pop_reply_due(i) for i in (1, 1, 3, 5)] == [True, False, False, False]

@@ -15,30 +15,44 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.config.log_filter import Amount, LogFilter
+from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 from meshtrio.errors import UsageError
-from meshtrio.rpc.observe import (
-    AttemptKind,
-    AttemptWatch,
-    CallWatch,
-    ClientObserver,
-    MethodObserver,
-    Outcome,
-    ServerObserver,
-    ServerWatch,
-)
-from meshtrio.rpc.observers import observing
-from meshtrio.rpc.seam import Method, Request
+from meshtrio.rpc.composite_tracer import use_tracers
+from meshtrio.rpc.purerpc_compat import Method, ServerContext
 from meshtrio.rpc.stream import Stream
-from meshtrio.telemetry.binary_log.calls import LoggedCall
-from meshtrio.telemetry.binary_log.entries import CallEntries, Logger, Put, address_of
-from meshtrio.telemetry.binary_log.files import FILES, SIZE, LogFiles
+from meshtrio.rpc.tracer import (
+    AttemptKind,
+    AttemptTracer,
+    CallStatus,
+    ClientCallTracer,
+    ClientTracer,
+    MethodTracer,
+    ServerCallTracer,
+    ServerTracer,
+)
+from meshtrio.telemetry.binary_log.client_call import LoggedClientCall
+from meshtrio.telemetry.binary_log.entry_writer import (
+    CallEntryWriter,
+    Logger,
+    WriteEntry,
+    make_address,
+)
+from meshtrio.telemetry.binary_log.rotating_writer import (
+    DEFAULT_MAX_FILE_SIZE,
+    DEFAULT_MAX_FILES,
+    RotatingWriter,
+)
 
 
 @asynccontextmanager
-async def binary_logging(
-    text: str, folder: Path, *, name: str = "app", size: int = SIZE, files: int = FILES
-) -> AsyncIterator[LogFiles]:
+async def open_binary_log(
+    filter_text: str,
+    directory: Path,
+    *,
+    name: str = "app",
+    max_file_size: int = DEFAULT_MAX_FILE_SIZE,
+    max_files: int = DEFAULT_MAX_FILES,
+) -> AsyncIterator[RotatingWriter]:
     """Log the calls of all channels and servers that are made in the block, as a filter says.
 
     They are written to `folder/name.pid.binlog`, of at most `size` bytes, and `files` of them are
@@ -46,108 +60,114 @@ async def binary_logging(
     the log.
     """
     try:
-        wanted = LogFilter.parse(text)
+        wanted = BinaryLogFilter.parse(filter_text)
     except ValueError as exc:
         raise UsageError(f"the filter of the binary log: {exc}") from None
-    written = LogFiles(folder, name, size=size, files=files)
+    written = RotatingWriter(directory, name, max_file_size=max_file_size, max_files=max_files)
     log = BinaryLog(wanted, written.put)
     try:
-        with observing(client=log, server=log):
+        with use_tracers(client=log, server=log):
             yield written
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(written.finish)
+            await trio.to_thread.run_sync(written.close)
 
 
-class BinaryLog(ServerObserver, ClientObserver):
+class BinaryLog(ServerTracer, ClientTracer):
     """Writes entries of the calls that a filter lets through."""
 
-    def __init__(self, wanted: LogFilter, put: Put) -> None:
+    def __init__(self, log_filter: BinaryLogFilter, write_entry: WriteEntry) -> None:
         """`put` is given each entry, serialized."""
-        self._wanted = wanted
-        self._put = put
+        self._filter = log_filter
+        self._write_entry = write_entry
 
-    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
-        amount = self._wanted.of(method.service, method.name)
+    def start_call(
+        self, server_context: ServerContext, method: Method, stream: Stream
+    ) -> ServerCallTracer:
+        amount = self._filter.method_limits(method.service, method.name)
         if amount is None:
-            return _UNWRITTEN_SERVED
-        entries = CallEntries(self._put, amount, Logger.SERVER)
-        timeout = request.timeout
-        entries.client_header(
+            return _IGNORED_SERVER_CALL
+        entries = CallEntryWriter(self._write_entry, amount, Logger.SERVER)
+        timeout = server_context.timeout
+        entries.write_client_header(
             method.path,
-            request.authority,
-            request.custom_metadata,
+            server_context.authority,
+            server_context.custom_metadata,
             None if timeout is None else timeout.total_seconds(),
-            address_of(request.peer.address),
+            make_address(server_context.peer.address),
         )
-        return _Served(entries, request, stream)
+        return _LoggedServerCall(entries, server_context, stream)
 
-    def refused(self, head: object, outcome: Outcome) -> None:
+    def call_rejected(self, headers: object, status: CallStatus) -> None:
         """Nothing of it was for an application."""
 
-    def method(self, target: str, method: Method) -> MethodObserver:
-        amount = self._wanted.of(method.service, method.name)
-        return _UNWRITTEN if amount is None else _WrittenMethod(self._put, amount, method)
+    def trace_method(self, target: str, method: Method) -> MethodTracer:
+        amount = self._filter.method_limits(method.service, method.name)
+        return (
+            _IGNORED_METHOD if amount is None else _LoggedMethod(self._write_entry, amount, method)
+        )
 
 
-class _Unwritten(MethodObserver, CallWatch, AttemptWatch):
+class _IgnoredMethod(MethodTracer, ClientCallTracer, AttemptTracer):
     """Of a method that the filter leaves out."""
 
-    def begin(self) -> CallWatch:
+    def start_call(self) -> ClientCallTracer:
         return self
 
-    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return self
 
 
-_UNWRITTEN = _Unwritten()
-_UNWRITTEN_SERVED = ServerWatch()
+_IGNORED_METHOD = _IgnoredMethod()
+_IGNORED_SERVER_CALL = ServerCallTracer()
 
 
-class _Served(ServerWatch):
+class _LoggedServerCall(ServerCallTracer):
     """A call on a server."""
 
-    __slots__ = ("_entries", "_has_head", "_request", "_stream")
+    __slots__ = ("_entries", "_headers_written", "_request", "_stream")
 
-    def __init__(self, entries: CallEntries, request: Request, stream: Stream) -> None:
+    def __init__(self, entries: CallEntryWriter, request: ServerContext, stream: Stream) -> None:
         self._entries = entries
         self._request = request
         self._stream = stream
-        self._has_head = False
-        stream.watch = self
+        self._headers_written = False
+        stream.message_tracer = self
 
-    def received(self, message: bytes, wire_size: int) -> None:
-        self._entries.client_message(message)
+    def message_received(self, message: bytes, wire_size: int) -> None:
+        self._entries.write_client_message(message)
 
-    def received_all(self) -> None:
-        self._entries.half_close()
+    def half_close_received(self) -> None:
+        self._entries.write_half_close()
 
-    def sent(self, message: bytes, wire_size: int) -> None:
-        self._write_head()
-        self._entries.server_message(message)
+    def message_sent(self, message: bytes, wire_size: int) -> None:
+        self._write_headers()
+        self._entries.write_server_message(message)
 
-    def _write_head(self) -> None:
-        if not self._has_head:
-            self._has_head = True
-            self._entries.server_header(self._request.initial_metadata)
+    def _write_headers(self) -> None:
+        if not self._headers_written:
+            self._headers_written = True
+            self._entries.write_server_header(self._request.initial_metadata)
 
-    def ended(self, outcome: Outcome) -> None:
-        code, message = outcome
-        if code and self._stream.lost:
-            self._entries.cancel()
+    def call_ended(self, status: CallStatus) -> None:
+        code, message = status
+        if code and self._stream.reset_by_peer:
+            self._entries.write_cancel()
             return
         if self._request.initial_metadata:
             # It has gone out with the status, where no message did.
-            self._write_head()
+            self._write_headers()
         details = self._request.status_details if code else b""
-        self._entries.trailer(code, message, self._request.trailing_metadata, details)
+        self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
 
 
-class _WrittenMethod(MethodObserver):
-    def __init__(self, put: Put, amount: Amount, method: Method) -> None:
-        self._put = put
-        self._amount = amount
+class _LoggedMethod(MethodTracer):
+    def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, method: Method) -> None:
+        self._write_entry = write_entry
+        self._limits = limits
         self._method = method
 
-    def begin(self) -> CallWatch:
-        return LoggedCall(CallEntries(self._put, self._amount, Logger.CLIENT), self._method)
+    def start_call(self) -> ClientCallTracer:
+        return LoggedClientCall(
+            CallEntryWriter(self._write_entry, self._limits, Logger.CLIENT), self._method
+        )

@@ -21,19 +21,19 @@ from google.protobuf.message import DecodeError
 
 from meshtrio.messages import binarylog
 
-_LENGTH = struct.Struct(">I")
-_LONGEST = 256 * 2**20
+_LENGTH_PREFIX = struct.Struct(">I")
+_MAX_RECORD_SIZE = 256 * 2**20
 """Bytes of a record, and more than any has."""
 
 
-def entries(file: BinaryIO) -> Iterator[Any]:
+def iter_entries(file: BinaryIO) -> Iterator[Any]:
     """Give the entries of a file, up to one that is not whole yet.
 
     Raises google.protobuf.message.DecodeError for what is none.
     """
-    while len(prefix := file.read(_LENGTH.size)) == _LENGTH.size:
-        (size,) = _LENGTH.unpack(prefix)
-        if size > _LONGEST:
+    while len(prefix := file.read(_LENGTH_PREFIX.size)) == _LENGTH_PREFIX.size:
+        (size,) = _LENGTH_PREFIX.unpack(prefix)
+        if size > _MAX_RECORD_SIZE:
             raise DecodeError(f"a record of {size:,} bytes")
         record = file.read(size)
         if len(record) < size:
@@ -41,11 +41,11 @@ def entries(file: BinaryIO) -> Iterator[Any]:
         yield binarylog.GrpcLogEntry.FromString(record)
 
 
-def read(path: Path) -> str:
+def print_entries(path: Path) -> str:
     """Print the entries of one file; gives what is wrong with it, "" for nothing."""
     try:
         with path.open("rb") as file:
-            for entry in entries(file):
+            for entry in iter_entries(file):
                 print(MessageToJson(entry, indent=None))
     except BrokenPipeError:
         raise
@@ -62,7 +62,7 @@ def main() -> int:
         print((__doc__ or "").strip(), file=sys.stdout if paths else sys.stderr)
         return 0 if paths else 2
     try:
-        problems = [problem for path in paths if (problem := read(Path(path)))]
+        problems = [problem for path in paths if (problem := print_entries(Path(path)))]
         sys.stdout.flush()
     except (BrokenPipeError, KeyboardInterrupt):
         # Who reads has enough. What is left in the buffer has nowhere to go.

@@ -10,22 +10,24 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meshtrio.texts import whole
+from meshtrio.util.text import replace_surrogates
 
 # json is imported with the first line: a plugin that logs nothing starts without it.
 
-_DEEPEST = 8
-_MOST_VALUES = 2000
+_MAX_DEPTH = 8
+_MAX_VALUES = 2000
 """In one line; of what has more, the rest is left out."""
-_LARGEST_NUMBER_BITS = 256
-_LEFT_OUT = "…"
-_SHORT = 64
+_MAX_INT_BITS = 256
+_ELLIPSIS = "…"
+_MIN_TEXT_LENGTH = 64
 """Characters that every text may have: a dozen of them are no long line."""
-_END_FIRST = frozenset({"exception"})
+_KEEP_TAIL_KEYS = frozenset({"exception"})
 """Of this the end is kept, where all is too much: the last line names the error."""
 
 
-def line_of(values: Mapping[str, Any], most: int, rest: Mapping[str, Any] | None = None) -> str:
+def format_json_line(
+    values: Mapping[str, Any], max_size: int, extra: Mapping[str, Any] | None = None
+) -> str:
     """One JSON object of at most `most` bytes; what is too much for that is cut, or left out.
 
     `values` are a dozen at the most, and come first; those of `rest` are beside them, with a `_`
@@ -34,81 +36,91 @@ def line_of(values: Mapping[str, Any], most: int, rest: Mapping[str, Any] | None
     """
     from json import dumps
 
-    room = most
+    room = max_size
     while True:
-        plain = {key: _cut(_Plain(room).of(value), key, room) for key, value in values.items()}
-        for key, value in _Plain(room).pairs(rest or {}):
+        plain = {
+            key: _truncate(_JsonSanitizer(room).sanitize(value), key, room)
+            for key, value in values.items()
+        }
+        for key, value in _JsonSanitizer(room).sanitize_items(extra or {}):
             plain[f"{key}_" if key in values else key] = value
         line = dumps(plain, separators=(",", ":"))
-        if len(line) <= most or not room:
+        if len(line) <= max_size or not room:
             return line
         room //= 2
 
 
-def _cut(value: Any, key: str, room: int) -> Any:
-    """A text within so many characters; of anything else as much as `_Plain` has let through."""
-    room = max(room, _SHORT)
-    if not isinstance(value, str) or len(value) <= room:
+def _truncate(value: Any, key: str, max_length: int) -> Any:
+    """A text within so many characters; of anything else as much as `_JsonSanitizer` has let
+    through."""
+    max_length = max(max_length, _MIN_TEXT_LENGTH)
+    if not isinstance(value, str) or len(value) <= max_length:
         return value
-    mark = f"… ({len(value) - room} more characters)"
-    return f"{mark} {value[-room:]}" if key in _END_FIRST else f"{value[:room]} {mark}"
+    mark = f"… ({len(value) - max_length} more characters)"
+    return (
+        f"{mark} {value[-max_length:]}"
+        if key in _KEEP_TAIL_KEYS
+        else f"{value[:max_length]} {mark}"
+    )
 
 
-class _Plain:
+class _JsonSanitizer:
     """Makes values that JSON has a word for, as long as there is room for their texts."""
 
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._left = min(_MOST_VALUES, room)
+    def __init__(self, max_chars: int) -> None:
+        self._remaining_chars = max_chars
+        self._remaining_values = min(_MAX_VALUES, max_chars)
 
-    def of(self, value: Any, depth: int = 0) -> Any:
-        self._left -= 1
+    def sanitize(self, value: Any, depth: int = 0) -> Any:
+        self._remaining_values -= 1
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):
-            return int(value) if value.bit_length() <= _LARGEST_NUMBER_BITS else self._text(value)
+            return int(value) if value.bit_length() <= _MAX_INT_BITS else self._sanitize_text(value)
         if isinstance(value, float):
-            return float(value) if math.isfinite(value) else _name_of(value)
+            return float(value) if math.isfinite(value) else _non_finite_name(value)
         if isinstance(value, str):
-            return self._text(value) if depth else text_of(value)
-        if depth >= _DEEPEST or self._left <= 0:
-            return _LEFT_OUT
+            return self._sanitize_text(value) if depth else safe_str(value)
+        if depth >= _MAX_DEPTH or self._remaining_values <= 0:
+            return _ELLIPSIS
         if isinstance(value, Mapping):
-            return dict(self.pairs(value, depth + 1))
+            return dict(self.sanitize_items(value, depth + 1))
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.of(each, depth + 1) for each in self._some(value)]
-        return self._text(value)
+            return [self.sanitize(each, depth + 1) for each in self._within_limit(value)]
+        return self._sanitize_text(value)
 
-    def pairs(self, values: Mapping[Any, Any], depth: int = 1) -> Iterable[tuple[str, Any]]:
-        for key, value in self._some(values.items()):
-            yield self._text(key), self.of(value, depth)
+    def sanitize_items(
+        self, values: Mapping[Any, Any], depth: int = 1
+    ) -> Iterable[tuple[str, Any]]:
+        for key, value in self._within_limit(values.items()):
+            yield self._sanitize_text(key), self.sanitize(value, depth)
 
-    def _some(self, values: Iterable[Any]) -> Iterable[Any]:
+    def _within_limit(self, values: Iterable[Any]) -> Iterable[Any]:
         for value in values:
-            if self._left <= 0:
+            if self._remaining_values <= 0:
                 return
             yield value
 
-    def _text(self, value: object) -> str:
-        text, room = text_of(value), self._room
-        self._room -= len(text)
-        if self._room >= 0:
+    def _sanitize_text(self, value: object) -> str:
+        text, room = safe_str(value), self._remaining_chars
+        self._remaining_chars -= len(text)
+        if self._remaining_chars >= 0:
             return text
-        self._room = self._left = 0
-        return text[:room] + _LEFT_OUT
+        self._remaining_chars = self._remaining_values = 0
+        return text[:room] + _ELLIPSIS
 
 
-def _name_of(value: float) -> str:
+def _non_finite_name(value: float) -> str:
     """As protobuf's JSON has them."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def text_of(value: object) -> str:
+def safe_str(value: object) -> str:
     """What Python shows of it, in characters that there are: no half of a surrogate pair."""
     try:
-        if isinstance(value, int) and value.bit_length() > _LARGEST_NUMBER_BITS:
+        if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
             return hex(value)
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     except Exception as exc:
         return f"<{type(value).__name__} that cannot be shown: {type(exc).__name__}>"
-    return whole(text)
+    return replace_surrogates(text)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 import sys
 
-from meshtrio.rpc.current import current
+from meshtrio.rpc.context import current_context
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_SAMPLED = 1
-_NONE = ("", "")
+_SAMPLED_FLAG = 1
+_NO_IDS = ("", "")
 
 
-def current_ids() -> tuple[str, str]:
+def current_trace_ids() -> tuple[str, str]:
     """The ids of trace and span, in hexadecimal; two empty texts where there are none.
 
     OpenTelemetry's current span goes first, where the program uses that; else it is the span that
     the call comes from which is being served, by its `traceparent`. A trace that is not recorded
     has none: nobody can look it up, and many calls may have one id between them (`tracing`).
     """
-    return _of_opentelemetry() or _of_the_call() or _NONE
+    return _ids_of_opentelemetry() or _ids_of_served_call() or _NO_IDS
 
 
 def parse_traceparent(value: object) -> tuple[str, str] | None:
@@ -28,20 +28,20 @@ def parse_traceparent(value: object) -> tuple[str, str] | None:
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
-    if version == "ff" or (version == "00" and more) or not int(flags, 16) & _SAMPLED:
+    if version == "ff" or (version == "00" and more) or not int(flags, 16) & _SAMPLED_FLAG:
         return None
     return (trace_id, span_id) if trace_id.strip("0") and span_id.strip("0") else None
 
 
-def _of_the_call() -> tuple[str, str] | None:
-    call = current.get()
+def _ids_of_served_call() -> tuple[str, str] | None:
+    call = current_context.get()
     if call is None:
         return None
     said = next((value for key, value in call.custom_metadata if key == "traceparent"), None)
     return parse_traceparent(said)
 
 
-def _of_opentelemetry() -> tuple[str, str] | None:
+def _ids_of_opentelemetry() -> tuple[str, str] | None:
     """Never imports it: who does not use it does not pay for it."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
@@ -49,6 +49,6 @@ def _of_opentelemetry() -> tuple[str, str] | None:
     try:
         context = trace.get_current_span().get_span_context()
         ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-        return ids if context.is_valid and context.trace_flags & _SAMPLED else None
+        return ids if context.is_valid and context.trace_flags & _SAMPLED_FLAG else None
     except Exception:
         return None  # It is half imported. No record is lost for want of its ids.

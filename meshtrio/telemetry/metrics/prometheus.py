@@ -16,12 +16,22 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from meshtrio.telemetry.families import Distribution, Family, Kind, Labels, Point
-from meshtrio.telemetry.metrics.names import label_name, name_of, unit_of
+from meshtrio.telemetry.metric_families import (
+    Distribution,
+    Labels,
+    MetricFamily,
+    MetricKind,
+    MetricPoint,
+)
+from meshtrio.telemetry.metrics.prometheus_names import (
+    prometheus_label_name,
+    prometheus_name,
+    prometheus_unit,
+)
 
 _log = logging.getLogger("meshtrio.telemetry")
 
-_OF_ALL_PROGRAMS = frozenset(
+_DEFAULT_COLLECTOR_METRICS = frozenset(
     {
         *("process_cpu_seconds", "process_max_fds", "process_open_fds"),
         *("process_resident_memory_bytes", "process_start_time_seconds"),
@@ -30,17 +40,17 @@ _OF_ALL_PROGRAMS = frozenset(
     }
 )
 """What prometheus_client has of a process and of Python by itself."""
-_registry_is_asked: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
-_collector_is_asked: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
+_is_collecting_registry: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
+_is_in_own_collector: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
 
 
 @contextmanager
-def _noted(what: ContextVar[bool]) -> Iterator[None]:
-    token = what.set(True)
+def _set_flag(flag: ContextVar[bool]) -> Iterator[None]:
+    token = flag.set(True)
     try:
         yield
     finally:
-        what.reset(token)
+        flag.reset(token)
 
 
 class PrometheusCollector(Collector):
@@ -50,15 +60,15 @@ class PrometheusCollector(Collector):
     any thread.
     """
 
-    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
-        self._families = families
+    def __init__(self, collect_families: Callable[[], Iterable[MetricFamily]]) -> None:
+        self._collect_families = collect_families
 
     def collect(self) -> list[core.Metric]:
-        if _registry_is_asked.get():
+        if _is_collecting_registry.get():
             return []
-        with _noted(_collector_is_asked):
+        with _set_flag(_is_in_own_collector):
             # What has happened to nobody yet is not there: a name without series tells nothing.
-            return [exposed(family) for family in self._families() if family.points]
+            return [to_prometheus(family) for family in self._collect_families() if family.points]
 
     def describe(self) -> list[core.Metric]:
         """Nothing beforehand: what there is changes as calls are made."""
@@ -68,83 +78,87 @@ class PrometheusCollector(Collector):
 # -- to Prometheus ---------------------------------------------------------------------------
 
 
-def exposed(family: Family) -> core.Metric:
+def to_prometheus(family: MetricFamily) -> core.Metric:
     """A family as prometheus_client writes it."""
-    name = name_of(family)
-    if family.kind is Kind.HISTOGRAM:
-        metric = core.Metric(name, family.text, "histogram", unit_of(family))
+    name = prometheus_name(family)
+    if family.kind is MetricKind.HISTOGRAM:
+        metric = core.Metric(name, family.text, "histogram", prometheus_unit(family))
         for point in family.points:
-            metric.samples += _buckets(name, point)
+            metric.samples += _bucket_samples(name, point)
         return metric
-    kind = "counter" if family.kind is Kind.COUNTER else "gauge"
-    metric = core.Metric(name, family.text, kind, unit_of(family))
-    suffix = "_total" if family.kind is Kind.COUNTER else ""
+    kind = "counter" if family.kind is MetricKind.COUNTER else "gauge"
+    metric = core.Metric(name, family.text, kind, prometheus_unit(family))
+    suffix = "_total" if family.kind is MetricKind.COUNTER else ""
     for point in family.points:
         assert not isinstance(point.value, Distribution)
-        metric.samples.append(Sample(name + suffix, _labels(point.labels), point.value))
+        metric.samples.append(
+            Sample(name + suffix, _to_prometheus_labels(point.labels), point.value)
+        )
     return metric
 
 
-def _labels(labels: Labels) -> dict[str, str]:
-    return {label_name(name): value for name, value in labels}
+def _to_prometheus_labels(labels: Labels) -> dict[str, str]:
+    return {prometheus_label_name(name): value for name, value in labels}
 
 
-def _buckets(name: str, point: Point) -> list[Sample]:
+def _bucket_samples(name: str, point: MetricPoint) -> list[Sample]:
     assert isinstance(point.value, Distribution)
-    labels = _labels(point.labels)
+    labels = _to_prometheus_labels(point.labels)
     bounds = [*map(floatToGoString, point.value.bounds), "+Inf"]
     samples, total = [], 0
     for bound, count in zip(bounds, point.value.counts, strict=True):
         total += count
         samples.append(Sample(f"{name}_bucket", {**labels, "le": bound}, total))
-    if not point.value.has_negative:
+    if not point.value.has_negative_buckets:
         samples.append(Sample(f"{name}_count", labels, total))
-        samples.append(Sample(f"{name}_sum", labels, point.value.total))
+        samples.append(Sample(f"{name}_sum", labels, point.value.sum))
     return samples
 
 
 # -- from Prometheus -------------------------------------------------------------------------
 
 
-def default_families() -> list[Family]:
+def collect_default_registry() -> list[MetricFamily]:
     """What the program itself measures by prometheus_client, in its default registry.
 
     What that tells of the process and of Python is left out: the mesh has figures of its own, and
     those would be of every plugin. So is what a collector of ours has brought there, and all of it
     where it is such a collector that asks.
     """
-    if _collector_is_asked.get():
+    if _is_in_own_collector.get():
         return []
-    found: list[Family] = []
+    found: list[MetricFamily] = []
     try:
-        with _noted(_registry_is_asked):
+        with _set_flag(_is_collecting_registry):
             for metric in prometheus_client.REGISTRY.collect():
-                if metric.name not in _OF_ALL_PROGRAMS:
-                    found += taken(metric)
+                if metric.name not in _DEFAULT_COLLECTOR_METRICS:
+                    found += from_prometheus(metric)
     except Exception:
         # A collector of the program, which has others, and calls that are measured as well.
         _log.exception("a collector of prometheus_client's registry failed")
     return found
 
 
-def taken(metric: core.Metric) -> Iterator[Family]:
+def from_prometheus(metric: core.Metric) -> Iterator[MetricFamily]:
     """One of prometheus_client's, as families."""
     if metric.type in ("histogram", "gaugehistogram", "summary"):
-        yield _taken_distribution(metric)
+        yield _histogram_from_prometheus(metric)
         return
-    by_name: defaultdict[str, list[Point]] = defaultdict(list)
+    by_name: defaultdict[str, list[MetricPoint]] = defaultdict(list)
     for sample in metric.samples:
         if not sample.name.endswith("_created"):
-            by_name[sample.name].append(Point(tuple(sample.labels.items()), float(sample.value)))
+            by_name[sample.name].append(
+                MetricPoint(tuple(sample.labels.items()), float(sample.value))
+            )
     for name, points in by_name.items():
         if metric.type == "counter":
-            name, kind = name.removesuffix("_total"), Kind.COUNTER
+            name, kind = name.removesuffix("_total"), MetricKind.COUNTER
         else:
-            kind = Kind.GAUGE
-        yield Family(name, kind, "", metric.documentation, points)
+            kind = MetricKind.GAUGE
+        yield MetricFamily(name, kind, "", metric.documentation, points)
 
 
-def _taken_distribution(metric: core.Metric) -> Family:
+def _histogram_from_prometheus(metric: core.Metric) -> MetricFamily:
     """A histogram, or a summary as one with a single bucket: it has the same count and sum.
 
     Quantiles, which prometheus_client's own summaries do not have, are left out.
@@ -164,5 +178,7 @@ def _taken_distribution(metric: core.Metric) -> Family:
         *bounds, _ = sorted(found)
         totals = [0, *(int(found[bound]) for bound in sorted(found))]
         counts = tuple(b - a for a, b in pairwise(totals))
-        points.append(Point(labels, Distribution(tuple(bounds), counts, sums.get(labels, 0.0))))
-    return Family(metric.name, Kind.HISTOGRAM, "", metric.documentation, points)
+        points.append(
+            MetricPoint(labels, Distribution(tuple(bounds), counts, sums.get(labels, 0.0)))
+        )
+    return MetricFamily(metric.name, MetricKind.HISTOGRAM, "", metric.documentation, points)

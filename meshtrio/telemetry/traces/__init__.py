@@ -33,37 +33,37 @@ from opentelemetry.trace import (
 )
 
 from meshtrio import __version__
-from meshtrio.rpc.current import current
-from meshtrio.rpc.meter import Meter
-from meshtrio.rpc.observe import (
+from meshtrio.grpc.metadata import Metadata, encode_metadata
+from meshtrio.http2.hpack import codec
+from meshtrio.rpc.composite_tracer import use_tracers
+from meshtrio.rpc.context import current_context
+from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer import (
     CANCELLED,
     AttemptKind,
-    AttemptWatch,
-    CallWatch,
-    ClientObserver,
-    MessageWatch,
-    MethodObserver,
-    Outcome,
-    Placed,
-    ServerObserver,
-    ServerWatch,
+    AttemptTracer,
+    CallStatus,
+    ClientCallTracer,
+    ClientTracer,
+    MessageTracer,
+    MethodTracer,
+    PickedAttempt,
+    ServerCallTracer,
+    ServerTracer,
 )
-from meshtrio.rpc.observers import observing
-from meshtrio.rpc.seam import Method, Request
-from meshtrio.rpc.stream import Stream
-from meshtrio.telemetry.traces.lives import context_of_life
-from meshtrio.wire import hpack
-from meshtrio.wire.grpc import Metadata, encode_metadata
+from meshtrio.telemetry.traces.process_span_context import process_span_context
 
-_MOST_REMEMBERED = 256
+_MAX_CACHED_CONTEXTS = 256
 _OK = Status(StatusCode.OK)
-_STATUSES = {status.value: status.name for status in purerpc.StatusCode}
+_STATUS_NAMES = {status.value: status.name for status in purerpc.StatusCode}
 
-Draw = Callable[[], bool]
+ShouldSample = Callable[[], bool]
 T = TypeVar("T")
 
 
-class StartsSpans(Protocol):
+class TracerLike(Protocol):
     """What is asked of a tracer."""
 
     def start_span(
@@ -71,135 +71,158 @@ class StartsSpans(Protocol):
     ) -> Span: ...
 
 
-class Provider(Protocol):
+class TracerProviderLike(Protocol):
     """What is asked of a provider of tracers; each of OpenTelemetry's is one."""
 
-    def get_tracer(self, name: str, version: str, /) -> StartsSpans: ...
+    def get_tracer(self, name: str, version: str, /) -> TracerLike: ...
 
 
-class Tracing(ServerObserver, ClientObserver):
+class Tracing(ServerTracer, ClientTracer):
     """Makes spans of the calls of a process's servers and channels."""
 
-    def __init__(self, provider: Provider, draw: Draw | None = None) -> None:
+    def __init__(
+        self, provider: TracerProviderLike, should_sample: ShouldSample | None = None
+    ) -> None:
         """`draw` decides for a call without a parent whether it is recorded, instead of the
-        provider's sampler, which is still asked about those that are: see `sampling.Lot`."""
+        provider's sampler, which is still asked about those that are: see
+        `sampling.RatioSampler`."""
         self._tracer = provider.get_tracer("meshtrio", __version__)
-        self._draw = draw or _always
-        unrecorded = _quiet_root()
-        self._quiet_served = _QuietServed(unrecorded)
-        self._quiet_call = _QuietCall(*_fields(unrecorded))
-        self._heard: dict[Metadata, Context] = {}
+        self._should_sample = should_sample or _always_sample
+        unrecorded = _unsampled_root_context()
+        self._unsampled_server_call = _UnsampledServerCall(unrecorded)
+        self._unsampled_client_call = _UnsampledClientCall(*_encode_trace_headers(unrecorded))
+        self._context_cache: dict[Metadata, Context] = {}
         """What callers' metadata tells that has no parent."""
-        self._unrecorded: dict[Metadata, _QuietServed] = {}
+        self._unsampled_server_calls: dict[Metadata, _UnsampledServerCall] = {}
         """By the metadata of callers that do not record what they do."""
-        self._outside: Context | None = None
+        self._root_context: Context | None = None
         """The context of what belongs to no trace."""
-        self._last: tuple[Context, _QuietCall] | None = None
+        self._last_unsampled: tuple[Context, _UnsampledClientCall] | None = None
         """The context of calls that are not recorded, by which one was made last."""
 
     @contextmanager
-    def observing(self) -> Iterator[None]:
+    def install(self) -> Iterator[None]:
         """Make spans of the calls of all channels and servers that are made in the block."""
-        with observing(client=self, server=self):
+        with use_tracers(client=self, server=self):
             yield
 
     # -- served calls ------------------------------------------------------------------------
 
-    def begin(self, request: Request, method: Method, stream: Stream) -> ServerWatch:
-        quiet = self._unrecorded.get(request.custom_metadata)
+    def start_call(
+        self, server_context: ServerContext, method: Method, stream: Stream
+    ) -> ServerCallTracer:
+        quiet = self._unsampled_server_calls.get(server_context.custom_metadata)
         if quiet is not None:
             return quiet
-        parent = self._context_of(request.custom_metadata)
+        parent = self._parent_context(server_context.custom_metadata)
         caller = trace.get_current_span(parent).get_span_context()
         if not caller.is_valid:
             # What asks after health now and then begins no trace.
-            if not Meter.counts(method.service) or not self._draw():
-                return self._quiet_served if not parent else _QuietServed(_quiet_root(parent))
+            if not LoadRecorder.is_counted(method.service) or not self._should_sample():
+                return (
+                    self._unsampled_server_call
+                    if not parent
+                    else _UnsampledServerCall(_unsampled_root_context(parent))
+                )
         elif not caller.trace_flags.sampled:
-            return _remembered(self._unrecorded, request.custom_metadata, _QuietServed(parent))
+            return _put_in_cache(
+                self._unsampled_server_calls,
+                server_context.custom_metadata,
+                _UnsampledServerCall(parent),
+            )
         span = self._tracer.start_span(
             _span_name("Recv", method), parent, SpanKind.SERVER, _attributes(method)
         )
         context = trace.set_span_in_context(span, parent)
         if not span.is_recording():
-            return _QuietServed(context)
-        return _Served(span, context, stream)
+            return _UnsampledServerCall(context)
+        return _SampledServerCall(span, context, stream)
 
-    def _context_of(self, metadata: Metadata) -> Context:
+    def _parent_context(self, metadata: Metadata) -> Context:
         """What a caller's metadata tells."""
         if not metadata:
-            return _NOTHING
-        found = self._heard.get(metadata)
+            return _EMPTY_CONTEXT
+        found = self._context_cache.get(metadata)
         if found is None:
-            found = _extracted(metadata, Context())
+            found = _extract_context(metadata, Context())
             if not trace.get_current_span(found).get_span_context().is_valid:
-                _remembered(self._heard, metadata, found)
+                _put_in_cache(self._context_cache, metadata, found)
         return found
 
     # -- calls that are made -----------------------------------------------------------------
 
-    def method(self, target: str, method: Method) -> MethodObserver:
-        return _TracedMethod(self, target, method)
+    def trace_method(self, target: str, method: Method) -> MethodTracer:
+        return _MethodTracer(self, target, method)
 
-    def begin_call(self, name: str, attributes: Mapping[str, Any], *, begins: bool) -> CallWatch:
+    def start_call_span(
+        self, name: str, attributes: Mapping[str, Any], *, may_start_trace: bool
+    ) -> ClientCallTracer:
         """A call is made by whoever runs now; `begins`: a trace, where there is none."""
         context = contexts.get_current()
-        if context is self._outside and current.get() is None:
-            if not begins or not self._draw():
-                return self._quiet_call
-        elif self._last is not None and self._last[0] is context:
-            return self._last[1]
+        if context is self._root_context and current_context.get() is None:
+            if not may_start_trace or not self._should_sample():
+                return self._unsampled_client_call
+        elif self._last_unsampled is not None and self._last_unsampled[0] is context:
+            return self._last_unsampled[1]
         else:
-            context = _below_what_is_served(context)
-            quiet = self._quiet_in(context, begins=begins)
+            context = _with_served_call_as_parent(context)
+            quiet = self._unsampled_call_in(context, may_start_trace=may_start_trace)
             if quiet is not None:
                 return quiet
         span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
         context = trace.set_span_in_context(span, context)
         if not span.is_recording():
-            return _QuietCall(*_fields(context))
-        return _Call(self, span, context, name)
+            return _UnsampledClientCall(*_encode_trace_headers(context))
+        return _SampledClientCall(self, span, context, name)
 
-    def _quiet_in(self, context: Context, *, begins: bool) -> CallWatch | None:
+    def _unsampled_call_in(
+        self, context: Context, *, may_start_trace: bool
+    ) -> ClientCallTracer | None:
         """A call that is made in a context, if it is not to be recorded."""
         parent = trace.get_current_span(context).get_span_context()
         if not parent.is_valid:
             if not context:
-                self._outside = context
-            if begins and self._draw():
+                self._root_context = context
+            if may_start_trace and self._should_sample():
                 return None
-            return self._quiet_call if not context else _QuietCall(*_fields(_quiet_root(context)))
+            return (
+                self._unsampled_client_call
+                if not context
+                else _UnsampledClientCall(*_encode_trace_headers(_unsampled_root_context(context)))
+            )
         if parent.trace_flags.sampled:
             return None
-        quiet = _QuietCall(*_fields(context))
-        self._last = (context, quiet)
+        quiet = _UnsampledClientCall(*_encode_trace_headers(context))
+        self._last_unsampled = (context, quiet)
         return quiet
 
-    def begin_attempt(self, call: _Call, kind: AttemptKind, previous: int) -> _Attempt:
+    def start_attempt_span(
+        self, call: _SampledClientCall, kind: AttemptKind, previous: int
+    ) -> _SampledAttempt:
         attributes = {
             "previous-rpc-attempts": previous,
             "transparent-retry": kind is AttemptKind.TRANSPARENT_RETRY,
         }
         name = "Attempt" + call.name.removeprefix("Sent")
         span = self._tracer.start_span(name, call.context, SpanKind.CLIENT, attributes)
-        return _Attempt(call, span, trace.set_span_in_context(span, call.context))
+        return _SampledAttempt(call, span, trace.set_span_in_context(span, call.context))
 
 
-_NOTHING = Context()
+_EMPTY_CONTEXT = Context()
 
 
-def _always() -> bool:
+def _always_sample() -> bool:
     return True
 
 
-def _remembered(among: dict[Metadata, T], metadata: Metadata, value: T) -> T:
-    if len(among) >= _MOST_REMEMBERED:
-        among.clear()
-    among[metadata] = value
+def _put_in_cache(cache: dict[Metadata, T], metadata: Metadata, value: T) -> T:
+    if len(cache) >= _MAX_CACHED_CONTEXTS:
+        cache.clear()
+    cache[metadata] = value
     return value
 
 
-def _extracted(metadata: Metadata, context: Context) -> Context:
+def _extract_context(metadata: Metadata, context: Context) -> Context:
     """A context, and what metadata tells."""
     carrier: dict[str, str] = {}
     for key, value in metadata:
@@ -208,22 +231,22 @@ def _extracted(metadata: Metadata, context: Context) -> Context:
     return propagate.extract(carrier, context)
 
 
-def _below_what_is_served(context: Context) -> Context:
+def _with_served_call_as_parent(context: Context) -> Context:
     """Of a call that the handler of a server makes which is not traced, the parent is who called
     that, as it would be if the call were not traced either."""
-    call = current.get()
+    call = current_context.get()
     if call is None or trace.get_current_span(context).get_span_context().is_valid:
         return context
-    return _extracted(call.carried_metadata, context)
+    return _extract_context(call.propagated_metadata, context)
 
 
-def _quiet_root(context: Context = _NOTHING) -> Context:
+def _unsampled_root_context(context: Context = _EMPTY_CONTEXT) -> Context:
     """A context whose span is not recorded, and begins a trace that nobody sees."""
     quiet = SpanContext(getrandbits(128) or 1, getrandbits(64) or 1, is_remote=False)
     return trace.set_span_in_context(NonRecordingSpan(quiet), context)
 
 
-def _fields(context: Context) -> tuple[bytes, frozenset[str]]:
+def _encode_trace_headers(context: Context) -> tuple[bytes, frozenset[str]]:
     """The header fields that carry a context, encoded, and their keys.
 
     What a propagator gives that gRPC cannot send is left out: tracing must not make calls fail.
@@ -234,7 +257,7 @@ def _fields(context: Context) -> tuple[bytes, frozenset[str]]:
     for key, value in carrier.items():
         with suppress(ValueError, TypeError):
             fields += encode_metadata(((key.lower(), value),))
-    return hpack.encode(fields), frozenset(name.decode() for name, _ in fields)
+    return codec.encode(fields), frozenset(name.decode() for name, _ in fields)
 
 
 def _span_name(kind: str, method: Method) -> str:
@@ -246,140 +269,142 @@ def _attributes(method: Method) -> dict[str, str]:
     return {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name}
 
 
-def _conclude(span: Span, outcome: Outcome) -> None:
-    code, message = outcome
+def _end_span(span: Span, status: CallStatus) -> None:
+    code, message = status
     span.set_attribute("rpc.grpc.status_code", code)
-    span.set_status(Status(StatusCode.ERROR, _described(code, message)) if code else _OK)
+    span.set_status(Status(StatusCode.ERROR, _status_description(code, message)) if code else _OK)
     span.end()
 
 
-def _described(code: int, message: str) -> str:
+def _status_description(code: int, message: str) -> str:
     """A failure, as grpc-java and gRPC's C core write it: by gRFC A72 the code is in it."""
-    name = _STATUSES.get(code, str(code))
+    name = _STATUS_NAMES.get(code, str(code))
     return f"{name}: {message}" if message else name
 
 
 # -- those that are not recorded -------------------------------------------------------------
 
 
-class _QuietServed(ServerWatch):
+class _UnsampledServerCall(ServerCallTracer):
     __slots__ = ("_context",)
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def enter(self) -> None:
+    def before_handler(self) -> None:
         """What the handler does is not recorded either."""
         contexts.attach(self._context)
 
 
-class _QuietCall(CallWatch, AttemptWatch):
-    __slots__ = ("block", "keys")
+class _UnsampledClientCall(ClientCallTracer, AttemptTracer):
+    __slots__ = ("extra_header_keys", "extra_headers")
 
     def __init__(self, block: bytes, keys: frozenset[str]) -> None:
-        self.block, self.keys = block, keys
+        self.extra_headers, self.extra_header_keys = block, keys
 
-    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return self
 
 
 # -- those that are --------------------------------------------------------------------------
 
 
-class _Messages(MessageWatch):
+class _MessageEvents(MessageTracer):
     """Makes an event of each message."""
 
-    __slots__ = ("_received", "_sent", "_span")
+    __slots__ = ("_received_count", "_sent_count", "_span")
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self._sent = self._received = 0
+        self._sent_count = self._received_count = 0
 
-    def sent(self, message: bytes, wire_size: int) -> None:
-        self._add("Outbound message", self._sent, len(message), wire_size)
-        self._sent += 1
+    def message_sent(self, message: bytes, wire_size: int) -> None:
+        self._add_message_event("Outbound message", self._sent_count, len(message), wire_size)
+        self._sent_count += 1
 
-    def received(self, message: bytes, wire_size: int) -> None:
-        self._add("Inbound message", self._received, len(message), wire_size)
-        self._received += 1
+    def message_received(self, message: bytes, wire_size: int) -> None:
+        self._add_message_event("Inbound message", self._received_count, len(message), wire_size)
+        self._received_count += 1
 
-    def _add(self, name: str, number: int, size: int, wire_size: int) -> None:
+    def _add_message_event(self, name: str, number: int, size: int, wire_size: int) -> None:
         attributes = {"sequence-number": number, "message-size": size}
         if wire_size != size:
             attributes["message-size-compressed"] = wire_size
         self._span.add_event(name, attributes)
 
 
-class _Served(_Messages, ServerWatch):
+class _SampledServerCall(_MessageEvents, ServerCallTracer):
     __slots__ = ("_context",)
 
     def __init__(self, span: Span, context: Context, stream: Stream) -> None:
         super().__init__(span)
         self._context = context
-        stream.watch = self
+        stream.message_tracer = self
 
-    def enter(self) -> None:
+    def before_handler(self) -> None:
         contexts.attach(self._context)
 
-    def ended(self, outcome: Outcome) -> None:
-        _conclude(self._span, outcome)
+    def call_ended(self, status: CallStatus) -> None:
+        _end_span(self._span, status)
 
 
-class _Attempt(_Messages, AttemptWatch):
-    __slots__ = ("_call", "block", "keys")
+class _SampledAttempt(_MessageEvents, AttemptTracer):
+    __slots__ = ("_call", "extra_header_keys", "extra_headers")
 
-    follows = True
+    wants_pick_events = True
 
-    def __init__(self, call: _Call, span: Span, context: Context) -> None:
+    def __init__(self, call: _SampledClientCall, span: Span, context: Context) -> None:
         super().__init__(span)
         self._call = call
-        self.block, self.keys = _fields(context)
+        self.extra_headers, self.extra_header_keys = _encode_trace_headers(context)
 
-    def placed(self, attempt: Placed, *, waited: bool) -> None:
-        attempt.stream.watch = self
-        if waited:
+    def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
+        attempt.stream.message_tracer = self
+        if was_delayed:
             self._span.add_event("Delayed LB pick complete")
         self._span.set_attribute("network.peer.address", attempt.address)
 
-    def finished(self, outcome: Outcome, stream: Stream | None) -> None:
-        self._call.last = outcome
-        _conclude(self._span, outcome)
+    def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
+        self._call.last_status = status
+        _end_span(self._span, status)
 
-    def died(self, life: str) -> None:
+    def process_exited(self, launch_id: str) -> None:
         """The plugin's process ended during it: linked to the span that the mesh has of that."""
-        context = context_of_life(life)
+        context = process_span_context(launch_id)
         if context is not None:
             self._span.add_link(context)
-            self._call.link(context)
+            self._call.add_link(context)
 
 
-class _Call(CallWatch):
-    __slots__ = ("_span", "_tracing", "context", "last", "name")
+class _SampledClientCall(ClientCallTracer):
+    __slots__ = ("_span", "_tracing", "context", "last_status", "name")
 
     def __init__(self, tracing: Tracing, span: Span, context: Context, name: str) -> None:
         self._tracing = tracing
         self._span = span
         self.context = context
         self.name = name
-        self.last: Outcome = (CANCELLED, "the caller gave the call up")
+        self.last_status: CallStatus = (CANCELLED, "the caller gave the call up")
 
-    def attempt(self, kind: AttemptKind, previous: int) -> AttemptWatch:
-        return self._tracing.begin_attempt(self, kind, previous)
+    def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
+        return self._tracing.start_attempt_span(self, kind, previous_attempts)
 
-    def link(self, context: SpanContext) -> None:
+    def add_link(self, context: SpanContext) -> None:
         self._span.add_link(context)
 
-    def ended(self, outcome: Outcome | None) -> None:
-        _conclude(self._span, self.last if outcome is None else outcome)
+    def call_ended(self, status: CallStatus | None) -> None:
+        _end_span(self._span, self.last_status if status is None else status)
 
 
-class _TracedMethod(MethodObserver):
+class _MethodTracer(MethodTracer):
     def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
         self._tracing = tracing
         self._name = _span_name("Sent", method)
         self._attributes = {**_attributes(method), "server.address": target}
         # What is asked after health, or of the mesh for as long as a process runs, begins none.
-        self._begins = Meter.counts(method.service)
+        self._may_start_trace = LoadRecorder.is_counted(method.service)
 
-    def begin(self) -> CallWatch:
-        return self._tracing.begin_call(self._name, self._attributes, begins=self._begins)
+    def start_call(self) -> ClientCallTracer:
+        return self._tracing.start_call_span(
+            self._name, self._attributes, may_start_trace=self._may_start_trace
+        )

@@ -22,7 +22,7 @@ from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 
 PERIOD = 0.02
-GIVE_UP = 30.0
+CALL_TIMEOUT = 30.0
 """Seconds after which a call counts as failed; until then it counts as slow."""
 
 
@@ -40,7 +40,7 @@ class Bystander:
         key = object()
         began = self.under_way[key] = time.monotonic()
         try:
-            with trio.fail_after(GIVE_UP):
+            with trio.fail_after(CALL_TIMEOUT):
                 await call()
         except (purerpc.RpcFailedError, OSError, trio.TooSlowError) as exc:
             self.failed.setdefault(way, []).append(str(exc))

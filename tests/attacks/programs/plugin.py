@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2
 
 from meshtrio import plugin
 from meshtrio.messages import metrics, reflection_v1
-from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 
 FAMILIES = 9000
 REFLECTED = 4_000_000
@@ -26,7 +26,7 @@ def echo():
     plugin.run(EchoServicer())
 
 
-def when_told(function):
+def run_when_triggered(function):
     """Run a function in a thread of its own, again and again while there is the file."""
 
     def wait():
@@ -41,7 +41,7 @@ def when_told(function):
 
 def flooding():
     lines = b"\n" * 65536
-    when_told(lambda: os.write(1, lines))
+    run_when_triggered(lambda: os.write(1, lines))
     echo()
 
 
@@ -52,7 +52,7 @@ def exiting():
             os.write(2, line + b"\n")
         os._exit(3)
 
-    when_told(fall)
+    run_when_triggered(fall)
     echo()
 
 
@@ -61,7 +61,7 @@ class Reflecting:
 
     def __init__(self):
         services = reflection_v1.DESCRIPTOR.services_by_name
-        self.service = service_of(services["ServerReflection"], self)
+        self.service = service_from_descriptor(services["ServerReflection"], self)
         self._files = [huge_file()]
 
     async def ServerReflectionInfo(self, requests):
@@ -96,7 +96,7 @@ class Measuring:
     """Tells 9,000 families of metrics."""
 
     def __init__(self):
-        self.service = service_of(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
+        self.service = service_from_descriptor(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
         label = metrics.MetricLabel(name="grpc.method", value="m")
         self._families = [
             metrics.MetricFamily(

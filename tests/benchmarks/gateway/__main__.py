@@ -19,8 +19,8 @@ from pathlib import Path
 
 import attrs
 
-from tests.benchmarks.gateway.clients import CASES, CLIENTS, IN_FLIGHT, Client, Watch
-from tests.benchmarks.gateway.ways import Way, ways
+from tests.benchmarks.gateway.clients import CASES, CLIENTS, IN_FLIGHT, Client, Stopwatch
+from tests.benchmarks.gateway.routes import BenchmarkRoute, open_routes
 
 ONE, AT_ONCE, STREAM, BIG, _ = CASES
 
@@ -37,7 +37,7 @@ class Figure:
     """Of the process that passes it on."""
 
     @classmethod
-    def of(cls, watch: Watch) -> Figure:
+    def from_stopwatch(cls, watch: Stopwatch) -> Figure:
         each, p99 = watch.seconds / watch.count, 0.0
         if watch.times:
             times = sorted(watch.times)
@@ -58,18 +58,18 @@ def as_json(figures: Figures) -> str:
     return json.dumps(figures, default=attrs.asdict, indent=2)
 
 
-def measure(client: Client, found: list[Way], seconds: float) -> Figures:
+def measure(client: Client, found: list[BenchmarkRoute], seconds: float) -> Figures:
     """One round, in this process."""
     figures: Figures = defaultdict(dict)
     for name, case in CASES.items():
         for way in found:
-            watch = Watch(seconds, way.pid)
+            watch = Stopwatch(seconds, way.pid)
             case(client, way.socket, watch)
-            figures[name][way.name] = Figure.of(watch)
+            figures[name][way.name] = Figure.from_stopwatch(watch)
     return figures
 
 
-def measure_elsewhere(client: str, found: list[Way], seconds: float) -> Figures:
+def measure_elsewhere(client: str, found: list[BenchmarkRoute], seconds: float) -> Figures:
     """One round, in a process of its own."""
     told = json.dumps([attrs.asdict(way) for way in found])
     command = [sys.executable, "-m", "tests.benchmarks.gateway", "--round", told]
@@ -83,7 +83,7 @@ def measure_elsewhere(client: str, found: list[Way], seconds: float) -> Figures:
 
 def measure_all(client: str, rounds: int, seconds: float) -> Figures:
     runs: list[Figures] = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, ways(Path(name)) as found:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, open_routes(Path(name)) as found:
         for number in range(rounds):
             report(f"round {number + 1}/{rounds}")
             turn = number % len(found)
@@ -98,7 +98,7 @@ def _median(figures: list[Figure]) -> Figure:
     return Figure(*map(statistics.median, zip(*map(attrs.astuple, figures), strict=True)))
 
 
-def judged(figures: Figures) -> list[tuple[str, float, float]]:
+def check_targets(figures: Figures) -> list[tuple[str, float, float]]:
     """What the targets are about: what, as measured, and the most it may be."""
 
     def times(case: str, other: str) -> float:
@@ -138,7 +138,9 @@ def table(figures: Figures) -> str:
                 f"| {figure.each / by_way['direct'].each:.2f} | {cpu} |"
             )
     lines += ["", "### Targets", "", "| | measured | at most |", "| --- | ---: | ---: |"]
-    lines += [f"| {what} | {value:.2f} | {most:g} |" for what, value, most in judged(figures)]
+    lines += [
+        f"| {what} | {value:.2f} | {most:g} |" for what, value, most in check_targets(figures)
+    ]
     return "\n".join(lines)
 
 
@@ -151,7 +153,7 @@ def main() -> None:
     parser.add_argument("--round", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.round:
-        found = [Way(**way) for way in json.loads(options.round)]
+        found = [BenchmarkRoute(**way) for way in json.loads(options.round)]
         print(as_json(measure(CLIENTS[options.client], found, options.seconds)))
         return
     figures = measure_all(options.client, options.rounds, options.seconds)

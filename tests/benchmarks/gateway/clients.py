@@ -15,14 +15,14 @@ from echo.v1 import echo_pb2 as pb
 from tests.benchmarks.peers.base import SERVICE, SMALL
 from tests.benchmarks.supervision.fleet import cpu_nanoseconds
 
-BIG = pb.EchoRequest(message="x" * 1_000_000)
+LARGE_REQUEST = pb.EchoRequest(message="x" * 1_000_000)
 MANY = pb.RepeatRequest(message=SMALL.message, count=2000)
 IN_FLIGHT = 50
 _WARM_UP = 200
 """Operations that are not counted; of big ones, a tenth."""
 
 
-class Watch:
+class Stopwatch:
     """Counts and times operations for so many seconds, and the CPU of who passes them on."""
 
     def __init__(self, seconds: float, pid: int) -> None:
@@ -33,12 +33,12 @@ class Watch:
         """Seconds of each operation, where they come one by one."""
 
     def start(self) -> None:
-        self._cpu = self._passing_cpu()
+        self._cpu = self._proxy_cpu()
         self._began = self._last = time.perf_counter()
         self._end = self._began + self._seconds
 
     @property
-    def going(self) -> bool:
+    def is_running(self) -> bool:
         return time.perf_counter() < self._end
 
     def lap(self) -> None:
@@ -50,53 +50,53 @@ class Watch:
 
     def stop(self) -> None:
         self.seconds = time.perf_counter() - self._began
-        self.cpu = self._passing_cpu() - self._cpu
+        self.cpu = self._proxy_cpu() - self._cpu
         """Seconds of it."""
 
-    def _passing_cpu(self) -> float:
+    def _proxy_cpu(self) -> float:
         return cpu_nanoseconds(self._pid) / 1e9 if self._pid else 0.0
 
 
 class Client(Protocol):
     """Each method connects to a socket, does operations of a kind and counts them."""
 
-    def one_by_one(self, socket: str, request: Any, watch: Watch) -> None: ...
+    def one_by_one(self, socket: str, request: Any, watch: Stopwatch) -> None: ...
 
-    def at_once(self, socket: str, watch: Watch) -> None: ...
+    def at_once(self, socket: str, watch: Stopwatch) -> None: ...
 
-    def stream(self, socket: str, watch: Watch) -> None: ...
+    def stream(self, socket: str, watch: Stopwatch) -> None: ...
 
-    def ping_pong(self, socket: str, watch: Watch) -> None: ...
+    def ping_pong(self, socket: str, watch: Stopwatch) -> None: ...
 
 
-CASES: dict[str, Callable[[Client, str, Watch], None]] = {
+CASES: dict[str, Callable[[Client, str, Stopwatch], None]] = {
     "unary, 1 in flight": lambda c, s, w: c.one_by_one(s, SMALL, w),
     f"unary, {IN_FLIGHT} in flight": lambda c, s, w: c.at_once(s, w),
     "server streaming, a message": lambda c, s, w: c.stream(s, w),
-    "unary of 1 MB": lambda c, s, w: c.one_by_one(s, BIG, w),
+    "unary of 1 MB": lambda c, s, w: c.one_by_one(s, LARGE_REQUEST, w),
     "bidirectional streaming, there and back": lambda c, s, w: c.ping_pong(s, w),
 }
 
 
 def _warm_ups(request: Any) -> int:
-    return _WARM_UP // 10 if request is BIG else _WARM_UP
+    return _WARM_UP // 10 if request is LARGE_REQUEST else _WARM_UP
 
 
 class Meshtrio:
     """A channel to one socket, on trio."""
 
-    def one_by_one(self, socket: str, request: Any, watch: Watch) -> None:
+    def one_by_one(self, socket: str, request: Any, watch: Stopwatch) -> None:
         async def case(stub: Any) -> None:
             for _ in range(_warm_ups(request)):
                 await stub.Echo(request)
             watch.start()
-            while watch.going:
+            while watch.is_running:
                 await stub.Echo(request)
                 watch.lap()
 
         self._run(case, socket, watch)
 
-    def at_once(self, socket: str, watch: Watch) -> None:
+    def at_once(self, socket: str, watch: Stopwatch) -> None:
         async def loop(stub: Any, goes: Callable[[], bool]) -> None:
             while goes():
                 await stub.Echo(SMALL)
@@ -111,36 +111,36 @@ class Meshtrio:
             await loops(stub, lambda: watch.count < 10 * _WARM_UP)
             watch.count = 0
             watch.start()
-            await loops(stub, lambda: watch.going)
+            await loops(stub, lambda: watch.is_running)
 
         self._run(case, socket, watch)
 
-    def stream(self, socket: str, watch: Watch) -> None:
+    def stream(self, socket: str, watch: Stopwatch) -> None:
         async def case(stub: Any) -> None:
             async for _ in stub.Repeat(MANY):
                 pass
             watch.start()
-            while watch.going:
+            while watch.is_running:
                 async for _ in stub.Repeat(MANY):
                     watch.count += 1
 
         self._run(case, socket, watch)
 
-    def ping_pong(self, socket: str, watch: Watch) -> None:
+    def ping_pong(self, socket: str, watch: Stopwatch) -> None:
         async def case(stub: Any) -> None:
             async with stub.Chat() as call:
                 for _ in range(_WARM_UP):
                     await call.send_message(SMALL)
                     await call.receive_message()
                 watch.start()
-                while watch.going:
+                while watch.is_running:
                     await call.send_message(SMALL)
                     await call.receive_message()
                     watch.lap()
 
         self._run(case, socket, watch)
 
-    def _run(self, case: Callable[[Any], Awaitable[None]], socket: str, watch: Watch) -> None:
+    def _run(self, case: Callable[[Any], Awaitable[None]], socket: str, watch: Stopwatch) -> None:
         async def main() -> None:
             async with self._stub(socket) as stub:
                 await case(stub)
@@ -161,20 +161,20 @@ class Meshtrio:
 class Grpcio:
     """Blocking calls; those at once are made by threads."""
 
-    def one_by_one(self, socket: str, request: Any, watch: Watch) -> None:
+    def one_by_one(self, socket: str, request: Any, watch: Stopwatch) -> None:
         with self._method(socket, "unary_unary", "Echo") as call:
             for _ in range(_warm_ups(request)):
                 call(request)
             watch.start()
-            while watch.going:
+            while watch.is_running:
                 call(request)
                 watch.lap()
             watch.stop()
 
-    def at_once(self, socket: str, watch: Watch) -> None:
+    def at_once(self, socket: str, watch: Stopwatch) -> None:
         def loop(call: Callable[[Any], Any]) -> int:
             count = 0
-            while watch.going:
+            while watch.is_running:
                 call(SMALL)
                 count += 1
             return count
@@ -188,17 +188,17 @@ class Grpcio:
             watch.count = sum(threads.map(loop, [call] * IN_FLIGHT))
             watch.stop()
 
-    def stream(self, socket: str, watch: Watch) -> None:
+    def stream(self, socket: str, watch: Stopwatch) -> None:
         with self._method(socket, "unary_stream", "Repeat") as call:
             for _ in call(MANY):
                 pass
             watch.start()
-            while watch.going:
+            while watch.is_running:
                 for _ in call(MANY):
                     watch.count += 1
             watch.stop()
 
-    def ping_pong(self, socket: str, watch: Watch) -> None:
+    def ping_pong(self, socket: str, watch: Stopwatch) -> None:
         waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._method(socket, "stream_stream", "Chat") as call:
             replies = call(iter(waiting.get, None))
@@ -206,7 +206,7 @@ class Grpcio:
                 waiting.put(SMALL)
                 next(replies)
             watch.start()
-            while watch.going:
+            while watch.is_running:
                 waiting.put(SMALL)
                 next(replies)
                 watch.lap()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests import ROOT
-from tests.tools import FOLDER
+from tests.tools import TOOLS_DIRECTORY
 
-PROGRAM = FOLDER / "grpc-go-bench"
+PROGRAM = TOOLS_DIRECTORY / "grpc-go-bench"
 PLUGINS = (
     "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.6",
     "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
@@ -51,7 +51,7 @@ def build(work: Path) -> None:
     if code:
         raise SystemExit("protoc failed")
     subprocess.run(["go", "mod", "tidy"], env=environment, cwd=work, check=True)
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    TOOLS_DIRECTORY.mkdir(parents=True, exist_ok=True)
     subprocess.run(["go", "build", "-o", str(PROGRAM), "."], env=environment, cwd=work, check=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.benchmarks.peers.on_trio import Floor, Meshtrio, MeshtrioMesh, Purerpc
+from tests.benchmarks.peers.on_trio import Meshtrio, MeshtrioMesh, Purerpc, RawSocketFloor
 from tests.benchmarks.peers.with_grpc_go import GrpcGo
 from tests.benchmarks.peers.with_grpcio import GrpcAio, GrpcioThreads
 from tests.benchmarks.peers.with_grpclib import Grpclib
@@ -20,6 +20,6 @@ PEERS: dict[str, Any] = {
         Grpclib(),
         Purerpc(),
         GrpcGo(),
-        Floor(),
+        RawSocketFloor(),
     )
 }

@@ -25,7 +25,7 @@ SERVICE = "/echo.v1.EchoService/"
 
 
 @attrs.frozen
-class Measured:
+class Measurement:
     """Operations, the seconds they took, and the CPU seconds of this process for them."""
 
     count: int
@@ -33,14 +33,14 @@ class Measured:
     cpu: float
 
 
-def wait_for_the_others() -> None:
+def wait_at_barrier() -> None:
     """Where many clients are measured at once: none starts before all have connected."""
     if BARRIER in os.environ:
         print("ready", flush=True)
         sys.stdin.readline()
 
 
-class Clock:
+class LoopTimer:
     """Runs a loop for its time, after a warm-up that is not counted."""
 
     def __init__(self, seconds: float) -> None:
@@ -49,17 +49,17 @@ class Clock:
         self.count = 0
 
     def start(self) -> None:
-        wait_for_the_others()
+        wait_at_barrier()
         self._cpu, self._began = time.process_time(), time.perf_counter()
         self._end = self._began + self._seconds
         self.count = 0
 
     @property
-    def going(self) -> bool:
+    def is_running(self) -> bool:
         return time.perf_counter() < self._end
 
-    def stop(self) -> Measured:
-        return Measured(
+    def stop(self) -> Measurement:
+        return Measurement(
             self.count, time.perf_counter() - self._began, time.process_time() - self._cpu
         )
 
@@ -73,16 +73,16 @@ class AsyncPeer:
     async def gather(self, tasks: list[Callable[[], Awaitable[None]]]) -> None:
         raise NotImplementedError
 
-    async def in_flight(self, call: Unary, request: Any, width: int, seconds: float) -> Measured:
+    async def in_flight(self, call: Unary, request: Any, width: int, seconds: float) -> Measurement:
         """`width` loops of calls at once."""
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
 
         async def warm_up() -> None:
             for _ in range(20):
                 await call(request)
 
         async def loop() -> None:
-            while clock.going:
+            while clock.is_running:
                 await call(request)
                 clock.count += 1
 
@@ -95,13 +95,13 @@ class AsyncPeer:
         self,
         send: Callable[[], Awaitable[None]],
         receive: Callable[[], Awaitable[Any]],
-        clock: Clock,
-    ) -> Measured:
+        clock: LoopTimer,
+    ) -> Measurement:
         """Messages of one stream, with 100 on their way at a time."""
         for _ in range(100):
             await send()
         clock.start()
-        while clock.going:
+        while clock.is_running:
             for _ in range(50):
                 await receive()
                 clock.count += 1
@@ -111,8 +111,8 @@ class AsyncPeer:
 
 
 class AsyncioPeer(AsyncPeer):
-    def run(self, case: Callable[..., Awaitable[Measured]], *arguments: Any) -> Measured:
-        async def main() -> Measured:
+    def run(self, case: Callable[..., Awaitable[Measurement]], *arguments: Any) -> Measurement:
+        async def main() -> Measurement:
             return await case(*arguments)
 
         return asyncio.run(main())

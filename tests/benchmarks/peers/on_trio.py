@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from echo.v1 import echo_pb2 as pb
 
-from tests.benchmarks.peers.base import HUGE, SMALL, AsyncPeer, Clock, Measured, tcp_port
+from tests.benchmarks.peers.base import HUGE, SMALL, AsyncPeer, LoopTimer, Measurement, tcp_port
 
 
 class Meshtrio(AsyncPeer):
@@ -24,7 +24,7 @@ class Meshtrio(AsyncPeer):
     def serve(self, address: str) -> None:
         os.environ["PLUGIN_SOCKET"] = address
         from meshtrio import plugin
-        from meshtrio.wire.limits import Limits
+        from meshtrio.http2.limits import Limits
 
         class Echo(echo_servicer()):  # type: ignore[misc]
             pass
@@ -41,7 +41,7 @@ class Meshtrio(AsyncPeer):
         async with connect_to(f"unix:{address}") as channel:
             yield channel.stub(EchoServiceStub)
 
-    def run(self, case: Callable[..., Awaitable[Measured]], *arguments: Any) -> Measured:
+    def run(self, case: Callable[..., Awaitable[Measurement]], *arguments: Any) -> Measurement:
         return trio.run(case, *arguments)
 
     async def gather(self, tasks: list[Callable[[], Awaitable[None]]]) -> None:
@@ -49,31 +49,31 @@ class Meshtrio(AsyncPeer):
             for task in tasks:
                 nursery.start_soon(task)
 
-    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
         async with self.stub(address) as stub:
             return await self.in_flight(stub.Echo, request, width, seconds)
 
-    async def stream(self, address: str, seconds: float) -> Measured:
+    async def stream(self, address: str, seconds: float) -> Measurement:
         async with self.stub(address) as stub, stub.Chat() as call:
 
             async def send() -> None:
                 await call.send_message(SMALL)
 
-            return await self.ping_pong(send, call.receive_message, Clock(seconds))
+            return await self.ping_pong(send, call.receive_message, LoopTimer(seconds))
 
-    async def download(self, address: str, seconds: float) -> Measured:
-        clock = Clock(seconds)
+    async def download(self, address: str, seconds: float) -> Measurement:
+        clock = LoopTimer(seconds)
         async with self.stub(address) as stub:
             clock.start()
-            while clock.going:
+            while clock.is_running:
                 async for _ in stub.Repeat(HUGE):
                     clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measured:
-        clock = Clock(seconds)
+    async def connect(self, address: str, seconds: float) -> Measurement:
+        clock = LoopTimer(seconds)
         clock.start()
-        while clock.going:
+        while clock.is_running:
             async with self.stub(address) as stub:
                 await stub.Echo(SMALL)
             clock.count += 1
@@ -149,20 +149,20 @@ class Purerpc(Meshtrio):
         async with purerpc.insecure_channel("127.0.0.1", tcp_port(address)) as channel:
             yield EchoServiceStub(channel)
 
-    async def stream(self, address: str, seconds: float) -> Measured:
+    async def stream(self, address: str, seconds: float) -> Measurement:
         async with self.stub(address) as stub:
             call = await stub.Chat()
 
             async def send() -> None:
                 await call.send_message(SMALL)
 
-            return await self.ping_pong(send, call.receive_message, Clock(seconds))
+            return await self.ping_pong(send, call.receive_message, LoopTimer(seconds))
 
 
 # -- the floor: the same bytes on a bare trio socket ---------------------------------------------
 
 
-class Floor(Meshtrio):
+class RawSocketFloor(Meshtrio):
     """A length, then that many bytes, echoed: what trio and the kernel cost by themselves."""
 
     name = "floor"
@@ -185,7 +185,7 @@ class Floor(Meshtrio):
                 await stream.send_all(received)
                 received.clear()
 
-    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
         message = request.SerializeToString()
         message = struct.pack(">L", len(message)) + message
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.grpc_go import PROGRAM, measure
-from tests.benchmarks.peers.base import LARGE, Measured
+from tests.benchmarks.peers.base import LARGE, Measurement
 
 
 class GrpcGo:
@@ -16,17 +16,17 @@ class GrpcGo:
     def serve(self, address: str) -> None:
         os.execv(PROGRAM, [str(PROGRAM), "serve", address])
 
-    def run(self, case: Callable[..., Measured], *arguments: Any) -> Measured:
+    def run(self, case: Callable[..., Measurement], *arguments: Any) -> Measurement:
         return case(*arguments)
 
-    def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
-        return Measured(**measure("unary", address, seconds, width, len(request.message)))
+    def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
+        return Measurement(**measure("unary", address, seconds, width, len(request.message)))
 
-    def stream(self, address: str, seconds: float) -> Measured:
-        return Measured(**measure("stream", address, seconds))
+    def stream(self, address: str, seconds: float) -> Measurement:
+        return Measurement(**measure("stream", address, seconds))
 
-    def download(self, address: str, seconds: float) -> Measured:
-        return Measured(**measure("download", address, seconds, size=len(LARGE.message)))
+    def download(self, address: str, seconds: float) -> Measurement:
+        return Measurement(**measure("download", address, seconds, size=len(LARGE.message)))
 
-    def connect(self, address: str, seconds: float) -> Measured:
-        return Measured(**measure("connect", address, seconds))
+    def connect(self, address: str, seconds: float) -> Measurement:
+        return Measurement(**measure("connect", address, seconds))

@@ -16,8 +16,8 @@ from tests.benchmarks.peers.base import (
     SERVICE,
     SMALL,
     AsyncioPeer,
-    Clock,
-    Measured,
+    LoopTimer,
+    Measurement,
 )
 
 NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -45,11 +45,11 @@ class GrpcAio(AsyncioPeer):
         async with grpc.aio.insecure_channel(f"unix:{address}", options=NO_LIMIT) as channel:
             yield channel
 
-    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
         async with self.channel(address) as channel:
             return await self.in_flight(_grpcio_echo(channel), request, width, seconds)
 
-    async def stream(self, address: str, seconds: float) -> Measured:
+    async def stream(self, address: str, seconds: float) -> Measurement:
         async with self.channel(address) as channel:
             call = channel.stream_stream(
                 SERVICE + "Chat", pb.EchoRequest.SerializeToString, pb.EchoReply.FromString
@@ -58,24 +58,24 @@ class GrpcAio(AsyncioPeer):
             async def send() -> None:
                 await call.write(SMALL)
 
-            return await self.ping_pong(send, call.read, Clock(seconds))
+            return await self.ping_pong(send, call.read, LoopTimer(seconds))
 
-    async def download(self, address: str, seconds: float) -> Measured:
-        clock = Clock(seconds)
+    async def download(self, address: str, seconds: float) -> Measurement:
+        clock = LoopTimer(seconds)
         async with self.channel(address) as channel:
             method = channel.unary_stream(
                 SERVICE + "Repeat", pb.RepeatRequest.SerializeToString, pb.EchoReply.FromString
             )
             clock.start()
-            while clock.going:
+            while clock.is_running:
                 async for _ in method(HUGE):
                     clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measured:
-        clock = Clock(seconds)
+    async def connect(self, address: str, seconds: float) -> Measurement:
+        clock = LoopTimer(seconds)
         clock.start()
-        while clock.going:
+        while clock.is_running:
             async with self.channel(address) as channel:
                 await _grpcio_echo(channel)(SMALL)
             clock.count += 1
@@ -142,13 +142,13 @@ class GrpcioThreads:
         server.start()
         server.wait_for_termination()
 
-    def run(self, case: Callable[..., Measured], *arguments: Any) -> Measured:
+    def run(self, case: Callable[..., Measurement], *arguments: Any) -> Measurement:
         return case(*arguments)
 
-    def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+    def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
         import grpc
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         with grpc.insecure_channel(f"unix:{address}", options=NO_LIMIT) as channel:
             call = _grpcio_echo(channel)
             for _ in range(20):
@@ -156,7 +156,7 @@ class GrpcioThreads:
 
             def loop() -> int:
                 count = 0
-                while clock.going:
+                while clock.is_running:
                     call(request)
                     count += 1
                 return count
@@ -166,12 +166,12 @@ class GrpcioThreads:
                 clock.count = sum(f.result() for f in [threads.submit(loop) for _ in range(width)])
                 return clock.stop()
 
-    def stream(self, address: str, seconds: float) -> Measured:
+    def stream(self, address: str, seconds: float) -> Measurement:
         import queue
 
         import grpc
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc.insecure_channel(f"unix:{address}", options=NO_LIMIT) as channel:
             method = channel.stream_stream(
@@ -181,7 +181,7 @@ class GrpcioThreads:
             for _ in range(100):
                 waiting.put(SMALL)
             clock.start()
-            while clock.going:
+            while clock.is_running:
                 next(replies)
                 clock.count += 1
                 waiting.put(SMALL)
@@ -189,26 +189,26 @@ class GrpcioThreads:
             waiting.put(None)
             return measured
 
-    def download(self, address: str, seconds: float) -> Measured:
+    def download(self, address: str, seconds: float) -> Measurement:
         import grpc
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         with grpc.insecure_channel(f"unix:{address}", options=NO_LIMIT) as channel:
             method = channel.unary_stream(
                 SERVICE + "Repeat", pb.RepeatRequest.SerializeToString, pb.EchoReply.FromString
             )
             clock.start()
-            while clock.going:
+            while clock.is_running:
                 for _ in method(HUGE):
                     clock.count += 1
             return clock.stop()
 
-    def connect(self, address: str, seconds: float) -> Measured:
+    def connect(self, address: str, seconds: float) -> Measurement:
         import grpc
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         clock.start()
-        while clock.going:
+        while clock.is_running:
             with grpc.insecure_channel(f"unix:{address}") as channel:
                 _grpcio_echo(channel)(SMALL)
             clock.count += 1

@@ -14,8 +14,8 @@ from tests.benchmarks.peers.base import (
     SERVICE,
     SMALL,
     AsyncioPeer,
-    Clock,
-    Measured,
+    LoopTimer,
+    Measurement,
 )
 
 
@@ -39,14 +39,14 @@ class Grpclib(AsyncioPeer):
         async with Channel(path=address) as channel:
             yield channel
 
-    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measured:
+    async def unary(self, address: str, request: Any, width: int, seconds: float) -> Measurement:
         from grpclib.client import UnaryUnaryMethod
 
         async with self.channel(address) as channel:
             call = UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)
             return await self.in_flight(call, request, width, seconds)
 
-    async def stream(self, address: str, seconds: float) -> Measured:
+    async def stream(self, address: str, seconds: float) -> Measurement:
         from grpclib.client import StreamStreamMethod
 
         async with self.channel(address) as channel:
@@ -56,30 +56,30 @@ class Grpclib(AsyncioPeer):
                 async def send() -> None:
                     await stream.send_message(SMALL)
 
-                measured = await self.ping_pong(send, stream.recv_message, Clock(seconds))
+                measured = await self.ping_pong(send, stream.recv_message, LoopTimer(seconds))
                 await stream.cancel()
                 return measured
 
-    async def download(self, address: str, seconds: float) -> Measured:
+    async def download(self, address: str, seconds: float) -> Measurement:
         from grpclib.client import UnaryStreamMethod
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         async with self.channel(address) as channel:
             method = UnaryStreamMethod(channel, SERVICE + "Repeat", pb.RepeatRequest, pb.EchoReply)
             clock.start()
-            while clock.going:
+            while clock.is_running:
                 async with method.open() as stream:
                     await stream.send_message(HUGE, end=True)
                     async for _ in stream:
                         clock.count += 1
             return clock.stop()
 
-    async def connect(self, address: str, seconds: float) -> Measured:
+    async def connect(self, address: str, seconds: float) -> Measurement:
         from grpclib.client import UnaryUnaryMethod
 
-        clock = Clock(seconds)
+        clock = LoopTimer(seconds)
         clock.start()
-        while clock.going:
+        while clock.is_running:
             async with self.channel(address) as channel:
                 await UnaryUnaryMethod(channel, SERVICE + "Echo", pb.EchoRequest, pb.EchoReply)(
                     SMALL

@@ -19,7 +19,7 @@ from collections import defaultdict
 
 from tests import ROOT
 from tests.benchmarks.supervision import cases
-from tests.benchmarks.supervision.fleet import ECHO
+from tests.benchmarks.supervision.fleet import ECHO_PLUGIN_DIRECTORY
 from tests.benchmarks.supervision.supervisors import SUPERVISORS
 
 Figures = dict[str, dict[str, float]]
@@ -36,24 +36,26 @@ def measure(rounds: int, idle: float) -> Figures:
     for number in range(rounds):
         for name, supervisor in SUPERVISORS.items():
             report(f"round {number + 1}/{rounds}: 50 plugins: {name}")
-            found["50 plugins up, s"][name].append(cases.start(supervisor, 50))
-    for figures in cases.lives(5 * rounds):
+            found["50 plugins up, s"][name].append(cases.measure_start(supervisor, 50))
+    for figures in cases.measure_restarts(5 * rounds):
         report("one plugin, killed and started again")
         for name, seconds in figures.items():
             found["one plugin, ms"][name].append(seconds * 1e3)
     for number in range(rounds):
         for name in ("supervisord", "circus"):
             report(f"round {number + 1}/{rounds}: kill to up: {name}")
-            seconds = cases.recover(SUPERVISORS[name])
+            seconds = cases.measure_recovery(SUPERVISORS[name])
             found["one plugin, ms"][f"{name}: kill to up"].append(seconds * 1e3)
     report("reaction to deaths")
-    found["reaction to a death, ms"]["meshtrio"] = [s * 1e3 for s in cases.reactions(20 * rounds)]
+    found["reaction to a death, ms"]["meshtrio"] = [
+        s * 1e3 for s in cases.measure_reactions(20 * rounds)
+    ]
     for name, supervisor in MANAGED.items():
         report(f"memory: {name}")
-        found["memory for each plugin, KB"][name].append(cases.memory(supervisor) / 1024)
+        found["memory for each plugin, KB"][name].append(cases.measure_memory(supervisor) / 1024)
         report(f"idle: {name}")
         found["idle CPU with 100 plugins, % of a core"][name].append(
-            cases.idle(supervisor, idle) * 100
+            cases.measure_idle_cpu(supervisor, idle) * 100
         )
     return {
         case: {name: statistics.median(values) for name, values in by_name.items()}
@@ -61,7 +63,7 @@ def measure(rounds: int, idle: float) -> Figures:
     }
 
 
-def judged(figures: Figures) -> list[tuple[str, float, float]]:
+def check_targets(figures: Figures) -> list[tuple[str, float, float]]:
     """What the targets are about: what, as measured, and the most it may be."""
     fifty, one = figures["50 plugins up, s"], figures["one plugin, ms"]
     return [
@@ -84,7 +86,9 @@ def table(figures: Figures) -> str:
         lines += ["", f"### {case}", "", "| | |", "| --- | ---: |"]
         lines += [f"| {name} | {value:,.2f} |" for name, value in by_name.items()]
     lines += ["", "### Targets", "", "| | measured | at most |", "| --- | ---: | ---: |"]
-    lines += [f"| {what} | {value:.2f} | {most:g} |" for what, value, most in judged(figures)]
+    lines += [
+        f"| {what} | {value:.2f} | {most:g} |" for what, value, most in check_targets(figures)
+    ]
     return "\n".join(lines)
 
 
@@ -95,7 +99,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    for folder in (ROOT / "meshtrio", ECHO):
+    for folder in (ROOT / "meshtrio", ECHO_PLUGIN_DIRECTORY):
         compileall.compile_dir(folder, quiet=1)
     figures = measure(options.rounds, options.idle)
     print(json.dumps(figures, indent=2) if options.json else table(figures))

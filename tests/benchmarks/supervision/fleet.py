@@ -11,23 +11,23 @@ from pathlib import Path
 
 import attrs
 
-from tests.programs import ECHO, PLUGINS
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, PLUGINS_DIRECTORY
 
 POLL = 0.0005
-WITHIN = 120.0
+START_TIMEOUT = 120.0
 
 
 @attrs.frozen
-class Kind:
+class PluginProgram:
     """A program that serves on its PLUGIN_SOCKET."""
 
     command: tuple[str, ...]
     cwd: Path
 
 
-PYTHON = Kind((sys.executable, "echo_plugin.py"), ECHO)
+PYTHON_PLUGIN = PluginProgram((sys.executable, "echo_plugin.py"), ECHO_PLUGIN_DIRECTORY)
 """An ordinary plugin: trio, purerpc, protobuf, meshtrio."""
-TINY = Kind((sys.executable, "-I", "-S", "minimal.py"), PLUGINS)
+MINIMAL_PLUGIN = PluginProgram((sys.executable, "-I", "-S", "minimal.py"), PLUGINS_DIRECTORY)
 """Starts in some milliseconds, for what is not about the plugin."""
 
 
@@ -35,7 +35,7 @@ TINY = Kind((sys.executable, "-I", "-S", "minimal.py"), PLUGINS)
 class Fleet:
     """`count` plugins of a kind, with their sockets in `folder`."""
 
-    kind: Kind
+    kind: PluginProgram
     count: int
     folder: Path
 
@@ -48,7 +48,7 @@ class Fleet:
         ]
 
 
-def accepts(path: Path) -> bool:
+def accepts_connections(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.connect(str(path))
@@ -59,11 +59,11 @@ def accepts(path: Path) -> bool:
 
 def wait_until_up(paths: list[Path]) -> float:
     """Wait for all to accept; gives when the last did (seconds, monotonic)."""
-    end = time.monotonic() + WITHIN
+    end = time.monotonic() + START_TIMEOUT
     for path in paths:
-        while not accepts(path):
+        while not accepts_connections(path):
             if time.monotonic() > end:
-                raise SystemExit(f"nothing listens on {path} after {WITHIN:g} s")
+                raise SystemExit(f"nothing listens on {path} after {START_TIMEOUT:g} s")
             time.sleep(POLL)
     return time.monotonic()
 

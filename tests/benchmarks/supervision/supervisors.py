@@ -15,17 +15,17 @@ from tests.benchmarks.supervision.fleet import Fleet, wait_until_up
 
 
 @attrs.define
-class Up:
+class RunningFleet:
     """A fleet that runs: who supervises it, and the seconds it took until all plugins were up."""
 
     pid: int
     seconds: float
-    told: Iterator[tuple[str, int, float]] | None = None
+    events: Iterator[tuple[str, int, float]] | None = None
     """What a mesh says: kind of event, pid, and when (monotonic)."""
 
 
 @contextlib.contextmanager
-def bare(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
+def run_bare_popen(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[RunningFleet]:
     """The floor: Popen of each, and nobody looks after them."""
     began = time.monotonic()
     processes = [
@@ -35,7 +35,7 @@ def bare(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
         for environment in fleet.environments()
     ]
     try:
-        yield Up(0, wait_until_up(fleet.sockets()) - began)
+        yield RunningFleet(0, wait_until_up(fleet.sockets()) - began)
     finally:
         for process in processes:
             process.kill()
@@ -46,9 +46,9 @@ def bare(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
 
 
 @contextlib.contextmanager
-def meshtrio(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
+def run_meshtrio(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[RunningFleet]:
     """Up means that every plugin has answered its health check."""
-    module = "tests.benchmarks.supervision.mesh_child"
+    module = "tests.benchmarks.supervision.mesh_program"
     settings = [str(fleet.folder), str(fleet.count), str(backoff), str(fleet.kind.cwd)]
     process = subprocess.Popen(
         [sys.executable, "-m", module, *settings, *fleet.kind.command],
@@ -59,8 +59,8 @@ def meshtrio(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
     told = (_parse(line) for line in process.stdout)
     try:
         _, pid, began = next(told)
-        ready = [at for kind, _, at in _take(told, "Ready", fleet.count)]
-        yield Up(pid, max(ready) - began, told)
+        ready = [at for kind, _, at in _wait_for_each(told, "Ready", fleet.count)]
+        yield RunningFleet(pid, max(ready) - began, told)
     finally:
         process.terminate()
         process.wait()
@@ -71,20 +71,20 @@ def _parse(line: str) -> tuple[str, int, float]:
     return kind, int(pid), float(at)
 
 
-def _take(
+def _wait_for_each(
     told: Iterator[tuple[str, int, float]], wanted: str, count: int
 ) -> Iterator[tuple[str, int, float]]:
     for _ in range(count):
-        yield wait_for(told, wanted)
+        yield wait_for_event(told, wanted)
 
 
-def wait_for(told: Iterator[tuple[str, int, float]], wanted: str) -> tuple[str, int, float]:
+def wait_for_event(told: Iterator[tuple[str, int, float]], wanted: str) -> tuple[str, int, float]:
     """The next event of a kind."""
     return next(word for word in told if word[0] == wanted)
 
 
 @contextlib.contextmanager
-def supervisord(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
+def run_supervisord(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[RunningFleet]:
     """Its programs count as started at once (startsecs=0)."""
     config = fleet.folder / "supervisord.conf"
     text = "[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\n"
@@ -94,11 +94,13 @@ def supervisord(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
         text += f'directory={fleet.kind.cwd}\nenvironment=PLUGIN_SOCKET="{path}"\n'
         text += "autorestart=true\nstartsecs=0\nstdout_logfile=NONE\nstderr_logfile=NONE\n"
     config.write_text(text)
-    yield from _foreign([sys.executable, "-m", "supervisor.supervisord", "-c", str(config)], fleet)
+    yield from _run_foreign(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)], fleet
+    )
 
 
 @contextlib.contextmanager
-def circus(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
+def run_circus(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[RunningFleet]:
     config = fleet.folder / "circus.ini"
     text = "[circus]\nendpoint = ipc://{0}/e\npubsub_endpoint = ipc://{0}/p\nstats_endpoint = ipc://{0}/s\n"
     text = text.format(fleet.folder)
@@ -108,16 +110,16 @@ def circus(fleet: Fleet, *, backoff: float = 0.0) -> Iterator[Up]:
         text += f"[env:p{number}]\nPLUGIN_SOCKET = {path}\n"
     config.write_text(text)
     command = [sys.executable, "-m", "circus.circusd", "--log-level", "ERROR", str(config)]
-    yield from _foreign(command, fleet)
+    yield from _run_foreign(command, fleet)
 
 
-def _foreign(command: list[str], fleet: Fleet) -> Iterator[Up]:
+def _run_foreign(command: list[str], fleet: Fleet) -> Iterator[RunningFleet]:
     began = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        yield Up(process.pid, wait_until_up(fleet.sockets()) - began)
+        yield RunningFleet(process.pid, wait_until_up(fleet.sockets()) - began)
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,8 +131,8 @@ def _foreign(command: list[str], fleet: Fleet) -> Iterator[Up]:
 
 
 SUPERVISORS = {
-    "bare Popen": bare,
-    "meshtrio": meshtrio,
-    "supervisord": supervisord,
-    "circus": circus,
+    "bare Popen": run_bare_popen,
+    "meshtrio": run_meshtrio,
+    "supervisord": run_supervisord,
+    "circus": run_circus,
 }

@@ -10,10 +10,10 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel
-from tests.interop.client import body, outputs
+from tests.interop.client import make_payload, output_parameters
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.grpc_testing.interop_grpc import TestServiceStub, UnimplementedServiceStub
-from tests.interop.metrics.constants import DEADLINE, SHORT_DEADLINE, SIZES, TALK
+from tests.interop.metrics.constants import DEADLINE, SHORT_DEADLINE, SIZES, STREAM_MESSAGES
 
 NOT_FOUND = pb.EchoStatus(code=5, message="no such thing")
 DIE = pb.EchoStatus(code=13, message="die")
@@ -25,8 +25,8 @@ class Channels:
     """To the server, and to where nobody listens, the last one with a retry policy."""
 
     server: Channel
-    nobody: Channel
-    nobody_retried: Channel
+    unreachable: Channel
+    unreachable_with_retries: Channel
 
     def stub(self) -> Any:
         return self.server.stub(TestServiceStub)
@@ -35,8 +35,8 @@ class Channels:
 Call = Callable[[Channels], Awaitable[None]]
 
 
-def sized(request: int = 2000, reply: int = 2000, **more: Any) -> Any:
-    return pb.SimpleRequest(response_size=reply, payload=body(request), **more)
+def make_request(request: int = 2000, reply: int = 2000, **more: Any) -> Any:
+    return pb.SimpleRequest(response_size=reply, payload=make_payload(request), **more)
 
 
 def failing(times: int) -> list[tuple[str, str]]:
@@ -48,16 +48,16 @@ async def empty(channels: Channels) -> None:
 
 
 async def unary(channels: Channels) -> None:
-    await channels.stub().UnaryCall(sized())
+    await channels.stub().UnaryCall(make_request())
 
 
 async def bounds(channels: Channels) -> None:
-    await channels.stub().UnaryCall(sized(1015, 1018))
+    await channels.stub().UnaryCall(make_request(1015, 1018))
 
 
 async def gzip(channels: Channels) -> None:
     asked = pb.BoolValue(value=True)
-    await channels.stub().UnaryCall(sized(response_compressed=asked), compression="gzip")
+    await channels.stub().UnaryCall(make_request(response_compressed=asked), compression="gzip")
 
 
 async def not_found(channels: Channels) -> None:
@@ -65,7 +65,7 @@ async def not_found(channels: Channels) -> None:
 
 
 async def broken(channels: Channels) -> None:
-    await channels.stub().UnaryCall(sized(), metadata=[("do", "break")])
+    await channels.stub().UnaryCall(make_request(), metadata=[("do", "break")])
 
 
 async def unimplemented(channels: Channels) -> None:
@@ -79,73 +79,75 @@ async def unknown(channels: Channels) -> None:
 async def requests(channels: Channels) -> None:
     async def sent() -> AsyncIterator[Any]:
         for size in SIZES:
-            yield pb.StreamingInputCallRequest(payload=body(size))
+            yield pb.StreamingInputCallRequest(payload=make_payload(size))
 
     await channels.stub().StreamingInputCall(sent())
 
 
 async def replies(channels: Channels) -> None:
-    async for _ in channels.stub().StreamingOutputCall(outputs(*SIZES)):
+    async for _ in channels.stub().StreamingOutputCall(output_parameters(*SIZES)):
         pass
 
 
-async def talk(call: Any) -> None:
-    for size, sizes in TALK:
-        await call.send_message(outputs(*sizes, request_size=size))
+async def exchange_messages(call: Any) -> None:
+    for size, sizes in STREAM_MESSAGES:
+        await call.send_message(output_parameters(*sizes, request_size=size))
         await call.receive_message()
 
 
 async def stream(channels: Channels) -> None:
     async with channels.stub().FullDuplexCall() as call:
-        await talk(call)
+        await exchange_messages(call)
         await call.close()
         await call.receive_message()
 
 
 async def stream_fails(channels: Channels, status: Any = NOT_FOUND) -> None:
     async with channels.stub().FullDuplexCall() as call:
-        await talk(call)
+        await exchange_messages(call)
         await call.send_message(pb.StreamingOutputCallRequest(response_status=status))
         await call.receive_message()
 
 
 async def retried(channels: Channels) -> None:
-    await channels.stub().UnaryCall(sized(), metadata=failing(2))
+    await channels.stub().UnaryCall(make_request(), metadata=failing(2))
 
 
 async def retried_in_vain(channels: Channels) -> None:
-    await channels.stub().UnaryCall(sized(), metadata=failing(9))
+    await channels.stub().UnaryCall(make_request(), metadata=failing(9))
 
 
 async def deadline_unary(channels: Channels) -> None:
     with trio.move_on_after(DEADLINE):
-        await channels.stub().UnaryCall(sized(), metadata=[("do", "wait")])
+        await channels.stub().UnaryCall(make_request(), metadata=[("do", "wait")])
 
 
 async def deadline_stream(channels: Channels) -> None:
     with trio.move_on_after(DEADLINE):
         async with channels.stub().FullDuplexCall() as call:
-            await talk(call)
+            await exchange_messages(call)
             await call.receive_message()
 
 
 async def cancelled(channels: Channels) -> None:
     async with channels.stub().FullDuplexCall() as call:
-        await talk(call)
+        await exchange_messages(call)
         call.cancel()
 
 
 async def nobody(channels: Channels) -> None:
-    await channels.nobody.stub(TestServiceStub).EmptyCall(pb.Empty(), wait=False)
+    await channels.unreachable.stub(TestServiceStub).EmptyCall(pb.Empty(), wait_for_ready=False)
 
 
 async def nobody_retried(channels: Channels) -> None:
-    await channels.nobody_retried.stub(TestServiceStub).EmptyCall(pb.Empty(), wait=False)
+    await channels.unreachable_with_retries.stub(TestServiceStub).EmptyCall(
+        pb.Empty(), wait_for_ready=False
+    )
 
 
 async def nobody_deadline(channels: Channels) -> None:
     with trio.move_on_after(SHORT_DEADLINE):
-        await channels.nobody.stub(TestServiceStub).EmptyCall(pb.Empty(), wait=True)
+        await channels.unreachable.stub(TestServiceStub).EmptyCall(pb.Empty(), wait_for_ready=True)
 
 
 async def peer_dies(channels: Channels) -> None:

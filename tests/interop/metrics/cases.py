@@ -10,12 +10,12 @@ class Case:
     """One call."""
 
     name: str
-    text: str
+    description: str
     attempts: int = 1
     """So many a client makes that goes by its retry policy."""
-    reaches: bool = True
+    reaches_server: bool = True
     """They come to a server."""
-    by_caller: bool = False
+    ended_by_caller: bool = False
     """The caller ends it."""
 
 
@@ -35,13 +35,17 @@ CASES = (
     Case("stream_fails", "the same, then NOT_FOUND"),
     Case("retried", "unary, UNAVAILABLE twice, then made again with success", attempts=3),
     Case("retried_in_vain", "unary, UNAVAILABLE as often as it is made", attempts=3),
-    Case("deadline_unary", "unary, the deadline passes in the handler", by_caller=True),
-    Case("deadline_stream", "a stream whose deadline passes after three replies", by_caller=True),
-    Case("cancelled", "a stream that its caller cancels after three replies", by_caller=True),
-    Case("nobody", "unary, nobody listens, and it does not wait", reaches=False),
-    Case("nobody_retried", "the same, by a policy that retries", attempts=3, reaches=False),
-    Case("nobody_deadline", "the same, waiting until its deadline passes", reaches=False),
+    Case("deadline_unary", "unary, the deadline passes in the handler", ended_by_caller=True),
+    Case(
+        "deadline_stream",
+        "a stream whose deadline passes after three replies",
+        ended_by_caller=True,
+    ),
+    Case("cancelled", "a stream that its caller cancels after three replies", ended_by_caller=True),
+    Case("nobody", "unary, nobody listens, and it does not wait", reaches_server=False),
+    Case("nobody_retried", "the same, by a policy that retries", attempts=3, reaches_server=False),
+    Case("nobody_deadline", "the same, waiting until its deadline passes", reaches_server=False),
     Case("peer_dies", "a stream whose server exits after three replies"),
 )
-LAST = CASES[-1]
+LAST_CASE = CASES[-1]
 """After it the server is no more."""

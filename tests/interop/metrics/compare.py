@@ -10,10 +10,10 @@ import attrs
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from tests.interop.metrics.cases import CASES
-from tests.interop.metrics.runs import CLIENT, GRPC_GO, GRPCIO, SERVER, Recording
-from tests.interop.metrics.series import Key, Series, Value, relabelled
+from tests.interop.metrics.recordings import CLIENT, GRPC_GO, GRPCIO, SERVER, Recording
+from tests.interop.metrics.series import Series, SeriesKey, SeriesValue, replace_label_values
 
-EITHER = "DEADLINE_EXCEEDED or CANCELLED"
+DEADLINE_OR_CANCELLED = "DEADLINE_EXCEEDED or CANCELLED"
 FULL_TARGETS = {"unix:/socket": "unix:///socket", "127.0.0.1:1": "dns:///127.0.0.1:1"}
 """What grpcio says, and what is meant."""
 NOTHING = "nothing"
@@ -31,7 +31,7 @@ class Difference:
 
 
 @attrs.frozen
-class Explained:
+class ExpectedDifference:
     """Differences that may be. All but the reason are patterns, as in file names."""
 
     reference: str
@@ -42,15 +42,15 @@ class Explained:
     theirs: str
     reason: str
 
-    def covers(self, found: Difference) -> bool:
+    def matches(self, found: Difference) -> bool:
         return all(
             fnmatch(getattr(found, field.name), getattr(self, field.name))
             for field in attrs.fields(Difference)
         )
 
 
-EXPLAINED = (
-    Explained(
+EXPECTED_DIFFERENCES = (
+    ExpectedDifference(
         GRPC_GO,
         "gzip",
         "*",
@@ -60,7 +60,7 @@ EXPLAINED = (
         "Go's gzip and zlib, which Python has, pack the same message differently. Both sides of a "
         "call count the same bytes, whichever of the two has packed them.",
     ),
-    Explained(
+    ExpectedDifference(
         GRPC_GO,
         "unknown",
         SERVER,
@@ -70,7 +70,7 @@ EXPLAINED = (
         "grpc-go counts that a call of a method it does not have was started, and not that it has "
         "ended. gRFC A66 makes no such exception, and grpcio counts both, as meshtrio does.",
     ),
-    Explained(
+    ExpectedDifference(
         GRPC_GO,
         "nobody_retried",
         CLIENT,
@@ -80,17 +80,18 @@ EXPLAINED = (
         "grpc-go makes three attempts, and counts those that follow a failure to get a connection "
         "twice; two of the five are never ended.",
     ),
-    Explained(
+    ExpectedDifference(
         GRPC_GO,
         "nobody_retried",
         CLIENT,
         "grpc.client.attempt.*",
         "1*",
         "3*",
-        "A retry policy of meshtrio is for attempts that had an endpoint: a call with wait=False "
+        "A retry policy of meshtrio is for attempts that had an endpoint: a call with "
+        "wait_for_ready=False "
         "that finds none fails at once. In gRPC that is an attempt which may be retried.",
     ),
-    Explained(
+    ExpectedDifference(
         GRPCIO,
         "nobody_retried",
         CLIENT,
@@ -99,7 +100,7 @@ EXPLAINED = (
         "3*",
         "The same as with grpc-go.",
     ),
-    Explained(
+    ExpectedDifference(
         GRPCIO,
         "*",
         CLIENT,
@@ -108,7 +109,7 @@ EXPLAINED = (
         NOTHING,
         'grpcio-observability does not have it ("not required yet").',
     ),
-    Explained(
+    ExpectedDifference(
         GRPCIO,
         "gzip",
         "*",
@@ -118,18 +119,18 @@ EXPLAINED = (
         "As with grpc-go, on machines where Python and grpcio have zlibs that pack differently.",
     ),
 )
-MAY_BE_ABSENT = frozenset({(GRPCIO, "gzip")})
+OPTIONAL_DIFFERENCES = frozenset({(GRPCIO, "gzip")})
 """Explained differences that depend on the machine."""
 
 
-def explanations(reference: str) -> Iterator[Explained]:
-    return (each for each in EXPLAINED if each.reference == reference)
+def expected_differences(reference: str) -> Iterator[ExpectedDifference]:
+    return (each for each in EXPECTED_DIFFERENCES if each.reference == reference)
 
 
 # -- series ------------------------------------------------------------------------------------
 
 
-def series(recording: Recording, case: str, side: str) -> Series:
+def comparable_series(recording: Recording, case: str, side: str) -> Series:
     """What a side counted of a call, but for what depends on who was quicker.
 
     A server's own deadline and its caller's RST_STREAM come at the same time. grpc-go's client has
@@ -137,15 +138,19 @@ def series(recording: Recording, case: str, side: str) -> Series:
     request was sent; the call itself has the status.
     """
     found = recording.cases[case][side]
-    found = relabelled(found, "grpc.target", FULL_TARGETS)
+    found = replace_label_values(found, "grpc.target", FULL_TARGETS)
     if side == SERVER and case.startswith("deadline"):
-        found = relabelled(found, "grpc.status", dict.fromkeys(EITHER.split(" or "), EITHER))
+        found = replace_label_values(
+            found,
+            "grpc.status",
+            dict.fromkeys(DEADLINE_OR_CANCELLED.split(" or "), DEADLINE_OR_CANCELLED),
+        )
     if side == CLIENT and case == "unknown" and recording.client == GRPC_GO:
-        found = relabelled(found, "grpc.status", {"OK": "UNIMPLEMENTED"})
+        found = replace_label_values(found, "grpc.status", {"OK": "UNIMPLEMENTED"})
     return found
 
 
-def differences(
+def find_differences(
     ours: Recording, theirs: Recording, sides: Sequence[str] = (CLIENT, SERVER)
 ) -> list[Difference]:
     """All there are, in what both were asked for. Buckets are compared where they are the same."""
@@ -153,7 +158,10 @@ def differences(
     for case in CASES:
         for side in sides:
             if side in ours.cases[case.name] and side in theirs.cases[case.name]:
-                one, other = series(ours, case.name, side), series(theirs, case.name, side)
+                one, other = (
+                    comparable_series(ours, case.name, side),
+                    comparable_series(theirs, case.name, side),
+                )
                 for key in sorted(one.keys() | other.keys()):
                     if not _same(key, ours, one, theirs, other):
                         values = _text(one, key), _text(other, key)
@@ -161,7 +169,7 @@ def differences(
     return found
 
 
-def _same(key: Key, ours: Recording, one: Series, theirs: Recording, other: Series) -> bool:
+def _same(key: SeriesKey, ours: Recording, one: Series, theirs: Recording, other: Series) -> bool:
     a, b = one.get(key), other.get(key)
     if a is None or b is None:
         return False
@@ -170,7 +178,7 @@ def _same(key: Key, ours: Recording, one: Series, theirs: Recording, other: Seri
     return (a.count, a.total) == (b.count, b.total)
 
 
-def _text(found: Mapping[Key, Value], key: Key) -> str:
+def _text(found: Mapping[SeriesKey, SeriesValue], key: SeriesKey) -> str:
     return str(found[key]) if key in found else NOTHING
 
 
@@ -186,7 +194,7 @@ class Shape:
     bounds: frozenset[float]
 
 
-def shapes(text: str) -> dict[str, Shape]:
+def parse_shapes(text: str) -> dict[str, Shape]:
     """By name of a sample. Without what OpenTelemetry's exporter says of itself: target_info, and
     otel_scope_* with each series."""
     kinds: dict[str, str] = {}

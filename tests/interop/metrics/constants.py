@@ -7,13 +7,13 @@ Also:
 - A response_status with the message "die" in FullDuplexCall: the server is to exit at once.
 """
 
-NOBODY = "127.0.0.1:1"
+UNREACHABLE_TARGET = "127.0.0.1:1"
 """Where nobody listens."""
 DEADLINE = 1.0
 """Seconds; of calls that are with their handler long before."""
 SHORT_DEADLINE = 0.1
 """Seconds; of a call that goes nowhere."""
-RETRIES = {
+CASE_RETRY_CONFIG = {
     "methodConfig": [
         {
             "name": [{}],
@@ -27,7 +27,7 @@ RETRIES = {
         }
     ]
 }
-TALK = ((100, (3000,)), (2000, (50,)), (30000, (0,)))
+STREAM_MESSAGES = ((100, (3000,)), (2000, (50,)), (30000, (0,)))
 """Sizes of the requests of a stream, and of the replies to each."""
 SIZES = (100, 3000, 20000)
 """Of three requests, or of three replies."""

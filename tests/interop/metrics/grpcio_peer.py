@@ -21,12 +21,12 @@ from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Su
 
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.metrics.constants import (
+    CASE_RETRY_CONFIG,
     DEADLINE,
-    NOBODY,
-    RETRIES,
     SHORT_DEADLINE,
     SIZES,
-    TALK,
+    STREAM_MESSAGES,
+    UNREACHABLE_TARGET,
 )
 
 SERVICE = "grpc.testing.TestService"
@@ -164,9 +164,9 @@ def serve(socket: str) -> grpc.Server:
 
 class Caller:
     def __init__(self, socket: str) -> None:
-        self._channel = _channel(f"unix:{socket}", RETRIES)
-        self._nobody = _channel(NOBODY, {})
-        self._nobody_retried = _channel(NOBODY, RETRIES)
+        self._channel = _channel(f"unix:{socket}", CASE_RETRY_CONFIG)
+        self._nobody = _channel(UNREACHABLE_TARGET, {})
+        self._nobody_retried = _channel(UNREACHABLE_TARGET, CASE_RETRY_CONFIG)
         self._keys = itertools.count()
         self._calls: dict[str, Callable[[], Any]] = {
             "empty": lambda: self._method("EmptyCall")(pb.Empty()),
@@ -241,7 +241,7 @@ class Caller:
         over = threading.Event()
 
         def requests() -> Iterator[Any]:
-            for size, sizes in TALK:
+            for size, sizes in STREAM_MESSAGES:
                 may_go_on.acquire()
                 yield _outputs(sizes, size)
             may_go_on.acquire()
@@ -252,7 +252,7 @@ class Caller:
 
         call = self._method("FullDuplexCall")(requests(), **how)
         try:
-            for _ in TALK:
+            for _ in STREAM_MESSAGES:
                 next(call)
                 may_go_on.release()
             if cancel:

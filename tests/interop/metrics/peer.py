@@ -23,15 +23,15 @@ import trio
 from prometheus_client import generate_latest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.policies.service_config import parse
-from meshtrio.rpc.listener import unix_listener
+from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.server import Server
-from meshtrio.structured import running
-from meshtrio.telemetry.families import Distribution, Family, Point
+from meshtrio.telemetry.metric_families import Distribution, MetricFamily, MetricPoint
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.prometheus import PrometheusCollector
+from meshtrio.transport.listener import unix_listener
+from meshtrio.util.concurrency import background_service
 from tests.interop.metrics.calls import CALLS, Channels
-from tests.interop.metrics.constants import NOBODY, RETRIES
+from tests.interop.metrics.constants import CASE_RETRY_CONFIG, UNREACHABLE_TARGET
 from tests.interop.server import TestService
 
 Perform = Callable[[str], Awaitable[str]]
@@ -70,15 +70,15 @@ class Service(TestService):
 # -- telling -----------------------------------------------------------------------------------
 
 
-def told(metrics: Metrics) -> dict[str, Any]:
+def read_families(metrics: Metrics) -> dict[str, Any]:
     # The only metrics of this program are those of its calls.
     return {
-        "families": [_family(each) for each in metrics.families()],
-        "prometheus": generate_latest(PrometheusCollector(metrics.families)).decode(),
+        "families": [_family(each) for each in metrics.collect()],
+        "prometheus": generate_latest(PrometheusCollector(metrics.collect)).decode(),
     }
 
 
-def _family(family: Family) -> dict[str, Any]:
+def _family(family: MetricFamily) -> dict[str, Any]:
     return {
         "name": family.name,
         "unit": family.unit,
@@ -88,15 +88,15 @@ def _family(family: Family) -> dict[str, Any]:
     }
 
 
-def _bounds(family: Family) -> list[float]:
+def _bounds(family: MetricFamily) -> list[float]:
     values = [point.value for point in family.points]
     return next((list(value.bounds) for value in values if isinstance(value, Distribution)), [])
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: MetricPoint) -> dict[str, Any]:
     labels = dict(point.labels)
     if isinstance(point.value, Distribution):
-        return {"labels": labels, "counts": list(point.value.counts), "sum": point.value.total}
+        return {"labels": labels, "counts": list(point.value.counts), "sum": point.value.sum}
     return {"labels": labels, "counts": [], "sum": point.value}
 
 
@@ -109,17 +109,17 @@ async def served(socket: str) -> AsyncIterator[Perform]:
         return "a server makes no calls"
 
     with unix_listener(socket) as listener:
-        async with running(Server(Service()).serve, listener):
+        async with background_service(Server(Service()).serve, listener):
             yield perform
 
 
 @asynccontextmanager
 async def caller(socket: str) -> AsyncIterator[Perform]:
-    retries = parse(RETRIES)
+    retries = parse_service_config(CASE_RETRY_CONFIG)
     async with (
-        connect_to(f"unix:{socket}", config=retries) as server,
-        connect_to(f"tcp:{NOBODY}") as nobody,
-        connect_to(f"tcp:{NOBODY}", config=retries) as nobody_retried,
+        connect_to(f"unix:{socket}", service_config=retries) as server,
+        connect_to(f"tcp:{UNREACHABLE_TARGET}") as nobody,
+        connect_to(f"tcp:{UNREACHABLE_TARGET}", service_config=retries) as nobody_retried,
     ):
         channels = Channels(server, nobody, nobody_retried)
 
@@ -135,12 +135,12 @@ async def caller(socket: str) -> AsyncIterator[Perform]:
 
 async def main(role: str, socket: str) -> None:
     metrics = Metrics()
-    with metrics.observing():
+    with metrics.install():
         async with served(socket) if role == "serve" else caller(socket) as perform:
             print('"ready"', flush=True)
             async for line in trio.wrap_file(sys.stdin):
                 command = line.strip()
-                answer = told(metrics) if command == "metrics" else await perform(command)
+                answer = read_families(metrics) if command == "metrics" else await perform(command)
                 print(json.dumps(answer), flush=True)
 
 

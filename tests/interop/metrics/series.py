@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 Labels = tuple[tuple[str, str], ...]
-Key = tuple[str, Labels]
+SeriesKey = tuple[str, Labels]
 """The name of a metric and the labels of one of its series."""
 
 
@@ -23,7 +23,7 @@ class Instrument:
 
 
 @attrs.frozen
-class Value:
+class SeriesValue:
     """What a series has counted: of durations how many, since they never are the same."""
 
     count: int
@@ -33,51 +33,53 @@ class Value:
     buckets: tuple[int, ...] = ()
     """The same, by the bounds of their metric."""
 
-    def __sub__(self, other: Value) -> Value:
+    def __sub__(self, other: SeriesValue) -> SeriesValue:
         if self.total is None or other.total is None:
-            return Value(self.count - other.count)
+            return SeriesValue(self.count - other.count)
         buckets = tuple(a - b for a, b in zip(self.buckets, other.buckets, strict=True))
-        return Value(self.count - other.count, self.total - other.total, buckets)
+        return SeriesValue(self.count - other.count, self.total - other.total, buckets)
 
     def __str__(self) -> str:
         return str(self.count) if self.total is None else f"{self.count}, {self.total:g} bytes"
 
 
-Series = dict[Key, Value]
+Series = dict[SeriesKey, SeriesValue]
 
 
-def series_of(families: Iterable[Any], names: dict[str, str]) -> Series:
+def parse_series(families: Iterable[Any], names: dict[str, str]) -> Series:
     """Those of a peer; `names` are put for what is another in each run, such as paths."""
     found = {}
     for family in families:
         for point in family["points"]:
-            labels = tuple(sorted((n, _renamed(v, names)) for n, v in point["labels"].items()))
+            labels = tuple(
+                sorted((n, _replace_names(v, names)) for n, v in point["labels"].items())
+            )
             found[family["name"], labels] = _value(family, point)
     return found
 
 
-def _renamed(value: str, names: dict[str, str]) -> str:
+def _replace_names(value: str, names: dict[str, str]) -> str:
     for text, name in names.items():
         value = value.replace(text, name)
     return value
 
 
-def _value(family: Any, point: Any) -> Value:
+def _value(family: Any, point: Any) -> SeriesValue:
     if family["kind"] != "histogram":
-        return Value(int(point["sum"]))
+        return SeriesValue(int(point["sum"]))
     counts = tuple(point["counts"])
     if family["unit"] == "s":
-        return Value(sum(counts))
-    return Value(sum(counts), point["sum"], counts)
+        return SeriesValue(sum(counts))
+    return SeriesValue(sum(counts), point["sum"], counts)
 
 
-def since(before: Series, after: Series) -> Series:
+def subtract(before: Series, after: Series) -> Series:
     """What was counted between the two."""
     found = {key: value - before[key] if key in before else value for key, value in after.items()}
     return {key: value for key, value in found.items() if value.count}
 
 
-def instruments_of(families: Iterable[Any]) -> dict[str, Instrument]:
+def parse_instruments(families: Iterable[Any]) -> dict[str, Instrument]:
     """Those that have series."""
     return {
         family["name"]: Instrument(
@@ -91,7 +93,7 @@ def instruments_of(families: Iterable[Any]) -> dict[str, Instrument]:
     }
 
 
-def relabelled(series: Series, name: str, values: dict[str, str]) -> Series:
+def replace_label_values(series: Series, name: str, values: dict[str, str]) -> Series:
     """The same with other values of a label; series that become one are refused."""
     found: Series = {}
     for (metric, labels), value in series.items():

@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from tests.soak.world import World
+from tests.soak.fault_context import FaultContext
 
-Damage = Callable[[World], Awaitable[None]]
+FaultFunction = Callable[[FaultContext], Awaitable[None]]
 
 
 @attrs.frozen
 class Fault:
     name: str
-    number: int
+    issue_class: int
     """Class of the issue."""
-    run: Damage
+    run: FaultFunction
     weight: int = 1
     """How often it is drawn, compared with others."""
     needs_root: bool = False
@@ -33,12 +33,12 @@ FAULTS: dict[str, Fault] = {}
 """By name, in the order of their modules."""
 
 
-def fault(
+def register_fault(
     number: int, *, weight: int = 1, needs_root: bool = False, max_seconds: float = 300.0
-) -> Callable[[Damage], Damage]:
+) -> Callable[[FaultFunction], FaultFunction]:
     """Put a function into the table, by its name."""
 
-    def register(run: Damage) -> Damage:
+    def register(run: FaultFunction) -> FaultFunction:
         name = run.__name__
         FAULTS[name] = Fault(name, number, run, weight, needs_root, max_seconds)
         return run

@@ -12,8 +12,8 @@ from pathlib import Path
 import trio
 
 from tests.soak.config import NOBODY
-from tests.soak.faults import fault
-from tests.soak.world import World
+from tests.soak.fault_context import FaultContext
+from tests.soak.faults import register_fault
 
 _LISTEN = """
 import os, socket, sys, time
@@ -32,10 +32,10 @@ os.rename(path + ".new", path)
 """
 
 
-@fault(3, needs_root=True)
-async def symlink_to_a_service_of_root(world: World) -> None:
+@register_fault(3, needs_root=True)
+async def symlink_to_a_service_of_root(world: FaultContext) -> None:
     """A contained plugin makes its socket a link to one that only root may connect to."""
-    victim = await world.one("contained")
+    victim = await world.pick_instance("contained")
     if victim is None or not world.layout.bare_python:
         return
     secret = world.layout.folder / f"root-{world.rng.randrange(10**9)}.sock"
@@ -45,24 +45,24 @@ async def symlink_to_a_service_of_root(world: World) -> None:
         listener.listen()
         await _as_nobody(world, _LINK, victim.socket, str(secret))
         # What is connected already would not notice.
-        world.signal(victim.pid, 9)
+        world.send_signal(victim.pid, 9)
         await _expect_no_request(world, listener)
     secret.unlink()
     # The plugin's user ends what it has begun: the next process binds the path anew.
     with contextlib.suppress(OSError):
         os.unlink(victim.socket)
-    current = await world.one("contained")
+    current = await world.pick_instance("contained")
     if current is not None:
-        world.signal(current.pid, 9)
+        world.send_signal(current.pid, 9)
 
 
-async def _expect_no_request(world: World, listener: trio.socket.SocketType) -> None:
+async def _expect_no_request(world: FaultContext, listener: trio.socket.SocketType) -> None:
     """Nobody may say anything to the server of root."""
 
     async def hear(sock: trio.socket.SocketType) -> None:
         with sock, contextlib.suppress(OSError):
             if await sock.recv(1000):
-                world.wrong.append(
+                world.violations.append(
                     "a contained plugin's link had the mesh or a client speak to a server of root"
                 )
 
@@ -73,10 +73,10 @@ async def _expect_no_request(world: World, listener: trio.socket.SocketType) -> 
                 nursery.start_soon(hear, sock)
 
 
-@fault(3)
-async def socket_is_replaced(world: World) -> None:
+@register_fault(3)
+async def socket_is_replaced(world: FaultContext) -> None:
     """Another process listens in the place of a plugin's socket, and never answers."""
-    victim = await world.one("stream", "flaky")
+    victim = await world.pick_instance("stream", "flaky")
     if victim is None:
         return
     command = [sys.executable, "-I", "-S", "-c", _LISTEN, victim.socket, "3"]
@@ -84,18 +84,18 @@ async def socket_is_replaced(world: World) -> None:
         await trio.run_process(command, check=False, stderr=subprocess.DEVNULL)
 
 
-@fault(3)
-async def socket_is_removed(world: World) -> None:
-    victim = await world.one("stream", "noisy", "slow")
+@register_fault(3)
+async def socket_is_removed(world: FaultContext) -> None:
+    victim = await world.pick_instance("stream", "noisy", "slow")
     if victim is not None:
         with contextlib.suppress(OSError):
             os.unlink(victim.socket)
 
 
-@fault(3, needs_root=True)
-async def files_in_the_contained_folder(world: World) -> None:
+@register_fault(3, needs_root=True)
+async def files_in_the_contained_folder(world: FaultContext) -> None:
     """A contained plugin puts files, folders and links where its socket is."""
-    victim = await world.one("contained")
+    victim = await world.pick_instance("contained")
     if victim is None or not world.layout.bare_python:
         return
     program = (
@@ -103,23 +103,25 @@ async def files_in_the_contained_folder(world: World) -> None:
         "open('x', 'w').close(); os.path.lexists('l') or os.symlink('/etc/passwd', 'l')"
     )
     await _as_nobody(world, program, str(Path(victim.socket).parent))
-    world.signal(victim.pid, 9)
+    world.send_signal(victim.pid, 9)
 
 
-@fault(3, needs_root=True)
-async def registrar_of_a_plugins_name(world: World) -> None:
+@register_fault(3, needs_root=True)
+async def registrar_of_a_plugins_name(world: FaultContext) -> None:
     """A user who may register takes a plugin's name, with as much weight as there is."""
     if not world.layout.bare_python:
         return
-    folder = world.layout.foreign
+    folder = world.layout.foreign_directory
     own = folder / f"{world.rng.randrange(10**9)}.sock"
     arguments = [str(world.layout.mesh_socket), str(own), "3"]
-    output = await _as_nobody(world, (folder / "registrar.py").read_text(), *arguments)
+    output = await _as_nobody(world, (folder / "foreign_registrar.py").read_text(), *arguments)
     if output.strip() not in (b"", b"0"):
-        world.wrong.append(f"{output.decode().strip()} calls for plugin.echo went to a registrar")
+        world.violations.append(
+            f"{output.decode().strip()} calls for plugin.echo went to a registrar"
+        )
 
 
-async def _as_nobody(world: World, program: str, *arguments: str) -> bytes:
+async def _as_nobody(world: FaultContext, program: str, *arguments: str) -> bytes:
     """Run a program, and return what it prints."""
     command = [world.layout.bare_python, "-I", "-S", "-c", program, *arguments]
     done = await trio.run_process(

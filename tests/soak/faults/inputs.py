@@ -9,59 +9,59 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshtrio.messages import reflection_v1
-from tests.attacks.control import ask_again_and_again
-from tests.soak.faults import fault
-from tests.soak.world import PYTHON_PLUGINS, World
+from tests.attacks.control import call_method_repeatedly
+from tests.soak.fault_context import PYTHON_PLUGINS, FaultContext
+from tests.soak.faults import register_fault
 
 _REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
-@fault(1)
-async def odd_names(world: World) -> None:
+@register_fault(1)
+async def odd_names(world: FaultContext) -> None:
     """A plugin has children whose names in /proc are not UTF-8."""
-    await world.ask(world.rng.choice(PYTHON_PLUGINS), "name_child", 3)
+    await world.request_misbehavior(world.rng.choice(PYTHON_PLUGINS), "name_child", 3)
     await trio.sleep(3)
 
 
-@fault(1, weight=2)
-async def hostile_reflection(world: World) -> None:
+@register_fault(1, weight=2)
+async def hostile_reflection(world: FaultContext) -> None:
     """A plugin answers reflection with what is cyclic, not UTF-8, huge, claimed, or an error."""
     kinds = ("cyclic", "not-utf8", "huge", "garbage", "many", "claiming", "error")
-    with world.mode("reflection", world.rng.choice(kinds)):
+    with world.set_response_mode("reflection", world.rng.choice(kinds)):
         # Asked when there are new endpoints.
-        await world.ask("noisy", "exit", 0)
+        await world.request_misbehavior("noisy", "exit", 0)
         await trio.sleep(1.5)
         request = reflection_v1.ServerReflectionRequest(list_services="").SerializeToString()
-        await ask_again_and_again(str(world.layout.mesh_socket), _REFLECTION, request, 2)
-    await world.ask("noisy", "exit", 0)
+        await call_method_repeatedly(str(world.layout.mesh_socket), _REFLECTION, request, 2)
+    await world.request_misbehavior("noisy", "exit", 0)
 
 
-@fault(1)
-async def hostile_metrics(world: World) -> None:
+@register_fault(1)
+async def hostile_metrics(world: FaultContext) -> None:
     """A plugin's metrics clash, have reserved labels, and are no numbers."""
-    with world.mode("metrics", "hostile"):
+    with world.set_response_mode("metrics", "hostile"):
         await _scrape(world)
 
 
-@fault(1)
-async def raising_subscriber(world: World) -> None:
+@register_fault(1)
+async def raising_subscriber(world: FaultContext) -> None:
     """A subscriber of lifecycle events raises for each."""
     path = world.layout.folder / "raise"
     path.touch()
-    await world.ask("stream", "exit", 0)
+    await world.request_misbehavior("stream", "exit", 0)
     await trio.sleep(2)
     path.unlink(missing_ok=True)
 
 
-@fault(2)
-async def many_families(world: World) -> None:
+@register_fault(2)
+async def many_families(world: FaultContext) -> None:
     """A plugin has 9,000 families of metrics when it is scraped."""
-    with world.mode("metrics", "many"):
+    with world.set_response_mode("metrics", "many"):
         for _ in range(2):
             await _scrape(world)
 
 
-async def _scrape(world: World) -> None:
+async def _scrape(world: FaultContext) -> None:
     """Ask for the mesh's metrics, which have to be there whatever a plugin tells."""
     url = f"http://{world.layout.metrics}/metrics"
     try:
@@ -69,7 +69,7 @@ async def _scrape(world: World) -> None:
     except (OSError, ValueError) as exc:
         problem = str(exc)
     if problem:
-        world.wrong.append(f"a scrape failed: {problem}")
+        world.violations.append(f"a scrape failed: {problem}")
 
 
 def _problem_of_scrape(url: str) -> str:

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from tests.soak.faults import fault
-from tests.soak.world import World
+from tests.soak.fault_context import FaultContext
+from tests.soak.faults import register_fault
 
 
-async def _attack(world: World, name: str, *, seconds: float = 3.0) -> None:
+async def _attack(world: FaultContext, name: str, *, seconds: float = 3.0) -> None:
     """On the gateway, or on an instance of the plugin that the gateway would pass it on to."""
     target = str(world.layout.mesh_socket)
     if world.rng.random() < 0.5:
-        victim = await world.one("echo")
+        victim = await world.pick_instance("echo")
         target = target if victim is None else victim.socket
-    await world.attack(name, target, seconds)
+    await world.run_attack(name, target, seconds)
 
 
-@fault(5)
-async def unfinished_messages(world: World) -> None:
+@register_fault(5)
+async def unfinished_messages(world: FaultContext) -> None:
     await _attack(world, "unfinished_messages")
 
 
-@fault(5)
-async def gzip_bombs(world: World) -> None:
+@register_fault(5)
+async def gzip_bombs(world: FaultContext) -> None:
     await _attack(world, "gzip_bombs")
 
 
-@fault(5)
-async def large_replies(world: World) -> None:
+@register_fault(5)
+async def large_replies(world: FaultContext) -> None:
     await _attack(world, "large_replies")
 
 
-@fault(5)
-async def one_byte_data(world: World) -> None:
+@register_fault(5)
+async def one_byte_data(world: FaultContext) -> None:
     await _attack(world, "one_byte_data")
 
 
-@fault(5)
-async def rapid_resets(world: World) -> None:
+@register_fault(5)
+async def rapid_resets(world: FaultContext) -> None:
     await _attack(world, "rapid_resets")
 
 
-@fault(5)
-async def watches(world: World) -> None:
-    await world.attack("watches", world.layout.mesh_socket, 5)
+@register_fault(5)
+async def watches(world: FaultContext) -> None:
+    await world.run_attack("watches", world.layout.mesh_socket, 5)
 
 
-@fault(5)
-async def dead_endpoints(world: World) -> None:
-    await world.attack("dead_endpoints", world.layout.mesh_socket, 4)
+@register_fault(5)
+async def dead_endpoints(world: FaultContext) -> None:
+    await world.run_attack("dead_endpoints", world.layout.mesh_socket, 4)

@@ -1,8 +1,9 @@
 """A plugin of the soak: `python plugin.py KIND`.
 
 The echo service, in which `Slow` notes in the file COUNTED that it was executed, and `Echo` does
-what messages ask that begin with "!" (see `Vices`). KIND is a function below. While there is a file
-`MODES/reflection` or `MODES/metrics`, reflection or metrics are answered as its content says.
+what messages ask that begin with "!" (see `Misbehaviors`). KIND is a function below. While there
+is a file `MODES/reflection` or `MODES/metrics`, reflection or metrics are answered as its content
+says.
 """
 
 import os
@@ -25,7 +26,7 @@ from google.protobuf import descriptor_pb2
 
 from meshtrio import plugin
 from meshtrio.messages import metrics, reflection_v1
-from meshtrio.rpc.dynamic import service_of
+from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 
 COUNTED = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 MODES = Path(os.environ["MODES"])
@@ -37,7 +38,7 @@ def reply(message):
     return EchoReply(message=message, pid=os.getpid())
 
 
-class Vices:
+class Misbehaviors:
     """What a plugin does on request; each ends after some seconds."""
 
     def flood(self, seconds):
@@ -98,9 +99,9 @@ class Vices:
         os._exit(7)
 
 
-class Soaking(EchoServicer):
+class SoakServicer(EchoServicer):
     def __init__(self):
-        self.vices = Vices()
+        self.vices = Misbehaviors()
 
     async def Echo(self, request):
         if request.message.startswith("!"):
@@ -116,7 +117,7 @@ class Soaking(EchoServicer):
         return reply(request.message)
 
 
-class Flaky(Soaking):
+class Flaky(SoakServicer):
     """Refuses the first attempts of some calls of Echo."""
 
     async def Echo(self, message, request):
@@ -141,7 +142,7 @@ class Reflecting:
 
     def __init__(self):
         services = reflection_v1.DESCRIPTOR.services_by_name
-        self.service = service_of(services["ServerReflection"], self)
+        self.service = service_from_descriptor(services["ServerReflection"], self)
 
     async def ServerReflectionInfo(self, requests):
         async for request in requests:
@@ -183,7 +184,7 @@ class Measuring:
     """Metrics, as the mode says: families without number, reserved and clashing names, NaN."""
 
     def __init__(self):
-        self.service = service_of(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
+        self.service = service_from_descriptor(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
 
     async def Collect(self, request):
         now = mode("metrics")
@@ -217,12 +218,12 @@ class Measuring:
 
 
 def plain():
-    plugin.run(Soaking())
+    plugin.run(SoakServicer())
 
 
 def slow():
     time.sleep(2)
-    plugin.run(Soaking())
+    plugin.run(SoakServicer())
 
 
 def flaky():
@@ -232,12 +233,12 @@ def flaky():
 def family():
     for number in range(2):
         subprocess.Popen(SLEEPER, start_new_session=number == 1)
-    plugin.run(Soaking())
+    plugin.run(SoakServicer())
 
 
 def noisy():
     threading.Thread(target=chatter, daemon=True).start()
-    plugin.run(Soaking(), Reflecting(), Measuring())
+    plugin.run(SoakServicer(), Reflecting(), Measuring())
 
 
 def chatter():

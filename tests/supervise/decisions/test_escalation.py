@@ -6,13 +6,13 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.config import Escalate, GroupConfig, MeshConfig, PluginConfig, Strategy
-from meshtrio.supervise.decisions.escalation import (
-    Contained,
-    MeshFails,
-    RestartAll,
-    companions,
+from meshtrio.config import EscalationScope, GroupConfig, MeshConfig, PluginConfig, Strategy
+from meshtrio.supervisor.policy.escalation import (
+    EscalateToMesh,
+    NoEscalation,
+    RestartGroup,
     escalate,
+    plugins_restarted_with,
 )
 
 
@@ -96,7 +96,8 @@ def config_of(top: Supervisor) -> MeshConfig:
 
     add(top)
     plugins = [
-        PluginConfig(name=leaf, command=["true"], escalate=Escalate.GROUP) for leaf in top.leaves()
+        PluginConfig(name=leaf, command=["true"], escalate=EscalationScope.GROUP)
+        for leaf in top.leaves()
     ]
     return MeshConfig(plugins, groups)
 
@@ -105,7 +106,7 @@ def config_of(top: Supervisor) -> MeshConfig:
 @settings(max_examples=200)
 def test_failures_are_dealt_with_as_otp_would(top: Supervisor, data: st.DataObject) -> None:
     config = config_of(top)
-    relations, recent, now = config.relations(), {}, 0.0
+    relations, recent, now = config.topology(), {}, 0.0
     by_name = {plugin.name: plugin for plugin in config.plugins}
     for _ in range(data.draw(st.integers(1, 12))):
         now += data.draw(st.floats(0, 20))
@@ -113,11 +114,11 @@ def test_failures_are_dealt_with_as_otp_would(top: Supervisor, data: st.DataObje
         expected = top.child_died(leaf, now)
         verdict = escalate(relations, by_name[leaf], recent, now)
         if expected is None:
-            assert isinstance(verdict, MeshFails)
+            assert isinstance(verdict, EscalateToMesh)
             return
-        assert isinstance(verdict, RestartAll)
+        assert isinstance(verdict, RestartGroup)
         assert list(verdict.plugins) == expected
-        recent = verdict.recent
+        recent = verdict.restart_times
 
 
 @given(_forests(), st.data())
@@ -125,7 +126,7 @@ def test_failures_are_dealt_with_as_otp_would(top: Supervisor, data: st.DataObje
 def test_a_restart_takes_along_whom_the_strategy_says(top: Supervisor, data: st.DataObject) -> None:
     leaf = data.draw(st.sampled_from(top.leaves()))
     group = _parent(top, leaf)
-    found = companions(config_of(top).relations(), leaf)
+    found = plugins_restarted_with(config_of(top).topology(), leaf)
     assert list(found) == [name for name in group.restarted_with(leaf) if name != leaf]
 
 
@@ -139,13 +140,13 @@ def _parent(top: Supervisor, leaf: str) -> Supervisor:
 def test_a_plugin_may_keep_its_failure_to_itself_or_take_it_to_the_mesh() -> None:
     plugins = [
         PluginConfig(name=to.value, command=["true"], escalate=to)
-        for to in (Escalate.PLUGIN, Escalate.MESH)
+        for to in (EscalationScope.PLUGIN, EscalationScope.MESH)
     ]
-    relations = MeshConfig(plugins, [GroupConfig("g", ["plugin", "mesh"])]).relations()
-    assert escalate(relations, plugins[0], {}, 0) == Contained()
-    assert escalate(relations, plugins[1], {}, 0) == MeshFails(())
+    relations = MeshConfig(plugins, [GroupConfig("g", ["plugin", "mesh"])]).topology()
+    assert escalate(relations, plugins[0], {}, 0) == NoEscalation()
+    assert escalate(relations, plugins[1], {}, 0) == EscalateToMesh(())
 
 
 def test_without_a_group_the_mesh_is_next() -> None:
-    plugin = PluginConfig(name="p", command=["true"], escalate=Escalate.GROUP)
-    assert escalate(MeshConfig([plugin]).relations(), plugin, {}, 0) == MeshFails(())
+    plugin = PluginConfig(name="p", command=["true"], escalate=EscalationScope.GROUP)
+    assert escalate(MeshConfig([plugin]).topology(), plugin, {}, 0) == EscalateToMesh(())

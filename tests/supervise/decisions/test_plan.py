@@ -9,30 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.supervise.decisions.plan import Goal, plan
+from meshtrio.supervisor.policy.plan import DesiredState, plan
 
 
 @attrs.define(eq=False)
 class Row:
     plugin: str
-    goal: Goal = Goal.RUN
-    running: bool = False
-    starting: bool = False
-    ready: bool = False
-    stopping: bool = False
-    due: float = -math.inf
+    desired_state: DesiredState = DesiredState.RUNNING
+    is_running: bool = False
+    is_starting: bool = False
+    is_ready: bool = False
+    is_stopping: bool = False
+    start_at: float = -math.inf
     batch: int = 0
 
 
-def up(plugin: str, goal: Goal = Goal.RUN, **values: object) -> Row:
-    return Row(plugin, goal, running=True, ready=True, **values)  # type: ignore[arg-type]
+def up(plugin: str, goal: DesiredState = DesiredState.RUNNING, **values: object) -> Row:
+    return Row(plugin, goal, is_running=True, is_ready=True, **values)  # type: ignore[arg-type]
 
 
 def planned(rows: list[Row], edges: dict[str, set[str]] | None = None, now: float = 0.0) -> str:
     """ "+a -b @5" for starting a, stopping b and waking at 5."""
     found = plan(rows, {name: frozenset(to) for name, to in (edges or {}).items()}, now, 3)
     words = [f"+{row.plugin}" for row in found.start] + [f"-{row.plugin}" for row in found.stop]
-    return " ".join([*words, *([f"@{found.wake:g}"] if found.wake != math.inf else [])])
+    return " ".join([*words, *([f"@{found.wake_at:g}"] if found.wake_at != math.inf else [])])
 
 
 AFTER = {"b": {"a"}}
@@ -41,34 +41,34 @@ CASES = {
     "what runs is left alone": ([up("a"), up("b")], {}, ""),
     "so many at once": ([Row(name) for name in "abcd"], {}, "+a +b +c"),
     "those that are starting have taken room": (
-        [Row("a"), Row("b"), *[Row(name, running=True, starting=True) for name in "xy"]],
+        [Row("a"), Row("b"), *[Row(name, is_running=True, is_starting=True) for name in "xy"]],
         {},
         "+a",
     ),
     "who waited longest goes first": (
-        [Row(n, due=d) for n, d in zip("abcd", (0, -1, -3, -2), strict=True)],
+        [Row(n, start_at=d) for n, d in zip("abcd", (0, -1, -3, -2), strict=True)],
         {},
         "+c +d +b",
     ),
-    "what rests is left alone": ([Row("a", Goal.REST)], {}, ""),
+    "what rests is left alone": ([Row("a", DesiredState.STOPPED)], {}, ""),
     "one that waits": ([Row("a"), Row("b")], AFTER, "+a"),
-    "started is not ready": ([Row("a", running=True), Row("b")], AFTER, ""),
+    "started is not ready": ([Row("a", is_running=True), Row("b")], AFTER, ""),
     "one ready instance is enough": ([up("a"), Row("a"), Row("b")], AFTER, "+a +b"),
-    "not before its time": ([Row("a", due=5), Row("b", due=3)], {}, "@3"),
-    "a delay does not hold others up": ([Row("a", due=5), Row("b")], {}, "+b @5"),
-    "one that waits for others wakes nobody": ([Row("b", due=5)], AFTER, ""),
-    "stopped": ([up("a", Goal.REST), up("b")], {}, "-a"),
-    "recycled": ([up("a", Goal.RECYCLE)], {}, "-a"),
-    "stopped once": ([up("a", Goal.REST, stopping=True)], {}, ""),
-    "in reverse": ([up("a", Goal.REST), up("b", Goal.REST)], AFTER, "-b"),
+    "not before its time": ([Row("a", start_at=5), Row("b", start_at=3)], {}, "@3"),
+    "a delay does not hold others up": ([Row("a", start_at=5), Row("b")], {}, "+b @5"),
+    "one that waits for others wakes nobody": ([Row("b", start_at=5)], AFTER, ""),
+    "stopped": ([up("a", DesiredState.STOPPED), up("b")], {}, "-a"),
+    "recycled": ([up("a", DesiredState.RESTARTED)], {}, "-a"),
+    "stopped once": ([up("a", DesiredState.STOPPED, is_stopping=True)], {}, ""),
+    "in reverse": ([up("a", DesiredState.STOPPED), up("b", DesiredState.STOPPED)], AFTER, "-b"),
     "in reverse while one is stopping": (
-        [up("a", Goal.REST), up("b", Goal.REST, stopping=True)],
+        [up("a", DesiredState.STOPPED), up("b", DesiredState.STOPPED, is_stopping=True)],
         AFTER,
         "",
     ),
-    "not held up by those that stay": ([up("a", Goal.REST), up("b")], AFTER, "-a"),
+    "not held up by those that stay": ([up("a", DesiredState.STOPPED), up("b")], AFTER, "-a"),
     "a batch stops before it starts": (
-        [up("a", Goal.RECYCLE, batch=1), Row("b", batch=1), Row("c", batch=2)],
+        [up("a", DesiredState.RESTARTED, batch=1), Row("b", batch=1), Row("c", batch=2)],
         {},
         "+c -a",
     ),
@@ -90,11 +90,11 @@ def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
     for name in names:
         for _ in range(draw(st.integers(1, 2))):
             running = draw(st.booleans())
-            goal = draw(st.sampled_from(Goal))
-            if goal is Goal.RECYCLE and not running:
-                goal = Goal.RUN
+            goal = draw(st.sampled_from(DesiredState))
+            if goal is DesiredState.RESTARTED and not running:
+                goal = DesiredState.RUNNING
             batch = draw(st.integers(0, 2))
-            rows.append(Row(name, goal, running=running, ready=running, batch=batch))
+            rows.append(Row(name, goal, is_running=running, is_ready=running, batch=batch))
     return rows, edges
 
 
@@ -108,14 +108,14 @@ def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[
         assert sum(row.starting for row in rows) + len(found.start) <= 3
         ready = {row.plugin for row in rows if row.ready}
         assert all(edges[row.plugin] <= ready for row in found.start)
-        leaving = {r.plugin for r in rows if r.running and r.goal is not Goal.RUN}
+        leaving = {r.plugin for r in rows if r.running and r.goal is not DesiredState.RUNNING}
         assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
         todo = [*found.start, *found.stop, *(row for row in rows if row.starting)]
         if not todo:
             break
         row = random.choice(todo)
         if row in found.start:
-            emptying = {r.batch for r in rows if r.goal is Goal.RECYCLE}
+            emptying = {r.batch for r in rows if r.goal is DesiredState.RESTARTED}
             assert not row.batch or row.batch not in emptying
             row.running = row.starting = True
             row.batch = 0
@@ -123,9 +123,9 @@ def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[
             row.starting, row.ready = False, True
         else:
             row.running = row.ready = False
-            row.goal = Goal.RUN if row.goal is Goal.RECYCLE else row.goal
+            row.goal = DesiredState.RUNNING if row.goal is DesiredState.RESTARTED else row.goal
     served = {row.plugin for row in rows if row.ready}
     for row in rows:
-        wanted = row.goal is Goal.RUN and (row.running or edges[row.plugin] <= served)
+        wanted = row.goal is DesiredState.RUNNING and (row.running or edges[row.plugin] <= served)
         assert row.running is wanted
-        assert row.goal is not Goal.RECYCLE
+        assert row.goal is not DesiredState.RESTARTED

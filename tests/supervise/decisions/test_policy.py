@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from meshtrio.backoff import Backoff
 from meshtrio.config import PluginConfig
 from meshtrio.config import RestartPolicy as Policy
-from meshtrio.supervise.decisions.policy import Exit, Finish, GiveUp, History, Restart, decide
+from meshtrio.supervisor.policy.restart import (
+    Exit,
+    Finish,
+    GiveUp,
+    Restart,
+    RestartHistory,
+    decide,
+)
+from meshtrio.util.backoff import Backoff
 
 NOW = 1000.0
 CLEAN = Exit(status=0)
@@ -29,27 +36,27 @@ def config(restart: Policy, **settings: Any) -> PluginConfig:
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 @pytest.mark.parametrize("restart", [Policy.ALWAYS, Policy.ON_FAILURE])
 def test_a_failure_is_followed_by_a_restart(restart: Policy, ended: Exit) -> None:
-    decision = decide(config(restart), History(), ended, 1.0, NOW, Random(0))
-    assert decision == Restart(1.0, History(1, 1))
+    decision = decide(config(restart), RestartHistory(), ended, 1.0, NOW, Random(0))
+    assert decision == Restart(1.0, RestartHistory(1, 1))
 
 
 @pytest.mark.parametrize("ended", [FAILED, KILLED, NOT_READY, NOT_STARTED], ids=str)
 def test_never_means_never(ended: Exit) -> None:
-    assert decide(config(Policy.NEVER), History(), ended, 1.0, NOW, Random(0)) == Finish(
-        failed=True
+    assert decide(config(Policy.NEVER), RestartHistory(), ended, 1.0, NOW, Random(0)) == Finish(
+        is_failure=True
     )
 
 
 @pytest.mark.parametrize(
     ("restart", "decision"),
     [
-        (Policy.ALWAYS, Restart(1.0, History(1, 1))),
-        (Policy.ON_FAILURE, Finish(failed=False)),
-        (Policy.NEVER, Finish(failed=False)),
+        (Policy.ALWAYS, Restart(1.0, RestartHistory(1, 1))),
+        (Policy.ON_FAILURE, Finish(is_failure=False)),
+        (Policy.NEVER, Finish(is_failure=False)),
     ],
 )
 def test_a_clean_exit(restart: Policy, decision: object) -> None:
-    assert decide(config(restart), History(), CLEAN, 1.0, NOW, Random(0)) == decision
+    assert decide(config(restart), RestartHistory(), CLEAN, 1.0, NOW, Random(0)) == decision
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_a_clean_exit(restart: Policy, decision: object) -> None:
 def test_delays_grow_with_failures_in_a_row_and_start_again_after_it_was_ready_for_long(
     since_ready: Sequence[float | None], delays: list[float]
 ) -> None:
-    history, found = History(), []
+    history, found = RestartHistory(), []
     for seconds in since_ready:
         decision = decide(config(Policy.ALWAYS), history, FAILED, seconds, NOW, Random(0))
         assert isinstance(decision, Restart)
@@ -95,21 +102,23 @@ def test_a_status_that_always_or_never_restarts_overrules_the_policy(
 ) -> None:
     ended = Exit(status=status)
     never = config(restart, never_restart_on=[status])
-    assert decide(never, History(), ended, 1, NOW, Random(0)) == Finish(failed=status != 0)
+    assert decide(never, RestartHistory(), ended, 1, NOW, Random(0)) == Finish(
+        is_failure=status != 0
+    )
     always = config(restart, always_restart_on=[status])
-    assert isinstance(decide(always, History(), ended, 1, NOW, Random(0)), Restart)
+    assert isinstance(decide(always, RestartHistory(), ended, 1, NOW, Random(0)), Restart)
     both = config(restart, never_restart_on=[status], always_restart_on=[status])
-    assert isinstance(decide(both, History(), ended, 1, NOW, Random(0)), Finish)
+    assert isinstance(decide(both, RestartHistory(), ended, 1, NOW, Random(0)), Finish)
 
 
 def test_a_status_the_mesh_brought_about_is_not_the_plugins_word() -> None:
     never = config(Policy.ALWAYS, never_restart_on=[0])
-    assert isinstance(decide(never, History(), NOT_READY, 1, NOW, Random(0)), Restart)
+    assert isinstance(decide(never, RestartHistory(), NOT_READY, 1, NOW, Random(0)), Restart)
 
 
 def test_too_many_restarts_within_the_period_and_it_gives_up() -> None:
     limited = config(Policy.ALWAYS, max_restarts=2, restart_period=10)
-    history = History()
+    history = RestartHistory()
     for now in (0.0, 5.0):
         decision = decide(limited, history, FAILED, 1, now, Random(0))
         assert isinstance(decision, Restart)
@@ -123,19 +132,19 @@ def test_what_is_remembered_does_not_grow_without_end() -> None:
     unlimited = config(Policy.ALWAYS, restart_period=1e9)
     limited = config(Policy.ALWAYS, max_restarts=20, restart_period=10)
     for settings, remembered in ((unlimited, 0), (limited, 10)):
-        history = History()
+        history = RestartHistory()
         for now in range(1000):
             decision = decide(settings, history, FAILED, 1, float(now), Random(0))
             assert isinstance(decision, Restart)
             history = decision.history
-        assert len(history.recent) == remembered
+        assert len(history.recent_restarts) == remembered
 
 
 def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
     """A mesh without descriptors does not give up on its plugins, and starts them ever later."""
-    lacking = Exit(reason="could not be started: Too many open files", mesh_exhausted=True)
+    lacking = Exit(reason="could not be started: Too many open files", is_resource_exhaustion=True)
     few = config(Policy.ALWAYS, max_restarts=1)
-    history = History(recent=(NOW - 1,))
+    history = RestartHistory(recent_restarts=(NOW - 1,))
     for delay in (1.0, 2.0, 4.0):
         decision = decide(few, history, lacking, None, NOW, Random(0))
         assert isinstance(decision, Restart)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from meshtrio.supervise.decisions.state import State, follow
+from meshtrio.supervisor.policy.state import InstanceState, transition
 
 LISTED = {
     "pending": "starting ended",
@@ -17,10 +17,12 @@ LISTED = {
 }
 
 
-@pytest.mark.parametrize(("state", "following"), list(itertools.product(State, State)))
-def test_pairs(state: State, following: State) -> None:
+@pytest.mark.parametrize(
+    ("state", "following"), list(itertools.product(InstanceState, InstanceState))
+)
+def test_pairs(state: InstanceState, following: InstanceState) -> None:
     if following.value in LISTED.get(state.value, "").split():
-        assert follow(state, following) is following
+        assert transition(state, following) is following
     else:
         with pytest.raises(ValueError, match=f"from {state.value} to {following.value}"):
-            follow(state, following)
+            transition(state, following)

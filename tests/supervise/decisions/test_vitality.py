@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from meshtrio.supervise.decisions.vitality import (
+from meshtrio.supervisor.policy.diagnosis import (
     Activity,
     Condition,
-    Streak,
+    FailureStreak,
     Symptom,
-    judge,
-    ready_extension,
-    symptom_of_queue,
+    correct_symptom,
+    diagnose,
+    ready_timeout_extension,
 )
 
 
 def activity(**values: Any) -> Activity:
-    return Activity(seconds=10.0, **values)
+    return Activity(duration=10.0, **values)
 
 
-IDLE = activity(cpu=0.05, waited=0.05)
-BUSY = activity(cpu=9.0, waited=0.5)
+IDLE = activity(cpu_time=0.05, run_delay=0.05)
+BUSY = activity(cpu_time=9.0, run_delay=0.5)
 
 
 @pytest.mark.parametrize(
@@ -31,25 +31,25 @@ BUSY = activity(cpu=9.0, waited=0.5)
         (Symptom.NO_ANSWER, IDLE, Condition.STUCK),
         (Symptom.NO_ANSWER, None, Condition.STUCK),
         (Symptom.NO_ANSWER, BUSY, Condition.COMPUTING),
-        (Symptom.NO_ANSWER, activity(cpu=0.2, waited=0.9), Condition.WAITING_FOR_CPU),
-        (Symptom.NO_ANSWER, activity(runnable=True), Condition.WAITING_FOR_CPU),
-        (Symptom.NO_ANSWER, activity(blocked=True), Condition.WAITING_FOR_DISK),
+        (Symptom.NO_ANSWER, activity(cpu_time=0.2, run_delay=0.9), Condition.WAITING_FOR_CPU),
+        (Symptom.NO_ANSWER, activity(has_runnable_thread=True), Condition.WAITING_FOR_CPU),
+        (Symptom.NO_ANSWER, activity(has_blocked_thread=True), Condition.WAITING_FOR_DISK),
         (Symptom.NO_ANSWER, activity(major_faults=200), Condition.WAITING_FOR_DISK),
         (Symptom.NO_ANSWER, activity(major_faults=20), Condition.STUCK),
-        (Symptom.NO_ANSWER, activity(cpu=5.0, stopped=True), Condition.STOPPED),
-        (Symptom.NO_ANSWER, activity(drained=True), Condition.ACCEPTING),
+        (Symptom.NO_ANSWER, activity(cpu_time=5.0, is_stopped=True), Condition.STOPPED),
+        (Symptom.NO_ANSWER, activity(is_queue_draining=True), Condition.ACCEPTING),
         (Symptom.CLOSED, IDLE, Condition.CLOSING),
         (Symptom.BACKLOG_FULL, None, Condition.BACKLOG_FULL),
         (Symptom.BACKLOG_FULL, IDLE, Condition.BACKLOG_FULL),
         (Symptom.BACKLOG_FULL, BUSY, Condition.COMPUTING),
-        (Symptom.BACKLOG_FULL, activity(stopped=True), Condition.STOPPED),
+        (Symptom.BACKLOG_FULL, activity(is_stopped=True), Condition.STOPPED),
         # Work is no excuse for a server that is not there, or that answers something else.
         (Symptom.UNREACHABLE, BUSY, Condition.UNREACHABLE),
         (Symptom.WRONG_ANSWER, BUSY, Condition.FAULTY),
     ],
 )
 def test_conditions(symptom: Symptom, did: Activity | None, expected: Condition) -> None:
-    assert judge(symptom, did) is expected
+    assert diagnose(symptom, did) is expected
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_conditions(symptom: Symptom, did: Activity | None, expected: Condition)
 def test_what_fills_the_backlog(
     symptom: Symptom, queue: tuple[int, int] | None, unanswered: int, expected: Symptom
 ) -> None:
-    assert symptom_of_queue(symptom, queue, unanswered) is expected
+    assert correct_symptom(symptom, queue, unanswered) is expected
 
 
 def after(*conditions: Condition | None) -> str:
-    streak = Streak()
+    streak = FailureStreak()
     for condition in conditions:
-        assert streak.verdict(3, 5) == ""
-        streak.note(condition)
-    return streak.verdict(3, 5)
+        assert streak.find_kill_reason(3, 5) == ""
+        streak.record(condition)
+    return streak.find_kill_reason(3, 5)
 
 
 def test_checks_in_a_row() -> None:
@@ -90,9 +90,9 @@ def test_checks_in_a_row() -> None:
 
 
 def test_the_longer_threshold_is_at_least_the_other() -> None:
-    streak = Streak(failed=4, stuck=0)
-    assert streak.verdict(10, 2) == ""
-    assert Streak(failed=10).verdict(10, 2) != ""
+    streak = FailureStreak(failures=4, stuck_failures=0)
+    assert streak.find_kill_reason(10, 2) == ""
+    assert FailureStreak(failures=10).find_kill_reason(10, 2) != ""
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_the_longer_threshold_is_at_least_the_other() -> None:
     [(0.0, 0.0, 0.0), (0.5, 0.0, 0.0), (4.0, 0.0, 4.0), (9.0, 4.0, 5.0), (90.0, 25.0, 5.0)],
 )
 def test_the_time_to_get_ready(waited: float, extended: float, expected: float) -> None:
-    assert ready_extension(10.0, waited, extended) == expected
+    assert ready_timeout_extension(10.0, waited, extended) == expected
 
 
 def test_what_the_log_says() -> None:
     assert str(BUSY) == "it used 90 % of a CPU and waited for one 5 % of the time"
-    assert str(activity(stopped=True)) == "its processes are stopped, by a signal or a debugger"
+    assert str(activity(is_stopped=True)) == "its processes are stopped, by a signal or a debugger"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervise.processes.accept_queue import AcceptQueue, accept_queue
+from meshtrio.supervisor.process.accept_queue import AcceptQueue, read_accept_queue
 
 
 def test_of_a_unix_socket(short_dir: Path) -> None:
@@ -16,15 +16,15 @@ def test_of_a_unix_socket(short_dir: Path) -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(path))
-        assert accept_queue(f"unix:{path}") is None
+        assert read_accept_queue(f"unix:{path}") is None
         listener.listen(5)
-        assert accept_queue(f"unix:{path}") == AcceptQueue(0, 5)
+        assert read_accept_queue(f"unix:{path}") == AcceptQueue(0, 5)
         for _ in range(3):
             stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
-        assert accept_queue(f"unix:{path}") == AcceptQueue(3, 5)
+        assert read_accept_queue(f"unix:{path}") == AcceptQueue(3, 5)
         path.rename(short_dir / "renamed")
-        assert accept_queue(f"unix:{path}") is None
-        assert accept_queue(f"unix:{short_dir / 'renamed'}") == AcceptQueue(3, 5)
+        assert read_accept_queue(f"unix:{path}") is None
+        assert read_accept_queue(f"unix:{short_dir / 'renamed'}") == AcceptQueue(3, 5)
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", 2), ("::1", 10)])
@@ -37,9 +37,9 @@ def test_of_a_port(host: str, family: int) -> None:
         port = listener.getsockname()[1]
         with socket.create_connection((host, port)):
             shown = f"[{host}]" if ":" in host else host
-            assert accept_queue(f"tcp:{shown}:{port}") == AcceptQueue(1, 7)
-    assert accept_queue(f"tcp:{shown}:{port}") is None
+            assert read_accept_queue(f"tcp:{shown}:{port}") == AcceptQueue(1, 7)
+    assert read_accept_queue(f"tcp:{shown}:{port}") is None
 
 
 def test_of_what_is_no_address() -> None:
-    assert accept_queue("nonsense") is None
+    assert read_accept_queue("nonsense") is None

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervise.processes import descriptors
-from meshtrio.supervise.processes.descriptors import DescriptorLimit
-from tests.interop.test_soak import soft_limit
-from tests.programs import plugin, served
+from meshtrio.supervisor.process import descriptor_limit
+from meshtrio.supervisor.process.descriptor_limit import DescriptorLimit
+from tests.interop.test_soak import limit_descriptors
+from tests.support.mesh_processes import plugin_table, serve_mesh
 
 NOFILE = resource.RLIMIT_NOFILE
 PRINTS = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
@@ -40,32 +40,32 @@ def limits() -> Iterator[tuple[int, int]]:
 def test_it_is_raised_and_children_get_the_original(limits: tuple[int, int]) -> None:
     limit = DescriptorLimit()
     hard = limits[1]
-    assert limit.raise_to_hard() == hard - 1
+    assert limit.raise_to_hard_limit() == hard - 1
     assert resource.getrlimit(NOFILE) == (hard - 1, hard)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", SLEEPS], stdin=pipe, stdout=pipe) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        limit.restore(child.pid)
+        limit.restore_in_child(child.pid)
         assert resource.prlimit(child.pid, NOFILE) == limits
         # One that has set its own is left alone.
         resource.prlimit(child.pid, NOFILE, (1500, hard))
-        limit.restore(child.pid)
+        limit.restore_in_child(child.pid)
         assert resource.prlimit(child.pid, NOFILE) == (1500, hard)
-    limit.restore(child.pid)  # It is gone, which is no error.
+    limit.restore_in_child(child.pid)  # It is gone, which is no error.
 
 
 def test_it_is_never_lowered(limits: tuple[int, int]) -> None:
     resource.setrlimit(NOFILE, (limits[1], limits[1]))
-    assert DescriptorLimit().raise_to_hard() == limits[1]
+    assert DescriptorLimit().raise_to_hard_limit() == limits[1]
     assert resource.getrlimit(NOFILE)[0] == limits[1]
 
 
 def test_it_is_not_raised_without_bounds(
     limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors, "MAX_RAISED", 1200)
-    assert DescriptorLimit().raise_to_hard() == 1200
+    monkeypatch.setattr(descriptor_limit, "MAX_SOFT_LIMIT", 1200)
+    assert DescriptorLimit().raise_to_hard_limit() == 1200
     assert resource.getrlimit(NOFILE) == (1200, limits[1])
 
 
@@ -74,11 +74,11 @@ def test_serve_and_its_plugins_raise_theirs_from_what_serve_was_given(short_dir:
     (short_dir / "prints.py").write_text(SERVES)
     own = {"rlimits": {"nofile": 777}}
     path = {"PYTHONPATH": str(Path(__file__).parents[3] / "examples" / "echo-plugin")}
-    config = plugin("plain", "prints.py", cwd=short_dir, env=path)
-    config += plugin("own", "prints.py", cwd=short_dir, env=path, containment=own)
-    with soft_limit(1024), served(short_dir, config, ready=2) as found:
+    config = plugin_table("plain", "prints.py", cwd=short_dir, env=path)
+    config += plugin_table("own", "prints.py", cwd=short_dir, env=path, containment=own)
+    with limit_descriptors(1024), serve_mesh(short_dir, config, min_ready=2) as found:
         assert resource.prlimit(found.process.pid, NOFILE) == (hard - 1, hard)
-        found.wait_for(f"limits 1024 {hard}")
-        found.wait_for("limits 777 777")
+        found.wait_for_log(f"limits 1024 {hard}")
+        found.wait_for_log("limits 777 777")
         (pid,) = [row["pid"] for row in found.ps() if row["name"] == "plain"]
         assert resource.prlimit(pid, NOFILE) == (hard - 1, hard)

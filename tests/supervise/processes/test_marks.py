@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from meshtrio.supervise.processes import marks
+from meshtrio.supervisor.process import process_marker
 
 ID, OTHER = "ab" * 16, "ac" * 16
 
@@ -18,22 +18,25 @@ ID, OTHER = "ab" * 16, "ac" * 16
 @pytest.mark.parametrize("mesh_id", ["0" * 32, ID, "f" * 32])
 @pytest.mark.parametrize("run", [1, 2, 2**22 - 1, 2**22, 2**22 + 1, 2**40])
 def test_a_run_is_never_taken_for_a_warden(mesh_id: str, run: int) -> None:
-    limit, warden = marks.limit_of(mesh_id, run), marks.limit_of(mesh_id, 0)
+    limit, warden = (
+        process_marker.encode_marker_limit(mesh_id, run),
+        process_marker.encode_marker_limit(mesh_id, 0),
+    )
     assert warden < limit < warden + 2**22
     assert limit < 2**63  # what Python's setrlimit takes
-    assert marks.is_mark(limit)
-    assert marks.is_mark(warden)
+    assert process_marker.is_marker_limit(limit)
+    assert process_marker.is_marker_limit(warden)
 
 
 def test_four_million_runs_have_marks_of_their_own() -> None:
-    first = marks.limit_of(ID, 1)
-    assert marks.limit_of(ID, 2**22 - 1) == first + 2**22 - 2
-    assert marks.limit_of(ID, 2**22) == first
+    first = process_marker.encode_marker_limit(ID, 1)
+    assert process_marker.encode_marker_limit(ID, 2**22 - 1) == first + 2**22 - 2
+    assert process_marker.encode_marker_limit(ID, 2**22) == first
 
 
 def test_limits_that_people_set_are_no_marks() -> None:
-    assert not marks.is_mark(0)
-    assert not marks.is_mark(2**40)
+    assert not process_marker.is_marker_limit(0)
+    assert not process_marker.is_marker_limit(2**40)
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def sleeper(limit: int = 0, **variables: str) -> Iterator[int]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
         if limit:
-            marks.set_limit(process.pid, limit)
+            process_marker.set_marker_limit(process.pid, limit)
         try:
             yield process.pid
         finally:
@@ -59,10 +62,10 @@ def sleeper(limit: int = 0, **variables: str) -> Iterator[int]:
     ("variables", "limit", "found"),
     [
         ({"MESH_ID": ID}, 0, True),
-        ({}, marks.limit_of(ID, 1), True),
-        ({}, marks.limit_of(ID, 2**22 - 1), True),
-        ({}, marks.limit_of(ID, 0), False),
-        ({}, marks.limit_of(OTHER, 1), False),
+        ({}, process_marker.encode_marker_limit(ID, 1), True),
+        ({}, process_marker.encode_marker_limit(ID, 2**22 - 1), True),
+        ({}, process_marker.encode_marker_limit(ID, 0), False),
+        ({}, process_marker.encode_marker_limit(OTHER, 1), False),
         ({"MESH_ID": OTHER}, 0, False),
         ({"MESH_ID": ID + "0"}, 0, False),
         ({"MESH_ID": ID[:-1]}, 0, False),
@@ -74,36 +77,46 @@ def test_a_process_is_found_by_either_mark(
     variables: dict[str, str], limit: int, found: bool
 ) -> None:
     with sleeper(limit, **variables) as pid:
-        looked_at = marks.mark_of_mesh(ID, [os.getuid()]).look_at(pid)
+        looked_at = process_marker.make_mesh_marker(ID, [os.getuid()]).match_process(pid)
         assert (looked_at is not None and looked_at.pid == pid) == found
-        assert marks.mark_of_mesh(ID, [12345]).look_at(pid) is None
+        assert process_marker.make_mesh_marker(ID, [12345]).match_process(pid) is None
 
 
 def test_a_child_needs_no_user() -> None:
-    with sleeper(MESH_LIFE="x") as pid:
-        assert marks.Mark("MESH_LIFE=x", [12345]).look_at(pid) is None
-        assert marks.Mark("MESH_LIFE=x", [12345], parent=os.getpid()).look_at(pid) is not None
-        assert marks.Mark("MESH_LIFE=y", [12345], parent=os.getpid()).look_at(pid) is None
+    with sleeper(MESH_LAUNCH_ID="x") as pid:
+        assert process_marker.ProcessMarker("MESH_LAUNCH_ID=x", [12345]).match_process(pid) is None
+        assert (
+            process_marker.ProcessMarker(
+                "MESH_LAUNCH_ID=x", [12345], parent_pid=os.getpid()
+            ).match_process(pid)
+            is not None
+        )
+        assert (
+            process_marker.ProcessMarker(
+                "MESH_LAUNCH_ID=y", [12345], parent_pid=os.getpid()
+            ).match_process(pid)
+            is None
+        )
 
 
 def test_a_low_hard_limit_is_respected() -> None:
     """Then the environment alone marks a process; nothing fails."""
     with sleeper() as pid:
         resource.prlimit(pid, resource.RLIMIT_RSS, (2**30, 2**31))
-        marks.set_limit(pid, marks.limit_of(ID, 1))
+        process_marker.set_marker_limit(pid, process_marker.encode_marker_limit(ID, 1))
         assert resource.prlimit(pid, resource.RLIMIT_RSS) == (2**30, 2**31)
-        assert marks.soft_limit(pid) == 2**30
+        assert process_marker.read_rss_limit(pid) == 2**30
 
 
 def test_a_zombie_is_not_found() -> None:
     process = subprocess.Popen(["true"], env={})
-    marks.set_limit(process.pid, marks.limit_of(ID, 1))
+    process_marker.set_marker_limit(process.pid, process_marker.encode_marker_limit(ID, 1))
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert marks.mark_of_mesh(ID, [os.getuid()]).look_at(process.pid) is None
+    assert process_marker.make_mesh_marker(ID, [os.getuid()]).match_process(process.pid) is None
     process.wait()
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    assert not marks.Status(2**30).alive
-    assert marks.soft_limit(2**30) == 0
-    assert marks.mark_of_mesh(ID, [0]).look_at(2**30) is None
+    assert not process_marker.ProcessInfo(2**30).is_alive
+    assert process_marker.read_rss_limit(2**30) == 0
+    assert process_marker.make_mesh_marker(ID, [0]).match_process(2**30) is None

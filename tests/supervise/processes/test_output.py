@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
-from meshtrio.supervise.processes.output import (
-    MAX_LINE,
-    Block,
-    Line,
+from meshtrio.supervisor.process.output_lines import (
+    MAX_LINE_LENGTH,
+    LineBuffer,
     LineSplitter,
-    Ring,
-    Valve,
-    fields_of,
+    OutputBlock,
+    OutputLine,
+    RateLimiter,
+    parse_json_fields,
 )
 
 
@@ -24,7 +24,7 @@ def split(*pieces: bytes) -> list[tuple[str, int]]:
     splitter, lines = LineSplitter(), []
     for piece in pieces:
         splitter.feed(piece)
-        while (line := splitter.take()) is not None:
+        while (line := splitter.next_line()) is not None:
             lines.append(line)
     return [*lines, *splitter.finish()]
 
@@ -56,20 +56,23 @@ def test_any_split_gives_the_same_lines(data: bytes, cuts: list[int]) -> None:
 
 def test_a_long_line_is_cut_and_what_is_gone_is_counted() -> None:
     chunks = [b"x" * 100_000] * 50
-    assert split(*chunks, b"\nnext\n") == [("x" * MAX_LINE, 5_000_000 - MAX_LINE), ("next", 0)]
+    assert split(*chunks, b"\nnext\n") == [
+        ("x" * MAX_LINE_LENGTH, 5_000_000 - MAX_LINE_LENGTH),
+        ("next", 0),
+    ]
 
 
 def test_a_line_of_just_the_length_is_whole() -> None:
-    assert split(b"x" * MAX_LINE + b"\n") == [("x" * MAX_LINE, 0)]
+    assert split(b"x" * MAX_LINE_LENGTH + b"\n") == [("x" * MAX_LINE_LENGTH, 0)]
 
 
 def test_a_ring_keeps_the_last_lines_within_its_size() -> None:
-    ring = Ring()
+    ring = LineBuffer()
     for number in range(10):
-        ring.keep(Line(number, 1, "stdout", str(number)), 3)
+        ring.append(OutputLine(number, 1, "stdout", str(number)), 3)
     assert [line.text for line in ring.lines()] == ["7", "8", "9"]
     for _ in range(100):
-        ring.keep(Line(0, 1, "stdout", "x" * 8192), 1000)
+        ring.append(OutputLine(0, 1, "stdout", "x" * 8192), 1000)
     assert sum(len(line.text) for line in ring.lines()) <= 256 * 1024
 
 
@@ -79,41 +82,43 @@ def test_a_block_has_the_lines_that_were_not_taken(data: bytes, cuts: list[int],
     splitter, found = LineSplitter(), []
     for a, b in itertools.pairwise(edges):
         splitter.feed(data[a:b])
-        while len(found) < n and (line := splitter.take()) is not None:
+        while len(found) < n and (line := splitter.next_line()) is not None:
             found.append(line[0])
         if len(found) >= n:
-            block, count = splitter.take_block()
-            lines = [line.text for line in Block(0, 1, "stdout", block, count).last(count)]
+            block, count = splitter.next_block()
+            lines = [
+                line.text for line in OutputBlock(0, 1, "stdout", block, count).last_lines(count)
+            ]
             assert len(lines) == count
             found += lines
     assert [*found, *(line for line, _ in splitter.finish())] == [line for line, _ in split(data)]
 
 
 def test_a_ring_keeps_the_last_lines_of_blocks() -> None:
-    ring = Ring()
+    ring = LineBuffer()
     for number in range(3):
-        ring.keep(Line(number, 1, "stdout", f"line {number}"), 5)
-    ring.keep(Block(3, 1, "stdout", b"\n".join(b"%d" % n for n in range(1000)), 1000), 5)
+        ring.append(OutputLine(number, 1, "stdout", f"line {number}"), 5)
+    ring.append(OutputBlock(3, 1, "stdout", b"\n".join(b"%d" % n for n in range(1000)), 1000), 5)
     assert [line.text for line in ring.lines()] == ["995", "996", "997", "998", "999"]
-    ring.keep(Line(4, 1, "stdout", "after"), 5)
+    ring.append(OutputLine(4, 1, "stdout", "after"), 5)
     assert [line.text for line in ring.lines()] == ["996", "997", "998", "999", "after"]
     for _ in range(100):
-        ring.keep(Block(5, 1, "stderr", b"\n" * 65535, 65536), 1_000_000)
+        ring.append(OutputBlock(5, 1, "stderr", b"\n" * 65535, 65536), 1_000_000)
     assert len(ring.lines()) <= 256 * 1024
 
 
 def test_a_ring_of_none_keeps_none() -> None:
-    ring = Ring()
-    ring.keep(Line(0, 1, "stdout", "x"), 0)
+    ring = LineBuffer()
+    ring.append(OutputLine(0, 1, "stdout", "x"), 0)
     assert ring.lines() == ()
 
 
 def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
-    valve = Valve(OutputConfig(lines_per_second=10, burst=3))
-    assert [valve.admits(1.0) for _ in range(5)] == [True] * 3 + [False] * 2
-    assert valve.take_dropped() == 2
-    assert valve.take_dropped() == 0
-    assert [valve.admits(1.25) for _ in range(3)] == [True, True, False]
+    valve = RateLimiter(OutputConfig(lines_per_second=10, burst=3))
+    assert [valve.try_acquire(1.0) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert valve.drain_dropped() == 2
+    assert valve.drain_dropped() == 0
+    assert [valve.try_acquire(1.25) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -134,29 +139,29 @@ def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_a_line_of_json_gives_its_fields(line: str, fields: object) -> None:
-    assert fields_of(line) == fields
+    assert parse_json_fields(line) == fields
 
 
 def test_a_line_of_json_may_be_nested_500_deep() -> None:
-    found = fields_of('{"a":' * 500 + "1" + "}" * 500)
+    found = parse_json_fields('{"a":' * 500 + "1" + "}" * 500)
     assert found is not None
     assert list(found) == ["a"]
 
 
 def test_a_flood_is_told_of_once_a_second() -> None:
-    valve = Valve(OutputConfig(lines_per_second=1000, burst=1))
+    valve = RateLimiter(OutputConfig(lines_per_second=1000, burst=1))
     times = [millisecond / 1000 for millisecond in range(3000) for _ in range(100)]
-    told = [valve.take_dropped(now) for now in times if valve.admits(now)]
+    told = [valve.drain_dropped(now) for now in times if valve.try_acquire(now)]
     admitted = len(told)
-    told.append(valve.take_dropped())
+    told.append(valve.drain_dropped())
     assert len([count for count in told if count]) <= 5
     assert sum(told) == len(times) - admitted
 
 
 def test_what_was_dropped_is_told_before_the_line_that_follows_a_flood() -> None:
-    valve = Valve(OutputConfig(lines_per_second=100, burst=10))
-    admitted = [valve.admits(0.2) for _ in range(100)]
-    assert valve.take_dropped(0.2) == admitted.count(False)
-    assert not valve.admits(0.2)
-    assert valve.admits(0.5)
-    assert valve.take_dropped(0.5) == 1
+    valve = RateLimiter(OutputConfig(lines_per_second=100, burst=10))
+    admitted = [valve.try_acquire(0.2) for _ in range(100)]
+    assert valve.drain_dropped(0.2) == admitted.count(False)
+    assert not valve.try_acquire(0.2)
+    assert valve.try_acquire(0.5)
+    assert valve.drain_dropped(0.5) == 1

@@ -12,10 +12,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshtrio.rpc.peer import peer_of
-from meshtrio.supervise.plugin_server import PluginServer, answers
-from meshtrio.supervise.processes.listeners import listening_at, parse_host, tcp_listeners
-from meshtrio.supervise.processes.ownership import Owner
+from meshtrio.supervisor.process.process_tree import ProcessTree
+from meshtrio.supervisor.process.tcp_listeners import (
+    find_listeners,
+    list_tcp_listeners,
+    parse_proc_address,
+)
+from meshtrio.supervisor.server_identity import ServerVerifier, is_address_in_use
+from meshtrio.transport.peer import peer_of
 
 OTHER = 12345
 WORD = "0123456789abcdef"
@@ -73,23 +77,23 @@ time.sleep(3600)
 
 @pytest.mark.parametrize("how", ["group", "session", "clear session", "orphan"])
 def test_what_a_plugin_has_started_is_its_own(how: str) -> None:
-    env = {**os.environ, "MESH_LIFE": WORD}
+    env = {**os.environ, "MESH_LAUNCH_ID": WORD}
     with child(STARTED, how, env=env) as (leader, (pid,)):
-        owner = Owner(leader, WORD)
-        assert owner.owns(pid)
-        assert owner.owns(leader)
-        assert owner.leads(pid) == (how == "group")
-        assert {leader, pid} <= set(owner.members())
-        assert not Owner(leader, "fedcba9876543210").owns(os.getpid())
+        owner = ProcessTree(leader, WORD)
+        assert owner.contains(pid)
+        assert owner.contains(leader)
+        assert owner.is_led(pid) == (how == "group")
+        assert {leader, pid} <= set(owner.find_pids())
+        assert not ProcessTree(leader, "fedcba9876543210").contains(os.getpid())
 
 
 def test_what_others_have_started_is_not() -> None:
-    with child(STARTED, "orphan", env={**os.environ, "MESH_LIFE": WORD}) as (leader, (pid,)):
+    with child(STARTED, "orphan", env={**os.environ, "MESH_LAUNCH_ID": WORD}) as (leader, (pid,)):
         with child(STARTED, "group", env={}) as (other, (started,)):
-            owner = Owner(other, "fedcba9876543210")
+            owner = ProcessTree(other, "fedcba9876543210")
             for each in (leader, pid, os.getpid(), os.getppid(), 1, 0, -1, 2**22 + 1):
-                assert not owner.owns(each)
-            assert set(owner.members()) == {other, started}
+                assert not owner.contains(each)
+            assert set(owner.find_pids()) == {other, started}
 
 
 # -- listeners ---------------------------------------------------------------------------------
@@ -110,10 +114,10 @@ def test_a_listener_is_found_by_a_connection_to_it(listens: str, connects: str) 
     with child(LISTEN, listens, "0") as (pid, (_, port)):
         with socket.create_connection((connects, port)) as sock:
             host, found_port = sock.getpeername()[:2]
-        (found,) = listening_at(tcp_listeners(), host, found_port)
+        (found,) = find_listeners(list_tcp_listeners(), host, found_port)
         assert (found.port, found.uid) == (port, os.getuid())
-        assert Owner(pid, WORD).holds([found.inode]) is True
-        assert Owner(os.getpid(), WORD).holds([found.inode, 1]) is False
+        assert ProcessTree(pid, WORD).holds_sockets([found.inode]) is True
+        assert ProcessTree(os.getpid(), WORD).holds_sockets([found.inode, 1]) is False
 
 
 def test_a_listener_on_the_address_itself_comes_first() -> None:
@@ -125,29 +129,29 @@ def test_a_listener_on_the_address_itself_comes_first() -> None:
     }
     if sys.byteorder == "little":
         for host, entry in text.items():
-            assert parse_host(entry) == ip_address(host)
-    assert parse_host(b"0000000000000000FFFF00000100007F") == ip_address("127.0.0.1")
+            assert parse_proc_address(entry) == ip_address(host)
+    assert parse_proc_address(b"0000000000000000FFFF00000100007F") == ip_address("127.0.0.1")
 
 
 @as_root
 def test_descriptors_that_may_not_be_seen_are_not_held_against_a_plugin() -> None:
     """A mesh that is not root, and a plugin that has changed its user (set-user-ID)."""
     with child(LISTEN, "127.0.0.1", str(OTHER)) as (leader, (_, port)):
-        found = listening_at(tcp_listeners(), "127.0.0.1", port)
+        found = find_listeners(list_tcp_listeners(), "127.0.0.1", port)
         assert [each.uid for each in found] == [OTHER]
         pid = os.fork()
         if not pid:
             try:
                 os.setuid(OTHER + 1)
-                owner = Owner(leader, WORD)
-                server = PluginServer(
+                owner = ProcessTree(leader, WORD)
+                server = ServerVerifier(
                     f"tcp:127.0.0.1:{port}", owner, frozenset({OTHER}), verify_process=True
                 )
-                other = PluginServer(
+                other = ServerVerifier(
                     f"tcp:127.0.0.1:{port}", owner, frozenset({OTHER + 1}), verify_process=True
                 )
-                hidden = owner.holds([found[0].inode]) is None
-                right = not server._are_held(found) and bool(other._are_held(found))
+                hidden = owner.holds_sockets([found[0].inode]) is None
+                right = not server._check_sockets(found) and bool(other._check_sockets(found))
                 os._exit(0 if hidden and right else 1)
             except BaseException:
                 os._exit(2)
@@ -158,22 +162,22 @@ def test_descriptors_that_may_not_be_seen_are_not_held_against_a_plugin() -> Non
 def test_a_plugin_may_listen_in_a_network_namespace_of_its_own() -> None:
     up = "import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up'])\n"
     with child(up + LISTEN, "127.0.0.1", "0", prefix=("unshare", "--net")) as (pid, (_, port)):
-        owner = Owner(pid, WORD)
-        server = PluginServer(f"tcp:127.0.0.1:{port}", owner, None, verify_process=True)
-        assert listening_at(tcp_listeners(), "127.0.0.1", port) == []
-        found = server._listeners("127.0.0.1", port)
+        owner = ProcessTree(pid, WORD)
+        server = ServerVerifier(f"tcp:127.0.0.1:{port}", owner, None, verify_process=True)
+        assert find_listeners(list_tcp_listeners(), "127.0.0.1", port) == []
+        found = server._find_listeners("127.0.0.1", port)
         assert len(found) == 1
-        assert server._are_held(found) == ""
+        assert server._check_sockets(found) == ""
         # What listens at that address in our own namespace has taken the connection.
         with socket.create_server(("127.0.0.1", port)):
-            assert server._are_held(server._listeners("127.0.0.1", port)) != ""
+            assert server._check_sockets(server._find_listeners("127.0.0.1", port)) != ""
 
 
 async def test_what_answers_already_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"tcp:127.0.0.1:{listener.getsockname()[1]}"
-        assert await answers(address)
-    assert not await answers(address)
+        assert await is_address_in_use(address)
+    assert not await is_address_in_use(address)
 
 
 async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +187,8 @@ async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.Monke
         sock.connect(sock.getsockname())
         return sock
 
-    monkeypatch.setattr("meshtrio.supervise.plugin_server.connect", connect)
-    assert not await answers("tcp:127.0.0.1:1")
+    monkeypatch.setattr("meshtrio.supervisor.server_identity.connect_socket", connect)
+    assert not await is_address_in_use("tcp:127.0.0.1:1")
 
 
 def test_the_peer_of_a_listener_is_who_began_to_listen() -> None:

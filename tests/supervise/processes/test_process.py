@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervise.processes.process import Process
+from meshtrio.supervisor.process.plugin_process import PluginProcess
 
 IGNORING = (
     "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
@@ -22,8 +22,8 @@ SLEEPING = "import time; print(1, flush=True); time.sleep(99)"
 
 
 @asynccontextmanager
-async def spawned(code: str, *, until_it_speaks: bool = True) -> AsyncIterator[Process]:
-    process = await Process.spawn([sys.executable, "-c", code], env=os.environ, cwd=None)
+async def spawned(code: str, *, until_it_speaks: bool = True) -> AsyncIterator[PluginProcess]:
+    process = await PluginProcess.spawn([sys.executable, "-c", code], env=os.environ, cwd=None)
     try:
         if until_it_speaks:
             await trio.to_thread.run_sync(os.read, process.stdout, 1)
@@ -83,13 +83,13 @@ async def test_a_process_that_other_code_has_reaped_has_no_status() -> None:
         # Its number may be another's by now.
         process.signal_group(signal.SIGKILL)
         await process.wait()
-        assert (process.ended, process.reaped, process.returncode) == (True, True, None)
+        assert (process.has_exited, process.is_reaped, process.returncode) == (True, True, None)
 
 
 async def test_what_cannot_be_started(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
-        await Process.spawn([str(tmp_path / "none")], env={}, cwd=None)
+        await PluginProcess.spawn([str(tmp_path / "none")], env={}, cwd=None)
     assert set(os.listdir("/proc/self/fd")) - before == set()
 
 
@@ -137,6 +137,6 @@ async def test_a_process_that_cannot_be_watched_is_not_left_behind(
 
     monkeypatch.setattr(os, "pidfd_open", out_of_descriptors)
     with pytest.raises(OSError, match="Too many"):
-        await Process.spawn([sys.executable, "-c", SLEEPING], env=os.environ, cwd=None)
+        await PluginProcess.spawn([sys.executable, "-c", SLEEPING], env=os.environ, cwd=None)
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)

@@ -13,24 +13,24 @@ from pathlib import Path
 import attrs
 import pytest
 
-from meshtrio.supervise.processes import marks, procfs
-from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.usage import usage_by_group
+from meshtrio.supervisor.process import process_marker, procfs
+from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.resource_usage import read_usage_by_group
 from tests import ROOT
 
 AFTER_NAME = (
     b"S 1 77 70 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
 )
-EXPECTED = procfs.Stat(
+EXPECTED = procfs.ProcessStat(
     pid=4711,
     state="S",
-    parent=1,
-    group=77,
+    ppid=1,
+    pgrp=77,
     session=70,
-    ticks=18,
-    pages=100,
-    threads=1,
-    started=1000,
+    cpu_ticks=18,
+    rss_pages=100,
+    num_threads=1,
+    start_ticks=1000,
 )
 
 NAMES = [
@@ -75,7 +75,7 @@ def test_a_malformed_entry_is_none(content: bytes) -> None:
 
 @pytest.mark.parametrize(("state", "alive"), [("R", True), ("D", True), ("Z", False), ("X", False)])
 def test_a_zombie_is_not_alive(state: str, alive: bool) -> None:
-    assert attrs.evolve(EXPECTED, state=state).alive is alive
+    assert attrs.evolve(EXPECTED, state=state).is_alive is alive
 
 
 @contextmanager
@@ -104,10 +104,12 @@ def named(name: bytes) -> Iterator[subprocess.Popen[bytes]]:
 async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes) -> None:
     with named(name) as process:
         assert Path(f"/proc/{process.pid}/comm").read_bytes() == name + b"\n"
-        found = await usage_by_group()
-        assert found[process.pid].resident > 0
-        assert found[os.getpgrp()].resident > 0
-        child = await Process.spawn([sys.executable, "-c", "input()"], env=os.environ, cwd=None)
+        found = await read_usage_by_group()
+        assert found[process.pid].rss > 0
+        assert found[os.getpgrp()].rss > 0
+        child = await PluginProcess.spawn(
+            [sys.executable, "-c", "input()"], env=os.environ, cwd=None
+        )
         await child.stop(10)
         assert child.returncode is not None
         os.close(child.stdout)
@@ -116,8 +118,8 @@ async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes
 
 def test_what_is_swept_is_found_by_bytes() -> None:
     with named(b"caf\xc3") as process:
-        mark = marks.Mark(os.fsdecode(b"CAF\xc3=\xff"), [os.getuid()])
-        assert marks.sweep(mark).killed == {process.pid}
+        mark = process_marker.ProcessMarker(os.fsdecode(b"CAF\xc3=\xff"), [os.getuid()])
+        assert process_marker.kill_marked_processes(mark).killed == {process.pid}
         assert process.wait(10) == -9
 
 
@@ -125,7 +127,7 @@ def test_a_process_out_of_our_reach_is_left_and_stopping_goes_on() -> None:
     """As one that has executed a set-user-ID program, which may not be signalled by its parent."""
     program = """
 import os, sys, trio
-from meshtrio.supervise.processes import process
+from meshtrio.supervisor.process import process
 
 process._KILL_WITHIN = 0.2
 
@@ -163,7 +165,7 @@ def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
         pytest.skip("only root, and with unshare(1), can mount /proc")
     look = (
-        "import os, trio; from meshtrio.supervise.processes import procfs, usage, marks; "
+        "import os, trio; from meshtrio.supervisor.process import procfs, usage, marks; "
         "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
         "print([stat.pid for stat in procfs.stats()] == [os.getpid()], "
         "trio.run(usage.usage_by_group)[os.getpgrp()].resident > 0, "

@@ -15,12 +15,16 @@ import pytest
 import trio
 
 from meshtrio import contract
-from meshtrio.supervise.processes import procfs, remains
-from meshtrio.supervise.processes.launch import Launch
-from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.remains import RunIdentity, Sweeper, ticks_now
-from meshtrio.supervise.processes.scans import scans, wait_for_group
-from meshtrio.supervise.processes.usage import usage_by_group
+from meshtrio.supervisor.process import leftover_killer, procfs
+from meshtrio.supervisor.process.leftover_killer import (
+    LeftoverKiller,
+    RunIdentity,
+    get_boot_ticks,
+)
+from meshtrio.supervisor.process.mesh_run import MeshRun
+from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.proc_scanner import get_scanner, wait_for_group
+from meshtrio.supervisor.process.resource_usage import read_usage_by_group
 
 COUNT = 30
 DRAINS = """
@@ -39,19 +43,19 @@ time.sleep(3600)
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The threads that have listed /proc so far, one entry for each time."""
     found: list[int] = []
-    listed = procfs.pids
+    listed = procfs.list_pids
 
     def pids() -> list[int]:
         found.append(threading.get_ident())
         return listed()
 
-    monkeypatch.setattr(procfs, "pids", pids)
+    monkeypatch.setattr(procfs, "list_pids", pids)
     return found
 
 
 @asynccontextmanager
-async def spawned(code: str, **env: str) -> AsyncIterator[Process]:
-    process = await Process.spawn([sys.executable, "-I", "-S", "-c", code], env=env, cwd=None)
+async def spawned(code: str, **env: str) -> AsyncIterator[PluginProcess]:
+    process = await PluginProcess.spawn([sys.executable, "-I", "-S", "-c", code], env=env, cwd=None)
     try:
         await trio.to_thread.run_sync(os.read, process.stdout, 1)
         yield process
@@ -76,8 +80,8 @@ async def test_plugins_that_stop_together_share_their_scans(looks: list[int]) ->
 async def test_those_who_look_while_a_scan_is_made_share_the_next_one(looks: list[int]) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(COUNT):
-            nursery.start_soon(scans().stats)
-            nursery.start_soon(usage_by_group)
+            nursery.start_soon(get_scanner().read_stats)
+            nursery.start_soon(read_usage_by_group)
     assert 1 <= len(looks) <= 2
     assert threading.get_ident() not in looks
 
@@ -86,12 +90,12 @@ async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int
     found: list[int] = []
 
     async def look() -> None:
-        found.extend(stat.pid for stat in await scans().stats())
+        found.extend(stat.pid for stat in await get_scanner().read_stats())
 
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await scans().stats()
+            await get_scanner().read_stats()
         nursery.start_soon(look)
     assert os.getpid() in found
 
@@ -99,20 +103,20 @@ async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int
 async def test_what_many_plugins_have_left_is_swept_in_one_pass(
     looks: list[int], tmp_path: Path
 ) -> None:
-    sweeper = Sweeper(Launch(tmp_path))
+    sweeper = LeftoverKiller(MeshRun(tmp_path))
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
     async with AsyncExitStack() as stack:
         owners = []
         for _ in range(COUNT):
-            launch_id, since = secrets.token_hex(8), ticks_now()
-            mark = {contract.MESH_LIFE: launch_id}
+            launch_id, since = secrets.token_hex(8), get_boot_ticks()
+            mark = {contract.MESH_LAUNCH_ID: launch_id}
             process = await stack.enter_async_context(spawned(leaves, **mark))
             owners.append((RunIdentity(launch_id, since), process))
         del looks[:]
         killed: list[int] = []
 
         async def sweep(owner: RunIdentity) -> None:
-            killed.append((await sweeper.sweep(owner)).killed)
+            killed.append((await sweeper.kill_leftovers(owner)).killed)
 
         async with trio.open_nursery() as nursery:
             for owner, _ in owners:
@@ -129,7 +133,7 @@ async def test_what_many_plugins_have_left_is_swept_in_one_pass(
 async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by_session(
     tmp_path: Path,
 ) -> None:
-    launch_id, since = secrets.token_hex(8), ticks_now()
+    launch_id, since = secrets.token_hex(8), get_boot_ticks()
     forgets = (
         "import os, sys, time\n"
         "if os.fork() == 0:\n"
@@ -138,17 +142,17 @@ async def test_what_has_left_the_group_and_forgotten_its_environment_is_found_by
         "        'import os, time; os.write(1, b\"x\"); time.sleep(3600)'], {})\n"
         "time.sleep(3600)"
     )
-    async with spawned(forgets, **{contract.MESH_LIFE: launch_id}) as process:
+    async with spawned(forgets, **{contract.MESH_LAUNCH_ID: launch_id}) as process:
         await process.stop(0)
-        owner = RunIdentity(launch_id, since, process.pid, ticks_now())
-        assert (await Sweeper(Launch(tmp_path)).sweep(owner)).killed == 1
+        owner = RunIdentity(launch_id, since, process.pid, get_boot_ticks())
+        assert (await LeftoverKiller(MeshRun(tmp_path)).kill_leftovers(owner)).killed == 1
 
 
 def test_a_session_that_was_begun_later_is_another_ones() -> None:
-    (own,) = (stat for stat in procfs.stats() if stat.pid == os.getpid())
-    assert RunIdentity("x", 0, own.session, ticks_now() + 1).leads(own)
-    assert not RunIdentity("x", 0, own.session, own.started).leads(own)
-    assert not RunIdentity("x", 0, None).leads(own)
+    (own,) = (stat for stat in procfs.iter_stats() if stat.pid == os.getpid())
+    assert RunIdentity("x", 0, own.session, get_boot_ticks() + 1).has_in_session(own)
+    assert not RunIdentity("x", 0, own.session, own.start_ticks).has_in_session(own)
+    assert not RunIdentity("x", 0, None).has_in_session(own)
 
 
 async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
@@ -168,13 +172,13 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Reading it takes a lock of the process, which the kernel may hold for as long as it likes."""
-    monkeypatch.setattr(remains, "_ATTEMPT_WITHIN", 2.0)
+    monkeypatch.setattr(leftover_killer, "_PASS_TIMEOUT", 2.0)
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
-    since, launch_id, over = ticks_now(), secrets.token_hex(8), threading.Event()
-    read = procfs.environment_of
+    since, launch_id, over = get_boot_ticks(), secrets.token_hex(8), threading.Event()
+    read = procfs.read_environment
     async with (
         spawned(leaves) as odd,
-        spawned(leaves, **{contract.MESH_LIFE: launch_id}) as process,
+        spawned(leaves, **{contract.MESH_LAUNCH_ID: launch_id}) as process,
     ):
 
         def environment_of(pid: int) -> list[bytes]:
@@ -182,13 +186,13 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
                 over.wait()
             return read(pid)
 
-        monkeypatch.setattr(procfs, "environment_of", environment_of)
-        sweeper = Sweeper(Launch(tmp_path))
-        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 1
+        monkeypatch.setattr(procfs, "read_environment", environment_of)
+        sweeper = LeftoverKiller(MeshRun(tmp_path))
+        assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 1
         await process.wait()
         assert f"cannot read the environment of pid {odd.pid}" in caplog.text
         # It is not tried again.
         caplog.clear()
-        assert (await sweeper.sweep(RunIdentity(launch_id, since))).killed == 0
+        assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 0
         assert not caplog.text
         over.set()

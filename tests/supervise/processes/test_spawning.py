@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervise.processes.spawning import kill_and_reap, start_program
+from meshtrio.supervisor.process.spawn import kill_and_reap, start_program
 from tests import ROOT
-from tests.hung_filesystem import hung
+from tests.support.hung_filesystem import mount_hung_filesystem
 
 
 @pytest.mark.parametrize("where", ["program", "program in cwd", "cwd", "root"])
@@ -25,7 +25,7 @@ async def test_a_start_that_hangs_holds_no_descriptors_of_this_process(
     read, write = os.pipe()
     # The filesystem ends first, and the start with it.
     async with trio.open_nursery() as nursery:
-        with hung(short_dir) as filesystem:
+        with mount_hung_filesystem(short_dir) as filesystem:
             program, cwd = {
                 "program": (str(filesystem.folder / "program"), None),
                 "program in cwd": ("hung/program", short_dir),
@@ -38,7 +38,7 @@ async def test_a_start_that_hangs_holds_no_descriptors_of_this_process(
                     await start_program([program], cwd=cwd)
 
             nursery.start_soon(start)
-            await trio.to_thread.run_sync(filesystem.wait_until_asked, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(filesystem.wait_for_request, abandon_on_cancel=True)
             os.close(write)
             with trio.fail_after(30):
                 end = await trio.to_thread.run_sync(os.read, read, 1, abandon_on_cancel=True)
@@ -74,7 +74,7 @@ async def test_a_working_directory_that_is_none(
 STARTING = """
 import os, subprocess, sys, trio
 from pathlib import Path
-from meshtrio.supervise.processes.spawning import kill_and_reap, start_program
+from meshtrio.supervisor.process.spawn import kill_and_reap, start_program
 
 async def main():
     if "without streams" in sys.argv:

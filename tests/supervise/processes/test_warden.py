@@ -9,24 +9,24 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervise.processes.launch import Launch
-from meshtrio.supervise.processes.process import Process
-from meshtrio.supervise.processes.warden import Warden
+from meshtrio.supervisor.process.mesh_run import MeshRun
+from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.warden import Warden
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
 
 
 async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_dir: Path) -> None:
     """As when the mesh ends by an exception, before it has stopped a plugin."""
-    warden = Warden(Launch(short_dir))
+    warden = Warden(MeshRun(short_dir))
     with trio.fail_after(60):
-        process = await Process.spawn(SLEEPS, env={}, cwd=None)
+        process = await PluginProcess.spawn(SLEEPS, env={}, cwd=None)
         copy = -1
         async with trio.open_nursery() as nursery:
             await nursery.start(warden.run)
             # A fork of this process would hold the mesh's end of the socket, too.
-            assert warden._channel is not None
-            copy = os.dup(warden._channel.fileno())
+            assert warden._socket is not None
+            copy = os.dup(warden._socket.fileno())
             warden.watch(process.pid, process.pidfd)
             nursery.cancel_scope.cancel()
         await process.wait()
@@ -37,14 +37,14 @@ async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_
 
 
 async def test_a_plugin_that_was_reaped_is_not_watched(short_dir: Path) -> None:
-    warden = Warden(Launch(short_dir))
+    warden = Warden(MeshRun(short_dir))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(warden.run)
-            process = await Process.spawn(SLEEPS, env={}, cwd=None)
+            process = await PluginProcess.spawn(SLEEPS, env={}, cwd=None)
             warden.watch(process.pid, process.pidfd)
             await process.stop(0)
-            process.reap_later(lambda: warden.forget(process.pid))
+            process.reap_later(lambda: warden.unwatch(process.pid))
             assert warden._plugins == {}
             nursery.cancel_scope.cancel()
     os.close(process.stdout)

@@ -1,0 +1,116 @@
+"""What a failure is told as: one line a mistake, and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import click
+import purerpc
+
+from meshtrio.cli.status_details import CallFailedError
+from meshtrio.errors import (
+    ConfigError,
+    MeshFailedError,
+    MeshtrioError,
+    NoMeshError,
+    unwrap_exception_group,
+)
+from meshtrio.util.text import escape_unprintable
+
+_SELF_EXPLANATORY_STATUSES = frozenset(
+    {"NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "PERMISSION_DENIED"}
+)
+"""Statuses of the mesh's own services whose text says it all."""
+
+
+_WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+
+class MeshRequestError(Exception):
+    """A mesh did not do what it was asked to, with the status it gave."""
+
+    def __init__(self, status: purerpc.Status) -> None:
+        super().__init__(status.status_message)
+        self.status = status
+
+
+def describe_error(exc: Exception) -> tuple[int, list[str]]:
+    """The exit status and what goes to stderr. Raises it again where nobody foresaw it."""
+    found = unwrap_exception_group(exc)
+    if isinstance(found, click.ClickException):
+        return found.exit_code, _describe_usage_error(found)
+    if isinstance(found, ConfigError):
+        return 2, _format_error_lines(*found.problems)
+    if isinstance(found, MeshRequestError):
+        return _describe_mesh_request_error(found.status)
+    if isinstance(found, CallFailedError):
+        details = (f"  {escape_unprintable(text)}" for text in found.details)
+        return 1, [*_format_error_lines(_format_status(found.status)), *details]
+    if isinstance(found, MeshFailedError):
+        return 1, _format_error_lines(str(found), one_error_per_line=False)
+    if isinstance(found, MeshtrioError):
+        return 2, _format_error_lines(str(found))
+    if isinstance(found, NoMeshError):
+        return 1, _format_error_lines(found.status.status_message)
+    if isinstance(found, purerpc.RpcFailedError):
+        return 1, _format_error_lines(_format_status(found.status))
+    if isinstance(found, OSError) and (text := _describe_os_error(found)):
+        return 1, _format_error_lines(text)
+    raise exc
+
+
+def _describe_os_error(exc: OSError) -> str:
+    """What can be wrong with where a command is run; "" for anything else."""
+    if exc.errno in _WRITE_ERRNOS:
+        return f"stdout cannot be written to: {exc.strerror}"
+    if exc.errno == errno.ENOENT and not _has_current_directory():
+        return "the current folder has been removed; change to one that is there"
+    return ""
+
+
+def _has_current_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _describe_usage_error(exc: click.ClickException) -> list[str]:
+    context = getattr(exc, "ctx", None)
+    text = exc.format_message()
+    if context is None or "\n" in text:
+        # The help itself, where no command was given.
+        return (
+            _format_error_lines(text)
+            if context is None
+            else [escape_unprintable(line) for line in text.split("\n")]
+        )
+    text = text if text.endswith((".", "?")) else f"{text}."
+    return _format_error_lines(f"{text} See `{context.command_path} --help`")
+
+
+def _describe_mesh_request_error(status: purerpc.Status) -> tuple[int, list[str]]:
+    name = status.status_code.name
+    if name == "INVALID_ARGUMENT":
+        # A config that cannot be: the mesh tells every mistake of it.
+        return 2, _format_error_lines(status.status_message)
+    return 1, _format_error_lines(
+        escape_unprintable(status.status_message)
+        if name in _SELF_EXPLANATORY_STATUSES
+        else _format_status(status)
+    )
+
+
+def _format_status(status: purerpc.Status) -> str:
+    # A newline in it starts no line of ours.
+    return escape_unprintable(f"{status.status_code.name}: {status.status_message}")
+
+
+def _format_error_lines(*texts: str, one_error_per_line: bool = True) -> list[str]:
+    """`apart`: each line is a mistake of its own, and is marked as ours."""
+    lines = [escape_unprintable(line) for text in texts for line in text.split("\n")]
+    if not one_error_per_line:
+        lines = ["\n".join(lines)]
+    return [f"meshtrio: {line}" for line in lines if line or not one_error_per_line]

@@ -1,0 +1,80 @@
+"""Messages as JSON for scripts: the names of the proto, every field, and numbers as numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from base64 import b64encode
+from collections.abc import Mapping, MutableSequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from meshtrio.util.text import escape_unprintable_json
+
+
+def message_to_dict(message: Message) -> dict[str, Any]:
+    """A message of ours as plain values; what is not set is None, an enum's value its name."""
+    return {field.name: _field_value(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _field_value(message: Message, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if isinstance(value, Mapping):
+        return {key: _single_value(each, field) for key, each in value.items()}
+    if isinstance(value, MutableSequence):
+        return [_single_value(each, field) for each in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return _single_value(value, field)
+
+
+def _single_value(value: Any, field: Any) -> Any:
+    if isinstance(value, Message):
+        return message_to_dict(value)
+    if isinstance(value, bytes):
+        return b64encode(value).decode("ascii")  # as protobuf's JSON has bytes
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, for people to read, too."""
+    print(to_json_text(value, indent=2))
+
+
+def print_json_line(value: Any) -> None:
+    """One of a stream of objects, each on a line of its own; whoever reads it gets it now."""
+    print(to_json_text(value), flush=True)
+
+
+def to_json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON that any reader takes and any terminal and encoding of stdout can show.
+
+    Numbers that JSON does not have are strings, as in protobuf's mapping.
+    """
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    except ValueError:
+        finite = _replace_nonfinite(value)
+        text = json.dumps(finite, indent=indent, ensure_ascii=not utf8, allow_nan=False)
+    return escape_unprintable_json(text)
+
+
+def _replace_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_nonfinite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replace_nonfinite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return nonfinite_name(value)
+    return value
+
+
+def nonfinite_name(value: float) -> str:
+    """Return what protobuf's JSON calls a number that is not finite."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,0 +1,219 @@
+"""Messages of any service in protobuf's JSON, with the names of the proto.
+
+What that mapping has no form for is shown all the same, as grpcurl does: a message of `Any` whose
+type is not known has its bytes, a number in a `Struct` that is not finite has its name, and a well
+known type with values that it cannot have is shown as the plain message that it is.
+Source: protobuf's "ProtoJSON Format".
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import math
+from collections.abc import Callable, Mapping, MutableSequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from meshtrio.cli.json_output import nonfinite_name
+
+_MAX_DEPTH = 120
+"""Levels of messages. Protobuf parses 100, and each message in an `Any` begins anew."""
+_INT64_FIELD_TYPES = frozenset(
+    getattr(FieldDescriptor, f"TYPE_{name}")
+    for name in ("INT64", "UINT64", "SINT64", "FIXED64", "SFIXED64")
+)
+_CALENDAR_CYCLE = 146097 * 86400
+"""Seconds of 400 years, after which the calendar repeats itself."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_DURATION = 315_576_000_000
+"""Seconds; source: google/protobuf/duration.proto."""
+
+
+class _NotRepresentableError(Exception):
+    """A well known type has a value that its JSON has no form for."""
+
+
+def message_to_json_value(message: Message, pool: DescriptorPool | None = None) -> Any:
+    """Return a message as values that JSON has, usually an object.
+
+    Args:
+        message: Any message.
+        pool: The types that messages of `Any` in it may have; by default its own pool.
+    """
+    known: Any = pool or message.DESCRIPTOR.file.pool
+    return _Converter(known).convert_message(message, 0)
+
+
+class _Converter:
+    def __init__(self, pool: DescriptorPool) -> None:
+        self._pool = pool
+
+    def convert_message(self, message: Any, depth: int) -> Any:
+        special = _WELL_KNOWN_TYPES.get(message.DESCRIPTOR.full_name)
+        if special is not None:
+            try:
+                return special(self, message, depth)
+            except (_NotRepresentableError, AttributeError, KeyError, TypeError, ValueError):
+                # A server may also describe such a type in another way than it is.
+                pass
+        return self._convert_fields(message, depth)
+
+    def _convert_fields(self, message: Any, depth: int) -> dict[str, Any]:
+        try:
+            return {
+                f"[{field.full_name}]" if field.is_extension else field.name: self._convert_value(
+                    field, value, depth
+                )
+                for field, value in message.ListFields()
+            }
+        except UnicodeDecodeError:  # proto2 does not look
+            return _undecodable(message.SerializeToString(), "a text in it is not UTF-8")
+
+    def _convert_value(self, field: FieldDescriptor, value: Any, depth: int) -> Any:
+        if isinstance(value, Message):
+            return self.convert_message(value, depth + 1)
+        if isinstance(value, Mapping):
+            kind: Any = field.message_type
+            of = kind.fields_by_name["value"]
+            return {
+                _convert_map_key(key): self._convert_value(of, each, depth)
+                for key, each in sorted(value.items())
+            }
+        if isinstance(value, MutableSequence):
+            return [self._convert_value(field, each, depth) for each in value]
+        return _convert_scalar(field, value)
+
+    # -- well known types --------------------------------------------------------------------
+
+    def convert_any(self, message: Any, depth: int) -> Any:
+        url, data = message.type_url, message.value
+        if not url and not data:
+            return {}
+        name = url.rpartition("/")[2]
+        try:
+            inner: Any = GetMessageClass(self._pool.FindMessageTypeByName(name))()
+        except KeyError:
+            why = f"{name} is not recognized; see @value for raw binary message data"
+            return {"@type": url} | _undecodable(data, why)
+        try:
+            inner.MergeFromString(data)
+        except DecodeError:
+            return {"@type": url} | _undecodable(data, f"@value is not a {name}")
+        if depth >= _MAX_DEPTH:
+            return {"@type": url} | _undecodable(data, "nested too deeply")
+        shown = self.convert_message(inner, depth + 1)
+        if name in _WELL_KNOWN_TYPES or not isinstance(shown, dict):
+            return {"@type": url, "value": shown}
+        return {"@type": url} | shown
+
+    def convert_struct(self, message: Any, depth: int) -> Any:
+        return {
+            key: self.convert_message(each, depth + 1)
+            for key, each in sorted(message.fields.items())
+        }
+
+    def convert_list_value(self, message: Any, depth: int) -> Any:
+        return [self.convert_message(each, depth + 1) for each in message.values]
+
+    def convert_struct_value(self, message: Any, depth: int) -> Any:
+        kind = message.WhichOneof("kind")
+        if kind is None or kind == "null_value":
+            return None
+        value = getattr(message, kind)
+        return self._convert_value(message.DESCRIPTOR.fields_by_name[kind], value, depth)
+
+    def convert_wrapper(self, message: Any, depth: int) -> Any:
+        return self._convert_value(message.DESCRIPTOR.fields_by_name["value"], message.value, depth)
+
+    def convert_timestamp(self, message: Any, depth: int) -> str:
+        if not 0 <= message.nanos < 10**9:
+            raise _NotRepresentableError
+        cycles, seconds = divmod(message.seconds, _CALENDAR_CYCLE)
+        time = _EPOCH + timedelta(seconds=seconds)
+        return (
+            f"{time.year + 400 * cycles:04}-{time:%m-%dT%H:%M:%S}{_format_fraction(message.nanos)}Z"
+        )
+
+    def convert_duration(self, message: Any, depth: int) -> str:
+        seconds, nanos = message.seconds, message.nanos
+        if abs(seconds) > _MAX_DURATION or abs(nanos) >= 10**9 or seconds * nanos < 0:
+            raise _NotRepresentableError
+        sign = "-" if seconds < 0 or nanos < 0 else ""
+        return f"{sign}{abs(seconds)}{_format_fraction(abs(nanos))}s"
+
+    def convert_field_mask(self, message: Any, depth: int) -> str:
+        return ",".join(map(_to_camel_case, message.paths))
+
+
+_WELL_KNOWN_TYPES: dict[str, Callable[[_Converter, Any, int], Any]] = {
+    f"google.protobuf.{name}": printed
+    for names, printed in (
+        (("Any",), _Converter.convert_any),
+        (("Struct",), _Converter.convert_struct),
+        (("ListValue",), _Converter.convert_list_value),
+        (("Value",), _Converter.convert_struct_value),
+        (("Timestamp",), _Converter.convert_timestamp),
+        (("Duration",), _Converter.convert_duration),
+        (("FieldMask",), _Converter.convert_field_mask),
+        (
+            ("DoubleValue", "FloatValue", "BoolValue", "StringValue", "BytesValue"),
+            _Converter.convert_wrapper,
+        ),
+        (("Int64Value", "UInt64Value", "Int32Value", "UInt32Value"), _Converter.convert_wrapper),
+    )
+    for name in names
+}
+
+
+def _undecodable(data: bytes, why: str) -> dict[str, Any]:
+    return {"@error": why, "@value": base64.b64encode(data).decode()}
+
+
+def _convert_map_key(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _convert_scalar(field: FieldDescriptor, value: Any) -> Any:
+    if field.enum_type is not None:
+        if field.enum_type.full_name == "google.protobuf.NullValue":
+            return None
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return nonfinite_name(value)
+        return _shortest_float32(value) if field.type == FieldDescriptor.TYPE_FLOAT else value
+    return str(value) if field.type in _INT64_FIELD_TYPES else value
+
+
+def _shortest_float32(value: float) -> float:
+    """The shortest decimal number that is the same in 32 bits."""
+    for digits in range(6, 9):
+        shorter = float(f"{value:.{digits}g}")
+        if ctypes.c_float(shorter).value == value:
+            return shorter
+    return float(f"{value:.9g}")
+
+
+def _format_fraction(nanos: int) -> str:
+    """With 0, 3, 6 or 9 digits."""
+    digits = f".{nanos:09}"
+    while digits.endswith("000"):
+        digits = digits[:-3]
+    return "" if digits == "." else digits
+
+
+def _to_camel_case(path: str) -> str:
+    """Of a path in a FieldMask, if it can be told from this again."""
+    first, *words = path.split("_")
+    if path != path.lower() or "," in path or not all(word[:1].isalpha() for word in words):
+        raise _NotRepresentableError
+    return first + "".join(word[0].upper() + word[1:] for word in words)

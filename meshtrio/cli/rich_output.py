@@ -1,0 +1,95 @@
+"""What is printed for people: tables without borders, colours on terminals only, nothing cut."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from io import StringIO
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from meshtrio.util.text import escape_unprintable
+
+_UNLIMITED_WIDTH = 100_000
+STATE_STYLES = {
+    "ready": "green",
+    "starting": "yellow",
+    "pending": "yellow",
+    "backoff": "yellow",
+    "stopping": "yellow",
+    "unready": "red",
+    "failed": "bold red",
+    "stopped": "dim",
+    "exited": "dim",
+}
+_NUMERIC_COLUMNS = frozenset(
+    ("INSTANCE", "PID", "RESTARTS", "UPTIME", "CALLS/S", "FAILED/S", "MEDIAN", "P99", "IN FLIGHT")
+) | {"CPU %", "MEMORY", "WEIGHT", "PRIORITY"}
+
+
+def is_stdout_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
+    """As stdout is, whether it writes there or to a file. Nothing is taken for markup.
+
+    Lines are as long as they are, and a terminal breaks those that are too long for it; so a path
+    that is copied from there is whole. `live` is for what has to fit on the screen.
+    """
+    return Console(
+        file=file or sys.stdout,
+        force_terminal=True if is_stdout_terminal() else None,
+        width=None if live else _UNLIMITED_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+class _StdoutBuffer(StringIO):
+    """Text for stdout: rich draws with ASCII if the encoding has nothing else."""
+
+    encoding = property(lambda _: sys.stdout.encoding or "utf-8")
+
+
+class _EscapingTable(Table):
+    """A table that shows strings as they are: neither markup nor control characters count."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(
+            *(make_text(each) if isinstance(each, str) else each for each in cells), **options
+        )
+
+
+def make_text(content: str, style: str = "") -> Text:
+    """Return text of others for the screen."""
+    return Text(escape_unprintable(content), style)
+
+
+def print_renderable(renderable: RenderableType) -> None:
+    """Print it, without the blanks that a table fills its lines with."""
+    buffer = _StdoutBuffer()
+    make_console(buffer).print(renderable)
+    print("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")[:-1]))
+
+
+def make_table(columns: Iterable[str | Text]) -> Table:
+    """An empty table; the columns are known by their titles."""
+    made = _EscapingTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        title = str(column).rstrip(" ▼▲")
+        made.add_column(
+            column,
+            justify="right" if title in _NUMERIC_COLUMNS else "left",
+            no_wrap=True,
+            overflow="fold",
+        )
+    return made
+
+
+def make_state_text(name: str) -> Text:
+    return make_text(name, STATE_STYLES.get(name, ""))

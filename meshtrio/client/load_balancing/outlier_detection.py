@@ -1,0 +1,200 @@
+"""Outlier detection: endpoints that fail more than others get no calls for a while (gRFC A50).
+
+Beside the two algorithms of A50, which judge an interval when it is over, an endpoint can be
+ejected at once after so many failures in a row, as Envoy does.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from enum import Enum
+from random import Random
+
+import attrs
+
+
+@attrs.frozen
+class SuccessRate:
+    """Ejects those whose success rate lies so many standard deviations below the mean."""
+
+    stdev_factor: float = 1.9
+    enforcement_percentage: int = 100
+    """The chance that one is ejected when it could be."""
+    minimum_hosts: int = 5
+    """With so many calls; with fewer of them, nobody is judged."""
+    request_volume: int = 100
+    """Calls in an interval that an endpoint is judged by."""
+
+
+@attrs.frozen
+class FailurePercentage:
+    """Ejects those that fail more than so many calls of a hundred, whatever others do."""
+
+    threshold: int = 85
+    enforcement_percentage: int = 100
+    minimum_hosts: int = 5
+    request_volume: int = 50
+
+
+@attrs.frozen
+class OutlierDetection:
+    """Times are seconds."""
+
+    interval: float = 10.0
+    base_ejection_time: float = 30.0
+    """Times the number of ejections, which is forgotten one by one."""
+    max_ejection_time: float = 300.0
+    max_ejection_percent: int = 10
+    """Of the endpoints; one may always be, unless it is the only one."""
+    success_rate: SuccessRate | None = None
+    failure_percentage: FailurePercentage | None = None
+    consecutive_failures: int | None = None
+
+
+class DetectionMethod(Enum):
+    """What found an endpoint to fail more than others, in the words of gRFC A91."""
+
+    SUCCESS_RATE = "success_rate"
+    FAILURE_PERCENTAGE = "failure_percentage"
+    CONSECUTIVE_FAILURES = "consecutive_failures"
+    """Ours: gRPC has no such rule."""
+
+
+class UnenforcedReason(Enum):
+    """Why an endpoint that was found so was not ejected."""
+
+    ENFORCEMENT_PERCENTAGE = "enforcement_percentage"
+    MAX_EJECTION_OVERFLOW = "max_ejection_overflow"
+
+
+Ejection = tuple[DetectionMethod, UnenforcedReason | None]
+"""What was found, and why it had no consequence, if it had none."""
+
+
+@attrs.define
+class _Host:
+    succeeded: int = 0
+    failed: int = 0
+    consecutive_failures: int = 0
+    ejected_at: float | None = None
+    ejection_time_multiplier: int = 0
+
+    @property
+    def request_volume(self) -> int:
+        return self.succeeded + self.failed
+
+    @property
+    def success_rate(self) -> float:
+        return self.succeeded / self.request_volume
+
+
+class OutlierDetector:
+    """What is known of the endpoints of one channel, by their names."""
+
+    def __init__(self, config: OutlierDetection, rng: Random) -> None:
+        self.config = config
+        self._rng = rng
+        self._hosts: dict[str, _Host] = {}
+        self._ejections: list[Ejection] = []
+
+    def drain_ejections(self) -> list[Ejection]:
+        """Those since it was last asked: whoever records and sweeps is to ask after it."""
+        verdicts, self._ejections = self._ejections, []
+        return verdicts
+
+    @property
+    def ejected(self) -> frozenset[str]:
+        return frozenset(n for n, host in self._hosts.items() if host.ejected_at is not None)
+
+    def update_endpoints(self, names: Iterable[str]) -> None:
+        """The endpoints there are now; what is known of the others is forgotten."""
+        self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
+
+    def record(self, name: str, *, success: bool, now: float) -> bool:
+        """Count the outcome of a call; True if that ejects the endpoint."""
+        host = self._hosts.get(name)
+        if host is None:
+            return False
+        if success:
+            host.succeeded += 1
+            host.consecutive_failures = 0
+            return False
+        host.failed += 1
+        host.consecutive_failures += 1
+        most = self.config.consecutive_failures
+        if most is None or host.consecutive_failures < most or host.ejected_at is not None:
+            return False
+        # Of a row that goes on, only its first verdict counts.
+        counts = host.consecutive_failures == most
+        ejected = self._eject(host, now)
+        if ejected or counts:
+            overflow = None if ejected else UnenforcedReason.MAX_EJECTION_OVERFLOW
+            self._ejections.append((DetectionMethod.CONSECUTIVE_FAILURES, overflow))
+        return ejected
+
+    def end_interval(self, now: float) -> None:
+        """Judge the interval that is over, and let those back whose time is."""
+        if self.config.success_rate is not None:
+            self._check_success_rate(self.config.success_rate, now)
+        if self.config.failure_percentage is not None:
+            self._check_failure_percentage(self.config.failure_percentage, now)
+        for host in self._hosts.values():
+            host.succeeded = host.failed = 0
+            self._uneject_if_due(host, now)
+
+    def _check_success_rate(self, rule: SuccessRate, now: float) -> None:
+        judged = [
+            host for host in self._hosts.values() if host.request_volume >= rule.request_volume
+        ]
+        if len(judged) < max(rule.minimum_hosts, 1):
+            return
+        rates = [host.success_rate for host in judged]
+        least = statistics.fmean(rates) - statistics.pstdev(rates) * rule.stdev_factor
+        for host in judged:
+            if host.success_rate < least:
+                self._enforce_ejection(
+                    host, DetectionMethod.SUCCESS_RATE, rule.enforcement_percentage, now
+                )
+
+    def _check_failure_percentage(self, rule: FailurePercentage, now: float) -> None:
+        if len(self._hosts) < rule.minimum_hosts:
+            return
+        for host in self._hosts.values():
+            enough = host.request_volume >= max(rule.request_volume, 1)
+            if enough and host.failed * 100 > rule.threshold * host.request_volume:
+                found = DetectionMethod.FAILURE_PERCENTAGE
+                self._enforce_ejection(host, found, rule.enforcement_percentage, now)
+
+    def _enforce_ejection(
+        self, host: _Host, method: DetectionMethod, percentage: int, now: float
+    ) -> None:
+        if host.ejected_at is not None:
+            return
+        unenforced = None
+        if self._rng.random() * 100 >= percentage:
+            unenforced = UnenforcedReason.ENFORCEMENT_PERCENTAGE
+        elif not self._eject(host, now):
+            unenforced = UnenforcedReason.MAX_EJECTION_OVERFLOW
+        self._ejections.append((method, unenforced))
+
+    def _eject(self, host: _Host, now: float) -> bool:
+        count = len(self._hosts)
+        allowed = min(max(count * self.config.max_ejection_percent // 100, 1), count - 1)
+        if len(self.ejected) >= allowed:
+            return False
+        host.ejected_at = now
+        host.ejection_time_multiplier += 1
+        host.consecutive_failures = 0
+        return True
+
+    def _uneject_if_due(self, host: _Host, now: float) -> None:
+        if host.ejected_at is None:
+            host.ejection_time_multiplier = max(host.ejection_time_multiplier - 1, 0)
+            return
+        config = self.config
+        longest = max(config.base_ejection_time, config.max_ejection_time)
+        if now > host.ejected_at + min(
+            config.base_ejection_time * host.ejection_time_multiplier, longest
+        ):
+            host.ejected_at = None

@@ -1,0 +1,81 @@
+"""The TCP ports that the parts of a mesh take: each is taken once, and there is one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+import attrs
+
+from meshtrio.config.access import GatewayConfig
+from meshtrio.config.plugin import PluginConfig
+from meshtrio.config.telemetry import (
+    METRICS_FROM_MESH,
+    METRICS_OFF,
+    TelemetryConfig,
+    parse_host_port,
+)
+from meshtrio.util.address import Address
+
+_MAX_PORT = 65535
+_WILDCARD_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nothing is bound here
+
+
+@attrs.frozen
+class PortRange:
+    """From the port of an address on, so many; `key` is where the config says so."""
+
+    key: str
+    address: Address
+    count: int = 1
+
+    @property
+    def last(self) -> int:
+        return self.address.port + self.count - 1
+
+    def overlaps(self, other: PortRange) -> bool:
+        hosts = {self.address.host, other.address.host}
+        return (
+            (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARD_HOSTS))
+            and self.address.port <= other.last
+            and other.address.port <= self.last
+        )
+
+    def __str__(self) -> str:
+        first = self.address.port
+        return f"port {first}" if self.count == 1 else f"ports {first} to {self.last}"
+
+
+def validate_ports(
+    plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
+) -> list[str]:
+    """Every mistake, as "key: reason"."""
+    taken = [
+        *_mesh_port_ranges(telemetry, gateway),
+        *(p for each in plugins for p in _plugin_port_ranges(each)),
+    ]
+    found = [
+        f"{ports.key}: the instances and their successors take {ports}; the highest is {_MAX_PORT}"
+        for ports in taken
+        if ports.last > _MAX_PORT
+    ]
+    for one, other in combinations(taken, 2):
+        if one.overlaps(other):
+            found.append(f"{other.key}: takes {other}, and {one.key} takes {one}")
+    return found
+
+
+def _mesh_port_ranges(telemetry: TelemetryConfig, gateway: GatewayConfig) -> Iterator[PortRange]:
+    if telemetry.metrics is not None:
+        yield PortRange("mesh: telemetry: metrics", parse_host_port(telemetry.metrics))
+    if gateway.listen is not None:
+        yield PortRange("mesh: gateway: listen", Address.parse(gateway.listen))
+
+
+def _plugin_port_ranges(plugin: PluginConfig) -> Iterator[PortRange]:
+    """Each instance has one, and each successor another."""
+    count = 2 * plugin.instances
+    if plugin.listen is not None:
+        yield PortRange(f"plugin {plugin.name!r}: listen", Address.parse(plugin.listen), count)
+    if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
+        yield PortRange(f"plugin {plugin.name!r}: metrics", parse_host_port(plugin.metrics), count)

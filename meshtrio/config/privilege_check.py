@@ -1,0 +1,112 @@
+"""Programs that change their user or their rights when they are executed (execve(2)).
+
+A mesh that may not signal processes of other users can neither stop nor kill what such a program
+becomes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+
+from meshtrio.config.executable_check import ExecutionContext
+from meshtrio.config.plugin import PluginConfig
+from meshtrio.util.text import replace_surrogates
+
+_CAPABILITIES_XATTR = "security.capability"
+_MAX_SHEBANG_SIZE = 256
+"""Bytes of a #! line that the kernel reads (BINPRM_BUF_SIZE)."""
+_MAX_INTERPRETER_DEPTH = 5
+"""How many scripts may be interpreters of one another."""
+_CAP_KILL = 5
+
+
+def describe_privilege_change(config: PluginConfig) -> str:
+    """What a plugin's program changes that this process may have no power over; "" for nothing.
+
+    Follows #! lines, as it is the interpreter that counts there. A program that the plugin starts
+    in turn, as by sudo(8) in its command, is not looked at.
+    """
+    if _has_cap_kill():
+        return ""
+    place = ExecutionContext.from_config(config)
+    found = (path for path in place.candidates(config.argv()[0]) if os.access(path, os.X_OK))
+    try:
+        path = _resolve_binary(next(found))
+        change = _privilege_change(path) if path else ""
+    except StopIteration:
+        return ""
+    except OSError:
+        return ""  # it is not there, or cannot be looked at
+    if not change:
+        return ""
+    return replace_surrogates(
+        f"{path!r} {change}: a mesh that does not run as root may not be able to signal it, and "
+        "then it cannot be stopped or killed, and is left running"
+    )
+
+
+def _has_cap_kill() -> bool:
+    """Whether this process has CAP_KILL."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            lines = dict(line.partition(b":")[::2] for line in file.read().splitlines())
+        return bool(int(lines[b"CapEff"], 16) >> _CAP_KILL & 1)
+    except (OSError, KeyError, ValueError):
+        return os.geteuid() == 0
+
+
+def _resolve_binary(path: str) -> str:
+    """The binary that is executed for a program: its interpreter, if it is a script."""
+    for _ in range(_MAX_INTERPRETER_DEPTH):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError:
+            return path  # No script, then: the interpreter could not read it either.
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return ""
+            head = file.read(_MAX_SHEBANG_SIZE)
+        words = head[2:].partition(b"\n")[0].split(maxsplit=1) if head[:2] == b"#!" else []
+        if not words:
+            return path
+        path = os.fsdecode(words[0])
+    return ""
+
+
+def _privilege_change(path: str) -> str:
+    """How executing a binary changes the user, the group or the capabilities."""
+    status = os.stat(path)
+    if os.statvfs(path).f_flag & os.ST_NOSUID or _has_no_new_privileges():
+        return ""
+    if status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid():
+        return f"is set-user-ID: it runs as {_user_name(status.st_uid)}"
+    changes_group = status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP
+    if changes_group and status.st_gid != os.getegid():
+        return "is set-group-ID"
+    return "has file capabilities" if _has_capabilities(path) else ""
+
+
+def _has_no_new_privileges() -> bool:
+    """Whether this process, and so its children, can gain none (PR_SET_NO_NEW_PRIVS)."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return b"\nNoNewPrivs:\t1" in file.read()
+    except OSError:
+        return False
+
+
+def _has_capabilities(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, _CAPABILITIES_XATTR))
+    except OSError as exc:
+        return exc.errno not in (errno.ENODATA, errno.ENOTSUP)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,131 @@
+"""The registry of one mesh, in its memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import attrs
+from trio_util import AsyncValue
+
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.registry import UnknownServiceError
+
+_MAX_EXIT_INFOS = 16
+_MAX_REASON_LENGTH = 1000
+"""Characters; reasons may quote what a plugin answered."""
+_MAX_IDLE_SERVICES = 256
+
+
+class MemoryRegistry:
+    """Each service is one value that is replaced whole, so a watcher holds no queue."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, AsyncValue[ServiceState]] = {}
+        self._watcher_counts: Counter[str] = Counter()
+        self.revision = 0
+        """Of what is known of a service, since the mesh was started."""
+        self._claim_subscribers: list[Callable[[str], None]] = []
+        self._removed: set[str] = set()
+        """They keep their values: who watches one is told when it is declared again."""
+
+    def add_service(self, service: str) -> None:
+        self._services.setdefault(service, AsyncValue(ServiceState()))
+        self._removed.discard(service)
+        self._update(service, unmanaged=False)
+        self._notify_claim_subscribers(service)
+
+    def subscribe_to_claims(self, subscriber: Callable[[str], None]) -> None:
+        self._claim_subscribers.append(subscriber)
+
+    def _notify_claim_subscribers(self, service: str) -> None:
+        for subscriber in self._claim_subscribers:
+            subscriber(service)
+
+    def remove_service(self, service: str) -> None:
+        if service in self._services:
+            self._update(service, unmanaged=True)
+            if not self._services[service].value.endpoints:
+                self._removed.add(service)
+
+    def set_service_config(self, service: str, service_config: str) -> None:
+        self.add_service(service)
+        self._update(service, service_config=service_config)
+
+    def register(self, service: str, endpoint: Endpoint) -> None:
+        if service not in self._services:
+            self._evict_idle()
+            self._services[service] = AsyncValue(ServiceState(unmanaged=True))
+        self._removed.discard(service)
+        endpoints = self._services[service].value.endpoints
+        if any(known.id == endpoint.id for known in endpoints):
+            raise ValueError(f"endpoint {endpoint.id!r} of {service} is registered already")
+        self._update(service, endpoints=(*endpoints, endpoint))
+        if endpoint.server_uid is None:
+            self._notify_claim_subscribers(service)
+
+    def _update(self, service: str, **changes: Any) -> None:
+        """Replace a service's state, if it is another then: those who watch it are told."""
+        value = self._services[service]
+        following = attrs.evolve(value.value, **changes)
+        self.revision += following != value.value
+        value.value = following
+
+    def _evict_idle(self) -> None:
+        """Have no more of those that nobody attends to, serves or watches than are to be kept."""
+        idle = [
+            service
+            for service, value in self._services.items()
+            if value.value.unmanaged
+            and not value.value.endpoints
+            and service not in self._watcher_counts
+        ]
+        for service in idle[: len(idle) - _MAX_IDLE_SERVICES + 1]:
+            del self._services[service]
+            self._removed.discard(service)
+
+    def deregister(self, service: str, exit_info: ExitInfo) -> None:
+        if service not in self._services:
+            raise UnknownServiceError(service, self.services())
+        state = self._services[service].value
+        gone = exit_info.endpoint_id
+        # A later word on the same endpoint replaces the first: stopped, then how it ended. Only
+        # the last one has a tail of stderr: every watcher is sent all of the state again and again.
+        departures = [
+            attrs.evolve(d, stderr_tail=()) for d in state.exit_infos if d.endpoint_id != gone
+        ]
+        exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
+        self._update(
+            service,
+            endpoints=tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
+            exit_infos=(*departures, exit_info)[-_MAX_EXIT_INFOS:],
+        )
+
+    def resolve(self, service: str) -> ServiceState:
+        if not self.has_service(service):
+            raise UnknownServiceError(service, self.services())
+        state: ServiceState = self._services[service].value
+        return state
+
+    def count_endpoints(self) -> int:
+        """Of all services."""
+        return sum(len(value.value.endpoints) for value in self._services.values())
+
+    def has_service(self, service: str) -> bool:
+        return service in self._services and service not in self._removed
+
+    def services(self) -> tuple[str, ...]:
+        return tuple(sorted(self._services.keys() - self._removed))
+
+    async def watch(self, service: str) -> AsyncGenerator[ServiceState, None]:
+        self.resolve(service)
+        self._watcher_counts[service] += 1
+        try:
+            async with aclosing(self._services[service].eventual_values()) as states:
+                async for state in states:
+                    yield state
+        finally:
+            self._watcher_counts[service] -= 1
+            self._watcher_counts += Counter()  # drops what is 0

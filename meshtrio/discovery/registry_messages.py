@@ -1,0 +1,137 @@
+"""What a registry knows, as messages of meshtrio.v1.Registry and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.messages import registry as messages
+from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.text import replace_surrogates
+
+
+def make_register_request(
+    service: str,
+    socket: Path | str,
+    weight: int,
+    tls: ClientTlsConfig | None,
+    *,
+    local: bool | None,
+) -> Any:
+    """A RegisterRequest for a path, or for an address."""
+    where = str(socket)
+    if not where.startswith(("unix:", "tcp:")):
+        where = f"unix:{os.path.abspath(where)}"
+    request = messages.RegisterRequest(
+        service=service, weight=weight, **_make_address_fields(where)
+    )
+    if local is not None:
+        request.local = local
+    if tls is not None:
+        request.tls.CopyFrom(tls_to_message(tls))
+    return request
+
+
+def state_to_message(service: str, state: ServiceState) -> Any:
+    return messages.ServiceState(
+        service=service,
+        endpoints=[_endpoint_to_message(endpoint) for endpoint in state.endpoints],
+        service_config=state.service_config,
+        unattended=state.unmanaged,
+        departures=[
+            messages.Departure(
+                endpoint_id=replace_surrogates(d.endpoint_id),
+                reason=replace_surrogates(d.reason),
+                exit_status=d.exit_status,
+                signal=d.signal,
+                stderr_tail=d.stderr_tail,
+                life=d.launch_id,
+            )
+            for d in state.exit_infos
+        ],
+    )
+
+
+def state_from_message(message: Any) -> ServiceState:
+    return ServiceState(
+        endpoints=tuple(_endpoint_from_message(each) for each in message.endpoints),
+        service_config=message.service_config,
+        unmanaged=message.unattended,
+        exit_infos=tuple(
+            ExitInfo(
+                endpoint_id=d.endpoint_id,
+                reason=d.reason,
+                exit_status=d.exit_status if d.HasField("exit_status") else None,
+                signal=d.signal if d.HasField("signal") else None,
+                stderr_tail=tuple(d.stderr_tail),
+                launch_id=d.life,
+            )
+            for d in message.departures
+        ),
+    )
+
+
+def _make_address_fields(address: str) -> dict[str, Any]:
+    """The fields of an address; a path that is not UTF-8 has a field of its own, in bytes."""
+    text = replace_surrogates(address)
+    if text == address:
+        return {"address": address}
+    return {"address": text, "path": os.fsencode(Address.parse(address).path)}
+
+
+def get_address(message: Any) -> str:
+    """The address that an Endpoint or a RegisterRequest has. Raises ValueError."""
+    if message.HasField("path"):
+        return f"unix:{os.fsdecode(message.path)}"
+    address: str = message.address
+    return address
+
+
+def _endpoint_to_message(endpoint: Endpoint) -> Any:
+    return messages.Endpoint(
+        id=replace_surrogates(endpoint.id),
+        **_make_address_fields(endpoint.address),
+        instance=endpoint.instance,
+        pid=endpoint.pid,
+        weight=endpoint.weight,
+        priority=endpoint.priority,
+        tls=None if endpoint.tls is None else tls_to_message(endpoint.tls),
+        owner=endpoint.server_uid,
+    )
+
+
+def _endpoint_from_message(message: Any) -> Endpoint:
+    return Endpoint(
+        id=message.id,
+        address=get_address(message),
+        instance=message.instance,
+        pid=message.pid,
+        # Not set by a mesh that is older than this client.
+        weight=message.weight or 1,
+        priority=message.priority,
+        tls=tls_from_message(message.tls) if message.HasField("tls") else None,
+        server_uid=message.owner if message.HasField("owner") else None,
+    )
+
+
+def tls_to_message(files: ClientTlsConfig) -> Any:
+    return messages.Tls(
+        ca_path=str(files.ca or ""),
+        certificate_path=str(files.certificate or ""),
+        key_path=str(files.key or ""),
+        server_name=files.server_name or "",
+    )
+
+
+def tls_from_message(message: Any) -> ClientTlsConfig:
+    def path(text: str) -> Path | None:
+        return Path(text) if text else None
+
+    return ClientTlsConfig(
+        ca=path(message.ca_path),
+        certificate=path(message.certificate_path),
+        key=path(message.key_path),
+        server_name=message.server_name or None,
+    )

@@ -1,0 +1,53 @@
+"""The [[service]] tables of a config, in a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshtrio.config import StaticServiceConfig
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint, ExitInfo
+from meshtrio.discovery.registry import Registry
+from meshtrio.util.address import Address, ClientTlsConfig
+
+
+def apply_service_tables(
+    registry: Registry,
+    old_tables: Iterable[StaticServiceConfig],
+    new_tables: Iterable[StaticServiceConfig],
+) -> None:
+    """Take over what the tables say now; endpoints that were there before are left alone."""
+    old_tables, new_tables = list(old_tables), list(new_tables)
+    old, new = _list_endpoints(old_tables), _list_endpoints(new_tables)
+    for table in new_tables:
+        registry.add_service(table.name)
+    for service, endpoint in old:
+        if (service, endpoint) not in new:
+            reason = f"{endpoint.address} was taken out of the config"
+            registry.deregister(service, ExitInfo(endpoint.id, reason))
+    for service, endpoint in new:
+        if (service, endpoint) not in old:
+            registry.register(service, endpoint)
+    texts = {table.name: table.config_json for table in new_tables if table.config}
+    for name in dict.fromkeys(table.name for table in (*old_tables, *new_tables)):
+        registry.set_service_config(name, texts.get(name, ""))
+
+
+def _list_endpoints(tables: Iterable[StaticServiceConfig]) -> list[tuple[str, Endpoint]]:
+    return [
+        (table.name, make_external_endpoint(address, table.weight, table.tls, local=table.local))
+        for table in tables
+        for address in table.endpoints
+    ]
+
+
+def make_external_endpoint(
+    address: str, weight: int = 1, tls: ClientTlsConfig | None = None, *, local: bool | None = None
+) -> Endpoint:
+    """An endpoint the mesh does not run, with an id that says all of it. Raises ValueError.
+
+    `local` as in `StaticServiceConfig`.
+    """
+    where = Address.parse(address)
+    priority = LOCAL_PRIORITY if (where.is_unix if local is None else local) else REMOTE_PRIORITY
+    name = f"{where} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
+    return Endpoint(name, str(where), weight=weight, priority=priority, tls=tls)

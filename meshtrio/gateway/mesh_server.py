@@ -1,0 +1,214 @@
+"""What a mesh serves on its socket and on the gateway's port: its services, and the plugins'."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
+from meshtrio.discovery.registry import Registry
+from meshtrio.errors import ConfigError, UsageError
+from meshtrio.gateway.proxied_health import ProxiedHealth
+from meshtrio.gateway.router import Router
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
+from meshtrio.runtime_dir.directory import ClaimedRuntimeDir
+from meshtrio.services.access_control import AccessControl, allows_other_users
+from meshtrio.services.call_quota import CallQuota
+from meshtrio.services.control import ControlServicer
+from meshtrio.services.event_log import EventLog
+from meshtrio.services.load_reports import LoadReports
+from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.mesh_socket import serve_mesh_socket
+from meshtrio.services.registry import RegistryServicer
+from meshtrio.services.standard import standard_server
+from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.telemetry.metrics import Metrics
+from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.transport.listener import tcp_listener
+from meshtrio.transport.tls import make_server_ssl_context
+from meshtrio.util.concurrency import background_service, collapse_group
+
+_log = logging.getLogger("meshtrio.mesh")
+
+
+_BASE_LIMITS = Limits(max_concurrent_streams=256)
+"""One caller shall not have all the places that a plugin has."""
+
+
+class MeshServer:
+    """The servers of one mesh."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        registry: Registry,
+        operations: Operations,
+        event_log: EventLog,
+        log_levels: LogLevelController,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """`metrics`: what the mesh's process measures, if it does."""
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._load_reports = LoadReports(registry)
+        self._log_levels = log_levels
+        passed = None if metrics is None else GatewayMetrics()
+        if metrics is not None and passed is not None:
+            metrics.add_source(passed.collect)
+        self._router = Router(registry, _ConfiguredServices(supervisor), passed)
+        self._health = ProxiedHealth(registry, self._router)
+        self._servicers = (
+            ControlServicer(
+                supervisor, registry, operations, event_log, self._load_reports, log_levels
+            ),
+            RegistryServicer(registry, lambda: supervisor.config),
+        )
+        self._call_quota = CallQuota(lambda: supervisor.config.limits.max_calls_per_user)
+
+    @asynccontextmanager
+    async def running(self, claim: ClaimedRuntimeDir) -> AsyncIterator[None]:
+        """Serve during the block, and until it is quite done.
+
+        Raises UsageError for what cannot be bound, and ConfigError for TLS files that cannot be
+        used.
+        """
+        config = self._supervisor.config.gateway
+        context = _make_ssl_context(config)
+        async with (
+            background_service(self._router.run),
+            background_service(self._serve_load_reports),
+            background_service(self._log_levels.run),
+            background_service(self._serve_sockets, claim, context),
+        ):
+            yield
+
+    async def _serve_load_reports(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await self._load_reports.run()
+
+    async def _serve_sockets(
+        self,
+        claim: ClaimedRuntimeDir,
+        context: ssl.SSLContext | None,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Serve on the mesh socket and the gateway's port, which are shut down at the same time."""
+        config = self._supervisor.config.gateway
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    serve_mesh_socket,
+                    self._supervisor.mesh_socket,
+                    claim,
+                    self._make_server(),
+                    lambda: allows_other_users(self._supervisor.config.access),
+                    config.drain_timeout,
+                )
+                if config.listen is not None:
+                    await nursery.start(self._serve_port, config, context)
+                task_status.started()
+        except BaseExceptionGroup as group:
+            raise collapse_group(group) from None
+
+    async def _serve_port(
+        self,
+        config: GatewayConfig,
+        context: ssl.SSLContext | None,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        assert config.listen is not None
+        open_to_all = config.security is GatewaySecurity.PLAINTEXT
+        with _open_gateway_listener(config.listen) as listener:
+            server = self._make_server(allow_anonymous=open_to_all, timeouts=NETWORK_TIMEOUTS)
+            if open_to_all:
+                _log.warning("any client that reaches %s may call every plugin", config.listen)
+            async with background_service(partial(server.serve, ssl_context=context), listener):
+                _log.info("the gateway listens on %s", config.listen)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await server.shut_down(config.drain_timeout)
+
+    def _make_server(
+        self, *, allow_anonymous: bool = False, timeouts: Timeouts | None = None
+    ) -> Server:
+        config = self._supervisor.config.gateway
+        keeper = AccessControl(
+            lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
+        )
+        return standard_server(
+            *self._servicers,
+            limits=attrs.evolve(
+                _BASE_LIMITS,
+                max_connections=config.max_connections,
+                max_connections_per_peer=config.max_connections_per_peer,
+                max_header_list_size=config.max_header_list_size,
+                reset_burst=config.reset_burst,
+                reset_rate=config.reset_rate,
+                connection_memory=max(config.max_memory_per_peer // 2, 1),
+                peer_memory=config.max_memory_per_peer,
+                process_memory=config.max_memory,
+            ),
+            timeouts=timeouts,
+            interceptors=[self._call_quota],
+            forwarder=self._router,
+            admit=keeper.get_denial_reason,
+            get_proxied_sources=self._router.service_index.list_reflection_sources,
+            health_source=self._health,
+            metrics=self._metrics,
+        )[0]
+
+
+class _ConfiguredServices:
+    """What the config says of the gRPC services that plugins serve: the same while it is."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._config: MeshConfig | None = None
+        self._services: Mapping[str, Iterable[str]] = {}
+
+    def __call__(self) -> Mapping[str, Iterable[str]]:
+        if self._supervisor.config is not self._config:
+            self._config = self._supervisor.config
+            found: defaultdict[str, set[str]] = defaultdict(set)
+            for plugin in self._config.plugins:
+                found[plugin.service].update(plugin.services)
+            for table in self._config.services:
+                found[table.name].update(table.services)
+            self._services = found
+        return self._services
+
+
+@contextmanager
+def _open_gateway_listener(address: str) -> Iterator[socket.socket]:
+    with ExitStack() as stack:
+        try:
+            listener = stack.enter_context(tcp_listener(address))
+        except UsageError as exc:
+            raise UsageError(f"[mesh.gateway] listen: {exc}") from None
+        yield listener
+
+
+def _make_ssl_context(config: GatewayConfig) -> ssl.SSLContext | None:
+    if config.tls is None:
+        return None
+    try:
+        files = config.tls
+        return make_server_ssl_context(files.certificate, files.key, files.client_ca)
+    except OSError as exc:
+        raise ConfigError([f"mesh: gateway: tls: cannot be used: {exc.strerror or exc}"]) from None

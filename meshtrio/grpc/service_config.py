@@ -1,0 +1,297 @@
+"""A service's config in gRPC's JSON form (grpc/doc/service_config.md, gRFC A6, A21, A24, A50).
+
+What of it is used here: `methodConfig` with `timeout`, `waitForReady`, `maxRequestMessageBytes`,
+`maxResponseMessageBytes`, `retryPolicy` and `hedgingPolicy`; `retryThrottling`;
+`healthCheckConfig`; `loadBalancingConfig` with `pick_first`, `round_robin`,
+`least_request_experimental`, `ring_hash_experimental` and `outlier_detection_experimental`.
+What gRPC has no words for is in the key `meshtrio`. Unknown keys are mistakes: a retry policy that
+is not read would be worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from meshtrio.client.load_balancing.outlier_detection import (
+    FailurePercentage,
+    OutlierDetection,
+    SuccessRate,
+)
+from meshtrio.client.retry.policy import (
+    HedgingPolicy,
+    RetryBudgetConfig,
+    RetryPolicy,
+    RetryThrottling,
+)
+from meshtrio.errors import ConfigError
+from meshtrio.util.backoff import Backoff
+from meshtrio.util.json_reader import (
+    ObjectReader,
+    integer_parser,
+    number_parser,
+    parse_boolean,
+    parse_duration,
+    parse_fraction,
+    parse_status_codes,
+    parse_string,
+)
+
+_BACKOFF_JITTER = 0.2
+"""A6's: delays are spread over 0.8 to 1.2 of their length."""
+
+
+class LoadBalancingPolicy(Enum):
+    PICK_FIRST = "pick_first"
+    ROUND_ROBIN = "round_robin"
+    LEAST_REQUEST = "least_request_experimental"
+    RING_HASH = "ring_hash_experimental"
+
+
+@attrs.frozen
+class LoadBalancingConfig:
+    """How endpoints are chosen."""
+
+    policy: LoadBalancingPolicy = LoadBalancingPolicy.LEAST_REQUEST
+    choice_count: int = 2
+    """Endpoints that LEAST_REQUEST draws."""
+    request_hash_header: str | None = None
+    """The metadata key whose value RING_HASH goes by."""
+    ring_size_range: tuple[int, int] = (1024, 4096)
+    outlier_detection: OutlierDetection | None = None
+
+
+@attrs.frozen
+class MethodConfig:
+    """What holds for the calls of some methods. None leaves it to the caller."""
+
+    timeout: float | None = None
+    """Seconds that a call may take at most, however much time its caller has."""
+    wait_for_ready: bool | None = None
+    max_request_message_bytes: int | None = None
+    """Bytes of a message that is sent, before compression."""
+    max_response_message_bytes: int | None = None
+    """Bytes of a message that is received, after decompression."""
+    retry_policy: RetryPolicy | None = None
+    hedging_policy: HedgingPolicy | None = None
+    can_use_fast_path: bool = attrs.field(init=False, eq=False, repr=False)
+    """Nothing of it needs more than one attempt after the other."""
+
+    def __attrs_post_init__(self) -> None:
+        plain = self.timeout is None and self.hedging_policy is None
+        object.__setattr__(self, "can_use_fast_path", plain)
+
+
+@attrs.frozen
+class CircuitBreakerLimits:
+    """Circuit breaking: what is above them fails with RESOURCE_EXHAUSTED at once."""
+
+    max_in_flight: int | None = None
+    """Calls of a channel that have an endpoint."""
+    max_in_flight_per_endpoint: int | None = None
+    max_pending: int | None = None
+    """Calls of a channel that wait for an endpoint."""
+
+
+@attrs.frozen
+class ServiceConfig:
+    """A whole one. `methods` go by "pkg.Service/Method", "pkg.Service/", and "" for all."""
+
+    method_configs: Mapping[str, MethodConfig] = attrs.field(factory=dict)
+    retry_throttling: RetryThrottling | None = None
+    load_balancing: LoadBalancingConfig = attrs.field(factory=LoadBalancingConfig)
+    health_check_service: str | None = None
+    """Whose health is watched on each connection, None for nobody's (gRFC A17)."""
+    circuit_breakers: CircuitBreakerLimits = attrs.field(factory=CircuitBreakerLimits)
+    retry_budget: RetryBudgetConfig = attrs.field(factory=RetryBudgetConfig)
+
+    def get_method_config(self, service: str, name: str) -> MethodConfig:
+        """The config of a method: its own, its service's, or that of all."""
+        for key in (f"{service}/{name}", f"{service}/", ""):
+            found = self.method_configs.get(key)
+            if found is not None:
+                return found
+        return _DEFAULT_METHOD_CONFIG
+
+
+_DEFAULT_METHOD_CONFIG = MethodConfig()
+
+
+def parse_service_config(raw: Any) -> ServiceConfig:
+    """Read what `json.loads` gave. Raises ConfigError with every mistake."""
+    problems: list[str] = []
+    fields = ObjectReader(raw, "service config", problems)
+    methods: dict[str, MethodConfig] = {}
+    for each in fields.object_readers("methodConfig"):
+        _read_method_config(each, methods)
+    throttling = fields.read_object("retryThrottling", _read_retry_throttling)
+    candidates = fields.object_readers("loadBalancingConfig")
+    health = fields.read_object(
+        "healthCheckConfig", lambda f: f.get("serviceName", parse_string, "")
+    )
+    bounds, budget = fields.read_object("meshtrio", _read_extensions) or (
+        CircuitBreakerLimits(),
+        RetryBudgetConfig(),
+    )
+    fields.reject_unknown_keys()
+    balancing = _read_load_balancing(candidates, fields) if candidates else LoadBalancingConfig()
+    if problems:
+        raise ConfigError(problems)
+    return ServiceConfig(methods, throttling, balancing, health, bounds, budget)
+
+
+def _read_method_config(fields: ObjectReader, methods: dict[str, MethodConfig]) -> None:
+    config = MethodConfig(
+        timeout=fields.get("timeout", parse_duration),
+        wait_for_ready=fields.get("waitForReady", parse_boolean),
+        max_request_message_bytes=fields.get("maxRequestMessageBytes", integer_parser(0)),
+        max_response_message_bytes=fields.get("maxResponseMessageBytes", integer_parser(0)),
+        retry_policy=fields.read_object("retryPolicy", _read_retry_policy),
+        hedging_policy=fields.read_object("hedgingPolicy", _read_hedging_policy),
+    )
+    if config.retry_policy is not None and config.hedging_policy is not None:
+        fields.add_error("", "has a retryPolicy and a hedgingPolicy; a method can have one of them")
+    names = fields.object_readers("name")
+    if not names:
+        fields.add_error("name", "is missing: a list of {service, method}, {} for all methods")
+    for name in names:
+        service, method = (
+            name.get("service", parse_string, ""),
+            name.get("method", parse_string, ""),
+        )
+        name.reject_unknown_keys()
+        key = f"{service}/{method}" if service else ""
+        if method and not service:
+            name.add_error("method", "needs a service")
+        elif key in methods:
+            name.add_error("", f"there is a config of {key or 'all methods'} already")
+        methods[key] = config
+    fields.reject_unknown_keys()
+
+
+def _read_retry_policy(fields: ObjectReader) -> RetryPolicy:
+    initial = fields.get("initialBackoff", parse_duration, required=True) or 0.0
+    maximum = fields.get("maxBackoff", parse_duration, required=True) or 0.0
+    multiplier = fields.get("backoffMultiplier", number_parser(0), required=True) or 1.0
+    return RetryPolicy(
+        max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
+        backoff=Backoff(initial, maximum, max(multiplier, 1.0), _BACKOFF_JITTER),
+        retryable_codes=fields.get("retryableStatusCodes", parse_status_codes, required=True)
+        or frozenset(),
+    )
+
+
+def _read_hedging_policy(fields: ObjectReader) -> HedgingPolicy:
+    return HedgingPolicy(
+        max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
+        hedging_delay=fields.get("hedgingDelay", parse_duration, 0.0),
+        non_fatal_codes=fields.get("nonFatalStatusCodes", parse_status_codes, frozenset()),
+    )
+
+
+def _read_retry_throttling(fields: ObjectReader) -> RetryThrottling:
+    return RetryThrottling(
+        max_tokens=fields.get("maxTokens", number_parser(0, 1000), required=True) or 1.0,
+        # A6: three decimal places count.
+        token_ratio=int((fields.get("tokenRatio", number_parser(0), required=True) or 1.0) * 1000)
+        / 1000,
+    )
+
+
+def _read_extensions(fields: ObjectReader) -> tuple[CircuitBreakerLimits, RetryBudgetConfig]:
+    bounds = CircuitBreakerLimits(
+        fields.get("maxInFlight", integer_parser(1)),
+        fields.get("maxInFlightPerEndpoint", integer_parser(1)),
+        fields.get("maxPending", integer_parser(0)),
+    )
+    budget = fields.read_object(
+        "retryBudget",
+        lambda f: RetryBudgetConfig(
+            f.get("ratio", parse_fraction, 0.2),
+            f.get("minPerSecond", number_parser(0, inclusive=True), 10.0),
+        ),
+    )
+    return bounds, budget or RetryBudgetConfig()
+
+
+def _read_load_balancing(
+    candidates: list[ObjectReader], parent: ObjectReader
+) -> LoadBalancingConfig:
+    """The first policy of the list that is known (gRFC A24)."""
+    for candidate in candidates:
+        names = candidate.keys()
+        if len(names) != 1:
+            candidate.add_error("", f"must name one policy, not {len(names)}")
+            return LoadBalancingConfig()
+        read = _POLICY_READERS.get(names[0])
+        if read is not None:
+            return candidate.read_object(names[0], read) or LoadBalancingConfig()
+    parent.add_error("loadBalancingConfig", f"names none of {', '.join(_POLICY_READERS)}")
+    return LoadBalancingConfig()
+
+
+def _read_least_request(fields: ObjectReader) -> LoadBalancingConfig:
+    return LoadBalancingConfig(
+        choice_count=min(fields.get("choiceCount", integer_parser(2), 2), 10)
+    )
+
+
+def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
+    least = fields.get("minRingSize", integer_parser(1), 1024)
+    most = fields.get("maxRingSize", integer_parser(1), 4096)
+    header = fields.get("requestHashHeader", parse_string, None)
+    if least > most:
+        fields.add_error("minRingSize", f"is more than maxRingSize ({most})")
+    if header is not None and header.endswith("-bin"):
+        fields.add_error("requestHashHeader", "may not be binary metadata (-bin)")
+    return LoadBalancingConfig(
+        LoadBalancingPolicy.RING_HASH, request_hash_header=header, ring_size_range=(least, most)
+    )
+
+
+def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
+    base = fields.get("baseEjectionTime", parse_duration, 30.0)
+    outliers = OutlierDetection(
+        interval=fields.get("interval", parse_duration, 10.0),
+        base_ejection_time=base,
+        max_ejection_time=fields.get("maxEjectionTime", parse_duration, max(300.0, base)),
+        max_ejection_percent=fields.get("maxEjectionPercent", integer_parser(0, 100), 10),
+        success_rate=fields.read_object("successRateEjection", _read_success_rate),
+        failure_percentage=fields.read_object(
+            "failurePercentageEjection", _read_failure_percentage
+        ),
+        consecutive_failures=fields.get("consecutiveFailures", integer_parser(1)),
+    )
+    children = fields.object_readers("childPolicy")
+    child = _read_load_balancing(children, fields) if children else LoadBalancingConfig()
+    return attrs.evolve(child, outlier_detection=outliers)
+
+
+def _read_success_rate(fields: ObjectReader) -> SuccessRate:
+    return SuccessRate(
+        stdev_factor=fields.get("stdevFactor", integer_parser(0), 1900) / 1000,
+        enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
+        minimum_hosts=fields.get("minimumHosts", integer_parser(0), 5),
+        request_volume=fields.get("requestVolume", integer_parser(1), 100),
+    )
+
+
+def _read_failure_percentage(fields: ObjectReader) -> FailurePercentage:
+    return FailurePercentage(
+        threshold=fields.get("threshold", integer_parser(0, 100), 85),
+        enforcement_percentage=fields.get("enforcementPercentage", integer_parser(0, 100), 100),
+        minimum_hosts=fields.get("minimumHosts", integer_parser(0), 5),
+        request_volume=fields.get("requestVolume", integer_parser(1), 50),
+    )
+
+
+_POLICY_READERS = {
+    "pick_first": lambda fields: LoadBalancingConfig(LoadBalancingPolicy.PICK_FIRST),
+    "round_robin": lambda fields: LoadBalancingConfig(LoadBalancingPolicy.ROUND_ROBIN),
+    "least_request_experimental": _read_least_request,
+    "ring_hash_experimental": _read_ring_hash,
+    "outlier_detection_experimental": _read_outlier_detection,
+}

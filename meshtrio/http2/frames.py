@@ -1,0 +1,119 @@
+"""HTTP/2 frames as bytes: layouts and builders of RFC 9113 §4 and §6."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client says first, RFC 9113 §3.4."""
+
+FRAME_HEADER_SIZE = 9
+MAX_WINDOW_SIZE = 2**31 - 1
+MAX_STREAM_ID = 2**31 - 1
+UNLIMITED = 2**32 - 1
+DEFAULT_INITIAL_WINDOW_SIZE = 65_535
+DEFAULT_MAX_FRAME_SIZE = 16_384
+MAX_MAX_FRAME_SIZE = 2**24 - 1
+
+
+class FrameType(IntEnum):
+    DATA = 0x0
+    HEADERS = 0x1
+    PRIORITY = 0x2
+    RST_STREAM = 0x3
+    SETTINGS = 0x4
+    PUSH_PROMISE = 0x5
+    PING = 0x6
+    GOAWAY = 0x7
+    WINDOW_UPDATE = 0x8
+    CONTINUATION = 0x9
+
+
+END_STREAM = 0x1
+ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+HAS_PRIORITY = 0x20
+
+
+class Setting(IntEnum):
+    """Parameters of the SETTINGS frame, RFC 9113 §6.5.2."""
+
+    HEADER_TABLE_SIZE = 0x1
+    ENABLE_PUSH = 0x2
+    MAX_CONCURRENT_STREAMS = 0x3
+    INITIAL_WINDOW_SIZE = 0x4
+    MAX_FRAME_SIZE = 0x5
+    MAX_HEADER_LIST_SIZE = 0x6
+
+
+# A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
+# because struct has no 24-bit integer.
+_HEADER = struct.Struct(">HBBBL")
+unpack_frame_header = _HEADER.unpack_from
+"""(length >> 8, length & 0xFF, type, flags, stream id with its reserved bit)."""
+
+_U32 = struct.Struct(">L")
+_TWO_U32 = struct.Struct(">LL")
+_SETTING = struct.Struct(">HL")
+
+read_u32 = _U32.unpack_from
+read_two_u32 = _TWO_U32.unpack_from
+
+
+def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """Build one frame; the caller keeps `payload` within the peer's maximum frame size."""
+    length = len(payload)
+    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
+
+
+def encode_frame_header(length: int, type_: int, flags: int, stream_id: int) -> bytes:
+    """Build the nine bytes before a payload that is sent beside them, to save copying it."""
+    return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id)
+
+
+def settings(values: Mapping[int, int]) -> bytes:
+    payload = b"".join(_SETTING.pack(key, value) for key, value in values.items())
+    return encode_frame(FrameType.SETTINGS, 0, 0, payload)
+
+
+SETTINGS_ACK = encode_frame(FrameType.SETTINGS, ACK, 0)
+
+
+def iter_settings(payload: bytes) -> Iterable[tuple[int, int]]:
+    """Yield (parameter, value); the caller has checked that six divides the length."""
+    return _SETTING.iter_unpack(payload)
+
+
+def rst_stream(stream_id: int, error_code: int) -> bytes:
+    return encode_frame(FrameType.RST_STREAM, 0, stream_id, _U32.pack(error_code))
+
+
+def window_update(stream_id: int, increment: int) -> bytes:
+    return encode_frame(FrameType.WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
+
+
+def ping(payload: bytes, *, ack: bool) -> bytes:
+    return encode_frame(FrameType.PING, ACK if ack else 0, 0, payload)
+
+
+def goaway(last_stream_id: int, error_code: int, debug_data: bytes = b"") -> bytes:
+    return encode_frame(
+        FrameType.GOAWAY, 0, 0, _TWO_U32.pack(last_stream_id, error_code) + debug_data
+    )
+
+
+def encode_header_block(
+    stream_id: int, block: bytes, *, end_stream: bool, max_frame_size: int
+) -> bytes:
+    """HEADERS for `block`, followed by CONTINUATION where it is longer than a frame (§4.3)."""
+    flags = END_STREAM if end_stream else 0
+    if len(block) <= max_frame_size:
+        return encode_frame(FrameType.HEADERS, flags | END_HEADERS, stream_id, block)
+    pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
+    out = [encode_frame(FrameType.HEADERS, flags, stream_id, pieces[0])]
+    out += [encode_frame(FrameType.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    out.append(encode_frame(FrameType.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
+    return b"".join(out)

@@ -1,0 +1,182 @@
+"""Decoding of header blocks, RFC 7541: a head that was not seen before is part of every call that
+has a deadline or a trace. Huffman code and static table are those of the `hpack` library.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+
+from hpack.exceptions import HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
+
+from meshtrio.http2.errors import HeaderListTooLargeError
+
+HeaderField = tuple[bytes, bytes]
+HeaderList = tuple[HeaderField, ...]
+
+_STATIC_TABLE: tuple[HeaderField, ...] = tuple(HeaderTable.STATIC_TABLE)
+_MAX_DYNAMIC_TABLE_SIZE = 4096
+"""What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
+ENTRY_OVERHEAD = 32
+"""Bytes that an entry, and a field of a list, counts for beside its own (§4.1)."""
+_MAX_CONTINUATION_BYTES = 4
+"""Bytes that an integer may go on for: more than fits in a block."""
+_CONTENT_TYPE = b"content-type"
+"""Kept of a list that is discarded: it decides how the peer is answered."""
+_GRPC_CONTENT_TYPE = b"application/grpc"
+_MAX_CACHED_HUFFMAN_LENGTH = 64
+"""Bytes of Huffman code, as names and common values are, that are remembered."""
+
+
+class HpackDecodingError(Exception):
+    """RFC 7541 forbids it."""
+
+
+class OversizedHeaderListError(Exception):
+    """A header list is so far above the limit that decoding it was given up."""
+
+
+class HpackDecoder:
+    """Decodes the blocks of one direction of one connection, one after the other."""
+
+    def __init__(self, max_list_size: int, absolute_max_list_size: int) -> None:
+        """Set the two limits, in bytes as RFC 9113 §6.5.2 counts them.
+
+        Args:
+            max_list_size: A list above it is decoded, so that the dynamic table stays in step with
+                the peer's, and discarded.
+            absolute_max: Decoding stops here.
+        """
+        self._max_list_size = max_list_size
+        self._absolute_max_list_size = absolute_max_list_size
+        self._entries: deque[HeaderField] = deque()
+        """The dynamic table, its newest entry first."""
+        self._table_size = 0
+        self._max_table_size = _MAX_DYNAMIC_TABLE_SIZE
+        self.table_version = 0
+        """How often the dynamic table has become another."""
+
+    def decode(self, block: bytes) -> HeaderList:
+        """Decode one block.
+
+        Raises:
+            HeaderListTooLarge: The list is over `max_list_size`; the next block can be decoded.
+            MalformedBlock: RFC 7541 forbids the block; the state of the table is unknown.
+            UnboundedList: The list is over `absolute_max`; the state of the table is unknown.
+        """
+        try:
+            return self._decode(block)
+        except (IndexError, HPACKError) as exc:
+            raise HpackDecodingError(str(exc)) from None
+
+    def _decode(self, block: bytes) -> HeaderList:
+        fields: list[HeaderField] = []
+        position, size = 0, 0
+        while position < len(block):
+            first = block[position]
+            if first & 0x80:
+                index, position = _decode_integer(block, position, 0x7F)
+                field = self._look_up(index)
+            elif first & 0xE0 == 0x20:
+                new_size, position = _decode_integer(block, position, 0x1F)
+                self._resize(new_size, at_start=not fields)
+                continue
+            else:
+                stored = first & 0x40
+                index, position = _decode_integer(block, position, 0x3F if stored else 0x0F)
+                if index:
+                    name = self._look_up(index)[0]
+                else:
+                    name, position = _decode_string(block, position)
+                value, position = _decode_string(block, position)
+                field = (name, value)
+                if stored:
+                    self._insert(field)
+            size += len(field[0]) + len(field[1]) + ENTRY_OVERHEAD
+            if size <= self._max_list_size:
+                fields.append(field)
+            elif size > self._absolute_max_list_size:
+                raise OversizedHeaderListError(
+                    f"a header list is larger than {self._absolute_max_list_size} bytes"
+                )
+            elif field[0] == _CONTENT_TYPE:
+                fields.append(field)
+        if size > self._max_list_size:
+            is_grpc = any(
+                n == _CONTENT_TYPE and v.startswith(_GRPC_CONTENT_TYPE) for n, v in fields
+            )
+            raise HeaderListTooLargeError(size, self._max_list_size, is_grpc=is_grpc)
+        return tuple(fields)
+
+    def _look_up(self, index: int) -> HeaderField:
+        if not index:
+            raise HpackDecodingError("index 0 stands for nothing")
+        if index <= len(_STATIC_TABLE):
+            return _STATIC_TABLE[index - 1]
+        return self._entries[index - len(_STATIC_TABLE) - 1]
+
+    def _insert(self, field: HeaderField) -> None:
+        self.table_version += 1
+        size = _entry_size(field)
+        self._evict(self._max_table_size - size)
+        if size <= self._max_table_size:
+            self._entries.appendleft(field)
+            self._table_size += size
+
+    def _resize(self, size: int, *, at_start: bool) -> None:
+        if not at_start:
+            raise HpackDecodingError("the table's size is changed behind a field")
+        if size > _MAX_DYNAMIC_TABLE_SIZE:
+            raise HpackDecodingError(
+                f"the table is to have {size} bytes, and may have {_MAX_DYNAMIC_TABLE_SIZE}"
+            )
+        if size != self._max_table_size:
+            self.table_version += 1
+            self._max_table_size = size
+            self._evict(size)
+
+    def _evict(self, max_size: int) -> None:
+        """Drop the oldest entries until the others fit."""
+        while self._entries and self._table_size > max_size:
+            self._table_size -= _entry_size(self._entries.pop())
+
+
+def _entry_size(field: HeaderField) -> int:
+    return len(field[0]) + len(field[1]) + ENTRY_OVERHEAD
+
+
+def _decode_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
+    """An integer whose first bits the mask covers, and where it ends (§5.1)."""
+    value = block[position] & mask
+    position += 1
+    if value != mask:
+        return value, position
+    for shift in range(0, 7 * _MAX_CONTINUATION_BYTES, 7):
+        more = block[position]
+        position += 1
+        value += (more & 0x7F) << shift
+        if more < 0x80:
+            return value, position
+    raise HpackDecodingError("an integer is too large")
+
+
+def _decode_string(block: bytes, position: int) -> tuple[bytes, int]:
+    """A string literal, and where it ends (§5.2)."""
+    first = block[position]
+    length, start = first & 0x7F, position + 1
+    if length == 0x7F:
+        length, start = _decode_integer(block, position, 0x7F)
+    end = start + length
+    data = block[start:end]
+    if len(data) != length:
+        raise HpackDecodingError("a string is cut off")
+    if first & 0x80:
+        return (_decode_huffman_cached if length <= _MAX_CACHED_HUFFMAN_LENGTH else decode_huffman)(
+            data
+        ), end
+    return data, end
+
+
+_decode_huffman_cached = lru_cache(1024)(decode_huffman)

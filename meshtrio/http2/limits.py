@@ -1,0 +1,86 @@
+"""Bounds on what peers can make this side hold or do."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import and_, ge, le
+
+from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE
+from meshtrio.http2 import frames
+
+# A peer may use HTTP/2's default window and frame size before it has seen our SETTINGS, so
+# smaller ones could not be held.
+_validate_window = and_(ge(frames.DEFAULT_INITIAL_WINDOW_SIZE), le(frames.MAX_WINDOW_SIZE))
+_validate_frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.MAX_MAX_FRAME_SIZE))
+
+
+@attrs.frozen
+class Limits:
+    """What connections may cost. Sizes are bytes.
+
+    Memory is bounded by `connection_memory`, `peer_memory` and `process_memory`. They count what a
+    server holds for its callers: half of each is for what was received and no handler has taken,
+    half for requests that handlers work with and replies that are not read, counted twice.
+    The rest of a message larger than the stream's window is received once there is room for all of
+    it, one at a time if it is larger than that; calls beyond a budget fail with RESOURCE_EXHAUSTED.
+    Clients hold what they have asked for, and are not limited.
+    """
+
+    max_connections: int = attrs.field(default=4096, validator=ge(1))
+    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`), whose
+    soft limit plugins raise to the hard one. Further ones are rejected with GOAWAY, except for the
+    mesh's own. On a Unix socket 16 more are accepted, of processes of the server's own user or of
+    root that have less than 4."""
+    max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
+    """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
+    TCP a client certificate, and a host where there is none."""
+    max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
+    """Number of streams that a peer may have open on one connection."""
+    stream_window: int = attrs.field(default=256 * 1024, validator=_validate_window)
+    """Unread bytes a peer may have in flight on one stream."""
+    connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_validate_window)
+    """Unread bytes a peer may have in flight on one connection."""
+    connection_memory: int = attrs.field(default=128 * 1024 * 1024, validator=ge(1))
+    """Held for one connection."""
+    peer_memory: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
+    """Held for all connections of one peer: a user on a Unix socket, but each process of the
+    server's own user and of root; on TCP a client certificate or host; behind a gateway its
+    client. Also bounds the calls of a peer under way, at 32 KiB each."""
+    process_memory: int = attrs.field(default=512 * 1024 * 1024, validator=ge(1))
+    """Held for all peers of this process. While there is more, calls of those peers fail that have
+    more than a sixteenth of it."""
+    max_frame_size: int = attrs.field(default=256 * 1024, validator=_validate_frame_size)
+    """Of one received. HTTP/2's default of 16 KiB makes 64 frames of a large message, which take
+    longer to tell apart than the message to copy."""
+    max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
+    """Size of a received header list (metadata included), counted as RFC 9113 §6.5.2 does and sent
+    as SETTINGS_MAX_HEADER_LIST_SIZE. A call with a larger one fails with RESOURCE_EXHAUSTED."""
+    absolute_max_header_list_size: int = attrs.field(default=1024 * 1024, validator=ge(1024))
+    """Size of a received header list, and of its encoded block, above which the connection is
+    closed, because decoding it costs too much. No less than `max_header_list_size` is used."""
+    max_send_header_list_size: int = attrs.field(default=65_535, validator=ge(1024))
+    """Size of a header list to send, unless the peer has set a lower limit. What is larger fails
+    the call with RESOURCE_EXHAUSTED before it is sent. The default is that of Node.js, which does
+    not announce it, and never answers a call that exceeds it."""
+    max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
+    """Of one received gRPC message, as it is when decompressed."""
+    max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
+    """Of one sent gRPC message, before it is compressed."""
+    control_burst: int = attrs.field(default=1000, validator=ge(1))
+    """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)
+    a connection may send at once; DATA in either direction earns it more. All connections of one
+    peer together may send ten times as many that were not earned."""
+    control_rate: float = attrs.field(default=100.0, validator=ge(0))
+    """The same, a second."""
+    reset_burst: int = attrs.field(default=1000, validator=ge(1))
+    """Number of streams that a peer may open and reset at once, on all of its connections, before
+    the connection is closed with ENHANCE_YOUR_CALM. New connections of a peer are refused for a
+    second after one was closed in that way, and twice as long each time, up to a minute. Each
+    stream that ends without a reset gives one back. A reset counts if it comes within `reset_grace`
+    of the request and before the response has begun: in full if the call has no deadline, as a
+    tenth if it has one. Streams reset for the client's own violations of HTTP/2 always count."""
+    reset_rate: float = attrs.field(default=200.0, validator=ge(0))
+    """Sustained rate, per second, at which `reset_burst` refills."""
+    reset_grace: float = attrs.field(default=0.01, validator=ge(0))
+    """Seconds after which a client may give up a call without being counted: an attack by rapid
+    resets does not wait, and a client that does is bound by `max_concurrent_streams`."""

@@ -1,0 +1,39 @@
+"""Services and methods from descriptors, where no code was generated for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import purerpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from meshtrio.rpc.purerpc_compat import Method
+
+
+def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
+    """The method that a descriptor describes, with message classes of the descriptor's pool."""
+    return Method(
+        service=descriptor.containing_service.full_name,
+        name=descriptor.name,
+        request_type=GetMessageClass(descriptor.input_type),
+        response_type=GetMessageClass(descriptor.output_type),
+        client_streams=descriptor.client_streaming,
+        server_streams=descriptor.server_streaming,
+    )
+
+
+def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) -> purerpc.Service:
+    """A purerpc service whose methods are those of `implementation` with the same names."""
+    service = purerpc.Service(descriptor.full_name)
+    for method in descriptor.methods:
+        cardinality = purerpc.Cardinality.get_cardinality_for(
+            request_stream=method.client_streaming, response_stream=method.server_streaming
+        )
+        signature = purerpc.RPCSignature(
+            cardinality,
+            GetMessageClass(method.input_type),
+            GetMessageClass(method.output_type),
+        )
+        service.add_method(method.name, getattr(implementation, method.name), signature)
+    return service

@@ -1,0 +1,122 @@
+"""Who may call what on the mesh socket and the gateway's port, by the config's rules."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from urllib.parse import quote
+
+import trio
+
+from meshtrio.config import Access, AccessRule
+from meshtrio.contract import FORWARDED_METADATA_KEY
+from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.runtime_dir.directory import resolve_ids, resolve_uid
+from meshtrio.transport.peer import Peer
+from meshtrio.util.token_bucket import TokenBucket
+
+_log = logging.getLogger("meshtrio.access")
+
+CONTROL, REGISTRY, GATEWAY = "control", "registry", "gateway"
+_OWN_SERVICES = {"meshtrio.v1.Control": CONTROL, "meshtrio.v1.Registry": REGISTRY}
+_CONTROL_PATH_PREFIXES = (
+    *(f"/meshtrio.v1.{name}/" for name in ("Load", "Logging", "Metrics", "Tap")),
+    "/grpc.channelz.",
+)
+"""What tells of all calls, whoever makes them, or changes a process; of plugins as of the mesh."""
+_PUBLIC_SERVICE_PREFIXES = ("grpc.health.", "grpc.reflection.")
+_MAX_LOGS_PER_SECOND = 10.0
+_MAX_NAME_LENGTH = 200
+
+
+class AccessControl:
+    """Holds callers to the rules there are at the time."""
+
+    def __init__(self, access: Callable[[], Access], *, allow_anonymous: bool = False) -> None:
+        """`open_to_all`: the gateway's port is in plaintext, where nobody can be told apart.
+
+        Raises KeyError for users and groups that are not there.
+        """
+        self._access = access
+        self._allow_anonymous = allow_anonymous
+        self._own_uids = frozenset({0, os.geteuid()})
+        self._log_rate_limit = TokenBucket(_MAX_LOGS_PER_SECOND, _MAX_LOGS_PER_SECOND)
+        self._suppressed = 0
+        self._resolve_rules(access())
+
+    def _resolve_rules(self, access: Access) -> None:
+        self._resolved_access = access
+        self._rules = {name: _ResolvedRule(rule) for name, rule in access.rules.items()}
+
+    def get_denial_reason(self, peer: Peer, headers: RequestHeaders, is_proxied: bool) -> str:
+        """Why a call may not be made, "" if it may; `through`: to a plugin."""
+        is_for_control = headers.path.startswith(_CONTROL_PATH_PREFIXES)
+        if is_proxied and peer.uid in self._own_uids and not is_for_control:
+            return ""  # as it is with nearly all calls
+        service = headers.path[1:].partition("/")[0]
+        if self._access() is not self._resolved_access:
+            self._resolve_rules(self._access())
+        names = [GATEWAY if is_proxied else _OWN_SERVICES.get(service, GATEWAY)]
+        if is_for_control:
+            names = [CONTROL]
+        if not is_proxied and service.startswith(_PUBLIC_SERVICE_PREFIXES):
+            names = list(self._rules)
+        # What is forwarded comes with the rights of the gateway, not of who makes the call.
+        borrowed = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(headers)
+        if not borrowed and any(self._allows(name, peer) for name in names):
+            return ""
+        who = f"a gateway for others, {peer}," if borrowed else str(peer)
+        rule = f"access.{names[0]}" if len(names) == 1 else "access"
+        text = f"{rule}: {who} may not call {quote(service[:_MAX_NAME_LENGTH], safe='._-/')}"
+        self._log_denial(text)
+        return f"{text}; the mesh's config says who may"
+
+    def _allows(self, name: str, peer: Peer) -> bool:
+        if peer.uid is not None:
+            return peer.uid in self._own_uids or self._rules[name].allows_process(peer)
+        if self._allow_anonymous:
+            return name == GATEWAY
+        return self._rules[name].allows_subject(peer)
+
+    def _log_denial(self, text: str) -> None:
+        """Log it; not without bounds, since whoever is refused may ask as often as he likes."""
+        if self._log_rate_limit.try_acquire(trio.current_time()):
+            more = f" ({self._suppressed} more refusals before it)" if self._suppressed else ""
+            _log.warning("refused: %s%s", text, more)
+            self._suppressed = 0
+        else:
+            self._suppressed += 1
+
+
+class _ResolvedRule:
+    """A rule, with users and groups as the numbers they have now."""
+
+    def __init__(self, rule: AccessRule) -> None:
+        self._uids = frozenset(resolve_uid(user) for user in rule.users)
+        self._gids = frozenset(resolve_ids(None, group)[1] for group in rule.groups)
+        self._subjects = rule.subjects
+
+    def allows_process(self, peer: Peer) -> bool:
+        return peer.uid in self._uids or not self._gids.isdisjoint(peer.groups)
+
+    def allows_subject(self, peer: Peer) -> bool:
+        if not peer.subject and not peer.subject_alt_names:
+            return False
+        said = {*peer.subject_attributes, *peer.subject_alt_names}
+        return any(_matches(pattern, said) for pattern in self._subjects)
+
+
+def _matches(pattern: str, names: set[str]) -> bool:
+    if pattern.endswith("*"):
+        return any(each.startswith(pattern[:-1]) for each in names)
+    return pattern in names
+
+
+def _is_forwarded(headers: RequestHeaders) -> bool:
+    return any(key == FORWARDED_METADATA_KEY for key, _ in headers.metadata)
+
+
+def allows_other_users(access: Access) -> bool:
+    """Whether other users of this machine may use the mesh socket."""
+    return any(rule.users or rule.groups for rule in access.rules.values())

@@ -1,0 +1,262 @@
+"""The files of several descriptor pools, described as those of one server.
+
+Pools may have files of one name that differ: two plugins may each have a `common.proto`. A client
+of reflection keeps files by name, so each of them has to have a name of its own: the first keeps
+it, and others get the name of their service before it ("plugin.b/common.proto"), wherever they are
+imported. Files that declare the same count as one, whatever language their descriptors come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
+from google.protobuf.descriptor_pool import DescriptorPool
+
+_WELL_KNOWN_PREFIX = "google/protobuf/"
+"""Files that all pools have in common, though perhaps of different releases of protobuf."""
+_LANGUAGE_OPTIONS = frozenset(
+    {
+        "java_package",
+        "java_outer_classname",
+        "java_multiple_files",
+        "java_generate_equals_and_hash",
+        "java_string_check_utf8",
+        "java_generic_services",
+        "optimize_for",
+        "go_package",
+        "cc_generic_services",
+        "cc_enable_arenas",
+        "py_generic_services",
+        "objc_class_prefix",
+        "csharp_namespace",
+        "swift_prefix",
+        "php_class_prefix",
+        "php_namespace",
+        "php_metadata_namespace",
+        "ruby_package",
+    }
+)
+"""Options of a file that change generated code, and nothing of what is on the wire."""
+
+
+@attrs.frozen(eq=False)
+class ReflectionSource:
+    """What one server says of its services."""
+
+    label: str
+    """The prefix of its files that clash: the service of the mesh."""
+    services: frozenset[str]
+    pool: DescriptorPool | None = None
+    """Where the types of these are found; None if it does not say."""
+
+
+class ReflectionFiles:
+    """Finds files by what they declare, in the order of the pools."""
+
+    def __init__(self, sources: Sequence[ReflectionSource]) -> None:
+        self._sources = [each for each in sources if each.pool is not None]
+        self._digests: dict[tuple[DescriptorPool, str], bytes] = {}
+        self._names: dict[tuple[DescriptorPool, str], str] = {}
+
+    # -- questions: each raises KeyError for what is not there --------------------------------
+
+    def find_by_name(self, name: str) -> list[bytes]:
+        """Give a file by the name it is described under, and what it imports."""
+        for each, inner in self._list_candidates(name):
+            try:
+                file = each.pool.FindFileByName(inner)
+            except KeyError:
+                continue
+            if self._get_name(file) == name:
+                return self._serialize_with_imports(file)
+        raise KeyError(name)
+
+    def _list_candidates(self, name: str) -> Iterator[tuple[Any, str]]:
+        for each in self._sources:
+            yield each, name
+        for each in self._sources:
+            if name.startswith(f"{each.label}/"):
+                yield each, name.removeprefix(f"{each.label}/")
+
+    def find_containing_symbol(self, symbol: str) -> list[bytes]:
+        """Give the file that declares a symbol, and what it imports.
+
+        A service is looked for first at those who serve it: others may have an older file.
+        """
+        names = {symbol, symbol.rpartition(".")[0]}
+        serving = [each for each in self._sources if names & each.services]
+        others = [each for each in self._sources if not names & each.services]
+        return self._serialize_with_imports(
+            _find_first(serving + others, symbol, partial(_find_file_by_symbol, symbol=symbol))
+        )
+
+    def find_containing_extension(self, message: str, number: int) -> list[bytes]:
+        """Give the file that declares an extension of a message, and what it imports."""
+
+        def find(pool: DescriptorPool) -> FileDescriptor:
+            extension: Any = pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
+            file: FileDescriptor = extension.file
+            return file
+
+        return self._serialize_with_imports(
+            _find_first(self._sources, f"extension {number} of {message}", find)
+        )
+
+    def find_extension_numbers(self, message: str) -> list[int]:
+        """Give the numbers of all extensions of a message, of any pool."""
+        numbers: set[int] = set()
+        known = False
+        for each in self._sources:
+            pool: Any = each.pool
+            try:
+                found = pool.FindMessageTypeByName(message)
+            except KeyError:
+                continue
+            known = True
+            numbers |= {extension.number for extension in pool.FindAllExtensions(found)}
+        if not known:
+            raise KeyError(message)
+        return sorted(numbers)
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _serialize_with_imports(self, file: FileDescriptor) -> list[bytes]:
+        """Serialize a file and, before the client asks for them one by one, what it imports."""
+        return [self._serialize_renamed(each) for each in reversed(_sort_by_imports(file))]
+
+    def _serialize_renamed(self, file: FileDescriptor) -> bytes:
+        names = {each.name: self._get_name(each) for each in (file, *file.dependencies)}
+        data: bytes = file.serialized_pb
+        if all(before == after for before, after in names.items()):
+            return data
+        proto = FileDescriptorProto.FromString(data)
+        proto.name = names[file.name]
+        proto.dependency[:] = [names.get(each, each) for each in proto.dependency]
+        return proto.SerializeToString()
+
+    def _get_name(self, file: FileDescriptor) -> str:
+        """The name that a file is described under: its own, unless an earlier pool has another file
+        of that name."""
+        name: str = file.name
+        if name.startswith(_WELL_KNOWN_PREFIX):
+            return name
+        known = self._names.get((file.pool, name))
+        if known is None:
+            known = self._names[file.pool, name] = self._choose_name(file)
+        return known
+
+    def _choose_name(self, file: FileDescriptor) -> str:
+        digest, taken = self._get_digest(file), False
+        for each in self._sources:
+            if each.pool is file.pool:
+                return f"{each.label}/{file.name}" if taken else str(file.name)
+            pool: Any = each.pool
+            try:
+                other = pool.FindFileByName(file.name)
+            except KeyError:
+                continue
+            if self._get_digest(other) == digest:
+                return self._get_name(other)
+            taken = True
+        return str(file.name)
+
+    def _get_digest(self, file: FileDescriptor) -> bytes:
+        """A digest of what a file declares, and of what it imports."""
+        for each in _sort_by_imports(file, lambda file: (file.pool, file.name) in self._digests):
+            found = hashlib.sha256(b"" if _is_well_known(each) else _normalize(each))
+            for imported in each.dependencies:
+                found.update(self._digests[imported.pool, imported.name])
+            self._digests[each.pool, each.name] = found.digest()
+        return self._digests[file.pool, file.name]
+
+
+def _find_first(
+    sources: Iterable[ReflectionSource], name: str, find: Callable[[Any], FileDescriptor]
+) -> FileDescriptor:
+    for each in sources:
+        try:
+            return find(each.pool)
+        except KeyError:
+            continue
+    raise KeyError(name)
+
+
+def _find_file_by_symbol(pool: DescriptorPool, symbol: str) -> FileDescriptor:
+    """The file that declares a symbol; methods and fields, which the pool does not know by name,
+    are looked for in what they belong to. Raises KeyError."""
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        owner, _, member = symbol.rpartition(".")
+    try:
+        pool.FindServiceByName(owner).methods_by_name[member]
+    except KeyError:
+        pool.FindMessageTypeByName(owner).fields_by_name[member]
+    return pool.FindFileContainingSymbol(owner)
+
+
+def _sort_by_imports(
+    file: FileDescriptor, is_known: Callable[[FileDescriptor], bool] = lambda _: False
+) -> list[FileDescriptor]:
+    """A file and all that it imports, each after what it imports itself; no recursion.
+
+    Those that are `known` are left out, with what they import.
+    """
+    ordered: dict[str, FileDescriptor] = {}
+    pending = [file]
+    while pending:
+        each = pending[-1]
+        missing = [
+            imported
+            for imported in (() if each.name in ordered or is_known(each) else each.dependencies)
+            if imported.name not in ordered and not is_known(imported)
+        ]
+        if missing:
+            pending += missing
+            continue
+        pending.pop()
+        if not is_known(each):
+            ordered.setdefault(each.name, each)
+    return list(ordered.values())
+
+
+def _is_well_known(file: FileDescriptor) -> bool:
+    return bool(file.name.startswith(_WELL_KNOWN_PREFIX))
+
+
+def _normalize(file: FileDescriptor) -> bytes:
+    """What a file declares, without what differs between languages' copies of it."""
+    proto = FileDescriptorProto.FromString(file.serialized_pb)
+    proto.ClearField("source_code_info")
+    options: Any = proto.options
+    for option, _ in options.ListFields():
+        if option.name in _LANGUAGE_OPTIONS:
+            options.ClearField(option.name)
+    if not options.ListFields():
+        proto.ClearField("options")
+    _clear_default_json_names(proto.extension)
+    pending: list[DescriptorProto] = list(proto.message_type)
+    while pending:
+        message = pending.pop()
+        pending += message.nested_type
+        _clear_default_json_names(message.field)
+        _clear_default_json_names(message.extension)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _clear_default_json_names(fields: Iterable[FieldDescriptorProto]) -> None:
+    """Drop those that are the default: some compilers write them down, some do not."""
+    for field in fields:
+        first, *words = field.name.split("_")
+        if field.json_name == first + "".join(word[:1].upper() + word[1:] for word in words):
+            field.ClearField("json_name")

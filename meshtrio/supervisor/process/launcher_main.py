@@ -1,0 +1,90 @@
+"""Sets up what a plugin runs under and becomes the plugin; standard library only.
+
+    python -I -S launcher_main.py SETTINGS PROGRAM ARGUMENT...
+
+Limits are in force before the program's first instruction, which setting them from outside could
+not promise, and costs no preexec_fn, which would make every start ten times as slow.
+"""
+
+import grp
+import json
+import os
+import pwd
+import resource
+import signal
+import sys
+from typing import Any
+
+_RLIMITS = {
+    "nofile": resource.RLIMIT_NOFILE,
+    "address_space": resource.RLIMIT_AS,
+    "cpu": resource.RLIMIT_CPU,
+    "core": resource.RLIMIT_CORE,
+}
+
+
+def drop_privileges(user: str | None, group: str | None) -> None:
+    """Give up root for a user and group, by name or number."""
+    if user is not None:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        gid = entry.pw_gid
+        if group is not None:
+            gid = resolve_gid(group)
+        os.initgroups(entry.pw_name, gid)
+        os.setgid(gid)
+        os.setuid(entry.pw_uid)
+    elif group is not None:
+        gid = resolve_gid(group)
+        os.setgroups([gid])
+        os.setgid(gid)
+
+
+def resolve_gid(group: str) -> int:
+    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def apply_settings(settings: dict[str, Any]) -> None:
+    if settings["cgroup"] is not None:
+        with open(os.path.join(settings["cgroup"], "cgroup.procs"), "w") as file:
+            file.write("0")
+    for name, value in settings["rlimits"].items():
+        if value is not None:
+            # SIGXCPU comes at the soft limit, SIGKILL at the hard one.
+            hard = value + 1 if name == "cpu" else value
+            resource.setrlimit(_RLIMITS[name], (value, hard))
+    if settings["nice"] is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, settings["nice"])
+    if settings["umask"] is not None:
+        os.umask(settings["umask"])
+    drop_privileges(settings["user"], settings["group"])
+
+
+def reset_signals() -> None:
+    """Give each signal its default disposition, and block none.
+
+    Those that are ignored stay so in what is executed, and this interpreter itself ignores SIGPIPE
+    and SIGXFSZ.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def main() -> None:
+    settings, *command = sys.argv[1:]
+    try:
+        apply_settings(json.loads(settings))
+    except (OSError, ValueError, KeyError) as exc:
+        sys.exit(f"could not be set up: {exc}")
+    reset_signals()
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as exc:
+        print(f"{command[0]} could not be executed: {exc.strerror}", file=sys.stderr)
+        # As a shell has it; the mesh looks for the reason then.
+        sys.exit(127 if isinstance(exc, FileNotFoundError) else 126)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Why a process could not be started, in words that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from meshtrio.config import PluginConfig
+from meshtrio.config.executable_check import explain_not_executable
+from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.util.text import replace_surrogates
+
+EXEC_FAILED_STATUSES = frozenset({126, 127})
+"""Exit statuses by which env(1), shells and our launcher say that a program was not executed."""
+
+PROGRAM_ERRNOS = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOEXEC,
+        errno.ELOOP,
+        errno.EISDIR,
+        errno.ELIBBAD,
+        errno.EINVAL,
+    }
+)
+"""Error numbers of execve(2) and chdir(2) that the program or the working directory explains."""
+
+_DIAGNOSIS_TIMEOUT = 2.0
+_diagnosis_limiter = trio.CapacityLimiter(8)
+"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
+_MAX_ARGUMENT_SIZE = 32 * os.sysconf("SC_PAGE_SIZE")
+"""Bytes that one argument or variable may have (MAX_ARG_STRLEN)."""
+_PROCESS_LIMIT_HINT = (
+    "no more processes may be started (see `ulimit -u`, and pids.max of the cgroup)"
+)
+
+
+def is_resource_exhaustion(exc: Exception) -> bool:
+    """Whether a start failed for lack of descriptors, memory, processes or threads."""
+    number = getattr(exc, "errno", None)
+    # RuntimeError: no thread can be started. EAGAIN: no process can be (fork(2)).
+    return (
+        isinstance(exc, RuntimeError)
+        or number in RESOURCE_EXHAUSTED_ERRNOS
+        or number == errno.EAGAIN
+    )
+
+
+def explain_start_failure(
+    exc: Exception, program: str, command: Sequence[str], env: Mapping[str, str]
+) -> str:
+    """Explain what was raised when a process was to be started, as far as the error itself does."""
+    number = getattr(exc, "errno", None)
+    reason = getattr(exc, "strerror", None) or str(exc)
+    if number in RESOURCE_EXHAUSTED_ERRNOS:
+        return f"{reason} in the mesh (see `ulimit -n`)"
+    if number == errno.E2BIG:
+        return f"{reason}: {_describe_sizes(command, env)}"
+    if number == errno.EAGAIN:
+        return f"{reason}: {_PROCESS_LIMIT_HINT}"
+    if number == errno.ETXTBSY:
+        return (
+            f"{reason}: {replace_surrogates(program)!r} is open for writing in some "
+            "process; to replace a "
+            "program, rename the new file over it"
+        )
+    return replace_surrogates(reason)
+
+
+async def explain_exec_failure(config: PluginConfig) -> str:
+    """What is wrong with a plugin's program, or its working directory; "" if nothing is found.
+
+    Shielded from cancellation, and bounded: a filesystem may not answer.
+    """
+    with trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True):
+        try:
+            return await trio.to_thread.run_sync(
+                explain_not_executable, config, abandon_on_cancel=True, limiter=_diagnosis_limiter
+            )
+        except RuntimeError:
+            pass  # no thread can be started
+    return ""
+
+
+def _describe_sizes(command: Sequence[str], env: Mapping[str, str]) -> str:
+    strings = {f"argument {number}": word for number, word in enumerate(command)}
+    strings |= {f"variable {name}": f"{name}={value}" for name, value in env.items()}
+    sizes = {name: len(os.fsencode(text)) + 1 for name, text in strings.items()}
+    name = max(sizes, key=sizes.__getitem__)
+    return (
+        f"the arguments and the environment have {sum(sizes.values()):,} bytes, of which "
+        f"{replace_surrogates(name)} has {sizes[name]:,}; one may have "
+        f"{_MAX_ARGUMENT_SIZE:,}, and all of them a "
+        "quarter of `ulimit -s`"
+    )

@@ -1,0 +1,104 @@
+"""Which sockets listen on a TCP port: /proc/net/tcp and tcp6 (proc(5)). For a worker thread."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
+
+import attrs
+
+_LISTEN = b"0A"
+_TABLES = ("tcp", "tcp6")
+_WILDCARDS = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}  # noqa: S104 - nothing is bound here
+
+
+@attrs.frozen
+class TcpListener:
+    """A listening socket."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    uid: int
+    """Of the process that made it."""
+    inode: int
+
+
+def list_tcp_listeners(pid: int | str = "self") -> list[TcpListener]:
+    """The listening sockets of the network namespace that a process is in.
+
+    Only as many lines are read as there are listeners: they come first, before all connections.
+
+    Raises:
+        OSError: the table cannot be read.
+    """
+    found: list[TcpListener] = []
+    for table in _TABLES:
+        try:
+            with open(f"/proc/{pid}/net/{table}", "rb") as file:
+                found += _parse_table(file)
+        except FileNotFoundError:
+            if table == "tcp":
+                raise
+            continue  # a kernel without IPv6
+    return found
+
+
+def _parse_table(lines: Iterable[bytes]) -> Iterator[TcpListener]:
+    for line in islice(lines, 1, None):  # after the head of the table
+        fields = line.split()
+        if len(fields) < 10 or fields[3] != _LISTEN:
+            return
+        found = _parse_listener(fields)
+        if found is not None:
+            yield found
+
+
+def _parse_listener(fields: list[bytes]) -> TcpListener | None:
+    """Parse the fields of a line; None if they are malformed."""
+    host, _, port = fields[1].partition(b":")
+    try:
+        return TcpListener(parse_proc_address(host), int(port, 16), int(fields[7]), int(fields[9]))
+    except (ValueError, struct.error):
+        return None
+
+
+def parse_proc_address(text: bytes) -> IPv4Address | IPv6Address:
+    """Parse an address of a table: words of 32 bits, each in the machine's byte order."""
+    count = len(text) // 8
+    words = (int(text[8 * at : 8 * at + 8], 16) for at in range(count))
+    return _unmap_ipv4(ip_address(struct.pack(f"={count}I", *words)))
+
+
+def find_listeners(listeners: list[TcpListener], host: str, port: int) -> list[TcpListener]:
+    """Those that a connection to an address may have reached; several share it by SO_REUSEPORT.
+
+    A listener on the address itself has precedence over those on every address of its family, and
+    those over the ones on every address of both.
+
+    Args:
+        listeners: of a network namespace.
+        host: what `getpeername` gives.
+        port: the same.
+    """
+    wanted = _unmap_ipv4(ip_address(host.partition("%")[0]))
+    there = [each for each in listeners if each.port == port]
+    for address in (wanted, _WILDCARDS[wanted.version], _WILDCARDS[6]):
+        found = [each for each in there if each.address == address]
+        if found:
+            return found
+    return []
+
+
+def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """An IPv4 address in its own form, where it is mapped into IPv6."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address if mapped is None else mapped
+
+
+def is_self_connected(sock: socket.socket) -> bool:
+    """Whether a TCP socket has met itself, as one can whose own port was drawn from the same range
+    (RFC 9293 3.5, simultaneous open): nothing listens there then."""
+    return bool(sock.getsockname() == sock.getpeername())

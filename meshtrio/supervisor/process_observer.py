@@ -1,0 +1,116 @@
+"""Looking at the processes of a plugin that does not answer its health checks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from meshtrio.supervisor.policy.diagnosis import (
+    Activity,
+    Symptom,
+    correct_symptom,
+    diagnose,
+    ready_timeout_extension,
+)
+from meshtrio.supervisor.probe import HealthCheckResult
+from meshtrio.supervisor.process.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.supervisor.process.activity import (
+    ActivitySample,
+    compute_activity,
+    sample_activity,
+)
+
+_OBSERVATION_TIME = 1.0
+"""Seconds for which a process is observed after the first check that it failed."""
+
+
+@attrs.frozen
+class Observation:
+    """A plugin at a moment."""
+
+    processes: ActivitySample
+    accept_queue: AcceptQueue | None
+    """Of the socket that it listens on, if it is known."""
+
+
+Observe = Callable[[int, str], Awaitable[Observation | None]]
+"""Look at the processes of a session or group, and at an address; None if nothing is known."""
+
+
+async def observe(leader: int, address: str) -> Observation | None:
+    """Look in a thread, since the machine may have thousands of processes."""
+
+    def look() -> Observation | None:
+        found = sample_activity(leader)
+        return None if found is None else Observation(found, read_accept_queue(address))
+
+    try:
+        return await trio.to_thread.run_sync(look)
+    except RuntimeError:
+        return None  # No thread can be started.
+
+
+class ProcessObserver:
+    """What one process, and all of its session and group, did since it last failed a check."""
+
+    def __init__(self, leader: int, address: str, observe: Observe) -> None:
+        self._leader = leader
+        self._address = address
+        self._observe = observe
+        self._previous: Observation | None = None
+        self._unanswered_checks = 0
+        """Checks in a row that were not answered, whose connections may wait to be accepted."""
+
+    def reset(self) -> None:
+        """It has answered: what it did before says nothing of the next check that it fails."""
+        self._previous, self._unanswered_checks = None, 0
+
+    async def diagnose(
+        self, result: HealthCheckResult, timeout_seconds: float
+    ) -> HealthCheckResult:
+        """Say in a check's result why it failed; `within`: seconds that the check had.
+
+        Takes up to a second after the first failure in a row, and no longer than the check.
+        """
+        if result.condition is not None:
+            return result
+        symptom = result.symptom or Symptom.NO_ANSWER
+        self._unanswered_checks += symptom is Symptom.NO_ANSWER
+        if symptom in (Symptom.UNREACHABLE, Symptom.WRONG_ANSWER):
+            return attrs.evolve(result, condition=diagnose(symptom, None))
+        activity, queue = await self._measure_activity(timeout_seconds)
+        counts = None if queue is None else (queue.waiting, queue.backlog)
+        symptom = correct_symptom(symptom, counts, self._unanswered_checks)
+        seen = [str(each) for each in (activity, queue) if each is not None]
+        return attrs.evolve(
+            result,
+            condition=diagnose(symptom, activity),
+            reason="; ".join([result.reason, *seen]),
+        )
+
+    async def _measure_activity(
+        self, max_time: float
+    ) -> tuple[Activity | None, AcceptQueue | None]:
+        before = self._previous
+        if before is None:
+            before = await self._observe(self._leader, self._address)
+            if before is None:
+                return None, None
+            await trio.sleep(min(_OBSERVATION_TIME, max_time))
+        after = self._previous = await self._observe(self._leader, self._address)
+        if after is None:
+            return None, None
+        activity = compute_activity(before.processes, after.processes)
+        if before.accept_queue is not None and after.accept_queue is not None:
+            drained = after.accept_queue.waiting < before.accept_queue.waiting
+            activity = attrs.evolve(activity, is_queue_draining=drained)
+        return activity, after.accept_queue
+
+    async def ready_timeout_extension(self, timeout_seconds: float, extended: float) -> float:
+        """See `decisions.vitality.ready_timeout_extension`."""
+        found = await self._observe(self._leader, self._address)
+        if found is None:
+            return 0.0
+        return ready_timeout_extension(timeout_seconds, found.processes.max_cpu_wait, extended)

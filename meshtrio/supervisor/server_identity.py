@@ -1,0 +1,221 @@
+"""Whether it is the plugin that answers at its address, and not another program.
+
+The mesh gives out an endpoint only if its own connection to it, by which it asks for the plugin's
+health, was taken by the plugin:
+
+- On a Unix socket the kernel says which process listens there, and as which user (SO_PEERCRED). The
+  user has to be the one that the plugin is contained to, or the mesh's own or root; the process has
+  to be one of the plugin's.
+- On TCP every socket that listens at the address (/proc/net/tcp) has to be held by a process of the
+  plugin, in the mesh's network namespace or in that of the plugin. If the mesh may not look at the
+  descriptors of one of those processes, which has changed its user then, the socket has to belong
+  to a user of those above. Before a process is started, nothing may answer at its address.
+
+Who listens there is compared with what was found before at each health check, which takes no look
+at processes; for Unix sockets the file is looked at once a second, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from meshtrio.discovery.endpoint import connect_socket
+from meshtrio.supervisor.process.process_tree import ProcessTree
+from meshtrio.supervisor.process.tcp_listeners import (
+    TcpListener,
+    find_listeners,
+    is_self_connected,
+    list_tcp_listeners,
+)
+from meshtrio.transport.dial import dial
+from meshtrio.transport.peer import peer_of
+from meshtrio.transport.transport import Transport
+from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.util.address import Address, ClientTlsConfig
+
+_CONNECT_TIMEOUT = 1.0
+"""Seconds that a server that is there already has to take a connection, before a process starts."""
+_REJECTION_TTL = 1.0
+"""Seconds for which a server that is not the plugin's is taken to be one still."""
+
+T = TypeVar("T")
+
+FileId = tuple[int, int]
+"""Device and inode."""
+
+
+class ServerVerifier:
+    """The server of one process of a plugin; `dial` is how its mesh connects to it.
+
+    `uid` is the user it was last found to run as, None on TCP and before it was found.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        owner: ProcessTree,
+        uids: frozenset[int] | None,
+        *,
+        verify_process: bool,
+    ) -> None:
+        """Verify a server.
+
+        Args:
+            address: where it is.
+            owner: the processes of the plugin.
+            uids: the users of which its Unix socket's server has to have one; None for any.
+            verify_process: whether it has to be one of the processes.
+        """
+        self.uid: int | None = None
+        self._path = Address.parse(address).path
+        self._owner = owner
+        self._uids = uids
+        self._verify_process = verify_process
+        self._socket_file_id: FileId | None = None
+        """Of its socket, when that was last connected to."""
+        self._verified: object = None
+        """What listened there when it was last found to be the plugin's: a pid, or inodes."""
+        self._last_rejection: tuple[object, str, float] = (None, "", 0.0)
+        """The same of what was found not to be the plugin's, why, and when."""
+
+    @property
+    def is_socket_replaced(self) -> bool:
+        """Whether another file is in the place of its socket since that was last connected to."""
+        if not self._path or self._socket_file_id is None:
+            return False
+        found = _get_file_id(self._path)
+        return found is not None and found != self._socket_file_id
+
+    async def dial(self, address: str, tls: ClientTlsConfig | None) -> Transport:
+        """Connect to it, as `dial` does.
+
+        Raises:
+            WrongServerError: another program answers there.
+            OSError: nothing does.
+        """
+        # Before it is connected to: what is put in its place afterwards is another file.
+        self._socket_file_id = _get_file_id(self._path) if self._path else None
+        transport = await dial(address, tls, self._uids)
+        try:
+            await self._verify(transport.sock)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+    async def _verify(self, sock: socket.socket) -> None:
+        if self._path:
+            peer = peer_of(sock)
+            assert peer.pid is not None
+            if self._verify_process:
+                await self._verify_listener(peer.pid, partial(self._check_process, peer.pid))
+            if self._uids is not None:
+                self.uid = peer.uid
+        elif self._verify_process:
+            host, port = sock.getpeername()[:2]
+            if is_self_connected(sock):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
+            found = await _run_in_thread(partial(self._find_listeners, host, port))
+            inodes = frozenset(each.inode for each in found)
+            await self._verify_listener(inodes, partial(self._check_sockets, found))
+
+    async def _verify_listener(self, listener: object, check: Callable[[], str]) -> None:
+        """Decide on what was found to listen, by `look` if it is not known yet."""
+        if listener == self._verified:
+            return
+        if isinstance(listener, int) and self._owner.is_led(listener):
+            self._verified = listener
+            return
+        refused, reason, at = self._last_rejection
+        now = trio.current_time()
+        if refused != listener or now - at > _REJECTION_TTL:
+            reason = await _run_in_thread(check)
+            self._last_rejection = (listener, reason, now)
+        if reason:
+            raise WrongServerError(reason)
+        self._verified = listener
+
+    # -- in a worker thread ------------------------------------------------------------------
+
+    def _check_process(self, pid: int) -> str:
+        """Why a process that listens is not the plugin's, "" if it is."""
+        if self._owner.contains(pid):
+            return ""
+        if not pid:
+            return "its socket is served by a process of another PID namespace"
+        return (
+            f"its socket is served by {_describe_process(pid)}, which is not one of its processes"
+        )
+
+    def _find_listeners(self, host: str, port: int) -> list[TcpListener]:
+        """What listens at an address, in our network namespace or else in the plugin's."""
+        found = find_listeners(list_tcp_listeners(), host, port)
+        if not found and _network_namespace(self._owner.leader_pid) not in (
+            None,
+            _network_namespace("self"),
+        ):
+            found = find_listeners(list_tcp_listeners(self._owner.leader_pid), host, port)
+        return found
+
+    def _check_sockets(self, listeners: list[TcpListener]) -> str:
+        """Why sockets that listen are not the plugin's, "" if they are."""
+        if not listeners:
+            return "no socket of this machine listens on its port, but something answers there"
+        held = self._owner.holds_sockets(each.inode for each in listeners)
+        uids = self._uids or frozenset()
+        if held or (held is None and all(each.uid in uids for each in listeners)):
+            return ""
+        return f"another program (uid {listeners[0].uid}) listens on its port"
+
+
+async def _run_in_thread(function: Callable[[], T]) -> T:
+    """Look something up in a worker thread. Raises OSError."""
+    try:
+        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+    except RuntimeError as exc:
+        # No thread can be started, which says nothing about the plugin.
+        raise OSError(errno.ENOMEM, str(exc)) from None
+
+
+async def is_address_in_use(address: str) -> bool:
+    """Whether something takes connections at a TCP address already."""
+    with trio.move_on_after(_CONNECT_TIMEOUT):
+        try:
+            sock = await connect_socket(address)
+        except (OSError, ValueError):
+            return False
+        with sock:
+            return not is_self_connected(sock)
+    return False
+
+
+def _get_file_id(path: str) -> FileId | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _network_namespace(pid: int | str) -> str | None:
+    """The network namespace of a process, None if that cannot be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
+
+
+def _describe_process(pid: int) -> str:
+    """A process by its pid and its program, as far as that can be seen."""
+    try:
+        return f"pid {pid} ({ascii(Path(os.readlink(f'/proc/{pid}/exe')).name)[1:-1]})"
+    except OSError:
+        return f"pid {pid}"

@@ -1,0 +1,161 @@
+"""The entries of a binary log, GrpcLogEntry of gRFC A16, of one call after the other."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any
+
+from meshtrio.config.binary_log_filter import MethodLogLimits
+from meshtrio.messages import binarylog
+from meshtrio.util.address import Address
+from meshtrio.util.text import replace_surrogates
+
+WriteEntry = Callable[[bytes], None]
+"""Takes a serialized entry; neither raises nor waits."""
+MetadataItems = Iterable[tuple[str, str | bytes]]
+
+_Entry = binarylog.GrpcLogEntry
+_ids = itertools.count(1)
+_MAX_DURATION = 315_576_000_000
+"""Seconds that a Duration can hold."""
+_TRACE_KEY = "grpc-trace-bin"
+_RESERVED_KEYS = frozenset(
+    {"lb-token", "content-encoding", "content-type", "content-length", "user-agent", "te", "host"}
+)
+
+
+class Logger(Enum):
+    """The side that writes."""
+
+    CLIENT = _Entry.LOGGER_CLIENT
+    SERVER = _Entry.LOGGER_SERVER
+
+
+class CallEntryWriter:
+    """Writes the entries of one call, numbered."""
+
+    __slots__ = ("_call_id", "_limits", "_logger", "_sequence_id", "_write_entry")
+
+    def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, logger: Logger) -> None:
+        """`amount`: how much is written of heads and messages."""
+        self._write_entry = write_entry
+        self._limits = limits
+        self._logger = logger.value
+        self._call_id = next(_ids)
+        self._sequence_id = 0
+
+    def write_client_header(
+        self,
+        path: str,
+        authority: str,
+        metadata: MetadataItems,
+        timeout: float | None,
+        peer: Any | None = None,
+    ) -> None:
+        """A call begins. `timeout`: seconds, None where there is no deadline."""
+        kept, truncated = self._truncate_metadata(metadata)
+        header = binarylog.ClientHeader(metadata=kept, method_name=path, authority=authority)
+        if timeout is not None:
+            header.timeout.FromNanoseconds(int(min(max(timeout, 0.0), _MAX_DURATION) * 1e9))
+        self._write(_Entry.EVENT_TYPE_CLIENT_HEADER, truncated, client_header=header, peer=peer)
+
+    def write_server_header(self, metadata: MetadataItems, peer: Any | None = None) -> None:
+        kept, truncated = self._truncate_metadata(metadata)
+        header = binarylog.ServerHeader(metadata=kept)
+        self._write(_Entry.EVENT_TYPE_SERVER_HEADER, truncated, server_header=header, peer=peer)
+
+    def write_client_message(self, message: bytes) -> None:
+        self._write_message(_Entry.EVENT_TYPE_CLIENT_MESSAGE, message)
+
+    def write_server_message(self, message: bytes) -> None:
+        self._write_message(_Entry.EVENT_TYPE_SERVER_MESSAGE, message)
+
+    def write_half_close(self) -> None:
+        """The client sends no more."""
+        self._write(_Entry.EVENT_TYPE_CLIENT_HALF_CLOSE)
+
+    def write_trailer(
+        self,
+        code: int,
+        message: str,
+        metadata: MetadataItems = (),
+        details: bytes = b"",
+        peer: Any | None = None,
+    ) -> None:
+        """The call ended with a status."""
+        kept, truncated = self._truncate_metadata(metadata)
+        trailer = binarylog.Trailer(
+            metadata=kept,
+            status_code=code,
+            status_message=message.encode(errors="replace").decode(),
+            status_details=details,
+        )
+        self._write(_Entry.EVENT_TYPE_SERVER_TRAILER, truncated, trailer=trailer, peer=peer)
+
+    def write_cancel(self) -> None:
+        """The client gave the call up."""
+        self._write(_Entry.EVENT_TYPE_CANCEL)
+
+    def _write_message(self, kind: Any, message: bytes) -> None:
+        most = self._limits.max_message_bytes
+        data = message if most is None else message[:most]
+        kept = binarylog.Message(length=len(message), data=data)
+        self._write(kind, len(data) < len(message), message=kept)
+
+    def _truncate_metadata(self, metadata: MetadataItems) -> tuple[Any, bool]:
+        """What is written of metadata, and whether that is less than there is of it.
+
+        What gRPC adds is not of it. `grpc-trace-bin` is always written, whatever the limit.
+        """
+        left = self._limits.max_header_bytes
+        found = binarylog.Metadata()
+        truncated = False
+        for key, value in metadata:
+            if _is_reserved_key(key):
+                continue
+            data = value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+            if left is not None and key != _TRACE_KEY:
+                size = len(key) + len(data)
+                truncated = truncated or size > left
+                if truncated:
+                    continue
+                left -= size
+            found.entry.add(key=key, value=data)
+        return found, truncated
+
+    def _write(self, kind: Any, truncated: bool = False, **payload: Any) -> None:
+        self._sequence_id += 1
+        entry = _Entry(
+            call_id=self._call_id,
+            sequence_id_within_call=self._sequence_id,
+            type=kind,
+            logger=self._logger,
+            payload_truncated=truncated,
+            **payload,
+        )
+        entry.timestamp.FromNanoseconds(time.time_ns())
+        self._write_entry(entry.SerializeToString())
+
+
+def _is_reserved_key(key: str) -> bool:
+    return key in _RESERVED_KEYS or (key.startswith("grpc-") and key != _TRACE_KEY)
+
+
+def make_address(peer: str, socket_path: str = "") -> Any:
+    """An Address of "host:port"; of a Unix socket, with its path, where there is none."""
+    if not peer:
+        return binarylog.Address(
+            type=binarylog.Address.TYPE_UNIX, address=replace_surrogates(socket_path)
+        )
+    try:
+        address = Address.parse(f"tcp:{peer}")
+        # The scope of a link's address is not part of it (RFC 5952).
+        ip = ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return binarylog.Address(address=peer)
+    kind = binarylog.Address.TYPE_IPV4 if ip.version == 4 else binarylog.Address.TYPE_IPV6
+    return binarylog.Address(type=kind, address=str(ip), ip_port=address.port)

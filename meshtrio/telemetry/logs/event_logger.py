@@ -1,0 +1,70 @@
+"""What happens to plugins and what they write, as records of the standard library's logging.
+
+Lifecycle goes to the logger `meshtrio.mesh`, output to `meshtrio.plugin.<name>`: one record for
+each event and each line. Every record has `plugin`, `instance`, `pid`, `stream`, `event` (the name
+of what happened) and `fields`, None where there is none. A line of JSON is taken apart: level,
+message and exception become the record's, `logger`, `next_trace_id` and `next_span_id`, which no
+other record has, are what it says of them, and `fields` is the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from meshtrio.supervisor import events
+from meshtrio.supervisor.event_text import describe_event, event_name, parse_event_line
+from meshtrio.supervisor.log_line import ParsedLine
+from meshtrio.util.log_level import LogLevel
+
+_mesh_logger = logging.getLogger("meshtrio.mesh")
+
+
+def log_event(event: events.LifecycleEvent) -> None:
+    """A subscriber that logs every event, but for lines that matter less than is wanted."""
+    if isinstance(event, events.LineWritten):
+        logger, said = _plugin_logger(event), parse_event_line(event)
+        if _is_enabled(logger, said.level, event.log_level):
+            _emit_record(logger, event, said)
+        return
+    level, text = describe_event(event)
+    is_about_lines = isinstance(event, events.LinesDropped)
+    logger = _plugin_logger(event) if is_about_lines else _mesh_logger
+    if logger.isEnabledFor(level):
+        who = "" if is_about_lines else f"{event.plugin}/{event.instance}: "
+        _emit_record(logger, event, ParsedLine(who + text, level), event_name(event))
+
+
+def _is_enabled(logger: logging.Logger, level: int, min_level: LogLevel | None) -> bool:
+    """A plugin's own level goes before those of loggers: who sets `debug` wants to see it."""
+    if min_level is None:
+        return logger.isEnabledFor(level)
+    return level >= min_level.number and level > logger.manager.disable
+
+
+def _plugin_logger(event: events.LifecycleEvent) -> logging.Logger:
+    return logging.getLogger(f"meshtrio.plugin.{event.plugin}")
+
+
+def _emit_record(
+    logger: logging.Logger,
+    event: events.LifecycleEvent,
+    line: ParsedLine,
+    event_name: str | None = None,
+) -> None:
+    extra: dict[str, Any] = {
+        "plugin": event.plugin,
+        "instance": event.instance,
+        "event": event_name,
+    }
+    for key in ("pid", "stream"):
+        extra[key] = getattr(event, key, None)
+    extra["fields"] = line.fields
+    if line.fields is not None:
+        extra |= {"logger": line.logger, "trace_id": line.trace_id, "span_id": line.span_id}
+    # Not by logger.log, which looks for who calls it: nobody wants to know, and it is slow.
+    record = logger.makeRecord(
+        logger.name, line.level, __file__, 0, "%s", (line.message,), None, "log_event", extra
+    )
+    record.exc_text = line.exception or None
+    logger.handle(record)

@@ -1,0 +1,125 @@
+"""Records of the standard library's logging as lines of JSON, with the ids of trace and span.
+
+For the handlers of any program; `mesh` is what has to know of plugins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from meshtrio.telemetry.logs.json_lines import format_json_line, safe_str
+from meshtrio.telemetry.logs.trace_ids import current_trace_ids
+
+_MAX_LINE_LENGTH = 64 * 1024
+_PLUGIN_KEYS = ("event", "plugin", "instance", "pid", "stream")
+_STANDARD_ATTRIBUTES = frozenset(
+    {*vars(logging.makeLogRecord({})), "asctime", "message", "span_id", "taskName", "trace_id"}
+)
+"""What every record has; the rest is what its author added."""
+_TOP_LEVEL_KEYS = frozenset({*_PLUGIN_KEYS, "fields", "logger"})
+"""What a `JsonFormatter` has keys for."""
+
+
+class TraceIdFilter(logging.Filter):
+    """Lets every record through, with `next_trace_id` and `next_span_id`: empty where it is in no
+    call.
+
+    For a handler, or a logger; then a format may have `%(trace_id)s` in it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "trace_id"):
+            record.trace_id, record.span_id = current_trace_ids()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as an object of JSON in one line; what does not apply to it is left out.
+
+    Keys: `time` (RFC 3339, UTC, milliseconds), `level`, `logger`, `message`, `event`, `plugin`,
+    `instance`, `pid`, `stream`, `fields` (what `extra` had, or what a plugin's line says beyond
+    the others), `next_trace_id`, `next_span_id`, `exception`. Its trace is that of the call in
+    which it is formatted, unless a `TraceIdFilter` has seen it before.
+    """
+
+    def __init__(self, max_length: int = _MAX_LINE_LENGTH) -> None:
+        """`longest`: bytes of a line; of what would be longer, texts are cut."""
+        super().__init__()
+        self._max_length = max_length
+
+    def format(self, record: logging.LogRecord) -> str:
+        values: dict[str, Any] = {
+            "time": _format_rfc3339(record.created),
+            "level": record.levelname,
+            "logger": getattr(record, "logger", None) or record.name,
+            "message": get_message(record),
+        }
+        for key in _PLUGIN_KEYS:
+            values[key] = getattr(record, key, None)
+        added = {
+            key: value for key, value in get_extra(record).items() if key not in _TOP_LEVEL_KEYS
+        }
+        values["fields"] = getattr(record, "fields", None) or added
+        values |= _trace_and_exception_fields(self, record)
+        return format_json_line(_omit_empty(values), self._max_length)
+
+
+class PluginLineFormatter(logging.Formatter):
+    """A record as the mesh reads it from a plugin: its time, plugin and process are known there."""
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self._max_length = max_length
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = {
+            "level": record.levelname,
+            "logger": record.name,
+            "message": get_message(record),
+            **_trace_and_exception_fields(self, record),
+        }
+        return format_json_line(_omit_empty(values), self._max_length, get_extra(record))
+
+
+def get_message(record: logging.LogRecord) -> str:
+    """What it says; where its arguments do not fit, what is wrong with it."""
+    try:
+        return record.getMessage()
+    except Exception as exc:
+        return f"{safe_str(record.msg)} (its arguments do not fit: {safe_str(exc)})"
+
+
+def get_extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
+
+
+def _omit_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    """But for what is not there. There is always a message, be it empty."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and (value or key == "message" or not isinstance(value, (str, dict)))
+    }
+
+
+def _trace_and_exception_fields(
+    formatter: logging.Formatter, record: logging.LogRecord
+) -> dict[str, str | None]:
+    trace_id = getattr(record, "trace_id", None)
+    span_id = getattr(record, "span_id", None)
+    if trace_id is None:
+        trace_id, span_id = current_trace_ids()
+    exception = record.exc_text
+    if not exception and record.exc_info:
+        exception = formatter.formatException(record.exc_info)
+    parts = [part for part in (exception, record.stack_info) if part]
+    return {"trace_id": trace_id, "span_id": span_id, "exception": "\n".join(parts)}
+
+
+def _format_rfc3339(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

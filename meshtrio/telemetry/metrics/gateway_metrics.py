@@ -1,0 +1,56 @@
+"""The metrics of calls that a gateway passes on: the only ones there are of those to plugins that
+measure nothing themselves.
+
+Labels are bounded: so many services are told apart, and what goes beyond, or to none, is "other".
+"""
+
+from __future__ import annotations
+
+from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metrics.call_metrics import (
+    DURATION,
+    OTHER,
+    CallRecorder,
+    histogram_families,
+)
+
+MAX_MEASURED_SERVICES = 1000
+_NAME_PREFIX = "mesh.gateway.call"
+
+
+class GatewayMetrics:
+    """Counts calls, each for the service of the mesh that it goes to."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, CallRecorder] = {}
+
+    def start_call(self, service: str | None) -> CallRecorder:
+        """A call goes to a service, None where it has come to none; see `end`."""
+        known = self._services.get(service or OTHER)
+        calls = known or self._add_service(service)
+        calls.started += 1
+        return calls
+
+    def end_call(self, calls: CallRecorder, code: int, seconds: float) -> None:
+        """A call that has begun ended, with a status, so many seconds after it came."""
+        calls.pending += (code, seconds)
+        if len(calls.pending) >= FLUSH_THRESHOLD:
+            calls.histograms.flush()
+
+    def _add_service(self, service: str | None) -> CallRecorder:
+        full = len(self._services) >= MAX_MEASURED_SERVICES
+        key, target = (service, f"mesh:///{service}") if service and not full else (OTHER, OTHER)
+        if key not in self._services:
+            self._services[key] = CallRecorder((("grpc.target", target),), [DURATION])
+        return self._services[key]
+
+    def collect(self) -> list[MetricFamily]:
+        """What was counted until now."""
+        services = list(self._services.values())
+        started = [MetricPoint(calls.labels, calls.started) for calls in services]
+        text = "The calls that were passed on, including those that have not completed."
+        return [
+            MetricFamily(f"{_NAME_PREFIX}.started", MetricKind.COUNTER, "{call}", text, started),
+            *histogram_families(_NAME_PREFIX, "RPC that was passed on", services, [DURATION]),
+        ]

@@ -1,0 +1,267 @@
+"""The metrics of a mesh: what its plugins go through, and how it is itself.
+
+Labels are bounded by the config: plugins, the numbers of their instances, states and causes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import trio
+
+from meshtrio import __version__
+from meshtrio.supervisor import events
+from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.policy.restart import ExitCause
+from meshtrio.supervisor.policy.state import InstanceState
+from meshtrio.supervisor.statistics import LifecycleCounts
+from meshtrio.supervisor.supervisor import Supervisor
+from meshtrio.telemetry.metric_families import (
+    Labels,
+    MetricFamily,
+    MetricKind,
+    MetricPoint,
+    counter_family,
+    gauge_family,
+    instance_labels,
+)
+from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
+from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
+
+_LAG_INTERVAL = 0.25
+"""Seconds from one look at the clock to the next, by which the lag of the mesh's loop is known."""
+_RENEWAL_REASON, _GROUP_REASON = "renewal", "group"
+_RESTART_REASONS = (*(cause.value for cause in ExitCause), _RENEWAL_REASON, _GROUP_REASON)
+
+InstanceKey = tuple[str, int]
+
+_COUNTER_HELP = {
+    "starts": "Processes that were started.",
+    "not_started": "Starts that came to nothing: there was no process.",
+    "exits": "Processes that ended without being asked to.",
+    "killed": "Processes that did not stop in time, and were killed.",
+    "gave_up": "Times that the restart policy left an instance down.",
+    "unready": "Times that an instance said NOT_SERVING.",
+}
+
+
+class RegistryStats(Protocol):
+    """What is told of a registry."""
+
+    revision: int
+
+    def services(self) -> tuple[str, ...]: ...
+
+    def count_endpoints(self) -> int: ...
+
+
+class MeshMetrics:
+    """A subscriber to lifecycle events, which are counted as they come; the rest is looked up when
+    somebody asks."""
+
+    def __init__(self, supervisor: Supervisor, registry: RegistryStats) -> None:
+        self._supervisor = supervisor
+        self._registry = registry
+        self._restarts: Counter[tuple[str, int, str]] = Counter()
+        self._failed_checks: Counter[InstanceKey] = Counter()
+        self._exit_causes: dict[InstanceKey, ExitCause] = {}
+        self._ready_since: dict[InstanceKey, float] = {}
+        self._ready_durations: dict[str, Histogram] = {}
+        self._lag = Histogram(LATENCY_BUCKETS)
+        self._resources = ResourceMetrics()
+
+    def on_event(self, event: events.LifecycleEvent) -> None:
+        instance = (event.plugin, event.instance)
+        match event:
+            case events.Ready(startup_time=after):
+                histogram = self._ready_durations.setdefault(
+                    event.plugin, Histogram(LATENCY_BUCKETS)
+                )
+                histogram.record([after])
+                self._ready_since[instance] = trio.current_time()
+            case events.CheckFailed(condition=condition):
+                # One that was rejected was answered.
+                self._failed_checks[instance] += condition is not None
+            case events.Exited(exit=ended) | events.NotStarted(exit=ended):
+                self._exit_causes[instance] = ended.cause
+            case events.Restarting():
+                cause = self._exit_causes.get(instance, ExitCause.EXITED)
+                self._restarts[(*instance, cause.value)] += 1
+            case events.Renewing():
+                self._restarts[(*instance, _RENEWAL_REASON)] += 1
+            case events.GroupRestarting(plugins=plugins):
+                for child in self._supervisor.instances:
+                    if child.plugin in plugins:
+                        self._restarts[(child.plugin, child.number, _GROUP_REASON)] += 1
+
+    async def measure_lag(self) -> None:
+        """Look how late the loop comes to what is due, until cancelled."""
+        due = trio.current_time() + _LAG_INTERVAL
+        while True:
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            self._lag.record([now - due])
+            due = now + _LAG_INTERVAL
+
+    async def sample(self) -> None:
+        """Look at what the processes use; `families` tells what was found last."""
+        await self._resources.sample(self._supervisor.instances)
+
+    def collect(self) -> list[MetricFamily]:
+        """All there is now."""
+        children = self._supervisor.instances
+        return [
+            *self._mesh_families(),
+            *self._plugin_families(),
+            *self._instance_families(children),
+            *self._resources.collect(children),
+        ]
+
+    # -- the mesh ----------------------------------------------------------------------------
+
+    def _mesh_families(self) -> list[MetricFamily]:
+        statistics, registry = self._supervisor.statistics(), self._registry
+        return [
+            gauge_family(
+                "mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}
+            ),
+            gauge_family(
+                "mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}
+            ),
+            _histogram_family(
+                "mesh.loop.lag",
+                "How late the mesh's loop comes to what is due.",
+                {(): self._lag},
+            ),
+            gauge_family(
+                "mesh.registry.services",
+                "{service}",
+                "Services in the registry.",
+                {(): len(registry.services())},
+            ),
+            gauge_family(
+                "mesh.registry.endpoints",
+                "{endpoint}",
+                "Endpoints in the registry.",
+                {(): registry.count_endpoints()},
+            ),
+            counter_family(
+                "mesh.registry.changes",
+                "{change}",
+                "Changes of what the registry knows.",
+                {(): registry.revision},
+            ),
+        ]
+
+    # -- plugins -----------------------------------------------------------------------------
+
+    def _plugin_families(self) -> list[MetricFamily]:
+        counts = {plugin.name: plugin.counts for plugin in self._supervisor.statistics().plugins}
+        self._ready_durations = {
+            name: self._ready_durations.get(name) or Histogram(LATENCY_BUCKETS) for name in counts
+        }
+
+        def counted(what: str) -> Mapping[Labels, float]:
+            return {_plugin_labels(name): _get_count(each, what) for name, each in counts.items()}
+
+        found = [
+            counter_family(f"mesh.plugin.{what}", "", text, counted(what))
+            for what, text in _COUNTER_HELP.items()
+        ]
+        return [
+            *found,
+            counter_family(
+                "mesh.plugin.log.lines", "{line}", "Lines that were written.", counted("lines")
+            ),
+            counter_family(
+                "mesh.plugin.log.dropped",
+                "{line}",
+                "Lines that came faster than the config lets them.",
+                counted("lines_dropped"),
+            ),
+            _histogram_family(
+                "mesh.plugin.ready.duration",
+                "From the start of a process to when it was ready.",
+                {_plugin_labels(name): found for name, found in self._ready_durations.items()},
+            ),
+        ]
+
+    # -- instances ---------------------------------------------------------------------------
+
+    def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
+        there = {(child.plugin, child.number): child for child in instances}
+        self._remove_other_instances(there)
+        now = trio.current_time()
+        ready = {key: since for key, since in self._ready_since.items() if there[key].is_ready}
+        checks = {
+            key: child.active_run.last_check.latency
+            for key, child in there.items()
+            if child.active_run is not None and child.active_run.last_check is not None
+        }
+        return [
+            gauge_family(
+                "mesh.instance.state",
+                "",
+                "1 for the state that an instance is in, 0 for the others.",
+                {
+                    (*_labels_of_key(key), ("state", state.value)): float(child.state is state)
+                    for key, child in there.items()
+                    for state in InstanceState
+                },
+            ),
+            gauge_family(
+                "mesh.instance.since_ready",
+                "s",
+                "Since it was ready.",
+                {_labels_of_key(key): now - since for key, since in ready.items()},
+            ),
+            counter_family(
+                "mesh.instance.restarts",
+                "{restart}",
+                "Times that it was started again, by what had happened.",
+                {
+                    (*_labels_of_key(key), ("reason", reason)): self._restarts[(*key, reason)]
+                    for key in there
+                    for reason in _RESTART_REASONS
+                },
+            ),
+            gauge_family(
+                "mesh.instance.liveness.duration",
+                "s",
+                "What its last health check took.",
+                {_labels_of_key(key): latency for key, latency in checks.items()},
+            ),
+            counter_family(
+                "mesh.instance.liveness.failures",
+                "{check}",
+                "Health checks that were not answered.",
+                {_labels_of_key(key): self._failed_checks[key] for key in there},
+            ),
+        ]
+
+    def _remove_other_instances(self, current: Mapping[InstanceKey, object]) -> None:
+        for restarted in [key for key in self._restarts if key[:2] not in current]:
+            del self._restarts[restarted]
+        for known in (self._failed_checks, self._exit_causes, self._ready_since):
+            for gone in [key for key in known if key not in current]:
+                del known[gone]
+
+
+def _get_count(counts: LifecycleCounts, what: str) -> int:
+    found: int = getattr(counts, what)
+    return found
+
+
+def _plugin_labels(name: str) -> Labels:
+    return (("plugin", name),)
+
+
+def _labels_of_key(key: InstanceKey) -> Labels:
+    return instance_labels(*key)
+
+
+def _histogram_family(name: str, text: str, values: Mapping[Labels, Histogram]) -> MetricFamily:
+    points = [MetricPoint(labels, histogram.snapshot()) for labels, histogram in values.items()]
+    return MetricFamily(name, MetricKind.HISTOGRAM, "s", text, points)

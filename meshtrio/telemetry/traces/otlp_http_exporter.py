@@ -1,0 +1,60 @@
+"""Spans to a collector by OTLP over HTTP: OpenTelemetry's own exporter, in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+import trio
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from meshtrio.config.otlp_endpoint import OtlpEndpoint
+from meshtrio.telemetry.traces.batch_span_processor import (
+    EXPORT_TIMEOUT,
+    ExportSpans,
+    PartialSuccess,
+    SpanExportError,
+)
+from meshtrio.util.address import ClientTlsConfig
+
+
+def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
+    url, files = collector.url, collector.tls or ClientTlsConfig()
+    exporter = OTLPSpanExporter(
+        endpoint=url,
+        certificate_file=_optional_str(files.ca),
+        client_certificate_file=_optional_str(files.certificate),
+        client_key_file=_optional_str(files.key),
+        headers=dict(collector.headers),
+        timeout=EXPORT_TIMEOUT,
+        session=_Session(),
+    )
+
+    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+        try:
+            result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
+        except ValueError as exc:
+            raise SpanExportError(f"they cannot be encoded: {exc}") from None
+        if result is not SpanExportResult.SUCCESS:
+            raise SpanExportError(f"the collector at {url} did not take them; the log says why")
+        return PartialSuccess()
+
+    return send
+
+
+class _Session(requests.Session):
+    """An authority that was said goes before REQUESTS_CA_BUNDLE, which would go before it."""
+
+    def merge_environment_settings(
+        self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        verify = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
+def _optional_str(file: Path | None) -> str | None:
+    return None if file is None else str(file)

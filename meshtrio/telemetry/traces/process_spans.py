@@ -1,0 +1,110 @@
+"""Spans of what plugins go through: one for each life of a process, one below it until it is ready.
+
+The life's trace is known by its word, so that calls which failed by its end can point to it: see
+`lives`.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, Status, StatusCode
+
+from meshtrio import __version__
+from meshtrio.supervisor import events
+from meshtrio.supervisor.policy.restart import Exit
+from meshtrio.telemetry.traces.pipeline import TracePipeline
+from meshtrio.telemetry.traces.process_span_context import process_span_context
+
+_ProcessKey = tuple[str, int, int]
+"""Plugin, instance, pid: a successor lives beside whom it follows."""
+
+
+class ProcessSpans:
+    """A subscriber to lifecycle events."""
+
+    def __init__(self, traces: TracePipeline) -> None:
+        self._tracer = traces.always_on_provider.get_tracer("meshtrio.supervisor", __version__)
+        self._id_generator = traces.id_generator
+        self._open_spans: dict[_ProcessKey, tuple[Span, Span]] = {}
+        """The span of a life, and that of its start."""
+        self._last_spans: dict[tuple[str, int], Span] = {}
+        """Of each instance, the life that ended last, for what follows from it."""
+
+    def on_event(self, event: events.LifecycleEvent) -> None:
+        match event:
+            case events.Starting(launch_id=life):
+                self._start_spans(event, life)
+            case events.Ready() | events.Unready() | events.CheckFailed() | events.Stopping():
+                self._add_event(event)
+            case events.Exited(exit=ended) | events.Stopped(exit=ended):
+                self._end_spans(event, ended, was_requested=isinstance(event, events.Stopped))
+
+    def _start_spans(self, event: events.Starting, launch_id: str) -> None:
+        context = process_span_context(launch_id)
+        if context is None:
+            return
+        name = f"{event.plugin}/{event.instance}"
+        attributes: dict[str, str | int] = {
+            "meshtrio.plugin": event.plugin,
+            "meshtrio.instance": event.instance,
+            "process.pid": event.pid,
+        }
+        self._id_generator.next_trace_id, self._id_generator.next_span_id = (
+            context.trace_id,
+            context.span_id,
+        )
+        before = self._last_spans.get((event.plugin, event.instance))
+        links = [] if before is None else [trace.Link(before.get_span_context())]
+        span = self._tracer.start_span(
+            f"life {name}", Context(), attributes=attributes, links=links
+        )
+        below = trace.set_span_in_context(span, Context())
+        start = self._tracer.start_span(f"start {name}", below, attributes=attributes)
+        self._open_spans[event.plugin, event.instance, event.pid] = (span, start)
+
+    def _add_event(
+        self, event: events.Ready | events.Unready | events.CheckFailed | events.Stopping
+    ) -> None:
+        found = self._open_spans.get((event.plugin, event.instance, event.pid))
+        if found is None:
+            return
+        span, start = found
+        reason = getattr(event, "reason", None)
+        span.add_event(_span_event_name(event), None if reason is None else {"reason": reason})
+        if isinstance(event, events.Ready) and start.is_recording():
+            start.set_status(Status(StatusCode.OK))
+            start.end()
+
+    def _end_spans(
+        self, event: events.Exited | events.Stopped, exit: Exit, *, was_requested: bool
+    ) -> None:
+        found = self._open_spans.pop((event.plugin, event.instance, event.pid), None)
+        if found is None:
+            return
+        span, start = found
+        well = was_requested or exit.is_clean
+        status = Status(StatusCode.OK) if well else Status(StatusCode.ERROR, str(exit))
+        if start.is_recording():
+            start.set_status(Status(StatusCode.ERROR, str(exit)))
+            start.end()
+        if exit.status is not None:
+            span.set_attribute("process.exit.code", exit.status)
+        if exit.signal is not None:
+            span.set_attribute("meshtrio.exit.signal", exit.signal)
+        span.set_attribute("meshtrio.exit.cause", "stopped" if was_requested else exit.cause.value)
+        span.add_event(_span_event_name(event))
+        span.set_status(status)
+        span.end()
+        self._last_spans[event.plugin, event.instance] = span
+
+
+def _span_event_name(event: events.LifecycleEvent) -> str:
+    return {
+        events.Ready: "ready",
+        events.Unready: "unready",
+        events.CheckFailed: "health check failed",
+        events.Stopping: "stopping",
+        events.Exited: "exit",
+        events.Stopped: "stopped",
+    }[type(event)]

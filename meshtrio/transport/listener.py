@@ -1,0 +1,88 @@
+"""Listening sockets, on Unix paths and TCP ports."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meshtrio.contract import MAX_SOCKET_PATH_LENGTH
+from meshtrio.errors import UsageError
+from meshtrio.util.address import Address
+
+_BACKLOG = 1024
+
+
+@contextmanager
+def unix_listener(path: Path | str) -> Iterator[socket.socket]:
+    """Bind and listen on a path for the block, and remove the path after it.
+
+    A socket that nobody listens on any more is replaced. Raises UsageError for a path that is too
+    long, is in use, or is not a socket.
+    """
+    path = os.fspath(path)
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH_LENGTH:
+        raise UsageError(
+            f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes, this has {length}"
+        )
+    _remove_stale_socket(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            # What the file is made with: the umask may be anything.
+            os.fchmod(sock.fileno(), 0o700)
+            sock.bind(path)
+        except OSError as exc:
+            raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+        ours, pid = os.lstat(path), os.getpid()
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                # A forked child that comes here leaves its parent the path.
+                if os.getpid() == pid and os.path.samestat(os.lstat(path), ours):
+                    os.unlink(path)
+
+
+def _remove_stale_socket(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageError(f"{path}: is there already and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN:
+                raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
+    raise UsageError(f"{path}: another process listens there")
+
+
+@contextmanager
+def tcp_listener(address: str) -> Iterator[socket.socket]:
+    """Bind and listen on `tcp:host:port` for the block. Raises UsageError where it cannot be."""
+    try:
+        where = Address.parse(address)
+        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+        sock = socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        # Without what the standard library adds: the address once more.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
+        raise UsageError(f"{address}: cannot be bound: {reason}") from None
+    except ValueError as exc:
+        raise UsageError(f"{address}: cannot be bound: {exc}") from None
+    with sock:
+        sock.setblocking(False)
+        yield sock

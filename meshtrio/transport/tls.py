@@ -1,0 +1,153 @@
+"""TLS under a connection: the user's `ssl.SSLContext` over a socket transport, without blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from pathlib import Path
+
+from meshtrio.transport.peer import Peer, peer_of
+from meshtrio.transport.transport import Buffer, SocketTransport
+from meshtrio.util.regular_files import copy_pem_to_memfd
+
+_ALPN_PROTOCOL = "h2"
+_MAX_RECORD_SIZE = 16 * 1024
+"""Plaintext that is encrypted at a time: the most that one TLS record holds (RFC 8446 §5.1)."""
+
+
+class TlsTransport:
+    """Like `SocketTransport`, with everything encrypted. `handshake` comes first."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+    ) -> None:
+        """`server_hostname` is what a client holds the server's certificate to."""
+        context.set_alpn_protocols([_ALPN_PROTOCOL])
+        self._sock = sock
+        self._socket_transport = SocketTransport(sock)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl_object = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=server_hostname,
+        )
+        self._ciphertext = b""
+
+    async def handshake(self) -> None:
+        """Agree on keys and on HTTP/2. Raises OSError, of which ssl.SSLError is a kind."""
+        while True:
+            try:
+                self._ssl_object.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush_ciphertext()
+                await self._receive_ciphertext()
+            except ssl.SSLError:
+                self._send_ciphertext()  # the alert, which tells the peer why
+                raise
+        await self._flush_ciphertext()
+        if self._ssl_object.selected_alpn_protocol() != _ALPN_PROTOCOL:
+            raise OSError(0, "the peer does not speak HTTP/2 over TLS (ALPN h2)")
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """As of `SocketTransport`; an end without close_notify counts as one with it."""
+        while True:
+            try:
+                return self._ssl_object.read(max_bytes)
+            except ssl.SSLWantReadError:
+                self._send_ciphertext()
+                await self._receive_ciphertext()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+
+    async def _receive_ciphertext(self) -> None:
+        data = await self._socket_transport.receive(4 * _MAX_RECORD_SIZE)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    @property
+    def has_pending_data(self) -> bool:
+        """True while ciphertext of what was taken waits for the kernel."""
+        return bool(self._ciphertext)
+
+    def try_send(self, buffers: list[Buffer]) -> int:
+        """Encrypt and write as the kernel takes it, give the bytes taken. Raises OSError."""
+        taken = 0
+        self._send_ciphertext()
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view and not self._ciphertext:
+                written = self._ssl_object.write(view[:_MAX_RECORD_SIZE])
+                taken += written
+                view = view[written:]
+                self._send_ciphertext()
+        return taken
+
+    def _send_ciphertext(self) -> None:
+        """Write ciphertext, as far as the kernel takes it."""
+        if self._outgoing.pending:
+            self._ciphertext += self._outgoing.read()
+        if self._ciphertext:
+            self._ciphertext = self._ciphertext[
+                self._socket_transport.try_send([self._ciphertext]) :
+            ]
+
+    async def _flush_ciphertext(self) -> None:
+        self._send_ciphertext()
+        while self._ciphertext:
+            await self._socket_transport.wait_writable()
+            self._send_ciphertext()
+
+    async def wait_writable(self) -> None:
+        await self._socket_transport.wait_writable()
+
+    def peer(self) -> Peer:
+        return peer_of(self._sock, self._ssl_object.getpeercert())
+
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        return self._ssl_object
+
+    def send_eof(self) -> None:
+        """Send close_notify and say that nothing more will be sent. Raises OSError."""
+        with contextlib.suppress(ssl.SSLError):
+            self._ssl_object.unwrap()
+        self._send_ciphertext()
+        self._socket_transport.send_eof()
+
+    def close(self) -> None:
+        self._socket_transport.close()
+
+
+def make_server_ssl_context(
+    certificate: Path | str, key: Path | str | None, client_ca: Path | str | None
+) -> ssl.SSLContext:
+    """A server's side from PEM files; with `client_ca` clients need a certificate it has signed.
+
+    Raises OSError, of which ssl.SSLError is a kind.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with (
+        copy_pem_to_memfd(certificate) as certificate_file,
+        copy_pem_to_memfd(key) as key_file,
+        copy_pem_to_memfd(client_ca) as ca_file,
+    ):
+        assert certificate_file is not None
+        context.load_cert_chain(certificate_file, key_file)
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    return context

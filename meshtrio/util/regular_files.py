@@ -1,0 +1,110 @@
+"""Reads files that a config, a command or a caller names: regular ones only, and not without end.
+
+A path may lead to anything: opening a FIFO waits for a writer, /dev/zero never ends. So what is
+opened is looked at by its descriptor, which nothing can replace meanwhile, and never waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILE_TYPES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MAX_PEM_SIZE = 1024 * 1024
+"""Bytes of a file with certificates or a key; the authorities of a system are about 220 KB."""
+
+
+def open_regular_file(path: Path | str) -> int:
+    """Open a regular file for reading, without waiting for anything.
+
+    Args:
+        path: Symbolic links are followed.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: It cannot be opened, or is something else than a regular file; `strerror` says so.
+    """
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:  # open(2) of a Unix socket
+            raise OSError(exc.errno, "it is a socket, not a regular file", str(path)) from None
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for fits, name in _FILE_TYPES if fits(mode)), "something else")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular_file(path: Path | str, max_size: int) -> bytes:
+    """Read a whole regular file.
+
+    Args:
+        path: Symbolic links are followed.
+        max_size: Bytes that it may have. The size that a file claims is not trusted: those of /proc
+            claim none, and others grow while they are read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is too large; `strerror` says which.
+    """
+    descriptor = open_regular_file(path)
+    try:
+        parts: list[bytes] = []
+        left = max_size + 1
+        while left > 0 and (part := os.read(descriptor, min(left, 256 * 1024))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(descriptor)
+    if left <= 0:
+        raise OSError(errno.EFBIG, f"it is larger than {max_size // 1024} KiB", str(path))
+    return b"".join(parts)
+
+
+@contextmanager
+def copy_pem_to_memfd(path: Path | str | None) -> Iterator[str | None]:
+    """Give the path of a copy of a PEM file, in memory, for libraries that only take paths.
+
+    Args:
+        path: None, for which None is given.
+
+    Raises:
+        OSError: As `read_regular_file`, with the path in `strerror`: of several files the caller
+        shall
+            know which.
+    """
+    if path is None:
+        yield None
+        return
+    try:
+        data = read_regular_file(path, _MAX_PEM_SIZE)
+    except OSError as exc:
+        raise OSError(exc.errno, f"{path} cannot be read: {exc.strerror}") from None
+    copy = os.memfd_create("meshtrio-pem", os.MFD_CLOEXEC)
+    try:
+        with open(copy, "wb", closefd=False) as file:
+            file.write(data)
+        yield f"/proc/self/fd/{copy}"
+    finally:
+        os.close(copy)

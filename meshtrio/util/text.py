@@ -1,0 +1,54 @@
+"""Texts that come from outside, as they can be passed on."""
+
+from __future__ import annotations
+
+import re
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNPRINTABLE = re.compile(
+    "["
+    "\x00-\x08\x0a-\x1f\x7f-\x9f"  # C0 except the tab, and C1: they control terminals
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
+    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # not seen
+    "\u2028\u2029"  # end lines
+    "\ud800-\udfff"  # in no encoding
+    "]"
+)
+
+
+def escape_unprintable(text: str) -> str:
+    """Return text of others as it can be shown to people, on a terminal or anywhere else.
+
+    Characters that control terminals, end lines, reverse or hide text, or are in no encoding are
+    replaced by their escapes in Python, such as `\\x1b`. Tabs stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def escape_unprintable_lines(text: str) -> str:
+    """Return text of several lines as `visible` shows each of them."""
+    return "\n".join(map(escape_unprintable, text.split("\n")))
+
+
+def escape_unprintable_json(document: str) -> str:
+    """Return a JSON document, or a part of one, in which the same characters are JSON's escapes.
+
+    Newlines stay: inside of strings JSON has none.
+    """
+    return _UNPRINTABLE.sub(_json_escape, document)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    if found[0] == "\n":
+        return "\n"
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def replace_surrogates(text: str) -> str:
+    """With U+FFFD for each half of a surrogate pair: JSON may have one, UTF-8 and protobuf not."""
+    if _SURROGATE.search(text):
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,261 @@
+"""Processes and questions that are not real, so that minutes of mesh life take no time.
+
+A `ProcessScript` says how the next process of a plugin behaves; the tree under test cannot tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import attrs
+import trio
+
+from meshtrio.config import GroupConfig, MeshConfig, PluginConfig
+from meshtrio.discovery.memory_registry import MemoryRegistry
+from meshtrio.supervisor import events
+from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.operations import Operations
+from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
+from meshtrio.supervisor.process.activity import ActivitySample
+from meshtrio.supervisor.process.leftover_killer import LeftoverReport, RunIdentity
+from meshtrio.supervisor.process_observer import Observation
+from meshtrio.supervisor.supervisor import Supervisor
+
+FOREVER = float("inf")
+SERVING = HealthCheckResult(is_alive=True, is_serving=True)
+NOT_SERVING = HealthCheckResult(
+    is_alive=True, is_serving=False, reason="its health check says NOT_SERVING"
+)
+NOT_ANSWERING = HealthCheckResult(is_alive=False, is_serving=False, reason="it did not answer")
+
+
+@attrs.define
+class ProcessScript:
+    """One process: ready after so many seconds, ending by itself after so many."""
+
+    ready_after: float = 0.0
+    lifetime: float = FOREVER
+    exit_status: int = 1
+    stop_duration: float = 0.0
+    """Seconds from SIGTERM to its end."""
+    is_unkillable: bool = False
+    health_checks: Sequence[HealthCheckResult] = (SERVING,)
+    """To health checks, in turn; the last for ever."""
+    spawn_error: OSError | None = None
+    """Why it cannot be started."""
+
+
+def _closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+class FakeProcess:
+    def __init__(self, pid: int, script: ProcessScript) -> None:
+        self.pid = pid
+        self.pidfd = -1
+        self.stdout, self.stderr = _closed_pipe(), _closed_pipe()
+        self.returncode: int | None = None
+        self.tracer = None
+        self.leader_exited = trio.Event()
+        self.script = script
+        self.dumped = False
+        self.ready_at = trio.current_time() + script.ready_after
+        self._ends_at = trio.current_time() + script.lifetime
+        self._health_checks = itertools.chain(
+            script.health_checks, itertools.repeat(script.health_checks[-1])
+        )
+
+    def next_health_check(self) -> HealthCheckResult:
+        return next(self._health_checks)
+
+    async def wait(self) -> None:
+        if self.returncode is None:
+            await trio.sleep_until(self._ends_at)
+            self.returncode = self.script.exit_status
+
+    @property
+    def has_exited(self) -> bool:
+        return self.returncode is not None
+
+    @property
+    def is_reaped(self) -> bool:
+        return self.has_exited
+
+    def reap_later(self, on_reaped: Callable[[], None]) -> None:
+        if self.is_reaped:
+            on_reaped()
+
+    def find_tracer(self) -> None:
+        return None
+
+    async def dump_stacks(self) -> None:
+        self.dumped = True
+
+    async def stop(self, grace_period: float) -> bool:
+        forced = self.script.stop_duration > grace_period
+        await trio.sleep(min(self.script.stop_duration, grace_period))
+        if not self.script.is_unkillable:
+            self.returncode = -9 if forced else 0
+        return forced
+
+
+class FakeEffects:
+    """Spawns scripted processes, answers for them, and keeps a log of what happened when."""
+
+    def __init__(self, scripts: Mapping[str, Iterable[ProcessScript]] | None = None) -> None:
+        self._scripts = {name: iter(script) for name, script in (scripts or {}).items()}
+        self._by_socket: dict[str, FakeProcess] = {}
+        self._pids = itertools.count(1000)
+        self.processes: dict[str, list[FakeProcess]] = defaultdict(list)
+        self.resident_by_pgid: dict[int, int] = {}
+        """Bytes by process group."""
+        self.cpu_wait = 0.0
+        """Seconds that each process has waited for a CPU."""
+        self.guarded_pids: set[int] = set()
+        self.log: list[tuple[float, events.LifecycleEvent]] = []
+
+    def make_effects(self) -> Effects:
+        return Effects(  # type: ignore[arg-type]
+            guard=self,
+            run_guard=nullcontext,
+            spawn=self.spawn,
+            probe=self,
+            rng=Random(0),
+            read_rss_by_group=self.read_rss_by_group,
+            kill_orphans=self.kill_orphans,
+            is_socket_removed=lambda socket: False,
+            diagnose_program=self.diagnose_program,
+            observe=self.observe,
+        )
+
+    # -- as the guard ------------------------------------------------------------------------
+
+    def watch(self, pid: int, pidfd: int) -> None:
+        self.guarded_pids.add(pid)
+
+    def unwatch(self, pid: int) -> None:
+        self.guarded_pids.remove(pid)
+
+    def set_users(self, users: Iterable[int]) -> None:
+        self.users = set(users)
+
+    async def kill_orphans(self, identity: RunIdentity) -> LeftoverReport:
+        await trio.lowlevel.checkpoint()
+        return LeftoverReport()
+
+    async def read_rss_by_group(self) -> Mapping[int, int]:
+        await trio.lowlevel.checkpoint()
+        return self.resident_by_pgid
+
+    async def observe(self, leader: int, address: str) -> Observation | None:
+        await trio.lowlevel.checkpoint()
+        if not self.cpu_wait:
+            return None
+        return Observation(ActivitySample(trio.current_time(), max_cpu_wait=self.cpu_wait), None)
+
+    async def diagnose_program(self, config: PluginConfig) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    # -- as the kernel -----------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        cgroup: Path | None = None,
+    ) -> Any:
+        name = env["PLUGIN_NAME"]
+        script = next(self._scripts.get(name, iter(())), None) or ProcessScript()
+        if script.spawn_error is not None:
+            raise script.spawn_error
+        process = FakeProcess(next(self._pids), script)
+        self.processes[name].append(process)
+        self._by_socket[f"unix:{env['PLUGIN_SOCKET']}"] = process
+        return process
+
+    # -- as the probe ------------------------------------------------------------------------
+
+    async def wait_ready(
+        self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
+    ) -> None:
+        process = self._by_socket[address]
+        with trio.move_on_after(timeout_seconds):
+            await trio.sleep_until(process.ready_at)
+            return
+        raise NotReadyError(timeout_seconds, "it is a fake")
+
+    async def check(
+        self, address: str, timeout_seconds: float, tls: Any = None, connect: Any = None
+    ) -> HealthCheckResult:
+        await trio.lowlevel.checkpoint()
+        return self._by_socket[address].next_health_check()
+
+
+class SupervisorHarness:
+    """A tree in a fake world, and what it has reported so far."""
+
+    def __init__(
+        self, supervisor: Supervisor, world: FakeEffects, registry: MemoryRegistry
+    ) -> None:
+        self.supervisor = supervisor
+        self.effects = world
+        self.registry = registry
+        self.operations = Operations(supervisor)
+        self.started_at = trio.current_time()
+        self.log: list[tuple[float, str]] = []
+
+    def on_event(self, event: events.LifecycleEvent) -> None:
+        who = event.plugin if not event.instance else f"{event.plugin}/{event.instance}"
+        at = round(trio.current_time() - self.started_at, 3)
+        self.log.append((at, f"{type(event).__name__} {who}"))
+
+    def events_of(self, *kinds: str) -> list[str]:
+        """What was reported of these kinds, in order, without the times."""
+        return [text for _, text in self.log if text.split()[0] in kinds]
+
+    def event_times(self, text: str) -> list[float]:
+        return [at for at, said in self.log if said == text]
+
+    def states(self) -> dict[str, str]:
+        return {f"{s.name}/{s.instance}": s.state.value for s in self.supervisor.statuses()}
+
+    async def run_until(self, seconds: float) -> None:
+        """Let it live until so many seconds after its start."""
+        await trio.sleep_until(self.started_at + seconds)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def make_plugin_config(name: str, **settings: Any) -> PluginConfig:
+    return PluginConfig(name=name, command=["true"], **settings)
+
+
+@asynccontextmanager
+async def make_supervisor(
+    plugins: Sequence[PluginConfig],
+    scripts: Mapping[str, Iterable[ProcessScript]] | None = None,
+    groups: Sequence[GroupConfig] = (),
+) -> AsyncIterator[SupervisorHarness]:
+    world, registry = FakeEffects(scripts), MemoryRegistry()
+    tree = Supervisor(
+        MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=world.make_effects()
+    )
+    made = SupervisorHarness(tree, world, registry)
+    tree.subscribe(made.on_event)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(tree.run)
+        yield made
+        nursery.cancel_scope.cancel()
+    assert len(world.guarded_pids) == len(tree.shutdown_report.unkillable)
+    assert not any(status.pid for status in tree.statuses())

@@ -1,0 +1,93 @@
+"""A mesh inside the test's own trio run, with what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from meshtrio import mesh
+from meshtrio.config import MeshConfig, load
+from meshtrio.supervisor import events
+from meshtrio.util.concurrency import open_collapsing_nursery
+
+
+@attrs.define
+class RecordedEvent:
+    """An event, and when it happened."""
+
+    time: float
+    event: events.LifecycleEvent
+
+
+class RecordedMesh:
+    """A running mesh and everything it has reported."""
+
+    def __init__(self, running: mesh.Mesh) -> None:
+        self.mesh = running
+        self.events: list[RecordedEvent] = []
+        self._changed = trio.Event()
+        self._scope: trio.CancelScope | None = None
+        running.subscribe(self._on_event)
+
+    def _on_event(self, event: events.LifecycleEvent) -> None:
+        self.events.append(RecordedEvent(trio.current_time(), event))
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def stop(self) -> None:
+        """Have the mesh stopped, as its end of the block does."""
+        assert self._scope is not None
+        self._scope.cancel()
+
+    def find_events(self, kind: type[events.LifecycleEvent], **wanted: Any) -> list[RecordedEvent]:
+        """What was reported of a kind, with these values, oldest first."""
+        return [
+            observed
+            for observed in self.events
+            if isinstance(observed.event, kind)
+            and all(getattr(observed.event, name) == value for name, value in wanted.items())
+        ]
+
+    async def wait_for_event(
+        self, kind: type[events.LifecycleEvent], *, count: int = 1, **wanted: Any
+    ) -> RecordedEvent:
+        """Wait until a kind of event was reported `count` times, give the last of them."""
+        return await self.wait_until(lambda: self.find_events(kind, **wanted)[count - 1 : count])
+
+    async def wait_until(self, find: Callable[[], list[RecordedEvent]]) -> RecordedEvent:
+        with trio.fail_after(30):
+            while True:
+                found = find()
+                if found:
+                    return found[-1]
+                await self._changed.wait()
+
+    async def wait_for_line(self, text: str) -> RecordedEvent:
+        """Wait until a plugin has written a line with `text` in it."""
+        return await self.wait_until(
+            lambda: [
+                observed
+                for observed in self.find_events(events.LineWritten)
+                if text in getattr(observed.event, "line")  # noqa: B009
+            ]
+        )
+
+
+@asynccontextmanager
+async def run_mesh(config: MeshConfig | str, folder: Path) -> AsyncIterator[RecordedMesh]:
+    """Run a mesh, from a config or TOML, in a runtime dir below `folder` during the block."""
+    if isinstance(config, str):
+        (folder / "mesh.toml").write_text(config)
+        config = load(folder / "mesh.toml")
+    config = attrs.evolve(config, runtime_dir=folder / "run")
+    async with open_collapsing_nursery() as nursery:
+        started = await nursery.start(mesh.main, config)
+        watched = RecordedMesh(started)
+        watched._scope = nursery.cancel_scope
+        yield watched
+        nursery.cancel_scope.cancel()
