@@ -43,8 +43,8 @@ from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import Operations
-from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit
-from meshtrio.supervisor.process.mesh_run import (
+from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
+from meshtrio.supervisor.process.cleanup.mesh_run import (
     PROC_PASS_TIMEOUT,
     PROC_SCAN_TIMED_OUT,
     kill_earlier_runs,

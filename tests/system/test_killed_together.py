@@ -153,7 +153,7 @@ def test_a_descriptor_of_something_else_is_not_taken_for_the_meshs(short_dir: Pa
     """As in a child of a plugin, which has inherited the variable but not the descriptor."""
     program = (
         "import os, signal, subprocess, sys, threading, time, trio; "
-        "from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit; "
+        "from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit; "
         "read, write = os.pipe(); os.close(write); "
         "child = subprocess.Popen(['true']); pidfd = os.pidfd_open(child.pid); "
         "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\n"

@@ -13,9 +13,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from meshtrio.supervisor.process import process_marker, procfs
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from tests import ROOT
 
 AFTER_NAME = (
@@ -127,7 +128,7 @@ def test_a_process_out_of_our_reach_is_left_and_stopping_goes_on() -> None:
     """As one that has executed a set-user-ID program, which may not be signalled by its parent."""
     program = """
 import os, sys, trio
-from meshtrio.supervisor.process import plugin_process
+from meshtrio.supervisor.process.spawn import plugin_process
 
 plugin_process._KILL_TIMEOUT = 0.2
 
@@ -166,7 +167,8 @@ def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
         pytest.skip("only root, and with unshare(1), can mount /proc")
     look = (
         "import os, trio; "
-        "from meshtrio.supervisor.process import procfs, resource_usage, process_marker as m; "
+        "from meshtrio.supervisor.process.cleanup import process_marker as m; "
+        "from meshtrio.supervisor.process.proc import procfs, resource_usage; "
         "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
         "print([stat.pid for stat in procfs.iter_stats()] == [os.getpid()], "
         "trio.run(resource_usage.read_usage_by_group)[os.getpgrp()].rss > 0, "

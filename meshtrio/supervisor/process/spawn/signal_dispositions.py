@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from meshtrio.supervisor.process import procfs
+from meshtrio.supervisor.process.proc import procfs
 
 _UNCHANGED_SIGNALS = frozenset(
     {

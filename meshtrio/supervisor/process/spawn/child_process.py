@@ -14,8 +14,9 @@ import signal
 import attrs
 import trio
 
-from meshtrio.supervisor.process import procfs, zombie_reaper
-from meshtrio.supervisor.process.procfs import Tracer
+from meshtrio.supervisor.process.cleanup import zombie_reaper
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.procfs import Tracer
 
 _INITIAL_REAP_PAUSE = 0.005
 _TRACER_TIMEOUT = 0.25

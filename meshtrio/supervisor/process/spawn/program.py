@@ -15,9 +15,9 @@ from typing import Any
 import outcome
 import trio
 
-from meshtrio.supervisor.process import zombie_reaper
-from meshtrio.supervisor.process.child_process import ChildProcess
-from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.supervisor.process.cleanup import zombie_reaper
+from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 
 _CANCELLED_START_TIMEOUT = 5.0
 """Seconds that a start may take once it was cancelled."""

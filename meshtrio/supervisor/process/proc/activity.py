@@ -9,7 +9,7 @@ import time
 import attrs
 
 from meshtrio.supervisor.policy.diagnosis import Activity
-from meshtrio.supervisor.process import procfs
+from meshtrio.supervisor.process.proc import procfs
 
 _NANOSECONDS = 1e9
 _MAX_THREADS = 2000

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
-    from meshtrio.supervisor.process import process_marker
+    from meshtrio.supervisor.process.cleanup import process_marker
 else:
     # The interpreter is isolated (-I): nothing but the standard library and this can be imported.
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))

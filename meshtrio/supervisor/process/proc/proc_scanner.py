@@ -13,8 +13,8 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervisor.process import procfs
-from meshtrio.supervisor.process.procfs import ProcessStat
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.procfs import ProcessStat
 
 _REST_FACTOR = 9.0
 """Times the duration of a scan that pass before another one is begun for waiting tasks, so that

@@ -22,8 +22,8 @@ import trio
 
 from meshtrio import contract
 from meshtrio.runtime_dir import lock_file
-from meshtrio.supervisor.process import process_marker, zombie_reaper
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from meshtrio.supervisor.process import procfs
-from meshtrio.supervisor.process.proc_scanner import get_scanner
-from meshtrio.supervisor.process.procfs import ProcessStat
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
+from meshtrio.supervisor.process.proc.procfs import ProcessStat
 
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

@@ -18,8 +18,8 @@ from typing import Protocol
 
 import trio
 
-from meshtrio.supervisor.process import procfs
-from meshtrio.supervisor.process.proc_scanner import get_scanner
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -18,7 +18,7 @@ import time
 import trio
 
 from meshtrio import contract
-from meshtrio.supervisor.process import process_marker
+from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.util import standard_streams
 
 _log = logging.getLogger("meshtrio.plugin")

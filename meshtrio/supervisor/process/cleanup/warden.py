@@ -18,10 +18,10 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervisor.process import process_marker, zombie_reaper
-from meshtrio.supervisor.process.child_process import ChildProcess
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.spawn import start_child
+from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from meshtrio.supervisor.process import process_marker
+from meshtrio.supervisor.process.cleanup import process_marker
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -15,8 +15,9 @@ import attrs
 
 from meshtrio import contract
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
-from meshtrio.supervisor.process import cgroup as cgroups
-from meshtrio.supervisor.process import process_marker, procfs
+from meshtrio.supervisor.process.cleanup import cgroup as cgroups
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.proc import procfs
 
 _MAX_ANCESTORS = 64
 _MAX_DESCRIPTORS = 100_000

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from meshtrio.supervisor.process import process_marker, subreaper, zombie_reaper
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.warden import Warden
+from meshtrio.supervisor.process.cleanup import process_marker, subreaper, zombie_reaper
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.warden import Warden
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")

@@ -19,8 +19,8 @@ import trio
 from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.runtime_dir import directory
-from meshtrio.supervisor.process import launcher_main
-from meshtrio.supervisor.process.signal_dispositions import needs_signal_reset
+from meshtrio.supervisor.process.spawn import launcher_main
+from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
 from meshtrio.util.address import ServerTlsConfig
 
 _HASH_CHUNK_SIZE = 1024 * 1024

@@ -20,11 +20,12 @@ import attrs
 import trio
 
 from meshtrio import contract
-from meshtrio.supervisor.process import process_marker, procfs
-from meshtrio.supervisor.process.cgroup import Cgroups
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.procfs import ProcessStat
-from meshtrio.supervisor.process.zombie_reaper import reap_pids
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.procfs import ProcessStat
 
 _log = logging.getLogger("meshtrio.mesh")
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.supervisor.process import zombie_reaper
-from meshtrio.supervisor.process.child_process import ChildProcess
-from meshtrio.supervisor.process.proc_scanner import find_group_pids, wait_for_group
-from meshtrio.supervisor.process.procfs import handles_signal
-from meshtrio.supervisor.process.spawn import kill_and_reap, start_program
+from meshtrio.supervisor.process.cleanup import zombie_reaper
+from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
+from meshtrio.supervisor.process.proc.procfs import handles_signal
+from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
 
 _KILL_TIMEOUT = 5.0
 """Seconds from SIGKILL to the end; only a process that waits for broken hardware takes longer."""
