@@ -23,7 +23,7 @@ from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
 from meshtrio.supervisor.process.cleanup import subreaper
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
-from meshtrio.supervisor.process.cleanup.zombie_reaper import declare_no_other_children
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery, stop_signals
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 
@@ -114,7 +114,7 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
-    declare_no_other_children()
+    CHILD_REGISTRY.is_exclusive = True
     subreaper.become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
         async with open_collapsing_nursery() as beside:

@@ -26,6 +26,7 @@ from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.zombie_reaper import reap_pids
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
+from meshtrio.util.pidfd import send_signals
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -36,7 +37,6 @@ _PASS_TIMEOUT = 10.0
 """Seconds for a pass over /proc. Reading the environment of a process waits for the filesystem that
 its memory is mapped from, which may never answer; such a process is left out from then on."""
 _MAX_PASSES = 3
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @attrs.frozen
@@ -95,7 +95,7 @@ def _user_name(uid: int) -> str:
 
 def get_boot_ticks() -> float:
     """The time of the clock that `ProcessStat.started` is of, which is rounded down there."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_SECOND
+    return time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND
 
 
 @attrs.frozen
@@ -259,18 +259,15 @@ class _KillPass:
 
     def _kill(self, stat: ProcessStat) -> bool:
         """Kill a process, if it is still the one that was found; False if we may not signal it."""
-        try:
-            pidfd = os.pidfd_open(stat.pid)
-        except ProcessLookupError:
-            return True
-        try:
+
+        def is_same() -> bool:
             now = procfs.read_stat(stat.pid)
-            if now is not None and now.start_ticks == stat.start_ticks:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            return now is not None and now.start_ticks == stat.start_ticks
+
+        try:
+            send_signals(stat.pid, (signal.SIGKILL,), is_same)
         except PermissionError:
             return False
         except (ProcessLookupError, FileNotFoundError):
-            pass
-        finally:
-            os.close(pidfd)
+            pass  # It has ended.
         return True

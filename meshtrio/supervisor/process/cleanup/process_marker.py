@@ -13,6 +13,12 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING or __package__:
+    from meshtrio.util import pidfd
+else:
+    import pidfd  # in the warden, whose interpreter is isolated: see `warden_main`
+
 _MAX_KILL_PASSES = 20
 _KILL_PASS_PAUSE = 0.05
 _RUN_BITS = 22
@@ -246,18 +252,15 @@ def kill_marked_processes(marker: ProcessMarker) -> KillReport:
 
 def _kill(process: ProcessInfo, marker: ProcessMarker, report: KillReport) -> None:
     """Kill a process if it is still the one that was found."""
+
+    def is_same() -> bool:
+        return marker.match_process(process.name) is not None
+
     try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        return
-    try:
-        # Looked at again, now that the pidfd keeps to this process.
-        if marker.match_process(process.name) is not None:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if pidfd.send_signals(process.pid, (signal.SIGKILL,), is_same):
             report.killed.add(process.pid)
     except ProcessLookupError:
         pass
     except OSError as exc:
-        report.unkillable[process.pid] = exc.strerror or str(exc)
-    finally:
-        os.close(pidfd)
+        if exc.errno not in _OUT_OF_RESOURCES:  # The next pass tries again.
+            report.unkillable[process.pid] = exc.strerror or str(exc)

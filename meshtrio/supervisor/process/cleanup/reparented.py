@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 from collections.abc import Iterable
 
 import attrs
 import trio
 
-from meshtrio.supervisor.process.cleanup import process_marker, subreaper, zombie_reaper
+from meshtrio.supervisor.process.cleanup import process_marker, subreaper
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.util import pidfd
 from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -39,9 +40,7 @@ class _ReparentedProcess:
 
     @property
     def has_exited(self) -> bool:
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return pidfd.has_exited(self.pidfd)
 
 
 class ReparentedProcesses:
@@ -98,7 +97,7 @@ class ReparentedProcesses:
 
     def _find_new(self) -> list[int]:
         """The live children that were neither started nor adopted, and carry no mark of ours."""
-        if not zombie_reaper.has_no_pending_starts():
+        if CHILD_REGISTRY.pending_starts:
             return []  # one of them may just have been started
         children = set(subreaper.list_child_pids())
         self._marked &= children
@@ -106,7 +105,7 @@ class ReparentedProcesses:
             return [
                 pid
                 for pid in children - self._processes.keys() - self._marked
-                if not zombie_reaper.is_registered_child(pid) and self._is_unmarked(pid)
+                if pid not in CHILD_REGISTRY.pids and self._is_unmarked(pid)
             ]
         except OSError:
             return []  # there is no descriptor; the next look comes
@@ -121,11 +120,11 @@ class ReparentedProcesses:
     def _add_all(self, pids: Iterable[int]) -> None:
         for pid in pids:
             try:
-                pidfd = os.pidfd_open(pid)
+                opened = os.pidfd_open(pid)
             except OSError:
                 continue
-            self._processes[pid] = _ReparentedProcess(pidfd, self._warden.plugin_pids)
-            self._warden.watch_reparented(pid, pidfd)
+            self._processes[pid] = _ReparentedProcess(opened, self._warden.plugin_pids)
+            self._warden.watch_reparented(pid, opened)
             _log.info("adopted pid %d, which a plugin has left without a mark of the mesh", pid)
 
     def _kill_abandoned(self) -> None:

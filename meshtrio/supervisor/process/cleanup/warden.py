@@ -18,9 +18,10 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervisor.process.cleanup import process_marker, zombie_reaper
+from meshtrio.supervisor.process.cleanup import process_marker
 from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import start_child
 from meshtrio.util.concurrency import sleep_until_tick
 
@@ -102,7 +103,7 @@ class Warden:
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
             if not process.is_reaped:
-                zombie_reaper.reap_later(process)
+                CHILD_REGISTRY.reap_later(process)
             self._socket = None
 
     async def _wait_for_exit(self, process: ChildProcess, ours: socket.socket) -> None:

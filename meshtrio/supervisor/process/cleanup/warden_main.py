@@ -26,9 +26,13 @@ from collections.abc import Iterable
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from meshtrio.supervisor.process.cleanup import process_marker
+    from meshtrio.util import pidfd as pidfds
 else:
-    # The interpreter is isolated (-I): nothing but the standard library and this can be imported.
-    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    # The interpreter is isolated (-I): only the standard library and these two can be imported. At
+    # the end of the path their directories hide no module of the standard library.
+    _directory = os.path.dirname(os.path.abspath(__file__))
+    sys.path += [_directory, os.path.join(_directory, *[os.pardir] * 3, "util")]
+    import pidfd as pidfds
     import process_marker
 
 _SECOND_PASS_DELAY = 0.1
@@ -188,18 +192,12 @@ def _open_child(parent: int, parent_fd: int, pid: int) -> int | None:
     # In this order: a parent that lives still has its number, and so has the child.
     if (
         process_marker.ProcessInfo(pid).ppid == parent
-        and _is_running(parent_fd)
+        and not pidfds.has_exited(parent_fd)
         and not process_marker.is_warden(pid)
     ):
         return pidfd
     os.close(pidfd)
     return None
-
-
-def _is_running(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return not poll.poll(0)
 
 
 def _kill_cgroups(folder: str, mesh_id: str) -> None:

@@ -62,8 +62,8 @@ def _list_threads(pid: int) -> list[str]:
 def _add_thread(found: ActivitySample, states: set[tuple[int, str]], folder: str) -> None:
     """Add a thread, unless it has ended meanwhile."""
     try:
-        stat = _read(f"{folder}/stat").rpartition(b")")[2].split()
-        used, waited = map(int, _read(f"{folder}/schedstat").split()[:2])
+        stat = procfs.read_file(f"{folder}/stat").rpartition(b")")[2].split()
+        used, waited = map(int, procfs.read_file(f"{folder}/schedstat").split()[:2])
         state, faults = stat[0].decode("ascii"), int(stat[9])
     except (OSError, ValueError, IndexError):
         return
@@ -72,11 +72,6 @@ def _add_thread(found: ActivitySample, states: set[tuple[int, str]], folder: str
     found.max_cpu_wait = max(found.max_cpu_wait, waited / _NANOSECONDS)
     found.major_faults += faults
     states.add((int(os.path.basename(folder)), state))
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
 
 
 def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
@@ -96,6 +91,6 @@ def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
 def read_thread_cpu_wait() -> float:
     """Seconds that this thread was runnable and waited for a CPU; 0 if that is not known."""
     try:
-        return int(_read("/proc/thread-self/schedstat").split()[1]) / _NANOSECONDS
+        return int(procfs.read_file("/proc/thread-self/schedstat").split()[1]) / _NANOSECONDS
     except (OSError, ValueError, IndexError):
         return 0.0

@@ -15,6 +15,7 @@ import trio
 
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
+from meshtrio.util.pidfd import open_pidfd
 
 _REST_FACTOR = 9.0
 """Times the duration of a scan that pass before another one is begun for waiting tasks, so that
@@ -146,16 +147,10 @@ async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
 async def _wait_for_member(pgrp: int, pid: int) -> None:
     """Wait until a process has ended, if it is still the one that was found in the group."""
     try:
-        pidfd = os.pidfd_open(pid)
+        with open_pidfd(pid) as pidfd:
+            if os.getpgid(pid) == pgrp:
+                await trio.lowlevel.wait_readable(pidfd)
     except ProcessLookupError:
         return
     except OSError:
         await trio.sleep(_RETRY_DELAY)
-        return
-    try:
-        if os.getpgid(pid) == pgrp:
-            await trio.lowlevel.wait_readable(pidfd)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(pidfd)

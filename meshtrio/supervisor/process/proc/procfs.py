@@ -14,6 +14,9 @@ import attrs
 
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
 _MIN_STAT_FIELDS = 22
 """How many fields after the name are required, of the 50 that current kernels have."""
 _EXIT_CODE_INDEX = 49
@@ -116,7 +119,7 @@ def read_stat(pid: int) -> ProcessStat | None:
     Raises:
         OSError: it has ended, is hidden from us, or this process is out of descriptors or memory.
     """
-    return parse_stat(_read(f"/proc/{pid}/stat"))
+    return parse_stat(read_file(f"/proc/{pid}/stat"))
 
 
 @attrs.frozen
@@ -163,7 +166,7 @@ def read_status(pid: int | str) -> ProcessStatus | None:
     `pid` may also be `PID/task/TID`, for one of its threads.
     """
     try:
-        return parse_status(_read(f"/proc/{pid}/status"))
+        return parse_status(read_file(f"/proc/{pid}/status"))
     except OSError:
         return None
 
@@ -182,7 +185,7 @@ def has_signal(mask: int, number: int) -> bool:
 def read_environment(pid: int) -> list[bytes]:
     """Read the environment that a process was started with; nothing if that cannot be done."""
     try:
-        return _read(f"/proc/{pid}/environ").split(b"\0")
+        return read_file(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return []
 
@@ -215,7 +218,8 @@ def find_tracer(pid: int) -> Tracer | None:
     return None
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Read a file of /proc in one go, unbuffered. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         return file.read()
 
@@ -226,7 +230,7 @@ def read_own_rss_pages() -> int:
     Raises:
         OSError: it cannot be read.
     """
-    content = _read("/proc/self/statm")
+    content = read_file("/proc/self/statm")
     try:
         return int(content.split()[1])
     except (ValueError, IndexError):

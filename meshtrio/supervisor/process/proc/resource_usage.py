@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import attrs
@@ -11,9 +10,6 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
-
-_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @attrs.frozen
@@ -41,8 +37,8 @@ def _sum_by_group(stats: Iterable[ProcessStat]) -> dict[int, ResourceUsage]:
     for stat in stats:
         before = found.get(stat.pgrp, ResourceUsage())
         found[stat.pgrp] = ResourceUsage(
-            before.cpu_time + stat.cpu_ticks / _TICKS_PER_SECOND,
-            before.rss + stat.rss_pages * _PAGE_SIZE,
+            before.cpu_time + stat.cpu_ticks / procfs.TICKS_PER_SECOND,
+            before.rss + stat.rss_pages * procfs.PAGE_SIZE,
         )
     return found
 
@@ -54,4 +50,4 @@ async def read_rss_by_group() -> dict[int, int]:
 
 def read_own_rss() -> int:
     """The bytes that this process has in memory. Raises OSError."""
-    return procfs.read_own_rss_pages() * _PAGE_SIZE
+    return procfs.read_own_rss_pages() * procfs.PAGE_SIZE

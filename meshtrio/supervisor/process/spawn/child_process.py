@@ -3,7 +3,7 @@
 wait(2) for a process that has ended can block: as long as another process traces it (gdb, strace),
 it stays a zombie for the tracer, and its parent is not given its exit status. So a child is only
 ever waited for with WNOHANG. One that its tracer does not let go of counts as ended, and is reaped
-later (`orphans.reap_later`).
+later (`ChildRegistry.reap_later`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import signal
 import attrs
 import trio
 
-from meshtrio.supervisor.process.cleanup import zombie_reaper
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import Tracer
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 
 _INITIAL_REAP_PAUSE = 0.005
 _TRACER_TIMEOUT = 0.25
@@ -97,7 +97,7 @@ class ChildProcess:
         if not self.has_exited:
             self.returncode = code
         self.has_exited = self.is_reaped = True
-        zombie_reaper.unregister_child(self.pid)
+        CHILD_REGISTRY.unregister(self.pid)
         if self.pidfd >= 0:
             os.close(self.pidfd)
 

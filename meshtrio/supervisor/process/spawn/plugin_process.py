@@ -16,11 +16,12 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.supervisor.process.cleanup import zombie_reaper
 from meshtrio.supervisor.process.proc.proc_scanner import find_group_pids, wait_for_group
 from meshtrio.supervisor.process.proc.procfs import handles_signal
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
+from meshtrio.util.pidfd import send_signals
 
 _KILL_TIMEOUT = 5.0
 """Seconds from SIGKILL to the end; only a process that waits for broken hardware takes longer."""
@@ -114,7 +115,7 @@ class PluginProcess(ChildProcess):
         if self.is_reaped:
             on_reaped()
         else:
-            zombie_reaper.reap_later(self, on_reaped)
+            CHILD_REGISTRY.reap_later(self, on_reaped)
 
     def signal_group(self, number: int) -> None:
         """Signal every process of the group, as long as the leader has not been reaped.
@@ -193,10 +194,4 @@ class PluginProcess(ChildProcess):
 def _signal_member(group: int, pid: int, *numbers: int) -> None:
     """Signal a process if it is still the one that was found in the group."""
     with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if os.getpgid(pid) == group:
-                for number in numbers:
-                    signal.pidfd_send_signal(pidfd, number)
-        finally:
-            os.close(pidfd)
+        send_signals(pid, numbers, lambda: os.getpgid(pid) == group)

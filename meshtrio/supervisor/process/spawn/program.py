@@ -15,8 +15,8 @@ from typing import Any
 import outcome
 import trio
 
-from meshtrio.supervisor.process.cleanup import zombie_reaper
 from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 
 _CANCELLED_START_TIMEOUT = 5.0
@@ -47,7 +47,7 @@ class _ProgramStart:
         self._abandoned = False
         self._result: outcome.Outcome[subprocess.Popen[bytes]] | None = None
         self._registration = contextlib.ExitStack()
-        self._register_pid = self._registration.enter_context(zombie_reaper.register_start())
+        self._register_pid = self._registration.enter_context(CHILD_REGISTRY.register_start())
 
     async def run(self) -> subprocess.Popen[bytes]:
         try:
@@ -184,7 +184,7 @@ def kill_and_reap_later(started: subprocess.Popen[bytes]) -> ChildProcess:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(started.pid, signal.SIGKILL)
     child = ChildProcess(started.pid, -1)
-    zombie_reaper.reap_later(child)
+    CHILD_REGISTRY.reap_later(child)
     return child
 
 
