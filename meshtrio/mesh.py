@@ -37,6 +37,8 @@ from meshtrio.http2.frames import UNLIMITED
 from meshtrio.rpc.purerpc_compat import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
+from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.telemetry_setup import mesh_telemetry
@@ -208,7 +210,7 @@ async def main(
         config = await load_in_thread(config)
     directory.validate(config)
     folder = directory.resolve_runtime_dir(config)
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         await _kill_leftover_processes(claim)
         registry, chronicle = MemoryRegistry(), EventLog()
         tree = Supervisor(config, registry, folder, [log_event, chronicle.on_event])
@@ -237,7 +239,7 @@ async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:
         scope.cancel()
 
 
-async def _kill_leftover_processes(claim: directory.ClaimedRuntimeDir) -> None:
+async def _kill_leftover_processes(claim: ClaimedRuntimeDir) -> None:
     """End what meshes that were killed together with their wardens have left in a runtime dir."""
     earlier = claim.recorded_mesh_runs()
     if not earlier:
@@ -337,8 +339,8 @@ def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
 
     Raises UntrustedMeshError.
     """
-    trusted = directory.trusted_uids(mesh_socket)
-    address = f"unix:{os.path.abspath(mesh_socket or directory.find_mesh_socket())}"
+    trusted = trusted_uids(mesh_socket)
+    address = f"unix:{os.path.abspath(mesh_socket or find_mesh_socket())}"
     owner = None if trusted is None else os.geteuid()
     return Endpoint(id=address, address=address, server_uid=owner, allow_root=True)
 

@@ -49,6 +49,7 @@ from meshtrio.supervisor.process_observer import ProcessObserver
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.users import resolve_ids
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -281,7 +282,7 @@ class ProcessRun:
         """The users of which its server has to have one, None for any. Raises KeyError."""
         user = self.config.containment.user
         if user is not None:
-            return frozenset({directory.resolve_ids(user, None)[0]})
+            return frozenset({resolve_ids(user, None)[0]})
         return frozenset({os.geteuid(), 0}) if self.config.verify_server else None
 
     async def _explain_start_failure(

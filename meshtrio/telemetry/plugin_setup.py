@@ -22,7 +22,7 @@ from meshtrio.contract import (
     PLUGIN_NAME,
 )
 from meshtrio.errors import UsageError
-from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics, MetricSource
 from meshtrio.telemetry.optional_dependencies import require_extra
@@ -84,9 +84,7 @@ async def _start_binary_log(stack: AsyncExitStack, filter_text: str) -> MetricSo
     )
 
     said = os.environ.get
-    folder = (
-        said(PLUGIN_BINARY_LOG_FOLDER) or directory.find_mesh_socket().parent / BINARY_LOG_DIRECTORY
-    )
+    folder = said(PLUGIN_BINARY_LOG_FOLDER) or find_mesh_socket().parent / BINARY_LOG_DIRECTORY
     name = f"{said(PLUGIN_NAME, 'plugin')}-{said(PLUGIN_INSTANCE, '0')}"
     size = int(said(PLUGIN_BINARY_LOG_SIZE, DEFAULT_MAX_FILE_SIZE))
     kept = int(said(PLUGIN_BINARY_LOG_FILES, DEFAULT_MAX_FILES))

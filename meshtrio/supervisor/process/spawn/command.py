@@ -18,10 +18,10 @@ import trio
 
 from meshtrio import contract
 from meshtrio.config import PluginConfig
-from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.process.spawn import launcher_main
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
 from meshtrio.util.address import ServerTlsConfig
+from meshtrio.util.users import look_up_user
 
 _HASH_CHUNK_SIZE = 1024 * 1024
 _hash_limiter = trio.CapacityLimiter(8)
@@ -83,7 +83,7 @@ def _user_environment(user: str | None) -> dict[str, str]:
     """What login(1) sets for a user. Raises KeyError."""
     if user is None:
         return {}
-    entry = directory.look_up_user(user)
+    entry = look_up_user(user)
     return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
