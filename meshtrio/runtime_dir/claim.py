@@ -1,4 +1,4 @@
-"""The mesh's side of the runtime dir: claiming the directory, and cleaning it up."""
+"""The mesh's side of the runtime dir: claiming the directory and cleaning it up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from meshtrio.util.text import replace_surrogates
 
 
 class ClaimedRuntimeDir:
-    """A folder that is ours: mode 0700, locked, without stale sockets. See `claim`."""
+    """A runtime dir that this mesh owns: mode 0700, locked, without stale sockets."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError for a folder that is in use, or that others own or may write to."""
+        """Make the directory if it does not exist, lock it, and remove stale sockets.
+
+        Raises:
+            ConfigError: It is in use, others own it or may write to it, or it cannot be made.
+        """
         self.path = path
         self._fd = _open_runtime_dir(path)
         try:
@@ -38,48 +42,50 @@ class ClaimedRuntimeDir:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody has removed it: what is in its place now is not ours."""
+        """Whether it was removed, so that what exists under its path is not ours."""
         try:
             found = os.lstat(self.path / lock_file.LOCK_FILE_NAME)
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
-            return False  # It cannot be looked at now, which does not mean that it is gone.
+            return False  # It cannot be looked at now, which does not mean that it was removed.
         return not os.path.samestat(found, os.fstat(self._lock_fd))
 
     def recreate(self) -> None:
-        """Make it again. Raises ConfigError, as at first.
+        """Make it again. Raises ConfigError as the constructor does.
 
-        Where only the lock file was removed, the folder is known by its inode, which our descriptor
-        keeps from being used again. Sockets in it are those of running plugins, and stay.
+        If only the lock file was removed, the directory is recognized by its inode, which our
+        descriptor keeps in use. The sockets of running plugins in it are kept then.
         """
-        folder = _open_runtime_dir(self.path, known_fd=self._fd)
+        opened = _open_runtime_dir(self.path, known_fd=self._fd)
         try:
-            lock = _acquire_lock(self.path, folder)
+            lock = _acquire_lock(self.path, opened)
         except BaseException:
-            os.close(folder)
+            os.close(opened)
             raise
-        same = os.path.samestat(os.fstat(folder), os.fstat(self._fd))
+        same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
         if not same:
-            _remove_recorded_sockets(folder, lock)
-        listed = lock_file.read_sockets(self._lock_fd) if same else []
-        listed += _format_mesh_runs(self._lock_fd)
+            _remove_recorded_sockets(opened, lock)
+        lines = lock_file.read_sockets(self._lock_fd) if same else []
+        lines += _format_mesh_runs(self._lock_fd)
         os.close(self._lock_fd)
         os.close(self._fd)
-        self._lock_fd, self._fd = lock, folder
-        self._write_lock_file(lock, listed)
+        self._lock_fd, self._fd = lock, opened
+        self._write_lock_file(lock, lines)
 
     def recorded_mesh_runs(self) -> dict[str, list[int]]:
-        """The launches of meshes that are recorded here, by id, with the users of their processes.
+        """Return the uids of the processes of each recorded mesh run, by its id.
 
-        Processes of those may be left that were not told to stop by their mesh or its warden.
+        Processes of a run may be left if its mesh and its warden were killed.
         """
         return lock_file.read_mesh_runs(self._lock_fd)
 
     def remove_mesh_runs(self, ids: Iterable[str]) -> None:
-        """Take out launches of which nothing is left. Raises ConfigError."""
-        gone = set(ids)
-        kept = {key: users for key, users in self.recorded_mesh_runs().items() if key not in gone}
+        """Remove the records of mesh runs of which nothing is left. Raises ConfigError."""
+        removed = set(ids)
+        kept = {
+            key: users for key, users in self.recorded_mesh_runs().items() if key not in removed
+        }
         lines = [lock_file.format_mesh_run(key, users) for key, users in kept.items()]
         self._write_lock_file(self._lock_fd, lock_file.read_sockets(self._lock_fd) + lines)
 
@@ -91,15 +97,15 @@ class ClaimedRuntimeDir:
             raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
 
     def allow_traversal(self) -> None:
-        """Let other users reach what is in it whose path they know."""
+        """Let other users open what is in it whose path they know, but not list it."""
         allow_traversal(self._fd)
 
     def release(self) -> None:
-        # The lock file stays: were it unlinked, two later meshes could lock two files.
+        """Remove the sockets and unlock the directory. The lock file stays."""
         if not self.is_lost:
             _remove_recorded_sockets(self._fd, self._lock_fd)
             with contextlib.suppress(OSError):
-                # What could not be killed is for the next mesh to look for.
+                # The next mesh looks for what could not be killed.
                 lock_file.write_contents(self._lock_fd, _format_mesh_runs(self._lock_fd))
         os.close(self._lock_fd)
         os.close(self._fd)
@@ -107,8 +113,7 @@ class ClaimedRuntimeDir:
 
 @contextmanager
 def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
-    """Have the folder for ourselves during the block. Raises ConfigError; see
-    `ClaimedRuntimeDir`."""
+    """Claim a runtime dir for the block. Raises ConfigError; see `ClaimedRuntimeDir`."""
     claimed = ClaimedRuntimeDir(path)
     try:
         yield claimed
@@ -117,10 +122,10 @@ def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
 
 
 def _open_runtime_dir(path: Path, known_fd: int | None = None) -> int:
-    """Make the folder, or accept the one that is there, whose content is left as it is; open it.
+    """Open the directory; make it if it does not exist.
 
-    A folder with content is accepted if it has the lock file of a mesh, or is the one that the
-    descriptor `known` is open on. Raises ConfigError.
+    A directory with content is accepted if it has the lock file of a mesh, or if it is that of the
+    descriptor `known_fd`. Its content is left unchanged. Raises ConfigError.
     """
     what = f"the runtime dir {replace_surrogates(str(path))}"
     try:
@@ -145,7 +150,7 @@ def _open_runtime_dir(path: Path, known_fd: int | None = None) -> int:
 
 
 def _describe_obstacle(path: Path) -> str:
-    """What is in the place of a folder, and what to do."""
+    """Explain what exists in place of a directory, and what to do."""
     if os.path.islink(path) and os.path.isdir(path):
         target = replace_surrogates(os.path.realpath(path))
         return f"is a symbolic link to {target}; name that, or {_CHOOSE_ANOTHER_HINT}"
@@ -153,11 +158,10 @@ def _describe_obstacle(path: Path) -> str:
 
 
 def _check_ownership(fd: int, what: str) -> None:
-    """Check that a folder may be ours, and close it to others. Raises ConfigError, OSError."""
+    """Check that we may own a directory, and set its mode to 0700. Raises ConfigError, OSError."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
-        us = os.geteuid()
-        owner = f"belongs to uid {status.st_uid}, not to us (uid {us})"
+        owner = f"belongs to uid {status.st_uid}, not to this mesh (uid {os.geteuid()})"
         raise ConfigError([f"{what} {owner}; {_CHOOSE_ANOTHER_HINT}"])
     _check_content(fd, what)
     if status.st_mode & 0o022:
@@ -175,20 +179,20 @@ _MAX_LISTED_NAMES = 3
 
 
 def _check_content(fd: int, what: str) -> None:
-    """Refuse a folder that other programs use. Raises ConfigError, and OSError."""
+    """Reject a directory that other programs use. Raises ConfigError, OSError."""
     found = sorted(os.listdir(fd))
     if not found or lock_file.is_mesh_lock(lock_file.LOCK_FILE_NAME, fd):
         return
-    named = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
+    listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
     more = f" and {len(found) - _MAX_LISTED_NAMES} more" if len(found) > _MAX_LISTED_NAMES else ""
-    found_there = f"it has {named}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of ours"
+    found_there = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of ours"
     raise ConfigError(
         [f"{what} is in use: {found_there}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"]
     )
 
 
 def _acquire_lock(path: Path, fd: int) -> int:
-    """Lock the folder, which is open. Raises ConfigError."""
+    """Lock the directory; return the descriptor of the lock file. Raises ConfigError."""
     try:
         return lock_file.acquire(lock_file.LOCK_FILE_NAME, fd)
     except BlockingIOError:
@@ -201,10 +205,10 @@ def _acquire_lock(path: Path, fd: int) -> int:
 
 
 def _describe_holder(path: Path, pid: str) -> str:
-    """Says that another mesh has the folder; a mesh in a plugin meets the one that started it."""
+    """Explain that another mesh uses the directory, such as the one that has started this one."""
     where = replace_surrogates(str(path))
-    above = os.environ.get(contract.MESH_SOCKET)
-    if above and os.path.realpath(above) == os.path.realpath(mesh_socket_path(path)):
+    outer_socket = os.environ.get(contract.MESH_SOCKET)
+    if outer_socket and os.path.realpath(outer_socket) == os.path.realpath(mesh_socket_path(path)):
         name = os.environ.get(contract.PLUGIN_NAME, "?")
         return (
             f"{where}: the mesh (pid {pid}) that started this program as its plugin {name!r} runs "
@@ -218,10 +222,10 @@ def _describe_holder(path: Path, pid: str) -> str:
 
 
 def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
-    """Remove the sockets that a mesh has made here, and the folders that it made for them.
+    """Remove the sockets and plugin directories that a mesh has made here.
 
-    Of a plugin's own folder, which its user may change meanwhile, only the sockets that are listed
-    are removed, and the folder if it is empty then. What cannot be removed stays.
+    In a plugin's directory, which another user may change meanwhile, only recorded sockets are
+    removed, and the directory if it is empty then. What cannot be removed stays.
     """
     directories.remove_socket(mesh_socket_path(Path()).name, fd)
     for path in map(Path, lock_file.read_sockets(lock_fd)):
@@ -235,6 +239,6 @@ def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
 
 
 def _format_mesh_runs(lock_fd: int) -> list[str]:
-    """The lines of the launches that a lock file records."""
+    """Format the lines of the mesh runs that a lock file records."""
     recorded = lock_file.read_mesh_runs(lock_fd)
     return [lock_file.format_mesh_run(mesh_id, users) for mesh_id, users in recorded.items()]

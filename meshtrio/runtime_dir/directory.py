@@ -1,4 +1,4 @@
-"""The folder of a mesh's sockets: where it is, whose it is, and that one mesh uses it."""
+"""Paths of the runtime dir and its sockets, and checks of what a config needs there."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from meshtrio.util.users import resolve_ids, resolve_uid
 
 
 def default_runtime_dir() -> Path:
-    """`$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`."""
+    """Return `$XDG_RUNTIME_DIR/meshtrio`, or `/tmp/meshtrio-<uid>` if that is not set."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     return Path(base) / "meshtrio" if base else Path(f"/tmp/meshtrio-{os.getuid()}")  # noqa: S108
 
 
 def resolve_runtime_dir(config: MeshConfig) -> Path:
-    """The absolute path that a config's sockets are in. Raises ConfigError if there is none."""
-    folder = config.runtime_dir or default_runtime_dir()
+    """Return the absolute path of a config's runtime dir. Raises ConfigError if there is none."""
+    path = config.runtime_dir or default_runtime_dir()
     try:
-        return Path(os.path.abspath(folder))
+        return Path(os.path.abspath(path))
     except OSError as exc:
-        where = (
-            f"the runtime dir {replace_surrogates(str(folder))} is relative to this process's cwd"
-        )
+        where = f"the runtime dir {replace_surrogates(str(path))} is relative to this process's cwd"
         reason = f"{where}, which cannot be found ({exc.strerror}); give an absolute path"
         raise ConfigError([reason]) from None
 
 
 def mesh_socket_path(runtime_dir: Path) -> Path:
+    """Return the path of the mesh socket."""
     return runtime_dir / "mesh.sock"
 
 
 def plugin_socket_path(
     runtime_dir: Path, plugin: PluginConfig, instance: int, slot: int = 0
 ) -> Path:
-    """An instance has two places, 0 and 1, so that a successor can be started beside it.
+    """Return the path of an instance's socket.
 
-    A plugin that runs as somebody else has a folder of its own for them.
+    An instance has two slots, 0 and 1, so that its successor can be started while it still runs. A
+    plugin that runs as another user has a directory of its own for its sockets.
     """
     name = f"{plugin.name}-{instance}{'.b' if slot else ''}.sock"
     return (
@@ -64,45 +64,43 @@ def _plugin_directory_name(plugin: PluginConfig) -> str:
 
 
 def prepare_plugin_socket(runtime_dir: Path, plugin: PluginConfig, socket: Path) -> None:
-    """Prepare the place where a plugin binds its socket, and list the socket as made by the mesh.
+    """Prepare the path where a plugin binds its socket, and record the socket in the lock file.
 
-    A plugin that runs as somebody else has a folder of its own; others may pass through the runtime
-    dir from then on, but not see what is in it. Does nothing if the runtime dir is not there.
+    For a plugin that runs as another user a directory is made; other users may traverse the runtime
+    dir from then on, but not list it. Does nothing if the runtime dir does not exist.
 
     Raises:
-        OSError: something else is in the place of the folder or the socket.
-        KeyError: a user or group that is not there.
+        OSError: Something else exists in place of the directory or the socket.
+        KeyError: The user or group does not exist.
     """
     with ExitStack() as stack:
         try:
-            run = where = stack.enter_context(directories.directory_opened(runtime_dir))
+            runtime_fd = socket_fd = stack.enter_context(directories.directory_opened(runtime_dir))
         except FileNotFoundError:
             return
-        if os.fstat(run).st_uid != os.geteuid():
+        if os.fstat(runtime_fd).st_uid != os.geteuid():
             raise PermissionError(
-                errno.EPERM, f"{replace_surrogates(str(runtime_dir))} is another user's now"
+                errno.EPERM, f"{replace_surrogates(str(runtime_dir))} belongs to another user now"
             )
         is_foreign = _runs_as_other_user(plugin)
         if is_foreign:
-            where = stack.enter_context(_make_plugin_directory(run, plugin))
-            allow_traversal(run)
+            socket_fd = stack.enter_context(_make_plugin_directory(runtime_fd, plugin))
+            allow_traversal(runtime_fd)
         lock_file.append_line(
-            lock_file.LOCK_FILE_NAME, os.path.relpath(socket, runtime_dir), dir_fd=run
+            lock_file.LOCK_FILE_NAME, os.path.relpath(socket, runtime_dir), dir_fd=runtime_fd
         )
-        # In a folder of its own there is nothing but what the plugin itself has put there.
-        directories.remove_socket(socket.name, where, include_symlinks=is_foreign)
-        if directories.get_file_type(socket.name, where) is not None:
+        # In a directory of its own there is only what the plugin itself has put there.
+        directories.remove_socket(socket.name, socket_fd, include_symlinks=is_foreign)
+        if directories.get_file_type(socket.name, socket_fd) is not None:
             raise FileExistsError(
                 errno.EEXIST,
-                f"{replace_surrogates(str(socket))} is there and is not a socket: "
-                "something else made it; "
-                "remove it",
+                f"{replace_surrogates(str(socket))} exists and is not a socket; remove it",
             )
 
 
 @contextmanager
 def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> Iterator[int]:
-    """Make the folder of a plugin that runs as another user, and have it open for the block.
+    """Make the directory of a plugin that runs as another user, and open it for the block.
 
     Raises OSError and KeyError.
     """
@@ -117,11 +115,12 @@ def _make_plugin_directory(runtime_dir_fd: int, plugin: PluginConfig) -> Iterato
 
 
 def allow_traversal(fd: int) -> None:
+    """Let other users open what is in a directory whose path they know, but not list it."""
     os.fchmod(fd, 0o711)
 
 
 def resolve_plugin_uids(config: MeshConfig) -> set[int]:
-    """The users other than the mesh's own that plugins are to run as; without unknown ones."""
+    """Return the uids that plugins run as, except for the mesh's own and unknown users."""
     found = set()
     for plugin in config.plugins:
         if plugin.containment.user is not None:
@@ -131,10 +130,14 @@ def resolve_plugin_uids(config: MeshConfig) -> set[int]:
 
 
 def validate(config: MeshConfig) -> None:
-    """Refuse what cannot work before anything is made. Raises ConfigError with all of it."""
-    folder = resolve_runtime_dir(config)
-    paths = [mesh_socket_path(folder)]
-    paths += [plugin_socket_path(folder, p, p.instances - 1, 1) for p in config.plugins]
+    """Check that a config can work here, before anything is made.
+
+    Raises:
+        ConfigError: It cannot; the error lists all problems.
+    """
+    runtime_dir = resolve_runtime_dir(config)
+    paths = [mesh_socket_path(runtime_dir)]
+    paths += [plugin_socket_path(runtime_dir, p, p.instances - 1, 1) for p in config.plugins]
     problems = [
         f"{path}: a socket's path may have {MAX_SOCKET_PATH_LENGTH} bytes, this has "
         f"{len(os.fsencode(path))}; choose a shorter runtime dir"
@@ -148,7 +151,7 @@ def validate(config: MeshConfig) -> None:
 
 
 def _check_identity(plugin: PluginConfig) -> list[str]:
-    """Whether there is the user a plugin is to run as, and whether we may make it so."""
+    """Check that the user that a plugin runs as exists, and that the mesh may change to it."""
     if not _runs_as_other_user(plugin):
         return []
     user, group = plugin.containment.user, plugin.containment.group
@@ -163,14 +166,14 @@ def _check_identity(plugin: PluginConfig) -> list[str]:
 
 
 def _check_access(config: MeshConfig) -> list[str]:
-    """Whether there are the users and groups that may use the mesh socket."""
+    """Check that the users and groups of the access rules exist."""
     problems = []
     for name, rule in config.access.rules.items():
-        looks: list[Callable[[], object]] = [partial(resolve_uid, user) for user in rule.users]
-        looks += [partial(resolve_ids, None, group) for group in rule.groups]
-        for look in looks:
+        lookups: list[Callable[[], object]] = [partial(resolve_uid, user) for user in rule.users]
+        lookups += [partial(resolve_ids, None, group) for group in rule.groups]
+        for look_up in lookups:
             try:
-                look()
+                look_up()
             except KeyError as exc:
                 problems.append(f"mesh: access.{name}: {exc.args[0]}")
     return problems

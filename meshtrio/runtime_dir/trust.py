@@ -1,4 +1,4 @@
-"""The client's side of the runtime dir: where the mesh socket is, and whether it can be trusted."""
+"""The client's side of the runtime dir: where the mesh socket is, and whether it is trusted."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from meshtrio.util.text import replace_surrogates
 
 
 def find_mesh_socket() -> Path:
-    """Where a client looks for the mesh: `MESH_SOCKET`, else the default runtime dir."""
-    given = os.environ.get("MESH_SOCKET")
-    return Path(given) if given else mesh_socket_path(default_runtime_dir())
+    """Return the path of the mesh socket: `MESH_SOCKET`, or that in the default runtime dir."""
+    path = os.environ.get(contract.MESH_SOCKET)
+    return Path(path) if path else mesh_socket_path(default_runtime_dir())
 
 
 def trusted_uids(mesh_socket: Path | str | None) -> frozenset[int] | None:
-    """The uids of which the mesh that a client calls has to have one, None for any.
+    """Return the uids that a client accepts of the mesh's process; None for any.
 
-    A mesh socket that was given, by an argument or by MESH_SOCKET, is trusted. The default runtime
-    dir has a name under which another user can make a folder first, and serve in it. So it has to
-    be a folder of the process's own user or of root, into which no other user can write, and the
-    server has to run as one of the two.
+    A mesh socket that is given, by argument or by MESH_SOCKET, is trusted. The default runtime dir
+    has a predictable name, under which another user can make a directory first and serve in it. So
+    it must be a directory of this process's user or of root, in which no other user can write, and
+    the server must run as one of the two.
 
     Args:
-        given: the path that the caller named, None if it named none.
+        mesh_socket: The path that the caller gave; None if it gave none.
 
     Raises:
-        UntrustedMeshError: the default runtime dir is not such a folder.
+        UntrustedMeshError: The default runtime dir does not meet these conditions.
     """
     if mesh_socket or os.environ.get(contract.MESH_SOCKET):
         return None
@@ -44,17 +44,17 @@ def trusted_uids(mesh_socket: Path | str | None) -> frozenset[int] | None:
 
 
 _UNTRUSTED_HINT = (
-    "a mesh is only looked for in a folder of one's own or of root, since others could take its "
-    "place; if this mesh is to be called, say so with MESH_SOCKET"
+    "by default only a directory of this user or of root is trusted, since other users could "
+    "impersonate the mesh; to call this mesh, set MESH_SOCKET to its socket"
 )
 
 
 def _find_trust_problem(path: Path, uids: frozenset[int]) -> str:
-    """Why others may have made what is in a folder; "" if they cannot, or it is not there."""
+    """Explain why others may control a directory; "" if they cannot, or it does not exist."""
     try:
         status = os.lstat(path)
     except OSError:
-        return ""  # connecting to what is in it fails likewise
+        return ""  # Connecting to a socket in it fails as well.
     if stat.S_ISLNK(status.st_mode):
         return "is a symbolic link"
     if status.st_uid not in uids:

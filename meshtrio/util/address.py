@@ -1,4 +1,4 @@
-"""Addresses of sockets, `unix:/path` or `tcp:host:port`, and the files for speaking TLS there."""
+"""Socket addresses, `unix:/path` or `tcp:host:port`, and the TLS configuration of both sides."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import attrs
 
 @attrs.frozen
 class Address:
-    """`path` of a Unix socket, or `host` and `port`."""
+    """The address of a Unix socket, or of a TCP port."""
 
     path: str = ""
+    """The path of a Unix socket; "" for TCP."""
     host: str = ""
+    """The host name or IP address, without brackets; "" for a Unix socket."""
     port: int = 0
+    """The TCP port; 0 for a Unix socket."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
+        """Parse `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
 
-        An IPv6 address stands in brackets. Raises ValueError for anything else.
+        An IPv6 address has to be in brackets.
+
+        Raises:
+            ValueError: The text has none of these forms.
         """
         kind, _, rest = text.partition(":")
         rest = rest.removeprefix("//")
@@ -33,7 +39,7 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
-        """On this machine whatever its network is."""
+        """Whether it is a Unix socket, which is always on this machine."""
         return bool(self.path)
 
     def __str__(self) -> str:
@@ -45,25 +51,25 @@ class Address:
 
 @attrs.frozen
 class ClientTlsConfig:
-    """How a client speaks TLS to a server; the files are PEM."""
+    """TLS configuration of a client. All files are PEM."""
 
     ca: Path | None = None
-    """Whom to trust; the system's authorities by default."""
+    """Certificate authorities to trust; by default those of the system."""
     certificate: Path | None = None
-    """The client's own, for a server that asks for one."""
+    """The client's certificate chain, if the server requires one."""
     key: Path | None = None
-    """Of the certificate, where it is not in the same file."""
+    """The private key of `certificate`; by default it is in the same file."""
     server_name: str | None = None
-    """What the server's certificate bears; by default the host of the address."""
+    """The name that the server's certificate must have; by default the host of the address."""
 
 
 @attrs.frozen
 class ServerTlsConfig:
-    """How a server speaks TLS; the files are PEM."""
+    """TLS configuration of a server. All files are PEM."""
 
     certificate: Path
-    """The server's own, with those between it and the authority."""
+    """The server's certificate chain."""
     key: Path
-    """Of the certificate."""
+    """The private key of `certificate`."""
     client_ca: Path | None = None
-    """Who has to have signed the certificates of clients; without it they need none."""
+    """Certificate authorities of client certificates; by default clients need none."""

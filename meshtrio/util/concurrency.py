@@ -1,4 +1,4 @@
-"""Shapes of nursery, and of waiting, that trio leaves to its users."""
+"""Nursery patterns, exception groups, and signals, on top of trio."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from meshtrio.errors import UsageError, unwrap_exception_group
 
 
 def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to raise in place of a nursery's group: its one error, if there is one.
+    """Return what to raise instead of a nursery's group: its only error, if it has only one.
 
-    Cancelled beside an error is dropped: a scope that is still cancelled says so again at the next
-    checkpoint, while an `except` for the error would not see it in a group.
+    A Cancelled in addition to an error is dropped: a scope that is still cancelled raises it again
+    at the next checkpoint, while `except` clauses for the error do not match a group.
     """
     _, errors = group.split(trio.Cancelled)
     return group if errors is None else unwrap_exception_group(errors)
@@ -28,9 +28,9 @@ def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def split_cancelled(
     exc: BaseException,
 ) -> tuple[BaseException | None, BaseException | None]:
-    """Part trio's cancellation from other errors: the two that an exception holds, None for none.
+    """Split an exception into trio's Cancelled and other errors; None for a part that is empty.
 
-    The second is a single error if there is only one.
+    The second part is a single error instead of a group if there is only one.
     """
     if isinstance(exc, trio.Cancelled):
         return exc, None
@@ -41,7 +41,7 @@ def split_cancelled(
 
 
 def find_exit_exception(exc: BaseException) -> BaseException | None:
-    """The first SystemExit or KeyboardInterrupt in an exception or its groups, None for none."""
+    """Find the first SystemExit or KeyboardInterrupt in an exception or its groups."""
     if isinstance(exc, SystemExit | KeyboardInterrupt):
         return exc
     if isinstance(exc, BaseExceptionGroup):
@@ -50,10 +50,10 @@ def find_exit_exception(exc: BaseException) -> BaseException | None:
 
 
 async def sleep_until_tick(period: float, min_delay: float = 1e-6) -> None:
-    """Sleep until the next whole multiple of `period` that is at least `after` seconds away.
+    """Sleep until the next multiple of `period` that is at least `min_delay` seconds away.
 
-    For what is done now and then: waking up costs an idle process more than what it wakes for, so
-    all of that is done in the same moments, as systemd's AccuracySec has it.
+    This aligns the wake-ups of periodic tasks, since waking up costs an idle process more than the
+    work it wakes up for. Compare systemd's AccuracySec.
     """
     await trio.sleep_until(math.ceil((trio.current_time() + min_delay) / period) * period)
 
@@ -61,17 +61,19 @@ async def sleep_until_tick(period: float, min_delay: float = 1e-6) -> None:
 def start_soon_without_context(
     nursery: trio.Nursery, task: Callable[..., Awaitable[Any]], *args: Any
 ) -> None:
-    """Start a task that is there for many: it has no context variables of who needed it first,
-    whose call and whose trace are none of its business."""
+    """Start a shared background task in an empty context.
+
+    So it does not inherit the ContextVars (current call, trace) of the caller that started it.
+    """
     Context().run(nursery.start_soon, task, *args)
 
 
 @asynccontextmanager
 async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for helpers of the block: an error of the block leaves it as it was raised.
+    """Open a nursery that raises a single error as it is, and not in an ExceptionGroup.
 
-    Without this, an `async with` that uses a nursery inside would show its user's own exceptions
-    in an ExceptionGroup.
+    This is for context managers that use a nursery internally, whose users would otherwise get
+    their own exceptions in a group.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -84,7 +86,7 @@ async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 class _StartStatus(trio.TaskStatus[Any]):
-    """Where a service reports its start; see `running`."""
+    """The task status of a service; see `background_service`."""
 
     def __init__(self) -> None:
         self.reported_event = trio.Event()
@@ -99,12 +101,19 @@ class _StartStatus(trio.TaskStatus[Any]):
 async def background_service(
     service: Callable[..., Awaitable[Any]], *args: Any
 ) -> AsyncIterator[Any]:
-    """Run `service(*args, task_status=…)` during the block, and until the block is quite done.
+    """Run `service(*args, task_status=...)` during the block.
 
-    It is shielded from the cancellation that ends the block and is cancelled after it, so that
-    what the block does on its way out still finds it there. Yields what it gave as started.
-    Cancelled while the service starts, it cancels the service: `nursery.start` could not, since it
-    loses hold of a task that shields itself before it has started (trio#2895).
+    The service is shielded from cancellation of the block and is cancelled when the block has
+    finished, so that the block can use it during its own clean-up.
+
+    Yields:
+        The value that the service passes to `task_status.started`.
+
+    Raises:
+        RuntimeError: The service returned without calling `task_status.started`.
+
+    Cancellation: While the service starts, cancellation cancels it. `nursery.start` cannot do that
+        if the service shields itself before it has started (trio#2895).
     """
     scope, start = trio.CancelScope(shield=True), _StartStatus()
 
@@ -124,9 +133,9 @@ async def background_service(
 
 
 def require_trio(what: str) -> None:
-    """Raise UsageError if `what` is called from outside of trio, as from an asyncio program.
+    """Raise UsageError if `what` is called outside of trio, such as in an asyncio program.
 
-    Without this, what it awaits fails with "yielded an unexpected value", or the like.
+    Otherwise the first await would fail with an obscure error.
     """
     if not trio.lowlevel.in_trio_run():
         where = "from asyncio" if is_in_asyncio() else "from outside of trio.run"
@@ -137,7 +146,7 @@ def require_trio(what: str) -> None:
 
 
 def is_in_asyncio() -> bool:
-    """Whether this thread is in a running event loop of asyncio's."""
+    """Whether this thread runs an asyncio event loop."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return False
@@ -150,19 +159,25 @@ def is_in_asyncio() -> bool:
 
 @contextmanager
 def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[int]]:
-    """Gives the signals that a program is told to stop by, during the block: SIGTERM, SIGINT, and
-    SIGHUP, which a terminal sends that is closed, unless it is ignored, as below nohup.
+    """Receive the signals that stop a program, during the block.
 
-    The first of them is for the block to take. Those that follow do nothing: told so again, by a
-    second Ctrl-C or by who signals all of a cgroup, a program would be killed which is about to end
-    in good order. `for_good`: they do nothing after the block either, since all that is left is to
-    exit. Must be entered in the main thread.
+    These are SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends, unless it is ignored as
+    under nohup. The block reacts to the first one. Later ones have no effect: a second Ctrl-C, or a
+    signal to all of a cgroup, must not kill a program that is shutting down. Must be entered in the
+    main thread.
+
+    Args:
+        ignore_afterwards: Whether signals have no effect after the block either, because the
+            program only has to exit.
+
+    Yields:
+        An iterator of signal numbers.
     """
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
-    # Until somebody takes them they wait; what nobody has taken in the end is delivered again.
+    # Blocked until the receiver is open. Signals that were not received are delivered in the end.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         for number in numbers:
@@ -175,5 +190,5 @@ def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[i
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not ignore_afterwards:
             for number, handler in before.items():
-                if handler is not None:  # as of one that is not Python's
+                if handler is not None:  # None: it was not installed from Python.
                     signal.signal(number, handler)

@@ -7,7 +7,13 @@ import pwd
 
 
 def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
-    """Numbers for names or numbers; -1 for what is not given. Raises KeyError."""
+    """Return the uid and gid of a user and group, by name or number; -1 for None.
+
+    A user without a group has its primary group.
+
+    Raises:
+        KeyError: The user or group does not exist.
+    """
     uid = gid = -1
     if user is not None:
         entry = look_up_user(user)
@@ -29,8 +35,9 @@ def look_up_user(user: str) -> pwd.struct_passwd:
 
 
 def resolve_uid(user: str) -> int:
-    """A user's number, of those that are given as numbers whether they are known or not.
+    """Return the uid of a user by name, or by number even if there is no such user.
 
-    Raises KeyError.
+    Raises:
+        KeyError: There is no user of that name.
     """
     return int(user) if user.isdigit() else resolve_ids(user, None)[0]

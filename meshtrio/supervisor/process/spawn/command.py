@@ -1,6 +1,4 @@
-"""What comes before a process: its command with its limits, its environment, its executable's hash;
-and what it uses once it runs.
-"""
+"""Prepares the start of a plugin: its command, its environment, and its executable's hash."""
 
 from __future__ import annotations
 
@@ -25,38 +23,38 @@ from meshtrio.util.users import look_up_user
 
 _HASH_CHUNK_SIZE = 1024 * 1024
 _hash_limiter = trio.CapacityLimiter(8)
-"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
+"""Limits threads that may hang in a filesystem, so that they cannot block other thread work."""
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
 class ExecutableMismatchError(OSError):
-    """The executable is not the one that the config promised."""
+    """The executable does not have the SHA-256 hash that the config requires."""
 
 
 def build_command(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
-    """The command that is executed: the plugin's own, or the launcher's in front of it.
+    """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
-    The launcher also resets signals, if this process would pass on that they are ignored or
-    blocked.
+    The launcher is also needed to reset signals that the child would inherit ignored or blocked.
     """
-    contained = config.containment
-    if not contained.needs_launcher and cgroup is None and not needs_signal_reset():
+    containment = config.containment
+    if not containment.needs_launcher and cgroup is None and not needs_signal_reset():
         return config.argv()
-    settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
+    settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 
 def build_environment(config: PluginConfig, mesh_environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a plugin's process; each of these overrides those before it.
+    """Build the environment of a plugin's process, in which later sources override earlier ones.
 
-    - `PYTHONUNBUFFERED=1`, so that what a Python program prints is in the log at once.
-    - What it inherits from the mesh, without what a service manager or an outer mesh meant for the
-      mesh itself.
+    - `PYTHONUNBUFFERED=1`, so that the output of a Python program is in the log at once.
+    - The environment of the mesh, except for variables that a service manager or an outer mesh has
+      set for the mesh itself.
     - `HOME`, `USER` and `LOGNAME` of the user that it runs as, if that is not the mesh's.
     - Its config's `env`.
-    - `own`: what the mesh sets.
+    - `mesh_environment`, the variables that the mesh sets.
 
-    Raises KeyError for a user that is not there.
+    Raises:
+        KeyError: The user does not exist.
     """
     return {
         "PYTHONUNBUFFERED": "1",
@@ -68,19 +66,19 @@ def build_environment(config: PluginConfig, mesh_environment: Mapping[str, str])
 
 
 def _inherited_environment(names: Sequence[str] | None) -> dict[str, str]:
-    """What a plugin inherits from the mesh; `names`: only these, if not None."""
-    withheld = contract.MESH_VARIABLES
+    """Return the variables that a plugin inherits from the mesh; only `names` if not None."""
+    excluded = contract.MESH_VARIABLES
     if names is None:
-        withheld |= contract.SERVICE_MANAGER_VARIABLES
+        excluded |= contract.SERVICE_MANAGER_VARIABLES
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in withheld and (names is None or name in names)
+        if name not in excluded and (names is None or name in names)
     }
 
 
 def _user_environment(user: str | None) -> dict[str, str]:
-    """What login(1) sets for a user. Raises KeyError."""
+    """Return the variables that login(1) sets for a user. Raises KeyError."""
     if user is None:
         return {}
     entry = look_up_user(user)
@@ -88,18 +86,18 @@ def _user_environment(user: str | None) -> dict[str, str]:
 
 
 def tls_environment(config: ServerTlsConfig) -> dict[str, str]:
-    """What a plugin is told that is to serve with TLS."""
-    told = {
+    """Return the variables of a plugin that serves with TLS."""
+    variables = {
         contract.PLUGIN_TLS_CERTIFICATE: str(config.certificate),
         contract.PLUGIN_TLS_KEY: str(config.key),
     }
     if config.client_ca is not None:
-        told[contract.PLUGIN_TLS_CLIENT_CA] = str(config.client_ca)
-    return told
+        variables[contract.PLUGIN_TLS_CLIENT_CA] = str(config.client_ca)
+    return variables
 
 
 def message_length_environment(config: PluginConfig) -> dict[str, str]:
-    """Give the variables for the lengths of messages that the config sets."""
+    """Return the variables for the limits of message lengths that the config sets."""
     lengths = {
         contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: config.max_receive_message_length,
         contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: config.max_send_message_length,
@@ -108,34 +106,34 @@ def message_length_environment(config: PluginConfig) -> dict[str, str]:
 
 
 async def check_executable(config: PluginConfig) -> None:
-    """Compare the executable's SHA-256 with the config's, if it has one.
+    """Compare the executable's SHA-256 hash with the config's, if it has one.
 
-    What is checked is what the path leads to now: a program that can replace the file in the moment
-    before it is executed is not kept from it.
+    The file may still be replaced between this check and execve(2) by a program that may write to
+    its directory.
 
     Raises:
-        WrongExecutableError: It is another one, is not there or is not a regular file.
-        OSError: It cannot be read.
+        ExecutableMismatchError: The hash differs, or the path is not a regular file.
+        OSError: The file cannot be read.
 
-    Cancellation: Returns at once; a thread that waits for a filesystem ends when that answers.
+    Cancellation: Returns at once; a thread that waits for a filesystem exits when that responds.
     """
     expected = config.containment.sha256
     if expected is None:
         return
     name, path = config.argv()[0], config.env.get("PATH")
-    hashing = _ExecutableHash(name, path)
+    executable_hash = _ExecutableHash(name, path)
     try:
         program, found = await trio.to_thread.run_sync(
-            hashing.run, abandon_on_cancel=True, limiter=_hash_limiter
+            executable_hash.run, abandon_on_cancel=True, limiter=_hash_limiter
         )
     finally:
-        hashing.is_wanted = False
+        executable_hash.is_wanted = False
     if found != expected:
         raise ExecutableMismatchError(f"{program} has SHA-256 {found}, not {expected}")
 
 
 class _ExecutableHash:
-    """In a thread: finds a program and hashes it, until it is not wanted any more."""
+    """Finds a program and hashes it in a thread, unless `is_wanted` is reset meanwhile."""
 
     def __init__(self, name: str, path: str | None) -> None:
         self.is_wanted = True
@@ -146,7 +144,7 @@ class _ExecutableHash:
         program = shutil.which(self._name, path=self._path)
         if program is None:
             raise ExecutableMismatchError(f"{self._name!r} is not there")
-        # A FIFO would be waited for, and a device may never end.
+        # Opening a FIFO would wait for a writer, and reading a device may never end.
         descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
