@@ -16,18 +16,14 @@ from typing import Any
 
 import attrs
 
-from meshtrio.client.load_balancing.outlier_detection import (
-    FailurePercentage,
-    OutlierDetection,
-    SuccessRate,
-)
-from meshtrio.client.retry.policy import (
+from meshtrio.errors import ConfigError
+from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
+from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
     RetryBudgetConfig,
     RetryPolicy,
     RetryThrottling,
 )
-from meshtrio.errors import ConfigError
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.json_reader import (
     ObjectReader,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from meshtrio.client.load_balancing.outlier_detection import Ejection
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
+from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import purerpc
 import trio
 
-from meshtrio.client.load_balancing.outlier_detection import Ejection
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
+from meshtrio.grpc.outlier_detection import Ejection
 
 if TYPE_CHECKING:
     from meshtrio.rpc.purerpc_compat import Method, ServerContext
