@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from meshtrio.client.load_balancing.outlier_detection import (
     DetectionMethod,
-    FailurePercentage,
-    OutlierDetection,
     OutlierDetector,
-    SuccessRate,
     UnenforcedReason,
 )
+from meshtrio.grpc.service_config import FailurePercentage, OutlierDetection, SuccessRate
 
 HALF = OutlierDetection(max_ejection_percent=50, failure_percentage=FailurePercentage())
 

@@ -6,22 +6,18 @@ from typing import Any
 
 import pytest
 
-from meshtrio.client.load_balancing.outlier_detection import (
-    FailurePercentage,
-    OutlierDetection,
-)
-from meshtrio.client.retry.policy import (
-    HedgingPolicy,
-    RetryBudgetConfig,
-    RetryPolicy,
-    RetryThrottling,
-)
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import (
     CircuitBreakerLimits,
+    FailurePercentage,
+    HedgingPolicy,
     LoadBalancingConfig,
     LoadBalancingPolicy,
     MethodConfig,
+    OutlierDetection,
+    RetryBudgetConfig,
+    RetryPolicy,
+    RetryThrottling,
     ServiceConfig,
     parse_service_config,
 )
