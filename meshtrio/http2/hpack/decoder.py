@@ -9,21 +9,18 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from hpack.exceptions import HPACKError
-from hpack.huffman_table import decode_huffman
-from hpack.table import HeaderTable
-
 from meshtrio.http2.hpack.errors import (
     HeaderListTooLargeError,
     HpackDecodingError,
     OversizedHeaderListError,
 )
+from meshtrio.http2.hpack.huffman import decode_huffman
+from meshtrio.http2.hpack.static_table import STATIC_TABLE
 
 T = TypeVar("T")
 HeaderField = tuple[bytes, bytes]
 HeaderList = tuple[HeaderField, ...]
 
-_STATIC_TABLE: tuple[HeaderField, ...] = tuple(HeaderTable.STATIC_TABLE)
 _MAX_DYNAMIC_TABLE_SIZE = 4096
 """What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
 ENTRY_OVERHEAD = 32
@@ -66,7 +63,7 @@ class HpackDecoder:
         """
         try:
             return self._decode(block)
-        except (IndexError, HPACKError) as exc:
+        except IndexError as exc:
             raise HpackDecodingError(str(exc)) from None
 
     def _decode(self, block: bytes) -> HeaderList:
@@ -109,9 +106,9 @@ class HpackDecoder:
     def _look_up(self, index: int) -> HeaderField:
         if not index:
             raise HpackDecodingError("index 0 stands for nothing")
-        if index <= len(_STATIC_TABLE):
-            return _STATIC_TABLE[index - 1]
-        return self._entries[index - len(_STATIC_TABLE) - 1]
+        if index <= len(STATIC_TABLE):
+            return STATIC_TABLE[index - 1]
+        return self._entries[index - len(STATIC_TABLE) - 1]
 
     def _insert(self, field: HeaderField) -> None:
         self.table_version += 1
