@@ -33,7 +33,7 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
-from meshtrio.http2.frames import UNLIMITED
+from meshtrio.http2.limits import UNLIMITED
 from meshtrio.rpc.purerpc_compat import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory

@@ -46,9 +46,9 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
-from meshtrio.grpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
+from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs

@@ -27,6 +27,7 @@ from meshtrio.errors import CallRefusedError, unwrap_exception_group
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import (
     start_attempt_tracer,
     start_client_call_tracer,
@@ -37,7 +38,6 @@ from meshtrio.rpc.stats import CallCounters, has_succeeded
 from meshtrio.rpc.tracer import (
     ORIGINAL,
     RETRY,
-    STATUS_OK,
     TRANSPARENT_RETRY,
     ClientCallTracer,
     call_status_for,

@@ -8,12 +8,13 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.status import error_for_response
+from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.errors import error_for_response
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
@@ -22,7 +23,7 @@ S = TypeVar("S", bound=Stream)
 
 
 class ClientConnection(Connection):
-    """A connection that opens streams; see `H2Connection` for who owns what."""
+    """A connection that opens streams; see `GrpcConnection` for who owns what."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class ClientConnection(Connection):
         self.established.set()
         self._slot_waiters.unpark_all()
 
-    def _on_response(self, event: events.ResponseReceived) -> None:
+    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return

@@ -16,13 +16,13 @@ import trio
 
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
 from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
-    HeaderField,
     MessageTracer,
     MethodTracer,
     PickedAttempt,

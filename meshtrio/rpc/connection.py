@@ -17,15 +17,16 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.message_limits import default_message_limits
-from meshtrio.grpc.status import error_for_reset
+from meshtrio.grpc.connection import GrpcConnection as Engine
+from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.http2 import events
-from meshtrio.http2.connection import H2Connection as Engine
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
@@ -483,7 +484,7 @@ class Connection:
             if not event.end_stream:
                 self._streams_with_data.add(stream)
 
-    def _on_trailers(self, event: events.TrailersReceived) -> None:
+    def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.on_end_stream(event.trailers)
@@ -593,11 +594,11 @@ class Connection:
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         """A ping of ours came back."""
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         raise AssertionError("only a server's engine reports requests")
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         raise AssertionError("only a server's engine reports requests")
 
-    def _on_response(self, event: events.ResponseReceived) -> None:
+    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         raise AssertionError("only a client's engine reports responses")

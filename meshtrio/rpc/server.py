@@ -16,7 +16,8 @@ import attrs
 import purerpc
 import trio
 
-from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
+from meshtrio.grpc.status import CallStatus
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
@@ -48,7 +49,7 @@ from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters, final_call_stats
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import CallStatus, ServerTracer
+from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import Peer, peer_of
@@ -369,7 +370,7 @@ class Server:
 
 
 class ServerConnection(Connection):
-    """A connection whose streams are served; see `H2Connection` for who owns what."""
+    """A connection whose streams are served; see `GrpcConnection` for who owns what."""
 
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
@@ -623,14 +624,14 @@ class ServerConnection(Connection):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
-        if event.is_grpc:
+        if is_grpc_content_type(event.content_type.decode("latin-1")):
             exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
             send_trailers_only(self, event.stream_id, exhausted, event.reason)
         else:
             self.counters.failed += 1
             respond_header_list_too_large(self, event.stream_id)
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         if not self.engine.is_send_open(event.stream_id):
             return  # It was reset by the same read: nothing is done for it.
         self.counters.started += 1
@@ -677,7 +678,7 @@ class ServerConnection(Connection):
         assert self._forwarder is not None
         return headers.is_grpc and self._forwarder.accepts(headers, handler is not None)
 
-    def _is_allowed(self, event: events.RequestReceived, forward: bool) -> bool:
+    def _is_allowed(self, event: events.RequestReceived[RequestHeaders], forward: bool) -> bool:
         assert self._check_access is not None
         reason = self._check_access(self.peer, event.headers, forward)
         if reason:

@@ -22,14 +22,15 @@ from meshtrio.grpc.compression import (
     compress,
     decompress,
 )
-from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.metadata import (
+from meshtrio.grpc.framing import (
     MESSAGE_PREFIX_SIZE,
     MessageReader,
+    MessageTooLargeError,
     encode_message_prefix,
     parse_single_message,
 )
-from meshtrio.http2.errors import ErrorCode, MessageTooLargeError
+from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE, AccountedStream
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
 from meshtrio.rpc.peer_accounts import ConnectionAccount

@@ -17,6 +17,8 @@ import trio
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
 from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.http2.hpack.decoder import HeaderField
 
 if TYPE_CHECKING:
     from meshtrio.rpc.purerpc_compat import Method, ServerContext
@@ -25,12 +27,6 @@ if TYPE_CHECKING:
 CANCELLED: int = purerpc.StatusCode.CANCELLED.value
 UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
 DEADLINE_EXCEEDED: int = purerpc.StatusCode.DEADLINE_EXCEEDED.value
-
-HeaderField = tuple[bytes, bytes]
-"""A header field, encoded: its name and its value."""
-CallStatus = tuple[int, str]
-"""A status: its code and its message."""
-STATUS_OK: CallStatus = (0, "")
 
 
 class AttemptKind(Enum):

@@ -17,7 +17,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_streams import DownstreamStream
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import reflection_v1

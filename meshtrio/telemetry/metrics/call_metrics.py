@@ -18,6 +18,7 @@ import attrs
 import purerpc
 
 from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.status import CallStatus
 from meshtrio.rpc.purerpc_compat import Method, ServerContext
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
@@ -25,7 +26,6 @@ from meshtrio.rpc.tracer import (
     ORIGINAL,
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,

@@ -34,6 +34,7 @@ from opentelemetry.trace import (
 
 from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata, encode_metadata
+from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack import codec
 from meshtrio.rpc.composite_tracer import use_tracers
 from meshtrio.rpc.context import current_context
@@ -44,7 +45,6 @@ from meshtrio.rpc.tracer import (
     CANCELLED,
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MessageTracer,
