@@ -34,7 +34,7 @@ from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMes
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.frames import UNLIMITED
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
 from meshtrio.services.event_log import EventLog

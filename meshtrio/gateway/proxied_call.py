@@ -23,6 +23,8 @@ from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.grpc.status import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
     DEADLINE_TOLERANCE,
     error_for_http_status,
     header_list_too_large_message,
@@ -31,7 +33,6 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.server_call import encode_server_status
 from meshtrio.rpc.stats import has_succeeded
-from meshtrio.rpc.tracer import CANCELLED, DEADLINE_EXCEEDED
 
 if TYPE_CHECKING:
     from meshtrio.gateway.router import Route, Router

@@ -7,6 +7,13 @@ import purerpc
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2.errors import ErrorCode
 
+CallStatus = tuple[int, str]
+"""The status of a call: its code and its message."""
+STATUS_OK: CallStatus = (0, "")
+CANCELLED: int = purerpc.StatusCode.CANCELLED.value
+UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
+DEADLINE_EXCEEDED: int = purerpc.StatusCode.DEADLINE_EXCEEDED.value
+
 _ERROR_BY_STATUS_CODE: dict[int, type[purerpc.RpcFailedError]] = {
     purerpc.StatusCode[name].value: error
     for name, error in {

@@ -22,7 +22,7 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, MessageTooLargeError, error_code_name
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.method import Message, Method
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.text import escape_unprintable
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -17,6 +17,7 @@ import purerpc
 import trio
 
 from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.status import CallStatus
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
@@ -29,13 +30,15 @@ from meshtrio.rpc.connection_limiter import (
     LimitKey,
     TooManyConnectionsError,
 )
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import (
     ConnectionAccount,
     PeerAccount,
     PeerAccounts,
     RefusedForAbuseError,
 )
-from meshtrio.rpc.purerpc_compat import Handler, ServerContext, collect_handlers
+from meshtrio.rpc.purerpc_compat import collect_handlers
 from meshtrio.rpc.server_call import (
     ServerCall,
     UnavailableService,
@@ -48,7 +51,7 @@ from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters, final_call_stats
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import CallStatus, ServerTracer
+from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import Peer, peer_of
@@ -204,7 +207,7 @@ class Server:
             self._compose_tracer()
 
     def _compose_tracer(self) -> None:
-        self.tracer = reduce(compose_server_tracers, self._extra_tracers, self._default_tracer)
+        self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
 
     @property
     def calls_in_progress(self) -> int:

@@ -32,6 +32,7 @@ from meshtrio.grpc.metadata import (
 from meshtrio.http2.errors import ErrorCode, MessageTooLargeError
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE, AccountedStream
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
+from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
@@ -39,7 +40,6 @@ from meshtrio.util.single_waiter import SingleWaiter
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
-    from meshtrio.rpc.tracer import MessageTracer
 
 _MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
