@@ -35,7 +35,7 @@ from meshtrio.rpc.composite_tracer import (
     start_method_tracer,
 )
 from meshtrio.rpc.method import Message, MetadataLike, Method
-from meshtrio.rpc.stats import CallCounters, has_succeeded
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ORIGINAL, RETRY, TRANSPARENT_RETRY, ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 
@@ -180,9 +180,7 @@ class StreamingCall(AsyncIterator[Any]):
             return
         # The first request may be long in coming, and the server may be the first to speak.
         attempt.pick_result.connection.flush()
-        attempt.pick_result.connection.counters.messages_sent -= (
-            1  # that is not one for each stream
-        )
+        attempt.pick_result.connection.counters.streamed_requests += 1
         if self._request_stream is not None:
             await self._request_stream.attach(attempt)
             if not self._is_sending:
@@ -411,5 +409,5 @@ def _count_call_result(
     call_counters: CallCounters, attempt: Attempt | None, *, failed: bool
 ) -> None:
     call_counters.end_call(failed=failed)
-    if attempt is not None and has_succeeded(attempt.stream):
-        attempt.pick_result.connection.counters.messages_received -= 1  # as when it was started
+    if attempt is not None and attempt.stream.has_succeeded:
+        attempt.pick_result.connection.counters.streamed_replies += 1

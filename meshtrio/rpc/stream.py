@@ -174,6 +174,11 @@ class Stream(AccountedStream):
         """Nothing that is sent matters any more: the stream failed, or its server has answered."""
         return self.error is not None or (self.remote_closed and self._connection.is_client)
 
+    @property
+    def has_succeeded(self) -> bool:
+        """On a client: whether the call has ended with status OK."""
+        return self.trailers is not None and self.trailers.code == 0
+
     # -- for the call: messages --------------------------------------------------------------
 
     async def receive(self) -> bytes | None:
