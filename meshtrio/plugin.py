@@ -64,6 +64,7 @@ from meshtrio.util.concurrency import (
 )
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.stack_dump import dump_on_sigquit
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run(
             "it as the program's last line, or `await plugin.serve(…)` from a trio program"
         )
     dump_on_sigquit()
+    MALLOC_TUNING.enable()
     logs.configure_logging()
     try:
         limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)

@@ -32,7 +32,8 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
 from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.purerpc_compat import MetadataLike, Method, StubChannel, iter_stub_methods
+from meshtrio.rpc.method import MetadataLike, Method, StubChannel
+from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop

@@ -18,7 +18,7 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import ClientCall
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily
 from meshtrio.telemetry.metrics import Metrics
