@@ -24,10 +24,12 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
 from meshtrio.discovery.registry_messages import make_register_request
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.mesh_server import MeshServer

@@ -23,7 +23,8 @@ from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.retry.policy import RetryBudget, RetryThrottle
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import Resolver, SubchannelPool, open_shared_pool
-from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
+from meshtrio.discovery.endpoint import Endpoint, canonical_target
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.outlier_detection import Ejection

@@ -17,7 +17,8 @@ import trio
 
 from meshtrio import contract
 from meshtrio.config import PluginConfig
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor import events, liveness
 from meshtrio.supervisor.effects import RunContext

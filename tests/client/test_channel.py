@@ -17,7 +17,9 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,

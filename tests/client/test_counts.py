@@ -16,7 +16,8 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from tests.client.test_channel import FakeResolver, serve_on_socket
 from tests.client.test_retrying import (
     HEDGING_POLICY,

@@ -14,7 +14,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.grpc.framing import frame_message

@@ -11,7 +11,8 @@ import attrs
 import trio
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router

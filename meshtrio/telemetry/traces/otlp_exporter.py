@@ -20,7 +20,8 @@ from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.rpc.method import Method
