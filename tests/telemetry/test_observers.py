@@ -343,7 +343,9 @@ async def test_a_tracer_that_raises_costs_a_line_of_the_log(
                 await make_calls(channel)
                 connections = {each.channelz_id for each in channelz_registry.SOCKETS.iter_from(0)}
                 await make_calls(channel)
-            assert {each.channelz_id for each in channelz_registry.SOCKETS.iter_from(0)} == connections
+            assert {
+                each.channelz_id for each in channelz_registry.SOCKETS.iter_from(0)
+            } == connections
     if order != "alone":
         assert notes.lines.count("call ended 0") == 4
         assert notes.lines.count("server ended 0") == 4
