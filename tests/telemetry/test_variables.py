@@ -118,10 +118,10 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
 ) -> None:
     program = (
         "import logging, trio\n"
-        "from meshtrio.telemetry.plugin_setup import telling\n"
+        "from meshtrio.telemetry.plugin_setup import plugin_telemetry\n"
         "logging.basicConfig()\n"
         "async def serve():\n"
-        "    async with telling():\n"
+        "    async with plugin_telemetry():\n"
         "        print('serving')\n"
         "trio.run(serve)\n"
     )
