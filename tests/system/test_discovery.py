@@ -20,10 +20,10 @@ from meshtrio import mesh
 from meshtrio.client import registry_client
 from meshtrio.errors import NoMeshError
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import echo_request
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
+from tests.support.servers import serve_on_socket
 from tests.tools import find_tool
 
 CLIENTS = 20
