@@ -18,6 +18,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio import mesh
 from meshtrio.client import registry_client
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 from tests import ROOT
 from tests.support.connection_pairs import echo_request
@@ -187,7 +188,7 @@ def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -
 async def _wait_for_registration(socket: Path) -> list[str]:
     with trio.fail_after(20):
         while True:
-            async with mesh.connect_to_mesh(socket) as channel:
+            async with connect_to_mesh(socket) as channel:
                 try:
                     state = await registry_client.resolve_remote_service(channel, "outside")
                 except purerpc.NotFoundError:
