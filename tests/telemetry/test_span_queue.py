@@ -26,10 +26,10 @@ from meshtrio.telemetry.traces.batch_span_processor import (
     TrioBatchSpanProcessor,
 )
 from meshtrio.telemetry.traces.pipeline import TracePipeline, export_traces
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import run_collector
+from tests.support.servers import serve_on_socket
 
 
 def told(queue: TrioBatchSpanProcessor) -> dict[str, float]:
