@@ -105,27 +105,35 @@ def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[
     rows, edges = drawn
     for _ in range(20 * len(rows)):
         found = plan(rows, edges, 0.0, 3)
-        assert sum(row.starting for row in rows) + len(found.start) <= 3
-        ready = {row.plugin for row in rows if row.ready}
+        assert sum(row.is_starting for row in rows) + len(found.start) <= 3
+        ready = {row.plugin for row in rows if row.is_ready}
         assert all(edges[row.plugin] <= ready for row in found.start)
-        leaving = {r.plugin for r in rows if r.running and r.goal is not DesiredState.RUNNING}
+        leaving = {
+            r.plugin for r in rows if r.is_running and r.desired_state is not DesiredState.RUNNING
+        }
         assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
-        todo = [*found.start, *found.stop, *(row for row in rows if row.starting)]
+        todo = [*found.start, *found.stop, *(row for row in rows if row.is_starting)]
         if not todo:
             break
         row = random.choice(todo)
         if row in found.start:
-            emptying = {r.batch for r in rows if r.goal is DesiredState.RESTARTED}
+            emptying = {r.batch for r in rows if r.desired_state is DesiredState.RESTARTED}
             assert not row.batch or row.batch not in emptying
-            row.running = row.starting = True
+            row.is_running = row.is_starting = True
             row.batch = 0
-        elif row.starting:
-            row.starting, row.ready = False, True
+        elif row.is_starting:
+            row.is_starting, row.is_ready = False, True
         else:
-            row.running = row.ready = False
-            row.goal = DesiredState.RUNNING if row.goal is DesiredState.RESTARTED else row.goal
-    served = {row.plugin for row in rows if row.ready}
+            row.is_running = row.is_ready = False
+            row.desired_state = (
+                DesiredState.RUNNING
+                if row.desired_state is DesiredState.RESTARTED
+                else row.desired_state
+            )
+    served = {row.plugin for row in rows if row.is_ready}
     for row in rows:
-        wanted = row.goal is DesiredState.RUNNING and (row.running or edges[row.plugin] <= served)
-        assert row.running is wanted
-        assert row.goal is not DesiredState.RESTARTED
+        wanted = row.desired_state is DesiredState.RUNNING and (
+            row.is_running or edges[row.plugin] <= served
+        )
+        assert row.is_running is wanted
+        assert row.desired_state is not DesiredState.RESTARTED
