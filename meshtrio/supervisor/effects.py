@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.probe import Probe, SocketProbe
@@ -157,8 +157,7 @@ class RunContext:
     mesh_socket: Path
     emit: events.Subscriber
     effects: Effects
-    telemetry_environment: Callable[[PluginConfig, int, int], Mapping[str, str]] = lambda *_: {}
-    """What an instance is told to measure, by its config, its number and its place."""
+    telemetry: TelemetryConfig
     _serial_numbers: Iterator[int] = attrs.field(factory=itertools.count)
 
     def next_serial(self) -> int:

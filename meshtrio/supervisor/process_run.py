@@ -15,23 +15,17 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.discovery.endpoint import Endpoint, ExitInfo
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor import events, liveness
 from meshtrio.supervisor.effects import RunContext
+from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.policy.state import InstanceState, transition
 from meshtrio.supervisor.probe import Connect, HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process.command import (
-    build_command,
-    build_environment,
-    check_executable,
-    message_length_environment,
-    tls_environment,
-)
+from meshtrio.supervisor.process.command import build_command, check_executable
 from meshtrio.supervisor.process.leftover_killer import RunIdentity, get_boot_ticks
 from meshtrio.supervisor.process.output_lines import LineBuffer
 from meshtrio.supervisor.process.plugin_process import PluginProcess
@@ -529,20 +523,16 @@ class ProcessRun:
         self._context.emit(kind(self.config.name, self.number, **values))
 
     def _build_environment(self) -> dict[str, str]:
-        told = {
-            contract.PLUGIN_SOCKET: str(self.socket),
-            contract.PLUGIN_NAME: self.config.name,
-            contract.PLUGIN_INSTANCE: str(self.number),
-            contract.PLUGIN_STOP_TIMEOUT: f"{self.config.stop_timeout:g}",
-            contract.MESH_SOCKET: str(self._context.mesh_socket),
-            contract.MESH_LAUNCH_ID: self.launch_id,
-            **self._context.telemetry_environment(self.config, self.number, self._slot),
-        }
-        if self.config.output.log_level is not None:
-            told[contract.PLUGIN_LOG_LEVEL] = self.config.output.log_level.value
-        told |= message_length_environment(self.config)
-        if self._listen_address is not None:
-            told[contract.PLUGIN_LISTEN] = self._listen_address
-        if self.config.serve_tls is not None:
-            told |= tls_environment(self.config.serve_tls)
-        return build_environment(self.config, told)
+        """Build the process's environment. Raises KeyError for a user that does not exist."""
+        user = self.config.containment.user
+        return child_environment(
+            self.config,
+            self.number,
+            self._slot,
+            telemetry=self._context.telemetry,
+            launch_id=self.launch_id,
+            socket=self.socket,
+            mesh_socket=self._context.mesh_socket,
+            inherited=os.environ,
+            user=None if user is None else directory.look_up_user(user),
+        )

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, PluginConfig, StaticServiceConfig
+from meshtrio.config import MeshConfig, StaticServiceConfig
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError, UsageError
@@ -85,7 +85,7 @@ class Supervisor:
             self.mesh_socket,
             self._subscribers.emit,
             self._effects,
-            self._telemetry_environment,
+            config.telemetry,
         )
         self._registry = registry
         self._service_tables: tuple[StaticServiceConfig, ...] = ()
@@ -240,13 +240,6 @@ class Supervisor:
         for child in self.instances:
             child.desired_state = DesiredState.STOPPED
         self._wake()
-
-    def _telemetry_environment(
-        self, plugin: PluginConfig, number: int, slot: int
-    ) -> dict[str, str]:
-        telemetry = self.config.telemetry
-        told = telemetry.plugin_environment(plugin, number, slot)
-        return told | telemetry.binary_log_environment(plugin, self._directory)
 
     def _wake(self) -> None:
         """Have the keeper look again."""
