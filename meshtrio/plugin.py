@@ -46,9 +46,9 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
-from meshtrio.grpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
+from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
@@ -64,6 +64,7 @@ from meshtrio.util.concurrency import (
 )
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.stack_dump import dump_on_sigquit
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run(
             "it as the program's last line, or `await plugin.serve(…)` from a trio program"
         )
     dump_on_sigquit()
+    MALLOC_TUNING.enable()
     logs.configure_logging()
     try:
         limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)

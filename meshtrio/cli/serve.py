@@ -26,6 +26,7 @@ from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery, stop_signals
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -84,6 +85,7 @@ def serve(
         for warning in find_warnings(config):
             _log.warning("%s", warning)
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
+        MALLOC_TUNING.enable()
         trio.run(_serve, config, reload)
 
 

@@ -20,8 +20,8 @@ from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
+from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import ServerContext
 from meshtrio.services import control_messages as messages
 from meshtrio.services.event_log import EventLog, LoggedLine
 from meshtrio.services.load import parse_interval

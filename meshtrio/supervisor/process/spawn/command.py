@@ -1,4 +1,4 @@
-"""Prepares the start of a plugin: its command, its environment, and its executable's hash."""
+"""What precedes the spawn of a plugin: its command line and the check of its executable's hash."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import trio
 
-from meshtrio import contract
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.process.spawn import launcher_main
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
-from meshtrio.util.address import ServerTlsConfig
-from meshtrio.util.users import look_up_user
 
 _HASH_CHUNK_SIZE = 1024 * 1024
 _hash_limiter = trio.CapacityLimiter(8)
@@ -41,68 +37,6 @@ def build_command(config: PluginConfig, cgroup: Path | None = None) -> list[str]
         return config.argv()
     settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
-
-
-def build_environment(config: PluginConfig, mesh_environment: Mapping[str, str]) -> dict[str, str]:
-    """Build the environment of a plugin's process, in which later sources override earlier ones.
-
-    - `PYTHONUNBUFFERED=1`, so that the output of a Python program is in the log at once.
-    - The environment of the mesh, except for variables that a service manager or an outer mesh has
-      set for the mesh itself.
-    - `HOME`, `USER` and `LOGNAME` of the user that it runs as, if that is not the mesh's.
-    - Its config's `env`.
-    - `mesh_environment`, the variables that the mesh sets.
-
-    Raises:
-        KeyError: The user does not exist.
-    """
-    return {
-        "PYTHONUNBUFFERED": "1",
-        **_inherited_environment(config.inherit_env),
-        **_user_environment(config.containment.user),
-        **config.env,
-        **mesh_environment,
-    }
-
-
-def _inherited_environment(names: Sequence[str] | None) -> dict[str, str]:
-    """Return the variables that a plugin inherits from the mesh; only `names` if not None."""
-    excluded = contract.MESH_VARIABLES
-    if names is None:
-        excluded |= contract.SERVICE_MANAGER_VARIABLES
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in excluded and (names is None or name in names)
-    }
-
-
-def _user_environment(user: str | None) -> dict[str, str]:
-    """Return the variables that login(1) sets for a user. Raises KeyError."""
-    if user is None:
-        return {}
-    entry = look_up_user(user)
-    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
-
-
-def tls_environment(config: ServerTlsConfig) -> dict[str, str]:
-    """Return the variables of a plugin that serves with TLS."""
-    variables = {
-        contract.PLUGIN_TLS_CERTIFICATE: str(config.certificate),
-        contract.PLUGIN_TLS_KEY: str(config.key),
-    }
-    if config.client_ca is not None:
-        variables[contract.PLUGIN_TLS_CLIENT_CA] = str(config.client_ca)
-    return variables
-
-
-def message_length_environment(config: PluginConfig) -> dict[str, str]:
-    """Return the variables for the limits of message lengths that the config sets."""
-    lengths = {
-        contract.PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH: config.max_receive_message_length,
-        contract.PLUGIN_MAX_SEND_MESSAGE_LENGTH: config.max_send_message_length,
-    }
-    return {name: str(length) for name, length in lengths.items() if length is not None}
 
 
 async def check_executable(config: PluginConfig) -> None:

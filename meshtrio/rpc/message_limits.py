@@ -10,10 +10,8 @@ import attrs
 import purerpc
 
 from meshtrio.errors import UsageError
-from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.http2.frames import UNLIMITED
-from meshtrio.http2.limits import Limits
+from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
 
 _RECEIVE_OPTION, _SEND_OPTION = "max_receive_message_length", "max_send_message_length"
 _CLIENT_OPTION_PLACE, _SERVER_OPTION_PLACE = (
