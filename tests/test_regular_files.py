@@ -13,8 +13,8 @@ from meshtrio.config import load
 from meshtrio.errors import ConfigError
 from meshtrio.transport.dial import ClientTls
 from meshtrio.transport.tls import make_server_ssl_context
-from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.regular_files import read_regular_file
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def fifo(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from meshtrio.http2.limits import UNLIMITED
 from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
 from meshtrio.transport.dial import connect_socket
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.concurrency import require_trio
+from meshtrio.util.trio_check import require_trio
 
 
 def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:

@@ -1,18 +1,16 @@
-"""Nursery patterns, exception groups, and signals, on top of trio."""
+"""Nursery patterns, exception groups and aligned sleeps, on top of trio."""
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
 
 import trio
 
-from meshtrio.errors import UsageError, unwrap_exception_group
+from meshtrio.errors import unwrap_exception_group
 
 
 def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -130,65 +128,3 @@ async def background_service(
             yield start.value
         finally:
             scope.cancel()
-
-
-def require_trio(what: str) -> None:
-    """Raise UsageError if `what` is called outside of trio, such as in an asyncio program.
-
-    Otherwise the first await would fail with an obscure error.
-    """
-    if not trio.lowlevel.in_trio_run():
-        where = "from asyncio" if is_in_asyncio() else "from outside of trio.run"
-        raise UsageError(
-            f"meshtrio runs on trio: {what} was called {where}. Run the program with "
-            "trio.run(main), or this part of it in a thread of its own that calls trio.run"
-        )
-
-
-def is_in_asyncio() -> bool:
-    """Whether this thread runs an asyncio event loop."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-@contextmanager
-def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[int]]:
-    """Receive the signals that stop a program, during the block.
-
-    These are SIGTERM, SIGINT, and SIGHUP, which a closed terminal sends, unless it is ignored as
-    under nohup. The block reacts to the first one. Later ones have no effect: a second Ctrl-C, or a
-    signal to all of a cgroup, must not kill a program that is shutting down. Must be entered in the
-    main thread.
-
-    Args:
-        ignore_afterwards: Whether signals have no effect after the block either, because the
-            program only has to exit.
-
-    Yields:
-        An iterator of signal numbers.
-    """
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    # Blocked until the receiver is open. Signals that were not received are delivered in the end.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        with trio.open_signal_receiver(*numbers) as signals:
-            # The parent may have blocked them, which is inherited.
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(numbers))
-            yield signals
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if not ignore_afterwards:
-            for number, handler in before.items():
-                if handler is not None:  # None: it was not installed from Python.
-                    signal.signal(number, handler)
