@@ -42,7 +42,7 @@ class ClaimedRuntimeDir:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was removed, so that what exists under its path is not ours."""
+        """Whether it was removed, so that its path leads to nothing, or to something else."""
         try:
             found = os.lstat(self.path / lock_file.LOCK_FILE_NAME)
         except (FileNotFoundError, NotADirectoryError):
@@ -63,10 +63,10 @@ class ClaimedRuntimeDir:
         except BaseException:
             os.close(opened)
             raise
-        same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
-        if not same:
+        is_same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
+        if not is_same:
             _remove_recorded_sockets(opened, lock)
-        lines = lock_file.read_sockets(self._lock_fd) if same else []
+        lines = lock_file.read_sockets(self._lock_fd) if is_same else []
         lines += _format_mesh_runs(self._lock_fd)
         os.close(self._lock_fd)
         os.close(self._fd)
@@ -185,9 +185,9 @@ def _check_content(fd: int, what: str) -> None:
         return
     listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
     more = f" and {len(found) - _MAX_LISTED_NAMES} more" if len(found) > _MAX_LISTED_NAMES else ""
-    found_there = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of ours"
+    content = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of this user"
     raise ConfigError(
-        [f"{what} is in use: {found_there}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"]
+        [f"{what} is in use: {content}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"]
     )
 
 

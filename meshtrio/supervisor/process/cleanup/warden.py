@@ -69,24 +69,24 @@ class Warden:
                 await trio.sleep(_FAILED_RESTART_PAUSE)
 
     async def _run_one(self, started: Callable[[], None]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with ours:
-            with theirs:
+        own_socket, warden_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own_socket.setblocking(False)
+        with own_socket:
+            with warden_socket:
                 process = await start_child(
                     self._command(),
                     partial(
                         process_marker.set_marker_limit,
                         limit=process_marker.encode_marker_limit(self._mesh_run.id, 0),
                     ),
-                    stdin=theirs,
+                    stdin=warden_socket,
                     cwd=Path("/"),
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
-            self._socket = ours
+            self._socket = own_socket
             self._send_users(self._mesh_run.users)
             started()
-            await self._supervise(process, ours)
+            await self._supervise(process, own_socket)
         _log.error("the warden (pid %d) exited unexpectedly; restarting it", process.pid)
 
     def _command(self) -> list[str]:
@@ -94,15 +94,15 @@ class Warden:
         arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
         return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
-    async def _supervise(self, process: ChildProcess, ours: socket.socket) -> None:
+    async def _supervise(self, process: ChildProcess, own_socket: socket.socket) -> None:
         """Wait until the warden has exited; when cancelled, stop it."""
-        ended = False
+        has_exited = False
         try:
-            await self._wait_for_exit(process, ours)
-            ended = True
+            await self._wait_for_exit(process, own_socket)
+            has_exited = True
         finally:
             with trio.CancelScope(shield=True):
-                if ended or await self._stop(process):
+                if has_exited or await self._stop(process):
                     await process.reap()
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
@@ -110,11 +110,11 @@ class Warden:
                 CHILD_REGISTRY.reap_later(process)
             self._socket = None
 
-    async def _wait_for_exit(self, process: ChildProcess, ours: socket.socket) -> None:
+    async def _wait_for_exit(self, process: ChildProcess, own_socket: socket.socket) -> None:
         """Wait until the warden has exited. Kill it if it is stopped (SIGSTOP) and so of no use."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_kill_if_stopped, process)
-            nursery.start_soon(self._send_all_pidfds, ours)
+            nursery.start_soon(self._send_all_pidfds, own_socket)
             await process.wait_for_exit()
             nursery.cancel_scope.cancel()
 
@@ -171,9 +171,9 @@ class Warden:
 
     def set_users(self, users: Iterable[int]) -> None:
         """Record the uids of plugins before one of these runs. Raises OSError."""
-        recorded = set(users)
-        self._mesh_run.record_users(recorded)
-        self._send_users(recorded)
+        uids = set(users)
+        self._mesh_run.record_users(uids)
+        self._send_users(uids)
 
     def _send_users(self, users: Iterable[int]) -> None:
         for user in users:
@@ -207,11 +207,11 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
 
     One check is not sufficient: a process that strace(1) traces is stopped often, for an instant.
     """
-    before = False
+    was_stopped = False
     while True:
         await sleep_until_tick(_CHECK_INTERVAL)
         stopped = _is_stopped(process.pid)
-        if stopped and before:
+        if stopped and was_stopped:
             _log.error(
                 "the warden (pid %d) is stopped by SIGSTOP or a debugger and could not kill the "
                 "plugins if the mesh died; killing it",
@@ -219,7 +219,7 @@ async def _kill_if_stopped(process: ChildProcess) -> None:
             )
             process.kill()
             return
-        before = stopped
+        was_stopped = stopped
 
 
 def _is_stopped(pid: int) -> bool:

@@ -51,9 +51,9 @@ class _GuardedProcesses:
 
     def handle_message(self, message: bytes, descriptors: array.array[int]) -> None:
         if message[:1] in (b"+", b"-"):
-            before = self.plugins.pop(int(message[1:]), None)
-            if before is not None:
-                os.close(before)
+            replaced = self.plugins.pop(int(message[1:]), None)
+            if replaced is not None:
+                os.close(replaced)
         if message[:1] == b"+" and descriptors:
             self.plugins[int(message[1:])] = descriptors[0]
         elif message[:1] == b"u":
@@ -61,7 +61,7 @@ class _GuardedProcesses:
 
 
 def main() -> None:
-    mesh, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
+    mesh_pid, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
     # Replaces the mark that this process inherits if the mesh is itself a plugin of an outer mesh,
     # whose warden would kill it otherwise.
     process_marker.set_marker_limit(0, process_marker.encode_marker_limit(mesh_id, 0))
@@ -70,7 +70,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     guarded = _GuardedProcesses(map(int, users.split(",")))
     with socket.socket(fileno=0) as channel:
-        if not _wait_for_mesh_exit(channel, mesh, guarded):
+        if not _wait_for_mesh_exit(channel, mesh_pid, guarded):
             return
     # A failure with one process or directory must not keep the others from being killed.
     descendants: dict[int, int] = {}
@@ -81,9 +81,9 @@ def main() -> None:
     for pidfd in descendants.values():
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    for folder in cgroup:
+    for directory in cgroup:
         with contextlib.suppress(OSError):
-            _kill_cgroups(folder, mesh_id)
+            _kill_cgroups(directory, mesh_id)
     # Twice: during execve(2) a process shows no environment, and one that was just started may not
     # have its limit yet.
     for pause in (_SECOND_PASS_DELAY, 0):
@@ -201,9 +201,9 @@ def _open_child(parent: int, parent_fd: int, pid: int) -> int | None:
     return None
 
 
-def _kill_cgroups(folder: str, mesh_id: str) -> None:
+def _kill_cgroups(directory: str, mesh_id: str) -> None:
     """Kill all processes in the cgroups of this run; the next mesh removes the cgroups."""
-    for entry in os.scandir(folder):
+    for entry in os.scandir(directory):
         if entry.name.startswith(f"meshtrio-{mesh_id}-"):
             with contextlib.suppress(OSError), open(f"{entry.path}/cgroup.kill", "w") as file:
                 file.write("1")

@@ -89,7 +89,7 @@ async def explain_exec_failure(config: PluginConfig) -> str:
 
 
 def _describe_sizes(command: Sequence[str], env: Mapping[str, str]) -> str:
-    strings = {f"argument {number}": word for number, word in enumerate(command)}
+    strings = {f"argument {number}": argument for number, argument in enumerate(command)}
     strings |= {f"variable {name}": f"{name}={value}" for name, value in env.items()}
     sizes = {name: len(os.fsencode(text)) + 1 for name, text in strings.items()}
     name = max(sizes, key=sizes.__getitem__)
