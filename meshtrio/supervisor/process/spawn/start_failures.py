@@ -66,9 +66,8 @@ def explain_start_failure(
         return f"{reason}: {_PROCESS_LIMIT_HINT}"
     if number == errno.ETXTBSY:
         return (
-            f"{reason}: {replace_surrogates(program)!r} is open for writing in some "
-            "process; to replace a "
-            "program, rename the new file over it"
+            f"{reason}: {replace_surrogates(program)!r} is open for writing in another process; to "
+            "replace a program, rename the new file over it"
         )
     return replace_surrogates(reason)
 
@@ -95,7 +94,6 @@ def _describe_sizes(command: Sequence[str], env: Mapping[str, str]) -> str:
     name = max(sizes, key=sizes.__getitem__)
     return (
         f"the arguments and the environment have {sum(sizes.values()):,} bytes, of which "
-        f"{replace_surrogates(name)} has {sizes[name]:,}; one may have "
-        f"{_MAX_ARGUMENT_SIZE:,}, and all of them a "
-        "quarter of `ulimit -s`"
+        f"{replace_surrogates(name)} has {sizes[name]:,}; the limit is {_MAX_ARGUMENT_SIZE:,} for "
+        "one, and a quarter of `ulimit -s` in all"
     )
