@@ -73,7 +73,7 @@ async def test_a_removed_cwd_says_so(short_dir: Path) -> None:
         await watched.wait_for_event(events.Exited)
         cwd.rmdir()
         gave_up = (await watched.wait_for_event(events.GaveUp)).event
-        assert f"its cwd '{cwd}' is not there: make it" in str(gave_up.ended)  # type: ignore[attr-defined]
+        assert f"its cwd '{cwd}' is not there: make it" in str(gave_up.exit)  # type: ignore[attr-defined]
 
 
 async def test_too_long_arguments_are_named_with_their_sizes(short_dir: Path) -> None:
