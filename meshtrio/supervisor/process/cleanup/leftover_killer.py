@@ -201,6 +201,7 @@ class _KillPass:
         self._unreadable = unreadable
 
     def run(self) -> dict[str, LeftoverReport]:
+        """Kill in rounds until none finds a process that can be killed; report what was found."""
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[ProcessStat]] = {}
         killed_in_cgroup = {
