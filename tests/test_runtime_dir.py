@@ -72,13 +72,13 @@ def test_a_user_that_is_not_there_is_refused_before_anything_starts(
         directory.validate(contained(**containment))
 
 
-def test_only_root_can_run_plugins_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_can_run_plugins_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match="only a mesh that runs as root"):
         directory.validate(contained(user="root"))
 
 
-def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
+def test_a_lost_runtime_dir_is_recreated(short_dir: Path) -> None:
     folder = short_dir / "x"
     with claim_runtime_dir(folder) as claim:
         assert not claim.is_lost

@@ -268,7 +268,7 @@ def test_a_symbolic_link_is_refused(dangling: bool, short_dir: Path) -> None:
     assert not target.exists() or os.listdir(target) == []
 
 
-def test_a_mesh_inside_a_plugin_learns_whose_folder_it_wants(
+def test_a_nested_mesh_in_the_outer_runtime_dir_gets_an_explanation(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = short_dir / "run"
@@ -283,7 +283,7 @@ def test_a_mesh_inside_a_plugin_learns_whose_folder_it_wants(
         assert "a runtime dir of its own: use --runtime-dir" in problem
 
 
-def test_a_refused_folder_keeps_its_descriptors_for_nobody(short_dir: Path) -> None:
+def test_a_refused_directory_leaks_no_descriptors(short_dir: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     folder = short_dir / "run"
     with claim_runtime_dir(folder):

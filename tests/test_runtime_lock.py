@@ -18,7 +18,7 @@ def lock_of(folder: Path) -> Path:
     return folder / "run" / lock_file.LOCK_FILE_NAME
 
 
-def test_launches_are_kept_until_they_are_forgotten(short_dir: Path) -> None:
+def test_mesh_runs_are_recorded_until_they_are_removed(short_dir: Path) -> None:
     folder, lock = short_dir / "run", lock_of(short_dir)
     with claim_runtime_dir(folder) as claim:
         assert claim.recorded_mesh_runs() == {}
@@ -39,7 +39,7 @@ def test_launches_are_kept_until_they_are_forgotten(short_dir: Path) -> None:
     assert lock.read_text() == f"{os.getpid()}\n"
 
 
-def test_a_folder_that_is_made_again_knows_the_launches(short_dir: Path) -> None:
+def test_a_recreated_directory_keeps_the_mesh_runs(short_dir: Path) -> None:
     folder, lock = short_dir / "run", lock_of(short_dir)
     with claim_runtime_dir(folder) as claim:
         lock_file.append_line(lock, lock_file.format_mesh_run(ID, [0]))
@@ -69,7 +69,7 @@ def test_a_folder_that_is_made_again_knows_the_launches(short_dir: Path) -> None
         "launch \udcff 0",
     ],
 )
-def test_what_is_no_launch_is_none(line: str, short_dir: Path) -> None:
+def test_malformed_lines_are_no_mesh_runs(line: str, short_dir: Path) -> None:
     folder, lock = short_dir / "run", lock_of(short_dir)
     with claim_runtime_dir(folder):
         pass
@@ -78,7 +78,7 @@ def test_what_is_no_launch_is_none(line: str, short_dir: Path) -> None:
         assert claim.recorded_mesh_runs() == {}
 
 
-def test_a_file_of_another_user_has_no_launches(short_dir: Path) -> None:
+def test_mesh_runs_in_a_file_of_another_user_are_ignored(short_dir: Path) -> None:
     """Whoever may write it could have processes killed."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
@@ -90,7 +90,7 @@ def test_a_file_of_another_user_has_no_launches(short_dir: Path) -> None:
         assert claim.recorded_mesh_runs() == {}
 
 
-def test_the_number_of_launches_is_bounded(short_dir: Path) -> None:
+def test_the_number_of_mesh_runs_is_bounded(short_dir: Path) -> None:
     lock = lock_of(short_dir)
     with claim_runtime_dir(short_dir / "run") as claim:
         for number in range(100):

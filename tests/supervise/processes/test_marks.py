@@ -34,7 +34,7 @@ def test_four_million_runs_have_marks_of_their_own() -> None:
     assert process_marker.encode_marker_limit(ID, 2**22) == first
 
 
-def test_limits_that_people_set_are_no_marks() -> None:
+def test_limits_that_users_set_are_not_marks() -> None:
     assert not process_marker.is_marker_limit(0)
     assert not process_marker.is_marker_limit(2**40)
 

@@ -191,7 +191,7 @@ async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.Monke
     assert not await is_address_in_use("tcp:127.0.0.1:1")
 
 
-def test_the_peer_of_a_listener_is_who_began_to_listen() -> None:
+def test_peer_credentials_are_those_of_the_process_that_called_listen() -> None:
     """What the verification of Unix sockets rests on."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
         listener.bind(f"\0meshtrio-{os.getpid()}")

@@ -118,7 +118,7 @@ time.sleep(99)
 WRAPPED = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {DRAINING!r}])"
 
 
-async def test_stop_leaves_the_whole_group_its_grace() -> None:
+async def test_stop_gives_the_whole_group_the_grace_period() -> None:
     """The leader ends at once; what it started is still draining."""
     async with spawned(WRAPPED) as process:
         assert await process.stop(10) is False

@@ -117,7 +117,7 @@ async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes
         os.close(child.stderr)
 
 
-def test_what_is_swept_is_found_by_bytes() -> None:
+def test_marked_processes_are_found_by_bytes() -> None:
     with named(b"caf\xc3") as process:
         mark = process_marker.ProcessMarker(os.fsdecode(b"CAF\xc3=\xff"), [os.getuid()])
         assert process_marker.kill_marked_processes(mark).killed == {process.pid}

@@ -78,7 +78,7 @@ async def test_plugins_that_stop_together_share_their_scans(looks: list[int]) ->
         assert threading.get_ident() not in looks
 
 
-async def test_those_who_look_while_a_scan_is_made_share_the_next_one(looks: list[int]) -> None:
+async def test_callers_during_a_scan_share_the_next_one(looks: list[int]) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(COUNT):
             nursery.start_soon(get_scanner().read_stats)
@@ -101,7 +101,7 @@ async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int
     assert os.getpid() in found
 
 
-async def test_what_many_plugins_have_left_is_swept_in_one_pass(
+async def test_leftovers_of_many_plugins_are_killed_in_one_pass(
     looks: list[int], tmp_path: Path
 ) -> None:
     sweeper = LeftoverKiller(MeshRun(tmp_path))
