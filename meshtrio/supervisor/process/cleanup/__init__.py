@@ -10,12 +10,12 @@ Who kills what:
 | Case | Killed by | Recognized by |
 | --- | --- | --- |
 | A plugin exits or is stopped | `spawn.plugin_process` | its process group |
-| ... and has left processes elsewhere | `leftover_killer` | marks, session, cgroup |
-| ... which have dropped every mark | `reparented` | became children of the mesh, a subreaper |
+| A plugin has left processes in other groups | `leftover_killer` | marks, session, cgroup |
+| A descendant has dropped all marks | `reparented` | it became a child of the mesh |
 | The mesh stops | `mesh_run.MeshRun.kill_remaining`, after its plugins | marks |
 | The mesh is killed | the warden (`warden_main`) | pidfds, descendants, cgroups, marks |
-| The mesh and its warden are killed | `mesh_exit`, in each plugin in Python | its marks |
-| ... and the plugin cannot do it | `mesh_run.kill_earlier_runs`, in the next mesh | marks |
+| Mesh and warden are killed, plugin in Python | `mesh_exit`, in the plugin itself | its marks |
+| Mesh and warden are killed, other plugins | `mesh_run.kill_earlier_runs`, next mesh | marks |
 
 Zombies are reaped by their parents: `spawn.child_process` reaps what the mesh has started, and
 `zombie_reaper` what the kernel has made a child of the mesh, as PID 1 or as a `subreaper`.
