@@ -1,4 +1,4 @@
-"""Files that are named to the mesh: what is no regular file, or has no end, is refused at once."""
+"""Reading files by path: what is not a regular file, or is too large, is rejected at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime dir: where it is, and who may have it."""
+"""The runtime dir: its path, and claiming it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A runtime dir in which others change what they can while a mesh looks at it."""
+"""A runtime dir that other users change while a mesh uses it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ while True:
 
 
 def bind(path: Path) -> None:
-    """Make a socket that nobody listens on."""
+    """Make a socket without a listener."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
 @contextmanager
 def swapping(one: Path, other: Path, uid: int) -> Iterator[None]:
-    """Exchange two files, as a user, over and over."""
+    """Exchange two files repeatedly as another user."""
     command = [sys.executable, "-S", "-c", SWAP, str(one), str(other), str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -54,7 +54,7 @@ def swapping(one: Path, other: Path, uid: int) -> Iterator[None]:
 
 @contextmanager
 def victim(folder: Path, name: str) -> Iterator[Path]:
-    """A socket of another program that has the name of one of ours."""
+    """Another program's socket with the name of one of ours is kept."""
     path = folder / "victim" / name
     path.parent.mkdir(mode=0o711)
     bind(path)
@@ -64,7 +64,7 @@ def victim(folder: Path, name: str) -> Iterator[Path]:
 
 
 def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> None:
-    """What is removed of a plugin's own folder is only ever in that folder."""
+    """Removing a plugin's directory never removes anything outside of it."""
     plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
     folder = short_dir / "run"
     path = directory.plugin_socket_path(folder, plugin, 0)
@@ -87,7 +87,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> N
 def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_starting(
     short_dir: Path,
 ) -> None:
-    """Sockets, and links to root's, in the place where its plugin's socket goes."""
+    """The other user makes sockets, and links to root's, at the path of the plugin's socket."""
     short_dir.chmod(0o755)
     plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
     folder = short_dir / "run"
@@ -145,7 +145,7 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
 
 
 def test_a_file_in_the_place_of_the_lock_file_is_not_truncated(short_dir: Path) -> None:
-    """Where the folder itself is known, so that its content is not looked at."""
+    """The directory itself is known then, so that its content is not checked."""
     folder = short_dir / "run"
     with claim_runtime_dir(folder) as claim:
         (folder / "precious").write_text("precious")
@@ -176,7 +176,7 @@ def test_a_hard_link_in_the_place_of_the_lock_file_is_not_written_to(
 
 
 def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: Path) -> None:
-    """Other users can make one where fs.protected_hardlinks is 0; what is listed is still known."""
+    """Other users can make one if fs.protected_hardlinks is 0; the records are kept."""
     folder = short_dir / "run"
     plugin = PluginConfig("p", ["true"])
     path = directory.plugin_socket_path(folder, plugin, 0)

@@ -1,4 +1,4 @@
-"""What a mesh does to a folder that it is given: nothing to what others have made in it."""
+"""A mesh does not change what other programs have made in its runtime dir."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PLUGIN = PluginConfig("p", ["true"])
 
 
 def bind(path: Path) -> None:
-    """Make a socket that nobody listens on."""
+    """Make a socket without a listener."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """The inode, the mode and the time of the last change of a folder and all that is in it."""
+    """Return inode, mode and time of change of a directory and all files in it."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         status = path.lstat()

@@ -1,4 +1,4 @@
-"""Launches in the lock file of a runtime dir: recorded, kept, taken out, and never made up."""
+"""Mesh runs in the lock file of a runtime dir: recorded, kept, removed, and validated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_mesh_runs_are_recorded_until_they_are_removed(short_dir: Path) -> None:
         assert claim.recorded_mesh_runs() == {ID: [0, 65534]}
         assert "q-0.sock" in lock.read_text()
     with claim_runtime_dir(folder) as claim:
-        # All lines of it, also those from before it had another user.
+        # All of its lines are removed, including the one from before a user was added.
         lock_file.append_line(lock, lock_file.format_mesh_run(ID, [0]))
         lock_file.remove_mesh_run(lock, ID)
         assert claim.recorded_mesh_runs() == {}
@@ -79,7 +79,7 @@ def test_malformed_lines_are_no_mesh_runs(line: str, short_dir: Path) -> None:
 
 
 def test_mesh_runs_in_a_file_of_another_user_are_ignored(short_dir: Path) -> None:
-    """Whoever may write it could have processes killed."""
+    """Otherwise a user who may write to it could have processes killed."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     folder, lock = short_dir / "run", lock_of(short_dir)

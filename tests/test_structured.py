@@ -1,4 +1,4 @@
-"""What is awaited from outside of trio says so, and no more."""
+"""Helpers on top of trio, and errors of calls from outside of trio."""
 
 from __future__ import annotations
 

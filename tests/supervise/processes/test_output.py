@@ -1,4 +1,4 @@
-"""Cutting output into lines."""
+"""Splitting output into lines, its rate limit, and the last lines."""
 
 from __future__ import annotations
 
