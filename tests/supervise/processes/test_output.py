@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
+from meshtrio.contract import MAX_LINE_LENGTH
 from meshtrio.supervisor.process.output.output_lines import (
-    MAX_LINE_LENGTH,
     LineBuffer,
     LineSplitter,
     OutputBlock,
