@@ -48,6 +48,8 @@ class Setting(IntEnum):
     MAX_HEADER_LIST_SIZE = 0x6
 
 
+_HEADERS = int(FrameType.HEADERS)  # looking up a member of an IntEnum is slow
+
 # A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
 # because struct has no 24-bit integer.
 _HEADER = struct.Struct(">HBBBL")
@@ -110,9 +112,9 @@ def encode_header_block(
     """HEADERS for `block`, followed by CONTINUATION where it is longer than a frame (§4.3)."""
     flags = END_STREAM if end_stream else 0
     if len(block) <= max_frame_size:
-        return encode_frame(FrameType.HEADERS, flags | END_HEADERS, stream_id, block)
+        return encode_frame(_HEADERS, flags | END_HEADERS, stream_id, block)
     pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
-    out = [encode_frame(FrameType.HEADERS, flags, stream_id, pieces[0])]
+    out = [encode_frame(_HEADERS, flags, stream_id, pieces[0])]
     out += [encode_frame(FrameType.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
     out.append(encode_frame(FrameType.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
     return b"".join(out)

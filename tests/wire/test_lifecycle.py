@@ -183,7 +183,7 @@ def test_a_client_keeps_to_the_servers_limit():
 
 def test_a_client_runs_out_of_stream_ids():
     engine = make_client()
-    engine._next_stream_id = frames.MAX_STREAM_ID
+    engine._table.next_id = frames.MAX_STREAM_ID
     assert not engine.exhausted
     assert send_request(engine) == frames.MAX_STREAM_ID
     assert engine.exhausted

@@ -6,11 +6,12 @@ import pytest
 
 from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
+from meshtrio.http2.abuse_limits import reset_cost
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.reset_streams import ResetStreams, reset_cost
+from meshtrio.http2.reset_streams import ResetStreams
 from tests.support.engines import (
     REQUEST,
     RESPONSE,
