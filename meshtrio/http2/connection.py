@@ -278,19 +278,12 @@ class H2Connection:
             payload = data if sent == length else data[:sent]
             self._outgoing += (frames.encode_frame_header(sent, _DATA, flags, stream_id), payload)
         else:
-            self._send_data_frames(stream_id, data[:sent], flags)
+            self._outgoing += frames.encode_data_frames(
+                stream_id, data[:sent], flags, self._peer_settings.max_frame_size
+            )
         if ends:
             self._table.remove_if_closed(stream)
         return sent
-
-    def _send_data_frames(self, stream_id: int, data: bytes | memoryview, flags: int) -> None:
-        size, out, view = self._peer_settings.max_frame_size, self._outgoing, memoryview(data)
-        last = (len(view) - 1) // size * size
-        for start in range(0, len(view), size):
-            chunk = view[start : start + size]
-            chunk_flags = flags if start == last else 0
-            out.append(frames.encode_frame_header(len(chunk), _DATA, chunk_flags, stream_id))
-            out.append(chunk)
 
     def reset_stream(self, stream_id: int, error_code: ErrorCode) -> bool:
         """Send RST_STREAM, and return whether the stream was open."""
