@@ -36,9 +36,9 @@ class Limits:
     GOAWAY, except the mesh's own. On a Unix socket 16 more are accepted, of processes of the
     server's own user or of root that have less than 4."""
     max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
-    """Maximum number of connections of one peer: on a Unix socket a process of the server's own user
-    or of root, or another user with all processes; on TCP a client certificate, or a host if there
-    is none."""
+    """Maximum number of connections of one peer: on a Unix socket a process of the server's own
+    user or of root, or another user with all processes; on TCP a client certificate, or a host if
+    there is none."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     """Number of streams that a peer may have open on one connection."""
     stream_window: int = attrs.field(default=256 * 1024, validator=_validate_window)
