@@ -71,7 +71,7 @@ def build_attempt_fields(
 
 
 def _is_set_by_tracer(key: bytes, tracer: AttemptTracer) -> bool:
-    """Tell whether the tracer's value of a key replaces the caller's.
+    """Return whether the tracer's value of a key replaces the caller's.
 
     A server that receives two parents of a trace ignores both. Baggage is combined (W3C Baggage).
     """

@@ -43,7 +43,7 @@ _ALLOWED_GRPC_KEYS = frozenset(name.encode() for name in ALLOWED_GRPC_KEYS)
 
 
 def is_grpc_content_type(content_type: str) -> bool:
-    """Tell whether a content-type is `application/grpc`, with any suffix or parameters."""
+    """Return whether a content-type is `application/grpc`, with any suffix or parameters."""
     return content_type.lower().startswith("application/grpc")
 
 
@@ -204,7 +204,7 @@ def parse_response_headers(fields: HeaderList) -> ResponseHeaders:
         content_type=_get_text(values, b"content-type"),
         encoding=_get_text(values, b"grpc-encoding") or "identity",
         metadata=metadata,
-        trailers=_build_trailers(values, metadata) if b"grpc-status" in values else None,
+        trailers=_trailers_from_fields(values, metadata) if b"grpc-status" in values else None,
         content_length=_parse_content_length(regular),
     )
 
@@ -215,10 +215,10 @@ def parse_trailers(fields: HeaderList) -> Trailers | None:
     values = dict(regular)
     if b"grpc-status" not in values:
         return None
-    return _build_trailers(values, _parse_metadata(regular)[0])
+    return _trailers_from_fields(values, _parse_metadata(regular)[0])
 
 
-def _build_trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
+def _trailers_from_fields(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
     # gRPC takes a status that is not a number for UNKNOWN (2).
     code = int(status) if status.isdigit() and len(status) < 10 else 2

@@ -153,12 +153,12 @@ class H2Connection:
         return self._table.failed_count
 
     def is_send_open(self, stream_id: int) -> bool:
-        """Tell whether this side may send on a stream."""
+        """Return whether this side may send on a stream."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is not _HALF_CLOSED_LOCAL
 
     def is_half_closed_local(self, stream_id: int) -> bool:
-        """Tell whether this side has ended its half of a stream, and the peer has not."""
+        """Return whether this side has ended its half of a stream, and the peer has not."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.state is _HALF_CLOSED_LOCAL
 
@@ -168,7 +168,7 @@ class H2Connection:
         return self._windows.send, self._windows.receive
 
     def is_receive_window_open(self, stream_id: int) -> bool:
-        """Tell whether both windows allow the peer to send DATA on a stream."""
+        """Return whether both windows allow the peer to send DATA on a stream."""
         stream = self._streams.get(stream_id)
         return stream is not None and min(stream.receive_window, self._windows.receive) > 0
 

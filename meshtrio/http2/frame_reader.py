@@ -126,7 +126,7 @@ class FrameReader:
         self.unprocessed = None
 
     def update_incomplete_since(self, now: float, *, progress: bool) -> None:
-        """Update `incomplete_since` after a read; `progress` tells if it completed a frame."""
+        """Update `incomplete_since` after a read; `progress` is whether it completed a frame."""
         if not self.has_incomplete_frame or self.unprocessed is not None:
             self.incomplete_since = None
         elif progress or self.incomplete_since is None:

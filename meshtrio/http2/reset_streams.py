@@ -41,7 +41,7 @@ class ResetStreams:
         return stream_id in self._recently_reset or stream_id <= self._forgotten_up_to
 
     def pop_reply_due(self, stream_id: int) -> bool:
-        """Tell whether a late frame is to be answered: at most once for each stream."""
+        """Return whether a late frame is to be answered: at most once for each stream."""
         if not self._recently_reset.get(stream_id):
             return False
         self._recently_reset[stream_id] = False

@@ -101,7 +101,7 @@ class StreamTable:
             self.failed_count += 1
 
     def is_idle(self, stream_id: int) -> bool:
-        """Tell whether a stream was never opened."""
+        """Return whether a stream was never opened."""
         if stream_id % 2:
             highest = self.next_id - 2 if self._is_client else self.highest_received_id
             return stream_id > highest

@@ -126,7 +126,7 @@ def integer_parser(minimum: int, maximum: int | None = None) -> ValueParser[int]
 def number_parser(
     minimum: float, maximum: float | None = None, *, inclusive: bool = False
 ) -> ValueParser[float]:
-    """Return a parser of numbers in a range; `inclusive` tells if it includes `minimum`."""
+    """Return a parser of numbers in a range; `inclusive` is whether it includes `minimum`."""
 
     def parse(raw: Any) -> float:
         is_number = isinstance(raw, (int, float)) and not isinstance(raw, bool)

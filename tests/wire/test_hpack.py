@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hpack as reference
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshtrio.http2.errors import ErrorCode, MalformedHeadersError
@@ -275,3 +275,10 @@ def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
                 decoder.decode(block, tuple)
             return
         assert decoder.decode(block, tuple) == expected
+
+
+@given(st.binary(max_size=300))
+@example(bytes(range(256)))
+def test_the_huffman_code_is_that_of_rfc_7541(value):
+    block = reference.Encoder().encode([(b"name", value)], huffman=True)
+    assert HeaderDecoder(2**20).decode(block, tuple) == ((b"name", value),)
