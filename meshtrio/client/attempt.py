@@ -17,6 +17,7 @@ from meshtrio.client.call_destination import (
     PickArgs,
     PickResult,
 )
+from meshtrio.client.call_status import attempt_status_for
 from meshtrio.client.request_headers import (
     build_attempt_fields,
     encode_attempt_headers,
@@ -28,14 +29,14 @@ from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
-from meshtrio.grpc.status import DEADLINE_TOLERANCE, CallStatus
+from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.message_limits import MessageLimits
-from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import CANCELLED, DEADLINE_EXCEEDED, AttemptTracer, attempt_status_for
+from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.concurrency import require_trio
 
@@ -296,7 +297,7 @@ class Attempt:
                 return outcome
         if late:
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
-        return CANCELLED, "the caller gave the call up"
+        return CANCELLED, "the caller cancelled the call"
 
     def _report_result(self, *, success: bool) -> None:
         if not self._result_reported:

@@ -14,7 +14,7 @@ from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.message_limits import MessageLengths
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 

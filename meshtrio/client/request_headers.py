@@ -26,8 +26,8 @@ from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 

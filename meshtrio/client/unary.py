@@ -20,6 +20,7 @@ from meshtrio.client.call_destination import (
     CallOptions,
     PickArgs,
 )
+from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import enter_interceptors, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.retry.policy import RetryState
@@ -35,7 +36,7 @@ from meshtrio.rpc.composite_tracer import (
     start_method_tracer,
 )
 from meshtrio.rpc.message_limits import MessageLimits
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
+from meshtrio.rpc.method import Message, MetadataLike, Method
 from meshtrio.rpc.tracer import (
     HEDGE,
     ORIGINAL,
@@ -43,7 +44,6 @@ from meshtrio.rpc.tracer import (
     TRANSPARENT_RETRY,
     ClientCallTracer,
     MethodTracer,
-    call_status_for,
 )
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 

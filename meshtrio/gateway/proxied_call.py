@@ -23,14 +23,17 @@ from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
 from meshtrio.grpc.header_builder import build_response_headers, timeout_field
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.status import DEADLINE_TOLERANCE, header_list_too_large_message
+from meshtrio.grpc.status import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    DEADLINE_TOLERANCE,
+    header_list_too_large_message,
+)
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.server_call import encode_server_status
-from meshtrio.rpc.stats import has_succeeded
-from meshtrio.rpc.tracer import CANCELLED, DEADLINE_EXCEEDED
 from meshtrio.util.identity_cache import IdentityCache
 
 if TYPE_CHECKING:
@@ -197,7 +200,7 @@ class ProxiedCall:
         plugin = connection.open_stream_as(UpstreamStream, block.data)
         assert plugin is not None
         plugin.owner, plugin.proxied_call = channel, self
-        connection.counters.messages_sent -= 1  # Its messages are not looked at, and not counted.
+        connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
         channel.call_counters.last_started = connection.counters.last_started = time()
         self._pick_result, self._upstream = pick_result, plugin
         for data in self._replay_buffer or ():
@@ -420,8 +423,8 @@ class ProxiedCall:
         if plugin is None or channel is None or target is None:
             return
         plugin.proxied_call = None
-        if has_succeeded(plugin):
-            plugin.connection.counters.messages_received -= 1
+        if plugin.has_succeeded:
+            plugin.connection.counters.streamed_replies += 1
         plugin.reset(ErrorCode.CANCEL)
         if self._holds_slot:
             channel.release_slot()

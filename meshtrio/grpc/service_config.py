@@ -19,6 +19,13 @@ from typing import Any
 import attrs
 
 from meshtrio.errors import ConfigError
+from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
+from meshtrio.grpc.retry_policy import (
+    HedgingPolicy,
+    RetryBudgetConfig,
+    RetryPolicy,
+    RetryThrottling,
+)
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.json_reader import (
@@ -33,101 +40,6 @@ from meshtrio.util.json_reader import (
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
-
-
-@attrs.frozen
-class RetryPolicy:
-    """Retries of a call, one attempt after the other (gRFC A6)."""
-
-    max_attempts: int
-    """Maximum number of attempts, the first included; `client.retry.policy` caps it at 5."""
-    backoff: Backoff
-    """Delays before the second and later attempts, unless the server sets one by pushback."""
-    retryable_codes: frozenset[int]
-    """Status codes after which a call is retried."""
-
-
-@attrs.frozen
-class HedgingPolicy:
-    """Concurrent attempts of a call, of which the first that succeeds counts (gRFC A6)."""
-
-    max_attempts: int
-    """Maximum number of attempts, the first included; `client.retry.policy` caps it at 5."""
-    hedging_delay: float
-    """Seconds between the starts of two attempts."""
-    non_fatal_codes: frozenset[int]
-    """Status codes of an attempt after which the others continue."""
-
-
-@attrs.frozen
-class RetryThrottling:
-    """Suspends the retries of a channel while too many of its calls fail (gRFC A6)."""
-
-    max_tokens: float
-    """Number of tokens at first and at most. Calls are retried while more than half are left; each
-    failed attempt takes one."""
-    token_ratio: float
-    """Number of tokens that each successful call adds."""
-
-
-@attrs.frozen
-class RetryBudgetConfig:
-    """Bound on the retries of all calls of a channel."""
-
-    ratio: float = 0.2
-    """Retries allowed per call, on average over ten seconds."""
-    min_per_second: float = 10.0
-    """Retries per second that are allowed however few calls there are."""
-
-
-@attrs.frozen
-class SuccessRate:
-    """Ejection of endpoints whose success rate is an outlier among the others' (gRFC A50)."""
-
-    stdev_factor: float = 1.9
-    """Number of standard deviations below the mean at which an endpoint is an outlier."""
-    enforcement_percentage: int = 100
-    """Probability, in percent, that an outlier is ejected."""
-    minimum_hosts: int = 5
-    """Number of endpoints with `request_volume` calls below which none is ejected."""
-    request_volume: int = 100
-    """Number of calls in an interval below which an endpoint is not judged."""
-
-
-@attrs.frozen
-class FailurePercentage:
-    """Ejection of endpoints by their own share of failed calls (gRFC A50)."""
-
-    threshold: int = 85
-    """Percentage of failed calls above which an endpoint is an outlier."""
-    enforcement_percentage: int = 100
-    """Probability, in percent, that an outlier is ejected."""
-    minimum_hosts: int = 5
-    """Number of endpoints with `request_volume` calls below which none is ejected."""
-    request_volume: int = 50
-    """Number of calls in an interval below which an endpoint is not judged."""
-
-
-@attrs.frozen
-class OutlierDetection:
-    """Ejection of endpoints that fail more than others (gRFC A50). Times are in seconds."""
-
-    interval: float = 10.0
-    """Time between two evaluations."""
-    base_ejection_time: float = 30.0
-    """Time of an ejection, multiplied by the number of ejections of the endpoint; each interval
-    without one reduces that number by one."""
-    max_ejection_time: float = 300.0
-    """Maximum time of an ejection."""
-    max_ejection_percent: int = 10
-    """Maximum percentage of ejected endpoints. One may always be ejected, unless it is the only
-    one."""
-    success_rate: SuccessRate | None = None
-    """Ejection by success rate; None if off."""
-    failure_percentage: FailurePercentage | None = None
-    """Ejection by failure percentage; None if off."""
-    consecutive_failures: int | None = None
-    """Number of consecutive failures that eject an endpoint at once, as in Envoy; None if off."""
 
 
 class LoadBalancingPolicy(Enum):

@@ -33,6 +33,10 @@ class StatusCode(IntEnum):
     UNAUTHENTICATED = 16
 
 
+CANCELLED: int = StatusCode.CANCELLED.value
+UNKNOWN: int = StatusCode.UNKNOWN.value
+DEADLINE_EXCEEDED: int = StatusCode.DEADLINE_EXCEEDED.value
+
 CallStatus = tuple[int, str]
 """Status code and status message of a call. Peers may send codes that gRPC does not define."""
 STATUS_OK: CallStatus = (0, "")

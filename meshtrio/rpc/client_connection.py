@@ -15,6 +15,7 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.errors import error_for_response
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
@@ -89,6 +90,17 @@ class ClientConnection(Connection):
         self._mark_exhausted()
         if not self.streams:
             self.close(reason)
+
+    def statistics(self) -> ConnectionStatistics:
+        # Only failures are counted: the rest follows from the number of streams.
+        engine, counters = self.engine, self.counters
+        started = engine.streams_opened
+        succeeded = started - counters.failed - len(self.streams)
+        calls = CallCounters(started, succeeded, counters.failed)
+        calls.last_started = counters.last_started
+        sent = started - counters.streamed_requests + counters.messages_sent
+        received = succeeded - counters.streamed_replies + counters.messages_received
+        return ConnectionStatistics(calls, self._stream_statistics(started), (sent, received))
 
     def _on_stream_removed(self, stream: Stream) -> None:
         trailers = stream.trailers

@@ -28,7 +28,7 @@ from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
-from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.peer import Peer
@@ -425,9 +425,20 @@ class Connection:
         if not ledger.add_incomplete(change):
             self.close("frames that are not complete use up peer_memory", _ENHANCE_YOUR_CALM)
 
-    def seconds_since(self, time: float) -> float:
-        """Of the clock that the connection goes by; may be asked from another thread."""
-        return self._now() - time
+    def statistics(self) -> ConnectionStatistics:
+        """Return what the connection has counted until now; may be called from any thread."""
+        raise NotImplementedError
+
+    def _stream_statistics(self, started: int) -> CallCounters:
+        engine = self.engine
+        failed = engine.streams_failed
+        return CallCounters(started, started - failed - engine.open_stream_count, failed)
+
+    def final_calls(self) -> CallCounters:
+        """Return the calls of a connection that is closed: those without status OK have failed."""
+        calls = self.statistics().calls
+        calls.failed = calls.started - calls.succeeded
+        return calls
 
     @property
     def transport(self) -> Transport:

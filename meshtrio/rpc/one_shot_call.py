@@ -22,7 +22,7 @@ from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_response
-from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.method import Message, Method
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.text import escape_unprintable
 

@@ -28,8 +28,8 @@ from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, CallStatus, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Handler, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Handler
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error

@@ -17,7 +17,7 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack import codec
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.transport import SocketTransport

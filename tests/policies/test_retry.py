@@ -15,7 +15,7 @@ from meshtrio.client.retry.policy import (
     RetryThrottle,
     parse_pushback,
 )
-from meshtrio.grpc.service_config import RetryBudgetConfig, RetryPolicy, RetryThrottling
+from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
 from meshtrio.util.backoff import Backoff
 
 UNAVAILABLE, INTERNAL = 14, 13

@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 
 from meshtrio.errors import ConfigError
-from meshtrio.grpc.service_config import (
-    CircuitBreakerLimits,
-    FailurePercentage,
+from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection
+from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
-    LoadBalancingConfig,
-    LoadBalancingPolicy,
-    MethodConfig,
-    OutlierDetection,
     RetryBudgetConfig,
     RetryPolicy,
     RetryThrottling,
+)
+from meshtrio.grpc.service_config import (
+    CircuitBreakerLimits,
+    LoadBalancingConfig,
+    LoadBalancingPolicy,
+    MethodConfig,
     ServiceConfig,
     parse_service_config,
 )

@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from enum import Enum
 from random import Random
 
 import attrs
 
-from meshtrio.grpc.service_config import FailurePercentage, OutlierDetection, SuccessRate
-
-
-class DetectionMethod(Enum):
-    """What found an endpoint to fail more than others, in the words of gRFC A91."""
-
-    SUCCESS_RATE = "success_rate"
-    FAILURE_PERCENTAGE = "failure_percentage"
-    CONSECUTIVE_FAILURES = "consecutive_failures"
-    """Ours: gRPC has no such rule."""
-
-
-class UnenforcedReason(Enum):
-    """Why an endpoint that was found so was not ejected."""
-
-    ENFORCEMENT_PERCENTAGE = "enforcement_percentage"
-    MAX_EJECTION_OVERFLOW = "max_ejection_overflow"
-
-
-Ejection = tuple[DetectionMethod, UnenforcedReason | None]
-"""What was found, and why it had no consequence, if it had none."""
+from meshtrio.grpc.outlier_detection import (
+    DetectionMethod,
+    Ejection,
+    FailurePercentage,
+    OutlierDetection,
+    SuccessRate,
+    UnenforcedReason,
+)
 
 
 @attrs.define

@@ -9,7 +9,7 @@ import re
 from enum import Enum
 from random import Random
 
-from meshtrio.grpc.service_config import RetryBudgetConfig, RetryPolicy, RetryThrottling
+from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
 
 MAX_ATTEMPTS = 5
 """Whatever a policy says: A6's own bound."""
