@@ -252,8 +252,9 @@ def _split_pseudo_headers(
             raise MalformedHeadersError(f"{name.decode()} has no place in HTTP/2")
         else:
             # Other gRPC clients keep the white space of a message, too.
-            kept = value if name == b"grpc-message" else value.strip(_WHITESPACE)
-            regular.append((name, kept))
+            if name != b"grpc-message":
+                value = value.strip(_WHITESPACE)
+            regular.append((name, value))
     return pseudo, regular
 
 

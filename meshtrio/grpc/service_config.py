@@ -124,9 +124,9 @@ class ServiceConfig:
     def get_method_config(self, service: str, name: str) -> MethodConfig:
         """Return the config of a method: its own, that of its service, or that of all methods."""
         for key in (f"{service}/{name}", f"{service}/", ""):
-            found = self.method_configs.get(key)
-            if found is not None:
-                return found
+            config = self.method_configs.get(key)
+            if config is not None:
+                return config
         return _DEFAULT_METHOD_CONFIG
 
 

@@ -1,5 +1,4 @@
-"""What a peer may make this side do without paying for it: token buckets, and the price of each
-frame and reset.
+"""Limits on what costs a peer less than this side: token buckets, the cost of frames and resets.
 
 Frames without content. PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA and frames of unknown
 types cost this side a step each and the peer nothing, so each takes a control token. DATA earns
