@@ -146,7 +146,8 @@ class HeaderDecoder:
 
     A block that does not change the dynamic table decodes to the same list until the table next
     changes, so the result of parsing it is cached until then: after the first calls of a
-    connection, most blocks cost one dictionary look-up.
+    connection, most blocks cost one look-up. The cache is a plain dict that is cleared when it is
+    full, as keeping track of use (`BoundedCache`) would double the time of a look-up.
     """
 
     _MAX_CACHED = 64
