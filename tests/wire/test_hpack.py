@@ -266,10 +266,10 @@ def test_a_broken_block_is_a_compression_error(block):
 @given(st.lists(st.binary(max_size=200), max_size=4))
 @settings(max_examples=300)
 def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
-    decoder, judge = HeaderDecoder(2048), reference.Decoder(max_header_list_size=2048)
+    decoder, oracle = HeaderDecoder(2048), reference.Decoder(max_header_list_size=2048)
     for block in blocks:
         try:
-            expected = tuple((bytes(n), bytes(v)) for n, v in judge.decode(block, raw=True))
+            expected = tuple((bytes(n), bytes(v)) for n, v in oracle.decode(block, raw=True))
         except (reference.HPACKError, IndexError, ValueError):
             with pytest.raises((HpackDecodingError, OversizedHeaderListError)):
                 decoder.decode(block, tuple)
