@@ -121,8 +121,9 @@ TESTS = {
     "::test_a_message_over_the_limit_costs_no_other_call_of_the_connection",
     "Limits.max_send_message_size": "tests/client/test_message_limits.py"
     "::test_a_channel_may_send_only_so_much",
-    "Limits.control_burst": "tests/wire/test_budget.py::test_a_flood_ends_the_connection",
-    "Limits.control_rate": "tests/wire/test_budget.py::test_the_same_at_an_honest_pace_does_not",
+    "Limits.control_burst": "tests/wire/test_abuse_limits.py::test_a_flood_ends_the_connection",
+    "Limits.control_rate": "tests/wire/test_abuse_limits.py"
+    "::test_the_same_at_an_honest_pace_does_not",
     "Limits.reset_burst": "tests/wire/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
     "Limits.reset_rate": "tests/wire/test_rapid_reset.py"
