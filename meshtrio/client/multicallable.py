@@ -1,4 +1,4 @@
-"""Calls, client side: what a stub's methods are."""
+"""Makes the callables that are the methods of stubs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
 
 
 def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:
-    """The callable that stands in a stub for one method, in the forms purerpc's own take."""
+    """Make the callable for one method of a stub, with the call forms of purerpc."""
     if not method.server_streams:
         return (StreamUnaryMultiCallable if method.client_streams else UnaryUnaryMultiCallable)(
             channel, method
@@ -25,10 +25,10 @@ def make_multicallable(channel: CallDestination, method: Method) -> Callable[...
         *,
         metadata: MetadataLike | None = None,
         compression: str = IDENTITY,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
     ) -> StreamingCall:
-        options = CallOptions.create(metadata, compression, wait, policy)
+        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
         return StreamingCall(channel, method, options, single_message=message)
 
     def both_stream(
@@ -36,10 +36,10 @@ def make_multicallable(channel: CallDestination, method: Method) -> Callable[...
         *,
         metadata: MetadataLike | None = None,
         compression: str = IDENTITY,
-        wait: bool | None = None,
-        policy: MethodConfig | None = None,
+        wait_for_ready: bool | None = None,
+        method_config: MethodConfig | None = None,
     ) -> StreamingCall:
-        options = CallOptions.create(metadata, compression, wait, policy)
+        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
         return StreamingCall(channel, method, options, messages)
 
     return both_stream if method.client_streams else server_stream

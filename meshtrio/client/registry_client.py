@@ -57,13 +57,14 @@ async def watch_remote_service(
     async with open_collapsing_nursery() as nursery:
         while True:
             try:
-                async for message in stub.Watch(messages.ResolveRequest(service=service)):
-                    known.update(state_from_message(message), is_new_mesh=failures > 0)
-                    if failures:
-                        settling.cancel()
-                        settling = trio.CancelScope()
-                        nursery.start_soon(known.expire_stale, settling)
-                    failures, refused = 0, False
+                async with stub.Watch(messages.ResolveRequest(service=service)) as call:
+                    async for message in call:
+                        known.update(state_from_message(message), is_new_mesh=failures > 0)
+                        if failures:
+                            settling.cancel()
+                            settling = trio.CancelScope()
+                            nursery.start_soon(known.expire_stale, settling)
+                        failures, refused = 0, False
             except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
                 if not refused:
                     _log.warning("%s cannot be watched: %s", service, exc.status.status_message)

@@ -16,17 +16,14 @@ import trio
 import trio.lowlevel
 
 from meshtrio.client.dial_limiter import DialLimiter
+from meshtrio.client.resolver import Resolver, SharedWatch, StateCallback
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
 _RESTART_DELAY = 1.0
-
-StateCallback = Callable[[ServiceState], None]
-Resolver = Callable[[StateCallback], Awaitable[None]]
-"""Runs for as long as a channel needs it, handing it each state of its service."""
 
 
 class SubchannelPool:
@@ -123,33 +120,6 @@ class SubchannelPool:
         self._nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await self._stopped.wait()
-
-
-class SharedWatch:
-    """The states of one service, to whoever wants them."""
-
-    def __init__(self) -> None:
-        self.callbacks: list[StateCallback] = []
-        self.cancel_scope = trio.CancelScope()
-        self._latest_state: ServiceState | None = None
-
-    def add(self, on_update: StateCallback) -> None:
-        self.callbacks.append(on_update)
-        if self._latest_state is not None:
-            on_update(self._latest_state)
-
-    def remove(self, on_update: StateCallback) -> None:
-        self.callbacks.remove(on_update)
-
-    async def run(self, resolver: Resolver) -> None:
-        if self.callbacks:
-            with trio.CancelScope() as self.cancel_scope:
-                await resolver(self._publish)
-
-    def _publish(self, state: ServiceState) -> None:
-        self._latest_state = state
-        for update in list(self.callbacks):
-            update(state)
 
 
 _current_pool: trio.lowlevel.RunVar[SubchannelPool | None] = trio.lowlevel.RunVar(

@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from meshtrio.client import subchannel_pool
-from meshtrio.client.subchannel_pool import StateCallback, open_shared_pool
+from meshtrio.client.resolver import StateCallback
+from meshtrio.client.subchannel_pool import open_shared_pool
 from meshtrio.discovery.endpoint import ServiceState
 
 

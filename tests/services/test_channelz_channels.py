@@ -34,7 +34,7 @@ def test_a_channel_its_subchannel_and_its_socket(caller: ChannelzTarget, target:
     assert call_counts(channel.data) == (5, 3, 2)
     request = pb.GetChannelRequest(channel_id=channel.ref.channel_id)
     assert caller.channelz.GetChannel(request).channel == channel
-    assert "is listed" in channel.data.trace.events[0].description
+    assert "added" in channel.data.trace.events[0].description
     assert channel.data.trace.events[0].subchannel_ref.subchannel_id
 
     subchannel, socket = caller.get_subchannel_and_socket(channel)
