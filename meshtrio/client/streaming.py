@@ -1,6 +1,6 @@
 """Streaming calls: objects rather than async generators, so that leaving a loop ends the call.
 
-A `StreamingCall` is a state machine: `CallState`, and the inputs in `_TRANSITIONS`. An attempt may
+A `StreamingCall` is a state machine: `CallState`, and the inputs in `TRANSITIONS`. An attempt may
 be replaced by another until the first reply arrives (gRFC A6); `run_attempts` does so while the
 caller waits for that reply. Requests come from one of three sources: a single message, an iterable
 (sent by a `RequestStream`), or `send_message`, in which case the call is not replayable.
@@ -55,19 +55,21 @@ class CallState(Enum):
     """The call has ended, by its status or from this side. Final."""
 
 
-class _Input(Enum):
+class CallInput(Enum):
+    """What changes the state of a streaming call."""
+
     START = "start"
     OPENED = "opened"
     REPLY = "reply"
     FINISH = "finish"
 
 
-_TRANSITIONS = {
-    (CallState.IDLE, _Input.START): CallState.STARTING,
-    (CallState.STARTING, _Input.OPENED): CallState.OPEN,
-    (CallState.OPEN, _Input.OPENED): CallState.OPEN,  # by a retry
-    (CallState.OPEN, _Input.REPLY): CallState.COMMITTED,
-    **{(state, _Input.FINISH): CallState.FINISHED for state in CallState},
+TRANSITIONS = {
+    (CallState.IDLE, CallInput.START): CallState.STARTING,
+    (CallState.STARTING, CallInput.OPENED): CallState.OPEN,
+    (CallState.OPEN, CallInput.OPENED): CallState.OPEN,  # by a retry
+    (CallState.OPEN, CallInput.REPLY): CallState.COMMITTED,
+    **{(state, CallInput.FINISH): CallState.FINISHED for state in CallState},
 }
 """All others are errors. `FINISH` may be repeated."""
 
@@ -200,8 +202,8 @@ class StreamingCall(AsyncIterator[Any]):
         """State of the call."""
         return self._state
 
-    def _advance(self, event: _Input) -> None:
-        self._state = _TRANSITIONS[self._state, event]
+    def _advance(self, event: CallInput) -> None:
+        self._state = TRANSITIONS[self._state, event]
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class StreamingCall(AsyncIterator[Any]):
         return self._attempt
 
     async def _start(self) -> None:
-        self._advance(_Input.START)
+        self._advance(CallInput.START)
         channel, call = self._channel, self._call
         channel.call_counters.started += 1
         if channel.tracer is not None:
@@ -245,7 +247,7 @@ class StreamingCall(AsyncIterator[Any]):
             attempt.end()
             raise purerpc.CancelledError("the call was cancelled on this side")
         self._attempt = attempt
-        self._advance(_Input.OPENED)
+        self._advance(CallInput.OPENED)
         if self._interceptor_task is not None:
             self._interceptor_task.call.attempt = attempt
         if self._single_message is not None:
@@ -349,7 +351,7 @@ class StreamingCall(AsyncIterator[Any]):
             await self._use_attempt(attempt)
         reply = await attempt.receive()
         if self._state is not _FINISHED:
-            self._advance(_Input.REPLY)
+            self._advance(CallInput.REPLY)
         if self._request_stream is not None:
             self._request_stream.commit()
         return reply
@@ -399,7 +401,7 @@ class StreamingCall(AsyncIterator[Any]):
     def _finish(self, status: CallStatus | None, *, failed: bool) -> None:
         """End the call; `status` is reported to the tracer, None if it was cancelled here."""
         state = self._state
-        self._advance(_Input.FINISH)
+        self._advance(CallInput.FINISH)
         if state is _FINISHED or state is _IDLE:
             return
         self._channel.call_counters.end_call(failed=failed)

@@ -17,6 +17,7 @@ from meshtrio.client.retry.policy import (
     RetryThrottle,
     parse_pushback,
 )
+from meshtrio.errors import CallRefusedError
 from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
 from meshtrio.util.backoff import Backoff
 
@@ -100,6 +101,78 @@ def test_pushback_sets_the_delay_and_starts_the_backoff_again() -> None:
     assert call.next_delay(failure(UNAVAILABLE), 3.0, 0.0) == 3.0
     assert call.next_delay(failure(UNAVAILABLE), NONE, 0.0) == 0.1
     assert call.next_delay(failure(UNAVAILABLE), 3.0, 0.0) is None
+
+
+def refusal(*, reached_server: bool) -> CallRefusedError:
+    return CallRefusedError("no", reached_server=reached_server)
+
+
+def test_a_call_that_never_left_is_retried_without_limit_or_policy() -> None:
+    call = RetryState(None, control())
+    for _ in range(100):
+        delay = call.next_delay(refusal(reached_server=False), NONE, 0.0)
+        assert delay is not None
+        assert call.is_transparent
+        assert 0 < delay < 10
+    assert call.attempts == 1
+
+
+def test_a_refused_call_is_retried_once_then_by_policy() -> None:
+    refused = refusal(reached_server=True)
+    call = RetryState(None, control())
+    assert call.next_delay(refused, NONE, 0.0) is not None
+    assert call.next_delay(refused, NONE, 0.0) is None
+    call = retries()
+    assert call.next_delay(refused, NONE, 0.0) is not None
+    assert (call.is_transparent, call.attempts) == (True, 1)
+    delays = [call.next_delay(refused, NONE, 0.0) for _ in range(4)]
+    assert delays == [0.1, 0.2, 0.4, None]
+    assert not call.is_transparent
+
+
+def test_what_never_left_does_not_use_up_the_transparent_retry_of_a_refusal() -> None:
+    call = RetryState(None, control())
+    for _ in range(3):
+        assert call.next_delay(refusal(reached_server=False), NONE, 0.0) is not None
+    assert call.next_delay(refusal(reached_server=True), NONE, 0.0) is not None
+    assert call.next_delay(refusal(reached_server=False), NONE, 0.0) is not None
+    assert call.next_delay(refusal(reached_server=True), NONE, 0.0) is None
+
+
+def test_transparent_retries_do_not_concern_throttle_and_budget() -> None:
+    throttle = RetryThrottle(RetryThrottling(10, 0.1))
+    found = control(throttle)
+    found.budget = RetryBudget(RetryBudgetConfig(ratio=0.0, min_per_second=0.0))
+    call = RetryState(EXAMPLE, found)
+    assert call.next_delay(refusal(reached_server=True), NONE, 0.0) is not None
+    assert throttle.tokens == 10
+    assert call.next_delay(refusal(reached_server=True), NONE, 0.0) is None
+    assert throttle.tokens == 9
+
+
+def test_no_retry_is_due_after_the_deadline_nor_takes_from_the_budget() -> None:
+    found = control()
+    found.budget = RetryBudget(RetryBudgetConfig(ratio=0.0, min_per_second=0.1))
+    call = RetryState(EXAMPLE, found)
+    assert call.next_delay(failure(UNAVAILABLE), NONE, 5.0, deadline=5.1) is None
+    assert found.budget.withdraw(5.0)
+    assert not found.budget.withdraw(5.0)
+
+
+def test_new_settings_keep_the_share_that_is_left() -> None:
+    throttle = RetryThrottle(RetryThrottling(10, 0.1))
+    for _ in range(6):
+        throttle.on_failure()
+    throttle.reconfigure(RetryThrottling(100, 1))
+    assert (throttle.tokens, throttle.can_retry) == (40, False)
+    budget = RetryBudget(RetryBudgetConfig(ratio=0.0, min_per_second=1.0))
+    assert sum(budget.withdraw(1.0) for _ in range(5)) == 5
+    budget.reconfigure(RetryBudgetConfig(ratio=0.0, min_per_second=2.0))
+    assert sum(budget.withdraw(1.0) for _ in range(50)) == 10
+    budget.reconfigure(RetryBudgetConfig(ratio=0.0, min_per_second=0.0))
+    budget.reconfigure(RetryBudgetConfig(ratio=0.0, min_per_second=1.0))
+    assert not budget.withdraw(1.0)
+    assert budget.withdraw(2.0)
 
 
 def test_pushback_can_say_never() -> None:
