@@ -161,9 +161,13 @@ async def test_interceptors_are_on_one_path_for_all_kinds_of_calls(
             lines.append("suppress")
 
     async with connect_to_echo(short_dir, suppress, servicer=CallbackServicer()) as stub:
-        with pytest.raises(purerpc.UnimplementedError):
+
+        async def call() -> None:
             if kind == "unary":
                 await stub.Echo(echo_request("a"))
             else:
                 [reply async for reply in stub.Chat(echo_requests("a"))]
+
+        with pytest.raises(purerpc.UnimplementedError):
+            await call()
     assert lines == ["enter", "suppress"]
