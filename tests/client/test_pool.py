@@ -42,7 +42,7 @@ async def test_a_feed_that_fails_is_begun_again(
             shared.unsubscribe("key", take)
             await ended.wait()
     assert told == [ServiceState()]
-    assert caplog.text.count("a task of the connection pool failed") == 3
+    assert caplog.text.count("a task of the connection pool crashed") == 3
     assert "CancelScope" not in caplog.text
 
 
