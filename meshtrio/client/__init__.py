@@ -26,7 +26,8 @@ this path, which a test keeps short:
         Attempt.exchange                  send, wait for the reply, translate the status
 
 Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
-until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not the loop.
+until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
+the loop.
 
 A call sees its channel as a `CallDestination` (`call_destination`); `DirectChannel` is one without
 endpoints, over a single connection.

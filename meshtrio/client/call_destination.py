@@ -1,7 +1,7 @@
 """What a call is started on, and what it asks for: `CallDestination`, `Picker`, `CallOptions`.
 
-`CallDestination` is gRPC core's word (src/core/lib/transport/call_destination.h). There are two: a
-`Channel`, which picks an endpoint for each attempt, and a `DirectChannel` over one connection.
+There are two destinations: a `Channel`, which picks an endpoint for each attempt, and a
+`DirectChannel` over one connection. Compare gRPC core's src/core/lib/transport/call_destination.h.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `Channel` is a facade. Its parts: a resolver (`client/resolver`) reports endpoints and service
 config; `client/load_balancer` picks an endpoint for each attempt; `RetryControl` limits retries.
-Calls hold those parts and not the channel where speed matters.
+Calls use those parts directly where a delegating method would cost a frame.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Channel(StubChannel):
         traced: bool = True,
         message_lengths: MessageLengths | None = None,
     ) -> None:
-        """Not for users, who get channels from `connect`.
+        """Not public: `connect` makes channels.
 
         Args:
             name: Name of the service.

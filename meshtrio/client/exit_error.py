@@ -1,4 +1,4 @@
-"""Turns a lost connection into the error that tells how the plugin's process ended."""
+"""Turns a lost connection into an error that reports how the plugin's process ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resolvers: where a channel's endpoints and service config come from.
+"""Resolvers: the source of a channel's endpoints and service config.
 
 A resolver runs for as long as a channel uses it. Channels of the process that use the same one
 share a run of it (`SharedWatch`).

@@ -1,6 +1,6 @@
 """Streaming calls: objects rather than async generators, so that leaving a loop ends the call.
 
-A `StreamingCall` is a state machine: `CallState`, and the inputs in `TRANSITIONS`. An attempt may
+A `StreamingCall` is a state machine (`client/call_state`). An attempt may
 be replaced by another until the first reply arrives (gRFC A6); `run_attempts` does so while the
 caller waits for that reply. Requests come from one of three sources: a single message, an iterable
 (sent by a `RequestStream`), or `send_message`, in which case the call is not replayable.
@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
-from enum import Enum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,16 +22,15 @@ import trio
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_context import CallContext, make_pick_args, make_timeout_error
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.errors import unwrap_exception_group
-from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata
-from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
+from meshtrio.rpc.purerpc_compat import Message, Method
 from meshtrio.rpc.stats import has_succeeded
 from meshtrio.rpc.tracer import STATUS_OK, CallStatus, ClientCallTracer, call_status_for
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
@@ -40,98 +38,8 @@ from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_lo
 T = TypeVar("T")
 
 
-class CallState(Enum):
-    """State of a streaming call."""
-
-    IDLE = "idle"
-    """Not used yet: nothing was sent or counted."""
-    STARTING = "starting"
-    """Interceptors are being entered, and the first attempt opened."""
-    OPEN = "open"
-    """An attempt is under way, and may still be replaced by a retry."""
-    COMMITTED = "committed"
-    """A reply has arrived: there are no more retries."""
-    FINISHED = "finished"
-    """The call has ended, by its status or from this side. Final."""
-
-
-class CallInput(Enum):
-    """What changes the state of a streaming call."""
-
-    START = "start"
-    OPENED = "opened"
-    REPLY = "reply"
-    FINISH = "finish"
-
-
-TRANSITIONS = {
-    (CallState.IDLE, CallInput.START): CallState.STARTING,
-    (CallState.STARTING, CallInput.OPENED): CallState.OPEN,
-    (CallState.OPEN, CallInput.OPENED): CallState.OPEN,  # by a retry
-    (CallState.OPEN, CallInput.REPLY): CallState.COMMITTED,
-    **{(state, CallInput.FINISH): CallState.FINISHED for state in CallState},
-}
-"""All others are errors. `FINISH` may be repeated."""
-
 # Looking up a member of an Enum costs more than the rest of the check that each reply needs.
 _IDLE, _COMMITTED, _FINISHED = CallState.IDLE, CallState.COMMITTED, CallState.FINISHED
-
-
-class StreamUnaryMultiCallable:
-    """A client-streaming method of a stub: `reply = await stub.Method(requests, metadata=…)`."""
-
-    def __init__(self, channel: CallDestination, method: Method) -> None:
-        self._channel = channel
-        self._method = method
-
-    async def __call__(
-        self,
-        messages: AsyncIterable[Message],
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
-    ) -> Any:
-        """Call the method, sending requests while waiting for the reply.
-
-        Args:
-            messages: The requests.
-            metadata: Pairs of key and value; values of keys that end in "-bin" are bytes.
-            compression: Encoding of the requests: "identity" or "gzip".
-            wait_for_ready: See `UnaryUnaryMultiCallable.__call__`.
-            method_config: Overrides the service config for this call.
-
-        Returns:
-            The reply.
-
-        Raises:
-            RpcFailedError: A status other than OK, as purerpc's exception for it.
-            Exception: Whatever `messages` raises.
-
-        Cancellation: the handler is cancelled too.
-        """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        async with StreamingCall(self._channel, self._method, options, messages) as call:
-            return await call.receive_single()
-
-    def start(
-        self,
-        *,
-        metadata: MetadataLike | None = None,
-        compression: str = IDENTITY,
-        wait_for_ready: bool | None = None,
-        method_config: MethodConfig | None = None,
-    ) -> StreamingCall:
-        """Make a call whose requests are sent by `send_message`, for `async with`.
-
-        Args are those of `__call__`, except for the messages.
-
-        Returns:
-            The call. Its reply is received by `receive_message`.
-        """
-        options = CallOptions.create(metadata, compression, wait_for_ready, method_config)
-        return StreamingCall(self._channel, self._method, options)
 
 
 class StreamingCall(AsyncIterator[Any]):
@@ -160,7 +68,7 @@ class StreamingCall(AsyncIterator[Any]):
         *,
         single_message: Message | None = None,
     ) -> None:
-        """Not for users, who get calls from a stub's method.
+        """Not public: a stub's methods make calls.
 
         Args:
             channel: The channel to call on.

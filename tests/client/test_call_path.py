@@ -17,9 +17,9 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 import meshtrio
+from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.channel import connect_to
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.client.streaming import TRANSITIONS, CallInput, CallState
 from meshtrio.rpc.server import Server
 from tests.client.test_channel import serve_on_socket
 from tests.rpc.test_calls import handle_repeat
