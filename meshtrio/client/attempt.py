@@ -12,29 +12,29 @@ import trio
 
 from meshtrio.client.call_context import CallContext
 from meshtrio.client.call_destination import CallTracker, PickResult
+from meshtrio.client.call_status import attempt_status_for
 from meshtrio.client.request_headers import (
     build_attempt_fields,
     encode_attempt_headers,
     fit_header_list,
-    get_metadata_value,
     request_header_list_size,
     with_hash_key,
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.metadata import Metadata
-from meshtrio.grpc.status import DEADLINE_TOLERANCE, error_for_http_status, error_for_status
-from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.purerpc_compat import Message
-from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
+from meshtrio.grpc.metadata import Metadata, get_metadata_value
+from meshtrio.grpc.status import (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    AttemptTracer,
+    DEADLINE_TOLERANCE,
     CallStatus,
-    attempt_status_for,
 )
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.method import Message
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.concurrency import require_trio
 
@@ -222,16 +222,9 @@ class Attempt:
     # -- status ------------------------------------------------------------------------------
 
     def _raise_for_status(self) -> None:
-        trailers, headers = self.stream.trailers, self.stream.headers
-        if trailers is None and headers is not None and headers.http_status != 200:
-            raise error_for_http_status(headers.http_status)
-        if trailers is None:
-            raise purerpc.UnknownError("the peer ended the call without a status")
-        if trailers.code:
-            error = error_for_status(trailers.code, trailers.message)
-            error.trailing_metadata = trailers.metadata
-            error.status_details = trailers.details
-            raise error
+        trailers = self.stream.trailers
+        if trailers is None or trailers.code:
+            raise error_for_call(self.stream.headers, trailers)
         self._success = True
 
     async def _translate_failure(self, failure: purerpc.RpcFailedError) -> Exception:
@@ -321,7 +314,7 @@ class Attempt:
                 return status
         if is_late:
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
-        return CANCELLED, "the caller gave the call up"
+        return CANCELLED, "the caller cancelled the call"
 
 
 def _make_parse_error(error: Exception) -> purerpc.InternalError:

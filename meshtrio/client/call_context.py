@@ -15,12 +15,12 @@ from meshtrio.client.call_destination import (
     CallOptions,
     PickArgs,
 )
-from meshtrio.grpc.message_limits import MessageLimits
 from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.composite_tracer import start_attempt_tracer
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.message_limits import MessageLimits
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import ORIGINAL, AttemptKind, AttemptTracer, ClientCallTracer
 
 _PICK_ARGS = {

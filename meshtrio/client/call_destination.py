@@ -13,14 +13,15 @@ import attrs
 import trio
 
 from meshtrio.client.retry.policy import RetryControl
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
-from meshtrio.grpc.message_limits import MessageLengths
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.rpc.message_limits import MessageLengths
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 

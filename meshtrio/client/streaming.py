@@ -23,16 +23,17 @@ from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_context import CallContext, make_pick_args, make_timeout_error
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
 from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
+from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.metadata import Metadata
+from meshtrio.grpc.status import STATUS_OK, CallStatus
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
-from meshtrio.rpc.purerpc_compat import Message, Method
-from meshtrio.rpc.stats import has_succeeded
-from meshtrio.rpc.tracer import STATUS_OK, CallStatus, ClientCallTracer, call_status_for
+from meshtrio.rpc.method import Message, Method
+from meshtrio.rpc.tracer import ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 
 T = TypeVar("T")
@@ -164,7 +165,7 @@ class StreamingCall(AsyncIterator[Any]):
         # The first request may take long, and the server may be the first to send.
         connection = attempt.pick_result.connection
         connection.flush()
-        connection.counters.messages_sent -= 1  # It counts one for each stream that is opened.
+        connection.counters.streamed_requests += 1
         if self._request_stream is not None:
             await self._request_stream.attach(attempt)
 
@@ -384,7 +385,6 @@ def _end_dropped(
 
 
 def _end_attempt(attempt: Attempt) -> None:
-    if has_succeeded(attempt.stream):
-        # The connection counts one message for each stream that succeeds.
-        attempt.pick_result.connection.counters.messages_received -= 1
+    if attempt.stream.has_succeeded:
+        attempt.pick_result.connection.counters.streamed_replies += 1
     attempt.end()

@@ -11,15 +11,17 @@ import trio
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_context import CallContext, make_pick_args, timeout_scope
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import intercept, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.retry.loop import run_attempts
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import start_client_call_tracer, start_method_tracer
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
-from meshtrio.rpc.tracer import STATUS_OK, ClientCallTracer, MethodTracer, call_status_for
+from meshtrio.rpc.method import Message, MetadataLike, Method
+from meshtrio.rpc.tracer import ClientCallTracer, MethodTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 
 

@@ -21,9 +21,9 @@ from meshtrio.client.call_state import TRANSITIONS, CallInput, CallState
 from meshtrio.client.channel import connect_to
 from meshtrio.client.interceptors import ClientCall
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import handle_repeat
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.handlers import handle_repeat
+from tests.support.servers import serve_on_socket
 
 MAX_DEPTH = 12
 """Frames of ours from the stub's method to the system call, one inside the other."""

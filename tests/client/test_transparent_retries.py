@@ -17,7 +17,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2 import frames
@@ -25,10 +25,10 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import Setting
 from meshtrio.rpc.server import Server
 from meshtrio.transport.listener import unix_listener
-from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
-from tests.client.test_retrying import HEDGING_POLICY, RETRY_POLICY, make_method_config
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import HEDGING_POLICY, RETRY_POLICY, make_method_config
 from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
 
 @attrs.define
