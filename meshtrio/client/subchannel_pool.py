@@ -30,7 +30,8 @@ _RESTART_DELAY = 1.0
 class SubchannelPool:
     """Owns the subchannels and resolver runs of all channels, for `async with`."""
 
-    def __init__(self) -> None:
+    def __init__(self, restart_delay: float = _RESTART_DELAY) -> None:
+        self._restart_delay = restart_delay
         self._subchannels: dict[tuple[Endpoint, ConnectionOptions], Subchannel] = {}
         self._dial_limiter = DialLimiter()
         self._watches: dict[Hashable, SharedWatch] = {}
@@ -99,7 +100,7 @@ class SubchannelPool:
             except Exception:
                 # A bug. It fails the calls of this subchannel, and must not affect others.
                 _log.exception("a task of the connection pool crashed; restarting it")
-            await trio.sleep(_RESTART_DELAY)
+            await trio.sleep(self._restart_delay)
 
     async def _run(self) -> None:
         try:
