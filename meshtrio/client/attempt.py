@@ -42,7 +42,9 @@ _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.C
 """Statuses with which servers end a call at its deadline, by trailers or by RST_STREAM."""
 
 
-_CANCEL = ErrorCode.CANCEL  # To look it up on its class takes longer.
+# Module constants, since looking them up elsewhere takes longer.
+_CANCEL = ErrorCode.CANCEL
+_INFINITE, _PAST = math.inf, -math.inf
 
 
 class Attempt:
@@ -94,10 +96,10 @@ class Attempt:
         options = call.options
         picker = channel.picker
         tracer = call.start_attempt_tracer() if call.tracer is not None else None
-        deadline = math.inf
+        deadline = _INFINITE
         try:
             effective_deadline = trio.current_effective_deadline()
-            if effective_deadline == -math.inf:  # The caller is cancelled.
+            if effective_deadline == _PAST:  # The caller is cancelled.
                 await trio.lowlevel.checkpoint()
             deadline = effective_deadline
             fields = build_attempt_fields(

@@ -176,10 +176,12 @@ class UnaryUnaryMultiCallable:
             config.retry_policy,
             pick_args,
         )
-        exchange = partial(Attempt.exchange, message=message, compress=compress)
         if config.can_use_fast_path:
-            result = await run_attempts(call, exchange)
+            result = await run_attempts(
+                call, partial(Attempt.exchange, message=message, compress=compress)
+            )
         else:
+            exchange = partial(Attempt.exchange, message=message, compress=compress)
             async with timeout_scope(config.timeout):
                 if config.hedging_policy is None:
                     result = await run_attempts(call, exchange)
