@@ -76,7 +76,7 @@ def state_from_message(message: Any) -> ServiceState:
 
 
 def _make_address_fields(address: str) -> dict[str, Any]:
-    """Return the fields of an address; a path that is not UTF-8 has a field of its own, in bytes."""
+    """Return the fields of an address; `path`, in bytes, is for paths that are not UTF-8."""
     text = replace_surrogates(address)
     if text == address:
         return {"address": address}

@@ -16,7 +16,7 @@ def apply_service_tables(
     old_tables: Iterable[StaticServiceConfig],
     new_tables: Iterable[StaticServiceConfig],
 ) -> None:
-    """Update the registry from the old tables to the new ones; unchanged endpoints stay as they are."""
+    """Update the registry from the old tables to the new ones, leaving unchanged endpoints."""
     old_tables, new_tables = list(old_tables), list(new_tables)
     old, new = _list_endpoints(old_tables), _list_endpoints(new_tables)
     for table in new_tables:
