@@ -24,7 +24,6 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import Interceptor
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.discovery import endpoint
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
@@ -35,8 +34,8 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError, UsageError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
-from meshtrio.http2.frames import UNLIMITED
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.http2.limits import UNLIMITED
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
 from meshtrio.services.event_log import EventLog
@@ -45,8 +44,8 @@ from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
 from meshtrio.supervisor.operations import Operations
-from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit
-from meshtrio.supervisor.process.mesh_run import (
+from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
+from meshtrio.supervisor.process.cleanup.mesh_run import (
     PROC_PASS_TIMEOUT,
     PROC_SCAN_TIMED_OUT,
     kill_earlier_runs,
@@ -55,6 +54,7 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
+from meshtrio.transport.dial import connect_socket
 from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
@@ -357,7 +357,7 @@ async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterato
     path = where.address.removeprefix("unix:")
     try:
         (
-            await endpoint.connect_socket(
+            await connect_socket(
                 where.address, where.allowed_server_uids, backlog_timeout=_ACCEPT_TIMEOUT
             )
         ).close()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from meshtrio.supervisor.process.signal_dispositions import default_signals_in_children
+from meshtrio.supervisor.process.spawn.signal_dispositions import (
+    default_signals_in_children,
+)
 
 HANG_GUARD = 300
 """Seconds after which a test that hangs ends the run, with a traceback of every thread."""

@@ -37,7 +37,8 @@ from meshtrio.client.multicallable import make_multicallable
 from meshtrio.contract import TARGET_METADATA_KEY
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
-from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
+from meshtrio.grpc.metadata import encode_metadata
+from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.messages import registry as registry_messages
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.address import Address

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import socket
-
 import attrs
-import trio
 
-from meshtrio.transport import unix_connect
 from meshtrio.util.address import Address, ClientTlsConfig
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.text import replace_surrogates
@@ -17,9 +12,6 @@ RECONNECT_BACKOFF = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.
 """Delays between attempts to reach an endpoint: connections, and calls that it refused."""
 LOCAL_RECONNECT_BACKOFF = attrs.evolve(RECONNECT_BACKOFF, maximum=0.5)
 """As `RECONNECT_BACKOFF`, for endpoints on this machine, where an attempt costs next to nothing."""
-_BACKLOG_RETRY_DELAY, _MAX_BACKLOG_RETRY_DELAY = 0.002, 0.1
-"""Seconds between attempts to connect to a server whose backlog is full."""
-_BACKLOG_FULL_MESSAGE = "its backlog of connections is full: it is overloaded, or stuck"
 REGISTERED_RECONNECT_BACKOFF = attrs.evolve(RECONNECT_BACKOFF, maximum=120.0)
 """As `RECONNECT_BACKOFF`, for endpoints that programs or the config have registered, which may
 never have existed. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; the
@@ -93,66 +85,3 @@ def canonical_target(name: str) -> str:
         return name  # Connecting to the endpoint reports what is wrong with it.
     # gRPC calls the resolver of a host and port "dns"; it asks the system, as we do.
     return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
-
-
-async def connect_socket(
-    address: str, allowed_uids: frozenset[int] | None = None, *, backlog_timeout: float = 0.0
-) -> socket.socket:
-    """Connect to an endpoint's address.
-
-    Args:
-        address: `unix:/path` or `tcp:host:port`.
-        owners: the uids of which a Unix socket's server has to have one, see `unix.connect`. It
-            does nothing on TCP.
-        patience: Seconds to wait for room in the backlog of a Unix socket's server. On TCP the
-            kernel waits.
-
-    Returns:
-        A non-blocking socket that the caller owns.
-
-    Raises:
-        WrongServerError: another user serves there. BlockingIOError: The backlog of a Unix
-        socket's server is full. OSError: Nothing listens there, or this process lacks resources:
-        see `RESOURCE_EXHAUSTED_ERRNOS`. ValueError: The address has another form.
-    """
-    where = Address.parse(address)
-    if where.path:
-        return await _connect_unix(where.path, allowed_uids, backlog_timeout)
-    try:
-        stream = await trio.open_tcp_stream(where.host, where.port)
-    except OSError as exc:
-        raise OSError(_get_errno(exc), _describe_connect_error(exc)) from None
-    return socket.socket(fileno=stream.socket.detach())
-
-
-def _get_errno(exc: OSError) -> int | None:
-    """The error number, or that of the first attempt of trio's that failed."""
-    group = exc.__cause__
-    if exc.errno is None and isinstance(group, BaseExceptionGroup):
-        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
-    return exc.errno
-
-
-def _describe_connect_error(exc: OSError) -> str:
-    """What all attempts of trio's to connect have failed with, which it only says that they did."""
-    group = exc.__cause__
-    if isinstance(group, BaseExceptionGroup):
-        reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
-        return "; ".join(sorted(reasons))
-    return exc.strerror or str(exc)
-
-
-async def _connect_unix(
-    path: str, allowed_uids: frozenset[int] | None, backlog_timeout: float
-) -> socket.socket:
-    """Try until there is room: after EAGAIN of a full backlog there is nothing to wait on."""
-    await trio.lowlevel.checkpoint()
-    until, pause = trio.current_time() + backlog_timeout, _BACKLOG_RETRY_DELAY
-    while True:
-        try:
-            return unix_connect.connect_unix(path, allowed_uids)
-        except BlockingIOError:
-            if trio.current_time() >= until:
-                raise BlockingIOError(errno.EAGAIN, _BACKLOG_FULL_MESSAGE) from None
-        await trio.sleep(pause)
-        pause = min(2 * pause, _MAX_BACKLOG_RETRY_DELAY)

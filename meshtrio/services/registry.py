@@ -23,8 +23,8 @@ from meshtrio.discovery.registry_messages import (
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
+from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import ServerContext
 from meshtrio.services.broadcast_log import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer

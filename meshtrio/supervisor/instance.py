@@ -15,9 +15,9 @@ from meshtrio.supervisor.event_text import format_last_stderr_line
 from meshtrio.supervisor.policy.plan import DesiredState
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
 from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.process.leftover_killer import UnkillableProcess
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
 
 

@@ -26,18 +26,21 @@ from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.policy.state import InstanceState, transition
 from meshtrio.supervisor.probe import Connect, HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process.command import (
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    RunIdentity,
+    get_boot_ticks,
+)
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.command import (
     build_command,
     build_environment,
     check_executable,
     message_length_environment,
     tls_environment,
 )
-from meshtrio.supervisor.process.leftover_killer import RunIdentity, get_boot_ticks
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.start_failures import (
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.start_failures import (
     EXEC_FAILED_STATUSES,
     PROGRAM_ERRNOS,
     explain_start_failure,

@@ -40,7 +40,7 @@ from meshtrio.supervisor.policy.restart import (
     decide,
 )
 from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.process.leftover_killer import RunIdentity
+from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics

@@ -19,8 +19,7 @@ from meshtrio.client.channel import connect_to
 from meshtrio.client.interceptors import ClientCall, call_credentials
 from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import parse_service_config
-from meshtrio.rpc.context import current_call
-from meshtrio.rpc.purerpc_compat import ServerContext
+from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
 from meshtrio.transport.dial import ClientTls
 from tests.client.test_channel import serve_on_socket

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from meshtrio.errors import ConnectionLostError
-from meshtrio.grpc.metadata import frame_message
-from meshtrio.http2.connection import H2Connection as Engine
+from meshtrio.grpc.connection import GrpcConnection as Engine
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import RequestReceived

@@ -18,7 +18,7 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_streams import DownstreamStream
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import reflection_v1

@@ -23,7 +23,6 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
-from meshtrio.rpc.stats import call_stats
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -59,7 +58,7 @@ class ConnectionPair:
         for end in (self.client, self.server):
             assert end.streams == {}
             assert end.engine.open_stream_count == 0
-            calls = call_stats(end)
+            calls = end.statistics().calls
             assert calls.started == calls.succeeded + calls.failed
 
     async def wait_until_idle(self) -> None:

@@ -19,7 +19,6 @@ from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.stats import call_stats
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.metric_families import Distribution
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
@@ -87,7 +86,7 @@ class GatewayHarness:
             assert connection.streams == {}, type(connection)
             assert connection.engine.open_stream_count == 0, type(connection)
             assert not connection.window_waiters
-            calls = call_stats(connection)
+            calls = connection.statistics().calls
             assert calls.started == calls.succeeded + calls.failed, type(connection)
         for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
             calls = channel.call_counters

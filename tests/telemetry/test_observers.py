@@ -19,7 +19,7 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc import channelz_registry, tracer, tracer_dispatch
 from meshtrio.rpc.composite_tracer import current_tracers, use_tracers
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.util.token_bucket import TokenBucket
 from tests.client.test_channel import serve_on_socket

@@ -21,7 +21,7 @@ from meshtrio.client.channel import connect_to
 from meshtrio.grpc.metadata import Metadata, ReceivedText
 from meshtrio.messages import tap
 from meshtrio.rpc.context import current_call
-from meshtrio.rpc.purerpc_compat import Message
+from meshtrio.rpc.method import Message
 from meshtrio.rpc.server import Server
 from meshtrio.services.tap import TapServicer
 from meshtrio.telemetry.binary_log import open_binary_log

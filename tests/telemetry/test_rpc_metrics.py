@@ -18,15 +18,15 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import ClientCall
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import ClientMetrics
 from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
 from tests.client.test_routing import OUTLIER_DETECTION_CONFIG
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, echo_requests
-from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request, echo_requests
 
 ECHO, REPEAT, CHAT = (f"echo.v1.EchoService/{name}" for name in ("Echo", "Repeat", "Chat"))
 SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_message_size"

@@ -34,20 +34,19 @@ from opentelemetry.trace import (
 
 from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata, encode_metadata
+from meshtrio.grpc.status import CANCELLED, CallStatus
 from meshtrio.http2.hpack import codec
 from meshtrio.rpc.composite_tracer import use_tracers
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.message_tracer import MessageTracer
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
-    CANCELLED,
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
-    MessageTracer,
     MethodTracer,
     PickedAttempt,
     ServerCallTracer,
@@ -384,7 +383,7 @@ class _SampledClientCall(ClientCallTracer):
         self._span = span
         self.context = context
         self.name = name
-        self.last_status: CallStatus = (CANCELLED, "the caller gave the call up")
+        self.last_status: CallStatus = (CANCELLED, "the caller cancelled the call")
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
         return self._tracing.start_attempt_span(self, kind, previous_attempts)

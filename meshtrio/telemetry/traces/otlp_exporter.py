@@ -18,13 +18,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.retry.policy import RetryPolicy
 from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.service_state import ServiceState
+from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervisor.process import descriptor_limit
-from meshtrio.supervisor.process.descriptor_limit import DescriptorLimit
+from meshtrio.util import descriptor_limit
+from meshtrio.util.descriptor_limit import DescriptorLimit
 from tests.interop.test_soak import limit_descriptors
 from tests.support.mesh_processes import plugin_table, serve_mesh
 
