@@ -85,7 +85,7 @@ async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> N
                 async with m.connect("other"):
                     pass
                 await m.reload(attrs.evolve(m.config, services=[]))
-                with pytest.raises(purerpc.NotFoundError, match=r"here are: plugin\.echo"):
+                with pytest.raises(purerpc.NotFoundError, match=r"known services: plugin\.echo"):
                     async with m.connect("other"):
                         pass
         # What a caller brings goes before the mesh's.
