@@ -243,7 +243,7 @@ def test_on_tcp_in_plaintext_only_plugins_can_be_called(shared_dir: Path) -> Non
         for name, text in found.items():
             assert text.startswith(f"access.{name}: 127.0.0.1:")
             assert "without a certificate" in text
-        assert "may call every plugin" in running.log
+        assert "can call every plugin" in running.log
 
 
 # -- what is wrong with requests ---------------------------------------------------------------
