@@ -20,9 +20,9 @@ from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
-from tests.client.test_channel import servicer_named
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.servers import servicer_named
 
 ECHO = "echo.v1.EchoService"
 

@@ -20,9 +20,9 @@ from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.hpack.decoder import HeaderDecoder
-from tests.gateway.test_raw import connect_raw_socket, encode_request_headers, send_all
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.raw_calls import connect_raw_socket, encode_request_headers, send_all
 
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())

@@ -27,7 +27,6 @@ from meshtrio.rpc import peer_accounts
 from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.server import Server
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import (
     CallbackServicer,
     RawPeer,
@@ -37,6 +36,7 @@ from tests.support.connection_pairs import (
     echo_request,
 )
 from tests.support.raw_calls import message_data_frames, request_headers_frame
+from tests.support.servers import serve_on_socket
 
 MIB = 1024 * 1024
 JOIN = b"/echo.v1.EchoService/Join"

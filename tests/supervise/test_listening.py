@@ -25,7 +25,7 @@ class Written:
     stdout: int
     stderr: int
     pid: int = 1
-    leader_ended: trio.Event = attrs.field(factory=trio.Event)
+    leader_exited: trio.Event = attrs.field(factory=trio.Event)
 
 
 def pipe_with(data: bytes) -> int:

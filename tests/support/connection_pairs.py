@@ -171,3 +171,10 @@ async def connect_raw_peer(
             await peer.send(preface)
             yield peer
             nursery.cancel_scope.cancel()
+
+
+async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
+    """Keep house as if so much time had passed, and give the answers."""
+    peer.server.check_timeouts(trio.current_time() + seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return peer.read_frames()

@@ -91,7 +91,7 @@ def _make_grpc_exporter(channel: Channel, address: str) -> ExportSpans:
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
             with trio.fail_after(EXPORT_TIMEOUT):
-                reply = await export(request, policy=_EXPORT_METHOD_CONFIG)
+                reply = await export(request, method_config=_EXPORT_METHOD_CONFIG)
         except purerpc.RpcFailedError as exc:
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
