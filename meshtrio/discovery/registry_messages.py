@@ -23,11 +23,11 @@ def make_register_request(
     local: bool | None,
 ) -> Any:
     """Make a RegisterRequest for the path of a Unix socket, or for an address."""
-    where = str(socket)
-    if not where.startswith(("unix:", "tcp:")):
-        where = f"unix:{os.path.abspath(where)}"
+    address = str(socket)
+    if not address.startswith(("unix:", "tcp:")):
+        address = f"unix:{os.path.abspath(address)}"
     request = messages.RegisterRequest(
-        service=service, weight=weight, **_make_address_fields(where)
+        service=service, weight=weight, **_make_address_fields(address)
     )
     if local is not None:
         request.local = local

@@ -56,7 +56,7 @@ def make_external_endpoint(
     Raises:
         ValueError: The address has another form.
     """
-    where = Address.parse(address)
-    priority = LOCAL_PRIORITY if (where.is_unix if local is None else local) else REMOTE_PRIORITY
-    name = f"{where} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
-    return Endpoint(name, str(where), weight=weight, priority=priority, tls=tls)
+    parsed = Address.parse(address)
+    priority = LOCAL_PRIORITY if (parsed.is_unix if local is None else local) else REMOTE_PRIORITY
+    endpoint_id = f"{parsed} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
+    return Endpoint(endpoint_id, str(parsed), weight=weight, priority=priority, tls=tls)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import attrs
 import trio
 
-from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
+from meshtrio.config import GatewayConfig, GatewaySecurity
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import ConfigError, UsageError
+from meshtrio.gateway.configured_services import ConfiguredServices
+from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
@@ -28,7 +29,6 @@ from meshtrio.services.control import ControlServicer
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
-from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.supervisor.operations import Operations
@@ -67,7 +67,9 @@ class MeshServer:
         if metrics is not None:
             gateway_metrics = GatewayMetrics()
             metrics.add_source(gateway_metrics.collect)
-        self._router = Router(registry, _ConfiguredServices(supervisor), gateway_metrics)
+        self._router = Router(
+            registry, ConfiguredServices(lambda: supervisor.config), gateway_metrics
+        )
         self._health = ProxiedHealth(registry, self._router)
         self._servicers = (
             ControlServicer(
@@ -178,29 +180,6 @@ class MeshServer:
             health_source=self._health,
             metrics=self._metrics,
         )[0]
-
-
-class _ConfiguredServices:
-    """Returns the gRPC services that the config lists by service of the mesh.
-
-    The same object is returned while the config is the same.
-    """
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._config: MeshConfig | None = None
-        self._services: Mapping[str, Iterable[str]] = {}
-
-    def __call__(self) -> Mapping[str, Iterable[str]]:
-        if self._supervisor.config is not self._config:
-            self._config = self._supervisor.config
-            services: defaultdict[str, set[str]] = defaultdict(set)
-            for plugin in self._config.plugins:
-                services[plugin.service].update(plugin.services)
-            for table in self._config.services:
-                services[table.name].update(table.services)
-            self._services = services
-        return self._services
 
 
 @contextmanager

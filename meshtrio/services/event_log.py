@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
+from meshtrio.services.broadcast_log import BroadcastLog
+from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.supervisor import events
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 
