@@ -44,7 +44,7 @@ CONSTANTS: tuple[tuple[str, str, str], ...] = (
         "_MAX_UNREAD_SIZE",
         "Bytes that a caller of the gateway may leave unread before its call is given up.",
     ),
-    ("meshtrio.gateway.router", "_MAX_GATEWAYS", "Gateways that a call may pass."),
+    ("meshtrio.gateway.route", "MAX_GATEWAYS", "Gateways that a call may pass."),
     ("meshtrio.client.retry.policy", "MAX_ATTEMPTS", "Attempts of a call."),
     (
         "meshtrio.rpc.connection_limiter",
@@ -144,7 +144,7 @@ TESTS = {
     "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_ring_keeps_the_last_lines_within_its_size",
     "_MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
-    "_MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
+    "MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
     "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
     "DESCRIPTORS_FRACTION": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
     "MAX_MEASURED_SERVICES": "tests/gateway/test_measured.py"
