@@ -48,6 +48,20 @@ object each."""
 _MAX_UNREAD_SIZE = 8 * 1024 * 1024
 """Maximum bytes that wait for a client that does not read."""
 
+# Members as globals: attribute access on an enum class takes 0.2 us in Python 3.11.
+_PICKING = CallState.PICKING
+_REPLAYABLE = CallState.REPLAYABLE
+_COMMITTED = CallState.COMMITTED
+_FLUSHING = CallState.FLUSHING
+_ON_UPSTREAM_OPENED = CallEvent.UPSTREAM_OPENED
+_ON_COMMITTED = CallEvent.COMMITTED
+_ON_REFUSED = CallEvent.REFUSED
+_ON_CONNECTION_LOST = CallEvent.CONNECTION_LOST
+_ON_STATUS_QUEUED = CallEvent.STATUS_QUEUED
+_ON_FLUSHED = CallEvent.FLUSHED
+_ON_DOWNSTREAM_RESET = CallEvent.DOWNSTREAM_RESET
+_ON_DOWNSTREAM_REFUSED = CallEvent.DOWNSTREAM_REFUSED
+
 _rewrite_response_headers = IdentityCache(header_rewrite.rewrite_response_headers)
 _rewrite_trailers = IdentityCache(header_rewrite.rewrite_trailers)
 _DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
@@ -74,7 +88,7 @@ class ProxiedCall:
     )
 
     def __init__(self, router: ChannelProvider, downstream: DownstreamStream, route: Route) -> None:
-        self._state = CallState.PICKING
+        self._state = _PICKING
         self._router = router
         self._downstream = downstream
         self._route = route
@@ -102,7 +116,7 @@ class ProxiedCall:
     @property
     def _is_over(self) -> bool:
         """Whether the outcome is recorded and no upstream stream is left."""
-        return self._state >= CallState.FLUSHING
+        return self._state >= _FLUSHING
 
     def _advance(self, event: CallEvent) -> None:
         self._state = TRANSITIONS[self._state, event]
@@ -217,7 +231,7 @@ class ProxiedCall:
         connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
         channel.call_counters.last_started = connection.counters.last_started = time()
         self._pick_result, self._upstream = pick_result, upstream
-        self._advance(CallEvent.UPSTREAM_OPENED)
+        self._advance(_ON_UPSTREAM_OPENED)
         for data in self._replay_buffer or ():
             upstream.write(data)
         if self._is_request_complete:
@@ -252,7 +266,7 @@ class ProxiedCall:
     def _append_to_replay_buffer(self, data: bytes) -> None:
         assert self._replay_buffer is not None
         self._replay_size += len(data)
-        if self._replay_size > _MAX_REPLAY_SIZE and self._state is CallState.REPLAYABLE:
+        if self._replay_size > _MAX_REPLAY_SIZE and self._state is _REPLAYABLE:
             self._commit()
         elif self._replay_buffer and len(self._replay_buffer[-1]) < _MAX_SMALL_CHUNK:
             self._replay_buffer[-1] += data
@@ -260,18 +274,18 @@ class ProxiedCall:
             self._replay_buffer.append(data)
 
     def _commit(self) -> None:
-        self._advance(CallEvent.COMMITTED)
+        self._advance(_ON_COMMITTED)
         self._replay_buffer = None
 
     def on_downstream_reset(self) -> None:
         self._downstream.listener = None
         status = DEADLINE_EXCEEDED if self._is_deadline_exceeded else CANCELLED
-        self._finish(CallEvent.DOWNSTREAM_RESET, status, success=None)
+        self._finish(_ON_DOWNSTREAM_RESET, status, success=None)
 
     @property
     def has_started(self) -> bool:
         """Whether the call was sent to a plugin."""
-        return self._state is not CallState.PICKING
+        return self._state is not _PICKING
 
     def refuse(self) -> None:
         """End the call with REFUSED_STREAM: no plugin has processed it (RFC 9113 §8.7)."""
@@ -280,7 +294,7 @@ class ProxiedCall:
         if downstream.cancel_on_error is not None:
             downstream.cancel_on_error.cancel()
         status = purerpc.StatusCode.UNAVAILABLE.value
-        self._finish(CallEvent.DOWNSTREAM_REFUSED, status, success=None)
+        self._finish(_ON_DOWNSTREAM_REFUSED, status, success=None)
         downstream.reset(ErrorCode.REFUSED_STREAM)
 
     def abort(self) -> None:
@@ -292,7 +306,7 @@ class ProxiedCall:
     # -- events of the upstream stream -------------------------------------------------------
 
     def on_response_headers(self, headers: ResponseHeaders) -> None:
-        if self._state is CallState.REPLAYABLE:
+        if self._state is _REPLAYABLE:
             self._commit()
         downstream, block = self._downstream, _rewrite_response_headers(headers)
         engine = downstream.connection.engine
@@ -342,7 +356,7 @@ class ProxiedCall:
         if isinstance(error, CallRefusedError) and not self._downstream.headers_sent:
             self._on_refused()
         elif isinstance(error, ConnectionLostError):
-            self._advance(CallEvent.CONNECTION_LOST)
+            self._advance(_ON_CONNECTION_LOST)
             self._replay_buffer = None
             self._downstream.connection.start_soon(self._end_with_exit_info, error)
         elif isinstance(error, purerpc.CancelledError) and self._is_deadline_exceeded:
@@ -357,10 +371,10 @@ class ProxiedCall:
         self._refusal_count += 1
         self._end_attempt(success=None)
         connection = self._downstream.connection
-        if self._state is CallState.COMMITTED:
+        if self._state is _COMMITTED:
             self.refuse()
             return
-        self._advance(CallEvent.REFUSED)
+        self._advance(_ON_REFUSED)
         if isinstance(connection, ServerConnection) and connection.is_refusing:
             connection.refuse_waiting_streams()
         else:
@@ -381,7 +395,7 @@ class ProxiedCall:
             self._downstream.charge_response()
         else:
             self._charge_request()
-        if self._state is CallState.FLUSHING and stream is self._downstream:
+        if self._state is _FLUSHING and stream is self._downstream:
             self._close_if_flushed()
         other = self._downstream if stream is self._upstream else self._upstream
         if other is not None and other.release_window():
@@ -423,13 +437,13 @@ class ProxiedCall:
         self._flush_downstream_after_read()
         if self._downstream.listener is None:
             return  # Flushing has closed the connection, which has reset the call.
-        self._finish(CallEvent.STATUS_QUEUED, code, success=success)
+        self._finish(_ON_STATUS_QUEUED, code, success=success)
         self._close_if_flushed()
 
     def _close_if_flushed(self) -> None:
         """End the downstream stream once the client has taken all of the response."""
         if not self._downstream.buffered_size:
-            self._advance(CallEvent.FLUSHED)
+            self._advance(_ON_FLUSHED)
             self._downstream.listener = None
             self._downstream.reset(ErrorCode.NO_ERROR)
 
