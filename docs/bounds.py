@@ -147,7 +147,7 @@ TESTS = {
     "MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
     "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
     "DESCRIPTORS_FRACTION": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
-    "MAX_MEASURED_SERVICES": "tests/gateway/test_measured.py"
+    "MAX_MEASURED_SERVICES": "tests/gateway/test_gateway_metrics.py"
     "::test_series_are_bounded_whatever_is_registered",
 }
 """By `Class.field` or constant, the test that holds the bound."""
