@@ -49,7 +49,8 @@ from meshtrio.errors import UsageError
 from meshtrio.grpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
-from meshtrio.rpc.server import Server, ServerInterceptor
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.telemetry.logs import plugin_logging as logs

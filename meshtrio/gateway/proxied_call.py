@@ -30,8 +30,8 @@ from meshtrio.grpc.status import (
     header_list_too_large_message,
 )
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.server import ServerConnection
-from meshtrio.rpc.server_call import encode_server_status
+from meshtrio.rpc.rejection import encode_server_status
+from meshtrio.rpc.server_connection import ServerConnection
 
 if TYPE_CHECKING:
     from meshtrio.gateway.router import Route, Router
@@ -382,7 +382,9 @@ class ProxiedCall:
     def _end_with_error(self, error: purerpc.RpcFailedError, success: bool | None = False) -> None:
         """End the call with a status of our own; `success` as it is counted against the plugin."""
         code, message = error.status.status_code, error.status.status_message
-        status = encode_server_status(self._downstream.connection, code, message)
+        status = encode_server_status(
+            self._downstream.connection.max_send_header_list_size, code, message
+        )
         self._send_status(status, code.value, success=success)
         self._downstream.connection.flush()
 

@@ -74,6 +74,11 @@ class Connection:
     ) -> None:
         self.engine = Engine(role, limits)
         self.limits = self.engine.limits
+        # Bound once, because every message goes through them.
+        self.is_send_open = self.engine.is_send_open
+        self.send_headers = self.engine.send_headers
+        self.send_data = self.engine.send_data
+        self.set_receive_window = self.engine.set_receive_window
         self.is_client = role is Role.CLIENT
         self.message_limits = default_message_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
@@ -438,6 +443,11 @@ class Connection:
         calls = self.statistics().calls
         calls.failed = calls.started - calls.succeeded
         return calls
+
+    @property
+    def max_send_header_list_size(self) -> int:
+        """The maximum size of a header list that the peer accepts, in bytes."""
+        return self.engine.max_send_header_list_size
 
     @property
     def transport(self) -> Transport:

@@ -37,6 +37,8 @@ MIN_CALL_MEMORY = 16 * 1024
 """Bytes that a call with its handler takes at least."""
 _MAX_ACCOUNTS = 4096
 """Accounts without a connection or call that are kept."""
+_MAX_CLIENT_ACCOUNTS = 1024
+"""Number of a proxy's client accounts that a connection keeps while they are not in use."""
 _SHARED_BUDGET_FACTOR = 10
 """Processes of one user that may use up their budget of resets at once, and connections of one peer
 that may do so with their budgets of frames without content."""
@@ -325,6 +327,27 @@ class PeerAccounts:
             if idle is not None:
                 del self._accounts[idle]
         account = self._accounts[key] = PeerAccount(" ".join(key), self._limits, parent)
+        return account
+
+
+class ClientAccounts:
+    """The accounts of a proxy's clients on one connection, for which each call is charged."""
+
+    def __init__(self, accounts: PeerAccounts, own_account: ConnectionAccount) -> None:
+        self._accounts, self._own_account = accounts, own_account
+        self._client_accounts: dict[PeerAccount, ConnectionAccount] = {}
+
+    def account_for(self, headers: RequestHeaders) -> ConnectionAccount:
+        """Return the account of the client of a call; the proxy's own if it names no client."""
+        peer_account = self._accounts.for_forwarded_client(headers)
+        if peer_account is None:
+            return self._own_account
+        account = self._client_accounts.get(peer_account)
+        if account is None:
+            if len(self._client_accounts) >= _MAX_CLIENT_ACCOUNTS:
+                in_use = {a: each for a, each in self._client_accounts.items() if each.is_in_use}
+                self._client_accounts = in_use
+            account = self._client_accounts[peer_account] = ConnectionAccount(peer_account)
         return account
 
 

@@ -16,7 +16,8 @@ from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.peer_accounts import PeerAccounts
-from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.peer import Peer
 from meshtrio.util.token_bucket import TokenBucket
 from tests import ROOT

@@ -21,7 +21,8 @@ from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.purerpc_compat import iter_stub_methods
-from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
