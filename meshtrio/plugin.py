@@ -55,7 +55,6 @@ from meshtrio.services.standard import standard_server
 from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
-from meshtrio.transport.peer import session_parent_pid
 from meshtrio.util import standard_streams
 from meshtrio.util.after_fork import reset_signals_in_forks
 from meshtrio.util.concurrency import (
@@ -66,6 +65,7 @@ from meshtrio.util.concurrency import (
 )
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.session import session_parent_pid
 from meshtrio.util.stack_dump import dump_on_sigquit
 
 if TYPE_CHECKING:

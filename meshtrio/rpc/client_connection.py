@@ -32,6 +32,7 @@ class ClientConnection(Connection):
         timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__(transport, Role.CLIENT, limits, timeouts)
+        self._event_handlers[events.ResponseReceived] = self._on_response
         self.is_draining = False
         """Whether no new stream is opened, and the connection closes with its last stream."""
         self.is_peer_shutting_down = False

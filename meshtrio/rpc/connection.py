@@ -3,7 +3,7 @@
 The read loop is the only task that a connection always has. Data is written by the task that sends
 it, directly to the socket; another task writes only while the kernel's buffer is full.
 
-What belongs together: `H2Connection` (the engine) holds the protocol's state, `WriteBuffer` what
+Its parts: `H2Connection` (the engine) holds the protocol's state, `WriteBuffer` what
 the kernel has not taken, `WindowWaiters` the streams that wait for the window, `WriteCoalescer` the
 delay of writes. Subclasses decide what streams are: `ClientConnection` opens them,
 `ServerConnection` serves them.
@@ -140,10 +140,8 @@ class Connection:
             events.ConnectionFailed: self._on_failed,
             events.GoAwayReceived: self._on_goaway,
             events.PingAckReceived: self._on_ping_ack,
-            events.RequestReceived: self._on_request,
-            events.RequestHeadersTooLarge: self._on_request_too_large,
-            events.ResponseReceived: self._on_response,
         }
+        """What handles each event; subclasses add those that only their engine reports."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the connection until the peer closes or breaks it, or `close` is called.
@@ -152,7 +150,7 @@ class Connection:
         of the connection have ended and the socket is closed, also after a cancellation.
         """
         channelz_registry.SOCKETS.add(self.channelz_id, self)
-        cut = True
+        is_cancelled = True
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -166,11 +164,11 @@ class Connection:
                 if self.engine.closed:
                     await self._drain_before_close()
                 nursery.cancel_scope.cancel()
-            cut = False
+            is_cancelled = False
         finally:
             self._mark_closed()
             self._fail_streams()
-            if cut:
+            if is_cancelled:
                 self._on_cancelled()
             self.write_buffer.close()
             if self.account is not None:
@@ -211,58 +209,58 @@ class Connection:
                 await self.loop_share.wait_for_turn()
             self._last_read_at = now()
             cost = _MAX_READ_COST if len(data) > _SMALL_READ_SIZE else 0
-            events_ = engine.receive_data(data, self._last_read_at, cost)
-            for event in events_:
+            new_events = engine.receive_data(data, self._last_read_at, cost)
+            for event in new_events:
                 handle[type(event)](event)
-            received = len(events_)
-            if received > _MAX_UNTIMED_EVENTS or cost:
-                received = await self._process_in_slices(received)
+            event_count = len(new_events)
+            if event_count > _MAX_UNTIMED_EVENTS or cost:
+                event_count = await self._process_in_slices(event_count)
             if (
                 self._needs_finish
                 or engine.incomplete_frame_since is not None
                 or self._streams_with_data
             ):
-                passed_on = self._finish_read()
+                has_flushed_others = self._finish_read()
                 if self._unread_ack_size > HIGH_WATER:
                     await self.write_buffer.wait_drained()
             else:
-                passed_on = False
+                has_flushed_others = False
                 self.flush()
             # In two or three parts, so that the peer works on one while the next is being made.
-            together = received // (2 * _EVENTS_PER_CALL)
-            if together > 1 and not passed_on:
-                await self._write_coalescer.run(together, self.flush)
+            writers = event_count // (2 * _EVENTS_PER_CALL)
+            if writers > 1 and not has_flushed_others:
+                await self._write_coalescer.run(writers, self.flush)
 
-    async def _process_in_slices(self, received: int) -> int:
+    async def _process_in_slices(self, event_count: int) -> int:
         """Process the rest of a large read, in time slices between which other peers get a turn.
 
         Args:
-            received: Number of events of the read that were processed already.
+            event_count: Number of events of the read that were processed already.
 
         Returns:
             The number of events of the last slice.
         """
         engine, share, handle = self.engine, self.loop_share, self._event_handlers
         # Only the order of magnitude of what was processed before matters.
-        began = thread_time() - received * _SECONDS_PER_EVENT
+        began = thread_time() - event_count * _SECONDS_PER_EVENT
         while True:
             while engine.unprocessed_frames is not None:
                 more = engine.receive_data(b"", self._now(), _MAX_READ_COST)
                 for event in more:
                     handle[type(event)](event)
-                received += len(more)
+                event_count += len(more)
                 if thread_time() - began >= share.time_slice:
                     break
             must_wait = share.charge(thread_time() - began)
             if engine.unprocessed_frames is None and not must_wait:
-                return received
+                return event_count
             self._finish_read()
             if self._unread_ack_size > HIGH_WATER:
                 await self.write_buffer.wait_drained()
             await share.wait_for_turn()
-            began, received = thread_time(), 0
+            began, event_count = thread_time(), 0
             if engine.unprocessed_frames is None:
-                return received
+                return event_count
 
     @property
     def _needs_finish(self) -> bool:
@@ -286,8 +284,8 @@ class Connection:
         self._streams_with_data.clear()
         waiting = self.write_buffer.size
         self.flush()
-        passed_on = bool(self.connections_to_flush)
-        if passed_on:
+        has_flushed_others = bool(self.connections_to_flush)
+        if has_flushed_others:
             self._flush_connections()
         # A peer that sends PING or SETTINGS is not read from while it does not read the replies.
         # Messages do not count: two peers that each wait for the other to read would deadlock, and
@@ -295,11 +293,11 @@ class Connection:
         self._unread_ack_size = (
             self._unread_ack_size + self.write_buffer.size - waiting if waiting else 0
         )
-        return passed_on
+        return has_flushed_others
 
     def _flush_connections(self) -> None:
-        passed_on, self.connections_to_flush = self.connections_to_flush, set()
-        for connection in passed_on:
+        connections, self.connections_to_flush = self.connections_to_flush, set()
+        for connection in connections:
             connection.flush()
 
     async def _drain_before_close(self) -> None:
@@ -325,19 +323,19 @@ class Connection:
 
     def check_timeouts(self, now: float) -> None:
         """Enforce the timeouts; called once a second by the owner of the connection."""
-        times, stalled = self.timeouts, self.engine.incomplete_frame_since
+        timeouts, incomplete_since = self.timeouts, self.engine.incomplete_frame_since
         if not self.engine.is_established:
-            if now - self._opened_at > times.handshake:
-                reason = f"the peer did not speak HTTP/2 within {times.handshake:g} s"
+            if now - self._opened_at > timeouts.handshake:
+                reason = f"the peer did not speak HTTP/2 within {timeouts.handshake:g} s"
                 self.close(reason, ErrorCode.SETTINGS_TIMEOUT)
-        elif stalled is not None and now - stalled > times.frame:
-            reason = f"a frame was not finished within {times.frame:g} s"
+        elif incomplete_since is not None and now - incomplete_since > timeouts.frame:
+            reason = f"a frame was not finished within {timeouts.frame:g} s"
             self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
         else:
             self._check_keepalive(now)
             for stream in list(self.streams.values()):
                 since = stream.incomplete_since
-                if since is not None and now - since > times.message:
+                if since is not None and now - since > timeouts.message:
                     self._fail_slow_stream(stream)
 
     def _fail_slow_stream(self, stream: Stream) -> None:
@@ -566,12 +564,3 @@ class Connection:
 
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         """Handle the acknowledgement of a PING."""
-
-    def _on_request(self, event: events.RequestReceived) -> None:
-        raise AssertionError("only a server's engine reports requests")
-
-    def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
-        raise AssertionError("only a server's engine reports requests")
-
-    def _on_response(self, event: events.ResponseReceived) -> None:
-        raise AssertionError("only a client's engine reports responses")

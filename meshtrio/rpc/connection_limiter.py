@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -13,8 +12,6 @@ from collections import Counter
 
 import trio
 
-from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection_reserve import MESH_SLOT, ConnectionReserve
 from meshtrio.transport.peer import Peer, peer_of
@@ -29,13 +26,6 @@ A mesh has two servers, and needs descriptors for itself.
 """
 _OTHER_USERS_FRACTION = 0.5
 """Fraction of all connections that other users than the server's own and root may have."""
-_MAX_REJECTING = 64
-"""Number of rejected connections that are kept open until the client has read the reason."""
-_REJECT_TIMEOUT = 1.0
-"""Seconds for which a rejected connection is kept open."""
-_MAX_DISCARDED_SIZE = 64 * 1024
-"""Size of data, in bytes, after which a rejected connection is closed anyway."""
-
 LimitKey = tuple[str, str]
 """A kind of peer, and its name within that kind."""
 _ALL_CLIENTS: LimitKey = ("all", "clients")
@@ -68,7 +58,6 @@ class ConnectionLimiter:
         self._max_per_peer = min(limits.max_connections_per_peer, self._max_connections)
         self._counts: Counter[LimitKey] = Counter()
         self._log_bucket = TokenBucket(1, 1)
-        self._rejections_in_progress = 0
         self._reserve = ConnectionReserve()
 
     def admit(
@@ -170,37 +159,6 @@ class ConnectionLimiter:
             if not self._counts[key]:
                 del self._counts[key]
 
-    def reject_now(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
-        """Send the reason for a rejection as far as that does not block, and close."""
-        with sock, contextlib.suppress(OSError):
-            if not encrypted:
-                sock.setblocking(False)
-                sock.send(_rejection_frames(reason))
-
-    async def reject(self, sock: socket.socket, reason: str, *, encrypted: bool) -> None:
-        """Send the reason for a rejection in a GOAWAY, and close.
-
-        Closing a TCP socket with unread bytes discards what the client has not read yet, so this
-        waits a moment for the client to close. A socket for TLS is closed without a GOAWAY, which
-        its client would take for a broken handshake.
-        """
-        if encrypted or self._rejections_in_progress >= _MAX_REJECTING:
-            self.reject_now(sock, reason, encrypted=encrypted)
-            return
-        self._rejections_in_progress += 1
-        try:
-            with trio.socket.from_stdlib_socket(sock) as peer, contextlib.suppress(OSError):
-                with trio.move_on_after(_REJECT_TIMEOUT):
-                    await peer.send(_rejection_frames(reason))
-                    peer.shutdown(socket.SHUT_WR)
-                    discarded = 0
-                    while discarded < _MAX_DISCARDED_SIZE and (
-                        data := await peer.recv(_MAX_DISCARDED_SIZE)
-                    ):
-                        discarded += len(data)
-        finally:
-            self._rejections_in_progress -= 1
-
 
 def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
     """Return the keys that a connection counts for, the peer itself first."""
@@ -209,8 +167,3 @@ def _limit_keys(sock: socket.socket, peer: Peer | None) -> list[LimitKey]:
     if peer.uid in (0, os.geteuid()):
         return [("process", str(peer.pid)), _ALL_CLIENTS]
     return [("user", str(peer.uid)), _OTHER_USERS, _ALL_CLIENTS]
-
-
-def _rejection_frames(reason: str) -> bytes:
-    goaway = frames.goaway(0, ErrorCode.ENHANCE_YOUR_CALM, reason.encode())
-    return frames.settings({}) + goaway

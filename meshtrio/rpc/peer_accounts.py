@@ -130,20 +130,20 @@ class PeerAccount:
         busy = self.connections or self.active_calls or self.received or self.working
         return not busy and now >= self._refused_until
 
-    def exceeded_budget(self, kind: str, fraction: float, size: int = 0) -> str:
-        """Return the budget that `size` more bytes would exceed; "" for none.
+    def exceeded_receive_budget(self, size: int, fraction: float) -> str:
+        """Return the budget of which a fraction is exceeded with `size` more received bytes."""
+        held, process_held = self.received + size, PROCESS_MEMORY.received + size
+        return self._exceeded_budget(held, process_held, fraction)
 
-        Args:
-            kind: "received" or "working".
-            fraction: Fraction of the budgets that may be used.
-            size: Number of bytes.
-        """
+    def exceeded_work_budget(self, fraction: float) -> str:
+        """Return the budget of which the working bytes exceed a fraction; "" for none."""
+        return self._exceeded_budget(self.working, PROCESS_MEMORY.working, fraction)
+
+    def _exceeded_budget(self, held: int, process_held: int, fraction: float) -> str:
         limits = self.limits
-        held: int = getattr(self, kind) + size
         if not self.is_trusted and held > limits.peer_memory * fraction:
             return f"peer_memory, {limits.peer_memory} bytes for {self.name}"
-        total: int = getattr(PROCESS_MEMORY, kind) + size
-        if total > limits.process_memory * fraction and (
+        if process_held > limits.process_memory * fraction and (
             held > limits.process_memory * fraction / _OVERLOAD_PEER_DIVISOR
         ):
             return f"process_memory, {limits.process_memory} bytes for all peers"
@@ -231,11 +231,15 @@ class ConnectionAccount:
 
     def exceeded_receive_budget(self, size: int = 0, *, fraction: float = 0.5) -> str:
         """Return the budget that `size` more received bytes would exceed; "" for none."""
-        return self._exceeded_budget("received", fraction, size)
+        return self._exceeds_connection_memory(self.received + size, fraction) or (
+            self.peer_account.exceeded_receive_budget(size, fraction)
+        )
 
     def exceeded_work_budget(self, *, fraction: float = 0.5) -> str:
         """Return the budget that the working bytes exceed; "" for none."""
-        return self._exceeded_budget("working", fraction, 0)
+        return self._exceeds_connection_memory(self.working, fraction) or (
+            self.peer_account.exceeded_work_budget(fraction)
+        )
 
     async def wait_for_work_budget(self) -> None:
         """Wait until calls work with less than half of the budgets.
@@ -259,13 +263,12 @@ class ConnectionAccount:
                 f"use too much of {budget}"
             )
 
-    def _exceeded_budget(self, kind: str, fraction: float, size: int) -> str:
+    def _exceeds_connection_memory(self, held: int, fraction: float) -> str:
         account = self.peer_account
         limit = account.limits.connection_memory
-        held: int = getattr(self, kind) + size
         if not account.is_trusted and held > limit * fraction:
             return f"connection_memory, {limit} bytes"
-        return account.exceeded_budget(kind, fraction, size)
+        return ""
 
 
 class RefusedForAbuseError(Exception):

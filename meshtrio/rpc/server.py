@@ -17,6 +17,7 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import compose_server_tracers, current_tracers
 from meshtrio.rpc.connection_limiter import ConnectionLimiter, TooManyConnectionsError
+from meshtrio.rpc.connection_rejection import ConnectionRejecter
 from meshtrio.rpc.handlers import HandlerTable
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import PeerAccounts, RefusedForAbuseError, trim_process_memory
@@ -24,16 +25,14 @@ from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.rpc.server_connection import AccessCheck, Forwarder, ServerConnection
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters
-from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.timeouts import TimeoutChecker, Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import SocketTransport, Transport
-from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_TIMEOUT_CHECK_INTERVAL = 1.0
 _UNLIMITED_RESETS = 2**62
 
 
@@ -103,6 +102,7 @@ class Server:
         self.tracer = self._default_tracer
         """The tracer of the server's calls; None if no tracer is installed."""
         self._connection_limiter = ConnectionLimiter(self.limits)
+        self._connection_rejecter = ConnectionRejecter()
         self._exit_error: BaseException | None = None
         self._nursery: trio.Nursery | None = None
         self._ssl_context: ssl.SSLContext | None = None
@@ -202,16 +202,10 @@ class Server:
             self._nursery.start_soon(self.on_exit)
 
     async def _check_timeouts_periodically(self) -> None:
-        due = trio.current_time() + _TIMEOUT_CHECK_INTERVAL
+        checker = TimeoutChecker()
         while True:
-            await sleep_until_tick(_TIMEOUT_CHECK_INTERVAL)
+            await checker.check_next(self.connections)
             self._acceptor.refill_spare_descriptors()
-            now = trio.current_time()
-            # If this process was suspended, what peers have sent meanwhile must be read first.
-            if now < due + _TIMEOUT_CHECK_INTERVAL:
-                for connection in list(self.connections):
-                    connection.check_timeouts(now)
-            due = now + _TIMEOUT_CHECK_INTERVAL
             await trim_process_memory()
 
     def _on_accept(self, sock: socket.socket, out_of_descriptors: bool) -> None:
@@ -228,9 +222,9 @@ class Server:
             return
         except (TooManyConnectionsError, RefusedForAbuseError) as exc:
             if out_of_descriptors:
-                self._connection_limiter.reject_now(sock, str(exc), encrypted=encrypted)
+                self._connection_rejecter.reject_now(sock, str(exc), encrypted=encrypted)
                 return
-            reject = partial(self._connection_limiter.reject, encrypted=encrypted)
+            reject = partial(self._connection_rejecter.reject, encrypted=encrypted)
             self._nursery.start_soon(reject, sock, str(exc))
             return
         try:

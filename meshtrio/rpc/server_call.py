@@ -207,9 +207,9 @@ class ServerCall:
         return scope
 
     def _status_when_cancelled(self) -> _PurerpcStatus:
-        failure = self._stream.error
-        if failure is not None:
-            return failure.status.status_code, failure.status.status_message
+        error = self._stream.error
+        if error is not None:
+            return error.status.status_code, error.status.status_message
         return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
 
     async def _run_with_interceptors(self) -> Any:
@@ -224,9 +224,9 @@ class ServerCall:
         if self._stream.error is not None:
             raise self._stream.error
         method = self._handler.method
-        ledger = self._stream.account
-        if ledger is not None and ledger.peer_account.working and self._handler.is_counted:
-            await ledger.wait_for_work_budget()
+        account = self._stream.account
+        if account is not None and account.peer_account.working and self._handler.is_counted:
+            await account.wait_for_work_budget()
         if self._connection.reply_sizes:
             self._charge_expected_reply(method.path)
         if method.client_streams:
@@ -275,28 +275,30 @@ class ServerCall:
         if len(data) > _LARGE_REPLY_SIZE:
             sizes = self._connection.reply_sizes
             sizes[method.path] = max(len(data), sizes.get(method.path, 0))
-        request = self._context
-        head = trailers = b""
+        context = self._context
+        headers = trailers = b""
         if not self._stream.headers_sent:
             block = self._encode_headers()
-            head = (
+            headers = (
                 RESPONSE_HEADERS.data
                 if block is RESPONSE_HEADERS
                 else self._ensure_fits_peer(block)
             )
-        if is_last and not request.trailing_metadata:
+        if is_last and not context.trailing_metadata:
             trailers = _OK_TRAILERS.data
         elif is_last:
             trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
-        compressed = request.compress and self._negotiated_encoding() != IDENTITY
-        await self._stream.send(data, compressed=compressed, headers=head, trailers=trailers)
+        compressed = context.compress and self._negotiated_encoding() != IDENTITY
+        await self._stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
 
     def _negotiated_encoding(self) -> str:
         """Return the encoding that the handler has set, if the caller accepts it."""
-        asked = self._context.compression
-        if asked not in ENCODINGS:
-            raise ValueError(f"unknown compression {asked!r}; choose from {', '.join(ENCODINGS)}")
-        return asked if asked in self._headers.accept_encoding else IDENTITY
+        encoding = self._context.compression
+        if encoding not in ENCODINGS:
+            raise ValueError(
+                f"unknown compression {encoding!r}; choose from {', '.join(ENCODINGS)}"
+            )
+        return encoding if encoding in self._headers.accept_encoding else IDENTITY
 
     def _ensure_fits_peer(self, block: HeaderBlock) -> bytes:
         """Return the bytes of a block. Raises ResourceExhaustedError if it is too large."""
@@ -310,8 +312,8 @@ class ServerCall:
         self, code: purerpc.StatusCode, message: str, headers_size: int = 0
     ) -> HeaderBlock:
         """Encode trailers that fit together with response headers of a size, in bytes."""
-        request = self._context
-        metadata = encode_metadata(tuple(request.trailing_metadata))
+        context = self._context
+        metadata = encode_metadata(tuple(context.trailing_metadata))
         if code is _OK:
             return (
                 HeaderBlock.encode([(b"grpc-status", b"0"), *metadata])
@@ -322,17 +324,17 @@ class ServerCall:
         return encode_trailers(
             code.value,
             message,
-            request.status_details,
+            context.status_details,
             metadata,
             max_size=room,
             max_message_size=MAX_STATUS_MESSAGE_SIZE,
         )
 
     def _encode_headers(self) -> HeaderBlock:
-        request = self._context
-        if not request.initial_metadata and request.compression == IDENTITY:
+        context = self._context
+        if not context.initial_metadata and context.compression == IDENTITY:
             return RESPONSE_HEADERS
-        fields = encode_metadata(tuple(request.initial_metadata))
+        fields = encode_metadata(tuple(context.initial_metadata))
         if self._negotiated_encoding() != IDENTITY:
             fields.append((b"grpc-encoding", self._negotiated_encoding().encode()))
         return RESPONSE_HEADERS + HeaderBlock.encode(fields)
@@ -375,10 +377,10 @@ class ServerCall:
     def _drop_metadata(self, exc: Exception) -> _PurerpcStatus:
         """Drop the handler's metadata, which cannot be sent, and return the status that says so."""
         _log.error("%s: the handler's metadata cannot be sent: %s", self._headers.path, exc)
-        request = self._context
-        request.initial_metadata = request.trailing_metadata = ()
-        request.status_details = b""
-        request.compression = IDENTITY
+        context = self._context
+        context.initial_metadata = context.trailing_metadata = ()
+        context.status_details = b""
+        context.compression = IDENTITY
         if isinstance(exc, purerpc.ResourceExhaustedError):
             return exc.status.status_code, exc.status.status_message
         return purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
@@ -391,13 +393,17 @@ class ServerCall:
         """
         if self._stream.headers_sent:
             return [self._ensure_fits_peer(self._encode_trailers(code, message))]
-        head = self._encode_headers()
+        headers = self._encode_headers()
         if self._context.initial_metadata:
             return [
-                self._ensure_fits_peer(head),
+                self._ensure_fits_peer(headers),
                 self._ensure_fits_peer(self._encode_trailers(code, message)),
             ]
-        return [self._ensure_fits_peer(head + self._encode_trailers(code, message, head.list_size))]
+        return [
+            self._ensure_fits_peer(
+                headers + self._encode_trailers(code, message, headers.list_size)
+            )
+        ]
 
 
 def _parse_request(parse: Any, data: bytes) -> Any:

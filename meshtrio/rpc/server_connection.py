@@ -105,6 +105,10 @@ class ServerConnection(Connection):
 
     def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
         super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
+        self._event_handlers |= {
+            events.RequestReceived: self._on_request,
+            events.RequestHeadersTooLarge: self._on_request_too_large,
+        }
         self._server = server
         self._find_handler = server.handler_table.find
         self._forwarder, self._check_access = server.forwarder, server.check_access

@@ -578,7 +578,7 @@ class Stream(ReceiveBuffer):
             notify_tracer_in_read_loop(self.path, self.message_tracer.half_close_received)
 
     def _fail_receive(self, error: purerpc.RpcFailedError) -> None:
-        """Fail for what was received, which may be found out after the end has come."""
+        """Fail because of what was received; the stream may have ended meanwhile."""
         if self.send_closed and self.error is None:
             self.error = error
         else:

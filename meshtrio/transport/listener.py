@@ -47,7 +47,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
             sock.bind(path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
-        ours, pid = os.lstat(path), os.getpid()
+        status, pid = os.lstat(path), os.getpid()
         sock.setblocking(False)
         sock.listen(_BACKLOG)
         try:
@@ -55,7 +55,7 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 # A forked child must not remove its parent's path.
-                if os.getpid() == pid and os.path.samestat(os.lstat(path), ours):
+                if os.getpid() == pid and os.path.samestat(os.lstat(path), status):
                     os.unlink(path)
 
 
@@ -92,9 +92,9 @@ def tcp_listener(address: str) -> Iterator[socket.socket]:
         UsageError: The address is malformed or cannot be bound.
     """
     try:
-        where = Address.parse(address)
-        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-        sock = socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
+        parsed = Address.parse(address)
+        family = socket.AF_INET6 if ":" in parsed.host else socket.AF_INET
+        sock = socket.create_server((parsed.host, parsed.port), family=family, backlog=_BACKLOG)
     except OSError as exc:
         # The standard library's message repeats the address.
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -66,8 +64,8 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
     """
     if sock.family == socket.AF_UNIX:
         size = _UCRED.size
-        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid, gid = _UCRED.unpack(found)
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = _UCRED.unpack(credentials)
         return Peer(pid=pid, uid=uid, gid=gid, groups=(gid, *_supplementary_groups(sock)))
     host, port = sock.getpeername()[:2]
     certificate = certificate or {}
@@ -83,21 +81,7 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
 def _supplementary_groups(sock: socket.socket) -> tuple[int, ...]:
     """Return the supplementary groups; none if the kernel does not report them."""
     try:
-        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:
         return ()
-    return struct.unpack(f"{len(found) // 4}I", found)
-
-
-def session_parent_pid() -> int:
-    """Return the parent of this process's session leader: in a plugin, the pid of the mesh.
-
-    A mesh starts each plugin in a session of its own, whose leader may be a shell that has started
-    this process.
-    """
-    try:
-        stat = Path(f"/proc/{os.getsid(0)}/stat").read_bytes()
-        # The command name in parentheses may contain anything.
-        return int(stat.rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return os.getppid()
+    return struct.unpack(f"{len(groups) // 4}I", groups)

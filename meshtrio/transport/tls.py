@@ -7,8 +7,11 @@ import socket
 import ssl
 from pathlib import Path
 
+import attrs
+
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, SocketTransport
+from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.regular_files import copy_pem_to_memfd
 
 _ALPN_PROTOCOL = "h2"
@@ -130,6 +133,37 @@ class TlsTransport:
 
     def close(self) -> None:
         self._socket_transport.close()
+
+
+@attrs.frozen
+class ClientTls:
+    """How a client speaks TLS to a server.
+
+    Args:
+        context: An `ssl.SSLContext` for clients.
+        server_hostname: The name that the server's certificate must bear; the host of the address
+            by default.
+    """
+
+    context: ssl.SSLContext
+    server_hostname: str | None = None
+
+    @classmethod
+    def load(cls, config: ClientTlsConfig) -> ClientTls:
+        """Read the PEM files that a config names; blocks.
+
+        Raises:
+            OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
+        """
+        with (
+            copy_pem_to_memfd(config.ca) as ca,
+            copy_pem_to_memfd(config.certificate) as certificate,
+            copy_pem_to_memfd(config.key) as key,
+        ):
+            context = ssl.create_default_context(cafile=ca)
+            if certificate is not None:
+                context.load_cert_chain(certificate, key)
+        return cls(context, config.server_name)
 
 
 def make_server_ssl_context(

@@ -53,16 +53,16 @@ def connect_unix(path: str, allowed_uids: frozenset[int] | None = None) -> socke
     # O_PATH does not wait for the other end of a FIFO, and needs no read permission.
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(file)
-        if stat.S_ISLNK(found.st_mode):
+        status = os.fstat(file)
+        if stat.S_ISLNK(status.st_mode):
             raise WrongServerError("its socket is a symbolic link, which is not followed")
-        if not stat.S_ISSOCK(found.st_mode):
+        if not stat.S_ISSOCK(status.st_mode):
             raise WrongServerError("what is at its path is not a socket")
         by_descriptor = f"/proc/self/fd/{file}"
         # Without /proc the path is used: what is verified below is the connection itself.
         sock = _connect(by_descriptor if os.path.lexists(by_descriptor) else path)
         try:
-            _check_server_uid(sock, allowed_uids, found.st_uid)
+            _check_server_uid(sock, allowed_uids, status.st_uid)
         except BaseException:
             sock.close()
             raise
@@ -83,11 +83,11 @@ def _connect(path: str) -> socket.socket:
 
 
 def _check_server_uid(sock: socket.socket, allowed_uids: frozenset[int], file_uid: int) -> None:
-    found = peer_of(sock).uid
-    if found in allowed_uids or (found == file_uid and _is_in_uid_namespace()):
+    uid = peer_of(sock).uid
+    if uid in allowed_uids or (uid == file_uid and _is_in_uid_namespace()):
         return
-    wanted = " or ".join(f"uid {uid}" for uid in sorted(allowed_uids))
-    raise WrongServerError(f"its socket is served by uid {found}, not by {wanted}")
+    wanted = " or ".join(f"uid {each}" for each in sorted(allowed_uids))
+    raise WrongServerError(f"its socket is served by uid {uid}, not by {wanted}")
 
 
 @cache

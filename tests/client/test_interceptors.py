@@ -21,7 +21,7 @@ from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from tests.client.test_channel import serve_on_socket
 from tests.rpc.test_calls import handle_chat, handle_repeat
 from tests.rpc.test_tls import TEST_CA, client_context, server_context

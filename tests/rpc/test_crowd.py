@@ -25,7 +25,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests.client.test_channel import serve_on_socket
 from tests.rpc.test_calls import handle_echo

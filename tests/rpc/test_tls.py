@@ -17,7 +17,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from tests.rpc.test_calls import handle_chat, handle_echo, handle_repeat
 from tests.support.connection_pairs import CallbackServicer, echo_request
 
