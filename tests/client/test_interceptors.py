@@ -23,10 +23,10 @@ from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
 from meshtrio.transport.tls import ClientTls
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import handle_chat, handle_repeat
-from tests.rpc.test_tls import TEST_CA, client_context, server_context
-from tests.rpc.test_tls import serve_on_tcp as serving_tls
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.handlers import handle_chat, handle_repeat
+from tests.support.tls_servers import TEST_CA, client_context, server_context
+from tests.support.tls_servers import serve_on_tcp as serving_tls
 
 
 async def told(message: EchoRequest, request: Any) -> EchoReply:

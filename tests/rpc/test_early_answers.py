@@ -23,8 +23,6 @@ from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.rpc.test_attacks import run_timeouts_after
-from tests.rpc.test_robustness import request_headers_frame
 from tests.support.connection_pairs import (
     CallbackServicer,
     RawPeer,
@@ -33,6 +31,7 @@ from tests.support.connection_pairs import (
     echo_request,
     make_stub,
 )
+from tests.support.raw_calls import request_headers_frame, run_timeouts_after
 
 JOIN, UNKNOWN = b"/echo.v1.EchoService/Join", b"/no.Such/Method"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())

@@ -11,7 +11,6 @@ from echo.v1.echo_pb2 import EchoReply
 
 from meshtrio.grpc.trailers import encode_trailers
 from meshtrio.http2.limits import Limits
-from tests.rpc.test_calls import repeat_request
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -19,6 +18,7 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
 )
+from tests.support.handlers import repeat_request
 
 SMALL = Limits(max_header_list_size=2048)
 

@@ -23,7 +23,6 @@ from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import background_service
-from tests.rpc.test_tls import TEST_CA, client_context, server_context
 from tests.support.channelz_client import (
     ChannelzTarget,
     assert_not_found,
@@ -41,6 +40,7 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.tls_servers import TEST_CA, client_context, server_context
 from tests.system.test_grpcurl import run_grpcurl
 
 READY = pb.ChannelConnectivityState.READY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -12,6 +13,10 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack.codec import HeaderDecoder
+from tests.support.connection_pairs import (
+    RawPeer,
+)
 
 ECHO_PATH = b"/echo.v1.EchoService/Echo"
 
@@ -64,3 +69,21 @@ async def attack_and_read_goaway(path: Path, attack: bytes) -> str:
                     if kind == FrameType.PING and flags == frames.ACK:
                         return ""
         raise AssertionError("closed without a reason")
+
+
+async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
+    """Keep house as if so much time had passed, and give the answers."""
+    peer.server.check_timeouts(trio.current_time() + seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return peer.read_frames()
+
+
+def decode_sent_headers(peer: RawPeer) -> list[tuple[bytes, bytes]]:
+    """The fields of all header blocks that the server has sent since the last time."""
+    decoder = HeaderDecoder(2**20)
+    return [
+        field
+        for kind, _, stream_id, payload in peer.read_frames()
+        if kind == FrameType.HEADERS and stream_id
+        for field in decoder.decode(payload, tuple)
+    ]

@@ -24,8 +24,8 @@ from meshtrio.messages import tap
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,

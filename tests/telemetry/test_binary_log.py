@@ -31,7 +31,6 @@ from tests.client.test_retrying import (
     make_method_config,
     unavailable_errors,
 )
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
 from tests.support.binary_logs import Entry, entry_metadata, entry_types, split_by_logger
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -39,6 +38,7 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
 
 UNARY = [
     "CLIENT_HEADER",

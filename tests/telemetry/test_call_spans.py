@@ -30,8 +30,8 @@ from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.telemetry.traces.pipeline import export_traces
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import run_collector
 from tests.telemetry.test_encoding import SequentialIdGenerator
 

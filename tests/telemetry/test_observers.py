@@ -23,8 +23,8 @@ from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.util.token_bucket import TokenBucket
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.handlers import ECHO_SERVICER
 
 
 class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):

@@ -25,8 +25,8 @@ from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import ClientMetrics
 from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
 from tests.client.test_routing import OUTLIER_DETECTION_CONFIG
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, echo_requests
-from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request, echo_requests
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
 
 ECHO, REPEAT, CHAT = (f"echo.v1.EchoService/{name}" for name in ("Echo", "Repeat", "Chat"))
 SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_message_size"

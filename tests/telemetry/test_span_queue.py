@@ -27,8 +27,8 @@ from meshtrio.telemetry.traces.batch_span_processor import (
 )
 from meshtrio.telemetry.traces.pipeline import TracePipeline, export_traces
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import run_collector
 
 

@@ -27,8 +27,8 @@ from meshtrio.telemetry.traces import Tracing
 from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
 from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
 from tests.telemetry.test_rpc_metrics import make_servicer_failing_with
 
 PARENT_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -14,7 +14,6 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
-from tests.rpc.test_calls import handle_chat, handle_join, handle_repeat
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -23,6 +22,7 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
+from tests.support.handlers import handle_chat, handle_join, handle_repeat
 
 Counts = tuple[int, int, int]
 
