@@ -27,7 +27,6 @@ from meshtrio.client.retry.policy import RetryState
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
 from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.message_limits import MessageLimits
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.grpc.status import STATUS_OK
@@ -36,6 +35,7 @@ from meshtrio.rpc.composite_tracer import (
     start_client_call_tracer,
     start_method_tracer,
 )
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.method import Message, MetadataLike, Method
 from meshtrio.rpc.tracer import (
     HEDGE,

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 from attrs.validators import ge
 
 from meshtrio import contract
 from meshtrio.config.otlp_endpoint import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_HEADERS,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
     OtlpEndpoint,
     headers_from_environment,
     normalize_headers,
 )
 from meshtrio.util.address import Address, ClientTlsConfig
-
-if TYPE_CHECKING:
-    from meshtrio.config.plugin import PluginConfig
 
 _MIB = 2**20
 METRICS_FROM_MESH, METRICS_OFF = contract.METRICS_FROM_MESH, "off"
@@ -151,52 +143,3 @@ class TelemetryConfig:
     def max_binary_log_bytes(self) -> int:
         """Of one file of a binary log."""
         return self.binary_log_size * _MIB
-
-    def plugin_environment(self, plugin: PluginConfig, number: int, slot: int) -> dict[str, str]:
-        """What an instance is told; `place` 1 is its successor's."""
-        told = {}
-        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
-            base = parse_host_port(plugin.metrics)
-            port = base.port + number + slot * plugin.instances
-            told[contract.PLUGIN_METRICS] = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
-        elif plugin.metrics == METRICS_FROM_MESH and self.metrics is not None:
-            told[contract.PLUGIN_METRICS] = METRICS_FROM_MESH
-        if told and self.experimental:
-            told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-        if self.otlp_endpoint is not None:
-            about = self._tracing_environment(plugin.service, number)
-            # A plugin that sends its spans elsewhere does so by its own rules.
-            if (
-                not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT}
-                & plugin.env.keys()
-            ):
-                about |= self.otlp_endpoint.environment
-            # What is said for traces would go before what it says for all signals.
-            if OTEL_EXPORTER_OTLP_HEADERS in plugin.env:
-                about.pop(OTEL_EXPORTER_OTLP_TRACES_HEADERS, None)
-            told |= {key: value for key, value in about.items() if key not in plugin.env}
-        return told
-
-    def binary_log_environment(self, plugin: PluginConfig, runtime_dir: Path) -> dict[str, str]:
-        """What it is told of binary logs."""
-        wanted = plugin.env.get(contract.GRPC_BINARY_LOG_FILTER, self.binary_log)
-        if wanted is None:
-            return {}
-        return {
-            contract.GRPC_BINARY_LOG_FILTER: wanted,
-            contract.PLUGIN_BINARY_LOG_FOLDER: str(
-                self.binary_log_directory(runtime_dir).absolute()
-            ),
-            contract.PLUGIN_BINARY_LOG_SIZE: str(self.max_binary_log_bytes),
-            contract.PLUGIN_BINARY_LOG_FILES: str(self.binary_log_files),
-        }
-
-    def _tracing_environment(self, service: str, number: int) -> dict[str, str]:
-        """Source: OpenTelemetry Environment Variable Specification."""
-        return {
-            "OTEL_TRACES_EXPORTER": "otlp",
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": f"{self.sampling:g}",
-            "OTEL_SERVICE_NAME": service,
-            "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={number}",
-        }

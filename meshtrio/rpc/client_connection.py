@@ -8,12 +8,13 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.status import error_for_response
+from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.errors import error_for_response
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
@@ -118,7 +119,7 @@ class ClientConnection(Connection):
         self.established.set()
         self._slot_waiters.unpark_all()
 
-    def _on_response(self, event: events.ResponseReceived) -> None:
+    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return

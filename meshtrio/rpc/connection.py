@@ -3,7 +3,7 @@
 The read loop is the only task that a connection always has. Data is written by the task that sends
 it, directly to the socket; another task writes only while the kernel's buffer is full.
 
-Its parts: `H2Connection` (the engine) holds the protocol's state, `WriteBuffer` what
+Its parts: `GrpcConnection` (the engine) holds the protocol's state, `WriteBuffer` what
 the kernel has not taken, `WindowWaiters` the streams that wait for the window, `WriteCoalescer` the
 delay of writes. Subclasses decide what streams are: `ClientConnection` opens them,
 `ServerConnection` serves them.
@@ -22,14 +22,16 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.message_limits import default_message_limits
-from meshtrio.grpc.status import error_for_reset
+from meshtrio.grpc.connection import GrpcConnection
+from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
@@ -80,7 +82,7 @@ class Connection:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        self.engine = H2Connection(role, limits)
+        self.engine = GrpcConnection(role, limits)
         self.limits = self.engine.limits
         # Bound once, because every message goes through them.
         self.is_send_open = self.engine.is_send_open
@@ -509,7 +511,7 @@ class Connection:
             if not event.end_stream:
                 self._streams_with_data.add(stream)
 
-    def _on_trailers(self, event: events.TrailersReceived) -> None:
+    def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.on_end_stream(event.trailers)

@@ -9,11 +9,10 @@ import purerpc
 import trio
 
 from meshtrio.grpc.compression import IDENTITY
+from meshtrio.grpc.framing import MESSAGE_PREFIX_SIZE, MessageReader, MessageTooLargeError
 from meshtrio.grpc.headers import Trailers
-from meshtrio.grpc.message_limits import MessageLimits
-from meshtrio.grpc.metadata import MESSAGE_PREFIX_SIZE, MessageReader
-from meshtrio.http2.errors import MessageTooLargeError
 from meshtrio.rpc.accounted_stream import AccountedStream
+from meshtrio.rpc.message_limits import MessageLimits
 
 _MAX_PARSED_MESSAGES = 256
 """Number of waiting messages from which on DATA is kept unparsed."""

@@ -9,29 +9,27 @@ import purerpc
 import trio
 
 from meshtrio.grpc.compression import ENCODINGS
+from meshtrio.grpc.header_builder import (
+    ACCEPT_ENCODING,
+    DEFAULT_RESPONSE_HEADERS,
+    build_http_response,
+    build_trailers,
+)
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CallStatus
-from meshtrio.grpc.trailers import encode_trailers
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.handlers import UnavailableService
 from meshtrio.rpc.method import Handler
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 
-RESPONSE_HEADERS = HeaderBlock.encode(
-    [(b":status", b"200"), (b"content-type", b"application/grpc+proto")]
-)
-"""The response headers of a call without metadata and compression."""
 MAX_STATUS_MESSAGE_SIZE = 4096
 """Maximum size of an encoded status message, in bytes; longer ones are truncated.
 
 Peers limit their header lists, by default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core).
 """
-_ACCEPT_ENCODING = HeaderBlock.encode([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
-_NON_GRPC_HEADERS = codec.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
-_TOO_LARGE_HEADERS = codec.encode([(b":status", b"431")])
+_NON_GRPC_HEADERS = build_http_response(415, b"text/plain").data
+_TOO_LARGE_HEADERS = build_http_response(431).data
 _NON_GRPC_TIMEOUT = 5.0
 """Seconds to wait for the end of a request that is not gRPC before the response is sent."""
 _NON_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
@@ -60,12 +58,10 @@ def encode_server_status(
 
     They fit into a header list of their own, or behind the response headers (Trailers-Only).
     """
-    headers_size = RESPONSE_HEADERS.list_size + _ACCEPT_ENCODING.list_size
-    return encode_trailers(
+    headers_size = DEFAULT_RESPONSE_HEADERS.list_size + ACCEPT_ENCODING.list_size
+    return build_trailers(
         code.value,
         message,
-        b"",
-        [],
         max_size=max_header_list_size - headers_size,
         max_message_size=MAX_STATUS_MESSAGE_SIZE,
     ).data
@@ -82,7 +78,7 @@ def send_trailers_only(
     # The peer may have reset the stream in the same read.
     if connection.is_send_open(stream_id):
         trailers = encode_server_status(connection.max_send_header_list_size, code, message)
-        block = RESPONSE_HEADERS.data + extra_headers + trailers
+        block = DEFAULT_RESPONSE_HEADERS.data + extra_headers + trailers
         connection.send_headers(stream_id, block, end_stream=True)
         connection.finish_stream(stream_id)
     connection.counters.failed += 1
@@ -107,7 +103,7 @@ def reject_if_unservable(
     if headers.encoding not in ENCODINGS:
         message = f"messages in encoding {headers.encoding!r} are not understood"
         return send_trailers_only(
-            connection, stream_id, unimplemented, message, _ACCEPT_ENCODING.data
+            connection, stream_id, unimplemented, message, ACCEPT_ENCODING.data
         )
     return None
 

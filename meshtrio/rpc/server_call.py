@@ -15,15 +15,20 @@ import trio
 
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.header_builder import (
+    DEFAULT_RESPONSE_HEADERS,
+    OK_TRAILERS,
+    build_response_headers,
+    build_trailers,
+)
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
 from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
-from meshtrio.grpc.trailers import encode_trailers
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
-from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE, RESPONSE_HEADERS
+from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
@@ -33,7 +38,6 @@ from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_OK_TRAILERS = HeaderBlock.encode([(b"grpc-status", b"0")])
 _LARGE_REPLY_SIZE = 64 * 1024
 """Size of a reply, in bytes, from which on calls of its method are expected to need as much."""
 
@@ -280,12 +284,12 @@ class ServerCall:
         if not self._stream.headers_sent:
             block = self._encode_headers()
             headers = (
-                RESPONSE_HEADERS.data
-                if block is RESPONSE_HEADERS
+                DEFAULT_RESPONSE_HEADERS.data
+                if block is DEFAULT_RESPONSE_HEADERS
                 else self._ensure_fits_peer(block)
             )
         if is_last and not context.trailing_metadata:
-            trailers = _OK_TRAILERS.data
+            trailers = OK_TRAILERS.data
         elif is_last:
             trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
         compressed = context.compress and self._negotiated_encoding() != IDENTITY
@@ -315,13 +319,9 @@ class ServerCall:
         context = self._context
         metadata = encode_metadata(tuple(context.trailing_metadata))
         if code is _OK:
-            return (
-                HeaderBlock.encode([(b"grpc-status", b"0"), *metadata])
-                if metadata
-                else _OK_TRAILERS
-            )
+            return build_trailers(0, metadata=metadata) if metadata else OK_TRAILERS
         room = self._connection.max_send_header_list_size - headers_size
-        return encode_trailers(
+        return build_trailers(
             code.value,
             message,
             context.status_details,
@@ -333,11 +333,11 @@ class ServerCall:
     def _encode_headers(self) -> HeaderBlock:
         context = self._context
         if not context.initial_metadata and context.compression == IDENTITY:
-            return RESPONSE_HEADERS
-        fields = encode_metadata(tuple(context.initial_metadata))
-        if self._negotiated_encoding() != IDENTITY:
-            fields.append((b"grpc-encoding", self._negotiated_encoding().encode()))
-        return RESPONSE_HEADERS + HeaderBlock.encode(fields)
+            return DEFAULT_RESPONSE_HEADERS
+        return build_response_headers(
+            encoding=self._negotiated_encoding(),
+            metadata=encode_metadata(tuple(context.initial_metadata)),
+        )
 
     def _status_for_exception(self, exc: BaseException) -> _PurerpcStatus:
         """Return the status that the handler chose, or UNKNOWN and log any other exception."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import purerpc
 import trio
 
-from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
@@ -344,14 +344,14 @@ class ServerConnection(Connection):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
-        if event.is_grpc:
+        if is_grpc_content_type(event.content_type.decode("latin-1")):
             exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
             send_trailers_only(self, event.stream_id, exhausted, event.reason)
         else:
             self.counters.failed += 1
             respond_header_list_too_large(self, event.stream_id)
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         stream_id = event.stream_id
         if not self.is_send_open(stream_id):
             return  # The client has reset it in the same read.
@@ -399,7 +399,9 @@ class ServerConnection(Connection):
             return True
         return self._running_handlers >= self.limits.max_concurrent_streams
 
-    def _check_allowed(self, event: events.RequestReceived, forwarder: Forwarder | None) -> bool:
+    def _check_allowed(
+        self, event: events.RequestReceived[RequestHeaders], forwarder: Forwarder | None
+    ) -> bool:
         """Reject a call that the peer may not make, and return whether it may."""
         if self._check_access is None or not event.headers.is_grpc:
             return True
@@ -409,7 +411,7 @@ class ServerConnection(Connection):
         return not reason
 
     def _reject(
-        self, event: events.RequestReceived, code: purerpc.StatusCode, message: str
+        self, event: events.RequestReceived[RequestHeaders], code: purerpc.StatusCode, message: str
     ) -> None:
         status = send_trailers_only(self, event.stream_id, code, message)
         self._trace_rejection(event.headers, status)

@@ -22,17 +22,18 @@ from meshtrio.grpc.compression import (
     compress,
     decompress,
 )
-from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.message_limits import MessageLimits
-from meshtrio.grpc.metadata import (
+from meshtrio.grpc.framing import (
     MESSAGE_PREFIX_SIZE,
+    MessageTooLargeError,
     encode_message_prefix,
     parse_single_message,
 )
-from meshtrio.http2.errors import ErrorCode, MessageTooLargeError
+from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer

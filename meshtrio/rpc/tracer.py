@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.grpc.outlier_ejection import Ejection
+from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
 from meshtrio.http2.hpack.decoder import HeaderField
 from meshtrio.rpc.context import ServerContext

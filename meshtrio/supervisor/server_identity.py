@@ -27,8 +27,8 @@ from typing import TypeVar
 
 import trio
 
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.tcp_listeners import (
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.proc.tcp_listeners import (
     TcpListener,
     find_listeners,
     is_self_connected,

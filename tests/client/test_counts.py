@@ -16,9 +16,10 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
-from tests.client.test_channel import FakeResolver, serve_on_socket
-from tests.client.test_retrying import (
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import (
     HEDGING_POLICY,
     RETRY_POLICY,
     FailingHandlers,
@@ -26,8 +27,8 @@ from tests.client.test_retrying import (
     make_failing_servicer,
     make_method_config,
 )
-from tests.client.test_retrying import unavailable_errors as failures
-from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import unavailable_errors as failures
+from tests.support.servers import FakeResolver, serve_on_socket
 
 Counts = tuple[int, int, int]
 

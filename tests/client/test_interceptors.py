@@ -22,11 +22,11 @@ from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
 from meshtrio.transport.tls import ClientTls
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.handlers import handle_chat, handle_repeat
-from tests.support.tls_servers import TEST_CA, client_context, server_context
-from tests.support.tls_servers import serve_on_tcp as serving_tls
+from tests.support.servers import serve_on_socket
+from tests.support.tls import TEST_CA, client_context, server_context
+from tests.support.tls import serve_on_tcp as serving_tls
 
 
 async def told(message: EchoRequest, request: Any) -> EchoReply:

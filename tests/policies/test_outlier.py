@@ -7,13 +7,14 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.client.load_balancing.outlier_detection import (
+from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+from meshtrio.grpc.outlier_detection import (
+    DetectionMethod,
     FailurePercentage,
     OutlierDetection,
-    OutlierDetector,
     SuccessRate,
+    UnenforcedReason,
 )
-from meshtrio.grpc.outlier_ejection import DetectionMethod, UnenforcedReason
 
 HALF = OutlierDetection(max_ejection_percent=50, failure_percentage=FailurePercentage())
 

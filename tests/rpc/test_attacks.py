@@ -22,9 +22,10 @@ from tests.support.connection_pairs import (
     connect_raw_peer,
     echo_reply,
     echo_request,
+    run_timeouts_after,
 )
 from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
-from tests.support.raw_calls import request_headers_frame, run_timeouts_after
+from tests.support.raw_calls import request_headers_frame
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 MEMORY_BOUND = 4_000_000

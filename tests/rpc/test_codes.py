@@ -11,7 +11,7 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
@@ -25,8 +25,9 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
     echo_requests,
+    run_timeouts_after,
 )
-from tests.support.raw_calls import decode_sent_headers, request_headers_frame, run_timeouts_after
+from tests.support.raw_calls import decode_sent_headers, request_headers_frame
 
 INTERNAL, UNIMPLEMENTED, RESOURCE_EXHAUSTED = b"13", b"12", b"8"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())

@@ -9,7 +9,8 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.grpc.metadata import ReceivedText, frame_message
+from meshtrio.grpc.framing import frame_message
+from meshtrio.grpc.metadata import ReceivedText
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec

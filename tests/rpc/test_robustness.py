@@ -15,7 +15,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.errors import UsageError
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec

@@ -14,7 +14,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from meshtrio.client.channel import connect_to
 from meshtrio.transport.tls import ClientTls
 from tests.support.connection_pairs import echo_request
-from tests.support.tls_servers import TEST_CA, client_context, serve_on_tcp, server_context
+from tests.support.tls import TEST_CA, client_context, serve_on_tcp, server_context
 
 STRANGER = trustme.CA()
 

@@ -15,7 +15,8 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
@@ -171,3 +172,10 @@ async def connect_raw_peer(
             await peer.send(preface)
             yield peer
             nursery.cancel_scope.cancel()
+
+
+async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
+    """Keep house as if so much time had passed, and give the answers."""
+    peer.server.check_timeouts(trio.current_time() + seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return peer.read_frames()

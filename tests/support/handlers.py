@@ -1,4 +1,4 @@
-"""Handlers of the echo service, and requests for them."""
+"""Handlers of the four kinds of method of the echo service."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from tests.support.connection_pairs import (
-    CallbackServicer,
-    echo_reply,
-)
+from tests.support.connection_pairs import CallbackServicer, echo_reply
 
 
 async def handle_echo(message: EchoRequest) -> EchoReply:

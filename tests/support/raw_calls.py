@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -13,10 +14,9 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderDecoder
-from tests.support.connection_pairs import (
-    RawPeer,
-)
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from tests.support.connection_pairs import RawPeer
+from tests.support.gateways import GatewayHarness
 
 ECHO_PATH = b"/echo.v1.EchoService/Echo"
 
@@ -71,11 +71,32 @@ async def attack_and_read_goaway(path: Path, attack: bytes) -> str:
         raise AssertionError("closed without a reason")
 
 
-async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
-    """Keep house as if so much time had passed, and give the answers."""
-    peer.server.check_timeouts(trio.current_time() + seconds)
-    await trio.testing.wait_all_tasks_blocked(0.01)
-    return peer.read_frames()
+def encode_request_headers(method: str, *more: tuple[bytes, bytes]) -> bytes:
+    return codec.encode(
+        [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", b"/echo.v1.EchoService/" + method.encode()),
+            (b":authority", b"x"),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            *more,
+        ]
+    )
+
+
+@asynccontextmanager
+async def connect_raw_socket(behind: GatewayHarness) -> AsyncIterator[trio.socket.SocketType]:
+    with trio.socket.socket(socket.AF_UNIX) as sock:
+        await sock.connect(str(behind.folder / "mesh.sock"))
+        await send_all(sock, frames.PREFACE + frames.settings({}))
+        yield sock
+
+
+async def send_all(sock: trio.socket.SocketType, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[await sock.send(view) :]
 
 
 def decode_sent_headers(peer: RawPeer) -> list[tuple[bytes, bytes]]:

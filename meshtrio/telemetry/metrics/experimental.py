@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from meshtrio.grpc.outlier_ejection import Ejection
+from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.status import CallStatus
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
