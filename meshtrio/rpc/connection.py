@@ -218,9 +218,12 @@ class Connection:
             if event_count > _MAX_UNTIMED_EVENTS or cost:
                 event_count = await self._process_in_slices(event_count)
             if (
-                self._needs_finish
-                or engine.incomplete_frame_since is not None
+                self._has_window_opened
                 or self._streams_with_data
+                or self._incomplete_charge
+                or self.write_buffer.size
+                or self.connections_to_flush
+                or engine.incomplete_frame_since is not None
             ):
                 has_flushed_others = self._finish_read()
                 if self._unread_ack_size > HIGH_WATER:
@@ -263,16 +266,6 @@ class Connection:
             began, event_count = thread_time(), 0
             if engine.unprocessed_frames is None:
                 return event_count
-
-    @property
-    def _needs_finish(self) -> bool:
-        """Whether a read needs `_finish_read` instead of a mere `flush`."""
-        return bool(
-            self._has_window_opened
-            or self.connections_to_flush
-            or self.write_buffer.size
-            or self._incomplete_charge
-        )
 
     def _finish_read(self) -> bool:
         """Open windows and flush after a read; return whether other connections were flushed."""
