@@ -1,4 +1,4 @@
-"""Abuse is counted by peer: a new connection is no new start."""
+"""Abuse is counted per peer, so that a new connection does not reset it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on TCP: the same engine, other bytes."""
+"""TLS and mutual TLS on TCP."""
 
 from __future__ import annotations
 

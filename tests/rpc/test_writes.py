@@ -1,4 +1,4 @@
-"""How what several calls say at once is written: together, but not all of it."""
+"""Coalescing of the writes of several calls."""
 
 from __future__ import annotations
 
