@@ -23,15 +23,14 @@ from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
-from meshtrio.transport.dial import ClientTls, dial
+from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, TimeoutChecker, Timeouts
+from meshtrio.transport.dial import dial
+from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
-from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_TIMEOUT_CHECK_INTERVAL = 1.0
 _CONNECT_TIMEOUT = 10.0
 """Seconds from the first packet to a connection."""
 _BACKLOG_TIMEOUT = 5.0
@@ -240,12 +239,6 @@ class Subchannel:
             self._notify_watchers()
 
     async def _check_timeouts_loop(self) -> None:
-        due = trio.current_time() + _TIMEOUT_CHECK_INTERVAL
+        checker = TimeoutChecker()
         while True:
-            await sleep_until_tick(_TIMEOUT_CHECK_INTERVAL)
-            now = trio.current_time()
-            # Where this process stood still, what servers have sent is read first.
-            if now < due + _TIMEOUT_CHECK_INTERVAL:
-                for connection in list(self._connections):
-                    connection.check_timeouts(now)
-            due = now + _TIMEOUT_CHECK_INTERVAL
+            await checker.check_next(self._connections)

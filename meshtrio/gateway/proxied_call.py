@@ -34,8 +34,8 @@ from meshtrio.grpc.status import (
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
-from meshtrio.rpc.server import ServerConnection
-from meshtrio.rpc.server_call import encode_server_status
+from meshtrio.rpc.rejection import encode_server_status
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.telemetry.metrics.call_metrics import CallRecorder
 from meshtrio.util.identity_cache import IdentityCache
 
@@ -423,7 +423,9 @@ class ProxiedCall:
             success: The result for load balancing; None if it says nothing about the plugin.
         """
         code, message = error.status.status_code, error.status.status_message
-        status = encode_server_status(self._downstream.connection, code, message)
+        status = encode_server_status(
+            self._downstream.connection.max_send_header_list_size, code, message
+        )
         self._send_status(status, code.value, success=success)
         self._downstream.connection.flush()
 

@@ -65,6 +65,7 @@ class ProxiedStream(Stream):
     __slots__ = ("_buffer", "_pending_trailers", "_small_chunks", "buffered_size", "listener")
 
     sends_synchronously = True
+    _connection: Connection
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)

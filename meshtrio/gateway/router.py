@@ -19,7 +19,7 @@ from meshtrio.gateway.route import MAX_GATEWAYS, Route
 from meshtrio.gateway.service_index import ServiceIndex
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.service_config import ServiceConfig
-from meshtrio.rpc.server import ServerConnection
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.util.concurrency import sleep_until_tick

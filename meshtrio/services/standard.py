@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.server import AccessCheck, Forwarder, Server, ServerInterceptor
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_call import ServerInterceptor
+from meshtrio.rpc.server_connection import AccessCheck, Forwarder
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.health import HealthServicer, HealthSource
 from meshtrio.util.log_level import ProcessLogLevel
