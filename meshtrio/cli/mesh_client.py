@@ -106,8 +106,9 @@ def stream_control(
 
     async def receive() -> None:
         async with open_control_stub(mesh_socket) as stub:
-            async for message in getattr(stub, method)(request):
-                await wait_stdout_writable()
-                on_message(message)
+            async with getattr(stub, method)(request) as call:
+                async for message in call:
+                    await wait_stdout_writable()
+                    on_message(message)
 
     run_async(receive)

@@ -8,7 +8,6 @@ for the exit info of a plugin. The states are in `call_state`.
 from __future__ import annotations
 
 import math
-from random import Random
 from time import time
 from typing import Any
 
@@ -17,7 +16,7 @@ import trio
 
 from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
 from meshtrio.client.channel import Channel
-from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
+from meshtrio.client.retry.policy import Pushback, RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.call_state import TRANSITIONS, CallEvent, CallState
@@ -73,12 +72,12 @@ class ProxiedCall:
     __slots__ = (
         "_channel",
         "_downstream",
-        "_holds_slot",
         "_is_request_complete",
         "_pick_result",
-        "_refusal_count",
         "_replay_buffer",
         "_replay_size",
+        "_retry_delay",
+        "_retry_state",
         "_route",
         "_router",
         "_service_metrics",
@@ -102,9 +101,10 @@ class ProxiedCall:
         self._replay_size = 0
         self._is_request_complete = False
         """Whether the client has half-closed."""
-        self._refusal_count = 0
-        self._holds_slot = False
-        """Whether the channel counts the call against its limit of calls in flight."""
+        self._retry_state: RetryState | None = None
+        """Transparent retries; made by the first refusal."""
+        self._retry_delay = 0.0
+        """Seconds until the next attempt."""
         self._started_at = trio.current_time()
         downstream.listener = self
 
@@ -168,8 +168,8 @@ class ProxiedCall:
             self._end_with_error(purerpc.DeadlineExceededError(text))
 
     async def _pick_and_open(self) -> None:
-        if self._refusal_count:
-            await trio.sleep(RECONNECT_BACKOFF.delay(self._refusal_count, Random()))
+        if self._retry_delay:
+            await trio.sleep(self._retry_delay)
         channel = await self._router.open_channel(self._route)
         if not self._is_over:
             self._bind_channel(channel)
@@ -222,9 +222,8 @@ class ProxiedCall:
             )
         if not connection.has_stream_slot or connection.write_buffer.above_high_water:
             return False
-        if channel.limits_in_flight:
-            channel.acquire_slot()
-        self._holds_slot = channel.limits_in_flight
+        if pick_result.call_tracker is not None:
+            pick_result.call_tracker.on_start()
         upstream = connection.open_stream_as(UpstreamStream, block.data)
         assert upstream is not None
         upstream.owner, upstream.listener = channel, self
@@ -354,7 +353,7 @@ class ProxiedCall:
         if self._is_over:
             return
         if isinstance(error, CallRefusedError) and not self._downstream.headers_sent:
-            self._on_refused()
+            self._on_refused(error)
         elif isinstance(error, ConnectionLostError):
             self._advance(_ON_CONNECTION_LOST)
             self._replay_buffer = None
@@ -366,9 +365,13 @@ class ProxiedCall:
         else:
             self._end_with_error(error)
 
-    def _on_refused(self) -> None:
+    def _on_refused(self, error: CallRefusedError) -> None:
         """Retry a call that its upstream has refused, if the request is still there."""
-        self._refusal_count += 1
+        delay = self._next_retry_delay(error)
+        if delay is None:
+            self._end_with_error(error)
+            return
+        self._retry_delay = delay
         self._end_attempt(success=None)
         connection = self._downstream.connection
         if self._state is _COMMITTED:
@@ -379,6 +382,13 @@ class ProxiedCall:
             connection.refuse_waiting_streams()
         else:
             connection.start_soon(self._start_when_ready)
+
+    def _next_retry_delay(self, error: CallRefusedError) -> float | None:
+        """Decide on a transparent retry; retry policies are left to the client (gRFC A6)."""
+        if self._retry_state is None:
+            assert self._channel is not None
+            self._retry_state = RetryState(None, self._channel.retry_control)
+        return self._retry_state.next_delay(error, Pushback.ABSENT, trio.current_time())
 
     async def _end_with_exit_info(self, error: ConnectionLostError) -> None:
         """End the call with the exit info of the plugin, if it has died."""
@@ -482,7 +492,5 @@ class ProxiedCall:
         if upstream.has_succeeded:
             upstream.connection.counters.streamed_replies += 1
         upstream.reset(ErrorCode.CANCEL)
-        if self._holds_slot:
-            channel.release_slot()
-        if channel.wants_results and success is not None:
-            channel.report_result(pick_result, success=success)
+        if pick_result.call_tracker is not None:
+            pick_result.call_tracker.on_finish(success=success)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.client.resolver import StateCallback
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState
@@ -152,7 +152,7 @@ async def call_each_instance(
 
 
 async def read_stream_repeatedly(
-    open_stream: Callable[[], AsyncIterator[T]],
+    open_stream: Callable[[], AbstractAsyncContextManager[AsyncIterator[T]]],
     on_message: Callable[[T], Awaitable[None]],
     *,
     min_interval: float,
@@ -173,9 +173,10 @@ async def read_stream_repeatedly(
     """
     while True:
         try:
-            async for message in open_stream():
-                await on_message(message)
-                await trio.sleep(min_interval)
+            async with open_stream() as stream:
+                async for message in stream:
+                    await on_message(message)
+                    await trio.sleep(min_interval)
         except purerpc.UnimplementedError:
             return
         except (purerpc.RpcFailedError, MalformedProtobufError):

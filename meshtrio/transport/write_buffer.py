@@ -38,11 +38,18 @@ class WriteBuffer:
         self._buffers: deque[Buffer] = deque()
         self.size = 0
         """Size of the data that waits for the kernel, in bytes."""
+        self.drained_size = 0
+        """Number of bytes, since the start, that had to wait and then went out."""
         self._waiters = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._is_draining = False
         self.error: OSError | None = None
         """The error after which the transport takes no more data."""
+
+    @property
+    def queued_until(self) -> int:
+        """Value of `drained_size` once all that waits now has gone out."""
+        return self.drained_size + self.size
 
     @property
     def above_high_water(self) -> bool:
@@ -86,6 +93,8 @@ class WriteBuffer:
         buffers = list(itertools.islice(self._buffers, _MAX_SENDMSG_BUFFERS))
         sent = self._try_send(buffers, sum(map(len, buffers)))
         self.size -= sent
+        if self.error is None:
+            self.drained_size += sent
         for _ in buffers:
             self._buffers.popleft()
         self._buffers.extendleft(reversed(_unsent(buffers, sent)))

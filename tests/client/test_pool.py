@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from meshtrio.client import subchannel_pool
-from meshtrio.client.subchannel_pool import StateCallback, open_shared_pool
+from meshtrio.client.resolver import StateCallback
+from meshtrio.client.subchannel_pool import open_shared_pool
 from meshtrio.discovery.service_state import ServiceState
 
 
@@ -41,7 +42,7 @@ async def test_a_feed_that_fails_is_begun_again(
             shared.unsubscribe("key", take)
             await ended.wait()
     assert told == [ServiceState()]
-    assert caplog.text.count("a task of the connection pool failed") == 3
+    assert caplog.text.count("a task of the connection pool crashed") == 3
     assert "CancelScope" not in caplog.text
 
 

@@ -118,8 +118,8 @@ async def test_requests(size: int, looks: bool, short_dir: Path) -> None:
         await stub.Echo(echo_request(""))
         (connection,) = behind.server.connections
         if not looks:
-            for subchannel in behind.channel._endpoints.values():
-                for each in subchannel.subchannel._connections:
+            for subchannel in behind.channel.channel_endpoints:
+                for each in subchannel.subchannel.connections:
                     each.engine.max_send_header_list_size = 2**31
         await check(stub, verbose, "", size < LIMIT, metadata=[("large", "v" * size)])
         assert set(behind.server.connections) == {connection}
