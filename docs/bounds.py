@@ -44,7 +44,7 @@ CONSTANTS: tuple[tuple[str, str, str], ...] = (
         "_MAX_UNREAD_SIZE",
         "Bytes that a caller of the gateway may leave unread before its call is given up.",
     ),
-    ("meshtrio.gateway.router", "_MAX_GATEWAYS", "Gateways that a call may pass."),
+    ("meshtrio.gateway.route", "MAX_GATEWAYS", "Gateways that a call may pass."),
     ("meshtrio.client.retry.policy", "MAX_ATTEMPTS", "Attempts of a call."),
     (
         "meshtrio.rpc.connection_limiter",
@@ -80,8 +80,9 @@ TESTS = {
     "::test_the_budget_of_the_process_is_taken_from_who_has_most",
     "Liveness.overload_threshold": "tests/system/test_overload.py"
     "::test_a_process_in_an_endless_loop_is_killed_after_more_checks",
-    "GatewayConfig.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
-    "GatewayConfig.max_connections_per_peer": "tests/rpc/test_crowd.py"
+    "GatewayConfig.max_connections": "tests/rpc/test_connection_limiter.py"
+    "::test_connections_are_limited_in_all",
+    "GatewayConfig.max_connections_per_peer": "tests/rpc/test_connection_limiter.py"
     "::test_connections_of_one_process_are_limited",
     "GatewayConfig.max_header_list_size": "tests/gateway/test_limits.py::test_header_lists",
     "GatewayConfig.reset_burst": "tests/gateway/test_limits.py::test_resets",
@@ -101,8 +102,9 @@ TESTS = {
     "::test_a_stopped_plugin_is_killed_and_started_again",
     "Liveness.failure_threshold": "tests/system/test_liveness.py"
     "::test_a_stopped_plugin_is_killed_and_started_again",
-    "Limits.max_connections": "tests/rpc/test_crowd.py::test_connections_are_limited_in_all",
-    "Limits.max_connections_per_peer": "tests/rpc/test_crowd.py"
+    "Limits.max_connections": "tests/rpc/test_connection_limiter.py"
+    "::test_connections_are_limited_in_all",
+    "Limits.max_connections_per_peer": "tests/rpc/test_connection_limiter.py"
     "::test_connections_of_one_process_are_limited",
     "Limits.max_concurrent_streams": "tests/wire/test_lifecycle.py"
     "::test_the_preface_announces_the_limits",
@@ -145,10 +147,11 @@ TESTS = {
     "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
     "_MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
-    "_MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
+    "MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
     "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",
-    "DESCRIPTORS_FRACTION": "tests/rpc/test_crowd.py::test_file_descriptors_limit_connections_too",
-    "MAX_MEASURED_SERVICES": "tests/gateway/test_measured.py"
+    "DESCRIPTORS_FRACTION": "tests/rpc/test_connection_limiter.py"
+    "::test_file_descriptors_limit_connections_too",
+    "MAX_MEASURED_SERVICES": "tests/gateway/test_gateway_metrics.py"
     "::test_series_are_bounded_whatever_is_registered",
 }
 """By `Class.field` or constant, the test that holds the bound."""

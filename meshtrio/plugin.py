@@ -49,17 +49,18 @@ from meshtrio.errors import UsageError
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
 from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
-from meshtrio.rpc.server import Server, ServerInterceptor
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_call import ServerInterceptor
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
-from meshtrio.transport.peer import session_parent_pid
 from meshtrio.util import standard_streams
 from meshtrio.util.after_fork import reset_signals_in_forks
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.session import session_parent_pid
 from meshtrio.util.stack_dump import dump_on_sigquit
 from meshtrio.util.stop_signals import stop_signals
 from meshtrio.util.trio_check import is_in_asyncio, require_trio

@@ -11,8 +11,7 @@ import pytest
 
 from meshtrio.config import load
 from meshtrio.errors import ConfigError
-from meshtrio.transport.dial import ClientTls
-from meshtrio.transport.tls import make_server_ssl_context
+from meshtrio.transport.tls import ClientTls, make_server_ssl_context
 from meshtrio.util.regular_files import read_regular_file
 from meshtrio.util.tls_config import ClientTlsConfig
 

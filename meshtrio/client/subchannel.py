@@ -23,15 +23,14 @@ from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
-from meshtrio.transport.dial import ClientTls, dial
+from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, TimeoutChecker, Timeouts
+from meshtrio.transport.dial import dial
+from meshtrio.transport.tls import ClientTls
 from meshtrio.transport.transport import Transport
 from meshtrio.util.address import Address
-from meshtrio.util.concurrency import sleep_until_tick
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_TIMEOUT_CHECK_INTERVAL = 1.0
 _CONNECT_TIMEOUT = 10.0
 """Seconds that an attempt to connect may take."""
 _BACKLOG_TIMEOUT = 5.0
@@ -247,12 +246,6 @@ class Subchannel:
             self._notify_watchers()
 
     async def _check_timeouts_loop(self) -> None:
-        due = trio.current_time() + _TIMEOUT_CHECK_INTERVAL
+        checker = TimeoutChecker()
         while True:
-            await sleep_until_tick(_TIMEOUT_CHECK_INTERVAL)
-            now = trio.current_time()
-            # After this process was suspended, what servers have sent meanwhile is read first.
-            if now < due + _TIMEOUT_CHECK_INTERVAL:
-                for connection in list(self._connections):
-                    connection.check_timeouts(now)
-            due = now + _TIMEOUT_CHECK_INTERVAL
+            await checker.check_next(self._connections)

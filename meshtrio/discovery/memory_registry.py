@@ -80,8 +80,7 @@ class MemoryRegistry:
         value.value = following
 
     def _evict_idle(self) -> None:
-        """Drop the oldest unmanaged services without endpoints and watchers, except the last
-        ones."""
+        """Drop the oldest unmanaged services that have neither endpoints nor watchers."""
         idle = [
             service
             for service, value in self._services.items()
@@ -98,9 +97,8 @@ class MemoryRegistry:
             raise UnknownServiceError(service, self.services())
         state = self._services[service].value
         endpoint_id = exit_info.endpoint_id
-        # A later exit info of the same endpoint replaces the first: "stopped", then the exit
-        # status. Only the latest keeps its stderr: the whole state is sent to every watcher at
-        # each change.
+        # A later exit info of an endpoint replaces the first: "stopped", then the exit status. Only
+        # the latest keeps its stderr: the whole state is sent to every watcher at each change.
         earlier = [
             attrs.evolve(info, stderr_tail=())
             for info in state.exit_infos

@@ -24,11 +24,11 @@ def make_register_request(
     local: bool | None,
 ) -> Any:
     """Make a RegisterRequest for the path of a Unix socket, or for an address."""
-    where = str(socket)
-    if not where.startswith(("unix:", "tcp:")):
-        where = f"unix:{os.path.abspath(where)}"
+    address = str(socket)
+    if not address.startswith(("unix:", "tcp:")):
+        address = f"unix:{os.path.abspath(address)}"
     request = messages.RegisterRequest(
-        service=service, weight=weight, **_make_address_fields(where)
+        service=service, weight=weight, **_make_address_fields(address)
     )
     if local is not None:
         request.local = local
@@ -77,8 +77,7 @@ def state_from_message(message: Any) -> ServiceState:
 
 
 def _make_address_fields(address: str) -> dict[str, Any]:
-    """Return the fields of an address; a path that is not UTF-8 has a field of its own, in
-    bytes."""
+    """Return the fields of an address; `path`, in bytes, is for paths that are not UTF-8."""
     text = replace_surrogates(address)
     if text == address:
         return {"address": address}

@@ -17,8 +17,7 @@ def apply_service_tables(
     old_tables: Iterable[StaticServiceConfig],
     new_tables: Iterable[StaticServiceConfig],
 ) -> None:
-    """Update the registry from the old tables to the new ones; unchanged endpoints stay as they
-    are."""
+    """Update the registry from the old tables to the new ones, leaving unchanged endpoints."""
     old_tables, new_tables = list(old_tables), list(new_tables)
     old, new = _list_endpoints(old_tables), _list_endpoints(new_tables)
     for table in new_tables:
@@ -58,7 +57,7 @@ def make_external_endpoint(
     Raises:
         ValueError: The address has another form.
     """
-    where = Address.parse(address)
-    priority = LOCAL_PRIORITY if (where.is_unix if local is None else local) else REMOTE_PRIORITY
-    name = f"{where} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
-    return Endpoint(name, str(where), weight=weight, priority=priority, tls=tls)
+    parsed = Address.parse(address)
+    priority = LOCAL_PRIORITY if (parsed.is_unix if local is None else local) else REMOTE_PRIORITY
+    endpoint_id = f"{parsed} weight {weight} priority {priority}{f' {tls}' if tls else ''}"
+    return Endpoint(endpoint_id, str(parsed), weight=weight, priority=priority, tls=tls)

@@ -1,1 +1,30 @@
-"""One door to every plugin: calls on the mesh socket that are passed on to who serves them."""
+"""The servers of a mesh, and the gateway that forwards calls to its plugins.
+
+Theory of operation
+-------------------
+`MeshServer` listens on the mesh socket and, if configured, on the gateway's TCP port. Both serve
+the mesh's own services (control, registry, health, reflection) and forward all other calls:
+
+1. The server asks `Router.accepts` whether a call is to be forwarded. `Router.forward` makes a
+   `DownstreamStream` and a `ProxiedCall` for it.
+2. `Route` says what the request headers name: a service of the mesh (metadata `x-mesh-target`, or
+   :authority), or only a gRPC service. In the latter case `ServiceIndex` knows the service of the
+   mesh: from the config, or from the plugins' reflection.
+3. The router holds one channel for each service of the mesh. `ProxiedCall` picks an endpoint from
+   it as any client does, and opens an `UpstreamStream` there with headers from `header_rewrite`.
+4. What arrives on one stream is written to the other by the read loop that has read it.
+
+Who owns what: the router owns channels and the service index; the server's connection owns the
+downstream stream; the channel's connection owns the upstream stream; the call is held by its
+streams (`ProxiedStream.listener`) until its state is CLOSED.
+
+Invariants:
+
+- A call that goes well has no task of its own.
+- Messages are neither parsed nor copied. A stream buffers at most one window for its peer, since
+  the other stream's receive window shrinks by what is buffered.
+- A request is retried only while all of it is buffered and no response headers came. It is retried
+  after a refusal, which says that no plugin has processed it.
+- The outcome is recorded once, when the state becomes FLUSHING or CLOSED (`call_state`).
+- Imports point one way: `router` -> `proxied_call` -> `proxied_streams`, `route`, `call_state`.
+"""

@@ -1,21 +1,22 @@
-"""What a mesh serves on its socket and on the gateway's port: its services, and the plugins'."""
+"""The servers on the mesh socket and on the gateway's port."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import ssl
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import attrs
 import trio
 
-from meshtrio.config import GatewayConfig, GatewaySecurity, MeshConfig
+from meshtrio.config import GatewayConfig, GatewaySecurity
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import ConfigError, UsageError
+from meshtrio.gateway.configured_services import ConfiguredServices
+from meshtrio.gateway.mesh_socket import serve_mesh_socket
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
@@ -28,7 +29,6 @@ from meshtrio.services.control import ControlServicer
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.load_reports import LoadReports
 from meshtrio.services.log_level_controller import LogLevelController
-from meshtrio.services.mesh_socket import serve_mesh_socket
 from meshtrio.services.registry import RegistryServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.supervisor.operations import Operations
@@ -43,7 +43,7 @@ _log = logging.getLogger("meshtrio.mesh")
 
 
 _BASE_LIMITS = Limits(max_concurrent_streams=256)
-"""One caller shall not have all the places that a plugin has."""
+"""Limits of a connection: one client must not take all concurrent streams of a plugin."""
 
 
 class MeshServer:
@@ -58,15 +58,18 @@ class MeshServer:
         log_levels: LogLevelController,
         metrics: Metrics | None = None,
     ) -> None:
-        """`metrics`: what the mesh's process measures, if it does."""
+        """Initialize the servers; `metrics` is None if metrics are off."""
         self._supervisor = supervisor
         self._metrics = metrics
         self._load_reports = LoadReports(registry)
         self._log_levels = log_levels
-        passed = None if metrics is None else GatewayMetrics()
-        if metrics is not None and passed is not None:
-            metrics.add_source(passed.collect)
-        self._router = Router(registry, _ConfiguredServices(supervisor), passed)
+        gateway_metrics = None
+        if metrics is not None:
+            gateway_metrics = GatewayMetrics()
+            metrics.add_source(gateway_metrics.collect)
+        self._router = Router(
+            registry, ConfiguredServices(lambda: supervisor.config), gateway_metrics
+        )
         self._health = ProxiedHealth(registry, self._router)
         self._servicers = (
             ControlServicer(
@@ -78,10 +81,14 @@ class MeshServer:
 
     @asynccontextmanager
     async def running(self, claim: ClaimedRuntimeDir) -> AsyncIterator[None]:
-        """Serve during the block, and until it is quite done.
+        """Serve during the block, and until it has exited.
 
-        Raises UsageError for what cannot be bound, and ConfigError for TLS files that cannot be
-        used.
+        Args:
+            claim: The runtime dir of the mesh.
+
+        Raises:
+            UsageError: A socket or port cannot be bound.
+            ConfigError: The TLS files cannot be used.
         """
         config = self._supervisor.config.gateway
         context = _make_ssl_context(config)
@@ -104,7 +111,7 @@ class MeshServer:
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Serve on the mesh socket and the gateway's port, which are shut down at the same time."""
+        """Serve on the mesh socket and the gateway's port; both are shut down concurrently."""
         config = self._supervisor.config.gateway
         try:
             async with trio.open_nursery() as nursery:
@@ -130,13 +137,14 @@ class MeshServer:
         task_status: trio.TaskStatus[None],
     ) -> None:
         assert config.listen is not None
-        open_to_all = config.security is GatewaySecurity.PLAINTEXT
+        is_plaintext = config.security is GatewaySecurity.PLAINTEXT
         with _open_gateway_listener(config.listen) as listener:
-            server = self._make_server(allow_anonymous=open_to_all, timeouts=NETWORK_TIMEOUTS)
-            if open_to_all:
-                _log.warning("any client that reaches %s may call every plugin", config.listen)
+            server = self._make_server(allow_anonymous=is_plaintext, timeouts=NETWORK_TIMEOUTS)
+            if is_plaintext:
+                text = "gateway on %s is unauthenticated: any client can call every plugin"
+                _log.warning(text, config.listen)
             async with background_service(partial(server.serve, ssl_context=context), listener):
-                _log.info("the gateway listens on %s", config.listen)
+                _log.info("gateway listening on %s", config.listen)
                 task_status.started()
                 try:
                     await trio.sleep_forever()
@@ -148,7 +156,7 @@ class MeshServer:
         self, *, allow_anonymous: bool = False, timeouts: Timeouts | None = None
     ) -> Server:
         config = self._supervisor.config.gateway
-        keeper = AccessControl(
+        access_control = AccessControl(
             lambda: self._supervisor.config.access, allow_anonymous=allow_anonymous
         )
         return standard_server(
@@ -167,31 +175,11 @@ class MeshServer:
             timeouts=timeouts,
             interceptors=[self._call_quota],
             forwarder=self._router,
-            admit=keeper.get_denial_reason,
+            admit=access_control.get_denial_reason,
             get_proxied_sources=self._router.service_index.list_reflection_sources,
             health_source=self._health,
             metrics=self._metrics,
         )[0]
-
-
-class _ConfiguredServices:
-    """What the config says of the gRPC services that plugins serve: the same while it is."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._config: MeshConfig | None = None
-        self._services: Mapping[str, Iterable[str]] = {}
-
-    def __call__(self) -> Mapping[str, Iterable[str]]:
-        if self._supervisor.config is not self._config:
-            self._config = self._supervisor.config
-            found: defaultdict[str, set[str]] = defaultdict(set)
-            for plugin in self._config.plugins:
-                found[plugin.service].update(plugin.services)
-            for table in self._config.services:
-                found[table.name].update(table.services)
-            self._services = found
-        return self._services
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The health of what the gateway passes calls on to, by a mesh's or a gRPC service's name."""
+"""The health of services that the gateway forwards calls to."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from meshtrio.discovery.registry import Registry
 from meshtrio.gateway.router import Router
 
 _CONNECT_TIMEOUT = 2.0
-"""Seconds that an endpoint which the mesh does not probe has to accept a connection."""
+"""Timeout for a connection to an endpoint that the mesh does not run, in seconds."""
 _CHECK_INTERVAL = 1.0
-"""Seconds after which a watched service is looked at again whether or not anything changed."""
+"""Maximum seconds between two checks of a watched service."""
 
 
 class ProxiedHealth:
-    """Answers for services that this mesh's server does not serve itself.
+    """A `HealthSource` for services of the mesh, and for gRPC services of its plugins.
 
-    A service serves while at least one of its endpoints is ready. The mesh's own instances are
-    registered while they are; what else is registered is ready if it can be connected to.
+    A service is SERVING while one of its endpoints is ready. The mesh's own instances are
+    registered only while they are ready; other endpoints are if they accept a connection.
     """
 
     def __init__(self, registry: Registry, router: Router) -> None:
@@ -26,7 +26,7 @@ class ProxiedHealth:
         self._router = router
 
     async def is_serving(self, name: str) -> bool | None:
-        """Whether a service has a ready endpoint; None if it is not known.
+        """Return whether a service has a ready endpoint; None if it is unknown.
 
         Args:
             name: A service of the mesh ("plugin.echo"), or a gRPC service that one of them serves.
@@ -40,19 +40,19 @@ class ProxiedHealth:
         return False
 
     async def wait_for_change(self, name: str) -> None:
-        """Wait until the health of a service may be another than it was, at most a second."""
+        """Wait until the health of a service may have changed, for a second at most."""
         with trio.move_on_after(_CHECK_INTERVAL):
             for service in self._find_known_services(name):
                 try:
                     channel = await self._router.get_or_open_channel(service)
                 except purerpc.RpcFailedError:
-                    continue  # It has been removed meanwhile.
+                    continue  # The service was removed meanwhile.
                 await channel.wait_for_state_change()
                 return
             await trio.sleep_forever()
 
     async def _find_services(self, name: str) -> list[str]:
-        """The services of the mesh that a name stands for; asks plugins where none is known."""
+        """Return the services of the mesh for a name; asks plugins if none is known."""
         found = self._find_known_services(name)
         if not found:
             await self._router.service_index.refresh()
@@ -76,5 +76,5 @@ class ProxiedHealth:
             with trio.move_on_after(_CONNECT_TIMEOUT):
                 return await (await self._router.get_or_open_channel(service)).is_reachable()
         except purerpc.RpcFailedError:
-            pass  # It has been removed meanwhile.
+            pass  # The service was removed meanwhile.
         return False

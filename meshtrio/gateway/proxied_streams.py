@@ -1,13 +1,14 @@
-"""The two streams of a call that is passed on: what comes on one goes out on the other, as it is.
+"""The two streams of a proxied call: what comes on one goes out on the other, unparsed.
 
-Bytes are neither cut into messages nor copied. Each leg holds what its peer does not take just
-now, and the other leg's peer may send no more than that leaves room for.
+Data is neither split into messages nor copied. Each stream buffers what its peer does not take at
+once, and the receive window of the other stream shrinks by that, so that a buffer never holds more
+than one window.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import purerpc
 
@@ -16,55 +17,92 @@ from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.stream import Stream
 from meshtrio.transport.transport import Buffer
 
-if TYPE_CHECKING:
-    from meshtrio.gateway.proxied_call import ProxiedCall
-
-
 _MAX_SMALL_CHUNK = 4096
-"""Bytes of a piece that more is joined to."""
+"""Bytes below which DATA is joined with what follows it."""
+
+
+class ProxiedStreamListener(Protocol):
+    """What the streams of a proxied call report to the call."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the call was sent to a plugin."""
+
+    def on_request_data(self, data: bytes, *, end_stream: bool) -> None:
+        """Handle DATA of the client."""
+
+    def on_downstream_reset(self) -> None:
+        """Handle that the client has cancelled the call, or is gone."""
+
+    def refuse(self) -> None:
+        """End the call with REFUSED_STREAM: no plugin has it."""
+
+    def abort(self) -> None:
+        """End the call with a status because the mesh stops."""
+
+    def on_response_headers(self, headers: ResponseHeaders) -> None:
+        """Handle response headers of the plugin."""
+
+    def on_response_data(self, data: bytes) -> None:
+        """Handle DATA of the plugin."""
+
+    def on_response_end(self, trailers: Trailers | None) -> None:
+        """Handle the end of the response."""
+
+    def on_upstream_reset(self, error: purerpc.RpcFailedError) -> None:
+        """Handle that the plugin has reset the call, or that its connection is lost."""
+
+    def on_writable(self, stream: ProxiedStream) -> None:
+        """Handle that a stream's peer has taken data that was buffered for it."""
+
+    def peer_buffered_size(self, stream: ProxiedStream) -> int:
+        """Return the bytes that came on a stream and are buffered for the other."""
 
 
 class ProxiedStream(Stream):
-    """A stream that sends what it is given without waiting, and keeps what cannot go out yet."""
+    """A stream that writes without waiting, and buffers what cannot be sent yet."""
 
-    __slots__ = ("_buffer", "_pending_trailers", "_small_chunks", "buffered_size", "proxied_call")
+    __slots__ = ("_buffer", "_pending_trailers", "_small_chunks", "buffered_size", "listener")
 
     sends_synchronously = True
+    _connection: Connection
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
-        self.proxied_call: ProxiedCall | None = None
+        self.listener: ProxiedStreamListener | None = None
+        """The call that the stream belongs to; None once the call is over."""
         self.buffered_size = 0
-        """Bytes that wait for the peer, or for the kernel."""
+        """Number of bytes that wait for flow control or for the socket."""
         self._buffer: deque[Buffer] | tuple[()] = ()
         self._small_chunks: list[bytes] = []
-        """Little DATA that the read under way has brought: a peer that sends a byte at a time shall
-        not make this side write a frame, and the other side read one, for each."""
+        """Small DATA of the current read, forwarded together: a peer that sends single bytes must
+        not cost a frame for each of them."""
         self._pending_trailers: bytes | None = None
-        """Trailers that come after what is held, b"" for an end without."""
+        """Trailers to send after the buffer, b"" for END_STREAM alone; None before the end."""
 
     @property
     def connection(self) -> Connection:
+        """The connection of the stream."""
         return self._connection
 
     def write(self, data: Buffer, trailers: bytes | None = None) -> None:
-        """Send DATA, and after it this side's end: trailers, or b"" for a bare one."""
+        """Send DATA, and END_STREAM after it unless `trailers` is None; b"" is for no trailers."""
         if not self._buffer:
-            taken = self._try_send(data, trailers)
-            if taken == len(data):
+            sent = self._try_send(data, trailers)
+            if sent == len(data):
                 return
-            data = memoryview(data)[taken:]
+            data = memoryview(data)[sent:]
         self.buffered_size += len(data)
         self._pending_trailers = trailers
         if not isinstance(self._buffer, deque):
             self._buffer = deque()
         elif self._buffer and len(self._buffer[-1]) < _MAX_SMALL_CHUNK:
-            # A peer that sends a byte at a time shall not make an object of each.
+            # A peer that sends single bytes must not cost an object for each of them.
             data = b"".join((self._buffer.pop(), data))
         self._buffer.append(data)
 
     def discard_buffered(self) -> None:
-        """Forget what waits for the peer."""
+        """Discard what waits for the peer."""
         self._buffer, self.buffered_size = (), 0
 
     def discard_received(self) -> None:
@@ -77,53 +115,56 @@ class ProxiedStream(Stream):
             self._forward_data(data)
 
     def _forward_data(self, data: bytes) -> None:
-        """Send DATA that has come on the other leg."""
+        """Pass DATA that was received to the call."""
         raise NotImplementedError
 
     def _try_send(self, data: Buffer, trailers: bytes | None) -> int:
-        """Give how much went out; the end goes with the last of it."""
+        """Return the number of bytes sent; the end goes out with the last of them."""
         connection = self._connection
         if connection.closed or not connection.engine.is_send_open(self.id):
-            return len(data)  # Nobody wants it any more.
-        # An end is small, and not held back for the kernel's sake alone.
+            return len(data)  # The peer does not want it any more.
+        # Trailers are small: a full socket buffer alone does not hold them back.
         if data and connection.write_buffer.above_high_water:
             connection.wake_on_writable(self)
             return 0
-        taken = 0
+        sent = 0
         if data or trailers == b"":
-            taken = connection.engine.send_data(self.id, data, end_stream=trailers == b"")
-        if taken < len(data):
+            sent = connection.engine.send_data(self.id, data, end_stream=trailers == b"")
+        if sent < len(data):
             connection.wake_on_writable(self)
         elif trailers:
             connection.engine.send_headers(self.id, trailers, end_stream=True)
-        return taken
+        return sent
 
     def on_writable(self) -> None:
-        """The peer takes more, or the kernel does."""
+        """Send what is buffered, as flow control or the socket has room again."""
         if not self._buffer:
             return
         while self._buffer:
             data = self._buffer[0]
-            taken = self._try_send(data, self._pending_trailers if len(self._buffer) == 1 else None)
-            self.buffered_size -= taken
-            if taken < len(data):
-                self._buffer[0] = memoryview(data)[taken:]
+            sent = self._try_send(data, self._pending_trailers if len(self._buffer) == 1 else None)
+            self.buffered_size -= sent
+            if sent < len(data):
+                self._buffer[0] = memoryview(data)[sent:]
                 break
             self._buffer.popleft()
         self._connection.flush()
-        if self.proxied_call is not None:
-            self.proxied_call.on_writable(self)
+        if self.listener is not None:
+            self.listener.on_writable(self)
 
     def release_window(self) -> bool:
-        """Let the peer send as much as there is room for on the other leg."""
+        """Set the receive window to what the other stream has room for.
+
+        Returns whether there is something to flush.
+        """
         self._flush_small_chunks()
-        backlog = 0 if self.proxied_call is None else self.proxied_call.peer_buffered_size(self)
-        room = max(self._connection.limits.stream_window - backlog, 0)
+        buffered = 0 if self.listener is None else self.listener.peer_buffered_size(self)
+        room = max(self._connection.limits.stream_window - buffered, 0)
         return self._connection.engine.set_receive_window(self.id, room)
 
 
 class DownstreamStream(ProxiedStream):
-    """The call as it came."""
+    """The stream from the client."""
 
     __slots__ = ()
 
@@ -133,61 +174,62 @@ class DownstreamStream(ProxiedStream):
             return
         self.remote_closed = end_stream
         self._flush_small_chunks()
-        if self.proxied_call is not None:
-            self.proxied_call.on_request_data(data, end_stream=end_stream)
+        if self.listener is not None:
+            self.listener.on_request_data(data, end_stream=end_stream)
 
     def _forward_data(self, data: bytes) -> None:
-        if self.proxied_call is not None:
-            self.proxied_call.on_request_data(data, end_stream=False)
+        if self.listener is not None:
+            self.listener.on_request_data(data, end_stream=False)
 
     def charge_response(self) -> str:
-        """Count bytes of the reply that are held; gives the budget they use up, "" for none."""
-        ledger, change = self.account, self.buffered_size - self.sending_charge
-        if ledger is None or not change:
+        """Account for the buffered response; return the exceeded memory budget, "" for none."""
+        account, change = self.account, self.buffered_size - self.sending_charge
+        if account is None or not change:
             return ""
         self.sending_charge = self.buffered_size
-        ledger.add_working(change)
-        return ledger.exceeded_work_budget() if change > 0 else ""
+        account.add_working(change)
+        return account.exceeded_work_budget() if change > 0 else ""
 
     def on_end_stream(self, trailers: Trailers | None) -> None:
-        """A request's trailers mean nothing to gRPC."""
+        """End the request; gRPC has no request trailers."""
         self.on_data(b"", end_stream=True)
 
     @property
     def has_started(self) -> bool:
-        """Whether a plugin has the call, or has had it."""
-        return self.proxied_call is None or self.proxied_call.has_started
+        """Whether the call was sent to a plugin."""
+        return self.listener is None or self.listener.has_started
 
     def refuse(self) -> None:
-        """Have the caller make the call again elsewhere."""
-        if self.proxied_call is not None:
-            self.proxied_call.refuse()
+        """Refuse the call, for the client to make it elsewhere."""
+        if self.listener is not None:
+            self.listener.refuse()
 
     def on_shutdown(self) -> None:
-        """A call that a plugin has may end by itself."""
+        """Do nothing: the call may end by itself until the shutdown timeout."""
 
     def on_shutdown_timeout(self) -> None:
-        if self.proxied_call is not None:
-            self.proxied_call.abort()
+        """End the call."""
+        if self.listener is not None:
+            self.listener.abort()
 
     def fail(self, error: purerpc.RpcFailedError) -> None:
-        """The caller has cancelled, or is gone."""
+        """End the call: the client has cancelled it, or is gone."""
         if self.error is None:
             self.error = error
             if self.cancel_on_error is not None:
                 self.cancel_on_error.cancel()
-            if self.proxied_call is not None:
-                self.proxied_call.on_downstream_reset()
+            if self.listener is not None:
+                self.listener.on_downstream_reset()
 
 
 class UpstreamStream(ProxiedStream):
-    """The same call as it goes on to a plugin."""
+    """The stream to the plugin."""
 
     __slots__ = ()
 
     def on_headers(self, headers: ResponseHeaders) -> None:
-        if self.proxied_call is not None:
-            self.proxied_call.on_response_headers(headers)
+        if self.listener is not None:
+            self.listener.on_response_headers(headers)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         if len(data) < _MAX_SMALL_CHUNK:
@@ -199,19 +241,19 @@ class UpstreamStream(ProxiedStream):
             self.on_end_stream(None)
 
     def _forward_data(self, data: bytes) -> None:
-        if self.proxied_call is not None:
-            self.proxied_call.on_response_data(data)
+        if self.listener is not None:
+            self.listener.on_response_data(data)
 
     def on_end_stream(self, trailers: Trailers | None) -> None:
         self._flush_small_chunks()
         self.remote_closed, self.trailers = True, trailers
-        if self.proxied_call is not None:
-            self.proxied_call.on_response_end(trailers)
+        if self.listener is not None:
+            self.listener.on_response_end(trailers)
 
     def fail(self, error: purerpc.RpcFailedError) -> None:
-        """The plugin has reset the call, or its connection is lost."""
+        """Report that the plugin has reset the call, or that its connection is lost."""
         self._flush_small_chunks()
         if self.error is None and not self.remote_closed:
             self.error = error
-            if self.proxied_call is not None:
-                self.proxied_call.on_upstream_reset(error)
+            if self.listener is not None:
+                self.listener.on_upstream_reset(error)

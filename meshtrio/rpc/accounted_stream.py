@@ -1,4 +1,4 @@
-"""The memory that one call uses, as its server counts it in the ledger of its peer."""
+"""The memory that one call uses, charged to the account of its peer on a server."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import purerpc
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 
 MIN_CHARGED_SIZE = 1024
-"""Bytes that a call may hold without being counted: they are part of what a call costs."""
+"""Size of a message, in bytes, up to which it is not charged: every call costs as much."""
 _COPIES_PER_REPLY = 2
-"""Of a reply that waits: as bytes, and as the object that they were made of."""
+"""Number of copies of a reply that waits: its bytes, and the object they were made from."""
 
 
 class AccountedStream:
-    """Counts in a ledger while the stream is open; on a client there is none.
+    """Charges an account while the stream is open; a client has no account.
 
-    Received bytes are counted until a handler takes them, and from then on as what it works with,
-    until it takes the next message or ends. What it sends is counted while the peer does not read.
+    Received bytes are charged as received until the handler takes them, and then as working until
+    it takes the next message or ends. Sent bytes are charged as working while the peer does not
+    read them.
     """
 
     __slots__ = (
@@ -30,83 +31,83 @@ class AccountedStream:
 
     account: ConnectionAccount | None
     received_charge: int
-    """Bytes that wait to be taken, as they are counted."""
+    """Size of the messages that wait to be taken, as charged, in bytes."""
     taken_charge: int
-    """Bytes that the handler works with."""
+    """Size of the message that the handler works with, as charged, in bytes."""
     sending_charge: int
-    """Bytes that wait until the peer reads, or that the handler is expected to send."""
+    """Size of data that is sent but not read, or expected to be sent, as charged, in bytes."""
     has_reservation: bool
-    """There is room for the message under way, which does not fit into the window."""
+    """Whether room is reserved for an incomplete message that does not fit into the window."""
     has_large_message: bool
-    """Such a message has come whole and has not been taken yet."""
+    """Whether such a message is complete and has not been taken yet."""
 
     def charge_to(self, account: ConnectionAccount | None) -> None:
-        """Have the call counted in another ledger than its connection's, before anything is."""
+        """Charge another account than the connection's, before anything was charged."""
         if self.account is not None and account is not None:
             self.account.peer_account.active_calls -= 1
             account.peer_account.active_calls += 1
             self.account = account
 
     def release_charges(self) -> None:
-        """The stream is gone, and nothing of it counts any more."""
-        ledger, self.account = self.account, None
-        if ledger is None:
+        """Release all charges: the stream is closed."""
+        account, self.account = self.account, None
+        if account is None:
             return
-        ledger.peer_account.active_calls -= 1
+        account.peer_account.active_calls -= 1
         working = self.taken_charge + self.sending_charge
         if not (working or self.received_charge or self.has_reservation or self.has_large_message):
             return
-        # Not only when the garbage collector finds it: a failure and its traceback are a cycle.
+        # Without waiting for the garbage collector: an exception and its traceback are a cycle.
         self.discard_received()
         self.taken_charge = self.sending_charge = 0
-        ledger.peer_account.large_messages -= self.has_reservation + self.has_large_message
+        account.peer_account.large_messages -= self.has_reservation + self.has_large_message
         self.has_reservation = self.has_large_message = False
-        ledger.peer_account.remove_reservation_waiter(self)
+        account.peer_account.remove_reservation_waiter(self)
         if self.received_charge:
-            ledger.add_received(-self.received_charge)
-        ledger.add_working(-working)
-        ledger.peer_account.wake_waiters()
+            account.add_received(-self.received_charge)
+        account.add_working(-working)
+        account.peer_account.wake_waiters()
 
     def charge_received(self, size: int) -> str:
-        """Count what waits to be taken; gives the budget that was used up by more, "" for none."""
-        ledger, change = self.account, size - self.received_charge
-        if ledger is None or not change:
+        """Set the charge for waiting messages; return the budget that it exceeds, "" for none."""
+        account, change = self.account, size - self.received_charge
+        if account is None or not change:
             return ""
         self.received_charge = size
-        ledger.add_received(change)
-        return ledger.exceeded_receive_budget() if change > 0 else ""
+        account.add_received(change)
+        return account.exceeded_receive_budget() if change > 0 else ""
 
     def charge_taken(self, size: int) -> None:
-        """Count a message that the handler takes, until `release_taken`."""
+        """Charge a message that the handler takes, until `release_taken`."""
         if self.account is not None and size > MIN_CHARGED_SIZE:
             self.taken_charge = size
             self.account.add_working(self.taken_charge)
 
     def release_taken(self) -> None:
-        """The handler is through with the message that it took last."""
+        """Release the charge of the message that the handler took last."""
         charge, self.taken_charge = self.taken_charge, 0
         if self.account is not None:
             self.account.add_working(-charge)
 
     def charge_sending(self, size: int) -> None:
-        """Count bytes that the call is going to send, instead of what was counted before."""
+        """Set the charge for data that the call is going to send."""
         change = _COPIES_PER_REPLY * size - self.sending_charge
         if self.account is not None and change:
             self.sending_charge += change
             self.account.add_working(change)
 
     def charge_blocked_send(self, size: int) -> None:
-        """Count bytes that have to wait until the peer reads.
+        """Charge data that waits until the peer reads.
 
-        Raises ResourceExhaustedError if there are too many that do, except for those of a call
-        that is the only one.
+        Raises:
+            ResourceExhaustedError: It exceeds a budget, and is not that of the peer's only call.
         """
-        ledger = self.account
-        if ledger is None or size <= MIN_CHARGED_SIZE:
+        account = self.account
+        if account is None or size <= MIN_CHARGED_SIZE:
             return
         self.charge_sending(size)
-        budget = ledger.exceeded_work_budget(fraction=1.0)
-        if budget and ledger.peer_account.working > self.sending_charge + self.taken_charge:
+        budget = account.exceeded_work_budget(fraction=1.0)
+        if budget and account.peer_account.working > self.sending_charge + self.taken_charge:
             self.charge_sending(0)
             text = f"replies that the caller does not read use up {budget}"
             raise purerpc.ResourceExhaustedError(text)
@@ -114,42 +115,42 @@ class AccountedStream:
     # -- large messages ----------------------------------------------------------------------
 
     def reserve(self, size: int) -> bool:
-        """Reserve room for a message that does not fit into the window.
+        """Reserve room for a message that does not fit into the window; return whether it has it.
 
-        If there is none, `retry_reservation` is called when there may be. The only one of a peer is
-        always given room, so that it may be larger than the budget.
+        Without room, `retry_reservation` is called when there may be some. The only large message
+        of a peer always gets room, so that it may be larger than the budget.
         """
-        ledger = self.account
-        if ledger is None or self.has_reservation:
+        account = self.account
+        if account is None or self.has_reservation:
             return True
-        account = ledger.peer_account
-        if account.large_messages and (
-            ledger.exceeded_receive_budget(size, fraction=0.25) or ledger.exceeded_work_budget()
+        peer_account = account.peer_account
+        if peer_account.large_messages and (
+            account.exceeded_receive_budget(size, fraction=0.25) or account.exceeded_work_budget()
         ):
-            account.add_reservation_waiter(self)
+            peer_account.add_reservation_waiter(self)
             return False
         self.has_reservation = True
-        account.large_messages += 1
+        peer_account.large_messages += 1
         return True
 
     def complete_reservation(self) -> None:
-        """The message has come whole, or the call has failed."""
+        """Note that the large message is complete, or that the call has failed."""
         if self.account is not None and self.has_reservation:
             self.has_reservation = False
             self.account.peer_account.large_messages -= self.has_large_message
             self.has_large_message = True
 
     def release_reservation(self) -> None:
-        """All large messages that have come were taken."""
+        """Release the reservation: all large messages were taken."""
         if self.account is not None and self.has_large_message:
             self.has_large_message = False
             self.account.peer_account.large_messages -= 1
             self.account.peer_account.wake_waiters()
 
     def discard_received(self) -> None:
-        """Forget what no handler has taken."""
+        """Discard the messages that were not taken."""
         raise NotImplementedError
 
     def retry_reservation(self) -> bool:
-        """Go on if there is room now; false if there is not."""
+        """Continue if there is room now; return False if there is not."""
         raise NotImplementedError

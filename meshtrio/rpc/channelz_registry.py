@@ -1,7 +1,7 @@
-"""What this process has of channels, subchannels, servers and sockets, for channelz (gRFC A14).
+"""The channels, subchannels, servers and sockets of this process, for channelz (gRFC A14).
 
-Each has a number that is never used again. To be listed keeps nothing alive, and whoever ends
-leaves at once, without waiting for the garbage collector.
+Each has an identifier that is never reused. The tables hold weak references, and objects remove
+themselves when they close, without waiting for the garbage collector.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from typing import Any, Protocol
 import attrs
 
 _MAX_TRACE_EVENTS = 32
-"""That are kept of each channel and subchannel."""
+"""Number of events that are kept for each channel and subchannel."""
 _ids = itertools.count(1)
 
 
 def next_channelz_id() -> int:
-    """A number that nothing in this process has had."""
+    """Return an identifier that is unique in this process."""
     return next(_ids)
 
 
 class ChannelzTable:
-    """Things of one kind, by their numbers; may be read from any thread."""
+    """Objects of one kind, by channelz identifier; may be read from any thread."""
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[Any]] = {}
 
     def add(self, channelz_id: int, thing: object) -> None:
-        """List it until it leaves, or is nobody's any more."""
+        """Add an object until it is removed or garbage collected."""
         self._refs[channelz_id] = weakref.ref(thing, lambda _: self.remove(channelz_id))
 
     def remove(self, channelz_id: int) -> None:
-        """Does nothing where it has left already."""
+        """Remove an object; does nothing if it was removed already."""
         self._refs.pop(channelz_id, None)
 
     def get(self, channelz_id: int) -> Any:
-        """None where it is not there, or no more."""
+        """Return an object; None if there is none with this identifier."""
         ref = self._refs.get(channelz_id)
         return None if ref is None else ref()
 
     def iter_from(self, start_id: int) -> Iterator[Any]:
-        """Those from a number on, by their numbers."""
+        """Yield the objects with this identifier or a higher one, in order."""
         for each in sorted(self._refs):
             if each >= start_id and (thing := self.get(each)) is not None:
                 yield thing
@@ -60,11 +60,11 @@ CHANNELS, SUBCHANNELS, SERVERS, SOCKETS = (
     ChannelzTable(),
     ChannelzTable(),
 )
-"""A channel's, links, servers and connections with listening sockets."""
+"""All channels, subchannels, servers, and connections together with listening sockets."""
 
 
 class Severity(IntEnum):
-    """With channelz's numbers."""
+    """Severity of a trace event, with the numbers of channelz."""
 
     INFO = 1
     WARNING = 2
@@ -72,16 +72,18 @@ class Severity(IntEnum):
 
 @attrs.frozen
 class TraceEvent:
-    """Something worth telling that happened at a Unix time; `child` is a subchannel's number."""
+    """An event in the life of a channel, subchannel or server."""
 
     timestamp: float
+    """Unix time of the event, in seconds."""
     description: str
     severity: Severity
     subchannel_id: int
+    """Identifier of the subchannel that the event concerns, 0 for none."""
 
 
 class TraceNode:
-    """What is told of a thing beside what it knows itself: number, birth, and what happened."""
+    """The channelz identifier of an object, its creation time and its trace events."""
 
     __slots__ = ("channelz_id", "created_at", "events", "events_logged")
 
@@ -89,13 +91,14 @@ class TraceNode:
         self.channelz_id = next_channelz_id()
         self.created_at = time.time()
         self.events: deque[TraceEvent] = deque(maxlen=_MAX_TRACE_EVENTS)
-        """The latest, oldest first."""
+        """The latest events, oldest first."""
         self.events_logged = 0
-        """How many there have been."""
+        """Number of all events."""
 
     def add_event(
         self, description: str, severity: Severity = Severity.INFO, subchannel_id: int = 0
     ) -> None:
+        """Add an event that happens now."""
         self.events_logged += 1
         self.events.append(TraceEvent(time.time(), description, severity, subchannel_id))
 
@@ -113,7 +116,7 @@ class ListenSocket:
 
 
 class TracedServer(Protocol):
-    """What is used of a server."""
+    """The part of a server that the registry uses."""
 
     trace_node: TraceNode
     listen_socket: ListenSocket | None
@@ -121,7 +124,7 @@ class TracedServer(Protocol):
 
 @contextmanager
 def register_server(server: TracedServer, listener: socket.socket) -> Iterator[None]:
-    """List a server, and what it listens on, for the block."""
+    """Register a server and its listening socket for the block."""
     server.listen_socket = ListenSocket(listener)
     SERVERS.add(server.trace_node.channelz_id, server)
     SOCKETS.add(server.listen_socket.channelz_id, server.listen_socket)
@@ -133,7 +136,7 @@ def register_server(server: TracedServer, listener: socket.socket) -> Iterator[N
 
 
 def replace_listen_socket(server: TracedServer, listener: socket.socket) -> None:
-    """List another socket that a server listens on, instead of the one before."""
+    """Register another listening socket of a server, instead of the previous one."""
     if server.listen_socket is not None:
         SOCKETS.remove(server.listen_socket.channelz_id)
     server.listen_socket = ListenSocket(listener)

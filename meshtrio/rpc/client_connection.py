@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Stream)
 
 
 class ClientConnection(Connection):
-    """A connection that opens streams; see `GrpcConnection` for who owns what."""
+    """A connection that opens streams; `Connection` says who owns what."""
 
     def __init__(
         self,
@@ -33,14 +33,15 @@ class ClientConnection(Connection):
         timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__(transport, Role.CLIENT, limits, timeouts)
+        self._event_handlers[events.ResponseReceived] = self._on_response
         self.is_draining = False
-        """Opens no further stream, and closes once those it has are over."""
+        """Whether no new stream is opened, and the connection closes with its last stream."""
         self.is_peer_shutting_down = False
-        """The server has sent GOAWAY with NO_ERROR."""
+        """Whether the server has sent GOAWAY with NO_ERROR."""
         self.established = trio.Event()
-        """The server has spoken HTTP/2, or never will: see `usable`."""
+        """Set when the server has sent SETTINGS, or never will: see `is_usable`."""
         self.run_finished = trio.Event()
-        """Set by who runs it, once it has."""
+        """Set by the owner of the connection when `run` has returned."""
         self.exhausted = trio.Event()
         """Set when no further stream can be opened."""
         self._queue_offsets: dict[int, int] = {}
@@ -50,22 +51,23 @@ class ClientConnection(Connection):
 
     @property
     def is_usable(self) -> bool:
+        """Whether the connection can open streams, now or once others have ended."""
         return not (self.is_draining or self.closed or self.engine.exhausted)
 
     @property
     def has_stream_slot(self) -> bool:
-        """Whether a stream can be opened just now."""
+        """Whether a stream can be opened now."""
         return self.engine.can_open_stream and not self.closed
 
     def open_stream(self, block: bytes) -> Stream | None:
-        """Open a stream with a request's head, None where no stream can be opened just now.
+        """Open a stream with request headers; return None if no stream can be opened now.
 
-        Nothing is written yet: the message that follows goes out in the same system call.
+        Nothing is written yet, so that the request is sent in the same system call.
         """
         return self.open_stream_as(Stream, block)
 
     def open_stream_as(self, stream_class: type[S], block: bytes) -> S | None:
-        """The same, as a stream of another kind."""
+        """Open a stream as `open_stream` does, as an instance of a subclass of `Stream`."""
         engine = self.engine
         if self.closed or not engine.can_open_stream:
             return None
@@ -78,18 +80,19 @@ class ClientConnection(Connection):
         return stream
 
     async def wait_for_stream_slot(self) -> None:
-        """Wait until a stream may have become free on this connection, or it is of no more use."""
+        """Wait until a stream slot may be free, or the connection is not usable any more."""
         while self.is_usable and not self.engine.can_open_stream:
             await self._slot_waiters.park()
 
     def notify_stream_slot(self) -> None:
-        """Let the next one who waits for room have a place that is not used after all."""
+        """Wake the next task that waits for a stream slot, because this one is not used."""
         self._slot_waiters.unpark()
 
     def start_draining(self, reason: str = "the connection is no longer needed") -> None:
-        """Take no new calls, let those under way finish, then close.
+        """Open no new streams, and close when the last stream ends.
 
-        `reason` is what `loss` says if it closes at once.
+        Args:
+            reason: The `close_reason` if there is no stream.
         """
         self.is_draining = True
         self._mark_exhausted()
@@ -127,13 +130,13 @@ class ClientConnection(Connection):
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        head = stream.headers = event.headers
+        headers = stream.headers = event.headers
         if event.end_stream:
-            stream.on_end_stream(head.trailers)
-        elif (failure := error_for_response(head)) is not None:
-            stream.fail(failure)
+            stream.on_end_stream(headers.trailers)
+        elif (error := error_for_response(headers)) is not None:
+            stream.fail(error)
         else:
-            stream.on_headers(head)
+            stream.on_headers(headers)
 
     def _on_goaway(self, event: events.GoAwayReceived) -> None:
         super()._on_goaway(event)
@@ -157,7 +160,10 @@ class ClientConnection(Connection):
         super()._fail_stream(stream, error)
 
     def _error_for_unprocessed(self, code: int) -> purerpc.RpcFailedError:
-        """A call above the last stream id: safe to make again, unless it may be the reason."""
+        """Return the error of a call above the last stream of a GOAWAY.
+
+        The call is safe to retry, unless it may be the reason for the GOAWAY.
+        """
         if code == ErrorCode.NO_ERROR:
             return CallRefusedError("the peer shut down before processing the call")
         return ConnectionLostError(self.close_reason)

@@ -78,14 +78,14 @@ def use_tracers(
 
 def compose_client_tracers(*tracers: ClientTracer | None) -> ClientTracer | None:
     """Return a tracer that calls all of these; None if there is none."""
-    found = tuple(each for each in tracers if each is not None)
-    return _CompositeClientTracer(found) if len(found) > 1 else found[0] if found else None
+    present = tuple(each for each in tracers if each is not None)
+    return _CompositeClientTracer(present) if len(present) > 1 else present[0] if present else None
 
 
 def compose_server_tracers(*tracers: ServerTracer | None) -> ServerTracer | None:
     """Return a tracer that calls all of these; None if there is none."""
-    found = tuple(each for each in tracers if each is not None)
-    return _CompositeServerTracer(found) if len(found) > 1 else found[0] if found else None
+    present = tuple(each for each in tracers if each is not None)
+    return _CompositeServerTracer(present) if len(present) > 1 else present[0] if present else None
 
 
 def _call_each(methods: Iterable[Callable[..., None]], *args: object) -> None:
@@ -126,8 +126,8 @@ class _CompositeMessageTracer(MessageTracer):
 
 def _take_message_tracer(stream: Stream) -> list[MessageTracer]:
     """Remove and return the message tracer of a stream, so that the next tracer can set its own."""
-    found, stream.message_tracer = stream.message_tracer, None
-    return [] if found is None else [found]
+    tracer, stream.message_tracer = stream.message_tracer, None
+    return [] if tracer is None else [tracer]
 
 
 def _compose_message_tracers(tracers: list[MessageTracer]) -> MessageTracer | None:

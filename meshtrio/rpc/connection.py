@@ -1,7 +1,12 @@
-"""One HTTP/2 connection on a socket: the pump that reads, and the flush that writes.
+"""One HTTP/2 connection on a socket: its read loop, its writes, and the streams on it.
 
-The pump is the connection's only standing task. Writing is done by whichever task has something
-to say, straight to the socket; a task of its own is started only while the kernel takes no more.
+The read loop is the only task that a connection always has. Data is written by the task that sends
+it, directly to the socket; another task writes only while the kernel's buffer is full.
+
+Its parts: `GrpcConnection` (the engine) holds the protocol's state, `WriteBuffer` what
+the kernel has not taken, `WindowWaiters` the streams that wait for the window, `WriteCoalescer` the
+delay of writes. Subclasses decide what streams are: `ClientConnection` opens them,
+`ServerConnection` serves them.
 """
 
 from __future__ import annotations
@@ -17,8 +22,8 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.connection import GrpcConnection as Engine
-from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
+from meshtrio.grpc.connection import GrpcConnection
+from meshtrio.grpc.headers import Trailers
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
@@ -31,6 +36,8 @@ from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.window_waiters import WindowWaiters
+from meshtrio.rpc.write_coalescer import WriteCoalescer
 from meshtrio.transport.peer import Peer
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.write_buffer import HIGH_WATER, WriteBuffer
@@ -39,32 +46,34 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _RECEIVE_SIZE = 1024 * 1024
 _SMALL_READ_SIZE = 4096
-"""Bytes of a read that are processed at once: some 450 frames at the most."""
+"""Size of a read, in bytes, up to which it is processed at once: at most 450 frames."""
 _MAX_READ_COST = 128
-"""Frames, and KiB of frames, that are processed before the time is looked at."""
+"""Number of frames, and of KiB of frames, that are processed between readings of the clock."""
 _MAX_UNTIMED_EVENTS = 24
-"""Events of one read whose time is not worth measuring."""
+"""Number of events of one read below which their time is not measured."""
 _SECONDS_PER_EVENT = 0.000003
-"""Seconds that an event takes on average."""
+"""Average time that an event takes, in seconds."""
 _MAX_FAILED_PER_PASS = 16
-"""Calls that end in one pass of the event loop with their connection. The end of a handler takes
-some 0.3 ms, and there may be a thousand."""
+"""Number of calls that fail with their connection in one pass of the event loop.
+
+The end of a handler takes about 0.3 ms, and there may be a thousand of them.
+"""
 _ENHANCE_YOUR_CALM = ErrorCode.ENHANCE_YOUR_CALM
-_WINDOW_PER_WAKEUP = 4096
-"""Bytes of a connection's window for which one waiting stream is woken."""
 _EVENTS_PER_CALL = 3
-"""A reply is a head, a message and trailers: a read that brings more has woken several tasks."""
-_MAX_WRITE_DELAY = 0.0005
-"""Seconds for which writing waits at the most for more to be said."""
+"""Events of a reply: headers, a message and trailers. A read with more has woken several tasks."""
 _TLS_HANDSHAKE_TIMEOUT = 10.0
-"""Seconds that TLS may take to agree on keys."""
+"""Maximum time of a TLS handshake, in seconds."""
 _KEEPALIVE_PAYLOAD = b"alive?.."
 CLOSE_TIMEOUT = 1.0
-"""Seconds a closing connection has to be rid of its last bytes, and the peer to close too."""
+"""Seconds for which a closing connection flushes its last bytes and waits for the peer to close."""
 
 
 class Connection:
-    """The parts common to both sides; `run` owns the socket and everything that uses it."""
+    """The part of a connection that is common to both sides.
+
+    `run` owns the socket and all tasks that use it. A connection is a `StreamTransport` for its
+    streams.
+    """
 
     def __init__(
         self,
@@ -73,57 +82,57 @@ class Connection:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        self.engine = Engine(role, limits)
+        self.engine = GrpcConnection(role, limits)
         self.limits = self.engine.limits
+        # Bound once, because every message goes through them.
+        self.is_send_open = self.engine.is_send_open
+        self.send_headers = self.engine.send_headers
+        self.send_data = self.engine.send_data
+        self.set_receive_window = self.engine.set_receive_window
         self.is_client = role is Role.CLIENT
         self.message_limits = default_message_limits(self.limits, is_client=self.is_client)
         self.timeouts = timeouts or Timeouts()
         self.streams: dict[int, Stream] = {}
         self.closed = False
-        """No call can be made or answered any more; what was said is still being sent, perhaps."""
+        """Whether no call can be started or continued; sent data may still be flushed."""
         self.close_reason = "the peer closed the connection"
-        """Why the connection ended, or would be said to have if it ended now."""
+        """The reason reported to pending calls when the connection closes; updated until then."""
         self._transport = transport
         self._peer: Peer | None = None
         self.write_buffer = WriteBuffer(self._transport)
         self.counters = CallCounters()
         self.channelz_id = channelz_registry.next_channelz_id()
         self._now = trio.lowlevel.current_clock().current_time
-        """`trio.current_time`, at half its cost."""
+        """The same as `trio.current_time`, at half the cost."""
         self._opened_at = self._last_read_at = self._now()
         self._ping_sent_at: float | None = None
-        """When the peer was asked for a sign of life that has not come yet."""
-        self._expected_writers = 0
-        """So many calls are waited for, and written at once; 0 where each speaks for itself."""
-        self._writers_seen = 0
-        """How many of them have spoken."""
-        self._coalesce_until = 0.0
-        """When they are written all the same."""
+        """Time of the keepalive PING that the peer has not acknowledged yet."""
+        self._write_coalescer = WriteCoalescer(self._now)
         self._is_handshake_done = False
-        """The transport is ready for bytes."""
+        """Whether the transport accepts data."""
         self._read_scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self.window_waiters: dict[Stream, None] = {}
-        """Streams that wait for the connection's window or for the kernel, in order."""
+        self._window_waiters = WindowWaiters(self.engine, self.write_buffer, self.start_soon)
+        self.window_waiters = self._window_waiters.streams
+        self.wake_on_window = self._window_waiters.wait_for_window
+        self.wake_on_writable = self._window_waiters.wait_until_writable
+        self.wake_next_sender = self._window_waiters.wake_next
         self.account: ConnectionAccount | None = None
-        """On a server: the memory that the connection's calls use."""
+        """The account of the memory that the connection's calls use, on a server."""
         self.loop_share = EventLoopShare()
-        """The use that the peer makes of the event loop."""
+        """The peer's share of the event loop."""
         self._has_window_opened = False
-        """The read under way has opened the connection's window."""
-        self._is_waking_senders = False
+        """Whether the current read has opened the connection's window."""
         self._incomplete_charge = 0
-        """Bytes of an incomplete frame that the ledger counts."""
+        """Size of incomplete frames that is charged to the account, in bytes."""
         self._write_buffer_charge = 0
-        """Bytes in the outbox that the ledger counts."""
+        """Size of the write buffer that is charged to the account, in bytes."""
         self._unread_ack_size = 0
-        """Bytes of answers to PING and SETTINGS that the peer has not read."""
-        self._is_awaiting_low_water = False
-        """A task waits for the kernel on their behalf."""
+        """Size of acknowledgements of PING and SETTINGS that the peer has not read, in bytes."""
         self.connections_to_flush: set[Connection] = set()
-        """Connections that what the read under way brings is passed on to."""
+        """Connections on which the current read has sent data, which are flushed after it."""
         self._streams_with_data: set[Stream] = set()
-        """Streams that the read under way has brought DATA for."""
+        """Streams for which the current read has brought DATA."""
         self._event_handlers: dict[type, Callable[[Any], None]] = {
             events.DataReceived: self._on_data,
             events.TrailersReceived: self._on_trailers,
@@ -133,19 +142,17 @@ class Connection:
             events.ConnectionFailed: self._on_failed,
             events.GoAwayReceived: self._on_goaway,
             events.PingAckReceived: self._on_ping_ack,
-            events.RequestReceived: self._on_request,
-            events.RequestHeadersTooLarge: self._on_request_too_large,
-            events.ResponseReceived: self._on_response,
         }
+        """What handles each event; subclasses add those that only their engine reports."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve the connection until the peer closes it, breaks it, or `shut` is called.
+        """Run the connection until the peer closes or breaks it, or `close` is called.
 
-        Never raises for what the peer does. Whatever ends it, cancellation included, every call
-        on it is failed, its tasks are cancelled and the socket is closed before this returns.
+        Nothing that the peer does raises here. When this returns all calls have failed, all tasks
+        of the connection have ended and the socket is closed, also after a cancellation.
         """
         channelz_registry.SOCKETS.add(self.channelz_id, self)
-        cut = True
+        is_cancelled = True
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -159,11 +166,11 @@ class Connection:
                 if self.engine.closed:
                     await self._drain_before_close()
                 nursery.cancel_scope.cancel()
-            cut = False
+            is_cancelled = False
         finally:
             self._mark_closed()
             self._fail_streams()
-            if cut:
+            if is_cancelled:
                 self._on_cancelled()
             self.write_buffer.close()
             if self.account is not None:
@@ -173,7 +180,7 @@ class Connection:
             channelz_registry.SOCKETS.remove(self.channelz_id)
 
     def _on_cancelled(self) -> None:
-        """Send what the peer has to know although this was cancelled; must not block."""
+        """Send what the peer needs to know after a cancellation; must not block."""
 
     async def _handshake(self) -> bool:
         try:
@@ -192,7 +199,7 @@ class Connection:
     async def _read_loop(self) -> None:
         receive, handle, now = self._transport.receive, self._event_handlers, self._now
         engine = self.engine
-        while not self.engine.closed:
+        while not engine.closed:
             try:
                 data = await receive(_RECEIVE_SIZE)
             except OSError as exc:
@@ -204,116 +211,95 @@ class Connection:
                 await self.loop_share.wait_for_turn()
             self._last_read_at = now()
             cost = _MAX_READ_COST if len(data) > _SMALL_READ_SIZE else 0
-            events_ = engine.receive_data(data, self._last_read_at, cost)
-            for event in events_:
+            new_events = engine.receive_data(data, self._last_read_at, cost)
+            for event in new_events:
                 handle[type(event)](event)
-            received = len(events_)
-            if received > _MAX_UNTIMED_EVENTS or cost:
-                received = await self._process_in_slices(received)
+            event_count = len(new_events)
+            if event_count > _MAX_UNTIMED_EVENTS or cost:
+                event_count = await self._process_in_slices(event_count)
             if (
-                self._needs_finish
-                or engine.incomplete_frame_since is not None
+                self._has_window_opened
                 or self._streams_with_data
+                or self._incomplete_charge
+                or self.write_buffer.size
+                or self.connections_to_flush
+                or engine.incomplete_frame_since is not None
             ):
-                passed_on = self._finish_read()
+                has_flushed_others = self._finish_read()
                 if self._unread_ack_size > HIGH_WATER:
                     await self.write_buffer.wait_drained()
             else:
-                passed_on = False
+                has_flushed_others = False
                 self.flush()
-            # In two or three parts: the peer is at work on one while the next is being made.
-            together = received // (2 * _EVENTS_PER_CALL)
-            if together > 1 and not passed_on:
-                await self._coalesce_writes(together)
+            # In two or three parts, so that the peer works on one while the next is being made.
+            writers = event_count // (2 * _EVENTS_PER_CALL)
+            if writers > 1 and not has_flushed_others:
+                await self._write_coalescer.run(writers, self.flush)
 
-    async def _process_in_slices(self, received: int) -> int:
-        """Process what a read has brought beyond little: a slice of time, then the next in the
-        peer's turn. Gives the number of events of the last slice, `received` being the first.
+    async def _process_in_slices(self, event_count: int) -> int:
+        """Process the rest of a large read, in time slices between which other peers get a turn.
+
+        Args:
+            event_count: Number of events of the read that were processed already.
+
+        Returns:
+            The number of events of the last slice.
         """
         engine, share, handle = self.engine, self.loop_share, self._event_handlers
-        # What came before was one part, of which only the order of magnitude matters.
-        began = thread_time() - received * _SECONDS_PER_EVENT
+        # Only the order of magnitude of what was processed before matters.
+        began = thread_time() - event_count * _SECONDS_PER_EVENT
         while True:
             while engine.unprocessed_frames is not None:
                 more = engine.receive_data(b"", self._now(), _MAX_READ_COST)
                 for event in more:
                     handle[type(event)](event)
-                received += len(more)
+                event_count += len(more)
                 if thread_time() - began >= share.time_slice:
                     break
             must_wait = share.charge(thread_time() - began)
             if engine.unprocessed_frames is None and not must_wait:
-                return received
+                return event_count
             self._finish_read()
             if self._unread_ack_size > HIGH_WATER:
                 await self.write_buffer.wait_drained()
             await share.wait_for_turn()
-            began, received = thread_time(), 0
+            began, event_count = thread_time(), 0
             if engine.unprocessed_frames is None:
-                return received
-
-    @property
-    def _needs_finish(self) -> bool:
-        """Whether a read has led to more than what `flush` sends."""
-        waiting = self.write_buffer.size or self._incomplete_charge
-        return bool(self._has_window_opened or self.connections_to_flush or waiting)
+                return event_count
 
     def _finish_read(self) -> bool:
-        """Send what a read has led to; true if some of it was passed on."""
+        """Open windows and flush after a read; return whether other connections were flushed."""
         self._charge_incomplete()
         if self._has_window_opened:
             self._has_window_opened = False
-            self._wake_senders()
+            self._window_waiters.wake()
         for stream in self._streams_with_data:
             if not stream.remote_closed:
                 stream.release_window()
         self._streams_with_data.clear()
         waiting = self.write_buffer.size
         self.flush()
-        passed_on = bool(self.connections_to_flush)
-        if passed_on:
+        has_flushed_others = bool(self.connections_to_flush)
+        if has_flushed_others:
             self._flush_connections()
-        # A peer that asks (PING, SETTINGS) and does not read the answers is not asked for more.
-        # Messages are not counted: two peers that each wait for the other to read would wait for
-        # ever, and windows bound them anyway.
+        # A peer that sends PING or SETTINGS is not read from while it does not read the replies.
+        # Messages do not count: two peers that each wait for the other to read would deadlock, and
+        # flow control bounds messages anyway.
         self._unread_ack_size = (
             self._unread_ack_size + self.write_buffer.size - waiting if waiting else 0
         )
-        return passed_on
+        return has_flushed_others
 
     def _flush_connections(self) -> None:
-        passed_on, self.connections_to_flush = self.connections_to_flush, set()
-        for connection in passed_on:
+        connections, self.connections_to_flush = self.connections_to_flush, set()
+        for connection in connections:
             connection.flush()
 
-    async def _coalesce_writes(self, count: int) -> None:
-        """Write what so many of the tasks that one read has woken say in one system call, instead
-        of one for each. Not for long: what takes its time is not waited for.
-        """
-        self._expected_writers, self._writers_seen, self._coalesce_until = (
-            count,
-            0,
-            self._now() + _MAX_WRITE_DELAY,
-        )
-        try:
-            # A task that was woken runs within the next two passes of the scheduler.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        finally:
-            self._expected_writers = 0
-            self.flush()
-
-    def _should_delay_write(self) -> bool:
-        """Another call has spoken, and others are about to."""
-        self._writers_seen += 1
-        now = self._now()
-        if self._writers_seen < self._expected_writers and now < self._coalesce_until:
-            return True
-        self._writers_seen, self._coalesce_until = 0, now + _MAX_WRITE_DELAY
-        return False
-
     async def _drain_before_close(self) -> None:
-        """See the last words off: closing with unread bytes could destroy them on their way."""
+        """Flush the last data and wait for the peer to close.
+
+        Closing a socket with unread bytes could discard data on its way to the peer.
+        """
         with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
             await self.write_buffer.wait_drained()
             self._transport.send_eof()
@@ -321,7 +307,7 @@ class Connection:
                 pass
 
     def close(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
-        """Close after saying GOAWAY; calls still open fail with `reason`. Does not wait."""
+        """Send GOAWAY and close; open calls fail with `reason`. Does not wait."""
         if self.closed or self.engine.closed:
             return
         self.close_reason = reason
@@ -331,20 +317,20 @@ class Connection:
         self._read_scope.cancel()
 
     def check_timeouts(self, now: float) -> None:
-        """Hold the peer to the timeouts; called by the connection's owner once a second."""
-        times, stalled = self.timeouts, self.engine.incomplete_frame_since
+        """Enforce the timeouts; called once a second by the owner of the connection."""
+        timeouts, incomplete_since = self.timeouts, self.engine.incomplete_frame_since
         if not self.engine.is_established:
-            if now - self._opened_at > times.handshake:
-                reason = f"the peer did not speak HTTP/2 within {times.handshake:g} s"
+            if now - self._opened_at > timeouts.handshake:
+                reason = f"the peer did not speak HTTP/2 within {timeouts.handshake:g} s"
                 self.close(reason, ErrorCode.SETTINGS_TIMEOUT)
-        elif stalled is not None and now - stalled > times.frame:
-            reason = f"a frame was not finished within {times.frame:g} s"
+        elif incomplete_since is not None and now - incomplete_since > timeouts.frame:
+            reason = f"a frame was not finished within {timeouts.frame:g} s"
             self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
         else:
             self._check_keepalive(now)
             for stream in list(self.streams.values()):
                 since = stream.incomplete_since
-                if since is not None and now - since > times.message:
+                if since is not None and now - since > timeouts.message:
                     self._fail_slow_stream(stream)
 
     def _fail_slow_stream(self, stream: Stream) -> None:
@@ -362,7 +348,7 @@ class Connection:
             self._ping_sent_at = None
         if self._ping_sent_at is not None:
             if now - self._ping_sent_at > self.timeouts.keepalive_timeout:
-                self.close("the peer gives no sign of life")
+                self.close("keepalive timeout: the peer gives no sign of life")
         elif now - self._last_read_at > self.timeouts.keepalive_time:
             self._ping_sent_at = now
             self.counters.keepalives_sent += 1
@@ -370,17 +356,17 @@ class Connection:
             self.flush()
 
     def _mark_closed(self) -> None:
-        """From here on nothing is called; what was, fails, at once or in turns."""
+        """Prevent new calls, and fail the open ones: now if they are few, or else in `run`."""
         self.closed = True
         self._fail_streams_if_few()
 
     def _fail_streams_if_few(self) -> None:
-        """Fail the calls at once, unless there are so many that `run` has to do it in turns."""
+        """Fail the calls, unless there are so many that `run` has to do it in batches."""
         if len(self.streams) <= _MAX_FAILED_PER_PASS:
             self._fail_streams()
 
     async def _fail_streams_in_batches(self) -> None:
-        """Fail the calls that there are, a few in each pass of the event loop."""
+        """Fail all calls, a few in each pass of the event loop."""
         while self.streams:
             for stream in list(itertools.islice(self.streams.values(), _MAX_FAILED_PER_PASS)):
                 self._fail_stream(stream, ConnectionLostError(self.close_reason))
@@ -391,18 +377,21 @@ class Connection:
             self._fail_stream(stream, ConnectionLostError(self.close_reason))
 
     def flush(self) -> None:
-        """Write what the engine has to say, now as far as the kernel takes it. Never blocks."""
-        if not self._is_handshake_done or (self._expected_writers and self._should_delay_write()):
+        """Write the engine's pending data to the socket or the write buffer. Never blocks."""
+        if not self._is_handshake_done or (
+            self._write_coalescer.expected_writers and self._write_coalescer.should_delay()
+        ):
             return
         buffers = self.engine.buffers_to_send()
         if not buffers:
             return
-        if self.write_buffer.write(buffers) and self._nursery is not None:
+        write_buffer = self.write_buffer
+        if write_buffer.write(buffers) and self._nursery is not None:
             self._nursery.start_soon(self._drain_write_buffer)
-        if self.write_buffer.size and self.account is not None:
+        if write_buffer.size and self.account is not None:
             self._charge_write_buffer(self.account)
-        if self.write_buffer.error is not None and not (self.closed or self.engine.closed):
-            self.close_reason = f"the connection broke: {self.write_buffer.error.strerror}"
+        if write_buffer.error is not None and not (self.closed or self.engine.closed):
+            self.close_reason = f"the connection broke: {write_buffer.error.strerror}"
 
     async def _drain_write_buffer(self) -> None:
         await self.write_buffer.drain()
@@ -415,14 +404,16 @@ class Connection:
         account.add_working(change)
 
     def _charge_incomplete(self) -> None:
-        """Count what has come of a frame or header block that is not complete. Closes the
-        connection if the peer has too much of that, on all of its connections."""
-        ledger, size = self.account, self.engine.buffered_size
-        if ledger is None or size == self._incomplete_charge:
+        """Charge incomplete frames and header blocks.
+
+        Closes the connection if the peer has too many of them, on all of its connections.
+        """
+        account, size = self.account, self.engine.buffered_size
+        if account is None or size == self._incomplete_charge:
             return
         change = size - self._incomplete_charge
         self._incomplete_charge = size
-        if not ledger.add_incomplete(change):
+        if not account.add_incomplete(change):
             self.close("frames that are not complete use up peer_memory", _ENHANCE_YOUR_CALM)
 
     def statistics(self) -> ConnectionStatistics:
@@ -441,12 +432,30 @@ class Connection:
         return calls
 
     @property
+    def max_send_header_list_size(self) -> int:
+        """The maximum size of a header list that the peer accepts, in bytes."""
+        return self.engine.max_send_header_list_size
+
+    @property
+    def above_high_water(self) -> bool:
+        """Whether calls must wait before they add to the write buffer."""
+        return self.write_buffer.size > HIGH_WATER
+
+    async def wait_below_high_water(self) -> None:
+        """Wait until the kernel has taken most of the write buffer, or the connection closes."""
+        await self.write_buffer.wait_below_high_water()
+
+    def has_stream(self, stream_id: int) -> bool:
+        """Return whether a stream is open."""
+        return stream_id in self.streams
+
+    @property
     def transport(self) -> Transport:
         return self._transport
 
     @property
     def peer(self) -> Peer:
-        """Who is at the other end; nobody in particular once it is gone."""
+        """The peer, as the kernel or TLS identifies it; an empty `Peer` once the peer is gone."""
         if self._peer is None:
             try:
                 self._peer = self._transport.peer()
@@ -457,7 +466,7 @@ class Connection:
     # -- streams -----------------------------------------------------------------------------
 
     def remove_stream(self, stream: Stream, code: ErrorCode) -> None:
-        """Drop a stream, telling the peer where it does not know yet that it is over."""
+        """Remove a stream, and reset it unless the peer knows that it has ended."""
         if self.window_waiters:
             self.wake_next_sender(stream)
         if self.streams.pop(stream.id, None) is not None:
@@ -467,11 +476,11 @@ class Connection:
             self._on_stream_removed(stream)
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
-        """Whether a stream stays open until the peer has ended it, instead of being reset."""
+        """Return whether a stream stays open until the peer ends it, instead of being reset."""
         return False
 
     def abort_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
-        """End a call from this side, telling both ends why."""
+        """Fail a call with an error, and reset its stream."""
         if stream.id in self.streams:
             self._fail_stream(stream, error)
             if self.engine.reset_stream(stream.id, ErrorCode.CANCEL):
@@ -484,7 +493,7 @@ class Connection:
         self._on_stream_removed(stream)
 
     def _on_stream_removed(self, stream: Stream) -> None:
-        """A stream's place is free."""
+        """Handle the end of a stream, whose slot is free."""
 
     # -- events ------------------------------------------------------------------------------
 
@@ -504,7 +513,7 @@ class Connection:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        # A stream whose response has begun was processed, whatever the code says.
+        # A call whose response has started was processed, whatever the error code says.
         if (
             event.remote_reset
             and event.error_code == ErrorCode.REFUSED_STREAM
@@ -524,70 +533,16 @@ class Connection:
         else:
             self._has_window_opened = True
 
-    def _wake_senders(self) -> None:
-        """Wake streams that wait for the connection's window, as many as it has room for.
-
-        A stream with a task is woken and sends later; when it is done it wakes the next, by
-        `wake_next_sender`. So a peer that opens the window by a byte does not make this side wake
-        all that wait.
-        """
-        room = self.engine.flow_control_windows[0]
-        if self._is_waking_senders or room <= 0:
-            return
-        self._is_waking_senders = True
-        for stream in list(self.window_waiters):
-            if min(room, self.engine.flow_control_windows[0]) <= 0:
-                break
-            if self.write_buffer.above_high_water:
-                self._start_low_water_waiter()
-                break
-            del self.window_waiters[stream]
-            if not stream.sends_synchronously:
-                room -= _WINDOW_PER_WAKEUP
-            stream.on_writable()
-        self._is_waking_senders = False
-
-    def wake_next_sender(self, stream: Stream) -> None:
-        """Leave what a stream did not use of the connection's window to the next that waits."""
-        if self.window_waiters:
-            self.window_waiters.pop(stream, None)
-            self._wake_senders()
-
     def _on_settings(self, event: events.SettingsReceived) -> None:
         if event.windows_increased:
             for stream in list(self.streams.values()):
                 stream.on_writable()
 
-    def wake_on_window(self, stream: Stream) -> None:
-        """Have a stream woken when the connection's window opens, if that is what it waits for."""
-        if self.engine.flow_control_windows[0] <= 0:
-            self.window_waiters[stream] = None
-        else:
-            self.wake_next_sender(stream)
-
-    def wake_on_writable(self, stream: Stream) -> None:
-        """The same, and when the kernel takes more."""
-        if self.write_buffer.above_high_water:
-            self.window_waiters[stream] = None
-            self._start_low_water_waiter()
-        else:
-            self.wake_on_window(stream)
-
-    def _start_low_water_waiter(self) -> None:
-        if not self._is_awaiting_low_water:
-            self._is_awaiting_low_water = True
-            self.start_soon(self._wake_senders_at_low_water)
-
-    async def _wake_senders_at_low_water(self) -> None:
-        await self.write_buffer.wait_below_high_water()
-        self._is_awaiting_low_water = False
-        self._wake_senders()
-
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that ends with the connection; none where it has ended."""
+        """Start a task that is cancelled with the connection; does nothing once it is closed."""
         if self.closed or self._nursery is None:
             return
-        with contextlib.suppress(RuntimeError):  # It is ending, and will fail its calls.
+        with contextlib.suppress(RuntimeError):  # The nursery is closing, and calls will fail.
             self._nursery.start_soon(task, *args)
 
     def _on_failed(self, event: events.ConnectionFailed) -> None:
@@ -603,13 +558,4 @@ class Connection:
             )
 
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
-        """A ping of ours came back."""
-
-    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
-        raise AssertionError("only a server's engine reports requests")
-
-    def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
-        raise AssertionError("only a server's engine reports requests")
-
-    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
-        raise AssertionError("only a client's engine reports responses")
+        """Handle the acknowledgement of a PING."""

@@ -1,16 +1,15 @@
-"""Fair use of the event loop: how long one peer's work may keep the others waiting.
+"""Fair use of the event loop by peers.
 
-The loop runs in passes: all tasks that can run do, then the kernel is asked for more. A pass takes
-as long as the work of all its tasks, so that a peer with many connections, each with little work,
-would slow all others down. Therefore
+The loop runs in passes: all runnable tasks run, then the kernel is polled. A pass takes as long as
+the work of all its tasks, so a peer with many connections, each with little work, would slow down
+all others. Therefore
 
-- a task works for one slice, `EventLoopShare.slice`, and then waits for its peer's `turn`;
-- of each peer one task gets a turn in each pass;
-- the reading of a peer that has used the loop for half of the time waits for turns as well, however
-  little each of its connections brings.
+- a task works for one time slice, `EventLoopShare.time_slice`, and then calls `wait_for_turn`;
+- one task of each peer gets a turn in each pass;
+- a peer that has used the loop for half of the time waits for turns before it is read from, too.
 
-A pass then takes a slice of each such peer at the most, and what ordinary peers have to do. Nothing
-here costs anything as long as peers send little at once.
+A pass then takes at most one slice of each such peer, in addition to the work of ordinary peers.
+Nothing here costs anything while peers send little at once.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from typing import Any, ClassVar
 import trio
 
 _TIME_SLICE = 0.001
-"""Seconds of work in one pass."""
+"""Seconds of work of one peer in one pass."""
 _MIN_TIME_SLICE = 0.0001
 _REFILL_RATE = 0.5
-"""Part of the time that a peer may use before its reading waits for turns."""
+"""Fraction of the time that a peer may use before reading from it waits for turns."""
 _BURST = 0.002
-"""Seconds that it may use at once before that."""
+"""Seconds that a peer may use at once before reading from it waits for turns."""
 WAKE_COST = 0.00003
-"""Seconds that it takes to resume a task and have it write, as charged for a window update."""
+"""Seconds that resuming a task for a write takes, charged for each window update."""
 
 
 class EventLoopShare:
-    """The use that one peer, with all its connections, makes of the event loop."""
+    """The use that one peer makes of the event loop, with all its connections."""
 
     __slots__ = ("_charged_at", "_is_turn_taken", "_waiting_tasks", "remaining")
 
@@ -42,8 +41,10 @@ class EventLoopShare:
 
     def __init__(self) -> None:
         self.remaining = _BURST
-        """Seconds that the peer may use before its reading waits for turns, as of the last charge;
-        below 0 charge nothing to find out."""
+        """Seconds that the peer may use before reading from it waits, as of the last charge.
+
+        If it is negative, `charge(0.0)` says whether it still is.
+        """
         self._charged_at = 0.0
         self._is_turn_taken = False
         self._waiting_tasks: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
@@ -54,7 +55,7 @@ class EventLoopShare:
         return max(_TIME_SLICE / max(EventLoopShare._waiting_peers, 1), _MIN_TIME_SLICE)
 
     def charge(self, seconds: float) -> bool:
-        """Count work done for the peer; true if its reading has to wait for turns."""
+        """Count work done for the peer; return whether reading from it must wait for turns."""
         now = perf_counter()
         refilled = self.remaining + (now - self._charged_at) * _REFILL_RATE
         self.remaining = min(refilled, _BURST) - seconds
@@ -64,7 +65,7 @@ class EventLoopShare:
     async def wait_for_turn(self) -> None:
         """Wait for the next pass of the loop in which it is this task's turn.
 
-        Cancellation: a checkpoint, also if no other task of the peer waits.
+        Cancellation: always a checkpoint, even if no other task of the peer waits.
         """
         if self._is_turn_taken:
             task = trio.lowlevel.current_task()
@@ -85,7 +86,7 @@ class EventLoopShare:
             self._wake_next()
 
     def _wake_next(self) -> None:
-        """Let the next task have its turn, which is in the next pass."""
+        """Give the turn of the next pass to the next task."""
         if self._waiting_tasks:
             task, _ = self._waiting_tasks.popitem(last=False)
             trio.lowlevel.reschedule(task)

@@ -1,6 +1,6 @@
-"""One unary call over a connection of its own, without a task: cheap enough to be asked often.
+"""One unary call on a connection of its own, without a task: cheap enough for frequent probes.
 
-For health checks, of which a mesh with many plugins makes many; all else goes through a channel.
+It is for health checks, of which a mesh makes many; all other calls use a channel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.connection import GrpcConnection as Engine
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.grpc.framing import MessageReader, MessageTooLargeError, frame_message
 from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.grpc.headers import Trailers
@@ -43,10 +43,10 @@ class PeerOverloadedError(ConnectionLostError):
 
 
 class OneShotCall:
-    """A method and a request, to be asked of anybody: `reply = await question.ask(sock)`.
+    """A method and a request that are sent to many servers: `reply = await probe.call(transport)`.
 
-    The same bytes on a new connection mean the same each time, so answers are remembered by them:
-    most of what asking costs is to take a header block apart, and all plugins say the same.
+    The same bytes on a new connection always mean the same, so interpreted responses are cached by
+    their bytes: parsing header blocks is most of the cost, and all plugins send the same ones.
     """
 
     def __init__(self, method: Method, message: Message, authority: str = "localhost") -> None:
@@ -59,54 +59,62 @@ class OneShotCall:
         self._opening_bytes = self._interpret(b"").bytes_sent
 
     async def call(self, transport: Transport) -> Any:
-        """Give the reply, or raise purerpc's exception for a status other than OK.
+        """Make the call on a new connection, which is closed when this returns or raises.
 
-        `transport` is closed when this ends, however it does. Raises ConnectionLostError where the
-        peer does not speak gRPC to the end. When cancelled, the peer finds the connection closed.
+        Returns:
+            The reply.
+
+        Raises:
+            RpcFailedError: The call ended with a status other than OK.
+            ConnectionLostError: The peer does not speak gRPC, or closed the connection early.
+
+        Cancellation: the connection is closed.
         """
-        heard, answer = b"", _ResponseReader(bytes_sent=self._opening_bytes)
+        received, response = b"", _ResponseReader(bytes_sent=self._opening_bytes)
         with closing(transport):
             await _handshake(transport)
             await _send(transport, self._opening_bytes)
-            while not answer.is_complete:
+            while not response.is_complete:
                 data = await _receive(transport)
                 if not data:
-                    raise answer.make_close_error()
-                heard += data
-                if len(heard) > _MAX_RESPONSE_SIZE:
+                    raise response.make_close_error()
+                received += data
+                if len(received) > _MAX_RESPONSE_SIZE:
                     raise ConnectionLostError(
-                        f"the peer's answer is over {_MAX_RESPONSE_SIZE} bytes"
+                        f"the peer's response is over {_MAX_RESPONSE_SIZE} bytes"
                     )
-                said = len(answer.bytes_sent)
-                answer = self._cached_responses.get(heard) or self._interpret_or_raise(heard)
-                if not answer.is_complete and len(answer.bytes_sent) > said:
-                    await _send(transport, answer.bytes_sent[said:])
-        return answer.parse_reply(self._reply_type)
+                sent_size = len(response.bytes_sent)
+                response = self._cached_responses.get(received) or self._interpret_or_raise(
+                    received
+                )
+                if not response.is_complete and len(response.bytes_sent) > sent_size:
+                    await _send(transport, response.bytes_sent[sent_size:])
+        return response.parse_reply(self._reply_type)
 
     def _interpret_or_raise(self, received: bytes) -> _ResponseReader:
-        """As `_understand`, with one kind of error for whatever the peer has said."""
+        """Interpret a response. Raises ConnectionLostError if it is no gRPC response."""
         try:
             return self._interpret(received)
         except purerpc.RpcFailedError:
             raise
         except Exception as exc:
-            text = f"the peer's answer cannot be understood: {type(exc).__name__}: {exc!s:.200}"
+            text = f"the peer's response cannot be understood: {type(exc).__name__}: {exc!s:.200}"
             raise ConnectionLostError(text) from exc
 
     def _interpret(self, received: bytes) -> _ResponseReader:
-        """What it means that a peer has said this since the connection began."""
-        engine, answer = Engine(Role.CLIENT, _LIMITS), _ResponseReader()
+        """Interpret all bytes that a peer has sent since the connection was opened."""
+        engine, response = GrpcConnection(Role.CLIENT, _LIMITS), _ResponseReader()
         engine.send_data(
             engine.open_stream(self._request_headers), self._request_body, end_stream=True
         )
         for event in engine.receive_data(received, trio.current_time()) if received else ():
-            answer.on_event(event)
-        answer.bytes_sent = engine.data_to_send()
+            response.on_event(event)
+        response.bytes_sent = engine.data_to_send()
         if len(received) <= _MAX_CACHED_LENGTH:
             if len(self._cached_responses) >= _MAX_CACHED_RESPONSES:
                 self._cached_responses.clear()
-            self._cached_responses[received] = answer
-        return answer
+            self._cached_responses[received] = response
+        return response
 
 
 async def _handshake(transport: Transport) -> None:
@@ -124,31 +132,31 @@ async def _send(transport: Transport, data: bytes) -> None:
             if rest or transport.has_pending_data:
                 await transport.wait_writable()
     except OSError:
-        return  # what the peer had to say comes first; then reading tells the same
+        return  # Reading returns what the peer has sent first, and then fails likewise.
 
 
 async def _receive(transport: Transport) -> bytes:
     try:
         return await transport.receive(_READ_SIZE)
     except OSError:
-        return b""  # closed with something of ours unread
+        return b""  # The peer closed without reading everything.
 
 
 class _ResponseReader:
-    """What has come back so far. `take` raises what ends the call other than a status."""
+    """Interprets what a peer sends; `on_event` raises the error that ends the call early."""
 
     def __init__(self, bytes_sent: bytes = b"") -> None:
         self.is_complete = False
         self.goaway_text = ""
         self._is_overloaded = self._has_received = False
         self.bytes_sent = bytes_sent
-        """All that this side has had to say until then."""
+        """All bytes that this side has sent until then."""
         self._reader = MessageReader(_LIMITS.max_message_size)
         self._messages: list[bytes] = []
         self._trailers: Trailers | None = None
 
     def make_close_error(self) -> ConnectionLostError:
-        """What it means that the peer closes the connection now."""
+        """Make the error for a connection that the peer closes now."""
         if self._is_overloaded:
             return PeerOverloadedError(self.goaway_text)
         if not self._has_received:
@@ -156,15 +164,16 @@ class _ResponseReader:
         return ConnectionLostError(self.goaway_text or _CLOSED_TEXT)
 
     def on_event(self, event: events.Http2Event) -> None:
+        """Handle an event of the engine."""
         self._has_received = True
         if self.is_complete:
-            return  # A server may reset a stream that it has answered (RFC 9113 §8.1).
+            return  # A server may reset a stream after its response (RFC 9113 §8.1).
         match event:
-            case events.ResponseReceived(headers=head, end_stream=end_stream):
-                self._trailers, self.is_complete = head.trailers, end_stream
-                failure = None if end_stream and head.trailers else error_for_response(head)
-                if failure is not None:
-                    raise failure
+            case events.ResponseReceived(headers=headers, end_stream=end_stream):
+                self._trailers, self.is_complete = headers.trailers, end_stream
+                error = None if end_stream and headers.trailers else error_for_response(headers)
+                if error is not None:
+                    raise error
             case events.DataReceived(data=data, end_stream=end_stream):
                 self._on_data(data)
                 self.is_complete = self.is_complete or end_stream
@@ -191,6 +200,7 @@ class _ResponseReader:
             raise purerpc.ResourceExhaustedError(str(exc)) from None
 
     def parse_reply(self, reply_type: Any) -> Any:
+        """Return the reply. Raises the error of the call's status."""
         try:
             return reply_type.FromString(self._single_message())
         except (DecodeError, UnicodeDecodeError) as exc:

@@ -1,18 +1,18 @@
-"""What peers cost a server: memory, time in the event loop, and abuse, counted by peer.
+"""The resources that peers use on a server: memory, time of the event loop, and abuse.
 
-A limit on one connection bounds nothing if a peer opens a thousand of them, or ever new ones. So a
-server has an `PeerAccount` for each peer, which its connections share, and which outlives them for
-a while. A `ConnectionAccount` counts the bytes that one connection's calls hold, and with them
-those of its account and of the process.
+A limit on one connection bounds nothing if a peer opens a thousand of them, or one after another.
+So a server has a `PeerAccount` for each peer, which its connections share and which outlives them
+for a while. A `ConnectionAccount` counts the bytes that the calls of one connection hold, and adds
+them to the totals of its peer and of the process.
 
-Who a peer is: on a Unix socket its user; but of the server's own user and root each process is a
-peer, so that one that misbehaves does not lock out the others, which it could kill anyway. On TCP
-it is the client's certificate, or its host (an IPv6 host's /64). A gateway's connection is of many
-peers: each call counts for the client that the gateway has passed it on for.
+A peer is a user on a Unix socket, except that each process of the server's own user and of root is
+a peer of its own: one that misbehaves must not lock out others. On TCP it is a client certificate,
+or else a host (of an IPv6 host, its /64). The connection of a proxy is of many peers: each call
+counts for the client that the proxy has forwarded it for.
 
-Bytes are of two kinds, with half of each budget for either, so that neither can wait for the other:
-those received that no handler has taken, and those that calls work with: requests that handlers
-have, and replies that are not read.
+Bytes are of two kinds, each with half of every budget, so that neither can wait for the other:
+"received" are those that no handler has taken; "working" are requests that handlers have and
+replies that are not read.
 """
 
 from __future__ import annotations
@@ -34,36 +34,38 @@ from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.token_bucket import TokenBucket
 
 MIN_CALL_MEMORY = 16 * 1024
-"""Bytes that a call with its handler takes at least."""
+"""Minimum size of a call with its handler, in bytes."""
 _MAX_ACCOUNTS = 4096
-"""Accounts without a connection or call that are kept."""
+"""Number of accounts from which on idle ones are dropped."""
+_MAX_CLIENT_ACCOUNTS = 1024
+"""Number of a proxy's client accounts that a connection keeps while they are not in use."""
 _SHARED_BUDGET_FACTOR = 10
-"""Processes of one user that may use up their budget of resets at once, and connections of one peer
-that may do so with their budgets of frames without content."""
+"""Ratio of a budget of all processes of a user, or all connections of a peer, to a single one."""
 _OVERLOAD_PEER_DIVISOR = 16
-"""While the process is over its budget each peer may still have this part of it."""
+"""Divisor of the process budget that each peer may use while the process is over its budget."""
 _INITIAL_REFUSAL = 1.0
-"""Seconds for which new connections are refused after abuse; twice as long each time."""
+"""Seconds for which new connections are refused after abuse; it doubles each time."""
 _MAX_REFUSAL = 60.0
 _MIN_TRIM_SIZE = 16 * 1024 * 1024
-"""Bytes that calls no longer hold for which the kernel is given pages back."""
+"""Size of memory that calls have released, in bytes, from which on it is trimmed."""
 _WORK_TIMEOUT = 30.0
-"""Seconds that a call waits until others of its peer have let go of enough memory."""
+"""Seconds for which a call waits until others of its peer have released enough memory."""
 
 PeerKey = tuple[str, str]
-"""A kind of peer, and which one of that kind."""
+"""A kind of peer, and its name within that kind."""
 
 
 class MemoryTotals:
-    """The bytes that all peers of all servers of this process make it hold."""
+    """The bytes that the calls of all servers of this process hold."""
 
     def __init__(self) -> None:
         self.received = self.working = 0
         self.peak = 0
-        """The most that both were together since memory was last given back."""
+        """The maximum of both together since memory was last trimmed."""
 
     @property
     def held(self) -> int:
+        """The bytes of both kinds."""
         return self.received + self.working
 
 
@@ -79,30 +81,29 @@ async def trim_process_memory() -> None:
 
 
 class ReservationWaiter(Protocol):
-    """A stream that waits until the rest of a large message may be received."""
+    """A stream that waits for room for the rest of a large message."""
 
     def retry_reservation(self) -> bool:
-        """Go on if there is room now; false if there is not."""
+        """Continue if there is room now; return False if there is not."""
 
 
 class PeerAccount:
-    """One peer of one server."""
+    """The resources that one peer uses on one server."""
 
     def __init__(self, name: str, limits: Limits, parent: PeerAccount | None = None) -> None:
-        """`parent`: the account of the user, if the peer is one of several processes of it."""
+        """Open an account; `parent` is that of the user if the peer is one of its processes."""
         self.name = name
         self.limits = limits
         self.is_trusted = False
-        """Makes calls for many, and is bound by the limits of the process only."""
+        """Whether the peer is a proxy for many clients, bound by the limits of the process only."""
         self.active_calls = 0
-        """Calls under way."""
+        """Number of open calls."""
         self.max_active_calls = max(limits.peer_memory // 2 // MIN_CALL_MEMORY, 1)
-        """So many use up the peer's part of the memory by being there."""
+        """Number of calls whose minimum size uses up the peer's memory."""
         self.connections = 0
         self.received = self.working = 0
-        """Bytes of both kinds."""
         self.incomplete_size = 0
-        """Of those received, bytes of frames and header blocks that are not complete."""
+        """Size of incomplete frames and header blocks, in bytes, which is part of `received`."""
         self.loop_share = EventLoopShare()
         self.reset_bucket = TokenBucket(limits.reset_burst, limits.reset_rate)
         self.control_bucket = TokenBucket(
@@ -112,36 +113,37 @@ class PeerAccount:
         self.user_reset_bucket = TokenBucket(
             limits.reset_burst * _SHARED_BUDGET_FACTOR, limits.reset_rate * _SHARED_BUDGET_FACTOR
         )
-        """Resets by all processes of a user."""
+        """Limits the resets of all processes of a user."""
         if parent is not None:
             self.reset_bucket.parent = parent.user_reset_bucket
         self.large_messages = 0
-        """Streams with a message that room was reserved for, until it is taken."""
+        """Number of streams with a reservation for a large message, until it is taken."""
         self._reservation_waiters: OrderedDict[ReservationWaiter, None] = OrderedDict()
         self.work_waiters = trio.lowlevel.ParkingLot()
-        """Calls that wait until others let go of what they work with; each lets in the next."""
+        """Calls that wait for working memory; each one that continues wakes the next."""
         self._abuse_count = 0
         self._last_abuse_at = 0.0
         self._refused_until = 0.0
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing would be lost with the account."""
+        """Return whether the account can be dropped."""
         busy = self.connections or self.active_calls or self.received or self.working
         return not busy and now >= self._refused_until
 
-    def exceeded_budget(self, kind: str, fraction: float, size: int = 0) -> str:
-        """Which budget it would exceed with `size` more bytes; "" for none.
+    def exceeded_receive_budget(self, size: int, fraction: float) -> str:
+        """Return the budget of which a fraction is exceeded with `size` more received bytes."""
+        held, process_held = self.received + size, PROCESS_MEMORY.received + size
+        return self._exceeded_budget(held, process_held, fraction)
 
-        Args:
-            kind: "received" or "working".
-            part: Of the budgets, that may be used.
-        """
+    def exceeded_work_budget(self, fraction: float) -> str:
+        """Return the budget of which the working bytes exceed a fraction; "" for none."""
+        return self._exceeded_budget(self.working, PROCESS_MEMORY.working, fraction)
+
+    def _exceeded_budget(self, held: int, process_held: int, fraction: float) -> str:
         limits = self.limits
-        held: int = getattr(self, kind) + size
         if not self.is_trusted and held > limits.peer_memory * fraction:
             return f"peer_memory, {limits.peer_memory} bytes for {self.name}"
-        total: int = getattr(PROCESS_MEMORY, kind) + size
-        if total > limits.process_memory * fraction and (
+        if process_held > limits.process_memory * fraction and (
             held > limits.process_memory * fraction / _OVERLOAD_PEER_DIVISOR
         ):
             return f"process_memory, {limits.process_memory} bytes for all peers"
@@ -150,14 +152,15 @@ class PeerAccount:
     # -- waiting for room --------------------------------------------------------------------
 
     def add_reservation_waiter(self, stream: ReservationWaiter) -> None:
-        """Have a stream try again when there may be room for its message, in order."""
+        """Let a stream retry its reservation when there may be room, in order."""
         self._reservation_waiters[stream] = None
 
     def remove_reservation_waiter(self, stream: ReservationWaiter) -> None:
+        """Undo `add_reservation_waiter`."""
         self._reservation_waiters.pop(stream, None)
 
     def wake_waiters(self) -> None:
-        """There is room that was not there before."""
+        """Wake waiting calls and streams, because memory was released."""
         if self.work_waiters:
             self.work_waiters.unpark()
         while self._reservation_waiters:
@@ -170,7 +173,7 @@ class PeerAccount:
     # -- abuse -------------------------------------------------------------------------------
 
     def record_abuse(self) -> None:
-        """Refuse new connections for a while: one was closed for it."""
+        """Refuse new connections for a while, because one was closed for abuse."""
         now = trio.current_time()
         if now > self._last_abuse_at + _MAX_REFUSAL:
             self._abuse_count = 0
@@ -180,12 +183,12 @@ class PeerAccount:
 
     @property
     def refusal_remaining(self) -> float:
-        """Seconds for which its new connections are refused from now on; 0 if they are not."""
+        """Seconds for which new connections are refused from now on; 0 if they are not."""
         return max(self._refused_until - trio.current_time(), 0.0)
 
 
 class ConnectionAccount:
-    """The bytes that the calls of one peer on one connection hold."""
+    """The bytes that the calls of one peer hold on one connection."""
 
     __slots__ = ("peer_account", "received", "working")
 
@@ -194,7 +197,7 @@ class ConnectionAccount:
         self.received = self.working = 0
 
     def add_received(self, size: int) -> None:
-        """Count bytes that were received, or with a negative size are gone or taken."""
+        """Count received bytes; a negative size releases them."""
         self.received += size
         self.peer_account.received += size
         PROCESS_MEMORY.received += size
@@ -204,7 +207,7 @@ class ConnectionAccount:
             PROCESS_MEMORY.peak = PROCESS_MEMORY.held
 
     def add_incomplete(self, size: int) -> bool:
-        """Count bytes of a frame that is not complete; false if the peer has too much of that."""
+        """Count bytes of incomplete frames; return False if the peer has too many of them."""
         account = self.peer_account
         account.incomplete_size += size
         self.add_received(size)
@@ -212,7 +215,7 @@ class ConnectionAccount:
         return account.is_trusted or not over
 
     def add_working(self, size: int) -> None:
-        """Count bytes that calls work with, or with a negative size no longer do."""
+        """Count bytes that calls work with; a negative size releases them."""
         self.working += size
         self.peer_account.working += size
         PROCESS_MEMORY.working += size
@@ -223,21 +226,27 @@ class ConnectionAccount:
 
     @property
     def is_in_use(self) -> bool:
+        """Whether calls are charged to the account."""
         return bool(self.received or self.working or self.peer_account.active_calls)
 
     def exceeded_receive_budget(self, size: int = 0, *, fraction: float = 0.5) -> str:
-        """Which budget `size` more received bytes would exceed; "" for none."""
-        return self._exceeded_budget("received", fraction, size)
+        """Return the budget that `size` more received bytes would exceed; "" for none."""
+        return self._exceeds_connection_memory(self.received + size, fraction) or (
+            self.peer_account.exceeded_receive_budget(size, fraction)
+        )
 
     def exceeded_work_budget(self, *, fraction: float = 0.5) -> str:
-        """Which budget the calls exceed by what they work with; "" for none."""
-        return self._exceeded_budget("working", fraction, 0)
+        """Return the budget that the working bytes exceed; "" for none."""
+        return self._exceeds_connection_memory(self.working, fraction) or (
+            self.peer_account.exceeded_work_budget(fraction)
+        )
 
     async def wait_for_work_budget(self) -> None:
         """Wait until calls work with less than half of the budgets.
 
-        Raises ResourceExhaustedError if that takes too long: a caller may wait for a call before it
-        reads the reply of another, which would wait for ever.
+        Raises:
+            ResourceExhaustedError: It took too long. A caller may wait for this call before it
+                reads the reply of another one, which would be a deadlock.
         """
         waiting, budget = self.peer_account.work_waiters, self.exceeded_work_budget()
         try:
@@ -254,17 +263,16 @@ class ConnectionAccount:
                 f"use too much of {budget}"
             )
 
-    def _exceeded_budget(self, kind: str, fraction: float, size: int) -> str:
+    def _exceeds_connection_memory(self, held: int, fraction: float) -> str:
         account = self.peer_account
         limit = account.limits.connection_memory
-        held: int = getattr(self, kind) + size
         if not account.is_trusted and held > limit * fraction:
             return f"connection_memory, {limit} bytes"
-        return account.exceeded_budget(kind, fraction, size)
+        return ""
 
 
 class RefusedForAbuseError(Exception):
-    """New connections of a peer are refused; the text says for how long, and why."""
+    """New connections of a peer are refused; the text says why and for how long."""
 
 
 class PeerAccounts:
@@ -274,10 +282,10 @@ class PeerAccounts:
         self._limits = limits
         self._accounts: OrderedDict[PeerKey, PeerAccount] = OrderedDict()
         self._clients: dict[str | bytes, PeerAccount] = {}
-        """By how the gateway describes them."""
+        """Accounts of forwarded clients, by the metadata value that describes them."""
 
     def for_peer(self, peer: Peer, *, trusted: bool = False) -> PeerAccount:
-        """Return the account of a peer, made when it is first seen."""
+        """Return the account of a peer, opened when it is first seen."""
         kind, name = key = _peer_key(peer)
         if trusted:
             key = ("trusted", name)
@@ -292,7 +300,7 @@ class PeerAccounts:
         return account
 
     def check_not_refused(self, peer: Peer) -> None:
-        """Raise RefusedForAbuseError if new connections of a peer are refused for abuse."""
+        """Raise RefusedForAbuseError if new connections of a peer are refused."""
         account = self._accounts.get(_peer_key(peer))
         if account is not None and account.refusal_remaining:
             raise RefusedForAbuseError(
@@ -301,9 +309,9 @@ class PeerAccounts:
                 "one was closed with ENHANCE_YOUR_CALM"
             )
 
-    def for_forwarded_client(self, head: RequestHeaders) -> PeerAccount | None:
-        """Return the account of the client that a gateway has passed a call on for, if it has."""
-        for key, value in reversed(head.metadata):
+    def for_forwarded_client(self, headers: RequestHeaders) -> PeerAccount | None:
+        """Return the account of the client that a proxy has forwarded a call for, if it has."""
+        for key, value in reversed(headers.metadata):
             if key == FORWARDED_METADATA_KEY:
                 account = self._clients.get(value)
                 if account is None:
@@ -328,6 +336,27 @@ class PeerAccounts:
         return account
 
 
+class ClientAccounts:
+    """The accounts of a proxy's clients on one connection, for which each call is charged."""
+
+    def __init__(self, accounts: PeerAccounts, own_account: ConnectionAccount) -> None:
+        self._accounts, self._own_account = accounts, own_account
+        self._client_accounts: dict[PeerAccount, ConnectionAccount] = {}
+
+    def account_for(self, headers: RequestHeaders) -> ConnectionAccount:
+        """Return the account of the client of a call; the proxy's own if it names no client."""
+        peer_account = self._accounts.for_forwarded_client(headers)
+        if peer_account is None:
+            return self._own_account
+        account = self._client_accounts.get(peer_account)
+        if account is None:
+            if len(self._client_accounts) >= _MAX_CLIENT_ACCOUNTS:
+                in_use = {a: each for a, each in self._client_accounts.items() if each.is_in_use}
+                self._client_accounts = in_use
+            account = self._client_accounts[peer_account] = ConnectionAccount(peer_account)
+        return account
+
+
 def _peer_key(peer: Peer) -> PeerKey:
     if peer.uid is not None:
         if peer.uid in (0, os.geteuid()):
@@ -339,7 +368,7 @@ def _peer_key(peer: Peer) -> PeerKey:
 
 
 def _network_of_host(host: str) -> str:
-    """The hosts that count as one: a host has as many IPv6 addresses as it likes."""
+    """Return the network that counts as one host: an IPv6 host may use any address of its /64."""
     import ipaddress  # few plugins listen on TCP
 
     try:
@@ -354,11 +383,11 @@ def _network_of_host(host: str) -> str:
 
 
 def _strip_port(forwarded: str) -> str:
-    """The last client in a gateway's description, see `PeerProcess.__str__`, without its port."""
+    """Return the last client that a proxy's metadata describes, without its port."""
     client = unquote(forwarded.rpartition(",")[2].strip())
     address, _, rest = client.partition(" ")
     if client.startswith("uid ") or ":" not in address:
         return client
     if "(without" not in rest and rest:
-        return rest  # A client with a certificate may come from anywhere.
+        return rest  # A client with a certificate may have any address.
     return _network_of_host(address.rpartition(":")[0].strip("[]"))

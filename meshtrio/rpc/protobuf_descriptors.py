@@ -1,4 +1,4 @@
-"""Services and methods from descriptors, where no code was generated for them."""
+"""Methods and services made from protobuf descriptors, without generated code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshtrio.rpc.method import Method
 
 
 def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
-    """The method that a descriptor describes, with message classes of the descriptor's pool."""
+    """Make a method from its descriptor, with message classes of the descriptor's pool."""
     return Method(
         service=descriptor.containing_service.full_name,
         name=descriptor.name,
@@ -24,7 +24,7 @@ def method_from_descriptor(descriptor: MethodDescriptor) -> Method:
 
 
 def service_from_descriptor(descriptor: ServiceDescriptor, implementation: Any) -> purerpc.Service:
-    """A purerpc service whose methods are those of `implementation` with the same names."""
+    """Make a purerpc service from its descriptor and an object with methods of the same names."""
     service = purerpc.Service(descriptor.full_name)
     for method in descriptor.methods:
         cardinality = purerpc.Cardinality.get_cardinality_for(

@@ -1,4 +1,4 @@
-"""Serving one call: a handler runs in a scope that the caller's cancellation and deadline end."""
+"""Serving one call: the handler runs in a scope that the caller's deadline and reset cancel."""
 
 from __future__ import annotations
 
@@ -6,142 +6,86 @@ import contextlib
 import inspect
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
-import attrs
 import purerpc
 import trio
 
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.header_builder import (
-    ACCEPT_ENCODING,
     DEFAULT_RESPONSE_HEADERS,
     OK_TRAILERS,
-    build_http_response,
     build_response_headers,
     build_trailers,
 )
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
-from meshtrio.grpc.status import STATUS_OK, CallStatus, header_list_too_large_message
+from meshtrio.grpc.status import STATUS_OK, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Handler
+from meshtrio.rpc.rejection import MAX_STATUS_MESSAGE_SIZE
+from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
 from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 
-if TYPE_CHECKING:
-    from meshtrio.rpc.connection import Connection
-    from meshtrio.rpc.server import ServerConnection
-
 _log = logging.getLogger("meshtrio.rpc")
 
-_NON_GRPC_HEADERS = build_http_response(415, b"text/plain").data
-_TOO_LARGE_HEADERS = build_http_response(431).data
-_NON_GRPC_TIMEOUT = 5.0
-"""Seconds that a request which is not gRPC has to end before it is answered all the same."""
-_NON_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
-
-_MAX_STATUS_MESSAGE_SIZE = 4096
-"""Bytes of an encoded status message, which is cut beyond that: peers limit their header lists, by
-default to 8 KiB (grpc-java) or 16 KiB (gRPC's C core)."""
-
 _LARGE_REPLY_SIZE = 64 * 1024
-"""Bytes of a reply from which on calls of its method are taken to need as much."""
+"""Size of a reply, in bytes, from which on calls of its method are expected to need as much."""
 
 _OK = purerpc.StatusCode.OK
 _PurerpcStatus = tuple[purerpc.StatusCode, str]
 _SERVER_STOPPED = (purerpc.StatusCode.UNAVAILABLE, SERVER_STOPPED_MESSAGE)
 
 
-def encode_server_status(connection: Connection, code: purerpc.StatusCode, message: str) -> bytes:
-    """The trailers of a call that the server ends by itself, for its own list or behind a head."""
-    room = (
-        connection.engine.max_send_header_list_size
-        - DEFAULT_RESPONSE_HEADERS.list_size
-        - ACCEPT_ENCODING.list_size
-    )
-    return build_trailers(
-        code.value, message, max_size=room, max_message_size=_MAX_STATUS_MESSAGE_SIZE
-    ).data
+ServerInterceptor = Callable[[ServerContext], AbstractAsyncContextManager[Any]]
+"""Returns an async context manager that is entered around the handler of a call."""
 
 
-@attrs.frozen
-class UnavailableService:
-    """What is found in place of a handler if the servicer could not be made this time."""
+class CallOwner(Protocol):
+    """The part of a server's connection that its calls use."""
 
-    reason: str
+    @property
+    def interceptors(self) -> Sequence[ServerInterceptor]: ...
 
+    @property
+    def load_recorder(self) -> LoadRecorder: ...
 
-def reject_if_unservable(
-    connection: ServerConnection,
-    stream_id: int,
-    headers: RequestHeaders,
-    handler: Handler | UnavailableService | None,
-) -> CallStatus | None:
-    """Answer a call that no handler can take; None where there is nothing against it."""
-    unimplemented = purerpc.StatusCode.UNIMPLEMENTED
-    if handler is None:
-        return send_trailers_only(
-            connection, stream_id, unimplemented, f"{headers.path} is unknown"
-        )
-    if isinstance(handler, UnavailableService):
-        unavailable = purerpc.StatusCode.UNAVAILABLE
-        return send_trailers_only(connection, stream_id, unavailable, handler.reason)
-    if headers.encoding not in ENCODINGS:
-        message = f"messages in encoding {headers.encoding!r} are not understood"
-        return send_trailers_only(
-            connection, stream_id, unimplemented, message, ACCEPT_ENCODING.data
-        )
-    return None
+    @property
+    def counters(self) -> CallCounters: ...
 
+    @property
+    def reply_sizes(self) -> dict[str, int]: ...
 
-def send_trailers_only(
-    connection: ServerConnection,
-    stream_id: int,
-    code: purerpc.StatusCode,
-    message: str,
-    extra_headers: bytes = b"",
-) -> CallStatus:
-    """Give a status before anything of the call is looked at; `more` goes with its head."""
-    # One read may have brought the request and its end.
-    if connection.engine.is_send_open(stream_id):
-        block = (
-            DEFAULT_RESPONSE_HEADERS.data
-            + extra_headers
-            + encode_server_status(connection, code, message)
-        )
-        connection.engine.send_headers(stream_id, block, end_stream=True)
-        connection.finish_stream(stream_id)
-    connection.counters.failed += 1
-    return code.value, message
+    @property
+    def max_send_header_list_size(self) -> int: ...
 
+    @property
+    def is_server_exiting(self) -> bool: ...
 
-def respond_header_list_too_large(connection: ServerConnection, stream_id: int) -> None:
-    """Answer a request that is not gRPC and whose header list is over the limit (RFC 6585 §5)."""
-    if connection.engine.is_send_open(stream_id):
-        connection.engine.send_headers(stream_id, _TOO_LARGE_HEADERS, end_stream=True)
-        connection.finish_stream(stream_id)
+    def is_send_open(self, stream_id: int) -> bool: ...
 
+    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
 
-async def respond_non_grpc(stream: Stream) -> None:
-    """Tell whoever sent something other than gRPC what this is: a browser, curl, a test tool."""
-    try:
-        with contextlib.suppress(purerpc.RpcFailedError):
-            with trio.move_on_after(_NON_GRPC_TIMEOUT):
-                await stream.receive()
-            await stream.send_data(_NON_GRPC_BODY, headers=_NON_GRPC_HEADERS, end_stream=True)
-    finally:
-        stream.reset(ErrorCode.NO_ERROR)
+    def flush(self) -> None: ...
+
+    def abandon_stream(self, stream: Stream) -> None: ...
+
+    def release_handler_slot(self) -> None: ...
+
+    def request_exit(self, error: BaseException) -> None: ...
 
 
 class RequestMessages(AsyncIterator[Any]):
-    """The messages a client streams, as the handler iterates them."""
+    """Iterates over the messages that a client streams."""
 
     def __init__(self, stream: Stream, request_type: Any) -> None:
         self._stream = stream
@@ -155,7 +99,7 @@ class RequestMessages(AsyncIterator[Any]):
 
 
 class ServerCall:
-    """One call on a server, from its head to its status."""
+    """One call on a server, from its request headers to its status."""
 
     __slots__ = (
         "_connection",
@@ -169,7 +113,7 @@ class ServerCall:
 
     def __init__(
         self,
-        connection: ServerConnection,
+        connection: CallOwner,
         stream: Stream,
         handler: Handler,
         headers: RequestHeaders,
@@ -191,10 +135,10 @@ class ServerCall:
     async def run(self) -> None:
         """Run the handler to its end and send the status. Raises nothing but cancellation.
 
-        The handler is cancelled when the caller resets the stream or is lost, when the caller's
-        deadline passes, and when the server is stopped; the last two are told to the caller.
-        Whatever else it raises, `BaseException` included, fails this call alone; SystemExit and
-        KeyboardInterrupt make the server drain and raise them from `Server.serve`.
+        The handler is cancelled if the caller resets the stream or is lost, if the caller's
+        deadline passes, and if the server is stopped; in the last two cases the caller gets a
+        status. An exception of the handler, `BaseException` included, fails this call only;
+        SystemExit and KeyboardInterrupt make the server drain and are raised by `Server.serve`.
         """
         status: _PurerpcStatus | None = _SERVER_STOPPED
         current_context.set(self._context)
@@ -209,7 +153,7 @@ class ServerCall:
                         reply = await self._run_handler()
                     if not self._handler.method.server_streams:
                         await self._send_reply(reply, is_last=True)
-                        status = None  # It went out with the reply.
+                        status = None  # It was sent with the reply.
                     elif (status := self._send_status(_OK, ""))[0] is _OK:
                         status = None
                 except Exception as exc:
@@ -217,7 +161,7 @@ class ServerCall:
             if scope.cancelled_caught:
                 status = self._status_when_cancelled()
         except BaseException as exc:
-            # Cancelled from outside, or what is no Exception (asyncio.CancelledError, say), or a
+            # Cancelled from outside, or a BaseException (asyncio.CancelledError, say), or a
             # clean-up that failed while it was cancelled.
             cancelled, error = split_cancelled(exc)
             if error is not None:
@@ -228,12 +172,12 @@ class ServerCall:
             self._complete(status)
 
     def _complete(self, status: _PurerpcStatus | None) -> None:
-        """Tell everybody how it ended; `status` is None where it was OK, and has gone out."""
+        """Report how the call ended; `status` is None if it is OK and was sent."""
         self._stream.cancel_on_error = None
         if status is None:
             self._connection.counters.succeeded += 1
         else:
-            if status is _SERVER_STOPPED and self._connection.server.is_exiting:
+            if status is _SERVER_STOPPED and self._connection.is_server_exiting:
                 self._connection.abandon_stream(self._stream)
             else:
                 status = self._send_status(*status)
@@ -247,7 +191,7 @@ class ServerCall:
             self._notify_tracer(self._tracer.call_ended, outcome)
 
     def _notify_tracer(self, method: Callable[..., None], *args: object) -> None:
-        """Call a tracer, which must not raise; if it does, that fails no call."""
+        """Call a tracer; if it raises, that is logged and does not fail the call."""
         try:
             method(*args)
         except BaseException as exc:
@@ -257,37 +201,37 @@ class ServerCall:
         log_tracer_error(self._headers.path, exc)
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
-            self._connection.server.request_exit(exit_error)
+            self._connection.request_exit(exit_error)
 
     def _make_cancel_scope(self) -> trio.CancelScope:
-        """What the handler runs in: ended by the caller's deadline, and with the stream."""
+        """Make the handler's scope, which the caller's deadline and a failed stream cancel."""
         timeout = self._headers.timeout
         deadline = math.inf if timeout is None else trio.current_time() + timeout
         scope = self._stream.cancel_on_error = trio.CancelScope(deadline=deadline)
         return scope
 
     def _status_when_cancelled(self) -> _PurerpcStatus:
-        failure = self._stream.error
-        if failure is not None:
-            return failure.status.status_code, failure.status.status_message
+        error = self._stream.error
+        if error is not None:
+            return error.status.status_code, error.status.status_message
         return purerpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the handler"
 
     async def _run_with_interceptors(self) -> Any:
-        """The same as `_handle`, within the server's interceptors; what they add goes out too."""
+        """Run the handler within the server's interceptors, which may add metadata."""
         async with contextlib.AsyncExitStack() as stack:
             for interceptor in self._connection.interceptors:
                 await stack.enter_async_context(interceptor(self._context))
             return await self._run_handler()
 
     async def _run_handler(self) -> Any:
-        """Run the handler; gives the reply of one that has but one."""
+        """Run the handler; return the reply of a method with a single reply."""
         if self._stream.error is not None:
             raise self._stream.error
         method = self._handler.method
-        ledger = self._stream.account
-        if ledger is not None and ledger.peer_account.working and self._handler.is_counted:
-            await ledger.wait_for_work_budget()
-        if self._connection.server.reply_sizes:
+        account = self._stream.account
+        if account is not None and account.peer_account.working and self._handler.is_counted:
+            await account.wait_for_work_budget()
+        if self._connection.reply_sizes:
             self._charge_expected_reply(method.path)
         if method.client_streams:
             argument: Any = RequestMessages(self._stream, method.request_type)
@@ -295,7 +239,7 @@ class ServerCall:
             argument = await self._receive_single_request()
         result = self._handler.function(argument, request=self._context)
         if inspect.iscoroutine(result):
-            # For a streamed reply too: such a method as protoc-gen-purerpc leaves it is one.
+            # protoc-gen-purerpc's placeholder of a streaming method is a coroutine function, too.
             result = await result
         elif not method.server_streams:
             raise TypeError("the handler is not an async function")
@@ -304,8 +248,8 @@ class ServerCall:
         return result
 
     def _charge_expected_reply(self, path: str) -> None:
-        """Count what a reply of the method is likely to need; less and less while none is large."""
-        sizes = self._connection.server.reply_sizes
+        """Charge the expected size of the reply, which decays while no reply is large."""
+        sizes = self._connection.reply_sizes
         size = sizes.pop(path, 0)
         if size > _LARGE_REPLY_SIZE:
             sizes[path] = size - (size >> 5)
@@ -333,34 +277,36 @@ class ServerCall:
             raise TypeError(f"the handler gave {type(reply).__name__} instead of {expected}")
         data = reply.SerializeToString()
         if len(data) > _LARGE_REPLY_SIZE:
-            sizes = self._connection.server.reply_sizes
+            sizes = self._connection.reply_sizes
             sizes[method.path] = max(len(data), sizes.get(method.path, 0))
-        request = self._context
-        head = trailers = b""
+        context = self._context
+        headers = trailers = b""
         if not self._stream.headers_sent:
             block = self._encode_headers()
-            head = (
+            headers = (
                 DEFAULT_RESPONSE_HEADERS.data
                 if block is DEFAULT_RESPONSE_HEADERS
                 else self._ensure_fits_peer(block)
             )
-        if is_last and not request.trailing_metadata:
+        if is_last and not context.trailing_metadata:
             trailers = OK_TRAILERS.data
         elif is_last:
             trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
-        compressed = request.compress and self._negotiated_encoding() != IDENTITY
-        await self._stream.send(data, compressed=compressed, headers=head, trailers=trailers)
+        compressed = context.compress and self._negotiated_encoding() != IDENTITY
+        await self._stream.send(data, compressed=compressed, headers=headers, trailers=trailers)
 
     def _negotiated_encoding(self) -> str:
-        """What the handler asked for, if the caller accepts it."""
-        asked = self._context.compression
-        if asked not in ENCODINGS:
-            raise ValueError(f"compression {asked!r} is none of {', '.join(ENCODINGS)}")
-        return asked if asked in self._headers.accept_encoding else IDENTITY
+        """Return the encoding that the handler has set, if the caller accepts it."""
+        encoding = self._context.compression
+        if encoding not in ENCODINGS:
+            raise ValueError(
+                f"unknown compression {encoding!r}; choose from {', '.join(ENCODINGS)}"
+            )
+        return encoding if encoding in self._headers.accept_encoding else IDENTITY
 
     def _ensure_fits_peer(self, block: HeaderBlock) -> bytes:
-        """Give the bytes of a block that the client accepts. Raises ResourceExhaustedError."""
-        limit = self._connection.engine.max_send_header_list_size
+        """Return the bytes of a block. Raises ResourceExhaustedError if it is too large."""
+        limit = self._connection.max_send_header_list_size
         if block.list_size > limit:
             text = header_list_too_large_message("response", block.list_size, limit)
             raise purerpc.ResourceExhaustedError(text)
@@ -369,32 +315,32 @@ class ServerCall:
     def _encode_trailers(
         self, code: purerpc.StatusCode, message: str, headers_size: int = 0
     ) -> HeaderBlock:
-        """The trailers, with a message that leaves room for a head of so many bytes."""
-        request = self._context
-        metadata = encode_metadata(tuple(request.trailing_metadata))
+        """Encode trailers that fit together with response headers of a size, in bytes."""
+        context = self._context
+        metadata = encode_metadata(tuple(context.trailing_metadata))
         if code is _OK:
             return build_trailers(0, metadata=metadata) if metadata else OK_TRAILERS
-        room = self._connection.engine.max_send_header_list_size - headers_size
+        room = self._connection.max_send_header_list_size - headers_size
         return build_trailers(
             code.value,
             message,
-            request.status_details,
+            context.status_details,
             metadata,
             max_size=room,
-            max_message_size=_MAX_STATUS_MESSAGE_SIZE,
+            max_message_size=MAX_STATUS_MESSAGE_SIZE,
         )
 
     def _encode_headers(self) -> HeaderBlock:
-        request = self._context
-        if not request.initial_metadata and request.compression == IDENTITY:
+        context = self._context
+        if not context.initial_metadata and context.compression == IDENTITY:
             return DEFAULT_RESPONSE_HEADERS
         return build_response_headers(
             encoding=self._negotiated_encoding(),
-            metadata=encode_metadata(tuple(request.initial_metadata)),
+            metadata=encode_metadata(tuple(context.initial_metadata)),
         )
 
     def _status_for_exception(self, exc: BaseException) -> _PurerpcStatus:
-        """The caller learns a status the handler chose; what else went wrong stays in our log."""
+        """Return the status that the handler chose, or UNKNOWN and log any other exception."""
         path = self._headers.path
         if isinstance(exc, purerpc.RpcFailedError) and exc.status.status_code is not _OK:
             return exc.status.status_code, exc.status.status_message
@@ -403,18 +349,19 @@ class ServerCall:
         exit_error = find_exit_exception(exc)
         if exit_error is not None:
             _log.warning("%s: the handler raised %r; draining, then exiting", path, exit_error)
-            self._connection.server.request_exit(exit_error)
+            self._connection.request_exit(exit_error)
             return _SERVER_STOPPED
         _log.error("%s: the handler raised", path, exc_info=exc)
         return purerpc.StatusCode.UNKNOWN, f"{path}: the handler failed; the plugin's log says why"
 
     def _send_status(self, code: purerpc.StatusCode, message: str) -> _PurerpcStatus:
-        """Send the status, unless the stream is over already. Never blocks.
+        """Send the status unless the stream is closed. Never blocks.
 
-        Gives the one that goes out: what cannot be sent has the call fail.
+        Returns:
+            The status that was sent: another one if the handler's metadata cannot be sent.
         """
         connection, stream = self._connection, self._stream
-        if not connection.engine.is_send_open(stream.id):
+        if not connection.is_send_open(stream.id):
             return code, message
         try:
             blocks = self._encode_status(code, message)
@@ -422,34 +369,41 @@ class ServerCall:
             code, message = self._drop_metadata(exc)
             blocks = self._encode_status(code, message)
         for block in blocks[:-1]:
-            connection.engine.send_headers(stream.id, block)
-        connection.engine.send_headers(stream.id, blocks[-1], end_stream=True)
+            connection.send_headers(stream.id, block)
+        connection.send_headers(stream.id, blocks[-1], end_stream=True)
         connection.flush()
         return code, message
 
     def _drop_metadata(self, exc: Exception) -> _PurerpcStatus:
-        """Leave out the handler's metadata, which cannot be sent; give the status instead."""
+        """Drop the handler's metadata, which cannot be sent, and return the status that says so."""
         _log.error("%s: the handler's metadata cannot be sent: %s", self._headers.path, exc)
-        request = self._context
-        request.initial_metadata = request.trailing_metadata = ()
-        request.status_details = b""
-        request.compression = IDENTITY
+        context = self._context
+        context.initial_metadata = context.trailing_metadata = ()
+        context.status_details = b""
+        context.compression = IDENTITY
         if isinstance(exc, purerpc.ResourceExhaustedError):
             return exc.status.status_code, exc.status.status_message
         return purerpc.StatusCode.UNKNOWN, "the handler's metadata cannot be sent"
 
     def _encode_status(self, code: purerpc.StatusCode, message: str) -> list[bytes]:
-        """Trailers; where no reply went before, with the head in one block (Trailers-Only), or in
-        two if there is initial metadata, which one block could not tell apart."""
+        """Encode the trailers, preceded by the response headers if those were not sent.
+
+        Both are one block (Trailers-Only) without initial metadata, which a single block could not
+        tell from trailing metadata, and two blocks with it.
+        """
         if self._stream.headers_sent:
             return [self._ensure_fits_peer(self._encode_trailers(code, message))]
-        head = self._encode_headers()
+        headers = self._encode_headers()
         if self._context.initial_metadata:
             return [
-                self._ensure_fits_peer(head),
+                self._ensure_fits_peer(headers),
                 self._ensure_fits_peer(self._encode_trailers(code, message)),
             ]
-        return [self._ensure_fits_peer(head + self._encode_trailers(code, message, head.list_size))]
+        return [
+            self._ensure_fits_peer(
+                headers + self._encode_trailers(code, message, headers.list_size)
+            )
+        ]
 
 
 def _parse_request(parse: Any, data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What a server has to do, counted as it happens."""
+"""The load of a server: the number and durations of its calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MAX_SAMPLES = 10_000
 
 
 class LoadRecorder:
-    """Calls of a server's own services; those of health, reflection and the like are not counted.
+    """Counts the calls of a server's own services, without those of health, reflection and so on.
 
-    Calls are timed only while somebody is `timing` them.
+    Durations are recorded only within `record_durations`.
     """
 
     def __init__(self) -> None:
@@ -21,14 +21,16 @@ class LoadRecorder:
 
     @staticmethod
     def is_counted(service: str) -> bool:
+        """Return whether calls of a service count as load."""
         return not service.startswith(("grpc.", "meshtrio."))
 
     def start_call(self) -> float:
-        """A call starts; gives what `end` is to be told."""
+        """Count the start of a call; return the value to pass to `end_call`."""
         self.started += 1
         return time.perf_counter() if self._samples else 0.0
 
     def end_call(self, started_at: float, *, failed: bool) -> None:
+        """Count the end of a call."""
         self.ended += 1
         self.failed += failed
         if started_at and self._samples:
@@ -39,11 +41,11 @@ class LoadRecorder:
 
     @contextmanager
     def record_durations(self) -> Iterator[list[float]]:
-        """Have the seconds of each call that ends put into a list, which is to be emptied."""
+        """Append the duration of each call, in seconds, to a list that the caller empties."""
         samples: list[float] = []
         self._samples.append(samples)
         try:
             yield samples
         finally:
-            # By identity: two of them may be equal.
+            # By identity, because two lists may be equal.
             self._samples = [each for each in self._samples if each is not samples]

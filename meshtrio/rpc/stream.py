@@ -1,15 +1,15 @@
-"""One call's two directions of messages on a connection, the same on either side.
+"""One stream of a connection: the messages of a call in both directions, on either side.
 
-Over 600 lines, because sending, receiving and what the peer does change the one state of a stream;
-what it counts in memory is in `counted`.
+A call receives and sends messages, its connection reports what the peer does (`on_...`). A stream
+knows its connection only as a `StreamTransport`, and must not outlive it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import purerpc
 import trio
@@ -24,168 +24,187 @@ from meshtrio.grpc.compression import (
 )
 from meshtrio.grpc.framing import (
     MESSAGE_PREFIX_SIZE,
-    MessageReader,
     MessageTooLargeError,
     encode_message_prefix,
     parse_single_message,
 )
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE, AccountedStream
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
+from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
+from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.util.single_waiter import SingleWaiter
 
-if TYPE_CHECKING:
-    from meshtrio.rpc.connection import Connection
-
 _MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
-"""Bytes of a message from which a copy costs more than a frame."""
-_MAX_PARSED_MESSAGES = 256
-"""Messages of a stream that wait to be taken, from which on DATA is kept as it comes."""
-_MESSAGE_OVERHEAD = 48
-"""Bytes that an object takes beyond its content."""
+"""Size of a message, in bytes, from which copying it costs more than another frame."""
 _FIRST_CLOCK_CHECK = 4
-"""Messages that a task may handle after it has waited before the clock is looked at."""
+"""Number of messages that a task handles after a wait before it reads the clock."""
 _MAX_CLOCK_CHECK_INTERVAL = 256
-_CHUNK_SIZE = 16 * 1024
-"""Bytes of DATA that are cut into messages at once: up to 3,276 messages, for some 0.5 ms."""
-
-
+"""Maximum number of messages between two readings of the clock."""
 SERVER_STOPPED_MESSAGE = "the server stopped during the call"
-"""Why a call fails that a server cuts."""
+"""The message of the status of calls that a stopping server ends."""
 
 
-class CompressedMessage(bytes):
-    """A message that is still as its encoding made it."""
+class StreamTransport(Protocol):
+    """The part of a connection that its streams use."""
 
-    __slots__ = ()
+    @property
+    def is_client(self) -> bool: ...
+
+    @property
+    def peer(self) -> Peer: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def message_limits(self) -> MessageLimits: ...
+
+    @property
+    def counters(self) -> CallCounters: ...
+
+    @property
+    def account(self) -> ConnectionAccount | None:
+        """The account that streams are charged to; None on a client."""
+
+    @property
+    def loop_share(self) -> EventLoopShare: ...
+
+    @property
+    def above_high_water(self) -> bool:
+        """Whether calls must wait before they add to the write buffer."""
+
+    async def wait_below_high_water(self) -> None: ...
+
+    def has_stream(self, stream_id: int) -> bool: ...
+
+    def is_send_open(self, stream_id: int) -> bool:
+        """Whether this side of a stream is open."""
+
+    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
+
+    def send_data(
+        self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
+    ) -> int:
+        """Send as much DATA as the flow-control windows allow; return its size in bytes."""
+
+    def set_receive_window(self, stream_id: int, size: int) -> bool:
+        """Let the peer send DATA of a size; return whether a flush is due."""
+
+    def flush(self) -> None: ...
+
+    @property
+    def window_waiters(self) -> Collection[object]:
+        """The streams that wait for the connection's window."""
+
+    def wake_on_window(self, stream: Stream) -> None:
+        """Call `on_writable` when the connection's flow-control window opens."""
+
+    def wake_next_sender(self, stream: Stream) -> None:
+        """Leave the rest of the connection's window to the next stream that waits for it."""
+
+    def remove_stream(self, stream: Stream, code: ErrorCode) -> None: ...
 
 
-class Stream(AccountedStream):
-    """Messages in, messages out, and how it ended.
+class Stream(ReceiveBuffer):
+    """Sends and receives the messages of one call, and knows how it ended.
 
-    Received messages are held until they are taken, and the peer may send more only then, but for
-    the rest of a message under way: what can be held is one window and one message. One task may
-    receive while another sends.
+    Received messages are held until the call takes them, and only then may the peer send more,
+    except for the rest of an incomplete message: at most one window and one message are held. One
+    task may receive while another one sends.
     """
 
     __slots__ = (
         "_clock_check_interval",
         "_clock_checked_at",
         "_connection",
-        "_incomplete_since",
-        "_messages",
         "_readable",
-        "_reader",
-        "_unparsed",
-        "_unread_size",
         "_until_clock_check",
         "_writable",
         "cancel_on_error",
-        "encoding",
-        "error",
         "headers",
         "headers_sent",
         "id",
-        "is_awaiting_end_stream",
         "last_message_compressed",
-        "message_limits",
         "message_tracer",
         "owner",
         "path",
         "received_size",
-        "remote_closed",
         "sent_size",
-        "trailers",
     )
 
     sends_synchronously = False
-    """Whether `on_writable` sends, instead of waking a task that does."""
+    """Whether `on_writable` sends by itself, instead of waking a task that sends."""
 
-    def __init__(self, connection: Connection, stream_id: int) -> None:
+    def __init__(self, connection: StreamTransport, stream_id: int) -> None:
+        super().__init__(connection.message_limits)
         self.id = stream_id
-        self.message_limits = connection.message_limits
-        """Of its messages; a call that has limits of its own sets them when it starts."""
         self.headers: ResponseHeaders | None = None
+        """The response headers, on a client."""
         self.headers_sent = False
-        """On a server: the head of the response has gone out, so trailers must follow it."""
-        self.trailers: Trailers | None = None
+        """Whether a server has sent the response headers, so that trailers must follow."""
         self.owner: object = None
-        """On a client: the channel whose call it is."""
+        """The channel of the call, on a client."""
         self.path = ""
-        """What was called: on a server, and on a client where the call is followed."""
-        self.encoding = IDENTITY
-        """What the peer's compressed messages are compressed with."""
+        """The `:path` of the call: on a server, and on a client if the call is traced."""
         self.last_message_compressed = False
-        """Whether the message that was taken last had been compressed."""
+        """Whether the message that was taken last was compressed."""
         self.sent_size = self.received_size = 0
-        """Bytes of its messages, as they are on the wire, without framing."""
+        """Size of the messages as they were sent and received, in bytes, without framing."""
         self.message_tracer: MessageTracer | None = None
-        """Whoever wants to know of each message."""
-        self.remote_closed = False
-        """The peer will send nothing more, and said so."""
-        self.error: purerpc.RpcFailedError | None = None
-        """Why the stream ended before its time."""
+        """The tracer of the stream's messages, if one is installed."""
         self.cancel_on_error: trio.CancelScope | None = None
-        """Cancelled when the stream fails: the scope of the handler on a server."""
+        """The scope of the handler, on a server, which is cancelled if the stream fails."""
         self._connection = connection
         self.account = connection.account
-        """On a server, while the stream is open: the memory it uses counts there."""
+        """The account that an open stream of a server is charged to."""
         if self.account is not None:
             self.account.peer_account.active_calls += 1
-        self.received_charge = self.taken_charge = self.sending_charge = 0
-        """Bytes counted there: that wait to be taken, that the handler works with, to be sent."""
-        self.has_reservation = self.has_large_message = False
-        self._messages: deque[bytes] | tuple[()] = ()
-        """A deque only while it holds something: an empty one is larger than all the rest."""
-        self._unread_size = 0
-        """Bytes of the messages that wait to be taken."""
-        self._unparsed: deque[bytes] | tuple[()] = ()
-        """DATA of very many messages, which is cut into messages as they are taken."""
         self._until_clock_check = _FIRST_CLOCK_CHECK
-        """Messages until the clock is looked at to see if the call's task has worked for long."""
+        """Number of messages until the next reading of the clock."""
         self._clock_check_interval = 1
-        """Messages from the last look at the clock to the next."""
         self._clock_checked_at = 0.0
-        """When that was; 0 if the task has waited since."""
-        self._incomplete_since = 0.0
-        self.is_awaiting_end_stream = False
-        """On a server: the one request of a call is here, and the client has not ended its side."""
-        self._reader: MessageReader | None = None
-        """Made for the first DATA that is not just one whole message."""
+        """The time of the last reading; 0 if the task has waited since."""
+        # Made when a task first waits: most messages arrive whole and are sent without waiting.
         self._readable: SingleWaiter | None = None
         self._writable: SingleWaiter | None = None
-        """Both are made when something first waits: most requests come whole, and go at once."""
 
     @property
     def peer(self) -> Peer:
+        """The peer of the connection."""
         return self._connection.peer
 
     @property
     def reset_by_peer(self) -> bool:
-        """The other side has reset it, or is gone: nothing can be told there any more."""
-        return self.error is not None and self.id not in self._connection.streams
+        """Whether the peer has reset the stream or is lost, so that no status can be sent."""
+        return self.error is not None and not self._connection.has_stream(self.id)
 
     @property
     def send_closed(self) -> bool:
-        """Nothing that is sent matters any more: the stream failed, or its server has answered."""
+        """Whether messages are dropped: the stream failed, or its server has responded."""
         return self.error is not None or (self.remote_closed and self._connection.is_client)
 
     @property
     def has_succeeded(self) -> bool:
-        """On a client: whether the call has ended with status OK."""
+        """Whether the call has ended with status OK, on a client."""
         return self.trailers is not None and self.trailers.code == 0
 
-    # -- for the call: messages --------------------------------------------------------------
+    # -- receiving --------------------------------------------------------------
 
     async def receive(self) -> bytes | None:
-        """Take the next message, None after the last. Cancellable, and then nothing is lost.
+        """Take the next message; None after the last one.
 
-        Raises the status the stream failed with, once the messages before it are taken.
+        Raises:
+            RpcFailedError: The stream failed; messages that arrived before are taken first.
+
+        Cancellation: no message is lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._messages:
@@ -210,7 +229,7 @@ class Stream(AccountedStream):
         return self._decode_message(message)
 
     def _pop_message(self) -> bytes:
-        """Take the next message as it was received."""
+        """Remove the next message from the queue, without decoding it."""
         assert isinstance(self._messages, deque)
         message = self._messages.popleft()
         if not self._messages:
@@ -222,10 +241,13 @@ class Stream(AccountedStream):
         return message
 
     async def receive_single(self) -> tuple[bytes | None, int]:
-        """Wait for the end of a call that has but one reply; give it, and how many there were.
+        """Wait for the end of a call with a single reply.
 
-        A second one is the peer's error, and is not waited past. Raises the status the stream
-        failed with.
+        Returns:
+            The first reply, if any, and the number of replies; more than one is the peer's error.
+
+        Raises:
+            RpcFailedError: The stream failed.
         """
         while not self.remote_closed and len(self._messages) < 2 and self.error is None:
             await self._wait_readable()
@@ -235,10 +257,11 @@ class Stream(AccountedStream):
         return (self._decode_message(self._messages[0]) if self._messages else None), count
 
     async def receive_single_request(self) -> bytes:
-        """On a server: take the request of a method that has one, once the client has ended.
+        """Take the request of a method with a single one, once the client has ended its side.
 
-        Raises the status the stream failed with, UnimplementedError for another number of requests
-        than one (statuscodes.md, "Request cardinality violation").
+        Raises:
+            RpcFailedError: The stream failed. UnimplementedError: There is not exactly one request
+                (statuscodes.md, "Request cardinality violation").
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self.remote_closed and self.error is None and not self._has_second_message:
@@ -266,29 +289,18 @@ class Stream(AccountedStream):
             self._update_received_charge()
         return self._decode_message(message)
 
-    @property
-    def _has_messages(self) -> bool:
-        """Messages wait to be taken."""
-        return bool(self._messages or self._unparsed)
-
-    @property
-    def _has_second_message(self) -> bool:
-        """More than one message has come, or begun."""
-        count = len(self._messages)
-        return count > 1 or (
-            count == 1 and self._reader is not None and self._reader.has_partial_message
-        )
-
     def _await_end_stream(self) -> None:
-        """Limit how long the client may take to end its side, and let it show what it still sends:
-        a window that the request has filled would hide a second one."""
+        """Start the timeout for the client's END_STREAM, and open the window.
+
+        A window that the request has filled would hide a second request.
+        """
         self.is_awaiting_end_stream, self._incomplete_since = True, trio.current_time()
         connection = self._connection
-        if connection.engine.set_receive_window(self.id, connection.limits.stream_window):
+        if connection.set_receive_window(self.id, connection.limits.stream_window):
             connection.flush()
 
     def _decode_message(self, message: bytes) -> bytes:
-        """A message that is taken, as it was before its encoding."""
+        """Decompress a message that is taken, and charge and trace it."""
         size = len(message)
         self.received_size += size
         self.last_message_compressed = isinstance(message, CompressedMessage)
@@ -322,11 +334,21 @@ class Stream(AccountedStream):
         end_stream: bool = False,
         trailers: bytes = b"",
     ) -> None:
-        """Send a message: after a head, if given, and before this side's end, bare or as trailers.
+        """Send a message, waiting for the peer's flow-control window and for the socket.
 
-        Waits for the peer's window and for the socket. Raises the status the stream failed with;
-        a client's message to a server that has answered already is dropped.
-        When cancelled the message may be half sent, so the stream has to be reset.
+        A message to a server that has already responded is dropped.
+
+        Args:
+            message: The serialized message.
+            compressed: Whether to compress it.
+            headers: An encoded header block to send before it.
+            end_stream: Whether to end this side after it.
+            trailers: An encoded header block that ends this side after it.
+
+        Raises:
+            RpcFailedError: The stream failed.
+
+        Cancellation: the message may be sent in part, so the stream must be reset.
         """
         connection = self._connection
         if len(message) > self.message_limits.max_send_length:
@@ -340,7 +362,7 @@ class Stream(AccountedStream):
                 notify_tracer(self.path, self.message_tracer.half_closed)
         data = encode_message_prefix(size, compressed=compressed)
         if size > _MIN_SEPARATE_PREFIX_SIZE:
-            # A frame of its own for the prefix, which saves copying the message behind it.
+            # The prefix gets a frame of its own, which avoids copying the message.
             await self.send_data(data, headers=headers, following_size=size)
             data, headers = encoded, b""
         else:
@@ -361,21 +383,28 @@ class Stream(AccountedStream):
         trailers: bytes = b"",
         following_size: int = 0,
     ) -> None:
-        """The same as `send`, for DATA as it is; `following`: bytes that the caller has to send
-        after it."""
+        """Send DATA as `send` does.
+
+        Args:
+            data: The DATA.
+            headers: An encoded header block to send before it.
+            end_stream: Whether to end this side after it.
+            trailers: An encoded header block that ends this side after it.
+            following_size: Size of DATA that the caller will send next, in bytes.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         connection = self._connection
         if self.sending_charge:
             self.charge_sending(0)
-        if connection.write_buffer.above_high_water:
+        if connection.above_high_water:
             self.charge_blocked_send(len(data) + following_size)
-            await connection.write_buffer.wait_below_high_water()
+            await connection.wait_below_high_water()
         left: bytes | memoryview = data
         if headers and not self._check_send_open():
             self.headers_sent = True
-            connection.engine.send_headers(self.id, headers)
+            connection.send_headers(self.id, headers)
         while not self._check_send_open():
-            taken = connection.engine.send_data(self.id, left, end_stream=end_stream)
+            taken = connection.send_data(self.id, left, end_stream=end_stream)
             if taken == len(left):
                 break
             left = memoryview(left)[taken:]
@@ -388,67 +417,32 @@ class Stream(AccountedStream):
         if connection.window_waiters:
             connection.wake_next_sender(self)
         if trailers and not self.send_closed:
-            connection.engine.send_headers(self.id, trailers, end_stream=True)
+            connection.send_headers(self.id, trailers, end_stream=True)
         connection.flush()
 
     async def _wait_to_decompress(self) -> None:
-        """Wait for a turn before a compressed message is taken, if the peer has had so many, or so
-        large ones, that they have used up its time."""
+        """Wait for a turn if the peer has used up its share of time, before decompressing."""
         share = self._loop_share
         if share.remaining < 0 and share.charge(0.0):
             await share.wait_for_turn()
             self._check_not_discarded()
 
     def _check_not_discarded(self) -> None:
-        """Raise what the stream failed with if its messages were dropped meanwhile."""
+        """Raise the stream's error if its messages were discarded during a wait."""
         if not self._messages:
             assert self.error is not None
             raise self.error
 
     async def _wait_for_work_budget(self, account: ConnectionAccount) -> None:
-        """Wait before a message is taken that is not small, until others have let go of enough."""
+        """Wait for room in the memory budget before a message is taken, unless it is small."""
         assert isinstance(self._messages, deque)
         message = self._messages[0]
         if isinstance(message, CompressedMessage) or len(message) > MIN_CHARGED_SIZE:
             await account.wait_for_work_budget()
             self._check_not_discarded()
 
-    def _update_received_charge(self) -> None:
-        """Count what waits to be taken. Fails the call if the peer makes this side hold too much,
-        except for a message that room was reserved for."""
-        reader = self._reader
-        partial = (
-            0
-            if reader is None
-            else reader.framed_size
-            if self.has_reservation
-            else reader.buffered_size
-        )
-        size = self._unread_size + _MESSAGE_OVERHEAD * len(self._messages) + partial
-        budget = self.charge_received(size)
-        if budget and not (self.has_reservation or self.has_large_message):
-            self.discard_received()
-            self.charge_received(0)
-            text = f"what was received and not processed yet uses up {budget}"
-            self.fail(purerpc.ResourceExhaustedError(text))
-        elif self.has_large_message and not self._has_messages:
-            self.release_reservation()
-
-    def discard_received(self) -> None:
-        """Forget what no handler has taken."""
-        self._messages = self._unparsed = ()
-        self._reader, self._unread_size = None, 0
-
-    def _try_reserve(self, reader: MessageReader) -> bool:
-        """Whether the rest of a message may be received, which does not fit into the window."""
-        if self.has_reservation or self.account is None:
-            return True
-        if self.reserve(reader.framed_size):
-            self._update_received_charge()
-        return self.has_reservation
-
     def retry_reservation(self) -> bool:
-        """Let the rest of a message come if there is room for it now; false if there is not."""
+        """Let the rest of a large message arrive; return False if there is still no room."""
         if self.account is None or self.error is not None or self._reader is None:
             return True
         if not self._try_reserve(self._reader):
@@ -459,29 +453,28 @@ class Stream(AccountedStream):
 
     @property
     def _loop_share(self) -> EventLoopShare:
-        ledger = self.account
-        return self._connection.loop_share if ledger is None else ledger.peer_account.loop_share
+        account = self.account
+        return self._connection.loop_share if account is None else account.peer_account.loop_share
 
     def _is_time_slice_over(self) -> bool:
-        """Whether the call's task has to let others work before it goes on.
+        """Return whether the call's task must wait for a turn.
 
-        A handler whose peer reads, or writes, as fast as it does would never wait otherwise. The
-        clock is looked at each time that so many messages have come as may take a slice, at the
-        pace of the last ones.
+        A handler whose peer is as fast as itself would never wait otherwise. The clock is read
+        after as many messages as may take a time slice, at the pace of the last ones.
         """
-        now, slice_ = perf_counter(), self._loop_share.time_slice
-        looked, self._clock_checked_at = self._clock_checked_at, now
-        if not looked:
+        now, time_slice = perf_counter(), self._loop_share.time_slice
+        checked_at, self._clock_checked_at = self._clock_checked_at, now
+        if not checked_at:
             self._until_clock_check = self._clock_check_interval = 1
             return False
-        worked = now - looked
-        pace = min(
-            self._clock_check_interval * slice_ / max(worked, 1e-9),
+        worked = now - checked_at
+        interval = min(
+            self._clock_check_interval * time_slice / max(worked, 1e-9),
             2 * self._clock_check_interval,
             _MAX_CLOCK_CHECK_INTERVAL,
         )
-        self._until_clock_check = self._clock_check_interval = max(int(pace), 1)
-        return worked >= slice_ / 2
+        self._until_clock_check = self._clock_check_interval = max(int(interval), 1)
+        return worked >= time_slice / 2
 
     async def _wait_for_turn(self) -> None:
         await self._loop_share.wait_for_turn()
@@ -500,10 +493,10 @@ class Stream(AccountedStream):
         await self._writable.wait()
 
     async def send_end_stream(self) -> None:
-        """End this side without a further message. Does nothing where it has ended already."""
+        """End this side without a further message; does nothing if it has ended already."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self.send_closed and self._connection.engine.is_send_open(self.id):
-            self._connection.engine.send_data(self.id, b"", end_stream=True)
+        if not self.send_closed and self._connection.is_send_open(self.id):
+            self._connection.send_data(self.id, b"", end_stream=True)
             self._connection.flush()
             if self.message_tracer is not None:
                 notify_tracer(self.path, self.message_tracer.half_closed)
@@ -511,23 +504,23 @@ class Stream(AccountedStream):
     def _check_send_open(self) -> bool:
         if self.error is not None:
             raise self.error
-        if not self.send_closed and not self._connection.engine.is_send_open(self.id):
+        if not self.send_closed and not self._connection.is_send_open(self.id):
             raise UsageError(
                 "this side of the call was ended already; nothing can be sent after it"
             )
         return self.send_closed
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream at once, in both directions; never blocks, and may be repeated."""
+        """End both directions immediately; never blocks, and may be called again."""
         self._connection.remove_stream(self, code)
         if not self.remote_closed and self.error is None:
             self.fail(purerpc.CancelledError("the call was cancelled on this side"))
 
     def release_window(self) -> bool:
-        """Let the peer fill the window again, less what waits to be taken here; where nothing
-        does, let it finish the message under way at once. True where that is to be flushed.
+        """Open the window for what may be received now, and return whether a flush is due.
 
-        Only called when all DATA that the engine has counted has been handed on to the stream.
+        That is one window without the waiting messages and, if none waits, the rest of an
+        incomplete message. All DATA that the engine has counted must have been passed to `on_data`.
         """
         window, reader = self._connection.limits.stream_window, self._reader
         room = max(window - self._unread_size, 0)
@@ -538,12 +531,12 @@ class Stream(AccountedStream):
                 room += reader.missing_size
             else:
                 room = max(room - reader.buffered_size, 0)
-        return self._connection.engine.set_receive_window(self.id, room)
+        return self._connection.set_receive_window(self.id, room)
 
-    # -- for the connection: what the peer did -----------------------------------------------
+    # -- events, called by the connection -----------------------------------------------
 
     def on_headers(self, headers: ResponseHeaders) -> None:
-        """On a client: the head of a response that goes on."""
+        """Handle response headers, on a client."""
         if headers.encoding not in ENCODINGS:
             text = f"the peer answered in encoding {headers.encoding!r}"
             self.fail(purerpc.InternalError(text))
@@ -571,83 +564,6 @@ class Stream(AccountedStream):
         if self._readable is not None:
             self._readable.wake()
 
-    def _queue_message(self, message: bytes) -> None:
-        if isinstance(self._messages, deque):
-            self._messages.append(message)
-        else:
-            self._messages = deque((message,))
-        self._unread_size += len(message) + MESSAGE_PREFIX_SIZE
-
-    @property
-    def incomplete_since(self) -> float | None:
-        """When the message or the wait was begun that is not over yet; None where there is none."""
-        partial = self.is_awaiting_end_stream or (
-            self._reader is not None and self._reader.has_partial_message and not self._unparsed
-        )
-        return self._incomplete_since if partial else None
-
-    def _queue_data(self, data: bytes) -> None:
-        """Keep DATA that is not just one whole message: cut now, or later if there is much."""
-        reader = self._reader
-        if self._unparsed or len(self._messages) >= _MAX_PARSED_MESSAGES:
-            self._queue_unparsed(data)
-        elif len(data) <= _CHUNK_SIZE or (reader is not None and reader.missing_size >= len(data)):
-            self._parse_data(data)
-        else:
-            self._queue_unparsed(data)
-            while self._unparsed and len(self._messages) < _MAX_PARSED_MESSAGES:
-                self._parse_next_chunk()
-        self._update_received_charge()
-
-    def _queue_unparsed(self, data: bytes) -> None:
-        self._unread_size += len(data)
-        if not isinstance(self._unparsed, deque):
-            self._unparsed = deque()
-        self._unparsed += [data[i : i + _CHUNK_SIZE] for i in range(0, len(data), _CHUNK_SIZE)]
-
-    def _parse_until_message(self) -> bool:
-        """Cut DATA that was kept until there is a message; false if there is none."""
-        while self._unparsed and not self._messages:
-            self._parse_next_chunk()
-        return bool(self._messages)
-
-    def _parse_next_chunk(self) -> None:
-        """Cut DATA that was kept as it came, once all messages before it were taken."""
-        assert isinstance(self._unparsed, deque)
-        data = self._unparsed.popleft()
-        self._unread_size -= len(data)
-        if not self._unparsed:
-            self._unparsed = ()
-        if self.error is None:
-            self._parse_data(data)
-            if self.remote_closed:
-                self._check_message_complete()
-
-    def _parse_data(self, data: bytes) -> None:
-        """Take DATA whose frames and messages do not coincide."""
-        if self._reader is None:
-            self._reader = MessageReader(self.message_limits.max_receive_length)
-        if not self._reader.has_partial_message:
-            self._incomplete_since = trio.current_time()
-        whole = len(self._messages)
-        try:
-            self._queue_messages(self._reader.feed(data))
-        except MessageTooLargeError as exc:
-            self._queue_messages(exc.complete_messages)
-            self._fail_receive(self.message_limits.too_large_error(exc.length))
-        if len(self._messages) > whole:
-            self._incomplete_since = trio.current_time()
-            if self.has_reservation:
-                self.complete_reservation()
-
-    def _queue_messages(self, messages: Sequence[tuple[bool, bytes]]) -> None:
-        for compressed, message in messages:
-            if compressed and self.encoding == IDENTITY:
-                error = purerpc.InternalError("a message was compressed without agreement")
-                self._fail_receive(error)
-                return
-            self._queue_message(CompressedMessage(message) if compressed else message)
-
     def on_end_stream(self, trailers: Trailers | None) -> None:
         self.trailers = trailers
         if self._reader is not None:
@@ -662,16 +578,8 @@ class Stream(AccountedStream):
         ):
             notify_tracer_in_read_loop(self.path, self.message_tracer.half_close_received)
 
-    def _check_message_complete(self) -> None:
-        """Fail a stream that has ended in the middle of a message, unless it failed anyway."""
-        if self._unparsed or self._reader is None or not self._reader.has_partial_message:
-            return
-        if self.trailers is None or self.trailers.code == 0:
-            error = purerpc.InternalError("the stream ended in the middle of a message")
-            self._fail_receive(error)
-
     def _fail_receive(self, error: purerpc.RpcFailedError) -> None:
-        """Fail for what was received, which may be found out after the end has come."""
+        """Fail because of what was received; the stream may have ended meanwhile."""
         if self.send_closed and self.error is None:
             self.error = error
         else:
@@ -682,7 +590,7 @@ class Stream(AccountedStream):
             self._writable.wake()
 
     def fail(self, error: purerpc.RpcFailedError) -> None:
-        """End the stream before its time; the first reason stands."""
+        """End the stream early; an error after the first one is ignored."""
         if not self.send_closed:
             self.error = error
         if self.cancel_on_error is not None:
@@ -692,24 +600,24 @@ class Stream(AccountedStream):
 
     @property
     def has_started(self) -> bool:
-        """On a server: something may have processed the call, so that it cannot be refused."""
+        """Whether the call may have been processed, so that it cannot be refused, on a server."""
         return True
 
     def refuse(self) -> None:
-        """On a server: end a call that has not begun, for its client to make again."""
+        """Refuse a call that has not started, so that its client may retry it, on a server."""
         self.reset(ErrorCode.REFUSED_STREAM)
 
     def on_shutdown(self) -> None:
-        """On a server that is shutting down: end the call."""
+        """End the call of a handler because the server shuts down."""
         self.fail(purerpc.UnavailableError(SERVER_STOPPED_MESSAGE))
 
     def on_shutdown_timeout(self) -> None:
-        """The time that was left for it is over."""
+        """End the call because the grace period of the shutdown is over."""
         self.fail(purerpc.UnavailableError(SERVER_STOPPED_MESSAGE))
 
 
 class DiscardingStream(Stream):
-    """A stream whose request is of no interest: what comes is dropped."""
+    """A stream whose DATA is dropped."""
 
     __slots__ = ()
 

@@ -1,39 +1,79 @@
-"""How long a connection may take over things, and how its peer's life is told."""
+"""Timeouts of connections."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import Protocol
 
 import attrs
+import trio
+
+from meshtrio.util.concurrency import sleep_until_tick
+
+_CHECK_INTERVAL = 1.0
+"""Seconds between two checks of the timeouts."""
 
 
 @attrs.frozen
 class Timeouts:
-    """All in seconds; infinite means never. They are looked after once a second."""
+    """Timeouts of a connection, in seconds, checked once a second; infinity disables one."""
 
     handshake: float = 10.0
-    """From the start of a connection to the peer's first SETTINGS."""
+    """Maximum time from the start of a connection to the peer's first SETTINGS."""
     frame: float = 20.0
-    """To finish a frame or a header block once it was begun."""
+    """Maximum time from the start of a frame or header block to its end."""
     message: float = 60.0
-    """To finish a message once it was begun, while the peer's window is open; and for a client, to
-    end its side (END_STREAM) of a call with one request once that has come."""
+    """Maximum time from the start of a message to its end, while the peer's window is open.
+
+    On a server also the maximum time from the only request of a call to END_STREAM.
+    """
     half_close: float = 2.0
-    """For a client to end its side of a call that is answered already, before the server resets
-    the stream (RST_STREAM with NO_ERROR). The handler's place is free at once."""
+    """Maximum time from a server's response to the client's END_STREAM.
+
+    The server then resets the stream (RST_STREAM with NO_ERROR). The slot of the handler is free
+    immediately.
+    """
     max_connection_idle: float = math.inf
-    """Without a call, after which a server sends the client elsewhere (GOAWAY)."""
+    """Time without a call after which a server drains the connection (GOAWAY)."""
     max_connection_age: float = math.inf
-    """After which a server sends the client elsewhere; calls under way may finish."""
+    """Age at which a server drains the connection; calls in progress may finish."""
     keepalive_time: float = math.inf
-    """Of silence, after which the peer is asked for a sign of life (PING)."""
+    """Time without received data after which a keepalive PING is sent."""
     keepalive_timeout: float = 20.0
-    """For that sign; without it the connection counts as lost."""
+    """Maximum time from a keepalive PING to received data; the connection is closed after it."""
 
     @property
     def is_keepalive_enabled(self) -> bool:
+        """Whether keepalive PINGs are sent."""
         return self.keepalive_time != math.inf
 
 
 NETWORK_TIMEOUTS = Timeouts(keepalive_time=20.0, keepalive_timeout=10.0)
-"""There a host that is gone, or a link that is cut, says nothing."""
+"""Timeouts for connections over a network, where a lost host or link is noticed by silence only."""
+
+
+class TimedConnection(Protocol):
+    """A connection whose timeouts are checked."""
+
+    def check_timeouts(self, now: float) -> None: ...
+
+
+class TimeoutChecker:
+    """Checks the timeouts of connections once a second.
+
+    After a suspension of the process a check is left out, so that what peers have sent meanwhile is
+    read first.
+    """
+
+    def __init__(self) -> None:
+        self._due = trio.current_time() + _CHECK_INTERVAL
+
+    async def check_next(self, connections: Collection[TimedConnection]) -> None:
+        """Wait for the next check, then check the connections that there are by then."""
+        await sleep_until_tick(_CHECK_INTERVAL)
+        now = trio.current_time()
+        if now < self._due + _CHECK_INTERVAL:
+            for connection in list(connections):
+                connection.check_timeouts(now)
+        self._due = now + _CHECK_INTERVAL

@@ -1,7 +1,7 @@
-"""Calls of tracers: whatever one raises costs a line of the log, not the call that it traces.
+"""Calling tracers, whose exceptions are logged and do not fail the traced call.
 
-Tracers are called in place, from the tasks of callers and handlers, and from the loop that reads a
-connection, where an exception would end the connection with all of its calls.
+Tracers are called in place, from the tasks of callers and handlers, and from the read loop of a
+connection, where an exception would end the connection with all its calls.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from meshtrio.util.token_bucket import TokenBucket
 _log = logging.getLogger("meshtrio.rpc")
 
 _log_bucket = TokenBucket(burst=100, rate=1)
-"""A tracer that fails for each message shall not fill the log."""
+"""Limits the log of a tracer that fails for every message."""
 
 
 def notify_tracer(subject: str, method: Callable[..., None], *args: object) -> None:
     """Call a tracer from the task of a caller or a handler.
 
     Args:
-        where: What the log is to say it was about: the path of a call, or a target.
-        method: Of the tracer.
-        args: What it is called with.
+        subject: The path or target that the log line names.
+        method: A method of the tracer.
+        args: The arguments of the method.
 
     Raises:
-        SystemExit, KeyboardInterrupt: As the tracer did; all else is logged.
+        SystemExit, KeyboardInterrupt: The tracer raised it; other exceptions are logged.
     """
     try:
         method(*args)
@@ -37,7 +37,7 @@ def notify_tracer(subject: str, method: Callable[..., None], *args: object) -> N
 
 
 def notify_tracer_in_read_loop(subject: str, method: Callable[..., None], *args: object) -> None:
-    """The same from where nothing may be raised."""
+    """Call a tracer from the read loop of a connection. Raises nothing."""
     try:
         method(*args)
     except BaseException as exc:
@@ -45,13 +45,13 @@ def notify_tracer_in_read_loop(subject: str, method: Callable[..., None], *args:
 
 
 def log_or_raise_exit(subject: str, exc: BaseException) -> None:
-    """Log what a tracer raised. Raises it if it is SystemExit or KeyboardInterrupt."""
+    """Log an exception of a tracer, and raise it if it is SystemExit or KeyboardInterrupt."""
     log_tracer_error(subject, exc)
     if find_exit_exception(exc) is not None:
         raise exc
 
 
 def log_tracer_error(subject: str, exc: BaseException) -> None:
-    """Log what a tracer raised, as far as there have not been too many."""
+    """Log an exception of a tracer, unless there were too many."""
     if _log_bucket.try_acquire(time.monotonic()):
         _log.error("%s: call tracer raised", subject, exc_info=exc)

@@ -1,4 +1,4 @@
-"""Who may call what on the mesh socket and the gateway's port, by the config's rules."""
+"""Access control for calls on the mesh socket and the gateway's port: the [mesh.access] tables."""
 
 from __future__ import annotations
 
@@ -24,19 +24,28 @@ _CONTROL_PATH_PREFIXES = (
     *(f"/meshtrio.v1.{name}/" for name in ("Load", "Logging", "Metrics", "Tap")),
     "/grpc.channelz.",
 )
-"""What tells of all calls, whoever makes them, or changes a process; of plugins as of the mesh."""
+"""Services that show calls of all clients, or change a process, of plugins as of the mesh."""
 _PUBLIC_SERVICE_PREFIXES = ("grpc.health.", "grpc.reflection.")
 _MAX_LOGS_PER_SECOND = 10.0
 _MAX_NAME_LENGTH = 200
 
 
 class AccessControl:
-    """Holds callers to the rules there are at the time."""
+    """Checks each call against the current rules of the config.
+
+    The mesh's own user and root always have access on the mesh socket.
+    """
 
     def __init__(self, access: Callable[[], Access], *, allow_anonymous: bool = False) -> None:
-        """`open_to_all`: the gateway's port is in plaintext, where nobody can be told apart.
+        """Resolve the users and groups of the rules.
 
-        Raises KeyError for users and groups that are not there.
+        Args:
+            access: Returns the current rules.
+            allow_anonymous: Whether peers without an identity may call plugins, as on a plaintext
+                port.
+
+        Raises:
+            KeyError: A user or group does not exist.
         """
         self._access = access
         self._allow_anonymous = allow_anonymous
@@ -50,10 +59,16 @@ class AccessControl:
         self._rules = {name: _ResolvedRule(rule) for name, rule in access.rules.items()}
 
     def get_denial_reason(self, peer: Peer, headers: RequestHeaders, is_proxied: bool) -> str:
-        """Why a call may not be made, "" if it may; `through`: to a plugin."""
+        """Return why a call is denied, "" if it is permitted.
+
+        Args:
+            peer: The client.
+            headers: The request headers.
+            is_proxied: Whether the call goes to a plugin.
+        """
         is_for_control = headers.path.startswith(_CONTROL_PATH_PREFIXES)
         if is_proxied and peer.uid in self._own_uids and not is_for_control:
-            return ""  # as it is with nearly all calls
+            return ""  # The fast path of nearly all calls.
         service = headers.path[1:].partition("/")[0]
         if self._access() is not self._resolved_access:
             self._resolve_rules(self._access())
@@ -62,15 +77,15 @@ class AccessControl:
             names = [CONTROL]
         if not is_proxied and service.startswith(_PUBLIC_SERVICE_PREFIXES):
             names = list(self._rules)
-        # What is forwarded comes with the rights of the gateway, not of who makes the call.
-        borrowed = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(headers)
-        if not borrowed and any(self._allows(name, peer) for name in names):
+        # A forwarded call would have the rights of the gateway instead of those of its client.
+        is_forwarded = names[0] != GATEWAY and len(names) == 1 and _is_forwarded(headers)
+        if not is_forwarded and any(self._allows(name, peer) for name in names):
             return ""
-        who = f"a gateway for others, {peer}," if borrowed else str(peer)
+        subject = f"a gateway for others, {peer}," if is_forwarded else str(peer)
         rule = f"access.{names[0]}" if len(names) == 1 else "access"
-        text = f"{rule}: {who} may not call {quote(service[:_MAX_NAME_LENGTH], safe='._-/')}"
+        text = f"{rule}: {subject} may not call {quote(service[:_MAX_NAME_LENGTH], safe='._-/')}"
         self._log_denial(text)
-        return f"{text}; the mesh's config says who may"
+        return f"{text}; see [mesh.access]"
 
     def _allows(self, name: str, peer: Peer) -> bool:
         if peer.uid is not None:
@@ -80,17 +95,17 @@ class AccessControl:
         return self._rules[name].allows_subject(peer)
 
     def _log_denial(self, text: str) -> None:
-        """Log it; not without bounds, since whoever is refused may ask as often as he likes."""
+        """Log a denial. The rate is limited, as a client may repeat denied calls at will."""
         if self._log_rate_limit.try_acquire(trio.current_time()):
-            more = f" ({self._suppressed} more refusals before it)" if self._suppressed else ""
-            _log.warning("refused: %s%s", text, more)
+            more = f" ({self._suppressed} denials before it not logged)" if self._suppressed else ""
+            _log.warning("denied: %s%s", text, more)
             self._suppressed = 0
         else:
             self._suppressed += 1
 
 
 class _ResolvedRule:
-    """A rule, with users and groups as the numbers they have now."""
+    """A rule with users and groups resolved to ids."""
 
     def __init__(self, rule: AccessRule) -> None:
         self._uids = frozenset(resolve_uid(user) for user in rule.users)
@@ -103,8 +118,8 @@ class _ResolvedRule:
     def allows_subject(self, peer: Peer) -> bool:
         if not peer.subject and not peer.subject_alt_names:
             return False
-        said = {*peer.subject_attributes, *peer.subject_alt_names}
-        return any(_matches(pattern, said) for pattern in self._subjects)
+        names = {*peer.subject_attributes, *peer.subject_alt_names}
+        return any(_matches(pattern, names) for pattern in self._subjects)
 
 
 def _matches(pattern: str, names: set[str]) -> bool:
@@ -118,5 +133,5 @@ def _is_forwarded(headers: RequestHeaders) -> bool:
 
 
 def allows_other_users(access: Access) -> bool:
-    """Whether other users of this machine may use the mesh socket."""
+    """Return whether other users of this machine may use the mesh socket."""
     return any(rule.users or rule.groups for rule in access.rules.values())

@@ -1,4 +1,4 @@
-"""What one user may hold of the mesh's own services, over all connections and processes."""
+"""The limit of one user's open calls of the mesh's own services, over all connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshtrio.transport.peer import Peer
 
 
 def get_user_key(peer: Peer) -> str:
-    """Return what all connections of one user have in common: uid, certificate or host."""
+    """Return a key for the user of a peer: its uid, else its certificate's names, else its host."""
     if peer.uid is not None:
         return f"uid {peer.uid}"
     names = (*peer.subject_attributes, *peer.subject_alt_names)
@@ -25,29 +25,29 @@ def get_user_key(peer: Peer) -> str:
 class CallQuota:
     """An interceptor that limits the open calls of each user to each service.
 
-    Each service is counted for itself, so that a flood of watches of the registry leaves room for
-    an operator's commands. In addition there are `RESERVED_CONNECTIONS` places for calls of
-    processes of the mesh's own user or root that have fewer than `MAX_RESERVED_PER_PROCESS`, as
-    `rpc.reserve` has them for connections: `meshtrio stop` works when a program of the same user
-    has used up all others.
+    Each service is counted separately, so that a flood of registry watches leaves room for an
+    operator's commands. `RESERVED_CONNECTIONS` calls are reserved for processes of the mesh's own
+    user or root that have fewer than `MAX_RESERVED_PER_PROCESS` calls open, as in
+    `rpc.connection_reserve`: `meshtrio stop` works even if a program of the same user has used up
+    the quota.
     """
 
     def __init__(self, max_calls: Callable[[], int]) -> None:
-        """`most`: how many calls a user may have open to a service at the time."""
+        """Initialize the quota; `max_calls` returns the current maximum per user and service."""
         self._max_calls = max_calls
         self._open_calls: Counter[tuple[str | int, str]] = Counter()
-        """Calls by user and service, and by process and service."""
+        """Number of open calls by (user, service), and by (process id, service)."""
 
     @asynccontextmanager
     async def __call__(self, request: ServerContext) -> AsyncIterator[None]:
         """Count a call during the block. Raises ResourceExhaustedError."""
         peer, service = request.peer, request.service_name
-        user, most = get_user_key(peer), self._max_calls()
+        user, max_calls = get_user_key(peer), self._max_calls()
         reserved = RESERVED_CONNECTIONS if self._is_operator(peer, service) else 0
-        if self._open_calls[user, service] >= most + reserved:
+        if self._open_calls[user, service] >= max_calls + reserved:
             raise purerpc.ResourceExhaustedError(
-                f"{user} has {most} calls open to {service}, as many as [mesh.limits] "
-                "max_calls_per_user allows"
+                f"{user} has {max_calls} calls open to {service}, the maximum of [mesh.limits] "
+                "max_calls_per_user"
             )
         keys: list[tuple[str | int, str]] = [(user, service)]
         if peer.pid is not None:
@@ -62,7 +62,7 @@ class CallQuota:
                     del self._open_calls[key]
 
     def _is_operator(self, peer: Peer, service: str) -> bool:
-        """Whether a call may take a reserved place."""
+        """Return whether a call may use the reserve."""
         if peer.pid is None or peer.uid not in (0, os.geteuid()):
             return False
         return self._open_calls[peer.pid, service] < MAX_RESERVED_PER_PROCESS

@@ -1,4 +1,7 @@
-"""grpc.channelz.v1.Channelz: what this process has of channels, servers and sockets (gRFC A14)."""
+"""The grpc.channelz.v1.Channelz servicer: channels, servers and sockets of this process.
+
+Source: gRFC A14.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from meshtrio.services.channelz_messages import (
 )
 
 _MAX_RESULTS = 100
-"""Of one reply, and what it has where the caller leaves it to us."""
+"""Maximum number of results in a response, and the default."""
 
 T = TypeVar("T")
 M = TypeVar("M")
 
 
 class ChannelzServicer:
-    """Tells of the whole process, whichever of its servers is asked."""
+    """Serves the channelz data of the whole process on any of its servers."""
 
     def __init__(self) -> None:
         self.service = service_from_descriptor(
@@ -36,29 +39,29 @@ class ChannelzServicer:
         )
 
     async def GetTopChannels(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        """Raises InvalidArgumentError, as all that give a page do."""
-        things = channelz_registry.CHANNELS.iter_from(request.start_channel_id)
-        page, end = _take_page(things, request.start_channel_id, request.max_results)
-        found = await _build_messages(make_channel, page)
-        return channelz.GetTopChannelsResponse(channel=found, end=end)
+        """Raise InvalidArgumentError for a negative start or count, as all paged methods do."""
+        channels = channelz_registry.CHANNELS.iter_from(request.start_channel_id)
+        page, end = _take_page(channels, request.start_channel_id, request.max_results)
+        messages = await _build_messages(make_channel, page)
+        return channelz.GetTopChannelsResponse(channel=messages, end=end)
 
     async def GetServers(self, request: Any) -> Any:  # noqa: N802
-        things = channelz_registry.SERVERS.iter_from(request.start_server_id)
-        page, end = _take_page(things, request.start_server_id, request.max_results)
-        found = await _build_messages(make_server, page)
-        return channelz.GetServersResponse(server=found, end=end)
+        servers = channelz_registry.SERVERS.iter_from(request.start_server_id)
+        page, end = _take_page(servers, request.start_server_id, request.max_results)
+        messages = await _build_messages(make_server, page)
+        return channelz.GetServersResponse(server=messages, end=end)
 
     async def GetServerSockets(self, request: Any) -> Any:  # noqa: N802
-        """Raises NotFoundError, as all do that ask for one thing."""
+        """Raise NotFoundError for an unknown id, as all methods with an id do."""
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
         start = request.start_socket_id
-        things = sorted(
+        connections = sorted(
             (each for each in server.connections if each.channelz_id >= start),
             key=lambda each: each.channelz_id,
         )
-        page, end = _take_page(iter(things), start, request.max_results)
-        found = await _build_messages(make_socket_ref, page)
-        return channelz.GetServerSocketsResponse(socket_ref=found, end=end)
+        page, end = _take_page(iter(connections), start, request.max_results)
+        messages = await _build_messages(make_socket_ref, page)
+        return channelz.GetServerSocketsResponse(socket_ref=messages, end=end)
 
     async def GetServer(self, request: Any) -> Any:  # noqa: N802
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
@@ -69,17 +72,16 @@ class ChannelzServicer:
         return channelz.GetChannelResponse(channel=make_channel(channel))
 
     async def GetSubchannel(self, request: Any) -> Any:  # noqa: N802
-        link = _find(channelz_registry.SUBCHANNELS, "subchannel", request.subchannel_id)
-        return channelz.GetSubchannelResponse(subchannel=make_subchannel(link))
+        subchannel = _find(channelz_registry.SUBCHANNELS, "subchannel", request.subchannel_id)
+        return channelz.GetSubchannelResponse(subchannel=make_subchannel(subchannel))
 
     async def GetSocket(self, request: Any) -> Any:  # noqa: N802
         found = _find(channelz_registry.SOCKETS, "socket", request.socket_id)
         try:
             return channelz.GetSocketResponse(socket=make_socket(found))
         except OSError:
-            raise _make_not_found_error(
-                "socket", request.socket_id
-            ) from None  # gone, and not yet taken note of
+            # It was closed, and is not removed from the table yet.
+            raise _make_not_found_error("socket", request.socket_id) from None
 
 
 def _find(table: channelz_registry.ChannelzTable, kind: str, number: int) -> Any:
@@ -90,22 +92,22 @@ def _find(table: channelz_registry.ChannelzTable, kind: str, number: int) -> Any
 
 
 def _make_not_found_error(kind: str, number: int) -> purerpc.NotFoundError:
-    return purerpc.NotFoundError(f"there is no {kind} {number}, or no more")
+    return purerpc.NotFoundError(f"no {kind} {number}; it may be gone")
 
 
 def _take_page(items: Iterator[T], start: int, max_results: int) -> tuple[list[T], bool]:
-    """As many as are wanted and allowed, and whether that is all."""
+    """Return the items of one page, and whether they are the last."""
     if start < 0 or max_results < 0:
-        raise purerpc.InvalidArgumentError("neither start nor max_results can be negative")
+        raise purerpc.InvalidArgumentError("start and max_results must not be negative")
     max_results = min(max_results or _MAX_RESULTS, _MAX_RESULTS)
-    found = list(islice(items, max_results + 1))
-    return found[:max_results], len(found) <= max_results
+    page = list(islice(items, max_results + 1))
+    return page[:max_results], len(page) <= max_results
 
 
 async def _build_messages(build: Callable[[T], M], items: Iterable[T]) -> list[M]:
-    """What is told of each, without holding up others for long."""
-    made = []
-    for thing in items:
-        made.append(build(thing))
+    """Build a message for each item, with a checkpoint after each."""
+    messages = []
+    for item in items:
+        messages.append(build(item))
         await trio.lowlevel.checkpoint()
-    return made
+    return messages

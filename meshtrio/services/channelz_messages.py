@@ -1,7 +1,6 @@
-"""What channelz tells of one channel, subchannel, server or socket.
+"""Builds the channelz messages of channels, subchannels, servers and sockets.
 
-Times that there are none of are set to 0: the field itself has to be there for grpcdebug, as have
-the windows.
+Unset times are sent as 0, and unset windows as empty messages, as grpcdebug requires the fields.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from meshtrio.rpc.stats import CallCounters
 from meshtrio.util.text import replace_surrogates
 
 if TYPE_CHECKING:
-    # A plugin that calls nobody has not imported the client.
+    # Plugins that make no calls do not import the client.
     from meshtrio.client.channel import Channel
     from meshtrio.client.subchannel import Subchannel
 
 _State = channelz.ChannelConnectivityState
 _STANDARD_NAMES_VERSION = "TLSv1.3"
-"""From this version on OpenSSL has the standard's names for cipher suites."""
+"""The TLS version with which OpenSSL uses the standard names of cipher suites."""
 
 
 # -- channels ----------------------------------------------------------------------------------
@@ -41,7 +40,7 @@ def make_channel(channel: Channel) -> channelz.Channel:
 
 
 def make_subchannel(subchannel: Subchannel) -> channelz.Subchannel:
-    """A link is one subchannel, whichever channels use it."""
+    """Make the message of a subchannel, which several channels may share."""
     message = channelz.Subchannel(ref=_make_subchannel_ref(subchannel))
     message.data.target = replace_surrogates(subchannel.endpoint.address)
     message.data.state.state = _get_subchannel_state(subchannel)
@@ -62,16 +61,16 @@ def _make_subchannel_ref(subchannel: Subchannel) -> channelz.SubchannelRef:
 
 
 def _get_subchannel_state(subchannel: Subchannel) -> Any:
-    """It is never idle: it connects without being asked to, and again."""
+    """Return the state of a subchannel; it is never IDLE, as it reconnects by itself."""
     if subchannel.is_connected:
         return _State.READY
     return _State.TRANSIENT_FAILURE if subchannel.connect_error else _State.CONNECTING
 
 
 def _get_channel_state(channel: Channel) -> Any:
-    """The best that any of its endpoints is in; one that is ejected, or not well, counts for none.
+    """Return the best state of the channel's endpoints; ejected ones do not count as READY.
 
-    A channel that never had an endpoint waits for the first.
+    A channel that never had an endpoint is CONNECTING.
     """
     if any(subchannel.is_ready for subchannel in channel.channel_endpoints):
         return _State.READY
@@ -111,7 +110,7 @@ def _make_listen_socket_ref(listen_socket: ListenSocket) -> channelz.SocketRef:
 
 
 def make_socket(listener_or_connection: Connection | ListenSocket) -> channelz.Socket:
-    """Raises OSError where it is closed by now."""
+    """Make the message of a socket. Raises OSError if it is closed."""
     message = channelz.Socket()
     data = message.data
     for window in (data.local_flow_control_window, data.remote_flow_control_window):
@@ -133,7 +132,7 @@ def make_socket(listener_or_connection: Connection | ListenSocket) -> channelz.S
 
 
 def make_socket_ref(connection: Connection) -> channelz.SocketRef:
-    """Named by who is at the other end: on a server who has connected, on a client what to."""
+    """Make a reference named by the remote end: the client on a server, the address on a client."""
     if connection.is_client:
         try:
             name = _format_socket_address(connection.transport.sock.getpeername())
@@ -147,7 +146,7 @@ def make_socket_ref(connection: Connection) -> channelz.SocketRef:
 def _format_peer(connection: Connection) -> str:
     tls = connection.transport.ssl_object
     if tls is not None and tls.cipher() is None:
-        return ""  # Before the handshake nobody knows.
+        return ""  # Unknown before the handshake.
     peer = connection.peer
     return peer.address if peer.uid is None and not peer.subject else str(peer)
 
@@ -180,16 +179,16 @@ def _fill_security(message: channelz.Socket, connection: Connection) -> None:
     suite = None if tls is None else tls.cipher()
     if tls is None or suite is None:
         return
-    told, (name, version, _) = message.security.tls, suite
+    security, (name, version, _) = message.security.tls, suite
     if version == _STANDARD_NAMES_VERSION:
-        told.standard_name = name
+        security.standard_name = name
     else:
-        told.other_name = name
-    told.remote_certificate = tls.getpeercert(binary_form=True) or b""
+        security.other_name = name
+    security.remote_certificate = tls.getpeercert(binary_form=True) or b""
 
 
 def _fill_address(message: channelz.Address, name: Any) -> None:
-    """`name` is what the socket module gives: a path, or host and port."""
+    """Fill in an address as the socket module returns it: a path, or a tuple of host and port."""
     if not isinstance(name, tuple):
         message.uds_address.filename = _format_socket_address(name)
         return
@@ -203,7 +202,7 @@ def _format_socket_address(name: Any) -> str:
     if isinstance(name, tuple):
         host, port = name[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    # One that is no file begins with a zero byte, which is written so.
+    # An abstract socket begins with a zero byte, conventionally written as @.
     text = name.decode(errors="replace").replace("\0", "@", 1) if isinstance(name, bytes) else name
     return replace_surrogates(text)
 
@@ -221,12 +220,12 @@ def _fill_calls(
     _fill_timestamp(data.trace.creation_timestamp, trace_node.created_at)
     data.trace.num_events_logged = trace_node.events_logged
     for event in list(trace_node.events):
-        told = data.trace.events.add(
+        message = data.trace.events.add(
             description=replace_surrogates(event.description), severity=int(event.severity)
         )
-        _fill_timestamp(told.timestamp, event.timestamp)
+        _fill_timestamp(message.timestamp, event.timestamp)
         if event.subchannel_id:
-            told.subchannel_ref.subchannel_id = event.subchannel_id
+            message.subchannel_ref.subchannel_id = event.subchannel_id
 
 
 def _fill_timestamp(field: Any, unix_time: float) -> None:

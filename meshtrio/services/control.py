@@ -1,4 +1,4 @@
-"""meshtrio.v1.Control: looking at a running mesh, and telling it what to do."""
+"""The meshtrio.v1.Control servicer: inspects and operates a running mesh."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from meshtrio.util.text import replace_surrogates
 # ruff: noqa: N802
 
 _USAGE_CACHE_TTL = 0.5
-"""The more processes a machine has, the longer /proc takes."""
+"""Seconds for which resource usage is reused: reading /proc takes longer with more processes."""
 
 
 class ControlServicer:
-    """Answers for one tree."""
+    """Serves the control API of one supervisor."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ControlServicer:
         self._usage_expires_at = -math.inf
         self.service = service_from_descriptor(control.DESCRIPTOR.services_by_name["Control"], self)
 
-    # -- looking -----------------------------------------------------------------------------
+    # -- inspection --------------------------------------------------------------------------
 
     async def ListInstances(self, request: Any) -> Any:
         with _translate_errors():
@@ -78,8 +78,8 @@ class ControlServicer:
 
     async def GetInstance(self, request: Any) -> Any:
         with _translate_errors():
-            wanted = self._operations.make_filter([request.name])
-        found = [status for status in self._supervisor.statuses() if wanted(status.name)]
+            is_wanted = self._operations.make_filter([request.name])
+        found = [status for status in self._supervisor.statuses() if is_wanted(status.name)]
         for status in found:
             if status.instance == request.instance:
                 return messages.make_instance(status)
@@ -88,16 +88,18 @@ class ControlServicer:
         )
 
     async def GetTree(self, request: Any) -> Any:
-        tree = self._supervisor
-        return messages.make_tree(tree.config, str(tree.mesh_socket), tree.statuses())
+        supervisor = self._supervisor
+        return messages.make_tree(
+            supervisor.config, str(supervisor.mesh_socket), supervisor.statuses()
+        )
 
     async def WatchEvents(self, request: Any) -> AsyncIterator[Any]:
         with _translate_errors():
-            wanted = self._operations.make_filter(request.names)
-        happenings = self._event_log.read_events(wanted, request.last, follow=request.follow)
-        async with aclosing(happenings) as found:
-            async for number, happening, missed in found:
-                yield messages.make_event(number, happening, missed)
+            is_wanted = self._operations.make_filter(request.names)
+        logged_events = self._event_log.read_events(is_wanted, request.last, follow=request.follow)
+        async with aclosing(logged_events) as found:
+            async for number, logged_event, missed in found:
+                yield messages.make_event(number, logged_event, missed)
 
     async def ReadLogs(self, request: Any) -> AsyncIterator[Any]:
         with _translate_errors():
@@ -108,14 +110,14 @@ class ControlServicer:
             for each in past[-request.last :]:
                 yield _make_log_line(each, epoch)
             if request.follow:
-                async with aclosing(self._event_log.read_lines(wanted, position)) as to_come:
-                    async for each, missed in to_come:
+                async with aclosing(self._event_log.read_lines(wanted, position)) as new_lines:
+                    async for each, missed in new_lines:
                         yield _make_log_line(each, epoch, missed)
 
     def _list_captured_lines(
         self, is_wanted: Callable[[str], bool], since: float
     ) -> list[LoggedLine]:
-        """What is kept of the lines that plugins wrote since then, oldest first."""
+        """Return the captured lines since a time, oldest first."""
         found = [
             LoggedLine(plugin, number, line)
             for plugin, number, line in self._operations.iterate_log_lines()
@@ -123,7 +125,7 @@ class ControlServicer:
         ]
         return sorted(found, key=lambda each: each.line.time)
 
-    # -- numbers -----------------------------------------------------------------------------
+    # -- statistics --------------------------------------------------------------------------
 
     async def GetStatistics(self, request: Any) -> Any:
         with self._load_reports.subscribe():
@@ -175,15 +177,15 @@ class ControlServicer:
         )
 
     async def _get_usage(self) -> Mapping[int, ResourceUsage]:
-        """What process groups use; looked at for all who ask within half a second."""
+        """Return the resource usage of process groups, read at most every half second."""
         if trio.current_time() > self._usage_expires_at:
-            # Without a descriptor to read /proc with, what was found before is the best answer.
+            # Without a free descriptor to read /proc, the previous result is the best there is.
             with suppress(OSError, RuntimeError):
                 self._cached_usage = await read_usage_by_group()
                 self._usage_expires_at = trio.current_time() + _USAGE_CACHE_TTL
         return self._cached_usage
 
-    # -- telling it what to do ---------------------------------------------------------------
+    # -- operations --------------------------------------------------------------------------
 
     async def Start(self, request: Any) -> Any:
         with _translate_errors():
@@ -233,9 +235,9 @@ class ControlServicer:
             return messages.make_reload_response(await self._operations.reload(config))
 
     def _check_path(self, path: str, peer: Peer) -> None:
-        """Raise PermissionDeniedError where a caller may not have a file read.
+        """Raise PermissionDeniedError if a peer may not load a file as the config.
 
-        A config runs programs as the mesh's user, and what is wrong with a file tells of it.
+        A config runs programs as the mesh's user, and errors in a file reveal its content.
         """
         source = self._supervisor.config.source
         is_own = not path or (source is not None and path == str(source.path))
@@ -246,22 +248,22 @@ class ControlServicer:
             )
 
     async def _load_config(self, path: str) -> MeshConfig:
-        """Read the config file again, or another one. Raises ConfigError and UsageError."""
+        """Load the config file again, or another one. Raises ConfigError and UsageError."""
         source = self._supervisor.config.source
         if path and not Path(path).is_absolute():
             raise ConfigError([f"{path}: is not an absolute path"])
         if not path and source is None:
             raise UsageError("this mesh was not started from a config file; give the path of one")
         before = ConfigSource(Path(path)) if source is None else source
-        # Where no file is said, it is the one that the mesh was started from, whatever came since.
+        # Without a path it is the file that the mesh was started from, even after other reloads.
         config = await load_in_thread(path or before.path, runtime_dir=before.runtime_dir)
         return attrs.evolve(config, source=source)
 
 
 def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> Any:
-    """`epoch`: when trio's clock was 0."""
+    """Make the message of a line; `epoch` is the Unix time at which trio's clock was 0."""
     line = logged_line.line
-    said = parse_line(line.text, parse_json_fields(line.text))
+    parsed = parse_line(line.text, parse_json_fields(line.text))
     return control.LogLine(
         time=line.time + epoch,
         plugin=logged_line.plugin,
@@ -270,18 +272,18 @@ def _make_log_line(logged_line: LoggedLine, epoch: float, missed: int = 0) -> An
         stream=line.stream,
         text=line.text,
         missed=missed + logged_line.dropped,
-        level="" if logged_line.dropped else logging.getLevelName(said.level),
-        message=None if said.fields is None else said.message,
-        logger=said.logger,
-        trace_id=said.trace_id,
-        span_id=said.span_id,
-        exception=said.exception,
+        level="" if logged_line.dropped else logging.getLevelName(parsed.level),
+        message=None if parsed.fields is None else parsed.message,
+        logger=parsed.logger,
+        trace_id=parsed.trace_id,
+        span_id=parsed.span_id,
+        exception=parsed.exception,
     )
 
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Tell the caller of what cannot be, as the status for it."""
+    """Translate errors of an operation to the gRPC status for the client."""
     try:
         yield
     except UnknownNameError as exc:

@@ -1,7 +1,7 @@
-"""What the supervisor knows, as messages of meshtrio.v1.Control.
+"""Builds the messages of meshtrio.v1.Control.
 
-Paths, and reasons that name them, may have bytes that are not UTF-8, which no string of protobuf
-may have. They are for people to read, and show U+FFFD there.
+Paths, and texts with paths, may have bytes that are not UTF-8, which protobuf does not allow in
+strings. They are for people to read, and show U+FFFD instead.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def make_instance(status: InstanceStatus) -> control.Instance:
 
 
 def make_tree(config: MeshConfig, name: str, statuses: Iterable[InstanceStatus]) -> control.Node:
-    """The whole mesh: what is in no group comes first, in the order of the config."""
+    """Make the supervision tree of a mesh; plugins and groups without a group are its children."""
     by_plugin: dict[str, list[InstanceStatus]] = {}
     for status in statuses:
         by_plugin.setdefault(status.name, []).append(status)
     plugins = {plugin.name: plugin for plugin in config.plugins}
     groups = {group.name: group for group in config.groups}
-    relations = config.topology()
+    topology = config.topology()
 
-    def node(of: str) -> control.Node:
-        if of in plugins:
-            return _make_plugin(plugins[of], by_plugin.get(of, ()))
-        return _make_group(groups[of], map(node, groups[of].members))
+    def make_node(member: str) -> control.Node:
+        if member in plugins:
+            return _make_plugin(plugins[member], by_plugin.get(member, ()))
+        return _make_group(groups[member], map(make_node, groups[member].members))
 
-    roots = [each for each in (*plugins, *groups) if relations.group_of(each) is None]
+    roots = [each for each in (*plugins, *groups) if topology.group_of(each) is None]
     return control.Node(
-        kind=control.Node.MESH, name=replace_surrogates(name), nodes=map(node, roots)
+        kind=control.Node.MESH, name=replace_surrogates(name), nodes=map(make_node, roots)
     )
 
 
@@ -78,15 +78,15 @@ def _make_group(config: GroupConfig, nodes: Iterable[control.Node]) -> control.N
 
 
 def make_event(number: int, logged_event: LoggedEvent, missed: int) -> control.Event:
-    found = logged_event.event
-    level, text = describe_event(found)
+    event = logged_event.event
+    level, text = describe_event(event)
     return control.Event(
         sequence=number,
         time=logged_event.time,
-        kind=event_name(found).replace("_", "-"),
-        plugin=found.plugin,
-        instance=found.instance,
-        pid=getattr(found, "pid", None),
+        kind=event_name(event).replace("_", "-"),
+        plugin=event.plugin,
+        instance=event.instance,
+        pid=getattr(event, "pid", None),
         level=logging.getLevelName(level),
         text=replace_surrogates(text),
         missed=missed,
@@ -133,7 +133,7 @@ def make_reload_response(result: ReloadResult) -> control.ReloadResponse:
 
 
 def make_watched_calls(plugin: str, tapped: TappedCalls) -> Iterator[Any]:
-    """What an instance tells of its calls, one by one."""
+    """Make one message for each call of a batch, or one that says there will be none."""
     number = tapped.instance
     if tapped.calls is None:
         yield control.WatchedCall(plugin=plugin, instance=number, silent=True)

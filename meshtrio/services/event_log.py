@@ -1,4 +1,4 @@
-"""The journals of one mesh: what happened to its plugins, and what they write."""
+"""The last lifecycle events of a mesh, and the output lines of its plugins for readers."""
 
 from __future__ import annotations
 
@@ -9,44 +9,54 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
+from meshtrio.services.broadcast_log import BroadcastLog
+from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.supervisor import events
 from meshtrio.supervisor.process.output.output_lines import OutputLine
 
 _MAX_EVENTS = 1000
+"""Maximum number of events in the log."""
 _MAX_LINES = 10_000
 _MAX_LINE_CHARACTERS = 1024 * 1024
+"""Maximum total length of the lines in the log."""
 
 
 @attrs.frozen
 class LoggedEvent:
-    """An event, and when it was, in seconds since the epoch."""
+    """A lifecycle event and its time."""
 
     time: float
+    """The Unix time of the event, in seconds."""
     event: events.LifecycleEvent
+    """The event."""
 
 
 @attrs.frozen
 class LoggedLine:
-    """A line of an instance; `dropped` lines before it were more than its config lets through."""
+    """A line of an instance, or a number of dropped lines."""
 
     plugin: str
+    """The name of the plugin."""
     instance: int
+    """The number of the instance."""
     line: OutputLine
+    """The line; its text is "" if lines were dropped."""
     dropped: int = 0
+    """Number of lines dropped by the output rate limit of the plugin; 0 for a line."""
 
 
 class EventLog:
-    """A subscriber to events. Lines are kept here only for who follows them."""
+    """A subscriber of lifecycle events. Lines are kept only while there is a reader of lines."""
 
     def __init__(self) -> None:
         self._events: BroadcastLog[LoggedEvent] = BroadcastLog(_MAX_EVENTS)
         self._lines: BroadcastLog[LoggedLine] = BroadcastLog(
-            _MAX_LINES, _MAX_LINE_CHARACTERS, lambda writing: len(writing.line.text)
+            _MAX_LINES, _MAX_LINE_CHARACTERS, lambda logged: len(logged.line.text)
         )
         self._event_throttle, self._line_throttle = ReaderThrottle(), ReaderThrottle()
 
     def on_event(self, event: events.LifecycleEvent) -> None:
+        """Append an event or a line."""
         match event:
             case events.LineWritten(pid=pid, stream=stream, line=text):
                 self._append_line(event, OutputLine(trio.current_time(), pid, stream, text))
@@ -64,44 +74,47 @@ class EventLog:
     async def read_events(
         self, is_wanted: Callable[[str], bool], last: int, *, follow: bool
     ) -> AsyncGenerator[tuple[int, LoggedEvent, int], None]:
-        """Give the number of each, and how many before it could not be told.
+        """Yield events of the wanted plugins with their number, and the number missed before them.
 
-        Begins with the `last` ones that are kept. Ends with them unless it is to `follow`.
+        Args:
+            is_wanted: Returns whether the events of a plugin are read.
+            last: Number of past events to begin with.
+            follow: Whether to go on with new events, until cancelled.
         """
-        journal = self._events
-        past, _ = journal.read_after(0)
+        log = self._events
+        past, _ = log.read_after(0)
         found = [(number, each) for number, each in past if is_wanted(each.event.plugin)]
-        position, missed = journal.last_number, 0
-        for number, happening in found[-last:] if last else ():
-            yield number, happening, 0
+        position, missed = log.last_number, 0
+        for number, logged_event in found[-last:] if last else ():
+            yield number, logged_event, 0
         with self._event_throttle:
             while follow:
-                await journal.wait_after(position)
-                found, more = journal.read_after(position)
-                position, missed = journal.last_number, missed + more
-                for number, happening in found:
-                    if is_wanted(happening.event.plugin):
-                        yield number, happening, missed
+                await log.wait_after(position)
+                found, more = log.read_after(position)
+                position, missed = log.last_number, missed + more
+                for number, logged_event in found:
+                    if is_wanted(logged_event.event.plugin):
+                        yield number, logged_event, missed
                         missed = 0
                 await self._event_throttle.wait()
 
     @contextmanager
     def capture_lines(self) -> Iterator[int]:
-        """Have lines kept during the block; gives where `writings` is to begin."""
+        """Keep lines during the block; yields the position for `read_lines`."""
         with self._line_throttle:
             yield self._lines.last_number
 
     async def read_lines(
         self, is_wanted: Callable[[str], bool], position: int
     ) -> AsyncGenerator[tuple[LoggedLine, int], None]:
-        """Give what is written from there on, and how many lines before it could not be told."""
-        journal, missed = self._lines, 0
+        """Yield lines after a position, and the number missed before each, until cancelled."""
+        log, missed = self._lines, 0
         while True:
-            await journal.wait_after(position)
-            found, more = journal.read_after(position)
-            position, missed = journal.last_number, missed + more
-            for _, writing in found:
-                if is_wanted(writing.plugin):
-                    yield writing, missed
+            await log.wait_after(position)
+            found, more = log.read_after(position)
+            position, missed = log.last_number, missed + more
+            for _, logged_line in found:
+                if is_wanted(logged_line.plugin):
+                    yield logged_line, missed
                     missed = 0
             await self._line_throttle.wait()

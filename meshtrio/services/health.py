@@ -1,4 +1,7 @@
-"""grpc.health.v1.Health for the services of one server (grpc/doc/health-checking.md)."""
+"""The grpc.health.v1.Health servicer of one server.
+
+Source: grpc/doc/health-checking.md.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +19,40 @@ _Response = health.HealthCheckResponse
 
 
 class HealthSource(Protocol):
-    """The health of services that a server does not serve itself, but passes calls on to."""
+    """The health of services that a server forwards calls to."""
 
     async def is_serving(self, name: str) -> bool | None:
-        """Whether a service serves; None if it is not known."""
+        """Return whether a service is SERVING; None if it is unknown."""
 
     async def wait_for_change(self, name: str) -> None:
-        """Wait until that may be different."""
+        """Wait until the health of a service may have changed."""
 
 
 class HealthServicer:
-    """Everything serves until `enter_graceful_shutdown`: the server as a whole ("") and each
-    service.
+    """Reports the server ("") and its services as SERVING until `enter_graceful_shutdown`.
 
-    Of services that the server does not serve itself it answers what `others` says.
+    The health of other services comes from `fallback`.
     """
 
     def __init__(self, services: Iterable[str] = (), fallback: HealthSource | None = None) -> None:
         self._fallback = fallback
         self.service_names = {"", *services}
+        """Names of the services that this server serves."""
         self.service = service_from_descriptor(_DESCRIPTOR, self)
         self.shutdown_started = trio.Event()
-        """Set when the server is about to stop."""
+        """Set when the graceful shutdown of the server begins."""
 
     def enter_graceful_shutdown(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Report NOT_SERVING from now on."""
         self.shutdown_started.set()
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        """Raises NotFoundError for a service that is not served here."""
+        """Raise NotFoundError for an unknown service."""
         if request.service in self.service_names:
             return self._make_response()
         status = await self._get_fallback_status(request.service)
         if status == _Response.SERVICE_UNKNOWN:
-            raise purerpc.NotFoundError(f"service {request.service!r} is not served here")
+            raise purerpc.NotFoundError(f"unknown service {request.service!r}")
         return _Response(status=status)
 
     async def _get_fallback_status(self, name: str) -> Any:
@@ -77,7 +80,7 @@ class HealthServicer:
             yield self._make_response()
             await self.shutdown_started.wait()
         yield self._make_response()
-        # A watch that went on would hold up the drain which this announces.
+        # An open watch would delay the drain.
         raise purerpc.UnavailableError("the server is shutting down")
 
     def _make_response(self) -> Any:

@@ -1,11 +1,15 @@
-"""What is done with each instance that is ready: asked something, or followed as long as it is."""
+"""The fan-out over the instances that are ready: one call to each, or one task for each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from enum import Enum
+from typing import TypeVar
 
+import attrs
+import purerpc
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
@@ -13,22 +17,50 @@ from meshtrio.client.resolver import StateCallback
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState
+from meshtrio.util.protobuf_wire import MalformedProtobufError
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_POLL_INTERVAL = 0.5
-"""Seconds between two looks for instances that are new or gone."""
+_MIN_SCAN_INTERVAL = 0.05
+"""Minimum seconds between two looks at the registry, however often it changes."""
 MAX_SMALL_RESPONSE_SIZE = 16 * 1024
-"""Bytes of an answer that consists of a few numbers or names."""
+"""Maximum bytes of a response that consists of a few numbers or names."""
+_MAX_ERROR_LENGTH = 200
+"""Maximum characters of an exception's text in a `CallFailure`."""
 
 InstanceKey = tuple[str, int]
-"""A service and the number of an instance."""
+"""The name of a service, and the number of one of its instances."""
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class FailureKind(Enum):
+    """Why a call to an instance gave no response."""
+
+    UNSUPPORTED = "unsupported"
+    """The instance answered UNIMPLEMENTED: it is not made with meshtrio."""
+    UNAVAILABLE = "unavailable"
+    """The call ended with another status, or was not answered in time."""
+    INVALID = "invalid"
+    """The response could not be used."""
+
+
+@attrs.frozen
+class CallFailure:
+    """A call to an instance that gave no response."""
+
+    kind: FailureKind
+    message: str
 
 
 def get_ready_endpoints(
     registry: Registry, is_wanted: Callable[[str], bool] = lambda _: True
 ) -> dict[InstanceKey, Endpoint]:
-    """The instances of the services that are ready now, and where."""
+    """Return the endpoints of all ready instances of the wanted services.
+
+    Of two endpoints of one instance, as during a replacement, the latest counts.
+    """
     return {
         (service, endpoint.instance): endpoint
         for service in registry.services()
@@ -42,19 +74,19 @@ def get_ready_endpoints(
 async def open_instance_channel(
     endpoint: Endpoint, max_response_size: int | None = None
 ) -> AsyncIterator[Channel]:
-    """A channel to one instance, for what the mesh itself asks of it: it is not counted.
+    """Open a channel to one instance for calls of the mesh itself, which are not traced.
 
     Args:
-        endpoint: Of the instance.
-        max_message: Bytes of the longest answer that is taken; 4 MiB by default.
+        endpoint: The endpoint of the instance.
+        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
     """
 
-    async def feed(update: StateCallback) -> None:
+    async def resolve(update: StateCallback) -> None:
         update(ServiceState((endpoint,)))
 
     async with open_channel(
         endpoint.address,
-        feed,
+        resolve,
         exit_info_timeout=0,
         traced=False,
         max_receive_message_length=max_response_size,
@@ -62,26 +94,121 @@ async def open_instance_channel(
         yield channel
 
 
+async def call_instance(
+    endpoint: Endpoint,
+    call: Callable[[Channel], Awaitable[T]],
+    *,
+    timeout_seconds: float,
+    max_response_size: int | None = None,
+) -> T | CallFailure:
+    """Call one instance. Whatever it answers, only cancellation raises."""
+    try:
+        with trio.fail_after(timeout_seconds):
+            async with open_instance_channel(endpoint, max_response_size) as channel:
+                return await call(channel)
+    except purerpc.UnimplementedError as exc:
+        return CallFailure(FailureKind.UNSUPPORTED, exc.status.status_message)
+    except purerpc.RpcFailedError as exc:
+        return CallFailure(FailureKind.UNAVAILABLE, exc.status.status_message)
+    except trio.TooSlowError:
+        text = f"it did not answer within {timeout_seconds:g} s"
+        return CallFailure(FailureKind.UNAVAILABLE, text)
+    except Exception as exc:
+        # A response must not end the task that asked for it.
+        text = f"{type(exc).__name__}: {str(exc)[:_MAX_ERROR_LENGTH]}"
+        return CallFailure(FailureKind.INVALID, text)
+
+
+async def call_each_instance(
+    endpoints: Mapping[K, Endpoint],
+    call: Callable[[Channel], Awaitable[T]],
+    *,
+    timeout_seconds: float,
+    max_response_size: int | None = None,
+    max_concurrent: int | None = None,
+) -> dict[K, T | CallFailure]:
+    """Call several instances concurrently and return the result for each.
+
+    Args:
+        endpoints: The endpoints of the instances, by any key.
+        call: Called with a channel to an instance.
+        timeout_seconds: Timeout of each call, from when it starts.
+        max_response_size: Maximum bytes of a response; None for the default of 4 MiB.
+        max_concurrent: Maximum number of calls at a time; None for no limit.
+    """
+    results: dict[K, T | CallFailure] = {}
+    limiter = trio.CapacityLimiter(max_concurrent or max(len(endpoints), 1))
+
+    async def run(key: K, endpoint: Endpoint) -> None:
+        async with limiter:
+            results[key] = await call_instance(
+                endpoint, call, timeout_seconds=timeout_seconds, max_response_size=max_response_size
+            )
+
+    async with trio.open_nursery() as nursery:
+        for key, endpoint in endpoints.items():
+            nursery.start_soon(run, key, endpoint)
+    return results
+
+
+async def read_stream_repeatedly(
+    open_stream: Callable[[], AbstractAsyncContextManager[AsyncIterator[T]]],
+    on_message: Callable[[T], Awaitable[None]],
+    *,
+    min_interval: float,
+    retry_delay: float,
+    on_failure: Callable[[], None] = lambda: None,
+) -> None:
+    """Read a server stream of an instance, and open it again when it ends; until cancelled.
+
+    Returns only if the instance answers UNIMPLEMENTED.
+
+    Args:
+        open_stream: Starts the call.
+        on_message: Called with each message. It may raise MalformedProtobufError.
+        min_interval: Seconds between two messages: an instance that sends more often has to wait
+            for its flow-control window.
+        retry_delay: Seconds from the end of the stream to the next call.
+        on_failure: Called when the stream has failed.
+    """
+    while True:
+        try:
+            async with open_stream() as stream:
+                async for message in stream:
+                    await on_message(message)
+                    await trio.sleep(min_interval)
+        except purerpc.UnimplementedError:
+            return
+        except (purerpc.RpcFailedError, MalformedProtobufError):
+            on_failure()
+        await trio.sleep(retry_delay)
+
+
 async def for_each_ready_instance(
     registry: Registry,
     task: Callable[[InstanceKey, Endpoint], Awaitable[None]],
     is_wanted: Callable[[str], bool] = lambda _: True,
 ) -> None:
-    """Run the task for each instance that is ready, and cancel it when that is gone; until
-    cancelled. A task that ends by itself is not started again for the same process."""
-    attended: dict[InstanceKey, tuple[Endpoint, trio.CancelScope]] = {}
+    """Run a task for each ready instance, and cancel it when its endpoint is gone.
+
+    A task that ends is not started again for the same endpoint; an exception of it is logged.
+
+    Cancellation: cancels all tasks; the function does not return otherwise.
+    """
+    running: dict[InstanceKey, tuple[Endpoint, trio.CancelScope]] = {}
     async with trio.open_nursery() as nursery:
         while True:
-            there = get_ready_endpoints(registry, is_wanted)
-            for key, (endpoint, scope) in list(attended.items()):
-                if there.get(key) != endpoint:
+            revision, ready = registry.revision, get_ready_endpoints(registry, is_wanted)
+            for key, (endpoint, scope) in list(running.items()):
+                if ready.get(key) != endpoint:
                     scope.cancel()
-                    del attended[key]
-            for key, endpoint in there.items():
-                if key not in attended:
-                    attended[key] = (endpoint, trio.CancelScope())
-                    nursery.start_soon(_run_in_scope, attended[key][1], task, key, endpoint)
-            await trio.sleep(_POLL_INTERVAL)
+                    del running[key]
+            for key, endpoint in ready.items():
+                if key not in running:
+                    running[key] = (endpoint, trio.CancelScope())
+                    nursery.start_soon(_run_in_scope, running[key][1], task, key, endpoint)
+            await trio.sleep(_MIN_SCAN_INTERVAL)
+            await registry.wait_changed(revision)
 
 
 async def _run_in_scope(
@@ -94,5 +221,5 @@ async def _run_in_scope(
         try:
             await task(key, endpoint)
         except Exception:
-            # Whatever an instance answers costs what was asked of it, not those who attend others.
-            _log.exception("what %s/%d answers cannot be used", *key)
+            # The response of one instance must not end the tasks of the others.
+            _log.exception("%s/%d: unusable response", *key)

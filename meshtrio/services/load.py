@@ -1,4 +1,4 @@
-"""meshtrio.v1.Load: what a plugin has to do, told by itself."""
+"""The meshtrio.v1.Load servicer: reports the load of its own server."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server_load import LoadRecorder
 
 _MIN_INTERVAL = 0.1
+"""Minimum seconds between two reports."""
 
 
 def parse_interval(request: Any) -> float:
-    """Seconds from one report to the next. Raises InvalidArgumentError."""
+    """Return the requested seconds between two reports. Raises InvalidArgumentError."""
     interval: float = request.interval or 1.0
     if not 0 <= interval < math.inf:
-        raise purerpc.InvalidArgumentError(f"an interval of {interval} s cannot be")
+        raise purerpc.InvalidArgumentError(
+            f"interval must be positive and finite, got {interval:g} s"
+        )
     return max(interval, _MIN_INTERVAL)
 
 
 class LoadServicer:
-    """Tells of one server, until it is about to stop: a watch must not hold that up."""
+    """Reports the load of one server until its graceful shutdown begins."""
 
     def __init__(self, load_recorder: LoadRecorder, shutdown_started: trio.Event) -> None:
         self._load_recorder = load_recorder
@@ -44,13 +47,13 @@ class LoadServicer:
         raise purerpc.UnavailableError("the server is shutting down")
 
     def _make_report(self, samples: list[float]) -> Any:
-        meter = self._load_recorder
-        times = sorted(samples)
+        recorder = self._load_recorder
+        durations = sorted(samples)
         return load.LoadReport(
-            started=meter.started,
-            ended=meter.ended,
-            failed=meter.failed,
-            in_flight=meter.started - meter.ended,
-            median=times[len(times) // 2] if times else None,
-            p99=times[len(times) * 99 // 100] if times else None,
+            started=recorder.started,
+            ended=recorder.ended,
+            failed=recorder.failed,
+            in_flight=recorder.started - recorder.ended,
+            median=durations[len(durations) // 2] if durations else None,
+            p99=durations[len(durations) * 99 // 100] if durations else None,
         )

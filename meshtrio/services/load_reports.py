@@ -1,4 +1,4 @@
-"""What each instance of a mesh has to do, asked of the instances while somebody wants to know."""
+"""The load of every instance, read from the instances while there is a subscriber."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
-import purerpc
 import trio
 
 from meshtrio.client.channel import Channel
@@ -22,31 +21,32 @@ from meshtrio.services.instances import (
     for_each_ready_instance,
     get_ready_endpoints,
     open_instance_channel,
+    read_stream_repeatedly,
 )
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 _SERVICE = load.DESCRIPTOR.services_by_name["Load"]
 _REPORT_INTERVAL = 0.5
-"""Seconds between two reports."""
+"""Requested seconds between two reports of an instance."""
 _MIN_REPORT_INTERVAL = 0.2
-"""The same of a plugin that does not keep to it."""
+"""Minimum seconds between two reports of an instance that does not keep to the interval."""
 _FIRST_REPORT_TIMEOUT = 1.0
-"""Seconds that instances are waited for which are to give their first report."""
+"""Timeout for an instance's first report, in seconds."""
 
 
 class LoadReports:
-    """One watch on each instance that is ready, between the first who wants it and the last."""
+    """Watches meshtrio.v1.Load of each ready instance while there is a subscriber."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._subscriber_count = 0
         self._changed = trio.lowlevel.ParkingLot()
-        """Somebody wants them, nobody does any more, or an instance has answered."""
+        """Unparked for the first and the last subscriber, and when an instance has responded."""
         self._instances: dict[InstanceKey, _WatchedInstance] = {}
 
     @contextmanager
     def subscribe(self) -> Iterator[None]:
-        """Have the instances asked during the block."""
+        """Watch the instances during the block."""
         self._subscriber_count += 1
         if self._subscriber_count == 1:
             self._changed.unpark_all()
@@ -58,21 +58,21 @@ class LoadReports:
                 self._changed.unpark_all()
 
     async def wait_complete(self) -> None:
-        """Wait until every instance that is ready now has answered, but not for long."""
-        there = get_ready_endpoints(self._registry)
+        """Wait until each instance that is ready now has responded, for a second at most."""
+        ready = get_ready_endpoints(self._registry)
         with trio.move_on_after(_FIRST_REPORT_TIMEOUT):
-            while any(key not in self._instances for key in there) or any(
+            while any(key not in self._instances for key in ready) or any(
                 not watched.has_responded for watched in self._instances.values()
             ):
                 await self._changed.park()
 
     def get(self, plugin: str, instance: int) -> Any:
-        """Its last report; None where there is none, or it does not tell."""
+        """Return the last report of an instance; None if there is none."""
         watched = self._instances.get((f"plugin.{plugin}", instance))
         return None if watched is None else watched.report
 
     async def run(self) -> None:
-        """Ask while it is wanted, until cancelled."""
+        """Watch the instances whenever there is a subscriber, until cancelled."""
         while True:
             while not self._subscriber_count:
                 await self._changed.park()
@@ -87,41 +87,45 @@ class LoadReports:
         try:
             async with open_instance_channel(endpoint, MAX_SMALL_RESPONSE_SIZE) as channel:
                 await self._read_reports(channel, watched)
+                # UNIMPLEMENTED is a response, too, which counts while the instance is there.
+                self._mark_responded(watched)
+                await trio.sleep_forever()
         finally:
-            # Its successor may be watched already.
+            # The watch of the instance's next process may have started already.
             if self._instances.get(key) is watched:
                 del self._instances[key]
 
-    async def _read_reports(self, channel: Channel, instance: _WatchedInstance) -> None:
+    async def _read_reports(self, channel: Channel, watched: _WatchedInstance) -> None:
         stub, request = (
             DynamicStub(channel, _SERVICE),
             load.WatchLoadRequest(interval=_REPORT_INTERVAL),
         )
-        while True:
-            try:
-                async with stub.Watch(request) as call:
-                    async for report in call:
-                        instance.report = _sanitize_report(report)
-                        self._mark_responded(instance)
-                        # One that does not keep to the interval waits for its window.
-                        await trio.sleep(_MIN_REPORT_INTERVAL)
-            except purerpc.UnimplementedError:
-                self._mark_responded(instance)
-                await trio.sleep_forever()
-            except purerpc.RpcFailedError:
-                instance.report = None
-                self._mark_responded(instance)
-            await trio.sleep(_REPORT_INTERVAL)
 
-    def _mark_responded(self, instance: _WatchedInstance) -> None:
-        if not instance.has_responded:
-            instance.has_responded = True
+        async def on_report(report: Any) -> None:
+            watched.report = _sanitize_report(report)
+            self._mark_responded(watched)
+
+        def on_failure() -> None:
+            watched.report = None
+            self._mark_responded(watched)
+
+        await read_stream_repeatedly(
+            lambda: stub.Watch(request),
+            on_report,
+            min_interval=_MIN_REPORT_INTERVAL,
+            retry_delay=_REPORT_INTERVAL,
+            on_failure=on_failure,
+        )
+
+    def _mark_responded(self, watched: _WatchedInstance) -> None:
+        if not watched.has_responded:
+            watched.has_responded = True
             self._changed.unpark_all()
 
 
 def _sanitize_report(report: Any) -> Any:
-    """A report without what it cannot mean: times that are none, and unknown fields."""
-    found = load.LoadReport(
+    """Copy a report without unknown fields, and without times that are negative or not finite."""
+    sanitized = load.LoadReport(
         started=report.started,
         ended=report.ended,
         failed=report.failed,
@@ -130,14 +134,15 @@ def _sanitize_report(report: Any) -> Any:
     for name in ("median", "p99"):
         seconds = getattr(report, name)
         if report.HasField(name) and 0 <= seconds < math.inf:
-            setattr(found, name, seconds)
-    return found
+            setattr(sanitized, name, seconds)
+    return sanitized
 
 
 @attrs.define(eq=False)
 class _WatchedInstance:
-    """An instance that is asked."""
+    """One ready instance."""
 
     has_responded: bool = False
-    """It has said how it is, or that it does not tell."""
+    """Whether the first report, or a failure of the call, has arrived."""
     report: Any = None
+    """The last `LoadReport`; None if there is none."""

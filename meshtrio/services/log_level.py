@@ -1,4 +1,4 @@
-"""meshtrio.v1.Logging: from which level on a plugin's process logs."""
+"""The meshtrio.v1.Logging servicer: the log level of its own process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meshtrio.util.log_level import ProcessLogLevel
 
 
 class LoggingServicer:
-    """Changes the level of the process that it is served in."""
+    """Returns and changes the log level of the process that serves it."""
 
     def __init__(self, level: ProcessLogLevel) -> None:
         self._level = level

@@ -1,7 +1,7 @@
-"""Which level each plugin logs from, and that the processes are told when it changes.
+"""Applies changes of a plugin's log level to its running processes.
 
-Supervision says what it is to be, and gives it to processes that it starts; it calls nobody. This
-is what calls: those that ran before it was changed, and those that were just starting then.
+The supervisor has the desired level of each plugin, and passes it to the processes that it starts.
+Processes that ran or were starting when the level changed are called by this controller.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Container, Iterable
-from functools import partial
 from typing import Any
 
 import attrs
-import purerpc
 import trio
 
+from meshtrio.client.channel import Channel
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import logging as messages
-from meshtrio.services.instances import MAX_SMALL_RESPONSE_SIZE, open_instance_channel
+from meshtrio.services.instances import (
+    MAX_SMALL_RESPONSE_SIZE,
+    CallFailure,
+    FailureKind,
+    call_instance,
+)
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.operations import Operations
@@ -33,80 +37,94 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["Logging"]
 _CALL_TIMEOUT = 5.0
-"""Seconds that a process has to answer in."""
+"""Timeout of a call to a process, in seconds."""
 _MAX_CONCURRENT_CALLS = 16
 _MAX_LEVEL_LENGTH = 64
-"""Characters of the name of a level; programs may have their own."""
+"""Maximum characters of the name of a level: programs may define their own."""
 
 
-class LevelNotAppliedError(Exception):
-    """A process could not be asked, or told; `level`: how much that matters."""
-
-    def __init__(self, reason: str, severity: int) -> None:
-        super().__init__(reason)
-        self.severity = severity
+_NOT_READY = CallFailure(FailureKind.UNAVAILABLE, "it is not ready")
 
 
 @attrs.frozen
 class InstanceLevel:
-    """From which level on the process of an instance logs; "" where it does not say, see `note`."""
+    """The log level of an instance's process."""
 
     instance: int
+    """The number of the instance."""
     pid: int | None
+    """The process id; None if the instance has no process."""
     level: str = ""
+    """The level that the process returned, "" if it returned none."""
     note: str = ""
+    """Why there is no level, "" if there is one."""
 
 
 @attrs.frozen
 class PluginLevel:
-    """From which level on the mesh passes a plugin's lines on; None: as for any other record."""
+    """The log level of a plugin."""
 
     plugin: str
+    """The name of the plugin."""
     level: LogLevel | None
+    """The level from which the mesh logs the plugin's lines; None for the mesh's own level."""
     instances: tuple[InstanceLevel, ...]
+    """The levels of its processes."""
 
 
 class LogLevelController:
-    """Of the plugins of one tree."""
+    """Keeps the log levels of the processes of one supervisor as the config says."""
 
     def __init__(self, supervisor: Supervisor, registry: Registry, operations: Operations) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._operations = operations
         self._pending: set[tuple[str, int]] = set()
-        """Instances whose processes may have to be told."""
+        """Instances, by `Instance.key`, whose processes may have another level than desired."""
         self._applying: set[ProcessRun] = set()
+        """Processes that are being called."""
         self._concurrency_limit = trio.CapacityLimiter(_MAX_CONCURRENT_CALLS)
         self._changed = trio.lowlevel.ParkingLot()
 
     def on_event(self, event: events.LifecycleEvent) -> None:
-        """A subscriber: one that is ready may have been started before the level was changed."""
+        """Check an instance that is ready, as it may have been started before the level changed."""
         if isinstance(event, (events.Ready, events.LogLevelSet)):
             self._enqueue([(event.plugin, event.instance)])
 
     async def set_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
-        """Have a plugin, or those of a group, log from a level on, until the next reload.
+        """Set the log level of a plugin, or of the plugins of a group, until the next reload.
 
-        Gives what has come of it. Raises UsageError for a level, and UnknownNameError for a name,
-        that is none. Cancelling it ends the waiting only.
+        Args:
+            name: The name of a plugin or a group.
+            level: The new level.
+
+        Returns:
+            The levels afterwards, with the reason for each process that has no level.
+
+        Raises:
+            UsageError: Unknown level.
+            UnknownNameError: Unknown plugin or group.
+
+        Cancellation:
+            Ends only the wait; the level is applied nevertheless.
         """
         names = self._operations.set_log_level(name, level)
-        children = [child for child in self._supervisor.instances if child.plugin in names]
-        for life in itertools.chain.from_iterable(child.runs() for child in children):
-            life.applied_log_level = None  # Its program may have gone to another level since.
-        self._enqueue(child.key for child in children)
+        instances = [each for each in self._supervisor.instances if each.plugin in names]
+        for run in itertools.chain.from_iterable(each.runs() for each in instances):
+            run.applied_log_level = None  # Its program may have set another level since.
+        self._enqueue(each.key for each in instances)
         while self._is_applying(names):
             await self._changed.park()
         return await self.get_levels(names)
 
     async def get_levels(self, names: Iterable[str]) -> tuple[PluginLevel, ...]:
-        """The levels of plugins, as the mesh has them and as their processes say."""
+        """Return the desired levels of plugins, and those that their processes return."""
         wanted = frozenset(names)
         found: dict[tuple[str, int], InstanceLevel] = {}
         async with open_collapsing_nursery() as nursery:
-            for child in self._supervisor.instances:
-                if child.plugin in wanted:
-                    nursery.start_soon(self._query, found, child, child.active_run)
+            for instance in self._supervisor.instances:
+                if instance.plugin in wanted:
+                    nursery.start_soon(self._query, found, instance, instance.active_run)
         return tuple(
             PluginLevel(
                 plugin.name,
@@ -118,7 +136,7 @@ class LogLevelController:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell those that have to be told, until cancelled."""
+        """Apply levels as they change, until cancelled."""
         try:
             async with open_collapsing_nursery() as nursery:
                 task_status.started()
@@ -130,27 +148,26 @@ class LogLevelController:
             self._pending.clear()
             self._changed.unpark_all()
 
-    # -- parts -------------------------------------------------------------------------------
-
     def _enqueue(self, instances: Iterable[tuple[str, int]]) -> None:
         self._pending.update(instances)
         self._changed.unpark_all()
 
     def _start_pending(self, nursery: trio.Nursery) -> None:
-        """Tell the processes of those that are due; one that is being told is told again then."""
-        for child in self._supervisor.instances:
-            for life in child.runs() if child.key in self._pending else ():
+        """Call the processes of pending instances; `_apply` repeats a call under way by itself."""
+        for instance in self._supervisor.instances:
+            for run in instance.runs() if instance.key in self._pending else ():
                 if (
-                    life not in self._applying
-                    and life.applied_log_level is not self._get_desired_level(life)
+                    run not in self._applying
+                    and run.applied_log_level is not self._get_desired_level(run)
                 ):
-                    self._applying.add(life)
-                    nursery.start_soon(self._apply, life)
+                    self._applying.add(run)
+                    nursery.start_soon(self._apply, run)
         self._pending.clear()
 
     def _is_applying(self, names: Container[str]) -> bool:
-        due = (plugin for plugin, _ in self._pending)
-        return any(name in names for name in (*due, *(each.config.name for each in self._applying)))
+        pending = (plugin for plugin, _ in self._pending)
+        applying = (run.config.name for run in self._applying)
+        return any(name in names for name in (*pending, *applying))
 
     def _get_desired_level(self, run: ProcessRun) -> LogLevel | None:
         for plugin in self._supervisor.config.plugins:
@@ -159,20 +176,25 @@ class LogLevelController:
         return run.applied_log_level
 
     async def _apply(self, run: ProcessRun) -> None:
-        """Until it knows what is wanted; one that is not ready yet is told when it is."""
+        """Set the level of a process, and again if the desired level changes meanwhile.
+
+        A process that is not ready yet is called when it is.
+        """
         try:
-            failed = False
-            while not failed and run.applied_log_level is not (
-                wanted := self._get_desired_level(run)
-            ):
-                name = "" if wanted is None else wanted.value
-                try:
-                    await self._call_process(run, "SetLevel", messages.SetLevelRequest(level=name))
-                    run.applied_log_level = wanted
-                except LevelNotAppliedError as exc:
-                    failed = wanted is self._get_desired_level(run)
-                    text = "%s/%s was not told from which level on it is to log: %s"
-                    _log.log(exc.severity, text, run.config.name, run.number, exc)
+            while run.applied_log_level is not (desired := self._get_desired_level(run)):
+                name = "" if desired is None else desired.value
+                result = await self._call_process(
+                    run, "SetLevel", messages.SetLevelRequest(level=name)
+                )
+                if not isinstance(result, CallFailure):
+                    run.applied_log_level = desired
+                    continue
+                is_expected = result is _NOT_READY or result.kind is FailureKind.UNSUPPORTED
+                severity = logging.DEBUG if is_expected else logging.WARNING
+                text = "%s/%s: could not set log level: %s"
+                _log.log(severity, text, run.config.name, run.number, result.message)
+                if desired is self._get_desired_level(run):
+                    break
         finally:
             self._applying.discard(run)
             self._changed.unpark_all()
@@ -186,41 +208,36 @@ class LogLevelController:
         if run is None or run.process is None:
             found[instance.key] = InstanceLevel(instance.number, None, note="it does not run")
             return
-        answer = partial(InstanceLevel, instance.number, run.process.pid)
-        try:
-            reply = await self._call_process(run, "GetLevel", messages.GetLevelRequest())
-            found[instance.key] = answer(reply.level[:_MAX_LEVEL_LENGTH])
-        except LevelNotAppliedError as exc:
-            found[instance.key] = answer(note=str(exc))
+        pid = run.process.pid
+        result = await self._call_process(run, "GetLevel", messages.GetLevelRequest())
+        found[instance.key] = (
+            InstanceLevel(instance.number, pid, note=result.message)
+            if isinstance(result, CallFailure)
+            else InstanceLevel(instance.number, pid, result.level[:_MAX_LEVEL_LENGTH])
+        )
 
     async def _call_process(self, run: ProcessRun, method: str, request: Any) -> Any:
-        """Raises UntoldError."""
-        try:
-            endpoint = self._find_endpoint(run)
-            if endpoint is None:
-                raise LevelNotAppliedError("it is not ready", logging.DEBUG)
-            async with self._concurrency_limit:
-                with trio.fail_after(_CALL_TIMEOUT):
-                    async with open_instance_channel(endpoint, MAX_SMALL_RESPONSE_SIZE) as channel:
-                        return await getattr(DynamicStub(channel, _SERVICE), method)(request)
-        except purerpc.UnimplementedError:
-            raise LevelNotAppliedError(
-                "it does not serve meshtrio.v1.Logging", logging.DEBUG
-            ) from None
-        except purerpc.RpcFailedError as exc:
-            raise LevelNotAppliedError(exc.status.status_message, logging.WARNING) from None
-        except trio.TooSlowError:
-            text = f"it did not answer within {_CALL_TIMEOUT:g} s"
-            raise LevelNotAppliedError(text, logging.WARNING) from None
-        except LevelNotAppliedError:
-            raise
-        except Exception as exc:
-            # Whatever it answers concerns this question alone.
-            text = f"{type(exc).__name__}: {exc!s:.200}"
-            raise LevelNotAppliedError(text, logging.WARNING) from exc
+        """Return the response of a process, or a `CallFailure`."""
+
+        async def call(channel: Channel) -> Any:
+            return await getattr(DynamicStub(channel, _SERVICE), method)(request)
+
+        endpoint = self._find_endpoint(run)
+        if endpoint is None:
+            return _NOT_READY
+        async with self._concurrency_limit:
+            result = await call_instance(
+                endpoint,
+                call,
+                timeout_seconds=_CALL_TIMEOUT,
+                max_response_size=MAX_SMALL_RESPONSE_SIZE,
+            )
+        if isinstance(result, CallFailure) and result.kind is FailureKind.UNSUPPORTED:
+            return attrs.evolve(result, message="it does not serve meshtrio.v1.Logging")
+        return result
 
     def _find_endpoint(self, run: ProcessRun) -> Endpoint | None:
-        """Where it serves, once it is ready."""
+        """Return the endpoint of a process; None if it is not ready."""
         pid = None if run.process is None else run.process.pid
         for endpoint in self._registry.resolve(run.config.service).endpoints:
             if pid is not None and (endpoint.pid, endpoint.instance) == (pid, run.number):

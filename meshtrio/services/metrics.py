@@ -1,4 +1,4 @@
-"""meshtrio.v1.Metrics: what a process measures, for its mesh to ask."""
+"""The meshtrio.v1.Metrics servicer of a process, and the decoder of its responses in the mesh."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from meshtrio.telemetry.metrics.family_merger import (
     DropReason,
     FamilyMerger,
 )
+from meshtrio.util.log_once import OncePerReasonLogger
 from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields, split_message
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
@@ -37,47 +38,49 @@ _KINDS = {
 _KIND_BY_NUMBER = {number: kind for kind, number in _KINDS.items()}
 _FAMILIES_FIELD = metrics.CollectMetricsResponse.FAMILIES_FIELD_NUMBER
 _CHUNK_SIZE = 64 * 1024
-"""Bytes that are parsed at a time. Those of a hostile plugin, all empty messages, take 6 ms."""
+"""Bytes that are parsed at a time: 6 ms for the worst content, which is all empty messages."""
 MAX_FAMILIES = 20_000
+"""Maximum number of metric families in a response."""
 MAX_POINTS = 100_000
-"""Of one instance; more than its share of the text has room for."""
+"""Maximum number of points in a response: more than an instance's share of the text can hold."""
 MAX_TOTAL_LABELS = 400_000
+"""Maximum number of labels in a response."""
 _MAX_OTHER_BYTES = 1024
-"""Bytes of a response that are no families."""
+"""Maximum bytes of a response in fields other than families."""
 
 
 class MetricsServicer:
-    """Tells what it is given to tell."""
+    """Serves the metrics of its process."""
 
     def __init__(
         self, families: Callable[[], Sequence[MetricFamily]], load_recorder: LoadRecorder
     ) -> None:
         self._families = families
         self._load_recorder = load_recorder
-        self._logged: set[DropReason] = set()
+        self._warnings = OncePerReasonLogger(_log)
         self.service = service_from_descriptor(metrics.DESCRIPTOR.services_by_name["Metrics"], self)
 
     async def Collect(self, request: Any) -> Any:  # noqa: N802 - the method's name
-        reply, left_out = await run_computation(partial(_make_response, self._families()))
-        for reason in left_out.keys() - self._logged:
-            self._logged.add(reason)
-            _log.warning("some metrics are not sent to the mesh: %s", DROP_REASON_TEXT[reason])
+        reply, dropped = await run_computation(partial(_make_response, self._families()))
+        for reason in dropped:
+            text = "dropping metrics for the mesh: %s"
+            self._warnings.log(reason, text, DROP_REASON_TEXT[reason])
         reply.in_flight = self._load_recorder.started - self._load_recorder.ended
         return reply
 
 
 def _make_response(
-    families: Sequence[MetricFamily], pace: GilYielder
+    families: Sequence[MetricFamily], yield_gil: GilYielder
 ) -> tuple[Any, Counter[DropReason]]:
-    """What can be sent, and how much was left out: a program may measure what has no message."""
-    admission = FamilyMerger(pace)
-    left_out = admission.merge(families, is_mesh=True)
-    found = [each for family in admission.families() for each in encode_family(family)]
-    return metrics.CollectMetricsResponse(families=found), left_out
+    """Make a response, and count the points that were dropped because they cannot be sent."""
+    merger = FamilyMerger(yield_gil)
+    dropped = merger.merge(families, is_mesh=True)
+    encoded = [each for family in merger.families() for each in encode_family(family)]
+    return metrics.CollectMetricsResponse(families=encoded), dropped
 
 
 def encode_family(family: MetricFamily) -> Iterator[Any]:
-    """One, or one for all points that have the same buckets."""
+    """Encode a family as one message for each set of buckets."""
     by_bounds: defaultdict[tuple[float, ...], list[MetricPoint]] = defaultdict(list)
     for point in family.points:
         bounds = point.value.bounds if isinstance(point.value, Distribution) else ()
@@ -105,16 +108,18 @@ def _encode_point(point: MetricPoint) -> Any:
 
 
 class CollectedMetrics:
-    """What another process tells, which is not trusted: it is parsed in parts, and only once it is
-    known to be of a bearable size."""
+    """A response of another process, which is not trusted: its size is checked before it is parsed,
+    and it is parsed in chunks."""
 
     def __init__(self, data: bytes, checkpoint: Callable[[], object] = lambda: None) -> None:
-        """Args:
-            data: A CollectMetricsResponse.
-            rest: Called every now and then, for work that is done in a thread; may raise.
+        """Find the families in a response.
+
+        Args:
+            data: A serialized CollectMetricsResponse.
+            checkpoint: Called regularly, for use in a worker thread; may raise.
 
         Raises:
-            MalformedError: It is none, or too large.
+            MalformedProtobufError: The data is malformed or too large.
         """
         self._data = data
         self._checkpoint = checkpoint
@@ -126,43 +131,47 @@ class CollectedMetrics:
             if number == _FAMILIES_FIELD and value >= 0:
                 self._family_spans.append((value, end))
                 if len(self._family_spans) > MAX_FAMILIES:
-                    raise MalformedProtobufError(f"there are more than {MAX_FAMILIES:,} families")
+                    raise MalformedProtobufError(f"more than {MAX_FAMILIES:,} families")
             else:
                 others += data[begin:end]
                 if len(others) > _MAX_OTHER_BYTES:
-                    raise MalformedProtobufError("there is more in it than families")
+                    raise MalformedProtobufError("too much data besides families")
         self.in_flight: int = _parse(metrics.CollectMetricsResponse, bytes(others)).in_flight
 
     def decode_families(self) -> Iterator[MetricFamily]:
-        """Give what there is, large families in several parts.
+        """Yield the families, large ones in several parts.
 
-        Raises MalformedError for what cannot be parsed, or is too much.
+        Raises MalformedProtobufError for malformed data, and above a limit.
         """
         for begin, end in self._family_spans:
-            about = metrics.MetricFamily()
+            header = metrics.MetricFamily()
             for data, count in split_message(self._data, begin, end, _CHUNK_SIZE):
                 self._checkpoint()
-                part = _parse(metrics.MetricFamily, data)
+                chunk = _parse(metrics.MetricFamily, data)
                 self._field_count += count
-                self._point_count += len(part.points)
-                self._label_count += sum(len(point.labels) for point in part.points)
+                self._point_count += len(chunk.points)
+                self._label_count += sum(len(point.labels) for point in chunk.points)
                 self._check_limits()
-                yield _decode_family(about, part)
+                yield _decode_family(header, chunk)
 
     def _check_limits(self) -> None:
-        """Work is proportional to these, whatever their size is."""
+        """Raise MalformedProtobufError if there is too much to merge, however small it is."""
         if self._point_count > MAX_POINTS:
-            raise MalformedProtobufError(f"there are more than {MAX_POINTS:,} points")
+            raise MalformedProtobufError(f"more than {MAX_POINTS:,} points")
         if (
             self._label_count > MAX_TOTAL_LABELS
             or self._field_count > MAX_POINTS + 10 * MAX_FAMILIES
         ):
-            raise MalformedProtobufError("there are too many labels or fields in it")
+            raise MalformedProtobufError("too many labels or fields")
 
 
 def _decode_family(header: Any, chunk: Any) -> MetricFamily:
-    """The points of one part. `about` is what earlier parts said of the family, which comes before
-    the points; it is updated."""
+    """Decode one chunk of a family.
+
+    Args:
+        header: The fields of the family in earlier chunks; updated from this one.
+        chunk: Some fields and points of the family.
+    """
     for field in ("name", "kind", "unit", "text"):
         if getattr(chunk, field):
             setattr(header, field, getattr(chunk, field))
@@ -188,4 +197,4 @@ def _parse(message_type: Any, data: bytes) -> Any:
     try:
         return message_type.FromString(data)
     except Exception as exc:
-        raise MalformedProtobufError(f"it is no {message_type.__name__}: {exc}") from None
+        raise MalformedProtobufError(f"malformed {message_type.__name__}: {exc}") from None

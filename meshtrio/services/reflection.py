@@ -1,6 +1,6 @@
-"""Server reflection, v1 and v1alpha (grpc/doc/server-reflection.md).
+"""The servicer of server reflection, v1 and v1alpha, which differ in their names only.
 
-The two versions differ in their names only, so one servicer serves either.
+Source: grpc/doc/server-reflection.md.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _INVALID_ARGUMENT = purerpc.StatusCode.INVALID_ARGUMENT.value
 
 
 GetReflectionSources = Callable[[], Awaitable[Sequence[ReflectionSource]]]
-"""Tells what others serve; the same objects while nothing has changed."""
+"""Returns what proxied services serve: the same objects while nothing has changed."""
 
 
 class ReflectionServicer:
-    """Answers from the descriptor pools of the messages that the served methods use."""
+    """Describes the services of a server from the descriptor pools of its messages."""
 
     def __init__(
         self,
@@ -35,17 +35,21 @@ class ReflectionServicer:
         service_names: Iterable[str],
         get_proxied_sources: GetReflectionSources | None = None,
     ) -> None:
-        """`module`: the messages of the version to speak; `names`: the services to list.
+        """Initialize the servicer.
 
-        `others` says what is to be described beside them.
+        Args:
+            module: The messages of the version of the protocol.
+            handlers: The handlers of the server, whose messages are described.
+            service_names: The services to list.
+            get_proxied_sources: Returns what is described in addition; None for nothing.
         """
         self._messages = module
         self._get_proxied_sources = get_proxied_sources
         self._lock = threading.Lock()
         pools = {handler.method.request_type.DESCRIPTOR.file.pool for handler in handlers}
-        named = frozenset(service_names)
+        names = frozenset(service_names)
         self._own_sources = [
-            ReflectionSource("server", named, pool) for pool in (*pools, module.DESCRIPTOR.pool)
+            ReflectionSource("server", names, pool) for pool in (*pools, module.DESCRIPTOR.pool)
         ]
         self._sources = self._own_sources
         self._files = ReflectionFiles(self._own_sources)
@@ -65,7 +69,7 @@ class ReflectionServicer:
             if self._get_proxied_sources is None:
                 self._answer(request, reply)
             else:
-                # What plugins describe takes its time to compare.
+                # Comparing the files of plugins takes too long for the event loop.
                 await run_computation(partial(self._answer, request, reply))
             yield reply
 
@@ -79,7 +83,7 @@ class ReflectionServicer:
                 self._fill_response(request, reply)
         except KeyError as exc:
             reply.error_response.error_code = _NOT_FOUND
-            reply.error_response.error_message = f"{exc.args[0]!s} is not known here"
+            reply.error_response.error_message = f"unknown: {exc.args[0]!s}"
 
     def _fill_response(self, request: Any, reply: Any) -> None:
         kind = request.WhichOneof("message_request")
@@ -104,6 +108,6 @@ class ReflectionServicer:
                 reply.all_extension_numbers_response.extension_number.extend(numbers)
             case _:
                 reply.error_response.error_code = _INVALID_ARGUMENT
-                reply.error_response.error_message = "the request asks for nothing"
+                reply.error_response.error_message = "missing message_request"
         if files:
             reply.file_descriptor_response.file_descriptor_proto.extend(files)

@@ -1,9 +1,9 @@
-"""The files of several descriptor pools, described as those of one server.
+"""Merges the files of several descriptor pools into those of one reflection server.
 
-Pools may have files of one name that differ: two plugins may each have a `common.proto`. A client
-of reflection keeps files by name, so each of them has to have a name of its own: the first keeps
-it, and others get the name of their service before it ("plugin.b/common.proto"), wherever they are
-imported. Files that declare the same count as one, whatever language their descriptors come from.
+Two plugins may each have a different `common.proto`. Clients of reflection keep files by name, so
+each must have a name of its own: the first keeps it, and others are prefixed with their service
+("plugin.b/common.proto"), also where they are imported. Files with equal declarations count as one,
+whatever language their descriptors come from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 
 _WELL_KNOWN_PREFIX = "google/protobuf/"
-"""Files that all pools have in common, though perhaps of different releases of protobuf."""
+"""Files that all pools share, perhaps from different releases of protobuf."""
 _LANGUAGE_OPTIONS = frozenset(
     {
         "java_package",
@@ -46,32 +46,33 @@ _LANGUAGE_OPTIONS = frozenset(
         "ruby_package",
     }
 )
-"""Options of a file that change generated code, and nothing of what is on the wire."""
+"""File options that affect generated code only, not the wire format."""
 
 
 @attrs.frozen(eq=False)
 class ReflectionSource:
-    """What one server says of its services."""
+    """The services and types of one server."""
 
     label: str
-    """The prefix of its files that clash: the service of the mesh."""
+    """The service of the mesh, which is the prefix of conflicting file names."""
     services: frozenset[str]
+    """The names of its gRPC services."""
     pool: DescriptorPool | None = None
-    """Where the types of these are found; None if it does not say."""
+    """The pool of their types; None if the server does not describe them."""
 
 
 class ReflectionFiles:
-    """Finds files by what they declare, in the order of the pools."""
+    """Finds files by name or declaration, in the order of the sources."""
 
     def __init__(self, sources: Sequence[ReflectionSource]) -> None:
         self._sources = [each for each in sources if each.pool is not None]
         self._digests: dict[tuple[DescriptorPool, str], bytes] = {}
         self._names: dict[tuple[DescriptorPool, str], str] = {}
 
-    # -- questions: each raises KeyError for what is not there --------------------------------
+    # -- queries: each raises KeyError if nothing is found ------------------------------------
 
     def find_by_name(self, name: str) -> list[bytes]:
-        """Give a file by the name it is described under, and what it imports."""
+        """Return the file with a name, after renaming, and its imports."""
         for each, inner in self._list_candidates(name):
             try:
                 file = each.pool.FindFileByName(inner)
@@ -89,9 +90,9 @@ class ReflectionFiles:
                 yield each, name.removeprefix(f"{each.label}/")
 
     def find_containing_symbol(self, symbol: str) -> list[bytes]:
-        """Give the file that declares a symbol, and what it imports.
+        """Return the file that declares a symbol, and its imports.
 
-        A service is looked for first at those who serve it: others may have an older file.
+        A service is searched first in sources that serve it: others may have an older file.
         """
         names = {symbol, symbol.rpartition(".")[0]}
         serving = [each for each in self._sources if names & each.services]
@@ -101,7 +102,7 @@ class ReflectionFiles:
         )
 
     def find_containing_extension(self, message: str, number: int) -> list[bytes]:
-        """Give the file that declares an extension of a message, and what it imports."""
+        """Return the file that declares an extension of a message, and its imports."""
 
         def find(pool: DescriptorPool) -> FileDescriptor:
             extension: Any = pool.FindExtensionByNumber(pool.FindMessageTypeByName(message), number)
@@ -113,7 +114,7 @@ class ReflectionFiles:
         )
 
     def find_extension_numbers(self, message: str) -> list[int]:
-        """Give the numbers of all extensions of a message, of any pool."""
+        """Return the numbers of all extensions of a message in any source."""
         numbers: set[int] = set()
         known = False
         for each in self._sources:
@@ -131,7 +132,7 @@ class ReflectionFiles:
     # -- names -------------------------------------------------------------------------------
 
     def _serialize_with_imports(self, file: FileDescriptor) -> list[bytes]:
-        """Serialize a file and, before the client asks for them one by one, what it imports."""
+        """Serialize a file with its imports, which saves the client requests for them."""
         return [self._serialize_renamed(each) for each in reversed(_sort_by_imports(file))]
 
     def _serialize_renamed(self, file: FileDescriptor) -> bytes:
@@ -145,8 +146,8 @@ class ReflectionFiles:
         return proto.SerializeToString()
 
     def _get_name(self, file: FileDescriptor) -> str:
-        """The name that a file is described under: its own, unless an earlier pool has another file
-        of that name."""
+        """Return the name of a file: its own, unless an earlier source has a different file of that
+        name."""
         name: str = file.name
         if name.startswith(_WELL_KNOWN_PREFIX):
             return name
@@ -171,7 +172,7 @@ class ReflectionFiles:
         return str(file.name)
 
     def _get_digest(self, file: FileDescriptor) -> bytes:
-        """A digest of what a file declares, and of what it imports."""
+        """Return a digest of the declarations of a file and of its imports."""
         for each in _sort_by_imports(file, lambda file: (file.pool, file.name) in self._digests):
             found = hashlib.sha256(b"" if _is_well_known(each) else _normalize(each))
             for imported in each.dependencies:
@@ -192,8 +193,10 @@ def _find_first(
 
 
 def _find_file_by_symbol(pool: DescriptorPool, symbol: str) -> FileDescriptor:
-    """The file that declares a symbol; methods and fields, which the pool does not know by name,
-    are looked for in what they belong to. Raises KeyError."""
+    """Return the file that declares a symbol. Raises KeyError.
+
+    Methods and fields are searched in their parent: the pool does not know them by name.
+    """
     try:
         return pool.FindFileContainingSymbol(symbol)
     except KeyError:
@@ -208,9 +211,9 @@ def _find_file_by_symbol(pool: DescriptorPool, symbol: str) -> FileDescriptor:
 def _sort_by_imports(
     file: FileDescriptor, is_known: Callable[[FileDescriptor], bool] = lambda _: False
 ) -> list[FileDescriptor]:
-    """A file and all that it imports, each after what it imports itself; no recursion.
+    """Return a file and its imports in topological order, without recursion.
 
-    Those that are `known` are left out, with what they import.
+    Files for which `is_known` is true are left out, with their imports.
     """
     ordered: dict[str, FileDescriptor] = {}
     pending = [file]
@@ -235,7 +238,7 @@ def _is_well_known(file: FileDescriptor) -> bool:
 
 
 def _normalize(file: FileDescriptor) -> bytes:
-    """What a file declares, without what differs between languages' copies of it."""
+    """Serialize the declarations of a file, without what differs between languages."""
     proto = FileDescriptorProto.FromString(file.serialized_pb)
     proto.ClearField("source_code_info")
     options: Any = proto.options
@@ -255,7 +258,7 @@ def _normalize(file: FileDescriptor) -> bytes:
 
 
 def _clear_default_json_names(fields: Iterable[FieldDescriptorProto]) -> None:
-    """Drop those that are the default: some compilers write them down, some do not."""
+    """Clear JSON names that equal the default: only some compilers write them."""
     for field in fields:
         first, *words = field.name.split("_")
         if field.json_name == first + "".join(word[:1].upper() + word[1:] for word in words):

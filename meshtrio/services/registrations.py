@@ -1,7 +1,7 @@
-"""Endpoints that programs register: who may register which, and how many.
+"""Permissions and limits of the endpoints that programs register.
 
-The mesh's own user and root may register anything. Other users get names that nobody else has, or
-that the config lists for them, and end or replace no registration but their own.
+The mesh's own user and root may register any name. Other users may register names that no other
+user has, or that the config lists, and may not replace registrations of others.
 """
 
 from __future__ import annotations
@@ -26,46 +26,53 @@ from meshtrio.util.address import Address
 from meshtrio.util.token_bucket import TokenBucket
 
 _AVERAGE_REGISTRATION_SIZE = 256
-"""Of a registration: a name and a path; the longest ones of both have 363."""
+"""Average bytes of a registration's name and path by which their total is limited; at most 363."""
 _MAX_REGISTRATIONS_PER_SECOND = 10.0
-"""Sustained rate of one user's registrations. Each of them is sent to all watchers."""
+"""Sustained rate of one user's registrations: each is sent to all watchers."""
 _MAX_HOST_LENGTH = 253
-"""Bytes; source: RFC 1035, section 2.3.4, without the length octets."""
+"""Maximum bytes of a host. Source: RFC 1035 §2.3.4, without the length octets."""
 _MAX_PATH_LENGTH = 4096
-"""Bytes of the path of a TLS file: Linux's PATH_MAX."""
+"""Maximum bytes of the path of a TLS file: Linux's PATH_MAX."""
 _MAX_RATE_LIMITS = 1000
-"""Users whose rate is remembered without a registration of theirs."""
+"""Maximum number of users whose rate is limited; those without registrations are dropped first."""
 
 
 @attrs.define(eq=False)
 class Registration:
-    """One open call of Register."""
+    """A registered endpoint: one open call of Register."""
 
     service: str
+    """The name of the service."""
     endpoint: Endpoint
+    """The registered endpoint."""
     user: str
+    """The user that registered it; see `get_user_key`."""
     size: int
+    """Bytes of its name and address."""
     revoked: trio.Event = attrs.field(factory=trio.Event)
-    """Set when the mesh ends it; `failure` then says why."""
+    """Set when the mesh revokes the registration."""
     error: purerpc.RpcFailedError | None = None
+    """Why the registration was revoked."""
 
     def revoke(self, error: purerpc.RpcFailedError) -> None:
+        """End the call of Register with an error."""
         self.error = error
         self.revoked.set()
 
 
 class Registrations:
-    """Those of one mesh. `config` gives its config as it is at the time."""
+    """The registrations of one mesh; `get_config` returns the current config."""
 
     def __init__(self, registry: Registry, get_config: Callable[[], MeshConfig]) -> None:
         self._registry = registry
         self._get_config = get_config
         self._own_uids = frozenset({0, os.geteuid()})
         self._registrations: dict[str, dict[str, Registration]] = {}
-        """By service and address."""
+        """Registrations by service and address."""
         self._counts: Counter[str] = Counter()
+        """Number of registrations by user."""
         self._sizes: Counter[str] = Counter()
-        """By user, as `_counts`."""
+        """Total bytes of the registrations by user."""
         self._rate_limits: dict[str, TokenBucket] = {}
         registry.subscribe_to_claims(self._revoke_unpermitted)
 
@@ -74,38 +81,40 @@ class Registrations:
         return peer.uid in self._own_uids
 
     def check_permitted(self, peer: Peer, service: str, message: Any) -> None:
-        """Raise PermissionDeniedError for what a peer may not register."""
+        """Raise PermissionDeniedError unless a peer may register an endpoint."""
         if self.is_privileged(peer):
             return
-        who = f"access.registry: {peer}"
-        unix = message.HasField("path") or message.address.startswith("unix:")
-        if peer.uid is None or not unix or message.HasField("tls"):
+        subject = f"access.registry: {peer}"
+        is_unix = message.HasField("path") or message.address.startswith("unix:")
+        if peer.uid is None or not is_unix or message.HasField("tls"):
             raise purerpc.PermissionDeniedError(
-                f"{who} may only register Unix sockets, without TLS"
+                f"{subject} may only register Unix sockets, without TLS"
             )
         if message.weight > 1:
-            raise purerpc.PermissionDeniedError(f"{who} may only register with weight 1")
+            raise purerpc.PermissionDeniedError(f"{subject} may only register with weight 1")
         if reason := self._get_denial_reason(peer.uid, service):
-            raise purerpc.PermissionDeniedError(f"{who} may not register {service}: {reason}")
+            raise purerpc.PermissionDeniedError(f"{subject} may not register {service}: {reason}")
 
     def _get_denial_reason(self, uid: int, service: str) -> str:
-        """Why a user may not serve a service, "" if it may."""
+        """Return why a user may not serve a service, "" if it may."""
         if self._get_config().access.registry.includes_service(
             service
         ) or not self._registry.has_service(service):
             return ""
         state = self._registry.resolve(service)
         if not state.unmanaged:
-            how = "`services` in [mesh.access.registry] can allow it"
-            return f"a plugin or the config has that name; {how}"
-        others = any(endpoint.server_uid != uid for endpoint in state.endpoints)
-        return "another user serves it" if others else ""
+            hint = "`services` in [mesh.access.registry] can allow it"
+            return f"a plugin or the config has that name; {hint}"
+        has_others = any(endpoint.server_uid != uid for endpoint in state.endpoints)
+        return "another user serves it" if has_others else ""
 
     @contextmanager
     def hold(self, service: str, endpoint: Endpoint, peer: Peer) -> Iterator[Registration]:
-        """Count a registration during the block; an earlier one of the same address is ended.
+        """Hold a registration during the block; an earlier one of the same address is revoked.
 
-        Raises PermissionDeniedError if that is another user's, and ResourceExhaustedError.
+        Raises:
+            purerpc.PermissionDeniedError: The earlier one is of another user.
+            purerpc.ResourceExhaustedError: The user is over a limit.
         """
         size = len(endpoint.id.encode(errors="replace")) + len(service)
         registration = Registration(service, endpoint, get_user_key(peer), size)
@@ -145,19 +154,20 @@ class Registrations:
 
     def _check_limits(self, registration: Registration, replaced: Registration | None) -> None:
         limits, user = self._get_config().limits, registration.user
-        most = limits.max_registrations_per_user
-        again = replaced is not None and replaced.user == user
-        if self._counts[user] - again >= most:
-            raise _make_limit_error(user, f"has {most} registrations", "max_registrations_per_user")
-        room = most * _AVERAGE_REGISTRATION_SIZE
-        if self._sizes[user] + registration.size > room:
-            text = f"has registrations of {room:,} bytes"
+        max_count = limits.max_registrations_per_user
+        is_replacement = replaced is not None and replaced.user == user
+        if self._counts[user] - is_replacement >= max_count:
+            text = f"has {max_count} registrations"
             raise _make_limit_error(user, text, "max_registrations_per_user")
-        here = len(self._registrations.get(registration.service, {}))
-        if replaced is None and here >= limits.max_endpoints_per_service:
-            text = f"has {here} registered endpoints"
+        max_size = max_count * _AVERAGE_REGISTRATION_SIZE
+        if self._sizes[user] + registration.size > max_size:
+            text = f"has registrations of {max_size:,} bytes"
+            raise _make_limit_error(user, text, "max_registrations_per_user")
+        endpoint_count = len(self._registrations.get(registration.service, {}))
+        if replaced is None and endpoint_count >= limits.max_endpoints_per_service:
+            text = f"has {endpoint_count} registered endpoints"
             raise _make_limit_error(registration.service, text, "max_endpoints_per_service")
-        if not self._get_rate_limit(user, most).try_acquire(trio.current_time()):
+        if not self._get_rate_limit(user, max_count).try_acquire(trio.current_time()):
             text = f"registers more than {_MAX_REGISTRATIONS_PER_SECOND:g} endpoints a second"
             raise _make_limit_error(user, text, "max_registrations_per_user")
 
@@ -170,7 +180,7 @@ class Registrations:
         )
 
     def _revoke_unpermitted(self, service: str) -> None:
-        """A plugin, the config or the mesh's own user has taken a name: others give it up."""
+        """Revoke registrations of a name that a plugin, the config or the mesh's user now has."""
         for registration in list(self._registrations.get(service, {}).values()):
             owner = registration.endpoint.server_uid
             if owner is not None and (reason := self._get_denial_reason(owner, service)):
@@ -179,16 +189,16 @@ class Registrations:
 
 
 def check_lengths(message: Any, address: str) -> None:
-    """Raise ValueError for addresses and names that cannot be or are too long."""
-    where = Address.parse(address)
-    path = os.fsencode(where.path)
+    """Raise ValueError for invalid or too long addresses and names."""
+    parsed = Address.parse(address)
+    path = os.fsencode(parsed.path)
     if b"\0" in path or len(path) > MAX_SOCKET_PATH_LENGTH:
         raise ValueError(
             f"the path of a Unix socket has at most {MAX_SOCKET_PATH_LENGTH} bytes, "
             "and no NUL; this "
             f"one has {len(path)}"
         )
-    for host in (where.host, message.tls.server_name):
+    for host in (parsed.host, message.tls.server_name):
         if len(host) > _MAX_HOST_LENGTH or not all(c.isprintable() and c != " " for c in host):
             raise ValueError(
                 f"a host has at most {_MAX_HOST_LENGTH} characters, all of them printable"
@@ -200,5 +210,5 @@ def check_lengths(message: Any, address: str) -> None:
 
 def _make_limit_error(subject: str, text: str, setting: str) -> purerpc.ResourceExhaustedError:
     return purerpc.ResourceExhaustedError(
-        f"{subject} {text}, as many as [mesh.limits] {setting} allows"
+        f"{subject} {text}, the maximum of [mesh.limits] {setting}"
     )

@@ -1,4 +1,4 @@
-"""meshtrio.v1.Registry: who serves what, told to other processes and by them."""
+"""The meshtrio.v1.Registry servicer: other processes watch services and register endpoints."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
 from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.services.broadcast_log import ReaderThrottle
+from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer
+from meshtrio.util.bounded_cache import BoundedCache
 from meshtrio.util.text import replace_surrogates
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
@@ -35,15 +36,17 @@ _MAX_CACHED_MESSAGES = 1000
 
 
 class RegistryServicer:
-    """Serves a registry; a watcher holds one state, however slowly it reads."""
+    """Serves a registry. A watcher holds one state, however slowly it reads."""
 
     def __init__(self, registry: Registry, get_config: Callable[[], MeshConfig]) -> None:
-        """`config` gives the mesh's config as it is at the time."""
+        """Serve a registry; `get_config` returns the current config."""
         self._registry = registry
         self._registrations = Registrations(registry, get_config)
         self._reader_throttle = ReaderThrottle()
-        self._message_cache: dict[str, tuple[ServiceState, Any]] = {}
-        """A state is made a message of once, however many are told it."""
+        self._message_cache: BoundedCache[str, tuple[ServiceState, Any]] = BoundedCache(
+            _MAX_CACHED_MESSAGES
+        )
+        """The last state and its message by service: it is converted once for all watchers."""
         self._serials = itertools.count(1)
         self.service = service_from_descriptor(_DESCRIPTOR, self)
 
@@ -67,17 +70,16 @@ class RegistryServicer:
             raise purerpc.NotFoundError(str(exc)) from None
 
     def _get_message(self, service: str, state: ServiceState) -> Any:
-        latest, message = self._message_cache.get(service, (None, None))
-        if latest is not state:
-            message = state_to_message(service, state)
-            if len(self._message_cache) >= _MAX_CACHED_MESSAGES:
-                self._message_cache.clear()
-            self._message_cache[service] = state, message
+        cached = self._message_cache.get(service)
+        if cached is not None and cached[0] is state:
+            return cached[1]
+        message = state_to_message(service, state)
+        self._message_cache[service] = state, message
         return message
 
     async def Register(self, message: Any, request: ServerContext) -> AsyncIterator[Any]:  # noqa: N802
         service, endpoint = self._make_endpoint(message, request.peer)
-        who = "a program" if request.peer.pid is None else f"pid {request.peer.pid}"
+        registrar = "a program" if request.peer.pid is None else f"pid {request.peer.pid}"
         with self._registrations.hold(service, endpoint, request.peer) as registration:
             self._registry.register(service, endpoint)
             try:
@@ -86,19 +88,24 @@ class RegistryServicer:
                 assert registration.error is not None
                 raise registration.error
             finally:
-                how = "is gone" if request.is_client_disconnected else "took it out"
+                what = "is gone" if request.is_client_disconnected else "deregistered it"
                 if registration.error is not None:
-                    how = f"lost it: {registration.error.status.status_message}"
-                reason = f"{endpoint.address} has no registration any more: {who} {how}"
+                    what = f"lost it: {registration.error.status.status_message}"
+                reason = f"{endpoint.address} is not registered any more: {registrar} {what}"
                 self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     def _make_endpoint(self, message: Any, peer: Peer) -> tuple[str, Endpoint]:
-        """The endpoint of a message. Raises InvalidArgumentError and PermissionDeniedError."""
-        ours = self._registrations.is_privileged(peer)
+        """Make the endpoint of a message.
+
+        Raises:
+            purerpc.InvalidArgumentError: The message is invalid.
+            purerpc.PermissionDeniedError: The peer may not register it.
+        """
+        is_privileged = self._registrations.is_privileged(peer)
         try:
             address: Any = get_address(message)
             check_service_name(message.service)
-            # What others may not register is told before what is wrong with it.
+            # Permission comes first: other errors may reveal what exists.
             self._registrations.check_permitted(peer, message.service, message)
             check_lengths(message, address)
             tls = tls_from_message(message.tls) if message.HasField("tls") else None
@@ -109,7 +116,7 @@ class RegistryServicer:
             endpoint = make_external_endpoint(address, table.weight, tls, local=local)
         except ValueError as exc:
             raise purerpc.InvalidArgumentError(f"cannot be registered: {exc}") from None
-        # Not the same as before when it comes back: what is said of the one is not of the other.
+        # An id is never used again, even if the same endpoint is: exit infos name it.
         endpoint_id = f"{endpoint.id} #{next(self._serials)}"
-        owner = None if ours else peer.uid
-        return table.name, attrs.evolve(endpoint, id=endpoint_id, server_uid=owner)
+        server_uid = None if is_privileged else peer.uid
+        return table.name, attrs.evolve(endpoint, id=endpoint_id, server_uid=server_uid)

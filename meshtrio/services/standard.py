@@ -1,4 +1,4 @@
-"""A server with what gRPC tools expect of one (health, reflection, channelz), and a mesh asks."""
+"""Makes a server with the standard services: those of gRPC tools, and those that a mesh calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.server import AccessCheck, Forwarder, Server, ServerInterceptor
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_call import ServerInterceptor
+from meshtrio.rpc.server_connection import AccessCheck, Forwarder
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.services.health import HealthServicer, HealthSource
 from meshtrio.util.log_level import ProcessLogLevel
@@ -40,13 +42,27 @@ def standard_server(
     metrics: Metrics | None = None,
     log_level: ProcessLogLevel | None = None,
 ) -> tuple[Server, HealthServicer]:
-    """Make the server, and its health to be turned off when it stops. Raises UsageError.
+    """Make a server with health, reflection, channelz, load and tap services.
 
-    `forwarder` and `admit` as in `Server`; `others`: what reflection is to tell of beside, and
-    `others_health`: what health is to answer for beside;
-    `metrics`: what the process measures, to be told to its mesh; `make_log_level`: what a mesh may
-    change by meshtrio.v1.Logging, which is not served without it.
-    All but health is not even imported before somebody asks for it: every plugin starts sooner.
+    All but health are imported at their first call, so that plugins start sooner.
+
+    Args:
+        servicers: The servicers of the application.
+        limits: Limits of the server's connections.
+        timeouts: Timeouts of the server's connections.
+        interceptors: Interceptors of the server's calls.
+        forwarder: Takes calls that are to be forwarded; see `Server`.
+        admit: Returns why a call is denied, "" if it is permitted; see `Server`.
+        get_proxied_sources: Returns what reflection describes in addition to the server's services.
+        health_source: The health of services that the server does not serve itself.
+        metrics: The metrics of the process; without it meshtrio.v1.Metrics is not served.
+        log_level: The log level of the process; without it meshtrio.v1.Logging is not served.
+
+    Returns:
+        The server, and its health servicer for the graceful shutdown.
+
+    Raises:
+        UsageError: The servicers cannot be served.
     """
     health = HealthServicer(fallback=health_source)
     server = Server(

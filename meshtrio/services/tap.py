@@ -1,4 +1,4 @@
-"""meshtrio.v1.Tap: the calls that a server serves, as they end, for who wants to watch."""
+"""The meshtrio.v1.Tap servicer: streams the calls of its own server as they end."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from meshtrio.telemetry.logs.trace_ids import current_trace_ids
 from meshtrio.util.text import replace_surrogates
 
 _MAX_BUFFERED_CALLS = 1000
-"""Calls that wait to be told: who reads more slowly is told how many he missed."""
+"""Maximum number of calls that wait for a reader, who gets the number of missed ones."""
 _BATCH_INTERVAL = 0.05
-"""Seconds between two lots of calls."""
+"""Seconds between two batches of calls."""
 _MAX_MESSAGE_LENGTH = 500
+"""Maximum characters of a status message."""
 
 
 class TapServicer:
-    """Tells of the calls of one server, until it is about to stop."""
+    """Streams the calls of one server until its graceful shutdown begins."""
 
     def __init__(self, server: Server, shutdown_started: trio.Event) -> None:
         self._server = server
@@ -41,26 +42,26 @@ class TapServicer:
         self.service = service_from_descriptor(tap.DESCRIPTOR.services_by_name["Tap"], self)
 
     async def Watch(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802 - the method's name
-        tapped = _TapTracer(
+        tracer = _TapTracer(
             request.method, failed_only=request.failed, min_seconds=request.at_least
         )
-        with self._server.add_tracer(tapped):
-            # That it is being watched now.
+        with self._server.add_tracer(tracer):
+            # Confirms that calls are recorded from now on.
             yield tap.EndedCalls()
             position = 0
             while not self._shutdown_started.is_set():
                 with trio.move_on_after(1.0):
-                    await tapped.ended_calls.wait_after(position)
-                found, missed = tapped.ended_calls.read_after(position)
-                if found:
-                    position = tapped.ended_calls.last_number
-                    yield tap.EndedCalls(calls=[call for _, call in found], missed=missed)
+                    await tracer.ended_calls.wait_after(position)
+                batch, missed = tracer.ended_calls.read_after(position)
+                if batch:
+                    position = tracer.ended_calls.last_number
+                    yield tap.EndedCalls(calls=[call for _, call in batch], missed=missed)
                     await trio.sleep(_BATCH_INTERVAL)
         raise purerpc.UnavailableError("the server is shutting down")
 
 
 class _TapTracer(ServerTracer):
-    """Keeps the calls that one watcher wants to see."""
+    """Records the calls that match the filter of one reader."""
 
     def __init__(self, method: str, *, failed_only: bool, min_seconds: float) -> None:
         self.ended_calls: BroadcastLog[Any] = BroadcastLog(_MAX_BUFFERED_CALLS)
@@ -78,7 +79,7 @@ class _TapTracer(ServerTracer):
         return _TapCallTracer(self, server_context, method, stream)
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        """No handler had it: there is no latency to tell, and anybody may send anything."""
+        """Ignore calls without a handler: they have no latency, and any client can make them."""
 
     def record(
         self,
@@ -88,6 +89,7 @@ class _TapTracer(ServerTracer):
         seconds: float,
         status: CallStatus,
     ) -> None:
+        """Record an ended call if it matches the filter."""
         code, message = status
         if (self._failed_only and not code) or seconds < self._min_seconds:
             return

@@ -1,4 +1,4 @@
-"""The calls that plugins serve, gathered for who watches them at the mesh."""
+"""Reads the calls that instances serve, by meshtrio.v1.Tap of each of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
-import purerpc
 import trio
 from google.protobuf.message import DecodeError
 
 from meshtrio.client.channel import Channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.raw_reply import make_raw_method
+from meshtrio.client.raw_reply import RawReply, make_raw_method
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.messages import tap
@@ -22,38 +21,43 @@ from meshtrio.services.instances import (
     InstanceKey,
     for_each_ready_instance,
     open_instance_channel,
+    read_stream_repeatedly,
 )
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
 
 _WATCH_METHOD = make_raw_method(tap.DESCRIPTOR.services_by_name["Tap"].methods_by_name["Watch"])
 _MAX_BUFFERED_BATCHES = 4
-"""Lots of calls that wait to be told; instances keep what comes meanwhile, as far as they do."""
+"""Maximum number of batches that wait for the reader; instances buffer what comes meanwhile."""
 _RETRY_DELAY = 0.5
+"""Seconds until the stream of an instance is opened again."""
 _MIN_BATCH_INTERVAL = 0.02
+"""Minimum seconds between two batches of an instance."""
 _MAX_CALLS = 1000
-"""In one message: so many does meshtrio keep for a reader that is late."""
+"""Maximum number of calls in one message: what meshtrio's servicer buffers for a slow reader."""
 _MAX_OTHER_BYTES = 1024
-"""Bytes of a message that are no calls."""
+"""Maximum bytes of a message in fields other than its calls."""
 
 
 @attrs.frozen
 class TappedCalls:
-    """What one instance tells."""
+    """A batch of calls that one instance has served."""
 
     service: str
+    """The name of the service."""
     instance: int
+    """The number of the instance."""
     calls: Sequence[Any] | None = None
-    """Of meshtrio.v1.EndedCall; None for an instance that does not tell of its calls."""
+    """Messages of meshtrio.v1.EndedCall; None if the instance does not serve meshtrio.v1.Tap."""
     missed: int = 0
-    """Number of calls before these that were left out."""
+    """Number of calls before these that were dropped."""
 
 
 @asynccontextmanager
 async def tap_instances(
     registry: Registry, is_wanted: Callable[[str], bool], request: Any
 ) -> AsyncIterator[trio.MemoryReceiveChannel[TappedCalls]]:
-    """Watch the instances of the services that are wanted, those too that come later."""
+    """Yield a channel with the calls of all instances of the wanted services, also later ones."""
     sending, receiving = trio.open_memory_channel[TappedCalls](_MAX_BUFFERED_BATCHES)
 
     async def watch(key: InstanceKey, endpoint: Endpoint) -> None:
@@ -73,37 +77,37 @@ async def _read_calls(
     send_channel: trio.MemorySendChannel[TappedCalls],
 ) -> None:
     watch = make_multicallable(channel, _WATCH_METHOD)
-    while True:
-        try:
-            async for reply in watch(request):
-                await send_channel.send(_parse_calls(key, reply.data))
-                # One that does not rest between two lots waits for its window.
-                await trio.sleep(_MIN_BATCH_INTERVAL)
-        except purerpc.UnimplementedError:
-            await send_channel.send(TappedCalls(*key))
-            return
-        except (purerpc.RpcFailedError, MalformedProtobufError):
-            await trio.sleep(_RETRY_DELAY)
+
+    async def send(response: RawReply) -> None:
+        await send_channel.send(_parse_calls(key, response.data))
+
+    await read_stream_repeatedly(
+        lambda: watch(request), send, min_interval=_MIN_BATCH_INTERVAL, retry_delay=_RETRY_DELAY
+    )
+    await send_channel.send(TappedCalls(*key))
 
 
 def _parse_calls(key: InstanceKey, data: bytes) -> TappedCalls:
-    """What a meshtrio.v1.EndedCalls says. Raises MalformedError for what is none."""
-    calls, rest = [], bytearray()
+    """Parse a meshtrio.v1.EndedCalls. Raises MalformedProtobufError."""
+    calls, other_fields = [], bytearray()
     for number, begin, value, end in iter_fields(data):
         if number != tap.EndedCalls.CALLS_FIELD_NUMBER or value < 0:
-            rest += data[begin:end]
+            other_fields += data[begin:end]
         else:
             calls.append(_sanitize_call(data[value:end]))
-        if len(calls) > _MAX_CALLS or len(rest) > _MAX_OTHER_BYTES:
+        if len(calls) > _MAX_CALLS or len(other_fields) > _MAX_OTHER_BYTES:
             raise MalformedProtobufError(f"there is more in it than {_MAX_CALLS} calls")
     try:
-        return TappedCalls(*key, calls, tap.EndedCalls.FromString(bytes(rest)).missed)
+        return TappedCalls(*key, calls, tap.EndedCalls.FromString(bytes(other_fields)).missed)
     except DecodeError as exc:
         raise MalformedProtobufError(str(exc)) from None
 
 
 def _sanitize_call(data: bytes) -> Any:
-    """A call without times that are none. Raises MalformedError."""
+    """Parse a call and clear times that are negative or not finite.
+
+    Raises MalformedProtobufError.
+    """
     try:
         call = tap.EndedCall.FromString(data)
     except DecodeError as exc:

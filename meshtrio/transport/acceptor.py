@@ -1,8 +1,8 @@
-"""Accepting connections on a listening socket, also when file descriptors run out.
+"""Accepting connections on a listening socket, even without free file descriptors.
 
-Order of calls: `listen`, `run`, then `listen` again to change to another socket, `stop` to end.
-The acceptor owns the listening socket from `listen` on. What a client has connected to before
-`listen` or `stop` closes a socket is accepted first, so that no connection is reset unread.
+Order of calls: `listen`, `run`, then `listen` again to change to another socket, and `stop`. The
+acceptor owns the listening socket from `listen` on. Before `listen` or `stop` closes a socket, the
+connections in its backlog are accepted, so that none of them is reset.
 """
 
 from __future__ import annotations
@@ -21,48 +21,51 @@ from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 _log = logging.getLogger("meshtrio.rpc")
 
 _OUT_OF_RESOURCES_DELAY = 0.1
-"""Seconds until the next attempt when the system has no resources for a connection."""
+"""Seconds until the next attempt if the system has no resources for a connection."""
 _MAX_SPARE_DESCRIPTORS = 4
-"""File descriptors that are kept for accepting when there are no others."""
+"""Number of file descriptors that are reserved for accepting connections."""
 _LISTENER_ERRORS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
-"""Errors of accept(2) that mean the listening socket itself cannot be used any more. All others are
-about one connection, or pass (accept(2): "Error handling")."""
+"""Errors of accept(2) after which the listening socket is unusable.
+
+All others concern a single connection, or are temporary (accept(2), "Error handling").
+"""
 
 
 class SpareDescriptors:
-    """Descriptors that are given up one at a time, so that a connection can be accepted."""
+    """Reserved file descriptors, each of which is closed to accept a connection."""
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
 
     def refill(self) -> None:
-        """Open as many as are missing, as far as the system has them."""
+        """Open missing descriptors, as far as the system has some."""
         with contextlib.suppress(OSError):
             while len(self._descriptors) < _MAX_SPARE_DESCRIPTORS:
                 self._descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def release(self) -> bool:
-        """Give one up; False if there is none."""
+        """Close one; return False if there is none."""
         if not self._descriptors:
             return False
         os.close(self._descriptors.pop())
         return True
 
     def close(self) -> None:
+        """Close all of them."""
         while self.release():
             pass
 
 
 class Acceptor:
-    """Hands each connection to `take(sock, exhausted)`, which owns it from there on.
+    """Passes each connection to `on_accept(sock, out_of_descriptors)`, which then owns it.
 
-    `exhausted`: the process has no descriptors left. The connection was accepted with a spare one,
-    and is to be closed unless it matters more than others do.
+    If `out_of_descriptors` is true the connection was accepted with a reserved descriptor, and is
+    to be closed unless it is more important than others.
     """
 
     def __init__(self, on_accept: Callable[[socket.socket, bool], None]) -> None:
         self.listener: socket.socket | None = None
-        """The socket that connections are accepted on now."""
+        """The current listening socket."""
         self._on_accept = on_accept
         self._spare_descriptors = SpareDescriptors()
         self._has_logged = False
@@ -70,13 +73,19 @@ class Acceptor:
         self._owner_pid = os.getpid()
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept on this socket from now on, and close the one before, if there is one."""
-        before, self.listener = self.listener, listener
-        if before is not None:
-            self._close_listener(before)
+        """Accept on this socket from now on, and close the previous one."""
+        previous, self.listener = self.listener, listener
+        if previous is not None:
+            self._close_listener(previous)
 
     async def run(self) -> None:
-        """Accept until `stop`, or until cancelled, which closes the socket."""
+        """Accept connections until `stop`.
+
+        Raises:
+            OSError: The listening socket is unusable.
+
+        Cancellation: the socket is closed.
+        """
         self.refill_spare_descriptors()
         try:
             while not self._is_stopped:
@@ -89,14 +98,14 @@ class Acceptor:
             self._spare_descriptors.close()
 
     def stop(self) -> None:
-        """Accept what has connected already, and close the socket. A second call does nothing."""
+        """Accept the backlog and close the socket; a second call does nothing."""
         if not self._is_stopped:
             self._is_stopped = True
             if self.listener is not None:
                 self._close_listener(self.listener)
 
     def refill_spare_descriptors(self) -> None:
-        """Replace the spare descriptors that were given up, if the process has some again."""
+        """Replace the reserved descriptors that were closed, if the process has some again."""
         self._spare_descriptors.refill()
 
     async def _accept_next(self, listener: socket.socket) -> None:
@@ -121,7 +130,7 @@ class Acceptor:
         return self.listener is listener and not self._is_stopped
 
     def _accept(self, listener: socket.socket) -> None:
-        """Accept one connection. Raises OSError, BlockingIOError if there is none."""
+        """Accept one connection. Raises OSError; BlockingIOError if there is none."""
         try:
             sock, _ = listener.accept()
         except OSError as exc:
@@ -144,10 +153,10 @@ class Acceptor:
             self.refill_spare_descriptors()
 
     def _close_listener(self, listener: socket.socket) -> None:
-        """Close a listening socket without resetting a connection that waits to be accepted."""
+        """Close a listening socket without resetting the connections in its backlog."""
         if listener.family == socket.AF_UNIX and os.getpid() == self._owner_pid:
-            # From here on connecting fails with ECONNREFUSED, and what has connected stays; on TCP
-            # it would be reset. A forked child leaves its parent the socket as it is.
+            # Further connects fail with ECONNREFUSED, and the backlog remains; on TCP it would be
+            # reset. A forked child must not shut down its parent's socket.
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RD)
         with contextlib.suppress(OSError):

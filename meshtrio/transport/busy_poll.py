@@ -1,23 +1,25 @@
-"""Whether whoever waits for bytes looks again for a while before it goes to sleep.
+"""Busy polling of a socket before the process sleeps.
 
-To be woken costs more than a small call takes: the core has gone idle, on a virtual machine perhaps
-to another guest, and its caches are cold. Where answers come within that time anyway, who looks
-again and again has them in half the time, and takes no more of the processor for a call than who
-sleeps. Go's scheduler does so, and Linux for sockets (SO_BUSY_POLL) and virtual processors (halt
-polling), by how long was waited before, as here.
+Being woken costs more than a small call: the core has become idle, on a virtual machine perhaps in
+favour of another guest, and its caches are cold. If responses arrive within that time, polling gets
+them in half the time, and uses no more of the processor per call. Go's scheduler does so, and Linux
+for sockets (SO_BUSY_POLL) and virtual processors (halt polling), depending on previous waits.
 """
 
 from __future__ import annotations
 
 MAX_SPIN = 0.0002
-"""Seconds that it looks; what takes longer is waited for asleep."""
+"""Maximum time of a poll, in seconds."""
 _MISS_COST = 16
-"""Of a look in vain, in waits that were short."""
+"""Number of credits that a poll without success costs."""
 
 
 class BusyPoll:
-    """A look in vain has to be earned by waits that were short before: of the time of a connection
-    that rests now and then little is lost, and of one that rests most of the time nothing."""
+    """Decides whether busy polling is worthwhile.
+
+    A connection earns one credit for each wait shorter than `MAX_SPIN` and pays `_MISS_COST` for a
+    poll that finds nothing, so that a mostly idle connection never polls.
+    """
 
     __slots__ = ("_credits",)
 
@@ -26,11 +28,11 @@ class BusyPoll:
 
     @property
     def is_worthwhile(self) -> bool:
-        """The next wait is likely a short one."""
+        """Whether the next wait is probably short."""
         return self._credits >= _MISS_COST
 
     def record_wait(self, seconds: float, *, polled: bool) -> None:
-        """Something came after so many seconds, in which it was looked for or not."""
+        """Record the duration of a wait, and whether it began with a poll."""
         if seconds <= MAX_SPIN:
             self._credits = min(2 * _MISS_COST, self._credits + 1)
         elif polled:

@@ -4,52 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 
-import attrs
 import trio
 
-from meshtrio.transport.tls import TlsTransport
+from meshtrio.transport.tls import ClientTls, TlsTransport
 from meshtrio.transport.transport import SocketTransport, Transport
 from meshtrio.transport.unix_connect import connect_unix
 from meshtrio.util.address import Address
-from meshtrio.util.regular_files import copy_pem_to_memfd
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _BACKLOG_RETRY_DELAY, _MAX_BACKLOG_RETRY_DELAY = 0.002, 0.1
 """Seconds between attempts to connect to a server whose backlog is full."""
 _BACKLOG_FULL_MESSAGE = "its backlog of connections is full: it is overloaded, or stuck"
-
-
-@attrs.frozen
-class ClientTls:
-    """How a client speaks TLS to a server.
-
-    Args:
-        context: An `ssl.SSLContext` for clients.
-        server_hostname: The name that the server's certificate must bear; the host of the address
-            by default.
-    """
-
-    context: ssl.SSLContext
-    server_hostname: str | None = None
-
-    @classmethod
-    def load(cls, config: ClientTlsConfig) -> ClientTls:
-        """Read the PEM files that a config names; blocks.
-
-        Raises:
-            OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
-        """
-        with (
-            copy_pem_to_memfd(config.ca) as ca,
-            copy_pem_to_memfd(config.certificate) as certificate,
-            copy_pem_to_memfd(config.key) as key,
-        ):
-            context = ssl.create_default_context(cafile=ca)
-            if certificate is not None:
-                context.load_cert_chain(certificate, key)
-        return cls(context, config.server_name)
 
 
 async def dial(

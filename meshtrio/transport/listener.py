@@ -1,4 +1,4 @@
-"""Listening sockets, on Unix paths and TCP ports."""
+"""Listening sockets on Unix paths and TCP ports."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ _BACKLOG = 1024
 
 @contextmanager
 def unix_listener(path: Path | str) -> Iterator[socket.socket]:
-    """Bind and listen on a path for the block, and remove the path after it.
+    """Listen on a Unix socket for the block, and remove its path afterwards.
 
-    A socket that nobody listens on any more is replaced. Raises UsageError for a path that is too
-    long, is in use, or is not a socket.
+    A stale socket on the path is replaced.
+
+    Args:
+        path: The path, at most 107 bytes long.
+
+    Yields:
+        The non-blocking listening socket.
+
+    Raises:
+        UsageError: The path is too long, is in use, is not a socket, or cannot be bound.
     """
     path = os.fspath(path)
     length = len(os.fsencode(path))
@@ -34,20 +42,20 @@ def unix_listener(path: Path | str) -> Iterator[socket.socket]:
     _remove_stale_socket(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            # What the file is made with: the umask may be anything.
+            # The file gets this mode whatever the umask is.
             os.fchmod(sock.fileno(), 0o700)
             sock.bind(path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be bound: {exc.strerror}") from None
-        ours, pid = os.lstat(path), os.getpid()
+        status, pid = os.lstat(path), os.getpid()
         sock.setblocking(False)
         sock.listen(_BACKLOG)
         try:
             yield sock
         finally:
             with contextlib.suppress(FileNotFoundError):
-                # A forked child that comes here leaves its parent the path.
-                if os.getpid() == pid and os.path.samestat(os.lstat(path), ours):
+                # A forked child must not remove its parent's path.
+                if os.getpid() == pid and os.path.samestat(os.lstat(path), status):
                     os.unlink(path)
 
 
@@ -72,13 +80,23 @@ def _remove_stale_socket(path: str) -> None:
 
 @contextmanager
 def tcp_listener(address: str) -> Iterator[socket.socket]:
-    """Bind and listen on `tcp:host:port` for the block. Raises UsageError where it cannot be."""
+    """Listen on a TCP port for the block.
+
+    Args:
+        address: `tcp:host:port`.
+
+    Yields:
+        The non-blocking listening socket.
+
+    Raises:
+        UsageError: The address is malformed or cannot be bound.
+    """
     try:
-        where = Address.parse(address)
-        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-        sock = socket.create_server((where.host, where.port), family=family, backlog=_BACKLOG)
+        parsed = Address.parse(address)
+        family = socket.AF_INET6 if ":" in parsed.host else socket.AF_INET
+        sock = socket.create_server((parsed.host, parsed.port), family=family, backlog=_BACKLOG)
     except OSError as exc:
-        # Without what the standard library adds: the address once more.
+        # The standard library's message repeats the address.
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
         raise UsageError(f"{address}: cannot be bound: {reason}") from None
     except ValueError as exc:

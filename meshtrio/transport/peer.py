@@ -1,47 +1,47 @@
-"""Who is at the other end of a connection."""
+"""The peer of a connection, as the kernel or TLS identifies it."""
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 _UCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59
-"""Of socket(7); Python has no name for it."""
+"""Socket option SO_PEERGROUPS of socket(7), for which Python has no name."""
 _SHORT_ATTRIBUTE_NAMES = {
     "commonName": "CN",
     "organizationName": "O",
     "organizationalUnitName": "OU",
 }
 _MAX_GROUPS = 256
-"""As many as Python takes of a socket option."""
+"""Maximum number of groups that fit into a socket option in Python."""
 
 
 @attrs.frozen
 class Peer:
-    """As far as the kernel or TLS vouches for it."""
+    """The identity of a peer, as far as the kernel or TLS vouches for it."""
 
     address: str = ""
-    """`host:port` on TCP, "" on a Unix socket."""
+    """The address `host:port` on TCP, "" on a Unix socket."""
     pid: int | None = None
-    """Of the process that connected; with `uid` and `gid`, on a Unix socket (unix(7))."""
+    """The pid of the process that connected, on a Unix socket (SO_PEERCRED, unix(7))."""
     uid: int | None = None
+    """The effective uid of that process when it connected."""
     gid: int | None = None
+    """The effective gid of that process when it connected."""
     groups: tuple[int, ...] = ()
-    """All that it was in when it connected, `gid` too."""
+    """All groups of that process when it connected, including `gid`."""
     subject: tuple[tuple[str, str], ...] = ()
-    """Of the client's certificate: ("commonName", "…") and the like; with mutual TLS."""
+    """The subject of the client's certificate, as ("commonName", "…"), with mutual TLS."""
     subject_alt_names: tuple[str, ...] = ()
-    """The subject's alternative names, as "DNS:host" and "URI:spiffe://…"."""
+    """The subject alternative names, as "DNS:host" and "URI:spiffe://…"."""
 
     @property
     def subject_attributes(self) -> tuple[str, ...]:
-        """Of the subject, with their short names: "CN=ops", "O=Example"."""
+        """The attributes of the subject with short names: "CN=ops", "O=Example"."""
         return tuple(
             f"{_SHORT_ATTRIBUTE_NAMES.get(key, key)}={value}" for key, value in self.subject
         )
@@ -53,11 +53,19 @@ class Peer:
 
 
 def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> Peer:
-    """Look at a connected socket, and at what `SSLObject.getpeercert` gave."""
+    """Return the peer of a connected socket.
+
+    Args:
+        sock: The socket.
+        certificate: The result of `ssl.SSLObject.getpeercert`, with TLS.
+
+    Raises:
+        OSError: The connection is closed.
+    """
     if sock.family == socket.AF_UNIX:
         size = _UCRED.size
-        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid, gid = _UCRED.unpack(found)
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = _UCRED.unpack(credentials)
         return Peer(pid=pid, uid=uid, gid=gid, groups=(gid, *_supplementary_groups(sock)))
     host, port = sock.getpeername()[:2]
     certificate = certificate or {}
@@ -71,23 +79,9 @@ def peer_of(sock: socket.socket, certificate: dict[str, Any] | None = None) -> P
 
 
 def _supplementary_groups(sock: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups; none where the kernel does not tell, or there are too many."""
+    """Return the supplementary groups; none if the kernel does not report them."""
     try:
-        found = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
     except OSError:
         return ()
-    return struct.unpack(f"{len(found) // 4}I", found)
-
-
-def session_parent_pid() -> int:
-    """Find the process that has started this one's session: the mesh, in one of its plugins.
-
-    A mesh starts each plugin in a session of its own, whose first process may be a shell that has
-    started this one.
-    """
-    try:
-        stat = Path(f"/proc/{os.getsid(0)}/stat").read_bytes()
-        # The name, in parentheses, may contain anything.
-        return int(stat.rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return os.getppid()
+    return struct.unpack(f"{len(groups) // 4}I", groups)

@@ -1,4 +1,4 @@
-"""TLS under a connection: the user's `ssl.SSLContext` over a socket transport, without blocking."""
+"""TLS under a connection: the user's `ssl.SSLContext` over a socket transport."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import socket
 import ssl
 from pathlib import Path
 
+import attrs
+
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, SocketTransport
 from meshtrio.util.regular_files import copy_pem_to_memfd
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _ALPN_PROTOCOL = "h2"
 _MAX_RECORD_SIZE = 16 * 1024
-"""Plaintext that is encrypted at a time: the most that one TLS record holds (RFC 8446 §5.1)."""
+"""Maximum size of the plaintext of one TLS record, in bytes (RFC 8446 §5.1)."""
 
 
 class TlsTransport:
-    """Like `SocketTransport`, with everything encrypted. `handshake` comes first."""
+    """A transport with TLS, which owns its socket. `handshake` must be called first."""
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class TlsTransport:
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        """`server_hostname` is what a client holds the server's certificate to."""
+        """Start TLS; a client verifies the server's certificate against `server_hostname`."""
         context.set_alpn_protocols([_ALPN_PROTOCOL])
         self._sock = sock
         self._socket_transport = SocketTransport(sock)
@@ -41,7 +44,7 @@ class TlsTransport:
         self._ciphertext = b""
 
     async def handshake(self) -> None:
-        """Agree on keys and on HTTP/2. Raises OSError, of which ssl.SSLError is a kind."""
+        """Negotiate keys and HTTP/2. Raises OSError, or its subclass ssl.SSLError."""
         while True:
             try:
                 self._ssl_object.do_handshake()
@@ -50,14 +53,14 @@ class TlsTransport:
                 await self._flush_ciphertext()
                 await self._receive_ciphertext()
             except ssl.SSLError:
-                self._send_ciphertext()  # the alert, which tells the peer why
+                self._send_ciphertext()  # the alert, with the reason for the peer
                 raise
         await self._flush_ciphertext()
         if self._ssl_object.selected_alpn_protocol() != _ALPN_PROTOCOL:
             raise OSError(0, "the peer does not speak HTTP/2 over TLS (ALPN h2)")
 
     async def receive(self, max_bytes: int) -> bytes:
-        """As of `SocketTransport`; an end without close_notify counts as one with it."""
+        """Receive as `SocketTransport` does; an end without close_notify counts as an end."""
         while True:
             try:
                 return self._ssl_object.read(max_bytes)
@@ -76,11 +79,11 @@ class TlsTransport:
 
     @property
     def has_pending_data(self) -> bool:
-        """True while ciphertext of what was taken waits for the kernel."""
+        """Whether ciphertext still waits for the kernel."""
         return bool(self._ciphertext)
 
     def try_send(self, buffers: list[Buffer]) -> int:
-        """Encrypt and write as the kernel takes it, give the bytes taken. Raises OSError."""
+        """Encrypt and send what the kernel takes now; return the bytes taken. Raises OSError."""
         taken = 0
         self._send_ciphertext()
         for buffer in buffers:
@@ -93,7 +96,7 @@ class TlsTransport:
         return taken
 
     def _send_ciphertext(self) -> None:
-        """Write ciphertext, as far as the kernel takes it."""
+        """Send pending ciphertext, as far as the kernel takes it."""
         if self._outgoing.pending:
             self._ciphertext += self._outgoing.read()
         if self._ciphertext:
@@ -122,7 +125,7 @@ class TlsTransport:
         return self._ssl_object
 
     def send_eof(self) -> None:
-        """Send close_notify and say that nothing more will be sent. Raises OSError."""
+        """Send close_notify and shut down the sending side. Raises OSError."""
         with contextlib.suppress(ssl.SSLError):
             self._ssl_object.unwrap()
         self._send_ciphertext()
@@ -132,12 +135,49 @@ class TlsTransport:
         self._socket_transport.close()
 
 
+@attrs.frozen
+class ClientTls:
+    """How a client speaks TLS to a server.
+
+    Args:
+        context: An `ssl.SSLContext` for clients.
+        server_hostname: The name that the server's certificate must bear; the host of the address
+            by default.
+    """
+
+    context: ssl.SSLContext
+    server_hostname: str | None = None
+
+    @classmethod
+    def load(cls, config: ClientTlsConfig) -> ClientTls:
+        """Read the PEM files that a config names; blocks.
+
+        Raises:
+            OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
+        """
+        with (
+            copy_pem_to_memfd(config.ca) as ca,
+            copy_pem_to_memfd(config.certificate) as certificate,
+            copy_pem_to_memfd(config.key) as key,
+        ):
+            context = ssl.create_default_context(cafile=ca)
+            if certificate is not None:
+                context.load_cert_chain(certificate, key)
+        return cls(context, config.server_name)
+
+
 def make_server_ssl_context(
     certificate: Path | str, key: Path | str | None, client_ca: Path | str | None
 ) -> ssl.SSLContext:
-    """A server's side from PEM files; with `client_ca` clients need a certificate it has signed.
+    """Make a context for servers from PEM files.
 
-    Raises OSError, of which ssl.SSLError is a kind.
+    Args:
+        certificate: The server's certificate chain.
+        key: The private key, if it is not in the same file.
+        client_ca: The CA that must have signed clients' certificates, for mutual TLS.
+
+    Raises:
+        OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     with (

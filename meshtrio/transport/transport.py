@@ -1,7 +1,7 @@
 """The byte stream under a connection: a non-blocking socket.
 
-The stdlib socket is used directly, and trio only waits on it: a write that the kernel takes at
-once, which is nearly every one, then costs one system call and no trip through the scheduler.
+The standard library's socket is used directly, and trio only waits on it: a write that the kernel
+takes at once, as it does nearly always, costs one system call and no trip through the scheduler.
 """
 
 from __future__ import annotations
@@ -22,78 +22,88 @@ if TYPE_CHECKING:
 _SEND_BUFFER_SIZE = 1024 * 1024
 _MIN_RECEIVE_SIZE = 16 * 1024
 _LARGE_RECEIVE_SIZE = 256 * 1024
-"""Bytes that come at once only where large messages do."""
+"""Size of a read, in bytes, that only large messages fill."""
 
 Buffer = bytes | memoryview
 
 
 class Transport(Protocol):
-    """What a connection asks of its byte stream."""
+    """The byte stream under a connection."""
 
     async def handshake(self) -> None:
-        """What comes before the first byte, if anything does. Raises OSError."""
+        """Do what precedes the first byte, such as a TLS handshake. Raises OSError."""
 
-    async def receive(self, max_bytes: int) -> bytes: ...
+    async def receive(self, max_bytes: int) -> bytes:
+        """Wait for data; return b"" at the end of the stream. Raises OSError."""
 
-    def try_send(self, buffers: list[Buffer]) -> int: ...
+    def try_send(self, buffers: list[Buffer]) -> int:
+        """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""
 
     @property
     def has_pending_data(self) -> bool:
-        """True while something that `try_send` took waits for the kernel."""
+        """Whether data that `try_send` has taken still waits for the kernel."""
 
-    async def wait_writable(self) -> None: ...
+    async def wait_writable(self) -> None:
+        """Wait until the kernel takes more data."""
 
     def peer(self) -> Peer:
-        """Who is at the other end. Raises OSError where the connection is gone."""
+        """Return the peer. Raises OSError if the connection is closed."""
 
     @property
     def sock(self) -> socket.socket:
-        """What the bytes go through, to look at."""
+        """The socket, for inspection."""
 
     @property
     def ssl_object(self) -> ssl.SSLObject | None:
-        """What they are encrypted by, to look at; None where they are not."""
+        """The TLS state, for inspection; None without TLS."""
 
-    def send_eof(self) -> None: ...
+    def send_eof(self) -> None:
+        """End this side of the stream. Raises OSError."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the socket; a second call does nothing."""
 
 
 class SocketTransport:
-    """Owns its socket from construction until `close`."""
+    """A transport without TLS, which owns its socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
-            # The kernel's default holds 200 KB: a large message would be handed over in pieces,
-            # with a change of process for each. It costs nothing while it is not used.
+            # The kernel's default of 200 KB would split a large message, with a context switch for
+            # each part. A larger buffer costs nothing while it is not used.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
         self._sock = sock
         self._receive_size = _MIN_RECEIVE_SIZE
         self._busy_poll = BusyPoll()
 
     async def handshake(self) -> None:
-        """Nothing comes before the first byte."""
+        """Do nothing: the socket is ready."""
 
     async def receive(self, max_bytes: int) -> bytes:
-        """Wait for at most `most` bytes; b"" at the end. Raises OSError when the socket breaks.
+        """Wait for at most `max_bytes` bytes; return b"" at the end of the stream.
 
-        Waits before it reads, so that every call is a checkpoint and a peer that never pauses
-        cannot keep other tasks from running. Cancellation loses nothing.
+        It waits before it reads, so that each call is a checkpoint and a peer that never pauses
+        cannot starve other tasks.
+
+        Raises:
+            OSError: The connection is broken.
+
+        Cancellation: no data is lost.
         """
         began = perf_counter()
-        spun = self._busy_poll.is_worthwhile
-        data = await self._poll_until(began + MAX_SPIN, max_bytes) if spun else None
+        polled = self._busy_poll.is_worthwhile
+        data = await self._poll_until(began + MAX_SPIN, max_bytes) if polled else None
         while data is None:
             await trio.lowlevel.wait_readable(self._sock)
             data = self._try_receive(max_bytes)
-        self._busy_poll.record_wait(perf_counter() - began, polled=spun)
+        self._busy_poll.record_wait(perf_counter() - began, polled=polled)
         return data
 
     async def _poll_until(self, deadline: float, max_bytes: int) -> bytes | None:
-        """Other tasks run meanwhile; only the process does not go to sleep."""
+        """Poll until a deadline. Other tasks run meanwhile; only the process does not sleep."""
         data = None
         while data is None and perf_counter() < deadline:
             await trio.lowlevel.checkpoint()
@@ -101,12 +111,12 @@ class SocketTransport:
         return data
 
     def _try_receive(self, max_bytes: int) -> bytes | None:
-        """What is there, None for nothing."""
+        """Return available data; None if there is none."""
         try:
             data = self._sock.recv(min(self._receive_size, max_bytes))
         except (BlockingIOError, InterruptedError):
             return None
-        # The room that is asked for is allocated, so it follows what has been coming.
+        # Python allocates the size that is asked for, so it follows the size of recent reads.
         if len(data) == self._receive_size:
             self._receive_size *= 4
             if self._receive_size > _LARGE_RECEIVE_SIZE:
@@ -116,7 +126,7 @@ class SocketTransport:
         return data
 
     def try_send(self, buffers: list[Buffer]) -> int:
-        """Write what the kernel takes now, give the number of bytes. Raises OSError."""
+        """Send what the kernel takes now; return the number of bytes taken. Raises OSError."""
         try:
             if len(buffers) == 1:
                 return self._sock.send(buffers[0])
@@ -143,11 +153,11 @@ class SocketTransport:
         return None
 
     def send_eof(self) -> None:
-        """Say that nothing more will be sent. Raises OSError."""
+        """Shut down the sending side. Raises OSError."""
         self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket, waking who waits on it; a second call does nothing."""
+        """Close the socket and wake tasks that wait for it; a second call does nothing."""
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()

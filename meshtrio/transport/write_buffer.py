@@ -1,4 +1,4 @@
-"""What a connection has said and the kernel has not taken yet."""
+"""The data of a connection that the kernel has not taken yet."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import trio
 from meshtrio.transport.transport import Buffer, Transport
 
 HIGH_WATER = 256 * 1024
-"""Bytes that may wait for the kernel before calls wait to add to them."""
+"""Size of the write buffer, in bytes, above which calls wait before they add to it."""
 
 _MAX_JOINED_BUFFERS = 8
-"""Pieces, of a frame's size at the most, that are copied into one: less work than several are."""
+"""Number of buffers up to which they are copied into one, which costs less than several."""
 _MAX_SENDMSG_BUFFERS = 256
-"""Pieces for one system call; the kernel takes 1,024."""
+"""Number of buffers for one system call; the kernel takes at most 1,024."""
 
 
 def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of buffers of which `sent` bytes went out."""
+    """Return the rest of buffers of which `sent` bytes were sent."""
     for number, buffer in enumerate(buffers):
         if sent < len(buffer):
             return [memoryview(buffer)[sent:], *buffers[number + 1 :]]
@@ -28,20 +28,23 @@ def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
 
 
 class WriteBuffer:
-    """Bytes go straight to the socket as far as it takes them; what is left waits here."""
+    """Sends data directly to the transport, and keeps what the kernel does not take.
+
+    Invariant: while data is kept, one task runs `drain`, and `write` only appends.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._buffers: deque[Buffer] = deque()
         self.size = 0
-        """Bytes that wait for the kernel."""
+        """Size of the data that waits for the kernel, in bytes."""
         self.drained_size = 0
         """Number of bytes, since the start, that had to wait and then went out."""
         self._waiters = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._is_draining = False
         self.error: OSError | None = None
-        """Why the socket takes nothing any more."""
+        """The error after which the transport takes no more data."""
 
     @property
     def queued_until(self) -> int:
@@ -50,13 +53,14 @@ class WriteBuffer:
 
     @property
     def above_high_water(self) -> bool:
-        """True while so much waits for the kernel that calls should not add to it."""
+        """Whether calls must wait before they add to the buffer."""
         return self.size > HIGH_WATER
 
     def write(self, buffers: list[Buffer]) -> bool:
-        """Send, or keep what cannot be sent now. Never blocks.
+        """Send buffers, or keep what cannot be sent now. Never blocks.
 
-        True when `drain` has to be started for what is kept.
+        Returns:
+            Whether `drain` must be started.
         """
         if len(buffers) <= _MAX_JOINED_BUFFERS:
             buffers = [b"".join(buffers)]
@@ -73,7 +77,7 @@ class WriteBuffer:
         return not started
 
     async def drain(self) -> None:
-        """Send what waits, as the kernel takes it, until nothing does."""
+        """Send the kept data as the kernel takes it, until none is left."""
         while self.size or (self._transport.has_pending_data and self.error is None):
             try:
                 await self._transport.wait_writable()
@@ -96,9 +100,9 @@ class WriteBuffer:
         self._buffers.extendleft(reversed(_unsent(buffers, sent)))
 
     def _try_send(self, buffers: list[Buffer], size: int) -> int:
-        """Swallows everything once the socket is broken: the reader is who ends the connection.
+        """Send buffers; discard them once the transport is broken.
 
-        It may still find a status there that the peer sent before it closed.
+        The read loop ends the connection, as it may still read a status that the peer has sent.
         """
         if self.error is None and not self._is_closed:
             try:
@@ -108,16 +112,17 @@ class WriteBuffer:
         return size
 
     async def wait_below_high_water(self) -> None:
-        """Wait until the kernel has taken most of what waits, or the connection is closed."""
+        """Wait until the kernel has taken most of the data, or the connection is closed."""
         while self.above_high_water:
             await self._waiters.park()
 
     async def wait_drained(self) -> None:
-        """Wait until nothing waits."""
+        """Wait until all data was sent, or the connection is closed."""
         while self._is_draining and not self._is_closed:
             await self._waiters.park()
 
     def close(self) -> None:
+        """Discard the data and wake all waiting tasks."""
         self._is_closed = True
         self._buffers.clear()
         self.size = 0

@@ -1,4 +1,4 @@
-"""A place for one task to wait in: the cheapest wake-up trio has."""
+"""The cheapest way for one task to wait for another one in trio."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import trio
 
 
 class SingleWaiter:
-    """Parks at most one task; `wake` does nothing when none waits, and is never remembered.
+    """Parks at most one task; `wake` does nothing if no task waits, and is not remembered.
 
-    The waiting task must therefore check its condition, and the waker change it, without a
-    checkpoint between: tasks of one trio run do.
+    So the waiting task must check its condition, and the other task change it, without a checkpoint
+    before `wait` and `wake`.
     """
 
     __slots__ = ("_task",)
@@ -20,7 +20,13 @@ class SingleWaiter:
         self._task: trio.lowlevel.Task | None = None
 
     async def wait(self) -> None:
-        """Wait to be woken; cancellable. Raises BusyResourceError for a second waiting task."""
+        """Wait for `wake`.
+
+        Raises:
+            BusyResourceError: Another task is waiting.
+
+        Cancellation: the task stops waiting.
+        """
         if self._task is not None:
             raise trio.BusyResourceError("another task is using this side of the call already")
         self._task = trio.lowlevel.current_task()
@@ -31,6 +37,7 @@ class SingleWaiter:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
+        """Wake the waiting task, if there is one."""
         task = self._task
         if task is not None:
             self._task = None

@@ -21,7 +21,7 @@ from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.handlers import handle_chat, handle_repeat
 from tests.support.servers import serve_on_socket

@@ -61,7 +61,7 @@ async def ends_over_budget(call: Any) -> bool:
         for _ in range(20):
             await call.receive_message()
     except purerpc.ResourceExhaustedError as exc:
-        return "replies that the caller does not read use up" in exc.status.status_message
+        return "replies buffered for the client exceed" in exc.status.status_message
     call.cancel()
     return False
 

@@ -17,6 +17,7 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.gateway import proxied_call, router
+from meshtrio.gateway.proxied_call import ProxiedCall
 from meshtrio.gateway.proxied_streams import DownstreamStream
 from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
@@ -151,10 +152,12 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(short_dir: P
             await begun.wait()
             await send_all(peer, a_call("Echo", 3, "second"))
             await trio.testing.wait_all_tasks_blocked(0.02)
-            (leg,) = (s for c in behind.server.connections for n, s in c.streams.items() if n == 3)
-            assert isinstance(leg, DownstreamStream)
-            second = leg.proxied_call
-            assert second is not None
+            (stream,) = (
+                s for c in behind.server.connections for n, s in c.streams.items() if n == 3
+            )
+            assert isinstance(stream, DownstreamStream)
+            second = stream.listener
+            assert isinstance(second, ProxiedCall)
             # In one read: what makes room for the second, and the end of it.
             await send_all(peer, frames.rst_stream(1, 8) + frames.rst_stream(3, 8))
             await trio.testing.wait_all_tasks_blocked(0.02)
@@ -290,12 +293,11 @@ async def test_pieces_of_a_byte_each_are_kept_as_few(short_dir: Path) -> None:
                 padding = frames.encode_frame(0, frames.PADDED, 1, b"\x09" + b"\x00" * 9)
                 await send_all(peer, b"".join(pieces) + padding)
                 await trio.testing.wait_all_tasks_blocked(0.002)
-            (leg,) = (s for c in behind.server.connections for s in c.streams.values())
-            assert isinstance(leg, DownstreamStream)
-            assert leg.proxied_call is not None
-            assert leg.proxied_call._replay_buffer is not None
-            assert b"".join(leg.proxied_call._replay_buffer) == message
-            assert len(leg.proxied_call._replay_buffer) == 1
+            (stream,) = (s for c in behind.server.connections for s in c.streams.values())
+            assert isinstance(stream, DownstreamStream)
+            assert isinstance(stream.listener, ProxiedCall)
+            assert b"".join(stream.listener.replay_buffer) == message
+            assert len(stream.listener.replay_buffer) == 1
 
 
 async def test_a_caller_who_never_reads_is_given_up(

@@ -18,7 +18,8 @@ from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack import codec
 from meshtrio.rpc.method import Method
-from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.transport import SocketTransport
 from tests.interop.grpc_testing import interop_pb2 as pb

@@ -14,7 +14,7 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio import mesh, plugin
-from meshtrio.rpc.server import ServerConnection
+from meshtrio.rpc.server_connection import ServerConnection
 
 
 def left_of_deadline(request):

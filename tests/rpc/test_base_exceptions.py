@@ -1,4 +1,4 @@
-"""What is no Exception, raised by handlers, interceptors, tracers and callers' iterables."""
+"""Exceptions that are not an Exception, raised by handlers, interceptors, tracers and iterables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelled at each checkpoint in turn, on either side: nothing is left, the next call works."""
+"""Cancellation at each checkpoint, on either side: nothing leaks, and the next call works."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_the_caller_is_cancelled(scenario: Callable[[Any], Awaitable[None]
 async def test_the_handler_is_cancelled(
     scenario: Callable[[Any], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its deadline, say: the caller is told."""
+    """A handler that is cancelled at any step, as by a deadline, gives its caller a status."""
     finished = 0
     handling: list[tuple[trio.lowlevel.Task, ServerCall]] = []
     run = ServerCall.run

@@ -1,4 +1,4 @@
-"""Status codes that the library makes itself, by gRPC's doc/statuscodes.md."""
+"""Status codes that the library generates, by gRPC's doc/statuscodes.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients of a server that drains, shuts down or is cancelled: no call of theirs is lost."""
+"""A server that drains, shuts down or is cancelled loses no call."""
 
 from __future__ import annotations
 

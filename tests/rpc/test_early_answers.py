@@ -181,7 +181,7 @@ FAILED = block(HEAD + NOT_FOUND, end=True)
 
 
 class RawServer:
-    """Answers what it is told to, whatever it is asked."""
+    """Sends a fixed response to any request."""
 
     def __init__(self, sock: trio.SocketStream) -> None:
         self._sock = sock

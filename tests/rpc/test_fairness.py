@@ -1,4 +1,4 @@
-"""One peer's work does not keep the event loop from the others'."""
+"""Peers share the event loop fairly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server sends stays within its client's header list limit, and the status arrives."""
+"""Response headers and trailers stay within the client's header list limit, with the status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binding a path: stale sockets, sockets in use, and what is no socket."""
+"""Binding a path: stale sockets, sockets in use, and other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory is bounded for the connection, the peer and the process; what is legitimate goes on."""
+"""Memory is bounded for a connection, a peer and the process, without harm to other calls."""
 
 from __future__ import annotations
 

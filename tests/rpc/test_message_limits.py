@@ -1,4 +1,4 @@
-"""Which limit of a message is in force: the application's, the service config's, or the default."""
+"""The message size limit in force: the application's, the service config's, or the default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metadata, status details and compression, as handlers set them and callers see them."""
+"""Metadata, status details and compression, as handlers set them and callers receive them."""
 
 from __future__ import annotations
 

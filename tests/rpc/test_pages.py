@@ -1,4 +1,4 @@
-"""Responses that are not gRPC: the client fails the call by the HTTP status and reads no page."""
+"""Responses that are not gRPC: the call fails by the HTTP status, and no body is read."""
 
 from __future__ import annotations
 

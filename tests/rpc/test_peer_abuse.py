@@ -1,4 +1,4 @@
-"""Abuse is counted by peer: a new connection is no new start."""
+"""Abuse is counted per peer, so that a new connection does not reset it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.peer_accounts import PeerAccounts
-from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.transport.peer import Peer
 from meshtrio.util.token_bucket import TokenBucket
 from tests import ROOT
@@ -176,7 +177,7 @@ def test_a_mesh_is_not_punished_for_its_clients() -> None:
     mesh = accounts.for_peer(Peer(uid=0, pid=7), trusted=True)
     assert accounts.for_peer(Peer(uid=0, pid=7)) is not mesh
     assert mesh.max_active_calls > 10**9
-    assert mesh.exceeded_budget("received", 0.5, 10**12).startswith("process_memory")
+    assert mesh.exceeded_receive_budget(10**12, 0.5).startswith("process_memory")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Metadata that a peer sent and that gRPC does not specify: carried on, echoed, passed on."""
+"""Received metadata that violates gRPC's rules: it is delivered, echoed and forwarded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer, a handler or a caller can do at the worst moment, and what it may not break."""
+"""Misbehaviour of peers, handlers and callers at the worst moment breaks nothing else."""
 
 from __future__ import annotations
 

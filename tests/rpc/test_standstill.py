@@ -1,4 +1,4 @@
-"""A process that stood still does not take its peers for dead: it is late, and they are not."""
+"""A process that was suspended does not take its peers for dead."""
 
 from __future__ import annotations
 

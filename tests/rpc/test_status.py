@@ -1,4 +1,4 @@
-"""Where statuses come from: the tables of gRPC's documents."""
+"""The mapping of HTTP statuses, reset codes and headers to gRPC statuses, by gRPC's documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on TCP: the same engine, other bytes."""
+"""TLS and mutual TLS on TCP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from tests.support.connection_pairs import echo_request
 from tests.support.tls import TEST_CA, client_context, serve_on_tcp, server_context
 

@@ -1,4 +1,4 @@
-"""Reading from a socket: whether the process sleeps until there is something, or looks again."""
+"""Reading from a socket, with busy polling or sleeping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How what several calls say at once is written: together, but not all of it."""
+"""Coalescing of the writes of several calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.rpc import connection
+from meshtrio.rpc import write_coalescer
 from meshtrio.transport.transport import Buffer, SocketTransport
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -42,7 +42,7 @@ class Slow:
 async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
     handler: Any, hold: float, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_MAX_WRITE_DELAY", hold)
+    monkeypatch.setattr(write_coalescer, "_MAX_WRITE_DELAY", hold)
     written: list[SocketTransport] = []
     send = SocketTransport.try_send
 

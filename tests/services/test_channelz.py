@@ -21,7 +21,7 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.discovery.endpoint import canonical_target
 from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import background_service
 from tests.support.channelz_client import (
     ChannelzTarget,

@@ -22,7 +22,8 @@ from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.purerpc_compat import iter_stub_methods
-from meshtrio.rpc.server import Server, ServerConnection
+from meshtrio.rpc.server import Server
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -41,7 +42,7 @@ class CallbackServicer(EchoServiceServicer):
 
 @attrs.define
 class ConnectionPair:
-    """Both ends; `stub` calls the server."""
+    """Both ends of a connection, and a stub that calls the server."""
 
     client: ClientConnection
     server: ServerConnection
@@ -53,8 +54,7 @@ class ConnectionPair:
         self.sockets[1].shutdown(socket.SHUT_RDWR)
 
     def assert_nothing_left(self) -> None:
-        """No entry of a stream on either side, in the calls' tables or the engines'; and each call
-        is counted as ended in one way."""
+        """Assert that no stream is left on either side, and that each call is counted once."""
         for end in (self.client, self.server):
             assert end.streams == {}
             assert end.engine.open_stream_count == 0
@@ -62,7 +62,7 @@ class ConnectionPair:
             assert calls.started == calls.succeeded + calls.failed
 
     async def wait_until_idle(self) -> None:
-        """Let both sides finish what they have to say."""
+        """Wait until both sides have sent everything."""
         await trio.testing.wait_all_tasks_blocked(0.01)
 
 
@@ -112,7 +112,7 @@ async def echo_requests(*texts: str) -> AsyncIterator[EchoRequest]:
 def static_resolver(
     *endpoints: Endpoint,
 ) -> Callable[[Callable[[ServiceState], None]], Awaitable[None]]:
-    """A feed that never changes."""
+    """Return a resolver whose endpoints never change."""
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
         update(ServiceState(endpoints))
@@ -121,7 +121,7 @@ def static_resolver(
 
 
 class RawPeer:
-    """A client that speaks bytes: for what a well-behaved engine would not say."""
+    """A client that sends bytes, for frames that a conforming engine would not send."""
 
     def __init__(self, sock: socket.socket, server: ServerConnection) -> None:
         self.sock = sock
@@ -131,7 +131,7 @@ class RawPeer:
         )
 
     async def send(self, data: bytes) -> None:
-        """Send it all, and let the server do what it will."""
+        """Send data, and wait until the server has handled it."""
         view = memoryview(data)
         while view:
             await trio.lowlevel.wait_writable(self.sock)
@@ -139,7 +139,7 @@ class RawPeer:
         await trio.testing.wait_all_tasks_blocked(0.01)
 
     def read_frames(self) -> list[tuple[int, int, int, bytes]]:
-        """What the server has said since the last time."""
+        """Return the frames that the server has sent since the last call."""
         received = []
         with contextlib.suppress(BlockingIOError):
             while data := self.sock.recv(1_000_000):

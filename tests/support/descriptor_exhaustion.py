@@ -14,7 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc.method import Method
-from meshtrio.rpc.server import ServerConnection
+from meshtrio.rpc.server_connection import ServerConnection
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.transport import SocketTransport
 from tests.support.direct_channels import channel_over_socket

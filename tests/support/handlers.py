@@ -39,7 +39,7 @@ def repeat_request(count: int) -> RepeatRequest:
 
 
 class CancellationRecorder:
-    """A handler that waits to be cancelled, and says when it began and that it was."""
+    """A handler that waits to be cancelled, and records its start and its cancellation."""
 
     def __init__(self) -> None:
         self.started = trio.Event()

@@ -108,7 +108,7 @@ def test_a_user_may_what_the_config_says_and_no_more(allowed: str, shared_dir: P
         for name, text in found.items():
             assert text.startswith(f"access.{name}: uid {NOBODY} (pid ")
             assert "may not call" in text
-            running.wait_for_log(f"refused: access.{name}: uid {NOBODY}")
+            running.wait_for_log(f"denied: access.{name}: uid {NOBODY}")
         third = {"user": 65533, "extra_groups": []}
         assert "ok" not in outcomes(shared_dir, target, "-plaintext", **third).values()
 
@@ -231,7 +231,7 @@ def test_on_tcp_by_the_subject_of_a_certificate(shared_dir: Path) -> None:
         found = outcomes(shared_dir, target, *guest)
         assert (found.pop("gateway"), found.pop("health")) == ("ok", "ok")
         assert "CN=guest" in found["control"]
-        running.wait_for_log("refused: access.control: 127.0.0.1:")
+        running.wait_for_log("denied: access.control: 127.0.0.1:")
         without = call(shared_dir, target, ECHO, *ops[:2], "-connect-timeout", "1")
         assert without.returncode != 0
 
@@ -243,7 +243,7 @@ def test_on_tcp_in_plaintext_only_plugins_can_be_called(shared_dir: Path) -> Non
         for name, text in found.items():
             assert text.startswith(f"access.{name}: 127.0.0.1:")
             assert "without a certificate" in text
-        assert "may call every plugin" in running.log
+        assert "can call every plugin" in running.log
 
 
 # -- what is wrong with requests ---------------------------------------------------------------

@@ -95,7 +95,7 @@ async def test_a_trio_program_registers_for_a_block(short_dir: Path) -> None:
                     assert (await stub.Echo(echo_request("?"))).message == "own"
         with trio.fail_after(30):
             async with watched.mesh.connect("thing") as channel:
-                assert "took it out" in await call_until_it_fails(channel.stub(EchoServiceStub))
+                assert "deregistered it" in await call_until_it_fails(channel.stub(EchoServiceStub))
 
 
 async def test_a_registration_that_cannot_be_is_refused(short_dir: Path) -> None:

@@ -152,7 +152,7 @@ def test_what_one_user_holds_is_bounded(folder: Path) -> None:
 
         for number in range(3):
             register(NOBODY, number, "shared")
-        with pytest.raises(AssertionError, match=r"uid 65534 has 3 registrations, as many as"):
+        with pytest.raises(AssertionError, match=r"uid 65534 has 3 registrations, the maximum of"):
             register(NOBODY, 3, "more")
         register(OTHER, 0, "shared")
         with pytest.raises(AssertionError, match=r"shared has 4 registered endpoints"):

@@ -44,7 +44,10 @@ async def test_an_endpoint_is_registered_for_a_block(short_dir: Path) -> None:
         async with m.connect("thing") as channel:
             stub = channel.stub(EchoServiceStub)
             # Nobody sees to it that there will be an endpoint again.
-            with trio.fail_after(30), pytest.raises(purerpc.UnavailableError, match="taken out"):
+            with (
+                trio.fail_after(30),
+                pytest.raises(purerpc.UnavailableError, match="was deregistered"),
+            ):
                 await stub.Echo(EchoRequest())
             with trio.move_on_after(0.05) as scope:
                 await stub.Echo(EchoRequest(), wait_for_ready=True)
@@ -85,9 +88,10 @@ async def test_a_table_adds_endpoints_and_says_how_to_call(short_dir: Path) -> N
                 async with m.connect("other"):
                     pass
                 await m.reload(attrs.evolve(m.config, services=[]))
-                with pytest.raises(purerpc.NotFoundError, match=r"here are: plugin\.echo"):
+                with pytest.raises(purerpc.NotFoundError, match=r"known services: plugin\.echo"):
                     async with m.connect("other"):
                         pass
-        # What a caller brings goes before the mesh's.
-        async with m.connect("plugin.echo", config=ROUND_ROBIN) as channel:
-            assert channel.config.balancing.policy is LoadBalancingPolicy.ROUND_ROBIN
+        # The config of the caller overrides that of the service.
+        async with m.connect("plugin.echo", service_config=ROUND_ROBIN) as channel:
+            policy = channel.service_config.load_balancing.policy
+            assert policy is LoadBalancingPolicy.ROUND_ROBIN

@@ -78,7 +78,7 @@ def test_a_removed_mesh_socket_is_made_again(short_dir: Path) -> None:
     with serve_mesh(short_dir, plugin_table("p", *MINIMAL), min_ready=1) as found:
         pid = found.ps()[0]["pid"]
         found.socket.unlink()
-        found.wait_for_log("was removed; making it again")
+        found.wait_for_log("was removed; recreating")
         wait_until(found.socket.exists)
         assert found.ps()[0]["pid"] == pid
         assert found.stop() == 0

@@ -1,4 +1,4 @@
-"""Places above the limits on connections: who gets them, and how many."""
+"""Reserved connection slots: which peers get them, and how many."""
 
 from __future__ import annotations
 

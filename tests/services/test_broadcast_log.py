@@ -1,4 +1,4 @@
-"""Journals and the chronicle: what is kept, what is told of what was not."""
+"""`BroadcastLog`, `EventLog` and `ReaderThrottle`: what is kept, and what readers have missed."""
 
 from __future__ import annotations
 
@@ -7,53 +7,54 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
+from meshtrio.services.broadcast_log import BroadcastLog
 from meshtrio.services.event_log import EventLog
+from meshtrio.services.reader_throttle import ReaderThrottle
 from meshtrio.supervisor import events
 
 ALL = frozenset({"a", "b"}).__contains__
 
 
 def test_entries_are_numbered_from_1_and_bounded() -> None:
-    journal: BroadcastLog[str] = BroadcastLog(3)
+    log: BroadcastLog[str] = BroadcastLog(3)
     for word in "abcde":
-        journal.append(word)
-    assert journal.last_number == 5
-    assert journal.read_after(0) == ([(3, "c"), (4, "d"), (5, "e")], 2)
-    assert journal.read_after(3) == ([(4, "d"), (5, "e")], 0)
-    assert journal.read_after(5) == ([], 0)
+        log.append(word)
+    assert log.last_number == 5
+    assert log.read_after(0) == ([(3, "c"), (4, "d"), (5, "e")], 2)
+    assert log.read_after(3) == ([(4, "d"), (5, "e")], 0)
+    assert log.read_after(5) == ([], 0)
 
 
 def test_their_size_is_bounded_too() -> None:
-    journal: BroadcastLog[str] = BroadcastLog(100, 10, len)
+    log: BroadcastLog[str] = BroadcastLog(100, 10, len)
     for word in ("aaaa", "bbbb", "cccc", "dddddddddddddddd", "e"):
-        journal.append(word)
-    assert journal.read_after(0) == ([(5, "e")], 4)
+        log.append(word)
+    assert log.read_after(0) == ([(5, "e")], 4)
 
 
 async def test_a_reader_waits_for_what_is_new(autojump_clock: trio.testing.MockClock) -> None:
-    journal: BroadcastLog[str] = BroadcastLog(10)
-    journal.append("a")
-    await journal.wait_after(0)
+    log: BroadcastLog[str] = BroadcastLog(10)
+    log.append("a")
+    await log.wait_after(0)
     with trio.move_on_after(1) as scope:
-        await journal.wait_after(1)
+        await log.wait_after(1)
     assert scope.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(journal.wait_after, 1)
+        nursery.start_soon(log.wait_after, 1)
         await trio.testing.wait_all_tasks_blocked()
-        journal.append("b")
+        log.append("b")
 
 
 async def test_the_more_readers_the_longer_each_rests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    pace = ReaderThrottle()
+    throttle = ReaderThrottle()
     took = []
     for readers in (1, 1000):
-        for _ in range(readers - pace.readers):
-            pace.__enter__()
+        for _ in range(readers - throttle.readers):
+            throttle.__enter__()
         began = trio.current_time()
-        await pace.wait()
+        await throttle.wait()
         took.append(trio.current_time() - began)
     assert took[0] < 0.001
     assert 0.1 < took[1] < 1
@@ -64,14 +65,14 @@ def written(plugin: str, text: str) -> events.LineWritten:
 
 
 async def test_happenings_begin_with_the_last_ones_of_those_asked_for() -> None:
-    chronicle = EventLog()
+    event_log = EventLog()
     for number in range(3):
-        chronicle.on_event(events.Starting("a", number, pid=1))
-        chronicle.on_event(events.Starting("b", number, pid=1))
-    chronicle.on_event(written("a", "no event"))
+        event_log.on_event(events.Starting("a", number, pid=1))
+        event_log.on_event(events.Starting("b", number, pid=1))
+    event_log.on_event(written("a", "no event"))
 
     async def last(wanted: Callable[[str], bool], count: int) -> list[tuple[int, str, int]]:
-        found = chronicle.read_events(wanted, count, follow=False)
+        found = event_log.read_events(wanted, count, follow=False)
         return [(n, each.event.plugin, each.event.instance) async for n, each, _ in found]
 
     assert await last({"a"}.__contains__, 2) == [(3, "a", 1), (5, "a", 2)]
@@ -80,8 +81,8 @@ async def test_happenings_begin_with_the_last_ones_of_those_asked_for() -> None:
 
 
 async def test_who_follows_is_told_how_much_was_missed() -> None:
-    chronicle = EventLog()
-    followed = chronicle.read_events(ALL, 0, follow=True)
+    event_log = EventLog()
+    followed = event_log.read_events(ALL, 0, follow=True)
     got: list[tuple[int, int]] = []
 
     async def follow() -> None:
@@ -93,10 +94,10 @@ async def test_who_follows_is_told_how_much_was_missed() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         await trio.testing.wait_all_tasks_blocked()
-        chronicle.on_event(events.Starting("a", 0, pid=1))
+        event_log.on_event(events.Starting("a", 0, pid=1))
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(2999):
-            chronicle.on_event(events.Starting("a", 0, pid=1))
+            event_log.on_event(events.Starting("a", 0, pid=1))
     await followed.aclose()
     assert got[0] == (1, 0)
     number, missed = got[1]
@@ -105,14 +106,14 @@ async def test_who_follows_is_told_how_much_was_missed() -> None:
 
 
 async def test_lines_are_kept_for_who_follows_them_only() -> None:
-    chronicle = EventLog()
-    chronicle.on_event(written("a", "nobody reads this"))
+    event_log = EventLog()
+    event_log.on_event(written("a", "nobody reads this"))
     got = []
-    with chronicle.capture_lines() as position:
-        chronicle.on_event(written("a", "one"))
-        chronicle.on_event(written("c", "of another plugin"))
-        chronicle.on_event(events.LinesDropped("b", 0, pid=1, stream="stderr", count=9))
-        found = chronicle.read_lines(ALL, position)
+    with event_log.capture_lines() as position:
+        event_log.on_event(written("a", "one"))
+        event_log.on_event(written("c", "of another plugin"))
+        event_log.on_event(events.LinesDropped("b", 0, pid=1, stream="stderr", count=9))
+        found = event_log.read_lines(ALL, position)
         async for writing, missed in found:
             got.append((writing.plugin, writing.line.text, writing.dropped, missed))
             if len(got) == 2:

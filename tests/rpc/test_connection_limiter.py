@@ -25,7 +25,7 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from meshtrio.transport.dial import ClientTls
+from meshtrio.transport.tls import ClientTls
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests.support.connection_pairs import CallbackServicer, echo_request, static_resolver
 from tests.support.handlers import handle_echo
@@ -50,7 +50,7 @@ def server(**limits: int) -> Server:
 
 
 async def answer(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
-    """What a server says to a client that has just connected: "" if it may stay."""
+    """Return the reason that a server rejects a new connection for; "" if it accepts it."""
     reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
     with trio.fail_after(10):
         # As real clients do, it sends its preface before it reads.

@@ -1,4 +1,4 @@
-"""What both ends of a connection count, for calls of every kind that end in every way."""
+"""The statistics of both ends of a connection, for every kind of call and every way to end."""
 
 from __future__ import annotations
 

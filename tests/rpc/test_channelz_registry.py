@@ -1,4 +1,4 @@
-"""The lists of what there is: numbers, order, and that nothing is kept alive."""
+"""The channelz registry: identifiers, order, and that it keeps nothing alive."""
 
 from __future__ import annotations
 

@@ -1,0 +1,90 @@
+"""Where a request is to go, and the channels that lead there."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from urllib.parse import quote
+
+import attrs
+
+from meshtrio.client.channel import Channel
+from meshtrio.contract import FORWARDED_METADATA_KEY, TARGET_METADATA_KEY
+from meshtrio.gateway.header_rewrite import rewrite_request_headers
+from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
+from meshtrio.transport.peer import Peer
+
+MAX_GATEWAYS = 8
+"""Maximum number of gateways on the way of a call; more of them mean a loop."""
+_UNQUOTED_CHARACTERS = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
+"""Characters that are not escaped in the description of a client: no comma, and only ASCII."""
+
+
+@attrs.define(eq=False)
+class Route:
+    """The destination that request headers name; shared by calls with the same headers."""
+
+    headers: RequestHeaders
+    """The request headers."""
+    grpc_service: str
+    """The gRPC service in the path."""
+    explicit_target: str | None
+    """The service of the mesh named by the metadata; None if there is none."""
+    forwarded_for: tuple[str, ...] = ()
+    """The clients that earlier gateways have forwarded the call for."""
+    has_loop: bool = False
+    """Whether the call has passed through `MAX_GATEWAYS` gateways already."""
+    _channel: Channel | None = None
+    _encoded_headers: HeaderBlock | None = None
+
+    @classmethod
+    def from_headers(cls, headers: RequestHeaders) -> Route:
+        """Make the route for request headers."""
+        target = next(
+            (str(value) for key, value in headers.metadata if key == TARGET_METADATA_KEY), None
+        )
+        forwarded = tuple(
+            str(value) for key, value in headers.metadata if key == FORWARDED_METADATA_KEY
+        )
+        gateways = ", ".join(forwarded).count(",") + 1
+        service = headers.path[1:].partition("/")[0]
+        return cls(headers, service, target, forwarded, gateways >= MAX_GATEWAYS)
+
+    @property
+    def display_name(self) -> str:
+        """The name of the destination in messages."""
+        return self.explicit_target or self.grpc_service
+
+    def encode_headers(self, channel: Channel, client: Peer) -> HeaderBlock:
+        """Return the request headers for the endpoints of a channel, without a timeout.
+
+        They are encoded once: equal header objects are of one connection, and so of one client.
+        """
+        if self._encoded_headers is None or self._channel is not channel:
+            forwarded = ", ".join(
+                (*self.forwarded_for, quote(str(client), safe=_UNQUOTED_CHARACTERS))
+            )
+            self._encoded_headers = rewrite_request_headers(
+                self.headers, channel.scheme, channel.authority, forwarded
+            )
+            self._channel = channel
+        return self._encoded_headers
+
+
+class ChannelProvider(Protocol):
+    """What a proxied call needs of the router."""
+
+    @property
+    def call_metrics(self) -> GatewayMetrics | None:
+        """The metrics of proxied calls; None if they are off."""
+
+    def find_open_channel(self, route: Route) -> Channel | None:
+        """Return the channel for a route if it is known and open."""
+
+    async def open_channel(self, route: Route) -> Channel:
+        """Find the destination of a route and open a channel to it.
+
+        Raises:
+            purerpc.RpcFailedError: There is no such destination, with the status for the client.
+        """

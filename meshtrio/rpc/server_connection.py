@@ -1,0 +1,432 @@
+"""The server's side of a connection: which calls start, and how the connection ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import purerpc
+import trio
+
+from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
+from meshtrio.grpc.status import CallStatus
+from meshtrio.http2 import events
+from meshtrio.http2.connection import Role
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.connection import CLOSE_TIMEOUT, Connection
+from meshtrio.rpc.connection_limiter import LimitKey
+from meshtrio.rpc.half_closed_streams import HalfClosedStreams
+from meshtrio.rpc.handlers import HandlerTable
+from meshtrio.rpc.method import Handler
+from meshtrio.rpc.peer_accounts import (
+    ClientAccounts,
+    ConnectionAccount,
+    PeerAccount,
+    PeerAccounts,
+    RefusedForAbuseError,
+)
+from meshtrio.rpc.rejection import (
+    reject_if_unservable,
+    respond_header_list_too_large,
+    respond_non_grpc,
+    send_trailers_only,
+)
+from meshtrio.rpc.server_call import ServerCall, ServerInterceptor
+from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
+from meshtrio.rpc.stream import DiscardingStream, Stream
+from meshtrio.rpc.timeouts import Timeouts
+from meshtrio.rpc.tracer import ServerTracer
+from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
+from meshtrio.transport.peer import Peer
+from meshtrio.transport.transport import Transport
+
+_DISCARD_SIZE = 256 * 1024
+_DRAIN_PING_PAYLOAD = b"drain..."
+_DRAIN_PING_TIMEOUT = 1.0
+"""Seconds to wait for the acknowledgement of the PING between the two GOAWAYs of a drain."""
+
+
+class Forwarder(Protocol):
+    """Takes the calls that are proxied instead of handled."""
+
+    def accepts(self, headers: RequestHeaders, has_handler: bool) -> bool:
+        """Return whether a call is proxied; `has_handler`: the server could handle it itself."""
+
+    def forward(
+        self, connection: ServerConnection, stream_id: int, headers: RequestHeaders
+    ) -> Stream:
+        """Take over a call; must not block.
+
+        Returns:
+            The stream of the call, which is in `connection.streams` until the call ends.
+        """
+
+
+AccessCheck = Callable[[Peer, RequestHeaders, bool], str]
+"""Returns the reason for which a peer may not make a call, "" if it may.
+
+The last argument says whether the call is to be forwarded.
+"""
+
+
+class ConnectionOwner(Protocol):
+    """The part of a server that its connections use."""
+
+    limits: Limits
+    timeouts: Timeouts
+    handler_table: HandlerTable
+    interceptors: tuple[ServerInterceptor, ...]
+    forwarder: Forwarder | None
+    check_access: AccessCheck | None
+    tracer: ServerTracer | None
+    load_recorder: LoadRecorder
+    peer_accounts: PeerAccounts
+    reply_sizes: dict[str, int]
+    trusted_pid: int | None
+    is_exiting: bool
+    owns_process: bool
+
+    def limits_for(self, transport: Transport) -> Limits: ...
+
+    def admit_certificate(self, connection: ServerConnection, tls: ssl.SSLObject) -> str: ...
+
+    def request_exit(self, error: BaseException) -> None: ...
+
+
+class ServerConnection(Connection):
+    """A connection whose streams are served; `Connection` says who owns what."""
+
+    def __init__(self, transport: Transport, server: ConnectionOwner) -> None:
+        super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
+        self._event_handlers |= {
+            events.RequestReceived: self._on_request,
+            events.RequestHeadersTooLarge: self._on_request_too_large,
+        }
+        self._server = server
+        self._find_handler = server.handler_table.find
+        self._forwarder, self._check_access = server.forwarder, server.check_access
+        self.interceptors = server.interceptors
+        self.load_recorder = server.load_recorder
+        self.reply_sizes = server.reply_sizes
+        self.request_exit = server.request_exit
+        self.limit_keys: list[LimitKey] = []
+        """The keys under which the server's connection limiter counts the connection."""
+        self._peer_account: PeerAccount | None = None
+        self._client_accounts: ClientAccounts | None = None
+        self._running_handlers = 0
+        """Number of handlers that have not ended, including those whose stream is closed."""
+        self._drain_acknowledged = trio.Event()
+        self._run_finished = trio.Event()
+        self._idle_since = self._opened_at
+        self._is_draining = False
+        self.is_refusing = False
+        """Whether new calls are refused; the client has been sent the second GOAWAY."""
+        self._is_refusing_waiting = False
+        self._half_closed = HalfClosedStreams(self.engine, self.limits.max_concurrent_streams)
+        self._is_socket_kept_open = False
+
+    def statistics(self) -> ConnectionStatistics:
+        counters = self.counters
+        calls = CallCounters(counters.started, counters.succeeded, counters.failed)
+        if counters.started:
+            calls.last_started = time.time() - (self._now() - counters.last_started)
+        streams = self._stream_statistics(counters.started)
+        messages = counters.messages_sent, counters.messages_received
+        return ConnectionStatistics(calls, streams, messages)
+
+    @property
+    def is_server_exiting(self) -> bool:
+        """Whether the server stops because a handler has requested the end of the process."""
+        return self._server.is_exiting
+
+    # -- running and stopping ----------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            if self._peer_account is not None:
+                self._peer_account.connections -= 1
+            self._drain_acknowledged.set()
+            self._run_finished.set()
+
+    def check_timeouts(self, now: float) -> None:
+        super().check_timeouts(now)
+        if self._half_closed:
+            self._half_closed.reset_older_than(now - self.timeouts.half_close)
+            self.flush()
+        if self.streams:
+            self._idle_since = now
+        is_idle = now - self._idle_since > self.timeouts.max_connection_idle
+        is_old = now - self._opened_at > self.timeouts.max_connection_age
+        if (is_idle or is_old) and not self._is_draining:
+            assert self._nursery is not None
+            self._nursery.start_soon(self.drain)
+
+    async def drain(self) -> None:
+        """Send GOAWAY, and close once the last call has ended (RFC 9113 §6.8).
+
+        The two GOAWAYs are a round trip apart, so that a call that crosses the first is served.
+        """
+        self._is_draining = True
+        self.engine.start_graceful_shutdown()
+        self.engine.ping(_DRAIN_PING_PAYLOAD)
+        self.flush()
+        with trio.move_on_after(_DRAIN_PING_TIMEOUT):
+            await self._drain_acknowledged.wait()
+        if not self.engine.closed:
+            self.engine.refuse_new_streams()
+            self.flush()
+        self.is_refusing = True
+        self._close_if_idle()
+        await self._run_finished.wait()
+
+    async def shut_down(self, grace: float) -> None:
+        """Shut down this connection as `Server.shut_down` does all of them."""
+        self._is_draining = self.is_refusing = True
+        if not self.engine.closed:
+            self.refuse_waiting_streams()
+            self.engine.refuse_new_streams()
+        for stream in list(self.streams.values()):
+            stream.on_shutdown()
+        self.flush()
+        self._close_if_idle()
+        with trio.move_on_after(grace):
+            await self._run_finished.wait()
+        for stream in list(self.streams.values()):
+            stream.on_shutdown_timeout()
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await self._run_finished.wait()
+
+    def refuse_waiting_streams(self) -> None:
+        """Refuse the calls that have not started, down to the last one that has.
+
+        Some clients (gRPC's C core) retry a call only if its stream is above the last stream of a
+        GOAWAY, and not for REFUSED_STREAM alone. So a call below one that has started waits for the
+        end of that one.
+        """
+        if self._is_refusing_waiting:
+            return
+        waiting: list[Stream] = []
+        for stream in reversed(list(self.streams.values())):
+            if stream.has_started:
+                break
+            waiting.append(stream)
+        if waiting and not self.engine.closed:
+            self.engine.refuse_new_streams(waiting[-1].id)
+            self._is_refusing_waiting = True
+            for stream in waiting:
+                stream.refuse()
+            self._is_refusing_waiting = False
+            self.flush()
+
+    def _close_if_idle(self) -> None:
+        if not self.streams:
+            self.close("the server is shutting down")
+
+    def _on_cancelled(self) -> None:
+        # Calls that the client has sent and that were not read may be retried (RFC 9113 §6.8).
+        if not self._is_handshake_done or self.engine.closed:
+            return
+        self._nursery = None
+        self.engine.close(ErrorCode.NO_ERROR, "the server is shutting down")
+        self.flush()
+        if self.transport.sock.family != socket.AF_UNIX:
+            # Closing with unread bytes resets a TCP connection and discards what was sent on it.
+            with contextlib.suppress(OSError):
+                while self.transport.sock.recv(_DISCARD_SIZE):
+                    pass
+
+    def _on_ping_ack(self, event: events.PingAckReceived) -> None:
+        if event.payload == _DRAIN_PING_PAYLOAD:
+            self._drain_acknowledged.set()
+
+    async def _drain_before_close(self) -> None:
+        if not self._is_socket_kept_open:
+            await super()._drain_before_close()
+            return
+        with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(OSError):
+            await self.write_buffer.wait_drained()
+
+    # -- the peer ----------------------------------------------------------------------------
+
+    async def _handshake(self) -> bool:
+        if not await super()._handshake():
+            return False
+        tls = self.transport.ssl_object
+        reason = "" if tls is None else self._server.admit_certificate(self, tls)
+        reason = reason or self._register_peer()
+        if reason:
+            self.close(reason, ErrorCode.ENHANCE_YOUR_CALM)
+        return not reason
+
+    def _register_peer(self) -> str:
+        """Open an account for the connection; return the reason if its peer is refused."""
+        accounts, trusted_pid = self._server.peer_accounts, self._server.trusted_pid
+        peer = self.peer
+        is_trusted = trusted_pid is not None and peer.pid == trusted_pid
+        try:
+            accounts.check_not_refused(peer)
+        except RefusedForAbuseError as exc:
+            if not is_trusted:
+                return str(exc)
+        account = self._peer_account = accounts.for_peer(peer, trusted=is_trusted)
+        account.connections += 1
+        self.account, self.loop_share = ConnectionAccount(account), account.loop_share
+        if is_trusted:
+            self._client_accounts = ClientAccounts(accounts, self.account)
+        else:
+            self.engine.share_token_buckets(account.reset_bucket, account.control_bucket)
+        return ""
+
+    def _on_failed(self, event: events.ConnectionFailed) -> None:
+        super()._on_failed(event)
+        if event.is_abuse:
+            self._record_abuse()
+
+    def _record_abuse(self) -> None:
+        if self._peer_account is not None and not self._peer_account.is_trusted:
+            self._peer_account.record_abuse()
+
+    def _mark_closed(self) -> None:
+        if (
+            not self.closed
+            and self.streams
+            and not self.engine.charge_abandoned_streams(self._now())
+        ):
+            self._record_abuse()
+        super()._mark_closed()
+
+    # -- the ends of streams -----------------------------------------------------------------
+
+    def _on_stream_removed(self, stream: Stream) -> None:
+        stream.release_charges()
+        if self.is_refusing:
+            if self._forwarder is not None:
+                self.refuse_waiting_streams()
+            self._close_if_idle()
+
+    def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
+        if code is not ErrorCode.NO_ERROR or not self.engine.is_half_closed_local(stream_id):
+            return False
+        if self._half_closed.add(stream_id, self._now()):
+            self.flush()
+        return True
+
+    def finish_stream(self, stream_id: int) -> None:
+        """End a stream that was answered and is not in `streams`."""
+        if not self._should_await_end_stream(stream_id, ErrorCode.NO_ERROR):
+            self.engine.reset_stream(stream_id, ErrorCode.NO_ERROR)
+
+    def abandon_stream(self, stream: Stream) -> None:
+        """Drop a call without a response, so that its caller sees the exit of the process."""
+        if self._server.owns_process and not self._is_socket_kept_open:
+            self._is_socket_kept_open = True
+            # It fails if the socket is closed already, or without free file descriptors.
+            with contextlib.suppress(OSError):
+                os.dup(self.transport.sock.fileno())
+        self.wake_next_sender(stream)
+        if self.streams.pop(stream.id, None) is not None:
+            self._on_stream_removed(stream)
+
+    def release_handler_slot(self) -> None:
+        """Count the end of a handler."""
+        self._running_handlers -= 1
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
+        self.counters.started += 1
+        if is_grpc_content_type(event.content_type.decode("latin-1")):
+            exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
+            send_trailers_only(self, event.stream_id, exhausted, event.reason)
+        else:
+            self.counters.failed += 1
+            respond_header_list_too_large(self, event.stream_id)
+
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
+        stream_id = event.stream_id
+        if not self.is_send_open(stream_id):
+            return  # The client has reset it in the same read.
+        self.counters.started += 1
+        self.counters.last_started = self._last_read_at
+        if self._is_full():
+            self.engine.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
+            self.counters.failed += 1
+            return
+        headers, handler = event.headers, self._find_handler(event.headers.path)
+        if headers.error_message and headers.is_grpc:
+            self._reject(event, purerpc.StatusCode.INTERNAL, headers.error_message)
+            return
+        forwarder = None
+        if self._forwarder is not None:
+            forwarder = self._choose_forwarder(headers, handler is not None)
+        if self._check_access is not None and not self._check_allowed(event, forwarder):
+            return
+        if forwarder is not None:
+            stream = forwarder.forward(self, stream_id, headers)
+        elif not headers.is_grpc:
+            stream = self.streams[stream_id] = DiscardingStream(self, stream_id)
+            self.start_soon(respond_non_grpc, stream)
+            self.counters.failed += 1
+        elif (status := reject_if_unservable(self, stream_id, headers, handler)) is not None:
+            self._trace_rejection(headers, status)
+            return
+        else:
+            assert isinstance(handler, Handler)
+            stream = self.streams[stream_id] = self._start_call(stream_id, headers, handler)
+        if event.end_stream:
+            stream.on_end_stream(None)
+
+    def _choose_forwarder(self, headers: RequestHeaders, has_handler: bool) -> Forwarder | None:
+        """Return the forwarder if it takes a call."""
+        assert self._forwarder is not None
+        if headers.is_grpc and self._forwarder.accepts(headers, has_handler):
+            return self._forwarder
+        return None
+
+    def _is_full(self) -> bool:
+        """Return whether the connection, or its peer, has as many calls as it may have."""
+        account = self._peer_account
+        if account is not None and account.active_calls >= account.max_active_calls:
+            return True
+        return self._running_handlers >= self.limits.max_concurrent_streams
+
+    def _check_allowed(
+        self, event: events.RequestReceived[RequestHeaders], forwarder: Forwarder | None
+    ) -> bool:
+        """Reject a call that the peer may not make, and return whether it may."""
+        if self._check_access is None or not event.headers.is_grpc:
+            return True
+        reason = self._check_access(self.peer, event.headers, forwarder is not None)
+        if reason:
+            self._reject(event, purerpc.StatusCode.PERMISSION_DENIED, reason)
+        return not reason
+
+    def _reject(
+        self, event: events.RequestReceived[RequestHeaders], code: purerpc.StatusCode, message: str
+    ) -> None:
+        status = send_trailers_only(self, event.stream_id, code, message)
+        self._trace_rejection(event.headers, status)
+
+    def _trace_rejection(self, headers: RequestHeaders, status: CallStatus) -> None:
+        tracer = self._server.tracer
+        if tracer is not None:
+            notify_tracer_in_read_loop(headers.path, tracer.call_rejected, headers, status)
+
+    def _start_call(self, stream_id: int, headers: RequestHeaders, handler: Handler) -> Stream:
+        stream = Stream(self, stream_id)
+        stream.encoding = headers.encoding
+        stream.path = headers.path
+        if self._client_accounts is not None:
+            stream.charge_to(self._client_accounts.account_for(headers))
+        self._running_handlers += 1
+        self.start_soon(ServerCall(self, stream, handler, headers, self._server.tracer).run)
+        return stream
