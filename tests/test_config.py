@@ -243,7 +243,7 @@ def test_a_service_table(tmp_path: Path) -> None:
         ("ca.pem", "gone.pem", "service 'plugin.echo': tls: ca: there is no file"),
         ("ca =", "authority =", "tls: authority: is not a key that meshtrio knows"),
         ('"1s"', "1", "methodConfig[0].timeout: must be a duration"),
-        ('name = "plugin.echo"', "", "service number 1: name is missing"),
+        ('name = "plugin.echo"', "", "service number 1: name: is missing"),
         ("\nweight", '\n[[service]]\nname = "plugin.echo"\nweight', "has more than one config"),
     ],
 )

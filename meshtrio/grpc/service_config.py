@@ -30,7 +30,6 @@ from meshtrio.client.retry.policy import (
 from meshtrio.errors import ConfigError
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.json_reader import (
-    ObjectReader,
     integer_parser,
     number_parser,
     parse_boolean,
@@ -39,6 +38,7 @@ from meshtrio.util.json_reader import (
     parse_status_codes,
     parse_string,
 )
+from meshtrio.util.object_reader import ObjectReader
 
 _BACKOFF_JITTER = 0.2
 """A6's: delays are spread over 0.8 to 1.2 of their length."""

@@ -237,4 +237,4 @@ async def test_a_span_that_cannot_be_sent_costs_no_other(
     counts = told(traces.processor)
     assert (counts["sent"], counts["rejected"]) == (4, 1)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
-    assert said == ["spans are dropped: 1 have a text that is not Unicode"]
+    assert said == ["spans are dropped: 1 have text that is not valid Unicode"]

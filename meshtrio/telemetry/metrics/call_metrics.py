@@ -1,11 +1,11 @@
-"""The metrics of calls, by the names, units, labels and buckets of gRFC A66.
+"""Metrics of calls, with the names, units, labels and buckets of gRFC A66.
 
-What is done for each call is as little as can be: objects without `__init__`, which would take
-as long as all the rest, and no function called that can be spared.
+The work per call is kept to a minimum: tracers have no `__init__`, which would take as long as all
+the rest, and call as few functions as possible.
 
-Labels are bounded whatever peers send: a server tells methods it has handlers for, and calls all
-others "other"; a status that gRPC does not list is UNKNOWN; a client tells so many pairs of target
-and method, and calls the rest "other".
+Labels are bounded whatever peers send. A server labels methods that it has handlers for, and all
+others "other"; a client labels up to `MAX_MEASURED_METHODS` pairs of target and method, and all
+others "other"; a status that gRPC does not define is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from meshtrio.telemetry.metrics.batched_histograms import (
 from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS
 
 MAX_MEASURED_METHODS = 1000
-"""Pairs of target and method that a client tells apart."""
+"""Maximum number of pairs of target and method that a client labels."""
 OTHER = "other"
+"""The label of methods and targets beyond the limits (gRFC A66)."""
 _STATUS_NAMES = {status.value: status.name for status in purerpc.StatusCode}
 
 
 @attrs.frozen
 class _Instrument:
-    """What is measured of a call, or of an attempt."""
+    """A histogram of calls or attempts."""
 
     name: str
     unit: str
@@ -72,7 +73,7 @@ _ALL_INSTRUMENTS = (DURATION, _SENT_SIZE, _RECEIVED_SIZE)
 
 
 class CallRecorder:
-    """The calls of one method, or their attempts."""
+    """Counts the calls, or the attempts, with one set of labels."""
 
     __slots__ = ("histograms", "labels", "pending", "started")
 
@@ -85,7 +86,7 @@ class CallRecorder:
         self.pending = self.histograms.pending
 
     def record_end(self, code: int, seconds: float, stream: Stream | None) -> None:
-        """One has ended; without a stream it never got that far."""
+        """Record one that ended; `stream` is None if it failed before it had one."""
         sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
         self.pending += (code, seconds, sent, received)
         if len(self.pending) >= FLUSH_THRESHOLD:
@@ -96,6 +97,8 @@ class CallRecorder:
 
 
 class _ServerCallTracer(ServerCallTracer):
+    """Records the end of a served call."""
+
     __slots__ = ("recorder", "started_at", "stream")
 
     started_at: float
@@ -103,15 +106,15 @@ class _ServerCallTracer(ServerCallTracer):
     stream: Stream
 
     def call_ended(self, status: CallStatus) -> None:
-        stream, waiting = self.stream, self.recorder.pending
+        stream, pending = self.stream, self.recorder.pending
         seconds = perf_counter() - self.started_at
-        waiting += (status[0], seconds, stream.sent_size, stream.received_size)
-        if len(waiting) >= FLUSH_THRESHOLD:
+        pending += (status[0], seconds, stream.sent_size, stream.received_size)
+        if len(pending) >= FLUSH_THRESHOLD:
             self.recorder.histograms.flush()
 
 
 class ServerMetrics(ServerTracer):
-    """Counts the calls of a process's servers."""
+    """Measures the calls of a process's servers."""
 
     def __init__(self) -> None:
         self._methods: dict[str, CallRecorder] = {}
@@ -139,7 +142,7 @@ class ServerMetrics(ServerTracer):
         return calls
 
     def collect(self) -> list[MetricFamily]:
-        """What was counted until now."""
+        """Return the families, as of now."""
         methods = list(self._methods.values())
         started = [MetricPoint(calls.labels, calls.started) for calls in methods]
         about = "grpc.server.call"
@@ -154,7 +157,7 @@ class ServerMetrics(ServerTracer):
 
 
 class _MethodTracer(MethodTracer):
-    """The calls of one method of one target: those that callers make, and their attempts."""
+    """Measures the calls of one method of one target, and their attempts."""
 
     __slots__ = ("attempts", "calls")
 
@@ -175,15 +178,15 @@ class _MethodTracer(MethodTracer):
 
 
 class _ClientCallTracer(ClientCallTracer, AttemptTracer):
-    """A call, and the first of its attempts, which most of the time is the only one."""
+    """Traces a call and its first attempt, which is usually the only one."""
 
     __slots__ = ("attempt_started_at", "last_status", "method", "started_at")
 
     attempt_started_at: float
-    """Later than the call, as what its interceptors do is none of it."""
+    """When the first attempt started; interceptors run between the call's start and this."""
     started_at: float
     last_status: int
-    """The status of its last attempt; CANCELLED for a call that is given up before there is one."""
+    """Status of the last attempt that ended; CANCELLED before there is one."""
     method: _MethodTracer
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
@@ -196,25 +199,25 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self.last_status = code = status[0]
         seconds = perf_counter() - self.attempt_started_at
-        waiting = self.method.attempts.pending
+        pending = self.method.attempts.pending
         if stream is None:
-            waiting += (code, seconds, 0, 0)
+            pending += (code, seconds, 0, 0)
         else:
-            waiting += (code, seconds, stream.sent_size, stream.received_size)
+            pending += (code, seconds, stream.sent_size, stream.received_size)
 
     def call_ended(self, status: CallStatus | None) -> None:
         method = self.method
-        waiting = method.calls.pending
-        waiting += (
+        pending = method.calls.pending
+        pending += (
             self.last_status if status is None else status[0],
             perf_counter() - self.started_at,
         )
-        if len(waiting) >= FLUSH_THRESHOLD:
+        if len(pending) >= FLUSH_THRESHOLD:
             method.flush()
 
 
 class _AttemptTracer(AttemptTracer):
-    """One that is not the first of its call."""
+    """Traces an attempt that is not the first of its call."""
 
     __slots__ = ("_call", "_started_at")
 
@@ -231,8 +234,11 @@ M = TypeVar("M")
 
 
 class MethodMap(Generic[M]):
-    """What is kept for each method of each target that stubs are made for; their number is bounded,
-    since a program may make them by names it was told."""
+    """Maps targets and methods to values; pairs beyond the limit share one value, "other".
+
+    Without the limit a program that calls methods by names from its input would never stop
+    adding entries.
+    """
 
     def __init__(self, factory: Callable[[Labels], M]) -> None:
         self._factory = factory
@@ -253,7 +259,7 @@ class MethodMap(Generic[M]):
 
 
 class ClientMetrics(ClientTracer):
-    """Counts the calls of a process's channels."""
+    """Measures the calls of a process's channels, and their attempts."""
 
     def __init__(self) -> None:
         self._methods = MethodMap(_MethodTracer)
@@ -262,7 +268,7 @@ class ClientMetrics(ClientTracer):
         return self._methods.get_or_add(target, method)
 
     def collect(self) -> list[MetricFamily]:
-        """What was counted until now."""
+        """Return the families, as of now."""
         methods = list(self._methods)
         about = "grpc.client.attempt"
         text = "The total number of RPC attempts started, including those that have not completed."
@@ -278,12 +284,13 @@ class ClientMetrics(ClientTracer):
         ]
 
 
-# -- telling ---------------------------------------------------------------------------------
+# -- families --------------------------------------------------------------------------------
 
 
 def histogram_families(
     prefix: str, subject: str, recorders: Sequence[CallRecorder], instruments: Sequence[_Instrument]
 ) -> list[MetricFamily]:
+    """Return a family for each instrument, with a point for each recorder and status."""
     found = [
         (_add_status_label(calls.labels, code), histograms)
         for calls in recorders
@@ -302,5 +309,5 @@ def histogram_families(
 
 
 def _add_status_label(labels: Labels, code: int) -> Labels:
-    """In the order of the names, as OpenTelemetry's exporter has them."""
+    """Add a label in alphabetical order, as OpenTelemetry's exporter writes them."""
     return tuple(sorted((*labels, ("grpc.status", _STATUS_NAMES[code]))))

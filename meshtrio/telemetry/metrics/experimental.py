@@ -1,5 +1,4 @@
-"""The metrics of retries (gRFC A96) and of ejected endpoints (A91): experimental in gRPC, and off
-by default there and here."""
+"""Metrics that are off by default in gRPC: of retries (gRFC A96) and ejections (A91)."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ _HISTOGRAMS_BY_KIND = {
 
 
 class _RetryHistograms:
-    """The calls of one method of one target."""
+    """Histograms of the retried calls of one method of one target."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
@@ -45,6 +44,8 @@ class _RetryHistograms:
 
 
 class _AttemptTracer(AttemptTracer):
+    """Reports the end of an attempt to its call."""
+
     def __init__(self, call: _ClientCallTracer) -> None:
         self._call = call
 
@@ -53,6 +54,8 @@ class _AttemptTracer(AttemptTracer):
 
 
 class _ClientCallTracer(ClientCallTracer):
+    """Counts a call's attempts by kind, and the time without any active one."""
+
     def __init__(self, method: _RetryHistograms) -> None:
         self._method = method
         self._attempt_counts: dict[AttemptKind, int] = {}
@@ -74,7 +77,7 @@ class _ClientCallTracer(ClientCallTracer):
             self._idle_since = perf_counter()
 
     def call_ended(self, status: CallStatus | None) -> None:
-        """What there was none of is not reported, as the gRFC has it."""
+        """Record the attempts of each kind that was made, as gRFC A96 requires."""
         for kind, histogram in self._method.counts.items():
             if kind in self._attempt_counts:
                 histogram.record([self._attempt_counts[kind]])
@@ -83,6 +86,8 @@ class _ClientCallTracer(ClientCallTracer):
 
 
 class _MethodTracer(MethodTracer):
+    """Traces the calls of one method."""
+
     def __init__(self, method: _RetryHistograms) -> None:
         self._method = method
 
@@ -91,7 +96,7 @@ class _MethodTracer(MethodTracer):
 
 
 class ExperimentalMetrics(ClientTracer):
-    """Counts what was made again, how long calls waited for that, and who gets no calls."""
+    """Measures retries and hedges, the delay between attempts, and ejections of endpoints."""
 
     def __init__(self) -> None:
         self._methods = MethodMap(_RetryHistograms)

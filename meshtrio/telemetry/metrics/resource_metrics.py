@@ -1,4 +1,4 @@
-"""What the mesh and the processes of its instances use of the machine, beside what they may use."""
+"""Resource usage of the mesh and of its instances' processes, and the limits on it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _NO_LABELS: Labels = ()
 
 @attrs.frozen
 class _DescriptorUsage:
-    """File descriptors of one process."""
+    """Open file descriptors of one process, and its limit."""
 
     open: int
     limit: int
 
 
 class ResourceMetrics:
-    """Looked up when somebody asks, as far as the kernel lets us see."""
+    """Samples usage on request, as far as the kernel permits."""
 
     def __init__(self) -> None:
         self._cpu_seconds: dict[Labels, tuple[int, float]] = {}
-        """Of each instance, the process and what its group had used when that was last told."""
+        """Process id and CPU seconds of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
         self._descriptors: Mapping[int, _DescriptorUsage] = {}
 
     async def sample(self, instances: Sequence[Instance]) -> None:
-        """Look at what there is now, in threads: /proc may be large."""
+        """Sample current usage, in threads, since /proc may be large."""
         pids = {child.process.pid for child in instances if child.process is not None}
         self._usage = {}
         with contextlib.suppress(OSError, RuntimeError):
@@ -56,7 +56,7 @@ class ResourceMetrics:
             )
 
     def collect(self, instances: Sequence[Instance]) -> list[MetricFamily]:
-        """What the last look has found."""
+        """Return the families of the last sample."""
         return [*self._mesh_families(), *self._instance_families(instances)]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
@@ -81,13 +81,13 @@ class ResourceMetrics:
             gauge_family(
                 "mesh.instance.resident_memory",
                 "By",
-                "What its process group has in memory.",
+                "Resident memory of its process group.",
                 {labels: usage.rss for labels, (_, usage) in seen.items()},
             ),
             gauge_family(
                 "mesh.instance.memory_limit",
                 "By",
-                "What its process group may have in memory, where its config says so.",
+                "Limit on the resident memory of its process group, if configured.",
                 {
                     labels: child.config.containment.memory
                     for labels, (child, _) in there.items()
@@ -105,29 +105,29 @@ class ResourceMetrics:
             counter_family(
                 "mesh.cpu_time",
                 "s",
-                "CPU time of the process that the mesh is in.",
+                "CPU time of the mesh's process.",
                 {_NO_LABELS: time.process_time()},
             ),
             gauge_family(
                 "mesh.resident_memory",
                 "By",
-                "What the process that the mesh is in has in memory.",
+                "Resident memory of the mesh's process.",
                 resident,
             ),
             *_descriptor_families("mesh", {_NO_LABELS: os.getpid()}, self._descriptors),
         ]
 
     def _update_cpu_seconds(self, found: Mapping[Labels, tuple[int, float]]) -> None:
-        """A counter of one process never falls, though a child may end while we look."""
+        """Keep the counter of a process from falling when one of its children ends meanwhile."""
         before, self._cpu_seconds = self._cpu_seconds, dict(found)
         for labels, (pid, seconds) in found.items():
-            known, most = before.get(labels, (pid, 0.0))
-            if known == pid and most > seconds:
-                self._cpu_seconds[labels] = (pid, most)
+            known, highest = before.get(labels, (pid, 0.0))
+            if known == pid and highest > seconds:
+                self._cpu_seconds[labels] = (pid, highest)
 
 
 def _read_descriptor_usage(pids: Iterable[int]) -> dict[int, _DescriptorUsage]:
-    """Those that processes have open, and their limits, but for another user's processes."""
+    """Read descriptor usage and limits of processes, except for those of other users."""
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -144,13 +144,13 @@ def _descriptor_families(
         gauge_family(
             f"{prefix}.open_descriptors",
             "",
-            "File descriptors that its process has open.",
+            "Open file descriptors of its process.",
             {labels: each.open for labels, each in known.items()},
         ),
         gauge_family(
             f"{prefix}.max_descriptors",
             "",
-            "File descriptors that its process may have open.",
+            "Limit on the open file descriptors of its process.",
             {labels: each.limit for labels, each in known.items()},
         ),
     ]

@@ -1,4 +1,4 @@
-"""Spans to a collector by OTLP over HTTP: OpenTelemetry's own exporter, in a thread."""
+"""Export of spans by OTLP over HTTP: OpenTelemetry's own exporter, in a thread."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from meshtrio.util.address import ClientTlsConfig
 
 
 def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
+    """Return a function that exports batches of spans to a collector's URL."""
     url, files = collector.url, collector.tls or ClientTlsConfig()
     exporter = OTLPSpanExporter(
         endpoint=url,
@@ -34,20 +35,20 @@ def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
         session=_Session(),
     )
 
-    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         try:
             result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
         except ValueError as exc:
-            raise SpanExportError(f"they cannot be encoded: {exc}") from None
+            raise SpanExportError(f"encoding failed: {exc}") from None
         if result is not SpanExportResult.SUCCESS:
-            raise SpanExportError(f"the collector at {url} did not take them; the log says why")
+            raise SpanExportError(f"the collector at {url} did not accept them; see the log")
         return PartialSuccess()
 
-    return send
+    return export_batch
 
 
 class _Session(requests.Session):
-    """An authority that was said goes before REQUESTS_CA_BUNDLE, which would go before it."""
+    """A session whose configured CA overrides REQUESTS_CA_BUNDLE, not the other way round."""
 
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any
