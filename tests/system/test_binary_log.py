@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_to_harms_no_call(short_dir: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('binary_log = "*/Echo"', "telemetry: binary_log: '*/Echo' is none of *, Service/*,"),
+        ('binary_log = "*/Echo"', "telemetry: binary_log: '*/Echo': expected *, Service/*,"),
         ('binary_log = "a.B/*,a.B/*{h}"', "there is another pattern for a.B/*"),
         ('binary_log = "-a.B/*"', "what is left out is one method"),
         ('binary_log = "*{h:x}"', "is none of {h}, {m} and {h;m}"),

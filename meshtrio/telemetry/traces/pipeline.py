@@ -107,7 +107,7 @@ def sampling_ratio_from_environment() -> float | None:
     kind = sampler.removeprefix("parentbased_")
     if kind not in by_name:
         known = ", ".join(f"parentbased_{name}" for name in by_name)
-        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is none of {known}")
+        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {known}")
     if sampler == "always_off":
         return None
     if sampler == kind:
