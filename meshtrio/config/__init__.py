@@ -11,11 +11,12 @@ raising; `MeshConfig` calls all of them and raises one ConfigError.
     plugin, group, containment, service, access, limits, log, telemetry
                       its parts
     topology          membership in groups, and dependencies: the graph, and its errors
+    validators        validators of single fields
     port_ranges       conflicts between TCP ports
     toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
     async_loading     the same in a thread
     executable_check, privilege_check, elf
-                      what the kernel would say of a plugin's program
+                      whether the kernel would execute a plugin's program
     otlp_endpoint     OpenTelemetry's variables, read and written
     binary_log_filter gRFC A16's filters
 

@@ -148,19 +148,19 @@ class GatewayConfig:
         named = [name for name, rule in access.rules.items() if rule.subjects]
         encrypted = self.listen is not None and self.security is GatewaySecurity.MUTUAL_TLS
         if self.listen is None and (self.tls or self.security is GatewaySecurity.PLAINTEXT):
-            return ["gateway: tls and security are for its TCP port; set listen, too"]
+            return ["gateway: tls and security require a TCP port: set listen, too"]
         if encrypted and (self.tls is None or self.tls.client_ca is None):
-            need = "certificate, key and client_ca are needed to ask clients for certificates"
-            other = 'security = "plaintext" lets in whoever reaches the port'
+            need = "mutual TLS requires certificate, key and client_ca"
+            other = 'security = "plaintext" admits any host that reaches the port'
             return [f"gateway: tls: {need}; {other}"]
         if self.security is GatewaySecurity.PLAINTEXT and self.tls is not None:
             return ['gateway: tls: is not used with security = "plaintext"; leave one of them out']
         if encrypted and not named:
-            hint = "say who may with subjects in [mesh.access.gateway], '*' for every certificate"
-            return [f"gateway: nobody could use the port; {hint} that client_ca has signed"]
+            hint = "set subjects in [mesh.access.gateway], '*' for every certificate"
+            return [f"gateway: no client could use the port; {hint} that client_ca has signed"]
         if named and not encrypted:
             return [
-                f"access.{name}: subjects: only clients of a gateway with mutual TLS have one"
+                f"access.{name}: subjects: only clients of a gateway with mutual TLS have them"
                 for name in named
             ]
         return []

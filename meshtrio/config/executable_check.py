@@ -19,9 +19,9 @@ from meshtrio.config.plugin import PluginConfig
 from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
 
-_MAX_SHEBANG_SIZE = 256
+MAX_SHEBANG_SIZE = 256
 """Bytes of a file that the kernel reads to determine its format (BINPRM_BUF_SIZE)."""
-_MAX_INTERPRETER_DEPTH = 5
+MAX_INTERPRETER_DEPTH = 5
 """Maximum number of scripts that are interpreters of one another."""
 _INTERPRETER_HINT = 'name its interpreter in the command, as in ["python3", "plugin.py"]'
 
@@ -83,7 +83,7 @@ def _check_program(
     _check_permission(path, about)
     try:
         with open(open_regular_file(path), "rb") as file:
-            head = file.read(_MAX_SHEBANG_SIZE)
+            head = file.read(MAX_SHEBANG_SIZE)
             if head.startswith(b"#!"):
                 _check_script(path, head, context, about, depth)
             elif head.startswith(elf.ELF_MAGIC):
@@ -174,12 +174,12 @@ def _check_script(
     words = line.split(maxsplit=1)
     if not words:
         raise _NotExecutableError(f"{subject} has a #! line that names no interpreter")
-    if not newline and len(words) == 1 and len(head) == _MAX_SHEBANG_SIZE:
+    if not newline and len(words) == 1 and len(head) == MAX_SHEBANG_SIZE:
         raise _NotExecutableError(
             f"{subject} has a #! line whose interpreter has a longer path than the kernel takes "
-            f"({_MAX_SHEBANG_SIZE} bytes for the line): use a shorter path, or /usr/bin/env"
+            f"({MAX_SHEBANG_SIZE} bytes for the line): use a shorter path, or /usr/bin/env"
         )
-    if depth >= _MAX_INTERPRETER_DEPTH:
+    if depth >= MAX_INTERPRETER_DEPTH:
         raise _NotExecutableError(f"{subject} is one of too many scripts that run one another")
     interpreter, *arguments = map(os.fsdecode, words)
     by = f"the #! line of {path!r}"

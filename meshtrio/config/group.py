@@ -6,7 +6,8 @@ from enum import Enum
 
 import attrs
 
-from meshtrio.config.plugin import EscalationScope, at_least, check_name
+from meshtrio.config.plugin import EscalationScope, check_name
+from meshtrio.config.validators import at_least
 
 
 class Strategy(Enum):

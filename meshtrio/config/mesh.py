@@ -14,10 +14,11 @@ from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig
-from meshtrio.config.plugin import PluginConfig, at_least
+from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.topology import Topology
+from meshtrio.config.validators import at_least
 from meshtrio.errors import ConfigError
 
 _MIN_STARTING = 16

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
+from meshtrio.config.validators import at_least, check_fraction
 from meshtrio.util.address import Address, ClientTlsConfig, ServerTlsConfig
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.log_level import LogLevel
@@ -65,22 +65,6 @@ def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
             raise ValueError(f"{name!r} cannot be the name of an environment variable")
         if key in contract.MESH_VARIABLES:
             raise ValueError(f"{key} is set by the mesh")
-
-
-def at_least(minimum: float, *, inclusive: bool = True) -> Any:
-    """Return a validator for numbers from `minimum` on, or above it; NaN is refused."""
-
-    def check(_: object, __: object, value: float) -> None:
-        if value != value or value < minimum or (value == minimum and not inclusive):
-            bound = f"at least {minimum}" if inclusive else f"more than {minimum}"
-            raise ValueError(f"must be {bound}, not {value}")
-
-    return check
-
-
-def _check_fraction(_: object, __: object, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"must be between 0 and 1, not {value}")
 
 
 def _check_message_length(_: object, __: object, value: int | None) -> None:
@@ -222,7 +206,7 @@ class PluginConfig:
     )
     """Seconds after which an instance is renewed: a successor is started, and when that is ready
     the instance is stopped."""
-    max_age_variance: float = attrs.field(default=0.1, validator=_check_fraction)
+    max_age_variance: float = attrs.field(default=0.1, validator=check_fraction)
     """Fraction by which `max_age` varies either way, so that instances that were started together
     are not renewed together."""
     renew_above: int | None = attrs.field(

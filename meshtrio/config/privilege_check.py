@@ -11,15 +11,15 @@ import os
 import pwd
 import stat
 
-from meshtrio.config.executable_check import ExecutionContext
+from meshtrio.config.executable_check import (
+    MAX_INTERPRETER_DEPTH,
+    MAX_SHEBANG_SIZE,
+    ExecutionContext,
+)
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.util.text import replace_surrogates
 
 _CAPABILITIES_XATTR = "security.capability"
-_MAX_SHEBANG_SIZE = 256
-"""Bytes of a #! line that the kernel reads (BINPRM_BUF_SIZE)."""
-_MAX_INTERPRETER_DEPTH = 5
-"""Maximum number of scripts that are interpreters of one another."""
 _CAP_KILL = 5
 
 
@@ -60,7 +60,7 @@ def _has_cap_kill() -> bool:
 
 def _resolve_binary(path: str) -> str:
     """Return the binary that is executed: the interpreter if the program is a script."""
-    for _ in range(_MAX_INTERPRETER_DEPTH):
+    for _ in range(MAX_INTERPRETER_DEPTH):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
@@ -68,7 +68,7 @@ def _resolve_binary(path: str) -> str:
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return ""
-            head = file.read(_MAX_SHEBANG_SIZE)
+            head = file.read(MAX_SHEBANG_SIZE)
         words = head[2:].partition(b"\n")[0].split(maxsplit=1) if head[:2] == b"#!" else []
         if not words:
             return path

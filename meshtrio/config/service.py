@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from meshtrio.config.plugin import at_least
 from meshtrio.config.service_names import check_service_name
+from meshtrio.config.validators import at_least
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address, ClientTlsConfig

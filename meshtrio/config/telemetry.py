@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 from attrs.validators import ge
 
 from meshtrio import contract
 from meshtrio.config.otlp_endpoint import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_HEADERS,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
     OtlpEndpoint,
     headers_from_environment,
     normalize_headers,
 )
+from meshtrio.config.validators import check_fraction
 from meshtrio.util.address import Address, ClientTlsConfig
-
-if TYPE_CHECKING:
-    from meshtrio.config.plugin import PluginConfig
 
 _MIB = 2**20
 METRICS_FROM_MESH, METRICS_OFF = contract.METRICS_FROM_MESH, "off"
@@ -69,11 +62,6 @@ def _check_binary_log(_: object, __: object, value: str | None) -> None:
         BinaryLogFilter.parse(value)
 
 
-def _check_ratio(_: object, __: object, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"must be between 0 and 1, not {value}")
-
-
 @attrs.frozen
 class TelemetryConfig:
     """Metrics, traces and binary logs of the mesh and its plugins, all of them off by default.
@@ -98,7 +86,7 @@ class TelemetryConfig:
     )
     """Header fields of export requests, such as an API key. Without any, those of the variable
     OTEL_EXPORTER_OTLP_HEADERS are used, which keeps secrets out of files."""
-    sampling: float = attrs.field(default=1.0, validator=_check_ratio)
+    sampling: float = attrs.field(default=1.0, validator=check_fraction)
     """Ratio of the calls without a parent that are sampled, from 0 to 1; others follow their
     parent."""
     experimental: bool = False
@@ -128,7 +116,9 @@ class TelemetryConfig:
         if self.traces_tls is not None and not self.traces.startswith(("tcp:", "https:")):
             found.append(f"traces_tls is for a collector on tcp:… or https://…, not {self.traces}")
         elif self.traces_tls is not None and self.traces_tls.server_name is not None:
-            found.append("traces_tls: plugins cannot be told a server_name; have traces name it")
+            found.append(
+                "traces_tls: server_name cannot be passed to plugins; use it as the host of traces"
+            )
         if not self.traces_headers:
             try:
                 headers_from_environment()
@@ -152,52 +142,3 @@ class TelemetryConfig:
     def max_binary_log_bytes(self) -> int:
         """Maximum size of a file of a binary log, in bytes."""
         return self.binary_log_size * _MIB
-
-    def plugin_environment(self, plugin: PluginConfig, number: int, slot: int) -> dict[str, str]:
-        """What an instance is told; `place` 1 is its successor's."""
-        told = {}
-        if plugin.metrics not in (METRICS_FROM_MESH, METRICS_OFF):
-            base = parse_host_port(plugin.metrics)
-            port = base.port + number + slot * plugin.instances
-            told[contract.PLUGIN_METRICS] = str(attrs.evolve(base, port=port)).removeprefix("tcp:")
-        elif plugin.metrics == METRICS_FROM_MESH and self.metrics is not None:
-            told[contract.PLUGIN_METRICS] = METRICS_FROM_MESH
-        if told and self.experimental:
-            told[contract.PLUGIN_METRICS_EXPERIMENTAL] = "1"
-        if self.otlp_endpoint is not None:
-            about = self._tracing_environment(plugin.service, number)
-            # A plugin that sends its spans elsewhere does so by its own rules.
-            if (
-                not {OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT}
-                & plugin.env.keys()
-            ):
-                about |= self.otlp_endpoint.environment
-            # What is said for traces would go before what it says for all signals.
-            if OTEL_EXPORTER_OTLP_HEADERS in plugin.env:
-                about.pop(OTEL_EXPORTER_OTLP_TRACES_HEADERS, None)
-            told |= {key: value for key, value in about.items() if key not in plugin.env}
-        return told
-
-    def binary_log_environment(self, plugin: PluginConfig, runtime_dir: Path) -> dict[str, str]:
-        """What it is told of binary logs."""
-        wanted = plugin.env.get(contract.GRPC_BINARY_LOG_FILTER, self.binary_log)
-        if wanted is None:
-            return {}
-        return {
-            contract.GRPC_BINARY_LOG_FILTER: wanted,
-            contract.PLUGIN_BINARY_LOG_FOLDER: str(
-                self.binary_log_directory(runtime_dir).absolute()
-            ),
-            contract.PLUGIN_BINARY_LOG_SIZE: str(self.max_binary_log_bytes),
-            contract.PLUGIN_BINARY_LOG_FILES: str(self.binary_log_files),
-        }
-
-    def _tracing_environment(self, service: str, number: int) -> dict[str, str]:
-        """Source: OpenTelemetry Environment Variable Specification."""
-        return {
-            "OTEL_TRACES_EXPORTER": "otlp",
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": f"{self.sampling:g}",
-            "OTEL_SERVICE_NAME": service,
-            "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={number}",
-        }

@@ -1,196 +1,181 @@
-"""A row of the supervisor's table: one instance, whose processes come and go."""
+"""One instance of a plugin: its phase, its runs, and what is known of those before."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from random import Random
 
 import attrs
-import trio
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.event_text import format_last_stderr_line
-from meshtrio.supervisor.policy.plan import DesiredState
 from meshtrio.supervisor.policy.restart import Exit, RestartHistory
-from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.process.leftover_killer import UnkillableProcess
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.policy.state import (
+    InstanceEvent,
+    InstancePhase,
+    InstanceState,
+    next_phase,
+)
+from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
+
+_IDLE_STATES = {
+    InstancePhase.WAITING: InstanceState.PENDING,
+    InstancePhase.BACKOFF: InstanceState.BACKOFF,
+    InstancePhase.STOPPED: InstanceState.STOPPED,
+    InstancePhase.EXITED: InstanceState.EXITED,
+    InstancePhase.FAILED: InstanceState.FAILED,
+}
+"""How an instance without an active run is shown, by its phase; otherwise its last runs drain."""
 
 
 @attrs.frozen
 class InstanceStatus:
-    """An instance as it is now; times are seconds."""
+    """An instance as it is now."""
 
     name: str
+    """The name of its plugin."""
     instance: int
+    """Its number, from 0."""
     state: InstanceState
+    """What its process is doing, or why it has none."""
     pid: int | None
+    """The process id of its active run, None if it has none."""
     restarts: int
+    """How many times it was started again after it had ended by itself."""
     uptime: float | None
+    """Seconds since its process was started, None if it has none."""
     socket: Path
+    """The Unix socket of its active run, or of its next one."""
     reason: str
+    """How its last process ended, unless it is ready, and which processes cannot be killed."""
+
+
+@attrs.define(eq=False)
+class Replacement:
+    """A request to replace the active run of an instance, until it is carried out or fails."""
+
+    reason: str
+    """Why the run is to be replaced, as a phrase."""
+    is_finished: bool = False
+    """Whether there is an outcome."""
+    failure: str = ""
+    """Why the run was not replaced, as a sentence; "" if it was."""
 
 
 @attrs.define(eq=False)
 class Instance:
-    """What the supervisor knows of an instance, and what it is to come to. See `plan.Entry`.
+    """One instance of a plugin: see `policy.state` for its phases, and `plan.InstanceView`.
 
-    It has one life at a time, but while it is renewed: then a successor is started beside it, and
-    takes its place once it is ready.
+    It has one run at a time, except while that is replaced: then a replacement is started in
+    addition, and becomes the active run once it is ready. Requests (`request_...`) and what the
+    supervisor carries out change the phase; only the supervisor launches and terminates runs.
     """
 
     config: PluginConfig
+    """The configuration that its next process gets."""
     number: int
-    desired_state: DesiredState = DesiredState.RUNNING
-    history: RestartHistory = attrs.field(factory=RestartHistory)
+    """Its number among the instances of its plugin, from 0."""
+    phase: InstancePhase = InstancePhase.WAITING
+    """What the supervisor is doing with it."""
     active_run: ProcessRun | None = None
-    replacement: ProcessRun | None = None
+    """The run that serves, or is to serve."""
+    replacement_run: ProcessRun | None = None
+    """The run that is to become the active one."""
     draining_runs: list[ProcessRun] = attrs.field(factory=list)
-    """Those whose place was taken, while they drain."""
-    replace_reason: str = ""
-    """Why it is to be renewed, while it is."""
-    last_replace_failure: str = ""
-    """Why the last renewal came to nothing."""
+    """Runs that are neither: their end is awaited."""
+    replacement: Replacement | None = None
+    """The request to replace the active run, while there is one."""
     replace_failures: int = 0
-    """How many in a row came to nothing."""
+    """Number of replacements in a row that failed."""
     next_replace_at: float = -math.inf
-    """When it may be renewed again for its age or size, after one that came to nothing."""
-    failed_starts: int = 0
-    """How many of its processes ended by themselves, or were ended, before they were ready."""
-    last_exit: Exit | None = None
-    """Of the last process that it had."""
-    idle_state: InstanceState = InstanceState.PENDING
-    """Its state while it has no process."""
+    """The earliest time of the next replacement for age or size, after one that failed."""
+    history: RestartHistory = attrs.field(factory=RestartHistory)
+    """Its restarts and failures, as the restart policy counts them."""
     start_at: float = -math.inf
+    """The earliest time of its next start, in seconds of the monotonic clock."""
     batch: int = 0
+    """The instances that are restarted with it have the same number; 0 for none."""
+    failed_starts: int = 0
+    """Number of its processes that ended before they were ready, without a request to stop."""
+    last_exit: Exit | None = None
+    """How the last process that was active ended."""
     exit_reason: str = ""
-    """How the last life ended."""
+    """How the last process ended, as a phrase, or why it is not started again."""
     unkillable: tuple[UnkillableProcess, ...] = ()
-    """Processes of it that cannot be killed and run on."""
+    """Processes of it that cannot be killed and still run."""
     line_buffer: LineBuffer = attrs.field(factory=LineBuffer)
-    """What it wrote last."""
+    """The last lines that its processes wrote."""
     slot: int = 0
-    """Which of its two sockets its life has; a successor has the other."""
+    """Which of its two addresses the active run has; a replacement gets the other one."""
 
     @property
     def plugin(self) -> str:
+        """The name of its plugin."""
         return self.config.name
 
     @property
     def key(self) -> tuple[str, int]:
-        """Its plugin and its number, which no other instance has both of."""
+        """The name of its plugin and its number, which identify it."""
         return self.plugin, self.number
 
     @property
+    def name(self) -> str:
+        """Its name in messages, `plugin/number`."""
+        return f"{self.plugin}/{self.number}"
+
+    @property
     def last_stderr_line(self) -> str:
-        """What its last process wrote to stderr last, which in most languages names the error."""
+        """What to append to a message about its last process: the last line of its stderr."""
         return "" if self.last_exit is None else format_last_stderr_line(self.last_exit.stderr_tail)
 
     def apply_config(self, config: PluginConfig) -> None:
-        """Go by another config, from the next process on; by its log level at once."""
+        """Use `config` for the next process; its log level applies to the running ones, too."""
         self.config = config
-        for life in self.runs():
-            life.output_reader.log_level = config.output.log_level
+        for run in self.runs():
+            run.output_reader.log_level = config.output.log_level
+
+    # -- state -------------------------------------------------------------------------------
 
     def runs(self) -> list[ProcessRun]:
-        """All there are, the one in office first."""
-        found = [life for life in (self.active_run, self.replacement) if life is not None]
-        return found + self.draining_runs
+        """Return all runs that have not ended, the active one first."""
+        serving = (self.active_run, self.replacement_run)
+        return [*(run for run in serving if run is not None), *self.draining_runs]
 
     @property
     def is_running(self) -> bool:
+        """Whether it has any run."""
         return bool(self.runs())
 
     @property
-    def is_stopping(self) -> bool:
-        return all(life.is_stop_requested for life in self.runs())
-
-    @property
     def is_starting(self) -> bool:
+        """Whether its active run has not been ready yet."""
         return self.active_run is not None and self.active_run.is_starting
 
     @property
     def is_ready(self) -> bool:
+        """Whether its active run is ready."""
         return self.active_run is not None and self.active_run.is_ready
 
     @property
     def state(self) -> InstanceState:
-        return self.idle_state if self.active_run is None else self.active_run.state
+        """Its state as it is shown."""
+        if self.active_run is not None:
+            return self.active_run.state
+        return _IDLE_STATES.get(self.phase, InstanceState.STOPPING)
 
     @property
     def process(self) -> PluginProcess | None:
+        """The process of its active run, None if it has none."""
         return None if self.active_run is None else self.active_run.process
 
-    def record_rss(self, rss_by_group: Mapping[int, int]) -> None:
-        for life in self.runs():
-            if life.process is not None:
-                life.record_rss(rss_by_group.get(life.process.pid, 0))
-
-    def find_replace_reason(self, rng: Random, is_socket_removed: Callable[[Path], bool]) -> str:
-        """Why a successor should take its place, "" where there is no reason to."""
-        life, config = self.active_run, self.config
-        if life is None or not life.is_ready or life.is_kill_requested:
-            return ""
-        if trio.current_time() < self.next_replace_at:
-            return ""
-        if config.max_age is not None:
-            if life.max_age_factor is None:
-                life.max_age_factor = 1 + config.max_age_variance * (2 * rng.random() - 1)
-            if life.uptime > config.max_age * life.max_age_factor:
-                return f"it is {life.uptime:.0f} s old"
-        if config.renew_above is not None and life.rss > config.renew_above:
-            return f"it uses {life.rss:,} bytes of memory"
-        if config.listen is None and is_socket_removed(life.socket):
-            return f"somebody has removed {life.socket}"
-        return ""
-
-    def stop(self, drain_delay: float) -> None:
-        """See `ProcessRun.stop`."""
-        self.replace_reason = ""
-        for life in self.runs():
-            life.stop(drain_delay)
-
-    def promote(self, drain_delay: float) -> None:
-        """Put the successor in office."""
-        assert self.active_run is not None
-        assert self.replacement is not None
-        self.active_run.stop(drain_delay)
-        self.draining_runs.append(self.active_run)
-        self.active_run, self.replacement, self.replace_reason = self.replacement, None, ""
-        self.replace_failures, self.next_replace_at = 0, -math.inf
-        self.slot = 1 - self.slot
-
-    def handle_exit(self, run: ProcessRun) -> bool:
-        """Take out a life that has ended; True if nobody is in office any more because of it."""
-        assert run.exit is not None
-        if run is self.replacement:
-            self.replacement, self.replace_reason = None, ""
-            self.last_replace_failure = f"{run.exit}{format_last_stderr_line(run.exit.stderr_tail)}"
-            self.replace_failures += 1
-            return False
-        if run is self.active_run:
-            self.last_exit = run.exit
-            self.failed_starts += run.ready_at is None and not run.is_stop_requested
-        if run is not self.active_run:
-            self.draining_runs.remove(run)
-        elif self.replacement is not None:
-            self.active_run, self.replacement, self.replace_reason = self.replacement, None, ""
-            self.replace_failures, self.next_replace_at = 0, -math.inf
-            self.slot = 1 - self.slot
-        else:
-            self.active_run, self.replace_reason = None, ""
-            return True
-        return False
-
-    def status(self, socket: Path) -> InstanceStatus:
-        """`socket` is where it would be, were it not running."""
-        life = self.active_run
-        process = life.process if life is not None else None
-        socket = life.socket if life is not None else socket
+    def status(self, next_socket: Path) -> InstanceStatus:
+        """Return its status; `next_socket` is that of its next run, should it have none now."""
+        run = self.active_run
+        process = self.process
         reasons = ["" if self.is_ready else self.exit_reason, *map(str, self.unkillable)]
         return InstanceStatus(
             name=self.plugin,
@@ -198,7 +183,147 @@ class Instance:
             state=self.state,
             pid=process.pid if process is not None else None,
             restarts=self.history.restarts,
-            uptime=life.uptime if life is not None and process is not None else None,
-            socket=socket,
+            uptime=run.uptime if run is not None and process is not None else None,
+            socket=run.socket if run is not None else next_socket,
             reason="; ".join(filter(None, reasons)),
         )
+
+    def record_rss(self, rss_by_group: Mapping[int, int]) -> None:
+        """Record the resident memory of its runs, in bytes by process group."""
+        for run in self.runs():
+            if run.process is not None:
+                run.record_rss(rss_by_group.get(run.process.pid, 0))
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def request_start(self) -> None:
+        """Have it run; an instance that is being stopped is started again after that."""
+        if self.phase.is_final:
+            self.reset_history()
+        self._apply(InstanceEvent.START)
+        if self.phase.is_waiting:
+            self.start_at = -math.inf
+
+    def request_stop(self) -> None:
+        """Have it down until `request_start`."""
+        self._apply(InstanceEvent.STOP)
+        self._cancel_replacement()
+
+    def request_restart(self, batch: int) -> None:
+        """Have it stopped and started again with the others of `batch`, unless it is to be down."""
+        self._apply(InstanceEvent.RESTART)
+        if self.phase.is_waiting or self.phase.is_restarting:
+            self.batch = batch
+            self._cancel_replacement()
+
+    def request_replacement(self, reason: str) -> Replacement:
+        """Have the active run replaced; joins the replacement that is in progress, if any."""
+        self._apply(InstanceEvent.REPLACE)
+        if self.replacement is None:
+            self.replacement = Replacement(reason)
+        return self.replacement
+
+    def reset_history(self) -> None:
+        """Forget past failures; only the total of restarts is kept."""
+        self.history = RestartHistory(restarts=self.history.restarts)
+
+    def _cancel_replacement(self) -> None:
+        if self.replacement_run is not None:
+            self.draining_runs.append(self.replacement_run)
+            self.replacement_run = None
+        self._finish_replacement(f"{self.name} was stopped before it was replaced")
+
+    def _finish_replacement(self, failure: str = "") -> None:
+        if self.replacement is not None:
+            self.replacement.is_finished, self.replacement.failure = True, failure
+            self.replacement = None
+
+    # -- what the supervisor carries out -----------------------------------------------------
+
+    def launch(self, run: ProcessRun) -> None:
+        """Make a new run the active one."""
+        self._apply(InstanceEvent.LAUNCH)
+        self.active_run, self.batch = run, 0
+
+    def launch_replacement(self, run: ProcessRun) -> None:
+        """Record the run that is to become the active one once it is ready."""
+        self._apply(InstanceEvent.LAUNCH)
+        self.replacement_run = run
+
+    def promote(self, drain_delay: float) -> None:
+        """Make the replacement the active run, and stop the other; see `ProcessRun.stop`."""
+        assert self.active_run is not None
+        self.active_run.stop(drain_delay)
+        self.draining_runs.append(self.active_run)
+        self._activate_replacement()
+
+    def terminate(self, drain_delay: float) -> None:
+        """Stop all runs; see `ProcessRun.stop`."""
+        self._apply(InstanceEvent.TERMINATE)
+        for run in self.runs():
+            run.stop(drain_delay)
+
+    def _activate_replacement(self) -> None:
+        self._apply(InstanceEvent.PROMOTE)
+        self.active_run, self.replacement_run = self.replacement_run, None
+        self.replace_failures, self.next_replace_at = 0, -math.inf
+        self.slot = 1 - self.slot
+        self._finish_replacement()
+
+    # -- ends of runs ------------------------------------------------------------------------
+
+    def handle_exit(self, run: ProcessRun) -> bool:
+        """Remove a run that has ended.
+
+        Returns:
+            Whether the restart policy has to decide what follows, by `retry`, `complete` or
+            `fail`: the active run has ended, without a request and without a replacement.
+        """
+        assert run.exit is not None
+        is_active, is_replacement = run is self.active_run, run is self.replacement_run
+        if is_active:
+            self.last_exit = run.exit
+            self.failed_starts += run.ready_at is None and not run.is_stop_requested
+        if is_active and self.phase is InstancePhase.REPLACING:
+            self._activate_replacement()
+            return False
+        if is_active:
+            self.active_run = None
+        elif is_replacement:
+            self.replacement_run = None
+        else:
+            self.draining_runs.remove(run)
+        if self.phase.is_leaving:
+            if not self.is_running:
+                self.exit_reason = str(run.exit)
+                self._apply(InstanceEvent.ALL_EXITED)
+            return False
+        if is_replacement:
+            self.replace_failures += 1
+            self._apply(InstanceEvent.ABANDON)
+            self._finish_replacement(
+                f"the replacement of {self.name} {run.exit}"
+                f"{format_last_stderr_line(run.exit.stderr_tail)}; the active process keeps running"
+            )
+        return is_active
+
+    def retry(self, history: RestartHistory, start_at: float) -> None:
+        """Start it again at `start_at` (seconds, monotonic)."""
+        self._handle_active_exit(InstanceEvent.RETRY)
+        self.history, self.start_at = history, start_at
+
+    def complete(self) -> None:
+        """Leave it down, its work done."""
+        self._handle_active_exit(InstanceEvent.COMPLETE)
+
+    def fail(self) -> None:
+        """Leave it down, as failed."""
+        self._handle_active_exit(InstanceEvent.FAIL)
+
+    def _handle_active_exit(self, event: InstanceEvent) -> None:
+        self._apply(event)
+        self.exit_reason = str(self.last_exit)
+        self._finish_replacement(f"{self.name} {self.last_exit} before it was replaced")
+
+    def _apply(self, event: InstanceEvent) -> None:
+        self.phase = next_phase(self.phase, event)

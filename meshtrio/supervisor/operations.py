@@ -6,7 +6,6 @@ rest of a rolling restart, which goes on instance by instance as it is waited fo
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -18,10 +17,9 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.policy.plan import DesiredState
-from meshtrio.supervisor.policy.restart import Exit, RestartHistory
-from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.process.output_lines import OutputLine
+from meshtrio.supervisor.policy.restart import Exit
+from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -74,7 +72,7 @@ class Operations:
         """
         children = self._instances_of(name)
         for child in children:
-            self._request_start(child)
+            self._supervisor.request_start(child)
         await self._wait_ready(children)
 
     async def stop(self, name: str) -> None:
@@ -223,72 +221,51 @@ class Operations:
             return frozenset(config.topology().plugins_in(name))
         return frozenset([self._plugin(name).name])
 
-    def _request_start(self, instance: Instance) -> None:
-        if not instance.is_running:
-            instance.start_at = -math.inf
-        if instance.desired_state is DesiredState.STOPPED and not instance.is_running:
-            instance.idle_state = InstanceState.PENDING
-            instance.history = RestartHistory(restarts=instance.history.restarts)
-        if instance.desired_state is DesiredState.STOPPED:
-            # One that is still being stopped goes on to another life.
-            instance.desired_state = (
-                DesiredState.RESTARTED if instance.is_running else DesiredState.RUNNING
-            )
-
     async def _wait_ready(self, instances: Sequence[Instance]) -> None:
         """Wait until all are ready. Raises PluginFailedError as soon as one fails to start, or one
         that it cannot be started without."""
         failed_before = {child: child.failed_starts for child in self._supervisor.instances}
 
+        def is_up(child: Instance) -> bool:
+            return child.is_ready and not child.phase.is_leaving
+
         def has_failed(child: Instance) -> bool:
             failed = child.failed_starts > failed_before.get(child, 0)
-            return not child.is_ready and (
-                failed or (child.desired_state is DesiredState.STOPPED and not child.is_running)
-            )
+            return not is_up(child) and (failed or (child.phase.is_final and not child.is_running))
 
         def failures() -> list[str]:
             found = [_describe_failure(child) for child in instances if has_failed(child)]
             if not found:
                 found = [
-                    f"{_instance_name(child)} waits for {_describe_failure(instances[0])}"
+                    f"{child.name} waits for {_describe_failure(instances[0])}"
                     for child in instances
                     for instances in self._supervisor.find_unready_dependencies(child)
                     if all(map(has_failed, instances))
                 ]
             return found
 
-        await self._supervisor.wait_until(
-            lambda: all(c.is_ready for c in instances) or bool(failures())
-        )
+        await self._supervisor.wait_until(lambda: all(map(is_up, instances)) or bool(failures()))
         if failed := failures():
             raise PluginFailedError("\n".join(failed))
 
     async def _stop_and_wait(self, instances: Sequence[Instance]) -> tuple[DrainResult, ...]:
         lives = {child: child.active_run for child in instances}
         for child in instances:
-            child.desired_state = DesiredState.STOPPED
-            if not child.is_running and child.idle_state in (
-                InstanceState.PENDING,
-                InstanceState.BACKOFF,
-            ):
-                child.idle_state = InstanceState.STOPPED
+            child.request_stop()
         await self._supervisor.wait_until(lambda: not any(child.is_running for child in instances))
         return tuple(_make_drain_result(child, life) for child, life in lives.items())
 
     async def _replace(self, instance: Instance, reason: str) -> None:
-        if not instance.is_ready:
-            self._request_start(instance)
+        if not instance.is_ready or instance.phase.is_leaving:
+            self._supervisor.request_start(instance)
             await self._wait_ready([instance])
             return
-        instance.replace_reason, instance.last_replace_failure = reason, ""
+        replacement = instance.request_replacement(reason)
         await self._supervisor.wait_until(
-            lambda: not instance.replace_reason and not instance.draining_runs
+            lambda: replacement.is_finished and not instance.draining_runs
         )
-        if instance.last_replace_failure:
-            raise PluginFailedError(
-                f"a successor of {_instance_name(instance)} "
-                f"{instance.last_replace_failure}; the one in office goes on"
-            )
+        if replacement.failure:
+            raise PluginFailedError(replacement.failure)
 
     async def _apply_instance_count(self, name: str) -> None:
         """Have as many instances as the config says."""
@@ -304,23 +281,16 @@ class Operations:
     async def _replace_all(self, name: str) -> None:
         await self._apply_instance_count(name)
         for child in self._instances_of(name):
-            if child.desired_state is DesiredState.RUNNING:
+            if not child.phase.is_leaving and not child.phase.is_final:
                 await self._replace(child, "its config has changed")
-
-
-def _instance_name(instance: Instance) -> str:
-    return f"{instance.plugin}/{instance.number}"
 
 
 def _describe_failure(instance: Instance) -> str:
     """How an instance failed to start, and what becomes of it."""
-    if (
-        instance.desired_state is DesiredState.STOPPED
-        and instance.idle_state is InstanceState.STOPPED
-    ):
-        return f"{_instance_name(instance)} is stopped"
-    text = f"{_instance_name(instance)} {instance.exit_reason}{instance.last_stderr_line}"
-    if instance.idle_state is InstanceState.BACKOFF and instance.active_run is None:
+    if instance.phase is InstancePhase.STOPPED:
+        return f"{instance.name} is stopped"
+    text = f"{instance.name} {instance.exit_reason}{instance.last_stderr_line}"
+    if instance.phase is InstancePhase.BACKOFF:
         text += f"; it is started again in {max(instance.start_at - trio.current_time(), 0):.1f} s"
     return text
 

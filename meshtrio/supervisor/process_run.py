@@ -1,48 +1,42 @@
-"""One life of an instance: one process, from its start to when it and its group are gone."""
+"""One run of an instance: one process, from its start to when it and its group are gone."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
 
-from meshtrio import contract
-from meshtrio.config import PluginConfig
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
-from meshtrio.runtime_dir import directory
-from meshtrio.supervisor import events, liveness
-from meshtrio.supervisor.effects import RunContext
+from meshtrio.config import PluginConfig, TelemetryConfig
+from meshtrio.discovery.registry import Registry
+from meshtrio.runtime_dir import directory as runtime_dir
+from meshtrio.supervisor import events
+from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.environment import child_environment
+from meshtrio.supervisor.health_monitor import HealthMonitor
+from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.policy.restart import Exit, ExitCause
-from meshtrio.supervisor.policy.state import InstanceState, transition
-from meshtrio.supervisor.probe import Connect, HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process.command import (
-    build_command,
-    build_environment,
-    check_executable,
-    message_length_environment,
-    tls_environment,
+from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure
+from meshtrio.supervisor.policy.state import InstanceState, next_run_state
+from meshtrio.supervisor.probe import HealthCheckResult
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    RunIdentity,
+    get_boot_ticks,
 )
-from meshtrio.supervisor.process.leftover_killer import RunIdentity, get_boot_ticks
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.start_failures import (
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.start_failures import (
     EXEC_FAILED_STATUSES,
-    PROGRAM_ERRNOS,
-    explain_start_failure,
-    is_resource_exhaustion,
 )
-from meshtrio.supervisor.process_observer import ProcessObserver
+from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
@@ -50,138 +44,163 @@ from meshtrio.util.text import replace_surrogates
 _log = logging.getLogger("meshtrio.mesh")
 
 _OUTPUT_TIMEOUT = 0.02
-"""Seconds the last output of a dead process has to be read in before its callers are told."""
+"""Seconds in which the last output of a dead process is read before callers learn of its exit."""
 _UNKNOWN_STATUS_REASON = (
     "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
     "or ignores SIGCHLD"
 )
 
 
-@attrs.frozen
-class _Failure:
-    """Why the mesh ends a process that nobody asked it to; `stuck` ones get no time to drain."""
-
-    reason: str
-    cause: ExitCause | None = None
-
-    @property
-    def is_stuck(self) -> bool:
-        return self.cause in (ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT)
-
-
 class ProcessRun:
-    """`run` owns the process and its entry in the registry; `changed` is called at each change."""
+    """Owns one process and its entry in the registry while `run` runs."""
 
     def __init__(
         self,
         config: PluginConfig,
         number: int,
         slot: int,
+        *,
         socket: Path,
-        context: RunContext,
+        mesh_socket: Path,
+        telemetry: TelemetryConfig,
+        registry: Registry,
+        effects: Effects,
         line_buffer: LineBuffer,
+        emit: Callable[..., None],
         on_change: Callable[[], None],
     ) -> None:
+        """Create a run; `run` starts its process.
+
+        Args:
+            config: The plugin's configuration.
+            number: The number of the instance.
+            slot: Which of the instance's two addresses the process uses.
+            socket: The Unix socket at which it serves, unless its config has `listen`.
+            mesh_socket: The mesh's own socket, in its runtime directory.
+            telemetry: What the plugin is to measure and trace.
+            registry: Where it is registered while it is ready.
+            effects: Starts, probes and guards the process.
+            line_buffer: Where the last lines that it writes are kept.
+            emit: Called as `emit(kind, **values)` for each lifecycle event of the instance.
+            on_change: Called after each change of `state`.
+        """
         self.config = config
         self.number = number
         self.socket = socket
-        self._slot = slot
-        self._listen_address = config.instance_address(number, slot)
         self.state = InstanceState.PENDING
         self.process: PluginProcess | None = None
         self.launch_id = secrets.token_hex(8)
-        """What its processes are known by, whatever becomes of their group."""
+        """The id that its processes inherit, by which they are found if they leave their group."""
         self.identity: RunIdentity | None = None
-        """What its processes are known by, once there may be something of it to clean up."""
+        """What its processes are found by; None before there can be any."""
         self.started_at = trio.current_time()
         self.ready_at: float | None = None
         """When it was first ready, None if it has not been yet."""
         self.exit: Exit | None = None
-        """Set once it is over."""
+        """How it ended; set before its state is ENDED."""
         self.is_stop_requested = False
-        """Somebody wants it to stop."""
+        """Whether `stop` was called."""
         self.was_killed = False
-        """It was asked to stop and had to be killed."""
+        """Whether it did not stop in time on request, and was killed."""
         self.last_check: HealthCheckResult | None = None
-        """What the last health check found."""
+        """The result of its last health check."""
         self.rss = 0
-        """Bytes that its process group had in memory when that was last looked at."""
+        """Bytes of resident memory of its process group, when they were last read."""
         self.max_age_factor: float | None = None
-        """Of its config's max_age, drawn by lot, after which it is renewed."""
+        """The random factor of its config's `max_age`; None until it is drawn."""
         self.applied_log_level = config.output.log_level
-        """The log level that its process has been told: with its environment, to begin with."""
-        self._drain_delay = 0.0
-        self._kill_requested = trio.Event()
-        self._kill_failure = _Failure("")
-        self._socket_replaced = trio.Event()
-        self._server_verifier: ServerVerifier | None = None
-        self._context = context
-        self.output_reader = OutputReader(config.output, line_buffer, self._emit)
+        """The log level that its process uses: at first, the one in its environment."""
+        self.output_reader = OutputReader(config.output, line_buffer, emit)
+        self._slot = slot
+        self._mesh_socket = mesh_socket
+        self._telemetry = telemetry
+        self._effects = effects
+        self._emit = emit
         self._on_change = on_change
+        self._listen_address = config.instance_address(number, slot)
+        self._address = self._listen_address or f"unix:{socket}"
+        self._registration = Registration(registry, config, number, self.launch_id, self._address)
+        self._verifier: ServerVerifier | None = None
+        self._health: HealthMonitor | None = None
+        self._drain_delay = 0.0
+        self._failure = RunFailure("")
+        self._kill_requested = trio.Event()
         self._cancel_scope = trio.CancelScope()
-        self._endpoint_id = ""
-        """Under which it is in the registry, or was last."""
+
+    # -- views -------------------------------------------------------------------------------
 
     @property
     def is_kill_requested(self) -> bool:
-        """It is about to be ended, for what it uses or because another has its address."""
+        """Whether it is about to be ended for its memory, or because another server has its
+        address."""
         return self._kill_requested.is_set()
 
     @property
     def is_starting(self) -> bool:
+        """Whether it has not been ready yet."""
         return self.state in (InstanceState.PENDING, InstanceState.STARTING)
 
     @property
     def is_ready(self) -> bool:
+        """Whether it is ready."""
         return self.state is InstanceState.READY
 
     @property
     def uptime(self) -> float:
+        """Seconds since it was started."""
         return trio.current_time() - self.started_at
-
-    @property
-    def cut_calls_known(self) -> bool:
-        """Whether its listener knows of all calls that were cut; one never ready has had none."""
-        return self.ready_at is None or self.output_reader.has_drain_report
 
     @property
     def since_ready(self) -> float | None:
         """Seconds since it was first ready, None if it has not been yet."""
         return None if self.ready_at is None else trio.current_time() - self.ready_at
 
-    def stop(self, drain_delay: float = 0.0) -> None:
-        """Have it stopped: SIGTERM, its stop_timeout, SIGKILL. `run` returns when it is gone.
+    @property
+    def cut_calls_known(self) -> bool:
+        """Whether all calls that were cut are known; a run that was never ready has had none."""
+        return self.ready_at is None or self.output_reader.has_drain_report
 
-        `notice`: seconds from leaving the registry to SIGTERM, in which calls that were on their
-        way arrive. meshtrio's plugins serve those anyway; other servers may turn them away.
+    # -- requests ----------------------------------------------------------------------------
+
+    def stop(self, drain_delay: float = 0.0) -> None:
+        """Stop it: SIGTERM, then SIGKILL after its `stop_timeout`. `run` returns when it is gone.
+
+        Args:
+            drain_delay: Seconds from leaving the registry to SIGTERM, in which calls that are on
+                their way arrive. Plugins made with meshtrio serve those in any case; other servers
+                may reject them.
         """
         self.is_stop_requested = True
         self._drain_delay = drain_delay
         self._cancel_scope.cancel()
 
     def record_rss(self, rss: int) -> None:
-        """Take note of what its process group has in memory; too much is its end."""
-        self.rss = rss
-        most = self.config.containment.memory
-        if most is not None and rss > most:
-            reason = f"used {rss:,} bytes of memory, and may use {most:,}"
-            self._request_kill(_Failure(reason, ExitCause.MEMORY_LIMIT))
+        """Record the resident memory of its process group, in bytes; above the limit it is ended.
 
-    def _request_kill(self, failure: _Failure) -> None:
-        self._kill_failure = failure
-        self._kill_requested.set()
+        A limit below is the config's: `Containment.memory`.
+        """
+        self.rss = rss
+        limit = self.config.containment.memory
+        if limit is not None and rss > limit:
+            reason = f"used {rss:,} bytes of memory, and may use {limit:,}"
+            self._request_kill(RunFailure(reason, ExitCause.MEMORY_LIMIT))
 
     def check_socket(self) -> None:
-        """Have its health checked at once if another file has taken the place of its socket."""
-        if (
-            self.is_ready
-            and self._server_verifier is not None
-            and self._server_verifier.is_socket_replaced
-        ):
-            self._socket_replaced.set()
+        """Check its health at once if another file has taken the place of its socket."""
+        if self.is_ready and self._health is not None:
+            self._health.check_socket()
+
+    def _request_kill(self, failure: RunFailure) -> None:
+        self._failure = failure
+        self._kill_requested.set()
+
+    # -- life cycle --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Start the process and see it through to its end; when cancelled, stop it first."""
+        """Start the process and supervise it to its end.
+
+        Cancellation: Stops the process first, which takes up to its `stop_timeout`.
+        """
         with self._cancel_scope:
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
@@ -190,16 +209,16 @@ class ProcessRun:
                 # The process was stopped on the way here.
                 failure = self._internal_failure(exc)
                 self.exit = Exit(reason=failure.reason, explicit_cause=failure.cause)
-                with contextlib.suppress(Exception):  # It may be what has failed.
+                with contextlib.suppress(Exception):  # The registry may be what has failed.
                     self._deregister(str(self.exit), self.exit)
         if self.exit is None:
             self.exit = Exit(reason="was stopped before it was started")
         self._set_state(InstanceState.ENDED)
 
-    def _internal_failure(self, exc: BaseException) -> _Failure:
-        """Take an error of the mesh itself for the end of this process, and of nothing else.
+    def _internal_failure(self, exc: BaseException) -> RunFailure:
+        """Turn an error of the mesh itself into the failure of this run, and of nothing else.
 
-        Raises what is no error: cancellation, SystemExit and KeyboardInterrupt.
+        Raises what is not an error: cancellation, SystemExit and KeyboardInterrupt.
         """
         cancelled, error = split_cancelled(exc)
         if error is None or find_exit_exception(error) is not None:
@@ -208,42 +227,29 @@ class ProcessRun:
         if cancelled is not None:
             raise cancelled
         reason = f"was ended by an internal error of the mesh: {type(error).__name__}: {error}"
-        return _Failure(replace_surrogates(reason), ExitCause.INTERNAL_ERROR)
+        return RunFailure(replace_surrogates(reason), ExitCause.INTERNAL_ERROR)
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
-        command: Sequence[str] = ()
-        env: Mapping[str, str] = {}
+        launch = Launch(
+            self.config,
+            self._effects,
+            launch_id=self.launch_id,
+            socket=self.socket,
+            listen_address=self._listen_address,
+            build_environment=self._build_environment,
+        )
         try:
-            directory.prepare_plugin_socket(
-                self._context.mesh_socket.parent, self.config, self.socket
-            )
-            await self._check_port()
-            await check_executable(self.config)
-            uids = self._allowed_server_uids()
+            uids = await launch.prepare(self._mesh_socket.parent)
             self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-            cgroup = self._context.effects.create_cgroup(
-                self.launch_id, self.config.containment.memory
-            )
-            command = build_command(self.config, cgroup)
-            env = self._build_environment()
-            process = await self._context.effects.spawn(
-                command, env=env, cwd=self.config.cwd, cgroup=cgroup
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as exc:
-            # RuntimeError: no thread can be started any more.
-            reason = await self._explain_start_failure(exc, command, env)
-            cause = ExitCause.NOT_STARTED
-            self.exit = Exit(
-                reason=f"could not be started: {reason}",
-                explicit_cause=cause,
-                is_resource_exhaustion=is_resource_exhaustion(exc),
-            )
+            process = await launch.spawn()
+        except LAUNCH_ERRORS as exc:
+            self.exit = await launch.make_exit(exc)
             self._deregister(str(self.exit))
             self._emit(events.NotStarted, exit=self.exit)
             return
         self.process = process
-        self._server_verifier = ServerVerifier(
+        self._verifier = ServerVerifier(
             self._address,
             ProcessTree(process.pid, self.launch_id),
             uids,
@@ -251,156 +257,112 @@ class ProcessRun:
         )
         self.identity = attrs.evolve(self.identity, session_id=process.pid)
         try:
-            self._context.effects.guard.watch(process.pid, process.pidfd)
+            self._effects.guard.watch(process.pid, process.pidfd)
             self._emit(events.Starting, pid=process.pid, launch_id=self.launch_id)
             async with self.output_reader.reading(process) as output_ended:
-                await self._supervise_to_end(process, output_ended)
+                await self._supervise_to_end(process, self._verifier, output_ended)
         finally:
-            if self.exit is None:  # by an error before it was looked after
+            if self.exit is None:  # An error came before it was supervised.
                 with trio.CancelScope(shield=True):
                     await process.stop(0)
-            # What still runs, or is held as a zombie, is watched until it is reaped.
-            process.reap_later(partial(self._context.effects.guard.unwatch, process.pid))
+            # A process that still runs, or is held as a zombie, is guarded until it is reaped.
+            process.reap_later(partial(self._effects.guard.unwatch, process.pid))
             if process.is_reaped:
                 self.identity = attrs.evolve(self.identity, session_end_ticks=get_boot_ticks())
             self.process = None
 
-    async def _check_port(self) -> None:
-        """Refuse to start a process at whose address another program answers. Raises OSError."""
-        if self._listen_address is None or not self.config.verify_server:
-            return
-        if not await self._context.effects.is_address_in_use(self._listen_address):
-            return
-        reason = f"another program answers at {self._listen_address} already; stop it, or let the"
-        raise OSError(errno.EADDRINUSE, f"{reason} plugin have another port (`listen`)")
-
-    def _allowed_server_uids(self) -> frozenset[int] | None:
-        """The users of which its server has to have one, None for any. Raises KeyError."""
+    def _build_environment(self) -> dict[str, str]:
+        """Build the process's environment. Raises KeyError for a user that does not exist."""
         user = self.config.containment.user
-        if user is not None:
-            return frozenset({directory.resolve_ids(user, None)[0]})
-        return frozenset({os.geteuid(), 0}) if self.config.verify_server else None
+        return child_environment(
+            self.config,
+            self.number,
+            self._slot,
+            telemetry=self._telemetry,
+            launch_id=self.launch_id,
+            socket=self.socket,
+            mesh_socket=self._mesh_socket,
+            inherited=os.environ,
+            user=None if user is None else runtime_dir.look_up_user(user),
+        )
 
-    async def _explain_start_failure(
-        self, exc: Exception, command: Sequence[str], env: Mapping[str, str]
-    ) -> str:
-        reason = explain_start_failure(exc, self.config.argv()[0], command, env)
-        if isinstance(exc, OSError) and exc.errno in PROGRAM_ERRNOS:
-            problem = await self._context.effects.diagnose_program(self.config)
-            return f"{reason}: {problem}" if problem else reason
-        return reason
-
-    async def _supervise_to_end(self, process: PluginProcess, output_ended: trio.Event) -> None:
-        attended = False
+    async def _supervise_to_end(
+        self, process: PluginProcess, verifier: ServerVerifier, output_ended: trio.Event
+    ) -> None:
+        is_supervised = False
         try:
             try:
-                failure = await self._supervise(process)
+                failure = await self._supervise(process, verifier)
             except (Exception, BaseExceptionGroup) as exc:
                 failure = self._internal_failure(exc)
-            attended = True
+            is_supervised = True
         finally:
-            if not attended:
+            if not is_supervised:
                 await self._stop(process, output_ended)
         if not process.has_exited:
-            self._set_state(InstanceState.STOPPING)
-            tracer = process.find_tracer() if failure.is_stuck else None
-            if tracer is not None:
-                failure = attrs.evolve(
-                    failure, reason=f"{failure.reason}, while {tracer} traces it"
-                )
-            with trio.CancelScope(shield=True):
-                await self._terminate(process, failure)
+            failure = await self._terminate(process, failure)
         with trio.move_on_after(_OUTPUT_TIMEOUT, shield=True):
             await output_ended.wait()
         reason = failure.reason
-        if not reason and not self._endpoint_id and process.returncode in EXEC_FAILED_STATUSES:
-            reason = await self._context.effects.diagnose_program(self.config)
+        never_ran = process.returncode in EXEC_FAILED_STATUSES
+        if not reason and never_ran and not self._registration.was_registered:
+            reason = await self._effects.diagnose_program(self.config)
         self.exit = self._make_exit(process, reason, failure.cause)
         self._deregister(str(self.exit), self.exit)
         self._emit(events.Exited, pid=process.pid, exit=self.exit)
 
-    async def _supervise(self, process: PluginProcess) -> _Failure:
-        """Probe the process and wait for its end; gives why it has to be ended, "" if it did."""
-        failure = _Failure("")
+    async def _supervise(self, process: PluginProcess, verifier: ServerVerifier) -> RunFailure:
+        """Probe the process and wait for its end.
 
-        async def probe() -> None:
+        Returns:
+            Why the process has to be ended; one without a reason if it has ended by itself.
+        """
+        failure = RunFailure("")
+        self._health = health = HealthMonitor(
+            self.config,
+            process.pid,
+            self._address,
+            verifier,
+            self._effects,
+            on_ready=partial(self._mark_ready, process),
+            on_result=partial(self._on_check_result, process),
+        )
+
+        async def check_health() -> None:
             nonlocal failure
-            failure = await self._run_probes(process)
+            failure = await health.run()
             nursery.cancel_scope.cancel()
 
-        async def condemned() -> None:
+        async def wait_for_kill_request() -> None:
             nonlocal failure
             await self._kill_requested.wait()
-            failure = self._kill_failure
+            failure = self._failure
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(probe)
-            nursery.start_soon(condemned)
+            nursery.start_soon(check_health)
+            nursery.start_soon(wait_for_kill_request)
             await process.wait()
             nursery.cancel_scope.cancel()
-        return _Failure("") if process.has_exited else failure
+        return RunFailure("") if process.has_exited else failure
 
-    async def _run_probes(self, process: PluginProcess) -> _Failure:
-        """Report readiness, then watch over it; gives what was found wrong."""
-        assert self._server_verifier is not None
-        vitals = ProcessObserver(process.pid, self._address, self._context.effects.observe)
-        failure = await self._wait_ready(vitals, self._server_verifier.dial)
-        if failure is not None:
-            return failure
-        # The process may have ended with its answer.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._mark_ready(process)
-        check = partial(
-            self._context.effects.probe.check,
-            self._address,
-            tls=self.config.tls,
-            connect=self._server_verifier.dial,
-        )
-        found = partial(self._on_check_result, process)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._check_replaced_socket, check, found)
-            verdict = await liveness.run_liveness_checks(check, vitals, self.config.liveness, found)
-            nursery.cancel_scope.cancel()
-        return _Failure(verdict, ExitCause.UNHEALTHY)
-
-    async def _check_replaced_socket(
-        self,
-        check: Callable[[float], Awaitable[HealthCheckResult]],
-        on_result: Callable[[HealthCheckResult], None],
-    ) -> None:
-        """Check its health whenever another file has taken the place of its socket."""
-        while True:
-            await self._socket_replaced.wait()
-            self._socket_replaced = trio.Event()
-            on_result(await check(self.config.liveness.timeout))
-
-    async def _wait_ready(self, observer: ProcessObserver, connect: Connect) -> _Failure | None:
-        """Wait for readiness; time in which the process waited for a CPU does not count."""
-        probe, timeout = self._context.effects.probe, self.config.ready_timeout
-        within, extended = timeout, 0.0
-        while True:
-            try:
-                await probe.wait_ready(self._address, within, self.config.tls, connect)
-            except NotReadyError as exc:
-                within = await observer.ready_timeout_extension(timeout, extended)
-                if not within:
-                    reason = str(NotReadyError(timeout, exc.missing))
-                    if extended:
-                        reason += f"; it had {extended:.3g} s more, since it waited for a CPU"
-                    return _Failure(reason, ExitCause.NOT_READY)
-                extended += within
-            else:
-                return None
-
-    async def _terminate(self, process: PluginProcess, failure: _Failure) -> None:
-        """End a process that failed its mesh; one that is stuck says first where it is."""
-        if failure.is_stuck:
+    async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:
+        """End a process that has failed; one that is stuck is made to dump its stacks first."""
+        self._set_state(InstanceState.STOPPING)
+        with trio.CancelScope(shield=True):
+            if not failure.is_stuck:
+                await process.stop(self.config.stop_timeout)
+                return failure
+            tracer = process.find_tracer()
+            if tracer is not None:
+                reason = f"{failure.reason}, while {tracer} traces it"
+                failure = attrs.evolve(failure, reason=reason)
             await process.dump_stacks()
-        await process.stop(0 if failure.is_stuck else self.config.stop_timeout)
+            await process.stop(0)
+        return failure
 
     async def _stop(self, process: PluginProcess, output_ended: trio.Event) -> None:
-        """Stop it because the mesh was asked to, even though this task is cancelled already."""
+        """Stop the process on request, even though this task is cancelled already."""
         was_ready = self.is_ready
         if was_ready:
             self._deregister("is being stopped")
@@ -413,7 +375,7 @@ class ProcessRun:
             with trio.move_on_after(_OUTPUT_TIMEOUT):
                 await output_ended.wait()
         self.exit = self._make_exit(process, "")
-        # Callers whose calls broke with the process are to be told how it ended.
+        # Callers whose calls broke with the process learn how it ended.
         self._deregister(self._describe_stop(self.exit), self.exit)
         self._emit(
             events.Stopped,
@@ -432,11 +394,15 @@ class ProcessRun:
     def _make_exit(
         self, process: PluginProcess, reason: str, cause: ExitCause | None = None
     ) -> Exit:
-        code = process.returncode
+        code, cgroups = process.returncode, self._effects.cgroups
         self.output_reader.read_remaining()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
-        if code == -signal.SIGKILL and self._context.effects.was_oom_killed(self.launch_id):
+        if (
+            code == -signal.SIGKILL
+            and cgroups is not None
+            and cgroups.was_oom_killed(self.launch_id)
+        ):
             reason = reason or "used more memory than it may"
             cause = cause or ExitCause.MEMORY_LIMIT
         if not process.has_exited:
@@ -452,14 +418,19 @@ class ProcessRun:
             explicit_cause=cause,
         )
 
-    # -- what others learn -------------------------------------------------------------------
+    # -- health ------------------------------------------------------------------------------
 
-    @property
-    def _address(self) -> str:
-        return self._listen_address or f"unix:{self.socket}"
+    def _mark_ready(self, process: PluginProcess) -> None:
+        self._registration.register(
+            process.pid, None if self._verifier is None else self._verifier.uid
+        )
+        if self.ready_at is None:
+            self.ready_at = trio.current_time()
+        self._set_state(InstanceState.READY)
+        self._emit(events.Ready, pid=process.pid, startup_time=self.uptime)
 
     def _on_check_result(self, process: PluginProcess, result: HealthCheckResult) -> None:
-        """Follow what a health check found: NOT_SERVING leaves the registry, and comes back."""
+        """Act on a health check: while the plugin reports NOT_SERVING it is not registered."""
         self.last_check = result
         if result.is_wrong_server:
             self._handle_wrong_server(process, result.reason)
@@ -479,70 +450,18 @@ class ProcessRun:
             self._emit(events.Unready, pid=process.pid, reason=result.reason)
 
     def _handle_wrong_server(self, process: PluginProcess, reason: str) -> None:
-        """Take no more calls, since another program would get them, and be stopped for it."""
+        """Deregister, since another program would get the calls, and end the process."""
         if self.is_kill_requested:
             return
         if self.state is InstanceState.READY:
             self._deregister(reason)
         self._emit(events.Unready, pid=process.pid, reason=reason)
-        self._request_kill(_Failure(reason, ExitCause.WRONG_SERVER))
-
-    def _mark_ready(self, process: PluginProcess) -> None:
-        self._endpoint_id = self._new_endpoint_id()
-        endpoint = Endpoint(
-            id=self._endpoint_id,
-            address=self._address,
-            instance=self.number,
-            pid=process.pid,
-            tls=self.config.tls,
-            server_uid=None if self._server_verifier is None else self._server_verifier.uid,
-        )
-        self._context.registry.register(self.config.service, endpoint)
-        if self.ready_at is None:
-            self.ready_at = trio.current_time()
-        self._set_state(InstanceState.READY)
-        self._emit(events.Ready, pid=process.pid, startup_time=self.uptime)
-
-    def _new_endpoint_id(self) -> str:
-        """Of an endpoint, or of none: an instance that was never ready has a departure, too."""
-        return f"{self.config.name}-{self.number}-{self.launch_id}-{self._context.next_serial()}"
+        self._request_kill(RunFailure(reason, ExitCause.WRONG_SERVER))
 
     def _deregister(self, reason: str, exit: Exit | None = None) -> None:
-        """Leave the registry, or say there what became of who has left it, or never was in it."""
-        self._endpoint_id = self._endpoint_id or self._new_endpoint_id()
-        pid = "" if self.process is None else f" (pid {self.process.pid})"
-        departure = ExitInfo(
-            endpoint_id=self._endpoint_id,
-            reason=f"instance {self.number}{pid} {reason}",
-            exit_status=exit.status if exit else None,
-            signal=exit.signal if exit else None,
-            stderr_tail=exit.stderr_tail if exit else (),
-            launch_id=self.launch_id,
-        )
-        self._context.registry.deregister(self.config.service, departure)
+        pid = None if self.process is None else self.process.pid
+        self._registration.deregister(reason, pid, exit)
 
     def _set_state(self, state: InstanceState) -> None:
-        self.state = transition(self.state, state)
+        self.state = next_run_state(self.state, state)
         self._on_change()
-
-    def _emit(self, kind: type[events.LifecycleEvent], **values: object) -> None:
-        self._context.emit(kind(self.config.name, self.number, **values))
-
-    def _build_environment(self) -> dict[str, str]:
-        told = {
-            contract.PLUGIN_SOCKET: str(self.socket),
-            contract.PLUGIN_NAME: self.config.name,
-            contract.PLUGIN_INSTANCE: str(self.number),
-            contract.PLUGIN_STOP_TIMEOUT: f"{self.config.stop_timeout:g}",
-            contract.MESH_SOCKET: str(self._context.mesh_socket),
-            contract.MESH_LAUNCH_ID: self.launch_id,
-            **self._context.telemetry_environment(self.config, self.number, self._slot),
-        }
-        if self.config.output.log_level is not None:
-            told[contract.PLUGIN_LOG_LEVEL] = self.config.output.log_level.value
-        told |= message_length_environment(self.config)
-        if self._listen_address is not None:
-            told[contract.PLUGIN_LISTEN] = self._listen_address
-        if self.config.serve_tls is not None:
-            told |= tls_environment(self.config.serve_tls)
-        return build_environment(self.config, told)

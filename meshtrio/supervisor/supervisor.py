@@ -1,7 +1,7 @@
-"""The nursery tree of a mesh: its warden, and the one task that decides what lives.
+"""The supervisor of a mesh: the one task that decides which processes of plugins run.
 
-That task owns the table of instances. Whatever happens, the end of a life above all, is told to it
-and makes it plan again; nobody else starts or stops a process.
+That task owns the table of instances. Requests and the ends of runs wake it up; then it plans, and
+starts and stops runs. No other task does.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import itertools
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
 
-from meshtrio.config import MeshConfig, PluginConfig, StaticServiceConfig
+from meshtrio.config import MeshConfig, StaticServiceConfig
 from meshtrio.discovery import static
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import MeshFailedError, UsageError
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
-from meshtrio.supervisor.effects import Effects, RunContext
+from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.instance import Instance, InstanceStatus
 from meshtrio.supervisor.policy.escalation import (
     EscalateToMesh,
@@ -30,33 +31,31 @@ from meshtrio.supervisor.policy.escalation import (
     escalate,
     plugins_restarted_with,
 )
-from meshtrio.supervisor.policy.plan import DesiredState, plan
+from meshtrio.supervisor.policy.plan import plan
 from meshtrio.supervisor.policy.restart import (
     Exit,
     Finish,
     GiveUp,
     Restart,
-    RestartHistory,
     decide,
 )
-from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.process.leftover_killer import RunIdentity
+from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
+from meshtrio.supervisor.recycler import Recycler
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter
 from meshtrio.supervisor.statistics import LifecycleCounters, MeshStatistics
 from meshtrio.supervisor.subscribers import Subscribers
-from meshtrio.util.concurrency import open_collapsing_nursery, sleep_until_tick
+from meshtrio.supervisor.system_effects import make_system_effects
+from meshtrio.util.concurrency import open_collapsing_nursery
 
 _log = logging.getLogger("meshtrio.mesh")
 
-_CHECK_INTERVAL = 1.0
 _DRAIN_DELAY = 0.1
-"""Seconds from leaving the registry to SIGTERM, while others of the mesh go on."""
+"""Seconds from leaving the registry to SIGTERM, except while the whole mesh stops."""
 _MAX_UNKILLABLE = 3
-"""Processes of one instance that could not be killed and still run, beyond which it is not started
+"""Processes of one instance that cannot be killed and still run, above which it is not started
 again: each start would leave another."""
-_SKIPPED_BY_GROUP_RESTART = frozenset({InstanceState.STOPPED, InstanceState.EXITED})
-"""At rest because somebody stopped it, or it was done: a group's restart does not change that."""
 
 
 class Supervisor:
@@ -70,9 +69,17 @@ class Supervisor:
         subscribers: Sequence[events.Subscriber] = (),
         effects: Effects | None = None,
     ) -> None:
-        """`world` is what it is to use instead of real processes: a fake, in tests."""
+        """Create a supervisor; nothing is started before `run`.
+
+        Args:
+            config: The plugins and groups, and how many may start at once.
+            registry: Where the endpoints of ready instances are registered.
+            directory: The runtime directory, with the sockets.
+            subscribers: Called with each lifecycle event.
+            effects: Replaces real processes, in tests.
+        """
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
-        self._effects = effects or Effects.for_system(directory, config.cgroup)
+        self._effects = effects or make_system_effects(directory, config.cgroup)
         self._counters, self._shutdown_reporter = LifecycleCounters(), ShutdownReporter()
         self._failed = trio.Event()
         self._failure: BaseException | None = None
@@ -80,17 +87,10 @@ class Supervisor:
             [self._counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
         )
         self._started_at = trio.current_time()
-        self._run_context = RunContext(
-            registry,
-            self.mesh_socket,
-            self._subscribers.emit,
-            self._effects,
-            self._telemetry_environment,
-        )
         self._registry = registry
         self._service_tables: tuple[StaticServiceConfig, ...] = ()
         self._declared_services: set[str] = set()
-        """Those that the config declares."""
+        """The services that the config declares: those of plugins and of its tables."""
         self._directory = directory
         self.instances = [
             Instance(plugin, number)
@@ -98,6 +98,7 @@ class Supervisor:
             for number in range(plugin.instances)
         ]
         self.configure(config)
+        self._recycler = Recycler(self._effects, lambda: self.instances, self._wake)
         self._exited_runs: deque[tuple[Instance, ProcessRun]] = deque()
         self._batch_ids = itertools.count(1)
         self._recent_group_restarts: GroupRestartTimes = {}
@@ -105,18 +106,21 @@ class Supervisor:
         self._reconciled = trio.lowlevel.ParkingLot()
         self._is_shutting_down = False
 
+    # -- configuration -----------------------------------------------------------------------
+
     def configure(self, config: MeshConfig) -> None:
-        """Go by this config from now on; instances are added and removed one by one."""
+        """Use `config` from now on; `add` and `remove` change the set of instances."""
         self.config = config
         self._set_guard_users()
-        self._relations = config.topology()
-        self._dependencies = self._relations.dependencies()
+        self._topology = config.topology()
+        self._dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
-        for child in self.instances:
-            before = child.config.output.log_level
-            child.apply_config(by_name.get(child.plugin, child.config))
-            if child.config.output.log_level is not before:
-                self._emit(child, events.LogLevelSet, level=child.config.output.log_level)
+        for instance in self.instances:
+            before = instance.config.output.log_level
+            instance.apply_config(by_name.get(instance.plugin, instance.config))
+            level = instance.config.output.log_level
+            if level is not before:
+                self._emit(instance, events.LogLevelSet, level=level)
         services = {plugin.service for plugin in config.plugins}
         services |= {table.name for table in config.services}
         for service in sorted(services):
@@ -127,7 +131,7 @@ class Supervisor:
         self._service_tables, self._declared_services = config.services, services
 
     def _set_guard_users(self) -> None:
-        """Have the guard know whose processes plugins are."""
+        """Configure the guard with the users whose processes the plugins are."""
         try:
             self._effects.guard.set_users(runtime_dir.resolve_plugin_uids(self.config))
         except OSError as exc:
@@ -138,20 +142,57 @@ class Supervisor:
             )
 
     def add(self, instances: Iterable[Instance]) -> None:
-        """Take new instances on, in the order of the config."""
+        """Add instances, which are started. Raises UsageError if the mesh is stopping."""
+        self._check_not_stopping()
         order = {plugin.name: place for place, plugin in enumerate(self.config.plugins)}
         self.instances += instances
-        self.instances.sort(key=lambda child: (order[child.plugin], child.number))
+        self.instances.sort(key=lambda instance: (order[instance.plugin], instance.number))
         self._wake()
 
     def remove(self, instances: Iterable[Instance]) -> None:
-        """Forget instances that rest."""
-        gone = set(instances)
-        self.instances = [child for child in self.instances if child not in gone]
+        """Remove instances that have no process."""
+        removed = set(instances)
+        self.instances = [instance for instance in self.instances if instance not in removed]
+
+    def subscribe(self, subscriber: events.Subscriber) -> None:
+        """Call `subscriber` with each event from now on; what it raises is logged."""
+        self._subscribers.add(subscriber)
+
+    # -- views -------------------------------------------------------------------------------
+
+    def statuses(self) -> tuple[InstanceStatus, ...]:
+        """Return the status of every instance, in the order of the config."""
+        return tuple(each.status(self._socket_path(each, each.slot)) for each in self.instances)
+
+    def statistics(self) -> MeshStatistics:
+        """Return the numbers of the mesh, its groups and its plugins."""
+        plugins = [plugin.name for plugin in self.config.plugins]
+        by_plugin: defaultdict[str, list[Instance]] = defaultdict(list)
+        for instance in self.instances:
+            by_plugin[instance.plugin].append(instance)
+        summarize = partial(self._counters.summarize, instances=by_plugin)
+        return MeshStatistics(
+            uptime=trio.current_time() - self._started_at,
+            plugins=tuple(summarize(name, [name]) for name in plugins),
+            groups=tuple(
+                summarize(group.name, self._topology.plugins_in(group.name))
+                for group in self.config.groups
+            ),
+            total=summarize("mesh", plugins),
+        )
+
+    @property
+    def shutdown_report(self) -> ShutdownReport:
+        """How the mesh has stopped, as far as it has."""
+        return self._shutdown_reporter.report
 
     def find_unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
-        """What an instance that does not run waits for: the instances of each plugin that it comes
-        after, directly or not, and of which none is ready."""
+        """Find what an instance without a process waits for.
+
+        Returns:
+            For each plugin that it depends on, directly or not, and of which no instance is ready:
+            the instances of that plugin.
+        """
         found: list[list[Instance]] = []
         plugins = set() if instance.is_running else {instance.plugin}
         seen = set(plugins)
@@ -160,58 +201,28 @@ class Supervisor:
             seen |= needed
             for name in needed:
                 instances = self._instances_of([name])
-                if not any(instance.is_ready for instance in instances):
+                if not any(each.is_ready for each in instances):
                     found.append(instances)
                     plugins.add(name)
         return found
 
-    def subscribe(self, subscriber: events.Subscriber) -> None:
-        """Call `subscriber` with each event from now on; what it raises is logged."""
-        self._subscribers.add(subscriber)
-
-    def _fail(self, failure: BaseException) -> None:
-        """Have `run` stop everything and raise this."""
-        self._failure = self._failure or failure
-        self._failed.set()
-
-    def statuses(self) -> tuple[InstanceStatus, ...]:
-        """Every instance as it is now, in the order of the config."""
-        return tuple(child.status(self._socket_path(child, child.slot)) for child in self.instances)
-
-    def statistics(self) -> MeshStatistics:
-        """The whole mesh in numbers, as it is now."""
-        plugins = [plugin.name for plugin in self.config.plugins]
-        children: defaultdict[str, list[Instance]] = defaultdict(list)
-        for child in self.instances:
-            children[child.plugin].append(child)
-        return MeshStatistics(
-            uptime=trio.current_time() - self._started_at,
-            plugins=tuple(self._counters.summarize(name, [name], children) for name in plugins),
-            groups=tuple(
-                self._counters.summarize(
-                    group.name, self._relations.plugins_in(group.name), children
-                )
-                for group in self.config.groups
-            ),
-            total=self._counters.summarize("mesh", plugins, children),
-        )
-
-    @property
-    def shutdown_report(self) -> ShutdownReport:
-        """How it came down, as far as it has."""
-        return self._shutdown_reporter.report
+    # -- life cycle --------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start every plugin and keep it until cancelled; no process is left after that.
+        """Start every plugin and supervise it until cancelled.
 
         Plugins are stopped in the reverse of the order they are started in. The warden outlives
-        them, so that a mesh killed while it stops leaves none either. Raises MeshFailedError, with
-        everything stopped, when a plugin's failure was escalated to the mesh, and so the SystemExit
-        or KeyboardInterrupt of a subscriber.
+        them, so that a mesh killed while it stops leaves no process either.
+
+        Raises:
+            MeshFailedError: The failure of a plugin was escalated to the mesh.
+            SystemExit, KeyboardInterrupt: A subscriber raised it.
+
+        Cancellation: Stops all processes first, which takes up to the longest `stop_timeout`.
         """
         async with self._effects.run_guard(), open_collapsing_nursery() as nursery:
             nursery.start_soon(self._supervisor_loop)
-            nursery.start_soon(self._check_loop)
+            nursery.start_soon(self._recycler.run)
             task_status.started()
             try:
                 await self._failed.wait()
@@ -221,104 +232,81 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
 
-    async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so, as seen after the keeper has acted; cancellable.
+    def start_shutdown(self) -> None:
+        """Stop everything; `run` returns once all processes are gone. Does not wait."""
+        self._is_shutting_down = True
+        self._shutdown_reporter.start()
+        for instance in self.instances:
+            instance.request_stop()
+        self._wake()
 
-        Raises UsageError where the mesh stops before it is.
+    def request_start(self, instance: Instance) -> None:
+        """Have an instance run. Raises UsageError if the mesh is stopping."""
+        self._check_not_stopping()
+        instance.request_start()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` is true after the supervisor has acted on all requests.
+
+        Raises:
+            UsageError: The mesh is stopping and the condition is not true.
         """
         self._wake()
         await trio.lowlevel.checkpoint()
         while not condition():
-            if self._is_shutting_down:
-                raise UsageError("the mesh is stopping")
+            self._check_not_stopping()
             await self._reconciled.park()
 
-    def start_shutdown(self) -> None:
-        """Stop everything; `run` returns when it is. Does not wait."""
-        self._is_shutting_down = True
-        self._shutdown_reporter.start()
-        for child in self.instances:
-            child.desired_state = DesiredState.STOPPED
-        self._wake()
+    def _check_not_stopping(self) -> None:
+        if self._is_shutting_down:
+            raise UsageError("the mesh is stopping")
 
-    def _telemetry_environment(
-        self, plugin: PluginConfig, number: int, slot: int
-    ) -> dict[str, str]:
-        telemetry = self.config.telemetry
-        told = telemetry.plugin_environment(plugin, number, slot)
-        return told | telemetry.binary_log_environment(plugin, self._directory)
+    def _fail(self, failure: BaseException) -> None:
+        """Make `run` stop everything and raise this."""
+        self._failure = self._failure or failure
+        self._failed.set()
 
     def _wake(self) -> None:
-        """Have the keeper look again."""
+        """Make the supervisor loop plan again."""
         self._wakeup.set()
 
-    async def _check_loop(self) -> None:
-        """Once a second: instances that are old or large are renewed, or killed for their size."""
-        while True:
-            await sleep_until_tick(_CHECK_INTERVAL)
-            try:
-                await self._check_instances()
-            except Exception:
-                _log.exception("cannot see which instances are to be renewed")
-
-    async def _check_instances(self) -> None:
-        watched = [child for child in self.instances if child.process is not None]
-        for child in self.instances:
-            child.unkillable = tuple(each for each in child.unkillable if each.is_running)
-        if any(child.config.monitors_memory for child in watched):
-            await self._check_memory(watched)
-        for child in watched:
-            for life in child.runs():
-                life.check_socket()
-            reason = child.find_replace_reason(self._effects.rng, self._effects.is_socket_removed)
-            if reason and not child.replace_reason:
-                child.replace_reason = reason
-                self._wake()
-
-    async def _check_memory(self, instances: Iterable[Instance]) -> None:
-        try:
-            resident = await self._effects.read_rss_by_group()
-        except (OSError, RuntimeError) as exc:
-            _log.warning("cannot see how much memory plugins use: %s", exc)
-            return
-        for child in instances:
-            child.record_rss(resident)
-
-    # -- the keeper --------------------------------------------------------------------------
+    # -- the supervisor loop -----------------------------------------------------------------
 
     async def _supervisor_loop(self) -> None:
-        """Plan and act until all is stopped. Shielded: cancellation comes here as `close`."""
+        """Plan and act until all is stopped. Shielded: `start_shutdown` ends it."""
         with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as lives:
-                while not self._is_shutting_down or any(
-                    child.is_running for child in self.instances
-                ):
+            async with trio.open_nursery() as runs:
+                while not self._is_shutting_down or any(each.is_running for each in self.instances):
                     self._wakeup = trio.Event()
-                    wake = self._reconcile(lives)
-                    with trio.move_on_at(wake):
+                    wake_at = self._reconcile(runs)
+                    with trio.move_on_at(wake_at):
                         await self._wakeup.wait()
                     while self._exited_runs:
                         self._handle_exit(*self._exited_runs.popleft())
                     self._reconciled.unpark_all()
         self._reconciled.unpark_all()
-        for child in self.instances:
-            if child.idle_state in (InstanceState.PENDING, InstanceState.BACKOFF):
-                child.idle_state = InstanceState.STOPPED
 
     def _reconcile(self, runs: trio.Nursery) -> float:
+        """Start, replace and stop what is due; returns when there is more to do."""
         now = trio.current_time()
         todo = plan(self.instances, self._dependencies, now, self.config.max_starting)
-        for child in todo.stop:
-            child.stop(0 if self._is_shutting_down else _DRAIN_DELAY)
-        for child in todo.start:
-            child.active_run, child.batch = self._start_run(child, child.slot, runs), 0
-        for child in self.instances:
-            if child.replace_reason and child.is_ready and child.replacement is None:
-                self._emit(child, events.Renewing, reason=child.replace_reason)
-                child.replacement = self._start_run(child, 1 - child.slot, runs)
-            elif child.replacement is not None and child.replacement.is_ready:
-                child.promote(_DRAIN_DELAY)
+        for instance in todo.stop:
+            instance.terminate(0 if self._is_shutting_down else _DRAIN_DELAY)
+        for instance in todo.start:
+            instance.launch(self._start_run(instance, instance.slot, runs))
+        for instance in self.instances:
+            self._reconcile_replacement(instance, runs)
         return todo.wake_at
+
+    def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
+        if instance.phase is InstancePhase.REPLACE_QUEUED and instance.is_ready:
+            assert instance.replacement is not None
+            self._emit(instance, events.Renewing, reason=instance.replacement.reason)
+            instance.launch_replacement(self._start_run(instance, 1 - instance.slot, runs))
+        elif instance.phase is InstancePhase.REPLACING:
+            assert instance.replacement_run is not None
+            if instance.replacement_run.is_ready:
+                instance.promote(_DRAIN_DELAY)
 
     def _socket_path(self, instance: Instance, slot: int) -> Path:
         return runtime_dir.plugin_socket_path(
@@ -326,156 +314,120 @@ class Supervisor:
         )
 
     def _start_run(self, instance: Instance, slot: int, runs: trio.Nursery) -> ProcessRun:
-        socket = self._socket_path(instance, slot)
-        life = ProcessRun(
+        run = ProcessRun(
             instance.config,
             instance.number,
             slot,
-            socket,
-            self._run_context,
-            instance.line_buffer,
-            self._wake,
+            socket=self._socket_path(instance, slot),
+            mesh_socket=self.mesh_socket,
+            telemetry=self.config.telemetry,
+            registry=self._registry,
+            effects=self._effects,
+            line_buffer=instance.line_buffer,
+            emit=partial(self._emit, instance),
+            on_change=self._wake,
         )
-        runs.start_soon(self._run_process, instance, life)
-        return life
+        runs.start_soon(self._run_process, instance, run)
+        return run
 
     async def _run_process(self, instance: Instance, run: ProcessRun) -> None:
         await run.run()
-        left = run.exit is not None and run.exit.is_unkillable
-        if left:
-            # What follows depends on how many of its processes cannot be killed, this one included.
+        is_unkillable = run.exit is not None and run.exit.is_unkillable
+        if is_unkillable:
+            # The restart policy depends on how many processes cannot be killed, this one included.
             await self._kill_orphans(instance, run.identity)
         self._exited_runs.append((instance, run))
         self._wake()
-        if not left:
+        if not is_unkillable:
             await self._kill_orphans(instance, run.identity)
 
     async def _kill_orphans(self, instance: Instance, identity: RunIdentity | None) -> None:
-        """Kill what a process has left behind, and report what cannot be killed."""
+        """Kill the processes that a run has left behind, and report those that cannot be killed."""
         if identity is None:
             return
         try:
-            remains = await self._effects.kill_orphans(identity)
+            report = await self._effects.kill_orphans(identity)
         except Exception:
-            _log.exception(
-                "cannot look for what %s/%d has left behind", instance.plugin, instance.number
-            )
+            _log.exception("cannot look for processes that %s has left behind", instance.name)
             return
-        if remains.killed:
-            self._emit(instance, events.Swept, count=remains.killed)
-        instance.unkillable += remains.unkillable
-        for each in remains.unkillable:
+        if report.killed:
+            self._emit(instance, events.Swept, count=report.killed)
+        instance.unkillable += report.unkillable
+        for each in report.unkillable:
             self._emit(
                 instance, events.LeftRunning, pid=each.pid, name=each.name, reason=each.reason
             )
 
-    # -- ends --------------------------------------------------------------------------------
+    # -- ends of runs ------------------------------------------------------------------------
 
     def _handle_exit(self, instance: Instance, run: ProcessRun) -> None:
-        """Take over that a life has ended, and decide what follows."""
-        assert run.exit is not None
-        was_successor = run is instance.replacement
-        orphaned = instance.handle_exit(run)
-        if was_successor:
+        failures = instance.replace_failures
+        if instance.handle_exit(run):
+            self._apply_restart_policy(instance, run)
+        elif instance.replace_failures > failures:
             delay = instance.config.backoff.delay(instance.replace_failures, self._effects.rng)
             instance.next_replace_at = trio.current_time() + delay
-        if instance.desired_state is DesiredState.RUNNING:
-            if orphaned:
-                instance.exit_reason = str(run.exit)
-                self._apply_restart_policy(instance, run.exit, run.since_ready)
-        elif not instance.is_running:
-            instance.exit_reason = str(run.exit)
-            instance.idle_state = InstanceState.STOPPED
-            if instance.desired_state is DesiredState.RESTARTED:
-                instance.desired_state, instance.idle_state = (
-                    DesiredState.RUNNING,
-                    InstanceState.PENDING,
-                )
 
-    def _apply_restart_policy(
-        self, instance: Instance, process_exit: Exit, since_ready: float | None
-    ) -> None:
-        now = trio.current_time()
+    def _apply_restart_policy(self, instance: Instance, run: ProcessRun) -> None:
+        process_exit, now = run.exit, trio.current_time()
+        assert process_exit is not None
         if process_exit.is_unkillable and len(instance.unkillable) > _MAX_UNKILLABLE:
             text = f"{process_exit}, as do {len(instance.unkillable) - 1} others of its processes"
             process_exit = attrs.evolve(process_exit, reason=f"{text}; it is not started again")
-            instance.desired_state, instance.idle_state, instance.exit_reason = (
-                DesiredState.STOPPED,
-                InstanceState.FAILED,
-                str(process_exit),
-            )
+            instance.last_exit = process_exit
+            instance.fail()
             self._emit(instance, events.GaveUp, exit=process_exit)
             return
         decision = decide(
-            instance.config, instance.history, process_exit, since_ready, now, self._effects.rng
+            instance.config, instance.history, process_exit, run.since_ready, now, self._effects.rng
         )
         match decision:
             case Restart(delay=delay, history=history):
-                instance.history, instance.start_at, instance.idle_state = (
-                    history,
-                    now + delay,
-                    InstanceState.BACKOFF,
-                )
+                instance.retry(history, now + delay)
                 self._emit(instance, events.Restarting, delay=delay)
-                others = plugins_restarted_with(self._relations, instance.plugin)
-                if others:
-                    self._restart_batch([instance, *self._instances_of(others)])
-            case Finish(is_failure=failed):
-                instance.desired_state, instance.idle_state = (
-                    DesiredState.STOPPED,
-                    InstanceState.FAILED if failed else InstanceState.EXITED,
-                )
+                companions = plugins_restarted_with(self._topology, instance.plugin)
+                if companions:
+                    self._restart_together([instance, *self._instances_of(companions)])
+            case Finish(is_failure=is_failure):
+                instance.fail() if is_failure else instance.complete()
                 self._emit(instance, events.GaveUp, exit=process_exit)
             case GiveUp(restarts=restarts):
-                instance.desired_state, instance.idle_state = (
-                    DesiredState.STOPPED,
-                    InstanceState.FAILED,
-                )
+                instance.fail()
                 self._emit(instance, events.GaveUp, exit=process_exit, restarts=restarts)
                 self._escalate(instance, process_exit, decision, now)
 
     def _escalate(self, instance: Instance, exit: Exit, given_up: GiveUp, now: float) -> None:
-        verdict = escalate(self._relations, instance.config, self._recent_group_restarts, now)
-        if isinstance(verdict, NoEscalation):
+        result = escalate(self._topology, instance.config, self._recent_group_restarts, now)
+        if isinstance(result, NoEscalation):
             return
-        if isinstance(verdict, EscalateToMesh):
+        if isinstance(result, EscalateToMesh):
             failure = MeshFailedError(
                 instance.plugin,
                 instance.number,
                 given_up.restarts,
                 given_up.period,
-                verdict.failed_groups,
+                result.failed_groups,
                 str(exit),
                 exit.stderr_tail,
             )
             self._fail(failure)
             return
-        self._recent_group_restarts = verdict.restart_times
-        self._emit(instance, events.GroupRestarting, group=verdict.group, plugins=verdict.plugins)
-        members = self._instances_of(verdict.plugins)
+        self._recent_group_restarts = result.restart_times
+        self._emit(instance, events.GroupRestarting, group=result.group, plugins=result.plugins)
+        members = self._instances_of(result.plugins)
         for member in members:
-            # Afresh: what it had been through counts no more, but for the total.
-            member.history = RestartHistory(restarts=member.history.restarts)
-        instance.idle_state = InstanceState.BACKOFF
-        self._restart_batch(members)
+            member.reset_history()
+        self._restart_together(members)
+
+    def _restart_together(self, instances: Iterable[Instance]) -> None:
+        """Stop those that run, and start none before all of them have stopped."""
+        batch = next(self._batch_ids)
+        for instance in instances:
+            instance.request_restart(batch)
 
     def _instances_of(self, plugins: Iterable[str]) -> list[Instance]:
         wanted = frozenset(plugins)
-        return [child for child in self.instances if child.plugin in wanted]
-
-    def _restart_batch(self, instances: Iterable[Instance]) -> None:
-        """Stop those that run, and start none before all have stopped."""
-        batch = next(self._batch_ids)
-        for child in instances:
-            if (
-                child.desired_state is DesiredState.STOPPED
-                and child.idle_state in _SKIPPED_BY_GROUP_RESTART
-            ):
-                continue
-            child.batch = batch
-            child.desired_state = (
-                DesiredState.RESTARTED if child.is_running else DesiredState.RUNNING
-            )
+        return [instance for instance in self.instances if instance.plugin in wanted]
 
     def _emit(
         self, instance: Instance, kind: type[events.LifecycleEvent], **values: object

@@ -8,25 +8,6 @@ from typing import Any
 from meshtrio.util.object_reader import MismatchError, ValueParser
 
 _DURATION = re.compile(r"(\d+(\.\d{0,9})?|\.\d{1,9})s")
-_STATUS_NAMES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
 
 
 def parse_string(raw: Any) -> str:
@@ -87,18 +68,3 @@ def parse_fraction(raw: Any) -> float:
     if not good or not 0 <= raw <= 1:
         raise MismatchError("must be between 0 and 1")
     return float(raw)
-
-
-def parse_status_codes(raw: Any) -> frozenset[int]:
-    """Return a list of status codes, by name or number, with at least one."""
-    if not isinstance(raw, list) or not raw:
-        raise MismatchError("must be a list of status codes")
-    return frozenset(map(_parse_status_code, raw))
-
-
-def _parse_status_code(raw: Any) -> int:
-    if isinstance(raw, str) and raw.upper() in _STATUS_NAMES:
-        return _STATUS_NAMES.index(raw.upper())
-    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < len(_STATUS_NAMES):
-        return raw
-    raise MismatchError('must be status codes like "UNAVAILABLE"')

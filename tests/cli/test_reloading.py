@@ -64,9 +64,9 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
         put(source, PLUGIN + "\nthis is no Python\n")
         mesh.wait_for_log("p: plugin.py changed")
         mesh.wait_for_log(
-            "p was not renewed: a successor of p/0 exited with status 1; its last words"
+            "p was not renewed: the replacement of p/0 exited with status 1; its last words"
         )
-        mesh.wait_for_log("SyntaxError: invalid syntax; the one in office goes on")
+        mesh.wait_for_log("SyntaxError: invalid syntax; the active process keeps running")
         assert answering(mesh) == [first]
 
         # What it writes itself is no change of it.

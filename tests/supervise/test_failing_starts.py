@@ -132,8 +132,8 @@ async def test_a_reload_tells_of_all_that_do_not_start_once_the_rest_is_done(
         with pytest.raises(PluginFailedError) as caught, trio.fail_after(60):
             await made.operations.reload(config)
         first, second = sorted(str(caught.value).splitlines())
-        assert first.startswith("a successor of one/0 exited with status 3; the one in office")
-        assert second.startswith("new/0 exited with status 3")
+        assert first.startswith("new/0 exited with status 3")
+        assert second.startswith("the replacement of one/0 exited with status 3; the active")
         assert made.supervisor.config is config
         assert len(made.effects.processes["slow"]) == len(made.effects.processes["two"]) == 2
         assert made.states()["slow/0"] == "ready"

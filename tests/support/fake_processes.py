@@ -23,8 +23,11 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process.activity import ActivitySample
-from meshtrio.supervisor.process.leftover_killer import LeftoverReport, RunIdentity
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    LeftoverReport,
+    RunIdentity,
+)
+from meshtrio.supervisor.process.proc.activity import ActivitySample
 from meshtrio.supervisor.process_observer import Observation
 from meshtrio.supervisor.supervisor import Supervisor
 
@@ -133,6 +136,7 @@ class FakeEffects:
             read_rss_by_group=self.read_rss_by_group,
             kill_orphans=self.kill_orphans,
             is_socket_removed=lambda socket: False,
+            is_address_in_use=self.is_address_in_use,
             diagnose_program=self.diagnose_program,
             observe=self.observe,
         )
@@ -161,6 +165,10 @@ class FakeEffects:
         if not self.cpu_wait:
             return None
         return Observation(ActivitySample(trio.current_time(), max_cpu_wait=self.cpu_wait), None)
+
+    async def is_address_in_use(self, address: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
 
     async def diagnose_program(self, config: PluginConfig) -> str:
         await trio.lowlevel.checkpoint()

@@ -68,7 +68,7 @@ async def test_a_removed_runtime_dir_is_made_again_and_no_call_is_lost(short_dir
             while (await stub.Echo(EchoRequest(message="on"))).pid == first.pid:  # noqa: ASYNC110
                 await trio.sleep(0.005)
             (renewing,) = watched.find_events(events.Renewing)
-            assert "somebody has removed" in str(renewing.event)
+            assert "was removed" in str(renewing.event)
             assert not watched.find_events(events.Exited)
             async with mesh.connect("plugin.echo", mesh_socket=watched.mesh.socket) as other:
                 await other.stub(EchoServiceStub).Echo(EchoRequest(message="from outside"))

@@ -19,12 +19,12 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc import channelz_registry, tracer, tracer_dispatch
 from meshtrio.rpc.composite_tracer import current_tracers, use_tracers
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.util.token_bucket import TokenBucket
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.handlers import ECHO_SERVICER
+from tests.support.servers import serve_on_socket
 
 
 class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):

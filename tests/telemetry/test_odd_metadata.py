@@ -21,18 +21,18 @@ from meshtrio.client.channel import connect_to
 from meshtrio.grpc.metadata import Metadata, ReceivedText
 from meshtrio.messages import tap
 from meshtrio.rpc.context import current_call
-from meshtrio.rpc.purerpc_compat import Message
+from meshtrio.rpc.method import Message
 from meshtrio.rpc.server import Server
 from meshtrio.services.tap import TapServicer
 from meshtrio.telemetry.binary_log import open_binary_log
 from meshtrio.telemetry.logs.json_lines import format_json_line
 from meshtrio.telemetry.logs.trace_ids import current_trace_ids
 from meshtrio.telemetry.traces.propagation import encode_context_headers, extract_context
-from tests.client.test_channel import serve_on_socket
 from tests.support.binary_logs import entry_metadata as metadata_of
 from tests.support.binary_logs import read_entries
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.telemetry.test_tracing import PARENT_TRACEPARENT, TracingHarness
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import PARENT_TRACEPARENT, TracingHarness
 
 _text = st.text(st.characters(max_codepoint=0xFF, blacklist_characters="\0\r\n"), max_size=40)
 _pieces = st.sampled_from(

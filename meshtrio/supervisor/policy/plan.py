@@ -1,63 +1,52 @@
-"""What is to be done next about all instances together: a pure function of their table.
+"""Plans which instances to start and which to stop next: a pure function of their table.
 
-Whoever wants something changed sets goals; `plan` finds the starts and stops that may happen now,
-in the order that `depends_on` gives: a plugin is started once those it waits for are ready, and
-stopped once those that wait for it have been, as far as they are to be stopped too.
+Requests change the phases of instances; `plan` finds the starts and stops that may happen now, in
+the order of `depends_on`: a plugin is started once its dependencies are ready, and stopped once
+those of its dependents that are to be stopped have stopped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 import attrs
 
 from meshtrio.config.topology import Dependencies
-
-
-class DesiredState(Enum):
-    """What an instance is to come to."""
-
-    RUNNING = "run"
-    STOPPED = "rest"
-    """Not run: it was asked to stop, or its policy leaves it as it is."""
-    RESTARTED = "recycle"
-    """Be stopped, and then run again."""
+from meshtrio.supervisor.policy.state import InstancePhase
 
 
 class InstanceView(Protocol):
-    """What planning asks of a row of the table."""
+    """What planning reads of an instance."""
 
     @property
-    def plugin(self) -> str: ...
+    def plugin(self) -> str:
+        """The name of its plugin."""
 
     @property
-    def desired_state(self) -> DesiredState: ...
+    def phase(self) -> InstancePhase:
+        """What the supervisor is doing with it."""
 
     @property
     def is_running(self) -> bool:
-        """It has a process."""
-
-    @property
-    def is_stopping(self) -> bool:
-        """It has been told to stop."""
+        """Whether it has a process; one that waits may still have runs that drain."""
 
     @property
     def is_starting(self) -> bool:
-        """It has not been ready yet."""
+        """Whether its active run has not been ready yet."""
 
     @property
-    def is_ready(self) -> bool: ...
+    def is_ready(self) -> bool:
+        """Whether its active run is ready."""
 
     @property
     def start_at(self) -> float:
-        """When it may be started (seconds, monotonic)."""
+        """The earliest time of its next start, in seconds of the monotonic clock."""
 
     @property
     def batch(self) -> int:
-        """Those of one batch, other than 0, are all stopped before the first is started again."""
+        """Its batch, 0 for none: all of a batch stop before the first is started again."""
 
 
 E = TypeVar("E", bound=InstanceView)
@@ -65,28 +54,32 @@ E = TypeVar("E", bound=InstanceView)
 
 @attrs.frozen
 class Plan(Generic[E]):
+    """What to do next."""
+
     start: tuple[E, ...]
+    """The instances to start now."""
     stop: tuple[E, ...]
+    """The instances to stop now."""
     wake_at: float
-    """When there will be more to do, if nothing happens before."""
+    """When the next start is due, if nothing happens before."""
 
 
 def plan(
     instances: Sequence[E], dependencies: Dependencies, now: float, max_starting: int
 ) -> Plan[E]:
-    """Find what can be done at `now`, with at most `most_starting` instances starting at once."""
+    """Find what can be done at `now`, with at most `max_starting` instances starting at once."""
     ready = {entry.plugin for entry in instances if entry.is_ready}
-    emptying = {e.batch for e in instances if e.batch and e.desired_state is DesiredState.RESTARTED}
+    emptying = {entry.batch for entry in instances if entry.batch and _empties_batch(entry)}
     startable = [
         entry
         for entry in instances
-        if entry.desired_state is DesiredState.RUNNING
+        if entry.phase.is_waiting
         and not entry.is_running
         and entry.batch not in emptying
         and dependencies.get(entry.plugin, frozenset()) <= ready
     ]
     later = (entry.start_at for entry in startable if entry.start_at > now)
-    # Who has waited longest comes first, so that those which fail again and again hold nobody up.
+    # The longest due first, so that those which fail again and again do not delay the others.
     due = sorted((e for e in startable if e.start_at <= now), key=lambda entry: entry.start_at)
     room = max_starting - sum(entry.is_starting for entry in instances)
     return Plan(
@@ -96,11 +89,11 @@ def plan(
     )
 
 
+def _empties_batch(entry: InstanceView) -> bool:
+    return entry.phase.is_restarting or (entry.phase.is_waiting and entry.is_running)
+
+
 def _find_stoppable(instances: Sequence[E], dependencies: Dependencies) -> Iterable[E]:
-    leaving = [
-        entry
-        for entry in instances
-        if entry.is_running and entry.desired_state is not DesiredState.RUNNING
-    ]
-    waited_for = {name for entry in leaving for name in dependencies.get(entry.plugin, ())}
-    return (e for e in leaving if not e.is_stopping and e.plugin not in waited_for)
+    leaving = [e for e in instances if e.is_running and (e.phase.is_leaving or e.phase.is_final)]
+    needed = {name for entry in leaving for name in dependencies.get(entry.plugin, ())}
+    return (e for e in leaving if e.phase.is_stop_queued and e.plugin not in needed)

@@ -68,6 +68,21 @@ class Exit:
         return self.reason or ended
 
 
+@attrs.frozen
+class RunFailure:
+    """Why the mesh ends a process without a request to stop it."""
+
+    reason: str
+    """What is wrong, as a phrase that follows "instance 0 (pid 4711)"; "" if nothing is."""
+    cause: ExitCause | None = None
+    """The cause by which such ends are counted."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the process gets no time to drain."""
+        return self.cause in (ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT)
+
+
 def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

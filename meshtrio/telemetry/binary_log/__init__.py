@@ -35,13 +35,14 @@ import trio
 
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 from meshtrio.errors import UsageError
+from meshtrio.grpc.status import CallStatus
 from meshtrio.rpc.composite_tracer import use_tracers
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,

@@ -14,18 +14,12 @@ import trio
 
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.grpc.metadata import decode_binary
+from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
 from meshtrio.http2.errors import MalformedHeadersError
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    DEADLINE_EXCEEDED,
-    AttemptKind,
-    AttemptTracer,
-    CallStatus,
-    ClientCallTracer,
-    HeaderField,
-    PickedAttempt,
-)
+from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, PickedAttempt
 from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, make_address
 
 

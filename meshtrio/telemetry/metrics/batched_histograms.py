@@ -10,14 +10,12 @@ from itertools import compress
 from threading import Lock
 from typing import Any
 
-import purerpc
-
+from meshtrio.grpc.status import UNKNOWN, StatusCode
 from meshtrio.telemetry.metrics.histogram import Histogram
 
 FLUSH_THRESHOLD = 1000
 """Length of `pending` at which it has to be flushed."""
-_UNKNOWN = purerpc.StatusCode.UNKNOWN.value
-_STATUS_CODES = {status.value for status in purerpc.StatusCode}
+_STATUS_CODES = frozenset(code.value for code in StatusCode)
 _FLUSH_LOCK = Lock()
 
 
@@ -56,7 +54,7 @@ class BatchedHistograms:
                     histogram.record(values if mask is None else list(compress(values, mask)))
 
     def _histograms_for(self, code: int) -> tuple[Histogram, ...]:
-        known = code if code in _STATUS_CODES else _UNKNOWN
+        known = code if code in _STATUS_CODES else UNKNOWN
         if known not in self._histograms_by_status:
             self._histograms_by_status[known] = tuple(Histogram(bounds) for bounds in self._bounds)
         return self._histograms_by_status[known]

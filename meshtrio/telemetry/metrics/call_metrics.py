@@ -10,22 +10,19 @@ others "other"; a status that gRPC does not define is UNKNOWN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
 
-import attrs
-import purerpc
-
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.grpc.status import CANCELLED, CallStatus
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
-    CANCELLED,
     ORIGINAL,
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,
@@ -33,64 +30,18 @@ from meshtrio.rpc.tracer import (
     ServerTracer,
 )
 from meshtrio.telemetry.metric_families import Labels, MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics.batched_histograms import (
-    FLUSH_THRESHOLD,
-    BatchedHistograms,
+from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metrics.call_recorder import (
+    ALL_INSTRUMENTS,
+    DURATION,
+    CallRecorder,
+    histogram_families,
 )
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS
 
 MAX_MEASURED_METHODS = 1000
 """Maximum number of pairs of target and method that a client labels."""
 OTHER = "other"
 """The label of methods and targets beyond the limits (gRFC A66)."""
-_STATUS_NAMES = {status.value: status.name for status in purerpc.StatusCode}
-
-
-@attrs.frozen
-class _Instrument:
-    """A histogram of calls or attempts."""
-
-    name: str
-    unit: str
-    bounds: tuple[float, ...]
-    description: str
-
-
-DURATION = _Instrument("duration", "s", LATENCY_BUCKETS, "The time that an {what} took.")
-_SIZE_DESCRIPTION = (
-    "total bytes (compressed but not encrypted) of all messages, without framing, of an"
-)
-_SENT_SIZE = _Instrument(
-    "sent_total_compressed_message_size", "By", SIZE_BUCKETS, f"Sent: {_SIZE_DESCRIPTION} {{what}}."
-)
-_RECEIVED_SIZE = _Instrument(
-    "rcvd_total_compressed_message_size",
-    "By",
-    SIZE_BUCKETS,
-    f"Received: {_SIZE_DESCRIPTION} {{what}}.",
-)
-_ALL_INSTRUMENTS = (DURATION, _SENT_SIZE, _RECEIVED_SIZE)
-
-
-class CallRecorder:
-    """Counts the calls, or the attempts, with one set of labels."""
-
-    __slots__ = ("histograms", "labels", "pending", "started")
-
-    def __init__(
-        self, labels: Labels, instruments: Sequence[_Instrument] = _ALL_INSTRUMENTS
-    ) -> None:
-        self.labels = labels
-        self.started = 0
-        self.histograms = BatchedHistograms(*(figure.bounds for figure in instruments))
-        self.pending = self.histograms.pending
-
-    def record_end(self, code: int, seconds: float, stream: Stream | None) -> None:
-        """Record one that ended; `stream` is None if it failed before it had one."""
-        sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
-        self.pending += (code, seconds, sent, received)
-        if len(self.pending) >= FLUSH_THRESHOLD:
-            self.histograms.flush()
 
 
 # -- servers ---------------------------------------------------------------------------------
@@ -149,7 +100,7 @@ class ServerMetrics(ServerTracer):
         text = "The total number of RPCs that came, including those that have not completed."
         return [
             MetricFamily(f"{about}.started", MetricKind.COUNTER, "{call}", text, started),
-            *histogram_families(about, "RPC", methods, _ALL_INSTRUMENTS),
+            *histogram_families(about, "RPC", methods, ALL_INSTRUMENTS),
         ]
 
 
@@ -279,35 +230,6 @@ class ClientMetrics(ClientTracer):
         calls = [called.calls for called in methods]
         return [
             MetricFamily(f"{about}.started", MetricKind.COUNTER, "{attempt}", text, started),
-            *histogram_families(about, "RPC attempt", attempts, _ALL_INSTRUMENTS),
+            *histogram_families(about, "RPC attempt", attempts, ALL_INSTRUMENTS),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]
-
-
-# -- families --------------------------------------------------------------------------------
-
-
-def histogram_families(
-    prefix: str, subject: str, recorders: Sequence[CallRecorder], instruments: Sequence[_Instrument]
-) -> list[MetricFamily]:
-    """Return a family for each instrument, with a point for each recorder and status."""
-    found = [
-        (_add_status_label(calls.labels, code), histograms)
-        for calls in recorders
-        for code, histograms in calls.histograms.histograms_by_status().items()
-    ]
-    return [
-        MetricFamily(
-            f"{prefix}.{figure.name}",
-            MetricKind.HISTOGRAM,
-            figure.unit,
-            figure.description.format(what=subject),
-            [MetricPoint(labels, histograms[number].snapshot()) for labels, histograms in found],
-        )
-        for number, figure in enumerate(instruments)
-    ]
-
-
-def _add_status_label(labels: Labels, code: int) -> Labels:
-    """Add a label in alphabetical order, as OpenTelemetry's exporter writes them."""
-    return tuple(sorted((*labels, ("grpc.status", _STATUS_NAMES[code]))))

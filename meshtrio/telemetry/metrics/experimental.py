@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from meshtrio.client.load_balancing.outlier_detection import Ejection
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,
@@ -103,7 +103,7 @@ class ExperimentalMetrics(ClientTracer):
         self._ejection_counts: Counter[tuple[str, Ejection]] = Counter()
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
-        known = {told for told, _ in self._ejection_counts}
+        known = {each for each, _ in self._ejection_counts}
         if target not in known and len(known) >= MAX_MEASURED_METHODS:
             target = OTHER
         self._ejection_counts[target, ejection] += 1

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
-from meshtrio.telemetry.metrics.call_metrics import (
+from meshtrio.telemetry.metrics.call_metrics import OTHER
+from meshtrio.telemetry.metrics.call_recorder import (
     DURATION,
-    OTHER,
     CallRecorder,
     histogram_families,
 )

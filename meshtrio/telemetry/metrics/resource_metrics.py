@@ -6,13 +6,13 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
 
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.process.resource_usage import (
+from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
     read_own_rss,
     read_usage_by_group,
@@ -27,6 +27,8 @@ from meshtrio.telemetry.metric_families import (
 
 _NO_LABELS: Labels = ()
 
+ReadUsage = Callable[[], Awaitable[Mapping[int, ResourceUsage]]]
+
 
 @attrs.frozen
 class _DescriptorUsage:
@@ -39,7 +41,9 @@ class _DescriptorUsage:
 class ResourceMetrics:
     """Samples usage on request, as far as the kernel permits."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_usage: ReadUsage = read_usage_by_group) -> None:
+        """`read_usage` returns the resource usage of all process groups."""
+        self._read_usage = read_usage
         self._cpu_seconds: dict[Labels, tuple[int, float]] = {}
         """Process id and CPU seconds of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
@@ -50,7 +54,7 @@ class ResourceMetrics:
         pids = {child.process.pid for child in instances if child.process is not None}
         self._usage = {}
         with contextlib.suppress(OSError, RuntimeError):
-            self._usage = await read_usage_by_group()
+            self._usage = await self._read_usage()
             self._descriptors = await trio.to_thread.run_sync(
                 _read_descriptor_usage, {*pids, os.getpid()}, abandon_on_cancel=True
             )

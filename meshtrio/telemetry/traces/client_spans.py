@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext
 
+from meshtrio.grpc.status import CANCELLED, CallStatus
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    CANCELLED,
-    AttemptKind,
-    AttemptTracer,
-    CallStatus,
-    ClientCallTracer,
-    PickedAttempt,
-)
+from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, PickedAttempt
 from meshtrio.telemetry.traces.process_span_context import process_span_context
 from meshtrio.telemetry.traces.propagation import encode_context_headers
 from meshtrio.telemetry.traces.span_conventions import MessageEvents, end_span

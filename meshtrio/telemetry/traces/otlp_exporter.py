@@ -19,12 +19,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.retry.policy import RetryPolicy
 from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
+from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,
@@ -63,12 +64,17 @@ _EXPORT_METHOD_CONFIG = MethodConfig(
 
 
 @asynccontextmanager
-async def open_exporter(collector: OtlpEndpoint) -> AsyncIterator[ExportSpans]:
-    """Yield a function that exports batches of spans to a collector, for use in the block."""
+async def open_exporter(
+    collector: OtlpEndpoint, timeout_seconds: float = EXPORT_TIMEOUT
+) -> AsyncIterator[ExportSpans]:
+    """Yield a function that exports batches of spans to a collector, for use in the block.
+
+    `timeout_seconds` is for one batch, retries included.
+    """
     if collector.url:
         from meshtrio.telemetry.traces.otlp_http_exporter import make_http_exporter
 
-        yield make_http_exporter(collector)
+        yield make_http_exporter(collector, timeout_seconds)
         return
     address = collector.address
     endpoint = Endpoint(id=address, address=address, tls=collector.tls)
@@ -80,24 +86,24 @@ async def open_exporter(collector: OtlpEndpoint) -> AsyncIterator[ExportSpans]:
     async with open_channel(
         address, resolve, exit_info_timeout=0, metadata=collector.headers, traced=False
     ) as channel:
-        yield _make_grpc_exporter(channel, address)
+        yield _make_grpc_exporter(channel, address, timeout_seconds)
 
 
-def _make_grpc_exporter(channel: Channel, address: str) -> ExportSpans:
+def _make_grpc_exporter(channel: Channel, address: str, timeout_seconds: float) -> ExportSpans:
     export = make_multicallable(channel, _EXPORT_METHOD)
 
     async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         # Encoding takes too long for the event loop.
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
-            with trio.fail_after(EXPORT_TIMEOUT):
+            with trio.fail_after(timeout_seconds):
                 reply = await export(request, method_config=_EXPORT_METHOD_CONFIG)
         except purerpc.RpcFailedError as exc:
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
             reason = f": {channel.unavailable_reason}" if channel.unavailable_reason else ""
             text = (
-                f"the collector at {address} did not take them within {EXPORT_TIMEOUT:g} s{reason}"
+                f"the collector at {address} did not take them within {timeout_seconds:g} s{reason}"
             )
             raise SpanExportError(text) from None
         return _partial_success(request, reply, len(spans), address)

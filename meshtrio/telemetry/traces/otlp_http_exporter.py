@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
     ExportSpans,
     PartialSuccess,
     SpanExportError,
@@ -22,7 +21,7 @@ from meshtrio.telemetry.traces.batch_span_processor import (
 from meshtrio.util.address import ClientTlsConfig
 
 
-def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
+def make_http_exporter(collector: OtlpEndpoint, timeout_seconds: float) -> ExportSpans:
     """Return a function that exports batches of spans to a collector's URL."""
     url, files = collector.url, collector.tls or ClientTlsConfig()
     exporter = OTLPSpanExporter(
@@ -31,7 +30,7 @@ def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
         client_certificate_file=_optional_str(files.certificate),
         client_key_file=_optional_str(files.key),
         headers=dict(collector.headers),
-        timeout=EXPORT_TIMEOUT,
+        timeout=timeout_seconds,
         session=_Session(),
     )
 

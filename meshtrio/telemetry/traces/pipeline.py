@@ -15,7 +15,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.batch_span_processor import TrioBatchSpanProcessor
+from meshtrio.telemetry.traces.batch_span_processor import (
+    EXPORT_TIMEOUT,
+    TrioBatchSpanProcessor,
+)
 from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
@@ -38,7 +41,11 @@ class TracePipeline:
 
 @asynccontextmanager
 async def export_traces(
-    collector: OtlpEndpoint, ratio: float, resource: Mapping[str, str] | None = None
+    collector: OtlpEndpoint,
+    ratio: float,
+    resource: Mapping[str, str] | None = None,
+    *,
+    export_timeout: float = EXPORT_TIMEOUT,
 ) -> AsyncIterator[TracePipeline]:
     """Trace the calls of the block and export their spans; at its end the remaining ones.
 
@@ -50,6 +57,7 @@ async def export_traces(
         ratio: Share of the calls without a parent that are sampled, from 0 to 1. Calls with a
             parent are sampled if it is.
         resource: Attributes of the process, in addition to those of the environment.
+        export_timeout: Seconds for one batch, retries included.
 
     Raises:
         ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
@@ -65,7 +73,7 @@ async def export_traces(
     always_on = TracerProvider(
         sampler=ALWAYS_ON, id_generator=always_on_ids, resource=merged, span_limits=limits
     )
-    async with open_exporter(collector) as export:
+    async with open_exporter(collector, export_timeout) as export:
         processor = TrioBatchSpanProcessor(export)
         provider.add_span_processor(processor)
         always_on.add_span_processor(processor)

@@ -6,8 +6,9 @@ from opentelemetry import context as contexts
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from meshtrio.grpc.status import CallStatus
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import CallStatus, ServerCallTracer
+from meshtrio.rpc.tracer import ServerCallTracer
 from meshtrio.telemetry.traces.span_conventions import MessageEvents, end_span
 
 

@@ -14,8 +14,8 @@ from opentelemetry.trace import Span, SpanKind
 from meshtrio import __version__
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.composite_tracer import use_tracers
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.supervisor.policy.plan import DesiredState, plan
+from meshtrio.supervisor.policy.plan import plan
+from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, next_phase
+
+P = InstancePhase
 
 
 @attrs.define(eq=False)
 class Row:
     plugin: str
-    desired_state: DesiredState = DesiredState.RUNNING
+    phase: InstancePhase = P.WAITING
     is_running: bool = False
     is_starting: bool = False
     is_ready: bool = False
-    is_stopping: bool = False
     start_at: float = -math.inf
     batch: int = 0
 
 
-def up(plugin: str, goal: DesiredState = DesiredState.RUNNING, **values: object) -> Row:
-    return Row(plugin, goal, is_running=True, is_ready=True, **values)  # type: ignore[arg-type]
+def up(plugin: str, phase: InstancePhase = P.RUNNING, **values: Any) -> Row:
+    return Row(plugin, phase, is_running=True, is_ready=True, **values)
+
+
+def starting(plugin: str) -> Row:
+    return Row(plugin, P.RUNNING, is_running=True, is_starting=True)
 
 
 def planned(rows: list[Row], edges: dict[str, set[str]] | None = None, now: float = 0.0) -> str:
@@ -41,7 +48,7 @@ CASES = {
     "what runs is left alone": ([up("a"), up("b")], {}, ""),
     "so many at once": ([Row(name) for name in "abcd"], {}, "+a +b +c"),
     "those that are starting have taken room": (
-        [Row("a"), Row("b"), *[Row(name, is_running=True, is_starting=True) for name in "xy"]],
+        [Row("a"), Row("b"), starting("x"), starting("y")],
         {},
         "+a",
     ),
@@ -50,27 +57,47 @@ CASES = {
         {},
         "+c +d +b",
     ),
-    "what rests is left alone": ([Row("a", DesiredState.STOPPED)], {}, ""),
+    "what is stopped is left alone": ([Row("a", P.STOPPED)], {}, ""),
+    "what has ended is left alone": ([Row("a", P.EXITED), Row("b", P.FAILED)], {}, ""),
+    "one in backoff": ([Row("a", P.BACKOFF, start_at=5)], {}, "@5"),
+    "one whose last run drains": ([Row("a", P.BACKOFF, is_running=True)], {}, ""),
     "one that waits": ([Row("a"), Row("b")], AFTER, "+a"),
-    "started is not ready": ([Row("a", is_running=True), Row("b")], AFTER, ""),
+    "started is not ready": ([starting("a"), Row("b")], AFTER, ""),
     "one ready instance is enough": ([up("a"), Row("a"), Row("b")], AFTER, "+a +b"),
+    "one that is about to stop is ready": ([up("a", P.STOP_QUEUED), Row("b")], AFTER, "+b -a"),
     "not before its time": ([Row("a", start_at=5), Row("b", start_at=3)], {}, "@3"),
     "a delay does not hold others up": ([Row("a", start_at=5), Row("b")], {}, "+b @5"),
     "one that waits for others wakes nobody": ([Row("b", start_at=5)], AFTER, ""),
-    "stopped": ([up("a", DesiredState.STOPPED), up("b")], {}, "-a"),
-    "recycled": ([up("a", DesiredState.RESTARTED)], {}, "-a"),
-    "stopped once": ([up("a", DesiredState.STOPPED, is_stopping=True)], {}, ""),
-    "in reverse": ([up("a", DesiredState.STOPPED), up("b", DesiredState.STOPPED)], AFTER, "-b"),
+    "stopped": ([up("a", P.STOP_QUEUED), up("b")], {}, "-a"),
+    "restarted": ([up("a", P.RESTART_QUEUED)], {}, "-a"),
+    "replaced": ([up("a", P.REPLACE_QUEUED), up("b", P.REPLACING)], {}, ""),
+    "stopped once": ([up("a", P.STOPPING), up("b", P.RESTARTING)], {}, ""),
+    "in reverse": ([up("a", P.STOP_QUEUED), up("b", P.STOP_QUEUED)], AFTER, "-b"),
     "in reverse while one is stopping": (
-        [up("a", DesiredState.STOPPED), up("b", DesiredState.STOPPED, is_stopping=True)],
+        [up("a", P.STOP_QUEUED), up("b", P.STOPPING)],
         AFTER,
         "",
     ),
-    "not held up by those that stay": ([up("a", DesiredState.STOPPED), up("b")], AFTER, "-a"),
+    "in reverse while the last run of one drains": (
+        [up("a", P.STOP_QUEUED), Row("b", P.STOPPED, is_running=True)],
+        AFTER,
+        "",
+    ),
+    "not held up by those that stay": ([up("a", P.STOP_QUEUED), up("b")], AFTER, "-a"),
     "a batch stops before it starts": (
-        [up("a", DesiredState.RESTARTED, batch=1), Row("b", batch=1), Row("c", batch=2)],
+        [up("a", P.RESTART_QUEUED, batch=1), Row("b", batch=1), Row("c", batch=2)],
         {},
         "+c -a",
+    ),
+    "a batch waits for a run that drains": (
+        [Row("a", P.BACKOFF, is_running=True, batch=1), Row("b", batch=1)],
+        {},
+        "",
+    ),
+    "a batch does not wait for one that was stopped": (
+        [up("a", P.STOPPING, batch=1), Row("b", batch=1)],
+        {},
+        "+b",
     ),
 }
 
@@ -89,43 +116,45 @@ def _tables(draw: st.DrawFn) -> tuple[list[Row], dict[str, frozenset[str]]]:
     rows = []
     for name in names:
         for _ in range(draw(st.integers(1, 2))):
-            running = draw(st.booleans())
-            goal = draw(st.sampled_from(DesiredState))
-            if goal is DesiredState.RESTARTED and not running:
-                goal = DesiredState.RUNNING
+            phase = draw(st.sampled_from(InstancePhase))
+            running = not (phase.is_waiting or phase.is_final)
             batch = draw(st.integers(0, 2))
-            rows.append(Row(name, goal, is_running=running, is_ready=running, batch=batch))
+            rows.append(Row(name, phase, is_running=running, is_ready=running, batch=batch))
     return rows, edges
 
 
 @given(_tables(), st.randoms(use_true_random=False))
 @settings(max_examples=300)
-def test_every_goal_is_reached_in_order(drawn, random) -> None:  # type: ignore[no-untyped-def]
+def test_every_request_is_carried_out_in_order(drawn, random) -> None:  # type: ignore[no-untyped-def]
     """Whatever is started and stopped first among what the plan allows."""
     rows, edges = drawn
     for _ in range(20 * len(rows)):
         found = plan(rows, edges, 0.0, 3)
-        assert sum(row.starting for row in rows) + len(found.start) <= 3
-        ready = {row.plugin for row in rows if row.ready}
+        assert sum(row.is_starting for row in rows) + len(found.start) <= 3
+        ready = {row.plugin for row in rows if row.is_ready}
         assert all(edges[row.plugin] <= ready for row in found.start)
-        leaving = {r.plugin for r in rows if r.running and r.goal is not DesiredState.RUNNING}
+        leaving = {row.plugin for row in rows if row.phase.is_leaving}
         assert not any(row.plugin in edges[name] for row in found.stop for name in leaving)
-        todo = [*found.start, *found.stop, *(row for row in rows if row.starting)]
+        stopping = [row for row in rows if row.phase.is_leaving and not row.phase.is_stop_queued]
+        todo = [*found.start, *found.stop, *stopping, *(row for row in rows if row.is_starting)]
         if not todo:
             break
         row = random.choice(todo)
         if row in found.start:
-            emptying = {r.batch for r in rows if r.goal is DesiredState.RESTARTED}
+            emptying = {other.batch for other in rows if other.phase.is_restarting}
             assert not row.batch or row.batch not in emptying
-            row.running = row.starting = True
+            row.phase = next_phase(row.phase, InstanceEvent.LAUNCH)
+            row.is_running = row.is_starting = True
             row.batch = 0
-        elif row.starting:
-            row.starting, row.ready = False, True
+        elif row in found.stop:
+            row.phase = next_phase(row.phase, InstanceEvent.TERMINATE)
+        elif row.is_starting:
+            row.is_starting, row.is_ready = False, True
         else:
-            row.running = row.ready = False
-            row.goal = DesiredState.RUNNING if row.goal is DesiredState.RESTARTED else row.goal
-    served = {row.plugin for row in rows if row.ready}
+            row.phase = next_phase(row.phase, InstanceEvent.ALL_EXITED)
+            row.is_running = row.is_ready = False
+    served = {row.plugin for row in rows if row.is_ready}
     for row in rows:
-        wanted = row.goal is DesiredState.RUNNING and (row.running or edges[row.plugin] <= served)
-        assert row.running is wanted
-        assert row.goal is not DesiredState.RESTARTED
+        assert not row.phase.is_leaving
+        assert row.is_running is not (row.phase.is_waiting or row.phase.is_final)
+        assert not (row.phase.is_waiting and edges[row.plugin] <= served)

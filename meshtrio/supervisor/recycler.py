@@ -1,0 +1,96 @@
+"""Replaces runs that have become too old, too large or unreachable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from random import Random
+
+import trio
+
+from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.policy.state import InstancePhase
+from meshtrio.util.concurrency import sleep_until_tick
+
+_log = logging.getLogger("meshtrio.mesh")
+
+_CHECK_INTERVAL = 1.0
+
+
+class Recycler:
+    """Checks all instances once a second and requests replacements."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        list_instances: Callable[[], Sequence[Instance]],
+        on_request: Callable[[], None],
+    ) -> None:
+        """Create a recycler.
+
+        Args:
+            effects: Reads the memory of process groups and the sockets' files.
+            list_instances: Returns the instances that there are now.
+            on_request: Called after a replacement was requested.
+        """
+        self._effects = effects
+        self._list_instances = list_instances
+        self._on_request = on_request
+
+    async def run(self) -> None:
+        """Check once a second until cancelled; a check that raises is logged."""
+        while True:
+            await sleep_until_tick(_CHECK_INTERVAL)
+            try:
+                await self._check(self._list_instances())
+            except Exception:
+                _log.exception("cannot check which instances to replace")
+
+    async def _check(self, instances: Sequence[Instance]) -> None:
+        with_process = [instance for instance in instances if instance.process is not None]
+        for instance in instances:
+            instance.unkillable = tuple(each for each in instance.unkillable if each.is_running)
+        if any(instance.config.monitors_memory for instance in with_process):
+            await self._check_memory(with_process)
+        for instance in with_process:
+            for run in instance.runs():
+                run.check_socket()
+            if instance.phase is not InstancePhase.RUNNING:
+                continue
+            effects = self._effects
+            reason = find_replace_reason(instance, effects.rng, effects.is_socket_removed)
+            if reason:
+                instance.request_replacement(reason)
+                self._on_request()
+
+    async def _check_memory(self, instances: Iterable[Instance]) -> None:
+        try:
+            rss_by_group = await self._effects.read_rss_by_group()
+        except (OSError, RuntimeError) as exc:
+            _log.warning("cannot read the memory usage of plugins: %s", exc)
+            return
+        for instance in instances:
+            instance.record_rss(rss_by_group)
+
+
+def find_replace_reason(
+    instance: Instance, rng: Random, is_socket_removed: Callable[[Path], bool]
+) -> str:
+    """Find why the active run should be replaced, as a phrase; "" if there is no reason."""
+    run, config = instance.active_run, instance.config
+    if run is None or not run.is_ready or run.is_kill_requested:
+        return ""
+    if trio.current_time() < instance.next_replace_at:
+        return ""
+    if config.max_age is not None:
+        if run.max_age_factor is None:
+            run.max_age_factor = 1 + config.max_age_variance * (2 * rng.random() - 1)
+        if run.uptime > config.max_age * run.max_age_factor:
+            return f"it is {run.uptime:.0f} s old"
+    if config.renew_above is not None and run.rss > config.renew_above:
+        return f"it uses {run.rss:,} bytes of memory"
+    if config.listen is None and is_socket_removed(run.socket):
+        return f"its socket {run.socket} was removed"
+    return ""

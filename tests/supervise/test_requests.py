@@ -1,0 +1,151 @@
+"""Requests that meet: stops, restarts and replacements of one instance at the same time."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from meshtrio.config import GroupConfig, RestartPolicy, Strategy
+from meshtrio.errors import PluginFailedError, UsageError
+from meshtrio.util.backoff import Backoff
+from tests.support.fake_processes import ProcessScript, make_plugin_config, make_supervisor
+
+STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
+SLOW_STOP = itertools.repeat(ProcessScript(stop_duration=4))
+
+
+async def test_an_instance_that_waits_to_be_stopped_is_not_replaced(
+    autojump_clock: MockClock,
+) -> None:
+    plugins = [
+        make_plugin_config("p", max_age=5, max_age_variance=0),
+        make_plugin_config("q", depends_on=["p"]),
+    ]
+    group = GroupConfig("g", ["p", "q"])
+    async with make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as made:
+        await made.run_until(3)
+        await made.operations.stop("g")
+        assert made.events_of("Renewing", "Stopped") == ["Stopped q", "Stopped p"]
+        assert made.event_times("Stopped p") == [7.2]
+
+
+async def test_a_restart_of_an_instance_that_waits_to_be_stopped_starts_it_again(
+    autojump_clock: MockClock,
+) -> None:
+    plugins = [make_plugin_config("p"), make_plugin_config("q", depends_on=["p"])]
+    group = GroupConfig("g", ["p", "q"])
+    async with (
+        make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as made,
+        trio.open_nursery() as nursery,
+    ):
+        await made.run_until(3)
+        nursery.start_soon(made.operations.stop, "g")
+        await made.run_until(4)
+        await made.operations.restart("p")
+        assert made.event_times("Stopped p") == made.event_times("Starting p")[1:] == [7.2]
+        assert made.states() == {"p/0": "ready", "q/0": "stopped"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_restart_fails_if_its_instance_is_stopped(autojump_clock: MockClock) -> None:
+    scripts = {"p": [ProcessScript(), ProcessScript(ready_after=5)]}
+    async with (
+        make_supervisor([make_plugin_config("p")], scripts) as made,
+        trio.open_nursery() as nursery,
+    ):
+        failed = trio.Event()
+
+        async def restart() -> None:
+            with pytest.raises(PluginFailedError, match="p/0 was stopped before it was replaced"):
+                await made.operations.restart("p")
+            failed.set()
+
+        await made.run_until(1)
+        nursery.start_soon(restart)
+        await made.run_until(3)
+        await made.operations.stop("p")
+        await failed.wait()
+        assert made.states() == {"p/0": "stopped"}
+        assert made.events_of("Stopped") == ["Stopped p", "Stopped p"]
+
+
+async def test_a_replacement_that_was_stopped_has_not_failed(autojump_clock: MockClock) -> None:
+    """So that the next one for the size or age of the instance is not delayed."""
+    plugin = make_plugin_config("p", renew_above=100, backoff=Backoff(1000, 1000, 1, 0))
+    scripts = {"p": [ProcessScript(), ProcessScript(ready_after=5)]}
+    async with make_supervisor([plugin], scripts) as made:
+        await made.run_until(1)
+        made.effects.resident_by_pgid[made.effects.processes["p"][0].pid] = 101
+        await made.run_until(4)
+        assert made.events_of("Starting", "Renewing") == ["Starting p", "Renewing p", "Starting p"]
+        await made.operations.stop("p")
+        await made.operations.start("p")
+        made.effects.resident_by_pgid[made.effects.processes["p"][2].pid] = 101
+        await made.run_until(10)
+        assert made.events_of("Renewing") == ["Renewing p"] * 2
+        assert len(made.effects.processes["p"]) == 4
+
+
+async def test_a_groups_restart_does_not_start_what_is_being_stopped(
+    autojump_clock: MockClock,
+) -> None:
+    plugins = [make_plugin_config("a"), make_plugin_config("b", backoff=STEADY)]
+    scripts = {"a": SLOW_STOP, "b": [ProcessScript(lifetime=5)]}
+    group = GroupConfig("g", ["a", "b"], Strategy.ONE_FOR_ALL)
+    async with make_supervisor(plugins, scripts, [group]) as made:
+        await made.run_until(4)
+        await made.operations.stop("a")
+        await made.run_until(30)
+        assert made.states() == {"a/0": "stopped", "b/0": "ready"}
+        assert made.event_times("Exited b") == [5]
+        assert made.event_times("Starting b") == [0, 6]
+
+
+async def test_a_mesh_that_stops_starts_nothing(autojump_clock: MockClock) -> None:
+    async with make_supervisor([make_plugin_config("p")], {"p": SLOW_STOP}) as made:
+        await made.run_until(1)
+        made.supervisor.start_shutdown()
+        await made.run_until(2)
+        with pytest.raises(UsageError, match="the mesh is stopping"):
+            await made.operations.start("p")
+        with pytest.raises(UsageError, match="the mesh is stopping"):
+            await made.operations.scale("p", 2)
+        await made.run_until(100)
+        assert made.events_of("Starting") == ["Starting p"]
+        assert made.states() == {"p/0": "stopped"}
+
+
+async def test_a_failed_instance_is_failed_still_when_its_predecessor_has_drained(
+    autojump_clock: MockClock,
+) -> None:
+    plugin = make_plugin_config("p", restart=RestartPolicy.NEVER, stop_timeout=60)
+    scripts = {"p": [ProcessScript(stop_duration=30), ProcessScript(lifetime=3)]}
+    async with (
+        make_supervisor([plugin], scripts) as made,
+        trio.open_nursery() as nursery,
+    ):
+        await made.run_until(1)
+        nursery.start_soon(made.operations.restart, "p")
+        await made.run_until(10)
+        assert made.states() == {"p/0": "failed"}
+        await made.run_until(100)
+        assert made.event_times("Stopped p") == [31.1]
+        assert made.states() == {"p/0": "failed"}
+        assert made.supervisor.statuses()[0].reason == "exited with status 1"
+
+
+async def test_a_start_during_a_stop_waits_for_the_new_process(autojump_clock: MockClock) -> None:
+    scripts = {"p": [ProcessScript(stop_duration=4), ProcessScript(ready_after=2)]}
+    async with (
+        make_supervisor([make_plugin_config("p")], scripts) as made,
+        trio.open_nursery() as nursery,
+    ):
+        await made.run_until(1)
+        nursery.start_soon(made.operations.stop, "p")
+        await made.run_until(2)
+        await made.operations.start("p")
+        assert made.event_times("Ready p") == [0, 7.1]
+        nursery.cancel_scope.cancel()
