@@ -79,17 +79,17 @@ def _check_program(
 ) -> None:
     """Check a program; `referrer` names what refers to it, such as "the #! line of x"."""
     path = _resolve_program(program, context, referrer)
-    about = f"{path!r}{f', which {referrer} names,' if referrer else ''}"
-    _check_permission(path, about)
+    subject = f"{path!r}{f', which {referrer} names,' if referrer else ''}"
+    _check_permission(path, subject)
     try:
         with open(open_regular_file(path), "rb") as file:
             head = file.read(MAX_SHEBANG_SIZE)
             if head.startswith(b"#!"):
-                _check_script(path, head, context, about, depth)
+                _check_script(path, head, context, subject, depth)
             elif head.startswith(elf.ELF_MAGIC):
-                _check_elf(elf.read_elf_header(file), about)
+                _check_elf(elf.read_elf_header(file), subject)
             elif b"\0" not in head:
-                _check_text(head, about)
+                _check_text(head, subject)
     except OSError:
         return  # The file may be executable without being readable.
 

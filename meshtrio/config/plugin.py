@@ -245,14 +245,14 @@ class PluginConfig:
     def validate(self) -> list[str]:
         """Return errors in the combination of fields, as "plugin 'x': key: reason"."""
         where = f"plugin {self.name!r}: "
-        both = sorted(set(self.always_restart_on) & set(self.never_restart_on))
+        duplicates = sorted(set(self.always_restart_on) & set(self.never_restart_on))
         found = [
             f"{where}{key}: {status} is not an exit status, which is 0 to 255"
             for key in ("always_restart_on", "never_restart_on")
             for status in getattr(self, key)
             if not 0 <= status <= 255
         ]
-        found += [f"{where}never_restart_on: {s} is also in always_restart_on" for s in both]
+        found += [f"{where}never_restart_on: {s} is also in always_restart_on" for s in duplicates]
         if self.instances > self.max_instances:
             found.append(
                 f"{where}instances: {self.instances} is more than its max_instances, "

@@ -38,10 +38,10 @@ def require_extra(extra: str, feature: str) -> None:
 
 def check_extras(config: TelemetryConfig) -> None:
     """Raise ConfigError if a mesh's telemetry needs modules that are not installed."""
-    wanted = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
+    settings = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
     problems = [
         problem
-        for extra, (key, value) in wanted.items()
+        for extra, (key, value) in settings.items()
         if value is not None and (problem := _describe_missing(extra, f"[mesh.telemetry] {key}"))
     ]
     if problems:

@@ -96,11 +96,11 @@ class ServerMetrics(ServerTracer):
         """Return the families, as of now."""
         methods = list(self._methods.values())
         started = [MetricPoint(calls.labels, calls.started) for calls in methods]
-        about = "grpc.server.call"
+        prefix = "grpc.server.call"
         text = "The total number of RPCs that came, including those that have not completed."
         return [
-            MetricFamily(f"{about}.started", MetricKind.COUNTER, "{call}", text, started),
-            *histogram_families(about, "RPC", methods, ALL_INSTRUMENTS),
+            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{call}", text, started),
+            *histogram_families(prefix, "RPC", methods, ALL_INSTRUMENTS),
         ]
 
 
@@ -221,7 +221,7 @@ class ClientMetrics(ClientTracer):
     def collect(self) -> list[MetricFamily]:
         """Return the families, as of now."""
         methods = list(self._methods)
-        about = "grpc.client.attempt"
+        prefix = "grpc.client.attempt"
         text = "The total number of RPC attempts started, including those that have not completed."
         started = [
             MetricPoint(called.attempts.labels, called.attempts.started) for called in methods
@@ -229,7 +229,7 @@ class ClientMetrics(ClientTracer):
         attempts = [called.attempts for called in methods]
         calls = [called.calls for called in methods]
         return [
-            MetricFamily(f"{about}.started", MetricKind.COUNTER, "{attempt}", text, started),
-            *histogram_families(about, "RPC attempt", attempts, ALL_INSTRUMENTS),
+            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{attempt}", text, started),
+            *histogram_families(prefix, "RPC attempt", attempts, ALL_INSTRUMENTS),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]

@@ -40,7 +40,7 @@ class _RetryHistograms:
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.delays = Histogram(LATENCY_BUCKETS)
-        self.counts = {kind: Histogram(about[3]) for kind, about in _HISTOGRAMS_BY_KIND.items()}
+        self.counts = {kind: Histogram(spec[3]) for kind, spec in _HISTOGRAMS_BY_KIND.items()}
 
 
 class _AttemptTracer(AttemptTracer):
@@ -144,13 +144,21 @@ class ExperimentalMetrics(ClientTracer):
             else:
                 why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
                 unenforced.append(MetricPoint((*labels[:1], why, *labels[1:]), count))
-        about = "grpc.lb.outlier_detection.ejections"
+        prefix = "grpc.lb.outlier_detection.ejections"
         text = "Endpoints that fail more than others and"
         yield MetricFamily(
-            f"{about}_enforced", MetricKind.COUNTER, "{ejection}", f"{text} were ejected.", enforced
+            f"{prefix}_enforced",
+            MetricKind.COUNTER,
+            "{ejection}",
+            f"{text} were ejected.",
+            enforced,
         )
         yield MetricFamily(
-            f"{about}_unenforced", MetricKind.COUNTER, "{ejection}", f"{text} were not.", unenforced
+            f"{prefix}_unenforced",
+            MetricKind.COUNTER,
+            "{ejection}",
+            f"{text} were not.",
+            unenforced,
         )
 
 

@@ -197,13 +197,13 @@ class MeshMetrics:
     # -- instances ---------------------------------------------------------------------------
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
-        there = {(child.plugin, child.number): child for child in instances}
-        self._remove_other_instances(there)
+        current = {(child.plugin, child.number): child for child in instances}
+        self._remove_other_instances(current)
         now = trio.current_time()
-        ready = {key: since for key, since in self._ready_since.items() if there[key].is_ready}
+        ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
         checks = {
             key: child.active_run.last_check.latency
-            for key, child in there.items()
+            for key, child in current.items()
             if child.active_run is not None and child.active_run.last_check is not None
         }
         return [
@@ -213,7 +213,7 @@ class MeshMetrics:
                 "1 for the current state of an instance, 0 for the others.",
                 {
                     (*_labels_of_key(key), ("state", state.value)): float(child.state is state)
-                    for key, child in there.items()
+                    for key, child in current.items()
                     for state in InstanceState
                 },
             ),
@@ -229,7 +229,7 @@ class MeshMetrics:
                 "Restarts of the instance, by cause.",
                 {
                     (*_labels_of_key(key), ("reason", reason)): self._restarts[(*key, reason)]
-                    for key in there
+                    for key in current
                     for reason in _RESTART_REASONS
                 },
             ),
@@ -243,7 +243,7 @@ class MeshMetrics:
                 "mesh.instance.liveness.failures",
                 "{check}",
                 "Health checks that were not answered.",
-                {_labels_of_key(key): self._failed_checks[key] for key in there},
+                {_labels_of_key(key): self._failed_checks[key] for key in current},
             ),
         ]
 

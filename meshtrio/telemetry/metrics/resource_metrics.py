@@ -64,17 +64,17 @@ class ResourceMetrics:
         return [*self._mesh_families(), *self._instance_families(instances)]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
-        there = {
+        running = {
             instance_labels(child.plugin, child.number): (child, child.process.pid)
             for child in instances
             if child.process is not None
         }
         used = self._usage
-        seen = {labels: (pid, used[pid]) for labels, (_, pid) in there.items() if pid in used}
+        measured = {labels: (pid, used[pid]) for labels, (_, pid) in running.items() if pid in used}
         self._update_cpu_seconds(
-            {labels: (pid, usage.cpu_time) for labels, (pid, usage) in seen.items()}
+            {labels: (pid, usage.cpu_time) for labels, (pid, usage) in measured.items()}
         )
-        pids = {labels: pid for labels, (_, pid) in there.items()}
+        pids = {labels: pid for labels, (_, pid) in running.items()}
         return [
             counter_family(
                 "mesh.instance.cpu_time",
@@ -86,7 +86,7 @@ class ResourceMetrics:
                 "mesh.instance.resident_memory",
                 "By",
                 "Resident memory of its process group.",
-                {labels: usage.rss for labels, (_, usage) in seen.items()},
+                {labels: usage.rss for labels, (_, usage) in measured.items()},
             ),
             gauge_family(
                 "mesh.instance.memory_limit",
@@ -94,7 +94,7 @@ class ResourceMetrics:
                 "Limit on the resident memory of its process group, if configured.",
                 {
                     labels: child.config.containment.memory
-                    for labels, (child, _) in there.items()
+                    for labels, (child, _) in running.items()
                     if child.config.containment.memory is not None
                 },
             ),
