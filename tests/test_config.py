@@ -243,7 +243,7 @@ def test_a_service_table(tmp_path: Path) -> None:
         ("ca.pem", "gone.pem", "service 'plugin.echo': tls: ca: there is no file"),
         ("ca =", "authority =", "tls: authority: is not a key that meshtrio knows"),
         ('"1s"', "1", "methodConfig[0].timeout: must be a duration"),
-        ('name = "plugin.echo"', "", "service number 1: name is missing"),
+        ('name = "plugin.echo"', "", "service number 1: name: is missing"),
         ("\nweight", '\n[[service]]\nname = "plugin.echo"\nweight', "has more than one config"),
     ],
 )
@@ -267,7 +267,7 @@ def test_every_mistake_about_a_collector_is_told_at_once(tmp_path: Path) -> None
         load(tmp_path / "mesh.toml")
     where = f"{tmp_path / 'mesh.toml'}: mesh: telemetry: "
     assert caught.value.problems == [
-        f"{where}traces: 'collector' is none of tcp:host:port, unix:/path and http://host:port",
+        f"{where}traces: expected tcp:host:port, unix:/path or http://host:port, not 'collector'",
         f"{where}traces_tls: ca: there is no file {tmp_path / 'gone.pem'}",
         f"{where}traces_headers: 'a b' cannot be the name of a header",
     ]
@@ -319,12 +319,12 @@ EVERYBODY = '[mesh.access.gateway]\nsubjects = ["*"]\n'
     [
         (LISTEN, "certificate, key and client_ca are needed"),
         (LISTEN + TLS.replace("client_ca", "client_cb"), "client_cb: is not a key"),
-        (LISTEN + TLS, r"nobody could use the port; say who may"),
+        (LISTEN + TLS, r"no client could use the port; set subjects"),
         (LISTEN + TLS + 'security = "plaintext"\n', "is not used with"),
         (LISTEN + 'security = "none"\n', "must be one of mutual-tls, plaintext"),
         (LISTEN + 'security = "plaintext"\n' + EVERYBODY, "only clients of a gateway with mutual"),
-        ("[mesh.gateway]\n" + TLS, "say which with listen"),
-        (EVERYBODY, "only clients of a gateway with mutual TLS have one"),
+        ("[mesh.gateway]\n" + TLS, "set listen, too"),
+        (EVERYBODY, "only clients of a gateway with mutual TLS have them"),
         ('[mesh.access.gateway]\nsubjects = ["ops"]\n', "'ops' is not '\\*' nor does it begin"),
         ('[mesh.gateway]\nlisten = "unix:/x"\n', "must be tcp://host:port"),
         ('[mesh.access.control]\nuser = ["x"]\n', "did you mean 'users'"),
@@ -346,8 +346,8 @@ def test_what_a_config_was_read_from_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"always_restart_on": [1], "never_restart_on": [1]}, "1 is in always_restart_on, too"),
-        ({"never_restart_on": [300]}, "300 is no exit status"),
+        ({"always_restart_on": [1], "never_restart_on": [1]}, "1 is also in always_restart_on"),
+        ({"never_restart_on": [300]}, "300 is not an exit status"),
         ({"backoff": Backoff(initial=5, maximum=1)}, "backoff: initial is more than maximum"),
     ],
 )

@@ -1,7 +1,31 @@
-"""What a mesh is to run: attrs classes, and the same in TOML with the same names.
+"""Configuration of a mesh: attrs classes, and the same names as keys of a TOML file.
 
-`load(path)` reports every mistake of a file at once, each with file, key and reason. Times are
-seconds throughout.
+Theory of operation
+-------------------
+
+Each class is frozen, and validates its own fields when it is created. What involves several
+fields, or several plugins, is checked by `validate` methods, which return errors instead of
+raising; `MeshConfig` calls all of them and raises one ConfigError.
+
+    mesh              MeshConfig, the root: plugins, groups, services, [mesh]
+    plugin, group, containment, service, access, limits, log, telemetry
+                      its parts
+    topology          membership in groups, and dependencies: the graph, and its errors
+    validators        validators of single fields
+    port_ranges       conflicts between TCP ports
+    toml_reader       `load`: a file to a MeshConfig, by the classes' types and validators
+    async_loading     the same in a thread
+    executable_check, privilege_check, elf
+                      whether the kernel would execute a plugin's program
+    otlp_endpoint     OpenTelemetry's variables, read and written
+    binary_log_filter gRFC A16's filters
+
+The classes are the schema: a key is a field, its docstring is its documentation
+(`docs/generate.py`), its type and validator are checked for TOML and for Python alike. `load`
+reports every error of a file at once, each as "file: key: reason". A config does not change; a
+reload makes another one, which the supervisor compares with the current one.
+
+Times are seconds, sizes bytes, unless a field says otherwise.
 """
 
 from meshtrio.config.access import (

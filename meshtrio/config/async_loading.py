@@ -1,4 +1,4 @@
-"""Reading a config while an event loop runs: in a thread, and not for ever."""
+"""Reading a config without blocking the event loop, within a timeout."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from meshtrio.config.toml_reader import load
 from meshtrio.errors import ConfigError
 
 _LOAD_TIMEOUT = 30.0
-"""Seconds to read a file and to look for its programs; a file system that hangs has no end."""
+"""Seconds to read a file and check its programs; a file system that hangs would take forever."""
 _thread_limiter = trio.CapacityLimiter(4)
-"""Own ones: threads that hang must not be those that processes are started from."""
+"""A separate limit: threads that hang must not use up those that start processes."""
 
 
 async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
@@ -25,9 +25,9 @@ async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -
         runtime_dir: Overrides that of the file, now and whenever the file is read again.
 
     Raises:
-        ConfigError: With every mistake found in the file, or because it takes too long.
+        ConfigError: With every error of the file, or because reading it takes too long.
 
-    Cancellation: Returns at once; the thread is left to end by itself.
+    Cancellation: Returns at once; the thread is abandoned.
     """
     read = partial(load, path, runtime_dir=runtime_dir)
     try:

@@ -1,10 +1,10 @@
-"""Which calls are written to a binary log, and how much of them: the filters of gRFC A16.
+"""Filters of binary logs: which calls are written, and how much of them (gRFC A16).
 
-*                        every call, whole
-*{h:256;m:1024}          256 bytes of metadata, 1024 of each message
-*{h}                     metadata alone; {m} messages alone
+*                        every call, in full
+*{h:256;m:1024}          256 bytes of metadata, 1024 bytes of each message
+*{h}                     metadata only; {m}: messages only
 pkg.Service/*,-pkg.Service/Method
-                         all of a service but one method
+                         all methods of a service except for one
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ _LIMITS_PATTERN = re.compile(
 
 @attrs.frozen
 class MethodLogLimits:
-    """How much is written, in bytes; None for all there is."""
+    """Maximum number of bytes that are written; None is no limit."""
 
     max_header_bytes: int | None = None
-    """Of the metadata of one head, keys and values."""
+    """Bytes of metadata of one header block, keys and values."""
     max_message_bytes: int | None = None
-    """Of one message."""
+    """Bytes of one message."""
 
 
 @attrs.frozen
 class BinaryLogFilter:
-    """What a filter says, by what it says it of; the most exact counts."""
+    """A parsed filter; the most specific pattern applies."""
 
     default: MethodLogLimits | None = None
+    """Limits of methods that no other pattern matches; None if those are not written."""
     services: dict[str, MethodLogLimits] = attrs.field(factory=dict)
+    """Limits of all methods of a service, by its full name."""
     methods: dict[str, MethodLogLimits | None] = attrs.field(factory=dict)
-    """By "pkg.Service/Method"; None where it is not to be written."""
+    """Limits by "pkg.Service/Method"; None if its calls are not written."""
 
     @classmethod
     def parse(cls, text: str) -> BinaryLogFilter:
-        """Read a filter; one that is empty lets nothing through.
+        """Parse a filter; an empty one selects no calls.
 
-        Raises ValueError, naming the pattern, for what gRFC A16 does not allow, and for two
-        patterns that speak of the same.
+        Raises:
+            ValueError: A pattern, which is named, is not one of gRFC A16, or repeats another.
         """
         found = BinaryLogFilter()
         for pattern in text.split(",") if text else ():
@@ -53,28 +55,30 @@ class BinaryLogFilter:
     def _with_pattern(self, pattern: str) -> BinaryLogFilter:
         if pattern.startswith("*") and not pattern.startswith("*/"):
             if self.default is not None:
-                raise ValueError(f"{pattern!r}: there is another * in it")
+                raise ValueError(f"{pattern!r}: * is there twice")
             return attrs.evolve(self, default=_parse_limits(pattern, pattern[1:]))
         excluded = pattern.startswith("-")
         parts = _PATTERN.fullmatch(pattern[excluded:])
         if parts is None:
             raise ValueError(
-                f"{pattern!r} is none of *, Service/*, Service/Method and -Service/Method, "
-                "with {h:bytes;m:bytes} or without"
+                f"{pattern!r}: expected *, Service/*, Service/Method or -Service/Method, "
+                "optionally with {h:bytes;m:bytes}"
             )
         service, method, rest = parts[1], parts[2], parts[3] or ""
         if excluded and (method == "*" or rest):
-            raise ValueError(f"{pattern!r}: what is left out is one method, as -Service/Method")
+            raise ValueError(
+                f"{pattern!r}: only single methods can be excluded, as -Service/Method"
+            )
         if f"{service}/{method}" in self.methods or (method == "*" and service in self.services):
-            raise ValueError(f"{pattern!r}: there is another pattern for {service}/{method}")
-        amount = None if excluded else _parse_limits(pattern, rest)
+            raise ValueError(f"{pattern!r}: there already is a pattern for {service}/{method}")
+        limits = None if excluded else _parse_limits(pattern, rest)
         if method == "*":
-            assert amount is not None
-            return attrs.evolve(self, services={**self.services, service: amount})
-        return attrs.evolve(self, methods={**self.methods, f"{service}/{method}": amount})
+            assert limits is not None
+            return attrs.evolve(self, services={**self.services, service: limits})
+        return attrs.evolve(self, methods={**self.methods, f"{service}/{method}": limits})
 
     def method_limits(self, service: str, method: str) -> MethodLogLimits | None:
-        """How much is written of a method's calls; None for nothing."""
+        """Return the limits of a method's calls; None if they are not written."""
         path = f"{service}/{method}"
         if path in self.methods:
             return self.methods[path]
@@ -82,13 +86,13 @@ class BinaryLogFilter:
 
 
 def _parse_limits(pattern: str, text: str) -> MethodLogLimits:
-    """Read "{h:256;m:1024}"; what is not named there is not written."""
+    """Parse "{h:256;m:1024}"; of h and m, the one that is absent is not written."""
     if not text:
         return MethodLogLimits()
     found = _LIMITS_PATTERN.fullmatch(text)
     if found is None:
         raise ValueError(
-            f"{pattern!r}: {text!r} is none of {{h}}, {{m}} and {{h;m}}, with :bytes or without"
+            f"{pattern!r}: expected {{h}}, {{m}} or {{h;m}}, optionally with :bytes, not {text!r}"
         )
     headers, messages, only_messages = (
         _parse_optional_int(found[name]) for name in ("h", "m", "only_m")

@@ -1,4 +1,4 @@
-"""What a plugin's processes may use, and as whom they run."""
+"""Resource limits and credentials of a plugin's processes."""
 
 from __future__ import annotations
 
@@ -27,45 +27,46 @@ def _check_nice(_: object, __: object, value: int | None) -> None:
 
 @attrs.frozen
 class Rlimits:
-    """setrlimit(2), soft and hard alike, for the process and what it starts."""
+    """Resource limits by setrlimit(2), soft and hard, of each process and its children."""
 
     nofile: int | None = attrs.field(default=None, validator=optional(ge(0)))
-    """Open files."""
+    """Maximum number of open file descriptors."""
     address_space: int | None = attrs.field(default=None, validator=optional(ge(0)))
-    """Bytes."""
+    """Maximum size of the address space, in bytes."""
     cpu: int | None = attrs.field(default=None, validator=optional(ge(0)))
-    """Seconds of CPU time; then it gets SIGXCPU, and SIGKILL a second later."""
+    """Seconds of CPU time, after which the process gets SIGXCPU, and SIGKILL a second later."""
     core: int | None = attrs.field(default=None, validator=optional(ge(0)))
-    """Bytes of a core file."""
+    """Maximum size of a core file, in bytes."""
 
 
 @attrs.frozen
 class Containment:
-    """In force before the program's first instruction.
+    """Resource limits and credentials, in force before the program's first instruction.
 
-    The sockets of a plugin that runs as somebody else are in a folder of its own, and others may
-    pass through the runtime dir.
+    The sockets of a plugin that runs as another user are in a folder of its own, and other users
+    may traverse the runtime dir.
     """
 
     rlimits: Rlimits = attrs.field(factory=Rlimits)
-    """Limits of each of its processes."""
+    """Resource limits of each process."""
     nice: int | None = attrs.field(default=None, validator=_check_nice)
-    """-20 to 19."""
+    """Nice value, from -20 to 19."""
     umask: int | None = attrs.field(default=None, validator=_check_umask)
-    """As in `0o077`."""
+    """File mode creation mask, such as `0o077`."""
     user: str | None = None
-    """Name or number; its groups come with it, and its `HOME`, `USER` and `LOGNAME` unless `env`
-    sets them. For a mesh that runs as root."""
+    """Name or number of the user that its processes run as, with the user's groups, and its `HOME`,
+    `USER` and `LOGNAME` unless `env` sets them. Requires that the mesh run as root."""
     group: str | None = None
-    """Name or number, instead of the user's own."""
+    """Name or number of the primary group, instead of the user's own."""
     sha256: str | None = attrs.field(default=None, validator=_check_sha256)
-    """Of the executable, the first word of `command`, checked before every start: another one is
-    not started."""
+    """SHA-256 of the executable, the first word of `command`. It is checked before each start,
+    which fails if it differs."""
     memory: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Bytes that the process group may have resident in memory, looked at once a second; it is
-    killed above that, which counts as a failure."""
+    """Maximum resident memory of the process group, in bytes, checked once a second. A group above
+    it is killed, which counts as a failure."""
 
     @property
     def needs_launcher(self) -> bool:
+        """Whether the settings require a launcher process that applies them before exec."""
         by_launcher = (self.nice, self.umask, self.user, self.group)
         return self.rlimits != Rlimits() or any(value is not None for value in by_launcher)

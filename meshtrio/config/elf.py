@@ -1,4 +1,4 @@
-"""Which dynamic loader an ELF binary needs (elf(5))."""
+"""Architecture and dynamic loader of an ELF binary (elf(5))."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _MAX_PATH = 4096
 
 @attrs.frozen
 class ElfHeader:
-    """The parts of the header that are used here."""
+    """The fields of a header that are used here."""
 
     machine: int = 0
-    """Its architecture, 0 if the header is malformed."""
+    """Architecture (e_machine), 0 if the header is malformed."""
     loader: str = ""
-    """The path of its dynamic loader, "" if it needs none."""
+    """Path of the dynamic loader, "" if it needs none."""
 
     @property
     def is_native(self) -> bool:
-        """Whether it is for the machine of this process; others may run by an emulator."""
+        """Whether it is of this process's architecture; others may be run by an emulator."""
         return self.machine != 0 and self.machine == _interpreter_machine()
 
 
 def read_elf_header(file: BinaryIO) -> ElfHeader:
-    """Read a header, from the beginning of a file. Raises OSError; nothing for malformed ones."""
+    """Read the header of a file; an empty one if it is malformed. Raises OSError."""
     try:
         return _parse_elf_header(file)
     except (struct.error, IndexError, KeyError, OverflowError, ValueError):
@@ -60,7 +60,7 @@ def _parse_elf_header(file: BinaryIO) -> ElfHeader:
 
 
 def _segment_extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, int]:
-    """Where a segment is in the file, and its length."""
+    """Return the offset of a segment in the file, and its length."""
     if is_64:
         (offset,) = struct.unpack_from(f"{order}Q", segment, 8)
         (length,) = struct.unpack_from(f"{order}Q", segment, 32)
@@ -72,7 +72,7 @@ def _segment_extent(segment: bytes, order: str, *, is_64: bool) -> tuple[int, in
 
 @cache
 def _interpreter_machine() -> int:
-    """That of the interpreter which runs us; 0 if it cannot be told."""
+    """Return the architecture of the running interpreter; 0 if it is unknown."""
     try:
         with open(sys.executable, "rb") as file:
             return read_elf_header(file).machine if file.read(4) == ELF_MAGIC else 0

@@ -1,7 +1,7 @@
-"""Whether the kernel would execute a plugin's program, found out without executing it (execve(2)).
+"""Predicts whether the kernel can execute a plugin's program, without executing it (execve(2)).
 
-`explain_not_executable` names what is wrong, and what to do. It is conservative: where the kernel
-might manage, or where we may not look, there is no problem. A program may still fail to start.
+`explain_not_executable` returns what is wrong, and what to do. It is conservative: if the kernel
+might succeed, or a file cannot be read, it reports nothing. A program may still fail to start.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from meshtrio.config.plugin import PluginConfig
 from meshtrio.util.regular_files import open_regular_file
 from meshtrio.util.text import replace_surrogates
 
-_MAX_SHEBANG_SIZE = 256
-"""Bytes that the kernel reads of a file to tell what it is (BINPRM_BUF_SIZE)."""
-_MAX_INTERPRETER_DEPTH = 5
-"""How many scripts may be interpreters of one another."""
+MAX_SHEBANG_SIZE = 256
+"""Bytes of a file that the kernel reads to determine its format (BINPRM_BUF_SIZE)."""
+MAX_INTERPRETER_DEPTH = 5
+"""Maximum number of scripts that are interpreters of one another."""
 _INTERPRETER_HINT = 'name its interpreter in the command, as in ["python3", "plugin.py"]'
 
 
 @attrs.frozen
 class ExecutionContext:
-    """Where a process is started: its working directory, and its PATH."""
+    """Working directory and PATH that a process is started with."""
 
     cwd: str
     path: str
 
     @classmethod
     def from_config(cls, config: PluginConfig) -> ExecutionContext:
+        """Return the context of a plugin's processes."""
         inherits = config.inherit_env is None or "PATH" in config.inherit_env
         inherited = os.environ.get("PATH", os.defpath) if inherits else os.defpath
         return cls(str(config.cwd or "."), config.env.get("PATH", inherited))
 
     def candidates(self, program: str) -> Iterator[str]:
-        """The files that a program's name stands for, in the order that they are tried in."""
+        """Yield the paths that a program's name may refer to, in the order of execvp(3)."""
         if "/" in program:
             yield os.path.join(self.cwd, program)
             return
@@ -49,11 +50,11 @@ class ExecutionContext:
 
 
 class _NotExecutableError(Exception):
-    """The text says which file it is about, why, and what to do."""
+    """A program cannot be executed; the text names the file, the reason, and what to do."""
 
 
 def explain_not_executable(config: PluginConfig) -> str:
-    """Why the program of a plugin cannot be executed, "" if no reason is found."""
+    """Return why a plugin's program cannot be executed; "" if no reason is found."""
     place = ExecutionContext.from_config(config)
     try:
         _check_cwd(place.cwd, is_other_user=config.containment.user is not None)
@@ -64,7 +65,7 @@ def explain_not_executable(config: PluginConfig) -> str:
 
 
 def _check_cwd(cwd: str, *, is_other_user: bool) -> None:
-    """`others`: it is another user who has to be able to enter it."""
+    """Check a working directory; `is_other_user`: whether another user will enter it."""
     if not os.path.exists(cwd):
         raise _NotExecutableError(f"its cwd {cwd!r} is not there: make it, or set another `cwd`")
     if not os.path.isdir(cwd):
@@ -76,33 +77,33 @@ def _check_cwd(cwd: str, *, is_other_user: bool) -> None:
 def _check_program(
     program: str, context: ExecutionContext, referrer: str = "", depth: int = 1
 ) -> None:
-    """`named_by`: what names it, if that is not the config: "the #! line of x"."""
+    """Check a program; `referrer` names what refers to it, such as "the #! line of x"."""
     path = _resolve_program(program, context, referrer)
-    about = f"{path!r}{f', which {referrer} names,' if referrer else ''}"
-    _check_permission(path, about)
+    subject = f"{path!r}{f', which {referrer} names,' if referrer else ''}"
+    _check_permission(path, subject)
     try:
         with open(open_regular_file(path), "rb") as file:
-            head = file.read(_MAX_SHEBANG_SIZE)
+            head = file.read(MAX_SHEBANG_SIZE)
             if head.startswith(b"#!"):
-                _check_script(path, head, context, about, depth)
+                _check_script(path, head, context, subject, depth)
             elif head.startswith(elf.ELF_MAGIC):
-                _check_elf(elf.read_elf_header(file), about)
+                _check_elf(elf.read_elf_header(file), subject)
             elif b"\0" not in head:
-                _check_text(head, about)
+                _check_text(head, subject)
     except OSError:
-        return  # it may be executed, but not read, or not by us
+        return  # The file may be executable without being readable.
 
 
 def _resolve_program(program: str, context: ExecutionContext, referrer: str) -> str:
-    """The file that would be executed, or the first that is there."""
-    there = []
+    """Return the path that would be executed, else the first that exists."""
+    existing = []
     for path in context.candidates(program):
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
         if os.path.lexists(path) and ("/" in program or not os.path.isdir(path)):
-            there.append(path)
-    if there:
-        return there[0]
+            existing.append(path)
+    if existing:
+        return existing[0]
     by = f", which {referrer} names," if referrer else ""
     if "/" not in program:
         if not referrer:
@@ -162,7 +163,7 @@ def _mount_point(path: str) -> str:
 def _check_script(
     path: str, head: bytes, context: ExecutionContext, subject: str, depth: int
 ) -> None:
-    """Hold the first line of a script to what the kernel takes."""
+    """Check the #! line of a script, its interpreter, and the program that env(1) runs."""
     line, newline, _ = head[2:].partition(b"\n")
     if line.endswith(b"\r"):
         raise _NotExecutableError(
@@ -173,12 +174,12 @@ def _check_script(
     words = line.split(maxsplit=1)
     if not words:
         raise _NotExecutableError(f"{subject} has a #! line that names no interpreter")
-    if not newline and len(words) == 1 and len(head) == _MAX_SHEBANG_SIZE:
+    if not newline and len(words) == 1 and len(head) == MAX_SHEBANG_SIZE:
         raise _NotExecutableError(
             f"{subject} has a #! line whose interpreter has a longer path than the kernel takes "
-            f"({_MAX_SHEBANG_SIZE} bytes for the line): use a shorter path, or /usr/bin/env"
+            f"({MAX_SHEBANG_SIZE} bytes for the line): use a shorter path, or /usr/bin/env"
         )
-    if depth >= _MAX_INTERPRETER_DEPTH:
+    if depth >= MAX_INTERPRETER_DEPTH:
         raise _NotExecutableError(f"{subject} is one of too many scripts that run one another")
     interpreter, *arguments = map(os.fsdecode, words)
     by = f"the #! line of {path!r}"
@@ -191,10 +192,10 @@ def _check_script(
 
 
 def _env_program(interpreter: str, arguments: list[str]) -> str:
-    """What env(1) is asked for in a #! line; "" where that takes more to tell."""
+    """Return the program that env(1) runs in a #! line; "" if that is not evident."""
     if os.path.basename(interpreter) != "env" or not arguments:
         return ""
-    # The kernel gives all of it as one argument, which -S takes apart.
+    # The kernel passes all of it as one argument, which -S splits.
     words = arguments[0].split()
     if words[0] == "-S":
         words = words[1:]

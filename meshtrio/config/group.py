@@ -1,4 +1,4 @@
-"""A group of plugins that stand or fall together, after OTP's supervisors."""
+"""Groups of plugins that are restarted together, after OTP's supervisors."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from enum import Enum
 
 import attrs
 
-from meshtrio.config.plugin import EscalationScope, at_least, check_name
+from meshtrio.config.plugin import EscalationScope, check_name
+from meshtrio.config.validators import at_least
 
 
 class Strategy(Enum):
     """Which members are restarted with one that failed (OTP, `supervisor`)."""
 
     ONE_FOR_ONE = "one-for-one"
-    """That one only."""
+    """Only the failed member is restarted."""
     ONE_FOR_ALL = "one-for-all"
-    """All of them: stopped in reverse order, then started in order."""
+    """All members are restarted: stopped in reverse order, then started in order."""
     REST_FOR_ONE = "rest-for-one"
-    """It and those that are listed after it."""
+    """The failed member and those listed after it are restarted."""
 
 
 def _check_members(_: object, __: object, value: tuple[str, ...]) -> None:
@@ -32,23 +33,24 @@ def _check_escalate(_: object, __: object, value: EscalationScope) -> None:
 
 @attrs.frozen
 class GroupConfig:
-    """Plugins and other groups. All instances of a member plugin are restarted with it."""
+    """A group of plugins and other groups; all instances of a member are restarted with it."""
 
     name: str = attrs.field(validator=check_name)
-    """As for plugins, of which none may have it, too."""
+    """Name of the group, with the syntax of plugin names; no plugin may have it too."""
     members: tuple[str, ...] = attrs.field(converter=tuple, validator=_check_members)
-    """Names of plugins and groups, in order; each is in one group at most."""
+    """Names of plugins and groups, in order; each may be in at most one group."""
     strategy: Strategy = Strategy.ONE_FOR_ONE
-    """Who is restarted with a member that failed: nobody, all members, or those listed after it.
-    They are stopped in reverse of `depends_on`, and none is started before all have stopped."""
+    """Which members are restarted with one that failed: none, all, or those listed after it. They
+    are stopped in reverse of `depends_on`, and none is started before all have stopped."""
     max_restarts: int = attrs.field(default=3, validator=at_least(0))
-    """How often within `restart_period` a member may give up and be started afresh; at the next
-    time the group fails, too."""
+    """Number of restarts of the group within `restart_period`; at the next failure of a member the
+    group fails too."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
-    """For `max_restarts`."""
+    """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = attrs.field(
         default=EscalationScope.GROUP, validator=_check_escalate
     )
-    """Who is told when it fails: the group around it, or the mesh, where there is none."""
+    """Where its failure is escalated: to the group around it, or to the mesh, as it is in any case
+    without a group around it."""
     depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Plugins and groups that have to be ready before any member is started."""

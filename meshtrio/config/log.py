@@ -10,7 +10,7 @@ from meshtrio.util.log_level import LogLevel
 
 
 class LogFormat(Enum):
-    """How a record is written."""
+    """The format of log records."""
 
     CONSOLE = "console"
     JSON = "json"
@@ -20,11 +20,11 @@ class LogFormat(Enum):
 class LogConfig:
     """The log that `meshtrio serve` writes to stderr.
 
-    A program that a mesh is embedded in sets up logging itself. Cannot be changed by a reload.
+    A program that embeds a mesh configures logging itself. Cannot be changed by a reload.
     """
 
     format: LogFormat = LogFormat.CONSOLE
-    """For people, or an object of JSON on each line; `--log-format` goes before it."""
+    """`console` for text, `json` for one JSON object per line; `--log-format` overrides it."""
     level: LogLevel = LogLevel.INFO
-    """What matters less is left out; `--log-level` goes before it. What a plugin with a
-    `make_log_level` writes goes by that."""
+    """Minimum level of records; `--log-level` overrides it. The output of a plugin with a
+    `log_level` follows that instead."""

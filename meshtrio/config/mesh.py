@@ -1,4 +1,4 @@
-"""A whole mesh: its plugins, their groups, and where it keeps its sockets."""
+"""The config of a whole mesh."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from meshtrio.config.access import Access, GatewayConfig
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.limits import MeshLimits
 from meshtrio.config.log import LogConfig
-from meshtrio.config.plugin import PluginConfig, at_least
+from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.telemetry import TelemetryConfig
 from meshtrio.config.topology import Topology
+from meshtrio.config.validators import at_least
 from meshtrio.errors import ConfigError
 
 _MIN_STARTING = 16
@@ -32,8 +33,7 @@ def _to_groups(value: Iterable[GroupConfig]) -> tuple[GroupConfig, ...]:
 
 
 def _default_max_starting() -> int:
-    """Starting is work for the CPU: the more do it at once, the longer each of them takes, and the
-    nearer they all come to their ready_timeout."""
+    """Return a limit by CPUs: the more processes start at once, the longer each of them takes."""
     return max(_MIN_STARTING, 4 * (os.cpu_count() or 1))
 
 
@@ -43,7 +43,7 @@ def _to_services(value: Iterable[StaticServiceConfig]) -> tuple[StaticServiceCon
 
 @attrs.frozen
 class ConfigSource:
-    """Where a config was read, and the runtime dir that goes before the one it says."""
+    """The file that a config was read from, and the runtime dir that overrides its own."""
 
     path: Path
     runtime_dir: Path | None = None
@@ -51,49 +51,52 @@ class ConfigSource:
 
 @attrs.frozen
 class MeshConfig:
-    """A whole mesh. Raises ConfigError, with every mistake, for plugins that cannot be together."""
+    """The config of a whole mesh.
+
+    Raises:
+        ConfigError: With every error in the combination of plugins, groups and services.
+    """
 
     plugins: tuple[PluginConfig, ...] = attrs.field(converter=_to_plugins, default=())
     groups: tuple[GroupConfig, ...] = attrs.field(converter=_to_groups, default=())
     services: tuple[StaticServiceConfig, ...] = attrs.field(converter=_to_services, default=())
     runtime_dir: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """Folder of `mesh.sock` and the plugins' sockets; made with mode 0700 and used by one mesh at
-    a time. One that is there has to be empty, or a mesh's from before; a folder with other content
-    is refused, and left as it is. By default `$XDG_RUNTIME_DIR/meshtrio`, else
-    `/tmp/meshtrio-<uid>`; `--runtime-dir` overrides it."""
+    """Folder of `mesh.sock` and the plugins' sockets, created with mode 0700 and used by one mesh
+    at a time. An existing folder must be empty, or have been a mesh's; with other content it is
+    refused and left unchanged. By default `$XDG_RUNTIME_DIR/meshtrio`, else `/tmp/meshtrio-<uid>`;
+    `--runtime-dir` overrides it."""
 
     max_starting: int = attrs.field(factory=_default_max_starting, validator=at_least(1))
-    """Instances that may be starting at once; others wait until those are ready, or have failed.
-    By default 4 for each CPU, and at least 16: when two hundred plugins share two CPUs, each gets
-    to its `ready_timeout` before it is ready."""
+    """Maximum number of instances that are starting at the same time; others wait until those are
+    ready or have failed. By default 4 per CPU, and at least 16: if two hundred plugins started at
+    once on two CPUs, none would be ready within its `ready_timeout`."""
 
     max_instances: int = attrs.field(default=1024, validator=at_least(1))
-    """The most instances that all plugins may have together, by the config and by `meshtrio
-    scale`."""
+    """Maximum number of instances of all plugins together, by config and by `meshtrio scale`."""
 
     cgroup: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
-    """A folder of cgroup v2 that the mesh may write to, as systemd gives with `Delegate=yes`; no
-    process may be in it directly. Each process of a plugin gets a cgroup of its own there, which
-    nothing it starts can leave, and the kernel holds it to `containment.memory` where it has the
-    memory controller."""
+    """Folder of cgroup v2 that the mesh may write to, such as one that systemd delegates with
+    `Delegate=yes`; it may not contain processes directly. Each process of a plugin gets a cgroup of
+    its own there, which its children cannot leave, and in which the kernel enforces
+    `containment.memory` if the memory controller is available."""
 
     access: Access = attrs.field(factory=Access)
-    """Who may use the mesh socket, and the gateway's port."""
+    """Access rules of the mesh socket and of the gateway's port."""
 
     gateway: GatewayConfig = attrs.field(factory=GatewayConfig)
-    """The TCP port on which the same is served as on the mesh socket."""
+    """TCP port on which the mesh serves what it serves on the mesh socket."""
 
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
-    """What is measured, and where it is told."""
+    """Metrics, traces and binary logs."""
 
     limits: MeshLimits = attrs.field(factory=MeshLimits)
-    """What one user may take of the mesh's own services."""
+    """Limits on the use of the mesh's own services by one user."""
 
     log: LogConfig = attrs.field(factory=LogConfig)
-    """How `meshtrio serve` writes its log."""
+    """The log of `meshtrio serve`."""
 
     source: ConfigSource | None = attrs.field(default=None, eq=False)
-    """The file it was read from, which a reload reads again."""
+    """The file that the config was read from, which a reload reads again."""
 
     def __attrs_post_init__(self) -> None:
         problems = _find_duplicates("plugin", (plugin.name for plugin in self.plugins))
@@ -121,6 +124,7 @@ class MeshConfig:
         return [f"{text.format(together, self.max_instances)}that in [mesh] if it is meant"]
 
     def topology(self) -> Topology:
+        """Return the graph of plugins and groups."""
         return Topology(self.plugins, self.groups)
 
 

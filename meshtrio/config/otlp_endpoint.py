@@ -1,4 +1,4 @@
-"""Where spans go, as the config says it and as OpenTelemetry's variables do.
+"""The collector of spans, as set in the config and in OpenTelemetry's variables.
 
 Source: OpenTelemetry Specification, "OpenTelemetry Protocol Exporter".
 """
@@ -24,7 +24,7 @@ OTEL_EXPORTER_OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 OTEL_EXPORTER_OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
 _TRACES_PREFIX, _COMMON_PREFIX = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 _TLS_VARIABLES = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
-"""Which variables say where those of TlsFiles are."""
+"""Suffixes of the variables for the files of a ClientTlsConfig."""
 _HEADER_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 _RESERVED_HEADERS = frozenset(
     {
@@ -32,21 +32,22 @@ _RESERVED_HEADERS = frozenset(
         *("proxy-connection", "te", "transfer-encoding", "upgrade", "user-agent"),
     }
 )
-"""What is the transport's to say."""
+"""Header fields that belong to the transport."""
 _HEADER_VALUE = re.compile(r"[ -~]*")
 
 OtlpHeaders = tuple[tuple[str, str], ...]
 
 
 def normalize_headers(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> OtlpHeaders:
-    """Header fields, with their names in small letters, in which gRPC has them.
+    """Return header fields with names in lower case, as gRPC requires.
 
-    Raises ValueError, which does not tell a value, for what cannot be sent.
+    Raises:
+        ValueError: A name or value cannot be sent. The text has no values, which may be secret.
     """
     found = tuple((name.lower(), value) for name, value in dict(fields).items())
     for name, value in found:
         if name in _RESERVED_HEADERS or not _HEADER_NAME.fullmatch(name):
-            # Of "authorization: Bearer …" only what could be a name is shown.
+            # Of "authorization: Bearer …" only the part that could be a name is shown.
             raise ValueError(f"{name.partition(':')[0]!r} cannot be the name of a header")
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"the value of {name!r} is not printable ASCII")
@@ -55,30 +56,34 @@ def normalize_headers(fields: Mapping[str, str] | Iterable[tuple[str, str]]) -> 
 
 @attrs.frozen
 class OtlpEndpoint:
-    """Where spans go: an address for OTLP over gRPC, or a URL for OTLP over HTTP."""
+    """A collector: an address for OTLP over gRPC, or a URL for OTLP over HTTP."""
 
     address: str = ""
+    """Address for OTLP over gRPC, "" for HTTP."""
     url: str = ""
+    """URL for OTLP over HTTP, "" for gRPC."""
     tls: ClientTlsConfig | None = None
-    """By gRPC it is spoken where this is not None; by HTTP where the URL says so, and None stands
-    for the system's authorities."""
+    """TLS settings. With gRPC, None is plaintext; with HTTP the URL's scheme decides, and None
+    trusts the system's authorities."""
     headers: OtlpHeaders = attrs.field(default=(), repr=False)
-    """What is sent along, a key to it above all."""
+    """Header fields of export requests."""
 
     @classmethod
     def parse(cls, text: str) -> OtlpEndpoint:
-        """Read `tcp:host:port`, `unix:/path` or `http://host:port/path`. Raises ValueError."""
+        """Parse `tcp:host:port`, `unix:/path` or `http://host:port/path`. Raises ValueError."""
         if text.startswith(("tcp:", "unix:")):
             return cls(address=str(Address.parse(text)))
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{text!r} is none of tcp:host:port, unix:/path and http://host:port")
+            raise ValueError(
+                f"expected tcp:host:port, unix:/path or http://host:port, not {text!r}"
+            )
         path = parts.path.rstrip("/") or _DEFAULT_HTTP_PATH
         return cls(url=parts._replace(path=path).geturl())
 
     @classmethod
     def from_environment(cls) -> OtlpEndpoint:
-        """As OpenTelemetry's variables say. Raises ValueError."""
+        """Return the collector that OpenTelemetry's variables set. Raises ValueError."""
         return attrs.evolve(cls._from_endpoint_variables(), headers=headers_from_environment())
 
     @classmethod
@@ -87,8 +92,8 @@ class OtlpEndpoint:
         if protocol == "grpc":
             return cls._parse_grpc_endpoint(_get_variable("ENDPOINT") or "http://localhost:4317")
         if protocol != "http/protobuf":
-            raise ValueError(f"OTLP by {protocol!r} is neither by grpc nor by http/protobuf")
-        # The URL for all signals is one that their paths are appended to.
+            raise ValueError(f"unsupported OTLP protocol {protocol!r}; use grpc or http/protobuf")
+        # The path of each signal is appended to the URL for all signals.
         base = os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or "http://localhost:4318"
         found = cls.parse(
             os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
@@ -98,12 +103,12 @@ class OtlpEndpoint:
 
     @classmethod
     def _parse_grpc_endpoint(cls, text: str) -> OtlpEndpoint:
-        """`http://host:port`, or what gRPC takes itself: `host:port` and `unix:/path`."""
+        """Parse `http://host:port`, or gRPC's own forms `host:port` and `unix:/path`."""
         if text.startswith("unix:"):
             return cls.parse(text)
         parts = urlsplit(text if "://" in text else f"//{text}")
         if parts.scheme not in ("", "http", "https") or not parts.hostname:
-            raise ValueError(f"{text!r} is none of http://host:port, host:port and unix:/path")
+            raise ValueError(f"expected http://host:port, host:port or unix:/path, not {text!r}")
         secure = parts.scheme == "https" or (
             not parts.scheme and _get_variable("INSECURE").lower() != "true"
         )
@@ -113,31 +118,31 @@ class OtlpEndpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that stand for it, which OpenTelemetry's SDKs of all languages go by."""
-        told = {OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: "http/protobuf" if self.url else "grpc"}
+        """The variables that set this collector in OpenTelemetry's SDKs of all languages."""
+        variables = {OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: "http/protobuf" if self.url else "grpc"}
         if self.url:
-            told[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.url
+            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.url
         elif self.address.startswith("tcp:"):
             scheme = "http" if self.tls is None else "https"
-            told[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = (
+            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = (
                 f"{scheme}://{self.address.removeprefix('tcp:')}"
             )
         else:
-            # Where no scheme says so, that it is without TLS has to be said.
-            told[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.address
-            told[f"{_TRACES_PREFIX}INSECURE"] = "true"
+            # Without a scheme, plaintext has to be requested explicitly.
+            variables[OTEL_EXPORTER_OTLP_TRACES_ENDPOINT] = self.address
+            variables[f"{_TRACES_PREFIX}INSECURE"] = "true"
         if self.tls is not None:
-            told |= _tls_environment(self.tls)
+            variables |= _tls_environment(self.tls)
         if self.headers:
             fields = (f"{name}={quote(value, safe='')}" for name, value in self.headers)
-            told[OTEL_EXPORTER_OTLP_TRACES_HEADERS] = ",".join(fields)
-        return told
+            variables[OTEL_EXPORTER_OTLP_TRACES_HEADERS] = ",".join(fields)
+        return variables
 
 
 def headers_from_environment() -> OtlpHeaders:
-    """By OTEL_EXPORTER_OTLP_HEADERS, as `name=value,name=value` with values percent-encoded.
+    """Return the header fields of OTEL_EXPORTER_OTLP_HEADERS. Raises ValueError.
 
-    Raises ValueError.
+    Their form is `name=value,name=value` with percent-encoded values.
     """
     pairs = [pair.partition("=") for pair in _get_variable("HEADERS").split(",") if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
@@ -152,14 +157,14 @@ def headers_from_environment() -> OtlpHeaders:
 
 def _tls_from_environment() -> ClientTlsConfig | None:
     ca, certificate, key = (
-        Path(said) if (said := _get_variable(name)) else None for name in _TLS_VARIABLES
+        Path(path) if (path := _get_variable(name)) else None for name in _TLS_VARIABLES
     )
     files = ClientTlsConfig(ca=ca, certificate=certificate, key=key)
     return None if files == ClientTlsConfig() else files
 
 
 def _tls_environment(files: ClientTlsConfig) -> dict[str, str]:
-    # In the variables the key always has a file of its own.
+    # OpenTelemetry has no default for the file of the key.
     paths = (files.ca, files.certificate, files.key or files.certificate)
     return {
         _TRACES_PREFIX + name: str(path.absolute())
@@ -169,5 +174,5 @@ def _tls_environment(files: ClientTlsConfig) -> dict[str, str]:
 
 
 def _get_variable(suffix: str) -> str:
-    """By the variable for traces, else by that for all signals. "" is as good as none."""
+    """Return the variable for traces, else the one for all signals; "" if neither is set."""
     return os.environ.get(_TRACES_PREFIX + suffix) or os.environ.get(_COMMON_PREFIX + suffix, "")

@@ -1,4 +1,4 @@
-"""One plugin, as its author or operator describes it. Times are seconds."""
+"""The config of one plugin."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
+from meshtrio.config.validators import at_least, check_fraction
 from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.log_level import LogLevel
 from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 PYTHON_PLACEHOLDER = "{python}"
-"""As a word of a command: the interpreter that the mesh itself runs on."""
+"""Word of a command that stands for the interpreter that the mesh runs on."""
 
 _PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class RestartPolicy(Enum):
-    """Whether a plugin whose process ended by itself is started again."""
+    """Whether a plugin is restarted when its process exits by itself."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -34,17 +34,18 @@ class RestartPolicy(Enum):
 
 
 class EscalationScope(Enum):
-    """How far a failure goes that restarts did not help against."""
+    """Where the failure of a plugin that exceeded its restarts is handled."""
 
     PLUGIN = "plugin"
-    """The plugin stays down; nothing else is touched."""
+    """The plugin stays down; nothing else is affected."""
     GROUP = "group"
-    """Its group acts by its strategy, and fails in turn when that happens too often."""
+    """Its group is restarted by its strategy, and fails in turn if that happens too often."""
     MESH = "mesh"
     """The mesh stops with an error."""
 
 
 def check_name(_: object, __: object, value: str) -> None:
+    """Validate the name of a plugin or group."""
     if not _PLUGIN_NAME.fullmatch(value) or len(value) > 64:
         raise ValueError(
             f"{value!r} is not a name: it has up to 64 letters, digits, '-' and '_', and does not "
@@ -60,25 +61,11 @@ def _check_command(_: object, __: object, value: tuple[str, ...]) -> None:
 def _check_env(_: object, __: object, value: Mapping[str, str]) -> None:
     for key in value:
         if not key or "=" in key or "\0" in key + value[key]:
-            # What follows the sign may be a secret.
+            # What follows "=" may be a secret.
             name = key.partition("=")[0]
             raise ValueError(f"{name!r} cannot be the name of an environment variable")
         if key in contract.MESH_VARIABLES:
             raise ValueError(f"{key} is set by the mesh")
-
-
-def at_least(minimum: float, *, inclusive: bool = True) -> Any:
-    def check(_: object, __: object, value: float) -> None:
-        if value != value or value < minimum or (value == minimum and not inclusive):
-            bound = f"at least {minimum}" if inclusive else f"more than {minimum}"
-            raise ValueError(f"must be {bound}, not {value}")
-
-    return check
-
-
-def _check_fraction(_: object, __: object, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"must be between 0 and 1, not {value}")
 
 
 def _check_message_length(_: object, __: object, value: int | None) -> None:
@@ -95,173 +82,178 @@ def _check_listen(_: object, __: object, value: str | None) -> None:
 class Liveness:
     """Health checks of a plugin that is ready.
 
-    When `threshold` checks in a row are not answered, the process is sent SIGQUIT, which
-    meshtrio's plugins, Go and Java answer with their stacks on stderr, then killed, and started
-    again. NOT_SERVING is no failure: it takes the plugin out of the registry until it says SERVING.
-    Neither is a server that rejects the check because it has too many connections or calls: it is
-    alive, and stays as it is. Checks that the mesh could not make, for lack of CPU time or file
-    descriptors, do not count.
+    When `failure_threshold` consecutive checks are not answered, the process is sent SIGQUIT, on
+    which meshtrio's plugins, Go and Java write their stacks to stderr, then killed and restarted.
+    NOT_SERVING is not a failure: it removes the plugin from the registry until it reports SERVING.
+    Neither is a check that the server rejects because it has too many connections or calls. Checks
+    that the mesh could not make, for lack of CPU time or file descriptors, do not count.
     """
 
     interval: float = attrs.field(default=10.0, validator=at_least(0))
-    """From one check to the next; 0 for none."""
+    """Seconds from one check to the next; 0 disables checks."""
     timeout: float = attrs.field(default=5.0, validator=at_least(0, inclusive=False))
-    """For the answer to one."""
+    """Seconds to answer a check."""
     failure_threshold: int = attrs.field(default=3, validator=at_least(1))
-    """So many that are not answered in a row."""
+    """Number of consecutive checks that are not answered, after which the process is killed."""
     overload_threshold: int = attrs.field(default=12, validator=at_least(1))
-    """The same as `threshold`, while its processes are overloaded rather than stuck: they use or
-    wait for a CPU for a tenth of the time or more, wait for the disk or memory, or the backlog of
-    their socket is full. So a process in an endless loop is killed after this number of checks. At
-    least `threshold` is used."""
+    """Replaces `failure_threshold`, if it is larger, while the processes are overloaded rather than
+    stuck: they use or wait for a CPU for at least a tenth of the time, wait for disk or memory, or
+    the backlog of their socket is full. A process in an endless loop is thus killed after this
+    number of checks."""
 
 
 @attrs.frozen
 class OutputConfig:
-    """What becomes of the lines an instance writes.
+    """Handling of the lines that an instance writes to stdout and stderr.
 
-    All of them are read, so that it does not block on a full pipe unless it floods: stdout and
-    stderr are each read at about 6 MB a second, and at 1 MB while lines are dropped. What is over
-    8 KiB of a line is cut. A line that is a JSON object is logged with its own level and message,
-    and its fields as the record's `fields`.
+    All output is read, so that a process does not block on a full pipe unless it floods: stdout and
+    stderr are each read at about 6 MB per second, and at 1 MB while lines are dropped. Lines are
+    truncated to 8 KiB. A line that is a JSON object is logged with its own level and message, and
+    with its other fields as the record's `fields`.
     """
 
     lines_per_second: float = attrs.field(default=1000.0, validator=at_least(0))
-    """What is written faster is dropped, and its number told."""
+    """Maximum lines per second; more are dropped, and their number is logged."""
     burst: int = attrs.field(default=5000, validator=at_least(1))
-    """Lines that may come at once."""
+    """Number of lines that may exceed the rate at once."""
     kept: int = attrs.field(default=200, validator=at_least(0))
-    """The last lines of each instance, for who asks later, those below `make_log_level`, too."""
+    """Number of last lines of each instance that are kept for `meshtrio logs`, those below
+    `log_level` included."""
     log_level: LogLevel | None = None
-    """What matters less is not passed on to the log of the mesh; plain text counts as `info`.
-    Plugins made with meshtrio log from there on themselves. By default they log as their programs
-    say, else from `info` on, and the mesh passes on what is for its own level. `meshtrio log-level`
-    changes it while the mesh runs."""
+    """Minimum level of the lines that go to the mesh's log; plain text has the level `info`.
+    Plugins made with meshtrio apply it themselves too. By default they log at the level that their
+    program sets, else at `info`, and the mesh's own level applies. `meshtrio log-level` changes it
+    while the mesh runs."""
 
 
 @attrs.frozen
 class PluginConfig:
-    """One plugin: a program, and how its processes are kept alive."""
+    """A plugin: a program, and how its processes are run."""
 
     name: str = attrs.field(validator=check_name)
-    """Letters, digits, `-` and `_`; the plugin is called as the service `plugin.<name>`."""
+    """Name, of letters, digits, `-` and `_`; clients call the service `plugin.<name>`."""
     command: tuple[str, ...] = attrs.field(
         converter=tuple, validator=_check_command, metadata={"hint": "it is run without a shell"}
     )
-    """List of program and arguments, run without a shell; the word `{python}` stands for the
-    interpreter that the mesh runs on."""
+    """Program and arguments, run without a shell. The word `{python}` stands for the interpreter
+    that the mesh runs on."""
     instances: int = attrs.field(default=1, validator=at_least(1))
-    """How many processes serve it."""
+    """Number of processes that serve it."""
     max_instances: int = attrs.field(default=256, validator=at_least(1))
-    """The most that `instances` and `meshtrio scale` may say, so that a slip of the finger does not
-    start processes until the machine has no memory left."""
+    """Maximum of `instances` and of `meshtrio scale`, so that a typing error does not start
+    processes until the machine runs out of memory."""
     listen: str | None = attrs.field(default=None, validator=_check_listen)
-    """`tcp://host:port` to serve on instead of a Unix socket, told to the plugin as PLUGIN_LISTEN.
-    Instance n has the port plus n, and a successor of it that plus `instances`."""
+    """`tcp://host:port` to serve on instead of a Unix socket, passed as PLUGIN_LISTEN. Instance n
+    has the port plus n, and its successor that plus `instances`."""
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """The gRPC services it serves, for the gateway to know before it is ready, and where it has no
-    reflection to learn them by."""
+    """Full names of the gRPC services it serves, for the gateway to route calls before the plugin
+    is ready, or if it does not serve reflection."""
     serve_tls: ServerTlsConfig | None = None
-    """What it serves with there, told as PLUGIN_TLS_CERTIFICATE, PLUGIN_TLS_KEY and
+    """TLS settings of its server on `listen`, passed as PLUGIN_TLS_CERTIFICATE, PLUGIN_TLS_KEY and
     PLUGIN_TLS_CLIENT_CA."""
     tls: ClientTlsConfig | None = None
-    """What the mesh and its clients call it with."""
+    """TLS settings of the mesh and its clients when they call it."""
     verify_server: bool = True
-    """Whether what answers at its address has to be one of its processes, and run as the mesh's
-    user or root; what is not gets no calls. To be false for a command that has its server started
-    by another program, as `docker run` has. The user of `containment` is verified in any case."""
+    """Whether the server at its address must be one of its processes, and run as the mesh's user or
+    root, to receive calls. Set to false for a command whose server is started by another program,
+    such as `docker run`. The user of `containment` is verified in any case."""
     env: Mapping[str, str] = attrs.field(factory=dict, validator=_check_env, repr=False)
-    """Environment variables of its processes, in addition to those that they inherit from the mesh.
-    `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that what a Python program prints
-    is in the log at once."""
+    """Environment variables of its processes, in addition to those inherited from the mesh.
+    `PYTHONUNBUFFERED` is 1 unless it is set here or inherited, so that the output of a Python
+    program is logged at once."""
     cwd: Path | None = None
-    """By default the folder of the config file, or that of the embedding program."""
+    """Working directory; by default the folder of the config file, or the embedding program's
+    own."""
     restart: RestartPolicy = RestartPolicy.ALWAYS
-    """Whether it is started again when its process ends by itself: always, after another exit
-    status than 0, or never."""
+    """Whether it is restarted when its process exits by itself: always, after a nonzero exit status
+    or a signal, or never."""
     always_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
-    """Exit statuses after which it is started again whatever `restart` says."""
+    """Exit statuses after which it is restarted whatever `restart` is."""
     never_restart_on: tuple[int, ...] = attrs.field(default=(), converter=tuple)
-    """Exit statuses after which it is not: a mistake that another start cannot mend."""
+    """Exit statuses after which it is not restarted: errors that a restart cannot fix."""
     backoff: Backoff = attrs.field(factory=Backoff)
-    """Between a death and the next start."""
+    """Delay between an exit and the next start."""
     min_uptime: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
-    """Seconds that a process has to live once it is ready to start the curve of `backoff` again.
-    One that never gets ready never does."""
+    """Seconds that a process must run after it became ready for `backoff` to start from its initial
+    delay again."""
     max_restarts: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(0))
     )
-    """So many of one instance within `restart_period`; at the next failure the plugin gives up."""
+    """Maximum number of restarts of one instance within `restart_period`; at the next failure the
+    plugin gives up. By default there is no limit."""
     restart_period: float = attrs.field(default=60.0, validator=at_least(0, inclusive=False))
-    """For `max_restarts`."""
+    """Seconds within which `max_restarts` are counted."""
     escalate: EscalationScope = EscalationScope.PLUGIN
-    """Who deals with a plugin that gave up: nobody, so that it stays down and nothing else is
-    touched; its group; or the mesh, which stops everything and fails."""
+    """Where it is escalated that the plugin gave up: nowhere, so that it stays down; to its group;
+    or to the mesh, which stops everything and fails."""
     depends_on: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """Plugins and groups of which an instance each has to be ready before this one is started;
-    stopping goes in reverse."""
+    """Plugins and groups that this one depends on: an instance of each plugin has to be ready
+    before this one is started. Plugins are stopped in reverse order."""
     ready_timeout: float = attrs.field(default=10.0, validator=at_least(0, inclusive=False))
-    """From the start of a process to its first SERVING; then it is killed, which is a failure. Time
-    in which it waited for a CPU does not count, up to three times this."""
+    """Seconds from the start of a process until it has to report SERVING, or else is killed, which
+    is a failure. Time spent waiting for a CPU does not count, up to three times this value."""
     liveness: Liveness = attrs.field(factory=Liveness)
     """Health checks of a plugin that is ready."""
     inherit_env: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple)
     )
-    """Names of the mesh's own variables that it inherits, in addition to `env`. By default it
-    inherits all of them, without those by which systemd talks to the mesh (`NOTIFY_SOCKET`,
-    `WATCHDOG_*`, `LISTEN_*`)."""
+    """Names of the mesh's environment variables that it inherits, in addition to `env`. By default
+    all of them, except for those of systemd's protocols (`NOTIFY_SOCKET`, `WATCHDOG_*`,
+    `LISTEN_*`)."""
     containment: Containment = attrs.field(factory=Containment)
-    """What its processes may use, and as whom they run."""
+    """Resource limits and credentials of its processes."""
     max_age: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(0, inclusive=False))
     )
-    """Seconds after which an instance is renewed: a successor is ready before it is stopped."""
-    max_age_variance: float = attrs.field(default=0.1, validator=_check_fraction)
-    """A fraction either way: what was started together is not renewed together."""
+    """Seconds after which an instance is renewed: a successor is started, and when that is ready
+    the instance is stopped."""
+    max_age_variance: float = attrs.field(default=0.1, validator=check_fraction)
+    """Fraction by which `max_age` varies either way, so that instances that were started together
+    are not renewed together."""
     renew_above: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(at_least(1))
     )
-    """Bytes of resident memory, of its whole process group, above which an instance is renewed."""
+    """Resident memory of the process group, in bytes, above which an instance is renewed."""
     output: OutputConfig = attrs.field(factory=OutputConfig)
-    """What becomes of the lines it writes."""
+    """Handling of the lines that it writes."""
     max_receive_message_length: int | None = attrs.field(
         default=None, validator=_check_message_length
     )
-    """Bytes of the longest message that it accepts, after decompression; -1 is no limit. By default
-    what its program says, else 4 MiB; this overrides the program. For plugins made with meshtrio,
-    which read it as PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH. What its callers accept is set by
+    """Maximum length of a message that it accepts, in bytes after decompression; -1 is no limit.
+    Overrides the program's own setting; by default that, else 4 MiB. For plugins made with
+    meshtrio, which read PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH. What callers accept is set by
     `maxResponseMessageBytes` of the service config, or by each caller."""
     max_send_message_length: int | None = attrs.field(default=None, validator=_check_message_length)
-    """Bytes of the longest message that it sends, before compression; -1 is no limit, which is the
-    default. For plugins made with meshtrio, which read it as PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
+    """Maximum length of a message that it sends, in bytes before compression; -1, the default, is
+    no limit. For plugins made with meshtrio, which read PLUGIN_MAX_SEND_MESSAGE_LENGTH."""
     metrics: str = attrs.field(default=METRICS_FROM_MESH, validator=check_metrics)
-    """Where what it measures of its calls is exposed: `mesh`, with the mesh's own, where those are;
-    `host:port`, by the plugin itself, its instance 1 at the next port and so on; or `off`. For
-    plugins made with meshtrio."""
+    """Where the metrics of its calls are exposed: `mesh`, with the mesh's own; `host:port`, by the
+    plugin itself, with instance n at the port plus n; or `off`. For plugins made with meshtrio."""
     stop_timeout: float = attrs.field(default=5.0, validator=at_least(0))
-    """From SIGTERM to SIGKILL, of whatever is left of its process group. A process that handles
-    SIGQUIT is sent that half a second before it is killed, for its stacks, unless this is 0."""
+    """Seconds from SIGTERM to SIGKILL, which is sent to the rest of the process group. A process
+    that handles SIGQUIT is sent that half a second before, for its stacks, unless this is 0."""
 
     @property
     def service(self) -> str:
+        """The name that clients connect to."""
         return f"plugin.{self.name}"
 
     @property
     def monitors_memory(self) -> bool:
+        """Whether the memory of its processes is checked."""
         return self.containment.memory is not None or self.renew_above is not None
 
     def validate(self) -> list[str]:
-        """What does not go together."""
+        """Return errors in the combination of fields, as "plugin 'x': key: reason"."""
         where = f"plugin {self.name!r}: "
-        both = sorted(set(self.always_restart_on) & set(self.never_restart_on))
+        duplicates = sorted(set(self.always_restart_on) & set(self.never_restart_on))
         found = [
-            f"{where}{key}: {status} is no exit status: those are 0 to 255"
+            f"{where}{key}: {status} is not an exit status, which is 0 to 255"
             for key in ("always_restart_on", "never_restart_on")
             for status in getattr(self, key)
             if not 0 <= status <= 255
         ]
-        found += [f"{where}never_restart_on: {s} is in always_restart_on, too" for s in both]
+        found += [f"{where}never_restart_on: {s} is also in always_restart_on" for s in duplicates]
         if self.instances > self.max_instances:
             found.append(
                 f"{where}instances: {self.instances} is more than its max_instances, "
@@ -272,7 +264,7 @@ class PluginConfig:
         return found
 
     def process_spec(self) -> tuple[object, ...]:
-        """What its processes are made of: where this differs, they have to be started anew."""
+        """Return what processes are started with; a change of it requires a restart."""
         return (
             self.command,
             dict(self.env),
@@ -289,14 +281,14 @@ class PluginConfig:
         )
 
     def instance_address(self, instance: int, slot: int) -> str | None:
-        """Where an instance serves, None for its Unix socket; `place` 1 is its successor's."""
+        """Return the TCP address of an instance, of its successor for `slot` 1, or None."""
         if self.listen is None:
             return None
         base = Address.parse(self.listen)
         return str(attrs.evolve(base, port=base.port + instance + slot * self.instances))
 
     def argv(self) -> list[str]:
-        """The command as it is executed."""
+        """Return the command as it is executed."""
         program, *arguments = (
             sys.executable if w == PYTHON_PLACEHOLDER else w for w in self.command
         )

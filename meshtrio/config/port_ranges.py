@@ -1,4 +1,4 @@
-"""The TCP ports that the parts of a mesh take: each is taken once, and there is one. Pure."""
+"""TCP ports of the parts of a mesh: no conflicts, and none above 65535. Pure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ _WILDCARD_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nothing is bound 
 
 @attrs.frozen
 class PortRange:
-    """From the port of an address on, so many; `key` is where the config says so."""
+    """A range of ports that starts at that of an address."""
 
     key: str
+    """The key of the config, which errors name."""
     address: Address
     count: int = 1
+    """Number of ports."""
 
     @property
     def last(self) -> int:
+        """The highest port of the range."""
         return self.address.port + self.count - 1
 
     def overlaps(self, other: PortRange) -> bool:
+        """Return whether both ranges have a port in common on hosts that may be the same."""
         hosts = {self.address.host, other.address.host}
         return (
             (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARD_HOSTS))
@@ -49,17 +53,17 @@ class PortRange:
 def validate_ports(
     plugins: Iterable[PluginConfig], telemetry: TelemetryConfig, gateway: GatewayConfig
 ) -> list[str]:
-    """Every mistake, as "key: reason"."""
-    taken = [
+    """Return every error, as "key: reason"."""
+    ranges = [
         *_mesh_port_ranges(telemetry, gateway),
         *(p for each in plugins for p in _plugin_port_ranges(each)),
     ]
     found = [
         f"{ports.key}: the instances and their successors take {ports}; the highest is {_MAX_PORT}"
-        for ports in taken
+        for ports in ranges
         if ports.last > _MAX_PORT
     ]
-    for one, other in combinations(taken, 2):
+    for one, other in combinations(ranges, 2):
         if one.overlaps(other):
             found.append(f"{other.key}: takes {other}, and {one.key} takes {one}")
     return found
@@ -73,7 +77,7 @@ def _mesh_port_ranges(telemetry: TelemetryConfig, gateway: GatewayConfig) -> Ite
 
 
 def _plugin_port_ranges(plugin: PluginConfig) -> Iterator[PortRange]:
-    """Each instance has one, and each successor another."""
+    """Each instance has one port, and its successor another."""
     count = 2 * plugin.instances
     if plugin.listen is not None:
         yield PortRange(f"plugin {plugin.name!r}: listen", Address.parse(plugin.listen), count)

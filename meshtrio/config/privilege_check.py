@@ -1,7 +1,7 @@
-"""Programs that change their user or their rights when they are executed (execve(2)).
+"""Detects programs that change user or privileges when they are executed (execve(2)).
 
-A mesh that may not signal processes of other users can neither stop nor kill what such a program
-becomes.
+A mesh without the right to signal processes of other users can neither stop nor kill such a
+program.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import os
 import pwd
 import stat
 
-from meshtrio.config.executable_check import ExecutionContext
+from meshtrio.config.executable_check import (
+    MAX_INTERPRETER_DEPTH,
+    MAX_SHEBANG_SIZE,
+    ExecutionContext,
+)
 from meshtrio.config.plugin import PluginConfig
 from meshtrio.util.text import replace_surrogates
 
 _CAPABILITIES_XATTR = "security.capability"
-_MAX_SHEBANG_SIZE = 256
-"""Bytes of a #! line that the kernel reads (BINPRM_BUF_SIZE)."""
-_MAX_INTERPRETER_DEPTH = 5
-"""How many scripts may be interpreters of one another."""
 _CAP_KILL = 5
 
 
 def describe_privilege_change(config: PluginConfig) -> str:
-    """What a plugin's program changes that this process may have no power over; "" for nothing.
+    """Return a warning if a plugin's program gains privileges that this process lacks, else "".
 
-    Follows #! lines, as it is the interpreter that counts there. A program that the plugin starts
-    in turn, as by sudo(8) in its command, is not looked at.
+    For scripts the interpreter is examined. A program that the plugin starts in turn, such as by
+    sudo(8) in its command, is not.
     """
     if _has_cap_kill():
         return ""
@@ -39,7 +39,7 @@ def describe_privilege_change(config: PluginConfig) -> str:
     except StopIteration:
         return ""
     except OSError:
-        return ""  # it is not there, or cannot be looked at
+        return ""  # The program does not exist, or cannot be read.
     if not change:
         return ""
     return replace_surrogates(
@@ -59,16 +59,16 @@ def _has_cap_kill() -> bool:
 
 
 def _resolve_binary(path: str) -> str:
-    """The binary that is executed for a program: its interpreter, if it is a script."""
-    for _ in range(_MAX_INTERPRETER_DEPTH):
+    """Return the binary that is executed: the interpreter if the program is a script."""
+    for _ in range(MAX_INTERPRETER_DEPTH):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except PermissionError:
-            return path  # No script, then: the interpreter could not read it either.
+            return path  # Not a script: its interpreter could not read it either.
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return ""
-            head = file.read(_MAX_SHEBANG_SIZE)
+            head = file.read(MAX_SHEBANG_SIZE)
         words = head[2:].partition(b"\n")[0].split(maxsplit=1) if head[:2] == b"#!" else []
         if not words:
             return path
@@ -77,7 +77,7 @@ def _resolve_binary(path: str) -> str:
 
 
 def _privilege_change(path: str) -> str:
-    """How executing a binary changes the user, the group or the capabilities."""
+    """Describe how executing a binary changes user, group or capabilities; "" if it does not."""
     status = os.stat(path)
     if os.statvfs(path).f_flag & os.ST_NOSUID or _has_no_new_privileges():
         return ""
@@ -90,7 +90,7 @@ def _privilege_change(path: str) -> str:
 
 
 def _has_no_new_privileges() -> bool:
-    """Whether this process, and so its children, can gain none (PR_SET_NO_NEW_PRIVS)."""
+    """Return whether this process and its children can gain none (PR_SET_NO_NEW_PRIVS)."""
     try:
         with open("/proc/self/status", "rb") as file:
             return b"\nNoNewPrivs:\t1" in file.read()

@@ -1,4 +1,4 @@
-"""A service: endpoints of it that the mesh does not run, and how it is called."""
+"""Services of the config: endpoints that the mesh does not run, and service configs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from meshtrio.config.plugin import at_least
 from meshtrio.config.service_names import check_service_name
+from meshtrio.config.validators import at_least
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.util.address import Address
@@ -34,26 +34,30 @@ def _check_config(_: object, __: object, value: Mapping[str, Any]) -> None:
 
 @attrs.frozen
 class StaticServiceConfig:
-    """Several tables may have one name: endpoints that need other certificates, say."""
+    """A service: endpoints that the mesh does not run, and how it is called.
+
+    Several tables may have the same name, for example for endpoints with different certificates.
+    """
 
     name: str = attrs.field(validator=_check_name)
-    """As it is connected to; `plugin.<name>` to add to a plugin's instances."""
+    """Name that clients connect to; `plugin.<name>` adds endpoints to a plugin's instances."""
     endpoints: tuple[str, ...] = attrs.field(
         default=(), converter=tuple, validator=_check_endpoints
     )
-    """`tcp://host:port` or `unix:/path`."""
+    """Addresses, each `tcp://host:port` or `unix:/path`."""
     weight: int = attrs.field(default=1, validator=at_least(1))
-    """Of each of these endpoints; a plugin's instances have 1."""
+    """Weight of each of these endpoints in load balancing; a plugin's instances have 1."""
     local: bool | None = None
-    """Called like the mesh's own instances; the others are called when none of those is ready. By
-    default a Unix socket is local."""
+    """Whether these endpoints have the same priority as the mesh's own instances; others are called
+    only if none of those is ready. By default true for Unix sockets."""
     tls: ClientTlsConfig | None = None
-    """How to speak TLS there."""
+    """TLS settings of connections to these endpoints; plaintext by default."""
     services: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """The gRPC services that these endpoints serve, as for plugins."""
+    """Full names of the gRPC services that these endpoints serve; see `services` of plugins."""
     config: Mapping[str, Any] = attrs.field(factory=dict, validator=_check_config)
-    """gRPC's service config, in its JSON form: retries, balancing and the like."""
+    """gRPC service config in its JSON form: retries, load balancing and so on."""
 
     @property
     def config_json(self) -> str:
+        """The service config as JSON text; "" if there is none."""
         return json.dumps(self.config, sort_keys=True) if self.config else ""

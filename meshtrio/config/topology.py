@@ -45,8 +45,8 @@ class Topology:
             name: frozenset(
                 plugin
                 for above in self.group_path(name)
-                for wanted in self._depends_on(above)
-                for plugin in self.plugins_in(wanted)
+                for dependency in self._depends_on(above)
+                for plugin in self.plugins_in(dependency)
             )
             for name in self._plugins
         }
@@ -75,20 +75,20 @@ class Topology:
         seen: dict[str, str] = {}
         for group in self._groups.values():
             for member in group.members:
-                where = f"group {group.name!r}: members"
+                location = f"group {group.name!r}: members"
                 if member not in self._plugins and member not in self._groups:
-                    yield f"{where}: {member!r} is neither a plugin nor a group"
+                    yield f"{location}: {member!r} is neither a plugin nor a group"
                 elif member in seen:
-                    yield f"{where}: {member!r} is in group {seen[member]!r} already"
+                    yield f"{location}: {member!r} is in group {seen[member]!r} already"
                 seen.setdefault(member, group.name)
 
     def _unknown_dependency_errors(self) -> Iterator[str]:
         for kind, tables in (("plugin", self._plugins), ("group", self._groups)):
             for name, table in tables.items():
-                for wanted in table.depends_on:
-                    if wanted not in self._plugins and wanted not in self._groups:
-                        where = f"{kind} {name!r}: depends_on"
-                        yield f"{where}: {wanted!r} is neither a plugin nor a group"
+                for dependency in table.depends_on:
+                    if dependency not in self._plugins and dependency not in self._groups:
+                        location = f"{kind} {name!r}: depends_on"
+                        yield f"{location}: {dependency!r} is neither a plugin nor a group"
 
     def _nesting_errors(self) -> Iterator[str]:
         edges = {

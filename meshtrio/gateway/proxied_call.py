@@ -35,7 +35,7 @@ from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.rejection import encode_server_status
 from meshtrio.rpc.server_connection import ServerConnection
-from meshtrio.telemetry.metrics.call_metrics import CallRecorder
+from meshtrio.telemetry.metrics.call_recorder import CallRecorder
 from meshtrio.util.identity_cache import IdentityCache
 
 _MAX_REPLAY_SIZE = 256 * 1024

@@ -29,7 +29,6 @@ from meshtrio.grpc.retry_policy import (
 from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.json_reader import (
-    ObjectReader,
     integer_parser,
     number_parser,
     parse_boolean,
@@ -37,6 +36,7 @@ from meshtrio.util.json_reader import (
     parse_fraction,
     parse_string,
 )
+from meshtrio.util.object_reader import MismatchError, ObjectReader
 
 _BACKOFF_JITTER = 0.2
 """Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
@@ -315,7 +315,7 @@ _POLICY_READERS = {
 def _parse_status_codes(raw: Any) -> frozenset[int]:
     """Parse a list of at least one status code, by name or number."""
     if not isinstance(raw, list) or not raw:
-        raise ValueError("must be a list of status codes")
+        raise MismatchError("must be a list of status codes")
     return frozenset(map(_parse_status_code, raw))
 
 
@@ -324,4 +324,4 @@ def _parse_status_code(raw: Any) -> int:
         return StatusCode[raw.upper()].value
     if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < len(StatusCode):
         return raw
-    raise ValueError('must be status codes like "UNAVAILABLE"')
+    raise MismatchError('must be status codes like "UNAVAILABLE"')

@@ -1,7 +1,7 @@
-"""Metrics as values: what is told of them, to whoever exposes or collects them.
+"""Metrics as values, independent of any library.
 
-Names and units are those of OpenTelemetry ("grpc.server.call.duration", "s"), as gRFC A66 has them;
-what Prometheus makes of them is a matter of `exposition`.
+Names and units are OpenTelemetry's ("grpc.server.call.duration", "s"), as in gRFC A66;
+`metrics.prometheus` converts them to Prometheus'.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from enum import Enum
 import attrs
 
 Labels = tuple[tuple[str, str], ...]
-"""Names and values, in an order that is the same for all points of a family."""
+"""Pairs of name and value, in the same order for all points of a family."""
 
 
 class MetricKind(Enum):
+    """The type of a metric, which decides how its points may change."""
+
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
@@ -23,25 +25,26 @@ class MetricKind(Enum):
 
 @attrs.frozen
 class Distribution:
-    """What fell into each bucket, and the sum of it."""
+    """The value of a histogram point: counts per bucket, and the sum of the values."""
 
     bounds: tuple[float, ...]
-    """Of the buckets, rising and finite; the last has none. Most of the time they are those of all
-    points of a family."""
+    """Upper bounds of the buckets, rising and finite; the last bucket has none. They are usually
+    the same for all points of a family."""
     counts: tuple[int, ...]
-    """One for each bound, and the last for what is above them all."""
+    """Number of values in each bucket: one per bound, and one above the last."""
     sum: float
+    """Sum of all values."""
 
     @property
     def has_negative_buckets(self) -> bool:
-        """Whether there are buckets for values below 0. The sum of such values may fall, so that in
-        OpenMetrics they have none, nor a count, which only goes with a sum."""
+        """Whether there are buckets for negative values. Their sum may fall, so that OpenMetrics
+        allows such histograms neither a sum nor a count."""
         return bool(self.bounds) and self.bounds[0] < 0
 
 
 @attrs.frozen
 class MetricPoint:
-    """One series at a moment."""
+    """The value of one series at one time."""
 
     labels: Labels
     value: float | Distribution
@@ -49,21 +52,25 @@ class MetricPoint:
 
 @attrs.frozen
 class MetricFamily:
-    """All series of one name."""
+    """A metric: its description, and all of its series."""
 
     name: str
+    """Name in OpenTelemetry's style, such as "grpc.server.call.duration"."""
     kind: MetricKind
     unit: str
-    """"s", "By", or what is counted: "{call}"."""
+    """Unit in UCUM: "s", "By", or an annotation such as "{call}"."""
     text: str
+    """Help text."""
     points: Sequence[MetricPoint]
 
 
 def gauge_family(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> MetricFamily:
+    """Make a gauge with one point for each set of labels."""
     return _scalar_family(name, MetricKind.GAUGE, unit, text, values)
 
 
 def counter_family(name: str, unit: str, text: str, values: Mapping[Labels, float]) -> MetricFamily:
+    """Make a counter with one point for each set of labels."""
     return _scalar_family(name, MetricKind.COUNTER, unit, text, values)
 
 
@@ -74,5 +81,5 @@ def _scalar_family(
 
 
 def instance_labels(plugin: str, number: int) -> Labels:
-    """Not "instance", which Prometheus uses for whom it scrapes."""
+    """Return the labels of an instance; not "instance", which is Prometheus' name of the target."""
     return (("plugin", plugin), ("plugin_instance", str(number)))

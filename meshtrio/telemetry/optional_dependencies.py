@@ -1,4 +1,4 @@
-"""What telemetry needs beside meshtrio's own dependencies, and which extra brings it."""
+"""Checks whether telemetry's optional dependencies are installed, and names the extra if not."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except (ValueError, ModuleNotFoundError):
-        return False  # Somebody has blocked it, or what it is in is missing.
+        return False  # Its import is blocked, or its parent package is missing.
 
 
 def _describe_missing(extra: str, feature: str) -> str:
-    """What to do about the modules that `what` needs, "" where they are there."""
+    """Return which modules a feature lacks, and how to install them; "" if it lacks none."""
     missing = [module for module in _EXTRAS[extra] if not _is_installed(module)]
     if not missing:
         return ""
@@ -30,18 +30,18 @@ def _describe_missing(extra: str, feature: str) -> str:
 
 
 def require_extra(extra: str, feature: str) -> None:
-    """Raise UsageError, naming the extra, where a module is missing that `what` needs."""
+    """Raise UsageError, naming the extra, if a module that a feature needs is not installed."""
     problem = _describe_missing(extra, feature)
     if problem:
         raise UsageError(problem)
 
 
 def check_extras(config: TelemetryConfig) -> None:
-    """Raise ConfigError where a mesh's telemetry needs what is not installed."""
-    wanted = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
+    """Raise ConfigError if a mesh's telemetry needs modules that are not installed."""
+    settings = {"tracing": ("traces", config.traces), "metrics": ("metrics", config.metrics)}
     problems = [
         problem
-        for extra, (key, value) in wanted.items()
+        for extra, (key, value) in settings.items()
         if value is not None and (problem := _describe_missing(extra, f"[mesh.telemetry] {key}"))
     ]
     if problems:

@@ -111,7 +111,10 @@ def method(**values: Any) -> dict[str, Any]:
 M = "service config.methodConfig[0]"
 MISTAKES: dict[str, tuple[Any, str]] = {
     "no object": ([], "service config: must be an object, not []"),
-    "unknown": ({"retryPolicy": {}}, "service config.retryPolicy: is not known; there are"),
+    "unknown": (
+        {"retryPolicy": {}},
+        "service config.retryPolicy: is not a key that meshtrio knows; did you mean",
+    ),
     "no list": ({"methodConfig": {}}, "service config.methodConfig: must be a list"),
     "no name": ({"methodConfig": [{}]}, f"{M}.name: is missing"),
     "method alone": (
@@ -137,7 +140,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "missing": (method(retryPolicy={}), f"{M}.retryPolicy.initialBackoff: is missing"),
     "typo": (
         method(retryPolicy={**RETRY, "maxAttempt": 3}),
-        f"{M}.retryPolicy.maxAttempt: is not known",
+        f"{M}.retryPolicy.maxAttempt: is not a key that meshtrio knows",
     ),
     "both": (
         method(retryPolicy=RETRY, hedgingPolicy=HEDGING),

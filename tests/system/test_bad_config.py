@@ -21,8 +21,8 @@ CASES = {
     "out of range": (GOOD + "instances = 0\n", "instances: must be at least 1", "0"),
     "nested": (GOOD + "backoff = { factor = 2 }\n", "backoff: factor: is not a key", "multiplier"),
     "duplicate name": (GOOD + GOOD, "two plugins are named 'good'", "rename"),
-    "missing command": ('[[plugin]]\nname = "bare"\n', "plugin 'bare': command is missing", ""),
-    "missing name": ('[[plugin]]\ncommand = ["true"]\n', "plugin number 1: name is missing", ""),
+    "missing command": ('[[plugin]]\nname = "bare"\n', "plugin 'bare': command: is missing", ""),
+    "missing name": ('[[plugin]]\ncommand = ["true"]\n', "plugin number 1: name: is missing", ""),
     "no such program": (
         '[[plugin]]\nname = "x"\ncommand = ["no-such-program"]\n',
         "command: 'no-such-program' is not on the PATH",
@@ -80,7 +80,7 @@ def test_every_mistake_is_reported_at_once(short_dir: Path) -> None:
         GOOD + 'instance = 2\nready_timeout = -1\n[[plugin]]\nname = "x"\n[mesh]\ny = 1\n'
     )
     done = run("check", str(path))
-    assert_refused(done, "instance: ", "ready_timeout: ", "command is missing", "mesh: y", lines=4)
+    assert_refused(done, "instance: ", "ready_timeout: ", "command: is missing", "mesh: y", lines=4)
 
 
 def test_a_file_that_is_not_there(short_dir: Path) -> None:

@@ -250,7 +250,7 @@ def test_what_is_missing_is_named_with_its_extra(short_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        (tracing_to("collector"), "is none of tcp:host:port, unix:/path and http://host:port"),
+        (tracing_to("collector"), "expected tcp:host:port, unix:/path or http://host:port"),
         (tracing_to("tcp:127.0.0.1:4317", 2), "sampling: must be between 0 and 1"),
     ],
 )

@@ -34,7 +34,7 @@ def test_as_a_config_says_it() -> None:
     assert OtlpEndpoint.parse("http://host:4318").url == "http://host:4318/v1/traces"
     assert OtlpEndpoint.parse("https://host/otlp").url == "https://host/otlp"
     for wrong in ("", "host:4317", "ftp://x", "http://", "tcp:x"):
-        with pytest.raises(ValueError, match=r"neither|none of"):
+        with pytest.raises(ValueError, match=r"neither|expected"):
             OtlpEndpoint.parse(wrong)
 
 
@@ -88,7 +88,7 @@ def test_as_opentelemetrys_variables_say_it(
 def test_what_cannot_be(said: dict[str, str], environment: pytest.MonkeyPatch) -> None:
     for key, value in said.items():
         environment.setenv(PREFIX + key, value)
-    with pytest.raises(ValueError, match=r"neither|none of"):
+    with pytest.raises(ValueError, match=r"unsupported|expected"):
         OtlpEndpoint.from_environment()
 
 
@@ -173,13 +173,13 @@ def test_headers_are_those_of_the_config_or_else_of_the_variable(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"traces_tls": FILES}, "traces_tls is for a collector; say which with traces"),
-        ({"traces_headers": KEY}, "traces_headers is for a collector; say which with traces"),
+        ({"traces_tls": FILES}, "traces_tls requires a collector: set traces, too"),
+        ({"traces_headers": KEY}, "traces_headers requires a collector: set traces, too"),
         ({"traces_tls": FILES, "traces": "unix:/c"}, "on tcp:… or https://…, not unix:/c"),
         ({"traces_tls": FILES, "traces": "http://h"}, "on tcp:… or https://…, not http://h"),
         (
             {"traces_tls": ClientTlsConfig(server_name="x"), "traces": "tcp:h:1"},
-            "plugins cannot be told a server_name",
+            "server_name cannot be passed to plugins",
         ),
     ],
 )

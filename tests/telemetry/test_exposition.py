@@ -46,8 +46,8 @@ async def test_whatever_is_asked_has_an_answer(
                 await stream.send_all(said)
                 answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert (b"the log says why" in answer) is (status == 500 and said.startswith(b"GET"))
-    assert ("metrics could not be told" in caplog.text) is (status == 500)
+    assert (b"see the log" in answer) is (status == 500 and said.startswith(b"GET"))
+    assert ("collecting metrics failed" in caplog.text) is (status == 500)
 
 
 async def test_those_who_wait_for_a_scrape_share_the_next() -> None:

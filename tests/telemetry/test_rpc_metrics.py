@@ -89,7 +89,7 @@ async def test_a_call_is_counted_on_both_sides(short_dir: Path) -> None:
         assert found.count(f"{about}.duration", grpc_method=ECHO, grpc_status="OK") == 2
         for direction in (SENT, RECEIVED):
             sizes = found.value(f"{about}.{direction}", grpc_method=ECHO, grpc_status="OK")
-            assert sizes.total == size
+            assert sizes.sum == size
             assert sizes.counts[:3] == (1, 0, 1)
     assert found.count("grpc.client.call.duration", grpc_target=target, grpc_status="OK") == 2
     assert found.by_name["grpc.client.attempt.started"].unit == "{attempt}"
@@ -103,11 +103,11 @@ async def test_streams_count_all_their_messages(short_dir: Path) -> None:
             pass
         found = Found(metrics.collect())
     total = sum(each.ByteSize() for each in replies)
-    assert found.value(f"grpc.server.call.{SENT}", grpc_method=REPEAT).total == total
-    assert found.value(f"grpc.client.attempt.{RECEIVED}", grpc_method=REPEAT).total == total
+    assert found.value(f"grpc.server.call.{SENT}", grpc_method=REPEAT).sum == total
+    assert found.value(f"grpc.client.attempt.{RECEIVED}", grpc_method=REPEAT).sum == total
     both = echo_request("a").ByteSize() + echo_request("bb").ByteSize()
     for direction in (SENT, RECEIVED):
-        assert found.value(f"grpc.client.attempt.{direction}", grpc_method=CHAT).total == both
+        assert found.value(f"grpc.client.attempt.{direction}", grpc_method=CHAT).sum == both
     assert found.count("grpc.client.call.duration", grpc_method=CHAT, grpc_status="OK") == 1
 
 
@@ -121,7 +121,7 @@ async def test_sizes_are_those_after_compression(short_dir: Path) -> None:
         found = Found(metrics.collect())
     for about in ("grpc.client.attempt", "grpc.server.call"):
         for direction in (SENT, RECEIVED):
-            assert 0 < found.value(f"{about}.{direction}", grpc_method=ECHO).total < 1000
+            assert 0 < found.value(f"{about}.{direction}", grpc_method=ECHO).sum < 1000
 
 
 async def test_statuses_are_told_by_name(short_dir: Path) -> None:
@@ -280,8 +280,8 @@ async def test_what_interceptors_do_is_of_the_call_and_of_no_attempt(
         found = Found(metrics.collect())
     assert found.statuses("grpc.client.call.duration") == {"OK": 1, "PERMISSION_DENIED": 1}
     assert found.statuses("grpc.client.attempt.duration") == {"OK": 1}
-    took = found.value("grpc.client.call.duration", grpc_status="OK").total
-    assert found.value("grpc.client.attempt.duration", grpc_status="OK").total < took - 0.1
+    took = found.value("grpc.client.call.duration", grpc_status="OK").sum
+    assert found.value("grpc.client.attempt.duration", grpc_status="OK").sum < took - 0.1
 
 
 async def test_methods_nobody_handles_are_other(short_dir: Path) -> None:
@@ -336,10 +336,10 @@ async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path)
     assert found.statuses("grpc.client.call.duration") == {"OK": 2}
     # The call without a retry is not reported.
     retries = found.value("grpc.client.call.retries", grpc_method=ECHO)
-    assert (sum(retries.counts), retries.total) == (1, 2)
+    assert (sum(retries.counts), retries.sum) == (1, 2)
     delay = found.value("grpc.client.call.retry_delay", grpc_method=ECHO)
     assert sum(delay.counts) == 1
-    assert 0.02 < delay.total < 1
+    assert 0.02 < delay.sum < 1
     assert not found.by_name["grpc.client.call.hedges"].points
 
 
@@ -355,7 +355,7 @@ async def test_hedges_are_counted(short_dir: Path) -> None:
     async with measured(short_dir, CallbackServicer(Echo=echo), config) as (metrics, channel):
         await stub(channel).Echo(echo_request("?"))
         found = Found(metrics.collect())
-    assert found.value("grpc.client.call.hedges", grpc_method=ECHO).total == 1
+    assert found.value("grpc.client.call.hedges", grpc_method=ECHO).sum == 1
     assert found.statuses("grpc.client.attempt.duration") == {"OK": 1, "CANCELLED": 1}
 
 

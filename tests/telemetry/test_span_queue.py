@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from meshtrio.client.channel import connect_to
 from meshtrio.config.otlp_endpoint import OtlpEndpoint as Where
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces import otlp_exporter as otlp_export
 from meshtrio.telemetry.traces.batch_span_processor import (
     PartialSuccess,
     TrioBatchSpanProcessor,
@@ -44,9 +43,12 @@ def told(queue: TrioBatchSpanProcessor) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def calling(folder: Path) -> AsyncIterator[tuple[TracePipeline, Any]]:
+async def calling(
+    folder: Path, export_timeout: float = 10.0
+) -> AsyncIterator[tuple[TracePipeline, Any]]:
     """Calls that are traced, with spans to a collector that is to be on "c"."""
-    async with export_traces(Where.parse(f"unix:{folder / 'c'}"), 1.0) as traces:
+    where = Where.parse(f"unix:{folder / 'c'}")
+    async with export_traces(where, 1.0, export_timeout=export_timeout) as traces:
         async with (
             serve_on_socket(folder / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{folder / 'a'}") as channel,
@@ -154,10 +156,9 @@ async def test_a_collector_that_comes_back_gets_what_was_kept(
 
 
 async def test_why_a_collector_cannot_be_reached_is_told(
-    short_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(otlp_export, "EXPORT_TIMEOUT", 0.1)
-    async with calling(short_dir) as (traces, stub):
+    async with calling(short_dir, export_timeout=0.1) as (traces, stub):
         await slowest_of(stub, 1)
         while not told(traces.processor)["not_sent"]:
             await trio.testing.wait_all_tasks_blocked(0.05)
@@ -237,4 +238,4 @@ async def test_a_span_that_cannot_be_sent_costs_no_other(
     counts = told(traces.processor)
     assert (counts["sent"], counts["rejected"]) == (4, 1)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
-    assert said == ["spans are dropped: 1 have a text that is not Unicode"]
+    assert said == ["spans are dropped: 1 have text that is not valid Unicode"]

@@ -53,7 +53,7 @@ def test_samplers(
     said.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     assert sampling_ratio_from_environment() == ratio
     # What does not go by parents is told to do so all the same.
-    assert ("is taken for" in caplog.text) is (sampler in ("traceidratio", "always_on"))
+    assert ("is replaced by" in caplog.text) is (sampler in ("traceidratio", "always_on"))
 
 
 async def call_under_variables(
@@ -106,11 +106,15 @@ async def test_no_more_is_kept_than_they_say(short_dir: Path, said: pytest.Monke
         ("OTEL_PROPAGATORS", "nonsense", "Propagator nonsense not found"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "must be a non-negative integer"),
         ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "x", "must be a non-negative integer"),
-        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "OTEL_TRACES_SAMPLER=jaeger_remote is none of"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "OTEL_TRACES_SAMPLER=jaeger_remote is unknown"),
         ("OTEL_TRACES_SAMPLER_ARG", "2", "OTEL_TRACES_SAMPLER_ARG=2 is not between 0 and 1"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "host=x", "'host' cannot be the name of a header"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "is neither by grpc nor by http/protobuf"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://x", "is none of http://host:port"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "unsupported OTLP protocol 'http/json'"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "ftp://x",
+            "expected http://host:port, host:port or unix:/path",
+        ),
     ],
 )
 def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(

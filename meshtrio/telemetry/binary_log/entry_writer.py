@@ -111,19 +111,19 @@ class CallEntryWriter:
 
         Keys that gRPC itself adds are omitted; `grpc-trace-bin` is written whatever the limit.
         """
-        left = self._limits.max_header_bytes
+        remaining = self._limits.max_header_bytes
         found = binarylog.Metadata()
         truncated = False
         for key, value in metadata:
             if _is_reserved_key(key):
                 continue
             data = value if isinstance(value, bytes) else value.encode("latin-1", "replace")
-            if left is not None and key != _TRACE_KEY:
+            if remaining is not None and key != _TRACE_KEY:
                 size = len(key) + len(data)
-                truncated = truncated or size > left
+                truncated = truncated or size > remaining
                 if truncated:
                     continue
-                left -= size
+                remaining -= size
             found.entry.add(key=key, value=data)
         return found, truncated
 

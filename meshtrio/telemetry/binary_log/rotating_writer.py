@@ -140,10 +140,10 @@ class RotatingWriter:
         if self._fd is None:
             self._open_file()
         assert self._fd is not None
-        left = memoryview(data)
+        remaining = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._fd, left) :]
+            while remaining:
+                remaining = remaining[os.write(self._fd, remaining) :]
         except OSError:
             # A partial record would make everything after it unreadable.
             with contextlib.suppress(OSError):
@@ -244,17 +244,17 @@ def _open_private_file(name: str, directory_fd: int) -> int:
 def _remove_stale_files(directory_fd: int, name: str, max_files: int) -> None:
     """Remove the files of ended processes of this name and user, except for the newest."""
     file = re.compile(rf"{re.escape(name)}\.([0-9]{{1,9}})\.binlog(\.[0-9]+)?")
-    left = []
+    stale_files = []
     for entry in os.scandir(directory_fd):
         match = file.fullmatch(entry.name)
         if match is not None and not _is_process_alive(int(match[1])):
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                    left.append((status.st_mtime, entry.name))
-    for _, old in sorted(left, reverse=True)[max_files:]:
+                    stale_files.append((status.st_mtime, entry.name))
+    for _, file_name in sorted(stale_files, reverse=True)[max_files:]:
         with contextlib.suppress(OSError):
-            os.unlink(old, dir_fd=directory_fd)
+            os.unlink(file_name, dir_fd=directory_fd)
 
 
 def _is_process_alive(pid: int) -> bool:

@@ -1,12 +1,27 @@
-"""What one process measures: its calls, and what else it gives to be told.
+"""Metrics of one process: its calls, and those of other sources.
 
     metrics = Metrics()
-    with metrics.observing():
+    with metrics.install():
         async with mesh.connect("plugin.echo") as channel: ...
-    metrics.families()
+    metrics.collect()
 
-An app that exposes metrics by prometheus_client already registers
-`PrometheusCollector(metrics.families)`.
+An app that already exposes metrics with prometheus_client registers
+`PrometheusCollector(metrics.collect)`.
+
+Theory of operation
+-------------------
+
+Tracers count calls: `call_metrics` by gRFC A66, `experimental` by A96 and A91, `gateway_metrics`
+the calls that the mesh proxies. A call's figures are appended to the flat list of a
+`call_recorder`, which is sorted into histograms when it is long or collected
+(`batched_histograms`). `mesh_metrics` counts lifecycle events, and `resource_metrics` reads /proc.
+
+Each is a *source*: a function that returns families (`metric_families`). `Metrics.collect` joins
+the sources of a process. The mesh collects those of its plugins by RPC
+(`services.metrics_collector`); `family_merger` admits what Prometheus can read, point by point;
+`prometheus` converts; `exposition_server` answers GET /metrics, once for all concurrent scrapes.
+
+Labels are bounded whatever peers send: unknown methods and statuses become "other" and UNKNOWN.
 """
 
 from __future__ import annotations
@@ -21,14 +36,20 @@ from meshtrio.telemetry.metrics.call_metrics import ClientMetrics, ServerMetrics
 from meshtrio.telemetry.metrics.experimental import ExperimentalMetrics
 
 MetricSource = Callable[[], Sequence[MetricFamily]]
+"""Returns the families of one source, as of now."""
 
 
 class Metrics:
-    """The metrics of a process: of its servers and channels, by gRFC A66, and of other sources."""
+    """Metrics of the servers and channels of a process, by gRFC A66, and of other sources."""
 
     def __init__(self, *, experimental: bool = False, sources: Sequence[MetricSource] = ()) -> None:
-        """`experimental`: those that gRPC has off by default, of retries (gRFC A96)
-        and of ejected endpoints (A91)."""
+        """Create metrics, without measuring anything yet.
+
+        Args:
+            experimental: Include metrics that gRPC has off by default, of retries (gRFC A96) and
+                of ejected endpoints (A91).
+            sources: Further sources to collect from.
+        """
         self._client, self._server = ClientMetrics(), ServerMetrics()
         self._experimental = ExperimentalMetrics() if experimental else None
         self._sources = [*sources]
@@ -36,19 +57,19 @@ class Metrics:
             self._sources.append(self._experimental.collect)
 
     def add_source(self, source: MetricSource) -> None:
-        """Tell what another source measures, too."""
+        """Collect from another source too."""
         self._sources.append(source)
 
     @contextmanager
     def install(self) -> Iterator[None]:
-        """Measure the calls of all channels and servers that are made in the block."""
+        """Measure the calls of all channels and servers that are created in the block."""
         with use_tracers(
             client=compose_client_tracers(self._client, self._experimental), server=self._server
         ):
             yield
 
     def collect(self) -> list[MetricFamily]:
-        """All there is now, with what the program measures by prometheus_client, if it does."""
+        """Return all families, those of prometheus_client's registry included if it is used."""
         found = [*self._server.collect(), *self._client.collect()]
         for source in self._sources:
             found += source()

@@ -1,21 +1,18 @@
-"""The metrics of calls, by the names, units, labels and buckets of gRFC A66.
+"""Metrics of calls, with the names, units, labels and buckets of gRFC A66.
 
-What is done for each call is as little as can be: objects without `__init__`, which would take
-as long as all the rest, and no function called that can be spared.
+The work per call is kept to a minimum: tracers have no `__init__`, which would take as long as all
+the rest, and call as few functions as possible.
 
-Labels are bounded whatever peers send: a server tells methods it has handlers for, and calls all
-others "other"; a status that gRPC does not list is UNKNOWN; a client tells so many pairs of target
-and method, and calls the rest "other".
+Labels are bounded whatever peers send. A server labels methods that it has handlers for, and all
+others "other"; a client labels up to `MAX_MEASURED_METHODS` pairs of target and method, and all
+others "other"; a status that gRPC does not define is UNKNOWN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Generic, TypeVar
-
-import attrs
-import purerpc
 
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.status import CANCELLED, CallStatus
@@ -33,69 +30,26 @@ from meshtrio.rpc.tracer import (
     ServerTracer,
 )
 from meshtrio.telemetry.metric_families import Labels, MetricFamily, MetricKind, MetricPoint
-from meshtrio.telemetry.metrics.batched_histograms import (
-    FLUSH_THRESHOLD,
-    BatchedHistograms,
+from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
+from meshtrio.telemetry.metrics.call_recorder import (
+    ALL_INSTRUMENTS,
+    DURATION,
+    CallRecorder,
+    histogram_families,
 )
-from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, SIZE_BUCKETS
 
 MAX_MEASURED_METHODS = 1000
-"""Pairs of target and method that a client tells apart."""
+"""Maximum number of pairs of target and method that a client labels."""
 OTHER = "other"
-_STATUS_NAMES = {status.value: status.name for status in purerpc.StatusCode}
-
-
-@attrs.frozen
-class _Instrument:
-    """What is measured of a call, or of an attempt."""
-
-    name: str
-    unit: str
-    bounds: tuple[float, ...]
-    description: str
-
-
-DURATION = _Instrument("duration", "s", LATENCY_BUCKETS, "The time that an {what} took.")
-_SIZE_DESCRIPTION = (
-    "total bytes (compressed but not encrypted) of all messages, without framing, of an"
-)
-_SENT_SIZE = _Instrument(
-    "sent_total_compressed_message_size", "By", SIZE_BUCKETS, f"Sent: {_SIZE_DESCRIPTION} {{what}}."
-)
-_RECEIVED_SIZE = _Instrument(
-    "rcvd_total_compressed_message_size",
-    "By",
-    SIZE_BUCKETS,
-    f"Received: {_SIZE_DESCRIPTION} {{what}}.",
-)
-_ALL_INSTRUMENTS = (DURATION, _SENT_SIZE, _RECEIVED_SIZE)
-
-
-class CallRecorder:
-    """The calls of one method, or their attempts."""
-
-    __slots__ = ("histograms", "labels", "pending", "started")
-
-    def __init__(
-        self, labels: Labels, instruments: Sequence[_Instrument] = _ALL_INSTRUMENTS
-    ) -> None:
-        self.labels = labels
-        self.started = 0
-        self.histograms = BatchedHistograms(*(figure.bounds for figure in instruments))
-        self.pending = self.histograms.pending
-
-    def record_end(self, code: int, seconds: float, stream: Stream | None) -> None:
-        """One has ended; without a stream it never got that far."""
-        sent, received = (0, 0) if stream is None else (stream.sent_size, stream.received_size)
-        self.pending += (code, seconds, sent, received)
-        if len(self.pending) >= FLUSH_THRESHOLD:
-            self.histograms.flush()
+"""The label of methods and targets beyond the limits (gRFC A66)."""
 
 
 # -- servers ---------------------------------------------------------------------------------
 
 
 class _ServerCallTracer(ServerCallTracer):
+    """Records the end of a served call."""
+
     __slots__ = ("recorder", "started_at", "stream")
 
     started_at: float
@@ -103,15 +57,15 @@ class _ServerCallTracer(ServerCallTracer):
     stream: Stream
 
     def call_ended(self, status: CallStatus) -> None:
-        stream, waiting = self.stream, self.recorder.pending
+        stream, pending = self.stream, self.recorder.pending
         seconds = perf_counter() - self.started_at
-        waiting += (status[0], seconds, stream.sent_size, stream.received_size)
-        if len(waiting) >= FLUSH_THRESHOLD:
+        pending += (status[0], seconds, stream.sent_size, stream.received_size)
+        if len(pending) >= FLUSH_THRESHOLD:
             self.recorder.histograms.flush()
 
 
 class ServerMetrics(ServerTracer):
-    """Counts the calls of a process's servers."""
+    """Measures the calls of a process's servers."""
 
     def __init__(self) -> None:
         self._methods: dict[str, CallRecorder] = {}
@@ -139,14 +93,14 @@ class ServerMetrics(ServerTracer):
         return calls
 
     def collect(self) -> list[MetricFamily]:
-        """What was counted until now."""
+        """Return the families, as of now."""
         methods = list(self._methods.values())
         started = [MetricPoint(calls.labels, calls.started) for calls in methods]
-        about = "grpc.server.call"
+        prefix = "grpc.server.call"
         text = "The total number of RPCs that came, including those that have not completed."
         return [
-            MetricFamily(f"{about}.started", MetricKind.COUNTER, "{call}", text, started),
-            *histogram_families(about, "RPC", methods, _ALL_INSTRUMENTS),
+            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{call}", text, started),
+            *histogram_families(prefix, "RPC", methods, ALL_INSTRUMENTS),
         ]
 
 
@@ -154,7 +108,7 @@ class ServerMetrics(ServerTracer):
 
 
 class _MethodTracer(MethodTracer):
-    """The calls of one method of one target: those that callers make, and their attempts."""
+    """Measures the calls of one method of one target, and their attempts."""
 
     __slots__ = ("attempts", "calls")
 
@@ -175,15 +129,15 @@ class _MethodTracer(MethodTracer):
 
 
 class _ClientCallTracer(ClientCallTracer, AttemptTracer):
-    """A call, and the first of its attempts, which most of the time is the only one."""
+    """Traces a call and its first attempt, which is usually the only one."""
 
     __slots__ = ("attempt_started_at", "last_status", "method", "started_at")
 
     attempt_started_at: float
-    """Later than the call, as what its interceptors do is none of it."""
+    """When the first attempt started; interceptors run between the call's start and this."""
     started_at: float
     last_status: int
-    """The status of its last attempt; CANCELLED for a call that is given up before there is one."""
+    """Status of the last attempt that ended; CANCELLED before there is one."""
     method: _MethodTracer
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
@@ -196,25 +150,25 @@ class _ClientCallTracer(ClientCallTracer, AttemptTracer):
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self.last_status = code = status[0]
         seconds = perf_counter() - self.attempt_started_at
-        waiting = self.method.attempts.pending
+        pending = self.method.attempts.pending
         if stream is None:
-            waiting += (code, seconds, 0, 0)
+            pending += (code, seconds, 0, 0)
         else:
-            waiting += (code, seconds, stream.sent_size, stream.received_size)
+            pending += (code, seconds, stream.sent_size, stream.received_size)
 
     def call_ended(self, status: CallStatus | None) -> None:
         method = self.method
-        waiting = method.calls.pending
-        waiting += (
+        pending = method.calls.pending
+        pending += (
             self.last_status if status is None else status[0],
             perf_counter() - self.started_at,
         )
-        if len(waiting) >= FLUSH_THRESHOLD:
+        if len(pending) >= FLUSH_THRESHOLD:
             method.flush()
 
 
 class _AttemptTracer(AttemptTracer):
-    """One that is not the first of its call."""
+    """Traces an attempt that is not the first of its call."""
 
     __slots__ = ("_call", "_started_at")
 
@@ -231,8 +185,11 @@ M = TypeVar("M")
 
 
 class MethodMap(Generic[M]):
-    """What is kept for each method of each target that stubs are made for; their number is bounded,
-    since a program may make them by names it was told."""
+    """Maps targets and methods to values; pairs beyond the limit share one value, "other".
+
+    Without the limit a program that calls methods by names from its input would never stop
+    adding entries.
+    """
 
     def __init__(self, factory: Callable[[Labels], M]) -> None:
         self._factory = factory
@@ -253,7 +210,7 @@ class MethodMap(Generic[M]):
 
 
 class ClientMetrics(ClientTracer):
-    """Counts the calls of a process's channels."""
+    """Measures the calls of a process's channels, and their attempts."""
 
     def __init__(self) -> None:
         self._methods = MethodMap(_MethodTracer)
@@ -262,9 +219,9 @@ class ClientMetrics(ClientTracer):
         return self._methods.get_or_add(target, method)
 
     def collect(self) -> list[MetricFamily]:
-        """What was counted until now."""
+        """Return the families, as of now."""
         methods = list(self._methods)
-        about = "grpc.client.attempt"
+        prefix = "grpc.client.attempt"
         text = "The total number of RPC attempts started, including those that have not completed."
         started = [
             MetricPoint(called.attempts.labels, called.attempts.started) for called in methods
@@ -272,35 +229,7 @@ class ClientMetrics(ClientTracer):
         attempts = [called.attempts for called in methods]
         calls = [called.calls for called in methods]
         return [
-            MetricFamily(f"{about}.started", MetricKind.COUNTER, "{attempt}", text, started),
-            *histogram_families(about, "RPC attempt", attempts, _ALL_INSTRUMENTS),
+            MetricFamily(f"{prefix}.started", MetricKind.COUNTER, "{attempt}", text, started),
+            *histogram_families(prefix, "RPC attempt", attempts, ALL_INSTRUMENTS),
             *histogram_families("grpc.client.call", "RPC", calls, [DURATION]),
         ]
-
-
-# -- telling ---------------------------------------------------------------------------------
-
-
-def histogram_families(
-    prefix: str, subject: str, recorders: Sequence[CallRecorder], instruments: Sequence[_Instrument]
-) -> list[MetricFamily]:
-    found = [
-        (_add_status_label(calls.labels, code), histograms)
-        for calls in recorders
-        for code, histograms in calls.histograms.histograms_by_status().items()
-    ]
-    return [
-        MetricFamily(
-            f"{prefix}.{figure.name}",
-            MetricKind.HISTOGRAM,
-            figure.unit,
-            figure.description.format(what=subject),
-            [MetricPoint(labels, histograms[number].snapshot()) for labels, histograms in found],
-        )
-        for number, figure in enumerate(instruments)
-    ]
-
-
-def _add_status_label(labels: Labels, code: int) -> Labels:
-    """In the order of the names, as OpenTelemetry's exporter has them."""
-    return tuple(sorted((*labels, ("grpc.status", _STATUS_NAMES[code]))))

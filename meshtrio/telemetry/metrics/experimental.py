@@ -1,5 +1,4 @@
-"""The metrics of retries (gRFC A96) and of ejected endpoints (A91): experimental in gRPC, and off
-by default there and here."""
+"""Metrics that are off by default in gRPC: of retries (gRFC A96) and ejections (A91)."""
 
 from __future__ import annotations
 
@@ -36,15 +35,17 @@ _HISTOGRAMS_BY_KIND = {
 
 
 class _RetryHistograms:
-    """The calls of one method of one target."""
+    """Histograms of the retried calls of one method of one target."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.delays = Histogram(LATENCY_BUCKETS)
-        self.counts = {kind: Histogram(about[3]) for kind, about in _HISTOGRAMS_BY_KIND.items()}
+        self.counts = {kind: Histogram(spec[3]) for kind, spec in _HISTOGRAMS_BY_KIND.items()}
 
 
 class _AttemptTracer(AttemptTracer):
+    """Reports the end of an attempt to its call."""
+
     def __init__(self, call: _ClientCallTracer) -> None:
         self._call = call
 
@@ -53,6 +54,8 @@ class _AttemptTracer(AttemptTracer):
 
 
 class _ClientCallTracer(ClientCallTracer):
+    """Counts a call's attempts by kind, and the time without any active one."""
+
     def __init__(self, method: _RetryHistograms) -> None:
         self._method = method
         self._attempt_counts: dict[AttemptKind, int] = {}
@@ -74,7 +77,7 @@ class _ClientCallTracer(ClientCallTracer):
             self._idle_since = perf_counter()
 
     def call_ended(self, status: CallStatus | None) -> None:
-        """What there was none of is not reported, as the gRFC has it."""
+        """Record the attempts of each kind that was made, as gRFC A96 requires."""
         for kind, histogram in self._method.counts.items():
             if kind in self._attempt_counts:
                 histogram.record([self._attempt_counts[kind]])
@@ -83,6 +86,8 @@ class _ClientCallTracer(ClientCallTracer):
 
 
 class _MethodTracer(MethodTracer):
+    """Traces the calls of one method."""
+
     def __init__(self, method: _RetryHistograms) -> None:
         self._method = method
 
@@ -91,14 +96,14 @@ class _MethodTracer(MethodTracer):
 
 
 class ExperimentalMetrics(ClientTracer):
-    """Counts what was made again, how long calls waited for that, and who gets no calls."""
+    """Measures retries and hedges, the delay between attempts, and ejections of endpoints."""
 
     def __init__(self) -> None:
         self._methods = MethodMap(_RetryHistograms)
         self._ejection_counts: Counter[tuple[str, Ejection]] = Counter()
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
-        known = {told for told, _ in self._ejection_counts}
+        known = {each for each, _ in self._ejection_counts}
         if target not in known and len(known) >= MAX_MEASURED_METHODS:
             target = OTHER
         self._ejection_counts[target, ejection] += 1
@@ -139,13 +144,21 @@ class ExperimentalMetrics(ClientTracer):
             else:
                 why = ("grpc.lb.outlier_detection.unenforced_reason", reason.value)
                 unenforced.append(MetricPoint((*labels[:1], why, *labels[1:]), count))
-        about = "grpc.lb.outlier_detection.ejections"
+        prefix = "grpc.lb.outlier_detection.ejections"
         text = "Endpoints that fail more than others and"
         yield MetricFamily(
-            f"{about}_enforced", MetricKind.COUNTER, "{ejection}", f"{text} were ejected.", enforced
+            f"{prefix}_enforced",
+            MetricKind.COUNTER,
+            "{ejection}",
+            f"{text} were ejected.",
+            enforced,
         )
         yield MetricFamily(
-            f"{about}_unenforced", MetricKind.COUNTER, "{ejection}", f"{text} were not.", unenforced
+            f"{prefix}_unenforced",
+            MetricKind.COUNTER,
+            "{ejection}",
+            f"{text} were not.",
+            unenforced,
         )
 
 

@@ -1,8 +1,8 @@
-"""Metrics over HTTP, for Prometheus: GET /metrics, in its text form or in OpenMetrics.
+"""HTTP server for Prometheus: GET /metrics, in the text format or OpenMetrics (extra `metrics`).
 
-HTTP is h11's, the text prometheus_client's (extra `metrics`); a connection is for one request. What
-is exposed is gathered anew for each scrape, but once for all that wait while another is under way,
-and turned into text in a thread, since that takes its time.
+h11 parses HTTP, prometheus_client writes the text; a connection serves one request. Families are
+collected for each scrape, but only once for scrapes that wait while another one is in progress, and
+encoded in a thread.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from meshtrio.util.worker_threads import GilYielder, run_computation
 _log = logging.getLogger("meshtrio.telemetry")
 
 _REQUEST_TIMEOUT = 10.0
-"""Seconds for a request to come, and for its answer to be taken."""
+"""Seconds to receive a request and send its response."""
 _MAX_CONNECTIONS = 16
 _READ_SIZE = 16 * 1024
 _OPENMETRICS_EOF = b"# EOF\n"
-"""The end of a text in OpenMetrics."""
+"""The last line of an OpenMetrics exposition."""
 
 _TEXT_HEADERS: HttpHeaders = [("content-type", "text/plain; charset=utf-8")]
 _SCRAPE_TIMEOUT_HEADER = b"x-prometheus-scrape-timeout-seconds"
 
 CollectFamilies = Callable[[float | None], Awaitable[Sequence[MetricFamily]]]
-"""Is told how many seconds whoever asks waits for the answer, where that is said."""
+"""Collects families; the argument is the scraper's timeout in seconds, None if unknown."""
 HttpHeaders = list[tuple[str, str]]
 HttpResponse = tuple[int, HttpHeaders, bytes]
 """Status, headers and body."""
@@ -50,28 +50,34 @@ async def serve_metrics(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve what `gather` gives on "tcp:host:port" until cancelled.
+    """Serve metrics on "tcp:host:port" until cancelled.
 
-    Reports started once it listens. Raises UsageError where it cannot.
+    Args:
+        collect_families: Called for each scrape that is not coalesced with another.
+        listen: The address.
+        task_status: Reports started once the address is bound.
+
+    Raises:
+        UsageError: The address cannot be bound.
     """
-    places, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
+    limiter, scrapes = trio.CapacityLimiter(_MAX_CONNECTIONS), ScrapeCoalescer(collect_families)
     with tcp_listener(listen) as sock:
 
         async def answer(stream: trio.SocketStream) -> None:
             async with stream:
                 try:
-                    places.acquire_nowait()
+                    limiter.acquire_nowait()
                 except trio.WouldBlock:
                     return
                 try:
                     with trio.move_on_after(_REQUEST_TIMEOUT):
                         await _handle_connection(stream, scrapes)
                 finally:
-                    places.release()
+                    limiter.release()
 
         def take(accepted: socket.socket, exhausted: bool) -> None:
             if exhausted:
-                accepted.close()  # An answer takes more than the descriptor that this would keep.
+                accepted.close()  # A response needs more descriptors than this one.
                 return
             accepted.setblocking(False)
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
@@ -90,31 +96,31 @@ async def _handle_connection(stream: trio.SocketStream, scrapes: ScrapeCoalescer
         method, (status, headers, body) = await _handle_request(stream, connection, scrapes)
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
-        said = connection.send(head) or b""
-        await stream.send_all(said if method == b"HEAD" else said + body)
+        data = connection.send(head) or b""
+        await stream.send_all(data if method == b"HEAD" else data + body)
         await stream.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        _log.debug("a request for metrics came to nothing: %s", exc)
+        _log.debug("scrape aborted: %s", exc)
 
 
 async def _handle_request(
     stream: trio.SocketStream, connection: h11.Connection, scrapes: ScrapeCoalescer
 ) -> tuple[bytes, HttpResponse]:
-    """The method of a request, and the answer to it, whatever it is."""
+    """Read a request; return its method and the response."""
     method = b""
     try:
         request = await _read_request(stream, connection)
         method = request.method
         return method, await _make_response(request, scrapes)
     except h11.RemoteProtocolError as exc:
-        _log.debug("a request for metrics was none: %s", exc)
-        return method, (exc.error_status_hint, _TEXT_HEADERS, b"This is for HTTP/1.1.\n")
+        _log.debug("malformed scrape request: %s", exc)
+        return method, (exc.error_status_hint, _TEXT_HEADERS, b"Expected an HTTP/1.1 request.\n")
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         raise
     except Exception:
-        # A bug, of ours or of who gives the metrics; it may cost this scrape, and nothing else.
-        _log.exception("metrics could not be told")
-        return method, (500, _TEXT_HEADERS, b"Metrics could not be told; the log says why.\n")
+        # A bug here or in a source: this scrape fails, the server goes on.
+        _log.exception("collecting metrics failed")
+        return method, (500, _TEXT_HEADERS, b"Collecting metrics failed; see the log.\n")
 
 
 async def _read_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
@@ -132,17 +138,17 @@ async def _make_response(request: h11.Request, scrapes: ScrapeCoalescer) -> Http
     if request.target.partition(b"?")[0] != b"/metrics":
         return 404, _TEXT_HEADERS, b"Metrics are at /metrics.\n"
     if request.method not in (b"GET", b"HEAD"):
-        return 405, [*_TEXT_HEADERS, ("allow", "GET, HEAD")], b"Metrics are for GET.\n"
-    asked = {name: value.decode("latin-1") for name, value in request.headers}
-    packed = "gzip" in asked.get(b"accept-encoding", "")
-    within = _parse_timeout(asked.get(_SCRAPE_TIMEOUT_HEADER))
-    kind, body = await scrapes.scrape(within, asked.get(b"accept", ""), use_gzip=packed)
+        return 405, [*_TEXT_HEADERS, ("allow", "GET, HEAD")], b"Use GET.\n"
+    request_headers = {name: value.decode("latin-1") for name, value in request.headers}
+    use_gzip = "gzip" in request_headers.get(b"accept-encoding", "")
+    within = _parse_timeout(request_headers.get(_SCRAPE_TIMEOUT_HEADER))
+    kind, body = await scrapes.scrape(within, request_headers.get(b"accept", ""), use_gzip=use_gzip)
     headers = [("content-type", kind)]
-    return 200, [*headers, ("content-encoding", "gzip")] if packed else headers, body
+    return 200, [*headers, ("content-encoding", "gzip")] if use_gzip else headers, body
 
 
 def _parse_timeout(text: str | None) -> float | None:
-    """None for what is no number of seconds."""
+    """Parse a number of seconds; None if it is missing or malformed."""
     try:
         seconds = float(text or "nan")
     except ValueError:
@@ -151,7 +157,7 @@ def _parse_timeout(text: str | None) -> float | None:
 
 
 class ScrapeCoalescer:
-    """Gathers and encodes once for all who ask meanwhile, so that more of them cost no more."""
+    """Collects and encodes once for all scrapes that wait at the same time."""
 
     def __init__(self, collect_families: CollectFamilies) -> None:
         self._collect_families = collect_families
@@ -159,16 +165,16 @@ class ScrapeCoalescer:
         self._collected_at = -math.inf
         self._families: Sequence[MetricFamily] = ()
         self._encoded_bodies: dict[tuple[str, bool], bytes] = {}
-        """By content type, and whether it is compressed."""
+        """Maps content type, and whether it is compressed, to the encoded families."""
 
     async def scrape(
         self, timeout_seconds: float | None, accept: str, *, use_gzip: bool
     ) -> tuple[str, bytes]:
-        """The content type and the text of a scrape that began after this was called."""
-        asked = trio.current_time()
+        """Return content type and body of a collection that began after this call."""
+        requested_at = trio.current_time()
         encode, kind = choose_encoder(accept)
         async with self._lock:
-            if self._collected_at < asked:
+            if self._collected_at < requested_at:
                 began = trio.current_time()
                 self._families, self._encoded_bodies = (
                     await self._collect_families(timeout_seconds),
@@ -188,18 +194,18 @@ def _encode_body(
     encode: Callable[[Any], bytes],
     families: Sequence[MetricFamily],
     use_gzip: bool,
-    pace: GilYielder,
+    yield_gil: GilYielder,
 ) -> bytes:
-    """Encode family by family, as each of these calls holds the interpreter."""
+    """Encode family by family, releasing the GIL in between."""
     text = bytearray()
     ending = b""
     for family in families:
-        pace()
+        yield_gil()
         try:
             part = encode(PrometheusCollector(partial(list, [family])))
         except Exception:
-            # Something that prometheus_client does not take, which shall not cost the others.
-            _log.exception("metric %r cannot be written", family.name)
+            # prometheus_client rejects this family; the others are still exposed.
+            _log.exception("metric %r cannot be encoded", family.name)
             continue
         if part.endswith(_OPENMETRICS_EOF):
             part, ending = part[: -len(_OPENMETRICS_EOF)], _OPENMETRICS_EOF

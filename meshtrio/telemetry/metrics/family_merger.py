@@ -1,9 +1,9 @@
-"""What of the metrics of several sources goes together into one text that can be read. Pure.
+"""Merges the families of several sources into one exposition that Prometheus accepts. Pure.
 
-A scrape is read as a whole or not at all: one name with two types, one label twice, one counter
-that is NaN, and Prometheus has nothing of the mesh or of any plugin. So each source is held to what
-the text can bear. What comes first stays: the mesh's own, then plugins in the order of their names.
-What does not fit is left out point by point, and counted with the reason.
+Prometheus rejects a scrape as a whole: with one name of two types, one duplicate label or one
+counter that is NaN it has no metrics of the mesh or of any plugin. So each point is validated.
+Earlier sources take precedence: the mesh, then plugins by name. Points that are invalid or in
+conflict with an earlier source are dropped, and counted by reason.
 
 Source: OpenMetrics 1.0.0 ("Overall Structure", "MetricFamily", "Metric types"), and what Prometheus
 reserves of it.
@@ -33,73 +33,73 @@ from meshtrio.telemetry.metrics.prometheus_names import (
 )
 
 _MESH_NAME_PREFIX = "mesh_"
-"""What the names begin with of those of the mesh's own metrics that plugins have no part in."""
+"""Prefix of the metrics that only the mesh may have."""
 _MAX_NAME_LENGTH = 256
 _MAX_HELP_LENGTH = 1024
-"""Characters of a help text; what is longer is cut."""
+"""Maximum characters of a help text; longer ones are truncated."""
 MAX_LABELS = 64
 _MAX_LABEL_VALUE_LENGTH = 4096
 MAX_BUCKETS = 256
 _SAMPLE_OVERHEAD = 64
-"""What a sample counts for in addition to its name and its labels: its value, and what it takes in
-memory."""
+"""Size of a sample in addition to its name and labels: its value, and memory overhead."""
 MAX_SOURCE_SIZE = 8 * 1024 * 1024
-"""Characters that one source may take in the text. A label is written once per bucket, so that this
-can be far more than what a plugin sends."""
+"""Maximum characters of one source in the exposition. Labels are repeated for each bucket, so this
+can be far more than what a plugin sent."""
 MAX_TOTAL_SIZE = 32 * 1024 * 1024
-"""The same of all sources together."""
+"""Maximum characters of all sources together."""
 
 
 class DropReason(Enum):
-    """Why points are left out."""
+    """Why points are dropped: a label of the metric that counts them."""
 
     NAME = "name"
-    """The name is none, is reserved, or clashes with that of another metric."""
+    """The name is invalid, reserved, or in conflict with another metric's."""
     KIND = "kind"
-    """Others have a metric of that name that is of another kind, such as a gauge."""
+    """An earlier source has a metric of this name and another kind, such as a gauge."""
     LABELS = "labels"
-    """A label is there twice, is reserved, or cannot be written."""
+    """A label is duplicate, reserved, or cannot be encoded."""
     VALUE = "value"
     """A counter is negative or not finite, or a histogram is inconsistent."""
     DUPLICATE = "duplicate"
-    """There is a series with the same name and labels."""
+    """There already is a series with this name and these labels."""
     SIZE = "size"
-    """There is more than fits: of names, labels, buckets, or altogether."""
+    """A limit on the size of names, labels, buckets or of the source is exceeded."""
 
 
 DROP_REASON_TEXT = {
-    DropReason.NAME: "a name is none, is one of the mesh's own, or clashes with another's",
-    DropReason.KIND: "they are of another kind than others of that name",
-    DropReason.LABELS: "a label is there twice, is reserved, or cannot be written",
+    DropReason.NAME: "the name is invalid, reserved, or in conflict with another metric",
+    DropReason.KIND: "another source has a metric of this name and another kind",
+    DropReason.LABELS: "a label is duplicate, reserved, or cannot be encoded",
     DropReason.VALUE: "a counter is negative or not finite, or a histogram is inconsistent",
-    DropReason.DUPLICATE: "there are others with the same name and labels",
-    DropReason.SIZE: "they are more, or larger, than a scrape has room for",
+    DropReason.DUPLICATE: "another series has the same name and labels",
+    DropReason.SIZE: "the limits on the size of a scrape are exceeded",
 }
 
 
 @attrs.define
 class _MergedFamily:
-    """A family, and which of its series there are."""
+    """A family of the exposition, and the series it has so far."""
 
     family: MetricFamily
     is_mesh_only: bool
-    """Only the mesh has series of it."""
+    """Whether only the mesh may add series."""
     points: list[MetricPoint] = attrs.field(factory=list)
     series: set[frozenset[tuple[str, str]]] = attrs.field(factory=set)
+    """Labels of the points, as Prometheus compares them."""
 
 
 class FamilyMerger:
-    """The families of one scrape."""
+    """Merges the families of one scrape."""
 
     def __init__(self, checkpoint: Callable[[], object] = lambda: None) -> None:
-        """`rest` is called for each point, for work that is done in a thread."""
+        """`checkpoint` is called for each point, so that a thread can release the GIL."""
         self._checkpoint = checkpoint
         self._merged: dict[str, _MergedFamily] = {}
         self._family_by_name: dict[str, str] = {}
-        """By name of a family or sample: the family that has it."""
+        """Maps each reserved name of a family to the family's name."""
         self._size = 0
         self.dropped_examples: dict[DropReason, str] = {}
-        """Names of families that the last source lost points of, one for each reason."""
+        """The name of one family of the last source that lost points, for each reason."""
 
     def merge(
         self,
@@ -108,19 +108,18 @@ class FamilyMerger:
         *,
         is_mesh: bool = False,
     ) -> Counter[DropReason]:
-        """Admit what fits of a source, each point with more labels.
+        """Add the points of a source that are valid, with more labels.
 
         Args:
-            families: What the source gives.
-            labels: What its points get before their own labels. One of its own with such a name is
-                renamed to "exported_" and the name, as Prometheus does.
-            own: Whether the source is the mesh itself, which comes first.
+            families: The families of the source.
+            labels: Labels that are put before those of each point. A point's own label of the same
+                name gets the prefix "exported_", as in Prometheus.
+            is_mesh: Whether the source is the mesh itself, which is merged first.
 
         Returns:
-            How many points were left out, by reason. A family that cannot be there counts as one
-            point if it has none.
+            The number of dropped points by reason. A dropped family without points counts as one.
         """
-        left_out: Counter[DropReason] = Counter()
+        dropped: Counter[DropReason] = Counter()
         self.dropped_examples = {}
         source = _SourceQuota(
             labels, math.inf if is_mesh else min(MAX_SOURCE_SIZE, MAX_TOTAL_SIZE - self._size)
@@ -130,52 +129,52 @@ class FamilyMerger:
                 lost = self._merge_family(family, source, is_mesh=is_mesh)
                 for reason in lost:
                     self.dropped_examples.setdefault(reason, family.name[:_MAX_NAME_LENGTH])
-                left_out += lost
+                dropped += lost
         finally:
             self._size += source.size
-        return left_out
+        return dropped
 
     def _merge_family(
         self, family: MetricFamily, source: _SourceQuota, *, is_mesh: bool
     ) -> Counter[DropReason]:
-        admitted = self._find_or_add_family(family, is_mesh=is_mesh)
-        if isinstance(admitted, DropReason):
-            return Counter({admitted: max(len(family.points), 1)})
-        left_out: Counter[DropReason] = Counter()
+        merged = self._find_or_add_family(family, is_mesh=is_mesh)
+        if isinstance(merged, DropReason):
+            return Counter({merged: max(len(family.points), 1)})
+        dropped: Counter[DropReason] = Counter()
         for point in family.points:
             self._checkpoint()
-            reason = source.add_point(point, admitted)
+            reason = source.add_point(point, merged)
             if reason is not None:
-                left_out[reason] += 1
-        return left_out
+                dropped[reason] += 1
+        return dropped
 
     def families(self) -> list[MetricFamily]:
-        """All that was admitted."""
+        """Return the merged families."""
         return [attrs.evolve(each.family, points=each.points) for each in self._merged.values()]
 
     def _find_or_add_family(
         self, family: MetricFamily, *, is_mesh: bool
     ) -> _MergedFamily | DropReason:
-        """The family that points of this one go to, or why there is none."""
+        """Return the merged family for the points of a family, or why they have to be dropped."""
         if not family.name or len(family.name) > _MAX_NAME_LENGTH:
             return DropReason.NAME
         names = reserved_names(family)
-        admitted = self._merged.get(names[0])
-        if admitted is not None:
-            if admitted.is_mesh_only and not is_mesh:
+        merged = self._merged.get(names[0])
+        if merged is not None:
+            if merged.is_mesh_only and not is_mesh:
                 return DropReason.NAME
-            return admitted if admitted.family.kind is family.kind else DropReason.KIND
+            return merged if merged.family.kind is family.kind else DropReason.KIND
         if any(name in self._family_by_name for name in names):
             return DropReason.NAME
         self._family_by_name.update(dict.fromkeys(names, names[0]))
         described = attrs.evolve(family, text=_to_single_line(family.text), points=())
         closed = is_mesh and names[0].startswith(_MESH_NAME_PREFIX)
-        admitted = self._merged[names[0]] = _MergedFamily(described, closed)
-        return admitted
+        merged = self._merged[names[0]] = _MergedFamily(described, closed)
+        return merged
 
 
 class _SourceQuota:
-    """What one source may add."""
+    """Adds the points of one source, up to its maximum size."""
 
     def __init__(self, labels: Labels, max_size: float) -> None:
         self.size = 0
@@ -184,7 +183,7 @@ class _SourceQuota:
         self._max_size = max_size
 
     def add_point(self, point: MetricPoint, merged: _MergedFamily) -> DropReason | None:
-        """Add a point, or say why not."""
+        """Add a point; return the reason if it is dropped instead."""
         kind = merged.family.kind
         if not _is_valid_value(kind, point.value):
             return DropReason.VALUE
@@ -199,7 +198,7 @@ class _SourceQuota:
         size = _estimate_size(prometheus_name(merged.family), named, point.value)
         if size is None or self.size + size > self._max_size:
             return DropReason.SIZE
-        # To Prometheus a label with an empty value is none.
+        # Prometheus treats a label with an empty value as absent.
         series = frozenset((name, value) for name, value in named if value)
         if series in merged.series:
             return DropReason.DUPLICATE
@@ -222,7 +221,7 @@ def _is_valid_value(kind: MetricKind, value: object) -> bool:
         and all(a < b for a, b in pairwise(bounds))
         and all(count >= 0 for count in value.counts)
         and math.isfinite(value.sum)
-        # Without negative values a negative sum cannot be; with them there is none in the text.
+        # A negative sum needs negative values, with which the sum is not exposed.
         and (value.sum >= 0 or value.has_negative_buckets)
     )
 
@@ -242,7 +241,7 @@ def _check_labels(kind: MetricKind, labels: Labels) -> DropReason | None:
 
 
 def _is_encodable(text: str) -> bool:
-    """Lone surrogates cannot, which prometheus_client takes into a label."""
+    """Return whether a label value can be written; prometheus_client accepts lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -256,9 +255,9 @@ def _to_single_line(text: str) -> str:
 
 
 def _estimate_size(name: str, labels: Sequence[tuple[str, str]], value: object) -> int | None:
-    """Characters of its samples, about; None for a histogram with too many buckets."""
-    of_one = len(name) + sum(len(n) + len(v) for n, v in labels) + _SAMPLE_OVERHEAD
+    """Estimate the characters of a point's samples; None for too many buckets."""
+    sample_size = len(name) + sum(len(n) + len(v) for n, v in labels) + _SAMPLE_OVERHEAD
     if not isinstance(value, Distribution):
-        return of_one
+        return sample_size
     samples = len(value.counts) + 2
-    return of_one * samples if len(value.counts) <= MAX_BUCKETS else None
+    return sample_size * samples if len(value.counts) <= MAX_BUCKETS else None

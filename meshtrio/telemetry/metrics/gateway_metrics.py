@@ -1,16 +1,16 @@
-"""The metrics of calls that a gateway passes on: the only ones there are of those to plugins that
-measure nothing themselves.
+"""Metrics of the calls that the gateway proxies.
 
-Labels are bounded: so many services are told apart, and what goes beyond, or to none, is "other".
+For plugins that measure nothing themselves these are the only ones. Labels are bounded: services
+beyond `MAX_MEASURED_SERVICES`, and calls to none, are labelled "other".
 """
 
 from __future__ import annotations
 
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
 from meshtrio.telemetry.metrics.batched_histograms import FLUSH_THRESHOLD
-from meshtrio.telemetry.metrics.call_metrics import (
+from meshtrio.telemetry.metrics.call_metrics import OTHER
+from meshtrio.telemetry.metrics.call_recorder import (
     DURATION,
-    OTHER,
     CallRecorder,
     histogram_families,
 )
@@ -20,20 +20,20 @@ _NAME_PREFIX = "mesh.gateway.call"
 
 
 class GatewayMetrics:
-    """Counts calls, each for the service of the mesh that it goes to."""
+    """Measures proxied calls by the service that they are sent to."""
 
     def __init__(self) -> None:
         self._services: dict[str, CallRecorder] = {}
 
     def start_call(self, service: str | None) -> CallRecorder:
-        """A call goes to a service, None where it has come to none; see `end`."""
+        """Count the start of a call, to be ended by `end_call`; `service` is None if unknown."""
         known = self._services.get(service or OTHER)
         calls = known or self._add_service(service)
         calls.started += 1
         return calls
 
     def end_call(self, calls: CallRecorder, code: int, seconds: float) -> None:
-        """A call that has begun ended, with a status, so many seconds after it came."""
+        """Record the end of a call, with its status and its duration in seconds."""
         calls.pending += (code, seconds)
         if len(calls.pending) >= FLUSH_THRESHOLD:
             calls.histograms.flush()
@@ -46,7 +46,7 @@ class GatewayMetrics:
         return self._services[key]
 
     def collect(self) -> list[MetricFamily]:
-        """What was counted until now."""
+        """Return the families, as of now."""
         services = list(self._services.values())
         started = [MetricPoint(calls.labels, calls.started) for calls in services]
         text = "The calls that were passed on, including those that have not completed."

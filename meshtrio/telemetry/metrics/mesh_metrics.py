@@ -1,6 +1,6 @@
-"""The metrics of a mesh: what its plugins go through, and how it is itself.
+"""Metrics of a mesh: the lifecycle of its plugins, and the mesh itself.
 
-Labels are bounded by the config: plugins, the numbers of their instances, states and causes.
+Labels are bounded by the config: plugins, instance numbers, states and causes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from meshtrio.telemetry.metrics.histogram import LATENCY_BUCKETS, Histogram
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 
 _LAG_INTERVAL = 0.25
-"""Seconds from one look at the clock to the next, by which the lag of the mesh's loop is known."""
+"""Seconds between two measurements of the event loop's lag."""
 _RENEWAL_REASON, _GROUP_REASON = "renewal", "group"
 _RESTART_REASONS = (*(cause.value for cause in ExitCause), _RENEWAL_REASON, _GROUP_REASON)
 
@@ -39,16 +39,16 @@ InstanceKey = tuple[str, int]
 
 _COUNTER_HELP = {
     "starts": "Processes that were started.",
-    "not_started": "Starts that came to nothing: there was no process.",
-    "exits": "Processes that ended without being asked to.",
+    "not_started": "Starts that failed before there was a process.",
+    "exits": "Processes that ended although the mesh had not stopped them.",
     "killed": "Processes that did not stop in time, and were killed.",
     "gave_up": "Times that the restart policy left an instance down.",
-    "unready": "Times that an instance said NOT_SERVING.",
+    "unready": "Times that an instance reported NOT_SERVING.",
 }
 
 
 class RegistryStats(Protocol):
-    """What is told of a registry."""
+    """The part of a registry that is measured."""
 
     revision: int
 
@@ -58,8 +58,7 @@ class RegistryStats(Protocol):
 
 
 class MeshMetrics:
-    """A subscriber to lifecycle events, which are counted as they come; the rest is looked up when
-    somebody asks."""
+    """Counts lifecycle events as they happen, and reads the rest when it is collected."""
 
     def __init__(self, supervisor: Supervisor, registry: RegistryStats) -> None:
         self._supervisor = supervisor
@@ -73,6 +72,7 @@ class MeshMetrics:
         self._resources = ResourceMetrics()
 
     def on_event(self, event: events.LifecycleEvent) -> None:
+        """Count an event of the supervisor."""
         instance = (event.plugin, event.instance)
         match event:
             case events.Ready(startup_time=after):
@@ -82,7 +82,7 @@ class MeshMetrics:
                 histogram.record([after])
                 self._ready_since[instance] = trio.current_time()
             case events.CheckFailed(condition=condition):
-                # One that was rejected was answered.
+                # A check that was rejected was answered.
                 self._failed_checks[instance] += condition is not None
             case events.Exited(exit=ended) | events.NotStarted(exit=ended):
                 self._exit_causes[instance] = ended.cause
@@ -97,7 +97,7 @@ class MeshMetrics:
                         self._restarts[(child.plugin, child.number, _GROUP_REASON)] += 1
 
     async def measure_lag(self) -> None:
-        """Look how late the loop comes to what is due, until cancelled."""
+        """Measure how late the event loop runs tasks that are due, until cancelled."""
         due = trio.current_time() + _LAG_INTERVAL
         while True:
             await trio.sleep_until(due)
@@ -106,11 +106,11 @@ class MeshMetrics:
             due = now + _LAG_INTERVAL
 
     async def sample(self) -> None:
-        """Look at what the processes use; `families` tells what was found last."""
+        """Sample the processes' resource usage, which `collect` reports."""
         await self._resources.sample(self._supervisor.instances)
 
     def collect(self) -> list[MetricFamily]:
-        """All there is now."""
+        """Return all families, as of now."""
         children = self._supervisor.instances
         return [
             *self._mesh_families(),
@@ -125,14 +125,17 @@ class MeshMetrics:
         statistics, registry = self._supervisor.statistics(), self._registry
         return [
             gauge_family(
-                "mesh.info", "", "The mesh, and its version.", {(("version", __version__),): 1}
+                "mesh.info",
+                "",
+                "Version of the mesh; the value is 1.",
+                {(("version", __version__),): 1},
             ),
             gauge_family(
-                "mesh.uptime", "s", "Since the mesh was started.", {(): statistics.uptime}
+                "mesh.uptime", "s", "Time since the mesh was started.", {(): statistics.uptime}
             ),
             _histogram_family(
                 "mesh.loop.lag",
-                "How late the mesh's loop comes to what is due.",
+                "Delay of due tasks in the mesh's event loop.",
                 {(): self._lag},
             ),
             gauge_family(
@@ -150,7 +153,7 @@ class MeshMetrics:
             counter_family(
                 "mesh.registry.changes",
                 "{change}",
-                "Changes of what the registry knows.",
+                "Changes of the registry.",
                 {(): registry.revision},
             ),
         ]
@@ -173,17 +176,20 @@ class MeshMetrics:
         return [
             *found,
             counter_family(
-                "mesh.plugin.log.lines", "{line}", "Lines that were written.", counted("lines")
+                "mesh.plugin.log.lines",
+                "{line}",
+                "Lines that were read from stdout and stderr.",
+                counted("lines"),
             ),
             counter_family(
                 "mesh.plugin.log.dropped",
                 "{line}",
-                "Lines that came faster than the config lets them.",
+                "Lines dropped because they exceeded the rate limit of the config.",
                 counted("lines_dropped"),
             ),
             _histogram_family(
                 "mesh.plugin.ready.duration",
-                "From the start of a process to when it was ready.",
+                "Time from the start of a process until it was ready.",
                 {_plugin_labels(name): found for name, found in self._ready_durations.items()},
             ),
         ]
@@ -191,53 +197,53 @@ class MeshMetrics:
     # -- instances ---------------------------------------------------------------------------
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
-        there = {(child.plugin, child.number): child for child in instances}
-        self._remove_other_instances(there)
+        current = {(child.plugin, child.number): child for child in instances}
+        self._remove_other_instances(current)
         now = trio.current_time()
-        ready = {key: since for key, since in self._ready_since.items() if there[key].is_ready}
+        ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
         checks = {
             key: child.active_run.last_check.latency
-            for key, child in there.items()
+            for key, child in current.items()
             if child.active_run is not None and child.active_run.last_check is not None
         }
         return [
             gauge_family(
                 "mesh.instance.state",
                 "",
-                "1 for the state that an instance is in, 0 for the others.",
+                "1 for the current state of an instance, 0 for the others.",
                 {
                     (*_labels_of_key(key), ("state", state.value)): float(child.state is state)
-                    for key, child in there.items()
+                    for key, child in current.items()
                     for state in InstanceState
                 },
             ),
             gauge_family(
                 "mesh.instance.since_ready",
                 "s",
-                "Since it was ready.",
+                "Time since the instance became ready.",
                 {_labels_of_key(key): now - since for key, since in ready.items()},
             ),
             counter_family(
                 "mesh.instance.restarts",
                 "{restart}",
-                "Times that it was started again, by what had happened.",
+                "Restarts of the instance, by cause.",
                 {
                     (*_labels_of_key(key), ("reason", reason)): self._restarts[(*key, reason)]
-                    for key in there
+                    for key in current
                     for reason in _RESTART_REASONS
                 },
             ),
             gauge_family(
                 "mesh.instance.liveness.duration",
                 "s",
-                "What its last health check took.",
+                "Duration of the last health check.",
                 {_labels_of_key(key): latency for key, latency in checks.items()},
             ),
             counter_family(
                 "mesh.instance.liveness.failures",
                 "{check}",
                 "Health checks that were not answered.",
-                {_labels_of_key(key): self._failed_checks[key] for key in there},
+                {_labels_of_key(key): self._failed_checks[key] for key in current},
             ),
         ]
 

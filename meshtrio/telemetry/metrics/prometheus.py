@@ -1,4 +1,4 @@
-"""Families for Prometheus and back, by prometheus_client (extra `metrics`)."""
+"""Conversion of families to prometheus_client's metrics and back (extra `metrics`)."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _DEFAULT_COLLECTOR_METRICS = frozenset(
         *("python_gc_objects_uncollectable", "python_info"),
     }
 )
-"""What prometheus_client has of a process and of Python by itself."""
-_is_collecting_registry: ContextVar[bool] = ContextVar("meshtrio asks the registry", default=False)
-_is_in_own_collector: ContextVar[bool] = ContextVar("meshtrio's collector is asked", default=False)
+"""Metrics of prometheus_client's default collectors for the process and Python."""
+_is_collecting_registry: ContextVar[bool] = ContextVar("collecting registry", default=False)
+_is_in_own_collector: ContextVar[bool] = ContextVar("in own collector", default=False)
 
 
 @contextmanager
@@ -54,10 +54,12 @@ def _set_flag(flag: ContextVar[bool]) -> Iterator[None]:
 
 
 class PrometheusCollector(Collector):
-    """For the registry of an app: `REGISTRY.register(PrometheusCollector(metrics.families))`.
+    """Adds meshtrio's metrics to an app's prometheus_client registry.
 
-    Gives no metrics of prometheus_client itself, which such an app exposes anyway. May be asked in
-    any thread.
+        REGISTRY.register(PrometheusCollector(metrics.collect))
+
+    Metrics of the registry itself, which the app exposes anyway, are not repeated. `collect` may be
+    called in any thread.
     """
 
     def __init__(self, collect_families: Callable[[], Iterable[MetricFamily]]) -> None:
@@ -67,11 +69,11 @@ class PrometheusCollector(Collector):
         if _is_collecting_registry.get():
             return []
         with _set_flag(_is_in_own_collector):
-            # What has happened to nobody yet is not there: a name without series tells nothing.
+            # A name without series would say nothing.
             return [to_prometheus(family) for family in self._collect_families() if family.points]
 
     def describe(self) -> list[core.Metric]:
-        """Nothing beforehand: what there is changes as calls are made."""
+        """Return nothing: the set of metrics changes as calls are made."""
         return []
 
 
@@ -79,7 +81,7 @@ class PrometheusCollector(Collector):
 
 
 def to_prometheus(family: MetricFamily) -> core.Metric:
-    """A family as prometheus_client writes it."""
+    """Convert a family to a metric of prometheus_client."""
     name = prometheus_name(family)
     if family.kind is MetricKind.HISTOGRAM:
         metric = core.Metric(name, family.text, "histogram", prometheus_unit(family))
@@ -119,11 +121,11 @@ def _bucket_samples(name: str, point: MetricPoint) -> list[Sample]:
 
 
 def collect_default_registry() -> list[MetricFamily]:
-    """What the program itself measures by prometheus_client, in its default registry.
+    """Return the program's own metrics in prometheus_client's default registry.
 
-    What that tells of the process and of Python is left out: the mesh has figures of its own, and
-    those would be of every plugin. So is what a collector of ours has brought there, and all of it
-    where it is such a collector that asks.
+    Those of prometheus_client's process and Python collectors are omitted, since the mesh measures
+    each process itself, and those of a `PrometheusCollector`, which are collected anyway. Returns
+    nothing if called by a `PrometheusCollector`.
     """
     if _is_in_own_collector.get():
         return []
@@ -134,13 +136,13 @@ def collect_default_registry() -> list[MetricFamily]:
                 if metric.name not in _DEFAULT_COLLECTOR_METRICS:
                     found += from_prometheus(metric)
     except Exception:
-        # A collector of the program, which has others, and calls that are measured as well.
+        # A collector of the program failed; the other metrics are still exposed.
         _log.exception("a collector of prometheus_client's registry failed")
     return found
 
 
 def from_prometheus(metric: core.Metric) -> Iterator[MetricFamily]:
-    """One of prometheus_client's, as families."""
+    """Convert a metric of prometheus_client to families."""
     if metric.type in ("histogram", "gaugehistogram", "summary"):
         yield _histogram_from_prometheus(metric)
         return
@@ -159,9 +161,9 @@ def from_prometheus(metric: core.Metric) -> Iterator[MetricFamily]:
 
 
 def _histogram_from_prometheus(metric: core.Metric) -> MetricFamily:
-    """A histogram, or a summary as one with a single bucket: it has the same count and sum.
+    """Convert a histogram, or a summary to a histogram with a single bucket.
 
-    Quantiles, which prometheus_client's own summaries do not have, are left out.
+    A summary's quantiles, which prometheus_client's own summaries do not have, are omitted.
     """
     below: defaultdict[Labels, dict[float, float]] = defaultdict(dict)
     sums: dict[Labels, float] = {}

@@ -1,7 +1,7 @@
-"""Names in Prometheus: what families, their samples and their labels are called there. Pure.
+"""Prometheus names of families, samples and labels. Pure.
 
-Names and units become those that OpenTelemetry's exporter for Prometheus gives them (OpenTelemetry
-specification, "Prometheus and OpenMetrics Compatibility"): "grpc.server.call.duration" in "s" is
+They are those of OpenTelemetry's Prometheus exporter (OpenTelemetry specification, "Prometheus and
+OpenMetrics Compatibility"): "grpc.server.call.duration" in "s" becomes
 grpc_server_call_duration_seconds.
 """
 
@@ -22,26 +22,28 @@ _SAMPLE_SUFFIXES = {
 
 
 def prometheus_unit(family: MetricFamily) -> str:
-    """Its unit as a suffix of its name, "" for one that has none in Prometheus."""
+    """Return the suffix of a family's unit; "" for units without one in Prometheus."""
     return _UNIT_SUFFIXES.get(family.unit, "")
 
 
 def prometheus_name(family: MetricFamily) -> str:
+    """Return the name of a family, with its unit as a suffix."""
     name, unit = _sanitize(family.name, _INVALID_NAME_CHARS), prometheus_unit(family)
     return name if not unit or name.endswith(f"_{unit}") else f"{name}_{unit}"
 
 
 def reserved_names(family: MetricFamily) -> tuple[str, ...]:
-    """Its own name first, then those of its samples, as OpenMetrics reserves them."""
+    """Return the family's name, and the sample names that OpenMetrics reserves for it."""
     name = prometheus_name(family)
     return (name, *(name + suffix for suffix in _SAMPLE_SUFFIXES[family.kind]))
 
 
 def prometheus_label_name(name: str) -> str:
+    """Return the name of a label."""
     return _sanitize(name, _INVALID_LABEL_CHARS)
 
 
 def _sanitize(text: str, invalid_chars: re.Pattern[str]) -> str:
-    """One that Prometheus takes, without the characters that it does not."""
+    """Replace the characters that Prometheus does not allow by underscores."""
     name = invalid_chars.sub("_", text)
     return name if name and not name[0].isdigit() else f"_{name}"

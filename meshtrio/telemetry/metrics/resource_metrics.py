@@ -1,4 +1,4 @@
-"""What the mesh and the processes of its instances use of the machine, beside what they may use."""
+"""Resource usage of the mesh and of its instances' processes, and the limits on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
@@ -27,50 +27,54 @@ from meshtrio.telemetry.metric_families import (
 
 _NO_LABELS: Labels = ()
 
+ReadUsage = Callable[[], Awaitable[Mapping[int, ResourceUsage]]]
+
 
 @attrs.frozen
 class _DescriptorUsage:
-    """File descriptors of one process."""
+    """Open file descriptors of one process, and its limit."""
 
     open: int
     limit: int
 
 
 class ResourceMetrics:
-    """Looked up when somebody asks, as far as the kernel lets us see."""
+    """Samples usage on request, as far as the kernel permits."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_usage: ReadUsage = read_usage_by_group) -> None:
+        """`read_usage` returns the resource usage of all process groups."""
+        self._read_usage = read_usage
         self._cpu_seconds: dict[Labels, tuple[int, float]] = {}
-        """Of each instance, the process and what its group had used when that was last told."""
+        """Process id and CPU seconds of each instance, as of the last collection."""
         self._usage: Mapping[int, ResourceUsage] = {}
         self._descriptors: Mapping[int, _DescriptorUsage] = {}
 
     async def sample(self, instances: Sequence[Instance]) -> None:
-        """Look at what there is now, in threads: /proc may be large."""
+        """Sample current usage, in threads, since /proc may be large."""
         pids = {child.process.pid for child in instances if child.process is not None}
         self._usage = {}
         with contextlib.suppress(OSError, RuntimeError):
-            self._usage = await read_usage_by_group()
+            self._usage = await self._read_usage()
             self._descriptors = await trio.to_thread.run_sync(
                 _read_descriptor_usage, {*pids, os.getpid()}, abandon_on_cancel=True
             )
 
     def collect(self, instances: Sequence[Instance]) -> list[MetricFamily]:
-        """What the last look has found."""
+        """Return the families of the last sample."""
         return [*self._mesh_families(), *self._instance_families(instances)]
 
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
-        there = {
+        running = {
             instance_labels(child.plugin, child.number): (child, child.process.pid)
             for child in instances
             if child.process is not None
         }
         used = self._usage
-        seen = {labels: (pid, used[pid]) for labels, (_, pid) in there.items() if pid in used}
+        measured = {labels: (pid, used[pid]) for labels, (_, pid) in running.items() if pid in used}
         self._update_cpu_seconds(
-            {labels: (pid, usage.cpu_time) for labels, (pid, usage) in seen.items()}
+            {labels: (pid, usage.cpu_time) for labels, (pid, usage) in measured.items()}
         )
-        pids = {labels: pid for labels, (_, pid) in there.items()}
+        pids = {labels: pid for labels, (_, pid) in running.items()}
         return [
             counter_family(
                 "mesh.instance.cpu_time",
@@ -81,16 +85,16 @@ class ResourceMetrics:
             gauge_family(
                 "mesh.instance.resident_memory",
                 "By",
-                "What its process group has in memory.",
-                {labels: usage.rss for labels, (_, usage) in seen.items()},
+                "Resident memory of its process group.",
+                {labels: usage.rss for labels, (_, usage) in measured.items()},
             ),
             gauge_family(
                 "mesh.instance.memory_limit",
                 "By",
-                "What its process group may have in memory, where its config says so.",
+                "Limit on the resident memory of its process group, if configured.",
                 {
                     labels: child.config.containment.memory
-                    for labels, (child, _) in there.items()
+                    for labels, (child, _) in running.items()
                     if child.config.containment.memory is not None
                 },
             ),
@@ -105,29 +109,29 @@ class ResourceMetrics:
             counter_family(
                 "mesh.cpu_time",
                 "s",
-                "CPU time of the process that the mesh is in.",
+                "CPU time of the mesh's process.",
                 {_NO_LABELS: time.process_time()},
             ),
             gauge_family(
                 "mesh.resident_memory",
                 "By",
-                "What the process that the mesh is in has in memory.",
+                "Resident memory of the mesh's process.",
                 resident,
             ),
             *_descriptor_families("mesh", {_NO_LABELS: os.getpid()}, self._descriptors),
         ]
 
     def _update_cpu_seconds(self, found: Mapping[Labels, tuple[int, float]]) -> None:
-        """A counter of one process never falls, though a child may end while we look."""
+        """Keep the counter of a process from falling when one of its children ends meanwhile."""
         before, self._cpu_seconds = self._cpu_seconds, dict(found)
         for labels, (pid, seconds) in found.items():
-            known, most = before.get(labels, (pid, 0.0))
-            if known == pid and most > seconds:
-                self._cpu_seconds[labels] = (pid, most)
+            known, highest = before.get(labels, (pid, 0.0))
+            if known == pid and highest > seconds:
+                self._cpu_seconds[labels] = (pid, highest)
 
 
 def _read_descriptor_usage(pids: Iterable[int]) -> dict[int, _DescriptorUsage]:
-    """Those that processes have open, and their limits, but for another user's processes."""
+    """Read descriptor usage and limits of processes, except for those of other users."""
     found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -144,13 +148,13 @@ def _descriptor_families(
         gauge_family(
             f"{prefix}.open_descriptors",
             "",
-            "File descriptors that its process has open.",
+            "Open file descriptors of its process.",
             {labels: each.open for labels, each in known.items()},
         ),
         gauge_family(
             f"{prefix}.max_descriptors",
             "",
-            "File descriptors that its process may have open.",
+            "Limit on the open file descriptors of its process.",
             {labels: each.limit for labels, each in known.items()},
         ),
     ]

@@ -1,8 +1,8 @@
-"""Spans of calls: OpenTelemetry's interface, in a third of the time that its SDK takes.
+"""Call spans: OpenTelemetry's Span interface, in a third of the time that its SDK takes.
 
-The SDK locks, checks and copies whatever a span is given. What a call records is little and known
-to be fit, and is kept as it is; what else a handler adds to its span goes into the SDK's own
-containers, which check and bound it. A span that has ended is one of the SDK's.
+The SDK locks, validates and copies all that a span records. A call records little, which is known
+to be valid and is kept as it is. What a handler adds goes into OpenTelemetry's BoundedAttributes
+and BoundedList, which validate it and limit its size. A span that ends becomes a ReadableSpan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from opentelemetry.trace import (
 _KEY_TYPES = {str}
 _VALUE_TYPES = {str, bool, int, float}
 MAX_PLAIN_ENTRIES = 12
-"""Attributes, or events, that a call comes to by itself."""
+"""Maximum number of attributes, and of events, that are kept without validation."""
 _SAMPLED_FLAGS = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
 
@@ -44,20 +44,22 @@ Attributes = Mapping[str, Any]
 
 @attrs.frozen
 class TracerState:
-    """What all spans of a tracer have in common."""
+    """State that is shared by all spans of a tracer."""
 
     resource: Resource
     scope: InstrumentationScope
     limits: SpanLimits
-    """Of numbers: those of length are the SDK's to keep."""
+    """Limits on numbers; those on lengths are left to the SDK's spans (see `pipeline`)."""
     on_end: Callable[[ReadableSpan], None]
-    """Takes each span at its end."""
+    """Called with each span that ends, in the thread that ends it."""
 
 
 @attrs.frozen
 class CallSpanTracerProvider:
-    """Gives tracers: see `TracerProviderLike`. Who asks for a span gets one that is recorded, but
-    for a child of what is not."""
+    """Provides tracers of call spans; implements `TracerProviderLike`.
+
+    Every span is recorded, except for children of spans that are not sampled.
+    """
 
     resource: Resource
     limits: SpanLimits
@@ -72,6 +74,8 @@ class CallSpanTracerProvider:
 
 
 class CallSpanTracer:
+    """Starts call spans; implements `TracerLike`."""
+
     def __init__(self, state: TracerState, id_generator: IdGenerator) -> None:
         self._state = state
         self._id_generator = id_generator
@@ -95,7 +99,7 @@ class CallSpanTracer:
 
 
 class CallSpan(Span):
-    """One that is recorded."""
+    """A span that is recorded."""
 
     def __init__(
         self,
@@ -131,12 +135,15 @@ class CallSpan(Span):
     def set_attribute(self, key: str, value: Any) -> None:
         if self._is_ended:
             return
-        mine = self._attributes
-        if type(mine) is dict and (len(mine) >= MAX_PLAIN_ENTRIES or not _are_plain({key: value})):
-            most = self._tracer_state.limits.max_span_attributes
-            mine = self._attributes = BoundedAttributes(most, mine, immutable=False)
-        mine.pop(key, None)  # What was set last is dropped last.
-        mine[key] = value
+        attributes = self._attributes
+        if type(attributes) is dict and (
+            len(attributes) >= MAX_PLAIN_ENTRIES or not _are_plain({key: value})
+        ):
+            limit = self._tracer_state.limits.max_span_attributes
+            attributes = BoundedAttributes(limit, attributes, immutable=False)
+            self._attributes = attributes
+        attributes.pop(key, None)  # The attribute set last is the last to be dropped.
+        attributes[key] = value
 
     def add_event(
         self, name: str, attributes: Attributes | None = None, timestamp: int | None = None
@@ -163,7 +170,7 @@ class CallSpan(Span):
             self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """OK is final, and to unset one does nothing, as OpenTelemetry has it."""
+        """Set the status. OK is final, and UNSET is ignored, as OpenTelemetry specifies."""
         if isinstance(status, StatusCode):
             status = Status(status, description)
         final = self._is_ended or self._status.status_code is StatusCode.OK
@@ -177,27 +184,27 @@ class CallSpan(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """By the names of OpenTelemetry's semantic conventions for exceptions."""
+        """Add an event by OpenTelemetry's semantic conventions for exceptions."""
         kind = type(exception)
         module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        about = {
+        described = {
             "exception.type": module + kind.__qualname__,
             "exception.message": str(exception),
             "exception.stacktrace": "".join(traceback.format_exception(exception)),
             "exception.escaped": str(escaped),
         }
-        self.add_event("exception", {**about, **(attributes or {})}, timestamp)
+        self.add_event("exception", {**described, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         if self._is_ended:
             return
         self._is_ended = True
-        origin = self._tracer_state
+        state = self._tracer_state
         span = ReadableSpan(
             name=self._name,
             context=self._context,
             parent=self._parent,
-            resource=origin.resource,
+            resource=state.resource,
             attributes=self._attributes,
             events=self._events,
             links=self._links or (),
@@ -205,19 +212,20 @@ class CallSpan(Span):
             status=self._status,
             start_time=self._start_time,
             end_time=end_time or time_ns(),
-            instrumentation_scope=origin.scope,
+            instrumentation_scope=state.scope,
         )
-        origin.on_end(span)
+        state.on_end(span)
 
 
 def _copy_attributes(attributes: Attributes, max_count: int | None) -> Any:
-    """A copy; one that checks and bounds what comes in where it is more than a call's own."""
+    """Copy attributes; into BoundedAttributes unless they are few and of plain types."""
     if len(attributes) < MAX_PLAIN_ENTRIES and _are_plain(attributes):
         return dict(attributes)
     return BoundedAttributes(max_count, attributes, immutable=False)
 
 
 def _are_plain(attributes: Attributes) -> bool:
+    """Return whether BoundedAttributes would keep all attributes as they are."""
     return (
         _VALUE_TYPES.issuperset(map(type, attributes.values()))
         and _KEY_TYPES.issuperset(map(type, attributes))

@@ -1,8 +1,9 @@
-"""Spans to an OpenTelemetry collector, by OTLP: gRPC over meshtrio's own engine, or HTTP (extra
-`tracing`).
+"""Export of spans to an OpenTelemetry collector: OTLP over gRPC, or over HTTP.
 
-Source: OpenTelemetry Protocol Specification 1.x, "OTLP/gRPC": a collector is a gRPC service like
-any other, `opentelemetry.proto.collector.trace.v1.TraceService`.
+OTLP over gRPC is a unary call of meshtrio's own client to
+`opentelemetry.proto.collector.trace.v1.TraceService`.
+
+Source: OpenTelemetry Protocol Specification 1.x, "OTLP/gRPC".
 """
 
 from __future__ import annotations
@@ -59,58 +60,66 @@ _EXPORT_METHOD_CONFIG = MethodConfig(
         ),
     )
 )
-"""The statuses after which the specification lets a client send the same again."""
+"""Retries the statuses that the specification declares retryable."""
 
 
 @asynccontextmanager
-async def open_exporter(collector: OtlpEndpoint) -> AsyncIterator[ExportSpans]:
-    """What sends spans there, during the block."""
-    if collector.url:
-        from meshtrio.telemetry.traces.otlp_http_exporter import make_http_exporter  # few speak it
+async def open_exporter(
+    collector: OtlpEndpoint, timeout_seconds: float = EXPORT_TIMEOUT
+) -> AsyncIterator[ExportSpans]:
+    """Yield a function that exports batches of spans to a collector, for use in the block.
 
-        yield make_http_exporter(collector)
+    `timeout_seconds` is for one batch, retries included.
+    """
+    if collector.url:
+        from meshtrio.telemetry.traces.otlp_http_exporter import make_http_exporter
+
+        yield make_http_exporter(collector, timeout_seconds)
         return
     address = collector.address
     endpoint = Endpoint(id=address, address=address, tls=collector.tls)
     state = ServiceState((endpoint,))
 
-    async def feed(update: StateCallback) -> None:
+    async def resolve(update: StateCallback) -> None:
         update(state)
 
     async with open_channel(
-        address, feed, exit_info_timeout=0, metadata=collector.headers, traced=False
+        address, resolve, exit_info_timeout=0, metadata=collector.headers, traced=False
     ) as channel:
-        yield _make_grpc_exporter(channel, address)
+        yield _make_grpc_exporter(channel, address, timeout_seconds)
 
 
-def _make_grpc_exporter(channel: Channel, address: str) -> ExportSpans:
+def _make_grpc_exporter(channel: Channel, address: str, timeout_seconds: float) -> ExportSpans:
     export = make_multicallable(channel, _EXPORT_METHOD)
 
-    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
-        # A batch takes its time, which is not the loop's.
+    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+        # Encoding takes too long for the event loop.
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
-            with trio.fail_after(EXPORT_TIMEOUT):
+            with trio.fail_after(timeout_seconds):
                 reply = await export(request, method_config=_EXPORT_METHOD_CONFIG)
         except purerpc.RpcFailedError as exc:
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:
-            why = f": {channel.unavailable_reason}" if channel.unavailable_reason else ""
-            text = f"the collector at {address} did not take them within {EXPORT_TIMEOUT:g} s{why}"
+            reason = f": {channel.unavailable_reason}" if channel.unavailable_reason else ""
+            text = (
+                f"the collector at {address} did not take them within {timeout_seconds:g} s{reason}"
+            )
             raise SpanExportError(text) from None
         return _partial_success(request, reply, len(spans), address)
 
-    return send
+    return export_batch
 
 
 def _partial_success(request: Any, reply: Any, count: int, address: str) -> PartialSuccess:
-    sent = sum(len(scope.spans) for of in request.resource_spans for scope in of.scope_spans)
+    groups = (scope for each in request.resource_spans for scope in each.scope_spans)
+    sent = sum(len(group.spans) for group in groups)
     partial = reply.partial_success
     rejected = max(0, min(partial.rejected_spans, sent))
     if rejected:
-        why = f"the collector at {address} rejected {rejected}: {partial.error_message}"
-        return PartialSuccess(count - sent + rejected, why)
-    left_out = count - sent
+        message = f"the collector at {address} rejected {rejected}: {partial.error_message}"
+        return PartialSuccess(count - sent + rejected, message)
+    invalid = count - sent
     return PartialSuccess(
-        left_out, f"{left_out} have a text that is not Unicode" if left_out else ""
+        invalid, f"{invalid} have text that is not valid Unicode" if invalid else ""
     )

@@ -1,4 +1,4 @@
-"""Spans to a collector by OTLP over HTTP: OpenTelemetry's own exporter, in a thread."""
+"""Export of spans by OTLP over HTTP: OpenTelemetry's own exporter, in a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces.batch_span_processor import (
-    EXPORT_TIMEOUT,
     ExportSpans,
     PartialSuccess,
     SpanExportError,
@@ -22,7 +21,8 @@ from meshtrio.telemetry.traces.batch_span_processor import (
 from meshtrio.util.tls_config import ClientTlsConfig
 
 
-def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
+def make_http_exporter(collector: OtlpEndpoint, timeout_seconds: float) -> ExportSpans:
+    """Return a function that exports batches of spans to a collector's URL."""
     url, files = collector.url, collector.tls or ClientTlsConfig()
     exporter = OTLPSpanExporter(
         endpoint=url,
@@ -30,24 +30,24 @@ def make_http_exporter(collector: OtlpEndpoint) -> ExportSpans:
         client_certificate_file=_optional_str(files.certificate),
         client_key_file=_optional_str(files.key),
         headers=dict(collector.headers),
-        timeout=EXPORT_TIMEOUT,
+        timeout=timeout_seconds,
         session=_Session(),
     )
 
-    async def send(spans: Sequence[ReadableSpan]) -> PartialSuccess:
+    async def export_batch(spans: Sequence[ReadableSpan]) -> PartialSuccess:
         try:
             result = await trio.to_thread.run_sync(exporter.export, spans, abandon_on_cancel=True)
         except ValueError as exc:
-            raise SpanExportError(f"they cannot be encoded: {exc}") from None
+            raise SpanExportError(f"encoding failed: {exc}") from None
         if result is not SpanExportResult.SUCCESS:
-            raise SpanExportError(f"the collector at {url} did not take them; the log says why")
+            raise SpanExportError(f"the collector at {url} did not accept them; see the log")
         return PartialSuccess()
 
-    return send
+    return export_batch
 
 
 class _Session(requests.Session):
-    """An authority that was said goes before REQUESTS_CA_BUNDLE, which would go before it."""
+    """A session whose configured CA overrides REQUESTS_CA_BUNDLE, not the other way round."""
 
     def merge_environment_settings(
         self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any

@@ -1,4 +1,4 @@
-"""Traces of one process: OpenTelemetry's SDK, our spans of calls, and the way to a collector."""
+"""Tracing of one process: providers, sampler, span processor and exporter, connected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.batch_span_processor import TrioBatchSpanProcessor
+from meshtrio.telemetry.traces.batch_span_processor import (
+    EXPORT_TIMEOUT,
+    TrioBatchSpanProcessor,
+)
 from meshtrio.telemetry.traces.call_span import MAX_PLAIN_ENTRIES, CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_exporter import open_exporter
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
@@ -26,52 +29,69 @@ _log = logging.getLogger("meshtrio.telemetry")
 
 @attrs.frozen
 class TracePipeline:
-    """What of a process has to do with its traces."""
+    """The running tracing of a process."""
 
     processor: TrioBatchSpanProcessor
+    """Exports the spans, and counts them."""
     always_on_provider: TracerProvider
-    """For spans that are few, and all recorded: those of supervision."""
+    """Provider whose spans are all recorded, for the few spans of supervision."""
     id_generator: PresetIdGenerator
-    """Of `everything`."""
+    """Generates the ids of `always_on_provider`'s spans."""
 
 
 @asynccontextmanager
 async def export_traces(
-    collector: OtlpEndpoint, ratio: float, resource: Mapping[str, str] | None = None
+    collector: OtlpEndpoint,
+    ratio: float,
+    resource: Mapping[str, str] | None = None,
+    *,
+    export_timeout: float = EXPORT_TIMEOUT,
 ) -> AsyncIterator[TracePipeline]:
-    """Make spans of the calls of the block, and send them; what waits at its end is sent, too.
+    """Trace the calls of the block and export their spans; at its end the remaining ones.
 
-    `ratio`: of 0 to 1, how many of the calls that begin here are recorded; calls that have a parent
-    go by it. OpenTelemetry's tracer provider is set to the one that is used, unless the program has
-    set one: its own spans are among those of the calls, then.
+    Sets OpenTelemetry's global tracer provider, unless the program has set one, so that the
+    program's own spans belong to the calls' traces.
+
+    Args:
+        collector: Where spans are sent.
+        ratio: Share of the calls without a parent that are sampled, from 0 to 1. Calls with a
+            parent are sampled if it is.
+        resource: Attributes of the process, in addition to those of the environment.
+        export_timeout: Seconds for one batch, retries included.
+
+    Raises:
+        ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
     """
-    ids, lot_ids = PresetIdGenerator(), PresetIdGenerator()
-    lot = RatioSampler(ratio, lot_ids)
-    about = Resource.create(dict(resource or {}))
-    # Of a stream that lasts for days, the last messages: as many as OpenTelemetry's variables say.
+    always_on_ids, sampled_ids = PresetIdGenerator(), PresetIdGenerator()
+    sampler = RatioSampler(ratio, sampled_ids)
+    merged = Resource.create(dict(resource or {}))
+    # They bound the message events of a stream that lasts for days.
     limits = SpanLimits()
     provider = TracerProvider(
-        sampler=lot.sampler, id_generator=lot_ids, resource=about, span_limits=limits
+        sampler=sampler.sampler, id_generator=sampled_ids, resource=merged, span_limits=limits
     )
-    everything = TracerProvider(
-        sampler=ALWAYS_ON, id_generator=ids, resource=about, span_limits=limits
+    always_on = TracerProvider(
+        sampler=ALWAYS_ON, id_generator=always_on_ids, resource=merged, span_limits=limits
     )
-    async with open_exporter(collector) as send:
-        queue = TrioBatchSpanProcessor(send)
-        provider.add_span_processor(queue)
-        everything.add_span_processor(queue)
+    async with open_exporter(collector, export_timeout) as export:
+        processor = TrioBatchSpanProcessor(export)
+        provider.add_span_processor(processor)
+        always_on.add_span_processor(processor)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             trace.set_tracer_provider(provider)
-        async with background_service(queue.run):
-            calls = CallSpanTracerProvider(about, limits, lot_ids, queue.on_end)
-            with Tracing(provider if _needs_sdk_spans(provider, limits) else calls, lot).install():
-                yield TracePipeline(queue, everything, ids)
+        async with background_service(processor.run):
+            own = CallSpanTracerProvider(merged, limits, sampled_ids, processor.on_end)
+            used = provider if _needs_sdk_spans(provider, limits) else own
+            with Tracing(used, sampler).install():
+                yield TracePipeline(processor, always_on, always_on_ids)
 
 
 def _needs_sdk_spans(provider: TracerProvider, limits: SpanLimits) -> bool:
-    """Whether OpenTelemetry's variables ask for what only its SDK does: to be off
-    (OTEL_SDK_DISABLED), to cut values (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), to keep fewer attributes
-    or events than calls come to by themselves."""
+    """Return whether OpenTelemetry's variables require the SDK's own spans.
+
+    Those that do disable the SDK (OTEL_SDK_DISABLED), truncate values
+    (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), or limit attributes or events to fewer than a call records.
+    """
     lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
     counts = (limits.max_span_attributes, limits.max_events, limits.max_event_attributes)
     return (
@@ -82,22 +102,24 @@ def _needs_sdk_spans(provider: TracerProvider, limits: SpanLimits) -> bool:
 
 
 def sampling_ratio_from_environment() -> float | None:
-    """As OTEL_TRACES_SAMPLER and its argument say; None for `always_off`, by which nothing at all
-    is recorded.
+    """Return the ratio that OTEL_TRACES_SAMPLER and its argument set; None for `always_off`.
 
-    Others that do not go by parents are taken for those that do, with a warning, so that a trace is
-    whole or not there. Raises ValueError for what is no such sampler.
+    Samplers that ignore the parent are replaced by those that follow it, with a warning, so that
+    traces are complete or absent.
+
+    Raises:
+        ValueError: The sampler is unknown, or its argument is not between 0 and 1.
     """
     sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
     by_name = {"always_on": 1.0, "always_off": 0.0, "traceidratio": None}
     kind = sampler.removeprefix("parentbased_")
     if kind not in by_name:
         known = ", ".join(f"parentbased_{name}" for name in by_name)
-        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is none of {known}")
+        raise ValueError(f"OTEL_TRACES_SAMPLER={sampler} is unknown; choose from {known}")
     if sampler == "always_off":
         return None
     if sampler == kind:
-        _log.warning("OTEL_TRACES_SAMPLER=%s is taken for parentbased_%s", sampler, kind)
+        _log.warning("OTEL_TRACES_SAMPLER=%s is replaced by parentbased_%s", sampler, kind)
     fixed = by_name[kind]
     return _parse_sampler_arg() if fixed is None else fixed
 

@@ -1,7 +1,7 @@
-"""The trace of one life of a plugin's process, known by its word alone.
+"""The span context of a process run, derived from its launch id.
 
-Who meets a plugin's death is told the word with it (`ExitInfo.life`), and can point to what the
-mesh recorded of that without having been told of any span.
+A caller whose call failed because a plugin's process exited receives the launch id
+(`ExitInfo.launch_id`), and can link to the mesh's span of the process without any further message.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ _LAUNCH_ID = re.compile("[0-9a-f]{16}")
 
 
 def process_span_context(launch_id: str) -> SpanContext | None:
-    """Of the span that lasts as long as a process; `life` is its word, of 16 hexadecimal digits.
-    None for anything else."""
+    """Return the context of the span of a process run; None for a malformed launch id.
+
+    `launch_id` has 16 hexadecimal digits.
+    """
     if _LAUNCH_ID.fullmatch(launch_id) is None:
         return None
     number = int(launch_id, 16)

@@ -1,7 +1,7 @@
-"""Spans of what plugins go through: one for each life of a process, one below it until it is ready.
+"""Spans of process runs: one from start to exit, with a child span until the process is ready.
 
-The life's trace is known by its word, so that calls which failed by its end can point to it: see
-`lives`.
+The span's context is derived from the launch id, so that calls that fail because the process
+exited can link to it: see `process_span_context`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from meshtrio.telemetry.traces.pipeline import TracePipeline
 from meshtrio.telemetry.traces.process_span_context import process_span_context
 
 _ProcessKey = tuple[str, int, int]
-"""Plugin, instance, pid: a successor lives beside whom it follows."""
+"""Plugin, instance number and pid; an instance and its successor differ in the pid."""
 
 
 class ProcessSpans:
-    """A subscriber to lifecycle events."""
+    """Starts and ends the spans of process runs, from lifecycle events."""
 
     def __init__(self, traces: TracePipeline) -> None:
         self._tracer = traces.always_on_provider.get_tracer("meshtrio.supervisor", __version__)
         self._id_generator = traces.id_generator
         self._open_spans: dict[_ProcessKey, tuple[Span, Span]] = {}
-        """The span of a life, and that of its start."""
+        """The span of each running process, and that of its start."""
         self._last_spans: dict[tuple[str, int], Span] = {}
-        """Of each instance, the life that ended last, for what follows from it."""
+        """The span of each instance's last process run, to which the next one links."""
 
     def on_event(self, event: events.LifecycleEvent) -> None:
+        """Record an event of the supervisor."""
         match event:
-            case events.Starting(launch_id=life):
-                self._start_spans(event, life)
+            case events.Starting(launch_id=launch_id):
+                self._start_spans(event, launch_id)
             case events.Ready() | events.Unready() | events.CheckFailed() | events.Stopping():
                 self._add_event(event)
             case events.Exited(exit=ended) | events.Stopped(exit=ended):
@@ -54,8 +55,8 @@ class ProcessSpans:
             context.trace_id,
             context.span_id,
         )
-        before = self._last_spans.get((event.plugin, event.instance))
-        links = [] if before is None else [trace.Link(before.get_span_context())]
+        previous = self._last_spans.get((event.plugin, event.instance))
+        links = [] if previous is None else [trace.Link(previous.get_span_context())]
         span = self._tracer.start_span(
             f"life {name}", Context(), attributes=attributes, links=links
         )
@@ -83,8 +84,8 @@ class ProcessSpans:
         if found is None:
             return
         span, start = found
-        well = was_requested or exit.is_clean
-        status = Status(StatusCode.OK) if well else Status(StatusCode.ERROR, str(exit))
+        succeeded = was_requested or exit.is_clean
+        status = Status(StatusCode.OK) if succeeded else Status(StatusCode.ERROR, str(exit))
         if start.is_recording():
             start.set_status(Status(StatusCode.ERROR, str(exit)))
             start.end()

@@ -1,8 +1,8 @@
-"""Which calls without a parent are recorded, drawn before OpenTelemetry is asked.
+"""Sampling of calls without a parent, decided before OpenTelemetry is involved.
 
-The SDK takes some microseconds to make a span that is not recorded. Where one call of a hundred is,
-that is most of what tracing costs; so the lot is drawn first, by the rule of its own
-`TraceIdRatioBased`, and a call that wins gets a trace id that wins by it.
+The SDK takes microseconds for a span that is not recorded, which at a ratio of one in a hundred is
+most of the cost of tracing. So the decision is made first, and a sampled call gets a trace id that
+the SDK's `TraceIdRatioBased` samples too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ID_HALF_BITS = 64
 
 
 class PresetIdGenerator(RandomIdGenerator):
-    """Random ids, unless one was chosen for the next trace."""
+    """Generates random ids, except for the next trace or span if its id was set."""
 
     def __init__(self) -> None:
         self.next_trace_id = 0
@@ -33,10 +33,10 @@ class PresetIdGenerator(RandomIdGenerator):
 
 
 class RatioSampler:
-    """Draws for calls without a parent; `sampler` gives the same answer for what it has drawn."""
+    """Decides on calls without a parent; `sampler` confirms the decision from the trace id."""
 
     def __init__(self, ratio: float, id_generator: PresetIdGenerator) -> None:
-        """`ratio`: of 0 to 1, how many are recorded."""
+        """`ratio`: share of calls that are sampled, from 0 to 1."""
         self._trace_id_bound = TraceIdRatioBased.get_bound_for_rate(ratio)
         self._id_generator = id_generator
         self._random = Random()
@@ -45,6 +45,7 @@ class RatioSampler:
         self.sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
 
     def __call__(self) -> bool:
+        """Return whether the next call is sampled; if so, set the id of its trace."""
         self._calls_until_sample -= 1
         if self._calls_until_sample > 0:
             return False
@@ -57,7 +58,7 @@ class RatioSampler:
         return True
 
     def _draw_interval(self) -> float:
-        """Which call from now on is the next one that wins, as if each had drawn for itself."""
+        """Draw the number of calls up to the next sampled one, from a geometric distribution."""
         if not 0 < self._probability < 1:
             return 1 if self._probability else inf
         return 1 + log(1 - self._random.random()) // log1p(-self._probability)

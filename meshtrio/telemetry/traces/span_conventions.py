@@ -5,15 +5,15 @@ Source: gRFC A72, and OpenTelemetry's semantic conventions for RPC.
 
 from __future__ import annotations
 
-import purerpc
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import Span, Status
+from opentelemetry.trace import StatusCode as SpanStatusCode
 
-from meshtrio.grpc.status import CallStatus
+from meshtrio.grpc.status import CallStatus, StatusCode
 from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.method import Method
 
-_OK = Status(StatusCode.OK)
-_STATUS_NAMES = {status.value: status.name for status in purerpc.StatusCode}
+_OK = Status(SpanStatusCode.OK)
+_STATUS_NAMES = {status.value: status.name for status in StatusCode}
 
 
 def span_name(kind: str, method: Method) -> str:
@@ -30,7 +30,9 @@ def end_span(span: Span, status: CallStatus) -> None:
     """Set the status of a span and end it."""
     code, message = status
     span.set_attribute("rpc.grpc.status_code", code)
-    span.set_status(Status(StatusCode.ERROR, _status_description(code, message)) if code else _OK)
+    span.set_status(
+        Status(SpanStatusCode.ERROR, _status_description(code, message)) if code else _OK
+    )
     span.end()
 
 

@@ -108,9 +108,10 @@ class Tracing(ServerTracer, ClientTracer):
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
         metadata = server_context.custom_metadata
-        unsampled = self._unsampled_server_calls.get(metadata)
-        if unsampled is not None:
-            return unsampled
+        if metadata:
+            unsampled = self._unsampled_server_calls.get(metadata)
+            if unsampled is not None:
+                return unsampled
         parent = self._parent_context(metadata)
         caller = trace.get_current_span(parent).get_span_context()
         if not caller.is_valid:
