@@ -74,11 +74,12 @@ class Supervisor:
         """
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
-        self._counters, self._shutdown_reporter = LifecycleCounters(), ShutdownReporter()
+        self.counters = LifecycleCounters(lambda: self.instances)
+        self._shutdown_reporter = ShutdownReporter()
         self._failed = trio.Event()
         self._failure: BaseException | None = None
         self._subscribers = Subscribers(
-            [self._counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
+            [self.counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
         )
         self._started_at = trio.current_time()
         self._registry = registry
@@ -164,7 +165,7 @@ class Supervisor:
         by_plugin: defaultdict[str, list[Instance]] = defaultdict(list)
         for instance in self.instances:
             by_plugin[instance.plugin].append(instance)
-        summarize = partial(self._counters.summarize, instances=by_plugin)
+        summarize = partial(self.counters.summarize, instances=by_plugin)
         return MeshStatistics(
             uptime=trio.current_time() - self._started_at,
             plugins=tuple(summarize(name, [name]) for name in plugins),
@@ -378,7 +379,7 @@ class Supervisor:
         match decision:
             case Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
-                self._emit(instance, events.Restarting, delay=delay)
+                self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
                 companions = plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])

@@ -324,8 +324,9 @@ async def test_the_report_tells_who_stopped_who_was_killed_and_who_is_left(
         cut_calls_unknown=("good/0", "stubborn/0", "undead/0"),
     )
     assert str(made.supervisor.shutdown_report) == (
-        "1 processes stopped by themselves, 1 were killed (stubborn/0), 1 could not be (undead/0), "
-        "whether calls of good/0, stubborn/0, undead/0 were cut is not known"
+        "1 processes stopped in time, 1 were killed (stubborn/0), "
+        "1 could not be killed (undead/0), whether calls of good/0, stubborn/0, undead/0 were cut "
+        "is not known"
     )
 
 
