@@ -18,6 +18,7 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.policy.plan import find_unready_dependencies
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.output_lines import OutputLine
@@ -308,7 +309,7 @@ class Operations:
                 found = [
                     f"{each.name} waits for {_describe_failure(needed[0])}"
                     for each in instances
-                    for needed in self._supervisor.find_unready_dependencies(each)
+                    for needed in self._unready_dependencies(each)
                     if all(map(has_failed, needed))
                 ]
             return found
@@ -316,6 +317,10 @@ class Operations:
         await self._supervisor.wait_until(lambda: all(map(is_up, instances)) or bool(failures()))
         if failed := failures():
             raise PluginFailedError("\n".join(failed))
+
+    def _unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
+        supervisor = self._supervisor
+        return find_unready_dependencies(instance, supervisor.instances, supervisor.dependencies)
 
     async def _stop_and_wait(self, instances: Sequence[Instance]) -> tuple[DrainResult, ...]:
         runs = {each: each.active_run for each in instances}

@@ -108,7 +108,7 @@ class Supervisor:
         self.config = config
         self._set_guard_users()
         self._topology = config.topology()
-        self._dependencies = self._topology.dependencies()
+        self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for instance in self.instances:
             before = instance.config.output.log_level
@@ -180,26 +180,6 @@ class Supervisor:
     def shutdown_report(self) -> ShutdownReport:
         """How the mesh has stopped, as far as it has."""
         return self._shutdown_reporter.report
-
-    def find_unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
-        """Find what an instance without a process waits for.
-
-        Returns:
-            For each plugin that it depends on, directly or not, and of which no instance is ready:
-            the instances of that plugin.
-        """
-        found: list[list[Instance]] = []
-        plugins = set() if instance.is_running else {instance.plugin}
-        seen = set(plugins)
-        while plugins:
-            needed = self._dependencies.get(plugins.pop(), frozenset()) - seen
-            seen |= needed
-            for name in needed:
-                instances = self._instances_of([name])
-                if not any(each.is_ready for each in instances):
-                    found.append(instances)
-                    plugins.add(name)
-        return found
 
     # -- life cycle --------------------------------------------------------------------------
 
@@ -284,7 +264,7 @@ class Supervisor:
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
         now = trio.current_time()
-        todo = plan(self.instances, self._dependencies, now, self.config.max_starting)
+        todo = plan(self.instances, self.dependencies, now, self.config.max_starting)
         for instance in todo.stop:
             instance.terminate(0 if self._is_shutting_down else _DRAIN_DELAY)
         for instance in todo.start:

@@ -10,6 +10,11 @@ import attrs
 
 from meshtrio.config import PluginConfig, RestartPolicy
 
+_UNKNOWN_STATUS_REASON = (
+    "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
+    "or ignores SIGCHLD"
+)
+
 
 class ExitCause(Enum):
     """Why a process ended without a request to stop; the values are metric labels."""
@@ -75,6 +80,37 @@ class Exit:
         if self.reason and ended:
             return f"{self.reason}; it {ended}"
         return self.reason or ended
+
+
+def make_exit(
+    returncode: int | None,
+    reason: str,
+    cause: ExitCause | None,
+    *,
+    is_unkillable: bool,
+    stderr_tail: tuple[str, ...],
+) -> Exit:
+    """Make the exit of a process that was started.
+
+    Args:
+        returncode: Its exit status, or the negative number of a signal; None if it is not known.
+        reason: Why the mesh ended it, as a phrase; "" if it did not.
+        cause: The cause by which that is counted, None if the mesh did not end it.
+        is_unkillable: Whether it could not be killed and still runs.
+        stderr_tail: The last lines that it wrote to stderr.
+    """
+    if is_unkillable:
+        reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
+    elif returncode is None:
+        reason = "; it ".join(filter(None, (reason, _UNKNOWN_STATUS_REASON)))
+    return Exit(
+        status=returncode if returncode is not None and returncode >= 0 else None,
+        signal=-returncode if returncode is not None and returncode < 0 else None,
+        reason=reason,
+        is_unkillable=is_unkillable,
+        stderr_tail=stderr_tail,
+        explicit_cause=cause,
+    )
 
 
 @attrs.frozen
