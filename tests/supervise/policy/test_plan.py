@@ -1,4 +1,4 @@
-"""Planning: what may start and stop, as tables and as laws over any table."""
+"""Planning starts and stops: a table of cases, and properties of any table."""
 
 from __future__ import annotations
 
