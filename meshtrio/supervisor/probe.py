@@ -106,6 +106,14 @@ class Probe(Protocol):
 class SocketProbe:
     """Checks health over the plugin's own socket, with a connection for each check."""
 
+    def __init__(self, read_cpu_wait: Callable[[], float] = read_thread_cpu_wait) -> None:
+        """Create a probe.
+
+        Args:
+            read_cpu_wait: Returns how long this thread has waited for a CPU so far, in seconds.
+        """
+        self._read_cpu_wait = read_cpu_wait
+
     async def wait_ready(
         self,
         address: str,
@@ -151,7 +159,7 @@ class SocketProbe:
             connect: Connects to the address.
         """
         while True:
-            started_at, waited = trio.current_time(), read_thread_cpu_wait()
+            started_at, waited = trio.current_time(), self._read_cpu_wait()
             progress = _Progress()
             try:
                 with trio.move_on_after(timeout_seconds) as scope:
@@ -164,7 +172,7 @@ class SocketProbe:
             if not _was_stalled(scope):
                 latency = trio.current_time() - started_at
                 return _make_timeout_result(
-                    progress, timeout_seconds, latency, read_thread_cpu_wait() - waited
+                    progress, timeout_seconds, latency, self._read_cpu_wait() - waited
                 )
 
 
