@@ -274,7 +274,9 @@ class Supervisor:
         return todo.wake_at
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
-        if instance.phase is InstancePhase.REPLACE_QUEUED and instance.is_ready:
+        if instance.phase is InstancePhase.REPLACE_QUEUED:
+            if not instance.is_ready or instance.draining_runs:
+                return  # A run that drains still has the address of the replacement.
             assert instance.replacement is not None
             self._emit(instance, events.Renewing, reason=instance.replacement.reason)
             instance.launch_replacement(self._start_run(instance, 1 - instance.slot, runs))

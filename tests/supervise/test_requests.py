@@ -153,3 +153,19 @@ async def test_a_start_during_a_stop_waits_for_the_new_process(autojump_clock: M
         await harness.operations.start("p")
         assert harness.event_times("Ready p") == [0, 7.1]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_replacement_waits_until_its_address_is_free(autojump_clock: MockClock) -> None:
+    plugin = make_plugin_config("p", renew_above=100, stop_timeout=60)
+    scripts = {"p": [ProcessScript(stop_duration=30)]}
+    async with (
+        make_supervisor([plugin], scripts) as harness,
+        trio.open_nursery() as nursery,
+    ):
+        await harness.run_until(1)
+        nursery.start_soon(harness.operations.restart, "p")
+        await harness.run_until(2)
+        harness.effects.resident_by_pgid[harness.effects.processes["p"][1].pid] = 101
+        await harness.run_until(100)
+        assert harness.event_times("Stopped p")[0] == 31.1
+        assert harness.event_times("Renewing p") == [1, 31.1]
