@@ -35,7 +35,7 @@ FIELDS: tuple[tuple[str, type, str], ...] = (
 CONSTANTS: tuple[tuple[str, str, str], ...] = (
     ("meshtrio.contract", "MAX_LINE_LENGTH", "Bytes of a line of output; the rest is counted."),
     (
-        "meshtrio.supervisor.process.output_lines",
+        "meshtrio.supervisor.process.output.output_lines",
         "_MAX_BUFFERED_LENGTH",
         "Bytes of the last lines that are kept of an instance.",
     ),

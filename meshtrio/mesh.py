@@ -1,15 +1,23 @@
-"""The façade: run a mesh, and connect to one.
+"""Run a mesh, and connect to one.
 
-trio.run(mesh.main, config)                    # a whole program
-m = await nursery.start(mesh.main, config)     # inside one
-async with m.connect("plugin.echo") as channel: ...
-async with mesh.connect("plugin.echo") as channel: ...    # from any other process
+    trio.run(mesh.main, config)                    # a whole program
+    m = await nursery.start(mesh.main, config)     # inside one
+    async with m.connect("plugin.echo") as channel: ...
+    async with mesh.connect("plugin.echo") as channel: ...    # from any other process
+
+`main` puts a mesh together and runs it. It claims the runtime directory, kills what a mesh that was
+killed there has left running, and then runs, outermost first: telemetry, the mesh socket with the
+gateway (`MeshServer`), and the `Supervisor`, which owns the plugins' processes and writes their
+endpoints to the `MemoryRegistry`. They are stopped in the reverse order. A `Mesh` is a view of a
+running `main` and is of no use once that has returned.
+
+Clients in the mesh's process (`Mesh.connect`) watch the registry itself. Those in other processes
+(`connect`) watch it through the mesh socket. Calls of both go straight to the plugins' sockets.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -22,55 +30,51 @@ import trio
 from meshtrio.client import registry_client
 from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import Interceptor
+from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
 from meshtrio.config import MeshConfig
 from meshtrio.config.async_loading import load_in_thread
-from meshtrio.discovery import endpoint
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
 from meshtrio.discovery.registry_messages import make_register_request
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
-from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError, UsageError
+from meshtrio.errors import UsageError
 from meshtrio.gateway.mesh_server import MeshServer
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
-from meshtrio.http2.frames import UNLIMITED
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.http2.limits import UNLIMITED
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
 from meshtrio.services.event_log import EventLog
-from meshtrio.services.log_level_controller import LogLevelController
+from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import InstanceStatus
-from meshtrio.supervisor.operations import Operations
-from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit
-from meshtrio.supervisor.process.mesh_run import (
+from meshtrio.supervisor.operations import DrainResult, Operations, ReloadResult
+from meshtrio.supervisor.process.cleanup.mesh_exit import wait_for_mesh_exit
+from meshtrio.supervisor.process.cleanup.mesh_run import (
     PROC_PASS_TIMEOUT,
     PROC_SCAN_TIMED_OUT,
     kill_earlier_runs,
 )
+from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.transport.unix_connect import WrongServerError
 from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.log_level import LogLevel
 
 _log = logging.getLogger("meshtrio.mesh")
-
-_ACCEPT_TIMEOUT = 5.0
-"""Seconds that a mesh whose backlog is full has to accept a connection."""
 
 __all__ = ["Mesh", "connect", "main", "register"]
 
 
 class Mesh:
-    """A running mesh, in the process that runs it.
-
-    `start`, `stop`, `drain`, `restart`, `scale`, `reload` and `lines` are those of `Operations`,
-    `set_log_level` is `LogLevelController.set`.
-    """
+    """A running mesh, in the process that runs it. Made by `main`."""
 
     def __init__(
         self,
@@ -79,18 +83,14 @@ class Mesh:
         operations: Operations,
         log_levels: LogLevelController,
     ) -> None:
-        """Not for users, who get one from `main`."""
         self.socket = supervisor.mesh_socket
         self._supervisor = supervisor
         self._registry = registry
-        self.start = operations.start
-        self.stop = operations.stop
-        self.drain = operations.drain
-        self.restart = operations.restart
-        self.scale = operations.scale
-        self.reload = operations.reload
-        self.log_lines = operations.log_lines
-        self.set_log_level = log_levels.set_level
+        self._operations = operations
+        self._log_levels = log_levels
+
+    def __repr__(self) -> str:
+        return f"<Mesh at {self.socket}>"
 
     @asynccontextmanager
     async def connect(
@@ -104,27 +104,41 @@ class Mesh:
         max_receive_message_length: int | None = None,
         max_send_message_length: int | None = None,
     ) -> AsyncIterator[Channel]:
-        """Open a channel to a service, `plugin.<name>`, for the block.
+        """Open a channel to a service, for the block.
 
-        Does not wait: a call waits for a ready instance, within its caller's cancel scope.
-        `config` is a service config, in gRPC's JSON form, to go by instead of the mesh's;
-        `timeouts` say when a silent peer counts as lost; `metadata` goes out with every call, and
-        `interceptors` are around each. `max_receive_message_length` and `max_send_message_length`
-        limit one message, in bytes before compression and after decompression; -1 is no limit. The
-        smaller of them and the service config's maxResponseMessageBytes and maxRequestMessageBytes
-        is in force, per method; if neither is set, 4 MiB may be received and any length sent.
-        Raises ConfigError, UsageError for a length that is none, and NotFoundError, naming the
-        services there are, for one the mesh does not know.
+        Does not wait for the service: each call waits for a ready instance.
+
+        Args:
+            service: Name of the service: `plugin.<name>`, or one that is registered.
+            service_config: A gRPC service config, as parsed JSON. Overrides the mesh's.
+            timeouts: Handshake, keepalive and connection age limits. Defaults to those for the
+                transport: keepalive on TCP, none on Unix sockets.
+            interceptors: Entered around each call, the first one outermost.
+            metadata: Sent with each call, before the call's own.
+            max_receive_message_length: Bytes of the longest message to receive, after
+                decompression; -1 for no limit. Defaults to 4 MiB. For each method, the smaller of
+                this and the service config's `maxResponseMessageBytes` applies.
+            max_send_message_length: Bytes of the longest message to send, before compression; -1,
+                the default, for no limit. For each method, the smaller of this and the service
+                config's `maxRequestMessageBytes` applies.
+
+        Yields:
+            A channel, whose calls end with the block.
+
+        Raises:
+            NotFoundError: The mesh does not know the service; the text lists those it knows.
+            ConfigError: The service config is malformed.
+            UsageError: A message length is out of range.
         """
         try:
             known = self._registry.resolve(service)
         except UnknownServiceError as exc:
             raise purerpc.NotFoundError(str(exc)) from None
-        feed = partial(watch_service, self._registry, service)
+        resolver = partial(watch_service, self._registry, service)
         key = (id(self._registry), service)
         async with open_channel(
             service,
-            feed,
+            resolver,
             resolver_key=key,
             initial_state=known,
             service_config=_parse_service_config(service_config),
@@ -146,10 +160,18 @@ class Mesh:
         local: bool | None = None,
         tls: ClientTlsConfig | None = None,
     ) -> Iterator[None]:
-        """Have an endpoint that the mesh does not run among those of a service, for the block.
+        """Register an endpoint that the mesh does not run, for the block.
 
-        `address`: `tcp:host:port` or `unix:/path`; the other values are those of a [[service]]
-        table. Raises UsageError for an address of another form, and one that is there already.
+        Args:
+            service: Name of the service.
+            address: `tcp:host:port` or `unix:/path`.
+            weight: Share of the calls, relative to the service's other endpoints.
+            local: Whether the endpoint is preferred over remote ones. Defaults to True for Unix
+                sockets and False for TCP.
+            tls: TLS options of its clients. None for plaintext.
+
+        Raises:
+            UsageError: The address is malformed or already registered.
         """
         try:
             endpoint = make_external_endpoint(address, weight, tls, local=local)
@@ -159,34 +181,146 @@ class Mesh:
         try:
             yield
         finally:
-            reason = f"{endpoint.address} was taken out by who had registered it"
+            reason = f"{endpoint.address} was deregistered"
             self._registry.deregister(service, ExitInfo(endpoint.id, reason))
 
     @property
     def config(self) -> MeshConfig:
-        """What it goes by now: what `main` was given, and what was reloaded and scaled since."""
+        """The config in force: that of `main`, as changed by `reload`, `scale`, `set_log_level`."""
         return self._supervisor.config
-
-    def instances(self) -> tuple[InstanceStatus, ...]:
-        """Every instance as it is now, in the order of the config."""
-        return self._supervisor.statuses()
-
-    def statistics(self) -> MeshStatistics:
-        """The mesh, its groups and its plugins in numbers, as they are now."""
-        return self._supervisor.statistics()
 
     @property
     def shutdown_report(self) -> ShutdownReport:
-        """What stopped by itself, what was killed, and what could not be; complete after `main`."""
+        """How the processes were stopped: by themselves, killed, or not. Final once `main` ends."""
         return self._supervisor.shutdown_report
 
-    def subscribe(self, subscriber: Callable[[events.LifecycleEvent], None]) -> None:
-        """Have `subscriber` called, in place, with every lifecycle event from now on.
+    def instances(self) -> tuple[InstanceStatus, ...]:
+        """Return the status of each instance, in the order of the config."""
+        return self._supervisor.statuses()
 
-        What it raises is logged and goes no further, except for SystemExit and KeyboardInterrupt:
-        they stop the mesh, and `main` raises them once everything has stopped.
+    def statistics(self) -> MeshStatistics:
+        """Return the current numbers of the mesh, its groups and its plugins."""
+        return self._supervisor.statistics()
+
+    def log_lines(self, name: str) -> dict[tuple[str, int], tuple[OutputLine, ...]]:
+        """Return the last lines of output of a plugin's or a group's instances.
+
+        Returns:
+            The lines, oldest first, by plugin and instance number.
+
+        Raises:
+            UnknownNameError: The mesh has no such plugin or group.
+        """
+        return self._operations.log_lines(name)
+
+    def subscribe(self, subscriber: Callable[[events.LifecycleEvent], None]) -> None:
+        """Call `subscriber` with each lifecycle event from now on, synchronously.
+
+        Exceptions that it raises are logged, except for SystemExit and KeyboardInterrupt: these
+        stop the mesh, and `main` raises them once all plugins have stopped.
         """
         self._supervisor.subscribe(subscriber)
+
+    async def start(self, name: str) -> None:
+        """Start the stopped or failed instances of a plugin or a group, and wait until all are
+        ready.
+
+        Cancellation:
+            Ends the wait only.
+
+        Raises:
+            PluginFailedError: An instance, or one that it depends on, failed to start. Its restart
+                policy still applies.
+            UnknownNameError: The mesh has no such plugin or group.
+        """
+        await self._operations.start(name)
+
+    async def stop(self, name: str) -> None:
+        """Stop a plugin or a group, and wait until its processes have ended.
+
+        It stays stopped until `start`, whatever its restart policy.
+
+        Cancellation:
+            Ends the wait only.
+
+        Raises:
+            UnknownNameError: The mesh has no such plugin or group.
+        """
+        await self._operations.stop(name)
+
+    async def drain(self, name: str) -> tuple[DrainResult, ...]:
+        """Stop a plugin or a group like `stop`, and report how each instance ended.
+
+        Cancellation:
+            Ends the wait only.
+
+        Raises:
+            UnknownNameError: The mesh has no such plugin or group.
+        """
+        return await self._operations.drain(name)
+
+    async def restart(self, name: str) -> None:
+        """Restart a plugin or a group, instance by instance, without losing a call.
+
+        Each successor is ready before its predecessor is stopped. Stopped instances are started.
+
+        Cancellation:
+            Ends the wait; the instances whose turn has not come are not restarted.
+
+        Raises:
+            PluginFailedError: A successor did not become ready; its predecessor stays active.
+            UnknownNameError: The mesh has no such plugin or group.
+        """
+        await self._operations.restart(name)
+
+    async def scale(self, name: str, instances: int) -> None:
+        """Set a plugin's number of instances, and wait until they are ready or have ended.
+
+        The instances with the highest numbers are stopped first.
+
+        Cancellation:
+            Ends the wait only.
+
+        Raises:
+            ConfigError: More than `max_instances`, or more than there are ports for. Nothing has
+                changed.
+            PluginFailedError: As with `start`.
+            UnknownNameError: The mesh has no such plugin.
+            UsageError: `instances` is less than 1.
+        """
+        await self._operations.scale(name, instances)
+
+    async def reload(self, config: MeshConfig) -> ReloadResult:
+        """Apply another config, restarting only the plugins whose processes it changes.
+
+        Changes of how a plugin is supervised (restart policy, liveness, groups) apply at once;
+        a change of its process leads to a rolling restart.
+
+        Cancellation:
+            Ends the wait; the instances whose turn has not come are not restarted.
+
+        Raises:
+            ConfigError: The config cannot be applied here. Nothing has changed.
+            UsageError: It changes what is fixed while the mesh runs. Nothing has changed.
+            PluginFailedError: Plugins did not start, or could not be restarted. The text names all
+                of them. The new config is in force, and restart policies apply.
+        """
+        return await self._operations.reload(config)
+
+    async def set_log_level(self, name: str, level: LogLevel | str) -> tuple[PluginLevel, ...]:
+        """Set the level from which on a plugin's or a group's programs log, until a reload.
+
+        Returns:
+            The level of each plugin, as configured and as its processes report it.
+
+        Cancellation:
+            Ends the wait only.
+
+        Raises:
+            UnknownNameError: The mesh has no such plugin or group.
+            UsageError: There is no such level.
+        """
+        return await self._log_levels.set_level(name, level)
 
 
 async def main(
@@ -194,14 +328,21 @@ async def main(
     *,
     task_status: trio.TaskStatus[Mesh] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a mesh, from a config or the path of a TOML file, until cancelled.
+    """Run a mesh until it is cancelled or fails.
 
-    Reports a `Mesh` as started once the mesh socket answers and the plugins are being started.
-    When cancelled, or interrupted by Ctrl-C, every plugin is stopped before this returns: SIGTERM,
-    its stop_timeout, SIGKILL; those that others `depends_on` come last. Raises ConfigError before
-    anything was started, and MeshFailedError, with everything stopped, when a plugin's failure was
-    escalated to the mesh. In a plugin of another mesh it also stops, and returns, when the process
-    of that mesh has ended.
+    Args:
+        config: The config, or the path of a TOML file.
+        task_status: Started with a `Mesh` once the mesh socket answers and the plugins are being
+            started.
+
+    Cancellation:
+        Stops all plugins before it returns: SIGTERM, `stop_timeout`, SIGKILL, dependents before
+        the plugins that they depend on. Ctrl-C does the same. A mesh within a plugin of another
+        mesh also stops, and returns, when that mesh's process ends.
+
+    Raises:
+        ConfigError: The config is wrong. Nothing was started.
+        MeshFailedError: A plugin's failure was escalated to the mesh. All plugins are stopped.
     """
     require_trio("mesh.main")
     if not isinstance(config, MeshConfig):
@@ -210,46 +351,46 @@ async def main(
     folder = directory.resolve_runtime_dir(config)
     with directory.claim_runtime_dir(folder) as claim:
         await _kill_leftover_processes(claim)
-        registry, chronicle = MemoryRegistry(), EventLog()
-        tree = Supervisor(config, registry, folder, [log_event, chronicle.on_event])
-        operations = Operations(tree)
-        log_levels = LogLevelController(tree, registry, operations)
-        tree.subscribe(log_levels.on_event)
+        registry, event_log = MemoryRegistry(), EventLog()
+        supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
+        operations = Operations(supervisor)
+        log_levels = LogLevelController(supervisor, registry, operations)
+        supervisor.subscribe(log_levels.on_event)
         try:
             async with (
-                mesh_telemetry(tree, registry) as metrics,
-                MeshServer(tree, registry, operations, chronicle, log_levels, metrics).running(
-                    claim
-                ),
+                mesh_telemetry(supervisor, registry) as metrics,
+                MeshServer(
+                    supervisor, registry, operations, event_log, log_levels, metrics
+                ).running(claim),
                 open_collapsing_nursery() as nursery,
             ):
-                await nursery.start(tree.run)
+                await nursery.start(supervisor.run)
                 nursery.start_soon(_stop_with_outer_mesh, nursery.cancel_scope)
-                task_status.started(Mesh(tree, registry, operations, log_levels))
+                task_status.started(Mesh(supervisor, registry, operations, log_levels))
         finally:
-            _log.info("the mesh has stopped: %s", tree.shutdown_report)
+            _log.info("mesh stopped: %s", supervisor.shutdown_report)
 
 
 async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:
-    """Stop a mesh that is part of a plugin when the mesh that has started the plugin has ended."""
+    """Cancel `scope` when the mesh that started this process, if any, ends."""
     if await wait_for_mesh_exit():
-        _log.warning("the mesh that has started this program has ended; stopping")
+        _log.warning("the mesh that started this process has ended; stopping")
         scope.cancel()
 
 
 async def _kill_leftover_processes(claim: directory.ClaimedRuntimeDir) -> None:
-    """End what meshes that were killed together with their wardens have left in a runtime dir."""
-    earlier = claim.recorded_mesh_runs()
-    if not earlier:
+    """Kill the processes of earlier meshes that were killed together with their wardens."""
+    runs = claim.recorded_mesh_runs()
+    if not runs:
         return
     try:
         with trio.move_on_after(PROC_PASS_TIMEOUT, shield=True):
-            gone = await trio.to_thread.run_sync(kill_earlier_runs, earlier, abandon_on_cancel=True)
-            claim.remove_mesh_runs(gone)
+            killed = await trio.to_thread.run_sync(kill_earlier_runs, runs, abandon_on_cancel=True)
+            claim.remove_mesh_runs(killed)
             return
         _log.warning("%s", PROC_SCAN_TIMED_OUT)
     except (OSError, RuntimeError) as exc:
-        _log.warning("cannot look for what an earlier mesh has left: %s", exc)
+        _log.warning("cannot look for processes of an earlier mesh: %s", exc)
 
 
 @asynccontextmanager
@@ -264,23 +405,41 @@ async def connect(
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
 ) -> AsyncIterator[Channel]:
-    """Open a channel to a service of a mesh that runs in another process, for the block.
+    """Open a channel to a service of a mesh in another process, for the block.
 
-    The mesh is found by `mesh_socket_path`, else the environment's MESH_SOCKET, else the default
-    runtime dir, in which it has to be a mesh of one's own user or of root. It only tells where the
-    instances are: calls go straight to their sockets, and go on when the mesh is gone. The other
-    arguments are those of `Mesh.connect`. Raises ConfigError, NoMeshError where no mesh answers,
-    UntrustedMeshError where another user could answer in its place, and NotFoundError, naming the
-    services there are, for a service it does not know.
+    The mesh only reports the endpoints: calls go straight to the plugins, and continue to work
+    after the mesh has ended.
+
+    Args:
+        service: Name of the service: `plugin.<name>`, or one that is registered.
+        mesh_socket: The path of the mesh socket. Defaults to the environment's MESH_SOCKET, else
+            `mesh.sock` in the default runtime directory, which must belong to the same user or
+            root.
+        service_config: As in `Mesh.connect`.
+        timeouts: As in `Mesh.connect`.
+        interceptors: As in `Mesh.connect`.
+        metadata: As in `Mesh.connect`.
+        max_receive_message_length: As in `Mesh.connect`.
+        max_send_message_length: As in `Mesh.connect`.
+
+    Yields:
+        A channel, whose calls end with the block.
+
+    Raises:
+        NoMeshError: No mesh answers.
+        UntrustedMeshError: Another user serves, or could serve, in the mesh's place.
+        NotFoundError: The mesh does not know the service; the text lists those it knows.
+        ConfigError: The service config is malformed.
+        UsageError: A message length is out of range.
     """
     require_trio("mesh.connect")
     async with connect_to_mesh(mesh_socket) as mesh:
         known = await registry_client.resolve_remote_service(mesh, service)
         where = mesh_socket_endpoint(mesh_socket)
-    feed = partial(_watch_service, where, service)
+    resolver = partial(_watch_service, where, service)
     async with open_channel(
         service,
-        feed,
+        resolver,
         resolver_key=(where, service),
         initial_state=known,
         service_config=_parse_service_config(service_config),
@@ -296,7 +455,7 @@ async def connect(
 async def _watch_service(
     mesh_endpoint: Endpoint, service: str, update: Callable[[ServiceState], None]
 ) -> None:
-    """The feed of all of a process's channels to a service: one watch on the mesh socket."""
+    """Watch a service on the mesh socket: the resolver of all channels that a process has to it."""
     async with connect_to(mesh_endpoint, max_receive_message_length=UNLIMITED) as mesh:
         await registry_client.watch_remote_service(mesh, service, update)
 
@@ -311,14 +470,23 @@ async def register(
     local: bool | None = None,
     tls: ClientTlsConfig | None = None,
 ) -> AsyncIterator[None]:
-    """Have an endpoint among those of a service of a mesh in another process, for the block.
+    """Register an endpoint with a mesh in another process, for the block.
 
-    `socket`: the path of a Unix socket that this program, or another one, serves on, or an address
-    as in `Mesh.register`, whose other arguments are the same. The mesh is found as by `connect`;
-    whenever it is started again, so is the registration. It ends with the block, or with this
-    process. Raises NoMeshError where no mesh answers at first, InvalidArgumentError for what cannot
-    be registered, PermissionDeniedError where the mesh does not let us, and, in the block,
-    AbortedError when somebody else registers the same address.
+    The registration is renewed whenever the mesh restarts, and ends with the block or the process.
+
+    Args:
+        service: Name of the service.
+        address: The path of a Unix socket, `unix:/path` or `tcp:host:port`.
+        mesh_socket: As in `connect`.
+        weight: As in `Mesh.register`.
+        local: As in `Mesh.register`.
+        tls: As in `Mesh.register`.
+
+    Raises:
+        NoMeshError: No mesh answers when the block is entered.
+        InvalidArgumentError: The endpoint cannot be registered.
+        PermissionDeniedError: The mesh does not let this user register it.
+        AbortedError: In the block: another client registered the same address.
     """
     require_trio("mesh.register")
     registration = make_register_request(service, address, weight, tls, local=local)
@@ -330,59 +498,3 @@ async def register(
 
 def _parse_service_config(config: Mapping[str, Any] | None) -> ServiceConfig | None:
     return None if config is None else parse_service_config(config)
-
-
-def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
-    """The mesh socket that a client calls, and who has to serve there; see `connect`.
-
-    Raises UntrustedMeshError.
-    """
-    trusted = directory.trusted_uids(mesh_socket)
-    address = f"unix:{os.path.abspath(mesh_socket or directory.find_mesh_socket())}"
-    owner = None if trusted is None else os.geteuid()
-    return Endpoint(id=address, address=address, server_uid=owner, allow_root=True)
-
-
-@asynccontextmanager
-async def connect_to_mesh(mesh_socket: Path | str | None = None) -> AsyncIterator[Channel]:
-    """Open a channel to the mesh's own services.
-
-    Raises NoMeshError where no mesh answers, and UntrustedMeshError, which is one, where another
-    user could answer in its place.
-    """
-    require_trio("mesh.connect_to_mesh")
-    where = mesh_socket_endpoint(mesh_socket)
-    path = where.address.removeprefix("unix:")
-    try:
-        (
-            await endpoint.connect_socket(
-                where.address, where.allowed_server_uids, backlog_timeout=_ACCEPT_TIMEOUT
-            )
-        ).close()
-    except WrongServerError as exc:
-        raise UntrustedMeshError(
-            f"{path} is not the socket of a mesh of one's own user or of root: {exc.reason}; if "
-            "this mesh is to be called, say so with MESH_SOCKET"
-        ) from None
-    except BlockingIOError:
-        raise NoMeshError(
-            f"the mesh at {path} accepted no connection within {_ACCEPT_TIMEOUT:g} s: it is "
-            "overloaded or stopped"
-        ) from None
-    except PermissionError:
-        raise NoMeshError(
-            f"the mesh at {path} is for other users; whom it lets in is said by [mesh.access] of "
-            "its config"
-        ) from None
-    except OSError as exc:
-        if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
-            raise NoMeshError(
-                f"cannot connect to the mesh at {path}: {exc.strerror} in this process (see "
-                "`ulimit -n`)"
-            ) from None
-        raise NoMeshError(
-            f"no mesh answers at {path} ({exc.strerror or exc}); start one with `meshtrio serve`, "
-            "or say where it is with MESH_SOCKET"
-        ) from None
-    async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
-        yield channel

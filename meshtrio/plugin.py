@@ -46,12 +46,11 @@ from meshtrio.contract import (
     PLUGIN_TLS_KEY,
 )
 from meshtrio.errors import UsageError
-from meshtrio.grpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.context import current_call
+from meshtrio.rpc.message_limits import parse_message_length, with_message_lengths
 from meshtrio.rpc.server import Server, ServerInterceptor
 from meshtrio.services.standard import standard_server
-from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.transport.peer import session_parent_pid
@@ -63,7 +62,9 @@ from meshtrio.util.concurrency import (
     require_trio,
     stop_signals,
 )
+from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.stack_dump import dump_on_sigquit
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run(
             "it as the program's last line, or `await plugin.serve(…)` from a trio program"
         )
     dump_on_sigquit()
+    MALLOC_TUNING.enable()
     logs.configure_logging()
     try:
         limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
@@ -188,7 +190,9 @@ async def _stop_when_mesh_ends() -> AsyncIterator[None]:
     """Have this process stopped if the mesh's process ends during the block, however it ends."""
     async with open_collapsing_nursery() as nursery:
         if MESH_PIDFD in os.environ:
-            from meshtrio.supervisor.process.mesh_exit import stop_on_mesh_exit  # only in a mesh
+            from meshtrio.supervisor.process.cleanup.mesh_exit import (
+                stop_on_mesh_exit,  # only in a mesh
+            )
 
             nursery.start_soon(stop_on_mesh_exit)
         yield

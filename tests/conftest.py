@@ -1,8 +1,7 @@
-"""What every test has: a guard against hanging."""
+"""What every test has: a guard against hanging, and short folders for sockets."""
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from meshtrio.supervisor.process.signal_dispositions import default_signals_in_children
+from meshtrio.supervisor.process.spawn.signal_dispositions import (
+    default_signals_in_children,
+)
 
-HANG_GUARD = 300
-"""Seconds after which a test that hangs ends the run, with a traceback of every thread."""
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support import hang_guard
 
 # A shell that runs the tests in the background has SIGINT ignored. What tests start would inherit
 # that, and no Ctrl-C would end it. Entered until the end of the process.
@@ -34,11 +36,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
-@pytest.fixture(autouse=True)
-def hang_guard() -> Iterator[None]:
-    faulthandler.dump_traceback_later(HANG_GUARD, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(hang_guard.guard)
 
 
 @pytest.fixture

@@ -154,14 +154,14 @@ def test_what_a_killed_mesh_has_made_is_removed_by_the_next(short_dir: Path) -> 
     program = f"""
 import os, signal, socket
 from pathlib import Path
-from meshtrio import runtime_dir
+from meshtrio.runtime_dir import directory
 from meshtrio.config import PluginConfig
 
 folder, plugin = Path({str(folder)!r}), PluginConfig("gone", ["true"])
-with runtime_dir.claim(folder):
+with directory.claim_runtime_dir(folder):
     for place in (0, 1):
-        path = runtime_dir.plugin_socket(folder, plugin, 3, place)
-        runtime_dir.make_room(folder, plugin, path)
+        path = directory.plugin_socket_path(folder, plugin, 3, place)
+        directory.prepare_plugin_socket(folder, plugin, path)
         socket.socket(socket.AF_UNIX).bind(str(path))
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -22,7 +22,6 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio import mesh
 from meshtrio.cli.call_types import load_types, resolve_method
 from meshtrio.cli.error_report import MeshRequestError
 from meshtrio.cli.json_output import to_json_text
@@ -33,11 +32,13 @@ from meshtrio.cli.services import describe_unavailable
 from meshtrio.cli.status_details import CallFailedError
 from meshtrio.cli.stdio import read_stdin, read_stdin_lines, wait_stdout_writable
 from meshtrio.client.channel import Channel, connect_to
+from meshtrio.client.mesh_connection import connect_to_mesh, mesh_socket_endpoint
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.contract import TARGET_METADATA_KEY
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import NoMeshError, UntrustedMeshError, UsageError
-from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE, encode_metadata
+from meshtrio.grpc.metadata import encode_metadata
+from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.messages import registry as registry_messages
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.util.address import Address
@@ -255,7 +256,7 @@ async def _connect(
     metadata: tuple[tuple[str, str], ...] = ()
     if not service.startswith(("unix:", "tcp:")):
         await _wait_for_mesh(mesh_socket, wait=wait)
-        where, metadata = mesh.mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
+        where, metadata = mesh_socket_endpoint(mesh_socket), ((TARGET_METADATA_KEY, service),)
     async with connect_to(
         where, metadata=metadata, max_receive_message_length=max_message_size
     ) as channel:
@@ -269,7 +270,7 @@ async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
     """Make sure that there is one, or wait until there is."""
     while True:
         try:
-            async with mesh.connect_to_mesh(mesh_socket):
+            async with connect_to_mesh(mesh_socket):
                 return
         except UntrustedMeshError:
             raise

@@ -26,7 +26,7 @@ from meshtrio.cli.stream_output import (
 )
 from meshtrio.messages import control
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.process.output_lines import parse_json_fields
+from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 
 _PLUGIN_COLOURS = (
     "cyan",

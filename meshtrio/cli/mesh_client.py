@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import purerpc
 import trio
 
-from meshtrio import mesh
 from meshtrio.cli.error_report import MeshRequestError
 from meshtrio.cli.stdio import wait_stdout_writable
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control as control_messages
 from meshtrio.messages import health
@@ -55,7 +55,7 @@ async def open_registry_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
 @asynccontextmanager
 async def _open_stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[Any]:
     with _translate_errors(mesh_socket):
-        async with mesh.connect_to_mesh(mesh_socket) as channel:
+        async with connect_to_mesh(mesh_socket) as channel:
             # What is asked may take its time, or begin with nothing to tell.
             with reply_timeout(mesh_socket):
                 await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())

@@ -21,11 +21,12 @@ from meshtrio.cli.error_report import describe_error
 from meshtrio.cli.serve_log import log_to_descriptor
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
-from meshtrio.supervisor.process import subreaper
-from meshtrio.supervisor.process.descriptor_limit import DESCRIPTOR_LIMIT
-from meshtrio.supervisor.process.mesh_exit import stop_on_mesh_exit
-from meshtrio.supervisor.process.zombie_reaper import declare_no_other_children
+from meshtrio.supervisor.process.cleanup import subreaper
+from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.concurrency import open_collapsing_nursery, stop_signals
+from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -84,6 +85,7 @@ def serve(
         for warning in find_warnings(config):
             _log.warning("%s", warning)
         DESCRIPTOR_LIMIT.raise_to_hard_limit()
+        MALLOC_TUNING.enable()
         trio.run(_serve, config, reload)
 
 
@@ -114,7 +116,7 @@ def _log_failures(log: LogConfig) -> Iterator[None]:
 
 
 async def _serve(config: MeshConfig, reload: bool) -> None:
-    declare_no_other_children()
+    CHILD_REGISTRY.is_exclusive = True
     subreaper.become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
         async with open_collapsing_nursery() as beside:

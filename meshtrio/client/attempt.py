@@ -17,31 +17,26 @@ from meshtrio.client.call_destination import (
     PickArgs,
     PickResult,
 )
+from meshtrio.client.call_status import attempt_status_for
 from meshtrio.client.request_headers import (
     build_attempt_fields,
     encode_attempt_headers,
     fit_header_list,
-    get_metadata_value,
     request_header_list_size,
     with_hash_key,
 )
 from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.message_limits import MessageLimits
-from meshtrio.grpc.metadata import Metadata
-from meshtrio.grpc.status import DEADLINE_TOLERANCE, error_for_http_status, error_for_status
+from meshtrio.grpc.metadata import Metadata, get_metadata_value
+from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, DEADLINE_TOLERANCE, CallStatus
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack.codec import HeaderBlock
-from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.errors import error_for_call
+from meshtrio.rpc.message_limits import MessageLimits
+from meshtrio.rpc.method import Message, Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    AttemptTracer,
-    CallStatus,
-    attempt_status_for,
-)
+from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 from meshtrio.util.concurrency import require_trio
 
@@ -234,16 +229,9 @@ class Attempt:
             raise
 
     def _raise_for_status(self) -> None:
-        trailers, head = self.stream.trailers, self.stream.headers
-        if trailers is None and head is not None and head.http_status != 200:
-            raise error_for_http_status(head.http_status)
-        if trailers is None:
-            raise purerpc.UnknownError("the peer ended the call without a status")
-        if trailers.code:
-            error = error_for_status(trailers.code, trailers.message)
-            error.trailing_metadata = trailers.metadata
-            error.status_details = trailers.details
-            raise error
+        trailers = self.stream.trailers
+        if trailers is None or trailers.code:
+            raise error_for_call(self.stream.headers, trailers)
         if not self._result_reported:
             self._report_result(success=True)
 
@@ -309,7 +297,7 @@ class Attempt:
                 return outcome
         if late:
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
-        return CANCELLED, "the caller gave the call up"
+        return CANCELLED, "the caller cancelled the call"
 
     def _report_result(self, *, success: bool) -> None:
         if not self._result_reported:

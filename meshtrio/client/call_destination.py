@@ -10,11 +10,11 @@ import attrs
 from meshtrio.client.retry.policy import RetryThrottle
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
-from meshtrio.grpc.message_limits import MessageLengths
 from meshtrio.grpc.metadata import Metadata, encode_metadata
 from meshtrio.grpc.service_config import MethodConfig, ServiceConfig
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.purerpc_compat import MetadataLike
+from meshtrio.rpc.message_limits import MessageLengths
+from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 

@@ -18,21 +18,23 @@ from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickRe
 from meshtrio.client.channel_endpoint import ChannelEndpoint
 from meshtrio.client.endpoint_monitor import EndpointMonitor
 from meshtrio.client.interceptors import Interceptor
-from meshtrio.client.load_balancing.outlier_detection import Ejection
 from meshtrio.client.load_balancing.priority import PriorityPolicy
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.client.retry.policy import RetryBudget, RetryThrottle
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import Resolver, SubchannelPool, open_shared_pool
-from meshtrio.discovery.endpoint import Endpoint, ServiceState, canonical_target
+from meshtrio.discovery.endpoint import Endpoint, canonical_target
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.errors import ConfigError, ConnectionLostError, PluginDiedError
-from meshtrio.grpc.message_limits import MessageLengths
 from meshtrio.grpc.metadata import encode_metadata
+from meshtrio.grpc.outlier_detection import Ejection
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.composite_tracer import current_tracers
-from meshtrio.rpc.purerpc_compat import MetadataLike, Method, StubChannel, iter_stub_methods
+from meshtrio.rpc.message_limits import MessageLengths
+from meshtrio.rpc.method import MetadataLike, Method, StubChannel
+from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop

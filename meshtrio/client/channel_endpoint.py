@@ -9,7 +9,8 @@ import trio
 from meshtrio.client.call_destination import PickResult
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 
 
 class ChannelEndpoint:

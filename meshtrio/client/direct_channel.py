@@ -10,10 +10,10 @@ import trio
 from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
 from meshtrio.client.retry.policy import RetryThrottle
 from meshtrio.errors import ConnectionLostError
-from meshtrio.grpc.message_limits import MessageLengths
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import ServiceConfig
 from meshtrio.rpc.client_connection import ClientConnection
+from meshtrio.rpc.message_limits import MessageLengths
 from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.tracer import ClientTracer
 

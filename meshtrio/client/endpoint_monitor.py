@@ -8,11 +8,8 @@ from random import Random
 import trio
 
 from meshtrio.client.channel_endpoint import ChannelEndpoint
-from meshtrio.client.load_balancing.outlier_detection import (
-    Ejection,
-    OutlierDetection,
-    OutlierDetector,
-)
+from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+from meshtrio.grpc.outlier_detection import Ejection, OutlierDetection
 from meshtrio.util.concurrency import start_soon_without_context
 
 

@@ -27,7 +27,7 @@ import trio
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_destination import CallDestination, CallOptions
 from meshtrio.grpc.metadata import Metadata
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.util.concurrency import split_cancelled
 
 

@@ -10,7 +10,7 @@ from meshtrio.client.streaming import StreamingCall, StreamUnaryMultiCallable
 from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
+from meshtrio.rpc.method import Message, MetadataLike, Method
 
 
 def make_multicallable(channel: CallDestination, method: Method) -> Callable[..., Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 from google.protobuf.descriptor import MethodDescriptor
 
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.rpc.purerpc_compat import Method
 
 
 @attrs.frozen

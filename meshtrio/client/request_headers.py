@@ -16,33 +16,26 @@ from meshtrio.client.call_destination import (
     PickResult,
 )
 from meshtrio.client.retry.policy import PREVIOUS_ATTEMPTS_KEY
-from meshtrio.grpc.compression import ENCODINGS
-from meshtrio.grpc.metadata import Metadata, encode_metadata, encode_timeout
+from meshtrio.grpc.header_builder import (
+    MAX_TIMEOUT_FIELD_SIZE,
+    build_request_headers,
+    timeout_field,
+)
+from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
 from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
-
-_MAX_TIMEOUT_FIELD_SIZE = header_list_size([(b"grpc-timeout", b"99999999H")])
 
 
 def encode_method_headers(method: Method, picker: CallDestination) -> HeaderBlock:
     """The part of a request's head that is the same for every call of a method."""
-    return HeaderBlock.encode(
-        [
-            (b":method", b"POST"),
-            (b":scheme", picker.scheme.encode()),
-            (b":path", method.path.encode()),
-            (b":authority", picker.authority.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc+proto"),
-            (b"grpc-accept-encoding", ",".join(ENCODINGS).encode()),
-            (b"user-agent", b"meshtrio"),
-        ]
+    return build_request_headers(
+        method.path.encode(), picker.scheme.encode(), picker.authority.encode()
     )
 
 
@@ -81,7 +74,7 @@ def request_header_list_size(
     block: HeaderBlock, fields: list[tuple[bytes, bytes]], tracer: AttemptTracer | None
 ) -> int:
     """The size of a request's whole header list in bytes, with a `grpc-timeout` of any length."""
-    size = block.list_size + _MAX_TIMEOUT_FIELD_SIZE
+    size = block.list_size + MAX_TIMEOUT_FIELD_SIZE
     if fields:
         size += header_list_size(fields)
     if tracer is not None:
@@ -133,7 +126,7 @@ def encode_attempt_headers(
     block = b"" if tracer is None else tracer.extra_headers
     if deadline != math.inf:
         left = deadline - trio.current_time()
-        block += codec.encode_field(b"grpc-timeout", encode_timeout(left).encode())
+        block += codec.encode_field(*timeout_field(left))
     if fields:
         block += codec.encode(fields)
     return block
@@ -150,9 +143,3 @@ def _propagated_fields(
     if tracer is not None:
         said |= tracer.extra_header_keys
     return encode_metadata(tuple(p for p in server_context.propagated_metadata if p[0] not in said))
-
-
-def get_metadata_value(key: str, metadata: Metadata) -> str | bytes | None:
-    """All values of a key, as one."""
-    values = [value for name, value in metadata if name == key]
-    return values[0] if len(values) == 1 else (",".join(map(str, values)) or None)

@@ -10,7 +10,7 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.rpc.purerpc_compat import Message
+from meshtrio.rpc.method import Message
 from meshtrio.util.concurrency import split_cancelled
 
 _MAX_REPLAY_SIZE = 256 * 1024

@@ -17,6 +17,7 @@ import trio
 
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_destination import DEFAULT_OPTIONS, CallDestination, CallOptions
+from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import InterceptorTask, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.request_stream import RequestStream
@@ -27,21 +28,15 @@ from meshtrio.errors import CallRefusedError, unwrap_exception_group
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import (
     start_attempt_tracer,
     start_client_call_tracer,
     start_method_tracer,
 )
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
-from meshtrio.rpc.stats import CallCounters, has_succeeded
-from meshtrio.rpc.tracer import (
-    ORIGINAL,
-    RETRY,
-    STATUS_OK,
-    TRANSPARENT_RETRY,
-    ClientCallTracer,
-    call_status_for,
-)
+from meshtrio.rpc.method import Message, MetadataLike, Method
+from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.tracer import ORIGINAL, RETRY, TRANSPARENT_RETRY, ClientCallTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 
 T = TypeVar("T")
@@ -185,9 +180,7 @@ class StreamingCall(AsyncIterator[Any]):
             return
         # The first request may be long in coming, and the server may be the first to speak.
         attempt.pick_result.connection.flush()
-        attempt.pick_result.connection.counters.messages_sent -= (
-            1  # that is not one for each stream
-        )
+        attempt.pick_result.connection.counters.streamed_requests += 1
         if self._request_stream is not None:
             await self._request_stream.attach(attempt)
             if not self._is_sending:
@@ -416,5 +409,5 @@ def _count_call_result(
     call_counters: CallCounters, attempt: Attempt | None, *, failed: bool
 ) -> None:
     call_counters.end_call(failed=failed)
-    if attempt is not None and has_succeeded(attempt.stream):
-        attempt.pick_result.connection.counters.messages_received -= 1  # as when it was started
+    if attempt is not None and attempt.stream.has_succeeded:
+        attempt.pick_result.connection.counters.streamed_replies += 1

@@ -21,7 +21,7 @@ from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
 from meshtrio.rpc.client_connection import ClientConnection
-from meshtrio.rpc.stats import CallCounters, call_stats, final_call_stats
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
 from meshtrio.transport.dial import ClientTls, dial
@@ -182,7 +182,7 @@ class Subchannel:
             since = trio.current_time()
             await connection.exhausted.wait()
             lasted = trio.current_time() - since >= _MIN_STABLE_TIME
-            useful = lasted or call_stats(connection).succeeded > 0
+            useful = lasted or connection.statistics().calls.succeeded > 0
             self._trace_disconnect(connection)
             self.connection, self.streams = None, _NO_STREAMS
             self._notify_watchers()
@@ -226,7 +226,7 @@ class Subchannel:
             await connection.run(task_status=task_status)
         finally:
             self._connections.discard(connection)
-            self.past_counters.add_calls(final_call_stats(connection))
+            self.past_counters.add_calls(connection.final_calls())
             connection.run_finished.set()
 
     def _report_connect_error(self, error: str) -> None:

@@ -17,7 +17,8 @@ import trio.lowlevel
 
 from meshtrio.client.dial_limiter import DialLimiter
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")

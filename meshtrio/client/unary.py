@@ -20,30 +20,30 @@ from meshtrio.client.call_destination import (
     CallOptions,
     PickArgs,
 )
+from meshtrio.client.call_status import call_status_for
 from meshtrio.client.interceptors import enter_interceptors, make_client_call
 from meshtrio.client.request_headers import encode_method_headers
 from meshtrio.client.retry.policy import RetryState
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
 from meshtrio.grpc.compression import IDENTITY
-from meshtrio.grpc.message_limits import MessageLimits
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.grpc.status import STATUS_OK
 from meshtrio.rpc.composite_tracer import (
     start_attempt_tracer,
     start_client_call_tracer,
     start_method_tracer,
 )
-from meshtrio.rpc.purerpc_compat import Message, MetadataLike, Method
+from meshtrio.rpc.message_limits import MessageLimits
+from meshtrio.rpc.method import Message, MetadataLike, Method
 from meshtrio.rpc.tracer import (
     HEDGE,
     ORIGINAL,
     RETRY,
-    STATUS_OK,
     TRANSPARENT_RETRY,
     ClientCallTracer,
     MethodTracer,
-    call_status_for,
 )
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 

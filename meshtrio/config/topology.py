@@ -1,20 +1,21 @@
-"""How plugins and groups hang together: members, order, and what cannot be. Pure."""
+"""Membership of plugins in groups, and the order in which plugins are started. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 from meshtrio.config.group import GroupConfig
 from meshtrio.config.plugin import PluginConfig
 
 Dependencies = Mapping[str, frozenset[str]]
-"""By plugin: those that have to be ready before it is started."""
+"""Maps each plugin to those that have to be ready before it is started."""
 
 
 class Topology:
-    """The groups of a mesh, and the order they and `depends_on` put plugins in.
+    """The graph of a mesh's plugins and groups: membership and dependencies.
 
-    What `problems` finds wrong must be mended before the rest is asked.
+    The other methods require that `validate` returns no errors.
     """
 
     def __init__(self, plugins: Sequence[PluginConfig], groups: Sequence[GroupConfig]) -> None:
@@ -23,23 +24,23 @@ class Topology:
         self._parent = {member: group for group in groups for member in group.members}
 
     def group_of(self, name: str) -> GroupConfig | None:
-        """The group that a plugin or group is a member of."""
+        """Return the group of which a plugin or group is a direct member; None without one."""
         return self._parent.get(name)
 
     def plugins_in(self, name: str) -> tuple[str, ...]:
-        """The plugins below a group in the order they are listed; of a plugin, itself."""
+        """Return all plugins below a group, in the order they are listed; for a plugin, itself."""
         group = self._groups.get(name)
         if group is None:
             return (name,)
         return tuple(plugin for member in group.members for plugin in self.plugins_in(member))
 
     def group_path(self, name: str) -> tuple[str, ...]:
-        """A plugin or group and the groups above it, innermost first."""
+        """Return a plugin or group and the groups around it, innermost first."""
         group = self._parent.get(name)
         return (name,) if group is None else (name, *self.group_path(group.name))
 
     def dependencies(self) -> Dependencies:
-        """What each plugin waits for: its own `depends_on`, and that of the groups it is in."""
+        """Return what each plugin waits for: its own `depends_on`, and those of its groups."""
         return {
             name: frozenset(
                 plugin
@@ -54,11 +55,11 @@ class Topology:
         found = self._groups.get(name) or self._plugins[name]
         return found.depends_on
 
-    # -- what is wrong -----------------------------------------------------------------------
+    # -- validation --------------------------------------------------------------------------
 
     def validate(self) -> list[str]:
-        """Every mistake, as "key: reason"."""
-        found = [f"group {name!r}: a plugin has this name, too" for name in self._ambiguous_names()]
+        """Return every error, as "key: reason"."""
+        found = [f"group {name!r}: a plugin has this name too" for name in self._ambiguous_names()]
         found += self._member_errors()
         found += self._unknown_dependency_errors()
         if not found:
@@ -94,38 +95,28 @@ class Topology:
             name: frozenset(member for member in group.members if member in self._groups)
             for name, group in self._groups.items()
         }
-        circle = find_cycle(edges)
-        if circle:
-            yield f"group {circle[0]!r}: members: a group is inside itself: {_format_cycle(circle)}"
+        cycle = _find_cycle(edges)
+        if cycle:
+            yield f"group {cycle[0]!r}: members: a group is inside itself: {_format_cycle(cycle)}"
 
     def _cycle_errors(self) -> Iterator[str]:
-        circle = find_cycle(self.dependencies())
-        if circle:
-            path = _format_cycle(circle)
-            yield f"plugin {circle[0]!r}: depends_on: each waits for the next: {path}"
+        cycle = _find_cycle(self.dependencies())
+        if cycle:
+            path = _format_cycle(cycle)
+            yield f"plugin {cycle[0]!r}: depends_on: each waits for the next: {path}"
 
 
 def _format_cycle(cycle: Iterable[str]) -> str:
     return " → ".join(cycle)
 
 
-def find_cycle(edges: Dependencies) -> tuple[str, ...]:
-    """A circle as its names in order, the first again at the end; () where there is none."""
-    done: set[str] = set()
-
-    def walk(name: str, path: tuple[str, ...]) -> tuple[str, ...]:
-        if name in path:
-            return (*path[path.index(name) :], name)
-        if name not in done:
-            for following in sorted(edges.get(name, ())):
-                circle = walk(following, (*path, name))
-                if circle:
-                    return circle
-            done.add(name)
-        return ()
-
-    for name in edges:
-        circle = walk(name, ())
-        if circle:
-            return circle
-    return ()
+def _find_cycle(edges: Dependencies) -> list[str]:
+    """Return the names of a cycle in order, its first repeated at the end; [] if there is none."""
+    sorter = TopologicalSorter({name: sorted(edges[name]) for name in edges})
+    try:
+        sorter.prepare()
+    except CycleError as exc:
+        # graphlib lists each node after one that it precedes, here: after one that waits for it.
+        cycle: list[str] = exc.args[1]
+        return cycle[::-1]
+    return []

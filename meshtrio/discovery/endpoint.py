@@ -1,184 +1,87 @@
-"""Where a service can be called, and what became of the places where it no longer can."""
+"""Endpoints: the addresses at which a service is served."""
 
 from __future__ import annotations
 
-import errno
-import socket
-
 import attrs
-import trio
 
-from meshtrio.transport import unix_connect
 from meshtrio.util.address import Address, ClientTlsConfig
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.text import replace_surrogates
 
 RECONNECT_BACKOFF = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
-"""Between attempts to reach an endpoint that refuses: connections, and calls it turned away."""
+"""Delays between attempts to reach an endpoint: connections, and calls that it refused."""
 LOCAL_RECONNECT_BACKOFF = attrs.evolve(RECONNECT_BACKOFF, maximum=0.5)
-"""The same on this machine, where it costs next to nothing."""
-_BACKLOG_RETRY_DELAY, _MAX_BACKLOG_RETRY_DELAY = 0.002, 0.1
-"""Seconds between attempts to connect to a server whose backlog is full."""
-_BACKLOG_FULL_MESSAGE = "its backlog of connections is full: it is overloaded, or stuck"
+"""As `RECONNECT_BACKOFF`, for endpoints on this machine, where an attempt costs next to nothing."""
 REGISTERED_RECONNECT_BACKOFF = attrs.evolve(RECONNECT_BACKOFF, maximum=120.0)
-"""The same for endpoints that programs or the config have registered, which may never have been
-there. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; that it begins at
-20 ms finds what has just been restarted."""
+"""As `RECONNECT_BACKOFF`, for endpoints that programs or the config have registered, which may
+never have existed. Source: gRPC's connection-backoff.md for multiplier, jitter and maximum; the
+initial 20 ms find a server that has just been restarted."""
 LOCAL_PRIORITY, REMOTE_PRIORITY = 0, 1
-"""Priorities: endpoints of the first are called while any of them is ready, then the others."""
+"""Priorities of endpoints: the lower number is called while any endpoint of it is ready."""
 
 
 @attrs.frozen
 class Endpoint:
-    """One place that serves a service, for as long as one process does.
-
-    `id` is never used twice by a mesh, so a restarted plugin is a new endpoint on the same address.
-    """
+    """One address that serves a service, for the lifetime of one server process."""
 
     id: str
+    """Identifies the endpoint. A mesh never uses an id twice, so a restarted plugin is a new
+    endpoint on the same address."""
     address: str
-    """`unix:/path/to/socket` or `tcp:host:port`."""
+    """The address to connect to: `unix:/path/to/socket` or `tcp:host:port`."""
     instance: int = 0
+    """The number of the plugin's instance; 0 for endpoints that the mesh does not run."""
     pid: int = 0
+    """The process id of the plugin; 0 for endpoints that the mesh does not run."""
     weight: int = 1
-    """Of twice the weight, twice the calls, where the service's balancing goes by it."""
+    """The share of calls relative to other endpoints, if the load balancing policy is weighted."""
     priority: int = LOCAL_PRIORITY
+    """The priority of the endpoint: `LOCAL_PRIORITY` or `REMOTE_PRIORITY`."""
     tls: ClientTlsConfig | None = None
+    """The TLS files for connections to it; None for plaintext."""
     server_uid: int | None = None
-    """The uid that its server has to run as, if it is a Unix socket: of a plugin, what the mesh
-    found when it became ready; of a registration, the registrar if that is not the mesh's user. If
-    it is None, any server is spoken to."""
+    """The uid that the server of a Unix socket must run as, None for any. For a plugin it is the
+    uid found when the plugin became ready; for a registration, the uid of the registrar unless
+    that is the mesh's own user."""
     allow_root: bool = False
-    """Root may serve it instead of `owner`: for addresses that a client knows by itself."""
+    """Whether root may serve it instead of `server_uid`: for addresses not given by a registry."""
 
     @property
     def allowed_server_uids(self) -> frozenset[int] | None:
-        """The uids of which its server has to have one; None if any will do."""
+        """The uids that its server may run as; None for any."""
         if self.server_uid is None:
             return None
         return frozenset({self.server_uid, 0}) if self.allow_root else frozenset({self.server_uid})
 
     @property
     def is_registered(self) -> bool:
-        """Whether a registry lists it that does not know if anything listens there: the mesh does
-        not run it, and it is no address that a channel was opened to."""
+        """Whether a program or the config has registered it, so that it may not exist: the mesh
+        does not run it, and it is not an address that a channel was opened to."""
         return not self.pid and self.id != self.address
 
     @property
     def stable_id(self) -> str:
-        """The same for the endpoint that takes its place when its plugin is started again."""
+        """An identifier that stays the same when the plugin is restarted."""
         return f"instance {self.instance}" if self.pid else self.address
 
 
-@attrs.frozen
-class ExitInfo:
-    """Why an endpoint is gone: `reason` is a sentence, the rest what is known of an exit."""
-
-    endpoint_id: str
-    reason: str
-    exit_status: int | None = None
-    signal: int | None = None
-    stderr_tail: tuple[str, ...] = ()
-    launch_id: str = ""
-    """The word of the process (MESH_LAUNCH_ID), where a mesh ran it."""
-
-    @property
-    def is_process_exit(self) -> bool:
-        return self.exit_status is not None or self.signal is not None
-
-
-@attrs.frozen
-class ServiceState:
-    """What a registry knows of one service at a moment."""
-
-    endpoints: tuple[Endpoint, ...] = ()
-    exit_infos: tuple[ExitInfo, ...] = ()
-    """The latest ones, oldest first; bounded."""
-    service_config: str = ""
-    """gRPC's JSON form, "" for the defaults."""
-    unmanaged: bool = False
-    """Nobody sees to it that there are endpoints, so that callers do not wait for one."""
-
-
 def get_host(address: str) -> str | None:
-    """The host of a TCP address, None for a Unix socket."""
+    """Return the host of a TCP address, None for a Unix socket."""
     return Address.parse(address).host or None
 
 
 def canonical_target(name: str) -> str:
-    """What telemetry calls a channel's service or address: the target in full, as gRPC writes it
-    (gRFC A66: scheme://[authority]/path)."""
-    name = replace_surrogates(
-        name
-    )  # a socket's path need not be UTF-8, and metrics and channelz have to be
+    """Return the target of a channel as telemetry shows it: a URI with scheme and path.
+
+    Source: gRFC A66.
+    """
+    # A socket's path need not be UTF-8; metrics and channelz must be.
+    name = replace_surrogates(name)
     if ":" not in name:
         return f"mesh:///{name}"
     try:
         where = Address.parse(name)
     except ValueError:
-        return name  # Its endpoint will say what is wrong with it.
-    # What gRPC has for a host and a port is its resolver, which asks the system as we do.
+        return name  # Connecting to the endpoint reports what is wrong with it.
+    # gRPC calls the resolver of a host and port "dns"; it asks the system, as we do.
     return f"unix://{where.path}" if where.path else f"dns:///{str(where).removeprefix('tcp:')}"
-
-
-async def connect_socket(
-    address: str, allowed_uids: frozenset[int] | None = None, *, backlog_timeout: float = 0.0
-) -> socket.socket:
-    """Connect to an endpoint's address.
-
-    Args:
-        address: `unix:/path` or `tcp:host:port`.
-        owners: the uids of which a Unix socket's server has to have one, see `unix.connect`. It
-            does nothing on TCP.
-        patience: Seconds to wait for room in the backlog of a Unix socket's server. On TCP the
-            kernel waits.
-
-    Returns:
-        A non-blocking socket that the caller owns.
-
-    Raises:
-        WrongServerError: another user serves there. BlockingIOError: The backlog of a Unix
-        socket's server is full. OSError: Nothing listens there, or this process lacks resources:
-        see `RESOURCE_EXHAUSTED_ERRNOS`. ValueError: The address has another form.
-    """
-    where = Address.parse(address)
-    if where.path:
-        return await _connect_unix(where.path, allowed_uids, backlog_timeout)
-    try:
-        stream = await trio.open_tcp_stream(where.host, where.port)
-    except OSError as exc:
-        raise OSError(_get_errno(exc), _describe_connect_error(exc)) from None
-    return socket.socket(fileno=stream.socket.detach())
-
-
-def _get_errno(exc: OSError) -> int | None:
-    """The error number, or that of the first attempt of trio's that failed."""
-    group = exc.__cause__
-    if exc.errno is None and isinstance(group, BaseExceptionGroup):
-        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
-    return exc.errno
-
-
-def _describe_connect_error(exc: OSError) -> str:
-    """What all attempts of trio's to connect have failed with, which it only says that they did."""
-    group = exc.__cause__
-    if isinstance(group, BaseExceptionGroup):
-        reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
-        return "; ".join(sorted(reasons))
-    return exc.strerror or str(exc)
-
-
-async def _connect_unix(
-    path: str, allowed_uids: frozenset[int] | None, backlog_timeout: float
-) -> socket.socket:
-    """Try until there is room: after EAGAIN of a full backlog there is nothing to wait on."""
-    await trio.lowlevel.checkpoint()
-    until, pause = trio.current_time() + backlog_timeout, _BACKLOG_RETRY_DELAY
-    while True:
-        try:
-            return unix_connect.connect_unix(path, allowed_uids)
-        except BlockingIOError:
-            if trio.current_time() >= until:
-                raise BlockingIOError(errno.EAGAIN, _BACKLOG_FULL_MESSAGE) from None
-        await trio.sleep(pause)
-        pause = min(2 * pause, _MAX_BACKLOG_RETRY_DELAY)

@@ -8,28 +8,32 @@ from contextlib import aclosing
 from typing import Any
 
 import attrs
+import trio
 from trio_util import AsyncValue
 
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import UnknownServiceError
+from meshtrio.discovery.service_state import ServiceState
 
 _MAX_EXIT_INFOS = 16
 _MAX_REASON_LENGTH = 1000
-"""Characters; reasons may quote what a plugin answered."""
+"""Maximum length in characters: reasons may quote responses of plugins."""
 _MAX_IDLE_SERVICES = 256
 
 
 class MemoryRegistry:
-    """Each service is one value that is replaced whole, so a watcher holds no queue."""
+    """A `Registry` in which each service is one immutable value, so that watchers need no queue."""
 
     def __init__(self) -> None:
         self._services: dict[str, AsyncValue[ServiceState]] = {}
         self._watcher_counts: Counter[str] = Counter()
         self.revision = 0
-        """Of what is known of a service, since the mesh was started."""
+        """Number of changes of any service since the mesh was started."""
+        self._changed = trio.lowlevel.ParkingLot()
         self._claim_subscribers: list[Callable[[str], None]] = []
         self._removed: set[str] = set()
-        """They keep their values: who watches one is told when it is declared again."""
+        """Services that were removed but keep their value for watchers."""
 
     def add_service(self, service: str) -> None:
         self._services.setdefault(service, AsyncValue(ServiceState()))
@@ -67,14 +71,17 @@ class MemoryRegistry:
             self._notify_claim_subscribers(service)
 
     def _update(self, service: str, **changes: Any) -> None:
-        """Replace a service's state, if it is another then: those who watch it are told."""
+        """Replace a service's state; wake its watchers if it differs."""
         value = self._services[service]
         following = attrs.evolve(value.value, **changes)
-        self.revision += following != value.value
+        if following != value.value:
+            self.revision += 1
+            self._changed.unpark_all()
         value.value = following
 
     def _evict_idle(self) -> None:
-        """Have no more of those that nobody attends to, serves or watches than are to be kept."""
+        """Drop the oldest unmanaged services without endpoints and watchers, except the last
+        ones."""
         idle = [
             service
             for service, value in self._services.items()
@@ -90,17 +97,20 @@ class MemoryRegistry:
         if service not in self._services:
             raise UnknownServiceError(service, self.services())
         state = self._services[service].value
-        gone = exit_info.endpoint_id
-        # A later word on the same endpoint replaces the first: stopped, then how it ended. Only
-        # the last one has a tail of stderr: every watcher is sent all of the state again and again.
-        departures = [
-            attrs.evolve(d, stderr_tail=()) for d in state.exit_infos if d.endpoint_id != gone
+        endpoint_id = exit_info.endpoint_id
+        # A later exit info of the same endpoint replaces the first: "stopped", then the exit
+        # status. Only the latest keeps its stderr: the whole state is sent to every watcher at
+        # each change.
+        earlier = [
+            attrs.evolve(info, stderr_tail=())
+            for info in state.exit_infos
+            if info.endpoint_id != endpoint_id
         ]
         exit_info = attrs.evolve(exit_info, reason=exit_info.reason[:_MAX_REASON_LENGTH])
         self._update(
             service,
-            endpoints=tuple(endpoint for endpoint in state.endpoints if endpoint.id != gone),
-            exit_infos=(*departures, exit_info)[-_MAX_EXIT_INFOS:],
+            endpoints=tuple(each for each in state.endpoints if each.id != endpoint_id),
+            exit_infos=(*earlier, exit_info)[-_MAX_EXIT_INFOS:],
         )
 
     def resolve(self, service: str) -> ServiceState:
@@ -110,7 +120,7 @@ class MemoryRegistry:
         return state
 
     def count_endpoints(self) -> int:
-        """Of all services."""
+        """Return the number of endpoints of all services."""
         return sum(len(value.value.endpoints) for value in self._services.values())
 
     def has_service(self, service: str) -> bool:
@@ -118,6 +128,10 @@ class MemoryRegistry:
 
     def services(self) -> tuple[str, ...]:
         return tuple(sorted(self._services.keys() - self._removed))
+
+    async def wait_changed(self, revision: int) -> None:
+        while self.revision == revision:
+            await self._changed.park()
 
     async def watch(self, service: str) -> AsyncGenerator[ServiceState, None]:
         self.resolve(service)
@@ -128,4 +142,4 @@ class MemoryRegistry:
                     yield state
         finally:
             self._watcher_counts[service] -= 1
-            self._watcher_counts += Counter()  # drops what is 0
+            self._watcher_counts += Counter()  # drops counts of 0

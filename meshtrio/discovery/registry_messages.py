@@ -1,4 +1,4 @@
-"""What a registry knows, as messages of meshtrio.v1.Registry and back."""
+"""Conversion between the model of discovery and the messages of meshtrio.v1.Registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.messages import registry as messages
 from meshtrio.util.address import Address, ClientTlsConfig
 from meshtrio.util.text import replace_surrogates
@@ -20,7 +22,7 @@ def make_register_request(
     *,
     local: bool | None,
 ) -> Any:
-    """A RegisterRequest for a path, or for an address."""
+    """Make a RegisterRequest for the path of a Unix socket, or for an address."""
     where = str(socket)
     if not where.startswith(("unix:", "tcp:")):
         where = f"unix:{os.path.abspath(where)}"
@@ -74,7 +76,8 @@ def state_from_message(message: Any) -> ServiceState:
 
 
 def _make_address_fields(address: str) -> dict[str, Any]:
-    """The fields of an address; a path that is not UTF-8 has a field of its own, in bytes."""
+    """Return the fields of an address; a path that is not UTF-8 has a field of its own, in
+    bytes."""
     text = replace_surrogates(address)
     if text == address:
         return {"address": address}
@@ -82,7 +85,7 @@ def _make_address_fields(address: str) -> dict[str, Any]:
 
 
 def get_address(message: Any) -> str:
-    """The address that an Endpoint or a RegisterRequest has. Raises ValueError."""
+    """Return the address in an Endpoint or a RegisterRequest. Raises ValueError."""
     if message.HasField("path"):
         return f"unix:{os.fsdecode(message.path)}"
     address: str = message.address
@@ -108,7 +111,7 @@ def _endpoint_from_message(message: Any) -> Endpoint:
         address=get_address(message),
         instance=message.instance,
         pid=message.pid,
-        # Not set by a mesh that is older than this client.
+        # 0 from a mesh that is older than this client.
         weight=message.weight or 1,
         priority=message.priority,
         tls=tls_from_message(message.tls) if message.HasField("tls") else None,

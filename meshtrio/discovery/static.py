@@ -1,11 +1,12 @@
-"""The [[service]] tables of a config, in a registry."""
+"""Registers the endpoints of the [[service]] tables of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from meshtrio.config import StaticServiceConfig
-from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.util.address import Address, ClientTlsConfig
 
@@ -15,14 +16,15 @@ def apply_service_tables(
     old_tables: Iterable[StaticServiceConfig],
     new_tables: Iterable[StaticServiceConfig],
 ) -> None:
-    """Take over what the tables say now; endpoints that were there before are left alone."""
+    """Update the registry from the old tables to the new ones; unchanged endpoints stay as they
+    are."""
     old_tables, new_tables = list(old_tables), list(new_tables)
     old, new = _list_endpoints(old_tables), _list_endpoints(new_tables)
     for table in new_tables:
         registry.add_service(table.name)
     for service, endpoint in old:
         if (service, endpoint) not in new:
-            reason = f"{endpoint.address} was taken out of the config"
+            reason = f"{endpoint.address} was removed from the config"
             registry.deregister(service, ExitInfo(endpoint.id, reason))
     for service, endpoint in new:
         if (service, endpoint) not in old:
@@ -43,9 +45,17 @@ def _list_endpoints(tables: Iterable[StaticServiceConfig]) -> list[tuple[str, En
 def make_external_endpoint(
     address: str, weight: int = 1, tls: ClientTlsConfig | None = None, *, local: bool | None = None
 ) -> Endpoint:
-    """An endpoint the mesh does not run, with an id that says all of it. Raises ValueError.
+    """Make an endpoint that the mesh does not run; equal arguments give equal ids.
 
-    `local` as in `StaticServiceConfig`.
+    Args:
+        address: `unix:/path` or `tcp:host:port`.
+        weight: See `Endpoint.weight`.
+        tls: The TLS files for connections to it; None for plaintext.
+        local: Whether it is on this machine, which gives it the higher priority; None: if it is a
+            Unix socket.
+
+    Raises:
+        ValueError: The address has another form.
     """
     where = Address.parse(address)
     priority = LOCAL_PRIORITY if (where.is_unix if local is None else local) else REMOTE_PRIORITY

@@ -21,17 +21,20 @@ from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
+from meshtrio.grpc.header_builder import build_response_headers, timeout_field
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.grpc.status import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
     DEADLINE_TOLERANCE,
-    error_for_http_status,
     header_list_too_large_message,
 )
 from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.hpack.codec import HeaderBlock
+from meshtrio.rpc.errors import error_for_call
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.rpc.server_call import encode_server_status
-from meshtrio.rpc.stats import has_succeeded
-from meshtrio.rpc.tracer import CANCELLED, DEADLINE_EXCEEDED
+from meshtrio.util.identity_cache import IdentityCache
 
 if TYPE_CHECKING:
     from meshtrio.gateway.router import Route, Router
@@ -45,17 +48,9 @@ _MAX_SMALL_CHUNK = 4096
 _MAX_UNREAD_SIZE = 8 * 1024 * 1024
 """Bytes that may wait for a caller who does not read."""
 
-_rewrite_response_headers = header_rewrite.IdentityCache(header_rewrite.rewrite_response_headers)
-_rewrite_trailers = header_rewrite.IdentityCache(header_rewrite.rewrite_trailers)
-_DEFAULT_RESPONSE_HEADERS = header_rewrite.rewrite_response_headers(
-    ResponseHeaders(
-        http_status=200,
-        content_type="application/grpc",
-        encoding="identity",
-        metadata=(),
-        trailers=None,
-    )
-)
+_rewrite_response_headers = IdentityCache(header_rewrite.rewrite_response_headers)
+_rewrite_trailers = IdentityCache(header_rewrite.rewrite_trailers)
+_DEFAULT_RESPONSE_HEADERS = build_response_headers(content_type=b"application/grpc")
 
 
 class ProxiedCall:
@@ -190,7 +185,8 @@ class ProxiedCall:
             return True
         block = self._route.encode_headers(channel, self._downstream.peer)
         if self._route.headers.timeout is not None:
-            block += header_rewrite.encode_timeout_field(self._deadline - trio.current_time())
+            left = self._deadline - trio.current_time()
+            block += HeaderBlock.encode([timeout_field(left)])
         limit = connection.engine.max_send_header_list_size
         if block.list_size > limit:
             raise purerpc.ResourceExhaustedError(
@@ -204,7 +200,7 @@ class ProxiedCall:
         plugin = connection.open_stream_as(UpstreamStream, block.data)
         assert plugin is not None
         plugin.owner, plugin.proxied_call = channel, self
-        connection.counters.messages_sent -= 1  # Its messages are not looked at, and not counted.
+        connection.counters.streamed_requests += 1  # Messages of proxied calls are not counted.
         channel.call_counters.last_started = connection.counters.last_started = time()
         self._pick_result, self._upstream = pick_result, plugin
         for data in self._replay_buffer or ():
@@ -296,7 +292,8 @@ class ProxiedCall:
 
     def on_response_end(self, trailers: Trailers | None) -> None:
         if trailers is None:
-            self._end_with_error(self._make_missing_status_error())
+            headers = None if self._upstream is None else self._upstream.headers
+            self._end_with_error(error_for_call(headers, None, peer="the plugin"))
             return
         block = _rewrite_trailers(trailers)
         room = self._downstream.connection.engine.max_send_header_list_size
@@ -315,12 +312,6 @@ class ProxiedCall:
             header_list_too_large_message("response", size, limit)
         )
         self._end_with_error(error, success=None)
-
-    def _make_missing_status_error(self) -> purerpc.RpcFailedError:
-        head = None if self._upstream is None else self._upstream.headers
-        if head is not None and head.http_status != 200:
-            return error_for_http_status(head.http_status)
-        return purerpc.UnknownError("the plugin ended the call without a status")
 
     def on_upstream_reset(self, error: purerpc.RpcFailedError) -> None:
         if isinstance(error, CallRefusedError) and not self._downstream.headers_sent:
@@ -432,8 +423,8 @@ class ProxiedCall:
         if plugin is None or channel is None or target is None:
             return
         plugin.proxied_call = None
-        if has_succeeded(plugin):
-            plugin.connection.counters.messages_received -= 1
+        if plugin.has_succeeded:
+            plugin.connection.counters.streamed_replies += 1
         plugin.reset(ErrorCode.CANCEL)
         if self._holds_slot:
             channel.release_slot()

@@ -27,6 +27,7 @@ from meshtrio.rpc.stream import Stream
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.transport.peer import Peer
 from meshtrio.util.concurrency import sleep_until_tick
+from meshtrio.util.identity_cache import IdentityCache
 
 _UNQUOTED_CHARACTERS = " !#$&'()*+/:;<=>?@[]^_`{|}~-."
 """What stands for itself in the description of a caller: no comma, and nothing outside ASCII."""
@@ -96,7 +97,7 @@ class Router:
         # Not by the services' configs, whose bounds are for the calls of others.
         asking = partial(self._make_channel, service_config=ServiceConfig())
         self.service_index = ServiceIndex(registry, configured_services, asking)
-        self._get_route = header_rewrite.IdentityCache(Route.from_headers)
+        self._get_route = IdentityCache(Route.from_headers)
         self._channels: dict[str, _OpenChannel] = {}
         self._opening_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._nursery: trio.Nursery | None = None

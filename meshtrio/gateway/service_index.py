@@ -20,8 +20,8 @@ from meshtrio.client.reflection import (
     is_full_name,
     list_services,
 )
-from meshtrio.discovery.endpoint import ServiceState
 from meshtrio.discovery.registry import Registry
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.services.reflection_files import ReflectionSource
 
 _log = logging.getLogger("meshtrio.gateway")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from meshtrio.http2.errors import MessageTooLargeError
+from meshtrio.grpc.framing import MessageTooLargeError
 
 IDENTITY = "identity"
 GZIP = "gzip"

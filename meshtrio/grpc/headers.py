@@ -23,11 +23,10 @@ from meshtrio.grpc.metadata import (
     Metadata,
     decode_binary,
     decode_key,
-    decode_status_message,
-    decode_timeout,
     decode_value,
-    escape_outer_whitespace,
 )
+from meshtrio.grpc.status_message import decode_status_message, escape_outer_whitespace
+from meshtrio.grpc.timeout import decode_timeout
 from meshtrio.http2.errors import MalformedHeadersError
 from meshtrio.http2.hpack.decoder import HeaderList
 
@@ -40,6 +39,11 @@ _NON_METADATA_FIELDS = frozenset(
     {b"te", b"content-type", b"content-length", b"user-agent", b"host"}
 )
 _ALLOWED_GRPC_KEYS = frozenset(name.encode() for name in ALLOWED_GRPC_KEYS)
+
+
+def is_grpc_content_type(content_type: str) -> bool:
+    """Tell whether a content-type is `application/grpc`, with any suffix or parameters."""
+    return content_type.lower().startswith("application/grpc")
 
 
 @attrs.frozen
@@ -63,7 +67,8 @@ class RequestHeaders:
 
     @property
     def is_grpc(self) -> bool:
-        return self.method == "POST" and self.content_type.startswith("application/grpc")
+        """Whether this is a gRPC call, rather than another HTTP request."""
+        return self.method == "POST" and is_grpc_content_type(self.content_type)
 
 
 @attrs.frozen

@@ -16,18 +16,15 @@ from typing import Any
 
 import attrs
 
-from meshtrio.client.load_balancing.outlier_detection import (
-    FailurePercentage,
-    OutlierDetection,
-    SuccessRate,
-)
-from meshtrio.client.retry.policy import (
+from meshtrio.errors import ConfigError
+from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection, SuccessRate
+from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
     RetryBudgetConfig,
     RetryPolicy,
     RetryThrottling,
 )
-from meshtrio.errors import ConfigError
+from meshtrio.grpc.status import StatusCode
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.json_reader import (
     ObjectReader,
@@ -36,7 +33,6 @@ from meshtrio.util.json_reader import (
     parse_boolean,
     parse_duration,
     parse_fraction,
-    parse_status_codes,
     parse_string,
 )
 
@@ -45,6 +41,8 @@ _BACKOFF_JITTER = 0.2
 
 
 class LoadBalancingPolicy(Enum):
+    """Load balancing policies, with their names in a service config."""
+
     PICK_FIRST = "pick_first"
     ROUND_ROBIN = "round_robin"
     LEAST_REQUEST = "least_request_experimental"
@@ -53,47 +51,54 @@ class LoadBalancingPolicy(Enum):
 
 @attrs.frozen
 class LoadBalancingConfig:
-    """How endpoints are chosen."""
+    """How a channel picks the endpoint of a call."""
 
     policy: LoadBalancingPolicy = LoadBalancingPolicy.LEAST_REQUEST
+    """The policy of the channel."""
     choice_count: int = 2
-    """Endpoints that LEAST_REQUEST draws."""
+    """Number of endpoints that LEAST_REQUEST draws, of which it picks the least busy (gRFC A48)."""
     request_hash_header: str | None = None
-    """The metadata key whose value RING_HASH goes by."""
+    """Metadata key whose value RING_HASH hashes; None for a random hash (gRFC A76)."""
     ring_size_range: tuple[int, int] = (1024, 4096)
+    """Minimum and maximum number of entries of RING_HASH's ring (gRFC A42)."""
     outlier_detection: OutlierDetection | None = None
+    """Outlier detection of the channel; None if off."""
 
 
 @attrs.frozen
 class MethodConfig:
-    """What holds for the calls of some methods. None leaves it to the caller."""
+    """Parameters of the calls of some methods; None leaves one to the caller."""
 
     timeout: float | None = None
-    """Seconds that a call may take at most, however much time its caller has."""
+    """Maximum seconds of a call; the caller's deadline still applies if it is earlier."""
     wait_for_ready: bool | None = None
+    """Whether calls wait for an endpoint, rather than fail while there is none."""
     max_request_message_bytes: int | None = None
-    """Bytes of a message that is sent, before compression."""
+    """Maximum size of a sent message, in bytes before compression."""
     max_response_message_bytes: int | None = None
-    """Bytes of a message that is received, after decompression."""
+    """Maximum size of a received message, in bytes after decompression."""
     retry_policy: RetryPolicy | None = None
+    """Retries of the calls; excludes `hedging_policy`."""
     hedging_policy: HedgingPolicy | None = None
+    """Hedging of the calls; excludes `retry_policy`."""
     can_use_fast_path: bool = attrs.field(init=False, eq=False, repr=False)
-    """Nothing of it needs more than one attempt after the other."""
+    """Whether a call needs neither a timeout scope nor concurrent attempts."""
 
     def __attrs_post_init__(self) -> None:
-        plain = self.timeout is None and self.hedging_policy is None
-        object.__setattr__(self, "can_use_fast_path", plain)
+        can_use_fast_path = self.timeout is None and self.hedging_policy is None
+        object.__setattr__(self, "can_use_fast_path", can_use_fast_path)
 
 
 @attrs.frozen
 class CircuitBreakerLimits:
-    """Circuit breaking: what is above them fails with RESOURCE_EXHAUSTED at once."""
+    """Limits above which the calls of a channel fail at once, with RESOURCE_EXHAUSTED."""
 
     max_in_flight: int | None = None
-    """Calls of a channel that have an endpoint."""
+    """Maximum number of calls that have an endpoint."""
     max_in_flight_per_endpoint: int | None = None
+    """Maximum number of calls that have the same endpoint."""
     max_pending: int | None = None
-    """Calls of a channel that wait for an endpoint."""
+    """Maximum number of calls that wait for an endpoint."""
 
 
 @attrs.frozen
@@ -179,7 +184,7 @@ def _read_retry_policy(fields: ObjectReader) -> RetryPolicy:
     return RetryPolicy(
         max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
         backoff=Backoff(initial, maximum, max(multiplier, 1.0), _BACKOFF_JITTER),
-        retryable_codes=fields.get("retryableStatusCodes", parse_status_codes, required=True)
+        retryable_codes=fields.get("retryableStatusCodes", _parse_status_codes, required=True)
         or frozenset(),
     )
 
@@ -188,7 +193,7 @@ def _read_hedging_policy(fields: ObjectReader) -> HedgingPolicy:
     return HedgingPolicy(
         max_attempts=fields.get("maxAttempts", integer_parser(2), required=True) or 2,
         hedging_delay=fields.get("hedgingDelay", parse_duration, 0.0),
-        non_fatal_codes=fields.get("nonFatalStatusCodes", parse_status_codes, frozenset()),
+        non_fatal_codes=fields.get("nonFatalStatusCodes", _parse_status_codes, frozenset()),
     )
 
 
@@ -295,3 +300,18 @@ _POLICY_READERS = {
     "ring_hash_experimental": _read_ring_hash,
     "outlier_detection_experimental": _read_outlier_detection,
 }
+
+
+def _parse_status_codes(raw: Any) -> frozenset[int]:
+    """Parse a list of at least one status code, by name or number."""
+    if not isinstance(raw, list) or not raw:
+        raise ValueError("must be a list of status codes")
+    return frozenset(map(_parse_status_code, raw))
+
+
+def _parse_status_code(raw: Any) -> int:
+    if isinstance(raw, str) and raw.upper() in StatusCode.__members__:
+        return StatusCode[raw.upper()].value
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < len(StatusCode):
+        return raw
+    raise ValueError('must be status codes like "UNAVAILABLE"')

@@ -14,20 +14,18 @@ judged without it is in `frames`, `framing`, `hpack`, `heads`, `stream`, `resets
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
+from typing import Any, Protocol
 
-from meshtrio.grpc.headers import (
-    parse_request_headers,
-    parse_response_headers,
-    parse_trailers,
-)
+import attrs
+
 from meshtrio.http2 import frames
+from meshtrio.http2.abuse_limits import reset_cost
 from meshtrio.http2.errors import (
     DenialOfServiceError,
     ErrorCode,
-    HeaderListTooLargeError,
     LocalProtocolError,
     MalformedHeadersError,
     RemoteProtocolError,
@@ -50,9 +48,15 @@ from meshtrio.http2.events import (
 )
 from meshtrio.http2.frame_reader import Frame, FrameReader, strip_padding
 from meshtrio.http2.frames import FrameType, Setting
-from meshtrio.http2.hpack.codec import TABLE_SIZE_UPDATE_TO_ZERO, HeaderDecoder
+from meshtrio.http2.hpack.codec import TABLE_SIZE_UPDATE_TO_ZERO
+from meshtrio.http2.hpack.decoder import HeaderDecoder, HeaderList
+from meshtrio.http2.hpack.errors import (
+    HeaderListTooLargeError,
+    HpackDecodingError,
+    OversizedHeaderListError,
+)
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.reset_streams import ResetStreams, reset_cost
+from meshtrio.http2.reset_streams import ResetStreams
 from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -76,6 +80,53 @@ class Role(Enum):
     SERVER = "server"
 
 
+class RequestHeadersInfo(Protocol):
+    """What the engine reads of parsed request headers."""
+
+    @property
+    def content_length(self) -> int | None:
+        """The value of content-length; None if there is none."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the client gives the request; None if unlimited."""
+
+
+class ResponseHeadersInfo(Protocol):
+    """What the engine reads of parsed response headers."""
+
+    @property
+    def http_status(self) -> int:
+        """The value of :status."""
+
+    @property
+    def content_length(self) -> int | None:
+        """The value of content-length; None if there is none."""
+
+
+@attrs.frozen
+class HeaderParsers:
+    """Functions that parse the header lists of one application protocol.
+
+    Each raises MalformedHeadersError for a list that is malformed (RFC 9113 §8.1.1).
+    """
+
+    parse_request: Callable[[HeaderList], RequestHeadersInfo]
+    """Parses request headers."""
+    parse_response: Callable[[HeaderList], ResponseHeadersInfo]
+    """Parses response headers, informational ones (1xx) included."""
+    parse_trailers: Callable[[HeaderList], Any]
+    """Parses trailers."""
+
+
+def _connection_error(exc: HpackDecodingError | OversizedHeaderListError) -> RemoteProtocolError:
+    """Return the connection error for a header block after which the table is in doubt."""
+    if isinstance(exc, OversizedHeaderListError):
+        return RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(exc))
+    reason = f"header block cannot be decoded: {exc}"
+    return RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason)
+
+
 class H2Connection:
     """One side of an HTTP/2 connection.
 
@@ -84,8 +135,9 @@ class H2Connection:
     that stream's sender.
     """
 
-    def __init__(self, role: Role, limits: Limits | None = None) -> None:
+    def __init__(self, role: Role, parsers: HeaderParsers, limits: Limits | None = None) -> None:
         self.role = role
+        self._parsers = parsers
         self.limits = limits or Limits()
         self.closed = False
         """True once this side has failed the connection; it neither reads nor sends any more."""
@@ -538,6 +590,8 @@ class H2Connection:
                 self._on_response_headers(stream, payload, end_stream, events)
         except MalformedHeadersError as exc:
             raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+        except (HpackDecodingError, OversizedHeaderListError) as exc:
+            raise _connection_error(exc) from None
         except HeaderListTooLargeError as exc:
             if stream is not None and end_stream and not stream.headers_received:
                 stream.process_input(_RECEIVE_END)
@@ -562,7 +616,7 @@ class H2Connection:
         self._highest_peer_stream_id = stream_id
         self._streams_received += 1
         try:
-            head = self._header_decoder.decode(block, parse_request_headers)
+            head = self._header_decoder.decode(block, self._parsers.parse_request)
         except HeaderListTooLargeError as exc:
             self._on_request_headers_too_large(stream_id, exc, end_stream, events)
             return
@@ -586,7 +640,7 @@ class H2Connection:
         stream = self._accept_stream(stream_id)
         if stream is not None:
             self._apply_headers(stream, None, end_stream)
-            events.append(RequestHeadersTooLarge(stream_id, exc.is_grpc, end_stream, str(exc)))
+            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, end_stream, str(exc)))
 
     def _accept_stream(self, stream_id: int) -> H2Stream | None:
         """Make the record of a stream that the client opens, unless it has to be refused."""
@@ -603,7 +657,7 @@ class H2Connection:
     def _on_response_headers(
         self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
     ) -> None:
-        head = self._header_decoder.decode(block, parse_response_headers)
+        head = self._header_decoder.decode(block, self._parsers.parse_response)
         if head.http_status < 200:
             if end_stream:
                 raise MalformedHeadersError("an informational response may not end the stream")
@@ -627,7 +681,7 @@ class H2Connection:
         if stream.state is _HALF_CLOSED_REMOTE:
             self._decode_and_discard(block)
         stream.process_input(StreamInput.RECEIVE_END)
-        trailers = self._header_decoder.decode(block, parse_trailers)
+        trailers = self._header_decoder.decode(block, self._parsers.parse_trailers)
         if not end_stream:
             raise MalformedHeadersError("trailers did not end the stream")
         if stream.remaining_content_length:

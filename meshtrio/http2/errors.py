@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -61,38 +60,6 @@ class StreamError(Exception):
 
 class MalformedHeadersError(Exception):
     """A header list that RFC 9113 §8.1.1 calls malformed; the stream it came on is at fault."""
-
-
-class HeaderListTooLargeError(Exception):
-    """A header list is over this side's limit; it was discarded, and its stream is at fault.
-
-    Sizes are bytes as RFC 9113 §6.5.2 counts them.
-    """
-
-    def __init__(self, size: int, limit: int, *, is_grpc: bool) -> None:
-        super().__init__(
-            f"the header list of {size} bytes is over the receiver's limit of {limit} bytes "
-            "(max_header_list_size)"
-        )
-        self.size = size
-        self.limit = limit
-        self.is_grpc = is_grpc
-        """Whether its content-type was gRPC's."""
-
-
-class MessageTooLargeError(Exception):
-    """A gRPC message is longer than this side agreed to receive.
-
-    `complete` are the messages that came whole before it, as (compressed, bytes).
-    """
-
-    def __init__(
-        self, length: int, limit: int, complete_messages: Sequence[tuple[bool, bytes]] = ()
-    ) -> None:
-        super().__init__(f"message of {length} bytes is over the limit of {limit} bytes")
-        self.length = length
-        self.limit = limit
-        self.complete_messages = complete_messages
 
 
 class LocalProtocolError(Exception):

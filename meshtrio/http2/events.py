@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import attrs
 
-from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
+H = TypeVar("H")
 
 
 @attrs.define
-class RequestReceived:
+class RequestReceived(Generic[H]):
     """Server side: a stream was opened by the peer."""
 
     stream_id: int
-    headers: RequestHeaders
+    headers: H
     end_stream: bool
 
 
@@ -24,17 +26,17 @@ class RequestHeadersTooLarge:
     """
 
     stream_id: int
-    is_grpc: bool
+    content_type: bytes
     end_stream: bool
     reason: str
 
 
 @attrs.define
-class ResponseReceived:
+class ResponseReceived(Generic[H]):
     """Client side: the final response's head (informational ones are passed over)."""
 
     stream_id: int
-    headers: ResponseHeaders
+    headers: H
     end_stream: bool
 
 
@@ -48,11 +50,11 @@ class DataReceived:
 
 
 @attrs.define
-class TrailersReceived:
+class TrailersReceived(Generic[H]):
     """The peer ended its side with trailers; None where they hold no gRPC status."""
 
     stream_id: int
-    trailers: Trailers | None
+    trailers: H
 
 
 @attrs.define
@@ -105,11 +107,11 @@ class ConnectionFailed:
 
 
 Http2Event = (
-    RequestReceived
+    RequestReceived  # type: ignore[type-arg]  # classes, for isinstance
     | RequestHeadersTooLarge
-    | ResponseReceived
+    | ResponseReceived  # type: ignore[type-arg]
     | DataReceived
-    | TrailersReceived
+    | TrailersReceived  # type: ignore[type-arg]
     | StreamReset
     | WindowUpdated
     | SettingsReceived

@@ -5,8 +5,12 @@ from __future__ import annotations
 import attrs
 from attrs.validators import and_, ge, le
 
-from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.http2 import frames
+
+UNLIMITED = 2**32 - 1
+"""A size that is no limit: the largest that a SETTINGS parameter or a gRPC message can have."""
+DEFAULT_MAX_MESSAGE_SIZE = 4 * 1024 * 1024
+"""Default maximum size of a received gRPC message, in bytes, as in other gRPC implementations."""
 
 # A peer may use HTTP/2's default window and frame size before it has seen our SETTINGS, so
 # smaller ones could not be held.
@@ -64,7 +68,7 @@ class Limits:
     not announce it, and never answers a call that exceeds it."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
     """Of one received gRPC message, as it is when decompressed."""
-    max_send_message_size: int = attrs.field(default=frames.UNLIMITED, validator=ge(0))
+    max_send_message_size: int = attrs.field(default=UNLIMITED, validator=ge(0))
     """Of one sent gRPC message, before it is compressed."""
     control_burst: int = attrs.field(default=1000, validator=ge(1))
     """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)

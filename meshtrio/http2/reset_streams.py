@@ -21,20 +21,6 @@ the request and the reset at its deadline arrive together and look like an attac
 allows 2,000 a second by default, each of which is dropped before its handler starts."""
 
 
-def reset_cost(age: float, *, grace: float, has_deadline: bool, response_started: bool) -> float:
-    """Give the tokens that a client's reset costs it.
-
-    Args:
-        lived: Seconds from the request to the reset.
-        grace: Seconds after which a reset is free.
-        has_deadline: The call has a deadline, which may have passed.
-        answered: The response has begun.
-    """
-    if response_started or age >= grace:
-        return 0.0
-    return _COST_WITH_DEADLINE if has_deadline else 1.0
-
-
 class ResetStreams:
     """Remembers which streams were reset, by either side.
 

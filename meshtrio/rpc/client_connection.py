@@ -8,12 +8,14 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.status import error_for_response
+from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
+from meshtrio.rpc.errors import error_for_response
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import Transport
@@ -22,7 +24,7 @@ S = TypeVar("S", bound=Stream)
 
 
 class ClientConnection(Connection):
-    """A connection that opens streams; see `H2Connection` for who owns what."""
+    """A connection that opens streams; see `GrpcConnection` for who owns what."""
 
     def __init__(
         self,
@@ -89,6 +91,17 @@ class ClientConnection(Connection):
         if not self.streams:
             self.close(reason)
 
+    def statistics(self) -> ConnectionStatistics:
+        # Only failures are counted: the rest follows from the number of streams.
+        engine, counters = self.engine, self.counters
+        started = engine.streams_opened
+        succeeded = started - counters.failed - len(self.streams)
+        calls = CallCounters(started, succeeded, counters.failed)
+        calls.last_started = counters.last_started
+        sent = started - counters.streamed_requests + counters.messages_sent
+        received = succeeded - counters.streamed_replies + counters.messages_received
+        return ConnectionStatistics(calls, self._stream_statistics(started), (sent, received))
+
     def _on_stream_removed(self, stream: Stream) -> None:
         trailers = stream.trailers
         if trailers is None or trailers.code:
@@ -103,7 +116,7 @@ class ClientConnection(Connection):
         self.established.set()
         self._slot_waiters.unpark_all()
 
-    def _on_response(self, event: events.ResponseReceived) -> None:
+    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return

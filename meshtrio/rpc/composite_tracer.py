@@ -1,29 +1,33 @@
-"""Which observers there are, and how several of them observe the same call.
+"""The tracers of a trio run, and composites of several tracers.
 
-with observing(server=metrics, client=metrics):
-    ...  # the channels and servers that are made in the block are observed, by others as well
+    with use_tracers(server=metrics, client=metrics):
+        ...  # channels and servers that are made in the block are traced, by outer tracers as well
+
+A composite calls each of its tracers, in order, even if one of them raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from meshtrio.client.load_balancing.outlier_detection import Ejection
 from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.message_tracer import MessageTracer
+from meshtrio.rpc.method import Method
+from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
-    HeaderField,
-    MessageTracer,
     MethodTracer,
     PickedAttempt,
     ServerCallTracer,
@@ -31,25 +35,21 @@ from meshtrio.rpc.tracer import (
 )
 from meshtrio.rpc.tracer_dispatch import log_or_raise_exit, notify_tracer
 
-if TYPE_CHECKING:
-    from meshtrio.rpc.purerpc_compat import Method, ServerContext
-    from meshtrio.rpc.stream import Stream
-
 
 @attrs.frozen
 class Tracers:
-    """All that want to know of the calls of one trio run."""
+    """The tracers that new channels and servers of a trio run use."""
 
     client: ClientTracer | None = None
     server: ServerTracer | None = None
 
 
 _NO_TRACERS = Tracers()
-_tracers: trio.lowlevel.RunVar[Tracers] = trio.lowlevel.RunVar("meshtrio observers", _NO_TRACERS)
+_tracers: trio.lowlevel.RunVar[Tracers] = trio.lowlevel.RunVar("meshtrio tracers", _NO_TRACERS)
 
 
 def current_tracers() -> Tracers:
-    """Those of this trio run; nobody outside of one."""
+    """Return the tracers of this trio run; none outside of a run."""
     return _tracers.get() if trio.lowlevel.in_trio_run() else _NO_TRACERS
 
 
@@ -57,7 +57,12 @@ def current_tracers() -> Tracers:
 def use_tracers(
     *, client: ClientTracer | None = None, server: ServerTracer | None = None
 ) -> Iterator[None]:
-    """Have the calls of all channels and servers observed that are made in the block."""
+    """Trace the calls of all channels and servers that are made in the block.
+
+    Args:
+        client: Tracer for channels, in addition to those of enclosing blocks.
+        server: Tracer for servers, in addition to those of enclosing blocks.
+    """
     before = _tracers.get()
     _tracers.set(
         Tracers(
@@ -71,120 +76,100 @@ def use_tracers(
         _tracers.set(before)
 
 
-def compose_client_tracers(
-    one: ClientTracer | None, other: ClientTracer | None
-) -> ClientTracer | None:
-    """Both; None where there is none."""
-    return (
-        _CompositeClientTracer(one, other)
-        if one is not None and other is not None
-        else one or other
-    )
+def compose_client_tracers(*tracers: ClientTracer | None) -> ClientTracer | None:
+    """Return a tracer that calls all of these; None if there is none."""
+    found = tuple(each for each in tracers if each is not None)
+    return _CompositeClientTracer(found) if len(found) > 1 else found[0] if found else None
 
 
-def compose_server_tracers(
-    one: ServerTracer | None, other: ServerTracer | None
-) -> ServerTracer | None:
-    """The same for those of servers."""
-    return (
-        _CompositeServerTracer(one, other)
-        if one is not None and other is not None
-        else one or other
-    )
+def compose_server_tracers(*tracers: ServerTracer | None) -> ServerTracer | None:
+    """Return a tracer that calls all of these; None if there is none."""
+    found = tuple(each for each in tracers if each is not None)
+    return _CompositeServerTracer(found) if len(found) > 1 else found[0] if found else None
+
+
+def _call_each(methods: Iterable[Callable[..., None]], *args: object) -> None:
+    """Call each method even if another one raises, then raise the last exception."""
+    error: BaseException | None = None
+    for method in methods:
+        try:
+            method(*args)
+        except BaseException as exc:
+            if exc.__context__ is None:
+                exc.__context__ = error
+            error = exc
+    if error is not None:
+        raise error
 
 
 class _CompositeMessageTracer(MessageTracer):
-    """Tells both of those who want to know of the messages of one stream."""
+    __slots__ = ("_tracers",)
 
-    __slots__ = ("_one", "_other")
-
-    def __init__(self, one: MessageTracer, other: MessageTracer) -> None:
-        self._one, self._other = one, other
+    def __init__(self, tracers: Sequence[MessageTracer]) -> None:
+        self._tracers = tuple(tracers)
 
     def message_sent(self, message: bytes, wire_size: int) -> None:
-        try:
-            self._one.message_sent(message, wire_size)
-        finally:
-            self._other.message_sent(message, wire_size)
+        _call_each((each.message_sent for each in self._tracers), message, wire_size)
 
     def message_received(self, message: bytes, wire_size: int) -> None:
-        try:
-            self._one.message_received(message, wire_size)
-        finally:
-            self._other.message_received(message, wire_size)
+        _call_each((each.message_received for each in self._tracers), message, wire_size)
 
     def half_closed(self) -> None:
-        try:
-            self._one.half_closed()
-        finally:
-            self._other.half_closed()
+        _call_each(each.half_closed for each in self._tracers)
 
     def half_close_received(self) -> None:
-        try:
-            self._one.half_close_received()
-        finally:
-            self._other.half_close_received()
+        _call_each(each.half_close_received for each in self._tracers)
 
     def headers_received(self, headers: ResponseHeaders) -> None:
-        try:
-            self._one.headers_received(headers)
-        finally:
-            self._other.headers_received(headers)
+        _call_each((each.headers_received for each in self._tracers), headers)
 
 
-def _chain_message_tracers(stream: Stream, before: MessageTracer | None) -> None:
-    """Who had made himself the stream's watch is still told, whoever has done so since."""
-    if before is not None:
-        after = stream.message_tracer
-        stream.message_tracer = (
-            before if after in (None, before) else _CompositeMessageTracer(before, after)
-        )
+def _take_message_tracer(stream: Stream) -> list[MessageTracer]:
+    """Remove and return the message tracer of a stream, so that the next tracer can set its own."""
+    found, stream.message_tracer = stream.message_tracer, None
+    return [] if found is None else [found]
+
+
+def _compose_message_tracers(tracers: list[MessageTracer]) -> MessageTracer | None:
+    return _CompositeMessageTracer(tracers) if len(tracers) > 1 else tracers[0] if tracers else None
 
 
 class _CompositeServerCallTracer(ServerCallTracer):
-    __slots__ = ("one", "other")
+    __slots__ = ("_tracers",)
 
-    one: ServerCallTracer
-    other: ServerCallTracer
+    def __init__(self, tracers: Sequence[ServerCallTracer]) -> None:
+        self._tracers = tuple(tracers)
 
     def before_handler(self) -> None:
-        try:
-            self.one.before_handler()
-        finally:
-            self.other.before_handler()
+        _call_each(each.before_handler for each in self._tracers)
 
     def call_ended(self, status: CallStatus) -> None:
-        try:
-            self.one.call_ended(status)
-        finally:
-            self.other.call_ended(status)
+        _call_each((each.call_ended for each in self._tracers), status)
 
 
 class _CompositeServerTracer(ServerTracer):
-    def __init__(self, one: ServerTracer, other: ServerTracer) -> None:
-        self._one, self._other = one, other
+    def __init__(self, tracers: tuple[ServerTracer, ...]) -> None:
+        self._tracers = tracers
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
-        watches = _CompositeServerCallTracer()
-        watches.one = _start_server_call_tracer(self._one, server_context, method, stream)
-        before = stream.message_tracer
-        watches.other = _start_server_call_tracer(self._other, server_context, method, stream)
-        _chain_message_tracers(stream, before)
-        return watches
+        started: list[ServerCallTracer] = []
+        message_tracers = _take_message_tracer(stream)
+        for each in self._tracers:
+            started.append(_start_server_call_tracer(each, server_context, method, stream))
+            message_tracers += _take_message_tracer(stream)
+        stream.message_tracer = _compose_message_tracers(message_tracers)
+        return _CompositeServerCallTracer(started)
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        try:
-            self._one.call_rejected(headers, status)
-        finally:
-            self._other.call_rejected(headers, status)
+        _call_each((each.call_rejected for each in self._tracers), headers, status)
 
 
 def _start_server_call_tracer(
     tracer: ServerTracer, server_context: ServerContext, method: Method, stream: Stream
 ) -> ServerCallTracer:
-    """What follows a call; nothing where the tracer raises, which costs the other one nothing."""
+    """Return the tracer of a call, or one that does nothing if making it raises."""
     try:
         return tracer.start_call(server_context, method, stream)
     except BaseException as exc:
@@ -193,106 +178,79 @@ def _start_server_call_tracer(
 
 
 class _CompositeAttemptTracer(AttemptTracer):
-    __slots__ = ("extra_header_keys", "extra_headers", "one", "other", "wants_pick_events")
+    __slots__ = ("_tracers", "extra_header_keys", "extra_headers", "wants_pick_events")
 
-    one: AttemptTracer
-    other: AttemptTracer
-
-    @classmethod
-    def of(cls, one: AttemptTracer, other: AttemptTracer) -> _CompositeAttemptTracer:
-        watches = cls()
-        watches.one, watches.other = one, other
-        watches.wants_pick_events = one.wants_pick_events or other.wants_pick_events
-        # Where both trace, the context of one goes along: a call has one parent.
-        if one.extra_header_keys.isdisjoint(other.extra_header_keys):
-            watches.extra_headers = one.extra_headers + other.extra_headers
-            watches.extra_header_keys = one.extra_header_keys | other.extra_header_keys
-        else:
-            watches.extra_headers, watches.extra_header_keys = (
-                one.extra_headers,
-                one.extra_header_keys,
-            )
-        return watches
+    def __init__(self, tracers: Sequence[AttemptTracer]) -> None:
+        self._tracers = tuple(tracers)
+        self.wants_pick_events = any(each.wants_pick_events for each in tracers)
+        self.extra_headers, self.extra_header_keys = b"", frozenset[str]()
+        for each in tracers:
+            # A call has one parent: if several tracers send a trace context, the first one counts.
+            if self.extra_header_keys.isdisjoint(each.extra_header_keys):
+                self.extra_headers += each.extra_headers
+                self.extra_header_keys |= each.extra_header_keys
 
     def before_pick(self, authority: str, fields: Sequence[HeaderField], deadline: float) -> None:
-        for watch in (self.one, self.other):
-            if watch.wants_pick_events:
-                notify_tracer(authority, watch.before_pick, authority, fields, deadline)
+        for each in self._tracers:
+            if each.wants_pick_events:
+                notify_tracer(authority, each.before_pick, authority, fields, deadline)
 
     def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
-        for watch in (self.one, self.other):
-            if watch.wants_pick_events:
-                before = attempt.stream.message_tracer
-                notify_tracer(
-                    attempt.address,
-                    partial(watch.endpoint_picked, was_delayed=was_delayed),
-                    attempt,
-                )
-                _chain_message_tracers(attempt.stream, before)
+        stream = attempt.stream
+        message_tracers = _take_message_tracer(stream)
+        for each in self._tracers:
+            if each.wants_pick_events:
+                method = partial(each.endpoint_picked, was_delayed=was_delayed)
+                notify_tracer(attempt.address, method, attempt)
+                message_tracers += _take_message_tracer(stream)
+        stream.message_tracer = _compose_message_tracers(message_tracers)
 
     def process_exited(self, launch_id: str) -> None:
-        try:
-            self.one.process_exited(launch_id)
-        finally:
-            self.other.process_exited(launch_id)
+        _call_each((each.process_exited for each in self._tracers), launch_id)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        try:
-            self.one.attempt_ended(status, stream)
-        finally:
-            self.other.attempt_ended(status, stream)
+        _call_each((each.attempt_ended for each in self._tracers), status, stream)
 
 
 class _CompositeClientCallTracer(ClientCallTracer):
-    __slots__ = ("one", "other")
+    __slots__ = ("_tracers",)
 
-    one: ClientCallTracer
-    other: ClientCallTracer
+    def __init__(self, tracers: Sequence[ClientCallTracer]) -> None:
+        self._tracers = tuple(tracers)
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
-        one, other = (
-            start_attempt_tracer(each, kind, previous_attempts) for each in (self.one, self.other)
+        return _CompositeAttemptTracer(
+            [start_attempt_tracer(each, kind, previous_attempts) for each in self._tracers]
         )
-        return _CompositeAttemptTracer.of(one, other)
 
     def call_ended(self, status: CallStatus | None) -> None:
-        try:
-            self.one.call_ended(status)
-        finally:
-            self.other.call_ended(status)
+        _call_each((each.call_ended for each in self._tracers), status)
 
 
 class _CompositeMethodTracer(MethodTracer):
-    def __init__(self, one: MethodTracer, other: MethodTracer) -> None:
-        self._one, self._other = one, other
+    def __init__(self, tracers: Sequence[MethodTracer]) -> None:
+        self._tracers = tuple(tracers)
 
     def start_call(self) -> ClientCallTracer:
-        watches = _CompositeClientCallTracer()
-        watches.one, watches.other = (
-            start_client_call_tracer(self._one),
-            start_client_call_tracer(self._other),
+        return _CompositeClientCallTracer(
+            [start_client_call_tracer(each) for each in self._tracers]
         )
-        return watches
 
 
 class _CompositeClientTracer(ClientTracer):
-    def __init__(self, one: ClientTracer, other: ClientTracer) -> None:
-        self._one, self._other = one, other
+    def __init__(self, tracers: tuple[ClientTracer, ...]) -> None:
+        self._tracers = tracers
 
     def trace_method(self, target: str, method: Method) -> MethodTracer:
         return _CompositeMethodTracer(
-            start_method_tracer(self._one, target, method),
-            start_method_tracer(self._other, target, method),
+            [start_method_tracer(each, target, method) for each in self._tracers]
         )
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
-        try:
-            self._one.outlier_ejected(target, ejection)
-        finally:
-            self._other.outlier_ejected(target, ejection)
+        _call_each((each.outlier_ejected for each in self._tracers), target, ejection)
 
 
-# -- tracers that raise -----------------------------------------------------------------------
+# -- starting tracers that may raise ----------------------------------------------------------
 
 
 class _NoOpAttemptTracer(AttemptTracer):
@@ -312,7 +270,7 @@ class _NoOpMethodTracer(MethodTracer):
 
 
 def start_method_tracer(tracer: ClientTracer, target: str, method: Method) -> MethodTracer:
-    """What follows the calls of a method; nothing where the tracer raises."""
+    """Return the tracer of a method, or one that does nothing if making it raises."""
     try:
         return tracer.trace_method(target, method)
     except BaseException as exc:
@@ -321,7 +279,7 @@ def start_method_tracer(tracer: ClientTracer, target: str, method: Method) -> Me
 
 
 def start_client_call_tracer(tracer: MethodTracer) -> ClientCallTracer:
-    """What follows a call that begins; nothing where the tracer raises."""
+    """Return the tracer of a call, or one that does nothing if making it raises."""
     try:
         return tracer.start_call()
     except BaseException as exc:
@@ -332,7 +290,7 @@ def start_client_call_tracer(tracer: MethodTracer) -> ClientCallTracer:
 def start_attempt_tracer(
     call_tracer: ClientCallTracer, kind: AttemptKind, previous_attempts: int
 ) -> AttemptTracer:
-    """What follows an attempt that begins; nothing where the tracer raises."""
+    """Return the tracer of an attempt, or one that does nothing if making it raises."""
     try:
         return call_tracer.start_attempt(kind, previous_attempts)
     except BaseException as exc:

@@ -17,17 +17,18 @@ import purerpc
 import trio
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
-from meshtrio.grpc.message_limits import default_message_limits
-from meshtrio.grpc.status import error_for_reset
+from meshtrio.grpc.connection import GrpcConnection as Engine
+from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders, Trailers
 from meshtrio.http2 import events
-from meshtrio.http2.connection import H2Connection as Engine
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc import channelz_registry
+from meshtrio.rpc.errors import error_for_reset
 from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import default_message_limits
 from meshtrio.rpc.peer_accounts import ConnectionAccount
-from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.peer import Peer
@@ -424,9 +425,20 @@ class Connection:
         if not ledger.add_incomplete(change):
             self.close("frames that are not complete use up peer_memory", _ENHANCE_YOUR_CALM)
 
-    def seconds_since(self, time: float) -> float:
-        """Of the clock that the connection goes by; may be asked from another thread."""
-        return self._now() - time
+    def statistics(self) -> ConnectionStatistics:
+        """Return what the connection has counted until now; may be called from any thread."""
+        raise NotImplementedError
+
+    def _stream_statistics(self, started: int) -> CallCounters:
+        engine = self.engine
+        failed = engine.streams_failed
+        return CallCounters(started, started - failed - engine.open_stream_count, failed)
+
+    def final_calls(self) -> CallCounters:
+        """Return the calls of a connection that is closed: those without status OK have failed."""
+        calls = self.statistics().calls
+        calls.failed = calls.started - calls.succeeded
+        return calls
 
     @property
     def transport(self) -> Transport:
@@ -483,7 +495,7 @@ class Connection:
             if not event.end_stream:
                 self._streams_with_data.add(stream)
 
-    def _on_trailers(self, event: events.TrailersReceived) -> None:
+    def _on_trailers(self, event: events.TrailersReceived[Trailers | None]) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.on_end_stream(event.trailers)
@@ -593,11 +605,11 @@ class Connection:
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         """A ping of ours came back."""
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         raise AssertionError("only a server's engine reports requests")
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         raise AssertionError("only a server's engine reports requests")
 
-    def _on_response(self, event: events.ResponseReceived) -> None:
+    def _on_response(self, event: events.ResponseReceived[ResponseHeaders]) -> None:
         raise AssertionError("only a client's engine reports responses")

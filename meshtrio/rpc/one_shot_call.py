@@ -13,16 +13,16 @@ import trio
 from google.protobuf.message import DecodeError
 
 from meshtrio.errors import CallRefusedError, ConnectionLostError
+from meshtrio.grpc.connection import GrpcConnection as Engine
+from meshtrio.grpc.framing import MessageReader, MessageTooLargeError, frame_message
+from meshtrio.grpc.header_builder import build_request_headers
 from meshtrio.grpc.headers import Trailers
-from meshtrio.grpc.metadata import MessageReader, frame_message
-from meshtrio.grpc.status import error_for_reset, error_for_response, error_for_status
 from meshtrio.http2 import events
-from meshtrio.http2.connection import H2Connection as Engine
 from meshtrio.http2.connection import Role
-from meshtrio.http2.errors import ErrorCode, MessageTooLargeError, error_code_name
-from meshtrio.http2.hpack import codec
+from meshtrio.http2.errors import ErrorCode, error_code_name
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.purerpc_compat import Message, Method
+from meshtrio.rpc.errors import error_for_call, error_for_reset, error_for_response
+from meshtrio.rpc.method import Message, Method
 from meshtrio.transport.transport import Buffer, Transport
 from meshtrio.util.text import escape_unprintable
 
@@ -52,17 +52,9 @@ class OneShotCall:
     def __init__(self, method: Method, message: Message, authority: str = "localhost") -> None:
         self._reply_type = method.response_type
         self._request_body = frame_message(message.SerializeToString())
-        self._request_headers = codec.encode(
-            [
-                (b":method", b"POST"),
-                (b":scheme", b"http"),
-                (b":path", method.path.encode()),
-                (b":authority", authority.encode()),
-                (b"te", b"trailers"),
-                (b"content-type", b"application/grpc+proto"),
-                (b"user-agent", b"meshtrio"),
-            ]
-        )
+        self._request_headers = build_request_headers(
+            method.path.encode(), b"http", authority.encode(), accept_encoding=()
+        ).data
         self._cached_responses: dict[bytes, _ResponseReader] = {}
         self._opening_bytes = self._interpret(b"").bytes_sent
 
@@ -205,10 +197,8 @@ class _ResponseReader:
             raise purerpc.InternalError(f"the reply cannot be parsed: {exc}") from exc
 
     def _single_message(self) -> bytes:
-        if self._trailers is None:
-            raise purerpc.UnknownError("the peer ended the call without a status")
-        if self._trailers.code:
-            raise error_for_status(self._trailers.code, self._trailers.message)
+        if self._trailers is None or self._trailers.code:
+            raise error_for_call(None, self._trailers)
         if len(self._messages) != 1:
             count = len(self._messages)
             # UNIMPLEMENTED by statuscodes.md, which here would be taken for a server's own answer.

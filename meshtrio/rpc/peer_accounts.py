@@ -30,6 +30,7 @@ from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.fairness import EventLoopShare
 from meshtrio.transport.peer import Peer
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.token_bucket import TokenBucket
 
 MIN_CALL_MEMORY = 16 * 1024
@@ -44,6 +45,8 @@ _OVERLOAD_PEER_DIVISOR = 16
 _INITIAL_REFUSAL = 1.0
 """Seconds for which new connections are refused after abuse; twice as long each time."""
 _MAX_REFUSAL = 60.0
+_MIN_TRIM_SIZE = 16 * 1024 * 1024
+"""Bytes that calls no longer hold for which the kernel is given pages back."""
 _WORK_TIMEOUT = 30.0
 """Seconds that a call waits until others of its peer have let go of enough memory."""
 
@@ -65,6 +68,14 @@ class MemoryTotals:
 
 
 PROCESS_MEMORY = MemoryTotals()
+"""The bytes that calls hold in this process."""
+
+
+async def trim_process_memory() -> None:
+    """Return freed memory to the kernel if calls hold much less than at their peak."""
+    if PROCESS_MEMORY.peak - PROCESS_MEMORY.held >= _MIN_TRIM_SIZE:
+        PROCESS_MEMORY.peak = PROCESS_MEMORY.held
+        await MALLOC_TUNING.trim()
 
 
 class ReservationWaiter(Protocol):

@@ -8,7 +8,7 @@ import purerpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 
 
 def method_from_descriptor(descriptor: MethodDescriptor) -> Method:

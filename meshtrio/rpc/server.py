@@ -7,16 +7,18 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
 import purerpc
 import trio
 
-from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.headers import RequestHeaders, is_grpc_content_type
+from meshtrio.grpc.status import CallStatus
 from meshtrio.http2 import events
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
@@ -29,13 +31,16 @@ from meshtrio.rpc.connection_limiter import (
     LimitKey,
     TooManyConnectionsError,
 )
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Handler
 from meshtrio.rpc.peer_accounts import (
     ConnectionAccount,
     PeerAccount,
     PeerAccounts,
     RefusedForAbuseError,
+    trim_process_memory,
 )
-from meshtrio.rpc.purerpc_compat import Handler, ServerContext, collect_handlers
+from meshtrio.rpc.purerpc_compat import collect_handlers
 from meshtrio.rpc.server_call import (
     ServerCall,
     UnavailableService,
@@ -45,16 +50,15 @@ from meshtrio.rpc.server_call import (
     send_trailers_only,
 )
 from meshtrio.rpc.server_load import LoadRecorder
-from meshtrio.rpc.stats import CallCounters, final_call_stats
+from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
 from meshtrio.rpc.stream import DiscardingStream, Stream
 from meshtrio.rpc.timeouts import Timeouts
-from meshtrio.rpc.tracer import CallStatus, ServerTracer
+from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop
 from meshtrio.transport.acceptor import Acceptor
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import SocketTransport, Transport
 from meshtrio.util.concurrency import sleep_until_tick
-from meshtrio.util.malloc_tuning import trim_malloc
 
 _log = logging.getLogger("meshtrio.rpc")
 
@@ -204,7 +208,7 @@ class Server:
             self._compose_tracer()
 
     def _compose_tracer(self) -> None:
-        self.tracer = reduce(compose_server_tracers, self._extra_tracers, self._default_tracer)
+        self.tracer = compose_server_tracers(self._default_tracer, *self._extra_tracers)
 
     @property
     def calls_in_progress(self) -> int:
@@ -274,7 +278,7 @@ class Server:
                 for connection in list(self.connections):
                     connection.check_timeouts(now)
             due = now + _TIMEOUT_CHECK_INTERVAL
-            await trim_malloc()
+            await trim_process_memory()
 
     def _on_accept(self, sock: socket.socket, out_of_descriptors: bool) -> None:
         """Serve an accepted connection, or reject it."""
@@ -330,7 +334,7 @@ class Server:
             _log.exception("a connection failed")
         finally:
             self.connections.discard(connection)
-            self.past_counters.add_calls(final_call_stats(connection))
+            self.past_counters.add_calls(connection.final_calls())
             self._connection_limiter.release(connection.limit_keys)
 
     async def drain(self, grace: float) -> tuple[str, ...]:
@@ -369,7 +373,7 @@ class Server:
 
 
 class ServerConnection(Connection):
-    """A connection whose streams are served; see `H2Connection` for who owns what."""
+    """A connection whose streams are served; see `GrpcConnection` for who owns what."""
 
     def __init__(self, transport: Transport, server: Server) -> None:
         super().__init__(transport, Role.SERVER, server.limits_for(transport), server.timeouts)
@@ -397,6 +401,15 @@ class ServerConnection(Connection):
         self._max_half_closed_streams = min(
             _MAX_HALF_CLOSED_STREAMS, self.limits.max_concurrent_streams // 2
         )
+
+    def statistics(self) -> ConnectionStatistics:
+        counters = self.counters
+        calls = CallCounters(counters.started, counters.succeeded, counters.failed)
+        if counters.started:
+            calls.last_started = time.time() - (self._now() - counters.last_started)
+        streams = self._stream_statistics(counters.started)
+        messages = counters.messages_sent, counters.messages_received
+        return ConnectionStatistics(calls, streams, messages)
 
     def check_timeouts(self, now: float) -> None:
         super().check_timeouts(now)
@@ -623,14 +636,14 @@ class ServerConnection(Connection):
 
     def _on_request_too_large(self, event: events.RequestHeadersTooLarge) -> None:
         self.counters.started += 1
-        if event.is_grpc:
+        if is_grpc_content_type(event.content_type.decode("latin-1")):
             exhausted = purerpc.StatusCode.RESOURCE_EXHAUSTED
             send_trailers_only(self, event.stream_id, exhausted, event.reason)
         else:
             self.counters.failed += 1
             respond_header_list_too_large(self, event.stream_id)
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         if not self.engine.is_send_open(event.stream_id):
             return  # It was reset by the same read: nothing is done for it.
         self.counters.started += 1
@@ -677,7 +690,7 @@ class ServerConnection(Connection):
         assert self._forwarder is not None
         return headers.is_grpc and self._forwarder.accepts(headers, handler is not None)
 
-    def _is_allowed(self, event: events.RequestReceived, forward: bool) -> bool:
+    def _is_allowed(self, event: events.RequestReceived[RequestHeaders], forward: bool) -> bool:
         assert self._check_access is not None
         reason = self._check_access(self.peer, event.headers, forward)
         if reason:

@@ -15,17 +15,23 @@ import trio
 
 from meshtrio.errors import unwrap_exception_group
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
+from meshtrio.grpc.header_builder import (
+    ACCEPT_ENCODING,
+    DEFAULT_RESPONSE_HEADERS,
+    OK_TRAILERS,
+    build_http_response,
+    build_response_headers,
+    build_trailers,
+)
 from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.grpc.metadata import encode_metadata
-from meshtrio.grpc.status import header_list_too_large_message
-from meshtrio.grpc.trailers import encode_trailers
+from meshtrio.grpc.status import STATUS_OK, CallStatus, header_list_too_large_message
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack import codec
 from meshtrio.http2.hpack.codec import HeaderBlock
-from meshtrio.rpc.context import current_context
-from meshtrio.rpc.purerpc_compat import Handler, ServerContext
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Handler
 from meshtrio.rpc.stream import SERVER_STOPPED_MESSAGE, Stream
-from meshtrio.rpc.tracer import STATUS_OK, CallStatus, ServerCallTracer, ServerTracer
+from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.rpc.tracer_dispatch import log_tracer_error
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 
@@ -35,13 +41,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_RESPONSE_HEADERS = HeaderBlock.encode(
-    [(b":status", b"200"), (b"content-type", b"application/grpc+proto")]
-)
-_OK_TRAILERS = HeaderBlock.encode([(b"grpc-status", b"0")])
-_ACCEPT_ENCODING = HeaderBlock.encode([(b"grpc-accept-encoding", ",".join(ENCODINGS).encode())])
-_NON_GRPC_HEADERS = codec.encode([(b":status", b"415"), (b"content-type", b"text/plain")])
-_TOO_LARGE_HEADERS = codec.encode([(b":status", b"431")])
+_NON_GRPC_HEADERS = build_http_response(415, b"text/plain").data
+_TOO_LARGE_HEADERS = build_http_response(431).data
 _NON_GRPC_TIMEOUT = 5.0
 """Seconds that a request which is not gRPC has to end before it is answered all the same."""
 _NON_GRPC_BODY = b"This server speaks gRPC: POST with content-type application/grpc.\n"
@@ -62,11 +63,11 @@ def encode_server_status(connection: Connection, code: purerpc.StatusCode, messa
     """The trailers of a call that the server ends by itself, for its own list or behind a head."""
     room = (
         connection.engine.max_send_header_list_size
-        - _RESPONSE_HEADERS.list_size
-        - _ACCEPT_ENCODING.list_size
+        - DEFAULT_RESPONSE_HEADERS.list_size
+        - ACCEPT_ENCODING.list_size
     )
-    return encode_trailers(
-        code.value, message, b"", [], max_size=room, max_message_size=_MAX_STATUS_MESSAGE_SIZE
+    return build_trailers(
+        code.value, message, max_size=room, max_message_size=_MAX_STATUS_MESSAGE_SIZE
     ).data
 
 
@@ -95,7 +96,7 @@ def reject_if_unservable(
     if headers.encoding not in ENCODINGS:
         message = f"messages in encoding {headers.encoding!r} are not understood"
         return send_trailers_only(
-            connection, stream_id, unimplemented, message, _ACCEPT_ENCODING.data
+            connection, stream_id, unimplemented, message, ACCEPT_ENCODING.data
         )
     return None
 
@@ -111,7 +112,9 @@ def send_trailers_only(
     # One read may have brought the request and its end.
     if connection.engine.is_send_open(stream_id):
         block = (
-            _RESPONSE_HEADERS.data + extra_headers + encode_server_status(connection, code, message)
+            DEFAULT_RESPONSE_HEADERS.data
+            + extra_headers
+            + encode_server_status(connection, code, message)
         )
         connection.engine.send_headers(stream_id, block, end_stream=True)
         connection.finish_stream(stream_id)
@@ -337,12 +340,12 @@ class ServerCall:
         if not self._stream.headers_sent:
             block = self._encode_headers()
             head = (
-                _RESPONSE_HEADERS.data
-                if block is _RESPONSE_HEADERS
+                DEFAULT_RESPONSE_HEADERS.data
+                if block is DEFAULT_RESPONSE_HEADERS
                 else self._ensure_fits_peer(block)
             )
         if is_last and not request.trailing_metadata:
-            trailers = _OK_TRAILERS.data
+            trailers = OK_TRAILERS.data
         elif is_last:
             trailers = self._ensure_fits_peer(self._encode_trailers(_OK, ""))
         compressed = request.compress and self._negotiated_encoding() != IDENTITY
@@ -370,13 +373,9 @@ class ServerCall:
         request = self._context
         metadata = encode_metadata(tuple(request.trailing_metadata))
         if code is _OK:
-            return (
-                HeaderBlock.encode([(b"grpc-status", b"0"), *metadata])
-                if metadata
-                else _OK_TRAILERS
-            )
+            return build_trailers(0, metadata=metadata) if metadata else OK_TRAILERS
         room = self._connection.engine.max_send_header_list_size - headers_size
-        return encode_trailers(
+        return build_trailers(
             code.value,
             message,
             request.status_details,
@@ -388,11 +387,11 @@ class ServerCall:
     def _encode_headers(self) -> HeaderBlock:
         request = self._context
         if not request.initial_metadata and request.compression == IDENTITY:
-            return _RESPONSE_HEADERS
-        fields = encode_metadata(tuple(request.initial_metadata))
-        if self._negotiated_encoding() != IDENTITY:
-            fields.append((b"grpc-encoding", self._negotiated_encoding().encode()))
-        return _RESPONSE_HEADERS + HeaderBlock.encode(fields)
+            return DEFAULT_RESPONSE_HEADERS
+        return build_response_headers(
+            encoding=self._negotiated_encoding(),
+            metadata=encode_metadata(tuple(request.initial_metadata)),
+        )
 
     def _status_for_exception(self, exc: BaseException) -> _PurerpcStatus:
         """The caller learns a status the handler chose; what else went wrong stays in our log."""

@@ -1,18 +1,15 @@
-"""What connections, channels and servers count, so cheaply that every call may pay for it."""
+"""Counters of connections, channels and servers, cheap enough for every call."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from meshtrio.rpc.connection import Connection
-    from meshtrio.rpc.stream import Stream
+import attrs
 
 
 class CallCounters:
-    """Counts of one thing since it was made; who counts which of them is said by `call_stats` and
-    `messages_of`.
+    """Counters of one connection, channel or server since it was made; they only count up.
+
+    A `ClientConnection` counts less than a `ServerConnection`, because stream identifiers already
+    say how many calls it has started: read both with `Connection.statistics`.
     """
 
     __slots__ = (
@@ -22,87 +19,58 @@ class CallCounters:
         "messages_received",
         "messages_sent",
         "started",
+        "streamed_replies",
+        "streamed_requests",
         "succeeded",
     )
 
     def __init__(self, started: int = 0, succeeded: int = 0, failed: int = 0) -> None:
         self.started = started
-        """Calls."""
+        """Number of calls that were started."""
         self.succeeded = succeeded
-        """Of these, ended with status OK."""
+        """Number of calls that ended with status OK."""
         self.failed = failed
-        """Ended in any other way."""
+        """Number of calls that ended with another status, or without one."""
         self.last_started = 0.0
-        """When the last call was, 0 for never: Unix time, on a server's connection its clock's."""
+        """Time at which the last call was started, 0 if none was.
+
+        It is a Unix time, except on a server's connection, which goes by trio's clock.
+        """
         self.messages_sent = self.messages_received = 0
-        """Messages; on a client's connection with what `messages_of` adds."""
+        """Number of messages; on a client's connection without those of unary calls."""
+        self.streamed_requests = 0
+        """Number of a client's calls whose requests are counted in `messages_sent`, or not at all.
+
+        All other calls have sent one request.
+        """
+        self.streamed_replies = 0
+        """Number of a client's successful calls whose replies are counted in `messages_received`,
+        or not at all. All other successful calls have received one reply."""
         self.keepalives_sent = 0
-        """PINGs that asked for a sign of life."""
+        """Number of keepalive PINGs that were sent."""
 
     def end_call(self, *, failed: bool) -> None:
-        """Count the end of a call, where there is no haste."""
+        """Count the end of a call, off the hot path."""
         if failed:
             self.failed += 1
         else:
             self.succeeded += 1
 
     def add_calls(self, counters: CallCounters) -> None:
-        """Take over the calls that another has counted."""
+        """Add the calls that other counters have counted."""
         self.started += counters.started
         self.succeeded += counters.succeeded
         self.failed += counters.failed
         self.last_started = max(self.last_started, counters.last_started)
 
 
-def has_succeeded(stream: Stream) -> bool:
-    """Whether a client's stream ended with status OK."""
-    return stream.trailers is not None and stream.trailers.code == 0
+@attrs.frozen
+class ConnectionStatistics:
+    """What one connection has counted, for channelz."""
 
-
-def call_stats(connection: Connection) -> CallCounters:
-    """The calls of a connection, with Unix time.
-
-    On a client nothing is counted but failures, and the rest is known: ids tell how many streams
-    were opened, and those that are neither open nor failed have succeeded.
-    """
-    tally = connection.counters
-    if not connection.is_client:
-        calls = CallCounters(tally.started, tally.succeeded, tally.failed)
-        if tally.started:
-            calls.last_started = time.time() - connection.seconds_since(tally.last_started)
-        return calls
-    started = connection.engine.streams_opened
-    succeeded = started - tally.failed - len(connection.streams)
-    calls = CallCounters(started, succeeded, tally.failed)
-    calls.last_started = tally.last_started
-    return calls
-
-
-def final_call_stats(connection: Connection) -> CallCounters:
-    """The same once it is over: what has not succeeded by then has failed."""
-    calls = call_stats(connection)
-    calls.failed = calls.started - calls.succeeded
-    return calls
-
-
-def stream_stats(connection: Connection) -> CallCounters:
-    """Streams by how they ended for HTTP/2, whatever their status: succeeded if the server has
-    ended them.
-    """
-    engine = connection.engine
-    started = engine.streams_opened if connection.is_client else connection.counters.started
-    failed = engine.streams_failed
-    return CallCounters(started, started - failed - engine.open_stream_count, failed)
-
-
-def message_stats(connection: Connection) -> tuple[int, int]:
-    """Messages sent and received; not those of calls that are passed on, which nobody looks at.
-
-    A client's stream is taken to send one message, and one that succeeds to receive one, as it is
-    with most calls, which then need not be counted; those that stream or are passed on correct it.
-    """
-    tally = connection.counters
-    if not connection.is_client:
-        return tally.messages_sent, tally.messages_received
-    calls = call_stats(connection)
-    return calls.started + tally.messages_sent, calls.succeeded + tally.messages_received
+    calls: CallCounters
+    """The connection's calls by their status; `last_started` is a Unix time."""
+    streams: CallCounters
+    """The connection's streams by how HTTP/2 ended them: those that the server ended succeeded."""
+    messages: tuple[int, int]
+    """Number of messages sent and received, without those of calls that are proxied."""

@@ -22,16 +22,18 @@ from meshtrio.grpc.compression import (
     compress,
     decompress,
 )
-from meshtrio.grpc.headers import ResponseHeaders, Trailers
-from meshtrio.grpc.metadata import (
+from meshtrio.grpc.framing import (
     MESSAGE_PREFIX_SIZE,
     MessageReader,
+    MessageTooLargeError,
     encode_message_prefix,
     parse_single_message,
 )
-from meshtrio.http2.errors import ErrorCode, MessageTooLargeError
+from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE, AccountedStream
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
+from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
@@ -39,7 +41,6 @@ from meshtrio.util.single_waiter import SingleWaiter
 
 if TYPE_CHECKING:
     from meshtrio.rpc.connection import Connection
-    from meshtrio.rpc.tracer import MessageTracer
 
 _MIN_SEPARATE_PREFIX_SIZE = 32 * 1024
 """Bytes of a message from which a copy costs more than a frame."""
@@ -173,6 +174,11 @@ class Stream(AccountedStream):
     def send_closed(self) -> bool:
         """Nothing that is sent matters any more: the stream failed, or its server has answered."""
         return self.error is not None or (self.remote_closed and self._connection.is_client)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """On a client: whether the call has ended with status OK."""
+        return self.trailers is not None and self.trailers.code == 0
 
     # -- for the call: messages --------------------------------------------------------------
 

@@ -1,40 +1,32 @@
-"""Who wants to know of calls: telemetry is told here. Where nobody does, a call pays nothing.
+"""Call tracers (gRFC A66): the interfaces through which telemetry observes calls.
 
-The names follow the call tracers of gRFC A66. All of it is called in place, from the middle of a
-call: it must not wait. What it raises is logged, and costs the call nothing (`rpc/tracing`).
+On a client a `ClientTracer` makes a `MethodTracer` for each method of a stub, which makes a
+`ClientCallTracer` for each call, which makes an `AttemptTracer` for each attempt. On a server a
+`ServerTracer` makes a `ServerCallTracer` for each call that has a handler.
+
+All methods are called in place, in the middle of a call, and must not block. What they raise is
+logged and does not fail the call, except for SystemExit and KeyboardInterrupt (`tracer_dispatch`).
+If no tracer is installed a call pays one comparison with None.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-import purerpc
-import trio
-
-from meshtrio.client.load_balancing.outlier_detection import Ejection
-from meshtrio.errors import unwrap_exception_group
-from meshtrio.grpc.headers import RequestHeaders, ResponseHeaders
-
-if TYPE_CHECKING:
-    from meshtrio.rpc.purerpc_compat import Method, ServerContext
-    from meshtrio.rpc.stream import Stream
-
-CANCELLED: int = purerpc.StatusCode.CANCELLED.value
-UNKNOWN: int = purerpc.StatusCode.UNKNOWN.value
-DEADLINE_EXCEEDED: int = purerpc.StatusCode.DEADLINE_EXCEEDED.value
-
-HeaderField = tuple[bytes, bytes]
-"""A header field, encoded: its name and its value."""
-CallStatus = tuple[int, str]
-"""A status: its code and its message."""
-STATUS_OK: CallStatus = (0, "")
+from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.message_tracer import MessageTracer
+from meshtrio.rpc.method import Method
+from meshtrio.rpc.stream import Stream
 
 
 class AttemptKind(Enum):
-    """Why an attempt is made, in the words of gRFC A96."""
+    """The reason for an attempt, with the names of gRFC A96."""
 
     ORIGINAL = "original"
     RETRY = "retry"
@@ -42,141 +34,121 @@ class AttemptKind(Enum):
     TRANSPARENT_RETRY = "transparent_retry"
 
 
-# To look a member of an Enum up costs more than all else that an attempt does with it.
+# Looking up a member of an Enum costs more than everything else that an attempt does with it.
 ORIGINAL, TRANSPARENT_RETRY = AttemptKind.ORIGINAL, AttemptKind.TRANSPARENT_RETRY
 RETRY, HEDGE = AttemptKind.RETRY, AttemptKind.HEDGE
 
 
-class MessageTracer:
-    """Is told of each message of a stream, if it makes itself the stream's `watch`."""
-
-    __slots__ = ()
-
-    def message_sent(self, message: bytes, wire_size: int) -> None:
-        """A message goes out, of so many bytes once it is compressed."""
-
-    def message_received(self, message: bytes, wire_size: int) -> None:
-        """A message was taken that came as so many bytes."""
-
-    def half_closed(self) -> None:
-        """On a client: it has said that no message follows."""
-
-    def half_close_received(self) -> None:
-        """On a server: the client has said so, and all of its messages were taken."""
-
-    def headers_received(self, headers: ResponseHeaders) -> None:
-        """On a client: the head of a response came, which is not the whole of it."""
-
-
 class ServerCallTracer(MessageTracer):
-    """Follows one call on a server."""
+    """Observes one call on a server."""
 
     __slots__ = ()
 
     def before_handler(self) -> None:
-        """In the task of the handler, before it begins: for context variables."""
+        """Prepare the handler's task, for instance its context variables."""
 
     def call_ended(self, status: CallStatus) -> None:
-        """It is over, with this status, whether or not the caller was there to be told."""
+        """Report the end of the call with its status, whether or not the caller received it."""
 
 
 class ServerTracer:
-    """Follows the calls of servers."""
+    """Observes the calls of servers."""
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
-        """A call has come for a handler."""
+        """Return the tracer of a call that a handler is about to serve."""
         raise NotImplementedError
 
     def call_rejected(self, headers: RequestHeaders, status: CallStatus) -> None:
-        """A call was answered at once, since no handler takes it."""
+        """Report a call that was rejected before a handler started."""
 
 
 class PickedAttempt(Protocol):
-    """An attempt that has its endpoint."""
+    """An attempt for which an endpoint was picked."""
 
     @property
     def address(self) -> str:
-        """Of the endpoint."""
+        """The address of the endpoint, `unix:/path` or `tcp:host:port`."""
 
     @property
-    def stream(self) -> Any:
-        """A Stream."""
+    def stream(self) -> Stream:
+        """The stream of the attempt."""
 
 
 class AttemptTracer(MessageTracer):
-    """Follows one attempt of a call."""
+    """Observes one attempt of a call."""
 
     __slots__ = ()
 
     wants_pick_events: bool = False
-    """It is told where the attempt goes, too: `asks` and `placed`, and so of its messages."""
+    """Whether `before_pick` and `endpoint_picked` are called; messages can only be traced then."""
     extra_headers: bytes = b""
-    """Encoded header fields that are to go out with it."""
+    """Encoded header fields to send with the attempt."""
     extra_header_keys: frozenset[str] = frozenset()
-    """Of these fields, which are not taken from the call that its caller serves, then."""
+    """Keys of `extra_headers`; metadata with these keys is not propagated from a served call."""
 
     def before_pick(self, authority: str, fields: Sequence[HeaderField], deadline: float) -> None:
-        """Before it looks for an endpoint: what will be in its head, `block` and what all calls
-        have aside, and when its caller's deadline is, by trio's clock."""
+        """Report that the attempt starts looking for an endpoint.
+
+        Args:
+            authority: The `:authority` of the call.
+            fields: The header fields of the request, without those that all calls have.
+            deadline: The caller's deadline on trio's clock, in seconds.
+        """
 
     def endpoint_picked(self, attempt: PickedAttempt, *, was_delayed: bool) -> None:
-        """It has its endpoint, for which it had to wait or not."""
+        """Report the endpoint; `was_delayed` says whether the pick had to wait for it."""
 
     def process_exited(self, launch_id: str) -> None:
-        """The plugin's process ended during it: see `ExitInfo.life`."""
+        """Report that the plugin's process ended during the attempt, see `ExitInfo.launch_id`."""
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
-        """It is over; `stream` is None where it never got an endpoint."""
+        """Report the end of the attempt; `stream` is None if no endpoint was picked."""
 
 
 class ClientCallTracer:
-    """Follows one call of a client."""
+    """Observes one call of a client."""
 
     __slots__ = ()
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
-        """An attempt begins, after so many that the server may have seen."""
+        """Return the tracer of a new attempt.
+
+        Args:
+            kind: The reason for the attempt.
+            previous_attempts: Number of earlier attempts that a server may have seen.
+        """
         raise NotImplementedError
 
     def call_ended(self, status: CallStatus | None) -> None:
-        """It is over; None where its caller gave it up: its last attempt tells whether by deadline.
-        Called once."""
+        """Report the end of the call, once.
+
+        `status` is None if the caller cancelled the call: the status of the last attempt says
+        whether its deadline had passed.
+        """
 
 
 class MethodTracer:
-    """Follows the calls of one method of one stub."""
+    """Observes the calls of one method of one stub."""
 
     def start_call(self) -> ClientCallTracer:
+        """Return the tracer of a new call."""
         raise NotImplementedError
 
 
 class ClientTracer:
-    """Follows the calls of channels."""
+    """Observes the calls of channels."""
 
     def trace_method(self, target: str, method: Method) -> MethodTracer:
-        """A stub is made. `target`: "mesh:///plugin.echo", or for a channel to one address
-        "unix:///path" or "dns:///host:port"."""
+        """Return the tracer of a method of a new stub.
+
+        Args:
+            target: The channel's target: "mesh:///plugin.echo", or "unix:///path" or
+                "dns:///host:port" for a channel to one address.
+            method: The method.
+        """
         raise NotImplementedError
 
     def outlier_ejected(self, target: str, ejection: Ejection) -> None:
-        """An endpoint was found to fail more than others."""
-
-
-def attempt_status_for(exc: BaseException, deadline: float) -> CallStatus:
-    """The status of what ended with an exception and was to end by a time of trio's clock."""
-    exc = unwrap_exception_group(exc)
-    if isinstance(exc, purerpc.RpcFailedError):
-        return exc.status.status_code.value, str(exc.status.status_message)
-    if isinstance(exc, Exception):
-        return UNKNOWN, f"{type(exc).__name__} was raised"
-    if trio.current_time() >= deadline:
-        return DEADLINE_EXCEEDED, "the caller's deadline passed"
-    return CANCELLED, "the caller gave the call up"
-
-
-def call_status_for(exc: BaseException) -> CallStatus | None:
-    """The same for a call, None where its caller gave it up: see `ClientCallTracer.ended`."""
-    exc = unwrap_exception_group(exc)
-    return None if isinstance(exc, trio.Cancelled) else attempt_status_for(exc, math.inf)
+        """Report an endpoint that outlier detection found to fail more than others."""

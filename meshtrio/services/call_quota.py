@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import purerpc
 
 from meshtrio.rpc.connection_reserve import MAX_RESERVED_PER_PROCESS, RESERVED_CONNECTIONS
-from meshtrio.rpc.purerpc_compat import ServerContext
+from meshtrio.rpc.context import ServerContext
 from meshtrio.transport.peer import Peer
 
 

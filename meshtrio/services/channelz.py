@@ -53,8 +53,8 @@ class ChannelzServicer:
         server = _find(channelz_registry.SERVERS, "server", request.server_id)
         start = request.start_socket_id
         things = sorted(
-            (each for each in server.connections if each.number >= start),
-            key=lambda each: each.number,
+            (each for each in server.connections if each.channelz_id >= start),
+            key=lambda each: each.channelz_id,
         )
         page, end = _take_page(iter(things), start, request.max_results)
         found = await _build_messages(make_socket_ref, page)

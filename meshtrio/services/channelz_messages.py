@@ -13,7 +13,7 @@ from meshtrio.messages import channelz
 from meshtrio.rpc.channelz_registry import ListenSocket, TraceNode
 from meshtrio.rpc.connection import Connection
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.stats import CallCounters, call_stats, message_stats, stream_stats
+from meshtrio.rpc.stats import CallCounters
 from meshtrio.util.text import replace_surrogates
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def make_subchannel(subchannel: Subchannel) -> channelz.Subchannel:
     calls = CallCounters()
     calls.add_calls(subchannel.past_counters)
     for connection in sorted(subchannel.connections, key=lambda each: each.channelz_id):
-        calls.add_calls(call_stats(connection))
+        calls.add_calls(connection.statistics().calls)
         message.socket_ref.append(make_socket_ref(connection))
     _fill_calls(message.data, subchannel.trace_node, calls)
     return message
@@ -92,7 +92,7 @@ def make_server(server: Server) -> channelz.Server:
     calls = CallCounters()
     calls.add_calls(server.past_counters)
     for connection in list(server.connections):
-        calls.add_calls(call_stats(connection))
+        calls.add_calls(connection.statistics().calls)
     _fill_calls(message.data, server.trace_node, calls)
     if server.listen_socket is not None and not server.listen_socket.is_closed:
         message.listen_socket.append(_make_listen_socket_ref(server.listen_socket))
@@ -158,17 +158,18 @@ def _fill_connection(message: channelz.Socket, connection: Connection) -> None:
     _fill_address(message.remote, sock.getpeername())
     message.remote_name = "" if connection.is_client else message.ref.name
     _fill_security(message, connection)
-    data, streams = message.data, stream_stats(connection)
+    data, statistics = message.data, connection.statistics()
+    streams = statistics.streams
     data.streams_started = streams.started
     data.streams_succeeded = streams.succeeded
     data.streams_failed = streams.failed
-    data.messages_sent, data.messages_received = message_stats(connection)
+    data.messages_sent, data.messages_received = statistics.messages
     data.keep_alives_sent = connection.counters.keepalives_sent
     local, remote = (
         data.last_local_stream_created_timestamp,
         data.last_remote_stream_created_timestamp,
     )
-    _fill_timestamp(local if connection.is_client else remote, call_stats(connection).last_started)
+    _fill_timestamp(local if connection.is_client else remote, statistics.calls.last_started)
     may_send, may_receive = connection.engine.flow_control_windows
     data.local_flow_control_window.value = may_send
     data.remote_flow_control_window.value = may_receive

@@ -20,8 +20,8 @@ from meshtrio.config.async_loading import load_in_thread
 from meshtrio.discovery.registry import Registry
 from meshtrio.errors import ConfigError, PluginFailedError, UnknownNameError, UsageError
 from meshtrio.messages import control
+from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import ServerContext
 from meshtrio.services import control_messages as messages
 from meshtrio.services.event_log import EventLog, LoggedLine
 from meshtrio.services.load import parse_interval
@@ -30,8 +30,11 @@ from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.services.tap_client import tap_instances
 from meshtrio.supervisor.log_line import parse_line
 from meshtrio.supervisor.operations import Operations
-from meshtrio.supervisor.process.output_lines import parse_json_fields
-from meshtrio.supervisor.process.resource_usage import ResourceUsage, read_usage_by_group
+from meshtrio.supervisor.process.output.output_lines import parse_json_fields
+from meshtrio.supervisor.process.proc.resource_usage import (
+    ResourceUsage,
+    read_usage_by_group,
+)
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.transport.peer import Peer
 from meshtrio.util.text import replace_surrogates

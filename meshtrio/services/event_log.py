@@ -11,7 +11,7 @@ import trio
 
 from meshtrio.services.broadcast_log import BroadcastLog, ReaderThrottle
 from meshtrio.supervisor import events
-from meshtrio.supervisor.process.output_lines import OutputLine
+from meshtrio.supervisor.process.output.output_lines import OutputLine
 
 _MAX_EVENTS = 1000
 _MAX_LINES = 10_000

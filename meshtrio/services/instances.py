@@ -10,8 +10,9 @@ import trio
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.subchannel_pool import StateCallback
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
+from meshtrio.discovery.service_state import ServiceState
 
 _log = logging.getLogger("meshtrio.mesh")
 

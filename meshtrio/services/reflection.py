@@ -12,8 +12,8 @@ from typing import Any
 
 import purerpc
 
+from meshtrio.rpc.method import Handler
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import Handler
 from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
 from meshtrio.util.worker_threads import GilYielder, run_computation
 

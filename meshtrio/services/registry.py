@@ -12,17 +12,19 @@ import purerpc
 
 from meshtrio.config import MeshConfig, StaticServiceConfig
 from meshtrio.config.service_names import check_service_name
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry, UnknownServiceError
 from meshtrio.discovery.registry_messages import (
     get_address,
     state_to_message,
     tls_from_message,
 )
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.messages import registry as messages
+from meshtrio.rpc.context import ServerContext
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import ServerContext
 from meshtrio.services.broadcast_log import ReaderThrottle
 from meshtrio.services.registrations import Registrations, check_lengths
 from meshtrio.transport.peer import Peer

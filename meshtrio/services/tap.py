@@ -12,13 +12,15 @@ import trio
 
 from meshtrio.contract import FORWARDED_METADATA_KEY
 from meshtrio.grpc.headers import RequestHeaders
+from meshtrio.grpc.status import UNKNOWN, CallStatus
 from meshtrio.messages import tap
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import UNKNOWN, CallStatus, ServerCallTracer, ServerTracer
+from meshtrio.rpc.tracer import ServerCallTracer, ServerTracer
 from meshtrio.services.broadcast_log import BroadcastLog
 from meshtrio.telemetry.logs.trace_ids import current_trace_ids
 from meshtrio.util.text import replace_surrogates

@@ -1,4 +1,4 @@
-"""What a mesh measures, traces and logs of calls, and where it tells it, as its config says."""
+"""Telemetry of a mesh, as configured in `[mesh.telemetry]`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.errors import UsageError
 from meshtrio.supervisor.supervisor import Supervisor
-from meshtrio.telemetry.metrics import Metrics, MetricSource
+from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
 from meshtrio.telemetry.optional_dependencies import check_extras
+from meshtrio.telemetry.setup import Telemetry, open_telemetry
 from meshtrio.util.concurrency import background_service
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -25,88 +26,80 @@ _log = logging.getLogger("meshtrio.mesh")
 async def mesh_telemetry(
     supervisor: Supervisor, registry: MemoryRegistry
 ) -> AsyncIterator[Metrics | None]:
-    """Measure, trace and log calls during the block, and tell that; gives what is measured, if
-    anything is.
+    """Measure, trace and log the calls of the block, and the mesh itself, as its config says.
 
-    Raises UsageError where an extra is missing, or the address cannot be bound.
+    Yields:
+        The metrics of the process, None if they are off.
+
+    Raises:
+        ConfigError: An extra that the config needs is not installed.
+        UsageError: The metrics' address cannot be bound, or a variable of OpenTelemetry is wrong.
     """
     config = supervisor.config.telemetry
     check_extras(config)
-    async with AsyncExitStack() as stack:
-        sources: list[MetricSource] = []
+    async with AsyncExitStack() as stack, open_telemetry() as telemetry:
         if config.otlp_endpoint is not None:
             try:
-                sources.append(await _start_tracing(stack, supervisor, config.otlp_endpoint))
+                await _start_tracing(telemetry, supervisor, config.otlp_endpoint)
             except ValueError as exc:
-                # One of OpenTelemetry's variables, by which its SDK goes.
                 raise UsageError(f"calls cannot be traced: {exc}") from None
         if config.binary_log:
-            sources.append(await _start_binary_log(stack, supervisor))
+            folder = config.binary_log_directory(supervisor.mesh_socket.parent)
+            await telemetry.start_binary_log(
+                config.binary_log,
+                folder,
+                name="mesh",
+                max_file_size=config.max_binary_log_bytes,
+                max_files=config.binary_log_files,
+            )
+            _log.warning(
+                "binary logging is on: requests and replies are written to %s, with their contents",
+                folder,
+            )
         metrics = None
         if config.metrics is not None:
-            metrics = Metrics(experimental=config.experimental, sources=sources)
-            await _start_metrics(stack, supervisor, registry, metrics, config.metrics)
-            stack.enter_context(metrics.install())
+            metrics = telemetry.start_metrics(experimental=config.experimental)
+            mesh_metrics = MeshMetrics(supervisor, registry)
+            supervisor.subscribe(mesh_metrics.on_event)
+            await stack.enter_async_context(background_service(_measure_lag, mesh_metrics))
+            await _serve_metrics(
+                telemetry, supervisor, registry, (mesh_metrics, metrics), config.metrics
+            )
         yield metrics
 
 
 async def _start_tracing(
-    stack: AsyncExitStack, supervisor: Supervisor, collector: OtlpEndpoint
-) -> MetricSource:
-    from meshtrio.telemetry.traces.pipeline import export_traces
+    telemetry: Telemetry, supervisor: Supervisor, collector: OtlpEndpoint
+) -> None:
     from meshtrio.telemetry.traces.process_spans import ProcessSpans
 
     config = supervisor.config.telemetry
     resource = {"service.name": "meshtrio"}
-    traces = await stack.enter_async_context(export_traces(collector, config.sampling, resource))
-    supervisor.subscribe(ProcessSpans(traces).on_event)
-    _log.info("spans are sent to %s", config.traces)
-    return traces.processor.collect
+    pipeline = await telemetry.start_tracing(collector, config.sampling, resource)
+    supervisor.subscribe(ProcessSpans(pipeline).on_event)
+    _log.info("exporting spans to %s", config.traces)
 
 
-async def _start_binary_log(stack: AsyncExitStack, supervisor: Supervisor) -> MetricSource:
-    from meshtrio.telemetry.binary_log import open_binary_log
-
-    config = supervisor.config.telemetry
-    folder = config.binary_log_directory(supervisor.mesh_socket.parent)
-    files = await stack.enter_async_context(
-        open_binary_log(
-            config.binary_log or "",
-            folder,
-            name="mesh",
-            max_file_size=config.max_binary_log_bytes,
-            max_files=config.binary_log_files,
-        )
-    )
-    _log.warning("calls are written to %s, with all that is in them", folder)
-    return files.collect
+async def _measure_lag(mesh_metrics: MeshMetrics, *, task_status: trio.TaskStatus[Any]) -> None:
+    task_status.started()
+    await mesh_metrics.measure_lag()
 
 
-async def _start_metrics(
-    stack: AsyncExitStack,
+async def _serve_metrics(
+    telemetry: Telemetry,
     supervisor: Supervisor,
     registry: MemoryRegistry,
-    metrics: Metrics,
+    sources: tuple[MeshMetrics, Metrics],
     address: str,
 ) -> None:
     from meshtrio.services.metrics_collector import MetricsCollector
-    from meshtrio.telemetry.metrics.exposition_server import serve_metrics
 
-    of_the_mesh = MeshMetrics(supervisor, registry)
-    supervisor.subscribe(of_the_mesh.on_event)
-    gatherer = MetricsCollector(
-        supervisor, registry, [of_the_mesh.collect, metrics.collect], of_the_mesh.sample
+    mesh_metrics, metrics = sources
+    collector = MetricsCollector(
+        supervisor, registry, [mesh_metrics.collect, metrics.collect], mesh_metrics.sample
     )
-
-    async def measure_lag(*, task_status: trio.TaskStatus[Any]) -> None:
-        task_status.started()
-        await of_the_mesh.measure_lag()
-
-    await stack.enter_async_context(background_service(measure_lag))
     try:
-        await stack.enter_async_context(
-            background_service(serve_metrics, gatherer.collect, f"tcp:{address}")
-        )
+        await telemetry.serve_metrics(address, collector.collect)
     except UsageError as exc:
         raise UsageError(f"[mesh.telemetry] metrics: {exc}") from None
-    _log.info("metrics are at http://%s/metrics", address)
+    _log.info("serving metrics at http://%s/metrics", address)

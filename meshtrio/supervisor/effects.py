@@ -15,8 +15,8 @@ import attrs
 
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.probe import Probe
-from meshtrio.supervisor.process.leftover_killer import LeftoverReport, RunIdentity
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.cleanup.leftover_killer import LeftoverReport, RunIdentity
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_observer import Observe
 
 

@@ -17,9 +17,9 @@ from meshtrio.supervisor.policy.state import (
     InstanceState,
     next_phase,
 )
-from meshtrio.supervisor.process.leftover_killer import UnkillableProcess
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.cleanup.leftover_killer import UnkillableProcess
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from meshtrio.supervisor.process_run import ProcessRun
 
 _IDLE_STATES = {

@@ -12,9 +12,9 @@ from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
-from meshtrio.supervisor.process.command import build_command, check_executable
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.start_failures import (
+from meshtrio.supervisor.process.spawn.command import build_command, check_executable
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.start_failures import (
     PROGRAM_ERRNOS,
     explain_start_failure,
     is_resource_exhaustion,

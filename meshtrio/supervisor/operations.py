@@ -21,7 +21,7 @@ from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.plan import find_unready_dependencies
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
-from meshtrio.supervisor.process.output_lines import OutputLine
+from meshtrio.supervisor.process.output.output_lines import OutputLine
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.util.concurrency import open_collapsing_nursery

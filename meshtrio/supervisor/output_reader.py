@@ -18,7 +18,7 @@ from meshtrio.config import OutputConfig
 from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE, MAX_LINE_LENGTH
 from meshtrio.supervisor import events
 from meshtrio.supervisor.log_line import parse_line
-from meshtrio.supervisor.process.output_lines import (
+from meshtrio.supervisor.process.output.output_lines import (
     LineBuffer,
     LineSplitter,
     OutputBlock,
@@ -27,8 +27,8 @@ from meshtrio.supervisor.process.output_lines import (
     decode_line,
     parse_json_fields,
 )
-from meshtrio.supervisor.process.pipe_reader import read_available, read_pipe
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.output.pipe_reader import read_available, read_pipe
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 _log = logging.getLogger("meshtrio.mesh")
 

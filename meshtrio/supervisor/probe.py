@@ -24,7 +24,7 @@ from meshtrio.rpc.one_shot_call import (
 )
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
-from meshtrio.supervisor.process.activity import read_thread_cpu_wait
+from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError

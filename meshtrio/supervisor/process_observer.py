@@ -15,8 +15,8 @@ from meshtrio.supervisor.policy.diagnosis import (
     ready_timeout_extension,
 )
 from meshtrio.supervisor.probe import HealthCheckResult
-from meshtrio.supervisor.process.accept_queue import AcceptQueue, read_accept_queue
-from meshtrio.supervisor.process.activity import (
+from meshtrio.supervisor.process.proc.accept_queue import AcceptQueue, read_accept_queue
+from meshtrio.supervisor.process.proc.activity import (
     ActivitySample,
     compute_activity,
     sample_activity,

@@ -23,11 +23,16 @@ from meshtrio.supervisor.output_reader import OutputReader
 from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
-from meshtrio.supervisor.process.leftover_killer import RunIdentity, get_boot_ticks
-from meshtrio.supervisor.process.output_lines import LineBuffer
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.start_failures import EXEC_FAILED_STATUSES
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    RunIdentity,
+    get_boot_ticks,
+)
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.start_failures import (
+    EXEC_FAILED_STATUSES,
+)
 from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 from meshtrio.config import PluginConfig
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor.policy.restart import Exit
 

@@ -27,15 +27,14 @@ from typing import TypeVar
 
 import trio
 
-from meshtrio.discovery.endpoint import connect_socket
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.tcp_listeners import (
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.proc.tcp_listeners import (
     TcpListener,
     find_listeners,
     is_self_connected,
     list_tcp_listeners,
 )
-from meshtrio.transport.dial import dial
+from meshtrio.transport.dial import connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError

@@ -32,9 +32,15 @@ from meshtrio.supervisor.policy.escalation import (
     plugins_restarted_with,
 )
 from meshtrio.supervisor.policy.plan import plan
-from meshtrio.supervisor.policy.restart import Exit, Finish, GiveUp, Restart, decide
+from meshtrio.supervisor.policy.restart import (
+    Exit,
+    Finish,
+    GiveUp,
+    Restart,
+    decide,
+)
 from meshtrio.supervisor.policy.state import InstancePhase
-from meshtrio.supervisor.process.leftover_killer import RunIdentity
+from meshtrio.supervisor.process.cleanup.leftover_killer import RunIdentity
 from meshtrio.supervisor.process_run import ProcessRun
 from meshtrio.supervisor.recycler import Recycler
 from meshtrio.supervisor.shutdown_report import ShutdownReport, ShutdownReporter

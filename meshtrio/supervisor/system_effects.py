@@ -13,15 +13,15 @@ import trio
 
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.probe import SocketProbe
-from meshtrio.supervisor.process.cgroup import Cgroups
-from meshtrio.supervisor.process.leftover_killer import LeftoverKiller
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.reparented import ReparentedProcesses
-from meshtrio.supervisor.process.resource_usage import read_rss_by_group
-from meshtrio.supervisor.process.signal_dispositions import default_signals_in_children
-from meshtrio.supervisor.process.start_failures import explain_exec_failure
-from meshtrio.supervisor.process.warden import Warden
-from meshtrio.supervisor.process.zombie_reaper import run_zombie_reaper
+from meshtrio.supervisor.process.cleanup.cgroup import Cgroups
+from meshtrio.supervisor.process.cleanup.leftover_killer import LeftoverKiller
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.reparented import ReparentedProcesses
+from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.cleanup.zombie_reaper import run_zombie_reaper
+from meshtrio.supervisor.process.proc.resource_usage import read_rss_by_group
+from meshtrio.supervisor.process.spawn.signal_dispositions import default_signals_in_children
+from meshtrio.supervisor.process.spawn.start_failures import explain_exec_failure
 from meshtrio.supervisor.process_observer import observe
 from meshtrio.supervisor.server_identity import is_address_in_use
 from meshtrio.util.concurrency import background_service

@@ -1,11 +1,11 @@
-"""What a plugin measures, traces and logs of calls, as its mesh says in its environment."""
+"""Telemetry of a plugin, as configured by its mesh, or its operator, in the environment."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from meshtrio.contract import (
 from meshtrio.errors import UsageError
 from meshtrio.runtime_dir import directory
 from meshtrio.telemetry.metric_families import MetricFamily
-from meshtrio.telemetry.metrics import Metrics, MetricSource
+from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.optional_dependencies import require_extra
-from meshtrio.util.concurrency import background_service
+from meshtrio.telemetry.setup import Telemetry, open_telemetry
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -34,81 +34,73 @@ _log = logging.getLogger("meshtrio.telemetry")
 
 @asynccontextmanager
 async def plugin_telemetry() -> AsyncIterator[Metrics | None]:
-    """Measure, trace and log the calls of the block, and expose, send and write that where the
-    environment says so: PLUGIN_METRICS, OpenTelemetry's variables where "otlp" is among
-    OTEL_TRACES_EXPORTER, and GRPC_BINARY_LOG_FILTER.
+    """Measure, trace and log the calls of the block as the environment configures it.
 
-    Raises UsageError where metrics cannot be exposed, for want of an extra above all, and for a
-    filter that is none, with which gRFC A16 has no process start.
+    PLUGIN_METRICS enables metrics; OTEL_TRACES_EXPORTER, if "otlp" is among its values, traces;
+    GRPC_BINARY_LOG_FILTER the binary log. A mistake in OpenTelemetry's variables is logged and
+    leaves calls untraced: the variables may be meant for another program.
+
+    Yields:
+        The metrics of the process, None if they are off.
+
+    Raises:
+        UsageError: Metrics cannot be served, for lack of the extra `metrics` or of the address, or
+            the filter is malformed, in which case gRFC A16 requires that the process not start.
     """
-    async with AsyncExitStack() as stack:
-        sources: list[MetricSource] = []
+    async with open_telemetry() as telemetry:
         if "otlp" in os.environ.get("OTEL_TRACES_EXPORTER", "").split(","):
             try:
-                require_extra("tracing", "OTEL_TRACES_EXPORTER=otlp")
-                sources += await _start_tracing(stack)
+                await _start_tracing(telemetry)
             except (UsageError, ValueError) as exc:
-                # The variables may be there for others: no reason not to serve.
                 _log.error("calls are not traced: %s", exc)
         if os.environ.get(GRPC_BINARY_LOG_FILTER):
-            sources.append(await _start_binary_log(stack, os.environ[GRPC_BINARY_LOG_FILTER]))
+            await _start_binary_log(telemetry, os.environ[GRPC_BINARY_LOG_FILTER])
         metrics = None
         if PLUGIN_METRICS in os.environ:
             experimental = PLUGIN_METRICS_EXPERIMENTAL in os.environ
-            metrics = Metrics(experimental=experimental, sources=sources)
-            stack.enter_context(metrics.install())
-            await _start_metrics(stack, metrics, os.environ[PLUGIN_METRICS])
+            metrics = telemetry.start_metrics(experimental=experimental)
+            await _serve_metrics(telemetry, metrics, os.environ[PLUGIN_METRICS])
         yield metrics
 
 
-async def _start_tracing(stack: AsyncExitStack) -> list[MetricSource]:
-    """Raises ValueError for what the variables cannot mean, and so does OpenTelemetry."""
+async def _start_tracing(telemetry: Telemetry) -> None:
+    """Raise UsageError or ValueError if tracing is not installed or wrongly configured."""
+    require_extra("tracing", "OTEL_TRACES_EXPORTER=otlp")
     from meshtrio.config.otlp_endpoint import OtlpEndpoint
-    from meshtrio.telemetry.traces.pipeline import (
-        export_traces,
-        sampling_ratio_from_environment,
-    )
+    from meshtrio.telemetry.traces.pipeline import sampling_ratio_from_environment
 
     ratio = sampling_ratio_from_environment()
-    if ratio is None:
-        return []
-    traces = await stack.enter_async_context(export_traces(OtlpEndpoint.from_environment(), ratio))
-    return [traces.processor.collect]
+    if ratio is not None:
+        await telemetry.start_tracing(OtlpEndpoint.from_environment(), ratio)
 
 
-async def _start_binary_log(stack: AsyncExitStack, filter_text: str) -> MetricSource:
-    from meshtrio.telemetry.binary_log import open_binary_log
-    from meshtrio.telemetry.binary_log.rotating_writer import (
-        DEFAULT_MAX_FILE_SIZE,
-        DEFAULT_MAX_FILES,
+async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
+    get = os.environ.get
+    folder = get(PLUGIN_BINARY_LOG_FOLDER) or (
+        directory.find_mesh_socket().parent / BINARY_LOG_DIRECTORY
+    )
+    await telemetry.start_binary_log(
+        filter_text,
+        Path(folder),
+        name=f"{get(PLUGIN_NAME, 'plugin')}-{get(PLUGIN_INSTANCE, '0')}",
+        max_file_size=int(get(PLUGIN_BINARY_LOG_SIZE, 0)),
+        max_files=int(get(PLUGIN_BINARY_LOG_FILES, 0)),
     )
 
-    said = os.environ.get
-    folder = (
-        said(PLUGIN_BINARY_LOG_FOLDER) or directory.find_mesh_socket().parent / BINARY_LOG_DIRECTORY
-    )
-    name = f"{said(PLUGIN_NAME, 'plugin')}-{said(PLUGIN_INSTANCE, '0')}"
-    size = int(said(PLUGIN_BINARY_LOG_SIZE, DEFAULT_MAX_FILE_SIZE))
-    kept = int(said(PLUGIN_BINARY_LOG_FILES, DEFAULT_MAX_FILES))
-    files = await stack.enter_async_context(
-        open_binary_log(filter_text, Path(folder), name=name, max_file_size=size, max_files=kept)
-    )
-    return files.collect
 
-
-async def _start_metrics(stack: AsyncExitStack, metrics: Metrics, address: str) -> None:
+async def _serve_metrics(telemetry: Telemetry, metrics: Metrics, address: str) -> None:
+    """Serve metrics on an address, unless the mesh collects them."""
     if address == METRICS_FROM_MESH:
         return
     require_extra("metrics", f"{PLUGIN_METRICS}={address}")
-    from meshtrio.telemetry.metrics.exposition_server import serve_metrics
     from meshtrio.telemetry.metrics.family_merger import FamilyMerger
 
-    def readable(families: list[MetricFamily], pace: GilYielder) -> list[MetricFamily]:
-        admission = FamilyMerger(pace)
-        admission.merge(families, is_mesh=True)
-        return admission.families()
+    def merge(families: list[MetricFamily], yield_gil: GilYielder) -> list[MetricFamily]:
+        merger = FamilyMerger(yield_gil)
+        merger.merge(families, is_mesh=True)
+        return merger.families()
 
-    async def gather(within: float | None) -> list[MetricFamily]:
-        return await run_computation(partial(readable, metrics.collect()))
+    async def collect(within: float | None) -> list[MetricFamily]:
+        return await run_computation(partial(merge, metrics.collect()))
 
-    await stack.enter_async_context(background_service(serve_metrics, gather, f"tcp:{address}"))
+    await telemetry.serve_metrics(address, collect)

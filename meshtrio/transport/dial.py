@@ -1,24 +1,33 @@
-"""Connecting to an endpoint: a socket, and TLS on it where that is wanted."""
+"""Connecting to an address: a Unix or TCP socket, and TLS on it if it is configured."""
 
 from __future__ import annotations
 
+import errno
+import socket
 import ssl
 
 import attrs
 import trio
 
-from meshtrio.discovery.endpoint import connect_socket, get_host
 from meshtrio.transport.tls import TlsTransport
 from meshtrio.transport.transport import SocketTransport, Transport
-from meshtrio.util.address import ClientTlsConfig
+from meshtrio.transport.unix_connect import connect_unix
+from meshtrio.util.address import Address, ClientTlsConfig
 from meshtrio.util.regular_files import copy_pem_to_memfd
+
+_BACKLOG_RETRY_DELAY, _MAX_BACKLOG_RETRY_DELAY = 0.002, 0.1
+"""Seconds between attempts to connect to a server whose backlog is full."""
+_BACKLOG_FULL_MESSAGE = "its backlog of connections is full: it is overloaded, or stuck"
 
 
 @attrs.frozen
 class ClientTls:
-    """How to speak TLS to a server: its side of the context, and the name its certificate bears.
+    """How a client speaks TLS to a server.
 
-    By default that is the host of the address.
+    Args:
+        context: An `ssl.SSLContext` for clients.
+        server_hostname: The name that the server's certificate must bear; the host of the address
+            by default.
     """
 
     context: ssl.SSLContext
@@ -26,7 +35,11 @@ class ClientTls:
 
     @classmethod
     def load(cls, config: ClientTlsConfig) -> ClientTls:
-        """Read the files. Raises OSError, of which ssl.SSLError is a kind."""
+        """Read the PEM files that a config names; blocks.
+
+        Raises:
+            OSError: A file cannot be read, or, as its subclass ssl.SSLError, cannot be used.
+        """
         with (
             copy_pem_to_memfd(config.ca) as ca,
             copy_pem_to_memfd(config.certificate) as certificate,
@@ -45,18 +58,21 @@ async def dial(
     *,
     backlog_timeout: float = 0.0,
 ) -> Transport:
-    """Connect; the handshake is still to be done.
+    """Connect to an address; the TLS handshake is left to the transport's `handshake`.
 
     Args:
         address: `unix:/path` or `tcp:host:port`.
-        tls: how to speak TLS there, if it is to be spoken.
-        owners: the uids of which a Unix socket's server has to have one; any by default.
-        patience: Seconds to wait for room in a full backlog, see `endpoint.connect`.
+        tls: How to speak TLS; None for a plaintext connection.
+        allowed_uids: The uids of which a Unix socket's server must have one; None accepts any.
+        backlog_timeout: Seconds to wait for room in a full backlog, see `connect_socket`.
+
+    Returns:
+        A transport that the caller owns.
 
     Raises:
-        WrongServerError: another user serves there.
-        OSError: nothing listens there, or the TLS files cannot be used.
-        ValueError: an address of another form.
+        WrongServerError: A server of another user listens there.
+        OSError: Nothing listens there, or the TLS files cannot be used.
+        ValueError: The address has another form.
     """
     if isinstance(tls, ClientTlsConfig):
         try:
@@ -67,5 +83,70 @@ async def dial(
     sock = await connect_socket(address, allowed_uids, backlog_timeout=backlog_timeout)
     if tls is None:
         return SocketTransport(sock)
-    hostname = tls.server_hostname or get_host(address)
+    hostname = tls.server_hostname or Address.parse(address).host or None
     return TlsTransport(sock, tls.context, server_side=False, server_hostname=hostname)
+
+
+async def connect_socket(
+    address: str, allowed_uids: frozenset[int] | None = None, *, backlog_timeout: float = 0.0
+) -> socket.socket:
+    """Connect a socket to an address.
+
+    Args:
+        address: `unix:/path` or `tcp:host:port`.
+        allowed_uids: The uids of which a Unix socket's server must have one, see `connect_unix`; it
+            has no effect on TCP.
+        backlog_timeout: Seconds to wait for room in the backlog of a Unix socket's server; on TCP
+            the kernel waits.
+
+    Returns:
+        A non-blocking socket that the caller owns.
+
+    Raises:
+        WrongServerError: A server of another user listens there.
+        BlockingIOError: The backlog of a Unix socket's server is full.
+        OSError: Nothing listens there, or this process lacks resources, see
+            `RESOURCE_EXHAUSTED_ERRNOS`.
+        ValueError: The address has another form.
+    """
+    parsed = Address.parse(address)
+    if parsed.path:
+        return await _connect_unix(parsed.path, allowed_uids, backlog_timeout)
+    try:
+        stream = await trio.open_tcp_stream(parsed.host, parsed.port)
+    except OSError as exc:
+        raise OSError(_get_errno(exc), _describe_connect_error(exc)) from None
+    return socket.socket(fileno=stream.socket.detach())
+
+
+def _get_errno(exc: OSError) -> int | None:
+    """Return the error number of trio's exception, or of its first failed attempt."""
+    group = exc.__cause__
+    if exc.errno is None and isinstance(group, BaseExceptionGroup):
+        return next((each.errno for each in group.exceptions if isinstance(each, OSError)), None)
+    return exc.errno
+
+
+def _describe_connect_error(exc: OSError) -> str:
+    """Describe the errors of all attempts, which trio's exception only has as its cause."""
+    group = exc.__cause__
+    if isinstance(group, BaseExceptionGroup):
+        reasons = {getattr(each, "strerror", None) or str(each) for each in group.exceptions}
+        return "; ".join(sorted(reasons))
+    return exc.strerror or str(exc)
+
+
+async def _connect_unix(
+    path: str, allowed_uids: frozenset[int] | None, backlog_timeout: float
+) -> socket.socket:
+    """Connect, retrying while the backlog is full: the kernel reports no event when it is not."""
+    await trio.lowlevel.checkpoint()
+    deadline, delay = trio.current_time() + backlog_timeout, _BACKLOG_RETRY_DELAY
+    while True:
+        try:
+            return connect_unix(path, allowed_uids)
+        except BlockingIOError:
+            if trio.current_time() >= deadline:
+                raise BlockingIOError(errno.EAGAIN, _BACKLOG_FULL_MESSAGE) from None
+        await trio.sleep(delay)
+        delay = min(2 * delay, _MAX_BACKLOG_RETRY_DELAY)

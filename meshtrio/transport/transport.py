@@ -14,7 +14,7 @@ import trio
 
 from meshtrio.transport.busy_poll import MAX_SPIN, BusyPoll
 from meshtrio.transport.peer import Peer, peer_of
-from meshtrio.util.malloc_tuning import tune_malloc
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
 if TYPE_CHECKING:
     import ssl  # few processes need it
@@ -110,7 +110,7 @@ class SocketTransport:
         if len(data) == self._receive_size:
             self._receive_size *= 4
             if self._receive_size > _LARGE_RECEIVE_SIZE:
-                tune_malloc()
+                MALLOC_TUNING.tune()
         elif self._receive_size > _MIN_RECEIVE_SIZE and len(data) * 4 < self._receive_size:
             self._receive_size //= 4
         return data

@@ -11,25 +11,6 @@ ValueParser = Callable[[Any], T]
 """Gives the value, or raises ValueError with a phrase: "must be …"."""
 
 _DURATION = re.compile(r"(\d+(\.\d{0,9})?|\.\d{1,9})s")
-_STATUS_NAMES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
 
 
 class ObjectReader:
@@ -149,18 +130,3 @@ def parse_fraction(raw: Any) -> float:
     if not good or not 0 <= raw <= 1:
         raise ValueError("must be between 0 and 1")
     return float(raw)
-
-
-def parse_status_codes(raw: Any) -> frozenset[int]:
-    """Status codes by name or number, at least one."""
-    if not isinstance(raw, list) or not raw:
-        raise ValueError("must be a list of status codes")
-    return frozenset(map(_parse_status_code, raw))
-
-
-def _parse_status_code(raw: Any) -> int:
-    if isinstance(raw, str) and raw.upper() in _STATUS_NAMES:
-        return _STATUS_NAMES.index(raw.upper())
-    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < len(_STATUS_NAMES):
-        return raw
-    raise ValueError('must be status codes like "UNAVAILABLE"')

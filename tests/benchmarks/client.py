@@ -27,9 +27,10 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import watch_service
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,
     LoadBalancingPolicy,

@@ -23,14 +23,12 @@ from tests.support.cli_commands import (
     start_command,
 )
 from tests.support.mesh_processes import (
+    MINIMAL_COMMAND,
     PLUGINS_DIRECTORY,
     MeshProcess,
     plugin_table,
     serve_mesh,
 )
-
-MINIMAL_COMMAND = ("-I", "-S", str(PLUGINS_DIRECTORY / "minimal.py"))
-"""Starts in some ten milliseconds."""
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_operating import MINIMAL_COMMAND
 from tests.support.cli_commands import (
     group_table,
     run_command_ok,
@@ -16,6 +15,7 @@ from tests.support.cli_commands import (
     start_command,
 )
 from tests.support.mesh_processes import (
+    MINIMAL_COMMAND,
     PLUGINS_DIRECTORY,
     MeshProcess,
     plugin_table,

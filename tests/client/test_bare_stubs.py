@@ -17,8 +17,8 @@ from purerpc.wrappers import ClientStubUnaryUnary
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import echo_reply, echo_request, echo_requests
+from tests.support.servers import serve_on_socket
 
 
 @attrs.define

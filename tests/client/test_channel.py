@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.client.channel import Channel, connect_to, open_channel
+from meshtrio.client.channel import connect_to, open_channel
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.errors import ConnectionLostError, PluginDiedError, UsageError
 from meshtrio.grpc.service_config import (
     LoadBalancingConfig,
@@ -30,52 +29,13 @@ from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
 from tests.support.connection_pairs import CallbackServicer, echo_request
-
-
-def servicer_named(name: str) -> CallbackServicer:
-    async def echo(message: EchoRequest) -> EchoReply:
-        if message.message == "hang":
-            await trio.sleep_forever()
-        return EchoReply(message=name)
-
-    return CallbackServicer(Echo=echo)
-
-
-class FakeResolver:
-    """A feed whose states the test gives."""
-
-    def __init__(self) -> None:
-        self._update: Callable[[ServiceState], None] | None = None
-        self._state = ServiceState()
-
-    async def __call__(self, update: Callable[[ServiceState], None]) -> None:
-        self._update = update
-        update(self._state)
-        await trio.sleep_forever()
-
-    def set(self, *endpoints: Endpoint, departures: tuple[ExitInfo, ...] = ()) -> None:
-        self._state = ServiceState(endpoints, departures)
-        if self._update is not None:
-            self._update(self._state)
-
-
-def unix_endpoint(path: Path) -> Endpoint:
-    return Endpoint(id=path.name, address=f"unix:{path}")
-
-
-@asynccontextmanager
-async def serve_on_socket(path: Path, server: Server | None = None) -> AsyncIterator[Server]:
-    """Serve a name, the socket's, for the block."""
-    server = server or Server(servicer_named(path.name))
-    with unix_listener(path) as listener:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listener)
-            yield server
-            nursery.cancel_scope.cancel()
-
-
-async def call_echo(channel: Channel) -> str:
-    return str((await channel.stub(EchoServiceStub).Echo(echo_request("?"))).message)
+from tests.support.servers import (
+    FakeResolver,
+    call_echo,
+    serve_on_socket,
+    servicer_named,
+    unix_endpoint,
+)
 
 
 async def test_calls_are_spread_evenly_and_follow_the_endpoints(short_dir: Path) -> None:

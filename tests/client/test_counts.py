@@ -16,10 +16,10 @@ from echo.v1.echo_pb2 import EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.interceptors import ClientCall
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
-from meshtrio.rpc.stats import call_stats, message_stats
-from tests.client.test_channel import FakeResolver, serve_on_socket
-from tests.client.test_retrying import (
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import (
     HEDGING_POLICY,
     RETRY_POLICY,
     FailingHandlers,
@@ -27,8 +27,8 @@ from tests.client.test_retrying import (
     make_failing_servicer,
     make_method_config,
 )
-from tests.client.test_retrying import unavailable_errors as failures
-from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import unavailable_errors as failures
+from tests.support.servers import FakeResolver, serve_on_socket
 
 Counts = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ def calls(channel: Channel) -> Counts:
 
 def attempts(channel: Channel) -> Counts:
     (connection,) = channel.channel_endpoints[0].subchannel.connections
-    found = call_stats(connection)
+    found = connection.statistics().calls
     return found.started, found.succeeded, found.failed
 
 
@@ -60,7 +60,7 @@ async def test_a_call_that_is_made_again_is_one(method: str, short_dir: Path) ->
             assert len([each async for each in stub.Repeat(RepeatRequest(count=1))]) == 1
         assert (calls(channel), attempts(channel)) == ((1, 1, 0), (3, 1, 2))
         (connection,) = channel.channel_endpoints[0].subchannel.connections
-        assert message_stats(connection) == (3, 1)
+        assert connection.statistics().messages == (3, 1)
 
 
 async def test_a_hedged_call_is_one(short_dir: Path) -> None:

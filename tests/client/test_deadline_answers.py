@@ -20,11 +20,11 @@ from meshtrio.client.channel import Channel, open_channel
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
-from tests.client.test_retrying import HEDGING_POLICY, RETRY_POLICY, make_method_config
-from tests.rpc.test_calls import repeat_request
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.failing_servicers import HEDGING_POLICY, RETRY_POLICY, make_method_config
 from tests.support.gateways import run_gateway
+from tests.support.handlers import repeat_request
+from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
 EARLY = 0.002
 """Seconds before the deadline at which the server answers."""

@@ -21,8 +21,8 @@ from meshtrio.discovery.endpoint import REGISTERED_RECONNECT_BACKOFF, Endpoint
 from meshtrio.discovery.static import make_external_endpoint
 from meshtrio.http2 import frames
 from meshtrio.transport.transport import SocketTransport
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import echo_request, static_resolver
+from tests.support.servers import serve_on_socket
 
 DEAD = 2000
 

@@ -15,7 +15,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.discovery.endpoint import canonical_target, connect_socket
+from meshtrio.discovery.endpoint import canonical_target
+from meshtrio.transport.dial import connect_socket
 
 
 @pytest.mark.parametrize(

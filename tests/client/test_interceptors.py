@@ -19,15 +19,14 @@ from meshtrio.client.channel import connect_to
 from meshtrio.client.interceptors import ClientCall, call_credentials
 from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import parse_service_config
-from meshtrio.rpc.context import current_call
-from meshtrio.rpc.purerpc_compat import ServerContext
+from meshtrio.rpc.context import ServerContext, current_call
 from meshtrio.rpc.server import Server
 from meshtrio.transport.dial import ClientTls
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import handle_chat, handle_repeat
-from tests.rpc.test_tls import TEST_CA, client_context, server_context
-from tests.rpc.test_tls import serve_on_tcp as serving_tls
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.handlers import handle_chat, handle_repeat
+from tests.support.servers import serve_on_socket
+from tests.support.tls import TEST_CA, client_context, server_context
+from tests.support.tls import serve_on_tcp as serving_tls
 
 
 async def told(message: EchoRequest, request: Any) -> EchoReply:

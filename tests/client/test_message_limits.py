@@ -17,13 +17,13 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.grpc.service_config import MethodConfig, parse_service_config
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import (
     CallbackServicer,
     connect_pair,
     echo_request,
     echo_requests,
 )
+from tests.support.servers import serve_on_socket
 
 MIB = 1024 * 1024
 LARGE = 20 * MIB

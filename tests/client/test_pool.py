@@ -8,7 +8,7 @@ import trio.testing
 
 from meshtrio.client import subchannel_pool
 from meshtrio.client.subchannel_pool import StateCallback, open_shared_pool
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.service_state import ServiceState
 
 
 async def test_a_feed_that_fails_is_begun_again(

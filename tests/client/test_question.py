@@ -2,77 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterable
-from typing import Any
-
 import purerpc
 import pytest
-import trio
 
 from meshtrio.errors import ConnectionLostError
-from meshtrio.grpc.metadata import frame_message
-from meshtrio.http2.connection import H2Connection as Engine
+from meshtrio.grpc.connection import GrpcConnection as Engine
 from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.events import RequestReceived
-from meshtrio.http2.hpack import codec
 from meshtrio.messages import health
-from meshtrio.rpc.one_shot_call import OneShotCall
-from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from meshtrio.transport.transport import SocketTransport
-from meshtrio.util.concurrency import open_collapsing_nursery
-
-CHECK = method_from_descriptor(
-    health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
+from tests.support.scripted_peer import (
+    SERVING_REPLY_BYTES,
+    SERVING_RESPONSE,
+    call_scripted_peer,
+    encode_reply,
+    make_health_call,
 )
-SERVING_RESPONSE = health.HealthCheckResponse(status=health.HealthCheckResponse.SERVING)
-RESPONSE_HEADERS = [(b":status", b"200"), (b"content-type", b"application/grpc")]
-
-
-def make_health_call(service: str = "") -> OneShotCall:
-    return OneShotCall(CHECK, health.HealthCheckRequest(service=service))
-
-
-def encode_reply(
-    *, messages: Iterable[bytes] = (), status: int = 0, head: Any = RESPONSE_HEADERS
-) -> bytes:
-    """What a server says in answer to the first stream of a connection."""
-    client, server = Engine(Role.CLIENT), Engine(Role.SERVER)
-    request = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x/y")]
-    client.open_stream(codec.encode([*request, (b":authority", b"x")]), end_stream=True)
-    (event,) = [
-        e for e in server.receive_data(client.data_to_send()) if isinstance(e, RequestReceived)
-    ]
-    server.send_headers(event.stream_id, codec.encode(head))
-    for message in messages:
-        server.send_data(event.stream_id, frame_message(message))
-    trailers = [(b"grpc-status", b"%d" % status), (b"grpc-message", b"as it was told")]
-    server.send_headers(event.stream_id, codec.encode(trailers), end_stream=True)
-    return server.data_to_send()
-
-
-async def call_scripted_peer(asked: OneShotCall, pieces: Iterable[bytes]) -> Any:
-    """Ask a peer that says these pieces, one after another, and closes."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-
-    async def speak() -> None:
-        with theirs:
-            for piece in pieces:
-                theirs.sendall(piece)
-                await trio.testing.wait_all_tasks_blocked()
-
-    with trio.fail_after(30):
-        async with open_collapsing_nursery() as nursery:
-            nursery.start_soon(speak)
-            try:
-                return await asked.call(SocketTransport(ours))
-            finally:
-                assert ours.fileno() == -1
-
-
-SERVING_REPLY_BYTES = encode_reply(messages=[SERVING_RESPONSE.SerializeToString()])
 
 
 async def test_the_answer_is_the_same_however_it_is_cut() -> None:

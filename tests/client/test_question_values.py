@@ -8,7 +8,7 @@ import pytest
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack import codec
-from tests.client.test_question import (
+from tests.support.scripted_peer import (
     RESPONSE_HEADERS,
     SERVING_REPLY_BYTES,
     SERVING_RESPONSE,

@@ -17,25 +17,23 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import (
-    LOCAL_PRIORITY,
-    REMOTE_PRIORITY,
-    ExitInfo,
-    ServiceState,
-)
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY
+from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.listener import unix_listener
-from tests.client.test_channel import (
+from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.failing_servicers import OUTLIER_DETECTION_CONFIG
+from tests.support.servers import (
     FakeResolver,
     call_echo,
     serve_on_socket,
     servicer_named,
     unix_endpoint,
 )
-from tests.support.connection_pairs import CallbackServicer, echo_request
 
 
 async def settle() -> None:
@@ -145,21 +143,6 @@ async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> No
         with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
-
-
-OUTLIER_DETECTION_CONFIG = {
-    "loadBalancingConfig": [
-        {
-            "outlier_detection_experimental": {
-                "consecutiveFailures": 3,
-                "maxEjectionPercent": 50,
-                "baseEjectionTime": "0.2s",
-                "interval": "0.1s",
-                "childPolicy": [{"round_robin": {}}],
-            }
-        }
-    ]
-}
 
 
 async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path) -> None:

@@ -12,13 +12,13 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to, open_channel
-from meshtrio.discovery.endpoint import ServiceState
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.messages import health as messages
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket, unix_endpoint
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.servers import serve_on_socket, unix_endpoint
 
 WATCHED = parse_service_config({"healthCheckConfig": {"serviceName": "echo.v1.EchoService"}})
 TRACE = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")

@@ -15,7 +15,7 @@ import pytest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
+from tests.support.servers import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
 FILES = [

@@ -22,7 +22,7 @@ from meshtrio.codegen.naming import (
 )
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
+from tests.support.servers import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
 FILES = ["2fa/v1/x.proto", "2fa/v1/y.proto", "clash/_names.proto", "clash/uses-2fa.proto"]

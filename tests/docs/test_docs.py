@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,14 +23,14 @@ NEEDED = {
     "examples/monitoring/README.md": "prometheus",
 }
 """Programs that readers of a page have."""
-_WITHIN = 900
+_PAGE_TIMEOUT = 900
 
 
+@pytest.mark.timeout(_PAGE_TIMEOUT)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
         find_debian_tool(NEEDED[page])
-    faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
         PageRunner(ROOT / page, Path(folder), stack).run()
 

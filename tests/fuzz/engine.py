@@ -15,10 +15,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["meshtrio.http2"]):
-    from meshtrio.grpc.metadata import MessageReader
+    from meshtrio.grpc.connection import GrpcConnection
+    from meshtrio.grpc.framing import MessageReader, MessageTooLargeError
     from meshtrio.http2 import frames
-    from meshtrio.http2.connection import H2Connection, Role
-    from meshtrio.http2.errors import MessageTooLargeError
+    from meshtrio.http2.connection import Role
     from meshtrio.http2.events import DataReceived
     from meshtrio.http2.hpack import codec
     from meshtrio.http2.limits import Limits
@@ -63,7 +63,7 @@ def one_input(data: bytes) -> None:
     if not data:
         return
     server, step = data[0] & 1, (data[0] >> 1) or len(data)
-    engine = H2Connection(Role.SERVER if server else Role.CLIENT, LIMITS)
+    engine = GrpcConnection(Role.SERVER if server else Role.CLIENT, LIMITS)
     if not server:
         engine.open_stream(REQUEST)
     readers: dict[int, MessageReader] = {}

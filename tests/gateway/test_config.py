@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from tests.client.test_channel import servicer_named
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.gateways import (
+    GatewayHarness,
+    configure_service,
+    run_gateway,
+    server_with_reflection,
+)
+from tests.support.servers import servicer_named
 
 ECHO = {"a": ["echo.v1.EchoService"]}
-
-
-def configure_service(behind: GatewayHarness, **config: Any) -> None:
-    behind.registry.set_service_config("a", json.dumps(config))
 
 
 async def answers(behind: GatewayHarness, count: int, **options: Any) -> Counter[str]:

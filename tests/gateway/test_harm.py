@@ -14,17 +14,16 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.gateway import proxied_call, router
 from meshtrio.gateway.proxied_streams import DownstreamStream
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
-from tests.gateway.test_passing import make_echo_server
-from tests.gateway.test_raw import connect_raw_socket, encode_request_headers, send_all
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -33,7 +32,8 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
-from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.gateways import make_echo_server, run_gateway, server_with_reflection
+from tests.support.raw_calls import connect_raw_socket, encode_request_headers, send_all
 
 ECHO = "echo.v1.EchoService"
 

@@ -11,11 +11,12 @@ import pytest
 import trio
 
 from meshtrio.client.dynamic_stub import DynamicStub
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.messages import health
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import servicer_named
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.servers import servicer_named
 
 ECHO = "echo.v1.EchoService"
 HEALTH = health.DESCRIPTOR.services_by_name["Health"]

@@ -14,9 +14,9 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import open_channel
 from meshtrio.http2.limits import Limits
-from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
 LIMIT = 32 * 1024
 SIZES = [30_000, 33_000, 40_000, 200_000, 900_000]

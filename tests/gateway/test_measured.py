@@ -16,9 +16,13 @@ from meshtrio.telemetry.metrics.gateway_metrics import (
     MAX_MEASURED_SERVICES,
     GatewayMetrics,
 )
-from tests.gateway.test_config import configure_service
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.support.gateways import count_calls, run_gateway, server_with_reflection
+from tests.support.gateways import (
+    configure_service,
+    count_calls,
+    run_gateway,
+    server_with_reflection,
+)
 
 A = "mesh:///a"
 

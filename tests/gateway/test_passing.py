@@ -24,29 +24,7 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
-from tests.support.gateways import run_gateway, server_with_reflection
-
-
-async def echo(message: EchoRequest) -> EchoReply:
-    return EchoReply(message=message.message)
-
-
-async def repeat(message: RepeatRequest) -> AsyncIterator[EchoReply]:
-    for _ in range(message.count):
-        yield EchoReply(message=message.message)
-
-
-async def join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-    return EchoReply(message=" ".join([each.message async for each in messages]))
-
-
-async def chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
-    async for each in messages:
-        yield EchoReply(message=each.message)
-
-
-def make_echo_server() -> Server:
-    return server_with_reflection(CallbackServicer(Echo=echo, Repeat=repeat, Join=join, Chat=chat))
+from tests.support.gateways import make_echo_server, run_gateway, server_with_reflection
 
 
 async def test_all_four_kinds_of_method(short_dir: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +13,20 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
-from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
-from tests.gateway.test_passing import make_echo_server
 from tests.support.connection_pairs import CallbackServicer, echo_request
-from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.gateways import (
+    make_echo_server,
+    run_gateway,
+    server_with_reflection,
+)
+from tests.support.raw_calls import connect_raw_socket, encode_request_headers, send_all
 
 METHODS = ("Echo", "Repeat", "Join", "Chat", "NoSuch")
-
-
-def encode_request_headers(method: str, *more: tuple[bytes, bytes]) -> bytes:
-    return codec.encode(
-        [
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", b"/echo.v1.EchoService/" + method.encode()),
-            (b":authority", b"x"),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-            *more,
-        ]
-    )
-
-
-@asynccontextmanager
-async def connect_raw_socket(behind: GatewayHarness) -> AsyncIterator[trio.socket.SocketType]:
-    with trio.socket.socket(socket.AF_UNIX) as sock:
-        await sock.connect(str(behind.folder / "mesh.sock"))
-        await send_all(sock, frames.PREFACE + frames.settings({}))
-        yield sock
-
-
-async def send_all(sock: trio.socket.SocketType, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[await sock.send(view) :]
 
 
 def nonsense(rng: random.Random) -> bytes:

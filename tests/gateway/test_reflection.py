@@ -21,9 +21,9 @@ from meshtrio.messages import reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from meshtrio.services.reflection_files import ReflectionFiles, ReflectionSource
-from tests.client.test_channel import servicer_named
 from tests.plugins import conflicting_protos
 from tests.support.gateways import run_gateway, server_with_reflection
+from tests.support.servers import servicer_named
 
 REFLECTION = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
 ECHO = "echo.v1.EchoService"

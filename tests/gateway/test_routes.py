@@ -15,14 +15,14 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.client.reflection import fetch_pool, list_services
-from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.messages import health, reflection_v1
 from meshtrio.rpc.protobuf_descriptors import service_from_descriptor
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
-from tests.client.test_channel import servicer_named
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.servers import servicer_named
 
 ECHO = "echo.v1.EchoService"
 
@@ -120,7 +120,7 @@ async def test_what_nobody_serves_is_told_with_what_is_served(short_dir: Path) -
         method = client.get_method_stub("Method", signature)
         with pytest.raises(purerpc.UnimplementedError, match=rf"what is served: {ECHO}"):
             await method(echo_request("?"))
-        with pytest.raises(purerpc.NotFoundError, match="the services here are: a"):
+        with pytest.raises(purerpc.NotFoundError, match="known services: a"):
             await ask(behind.channel, metadata=[("x-mesh-target", "c")])
 
 

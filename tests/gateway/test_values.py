@@ -13,16 +13,16 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderDecoder
-from tests.gateway.test_raw import connect_raw_socket, encode_request_headers, send_all
+from meshtrio.http2.hpack.decoder import HeaderDecoder
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
 from tests.support.gateways import GatewayHarness, run_gateway, server_with_reflection
+from tests.support.raw_calls import connect_raw_socket, encode_request_headers, send_all
 
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from meshtrio import mesh
@@ -27,31 +26,8 @@ from tests.interop.foreign_peers import (
     target_metadata,
 )
 from tests.interop.messages import SERVICE
-from tests.support.mesh_processes import MeshProcess, plugin_table, serve_mesh
-
-ROUTES = ("direct", "gateway")
-"""Calls go straight to the plugin's socket, or are passed on by the mesh socket."""
-FOREIGN_ROUTES = (*ROUTES, "tcp")
-"""Of foreign clients: to the gateway on TCP as well."""
-
-
-@attrs.frozen
-class PeerMesh:
-    """The shared mesh, and the port of its gateway."""
-
-    mesh: MeshProcess
-    port: int
-
-    def address(self, name: str, route: str) -> str:
-        """Where a foreign client reaches a plugin."""
-        if route == "tcp":
-            return f"127.0.0.1:{self.port}"
-        socket = f"{name}-0.sock" if route == "direct" else "mesh.sock"
-        return f"unix:{self.mesh.runtime_dir / socket}"
-
-
-ConnectMeshtrioClient = Callable[..., AbstractAsyncContextManager[MeshtrioClient]]
-ConnectForeignClient = Callable[..., ForeignClient]
+from tests.support.interop_peers import ConnectForeignClient, ConnectMeshtrioClient, PeerMesh
+from tests.support.mesh_processes import plugin_table, serve_mesh
 
 
 @pytest.fixture(scope="package")

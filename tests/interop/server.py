@@ -13,8 +13,8 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.grpc.status import error_for_status
 from meshtrio.http2.limits import Limits
+from meshtrio.rpc.errors import error_for_status
 from meshtrio.services.standard import standard_server
 from tests.interop.grpc_testing import interop_pb2 as pb
 from tests.interop.grpc_testing.interop_grpc import TestServiceServicer

@@ -15,7 +15,6 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.binary_log import open_binary_log
-from tests.client.test_channel import serve_on_socket
 from tests.support.binary_logs import (
     Entry,
     entry_metadata,
@@ -25,6 +24,7 @@ from tests.support.binary_logs import (
 )
 from tests.support.connection_pairs import CallbackServicer, echo_request
 from tests.support.mesh_processes import wait_until
+from tests.support.servers import serve_on_socket
 from tests.tools import find_tool
 
 FILTER = "echo.v1.EchoService/*{h:20;m:4},-echo.v1.EchoService/Join"

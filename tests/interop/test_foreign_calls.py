@@ -9,12 +9,6 @@ from typing import Any
 import pytest
 import trio
 
-from tests.interop.conftest import (
-    FOREIGN_ROUTES,
-    ROUTES,
-    ConnectForeignClient,
-    ConnectMeshtrioClient,
-)
 from tests.interop.foreign_peers import (
     RESULT_TIMEOUT,
     STACKS,
@@ -22,6 +16,12 @@ from tests.interop.foreign_peers import (
     CallResult,
     MeshtrioClient,
     MetadataPairs,
+)
+from tests.support.interop_peers import (
+    FOREIGN_ROUTES,
+    ROUTES,
+    ConnectForeignClient,
+    ConnectMeshtrioClient,
 )
 
 stacks = pytest.mark.parametrize("stack", STACKS)

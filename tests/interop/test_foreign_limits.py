@@ -14,7 +14,6 @@ from itertools import cycle, islice, product
 import pytest
 import trio
 
-from tests.interop.conftest import ROUTES, ConnectForeignClient, ConnectMeshtrioClient, PeerMesh
 from tests.interop.foreign_peers import (
     LATE_FRAMES_PLUGIN,
     RESULT_TIMEOUT,
@@ -22,6 +21,12 @@ from tests.interop.foreign_peers import (
     CallResult,
     ForeignClient,
     MeshtrioClient,
+)
+from tests.support.interop_peers import (
+    ROUTES,
+    ConnectForeignClient,
+    ConnectMeshtrioClient,
+    PeerMesh,
 )
 from tests.support.mesh_processes import wait_until
 

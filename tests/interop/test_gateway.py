@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.interop.client import CASES, COMPRESSED
-from tests.interop.test_interop import (
+from tests.support.interop_servers import (
     CASE_TIMEOUT,
     run_interop_case,
     start_grpc_go_server,
+    start_interop_gateway,
     start_meshtrio_server,
 )
-from tests.support.mesh_processes import serve_mesh
 from tests.tools import find_tool
-
-
-@contextmanager
-def start_interop_gateway(port: int) -> Iterator[int]:
-    """The port of a gateway to a server on another."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen: int = free.getsockname()[1]
-    config = f"""
-    [mesh.gateway]
-    listen = "tcp://127.0.0.1:{listen}"
-    security = "plaintext"
-
-    [[service]]
-    name = "interop"
-    endpoints = ["tcp://127.0.0.1:{port}"]
-    services = ["grpc.testing.TestService"]
-    """
-    with tempfile.TemporaryDirectory(prefix="mt-") as folder, serve_mesh(Path(folder), config):
-        yield listen
 
 
 @pytest.fixture(scope="module")

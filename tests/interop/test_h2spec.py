@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from meshtrio.http2.frames import DEFAULT_MAX_FRAME_SIZE
-from tests.interop.test_interop import start_meshtrio_server
+from tests.support.interop_servers import start_meshtrio_server
 from tests.tools import find_tool
 
 CASES = 146

@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import trio
 
-from meshtrio.client.channel import connect_to
-from meshtrio.http2.limits import Limits
 from tests.interop.client import CASES, COMPRESSED
-from tests.support.mesh_processes import wait_until
+from tests.support.interop_servers import (
+    CASE_TIMEOUT,
+    run_interop_case,
+    start_grpc_go_server,
+    start_meshtrio_server,
+)
 from tests.tools import find_tool
-
-CASE_TIMEOUT = 60
-
-
-@contextmanager
-def start_meshtrio_server(
-    *certificate: str, frame_size: int = Limits().max_frame_size
-) -> Iterator[int]:
-    command = [sys.executable, "-m", "tests.interop.server", "0", str(frame_size), *certificate]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-@contextmanager
-def start_grpc_go_server() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    with subprocess.Popen([find_tool("grpc-interop-server"), f"-port={port}"]) as process:
-        try:
-            wait_until(lambda: _accepts(port))
-            yield port
-        finally:
-            process.kill()
-
-
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +27,6 @@ def our_port() -> Iterator[int]:
 def their_port() -> Iterator[int]:
     with start_grpc_go_server() as port:
         yield port
-
-
-async def run_interop_case(name: str, port: int) -> None:
-    with trio.fail_after(CASE_TIMEOUT):
-        async with connect_to(f"tcp:127.0.0.1:{port}") as channel:
-            await CASES[name](channel)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,10 +13,11 @@ import trio
 
 from meshtrio.client.channel import connect_to
 from meshtrio.client.request_headers import encode_method_headers
+from meshtrio.grpc.headers import RequestHeaders
 from meshtrio.http2 import events
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.hpack import codec
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.transport.listener import unix_listener
 from meshtrio.transport.transport import SocketTransport
@@ -213,7 +214,7 @@ class Refusing(ServerConnection):
 
     _first = 0
 
-    def _on_request(self, event: events.RequestReceived) -> None:
+    def _on_request(self, event: events.RequestReceived[RequestHeaders]) -> None:
         if self._first:
             super()._on_request(event)
         else:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.test_gateway import start_interop_gateway
-from tests.interop.test_interop import start_meshtrio_server
+from tests.support.interop_servers import start_interop_gateway, start_meshtrio_server
 from tests.tools import find_tool
 
 CALLS = 1000

@@ -5,7 +5,6 @@ Source: grpc/doc/interop-test-descriptions.md, channel_soak.
 
 from __future__ import annotations
 
-import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.interop.test_interop import start_meshtrio_server
-from tests.support.mesh_processes import MeshProcess, serve_mesh
+from tests.support.interop_servers import start_meshtrio_server
+from tests.support.mesh_processes import MeshProcess, limit_descriptors, serve_mesh
 from tests.tools import find_tool
 
 SOFT_LIMIT = 1024
@@ -28,17 +27,6 @@ class Mesh:
     served: MeshProcess
     port: int
     """That of its gateway."""
-
-
-@contextmanager
-def limit_descriptors(max_descriptors: int) -> Iterator[None]:
-    """Have the processes that are started in the block begin with that many descriptors."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max_descriptors, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import os
 import socket
 
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.grpc.connection import GrpcConnection
+from meshtrio.http2.connection import Role
 from meshtrio.http2.events import RequestReceived
 from meshtrio.http2.hpack import codec
 
@@ -15,7 +16,7 @@ with socket.socket(socket.AF_UNIX) as listener:
     listener.bind(os.environ["PLUGIN_SOCKET"])
     listener.listen()
     connection, _ = listener.accept()
-    engine = H2Connection(Role.SERVER)
+    engine = GrpcConnection(Role.SERVER)
     while True:
         for event in engine.receive_data(connection.recv(65536)):
             if isinstance(event, RequestReceived):

@@ -6,7 +6,7 @@ import purerpc
 import trio
 
 from meshtrio import mesh, plugin
-from meshtrio.grpc.status import error_for_status
+from meshtrio.rpc.errors import error_for_status
 from tests.interop.messages import METHODS, SERVICE, PeerStub, RawMessage
 
 HELD = 0.3

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from math import inf, nan
 from typing import Any
 
-from generic import serve
+from raw_grpcio_server import serve
 
 from meshtrio.messages import metrics
 

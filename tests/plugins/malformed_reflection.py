@@ -101,7 +101,7 @@ def answered(kind: str, requests: Iterable[bytes]) -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    from generic import serve
+    from raw_grpcio_server import serve
 
     path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     serve({path: lambda requests: answered(sys.argv[1], requests)})

@@ -69,7 +69,7 @@ def endlessly(answers: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def main(kind: str) -> None:
-    from generic import serve
+    from raw_grpcio_server import serve
 
     if kind.startswith("health-"):
         serve({HEALTH: lambda _: [HEALTHS[kind.removeprefix("health-")]]})

@@ -9,9 +9,10 @@ import socket
 import sys
 import time
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.connection import GrpcConnection
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import RequestReceived
 from meshtrio.http2.hpack import codec
@@ -31,7 +32,7 @@ def fifo():
 
 def answer(connection, trailers_only=b""):
     """Answer health checks on a connection until its peer closes it."""
-    engine = H2Connection(Role.SERVER)
+    engine = GrpcConnection(Role.SERVER)
     with connection, contextlib.suppress(OSError):
         while data := connection.recv(65536):
             for event in engine.receive_data(data):

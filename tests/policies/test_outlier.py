@@ -7,11 +7,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtrio.client.load_balancing.outlier_detection import (
+from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+from meshtrio.grpc.outlier_detection import (
     DetectionMethod,
     FailurePercentage,
     OutlierDetection,
-    OutlierDetector,
     SuccessRate,
     UnenforcedReason,
 )

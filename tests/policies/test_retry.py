@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from meshtrio.client.retry.policy import (
     Pushback,
     RetryBudget,
-    RetryBudgetConfig,
-    RetryPolicy,
     RetryState,
     RetryThrottle,
-    RetryThrottling,
     parse_pushback,
 )
+from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
 from meshtrio.util.backoff import Backoff
 
 UNAVAILABLE, INTERNAL = 14, 13

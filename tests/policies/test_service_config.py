@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 
-from meshtrio.client.load_balancing.outlier_detection import (
-    FailurePercentage,
-    OutlierDetection,
-)
-from meshtrio.client.retry.policy import (
+from meshtrio.errors import ConfigError
+from meshtrio.grpc.outlier_detection import FailurePercentage, OutlierDetection
+from meshtrio.grpc.retry_policy import (
     HedgingPolicy,
     RetryBudgetConfig,
     RetryPolicy,
     RetryThrottling,
 )
-from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import (
     CircuitBreakerLimits,
     LoadBalancingConfig,

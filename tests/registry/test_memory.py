@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import trio
 
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError, watch_service
+from meshtrio.discovery.service_state import ServiceState
 
 A = Endpoint(id="a", address="unix:/a")
 B = Endpoint(id="b", address="unix:/b")

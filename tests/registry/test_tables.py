@@ -7,15 +7,11 @@ from pathlib import Path
 import pytest
 
 from meshtrio.config import StaticServiceConfig
-from meshtrio.discovery.endpoint import (
-    LOCAL_PRIORITY,
-    REMOTE_PRIORITY,
-    Endpoint,
-    ServiceState,
-)
+from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.discovery.registry import UnknownServiceError
 from meshtrio.discovery.registry_messages import state_from_message, state_to_message
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import apply_service_tables
 from meshtrio.util.address import ClientTlsConfig
 
@@ -67,7 +63,7 @@ def test_a_reload_touches_what_it_changes() -> None:
     assert {e.weight for e in registry.resolve("s").endpoints if e.address == A} == {2}
     assert registry.resolve("s").service_config == ""
     assert addresses(registry, "t") == []
-    assert "taken out of the config" in registry.resolve("t").exit_infos[-1].reason
+    assert "removed from the config" in registry.resolve("t").exit_infos[-1].reason
     assert registry.services() == ("s", "t", "u")
 
 

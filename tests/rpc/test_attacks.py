@@ -15,8 +15,6 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
 from meshtrio.rpc.timeouts import Timeouts
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
-from tests.rpc.test_robustness import request_headers_frame
 from tests.support.connection_pairs import (
     CallbackServicer,
     RawPeer,
@@ -24,7 +22,10 @@ from tests.support.connection_pairs import (
     connect_raw_peer,
     echo_reply,
     echo_request,
+    run_timeouts_after,
 )
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
+from tests.support.raw_calls import request_headers_frame
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 MEMORY_BOUND = 4_000_000
@@ -137,13 +138,6 @@ async def test_data_beyond_the_window_ends_its_stream_only() -> None:
 # -- slow ones -----------------------------------------------------------------------------------
 
 SOON = Timeouts(handshake=10, frame=20, message=60)
-
-
-async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
-    """Keep house as if so much time had passed, and give the answers."""
-    peer.server.check_timeouts(trio.current_time() + seconds)
-    await trio.testing.wait_all_tasks_blocked(0.01)
-    return peer.read_frames()
 
 
 async def test_a_preface_that_never_ends() -> None:

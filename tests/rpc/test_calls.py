@@ -9,7 +9,7 @@ from typing import Any
 import purerpc
 import pytest
 import trio
-from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
+from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.streaming import StreamingCall
 from meshtrio.errors import CallRefusedError, ConnectionLostError
@@ -21,33 +21,7 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
-
-
-async def handle_echo(message: EchoRequest) -> EchoReply:
-    return echo_reply(message.message)
-
-
-async def handle_repeat(message: Any) -> AsyncIterator[EchoReply]:
-    for number in range(message.count):
-        yield echo_reply(f"{message.message}{number}")
-
-
-async def handle_join(messages: AsyncIterator[EchoRequest]) -> EchoReply:
-    return echo_reply(" ".join([message.message async for message in messages]))
-
-
-async def handle_chat(messages: AsyncIterator[EchoRequest]) -> AsyncIterator[EchoReply]:
-    async for message in messages:
-        yield echo_reply(message.message)
-
-
-ECHO_SERVICER = CallbackServicer(
-    Echo=handle_echo, Repeat=handle_repeat, Join=handle_join, Chat=handle_chat
-)
-
-
-def repeat_request(count: int) -> RepeatRequest:
-    return RepeatRequest(message="r", count=count)
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder, repeat_request
 
 
 async def finish_call(call: Any) -> None:
@@ -57,26 +31,6 @@ async def finish_call(call: Any) -> None:
             pass
     else:
         await call
-
-
-class CancellationRecorder:
-    """A handler that waits to be cancelled, and says when it began and that it was."""
-
-    def __init__(self) -> None:
-        self.started = trio.Event()
-        self.cancelled = trio.Event()
-
-    async def __call__(self, message: Any) -> EchoReply:
-        self.started.set()
-        try:
-            await trio.sleep_forever()
-        except trio.Cancelled:
-            self.cancelled.set()
-            raise
-
-    async def streaming(self, message: Any) -> AsyncIterator[EchoReply]:
-        yield echo_reply("first")
-        await self(message)
 
 
 # -- the four kinds ----------------------------------------------------------------------------

@@ -11,14 +11,11 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
-from tests.rpc.test_attacks import run_timeouts_after
-from tests.rpc.test_received_metadata import decode_sent_headers
-from tests.rpc.test_robustness import request_headers_frame
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -28,7 +25,9 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
     echo_requests,
+    run_timeouts_after,
 )
+from tests.support.raw_calls import decode_sent_headers, request_headers_frame
 
 INTERNAL, UNIMPLEMENTED, RESOURCE_EXHAUSTED = b"13", b"12", b"8"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())

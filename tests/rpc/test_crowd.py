@@ -27,10 +27,10 @@ from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
 from meshtrio.transport.dial import ClientTls
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import handle_echo
-from tests.rpc.test_tls import client_context, server_context
 from tests.support.connection_pairs import CallbackServicer, echo_request, static_resolver
+from tests.support.handlers import handle_echo
+from tests.support.servers import serve_on_socket
+from tests.support.tls import client_context, server_context
 
 GOAWAY = 7
 

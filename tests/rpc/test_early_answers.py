@@ -12,7 +12,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
@@ -23,8 +23,6 @@ from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.rpc.test_attacks import run_timeouts_after
-from tests.rpc.test_robustness import request_headers_frame
 from tests.support.connection_pairs import (
     CallbackServicer,
     RawPeer,
@@ -32,7 +30,9 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
     make_stub,
+    run_timeouts_after,
 )
+from tests.support.raw_calls import request_headers_frame
 
 JOIN, UNKNOWN = b"/echo.v1.EchoService/Join", b"/no.Such/Method"
 MESSAGE = frame_message(EchoRequest(message="hi").SerializeToString())

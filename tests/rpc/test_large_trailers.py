@@ -9,9 +9,8 @@ import purerpc
 import pytest
 from echo.v1.echo_pb2 import EchoReply
 
-from meshtrio.grpc.trailers import encode_trailers
+from meshtrio.grpc.header_builder import build_trailers
 from meshtrio.http2.limits import Limits
-from tests.rpc.test_calls import repeat_request
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -19,6 +18,7 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
 )
+from tests.support.handlers import repeat_request
 
 SMALL = Limits(max_header_list_size=2048)
 
@@ -103,6 +103,6 @@ async def test_the_servers_own_limit_holds_where_the_client_has_none() -> None:
 
 @pytest.mark.parametrize("room", range(0, 400, 7))
 def test_a_message_gets_the_room_that_the_rest_leaves(room: int) -> None:
-    rest = encode_trailers(5, "", b"details", [(b"key", b"value")])
-    block = encode_trailers(5, "é" * 200, b"details", [(b"key", b"value")], max_size=room)
+    rest = build_trailers(5, "", b"details", [(b"key", b"value")])
+    block = build_trailers(5, "é" * 200, b"details", [(b"key", b"value")], max_size=room)
     assert block.list_size == rest.list_size or block.list_size <= room

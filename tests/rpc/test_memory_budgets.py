@@ -19,16 +19,14 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.contract import FORWARDED_METADATA_KEY
-from meshtrio.grpc.metadata import DEFAULT_MAX_MESSAGE_SIZE
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
-from meshtrio.http2.hpack import codec
-from meshtrio.http2.limits import Limits
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, Limits
 from meshtrio.rpc import peer_accounts
 from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.server import Server
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import (
     CallbackServicer,
     RawPeer,
@@ -38,6 +36,7 @@ from tests.support.connection_pairs import (
     echo_request,
 )
 from tests.support.raw_calls import message_data_frames, request_headers_frame
+from tests.support.servers import serve_on_socket
 
 MIB = 1024 * 1024
 JOIN = b"/echo.v1.EchoService/Join"
@@ -105,7 +104,7 @@ async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
 
 
 def decoded(block: bytes) -> bytes:
-    fields = codec.HeaderDecoder(2**20, 2**20).decode(block, tuple)
+    fields = HeaderDecoder(2**20, 2**20).decode(block, tuple)
     return b" ".join(part for field in fields for part in field)
 
 

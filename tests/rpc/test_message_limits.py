@@ -6,15 +6,14 @@ import purerpc
 import pytest
 
 from meshtrio.errors import UsageError
-from meshtrio.grpc.message_limits import (
+from meshtrio.grpc.service_config import MethodConfig
+from meshtrio.http2.limits import UNLIMITED, Limits
+from meshtrio.rpc.message_limits import (
     MessageLengths,
     default_message_limits,
     parse_message_length,
     with_message_lengths,
 )
-from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.http2.frames import UNLIMITED
-from meshtrio.http2.limits import Limits
 
 MIB = 1024 * 1024
 

@@ -20,13 +20,13 @@ from meshtrio.rpc.server import Server, ServerConnection
 from meshtrio.transport.peer import Peer
 from meshtrio.util.token_bucket import TokenBucket
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import CallbackServicer
 from tests.support.raw_calls import (
     attack_and_read_goaway,
     request_headers_frame,
     reset_requests,
 )
+from tests.support.servers import serve_on_socket
 
 NOBODY = 65534
 LIMITS = Limits(reset_burst=50, reset_rate=0, control_burst=20, control_rate=0)

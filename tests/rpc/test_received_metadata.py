@@ -9,21 +9,20 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.grpc.metadata import ReceivedText, frame_message
+from meshtrio.grpc.framing import frame_message
+from meshtrio.grpc.metadata import ReceivedText
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderDecoder
 from meshtrio.http2.limits import Limits
-from tests.rpc.test_robustness import request_headers_frame
 from tests.support.connection_pairs import (
     CallbackServicer,
-    RawPeer,
     connect_pair,
     connect_raw_peer,
     echo_reply,
     echo_request,
 )
+from tests.support.raw_calls import decode_sent_headers, request_headers_frame
 
 ODD = (
     (b"baggage", b"who=caf\xc3\xa9"),
@@ -38,17 +37,6 @@ ODD = (
     (b"grpc-retry-pushback-ms", b"soon"),
 )
 """What HTTP/2 allows, and what no program may write by gRPC's rules."""
-
-
-def decode_sent_headers(peer: RawPeer) -> list[tuple[bytes, bytes]]:
-    """The fields of all header blocks that the server has sent since the last time."""
-    decoder = HeaderDecoder(2**20)
-    return [
-        field
-        for kind, _, stream_id, payload in peer.read_frames()
-        if kind == FrameType.HEADERS and stream_id
-        for field in decoder.decode(payload, tuple)
-    ]
 
 
 def call(*fields: tuple[bytes, bytes]) -> bytes:

@@ -15,14 +15,13 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.unary import UnaryUnaryMultiCallable
 from meshtrio.errors import UsageError
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
 from meshtrio.messages import health
 from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, handle_echo, repeat_request
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -33,6 +32,8 @@ from tests.support.connection_pairs import (
     echo_requests,
 )
 from tests.support.direct_channels import channel_over_socket
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder, handle_echo, repeat_request
+from tests.support.raw_calls import request_headers_frame
 
 HEAD = [
     (b":method", b"POST"),
@@ -43,12 +44,6 @@ HEAD = [
 
 
 CHECK = health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
-
-
-def request_headers_frame(stream_id: int, *extra: tuple[bytes, bytes], path: bytes = b"") -> bytes:
-    fields = [(n, path if path and n == b":path" else v) for n, v in HEAD]
-    block = codec.encode([*fields, *extra])
-    return frames.encode_header_block(stream_id, block, end_stream=False, max_frame_size=16_384)
 
 
 async def assert_unharmed(pair: ConnectionPair) -> None:

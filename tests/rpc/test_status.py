@@ -5,8 +5,8 @@ from __future__ import annotations
 import purerpc
 import pytest
 
-from meshtrio.grpc.status import error_for_http_status, error_for_reset, error_for_status
 from meshtrio.http2.errors import ErrorCode
+from meshtrio.rpc.errors import error_for_http_status, error_for_reset, error_for_status
 
 
 @pytest.mark.parametrize("code", list(purerpc.StatusCode)[1:])

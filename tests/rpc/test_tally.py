@@ -14,8 +14,6 @@ from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.connection import Connection
-from meshtrio.rpc.stats import call_stats, final_call_stats, message_stats, stream_stats
-from tests.rpc.test_calls import handle_chat, handle_join, handle_repeat
 from tests.support.connection_pairs import (
     CallbackServicer,
     ConnectionPair,
@@ -24,6 +22,7 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
+from tests.support.handlers import handle_chat, handle_join, handle_repeat
 
 Counts = tuple[int, int, int]
 
@@ -40,12 +39,12 @@ ALL = CallbackServicer(Echo=echo, Repeat=handle_repeat, Join=handle_join, Chat=h
 
 
 def calls(end: Connection) -> Counts:
-    tally = call_stats(end)
+    tally = end.statistics().calls
     return tally.started, tally.succeeded, tally.failed
 
 
 def streams(end: Connection) -> Counts:
-    tally = stream_stats(end)
+    tally = end.statistics().streams
     return tally.started, tally.succeeded, tally.failed
 
 
@@ -110,8 +109,8 @@ async def test_one_call_of_each_kind(
             await pair.wait_until_idle()
             wanted = tuple(number * each for each in ended)
             assert calls(pair.client) == calls(pair.server) == wanted
-            assert message_stats(pair.client) == (number * sent, number * received)
-            assert message_stats(pair.server) == (number * received, number * sent)
+            assert pair.client.statistics().messages == (number * sent, number * received)
+            assert pair.server.statistics().messages == (number * received, number * sent)
         pair.assert_nothing_left()
 
 
@@ -134,7 +133,7 @@ async def test_a_call_under_way_is_neither() -> None:
         await pair.wait_until_idle()
         for end in (pair.client, pair.server):
             assert calls(end) == streams(end) == (1, 0, 0)
-            assert before <= call_stats(end).last_started <= time.time()
+            assert before <= end.statistics().calls.last_started <= time.time()
         nursery.cancel_scope.cancel()
 
 
@@ -147,7 +146,7 @@ async def test_a_connection_that_breaks_fails_what_it_has() -> None:
             pair.break_connection()
         await pair.wait_until_idle()
         for end in (pair.client, pair.server):
-            tally = final_call_stats(end)
+            tally = end.final_calls()
             assert (tally.started, tally.succeeded, tally.failed) == (3, 0, 3)
 
 

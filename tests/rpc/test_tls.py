@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -16,46 +12,11 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio.client.channel import connect_to
-from meshtrio.rpc.server import Server
 from meshtrio.transport.dial import ClientTls
-from tests.rpc.test_calls import handle_chat, handle_echo, handle_repeat
-from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.connection_pairs import echo_request
+from tests.support.tls import TEST_CA, client_context, serve_on_tcp, server_context
 
-TEST_CA, STRANGER = trustme.CA(), trustme.CA()
-
-
-def server_context(*, mutual: bool = False) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    TEST_CA.issue_cert("localhost").configure_cert(context)
-    if mutual:
-        context.verify_mode = ssl.CERT_REQUIRED
-        TEST_CA.configure_trust(context)
-    return context
-
-
-def client_context(
-    *, trusted_ca: trustme.CA = TEST_CA, client_ca: trustme.CA | None = None
-) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    trusted_ca.configure_trust(context)
-    if client_ca is not None:
-        client_ca.issue_cert("client@example.org").configure_cert(context)
-    return context
-
-
-@asynccontextmanager
-async def serve_on_tcp(
-    context: ssl.SSLContext | None, servicer: CallbackServicer | None = None
-) -> AsyncIterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    server = Server(
-        servicer or CallbackServicer(Echo=handle_echo, Repeat=handle_repeat, Chat=handle_chat)
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(server.serve, listener, ssl_context=context))
-        yield f"tcp:127.0.0.1:{port}"
-        nursery.cancel_scope.cancel()
+STRANGER = trustme.CA()
 
 
 async def call(address: str, tls: ClientTls, text: str = "hi") -> str:

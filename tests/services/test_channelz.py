@@ -23,7 +23,6 @@ from meshtrio.messages import channelz
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.dial import ClientTls
 from meshtrio.util.concurrency import background_service
-from tests.rpc.test_tls import TEST_CA, client_context, server_context
 from tests.support.channelz_client import (
     ChannelzTarget,
     assert_not_found,
@@ -34,6 +33,7 @@ from tests.support.channelz_client import (
     stream_counts,
 )
 from tests.support.connection_pairs import CallbackServicer
+from tests.support.grpcurl_as_user import run_grpcurl
 from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     PLUGINS_DIRECTORY,
@@ -41,7 +41,7 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
-from tests.system.test_grpcurl import run_grpcurl
+from tests.support.tls import TEST_CA, client_context, server_context
 
 READY = pb.ChannelConnectivityState.READY
 

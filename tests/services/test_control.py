@@ -15,6 +15,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.config import load
 from meshtrio.messages import control
 from meshtrio.supervisor import events
@@ -31,7 +32,7 @@ async def controlled(
     """A mesh and a stub of its control."""
     async with run_mesh(config, folder) as watched:
         await watched.wait_for_event(events.Ready, count=ready)
-        async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+        async with connect_to_mesh(watched.mesh.socket) as channel:
             with trio.fail_after(40):
                 yield watched, DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
 
@@ -126,7 +127,7 @@ async def test_a_reload_reads_the_file_again_or_another(short_dir: Path) -> None
     async with trio.open_nursery() as nursery:
         config = load(short_dir / "mesh.toml", runtime_dir=short_dir / "run")
         found = await nursery.start(mesh.main, config)
-        async with mesh.connect_to_mesh(found.socket) as channel:
+        async with connect_to_mesh(found.socket) as channel:
             stub = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
             with trio.fail_after(40):
                 (short_dir / "mesh.toml").write_text(

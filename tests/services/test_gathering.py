@@ -24,7 +24,7 @@ from meshtrio.telemetry.metric_families import (
 )
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.histogram import Histogram
-from tests.client.test_channel import serve_on_socket
+from tests.support.servers import serve_on_socket
 
 
 def process(said: int) -> Any:

@@ -20,9 +20,9 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 from meshtrio.messages import control
 from tests import ROOT
@@ -71,7 +71,7 @@ class FaultContext:
     async def control(self) -> AsyncIterator[Any]:
         """A stub of meshtrio.v1.Control, for the block."""
         with trio.fail_after(_CONTROL_TIMEOUT):
-            async with mesh.connect_to_mesh(self.layout.mesh_socket) as channel:
+            async with connect_to_mesh(self.layout.mesh_socket) as channel:
                 yield DynamicStub(channel, _CONTROL)
 
     async def instances(self, *names: str) -> list[Any]:

@@ -9,7 +9,7 @@ import trio
 
 from meshtrio.config import MeshConfig
 from meshtrio.discovery.memory_registry import MemoryRegistry
-from meshtrio.supervisor.process.leftover_killer import (
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverReport,
     RunIdentity,
     UnkillableProcess,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshtrio.supervisor.log_line import ParsedLine, parse_line
-from meshtrio.supervisor.process.output_lines import parse_json_fields
+from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 
 
 def parse(line: str) -> ParsedLine:

@@ -15,7 +15,7 @@ from meshtrio.config import OutputConfig
 from meshtrio.contract import DRAIN_CUT_CALL, DRAIN_DONE
 from meshtrio.supervisor import events
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.process.output_lines import LineBuffer
+from meshtrio.supervisor.process.output.output_lines import LineBuffer
 
 
 @attrs.define

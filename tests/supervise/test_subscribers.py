@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from meshtrio.config import MeshConfig
-from meshtrio.discovery.endpoint import ExitInfo
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.supervisor import Supervisor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import fcntl
 import gc
 import os
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import trio
 
-from tests.conftest import HANG_GUARD
+from tests.support.hang_guard import guard
 from tests.support.mesh_processes import child_pids, pids_with_environment
 
-_HANG_GUARD = 20
-"""Seconds after which one start that hangs ends the test run."""
+_START_TIMEOUT = 20
+"""Seconds after which one start that hangs fails the test."""
 _MAX_STEPS = 2000
 
 
@@ -43,15 +42,14 @@ def cancel_at_each_step(start: Callable[[], Awaitable[None]], *folders: Path) ->
     gc.collect()
     before = _held_resources(folders)
     for steps in range(_MAX_STEPS):
-        faulthandler.dump_traceback_later(_HANG_GUARD, exit=True)
-        completed = trio.run(_cancelled_after, start, steps)
+        with guard.limit(_START_TIMEOUT):
+            completed = trio.run(_cancelled_after, start, steps)
         held = _held_resources(folders)
         if held != before:
             gc.collect()  # Something may just not have been finalized yet; collecting takes time.
             held = _held_resources(folders)
         assert held == before, f"cancelled after {steps} steps: {before} became {held}"
         if completed:
-            faulthandler.dump_traceback_later(HANG_GUARD, exit=True)
             assert not [
                 pid
                 for folder in folders

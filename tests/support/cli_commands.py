@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.mesh_processes import MeshProcess
 
-PRINTING_ECHO_PROGRAM = Path(__file__).parent / "printing_echo.py"
+PRINTING_ECHO_PROGRAM = Path(__file__).parents[1] / "plugins" / "printing_echo.py"
 ECHO_METHOD = "echo.v1.EchoService/Echo"
 SLOW_METHOD = "echo.v1.EchoService/Slow"
 

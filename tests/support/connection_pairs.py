@@ -15,14 +15,14 @@ from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.purerpc_compat import iter_stub_methods
 from meshtrio.rpc.server import Server, ServerConnection
-from meshtrio.rpc.stats import call_stats
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.transport.transport import SocketTransport
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -58,7 +58,7 @@ class ConnectionPair:
         for end in (self.client, self.server):
             assert end.streams == {}
             assert end.engine.open_stream_count == 0
-            calls = call_stats(end)
+            calls = end.statistics().calls
             assert calls.started == calls.succeeded + calls.failed
 
     async def wait_until_idle(self) -> None:
@@ -171,3 +171,10 @@ async def connect_raw_peer(
             await peer.send(preface)
             yield peer
             nursery.cancel_scope.cancel()
+
+
+async def run_timeouts_after(peer: RawPeer, seconds: float) -> list[Any]:
+    """Keep house as if so much time had passed, and give the answers."""
+    peer.server.check_timeouts(trio.current_time() + seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return peer.read_frames()

@@ -13,7 +13,7 @@ import trio
 from google.protobuf.empty_pb2 import Empty
 
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import ServerConnection
 from meshtrio.services.standard import standard_server
 from meshtrio.transport.transport import SocketTransport

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import Http2Event
 from meshtrio.http2.frames import FrameType
@@ -56,7 +57,7 @@ def parse_frames(data: bytes) -> list[Frame]:
     return found
 
 
-def sent_frames(engine: H2Connection, *types: FrameType) -> list[Frame]:
+def sent_frames(engine: GrpcConnection, *types: FrameType) -> list[Frame]:
     """Take what `engine` has to say; of these types only, where some are given."""
     return [f for f in parse_frames(engine.data_to_send()) if not types or f.type in types]
 
@@ -81,9 +82,9 @@ def headers_frame_of_block(
 
 def make_server(
     limits: Limits | None = None, settings: Mapping[int, int] | None = None
-) -> H2Connection:
+) -> GrpcConnection:
     """A server that has read a client's preface, and whose own was taken away."""
-    engine = H2Connection(Role.SERVER, limits)
+    engine = GrpcConnection(Role.SERVER, limits)
     engine.receive_data(frames.PREFACE + frames.settings(settings or {}))
     engine.data_to_send()
     return engine
@@ -91,9 +92,9 @@ def make_server(
 
 def make_client(
     limits: Limits | None = None, settings: Mapping[int, int] | None = None
-) -> H2Connection:
+) -> GrpcConnection:
     """A client that has read a server's preface, and whose own was taken away."""
-    engine = H2Connection(Role.CLIENT, limits)
+    engine = GrpcConnection(Role.CLIENT, limits)
     engine.receive_data(frames.settings(settings or {}))
     engine.data_to_send()
     return engine
@@ -101,7 +102,7 @@ def make_client(
 
 def make_client_with_request(
     limits: Limits | None = None, settings: Mapping[int, int] | None = None
-) -> H2Connection:
+) -> GrpcConnection:
     """A client with a request open on stream 1."""
     engine = make_client(limits, settings)
     send_request(engine)
@@ -111,22 +112,22 @@ def make_client_with_request(
 
 def make_server_with_request(
     limits: Limits | None = None, settings: Mapping[int, int] | None = None
-) -> H2Connection:
+) -> GrpcConnection:
     """A server with a request open on stream 1."""
     engine = make_server(limits, settings)
     engine.receive_data(headers_frame(1))
     return engine
 
 
-def send_request(engine: H2Connection, *, end: bool = False) -> int:
+def send_request(engine: GrpcConnection, *, end: bool = False) -> int:
     return engine.open_stream(codec.encode(REQUEST), end_stream=end)
 
 
-def send_response(engine: H2Connection, stream_id: int = 1, *, end: bool = False) -> None:
+def send_response(engine: GrpcConnection, stream_id: int = 1, *, end: bool = False) -> None:
     engine.send_headers(stream_id, codec.encode(RESPONSE), end_stream=end)
 
 
-def answers_ping(engine: H2Connection) -> bool:
+def answers_ping(engine: GrpcConnection) -> bool:
     """Whether the engine still answers, as it must after an error that cost one stream only."""
     engine.data_to_send()
     engine.receive_data(frames.ping(b"are you?", ack=False))
@@ -146,8 +147,8 @@ class EnginePair:
     def __init__(
         self, client_limits: Limits | None = None, server_limits: Limits | None = None
     ) -> None:
-        self.client = H2Connection(Role.CLIENT, client_limits)
-        self.server = H2Connection(Role.SERVER, server_limits)
+        self.client = GrpcConnection(Role.CLIENT, client_limits)
+        self.server = GrpcConnection(Role.SERVER, server_limits)
         self.exchange()
 
     def exchange(self) -> tuple[list[Http2Event], list[Http2Event]]:

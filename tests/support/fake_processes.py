@@ -23,8 +23,11 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.operations import Operations
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError
-from meshtrio.supervisor.process.activity import ActivitySample
-from meshtrio.supervisor.process.leftover_killer import LeftoverReport, RunIdentity
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
+    LeftoverReport,
+    RunIdentity,
+)
+from meshtrio.supervisor.process.proc.activity import ActivitySample
 from meshtrio.supervisor.process_observer import Observation
 from meshtrio.supervisor.supervisor import Supervisor
 

@@ -11,7 +11,7 @@ import attrs
 import trio
 from echo.v1 import echo_pb2 as pb
 
-from meshtrio.grpc.metadata import frame_message
+from meshtrio.grpc.framing import frame_message
 from meshtrio.http2 import frames
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.hpack import codec

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
+from echo.v1.echo_pb2 import EchoReply, RepeatRequest
 
 from meshtrio.client.channel import Channel, connect_to, open_channel
-from meshtrio.discovery.endpoint import Endpoint, ExitInfo
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.gateway.proxied_health import ProxiedHealth
 from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.client_connection import ClientConnection
 from meshtrio.rpc.server import Server
-from meshtrio.rpc.stats import call_stats
 from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.metric_families import Distribution
 from meshtrio.telemetry.metrics.gateway_metrics import GatewayMetrics
 from meshtrio.util.concurrency import background_service
-from tests.client.test_channel import serve_on_socket
-from tests.support.connection_pairs import static_resolver
+from tests.support.connection_pairs import CallbackServicer, echo_reply, static_resolver
+from tests.support.handlers import handle_chat, handle_echo, handle_join
+from tests.support.servers import serve_on_socket
 
 
 @attrs.define
@@ -86,7 +90,7 @@ class GatewayHarness:
             assert connection.streams == {}, type(connection)
             assert connection.engine.open_stream_count == 0, type(connection)
             assert not connection.window_waiters
-            calls = call_stats(connection)
+            calls = connection.statistics().calls
             assert calls.started == calls.succeeded + calls.failed, type(connection)
         for channel in (self.channel, *(kept.channel for kept in self.gateway._channels.values())):
             calls = channel.call_counters
@@ -136,3 +140,20 @@ async def run_gateway(
 def server_with_reflection(*servicers: object) -> Server:
     """A server with reflection."""
     return standard_server(*servicers)[0]
+
+
+def configure_service(behind: GatewayHarness, **config: Any) -> None:
+    behind.registry.set_service_config("a", json.dumps(config))
+
+
+async def repeat_unchanged(message: RepeatRequest) -> AsyncIterator[EchoReply]:
+    for _ in range(message.count):
+        yield echo_reply(message.message)
+
+
+def make_echo_server() -> Server:
+    return server_with_reflection(
+        CallbackServicer(
+            Echo=handle_echo, Repeat=repeat_unchanged, Join=handle_join, Chat=handle_chat
+        )
+    )

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,3 +78,18 @@ def make_shared_directory() -> Iterator[Path]:
         shutil.copy(find_tool("grpcurl"), folder / "grpcurl")
         shutil.copytree(ROOT / "protos" / "meshtrio", folder / "protos" / "meshtrio")
         yield folder
+
+
+def run_grpcurl(
+    socket: Path, *arguments: str, data: str | None = None, options: Sequence[str] = ()
+) -> str:
+    given = ["-plaintext", *options, *(["-d", data] if data else [])]
+    done = subprocess.run(
+        [find_tool("grpcurl"), *given, f"unix://{socket}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from meshtrio import mesh
+from meshtrio.client.channel import Channel
 from meshtrio.config import MeshConfig, load
 from meshtrio.supervisor import events
 from meshtrio.util.concurrency import open_collapsing_nursery
@@ -91,3 +92,15 @@ async def run_mesh(config: MeshConfig | str, folder: Path) -> AsyncIterator[Reco
         watched._scope = nursery.cancel_scope
         yield watched
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connect_in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
+    async with watched.mesh.connect("plugin.chain") as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def connect_through_mesh_socket(watched: RecordedMesh) -> AsyncIterator[Channel]:
+    async with mesh.connect("plugin.chain", mesh_socket=watched.mesh.socket) as channel:
+        yield channel

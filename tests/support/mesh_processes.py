@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -152,3 +153,18 @@ def child_pids(parent: int) -> list[int]:
     for thread in Path(f"/proc/{parent}/task").iterdir():
         found += [int(pid) for pid in (thread / "children").read_text().split()]
     return found
+
+
+@contextmanager
+def limit_descriptors(max_descriptors: int) -> Iterator[None]:
+    """Have the processes that are started in the block begin with that many descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max_descriptors, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+MINIMAL_COMMAND = ("-I", "-S", str(PLUGINS_DIRECTORY / "minimal.py"))
+"""Starts in some ten milliseconds."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -12,6 +14,9 @@ from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from tests.support.connection_pairs import RawPeer
+from tests.support.gateways import GatewayHarness
 
 ECHO_PATH = b"/echo.v1.EchoService/Echo"
 
@@ -64,3 +69,42 @@ async def attack_and_read_goaway(path: Path, attack: bytes) -> str:
                     if kind == FrameType.PING and flags == frames.ACK:
                         return ""
         raise AssertionError("closed without a reason")
+
+
+def encode_request_headers(method: str, *more: tuple[bytes, bytes]) -> bytes:
+    return codec.encode(
+        [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", b"/echo.v1.EchoService/" + method.encode()),
+            (b":authority", b"x"),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            *more,
+        ]
+    )
+
+
+@asynccontextmanager
+async def connect_raw_socket(behind: GatewayHarness) -> AsyncIterator[trio.socket.SocketType]:
+    with trio.socket.socket(socket.AF_UNIX) as sock:
+        await sock.connect(str(behind.folder / "mesh.sock"))
+        await send_all(sock, frames.PREFACE + frames.settings({}))
+        yield sock
+
+
+async def send_all(sock: trio.socket.SocketType, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[await sock.send(view) :]
+
+
+def decode_sent_headers(peer: RawPeer) -> list[tuple[bytes, bytes]]:
+    """The fields of all header blocks that the server has sent since the last time."""
+    decoder = HeaderDecoder(2**20)
+    return [
+        field
+        for kind, _, stream_id, payload in peer.read_frames()
+        if kind == FrameType.HEADERS and stream_id
+        for field in decoder.decode(payload, tuple)
+    ]

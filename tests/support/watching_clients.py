@@ -15,8 +15,8 @@ import sys
 import attrs
 import trio
 
-from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.messages import registry as messages
 
 _LAST_WEIGHT = 7
@@ -45,7 +45,7 @@ async def main(service: str, count: int, slow: int) -> None:
     at_once, later = trio.Event(), trio.Event()
     at_once.set()
     watchers = [Watcher() for _ in range(count)]
-    async with mesh.connect_to_mesh() as channel, trio.open_nursery() as nursery:
+    async with connect_to_mesh() as channel, trio.open_nursery() as nursery:
         stub = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Registry"])
         for number, watcher in enumerate(watchers):
             nursery.start_soon(watcher.run, stub, service, later if number < slow else at_once)

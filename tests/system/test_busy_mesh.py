@@ -8,20 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio import mesh
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 
 
-async def test_a_mesh_with_a_full_backlog_is_not_said_to_be_missing(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mesh, "_ACCEPT_TIMEOUT", 0.05)
+async def test_a_mesh_with_a_full_backlog_is_not_said_to_be_missing(short_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(short_dir / "mesh.sock"))
         listener.listen(0)
         client.connect(str(short_dir / "mesh.sock"))
         with pytest.raises(NoMeshError, match=r"accepted no connection within .* overloaded"):
-            async with mesh.connect_to_mesh(short_dir / "mesh.sock"):
+            async with connect_to_mesh(short_dir / "mesh.sock", accept_timeout=0.05):
                 pass
 
 
@@ -32,7 +29,7 @@ async def test_a_client_without_descriptors_does_not_say_that_the_mesh_is_missin
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         with pytest.raises(NoMeshError, match="Too many open files in this process") as caught:
-            async with mesh.connect_to_mesh(short_dir / "mesh.sock"):
+            async with connect_to_mesh(short_dir / "mesh.sock"):
                 pass
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import purerpc
@@ -14,27 +13,17 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
-from meshtrio import mesh
-from meshtrio.client.channel import Channel
 from meshtrio.errors import PluginDiedError
 from meshtrio.supervisor import events
-from tests.support.in_process_mesh import RecordedMesh, run_mesh
+from tests.support.in_process_mesh import (
+    connect_in_process,
+    connect_through_mesh_socket,
+    run_mesh,
+)
 from tests.support.mesh_processes import plugin_table
 from tests.support.scheduling_delay import SchedulingDelay
 
 CHAIN = plugin_table("chain", "echo_chain.py", backoff={"initial": 0.05})
-
-
-@asynccontextmanager
-async def connect_in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
-    async with watched.mesh.connect("plugin.chain") as channel:
-        yield channel
-
-
-@asynccontextmanager
-async def connect_through_mesh_socket(watched: RecordedMesh) -> AsyncIterator[Channel]:
-    async with mesh.connect("plugin.chain", mesh_socket=watched.mesh.socket) as channel:
-        yield channel
 
 
 @pytest.mark.parametrize("connect", [connect_in_process, connect_through_mesh_socket])

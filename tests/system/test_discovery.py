@@ -18,12 +18,13 @@ from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio import mesh
 from meshtrio.client import registry_client
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.errors import NoMeshError
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import echo_request
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
+from tests.support.servers import serve_on_socket
 from tests.tools import find_tool
 
 CLIENTS = 20
@@ -187,7 +188,7 @@ def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -
 async def _wait_for_registration(socket: Path) -> list[str]:
     with trio.fail_after(20):
         while True:
-            async with mesh.connect_to_mesh(socket) as channel:
+            async with connect_to_mesh(socket) as channel:
                 try:
                     state = await registry_client.resolve_remote_service(channel, "outside")
                 except purerpc.NotFoundError:

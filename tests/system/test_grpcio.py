@@ -18,6 +18,7 @@ from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
+from tests.support.grpcio_methods import GrpcioEchoStub, grpcio_echo_requests
 from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     PLUGINS_DIRECTORY,
@@ -41,33 +42,10 @@ def alone(program: Path, socket: Path) -> Iterator[subprocess.Popen[bytes]]:
             assert process.wait(20) == 0
 
 
-class GrpcioEchoStub:
-    """What generated grpcio code would make of the service."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        def method(kind: str, name: str) -> object:
-            return getattr(channel, kind)(
-                f"/echo.v1.EchoService/{name}",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=pb.EchoReply.FromString,
-            )
-
-        self.Echo = method("unary_unary", "Echo")
-        self.Slow = method("unary_unary", "Slow")
-        self.Repeat = method("unary_stream", "Repeat")
-        self.Join = method("stream_unary", "Join")
-        self.Chat = method("stream_stream", "Chat")
-
-
 @contextmanager
 def grpcio_client(socket: Path) -> Iterator[GrpcioEchoStub]:
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         yield GrpcioEchoStub(channel)
-
-
-def grpcio_echo_requests(*words: str) -> Iterator[pb.EchoRequest]:
-    for word in words:
-        yield pb.EchoRequest(message=word)
 
 
 async def messages(*words: str) -> AsyncIterator[pb.EchoRequest]:

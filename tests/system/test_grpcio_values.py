@@ -16,7 +16,7 @@ from echo.v1 import echo_pb2 as pb
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import plugin_table

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.grpcurl_as_user import run_grpcurl
 from tests.support.mesh_processes import echo_plugin_table, serve_mesh
-from tests.tools import find_tool
-
-
-def run_grpcurl(
-    socket: Path, *arguments: str, data: str | None = None, options: Sequence[str] = ()
-) -> str:
-    given = ["-plaintext", *options, *(["-d", data] if data else [])]
-    done = subprocess.run(
-        [find_tool("grpcurl"), *given, f"unix://{socket}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_grpcurl_lists_describes_and_calls(short_dir: Path) -> None:

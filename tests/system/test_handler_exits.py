@@ -15,9 +15,8 @@ from echo.v1.echo_pb2 import EchoRequest, SlowRequest
 
 from meshtrio.errors import PluginDiedError
 from meshtrio.supervisor import events
-from tests.support.in_process_mesh import run_mesh
+from tests.support.in_process_mesh import connect_in_process, connect_through_mesh_socket, run_mesh
 from tests.support.mesh_processes import plugin_table
-from tests.system.test_death import connect_in_process, connect_through_mesh_socket
 
 EXITING = plugin_table("chain", "raising_handlers.py", restart="never", stop_timeout=2)
 

@@ -12,8 +12,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.messages import control, tap
 from meshtrio.services import log_level_controller
 from meshtrio.supervisor import events
@@ -86,7 +86,7 @@ async def test_answers_that_make_no_sense(short_dir: Path, kind: str) -> None:
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready, count=2)
         async with (
-            mesh.connect_to_mesh(watched.mesh.socket) as channel,
+            connect_to_mesh(watched.mesh.socket) as channel,
             measure_loop_latency() as turns,
         ):
             stub = DynamicStub(channel, CONTROL)

@@ -10,7 +10,7 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio import mesh
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.gateway import service_index
 from meshtrio.supervisor import events
@@ -37,7 +37,7 @@ def resident() -> int:
 async def ask_through_the_mesh(socket: Path) -> None:
     """Call by the name of a gRPC service, which has all plugins asked what they serve, and ask the
     mesh for the types of it."""
-    async with mesh.connect_to_mesh(socket) as channel:
+    async with connect_to_mesh(socket) as channel:
         with trio.fail_after(300):
             reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
             assert reply.message == "hi"

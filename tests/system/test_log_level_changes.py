@@ -17,8 +17,8 @@ from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 from google.protobuf.message_factory import GetMessageClass
 
-from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.client.reflection import fetch_pool, list_services
 from meshtrio.config import LogLevel
 from meshtrio.errors import UnknownNameError, UsageError
@@ -38,7 +38,7 @@ from tests.support.mesh_processes import plugin_table
 
 @asynccontextmanager
 async def controlled(watched: RecordedMesh) -> AsyncIterator[Any]:
-    async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+    async with connect_to_mesh(watched.mesh.socket) as channel:
         yield DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
 
 

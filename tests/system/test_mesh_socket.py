@@ -16,14 +16,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from tests.support.grpcio_methods import GrpcioEchoStub, grpcio_echo_requests
+from tests.support.grpcurl_as_user import run_grpcurl
 from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     serve_mesh,
     wait_until,
 )
-from tests.system.test_grpcio import GrpcioEchoStub, grpcio_echo_requests
-from tests.system.test_grpcurl import run_grpcurl
 from tests.tools import find_tool
 
 ECHO = "echo.v1.EchoService"

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import (

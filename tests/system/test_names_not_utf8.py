@@ -19,6 +19,7 @@ from echo.v1.echo_pb2 import EchoRequest
 
 from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.messages import channelz as channelz_messages
 from meshtrio.messages import control as messages
@@ -184,7 +185,7 @@ async def test_a_program_that_cannot_be_started_may_have_any_name(short_dir: Pat
     config = MeshConfig([PluginConfig("p", [missing], restart=RestartPolicy.NEVER)])
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.GaveUp)
-        async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+        async with connect_to_mesh(watched.mesh.socket) as channel:
             control = DynamicStub(channel, messages.DESCRIPTOR.services_by_name["Control"])
             reply = await control.ListInstances(messages.ListInstancesRequest())
             assert "could not be started" in reply.instances[0].reason
@@ -204,7 +205,7 @@ async def test_a_socket_outside_the_mesh_may_have_any_path(short_dir: Path) -> N
                     with trio.fail_after(30):
                         reply = await channel.stub(EchoServiceStub).Echo(EchoRequest(message="hi"))
                     assert reply.pid == process.pid
-                async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+                async with connect_to_mesh(watched.mesh.socket) as channel:
                     channelz = DynamicStub(
                         channel, channelz_messages.DESCRIPTOR.services_by_name["Channelz"]
                     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervisor.process import procfs
+from meshtrio.supervisor.process.proc import procfs
 from tests.support.mesh_processes import (
     PLUGINS_DIRECTORY,
     ROOT,

@@ -17,9 +17,9 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio import mesh
 from meshtrio.client.channel import connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.contract import MAX_LINE_LENGTH
 from meshtrio.errors import PluginDiedError
 from meshtrio.messages import control
@@ -61,7 +61,7 @@ async def test_a_record_keeps_its_logger_and_the_ids_of_its_call(
         await stub.Echo(EchoRequest(message="warning it is late"), metadata=METADATA)
         await stub.Echo(EchoRequest(message="info not traced"))
         await watched.wait_for_line("not traced")
-        async with mesh.connect_to_mesh(watched.mesh.socket) as channel:
+        async with connect_to_mesh(watched.mesh.socket) as channel:
             asked = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
             read = [line async for line in asked.ReadLogs(control.ReadLogsRequest())]
     assert json.loads(lines_of(watched)[0]) == {

@@ -12,8 +12,8 @@ import trio
 from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoRequest
 
-from meshtrio import mesh
 from meshtrio.client.dynamic_stub import DynamicStub
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.messages import control
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import run_mesh
@@ -50,7 +50,7 @@ async def test_reloading_what_is_no_config(short_dir: Path, kind: str) -> None:
     async with run_mesh(echo_plugin_table(), short_dir) as watched:
         await watched.wait_for_event(events.Ready)
         async with (
-            mesh.connect_to_mesh(watched.mesh.socket) as channel,
+            connect_to_mesh(watched.mesh.socket) as channel,
             watched.mesh.connect("plugin.echo") as calls,
         ):
             stub = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])

@@ -16,9 +16,9 @@ from meshtrio.config import StaticServiceConfig
 from meshtrio.errors import UsageError
 from meshtrio.grpc.service_config import LoadBalancingPolicy
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket, servicer_named
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import echo_plugin_table
+from tests.support.servers import serve_on_socket, servicer_named
 
 ROUND_ROBIN = {"loadBalancingConfig": [{"round_robin": {}}]}
 

@@ -23,16 +23,16 @@ from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.messages import tap
 from meshtrio.rpc.server import Server
 from meshtrio.services.standard import standard_server
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import CallbackServicer, echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     plugin_table,
     serve_mesh,
 )
-from tests.telemetry.test_tracing import TracingHarness
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import TracingHarness
 
 ECHO = "echo.v1.EchoService/Echo"
 SERVICE = tap.DESCRIPTOR.services_by_name["Tap"]

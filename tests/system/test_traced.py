@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from meshtrio.supervisor.process import procfs
+from meshtrio.supervisor.process.proc import procfs
 from tests.support.mesh_processes import child_pids, plugin_table, serve_mesh, wait_until
 from tests.support.ptrace import trace_tasks
 

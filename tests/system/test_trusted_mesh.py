@@ -88,7 +88,7 @@ async def test_a_folder_of_another_user_is_not_trusted(default: Path) -> None:
     with listening_as(NOBODY, default / "mesh.sock") as listener:
         reason = await refused()
         assert f"{default} belongs to uid {NOBODY}" in reason
-        assert "say so with MESH_SOCKET" in reason
+        assert "MESH_SOCKET" in reason
         for arguments in (
             ["ps"],
             ["call", "plugin.echo", "x.Y/Z", "--metadata", "authorization=secret"],

@@ -13,9 +13,9 @@ import trio
 
 from meshtrio import mesh
 from tests import ROOT
-from tests.client.test_channel import serve_on_socket
 from tests.support.mesh_processes import MeshProcess, serve_mesh
 from tests.support.scheduling_delay import SchedulingDelay
+from tests.support.servers import serve_on_socket
 
 PROCESSES, EACH, SLOW = 5, 200, 40
 CHANGES, A_SECOND = 500, 100

@@ -23,15 +23,6 @@ from meshtrio.rpc.server import Server
 from meshtrio.telemetry.binary_log import BinaryLog
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
-from tests.client.test_retrying import (
-    HEDGING_POLICY,
-    RETRY_POLICY,
-    FailingHandlers,
-    make_method_config,
-    unavailable_errors,
-)
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
 from tests.support.binary_logs import Entry, entry_metadata, entry_types, split_by_logger
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -39,6 +30,15 @@ from tests.support.connection_pairs import (
     echo_request,
     echo_requests,
 )
+from tests.support.failing_servicers import (
+    HEDGING_POLICY,
+    RETRY_POLICY,
+    FailingHandlers,
+    make_method_config,
+    unavailable_errors,
+)
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
+from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
 UNARY = [
     "CLIENT_HEADER",

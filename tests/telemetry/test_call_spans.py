@@ -29,11 +29,11 @@ from meshtrio.rpc.server import Server
 from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
 from meshtrio.telemetry.traces.pipeline import export_traces
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import run_collector
-from tests.telemetry.test_encoding import SequentialIdGenerator
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import SequentialIdGenerator
 
 LIMITS = SpanLimits(max_span_attributes=20, max_events=15, max_links=2, max_event_attributes=13)
 RESOURCE = Resource({"service.name": "x"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -28,6 +26,7 @@ from opentelemetry.trace import (
 )
 
 from meshtrio.telemetry.traces.otlp_encoding import encode_export_request
+from tests.support.tracing import SequentialIdGenerator
 
 _texts = st.text(max_size=8) | st.text(min_size=95, max_size=105)
 _values = st.one_of(
@@ -51,16 +50,6 @@ _contexts = st.builds(
 _statuses = st.one_of(
     st.none(), st.just(Status(StatusCode.OK)), st.builds(Status, st.just(StatusCode.ERROR), _texts)
 )
-
-
-class SequentialIdGenerator(IdGenerator):
-    def __init__(self) -> None:
-        self._ids = count(1)
-
-    def generate_trace_id(self) -> int:
-        return next(self._ids)
-
-    generate_span_id = generate_trace_id
 
 
 _IDS = SequentialIdGenerator()

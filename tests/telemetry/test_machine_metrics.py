@@ -15,7 +15,10 @@ import pytest
 import trio
 
 from meshtrio.config import Containment, PluginConfig
-from meshtrio.supervisor.process.resource_usage import ResourceUsage, read_usage_by_group
+from meshtrio.supervisor.process.proc.resource_usage import (
+    ResourceUsage,
+    read_usage_by_group,
+)
 from meshtrio.telemetry.metrics import resource_metrics
 from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 

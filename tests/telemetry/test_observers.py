@@ -19,12 +19,12 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.multicallable import make_multicallable
 from meshtrio.rpc import channelz_registry, tracer, tracer_dispatch
 from meshtrio.rpc.composite_tracer import current_tracers, use_tracers
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.util.token_bucket import TokenBucket
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import CallbackServicer, echo_request, echo_requests
+from tests.support.handlers import ECHO_SERVICER
+from tests.support.servers import serve_on_socket
 
 
 class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
@@ -235,8 +235,10 @@ async def test_one_that_fails_costs_no_call(
 
 
 STEPS = (
-    *("method", "begin", "attempt", "asks", "placed", "finished", "ended", "enter", "refused"),
-    *("sent", "sent_all", "received", "received_all", "answered"),
+    *("trace_method", "start_call", "start_attempt", "before_pick", "endpoint_picked"),
+    *("attempt_ended", "call_ended", "before_handler", "call_rejected"),
+    *("message_sent", "half_closed", "message_received", "half_close_received"),
+    "headers_received",
 )
 
 
@@ -257,17 +259,17 @@ class Raising(Notes):
 
     def start_call(self, *arguments: Any) -> Any:
         super().start_call(*arguments)
-        self.check("begin")
+        self.check("start_call")
         if not arguments:
             return RaisingCall(self)
-        watch = arguments[2].watch = RaisingWatch(self, "server")
+        watch = arguments[2].message_tracer = RaisingWatch(self, "server")
         return watch
 
     def call_rejected(self, headers: Any, status: tracer.CallStatus) -> None:
-        self.check("refused")
+        self.check("call_rejected")
 
     def trace_method(self, target: str, method: Any) -> tracer.MethodTracer:
-        self.check("method")
+        self.check("trace_method")
         return self
 
 
@@ -290,14 +292,14 @@ class RaisingCall(Call):
     def start_attempt(
         self, kind: tracer.AttemptKind, previous_attempts: int
     ) -> tracer.AttemptTracer:
-        self.notes.check("attempt")
+        self.notes.check("start_attempt")
         return RaisingWatch(self.notes, "client")
 
 
 for name in STEPS:
     if hasattr(Watch, name):
         setattr(RaisingWatch, name, checked(name))
-RaisingCall.call_ended = checked("ended")  # type: ignore[method-assign]
+RaisingCall.call_ended = checked("call_ended")  # type: ignore[method-assign]
 
 
 NO_SUCH = Method("no.Such", "Method", EchoRequest, EchoReply, False, False)
@@ -339,9 +341,11 @@ async def test_a_tracer_that_raises_costs_a_line_of_the_log(
         ):
             with trio.fail_after(30):
                 await make_calls(channel)
-                connections = {each.number for each in channelz_registry.SOCKETS.iter_from(0)}
+                connections = {each.channelz_id for each in channelz_registry.SOCKETS.iter_from(0)}
                 await make_calls(channel)
-            assert {each.number for each in channelz_registry.SOCKETS.iter_from(0)} == connections
+            assert {
+                each.channelz_id for each in channelz_registry.SOCKETS.iter_from(0)
+            } == connections
     if order != "alone":
         assert notes.lines.count("call ended 0") == 4
         assert notes.lines.count("server ended 0") == 4

@@ -21,18 +21,18 @@ from meshtrio.client.channel import connect_to
 from meshtrio.grpc.metadata import Metadata, ReceivedText
 from meshtrio.messages import tap
 from meshtrio.rpc.context import current_call
-from meshtrio.rpc.purerpc_compat import Message
+from meshtrio.rpc.method import Message
 from meshtrio.rpc.server import Server
 from meshtrio.services.tap import TapServicer
 from meshtrio.telemetry.binary_log import open_binary_log
 from meshtrio.telemetry.logs.json_lines import format_json_line
 from meshtrio.telemetry.logs.trace_ids import current_trace_ids
-from meshtrio.telemetry.traces import _encode_trace_headers, _extract_context
-from tests.client.test_channel import serve_on_socket
+from meshtrio.telemetry.traces.propagation import encode_context_headers, extract_context
 from tests.support.binary_logs import entry_metadata as metadata_of
 from tests.support.binary_logs import read_entries
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.telemetry.test_tracing import PARENT_TRACEPARENT, TracingHarness
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import PARENT_TRACEPARENT, TracingHarness
 
 _text = st.text(st.characters(max_codepoint=0xFF, blacklist_characters="\0\r\n"), max_size=40)
 _pieces = st.sampled_from(
@@ -45,7 +45,7 @@ _keys = st.sampled_from(["traceparent", "tracestate", "baggage"])
 @given(st.lists(st.tuples(_keys, _values), max_size=6).map(tuple))
 @settings(max_examples=300, deadline=None)
 def test_trace_context_of_any_kind_is_taken_or_left(metadata: Metadata) -> None:
-    block, keys = _encode_trace_headers(_extract_context(metadata, Context()))
+    block, keys = encode_context_headers(extract_context(metadata, Context()))
     assert isinstance(block, bytes)
     assert keys <= {"traceparent", "tracestate", "baggage"}
 
@@ -126,6 +126,6 @@ def test_a_propagator_whose_text_cannot_be_sent_is_left_out(
         carrier |= {"X-Good": "1", "x-bad": "caf\xe9", "grpc-own": "1", "x-bin": "text"}
 
     monkeypatch.setattr(propagate, "inject", inject)
-    block, keys = _encode_trace_headers(Context())
+    block, keys = encode_context_headers(Context())
     assert keys == {"x-good"}
     assert b"x-good" in block

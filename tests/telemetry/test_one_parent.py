@@ -14,14 +14,9 @@ from opentelemetry.baggage import get_all
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.context import current_call
 from meshtrio.rpc.server import Server
-from tests.client.test_channel import serve_on_socket
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.telemetry.test_tracing import (
-    PARENT_TRACEPARENT,
-    TracingHarness,
-    is_child_of,
-    make_echo_stub,
-)
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import PARENT_TRACEPARENT, TracingHarness, is_child_of, make_echo_stub
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ from meshtrio.client.channel import Channel, connect_to, open_channel
 from meshtrio.client.interceptors import ClientCall
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.metric_families import Distribution, MetricFamily
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.call_metrics import ClientMetrics
-from tests.client.test_channel import FakeResolver, serve_on_socket, unix_endpoint
-from tests.client.test_routing import OUTLIER_DETECTION_CONFIG
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder, echo_requests
-from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
+from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request, echo_requests
+from tests.support.failing_servicers import OUTLIER_DETECTION_CONFIG, make_servicer_failing_with
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
+from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
 ECHO, REPEAT, CHAT = (f"echo.v1.EchoService/{name}" for name in ("Echo", "Repeat", "Chat"))
 SENT, RECEIVED = "sent_total_compressed_message_size", "rcvd_total_compressed_message_size"
@@ -310,16 +310,6 @@ def test_a_client_tells_so_many_methods_apart() -> None:
     assert len(found.by_name["grpc.client.call.duration"].points) == 1001
     assert found.count("grpc.client.call.duration", grpc_method="other") == 4000
     assert set(found.statuses("grpc.client.call.duration")) == {"UNKNOWN"}
-
-
-def make_servicer_failing_with(failures: Iterator[Exception | None]) -> CallbackServicer:
-    async def echo(message: EchoRequest) -> EchoReply:
-        failure = next(failures)
-        if failure is not None:
-            raise failure
-        return echo_reply("at last")
-
-    return CallbackServicer(Echo=echo)
 
 
 async def test_attempts_and_the_delays_between_them_are_counted(short_dir: Path) -> None:

@@ -10,53 +10,29 @@ from typing import Any
 import purerpc
 import pytest
 import trio
-from echo.v1.echo_grpc import EchoServiceStub
 from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from meshtrio.client.channel import Channel, connect_to
 from meshtrio.client.dynamic_stub import DynamicStub
 from meshtrio.grpc.service_config import parse_service_config
 from meshtrio.rpc.server import Server
-from meshtrio.telemetry.traces import Tracing
-from meshtrio.telemetry.traces.call_span import CallSpanTracerProvider
 from meshtrio.telemetry.traces.ratio_sampler import PresetIdGenerator, RatioSampler
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER, CancellationRecorder
 from tests.support.connection_pairs import CallbackServicer, echo_reply, echo_request
-from tests.telemetry.test_rpc_metrics import make_servicer_failing_with
+from tests.support.failing_servicers import make_servicer_failing_with
+from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
+from tests.support.servers import serve_on_socket
+from tests.support.tracing import (
+    PARENT_TRACEPARENT,
+    TracingHarness,
+    ids,
+    is_child_of,
+    make_echo_stub,
+)
 
-PARENT_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = PARENT_TRACEPARENT[:-1] + "0"
-
-
-class TracingHarness:
-    """What is recorded by the SDK, and of calls by our own spans where `own` says so."""
-
-    uses_own_spans = True
-
-    def __init__(self, ratio: float = 1.0) -> None:
-        ids = PresetIdGenerator()
-        lot = RatioSampler(ratio, ids)
-        self.exporter = InMemorySpanExporter()
-        processor = SimpleSpanProcessor(self.exporter)
-        self.provider = TracerProvider(sampler=lot.sampler, id_generator=ids)
-        self.provider.add_span_processor(processor)
-        calls = CallSpanTracerProvider(Resource({}), SpanLimits(), ids, processor.on_end)
-        self.tracing = Tracing(calls if self.uses_own_spans else self.provider, lot)
-
-    def spans_named(self, name: str) -> list[ReadableSpan]:
-        found = self.exporter.get_finished_spans()
-        return [span for span in found if span.name.startswith(name)]
-
-    def span_named(self, name: str) -> ReadableSpan:
-        (span,) = self.spans_named(name)
-        return span
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["own spans", "the SDK's"])
@@ -77,19 +53,6 @@ async def run_traced_server(
             parsed = None if config is None else parse_service_config(config)
             async with connect_to(f"unix:{folder / 'a'}", service_config=parsed) as channel:
                 yield found, channel
-
-
-def make_echo_stub(channel: Channel) -> Any:
-    return channel.stub(EchoServiceStub)
-
-
-def ids(span: ReadableSpan) -> tuple[int, int]:
-    assert span.context is not None
-    return span.context.trace_id, span.context.span_id
-
-
-def is_child_of(child: ReadableSpan, parent: ReadableSpan) -> bool:
-    return child.parent is not None and (child.parent.trace_id, child.parent.span_id) == ids(parent)
 
 
 async def test_a_call_is_a_span_with_an_attempt_that_is_received(short_dir: Path) -> None:

@@ -14,10 +14,10 @@ from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
 from meshtrio.telemetry.plugin_setup import plugin_telemetry
 from meshtrio.telemetry.traces.pipeline import sampling_ratio_from_environment
-from tests.client.test_channel import serve_on_socket
-from tests.rpc.test_calls import ECHO_SERVICER
 from tests.support.connection_pairs import echo_request
+from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import OtlpCollector, run_collector
+from tests.support.servers import serve_on_socket
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
 ) -> None:
     program = (
         "import logging, trio\n"
-        "from meshtrio.telemetry.plugin_setup import telling\n"
+        "from meshtrio.telemetry.plugin_setup import plugin_telemetry\n"
         "logging.basicConfig()\n"
         "async def serve():\n"
-        "    async with telling():\n"
+        "    async with plugin_telemetry():\n"
         "        print('serving')\n"
         "trio.run(serve)\n"
     )

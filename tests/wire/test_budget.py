@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 from hpack import Encoder
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.frame_reader import FrameReader
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderDecoder
+from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import Limits
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -49,8 +50,8 @@ def test_what_is_earned_stays_within_the_burst() -> None:
     ]
 
 
-def server() -> H2Connection:
-    engine = H2Connection(Role.SERVER, LIMITS)
+def server() -> GrpcConnection:
+    engine = GrpcConnection(Role.SERVER, LIMITS)
     engine.receive_data(frames.PREFACE + frames.settings({}))
     engine.data_to_send()
     return engine
@@ -117,7 +118,7 @@ def test_calls_that_end_as_they_should_earn_resets() -> None:
 
 
 def test_what_is_begun_and_not_finished_is_told() -> None:
-    engine = H2Connection(Role.SERVER)
+    engine = GrpcConnection(Role.SERVER)
     settings = frames.settings({})
     engine.receive_data(frames.PREFACE, now=5.0)
     assert engine.incomplete_frame_since is None
@@ -170,7 +171,7 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
 
 def test_a_single_frame_is_held_to_the_limit_of_blocks() -> None:
     limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=1024)
-    engine = H2Connection(Role.SERVER, limits)
+    engine = GrpcConnection(Role.SERVER, limits)
     large = frames.encode_header_block(
         1, b"\x20" * 2000 + HEAD, end_stream=False, max_frame_size=16_384
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.grpc.compression import DecompressionError, compress, decompress
-from meshtrio.http2.errors import MessageTooLargeError
+from meshtrio.grpc.framing import MessageTooLargeError
 
 
 @given(st.binary())

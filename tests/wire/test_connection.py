@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.grpc.headers import (
     parse_request_headers,
     parse_response_headers,
     parse_trailers,
 )
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -110,7 +111,7 @@ CALLS = {
 SHORT = [name for name in CALLS if name != "over several frames"]
 
 
-def say(engine: H2Connection, acts: list[Act]) -> None:
+def say(engine: GrpcConnection, acts: list[Act]) -> None:
     for act in acts:
         if isinstance(act, Data):
             assert engine.send_data(act.stream, act.body, end_stream=act.end) == len(act.body)
@@ -154,9 +155,9 @@ class Replay:
     events: list[Http2Event]
     acts: list[Act]
 
-    def engine(self) -> H2Connection:
+    def engine(self) -> GrpcConnection:
         """A fresh one; a client has made its request already."""
-        engine = H2Connection(self.role, SMALL_FRAMES)
+        engine = GrpcConnection(self.role, SMALL_FRAMES)
         if self.role is Role.CLIENT:
             say(engine, self.acts)
         return engine
@@ -164,7 +165,7 @@ class Replay:
 
 def replay(name: str, role: Role) -> Replay:
     call = CALLS[name]
-    client, server = (H2Connection(role, SMALL_FRAMES) for role in Role)
+    client, server = (GrpcConnection(role, SMALL_FRAMES) for role in Role)
     say(client, call.up)
     up = client.data_to_send()
     if role is Role.SERVER:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.events import DataReceived, WindowUpdated
 from meshtrio.http2.frames import (
     DEFAULT_INITIAL_WINDOW_SIZE,
@@ -34,17 +35,17 @@ SMALL_LIMITS = Limits(
 )
 
 
-def narrow_client(window: int) -> H2Connection:
+def narrow_client(window: int) -> GrpcConnection:
     """A client whose stream 1 may send `window` bytes, and whose connection may send more."""
     return make_client_with_request(settings={Setting.INITIAL_WINDOW_SIZE: window})
 
 
-def set_window(engine: H2Connection, window: int) -> None:
+def set_window(engine: GrpcConnection, window: int) -> None:
     engine.receive_data(frames.settings({Setting.INITIAL_WINDOW_SIZE: window}))
     engine.data_to_send()
 
 
-def updates(engine: H2Connection) -> list[tuple[int, int]]:
+def updates(engine: GrpcConnection) -> list[tuple[int, int]]:
     """(stream, increment) of the windows given back."""
     return [(f.stream_id, f.last_word) for f in sent_frames(engine, FrameType.WINDOW_UPDATE)]
 
@@ -280,8 +281,8 @@ def test_data_for_a_forgotten_stream_still_counts_for_the_connection():
 
 def test_the_windows_announced_may_be_used_to_the_last_byte():
     limits = Limits(stream_window=100_000, connection_window=100_000)
-    server = H2Connection(Role.SERVER, limits)
-    client = H2Connection(Role.CLIENT)
+    server = GrpcConnection(Role.SERVER, limits)
+    client = GrpcConnection(Role.CLIENT)
     client.receive_data(server.data_to_send())
     stream = send_request(client)
     assert client.send_data(stream, BIG + b"more") == 100_000

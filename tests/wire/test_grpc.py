@@ -7,17 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshtrio.http2.errors import MalformedHeadersError, MessageTooLargeError
-from meshtrio.grpc.metadata import (
-    MessageReader,
-    decode_binary,
-    decode_status_message,
-    decode_timeout,
-    encode_status_message,
-    encode_metadata,
-    encode_timeout,
-    frame_message,
-)
+from meshtrio.http2.errors import MalformedHeadersError
+from meshtrio.grpc.framing import MessageTooLargeError
+from meshtrio.grpc.framing import (MessageReader, frame_message)
+from meshtrio.grpc.metadata import (decode_binary, encode_metadata)
+from meshtrio.grpc.status_message import (decode_status_message, encode_status_message)
+from meshtrio.grpc.timeout import (decode_timeout, encode_timeout)
 
 quick = settings(max_examples=100)
 

@@ -6,7 +6,7 @@ import hpack as reference
 import pytest
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode, HeaderListTooLargeError, RemoteProtocolError
+from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import (
     ConnectionFailed,
     DataReceived,
@@ -17,7 +17,8 @@ from meshtrio.http2.events import (
 )
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack import codec
-from meshtrio.http2.hpack.codec import HeaderDecoder
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from meshtrio.http2.hpack.errors import HeaderListTooLargeError, OversizedHeaderListError
 from meshtrio.http2.limits import Limits
 from tests.support.engines import (
     REQUEST,
@@ -58,7 +59,8 @@ framed = pytest.mark.parametrize("framed", [in_one, in_pieces], ids=["HEADERS", 
 def test_a_request_is_opened_to_be_answered(framed, end):
     engine = make_server(LIMITS)
     (event,) = engine.receive_data(framed(1, [*REQUEST, LARGE], end=end))
-    assert (type(event), event.stream_id, event.is_grpc) == (RequestHeadersTooLarge, 1, True)
+    assert (type(event), event.stream_id) == (RequestHeadersTooLarge, 1)
+    assert event.content_type == b"application/grpc"
     assert event.end_stream is end
     assert "2331 bytes" in event.reason
     assert "1024 bytes" in event.reason
@@ -74,13 +76,13 @@ def test_what_protocol_the_request_has_is_found_wherever_it_is(place):
     pseudo, content_type = REQUEST[:4], (b"content-type", b"application/grpc+proto")
     fields = [*pseudo, content_type, LARGE] if place == "before" else [*pseudo, LARGE, content_type]
     (event,) = make_server(LIMITS).receive_data(headers_frame(1, fields))
-    assert event.is_grpc
+    assert event.content_type == content_type[1]
 
 
 def test_a_request_of_another_protocol():
     fields = [*REQUEST[:4], (b"content-type", b"text/html"), LARGE]
     (event,) = make_server(LIMITS).receive_data(headers_frame(1, fields))
-    assert not event.is_grpc
+    assert event.content_type == b"text/html"
 
 
 @framed
@@ -180,9 +182,12 @@ def test_sizes_up_to_the_absolute_limit(size):
 
 def test_the_absolute_limit_ends_the_connection():
     decoder = HeaderDecoder(1024, 100_000)
-    with pytest.raises(RemoteProtocolError) as caught:
-        decoder.decode(codec.encode([(b"n", b"v" * 100_000)]), tuple)
-    assert caught.value.error_code is CALM
+    block = codec.encode([(b"n", b"v" * 100_000)])
+    with pytest.raises(OversizedHeaderListError):
+        decoder.decode(block, tuple)
+    limits = Limits(max_header_list_size=1024, absolute_max_header_list_size=100_000)
+    (event,) = make_server(limits).receive_data(in_pieces(1, [(b"n", b"v" * 99_990)], end=True))
+    assert (type(event), event.error_code) == (ConnectionFailed, CALM)
 
 
 def test_a_bomb_of_index_references_ends_the_connection():

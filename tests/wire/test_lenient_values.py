@@ -11,12 +11,8 @@ from meshtrio.grpc.headers import (
     parse_response_headers,
     parse_trailers,
 )
-from meshtrio.grpc.metadata import (
-    ReceivedText,
-    decode_status_message,
-    encode_metadata,
-    encode_status_message,
-)
+from meshtrio.grpc.metadata import ReceivedText, encode_metadata
+from meshtrio.grpc.status_message import decode_status_message, encode_status_message
 from meshtrio.http2.errors import MalformedHeadersError
 
 quick = settings(max_examples=200, deadline=None)

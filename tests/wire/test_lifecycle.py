@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode, LocalProtocolError
 from meshtrio.http2.events import (
     GoAwayReceived,
@@ -66,7 +67,7 @@ def settings_in(frame: Frame) -> dict[int, int]:
     ],
 )
 def test_the_preface_announces_the_limits(role, extra):
-    said = H2Connection(role, LIMITS).data_to_send()
+    said = GrpcConnection(role, LIMITS).data_to_send()
     assert said.startswith(frames.PREFACE) is (role is Role.CLIENT)
     first, second = parse_frames(said)
     assert (first.type, first.flags, first.stream_id) == (FrameType.SETTINGS, 0, 0)
@@ -76,7 +77,9 @@ def test_the_preface_announces_the_limits(role, extra):
 
 
 def test_no_window_update_where_the_default_is_meant():
-    engine = H2Connection(Role.SERVER, Limits(connection_window=frames.DEFAULT_INITIAL_WINDOW_SIZE))
+    engine = GrpcConnection(
+        Role.SERVER, Limits(connection_window=frames.DEFAULT_INITIAL_WINDOW_SIZE)
+    )
     assert [frame.type for frame in sent_frames(engine)] == [FrameType.SETTINGS]
 
 
@@ -154,7 +157,7 @@ def test_a_client_opens_odd_streams_in_order():
 
 
 def test_a_client_opens_a_hundred_streams_before_it_knows_the_servers_limit():
-    engine = H2Connection(Role.CLIENT)
+    engine = GrpcConnection(Role.CLIENT)
     for _ in range(100):
         send_request(engine)
     assert not engine.can_open_stream

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection
+from meshtrio.http2.abuse_limits import reset_cost
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.limits import Limits
-from meshtrio.http2.reset_streams import ResetStreams, reset_cost
+from meshtrio.http2.reset_streams import ResetStreams
 from tests.support.engines import (
     REQUEST,
     RESPONSE,
@@ -47,7 +48,9 @@ def test_the_cost_of_a_reset(lived, has_deadline, answered, cost):
     assert found == pytest.approx(cost)
 
 
-def give_up(engine: H2Connection, rounds: int, in_flight: int, seconds: float, timeout=None) -> int:
+def give_up(
+    engine: GrpcConnection, rounds: int, in_flight: int, seconds: float, timeout=None
+) -> int:
     """Have `in_flight` calls given up after `seconds`, again and again; give the rounds that the
     connection lived through."""
     now, stream_id = 100.0, 1

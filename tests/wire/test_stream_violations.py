@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ResponseReceived, StreamReset
 from meshtrio.http2.frames import (
@@ -39,7 +39,9 @@ def sized(fields, length: bytes, *, end: bool = False) -> bytes:
     return headers_frame(1, [*fields, (b"content-length", length)], end=end)
 
 
-def check_stream_failed(engine: H2Connection, said: bytes, code: ErrorCode, *, told: bool) -> None:
+def check_stream_failed(
+    engine: GrpcConnection, said: bytes, code: ErrorCode, *, told: bool
+) -> None:
     """`told`: whether the layer above knew of the stream, and so hears of its end."""
     engine.data_to_send()
     events = engine.receive_data(said)

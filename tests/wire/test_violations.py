@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshtrio.grpc.connection import GrpcConnection
 from meshtrio.http2 import frames
-from meshtrio.http2.connection import H2Connection, Role
+from meshtrio.http2.connection import Role
 from meshtrio.http2.errors import ErrorCode
 from meshtrio.http2.events import ConnectionFailed, DataReceived, RequestReceived
 from meshtrio.http2.frames import (
@@ -41,7 +42,9 @@ def setting(key: int, value: int) -> bytes:
     return frames.settings({key: value})
 
 
-def check_connection_failed(engine: H2Connection, said: bytes, code: ErrorCode, last: int) -> None:
+def check_connection_failed(
+    engine: GrpcConnection, said: bytes, code: ErrorCode, last: int
+) -> None:
     engine.data_to_send()
     *_, event = engine.receive_data(said)
     assert isinstance(event, ConnectionFailed)
@@ -144,7 +147,7 @@ def test_a_server_costs_itself_the_connection(said, code):
     ("PING before SETTINGS", frames.PREFACE + frames.ping(b"12345678", ack=False), PROTOCOL),
 )
 def test_a_client_that_begins_wrongly(said, code):
-    check_connection_failed(H2Connection(Role.SERVER), said, code, last=0)
+    check_connection_failed(GrpcConnection(Role.SERVER), said, code, last=0)
 
 
 @parametrize_violations(
@@ -154,7 +157,7 @@ def test_a_client_that_begins_wrongly(said, code):
     ("HEADERS before SETTINGS", headers_frame(1, RESPONSE), PROTOCOL),
 )
 def test_a_server_that_begins_wrongly(said, code):
-    check_connection_failed(H2Connection(Role.CLIENT), said, code, last=0)
+    check_connection_failed(GrpcConnection(Role.CLIENT), said, code, last=0)
 
 
 def test_a_server_may_not_enable_push():

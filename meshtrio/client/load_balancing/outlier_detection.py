@@ -8,68 +8,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from enum import Enum
 from random import Random
 
 import attrs
 
-
-@attrs.frozen
-class SuccessRate:
-    """Ejects those whose success rate lies so many standard deviations below the mean."""
-
-    stdev_factor: float = 1.9
-    enforcement_percentage: int = 100
-    """The chance that one is ejected when it could be."""
-    minimum_hosts: int = 5
-    """With so many calls; with fewer of them, nobody is judged."""
-    request_volume: int = 100
-    """Calls in an interval that an endpoint is judged by."""
-
-
-@attrs.frozen
-class FailurePercentage:
-    """Ejects those that fail more than so many calls of a hundred, whatever others do."""
-
-    threshold: int = 85
-    enforcement_percentage: int = 100
-    minimum_hosts: int = 5
-    request_volume: int = 50
-
-
-@attrs.frozen
-class OutlierDetection:
-    """Times are seconds."""
-
-    interval: float = 10.0
-    base_ejection_time: float = 30.0
-    """Times the number of ejections, which is forgotten one by one."""
-    max_ejection_time: float = 300.0
-    max_ejection_percent: int = 10
-    """Of the endpoints; one may always be, unless it is the only one."""
-    success_rate: SuccessRate | None = None
-    failure_percentage: FailurePercentage | None = None
-    consecutive_failures: int | None = None
-
-
-class DetectionMethod(Enum):
-    """What found an endpoint to fail more than others, in the words of gRFC A91."""
-
-    SUCCESS_RATE = "success_rate"
-    FAILURE_PERCENTAGE = "failure_percentage"
-    CONSECUTIVE_FAILURES = "consecutive_failures"
-    """Ours: gRPC has no such rule."""
-
-
-class UnenforcedReason(Enum):
-    """Why an endpoint that was found so was not ejected."""
-
-    ENFORCEMENT_PERCENTAGE = "enforcement_percentage"
-    MAX_EJECTION_OVERFLOW = "max_ejection_overflow"
-
-
-Ejection = tuple[DetectionMethod, UnenforcedReason | None]
-"""What was found, and why it had no consequence, if it had none."""
+from meshtrio.grpc.outlier_detection import (
+    DetectionMethod,
+    Ejection,
+    FailurePercentage,
+    OutlierDetection,
+    SuccessRate,
+    UnenforcedReason,
+)
 
 
 @attrs.define

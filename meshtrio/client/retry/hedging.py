@@ -10,7 +10,8 @@ import trio
 
 from meshtrio.client.attempt import Attempt
 from meshtrio.client.call_destination import CallDestination, PickArgs
-from meshtrio.client.retry.policy import MAX_ATTEMPTS, HedgingPolicy, Pushback
+from meshtrio.client.retry.policy import MAX_ATTEMPTS, Pushback
+from meshtrio.grpc.retry_policy import HedgingPolicy
 from meshtrio.util.concurrency import open_collapsing_nursery
 
 AttemptFunction = Callable[

@@ -9,32 +9,12 @@ import re
 from enum import Enum
 from random import Random
 
-import attrs
-
-from meshtrio.util.backoff import Backoff
+from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
 
 MAX_ATTEMPTS = 5
 """Whatever a policy says: A6's own bound."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS_KEY = b"grpc-previous-rpc-attempts"
-
-
-@attrs.frozen
-class RetryPolicy:
-    """One attempt after the other; `codes` are the statuses after which there is another."""
-
-    max_attempts: int
-    backoff: Backoff
-    retryable_codes: frozenset[int]
-
-
-@attrs.frozen
-class HedgingPolicy:
-    """Several at once: another every `delay` seconds until one succeeds, or fails for good."""
-
-    max_attempts: int
-    hedging_delay: float
-    non_fatal_codes: frozenset[int]
 
 
 class Pushback(Enum):
@@ -58,14 +38,6 @@ def parse_pushback(value: str | bytes | None) -> float | Pushback:
     return Pushback.DO_NOT_RETRY if not 0 <= milliseconds < 2**31 else milliseconds / 1000
 
 
-@attrs.frozen
-class RetryThrottling:
-    """How few of the calls may fail before none is tried again."""
-
-    max_tokens: float
-    token_ratio: float
-
-
 class RetryThrottle:
     """One for all calls of a channel, retried or not."""
 
@@ -82,14 +54,6 @@ class RetryThrottle:
 
     def on_failure(self) -> None:
         self.tokens = max(self.tokens - 1, 0.0)
-
-
-@attrs.frozen
-class RetryBudgetConfig:
-    """Retries for each call (`ratio`), and so many a second however few calls there are."""
-
-    ratio: float = 0.2
-    min_per_second: float = 10.0
 
 
 class RetryBudget:

@@ -1,31 +1,20 @@
-"""Header compression, RFC 7541.
+"""Encoding of header blocks, RFC 7541.
 
-Encoding never touches the dynamic table: a block is a function of its fields alone, so constant
-blocks (a method's request head, a successful response's head and trailers) are encoded once in a
-process and reused on every connection. Decoding is `field_decoder`'s, behind a memory of blocks
-that were seen before.
+The encoder never refers to the dynamic table: a block depends on its fields alone, so constant
+blocks (the request headers of a method, the headers and trailers of a successful response) are
+encoded once per process and reused on every connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
 
 import attrs
 
-from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
-from meshtrio.http2.hpack.decoder import (
-    ENTRY_OVERHEAD,
-    HeaderList,
-    HpackDecoder,
-    HpackDecodingError,
-    OversizedHeaderListError,
-)
-
-T = TypeVar("T")
+from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
 
 TABLE_SIZE_UPDATE_TO_ZERO = b"\x20"
-"""A dynamic table size update to zero (§6.3), owed to a peer that lowers HEADER_TABLE_SIZE."""
+"""A dynamic table size update to zero (§6.3), due once a peer lowers HEADER_TABLE_SIZE."""
 
 _FULLY_INDEXED = {
     (b":method", b"POST"): b"\x83",
@@ -59,7 +48,7 @@ def encode_integer(value: int, prefix_bits: int, first_byte: int) -> bytes:
 
 
 def encode_field(name: bytes, value: bytes) -> bytes:
-    """Encode one field: indexed where the static table has it whole, else a literal (§6.2)."""
+    """Encode one field: indexed if the static table has name and value, else a literal (§6.2)."""
     indexed = _FULLY_INDEXED.get((name, value))
     if indexed is not None:
         return indexed
@@ -72,13 +61,13 @@ def encode_field(name: bytes, value: bytes) -> bytes:
     return head + encode_integer(len(value), 7, 0) + value
 
 
-def encode(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Encode a header list into a block that decodes the same in any state of the peer's table."""
+def encode(fields: Iterable[HeaderField]) -> bytes:
+    """Encode a header list into a block that does not depend on the state of the peer's table."""
     return b"".join([encode_field(name, value) for name, value in fields])
 
 
-def header_list_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
-    """The size of a header list in bytes, as RFC 9113 §6.5.2 counts it."""
+def header_list_size(fields: Iterable[HeaderField]) -> int:
+    """Return the size of a header list in bytes, as RFC 9113 §6.5.2 counts it."""
     return sum(len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields)
 
 
@@ -87,73 +76,14 @@ class HeaderBlock:
     """An encoded header list."""
 
     data: bytes
+    """The encoded fields."""
     list_size: int
-    """Bytes of the list as `header_list_size` counts them, for the peer's limit."""
+    """Size of the list as `header_list_size` counts it, to be compared with the peer's limit."""
 
     @classmethod
-    def encode(cls, fields: Sequence[tuple[bytes, bytes]]) -> HeaderBlock:
-        """Encode a list."""
+    def encode(cls, fields: Sequence[HeaderField]) -> HeaderBlock:
+        """Encode a header list."""
         return cls(encode(fields), header_list_size(fields))
 
     def __add__(self, other: HeaderBlock) -> HeaderBlock:
         return HeaderBlock(self.data + other.data, self.list_size + other.list_size)
-
-
-class HeaderDecoder:
-    """Decodes one direction of one connection.
-
-    `decode(block, parse)` gives `parse(fields)`. A block that left the dynamic table as it found
-    it means the same until the table next changes, so its parsed result is remembered till then:
-    after a connection's first calls, a head costs one dictionary look-up.
-    """
-
-    _MAX_CACHED = 64
-    _MAX_CACHED_SIZE = 1024
-    """Bytes, of a block and of what it means: one byte of a block can stand for a large entry."""
-
-    def __init__(
-        self, max_header_list_size: int, absolute_max_header_list_size: int | None = None
-    ) -> None:
-        """Set the limits, which are those of `HpackDecoder`; `absolute_max` is by default the
-        first one."""
-        self._decoder = HpackDecoder(
-            max_header_list_size,
-            max_header_list_size
-            if absolute_max_header_list_size is None
-            else absolute_max_header_list_size,
-        )
-        self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
-
-    def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
-        """Decode and parse one block.
-
-        Raises PeerViolation for a block that RFC 7541 forbids or that is over the absolute limit
-        (either leaves the table in doubt, hence the connection), HeaderListTooLarge for a list
-        that is over the limit, and what `parse` raises.
-        """
-        key = (parse, block)
-        known: T | None = self._cache.get(key)
-        if known is not None:
-            return known
-        before = self._decoder.table_version
-        try:
-            fields = self._decode(block)
-        finally:
-            if self._decoder.table_version != before:
-                self._cache.clear()
-        result = parse(fields)
-        size = max(len(block), sum(len(name) + len(value) for name, value in fields))
-        if size <= self._MAX_CACHED_SIZE and self._decoder.table_version == before:
-            if len(self._cache) >= self._MAX_CACHED:
-                self._cache.clear()
-            self._cache[key] = result
-        return result
-
-    def _decode(self, block: bytes) -> HeaderList:
-        try:
-            return self._decoder.decode(block)
-        except OversizedHeaderListError as exc:
-            raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
-        except HpackDecodingError as exc:
-            reason = f"header block cannot be decoded: {exc}"
-            raise RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason) from None

@@ -5,18 +5,22 @@ has a deadline or a trace. Huffman code and static table are those of the `hpack
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, TypeVar
 
-from hpack.exceptions import HPACKError
-from hpack.huffman_table import decode_huffman
-from hpack.table import HeaderTable
+from meshtrio.http2.hpack.errors import (
+    HeaderListTooLargeError,
+    HpackDecodingError,
+    OversizedHeaderListError,
+)
+from meshtrio.http2.hpack.huffman import decode_huffman
+from meshtrio.http2.hpack.static_table import STATIC_TABLE
 
-from meshtrio.http2.errors import HeaderListTooLargeError
-
+T = TypeVar("T")
 HeaderField = tuple[bytes, bytes]
 HeaderList = tuple[HeaderField, ...]
 
-_STATIC_TABLE: tuple[HeaderField, ...] = tuple(HeaderTable.STATIC_TABLE)
 _MAX_DYNAMIC_TABLE_SIZE = 4096
 """What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
 ENTRY_OVERHEAD = 32
@@ -25,17 +29,8 @@ _MAX_CONTINUATION_BYTES = 4
 """Bytes that an integer may go on for: more than fits in a block."""
 _CONTENT_TYPE = b"content-type"
 """Kept of a list that is discarded: it decides how the peer is answered."""
-_GRPC_CONTENT_TYPE = b"application/grpc"
 _MAX_CACHED_HUFFMAN_LENGTH = 64
 """Bytes of Huffman code, as names and common values are, that are remembered."""
-
-
-class HpackDecodingError(Exception):
-    """RFC 7541 forbids it."""
-
-
-class OversizedHeaderListError(Exception):
-    """A header list is so far above the limit that decoding it was given up."""
 
 
 class HpackDecoder:
@@ -68,7 +63,7 @@ class HpackDecoder:
         """
         try:
             return self._decode(block)
-        except (IndexError, HPACKError) as exc:
+        except IndexError as exc:
             raise HpackDecodingError(str(exc)) from None
 
     def _decode(self, block: bytes) -> HeaderList:
@@ -104,18 +99,16 @@ class HpackDecoder:
             elif field[0] == _CONTENT_TYPE:
                 fields.append(field)
         if size > self._max_list_size:
-            is_grpc = any(
-                n == _CONTENT_TYPE and v.startswith(_GRPC_CONTENT_TYPE) for n, v in fields
-            )
-            raise HeaderListTooLargeError(size, self._max_list_size, is_grpc=is_grpc)
+            content_type = dict(fields).get(_CONTENT_TYPE, b"")
+            raise HeaderListTooLargeError(size, self._max_list_size, content_type=content_type)
         return tuple(fields)
 
     def _look_up(self, index: int) -> HeaderField:
         if not index:
             raise HpackDecodingError("index 0 stands for nothing")
-        if index <= len(_STATIC_TABLE):
-            return _STATIC_TABLE[index - 1]
-        return self._entries[index - len(_STATIC_TABLE) - 1]
+        if index <= len(STATIC_TABLE):
+            return STATIC_TABLE[index - 1]
+        return self._entries[index - len(STATIC_TABLE) - 1]
 
     def _insert(self, field: HeaderField) -> None:
         self.table_version += 1
@@ -141,6 +134,57 @@ class HpackDecoder:
         """Drop the oldest entries until the others fit."""
         while self._entries and self._table_size > max_size:
             self._table_size -= _entry_size(self._entries.pop())
+
+
+class HeaderDecoder:
+    """Decodes and parses the header blocks of one direction of one connection, with a cache.
+
+    A block that does not change the dynamic table decodes to the same list until the table next
+    changes, so the result of parsing it is cached until then: after the first calls of a
+    connection, most blocks cost one dictionary look-up.
+    """
+
+    _MAX_CACHED = 64
+    _MAX_CACHED_SIZE = 1024
+    """Bytes of a block, and of its header list: one byte of a block can stand for a large entry."""
+
+    def __init__(
+        self, max_header_list_size: int, absolute_max_header_list_size: int | None = None
+    ) -> None:
+        """Create a decoder with the limits of `HpackDecoder`.
+
+        Without `absolute_max_header_list_size`, decoding stops at `max_header_list_size`.
+        """
+        self._decoder = HpackDecoder(
+            max_header_list_size,
+            max_header_list_size
+            if absolute_max_header_list_size is None
+            else absolute_max_header_list_size,
+        )
+        self._cache: dict[tuple[Callable[[HeaderList], Any], bytes], Any] = {}
+
+    def decode(self, block: bytes, parse: Callable[[HeaderList], T]) -> T:
+        """Decode one block and return `parse(header_list)`, from the cache if possible.
+
+        Raises what `HpackDecoder.decode` and `parse` raise.
+        """
+        key = (parse, block)
+        cached: T | None = self._cache.get(key)
+        if cached is not None:
+            return cached
+        version = self._decoder.table_version
+        try:
+            fields = self._decoder.decode(block)
+        finally:
+            if self._decoder.table_version != version:
+                self._cache.clear()
+        result = parse(fields)
+        size = max(len(block), sum(len(name) + len(value) for name, value in fields))
+        if size <= self._MAX_CACHED_SIZE and self._decoder.table_version == version:
+            if len(self._cache) >= self._MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = result
+        return result
 
 
 def _entry_size(field: HeaderField) -> int:

@@ -1,10 +1,28 @@
-"""Binary logging of calls (gRFC A16): what went over the wire, call by call, for debugging.
+"""Binary logging of calls (gRFC A16): metadata and messages in files, for debugging.
 
-    async with binary_logging("*{h;m:1024}", Path("/tmp/calls")):
+    async with open_binary_log("*{h;m:1024}", Path("/tmp/calls")):
         async with mesh.connect("plugin.echo") as channel: ...
 
-Files hold all metadata and messages that the filter lets through, secrets too. What is written of
-a client's call is what its caller gave and got: of attempts that came to nothing there is no word.
+The files contain all metadata and messages that the filter selects, secrets included.
+
+Theory of operation
+-------------------
+
+`BinaryLog` is a tracer of servers and channels. For each call that the filter selects it makes a
+`CallEntryWriter`, which numbers the call's entries, truncates them to the filter's limits and
+serializes them as `GrpcLogEntry`. A served call writes its entries as they happen. A client's call
+(`client_call`) has one or more attempts, of which the log shows what the caller saw: the request
+once, whichever attempt sends it first, and the response of the attempt that the caller received. A
+failed attempt that was retried leaves no entry.
+
+Entries go to `RotatingWriter.put`, which neither blocks nor raises; a thread writes them. Entries
+that do not fit its queue, or that cannot be written, are dropped, and counted by reason. At the end
+of `open_binary_log` the queue is flushed, within two seconds.
+
+    client_call       entries of a client's call, from the events of its attempts
+    entry_writer      entries of one call, serialized
+    rotating_writer   the files
+    reader            prints files as JSON: python -m meshtrio.telemetry.binary_log.reader
 """
 
 from __future__ import annotations
@@ -17,13 +35,14 @@ import trio
 
 from meshtrio.config.binary_log_filter import BinaryLogFilter, MethodLogLimits
 from meshtrio.errors import UsageError
+from meshtrio.grpc.status import CallStatus
 from meshtrio.rpc.composite_tracer import use_tracers
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,
@@ -53,41 +72,56 @@ async def open_binary_log(
     max_file_size: int = DEFAULT_MAX_FILE_SIZE,
     max_files: int = DEFAULT_MAX_FILES,
 ) -> AsyncIterator[RotatingWriter]:
-    """Log the calls of all channels and servers that are made in the block, as a filter says.
+    """Log the calls of all channels and servers that are created in the block.
 
-    They are written to `folder/name.pid.binlog`, of at most `size` bytes, and `files` of them are
-    kept. Raises UsageError for a filter that is none. A folder that cannot be written to is told in
-    the log.
+    Args:
+        filter_text: Selects calls, and how much of them is written, as gRFC A16 defines it:
+            `"*"`, `"pkg.Service/*{h:256;m:1024}"`.
+        directory: Folder of the files, which is created with mode 0700. If it cannot be written
+            to, that is logged and entries are dropped.
+        name: First part of the files' names: `name.pid.binlog`.
+        max_file_size: Maximum size of a file, in bytes.
+        max_files: Number of files to keep, the current one included.
+
+    Yields:
+        The writer, whose `collect` returns the counters of written and dropped entries.
+
+    Raises:
+        UsageError: The filter is malformed.
+
+    Cancellation: At the end of the block shielded for at most 2 s, to write what is queued.
+
+    Source: gRFC A16.
     """
     try:
-        wanted = BinaryLogFilter.parse(filter_text)
+        log_filter = BinaryLogFilter.parse(filter_text)
     except ValueError as exc:
         raise UsageError(f"the filter of the binary log: {exc}") from None
-    written = RotatingWriter(directory, name, max_file_size=max_file_size, max_files=max_files)
-    log = BinaryLog(wanted, written.put)
+    writer = RotatingWriter(directory, name, max_file_size=max_file_size, max_files=max_files)
+    log = BinaryLog(log_filter, writer.put)
     try:
         with use_tracers(client=log, server=log):
-            yield written
+            yield writer
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(written.close)
+            await trio.to_thread.run_sync(writer.close)
 
 
 class BinaryLog(ServerTracer, ClientTracer):
-    """Writes entries of the calls that a filter lets through."""
+    """A tracer that writes entries of the calls that a filter selects."""
 
     def __init__(self, log_filter: BinaryLogFilter, write_entry: WriteEntry) -> None:
-        """`put` is given each entry, serialized."""
+        """`write_entry` is called with each serialized entry."""
         self._filter = log_filter
         self._write_entry = write_entry
 
     def start_call(
         self, server_context: ServerContext, method: Method, stream: Stream
     ) -> ServerCallTracer:
-        amount = self._filter.method_limits(method.service, method.name)
-        if amount is None:
+        limits = self._filter.method_limits(method.service, method.name)
+        if limits is None:
             return _IGNORED_SERVER_CALL
-        entries = CallEntryWriter(self._write_entry, amount, Logger.SERVER)
+        entries = CallEntryWriter(self._write_entry, limits, Logger.SERVER)
         timeout = server_context.timeout
         entries.write_client_header(
             method.path,
@@ -99,17 +133,17 @@ class BinaryLog(ServerTracer, ClientTracer):
         return _LoggedServerCall(entries, server_context, stream)
 
     def call_rejected(self, headers: object, status: CallStatus) -> None:
-        """Nothing of it was for an application."""
+        """Write nothing: no application saw the call."""
 
     def trace_method(self, target: str, method: Method) -> MethodTracer:
-        amount = self._filter.method_limits(method.service, method.name)
+        limits = self._filter.method_limits(method.service, method.name)
         return (
-            _IGNORED_METHOD if amount is None else _LoggedMethod(self._write_entry, amount, method)
+            _IGNORED_METHOD if limits is None else _LoggedMethod(self._write_entry, limits, method)
         )
 
 
 class _IgnoredMethod(MethodTracer, ClientCallTracer, AttemptTracer):
-    """Of a method that the filter leaves out."""
+    """Traces calls of a method that the filter excludes: writes nothing."""
 
     def start_call(self) -> ClientCallTracer:
         return self
@@ -123,7 +157,7 @@ _IGNORED_SERVER_CALL = ServerCallTracer()
 
 
 class _LoggedServerCall(ServerCallTracer):
-    """A call on a server."""
+    """Writes the entries of a served call."""
 
     __slots__ = ("_entries", "_headers_written", "_request", "_stream")
 
@@ -155,13 +189,15 @@ class _LoggedServerCall(ServerCallTracer):
             self._entries.write_cancel()
             return
         if self._request.initial_metadata:
-            # It has gone out with the status, where no message did.
+            # Without a message they were sent along with the status.
             self._write_headers()
         details = self._request.status_details if code else b""
         self._entries.write_trailer(code, message, self._request.trailing_metadata, details)
 
 
 class _LoggedMethod(MethodTracer):
+    """Traces calls of a method that the filter selects."""
+
     def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, method: Method) -> None:
         self._write_entry = write_entry
         self._limits = limits

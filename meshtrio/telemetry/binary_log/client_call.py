@@ -1,7 +1,7 @@
-"""The calls of a client in a binary log: what of its attempts its caller gets to see (gRFC A16).
+"""Entries of a client's call: what its caller sees of its attempts (gRFC A16).
 
-A request is written once, by whichever attempt sends it first. Of replies those of the attempt are
-written that the caller gets.
+The request is written once, by the attempt that sends it first. Of the responses, that of the
+attempt is written whose response the caller receives: the committed one.
 """
 
 from __future__ import annotations
@@ -14,23 +14,17 @@ import trio
 
 from meshtrio.grpc.headers import ResponseHeaders
 from meshtrio.grpc.metadata import decode_binary
+from meshtrio.grpc.status import DEADLINE_EXCEEDED, CallStatus
 from meshtrio.http2.errors import MalformedHeadersError
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.http2.hpack.decoder import HeaderField
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
-from meshtrio.rpc.tracer import (
-    DEADLINE_EXCEEDED,
-    AttemptKind,
-    AttemptTracer,
-    CallStatus,
-    ClientCallTracer,
-    HeaderField,
-    PickedAttempt,
-)
+from meshtrio.rpc.tracer import AttemptKind, AttemptTracer, ClientCallTracer, PickedAttempt
 from meshtrio.telemetry.binary_log.entry_writer import CallEntryWriter, make_address
 
 
 class LoggedClientCall(ClientCallTracer):
-    """One call, and the entries that are written of it."""
+    """Writes the entries of a call, from the events of its attempts."""
 
     __slots__ = (
         "_attempt_statuses",
@@ -49,10 +43,10 @@ class LoggedClientCall(ClientCallTracer):
         self._method = method
         self._is_started = self._half_closed = self._headers_written = False
         self._sent_count = 0
-        """Messages that were written; other attempts send the same ones."""
+        """Number of request messages written; further attempts send the same messages."""
         self._deadline = math.inf
         self._committed_attempt: _LoggedAttempt | None = None
-        """The attempt whose reply the caller gets."""
+        """The attempt whose response the caller receives; None until that is known."""
         self._attempt_statuses: list[tuple[_LoggedAttempt, CallStatus]] = []
 
     def start_attempt(self, kind: AttemptKind, previous_attempts: int) -> AttemptTracer:
@@ -61,7 +55,7 @@ class LoggedClientCall(ClientCallTracer):
     def on_request_headers(
         self, authority: str, fields: Sequence[HeaderField], deadline: float
     ) -> None:
-        """Its first attempt is about to be made."""
+        """Write the client header, for the first attempt only."""
         if self._is_started:
             return
         self._is_started = True
@@ -81,27 +75,27 @@ class LoggedClientCall(ClientCallTracer):
             self._half_closed = True
             self._entries.write_half_close()
 
-    def on_response_headers(self, attempt: _LoggedAttempt, head: ResponseHeaders) -> None:
-        # A unary call may have several attempts at a time, and the first head need not win.
+    def on_response_headers(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
+        # A unary call may have concurrent attempts; the first with headers need not be committed.
         if self._method.client_streams or self._method.server_streams:
-            self._write_headers(attempt, head)
+            self._write_headers(attempt, headers)
 
     def on_message_received(
-        self, attempt: _LoggedAttempt, head: ResponseHeaders | None, message: bytes
+        self, attempt: _LoggedAttempt, headers: ResponseHeaders | None, message: bytes
     ) -> None:
-        if head is not None:
-            self._write_headers(attempt, head)
+        if headers is not None:
+            self._write_headers(attempt, headers)
         if self._committed_attempt is attempt:
             self._entries.write_server_message(message)
 
-    def _write_headers(self, attempt: _LoggedAttempt, head: ResponseHeaders) -> None:
+    def _write_headers(self, attempt: _LoggedAttempt, headers: ResponseHeaders) -> None:
         if self._committed_attempt is None:
             self._committed_attempt = attempt
             self._headers_written = True
-            self._entries.write_server_header(head.metadata, attempt.peer_address)
+            self._entries.write_server_header(headers.metadata, attempt.peer_address)
 
-    def on_attempt_ended(self, attempt: _LoggedAttempt, outcome: CallStatus) -> None:
-        self._attempt_statuses.append((attempt, outcome))
+    def on_attempt_ended(self, attempt: _LoggedAttempt, status: CallStatus) -> None:
+        self._attempt_statuses.append((attempt, status))
 
     def call_ended(self, status: CallStatus | None) -> None:
         attempt, found = self._deciding_attempt(status)
@@ -113,19 +107,19 @@ class LoggedClientCall(ClientCallTracer):
         self._write_trailer(attempt, status)
 
     def _deciding_attempt(
-        self, outcome: CallStatus | None
+        self, status: CallStatus | None
     ) -> tuple[_LoggedAttempt | None, CallStatus | None]:
-        """The attempt that the call's end is that of, and how it ended itself."""
+        """Return the attempt that determined the call's status, and that attempt's own status."""
         for attempt, own in reversed(self._attempt_statuses):
-            is_its = outcome is None or own[0] == outcome[0]
-            if attempt is self._committed_attempt or (self._committed_attempt is None and is_its):
+            matches = status is None or own[0] == status[0]
+            if attempt is self._committed_attempt or (self._committed_attempt is None and matches):
                 return attempt, own
         return self._committed_attempt, None
 
     def _status_of_cancelled_call(
         self, attempt: _LoggedAttempt | None, attempt_status: CallStatus | None
     ) -> CallStatus | None:
-        """Its status, None where its caller cancelled it and no more."""
+        """Return the status of a call that was cancelled; None if only its caller cancelled it."""
         has_status = attempt is not None and attempt.has_trailers and attempt_status is not None
         if (
             has_status
@@ -137,23 +131,25 @@ class LoggedClientCall(ClientCallTracer):
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
         return None
 
-    def _write_trailer(self, attempt: _LoggedAttempt | None, outcome: CallStatus) -> None:
+    def _write_trailer(self, attempt: _LoggedAttempt | None, status: CallStatus) -> None:
         stream = None if attempt is None else attempt.stream
         if attempt is None or stream is None:
-            self._entries.write_trailer(*outcome)
+            self._entries.write_trailer(*status)
             return
-        head, trailers = stream.headers, stream.trailers
-        if head is not None and head.trailers is None and head.http_status == 200:
-            self._write_headers(attempt, head)
-        came = head is not None or trailers is not None
-        peer = attempt.peer_address if came and not self._headers_written else None
+        headers, trailers = stream.headers, stream.trailers
+        if headers is not None and headers.trailers is None and headers.http_status == 200:
+            self._write_headers(attempt, headers)
+        answered = headers is not None or trailers is not None
+        peer = attempt.peer_address if answered and not self._headers_written else None
         if trailers is None:
-            self._entries.write_trailer(*outcome, peer=peer)
+            self._entries.write_trailer(*status, peer=peer)
         else:
-            self._entries.write_trailer(*outcome, trailers.metadata, trailers.details, peer)
+            self._entries.write_trailer(*status, trailers.metadata, trailers.details, peer)
 
 
 class _LoggedAttempt(AttemptTracer):
+    """Reports the events of one attempt to its call."""
+
     __slots__ = ("_address", "_call", "_sent_count", "stream")
 
     wants_pick_events = True
@@ -166,7 +162,7 @@ class _LoggedAttempt(AttemptTracer):
 
     @property
     def peer_address(self) -> object:
-        """An Address of the server; of a Unix socket, with its path."""
+        """The server's Address; that of a Unix socket has its path."""
         host = "" if self.stream is None else self.stream.peer.address
         return make_address(host, self._address.removeprefix("unix:"))
 
@@ -193,15 +189,15 @@ class _LoggedAttempt(AttemptTracer):
         self._call.on_response_headers(self, headers)
 
     def message_received(self, message: bytes, wire_size: int) -> None:
-        head = None if self.stream is None else self.stream.headers
-        self._call.on_message_received(self, head, message)
+        headers = None if self.stream is None else self.stream.headers
+        self._call.on_message_received(self, headers, message)
 
     def attempt_ended(self, status: CallStatus, stream: Stream | None) -> None:
         self._call.on_attempt_ended(self, status)
 
 
 def _decode_metadata(fields: Sequence[HeaderField]) -> list[tuple[str, str | bytes]]:
-    """Metadata of header fields."""
+    """Convert header fields to metadata; malformed binary values are omitted."""
     found: list[tuple[str, str | bytes]] = []
     for name, value in fields:
         key = name.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The entries of a binary log, GrpcLogEntry of gRFC A16, of one call after the other."""
+"""Entries of a binary log: GrpcLogEntry of gRFC A16."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from meshtrio.util.address import Address
 from meshtrio.util.text import replace_surrogates
 
 WriteEntry = Callable[[bytes], None]
-"""Takes a serialized entry; neither raises nor waits."""
+"""Accepts a serialized entry; neither raises nor blocks."""
 MetadataItems = Iterable[tuple[str, str | bytes]]
 
 _Entry = binarylog.GrpcLogEntry
 _ids = itertools.count(1)
 _MAX_DURATION = 315_576_000_000
-"""Seconds that a Duration can hold."""
+"""Maximum of a protobuf Duration, in seconds."""
 _TRACE_KEY = "grpc-trace-bin"
 _RESERVED_KEYS = frozenset(
     {"lb-token", "content-encoding", "content-type", "content-length", "user-agent", "te", "host"}
@@ -29,19 +29,19 @@ _RESERVED_KEYS = frozenset(
 
 
 class Logger(Enum):
-    """The side that writes."""
+    """The side of a call that writes its entries."""
 
     CLIENT = _Entry.LOGGER_CLIENT
     SERVER = _Entry.LOGGER_SERVER
 
 
 class CallEntryWriter:
-    """Writes the entries of one call, numbered."""
+    """Writes the numbered entries of one call."""
 
     __slots__ = ("_call_id", "_limits", "_logger", "_sequence_id", "_write_entry")
 
     def __init__(self, write_entry: WriteEntry, limits: MethodLogLimits, logger: Logger) -> None:
-        """`amount`: how much is written of heads and messages."""
+        """`limits`: how many bytes are written of metadata and messages."""
         self._write_entry = write_entry
         self._limits = limits
         self._logger = logger.value
@@ -56,7 +56,7 @@ class CallEntryWriter:
         timeout: float | None,
         peer: Any | None = None,
     ) -> None:
-        """A call begins. `timeout`: seconds, None where there is no deadline."""
+        """Write the start of a call; `timeout` is in seconds, None without a deadline."""
         kept, truncated = self._truncate_metadata(metadata)
         header = binarylog.ClientHeader(metadata=kept, method_name=path, authority=authority)
         if timeout is not None:
@@ -75,7 +75,7 @@ class CallEntryWriter:
         self._write_message(_Entry.EVENT_TYPE_SERVER_MESSAGE, message)
 
     def write_half_close(self) -> None:
-        """The client sends no more."""
+        """Write that the client sends no further message."""
         self._write(_Entry.EVENT_TYPE_CLIENT_HALF_CLOSE)
 
     def write_trailer(
@@ -86,7 +86,7 @@ class CallEntryWriter:
         details: bytes = b"",
         peer: Any | None = None,
     ) -> None:
-        """The call ended with a status."""
+        """Write the status that the call ended with."""
         kept, truncated = self._truncate_metadata(metadata)
         trailer = binarylog.Trailer(
             metadata=kept,
@@ -97,19 +97,19 @@ class CallEntryWriter:
         self._write(_Entry.EVENT_TYPE_SERVER_TRAILER, truncated, trailer=trailer, peer=peer)
 
     def write_cancel(self) -> None:
-        """The client gave the call up."""
+        """Write that the client cancelled the call."""
         self._write(_Entry.EVENT_TYPE_CANCEL)
 
     def _write_message(self, kind: Any, message: bytes) -> None:
-        most = self._limits.max_message_bytes
-        data = message if most is None else message[:most]
+        limit = self._limits.max_message_bytes
+        data = message if limit is None else message[:limit]
         kept = binarylog.Message(length=len(message), data=data)
         self._write(kind, len(data) < len(message), message=kept)
 
     def _truncate_metadata(self, metadata: MetadataItems) -> tuple[Any, bool]:
-        """What is written of metadata, and whether that is less than there is of it.
+        """Return the metadata to write, and whether it was truncated.
 
-        What gRPC adds is not of it. `grpc-trace-bin` is always written, whatever the limit.
+        Keys that gRPC itself adds are omitted; `grpc-trace-bin` is written whatever the limit.
         """
         left = self._limits.max_header_bytes
         found = binarylog.Metadata()
@@ -146,14 +146,14 @@ def _is_reserved_key(key: str) -> bool:
 
 
 def make_address(peer: str, socket_path: str = "") -> Any:
-    """An Address of "host:port"; of a Unix socket, with its path, where there is none."""
+    """Return the Address of "host:port", or that of a Unix socket if `peer` is empty."""
     if not peer:
         return binarylog.Address(
             type=binarylog.Address.TYPE_UNIX, address=replace_surrogates(socket_path)
         )
     try:
         address = Address.parse(f"tcp:{peer}")
-        # The scope of a link's address is not part of it (RFC 5952).
+        # The zone of a link-local address is not part of it (RFC 4007 §11).
         ip = ip_address(address.host.partition("%")[0])
     except ValueError:
         return binarylog.Address(address=peer)

@@ -2,14 +2,13 @@
 
     python -m meshtrio.telemetry.binary_log.reader FILE…
 
-Those of grpc-go are read as well: both have the length before each record. The exit status is 1
-where a file cannot be read, or is none.
+Files of grpc-go can be read too: the format is the same. The exit status is 1 if a file cannot be
+read or is not a binary log.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,19 +19,20 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError
 
 from meshtrio.messages import binarylog
+from meshtrio.telemetry.binary_log.rotating_writer import LENGTH_PREFIX
 
-_LENGTH_PREFIX = struct.Struct(">I")
 _MAX_RECORD_SIZE = 256 * 2**20
-"""Bytes of a record, and more than any has."""
+"""Maximum size of a record, in bytes; a larger length means that the file is corrupt."""
 
 
 def iter_entries(file: BinaryIO) -> Iterator[Any]:
-    """Give the entries of a file, up to one that is not whole yet.
+    """Yield the entries of a file, up to one that is not complete yet.
 
-    Raises google.protobuf.message.DecodeError for what is none.
+    Raises:
+        google.protobuf.message.DecodeError: The file is not a binary log, or corrupt.
     """
-    while len(prefix := file.read(_LENGTH_PREFIX.size)) == _LENGTH_PREFIX.size:
-        (size,) = _LENGTH_PREFIX.unpack(prefix)
+    while len(prefix := file.read(LENGTH_PREFIX.size)) == LENGTH_PREFIX.size:
+        (size,) = LENGTH_PREFIX.unpack(prefix)
         if size > _MAX_RECORD_SIZE:
             raise DecodeError(f"a record of {size:,} bytes")
         record = file.read(size)
@@ -42,7 +42,7 @@ def iter_entries(file: BinaryIO) -> Iterator[Any]:
 
 
 def print_entries(path: Path) -> str:
-    """Print the entries of one file; gives what is wrong with it, "" for nothing."""
+    """Print the entries of one file; return an error message, "" for success."""
     try:
         with path.open("rb") as file:
             for entry in iter_entries(file):
@@ -65,7 +65,7 @@ def main() -> int:
         problems = [problem for path in paths if (problem := print_entries(Path(path)))]
         sys.stdout.flush()
     except (BrokenPipeError, KeyboardInterrupt):
-        # Who reads has enough. What is left in the buffer has nowhere to go.
+        # The reader closed the pipe: discard what is left in the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     for problem in problems:

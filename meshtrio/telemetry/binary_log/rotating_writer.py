@@ -1,8 +1,8 @@
-"""Records on their way to files: a bounded queue, and a thread that writes what is in it.
+"""Rotated files of binary log records, written by a thread.
 
-A disk that is slow, full or gone never holds up who has a record: those there is no room for are
-dropped, and counted. A file is as grpc-go's sink writes it: before each record its length, as four
-bytes, the highest first.
+A disk that is slow, full or hangs never delays a call: records that do not fit the queue are
+dropped, and counted. The format is that of grpc-go's sink: each record is preceded by its length as
+four bytes, big-endian.
 """
 
 from __future__ import annotations
@@ -11,42 +11,43 @@ import contextlib
 import errno
 import logging
 import os
-import queue
 import re
 import stat
 import struct
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.util.background_writer import BackgroundWriter
+from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
 
 DEFAULT_MAX_FILE_SIZE = 64 * 2**20
-"""Bytes of one file, by default."""
+"""Default maximum size of a file, in bytes."""
 DEFAULT_MAX_FILES = 2
-"""How many are kept of a process, by default."""
-_LENGTH_PREFIX = struct.Struct(">I")
+"""Default number of files that are kept of a process."""
+LENGTH_PREFIX = struct.Struct(">I")
+"""The length of a record, which precedes it in the file."""
 _MAX_QUEUED_BYTES = 8 * 2**20
-"""Bytes of records that wait to be written."""
+"""Maximum total size of the records that wait to be written."""
 _WRITE_INTERVAL = 0.05
-"""Seconds between two writes, which then are of many records: the fewer, the less the thread that
-makes calls is held up."""
+"""Seconds between two writes. Fewer and larger writes take the GIL from calls less often."""
 _RETRY_DELAY = 5.0
 """Seconds until a file is tried again after a failure."""
 _CLOSE_TIMEOUT = 2.0
-"""Seconds that what is left has to be written in at the end."""
+"""Seconds to write the remaining records at the end."""
 
 
 class RotatingWriter:
-    """Takes records from any thread; a thread of its own writes them to `folder/name.pid.binlog`.
+    """Writes records to `directory/name.pid.binlog`; `put` may be called in any thread.
 
-    The file is made for the first record, with mode 0600, in a folder that is made with mode 0700.
-    When it is full it becomes `….binlog.1`, and so on, as many as are to be kept. Of processes of
-    the same name that are gone as many files are kept, too, and the older ones removed.
+    The file is created with the first record, with mode 0600, in a directory that is created with
+    mode 0700. A full file is renamed to `….binlog.1`, that to `….binlog.2`, and so on up to
+    `max_files`. The same number of files is kept of earlier processes of the same name, and the
+    older ones are removed.
     """
 
     def __init__(
@@ -56,69 +57,58 @@ class RotatingWriter:
         *,
         max_file_size: int = DEFAULT_MAX_FILE_SIZE,
         max_files: int = DEFAULT_MAX_FILES,
+        retry_delay: float = _RETRY_DELAY,
     ) -> None:
-        """`size`: bytes of one file; `files`: how many are kept, the one that grows among them."""
+        """Start the thread; no file is created yet.
+
+        Args:
+            directory: Folder of the files.
+            name: First part of the files' names, before the process id.
+            max_file_size: Maximum size of a file, in bytes; larger records are dropped.
+            max_files: Number of files to keep, the current one included.
+            retry_delay: Seconds until a file is tried again after a failure. Records are dropped
+                in the meantime.
+        """
         self.path = directory / f"{name}.{os.getpid()}.binlog"
         self._name = name
         self._max_file_size, self._max_files = max_file_size, max_files
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._bytes_queued = self._bytes_processed = 0
-        """Bytes, each counted by one side only, so that there is nothing to lock."""
-        self._records_queued = self._records_processed = self._records_written = 0
+        self._retry_delay = retry_delay
+        self._records_written = 0
         self._dropped: Counter[str] = Counter()
         self._fd: int | None = None
         self._file_offset = 0
-        """Bytes in the file."""
+        """Size of the current file, in bytes."""
         self._retry_at = 0.0
-        self._last_error = ""
-        self._closing = threading.Event()
-        # A daemon: it may never come back from a disk that hangs.
-        self._thread = threading.Thread(target=self._writer_loop, name="binary log", daemon=True)
-        self._thread.start()
+        self._error_log = ReasonChangeLogger(_log)
+        self._writer = BackgroundWriter(
+            self._write_all,
+            name="binary log",
+            max_size=_MAX_QUEUED_BYTES,
+            write_interval=_WRITE_INTERVAL,
+        )
 
     def put(self, record: bytes) -> None:
-        """Have a record written. Never blocks: it is dropped where there is no room for it."""
-        size = len(record) + _LENGTH_PREFIX.size
-        if self._closing.is_set():
-            self._dropped["stopped"] += 1
-        elif size > self._max_file_size:
-            self._dropped["too_large"] += 1
-        elif self._bytes_queued - self._bytes_processed + size > _MAX_QUEUED_BYTES:
-            self._dropped["queue_full"] += 1
-        else:
-            self._bytes_queued += size
-            self._records_queued += 1
-            self._queue.put(_LENGTH_PREFIX.pack(len(record)) + record)
+        """Queue a record to be written, or drop it if there is no room. Never blocks."""
+        size = len(record) + LENGTH_PREFIX.size
+        if size > self._max_file_size:
+            self._dropped["stopped" if self._writer.is_closed else "too_large"] += 1
+        elif not self._writer.put(LENGTH_PREFIX.pack(len(record)) + record, size):
+            self._dropped["stopped" if self._writer.is_closed else "queue_full"] += 1
 
     def close(self) -> None:
-        """Write what waits, for two seconds at the most, and nothing after that. Blocks."""
-        self._closing.set()
-        self._queue.put(None)
-        self._thread.join(_CLOSE_TIMEOUT)
-        self._dropped["stopped"] += self._records_queued - self._records_processed
+        """Write the queued records, within two seconds, and accept no more. Blocks."""
+        unwritten = self._writer.close(_CLOSE_TIMEOUT)
+        self._dropped["stopped"] += unwritten
+        if not unwritten and self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
         dropped = sum(self._dropped.values())
         if dropped:
             _log.warning("%d entries of the binary log %s were dropped", dropped, self.path)
 
     # -- in the thread -----------------------------------------------------------------------
 
-    def _writer_loop(self) -> None:
-        going_on = True
-        while going_on:
-            records = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    records.append(self._queue.get_nowait())
-            going_on = None not in records
-            whole = [record for record in records if record is not None]
-            self._write_all(whole)
-            self._bytes_processed += sum(map(len, whole))
-            self._records_processed += len(whole)
-            self._closing.wait(_WRITE_INTERVAL)
-        if self._fd is not None:
-            os.close(self._fd)
-
-    def _write_all(self, records: Iterable[bytes]) -> None:
+    def _write_all(self, records: Sequence[bytes]) -> None:
         batch: list[bytes] = []
         size = 0
         for record in records:
@@ -131,7 +121,7 @@ class RotatingWriter:
         self._write(batch)
 
     def _write(self, batch: list[bytes]) -> None:
-        """Write records, all or none of them."""
+        """Write all records of a batch, or none."""
         if not batch:
             return
         if time.monotonic() < self._retry_at:
@@ -144,7 +134,7 @@ class RotatingWriter:
             self._on_write_error(exc)
         else:
             self._records_written += len(batch)
-            self._last_error = ""
+            self._error_log.reset()
 
     def _append(self, data: bytes) -> None:
         if self._fd is None:
@@ -155,7 +145,7 @@ class RotatingWriter:
             while left:
                 left = left[os.write(self._fd, left) :]
         except OSError:
-            # No part of a record may stay, or nobody could read what comes after it.
+            # A partial record would make everything after it unreadable.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._file_offset)
             raise
@@ -170,7 +160,7 @@ class RotatingWriter:
 
     @contextlib.contextmanager
     def _open_directory(self) -> Iterator[int]:
-        """The folder by its descriptor: others may be able to put another in its place."""
+        """Yield a descriptor of the folder, which others may be able to replace by path."""
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield folder
@@ -178,7 +168,7 @@ class RotatingWriter:
             os.close(folder)
 
     def _rotate(self) -> None:
-        """Begin another file, and keep as many as are wanted."""
+        """Rename the files, so that the next write creates another one."""
         if self._fd is None:
             return
         os.close(self._fd)
@@ -198,16 +188,15 @@ class RotatingWriter:
         return f"{self.path.name}.{number}" if number else self.path.name
 
     def _on_write_error(self, exc: OSError) -> None:
-        """Tell it, once for each reason in a row, and leave the disk alone for a while."""
-        self._retry_at = time.monotonic() + _RETRY_DELAY
-        if exc.strerror != self._last_error:
-            _log.warning("the binary log %s cannot be written: %s", self.path, exc.strerror)
-        self._last_error = str(exc.strerror)
+        """Log the error, if the reason is new, and write nothing until the retry."""
+        self._retry_at = time.monotonic() + self._retry_delay
+        reason = exc.strerror
+        self._error_log.log(reason, "the binary log %s cannot be written: %s", self.path, reason)
 
-    # -- telling -----------------------------------------------------------------------------
+    # -- metrics -----------------------------------------------------------------------------
 
     def collect(self) -> list[MetricFamily]:
-        """How many entries were written, and how many dropped."""
+        """Return the counters of written and dropped entries."""
         dropped = [
             MetricPoint((("reason", reason),), self._dropped[reason])
             for reason in ("queue_full", "too_large", "not_written", "stopped")
@@ -231,15 +220,15 @@ class RotatingWriter:
 
 
 def _open_private_file(name: str, directory_fd: int) -> int:
-    """Open a file to append to, making it if it is not there.
+    """Open a file to append to, or create it.
 
-    What others have made in its place would have them read what is written: it is refused.
+    A file of another user is refused, since its owner could read what is written.
 
     Raises:
-        OSError: it cannot be opened, or is not a file of this process's user alone.
+        OSError: It cannot be opened, or is not a regular file that only this user owns.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    # Of a FIFO or a terminal neither the other end is waited for nor control taken.
+    # Neither wait for the reader of a FIFO, nor take a terminal as the controlling one.
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     file = os.open(name, flags, 0o600, dir_fd=directory_fd)
     status = os.fstat(file)
@@ -247,13 +236,13 @@ def _open_private_file(name: str, directory_fd: int) -> int:
     if not (is_own and stat.S_ISREG(status.st_mode)):
         os.close(file)
         raise FileExistsError(
-            errno.EEXIST, f"uid {status.st_uid} has made something else in its place; remove that"
+            errno.EEXIST, f"uid {status.st_uid} has put another file in its place; remove it"
         )
     return file
 
 
 def _remove_stale_files(directory_fd: int, name: str, max_files: int) -> None:
-    """Remove what processes of this name and user left that are gone, except the newest files."""
+    """Remove the files of ended processes of this name and user, except for the newest."""
     file = re.compile(rf"{re.escape(name)}\.([0-9]{{1,9}})\.binlog(\.[0-9]+)?")
     left = []
     for entry in os.scandir(directory_fd):

@@ -1,10 +1,10 @@
-"""What happens to plugins and what they write, as records of the standard library's logging.
+"""Lifecycle events and plugins' output as records of the standard library's logging.
 
-Lifecycle goes to the logger `meshtrio.mesh`, output to `meshtrio.plugin.<name>`: one record for
-each event and each line. Every record has `plugin`, `instance`, `pid`, `stream`, `event` (the name
-of what happened) and `fields`, None where there is none. A line of JSON is taken apart: level,
-message and exception become the record's, `logger`, `next_trace_id` and `next_span_id`, which no
-other record has, are what it says of them, and `fields` is the rest.
+Lifecycle events go to the logger `meshtrio.mesh`, output to `meshtrio.plugin.<name>`: one record
+for each event and each line. Every record has the attributes `plugin`, `instance`, `pid`, `stream`,
+`event` (the event's name) and `fields`, which are None if they do not apply. A line of JSON is
+parsed: its level, message and exception become the record's; `logger`, `trace_id` and `span_id`,
+which no other record has, are its own; `fields` has the rest.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _mesh_logger = logging.getLogger("meshtrio.mesh")
 
 
 def log_event(event: events.LifecycleEvent) -> None:
-    """A subscriber that logs every event, but for lines that matter less than is wanted."""
+    """Log an event, unless it is a line below the level of its plugin or logger."""
     if isinstance(event, events.LineWritten):
-        logger, said = _plugin_logger(event), parse_event_line(event)
-        if _is_enabled(logger, said.level, event.log_level):
-            _emit_record(logger, event, said)
+        logger, line = _plugin_logger(event), parse_event_line(event)
+        if _is_enabled(logger, line.level, event.log_level):
+            _emit_record(logger, event, line)
         return
     level, text = describe_event(event)
     is_about_lines = isinstance(event, events.LinesDropped)
     logger = _plugin_logger(event) if is_about_lines else _mesh_logger
     if logger.isEnabledFor(level):
-        who = "" if is_about_lines else f"{event.plugin}/{event.instance}: "
-        _emit_record(logger, event, ParsedLine(who + text, level), event_name(event))
+        subject = "" if is_about_lines else f"{event.plugin}/{event.instance}: "
+        _emit_record(logger, event, ParsedLine(subject + text, level), event_name(event))
 
 
 def _is_enabled(logger: logging.Logger, level: int, min_level: LogLevel | None) -> bool:
-    """A plugin's own level goes before those of loggers: who sets `debug` wants to see it."""
+    """Return whether a level is logged; the plugin's own level overrides the loggers'."""
     if min_level is None:
         return logger.isEnabledFor(level)
     return level >= min_level.number and level > logger.manager.disable
@@ -62,7 +62,7 @@ def _emit_record(
     extra["fields"] = line.fields
     if line.fields is not None:
         extra |= {"logger": line.logger, "trace_id": line.trace_id, "span_id": line.span_id}
-    # Not by logger.log, which looks for who calls it: nobody wants to know, and it is slow.
+    # Not logger.log: it walks the stack for the caller, which is slow and of no use here.
     record = logger.makeRecord(
         logger.name, line.level, __file__, 0, "%s", (line.message,), None, "log_event", extra
     )

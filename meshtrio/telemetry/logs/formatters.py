@@ -1,6 +1,6 @@
-"""Records of the standard library's logging as lines of JSON, with the ids of trace and span.
+"""Formatters that write log records as lines of JSON, with the ids of trace and span.
 
-For the handlers of any program; `mesh` is what has to know of plugins.
+For the handlers of any program.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from meshtrio.telemetry.logs.json_lines import format_json_line, safe_str
 from meshtrio.telemetry.logs.trace_ids import current_trace_ids
 
 _MAX_LINE_LENGTH = 64 * 1024
+"""Default maximum length of a line, in bytes."""
 _PLUGIN_KEYS = ("event", "plugin", "instance", "pid", "stream")
 _STANDARD_ATTRIBUTES = frozenset(
     {*vars(logging.makeLogRecord({})), "asctime", "message", "span_id", "taskName", "trace_id"}
 )
-"""What every record has; the rest is what its author added."""
+"""Attributes that every record has; all others were passed as `extra`."""
 _TOP_LEVEL_KEYS = frozenset({*_PLUGIN_KEYS, "fields", "logger"})
-"""What a `JsonFormatter` has keys for."""
+"""Attributes that `JsonFormatter` writes under keys of their own."""
 
 
 class TraceIdFilter(logging.Filter):
-    """Lets every record through, with `next_trace_id` and `next_span_id`: empty where it is in no
-    call.
+    """Adds `trace_id` and `span_id` to every record; empty outside of a sampled trace.
 
-    For a handler, or a logger; then a format may have `%(trace_id)s` in it.
+    With this filter on a handler or logger, a format may use `%(trace_id)s` and `%(span_id)s`.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -37,16 +37,16 @@ class TraceIdFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as an object of JSON in one line; what does not apply to it is left out.
+    """Formats a record as a JSON object in one line; keys without a value are omitted.
 
     Keys: `time` (RFC 3339, UTC, milliseconds), `level`, `logger`, `message`, `event`, `plugin`,
-    `instance`, `pid`, `stream`, `fields` (what `extra` had, or what a plugin's line says beyond
-    the others), `next_trace_id`, `next_span_id`, `exception`. Its trace is that of the call in
-    which it is formatted, unless a `TraceIdFilter` has seen it before.
+    `instance`, `pid`, `stream`, `fields` (what was passed as `extra`, or the further fields of a
+    plugin's line), `trace_id`, `span_id`, `exception`. The ids are those of the call in which the
+    record is formatted, unless a `TraceIdFilter` has set them before.
     """
 
     def __init__(self, max_length: int = _MAX_LINE_LENGTH) -> None:
-        """`longest`: bytes of a line; of what would be longer, texts are cut."""
+        """`max_length`: maximum bytes of a line; texts are truncated to fit."""
         super().__init__()
         self._max_length = max_length
 
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class PluginLineFormatter(logging.Formatter):
-    """A record as the mesh reads it from a plugin: its time, plugin and process are known there."""
+    """Formats a record for the mesh, which knows the time, plugin and process of each line."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class PluginLineFormatter(logging.Formatter):
 
 
 def get_message(record: logging.LogRecord) -> str:
-    """What it says; where its arguments do not fit, what is wrong with it."""
+    """Return the message; if its arguments do not fit the format, that with the error."""
     try:
         return record.getMessage()
     except Exception as exc:
@@ -93,12 +93,12 @@ def get_message(record: logging.LogRecord) -> str:
 
 
 def get_extra(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`."""
+    """Return what was passed as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
 
 
 def _omit_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    """But for what is not there. There is always a message, be it empty."""
+    """Return the values that are not None or empty, and the message even if it is empty."""
     return {
         key: value
         for key, value in values.items()

@@ -1,6 +1,6 @@
-"""Values of any kind as one line of JSON, of a bounded length: it never fails, and is never two.
+"""Values of any kind as exactly one line of JSON, of bounded length, without ever raising.
 
-All of it is ASCII, so that no encoding, and nothing that takes U+2028 for the end of a line, can
+The line is ASCII, so that neither the stream's encoding nor readers that split lines at U+2028 can
 break it.
 """
 
@@ -12,27 +12,27 @@ from typing import Any
 
 from meshtrio.util.text import replace_surrogates
 
-# json is imported with the first line: a plugin that logs nothing starts without it.
+# json is imported when the first line is written: not at the start of each plugin.
 
 _MAX_DEPTH = 8
 _MAX_VALUES = 2000
-"""In one line; of what has more, the rest is left out."""
+"""Maximum number of values in a line; further ones are omitted."""
 _MAX_INT_BITS = 256
 _ELLIPSIS = "…"
 _MIN_TEXT_LENGTH = 64
-"""Characters that every text may have: a dozen of them are no long line."""
+"""Characters that each top-level text may have, however long the line is."""
 _KEEP_TAIL_KEYS = frozenset({"exception"})
-"""Of this the end is kept, where all is too much: the last line names the error."""
+"""Keys whose end is kept if they are truncated: a traceback's last line names the error."""
 
 
 def format_json_line(
     values: Mapping[str, Any], max_size: int, extra: Mapping[str, Any] | None = None
 ) -> str:
-    """One JSON object of at most `most` bytes; what is too much for that is cut, or left out.
+    """Return a JSON object of at most `max_size` bytes; texts are truncated, values omitted to fit.
 
-    `values` are a dozen at the most, and come first; those of `rest` are beside them, with a `_`
-    after a name that is one of `values`. What JSON has no word for (NaN, bytes, objects of any
-    class, circles) is told as text.
+    `values`, a dozen at most, come first; those of `extra` follow, with `_` appended to keys that
+    are in `values` too. Values that JSON cannot represent (NaN, bytes, objects, cycles) become
+    text.
     """
     from json import dumps
 
@@ -51,8 +51,7 @@ def format_json_line(
 
 
 def _truncate(value: Any, key: str, max_length: int) -> Any:
-    """A text within so many characters; of anything else as much as `_JsonSanitizer` has let
-    through."""
+    """Truncate a text to `max_length` characters; return other values as they are."""
     max_length = max(max_length, _MIN_TEXT_LENGTH)
     if not isinstance(value, str) or len(value) <= max_length:
         return value
@@ -65,7 +64,7 @@ def _truncate(value: Any, key: str, max_length: int) -> Any:
 
 
 class _JsonSanitizer:
-    """Makes values that JSON has a word for, as long as there is room for their texts."""
+    """Converts values to ones that JSON can represent, within limits of size and number."""
 
     def __init__(self, max_chars: int) -> None:
         self._remaining_chars = max_chars
@@ -111,12 +110,12 @@ class _JsonSanitizer:
 
 
 def _non_finite_name(value: float) -> str:
-    """As protobuf's JSON has them."""
+    """Return the name that protobuf's JSON format has for NaN or an infinity."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def safe_str(value: object) -> str:
-    """What Python shows of it, in characters that there are: no half of a surrogate pair."""
+    """Return str(value) without lone surrogates; a placeholder if that raises."""
     try:
         if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
             return hex(value)

@@ -1,6 +1,6 @@
-"""The log of a plugin's process: lines of JSON where a mesh reads them, plain text elsewhere.
+"""The log of a plugin's process: lines of JSON if a mesh reads them, plain text otherwise.
 
-Nothing that only one of the two needs is imported before.
+What only one of the two needs is imported when it is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PLAIN_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
 def configure_logging() -> None:
-    """Have what the program logs written to stderr, unless it has set up logging itself."""
+    """Write the program's log to stderr, unless the program has configured logging itself."""
     if not _is_read_by_mesh():
         logging.basicConfig(level=logging.INFO, format=_PLAIN_FORMAT)
     elif not logging.getLogger().handlers:
@@ -27,5 +27,5 @@ def configure_logging() -> None:
 
 
 def _is_read_by_mesh() -> bool:
-    """Somebody who runs a plugin by hand reads it himself, in a shell with MESH_SOCKET, too."""
+    """Return whether stderr goes to a mesh, not to a terminal in whose shell MESH_SOCKET is set."""
     return bool(os.environ.get(MESH_SOCKET)) and sys.stderr is not None and not sys.stderr.isatty()

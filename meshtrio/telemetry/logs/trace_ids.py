@@ -1,4 +1,4 @@
-"""Which trace, and which span of it, the code that runs now belongs to."""
+"""The ids of the trace and the span that the current code belongs to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _NO_IDS = ("", "")
 
 
 def current_trace_ids() -> tuple[str, str]:
-    """The ids of trace and span, in hexadecimal; two empty texts where there are none.
+    """Return the ids of trace and span in hexadecimal, or two empty strings.
 
-    OpenTelemetry's current span goes first, where the program uses that; else it is the span that
-    the call comes from which is being served, by its `traceparent`. A trace that is not recorded
-    has none: nobody can look it up, and many calls may have one id between them (`tracing`).
+    They are those of OpenTelemetry's current span if the program uses OpenTelemetry, else those in
+    the `traceparent` of the call that is being served. A trace that is not sampled has no ids: it
+    cannot be looked up, and calls may share its id (see `telemetry.traces`).
     """
     return _ids_of_opentelemetry() or _ids_of_served_call() or _NO_IDS
 
 
 def parse_traceparent(value: object) -> tuple[str, str] | None:
-    """The ids of a trace that is recorded, and of its span (W3C Trace Context, §3.2)."""
+    """Return the ids in a traceparent if it is sampled (W3C Trace Context, §3.2)."""
     found = _TRACEPARENT.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         return None
@@ -37,12 +37,12 @@ def _ids_of_served_call() -> tuple[str, str] | None:
     call = current_context.get()
     if call is None:
         return None
-    said = next((value for key, value in call.custom_metadata if key == "traceparent"), None)
-    return parse_traceparent(said)
+    traceparent = next((value for key, value in call.custom_metadata if key == "traceparent"), None)
+    return parse_traceparent(traceparent)
 
 
 def _ids_of_opentelemetry() -> tuple[str, str] | None:
-    """Never imports it: who does not use it does not pay for it."""
+    """Return the ids of the current span, without importing OpenTelemetry."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -51,4 +51,4 @@ def _ids_of_opentelemetry() -> tuple[str, str] | None:
         ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
         return ids if context.is_valid and context.trace_flags & _SAMPLED_FLAG else None
     except Exception:
-        return None  # It is half imported. No record is lost for want of its ids.
+        return None  # It is partly imported; the record is written without ids.

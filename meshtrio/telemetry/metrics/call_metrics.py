@@ -18,14 +18,14 @@ import attrs
 import purerpc
 
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.rpc.purerpc_compat import Method, ServerContext
+from meshtrio.grpc.status import CANCELLED, CallStatus
+from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
-    CANCELLED,
     ORIGINAL,
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from meshtrio.client.load_balancing.outlier_detection import Ejection
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.status import CallStatus
+from meshtrio.rpc.method import Method
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import (
     AttemptKind,
     AttemptTracer,
-    CallStatus,
     ClientCallTracer,
     ClientTracer,
     MethodTracer,

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from meshtrio.supervisor.instance import Instance
-from meshtrio.supervisor.process.resource_usage import (
+from meshtrio.supervisor.process.proc.resource_usage import (
     ResourceUsage,
     read_own_rss,
     read_usage_by_group,

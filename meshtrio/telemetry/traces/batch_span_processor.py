@@ -1,7 +1,8 @@
-"""Spans on their way to a collector: a bounded queue, and a task that sends what is in it.
+"""A bounded queue of ended spans, and the task that exports them in batches.
 
-A collector that is slow, gone or talks nonsense never holds up who ends a span: spans that there is
-no room for are dropped, and counted. The queue is OpenTelemetry's SpanProcessor (extra `tracing`).
+A collector that is slow, unreachable or answers nonsense never delays the code that ends a span:
+spans that do not fit the queue are dropped, and counted. Other than OpenTelemetry's
+BatchSpanProcessor this one exports in a trio task, without a thread.
 """
 
 from __future__ import annotations
@@ -15,37 +16,40 @@ import trio
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from meshtrio.telemetry.metric_families import MetricFamily, MetricKind, MetricPoint
+from meshtrio.util.log_once import ReasonChangeLogger
 
 _log = logging.getLogger("meshtrio.telemetry")
 
 _MAX_QUEUE_SIZE = 2048
-"""As OpenTelemetry's own processor has it (OTEL_BSP_MAX_QUEUE_SIZE)."""
+"""The default of OTEL_BSP_MAX_QUEUE_SIZE."""
 _MAX_BATCH_SIZE = 256
 _SCHEDULE_DELAY = 1.0
-"""Seconds that spans wait at the most for others to go with them."""
+"""Maximum seconds that a span waits for its batch to fill."""
 EXPORT_TIMEOUT = 10.0
-"""Seconds for one batch, attempts included, as OTEL_EXPORTER_OTLP_TIMEOUT has it by default."""
+"""Seconds for one batch, retries included; the default of OTEL_EXPORTER_OTLP_TIMEOUT."""
 _SHUTDOWN_TIMEOUT = 2.0
-"""Seconds that what is left has at the end."""
+"""Seconds to export the remaining spans at the end."""
 
 ExportSpans = Callable[[Sequence[ReadableSpan]], Awaitable["PartialSuccess"]]
-"""Sends spans. Raises NotSentError where none arrived."""
+"""Exports a batch of spans. Raises SpanExportError if the collector received none of them."""
 
 
 @attrs.frozen
 class PartialSuccess:
-    """Spans that came to nothing though others of theirs arrived."""
+    """The result of exporting a batch, some of whose spans may have been rejected."""
 
     rejected_spans: int = 0
+    """Number of spans that were not accepted."""
     error_message: str = ""
+    """Why spans were rejected; "" if none were."""
 
 
 class SpanExportError(Exception):
-    """The collector did not get spans; the text says why."""
+    """A batch did not reach the collector; the message gives the reason."""
 
 
 class TrioBatchSpanProcessor(SpanProcessor):
-    """Takes spans from any thread; `run` sends them."""
+    """OpenTelemetry's SpanProcessor: takes spans in any thread, and exports them in `run`."""
 
     def __init__(self, export: ExportSpans) -> None:
         self._export = export
@@ -55,9 +59,9 @@ class TrioBatchSpanProcessor(SpanProcessor):
         self._batch_full: trio.Event | None = None
         self._is_shutting_down = False
         self._token: trio.lowlevel.TrioToken | None = None
-        self._last_drop_reason = ""
+        self._drop_log = ReasonChangeLogger(_log)
 
-    # -- for the SDK -------------------------------------------------------------------------
+    # -- SpanProcessor -----------------------------------------------------------------------
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is None or not span.context.trace_flags.sampled:
@@ -70,7 +74,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
             self._wake_exporter()
 
     def _wake_exporter(self) -> None:
-        """A batch is full: no need to wait for the interval."""
+        """Export now, since a batch is full."""
         if self._token is not None:
             try:
                 self._token.run_sync_soon(self._set_batch_full, idempotent=True)
@@ -81,14 +85,18 @@ class TrioBatchSpanProcessor(SpanProcessor):
         if self._batch_full is not None:
             self._batch_full.set()
 
-    # -- sending -----------------------------------------------------------------------------
+    # -- export ------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send what comes until cancelled; what is left then, or on its way, has a moment."""
+        """Export spans until cancelled.
+
+        Cancellation: Shielded for at most `_SHUTDOWN_TIMEOUT`, in which the remaining spans are
+        exported.
+        """
         self._token = trio.lowlevel.current_trio_token()
         self._is_shutting_down = False
         async with trio.open_nursery() as nursery:
-            task_status.started()  # Before the shield: no start that is cancelled could end it.
+            task_status.started()  # Before the shield, or a cancelled start would hang (trio#2895).
             with trio.CancelScope(shield=True) as scope:
                 nursery.start_soon(self._wait_for_shutdown, scope)
                 while not self._is_shutting_down:
@@ -98,12 +106,14 @@ class TrioBatchSpanProcessor(SpanProcessor):
                     await self._export_all()
             self._token = None
             if scope.cancelled_caught:
-                self._log_drop_reason(f"{_SHUTDOWN_TIMEOUT:g} s after the end some were not sent")
+                self._log_drop_reason(
+                    f"some were not exported within {_SHUTDOWN_TIMEOUT:g} s of the end"
+                )
             self._dropped["stopped"] += len(self._queue)
             self._queue.clear()
 
     async def _wait_for_shutdown(self, scope: trio.CancelScope) -> None:
-        """What is cancelled is this: to cut a batch short would lose what is in it."""
+        """Receive the cancellation, from which the export is shielded so as to lose no batch."""
         try:
             await trio.sleep_forever()
         finally:
@@ -116,7 +126,7 @@ class TrioBatchSpanProcessor(SpanProcessor):
             count = min(_MAX_BATCH_SIZE, len(self._queue))
             batch = [self._queue.popleft() for _ in range(count)]
             try:
-                rejected = await self._export(batch)
+                result = await self._export(batch)
             except SpanExportError as exc:
                 self._dropped["not_sent"] += count
                 self._log_drop_reason(str(exc))
@@ -124,22 +134,24 @@ class TrioBatchSpanProcessor(SpanProcessor):
                 self._dropped["not_sent"] += count
                 if not isinstance(exc, Exception):
                     raise
-                # Whatever the collector answers costs this batch, not those to come.
-                _log.exception("spans were not sent")
+                # A bug, or an answer that is malformed: it costs this batch, not the next ones.
+                _log.exception("exporting spans failed")
             else:
-                self._exported += count - rejected.rejected_spans
-                self._dropped["rejected"] += rejected.rejected_spans
-                self._log_drop_reason(rejected.error_message)
+                self._exported += count - result.rejected_spans
+                self._dropped["rejected"] += result.rejected_spans
+                self._log_drop_reason(result.error_message)
 
     def _log_drop_reason(self, reason: str) -> None:
-        """Once for each reason in a row."""
-        if reason and reason != self._last_drop_reason:
-            _log.warning("spans are dropped: %s", reason)
-        self._last_drop_reason = reason
+        """Log why spans are dropped, if the reason changed; "" means that none were."""
+        if reason:
+            self._drop_log.log(reason, "spans are dropped: %s", reason)
+        else:
+            self._drop_log.reset()
 
-    # -- telling -----------------------------------------------------------------------------
+    # -- metrics -----------------------------------------------------------------------------
 
     def collect(self) -> list[MetricFamily]:
+        """Return the counters of exported, dropped and queued spans."""
         dropped = [
             MetricPoint((("reason", reason),), self._dropped[reason])
             for reason in ("queue_full", "not_sent", "rejected", "stopped")
@@ -149,21 +161,21 @@ class TrioBatchSpanProcessor(SpanProcessor):
                 "meshtrio.spans.sent",
                 MetricKind.COUNTER,
                 "{span}",
-                "Spans that the collector took.",
+                "Spans that the collector accepted.",
                 [MetricPoint((), self._exported)],
             ),
             MetricFamily(
                 "meshtrio.spans.dropped",
                 MetricKind.COUNTER,
                 "{span}",
-                "Spans that came to nothing.",
+                "Spans that were dropped.",
                 dropped,
             ),
             MetricFamily(
                 "meshtrio.spans.waiting",
                 MetricKind.GAUGE,
                 "{span}",
-                "Spans that are still to be sent.",
+                "Spans that wait to be exported.",
                 [MetricPoint((), len(self._queue))],
             ),
         ]

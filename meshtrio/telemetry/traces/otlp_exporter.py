@@ -18,12 +18,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.retry.policy import RetryPolicy
 from meshtrio.client.subchannel_pool import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
-from meshtrio.discovery.endpoint import Endpoint, ServiceState
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.service_state import ServiceState
+from meshtrio.grpc.retry_policy import RetryPolicy
 from meshtrio.grpc.service_config import MethodConfig
-from meshtrio.rpc.purerpc_compat import Method
+from meshtrio.rpc.method import Method
 from meshtrio.telemetry.traces.batch_span_processor import (
     EXPORT_TIMEOUT,
     ExportSpans,
@@ -90,7 +91,7 @@ def _make_grpc_exporter(channel: Channel, address: str) -> ExportSpans:
         request = await trio.to_thread.run_sync(encode_export_request, spans)
         try:
             with trio.fail_after(EXPORT_TIMEOUT):
-                reply = await export(request, policy=_EXPORT_METHOD_CONFIG)
+                reply = await export(request, method_config=_EXPORT_METHOD_CONFIG)
         except purerpc.RpcFailedError as exc:
             raise SpanExportError(f"the collector at {address}: {exc.status}") from None
         except trio.TooSlowError:

@@ -19,8 +19,8 @@ from collections import defaultdict
 
 from tests import ROOT
 from tests.benchmarks.supervision import cases
-from tests.benchmarks.supervision.fleet import ECHO_PLUGIN_DIRECTORY
 from tests.benchmarks.supervision.supervisors import SUPERVISORS
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY
 
 Figures = dict[str, dict[str, float]]
 MANAGED = {name: s for name, s in SUPERVISORS.items() if name != "bare Popen"}

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtrio.supervisor.process import descriptor_limit
-from meshtrio.supervisor.process.descriptor_limit import DescriptorLimit
-from tests.interop.test_soak import limit_descriptors
-from tests.support.mesh_processes import plugin_table, serve_mesh
+from meshtrio.util import descriptor_limit
+from meshtrio.util.descriptor_limit import DescriptorLimit
+from tests.support.mesh_processes import limit_descriptors, plugin_table, serve_mesh
 
 NOFILE = resource.RLIMIT_NOFILE
 PRINTS = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"

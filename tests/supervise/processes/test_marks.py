@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from meshtrio.supervisor.process import process_marker
+from meshtrio.supervisor.process.cleanup import process_marker
 
 ID, OTHER = "ab" * 16, "ac" * 16
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
-from meshtrio.supervisor.process.output_lines import (
+from meshtrio.supervisor.process.output.output_lines import (
     MAX_LINE_LENGTH,
     LineBuffer,
     LineSplitter,

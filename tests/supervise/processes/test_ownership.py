@@ -12,8 +12,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshtrio.supervisor.process.process_tree import ProcessTree
-from meshtrio.supervisor.process.tcp_listeners import (
+from meshtrio.supervisor.process.cleanup.process_tree import ProcessTree
+from meshtrio.supervisor.process.proc.tcp_listeners import (
     find_listeners,
     list_tcp_listeners,
     parse_proc_address,

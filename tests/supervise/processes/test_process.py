@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 IGNORING = (
     "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"

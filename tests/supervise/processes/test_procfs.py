@@ -13,9 +13,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from meshtrio.supervisor.process import process_marker, procfs
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from tests import ROOT
 
 AFTER_NAME = (
@@ -127,17 +128,17 @@ def test_a_process_out_of_our_reach_is_left_and_stopping_goes_on() -> None:
     """As one that has executed a set-user-ID program, which may not be signalled by its parent."""
     program = """
 import os, sys, trio
-from meshtrio.supervisor.process import process
+from meshtrio.supervisor.process.spawn import plugin_process
 
-process._KILL_WITHIN = 0.2
+plugin_process._KILL_TIMEOUT = 0.2
 
 async def main():
-    child = await process.Process.spawn(["sleep", "3600"], env=os.environ, cwd=None)
+    child = await plugin_process.PluginProcess.spawn(["sleep", "3600"], env=os.environ, cwd=None)
     os.setresuid(12345, 12345, 0)
     try:
-        await child.dump()
+        await child.dump_stacks()
         assert await child.stop(0.1)
-        assert not child.ended
+        assert not child.has_exited
     finally:
         os.setresuid(0, 0, 0)
     await child.stop(0)
@@ -165,11 +166,13 @@ def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
         pytest.skip("only root, and with unshare(1), can mount /proc")
     look = (
-        "import os, trio; from meshtrio.supervisor.process import procfs, usage, marks; "
+        "import os, trio; "
+        "from meshtrio.supervisor.process.cleanup import process_marker as m; "
+        "from meshtrio.supervisor.process.proc import procfs, resource_usage; "
         "os.setgroups([]); os.setresgid(*[12345] * 3); os.setresuid(*[12345] * 3); "
-        "print([stat.pid for stat in procfs.stats()] == [os.getpid()], "
-        "trio.run(usage.usage_by_group)[os.getpgrp()].resident > 0, "
-        "marks.sweep(marks.Mark('NO_SUCH=1', [12345])).killed)"
+        "print([stat.pid for stat in procfs.iter_stats()] == [os.getpid()], "
+        "trio.run(resource_usage.read_usage_by_group)[os.getpgrp()].rss > 0, "
+        "m.kill_marked_processes(m.ProcessMarker('NO_SUCH=1', [12345])).killed)"
     )
     commands = f'mount -t proc -o hidepid={hidepid} proc /proc && {sys.executable} -c "{look}"; :'
     done = subprocess.run(

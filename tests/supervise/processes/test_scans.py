@@ -15,16 +15,17 @@ import pytest
 import trio
 
 from meshtrio import contract
-from meshtrio.supervisor.process import leftover_killer, procfs
-from meshtrio.supervisor.process.leftover_killer import (
+from meshtrio.supervisor.process.cleanup import leftover_killer
+from meshtrio.supervisor.process.cleanup.leftover_killer import (
     LeftoverKiller,
     RunIdentity,
     get_boot_ticks,
 )
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.proc_scanner import get_scanner, wait_for_group
-from meshtrio.supervisor.process.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.proc_scanner import get_scanner, wait_for_group
+from meshtrio.supervisor.process.proc.resource_usage import read_usage_by_group
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 COUNT = 30
 DRAINS = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervisor.process.spawn import kill_and_reap, start_program
+from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
 from tests import ROOT
 from tests.support.hung_filesystem import mount_hung_filesystem
 
@@ -74,7 +74,7 @@ async def test_a_working_directory_that_is_none(
 STARTING = """
 import os, subprocess, sys, trio
 from pathlib import Path
-from meshtrio.supervisor.process.spawn import kill_and_reap, start_program
+from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_program
 
 async def main():
     if "without streams" in sys.argv:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from meshtrio.supervisor.process import procfs, zombie_reaper
-from meshtrio.supervisor.process.plugin_process import PluginProcess
+from meshtrio.supervisor.process.cleanup import zombie_reaper
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from tests.support.mesh_processes import wait_until
 from tests.support.ptrace import trace_tasks
 

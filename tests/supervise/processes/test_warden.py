@@ -9,9 +9,9 @@ from pathlib import Path
 
 import trio
 
-from meshtrio.supervisor.process.mesh_run import MeshRun
-from meshtrio.supervisor.process.plugin_process import PluginProcess
-from meshtrio.supervisor.process.warden import Warden
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
 

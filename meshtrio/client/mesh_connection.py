@@ -1,0 +1,89 @@
+"""Connections to the mesh socket: of the CLI, of other clients, and of registrars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from meshtrio.client.channel import Channel, connect_to
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError
+from meshtrio.http2.limits import UNLIMITED
+from meshtrio.runtime_dir import directory
+from meshtrio.transport.dial import connect_socket
+from meshtrio.transport.unix_connect import WrongServerError
+from meshtrio.util.concurrency import require_trio
+
+
+def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
+    """Return the endpoint of a mesh socket, with the users that may serve on it.
+
+    Args:
+        mesh_socket: The path of the socket. By default the environment's MESH_SOCKET, else
+            `mesh.sock` in the default runtime directory, where only the caller's user and root are
+            trusted.
+
+    Raises:
+        UntrustedMeshError: The default runtime directory belongs to another user.
+    """
+    trusted = directory.trusted_uids(mesh_socket)
+    address = f"unix:{os.path.abspath(mesh_socket or directory.find_mesh_socket())}"
+    owner = None if trusted is None else os.geteuid()
+    return Endpoint(id=address, address=address, server_uid=owner, allow_root=True)
+
+
+@asynccontextmanager
+async def connect_to_mesh(
+    mesh_socket: Path | str | None = None, *, accept_timeout: float = 5.0
+) -> AsyncIterator[Channel]:
+    """Open a channel to the services of the mesh itself: control, registry, health, reflection.
+
+    Args:
+        mesh_socket: As in `mesh_socket_endpoint`.
+        accept_timeout: Seconds that a mesh whose accept queue is full has to accept a connection.
+
+    Yields:
+        A channel without a limit on the length of the messages that it receives.
+
+    Raises:
+        NoMeshError: No mesh answers.
+        UntrustedMeshError: Another user serves, or could serve, in the mesh's place.
+    """
+    require_trio("connect_to_mesh")
+    where = mesh_socket_endpoint(mesh_socket)
+    path = where.address.removeprefix("unix:")
+    try:
+        # A connection of its own, since calls report only UNAVAILABLE, whatever the errno was.
+        (
+            await connect_socket(
+                where.address, where.allowed_server_uids, backlog_timeout=accept_timeout
+            )
+        ).close()
+    except WrongServerError as exc:
+        raise UntrustedMeshError(
+            f"{path} is not the socket of a mesh of this user or of root: {exc.reason}; to call "
+            "this mesh, set MESH_SOCKET"
+        ) from None
+    except BlockingIOError:
+        raise NoMeshError(
+            f"the mesh at {path} accepted no connection within {accept_timeout:g} s: it is "
+            "overloaded or stopped"
+        ) from None
+    except PermissionError:
+        raise NoMeshError(
+            f"permission denied on the mesh socket {path}; see [mesh.access] in the mesh's config"
+        ) from None
+    except OSError as exc:
+        if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
+            raise NoMeshError(
+                f"cannot connect to the mesh at {path}: {exc.strerror} in this process (see "
+                "`ulimit -n`)"
+            ) from None
+        raise NoMeshError(
+            f"no mesh answers at {path} ({exc.strerror or exc}); start one with `meshtrio serve`, "
+            "or set MESH_SOCKET to the socket of a running one"
+        ) from None
+    async with connect_to(where, max_receive_message_length=UNLIMITED) as channel:
+        yield channel

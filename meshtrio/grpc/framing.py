@@ -1,0 +1,144 @@
+"""Length-Prefixed-Message: how gRPC messages are cut out of a stream's DATA.
+
+A message is preceded by five bytes: a flag that says whether it is compressed, and its length.
+Source: gRPC's doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+_MESSAGE_PREFIX = struct.Struct(">BL")
+MESSAGE_PREFIX_SIZE = 5
+
+
+class MessageTooLargeError(Exception):
+    """A received message exceeds the limit of this side.
+
+    Attributes:
+        length: Bytes of the message, as its prefix gives them; if it was decompressed, the bytes at
+            which decompression stopped.
+        limit: Bytes that a message may have.
+        complete_messages: The messages that were completed by the same DATA before this one, as
+            (compressed, bytes).
+    """
+
+    def __init__(
+        self, length: int, limit: int, complete_messages: Sequence[tuple[bool, bytes]] = ()
+    ) -> None:
+        super().__init__(f"message of {length} bytes is over the limit of {limit} bytes")
+        self.length = length
+        self.limit = limit
+        self.complete_messages = complete_messages
+
+
+def encode_message_prefix(length: int, *, compressed: bool = False) -> bytes:
+    """Encode the prefix of a message of `length` bytes."""
+    return _MESSAGE_PREFIX.pack(compressed, length)
+
+
+def frame_message(message: bytes, *, compressed: bool = False) -> bytes:
+    """Encode a message with its prefix."""
+    return encode_message_prefix(len(message), compressed=compressed) + message
+
+
+def parse_single_message(data: bytes, max_size: int) -> bytes | None:
+    """Return the message if `data` is exactly one uncompressed message, else None.
+
+    Most DATA frames are, and then the stream needs no `MessageReader`.
+    """
+    if len(data) < MESSAGE_PREFIX_SIZE:
+        return None
+    flag, length = _MESSAGE_PREFIX.unpack_from(data)
+    if flag or length != len(data) - MESSAGE_PREFIX_SIZE or length > max_size:
+        return None
+    return data[MESSAGE_PREFIX_SIZE:]
+
+
+class MessageReader:
+    """Cuts the DATA of one stream into messages.
+
+    Holds at most one incomplete message of at most `max_size` bytes: the length is checked as soon
+    as the prefix is complete, before any of the body is kept. A compressed message may exceed
+    `max_size` by what gzip adds to incompressible data, since the limit applies to the decompressed
+    message.
+    """
+
+    __slots__ = ("_buffered_size", "_chunks", "_max_size", "_needed_size")
+
+    def __init__(self, max_size: int) -> None:
+        """Create a reader of messages of up to `max_size` bytes each, prefix excluded."""
+        self._max_size = max_size
+        self._chunks: list[bytes] = []
+        self._buffered_size = 0
+        self._needed_size = MESSAGE_PREFIX_SIZE
+
+    @property
+    def has_partial_message(self) -> bool:
+        """Whether a message is incomplete, so that the stream may not end here."""
+        return self._buffered_size > 0
+
+    @property
+    def buffered_size(self) -> int:
+        """Number of bytes received of the incomplete message, prefix included."""
+        return self._buffered_size
+
+    @property
+    def framed_size(self) -> int:
+        """Size of the incomplete message with its prefix; 0 if there is none.
+
+        The size of the prefix alone until that is complete.
+        """
+        return self._needed_size if self._buffered_size else 0
+
+    @property
+    def missing_size(self) -> int:
+        """Number of bytes that the incomplete message, or its prefix, still needs."""
+        return self._needed_size - self._buffered_size if self._buffered_size else 0
+
+    def feed(self, data: bytes) -> list[tuple[bool, bytes]]:
+        """Take DATA and return the messages that it completes, as (compressed, bytes).
+
+        Raises:
+            MessageTooLargeError: A message is over the limit. The stream has to be ended, because
+                the rest of it cannot be read.
+        """
+        if not data:
+            return []
+        self._chunks.append(data)
+        self._buffered_size += len(data)
+        if self._buffered_size < self._needed_size:
+            return []
+        first = self._chunks[0]
+        if self._buffered_size == self._needed_size > MESSAGE_PREFIX_SIZE <= len(first):
+            # Joining without the prefix saves a copy of every large message.
+            message = b"".join([memoryview(first)[MESSAGE_PREFIX_SIZE:], *self._chunks[1:]])
+            self._chunks, self._buffered_size, self._needed_size = [], 0, MESSAGE_PREFIX_SIZE
+            return [(first[0] != 0, message)]
+        return self._split()
+
+    def _split(self) -> list[tuple[bool, bytes]]:
+        data = b"".join(self._chunks)
+        position, end = 0, len(data)
+        messages: list[tuple[bool, bytes]] = []
+        self._needed_size = MESSAGE_PREFIX_SIZE
+        while end - position >= MESSAGE_PREFIX_SIZE:
+            flag, length = _MESSAGE_PREFIX.unpack_from(data, position)
+            if length > self._max_size and (not flag or length > compress_bound(self._max_size)):
+                raise MessageTooLargeError(length, self._max_size, messages)
+            body = position + MESSAGE_PREFIX_SIZE
+            if end - body < length:
+                self._needed_size = MESSAGE_PREFIX_SIZE + length
+                break
+            messages.append((flag != 0, data[body : body + length]))
+            position = body + length
+        rest = data[position:]
+        self._chunks = [rest] if rest else []
+        self._buffered_size = len(rest)
+        return messages
+
+
+def compress_bound(size: int) -> int:
+    """Return the maximum size of a gzip-compressed message of `size` bytes (zlib compressBound)."""
+    return size + (size >> 10) + 64

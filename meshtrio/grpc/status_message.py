@@ -1,0 +1,75 @@
+"""The `grpc-message` trailer: the percent-encoding of status messages.
+
+Source: gRPC's doc/PROTOCOL-HTTP2.md, "Status-Message".
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+_UNESCAPED_BYTES = frozenset(range(0x20, 0x7F)) - {ord("%")}
+_UNESCAPED_CHARACTERS = frozenset(map(chr, _UNESCAPED_BYTES))
+_ELLIPSIS = "…"
+_ELLIPSIS_SIZE = len("%E2%80%A6")
+
+
+def encode_status_message(text: str, max_size: int | None = None) -> bytes:
+    """Percent-encode a status message: all but printable ASCII, and `%` itself.
+
+    Args:
+        text: The status message. Lone surrogates become `?`.
+        max_size: Maximum size of the encoded message in bytes, at least that of an ellipsis. A
+            longer text is cut between characters and ends in an ellipsis; the work is bounded by
+            `max_size` rather than by the length of the text. None, the default, for no limit.
+    """
+    if max_size is None:
+        return _percent_encode(text)
+    if len(text) <= max_size:
+        encoded = _percent_encode(text)
+        if len(encoded) <= max_size:
+            return encoded
+    return _percent_encode(_truncate(text, max_size))
+
+
+def _truncate(text: str, max_size: int) -> str:
+    """Cut a text so that it takes at most `max_size` bytes when encoded, ellipsis included."""
+    remaining = max_size - _ELLIPSIS_SIZE
+    kept, is_leading = 0, True
+    for character in text[:max_size]:
+        # Spaces are escaped at the ends of a value only, and the end is the ellipsis.
+        is_leading = is_leading and character == " "
+        is_unescaped = character in _UNESCAPED_CHARACTERS and not is_leading
+        remaining -= 1 if is_unescaped else 3 * len(character.encode("utf-8", "replace"))
+        if remaining < 0:
+            break
+        kept += 1
+    return text[:kept] + _ELLIPSIS
+
+
+def _percent_encode(text: str) -> bytes:
+    raw = text.encode("utf-8", "replace")
+    if all(byte in _UNESCAPED_BYTES for byte in raw) and raw == raw.strip(b" "):
+        return raw
+    encoded = b"".join(
+        bytes((byte,)) if byte in _UNESCAPED_BYTES else b"%%%02X" % byte for byte in raw
+    )
+    return escape_outer_whitespace(encoded)
+
+
+def escape_outer_whitespace(value: bytes) -> bytes:
+    """Percent-encode white space at the ends of an encoded message, where HTTP/2 forbids it."""
+    body = value.strip(b" \t")
+    if len(body) == len(value):
+        return value
+    before = len(value) - len(value.lstrip(b" \t")) if body else len(value)
+    after = value[before + len(body) :]
+    return _percent_encode_all(value[:before]) + body + _percent_encode_all(after)
+
+
+def _percent_encode_all(raw: bytes) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in raw)
+
+
+def decode_status_message(value: bytes) -> str:
+    """Decode a status message. Invalid escapes are kept and invalid UTF-8 is replaced."""
+    return unquote_to_bytes(value).decode("utf-8", "replace")

@@ -1,0 +1,75 @@
+"""Exceptions for statuses: purerpc's class for each status code."""
+
+from __future__ import annotations
+
+import purerpc
+
+from meshtrio.grpc.headers import ResponseHeaders, Trailers
+from meshtrio.grpc.status import (
+    StatusCode,
+    status_of_call,
+    status_of_http_status,
+    status_of_non_grpc_response,
+    status_of_reset,
+)
+
+_ERROR_BY_STATUS_CODE: dict[int, type[purerpc.RpcFailedError]] = {
+    StatusCode.CANCELLED: purerpc.CancelledError,
+    StatusCode.UNKNOWN: purerpc.UnknownError,
+    StatusCode.INVALID_ARGUMENT: purerpc.InvalidArgumentError,
+    StatusCode.DEADLINE_EXCEEDED: purerpc.DeadlineExceededError,
+    StatusCode.NOT_FOUND: purerpc.NotFoundError,
+    StatusCode.ALREADY_EXISTS: purerpc.AlreadyExistsError,
+    StatusCode.PERMISSION_DENIED: purerpc.PermissionDeniedError,
+    StatusCode.RESOURCE_EXHAUSTED: purerpc.ResourceExhaustedError,
+    StatusCode.FAILED_PRECONDITION: purerpc.FailedPreconditionError,
+    StatusCode.ABORTED: purerpc.AbortedError,
+    StatusCode.OUT_OF_RANGE: purerpc.OutOfRangeError,
+    StatusCode.UNIMPLEMENTED: purerpc.UnimplementedError,
+    StatusCode.INTERNAL: purerpc.InternalError,
+    StatusCode.UNAVAILABLE: purerpc.UnavailableError,
+    StatusCode.DATA_LOSS: purerpc.DataLossError,
+    StatusCode.UNAUTHENTICATED: purerpc.UnauthenticatedError,
+}
+
+
+def error_for_status(code: int, message: str) -> purerpc.RpcFailedError:
+    """Return the exception for a status other than OK; codes that gRPC lacks become UNKNOWN."""
+    error = _ERROR_BY_STATUS_CODE.get(code)
+    if error is None:
+        return purerpc.UnknownError(f"status code {code}: {message}")
+    return error(message)
+
+
+def error_for_reset(error_code: int, reason: str) -> purerpc.RpcFailedError:
+    """Return the exception for a call whose stream was reset."""
+    return error_for_status(*status_of_reset(error_code, reason))
+
+
+def error_for_http_status(status: int) -> purerpc.RpcFailedError:
+    """Return the exception for a response with an HTTP status and no gRPC status."""
+    return error_for_status(*status_of_http_status(status))
+
+
+def error_for_response(headers: ResponseHeaders) -> purerpc.RpcFailedError | None:
+    """Return the exception for a response that is not gRPC, None for one that is."""
+    status = status_of_non_grpc_response(headers)
+    return None if status is None else error_for_status(*status)
+
+
+def error_for_call(
+    headers: ResponseHeaders | None, trailers: Trailers | None, *, peer: str = "the peer"
+) -> purerpc.RpcFailedError:
+    """Return the exception for a call whose stream has ended with a status other than OK.
+
+    Args:
+        headers: The response headers, None if there were none.
+        trailers: The trailers with the status, None if the stream ended without. Their metadata and
+            details become attributes of the exception.
+        peer: How the message of a missing status calls the server.
+    """
+    error = error_for_status(*status_of_call(headers, trailers, peer=peer))
+    if trailers is not None:
+        error.trailing_metadata = trailers.metadata
+        error.status_details = trailers.details
+    return error

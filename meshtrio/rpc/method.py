@@ -1,0 +1,69 @@
+"""A gRPC method, its handler, and what both need of messages and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import attrs
+
+MetadataLike = Iterable[tuple[str, str | bytes]]
+"""Metadata as callers and handlers give it: pairs of a key and a value.
+
+The value is bytes for a key that ends in `-bin`, and text for any other key.
+"""
+
+
+class Message(Protocol):
+    """The part of a protobuf message's interface that sending it needs."""
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
+
+    def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
+
+
+@attrs.frozen
+class Method:
+    """A gRPC method: its name, its message types and which sides stream.
+
+    Args:
+        service: Full name of the service, `package.Service`.
+        name: Name of the method within the service.
+        request_type: Protobuf class of the requests.
+        response_type: Protobuf class of the replies.
+        client_streams: Whether a call has any number of requests instead of one.
+        server_streams: Whether a call has any number of replies instead of one.
+    """
+
+    service: str
+    name: str
+    request_type: Any
+    response_type: Any
+    client_streams: bool
+    server_streams: bool
+    path: str = attrs.field(init=False, eq=False, repr=False)
+    """The `:path` of a call, `/package.Service/Method`."""
+
+    @path.default
+    def _path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+@attrs.frozen
+class Handler:
+    """The function that serves a method on a server."""
+
+    method: Method
+    """The method that the function serves."""
+    function: Callable[..., Any]
+    """The servicer's method, called as `function(message or iterator, request=ServerContext)`."""
+    is_counted: bool = True
+    """Whether calls of the method count as load of the server, see `LoadRecorder`."""
+
+
+class StubChannel:
+    """Base of the channels that generated stubs can be made for: `EchoServiceStub(channel)`."""
+
+    def make_multicallable(self, method: Method) -> Callable[..., Any]:
+        """Return the callable that a stub offers for a method."""
+        raise NotImplementedError

@@ -1,0 +1,147 @@
+"""The end of the mesh that has started this process, noticed by the process itself.
+
+A mesh and its warden may both be killed, and then nobody is left to stop plugins. So each inherits
+a pidfd of the mesh's process, which becomes readable when that ends. It costs nothing until then.
+Copies of it in other processes keep nothing open and do no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import threading
+import time
+
+import trio
+
+from meshtrio import contract
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.util import standard_streams
+
+_log = logging.getLogger("meshtrio.plugin")
+
+_DEFAULT_STOP_TIMEOUT = 5.0
+_CHECK_INTERVAL = 0.2
+
+
+async def wait_for_mesh_exit() -> bool:
+    """Wait until the process of the mesh that has started this one has ended.
+
+    Returns:
+        True once it has; False at once if none has started this process, or if the descriptor was
+        closed by a program in between, such as a wrapper.
+    """
+    pidfd = _open_mesh_pidfd()
+    if pidfd is None:
+        return False
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    return True
+
+
+async def stop_on_mesh_exit() -> None:
+    """Wait for the mesh's end, then have this process stopped as the mesh would have stopped it.
+
+    That is SIGTERM to its process group, and SIGKILL after PLUGIN_STOP_TIMEOUT to all that is left
+    of its run. Returns at once if no mesh has started this process. To be cancelled when the
+    program no longer serves; what has begun by then goes on.
+    """
+    if not await wait_for_mesh_exit():
+        return
+    for stream in (1, 2):
+        _discard_if_broken(stream)
+    _log.warning("the mesh has ended without stopping this process; stopping by itself")
+    # Not a daemon: the process stays until what it has started is gone, too.
+    threading.Thread(target=_stop_run, args=[_stop_timeout()], name="stop-with-mesh").start()
+
+
+def _open_mesh_pidfd() -> int | None:
+    """Duplicate the pidfd of the mesh, for one waiter; None if there is none.
+
+    The variable may have been inherited without the descriptor, by a child of a plugin, and
+    something else may have its number; so only a pidfd is taken, and not that of an own child. It
+    stays open and inheritable: a program may execute itself again.
+    """
+    text = os.environ.get(contract.MESH_PIDFD, "")
+    if not text.isdecimal():
+        return None
+    inherited = int(text)
+    try:
+        if "pidfd" not in os.readlink(f"/proc/self/fd/{inherited}"):
+            return None
+        if _is_own_child(inherited):
+            return None
+        return os.dup(inherited)
+    except OSError:
+        return None
+
+
+def _is_own_child(pidfd: int) -> bool:
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _stop_timeout() -> float:
+    try:
+        return float(os.environ[contract.PLUGIN_STOP_TIMEOUT])
+    except (KeyError, ValueError):
+        return _DEFAULT_STOP_TIMEOUT
+
+
+def _discard_if_broken(stream: int) -> None:
+    """Discard what is written to a pipe that the mesh has read: handlers that print go on."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        with contextlib.suppress(OSError):
+            standard_streams.redirect_to_null(stream)
+
+
+def _stop_run(timeout: float) -> None:
+    """Stop this process and what it has started; runs in a thread of its own."""
+    end = time.monotonic() + timeout
+    _signal_group(signal.SIGTERM)
+    mark = _make_run_marker()
+    while time.monotonic() < end:
+        time.sleep(_CHECK_INTERVAL)
+        if not threading.main_thread().is_alive() and not _has_other_processes(mark):
+            return
+    with contextlib.suppress(OSError):
+        process_marker.kill_marked_processes(mark)
+    _signal_group(signal.SIGKILL)
+
+
+def _signal_group(number: int) -> None:
+    """Signal the group that the mesh has made for this process, or this process in another one."""
+    if os.getpgrp() == os.getsid(0):
+        os.killpg(0, number)
+    else:
+        os.kill(os.getpid(), number)
+
+
+def _make_run_marker() -> process_marker.ProcessMarker:
+    """What this process and all that it has started carry."""
+    variable = f"{contract.MESH_LAUNCH_ID}={os.environ.get(contract.MESH_LAUNCH_ID, '')}"
+    users = {os.getuid(), os.geteuid()}
+    try:
+        limit = process_marker.read_rss_limit("self")
+    except OSError:
+        limit = 0
+    return process_marker.ProcessMarker(
+        variable, users, limit if process_marker.is_marker_limit(limit) else 0
+    )
+
+
+def _has_other_processes(marker: process_marker.ProcessMarker) -> bool:
+    try:
+        return any(marker.find_processes())
+    except OSError:
+        return False

@@ -1,0 +1,125 @@
+"""Which processes are a plugin's, and which of them hold a socket; for a worker thread.
+
+A process is a plugin's if it is in the session or the process group of the process that the mesh
+has started, descends from it, is in its cgroup, or carries its launch id in its environment. Each
+of them covers what the others miss: a daemon has another session and parent, and a program may
+overwrite its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from meshtrio import contract
+from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+from meshtrio.supervisor.process.cleanup import cgroup as cgroups
+from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.supervisor.process.proc import procfs
+
+_MAX_ANCESTORS = 64
+_MAX_DESCRIPTORS = 100_000
+"""Of all processes of a plugin, that are looked through for a socket: 0.2 s of a thread."""
+
+
+@attrs.frozen
+class ProcessTree:
+    """The processes of one launch of a plugin."""
+
+    leader_pid: int
+    """The pid of the process that the mesh has started."""
+    launch_id: str
+
+    def contains(self, pid: int) -> bool:
+        """Whether a process that is there is one of them."""
+        return pid > 0 and (
+            self._is_led(pid) or self._is_descendant(pid) or self._has_launch_id(pid)
+        )
+
+    def is_led(self, pid: int) -> bool:
+        """The part of `owns` that only takes two system calls, and may be asked in the loop."""
+        return pid > 0 and self._is_led(pid)
+
+    def _is_led(self, pid: int) -> bool:
+        try:
+            return self.leader_pid in (pid, os.getpgid(pid), os.getsid(pid))
+        except OSError:
+            return False
+
+    def _is_descendant(self, pid: int) -> bool:
+        for _ in range(_MAX_ANCESTORS):
+            try:
+                found = procfs.read_stat(pid)
+            except OSError as exc:
+                if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
+                    raise
+                return False  # it has ended, or is hidden from us
+            if found is None or found.ppid <= 1:
+                return False
+            pid = found.ppid
+            if self._is_led(pid):
+                return True
+        return False
+
+    def _has_launch_id(self, pid: int) -> bool:
+        mark = f"{contract.MESH_LAUNCH_ID}={self.launch_id}".encode()
+        if mark in process_marker.read_proc_file(pid, "environ").split(b"\0"):
+            return True
+        end = f"-{self.launch_id}".encode()
+        folders = process_marker.read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
+        return any(
+            each.startswith(cgroups.CGROUP_PREFIX.encode()) and each.endswith(end)
+            for each in folders
+        )
+
+    def find_pids(self) -> Iterator[int]:
+        """Yield the pids of all of them, those first that are found with the least work.
+
+        Raises:
+            OSError: /proc cannot be listed.
+        """
+        stats = {stat.pid: stat for stat in procfs.iter_stats() if stat.is_alive}
+        known = {s.pid for s in stats.values() if self.leader_pid in (s.pid, s.pgrp, s.session)}
+        yield from sorted(known)
+        rest = [pid for pid in stats if pid not in known]
+        yield from (pid for pid in rest if self._is_descendant(pid) or self._has_launch_id(pid))
+
+    def holds_sockets(self, inodes: Iterable[int]) -> bool | None:
+        """Whether each of some sockets is held by one of them.
+
+        Returns:
+            None if that cannot be seen: the descriptors of one of them cannot be read, because it
+            runs as another user and the mesh may not look (proc(5), PTRACE_MODE_READ_FSCREDS), or
+            they have more than `_MAX_DESCRIPTORS`.
+
+        Raises:
+            OSError: /proc cannot be listed.
+        """
+        left = {b"socket:[%d]" % inode for inode in inodes}
+        looked_at, hidden = 0, False
+        for pid in self.find_pids():
+            try:
+                for link in _read_descriptor_links(pid):
+                    left.discard(link)
+                    looked_at += 1
+                    if not left:
+                        return True
+                    if looked_at >= _MAX_DESCRIPTORS:
+                        return None
+            except PermissionError:
+                hidden = True
+            except OSError:
+                continue  # it has ended
+        return None if hidden else False
+
+
+def _read_descriptor_links(pid: int) -> Iterator[bytes]:
+    """Yield what the descriptors of a process refer to. Raises OSError."""
+    folder = b"/proc/%d/fd" % pid
+    for name in os.listdir(folder):
+        try:
+            yield os.readlink(folder + b"/" + name)
+        except FileNotFoundError:
+            continue  # it was closed

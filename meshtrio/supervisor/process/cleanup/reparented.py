@@ -1,0 +1,146 @@
+"""Descendants of plugins that have become children of the mesh, and carry no mark any more.
+
+If the mesh is a subreaper, a child that it has not started descends from a plugin, however little
+it has kept of what it was given: its group, session, environment and limits. Those that still carry
+a mark are found by that. Of the others it is only known that their plugin ran when they were first
+seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from meshtrio.supervisor.process.cleanup import process_marker, subreaper
+from meshtrio.supervisor.process.cleanup.mesh_run import MeshRun
+from meshtrio.supervisor.process.cleanup.warden import Warden
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.util import pidfd
+from meshtrio.util.concurrency import sleep_until_tick
+
+_log = logging.getLogger("meshtrio.mesh")
+
+_CHECK_INTERVAL = 1.0
+_MAX_KILL_ROUNDS = 120
+_KILL_ROUND_PAUSE = 0.025
+_WARDEN_EXIT_TIMEOUT = 2.0
+"""Seconds that the wardens of meshes in plugins have to end."""
+
+
+@attrs.frozen
+class _ReparentedProcess:
+    pidfd: int
+    plugin_pids: frozenset[int]
+    """The pids of the plugins of which one has started it."""
+
+    @property
+    def has_exited(self) -> bool:
+        return pidfd.has_exited(self.pidfd)
+
+
+class ReparentedProcesses:
+    """Watches over unmarked children of the mesh, and ends each after its plugin."""
+
+    def __init__(self, mesh_run: MeshRun, warden: Warden) -> None:
+        self._mesh_run = mesh_run
+        self._warden = warden
+        self._processes: dict[int, _ReparentedProcess] = {}
+        self._marked: set[int] = set()
+        """Children that carry a mark, and are found by that."""
+        self._unkillable: set[int] = set()
+        """Those that cannot be killed, which was logged."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look once a second, until cancelled; then end all of them, within seconds."""
+        task_status.started()
+        if not subreaper.is_subreaper():
+            return
+        # What a plugin has left is not a successor's.
+        self._warden.on_plugin_reaped = self._update
+        try:
+            while True:
+                await sleep_until_tick(_CHECK_INTERVAL)
+                self._update()
+                self._kill_abandoned()
+        finally:
+            self._warden.on_plugin_reaped = lambda: None
+            with trio.CancelScope(shield=True):
+                await self._kill_all()
+
+    async def _kill_all(self) -> None:
+        """End all of them, and what is ours once one of them has ended."""
+        wardens_end = trio.current_time() + _WARDEN_EXIT_TIMEOUT
+        for _ in range(_MAX_KILL_ROUNDS):
+            self._update()
+            for pid in list(self._processes):
+                self._kill(pid)
+            wardens = [pid for pid in self._find_new() if process_marker.is_warden(pid)]
+            if wardens and trio.current_time() >= wardens_end:
+                self._add_all(wardens)
+            elif not wardens and not self._processes:
+                return
+            await trio.sleep(_KILL_ROUND_PAUSE)
+
+    def _update(self) -> None:
+        """Forget those that have ended, and adopt new ones."""
+        for pid, adopted in list(self._processes.items()):
+            if adopted.has_exited:
+                self._warden.unwatch_reparented(pid)
+                os.close(self._processes.pop(pid).pidfd)
+        # A warden of a mesh in a plugin has something to do, and ends by itself.
+        self._add_all(pid for pid in self._find_new() if not process_marker.is_warden(pid))
+
+    def _find_new(self) -> list[int]:
+        """The live children that were neither started nor adopted, and carry no mark of ours."""
+        if CHILD_REGISTRY.pending_starts:
+            return []  # one of them may just have been started
+        children = set(subreaper.list_child_pids())
+        self._marked &= children
+        try:
+            return [
+                pid
+                for pid in children - self._processes.keys() - self._marked
+                if pid not in CHILD_REGISTRY.pids and self._is_unmarked(pid)
+            ]
+        except OSError:
+            return []  # there is no descriptor; the next look comes
+
+    def _is_unmarked(self, pid: int) -> bool:
+        """Whether a child lives and carries no mark; remembers those that do."""
+        if self._mesh_run.marker.match_process(pid) is not None:
+            self._marked.add(pid)
+            return False
+        return process_marker.ProcessInfo(pid).is_alive
+
+    def _add_all(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            try:
+                opened = os.pidfd_open(pid)
+            except OSError:
+                continue
+            self._processes[pid] = _ReparentedProcess(opened, self._warden.plugin_pids)
+            self._warden.watch_reparented(pid, opened)
+            _log.info("adopted pid %d, which a plugin has left without a mark of the mesh", pid)
+
+    def _kill_abandoned(self) -> None:
+        for pid, adopted in self._processes.items():
+            if not adopted.plugin_pids & self._warden.plugin_pids:
+                self._kill(pid)
+
+    def _kill(self, pid: int) -> None:
+        adopted = self._processes[pid]
+        try:
+            signal.pidfd_send_signal(adopted.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except OSError as exc:
+            if pid not in self._unkillable:
+                self._unkillable.add(pid)
+                _log.warning("cannot kill pid %d, which a plugin has left: %s", pid, exc.strerror)
+            return
+        _log.info("killed pid %d, which a plugin has left", pid)

@@ -1,0 +1,237 @@
+"""What /proc says about processes (proc(5)).
+
+Everything in /proc is bytes: any process, of any user, can give itself a name that is not UTF-8 or
+that looks like the rest of an entry. An entry that cannot be read or parsed is left out; it never
+affects what is said about other processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import attrs
+
+from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+_MIN_STAT_FIELDS = 22
+"""How many fields after the name are required, of the 50 that current kernels have."""
+_EXIT_CODE_INDEX = 49
+"""Index, after the name, of the exit status; kernels before 3.5 do not have it."""
+_MAX_THREADS = 64
+"""How many threads of a process are searched for one that is traced."""
+
+
+@attrs.frozen
+class ProcessStat:
+    """The parts of `/proc/PID/stat` that are used here."""
+
+    pid: int
+    state: str
+    """One letter, such as "R" for running or "Z" for a zombie."""
+    ppid: int
+    """The pid of its parent."""
+    pgrp: int
+    """The id of its process group."""
+    session: int
+    """The id of its session."""
+    cpu_ticks: int
+    """CPU time in clock ticks, of the process and of the children it has waited for."""
+    rss_pages: int
+    """Resident memory, in pages."""
+    num_threads: int = 1
+    """Number of threads; a process whose main thread has ended may have others."""
+    start_ticks: int = 0
+    """When it was started, in clock ticks since the machine was (CLOCK_BOOTTIME)."""
+    exit_code: int = 0
+    """Of a zombie: its status as wait(2) gives it, and 0 if we may not know it."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is neither a zombie nor dead."""
+        return self.state not in "ZX" or self.num_threads > 1
+
+
+def parse_stat(content: bytes) -> ProcessStat | None:
+    """Parse the content of `/proc/PID/stat`; None if it is malformed.
+
+    The second field is the process's name in parentheses. The name may itself hold spaces,
+    parentheses and newlines, so the fields are counted from the last closing parenthesis.
+    """
+    before, _, after = content.rpartition(b")")
+    fields = after.split()
+    if (
+        not before
+        or len(fields) < _MIN_STAT_FIELDS
+        or len(fields[0]) != 1
+        or not fields[0].isalpha()
+    ):
+        return None
+    try:
+        return ProcessStat(
+            pid=int(before.partition(b"(")[0]),
+            state=fields[0].decode("ascii"),
+            ppid=int(fields[1]),
+            pgrp=int(fields[2]),
+            session=int(fields[3]),
+            cpu_ticks=sum(map(int, fields[11:15])),
+            rss_pages=int(fields[21]),
+            num_threads=int(fields[17]),
+            start_ticks=int(fields[19]),
+            exit_code=int(fields[_EXIT_CODE_INDEX]) if len(fields) > _EXIT_CODE_INDEX else 0,
+        )
+    except ValueError:
+        return None
+
+
+def list_pids() -> list[int]:
+    """The processes that can be seen; with `hidepid`, only the user's own.
+
+    Raises:
+        OSError: /proc cannot be listed.
+    """
+    return [int(name) for name in os.listdir(b"/proc") if name.isdigit()]
+
+
+def iter_stats() -> Iterator[ProcessStat]:
+    """Yield the stat of each process that can be read.
+
+    Raises:
+        OSError: /proc cannot be listed, or this process is out of descriptors or memory.
+    """
+    for pid in list_pids():
+        try:
+            found = read_stat(pid)
+        except OSError as exc:
+            if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
+                raise
+            continue  # it has ended, or is hidden from us
+        if found is not None:
+            yield found
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """Read the stat of one process; None if it is malformed.
+
+    Raises:
+        OSError: it has ended, is hidden from us, or this process is out of descriptors or memory.
+    """
+    return parse_stat(read_file(f"/proc/{pid}/stat"))
+
+
+@attrs.frozen
+class ProcessStatus:
+    """The parts of `/proc/PID/status` that are used here."""
+
+    name: str
+    """Its name, as text for people: what is not UTF-8 is replaced."""
+    tracer_pid: int
+    """The pid of the process that traces it by ptrace(2), 0 if none does."""
+    uids: tuple[int, ...]
+    """Its real, effective, saved and filesystem user ids."""
+    caught_signals: int
+    """Mask of the signals that it handles."""
+    ignored_signals: int
+    """Mask of the signals that it ignores."""
+    effective_capabilities: int
+    """Mask of its effective capabilities."""
+
+
+def parse_status(content: bytes) -> ProcessStatus | None:
+    """Parse the content of `/proc/PID/status`; None if it is malformed.
+
+    A name cannot add lines of its own, as the kernel escapes newlines in this file.
+    """
+    lines = (line.partition(b":") for line in content.split(b"\n"))
+    fields = {key: value.strip() for key, _, value in lines}
+    try:
+        return ProcessStatus(
+            name=fields.get(b"Name", b"").decode("utf-8", "replace"),
+            tracer_pid=int(fields[b"TracerPid"]),
+            uids=tuple(map(int, fields[b"Uid"].split())),
+            caught_signals=int(fields[b"SigCgt"], 16),
+            ignored_signals=int(fields[b"SigIgn"], 16),
+            effective_capabilities=int(fields[b"CapEff"], 16),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def read_status(pid: int | str) -> ProcessStatus | None:
+    """Read the status of a process, or of this one as "self"; None if that cannot be done.
+
+    `pid` may also be `PID/task/TID`, for one of its threads.
+    """
+    try:
+        return parse_status(read_file(f"/proc/{pid}/status"))
+    except OSError:
+        return None
+
+
+def handles_signal(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal. False if that cannot be read."""
+    found = read_status(pid)
+    return found is not None and has_signal(found.caught_signals, number)
+
+
+def has_signal(mask: int, number: int) -> bool:
+    """Whether a signal is in a mask of `Status`."""
+    return bool(mask >> (number - 1) & 1)
+
+
+def read_environment(pid: int) -> list[bytes]:
+    """Read the environment that a process was started with; nothing if that cannot be done."""
+    try:
+        return read_file(f"/proc/{pid}/environ").split(b"\0")
+    except OSError:
+        return []
+
+
+@attrs.frozen
+class Tracer:
+    """A process that traces another one by ptrace(2), such as gdb or strace."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.name})" if self.name else f"pid {self.pid}"
+
+
+def find_tracer(pid: int) -> Tracer | None:
+    """Find the process that traces a process, or one of its first threads.
+
+    A process that has ended stays a zombie until its tracer has waited for it or has ended.
+    """
+    try:
+        tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:_MAX_THREADS]
+    except (OSError, ValueError):
+        return None
+    for task in tasks:
+        found = read_status(f"{pid}/task/{task}")
+        if found is not None and found.tracer_pid:
+            tracer = read_status(found.tracer_pid)
+            return Tracer(found.tracer_pid, "" if tracer is None else tracer.name)
+    return None
+
+
+def read_file(path: str) -> bytes:
+    """Read a file of /proc in one go, unbuffered. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def read_own_rss_pages() -> int:
+    """This process's resident memory in pages.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = read_file("/proc/self/statm")
+    try:
+        return int(content.split()[1])
+    except (ValueError, IndexError):
+        raise OSError(f"/proc/self/statm has {content!r}") from None

@@ -1,0 +1,53 @@
+"""What process groups use of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from meshtrio.supervisor.process.proc import procfs
+from meshtrio.supervisor.process.proc.proc_scanner import get_scanner
+from meshtrio.supervisor.process.proc.procfs import ProcessStat
+
+
+@attrs.frozen
+class ResourceUsage:
+    """CPU time in seconds, and bytes in memory."""
+
+    cpu_time: float = 0.0
+    rss: int = 0
+
+
+async def read_usage_by_group() -> dict[int, ResourceUsage]:
+    """Return what the processes there are of each process group use.
+
+    Raises:
+        OSError: /proc cannot be read.
+        RuntimeError: No thread can be started.
+    """
+    return await trio.to_thread.run_sync(
+        _sum_by_group, await get_scanner().read_stats(), abandon_on_cancel=True
+    )
+
+
+def _sum_by_group(stats: Iterable[ProcessStat]) -> dict[int, ResourceUsage]:
+    found: dict[int, ResourceUsage] = {}
+    for stat in stats:
+        before = found.get(stat.pgrp, ResourceUsage())
+        found[stat.pgrp] = ResourceUsage(
+            before.cpu_time + stat.cpu_ticks / procfs.TICKS_PER_SECOND,
+            before.rss + stat.rss_pages * procfs.PAGE_SIZE,
+        )
+    return found
+
+
+async def read_rss_by_group() -> dict[int, int]:
+    """Return the bytes in memory of each process group. Raises as `read_usage_by_group` does."""
+    return {group: usage.rss for group, usage in (await read_usage_by_group()).items()}
+
+
+def read_own_rss() -> int:
+    """The bytes that this process has in memory. Raises OSError."""
+    return procfs.read_own_rss_pages() * procfs.PAGE_SIZE

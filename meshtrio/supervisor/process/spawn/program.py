@@ -1,0 +1,195 @@
+"""Starting a program as a child of this process, in a session and group of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import outcome
+import trio
+
+from meshtrio.supervisor.process.spawn.child_process import ChildProcess
+from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
+from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
+
+_CANCELLED_START_TIMEOUT = 5.0
+"""Seconds that a start may take once it was cancelled."""
+
+
+class _ProgramStart:
+    """One start of a program, in a thread.
+
+    execve(2), and the lookup of a working directory, wait for filesystems, and one that does not
+    answer (NFS, FUSE) keeps the thread for as long as it likes. It keeps nothing else: by execve a
+    child has closed its copies of our descriptors, and the lookup precedes it, see `_resolve_cwd`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        on_started: Callable[[int], None],
+        cwd: Path | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._command = list(command)
+        self._on_started = on_started
+        self._cwd = cwd
+        self._options = options
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        self._abandoned = False
+        self._result: outcome.Outcome[subprocess.Popen[bytes]] | None = None
+        self._registration = contextlib.ExitStack()
+        self._register_pid = self._registration.enter_context(CHILD_REGISTRY.register_start())
+
+    async def run(self) -> subprocess.Popen[bytes]:
+        try:
+            trio.lowlevel.start_thread_soon(
+                self._start_in_thread, self._deliver, "start of a process"
+            )
+        except BaseException:
+            self._registration.close()
+            raise
+        try:
+            await self._done.wait()
+        except trio.Cancelled:  # It is raised again at the caller's next checkpoint.
+            with trio.move_on_after(_CANCELLED_START_TIMEOUT, shield=True):
+                await self._done.wait()
+            if self._result is None:
+                self._abandoned = True
+                raise
+        assert self._result is not None
+        return self._result.unwrap()
+
+    def _start_in_thread(self) -> subprocess.Popen[bytes]:
+        with _resolve_cwd(self._cwd) as cwd:
+            started = subprocess.Popen(
+                self._command, bufsize=0, start_new_session=True, cwd=cwd, **self._options
+            )
+        # What follows is done by `ChildProcess`, which never waits blockingly.
+        started.returncode = 0
+        with contextlib.suppress(Exception):  # A process that was started is never lost.
+            self._on_started(started.pid)
+            DESCRIPTOR_LIMIT.restore_in_child(started.pid)
+        return started
+
+    def _deliver(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._finish, result)
+            return
+        self._abandoned = True
+        self._finish(result)
+
+    def _finish(self, result: outcome.Outcome[subprocess.Popen[bytes]]) -> None:
+        if isinstance(result, outcome.Value):
+            self._register_pid(result.value.pid)
+        self._registration.close()
+        if not self._abandoned:
+            self._result = result
+            self._done.set()
+        elif isinstance(result, outcome.Value):
+            kill_and_reap_later(result.value)
+
+
+@contextmanager
+def _resolve_cwd(cwd: Path | None) -> Iterator[str | None]:
+    """Look up a working directory, and yield a path by which a child enters it without waiting.
+
+    Between fork and exec, where subprocess changes the directory, a child holds copies of all our
+    descriptors: sockets, locks, and the pipes of starts in other threads. If it waited for a
+    filesystem then, no peer would see their end, and those other starts would wait with it.
+
+    Raises:
+        OSError: There is no such directory, or no descriptor left.
+    """
+    if cwd is None:
+        yield None
+        return
+    found = os.open(cwd, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # The first three are the child's standard streams by the time it changes the directory.
+        directory = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(found)
+    try:
+        # chdir(2) asks the filesystem for permission, too: what it answers here is up to date then.
+        os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
+        entered = f"/proc/self/fd/{directory}"
+        yield entered if os.path.lexists(entered) else str(cwd)  # where /proc is not mounted
+    finally:
+        os.close(directory)
+
+
+async def start_program(
+    command: Sequence[str],
+    on_started: Callable[[int], None] = lambda pid: None,
+    *,
+    cwd: Path | None = None,
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session and group of its own.
+
+    Args:
+        command: The program and its arguments.
+        on_start: Called with its pid in the thread that has started it, as soon as it was.
+        cwd: Its working directory; None for that of this process.
+        options: Of `subprocess.Popen`.
+
+    Returns:
+        The process, which is never to be waited for by its methods.
+
+    Raises:
+        OSError: It cannot be started.
+        ValueError: A word of the command, or a variable, has a zero byte.
+        RuntimeError: No thread can be started.
+
+    Cancellation: A process that was started is always handed to the caller. A start that takes more
+        than five seconds after its cancellation is abandoned: its process is killed as soon as
+        there is one.
+    """
+    return await _ProgramStart(command, on_started, cwd, options).run()
+
+
+async def start_child(
+    command: Sequence[str],
+    on_started: Callable[[int], None] = lambda pid: None,
+    **options: Any,
+) -> ChildProcess:
+    """Start a program as `start_program` does, and open its pidfd.
+
+    Raises:
+        OSError: It cannot be started or, most likely for lack of descriptors, not be watched; it
+            is killed then.
+    """
+    started = await start_program(command, on_started, **options)
+    try:
+        return ChildProcess(started.pid, os.pidfd_open(started.pid))
+    except OSError:
+        await kill_and_reap(started)
+        raise
+
+
+def kill_and_reap_later(started: subprocess.Popen[bytes]) -> ChildProcess:
+    """Kill a process that cannot be looked after, and have it reaped."""
+    for pipe in (started.stdin, started.stdout, started.stderr):
+        if pipe is not None:
+            pipe.close()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(started.pid, signal.SIGKILL)
+    child = ChildProcess(started.pid, -1)
+    CHILD_REGISTRY.reap_later(child)
+    return child
+
+
+async def kill_and_reap(started: subprocess.Popen[bytes]) -> None:
+    """Kill a process that cannot be looked after, and reap it, now if possible."""
+    child = kill_and_reap_later(started)
+    with trio.CancelScope(shield=True):
+        await child.reap()

@@ -1,0 +1,109 @@
+"""Telemetry of one process: parts that are started one by one, and end in reverse order.
+
+Which parts a process has is decided by `plugin_setup.plugin_telemetry` from the environment, and by
+`services.telemetry_setup.mesh_telemetry` from the mesh's config. Parts that few processes have are
+imported when they are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshtrio.telemetry.metric_families import MetricFamily
+from meshtrio.telemetry.metrics import Metrics, MetricSource
+from meshtrio.util.concurrency import background_service
+
+if TYPE_CHECKING:
+    from meshtrio.config.otlp_endpoint import OtlpEndpoint
+    from meshtrio.telemetry.traces.pipeline import TracePipeline
+
+
+class Telemetry:
+    """The running telemetry of a process; see `open_telemetry`.
+
+    Metrics are started last: they include the counters of the parts started before.
+    """
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._sources: list[MetricSource] = []
+
+    async def start_tracing(
+        self, endpoint: OtlpEndpoint, ratio: float, resource: Mapping[str, str] | None = None
+    ) -> TracePipeline:
+        """Trace calls and export the spans.
+
+        Args:
+            endpoint: The collector.
+            ratio: Share, from 0 to 1, of the calls without a parent that are sampled.
+            resource: Attributes of the process, in addition to those of the environment.
+
+        Raises:
+            ValueError: A variable of OpenTelemetry has a value that its SDK rejects.
+        """
+        from meshtrio.telemetry.traces.pipeline import export_traces
+
+        pipeline = await self._stack.enter_async_context(export_traces(endpoint, ratio, resource))
+        self._sources.append(pipeline.processor.collect)
+        return pipeline
+
+    async def start_binary_log(
+        self,
+        filter_text: str,
+        directory: Path,
+        *,
+        name: str,
+        max_file_size: int | None = None,
+        max_files: int | None = None,
+    ) -> None:
+        """Write the calls that a filter selects to files; see `binary_log.open_binary_log`.
+
+        Raises:
+            UsageError: The filter is malformed.
+        """
+        from meshtrio.telemetry.binary_log import open_binary_log
+        from meshtrio.telemetry.binary_log.rotating_writer import (
+            DEFAULT_MAX_FILE_SIZE,
+            DEFAULT_MAX_FILES,
+        )
+
+        writer = await self._stack.enter_async_context(
+            open_binary_log(
+                filter_text,
+                directory,
+                name=name,
+                max_file_size=max_file_size or DEFAULT_MAX_FILE_SIZE,
+                max_files=max_files or DEFAULT_MAX_FILES,
+            )
+        )
+        self._sources.append(writer.collect)
+
+    def start_metrics(self, *, experimental: bool) -> Metrics:
+        """Measure calls; `experimental`: also what gRPC has off by default."""
+        metrics = Metrics(experimental=experimental, sources=self._sources)
+        self._stack.enter_context(metrics.install())
+        return metrics
+
+    async def serve_metrics(
+        self, address: str, collect: Callable[[float | None], Awaitable[Sequence[MetricFamily]]]
+    ) -> None:
+        """Serve metrics for Prometheus on `host:port`.
+
+        Raises:
+            UsageError: The address cannot be bound.
+        """
+        from meshtrio.telemetry.metrics.exposition_server import serve_metrics
+
+        await self._stack.enter_async_context(
+            background_service(serve_metrics, collect, f"tcp:{address}")
+        )
+
+
+@asynccontextmanager
+async def open_telemetry() -> AsyncIterator[Telemetry]:
+    """Yield a Telemetry without any part; the parts that are started end with the block."""
+    async with AsyncExitStack() as stack:
+        yield Telemetry(stack)

@@ -1,0 +1,220 @@
+"""The tracer of servers and channels: decides which calls have a span, and its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind
+
+from meshtrio import __version__
+from meshtrio.grpc.metadata import Metadata
+from meshtrio.rpc.composite_tracer import use_tracers
+from meshtrio.rpc.context import ServerContext, current_context
+from meshtrio.rpc.method import Method
+from meshtrio.rpc.server_load import LoadRecorder
+from meshtrio.rpc.stream import Stream
+from meshtrio.rpc.tracer import (
+    AttemptKind,
+    ClientCallTracer,
+    ClientTracer,
+    MethodTracer,
+    ServerCallTracer,
+    ServerTracer,
+)
+from meshtrio.telemetry.traces.client_spans import (
+    SampledAttempt,
+    SampledClientCall,
+    UnsampledClientCall,
+)
+from meshtrio.telemetry.traces.propagation import (
+    EMPTY_CONTEXT,
+    extract_context,
+    unsampled_root_context,
+    with_served_call_as_parent,
+)
+from meshtrio.telemetry.traces.server_spans import SampledServerCall, UnsampledServerCall
+from meshtrio.telemetry.traces.span_conventions import span_attributes, span_name
+from meshtrio.util.bounded_cache import BoundedCache
+
+_MAX_CACHED_CONTEXTS = 256
+
+ShouldSample = Callable[[], bool]
+
+
+class TracerLike(Protocol):
+    """The part of an OpenTelemetry tracer that is used."""
+
+    def start_span(
+        self, name: str, context: Context, kind: SpanKind, attributes: Mapping[str, Any], /
+    ) -> Span: ...
+
+
+class TracerProviderLike(Protocol):
+    """The part of a tracer provider that is used; OpenTelemetry's providers have it."""
+
+    def get_tracer(self, name: str, version: str, /) -> TracerLike: ...
+
+
+class Tracing(ServerTracer, ClientTracer):
+    """Records spans of the calls of servers and channels, by gRFC A72.
+
+        with Tracing(provider).install():
+            async with mesh.connect("plugin.echo") as channel: ...
+
+    Source: gRFC A72.
+    """
+
+    def __init__(
+        self, provider: TracerProviderLike, should_sample: ShouldSample | None = None
+    ) -> None:
+        """Create a tracer.
+
+        Args:
+            provider: Makes the spans. Its sampler decides on each call that reaches it.
+            should_sample: Called for each call without a parent; if it returns False the call is
+                not sampled and the provider is not asked. By default all calls reach the provider.
+                See `ratio_sampler.RatioSampler`.
+        """
+        self._tracer = provider.get_tracer("meshtrio", __version__)
+        self._should_sample = should_sample or _always_sample
+        root = unsampled_root_context()
+        self._unsampled_server_call = UnsampledServerCall(root)
+        self._unsampled_client_call = UnsampledClientCall(root)
+        self._orphan_contexts = BoundedCache[Metadata, Context](_MAX_CACHED_CONTEXTS)
+        """Contexts of callers' metadata in which there is no parent span."""
+        self._unsampled_server_calls = BoundedCache[Metadata, UnsampledServerCall](
+            _MAX_CACHED_CONTEXTS
+        )
+        """Tracers of calls whose caller is not sampled, by the caller's metadata."""
+        self._root_context: Context | None = None
+        """The empty context that was current last, compared by identity."""
+        self._last_unsampled: tuple[Context, UnsampledClientCall] | None = None
+        """The unsampled context that a call was made in last, compared by identity."""
+
+    @contextmanager
+    def install(self) -> Iterator[None]:
+        """Trace the calls of all channels and servers that are created in the block."""
+        with use_tracers(client=self, server=self):
+            yield
+
+    # -- served calls ------------------------------------------------------------------------
+
+    def start_call(
+        self, server_context: ServerContext, method: Method, stream: Stream
+    ) -> ServerCallTracer:
+        metadata = server_context.custom_metadata
+        unsampled = self._unsampled_server_calls.get(metadata)
+        if unsampled is not None:
+            return unsampled
+        parent = self._parent_context(metadata)
+        caller = trace.get_current_span(parent).get_span_context()
+        if not caller.is_valid:
+            # Periodic health checks start no trace.
+            if not LoadRecorder.is_counted(method.service) or not self._should_sample():
+                if not parent:
+                    return self._unsampled_server_call
+                return UnsampledServerCall(unsampled_root_context(parent))
+        elif not caller.trace_flags.sampled:
+            unsampled = self._unsampled_server_calls[metadata] = UnsampledServerCall(parent)
+            return unsampled
+        span = self._tracer.start_span(
+            span_name("Recv", method), parent, SpanKind.SERVER, span_attributes(method)
+        )
+        context = trace.set_span_in_context(span, parent)
+        if not span.is_recording():
+            return UnsampledServerCall(context)
+        return SampledServerCall(span, context, stream)
+
+    def _parent_context(self, metadata: Metadata) -> Context:
+        if not metadata:
+            return EMPTY_CONTEXT
+        found = self._orphan_contexts.get(metadata)
+        if found is None:
+            found = extract_context(metadata, Context())
+            if not trace.get_current_span(found).get_span_context().is_valid:
+                self._orphan_contexts[metadata] = found
+        return found
+
+    # -- outgoing calls ----------------------------------------------------------------------
+
+    def trace_method(self, target: str, method: Method) -> MethodTracer:
+        return _MethodTracer(self, target, method)
+
+    def start_client_call(
+        self, name: str, attributes: Mapping[str, Any], *, may_start_trace: bool
+    ) -> ClientCallTracer:
+        """Start to trace a call that is made in the current context.
+
+        `may_start_trace`: whether a call without a parent may be sampled.
+        """
+        context = contexts.get_current()
+        if context is self._root_context and current_context.get() is None:
+            if not may_start_trace or not self._should_sample():
+                return self._unsampled_client_call
+        elif self._last_unsampled is not None and self._last_unsampled[0] is context:
+            return self._last_unsampled[1]
+        else:
+            context = with_served_call_as_parent(context)
+            unsampled = self._unsampled_call_in(context, may_start_trace=may_start_trace)
+            if unsampled is not None:
+                return unsampled
+        span = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes)
+        context = trace.set_span_in_context(span, context)
+        if not span.is_recording():
+            return UnsampledClientCall(context)
+        return SampledClientCall(self._start_attempt, span, context, name)
+
+    def _unsampled_call_in(
+        self, context: Context, *, may_start_trace: bool
+    ) -> ClientCallTracer | None:
+        """Return the tracer of a call in a context; None if the call is to be sampled."""
+        parent = trace.get_current_span(context).get_span_context()
+        if not parent.is_valid:
+            if not context:
+                self._root_context = context
+            if may_start_trace and self._should_sample():
+                return None
+            if not context:
+                return self._unsampled_client_call
+            return UnsampledClientCall(unsampled_root_context(context))
+        if parent.trace_flags.sampled:
+            return None
+        unsampled = UnsampledClientCall(context)
+        self._last_unsampled = (context, unsampled)
+        return unsampled
+
+    def _start_attempt(
+        self, call: SampledClientCall, kind: AttemptKind, previous: int
+    ) -> SampledAttempt:
+        attributes = {
+            "previous-rpc-attempts": previous,
+            "transparent-retry": kind is AttemptKind.TRANSPARENT_RETRY,
+        }
+        name = "Attempt" + call.name.removeprefix("Sent")
+        span = self._tracer.start_span(name, call.context, SpanKind.CLIENT, attributes)
+        return SampledAttempt(call, span, trace.set_span_in_context(span, call.context))
+
+
+class _MethodTracer(MethodTracer):
+    """Traces the calls of one method of one target."""
+
+    def __init__(self, tracing: Tracing, target: str, method: Method) -> None:
+        self._tracing = tracing
+        self._name = span_name("Sent", method)
+        self._attributes = {**span_attributes(method), "server.address": target}
+        # Health checks, and the control calls that a process makes throughout, start no trace.
+        self._may_start_trace = LoadRecorder.is_counted(method.service)
+
+    def start_call(self) -> ClientCallTracer:
+        return self._tracing.start_client_call(
+            self._name, self._attributes, may_start_trace=self._may_start_trace
+        )
+
+
+def _always_sample() -> bool:
+    return True

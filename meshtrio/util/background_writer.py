@@ -1,0 +1,117 @@
+"""A bounded queue whose items a thread writes, so that no producer waits for a slow disk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+_log = logging.getLogger("meshtrio")
+
+T = TypeVar("T")
+
+
+class BackgroundWriter(Generic[T]):
+    """Passes queued items, in batches and in order, to a function in a thread of its own.
+
+    The thread is a daemon: a write to a disk or a pipe that hangs may never return, and must not
+    keep the process from exiting. `put` may be called in any thread and never waits for a write.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[T]], None],
+        *,
+        name: str,
+        max_size: int,
+        max_items: int | None = None,
+        max_batch: int | None = None,
+        write_interval: float = 0.0,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            write: Called in the thread with each batch. What it raises is logged, and the batch is
+                lost.
+            name: The name of the thread.
+            max_size: Maximum total of the sizes of all items that are queued or being written.
+            max_items: Maximum number of these items; None for no limit.
+            max_batch: Maximum number of items in a batch; None for no limit.
+            write_interval: Seconds between a write and the next one. A longer interval makes
+                batches larger and takes the GIL from producers less often. Closing ends it.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        self._write = write
+        self._max_size, self._max_items, self._max_batch = max_size, max_items, max_batch
+        self._write_interval = write_interval
+        self._queue: deque[tuple[T, int]] = deque()
+        self._size = self._count = 0
+        self._closing = threading.Event()
+        # Its lock is reentrant: a signal handler may log while the thread it interrupts does.
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._writer_loop, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Number of items that are queued or being written."""
+        return self._count
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called: no further item is accepted."""
+        return self._closing.is_set()
+
+    def put(self, item: T, size: int = 1) -> bool:
+        """Queue an item; return False, and drop it, if there is no room or the writer is closed."""
+        with self._condition:
+            if (
+                self._closing.is_set()
+                or self._size + size > self._max_size
+                or (self._max_items is not None and self._count >= self._max_items)
+            ):
+                return False
+            self._queue.append((item, size))
+            self._size += size
+            self._count += 1
+            self._condition.notify()
+            return True
+
+    def close(self, timeout: float) -> int:
+        """Accept no more items and wait until all that are queued have been written.
+
+        Blocks, for at most `timeout` seconds. Returns the number of items not written by then; the
+        thread goes on with them if the write that it waits for returns. A second call waits again.
+        """
+        with self._condition:
+            self._closing.set()
+            self._condition.notify()
+        self._thread.join(timeout)
+        return self._count
+
+    def _writer_loop(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._write([item for item, _ in batch])
+            except Exception:
+                _log.exception("%s: %d items were not written", self._thread.name, len(batch))
+            with self._condition:
+                self._size -= sum(size for _, size in batch)
+                self._count -= len(batch)
+            del batch  # It may be large, and the next one may be long in coming.
+            if self._write_interval:
+                self._closing.wait(self._write_interval)
+
+    def _next_batch(self) -> list[tuple[T, int]]:
+        """Wait for items and take them from the queue; return none once it is closed and empty."""
+        with self._condition:
+            while not self._queue and not self._closing.is_set():
+                self._condition.wait()
+            count = len(self._queue)
+            if self._max_batch is not None:
+                count = min(count, self._max_batch)
+            return [self._queue.popleft() for _ in range(count)]

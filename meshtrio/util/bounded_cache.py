@@ -1,0 +1,46 @@
+"""A cache that evicts its least recently used entry when it is full."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class BoundedCache(Generic[K, V]):
+    """Maps at most `max_size` keys to values, the least recently used of which is evicted.
+
+    `functools.lru_cache` is faster where a function's results are to be cached without conditions.
+    This class is for caches that are invalidated, hold some of the results only, or belong to an
+    object. For one thread.
+    """
+
+    __slots__ = ("_entries", "_max_size")
+
+    def __init__(self, max_size: int) -> None:
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._max_size = max_size
+
+    def get(self, key: K) -> V | None:
+        """Return the value of a key and mark it as used; None if it is not in the cache."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def __setitem__(self, key: K, value: V) -> None:
+        """Set the value of a key, which becomes the most recently used one."""
+        entries = self._entries
+        entries[key] = value
+        entries.move_to_end(key)
+        if len(entries) > self._max_size:
+            entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()

@@ -1,0 +1,36 @@
+"""Logging once per reason, and on a change of the reason."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from meshtrio.util.log_once import OncePerReasonLogger, ReasonChangeLogger
+
+LOGGER = logging.getLogger("meshtrio.test")
+
+
+def test_each_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    once = OncePerReasonLogger(LOGGER)
+    logged = [once.log(reason, "failed: %s", reason) for reason in ("a", "b", "a")]
+    assert logged == [True, True, False]
+    assert caplog.messages == ["failed: a", "failed: b"]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_the_number_of_reasons_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    once = OncePerReasonLogger(LOGGER, level=logging.ERROR, max_reasons=2)
+    for reason in range(5):
+        once.log(reason, "failed: %s", reason)
+    assert caplog.messages == ["failed: 0", "failed: 1"]
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+def test_a_change_of_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logger = ReasonChangeLogger(LOGGER, level=logging.ERROR)
+    assert [logger.log(reason, "%s", reason) for reason in "aaba"] == [True, False, True, True]
+    logger.reset()
+    assert logger.log("a", "%s again", "a")
+    assert caplog.messages == ["a", "b", "a", "a again"]
+    assert caplog.records[0].levelno == logging.ERROR
