@@ -1,4 +1,4 @@
-"""What happens to plugins, in words: for the log, and for who watches events."""
+"""Describes lifecycle events, for the log and for clients that watch events."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _WORD_BOUNDARY = re.compile("(?<!^)(?=[A-Z])")
 
 
 def event_name(event: events.LifecycleEvent) -> str:
-    """`gave_up`, `lines_dropped`."""
+    """Return the name of an event's kind, such as `gave_up` or `lines_dropped`."""
     return _WORD_BOUNDARY.sub("_", type(event).__name__).lower()
 
 
 def parse_event_line(event: events.LineWritten) -> ParsedLine:
-    """What a line of output says."""
+    """Parse the line of an event."""
     cut = f" … ({event.truncated_bytes} more bytes on this line)" if event.truncated_bytes else ""
     return parse_line(event.line + cut, event.fields)
 
 
 def describe_event(event: events.LifecycleEvent) -> tuple[int, str]:
-    """How much it matters, as a level of the standard library's logging, and a sentence."""
+    """Return an event's level, of the standard library's logging, and its text."""
     if isinstance(event, events.LineWritten):
-        said = parse_event_line(event)
-        return said.level, said.message
+        line = parse_event_line(event)
+        return line.level, line.message
     if isinstance(event, events.LinesDropped):
         return logging.WARNING, f"{event.count} more lines on {event.stream} came too fast"
     if isinstance(event, events.LogLevelSet):
-        level = event.level
-        what = "as its program says" if level is None else f"from {level.value} on"
-        return logging.INFO, f"is to log {what}"
+        if event.level is None:
+            return logging.INFO, "log level reset to its program's default"
+        return logging.INFO, f"log level set to {event.level.value}"
     return _describe_exit(event) or _describe_run(event)
 
 
@@ -41,20 +41,20 @@ def _describe_run(event: events.LifecycleEvent) -> tuple[int, str]:
     match event:
         case events.Starting(pid=pid):
             return logging.INFO, f"started as pid {pid}"
-        case events.Ready(pid=pid, startup_time=after):
-            return logging.INFO, f"ready after {after:.2f} s (pid {pid})"
+        case events.Ready(pid=pid, startup_time=startup_time):
+            return logging.INFO, f"ready after {startup_time:.2f} s (pid {pid})"
         case events.Unready(pid=pid, reason=reason):
             return logging.WARNING, f"pid {pid} takes no calls: {reason}"
         case events.CheckFailed():
             return logging.INFO, _describe_check(event)
         case events.Restarting(delay=delay):
-            return logging.INFO, f"starting it again in {delay:.2f} s"
+            return logging.INFO, f"restarting in {delay:.2f} s"
         case events.Renewing(reason=reason):
-            return logging.INFO, f"starting a successor: {reason}"
+            return logging.INFO, f"starting a replacement: {reason}"
         case events.GroupRestarting(group=group, plugins=plugins):
-            return logging.WARNING, f"group {group} restarts {', '.join(plugins)} for it"
+            return logging.WARNING, f"restarting group {group} ({', '.join(plugins)}) because of it"
         case events.Swept(count=count):
-            return logging.WARNING, f"{count} processes it had left behind were killed"
+            return logging.WARNING, f"killed {count} processes that it had left behind"
         case events.Stopping(pid=pid):
             return logging.INFO, f"stopping pid {pid}"
         case _:
@@ -75,12 +75,13 @@ def _describe_exit(event: events.LifecycleEvent) -> tuple[int, str] | None:
             level = logging.INFO if ended.is_clean else logging.WARNING
             return level, f"pid {pid} {ended}{format_last_stderr_line(ended.stderr_tail)}"
         case events.GaveUp(exit=ended, restarts=int() as restarts):
-            return logging.ERROR, f"{ended}; gives up after {restarts} restarts within its period"
+            text = f"{ended}; giving up: {restarts} restarts within restart_period"
+            return logging.ERROR, text
         case events.GaveUp(exit=ended) if ended.is_unkillable:
             return logging.ERROR, str(ended)
         case events.GaveUp(exit=ended):
             level = logging.INFO if ended.is_clean else logging.ERROR
-            return level, f"{ended}; its restart policy leaves it so"
+            return level, f"{ended}; not restarted (restart policy)"
         case events.Stopped(pid=pid, exit=ended) if ended.is_unkillable:
             return logging.ERROR, f"pid {pid} {ended}"
         case events.Stopped(pid=pid, exit=ended, was_killed=True):
@@ -92,8 +93,8 @@ def _describe_exit(event: events.LifecycleEvent) -> tuple[int, str] | None:
 
 def _describe_unkillable(event: events.LifecycleEvent) -> tuple[int, str] | None:
     match event:
-        case events.LeftRunning(pid=pid, name=name, reason=why):
-            return logging.ERROR, f"pid {pid} ({name}) cannot be killed, left running: {why}"
+        case events.LeftRunning(pid=pid, name=name, reason=reason):
+            return logging.ERROR, f"pid {pid} ({name}) cannot be killed, left running: {reason}"
         case events.Traced(pid=pid, tracer=tracer):
             text = f"pid {pid} has ended, but {tracer} traces it and keeps it as a zombie"
             return logging.WARNING, text
@@ -101,6 +102,6 @@ def _describe_unkillable(event: events.LifecycleEvent) -> tuple[int, str] | None
 
 
 def format_last_stderr_line(lines: Sequence[str]) -> str:
-    """The last line of stderr that says something, which in most languages names the error."""
+    """Format the last line of stderr with a text, which in most languages names the error."""
     last = find_last_line(lines)
-    return f"; its last words: {last}" if last else ""
+    return f"; last stderr line: {last}" if last else ""

@@ -1,4 +1,4 @@
-"""What happens to plugins, as values: the log, and whoever else subscribes, is told with these."""
+"""Lifecycle events of plugins, which subscribers are called with."""
 
 from __future__ import annotations
 
@@ -8,165 +8,209 @@ from typing import Any
 import attrs
 
 from meshtrio.supervisor.policy.diagnosis import Condition
-from meshtrio.supervisor.policy.restart import Exit
+from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.util.log_level import LogLevel
 
 
 @attrs.frozen
 class LifecycleEvent:
-    """Something that happened to instance `instance` of plugin `plugin`."""
+    """An event of one instance of a plugin."""
 
     plugin: str
+    """The name of the plugin."""
     instance: int
+    """The number of the instance, from 0."""
 
 
 @attrs.frozen
 class Starting(LifecycleEvent):
+    """A process was started."""
+
     pid: int
+    """The process id."""
     launch_id: str = ""
-    """The word that its processes are known by."""
+    """The id that the processes of this launch inherit (`MESH_LAUNCH_ID`)."""
 
 
 @attrs.frozen
 class NotStarted(LifecycleEvent):
-    """There is no process: no such program, no descriptors left, a wrong hash."""
+    """A process could not be started: no such program, no descriptors left, a wrong hash."""
 
     exit: Exit
+    """Why."""
 
 
 @attrs.frozen
 class Ready(LifecycleEvent):
+    """The process became ready, for the first time or again."""
+
     pid: int
+    """The process id."""
     startup_time: float
-    """Seconds since it was started."""
+    """Seconds since the process was started."""
 
 
 @attrs.frozen
 class Unready(LifecycleEvent):
-    """It says NOT_SERVING, and is out of the registry until it says SERVING again."""
+    """The process reports NOT_SERVING; it is out of the registry until it reports SERVING again."""
 
     pid: int
+    """The process id."""
     reason: str
+    """Why it is not ready, as a phrase."""
 
 
 @attrs.frozen
 class CheckFailed(LifecycleEvent):
-    """A health check was not answered; so many in a row, and it is killed."""
+    """A health check was not answered; after several in a row the process is killed."""
 
     pid: int
+    """The process id."""
     reason: str
+    """What the check found, as a phrase."""
     condition: Condition | None = Condition.STUCK
-    """What the process does instead; None if it is alive, and rejected the check."""
+    """What the process does instead; None if it rejected the check, so that it is alive."""
 
 
 @attrs.frozen
 class Exited(LifecycleEvent):
-    """The process ended, though nobody asked it to, or the mesh ended it as a failure."""
+    """The process ended without a request to stop, or the mesh ended it as a failure."""
 
     pid: int
+    """The process id."""
     exit: Exit
+    """How it ended."""
 
 
 @attrs.frozen
 class Restarting(LifecycleEvent):
+    """The restart policy starts the instance again."""
+
     delay: float
-    """Seconds until it is started again."""
+    """Seconds until it is started."""
+    cause: ExitCause = ExitCause.EXITED
+    """Why its last process ended."""
 
 
 @attrs.frozen
 class GaveUp(LifecycleEvent):
-    """It ended and its restart policy says to leave it so."""
+    """The restart policy leaves the instance down."""
 
     exit: Exit
+    """How its last process ended."""
     restarts: int | None = None
-    """How often it had been started again within its restart_period, where that was too often."""
+    """The number of restarts within `restart_period`, if they were too many; otherwise None."""
 
 
 @attrs.frozen
 class Renewing(LifecycleEvent):
-    """A successor is started beside it, and takes its place once it is ready."""
+    """A replacement is started, and becomes the active process once it is ready."""
 
     reason: str
+    """Why the process is replaced, as a phrase."""
 
 
 @attrs.frozen
 class GroupRestarting(LifecycleEvent):
-    """A member of `group` gave up, and these plugins are stopped and started afresh for it."""
+    """A member of a group gave up, and plugins of the group are stopped and started again."""
 
     group: str
+    """The name of the group."""
     plugins: tuple[str, ...]
+    """The plugins that are restarted."""
 
 
 @attrs.frozen
 class Swept(LifecycleEvent):
-    """`count` processes that had left its process group were killed after its end."""
+    """Processes that had left the process group were killed after its end."""
 
     count: int
+    """The number of these processes."""
 
 
 @attrs.frozen
 class LeftRunning(LifecycleEvent):
-    """A process of it cannot be killed, and runs on after its end."""
+    """A process of the instance cannot be killed, and still runs after the instance's end."""
 
     pid: int
+    """The process id."""
     name: str
+    """The name of the process."""
     reason: str
+    """Why it cannot be killed."""
 
 
 @attrs.frozen
 class Traced(LifecycleEvent):
-    """Its process has ended, but stays a zombie as long as another process traces it."""
+    """The process has ended, but stays a zombie as long as another process traces it."""
 
     pid: int
+    """The process id."""
     tracer: str
-    """The pid of that process and its name."""
+    """The pid and the name of the process that traces it."""
 
 
 @attrs.frozen
 class Stopping(LifecycleEvent):
+    """The process is being stopped on request."""
+
     pid: int
+    """The process id."""
 
 
 @attrs.frozen
 class Stopped(LifecycleEvent):
+    """The process was stopped on request."""
+
     pid: int
+    """The process id."""
     exit: Exit
+    """How it ended."""
     was_killed: bool
-    """It had to be killed, since it did not end within its stop_timeout."""
+    """Whether it was killed, since it did not end within its `stop_timeout`."""
     cut_calls: tuple[str, ...] = ()
     """Paths of the calls that it reported as cut when it drained."""
     cut_calls_known: bool = True
-    """Whether these are all: see `operations.DrainResult`."""
+    """Whether `cut_calls` is complete: see `operations.DrainResult`."""
 
 
 @attrs.frozen
 class LogLevelSet(LifecycleEvent):
-    """It is to log from another level on; None: as its program says."""
+    """The log level of the instance was changed."""
 
     level: LogLevel | None
+    """The new level; None for the default of its program."""
 
 
 @attrs.frozen
 class LineWritten(LifecycleEvent):
-    """One line of output; `cut` bytes of it were too many and are gone."""
+    """The process wrote a line to stdout or stderr."""
 
     pid: int
+    """The process id."""
     stream: str
+    """`stdout` or `stderr`."""
     line: str
+    """The line, without its end."""
     truncated_bytes: int
+    """Bytes that the line was too long by, and that were dropped."""
     fields: Mapping[str, Any] | None = None
-    """What it says, if it is a JSON object."""
+    """The fields of the line if it is a JSON object, otherwise None."""
     log_level: LogLevel | None = None
-    """What matters less is not for the log, where the plugin has a level of its own."""
+    """The level below which the line is not logged, if the plugin has one of its own."""
 
 
 @attrs.frozen
 class LinesDropped(LifecycleEvent):
-    """It wrote `count` lines more than its config lets through."""
+    """The process wrote lines faster than its config allows, and they were dropped."""
 
     pid: int
+    """The process id."""
     stream: str
+    """`stdout` or `stderr`."""
     count: int
+    """The number of lines."""
 
 
 Subscriber = Callable[[LifecycleEvent], None]
+"""Called in place with each event; may not block."""

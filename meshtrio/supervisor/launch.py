@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from meshtrio.config import PluginConfig
+from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor.effects import Effects
+from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.policy.restart import Exit, ExitCause
 from meshtrio.supervisor.process.spawn.command import build_command, check_executable
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
@@ -30,29 +31,34 @@ class Launch:
     def __init__(
         self,
         config: PluginConfig,
-        effects: Effects,
+        number: int,
+        slot: int,
         *,
         launch_id: str,
         socket: Path,
-        listen_address: str | None,
-        build_environment: Callable[[], Mapping[str, str]],
+        mesh_socket: Path,
+        telemetry: TelemetryConfig,
+        effects: Effects,
     ) -> None:
+        """Create a launch; see `ProcessRun` for the arguments."""
         self._config = config
-        self._effects = effects
+        self._number = number
+        self._slot = slot
         self._launch_id = launch_id
         self._socket = socket
-        self._listen_address = listen_address
-        self._build_environment = build_environment
+        self._mesh_socket = mesh_socket
+        self._telemetry = telemetry
+        self._effects = effects
         self._command: Sequence[str] = ()
         self._env: Mapping[str, str] = {}
 
-    async def prepare(self, runtime_directory: Path) -> frozenset[int] | None:
+    async def prepare(self) -> frozenset[int] | None:
         """Make room for the socket, and check the port and the executable.
 
         Returns:
             The users of which the plugin's server has to have one, None for any.
         """
-        runtime_dir.prepare_plugin_socket(runtime_directory, self._config, self._socket)
+        runtime_dir.prepare_plugin_socket(self._mesh_socket.parent, self._config, self._socket)
         await self._check_port()
         await check_executable(self._config)
         return self._allowed_server_uids()
@@ -66,6 +72,21 @@ class Launch:
         self._command = build_command(config, cgroup)
         self._env = self._build_environment()
         return await effects.spawn(self._command, env=self._env, cwd=config.cwd, cgroup=cgroup)
+
+    def _build_environment(self) -> dict[str, str]:
+        """Build the process's environment. Raises KeyError for a user that does not exist."""
+        user = self._config.containment.user
+        return child_environment(
+            self._config,
+            self._number,
+            self._slot,
+            telemetry=self._telemetry,
+            launch_id=self._launch_id,
+            socket=self._socket,
+            mesh_socket=self._mesh_socket,
+            inherited=os.environ,
+            user=None if user is None else runtime_dir.look_up_user(user),
+        )
 
     async def make_exit(self, exc: Exception) -> Exit:
         """Make the exit of a process that could not be started because of `exc`."""
@@ -85,7 +106,7 @@ class Launch:
 
     async def _check_port(self) -> None:
         """Refuse to start a process whose address another program serves. Raises OSError."""
-        address = self._listen_address
+        address = self._config.instance_address(self._number, self._slot)
         if address is None or not self._config.verify_server:
             return
         if await self._effects.is_address_in_use(address):

@@ -1,6 +1,6 @@
-"""What a line of a plugin's output says, where it is one of structured logging. Pure.
+"""Parses lines of structured logging (JSON) in a plugin's output. Pure.
 
-Loggers of many languages write such lines, and do not agree on names.
+The keys are those that common loggers of many languages use; they do not agree on names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import attrs
 from meshtrio.util.text import replace_surrogates
 
 _GROUP_BORDER = re.compile(r"[\s|+-]*(-{4,} (\d+|\.\.\.) -{4,})?[\s|+-]*")
-"""A line that only frames an exception group, as Python prints one."""
+"""Matches a line that only frames an exception group, as Python prints it."""
 _GROUP_MARGIN = re.compile(r"[\s|]*\|\s")
-"""What stands before the text of each other line of it."""
+"""Matches the margin of a line of an exception group, before its text."""
 _LEVEL_KEYS = ("level", "levelname", "severity", "lvl")
 _MESSAGE_KEYS = ("message", "msg", "event")
 _LOGGER_KEYS = ("logger", "logger_name", "loggerName")
@@ -42,25 +42,36 @@ _LEVELS = {
 
 @attrs.frozen
 class ParsedLine:
-    """Of a line in plain text, `message` is the line, and it counts as INFO."""
+    """A line of output as a log record."""
 
     message: str
+    """The message; for a line in plain text, the line."""
     level: int = logging.INFO
+    """The level, of the standard library's logging; plain text has INFO."""
     logger: str = ""
+    """The name of the logger."""
     trace_id: str = ""
+    """The trace that the line belongs to, in hexadecimal."""
     span_id: str = ""
+    """The span that the line belongs to, in hexadecimal."""
     exception: str = ""
+    """The exception, with its traceback."""
     fields: Mapping[str, Any] | None = None
-    """What it says beyond these; None for a line in plain text."""
+    """The remaining fields of the JSON object; None for a line in plain text."""
 
     @property
     def lines(self) -> list[str]:
-        """It, and the exception that it tells of, as people read them."""
+        """The lines of the message and the exception."""
         return "\n".join(filter(None, (self.message, self.exception))).rstrip("\n").split("\n")
 
 
 def parse_line(line: str, fields: Mapping[str, Any] | None) -> ParsedLine:
-    """What a line says, which has these fields, or none where it is not a JSON object."""
+    """Parse a line.
+
+    Args:
+        line: The line.
+        fields: Its fields if it is a JSON object, otherwise None.
+    """
     if fields is None:
         return ParsedLine(line)
     rest = dict(fields)
@@ -80,9 +91,10 @@ def parse_line(line: str, fields: Mapping[str, Any] | None) -> ParsedLine:
 
 
 def find_last_line(lines: Sequence[str]) -> str:
-    """The last line that says something, "" if none does: in most languages it names the error.
+    """Find the last line that has text, which in most languages names the error; "" if none has.
 
-    Without the frame that Python draws around an exception group, with which trio's programs end.
+    The frame that Python draws around an exception group, with which trio's programs end, is left
+    out.
     """
     framed = False
     for line in reversed(lines):
@@ -94,7 +106,7 @@ def find_last_line(lines: Sequence[str]) -> str:
 
 
 def _pop_first_string(fields: dict[str, Any], names: Iterable[str]) -> str | None:
-    """Take the first of these out that is a text."""
+    """Remove and return the first of these fields that is a string."""
     for name in names:
         if isinstance(fields.get(name), str):
             return replace_surrogates(fields.pop(name))

@@ -1,7 +1,8 @@
-"""What can be asked of a running mesh. Each operation sets goals and waits until they are reached.
+"""The operations on a running mesh: each requests changes and waits until they are carried out.
 
-Cancelling one, or its deadline, ends the waiting; what was begun is still carried out, but for the
-rest of a rolling restart, which goes on instance by instance as it is waited for.
+Cancellation: Cancelling an operation, or its deadline, ends the waiting. What was requested is
+still carried out, except for the rest of a rolling restart, which requests one replacement after
+another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from meshtrio.config import MeshConfig, PluginConfig
 from meshtrio.errors import PluginFailedError, UnknownNameError, UsageError
 from meshtrio.runtime_dir import directory
 from meshtrio.supervisor.instance import Instance
+from meshtrio.supervisor.policy.plan import find_unready_dependencies
 from meshtrio.supervisor.policy.restart import Exit
 from meshtrio.supervisor.policy.state import InstancePhase
 from meshtrio.supervisor.process.output.output_lines import OutputLine
@@ -31,96 +33,140 @@ class DrainResult:
     """How an instance was stopped."""
 
     plugin: str
+    """The name of its plugin."""
     instance: int
+    """Its number, from 0."""
     exit: Exit | None
-    """None where it was not running."""
+    """How its process ended, None if it had none."""
     was_killed: bool = False
-    """It had to be killed."""
+    """Whether the process was killed, since it did not stop within its `stop_timeout`."""
     cut_calls: tuple[str, ...] = ()
-    """Paths of the calls that its grace was too short for, as far as that is known."""
+    """Paths of the calls that were cut at the end of `stop_timeout`, as far as they are known."""
     cut_calls_known: bool = True
-    """Whether `cut_calls` are all that were cut. Plugins on meshtrio report them at the end of
-    their drain; of others, and of those that were killed before, it is not known."""
+    """Whether `cut_calls` is complete. Plugins made with meshtrio report these calls at the end of
+    their drain; it is not known of other plugins and of those that were killed before."""
 
 
 @attrs.frozen
 class ReloadResult:
-    """What a new config changed, by the names of plugins."""
+    """What a reload changed, by the names of plugins."""
 
     added: tuple[str, ...] = ()
+    """Plugins that are new, and were started."""
     removed: tuple[str, ...] = ()
+    """Plugins that the config no longer has, and that were stopped."""
     restarted: tuple[str, ...] = ()
+    """Plugins whose processes were replaced."""
     scaled: tuple[str, ...] = ()
+    """Plugins whose number of instances was changed."""
     adjusted: tuple[str, ...] = ()
-    """Of these, only how they are looked after has changed; their processes go on."""
+    """Plugins whose supervision was changed, and whose processes were not."""
 
 
 class Operations:
-    """On one tree. Names are those of plugins or groups; others raise UnknownNameError."""
+    """Operations on the plugins of one supervisor.
+
+    Names are those of plugins, of their services or of groups; others raise UnknownNameError. All
+    operations raise UsageError if the mesh is stopping.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._plugin_locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
-        """By plugin: held by who is changing its instances."""
+        """Locks by plugin; each is held while the plugin's instances are scaled or replaced."""
 
     async def start(self, name: str) -> None:
-        """Start what does not run, and wait until all of it is ready.
+        """Start the instances that do not run, and wait until all are ready.
 
-        What had failed, or waits to be restarted, is started at once. Raises PluginFailedError as
-        soon as an instance, or one that it waits for, fails to start; its restart policy still
-        applies.
+        An instance that has failed, or waits to be restarted, is started at once.
+
+        Args:
+            name: The name of a plugin or a group.
+
+        Raises:
+            PluginFailedError: An instance, or one that it depends on, failed to start; its restart
+                policy still applies.
         """
-        children = self._instances_of(name)
-        for child in children:
-            self._supervisor.request_start(child)
-        await self._wait_ready(children)
+        instances = self._instances_of(name)
+        for instance in instances:
+            self._supervisor.request_start(instance)
+        await self._wait_ready(instances)
 
     async def stop(self, name: str) -> None:
-        """Stop it and wait until it is gone. It stays so until `start`, whatever its policy."""
+        """Stop all instances and wait until their processes are gone.
+
+        They stay stopped until `start`, whatever their restart policy.
+
+        Args:
+            name: The name of a plugin or a group.
+        """
         await self.drain(name)
 
     async def drain(self, name: str) -> tuple[DrainResult, ...]:
-        """Stop it, and report for each instance how it ended and which calls were cut, if known."""
+        """Stop all instances, as `stop` does.
+
+        Args:
+            name: The name of a plugin or a group.
+
+        Returns:
+            For each instance, how it ended and which calls were cut, if that is known.
+        """
         return await self._stop_and_wait(self._instances_of(name))
 
     def make_filter(self, names: Iterable[str]) -> Callable[[str], bool]:
-        """Tells whether a plugin is one of these names, or in a group of them.
+        """Make a predicate that tells whether a plugin is selected by names.
 
-        Without names all are, those that come later, too.
+        Args:
+            names: Names of plugins and groups; without any all plugins are selected, including
+                those that are added later.
         """
-        names = set(names)  # A caller may give the same one a million times.
+        names = set(names)  # A client may repeat a name a million times.
         if not names:
             return lambda _: True
-        found = frozenset(plugin for name in names for plugin in self._plugin_names(name))
-        return found.__contains__
+        selected = frozenset(plugin for name in names for plugin in self._plugin_names(name))
+        return selected.__contains__
 
     def log_lines(self, name: str) -> dict[tuple[str, int], tuple[OutputLine, ...]]:
-        """The last lines that each instance wrote, oldest first, by plugin and instance."""
-        return {(c.plugin, c.number): c.line_buffer.lines() for c in self._instances_of(name)}
+        """Return the last lines that each instance wrote, oldest first, by plugin and number."""
+        return {each.key: each.line_buffer.lines() for each in self._instances_of(name)}
 
     def iterate_log_lines(self) -> Iterator[tuple[str, int, OutputLine]]:
-        """The same of all instances, each line with the plugin and the instance."""
-        for child in self._supervisor.instances:
-            for line in child.line_buffer.lines():
-                yield child.plugin, child.number, line
+        """Iterate over the last lines of all instances, with the plugin and the number of each."""
+        for instance in self._supervisor.instances:
+            for line in instance.line_buffer.lines():
+                yield instance.plugin, instance.number, line
 
     async def restart(self, name: str) -> None:
-        """Renew instances one by one: a successor is ready before the one in office is stopped.
+        """Replace the processes of the instances one by one; no call is lost.
 
-        Loses no call. What does not run is started. Raises PluginFailedError, with the instance
-        left as it was, if a successor does not get ready, and as `start` does.
+        Each replacement is ready before the active process is stopped. Instances that do not run
+        are started.
+
+        Args:
+            name: The name of a plugin or a group.
+
+        Raises:
+            PluginFailedError: A replacement did not get ready, in which case the active process
+                keeps running; or the instance was stopped meanwhile; or as `start` does.
         """
-        for plugin in dict.fromkeys(child.plugin for child in self._instances_of(name)):
+        for plugin in dict.fromkeys(each.plugin for each in self._instances_of(name)):
             async with self._plugin_locks[plugin]:
-                for child in self._instances_of(plugin):
-                    await self._replace(child, "a restart was asked for")
+                for instance in self._instances_of(plugin):
+                    await self._replace(instance, "a restart was requested")
 
     async def scale(self, name: str, instances: int) -> None:
-        """Have so many instances of a plugin, and wait until they are ready, or gone.
+        """Change the number of instances of a plugin, and wait until they are ready, or gone.
 
-        Those with the highest numbers go first. Raises PluginFailedError as `start` does, and
-        ConfigError for more than `max_instances` of the plugin or of the mesh, and for ports that
-        there are not; nothing has happened then.
+        The instances with the highest numbers are removed first.
+
+        Args:
+            name: The name of a plugin.
+            instances: The new number of instances, at least 1.
+
+        Raises:
+            PluginFailedError: As `start` does.
+            ConfigError: There are more instances than `max_instances` of the plugin or the mesh
+                allows, or too few ports. Nothing has been changed.
         """
         plugin = self._plugin(name)
         if instances < 1:
@@ -131,10 +177,20 @@ class Operations:
             await self._apply_instance_count(scaled.name)
 
     def set_log_level(self, name: str, level: LogLevel | str) -> frozenset[str]:
-        """Log the lines of these plugins from a level on, until the next reload; gives their names.
+        """Set the log level of plugins until the next reload.
 
-        Processes that are started from now on are told; who tells the others is
-        `services.log_levels`. Raises UsageError for a level that there is not.
+        The level applies to the lines that the mesh logs, and to processes that are started later;
+        `services.log_level_controller` sets that of running processes.
+
+        Args:
+            name: The name of a plugin or a group.
+            level: The lowest level that is logged.
+
+        Returns:
+            The names of the plugins.
+
+        Raises:
+            UsageError: The level is unknown.
         """
         names, config = self._plugin_names(name), self._supervisor.config
         for plugin in config.plugins:
@@ -145,20 +201,30 @@ class Operations:
         return names
 
     async def reload(self, config: MeshConfig) -> ReloadResult:
-        """Go over to another config, touching only what it changes.
+        """Apply another config; what it does not change keeps running.
 
-        What only says how a plugin is looked after (restart, liveness, groups, …) is taken over as
-        it is; a change to its process means a rolling restart. Raises UsageError for what needs
-        another mesh and ConfigError for what cannot be here, and nothing has happened then. Raises
-        PluginFailedError, with all of them, once everything else is done, where plugins do not
-        start or cannot be renewed: the config is the new one, and restart policies apply.
+        Settings of supervision (restart, liveness, groups and others) apply at once. A plugin whose
+        process differs has a rolling restart.
+
+        Args:
+            config: The new config.
+
+        Returns:
+            What was changed.
+
+        Raises:
+            UsageError: A setting cannot be changed while the mesh runs. Nothing has been changed.
+            ConfigError: The config cannot be used on this machine. Nothing has been changed.
+            PluginFailedError: Some plugins failed to start or could not be replaced; raised once
+                everything else is done, with all failures. The new config is in use, and restart
+                policies apply.
         """
         for fixed in ("runtime_dir", "cgroup", "gateway", "telemetry", "log"):
             if getattr(config, fixed) != getattr(self._supervisor.config, fixed):
                 raise UsageError(f"{fixed} cannot be changed while the mesh runs")
         directory.validate(config)
         async with AsyncExitStack() as stack:
-            # In one order, so that two of them cannot wait for each other.
+            # In one order, so that two reloads cannot deadlock.
             for name in sorted(
                 {p.name for p in (*self._supervisor.config.plugins, *config.plugins)}
             ):
@@ -170,15 +236,15 @@ class Operations:
             self._supervisor.config, config, self._find_outdated_plugins(config)
         )
         for name in changes.removed:
-            gone = self._instances_of(name)
-            await self._stop_and_wait(gone)
-            self._supervisor.remove(gone)
+            removed = self._instances_of(name)
+            await self._stop_and_wait(removed)
+            self._supervisor.remove(removed)
         self._supervisor.configure(config)
         failures: list[str] = []
 
-        async def change(how: Callable[[str], Awaitable[None]], name: str) -> None:
+        async def change(operation: Callable[[str], Awaitable[None]], name: str) -> None:
             try:
-                await how(name)
+                await operation(name)
             except PluginFailedError as exc:
                 failures.append(str(exc))
 
@@ -192,14 +258,14 @@ class Operations:
         return changes
 
     def _find_outdated_plugins(self, config: MeshConfig) -> frozenset[str]:
-        """Plugins of which a process is none that a config would have: an earlier change failed."""
+        """Find plugins with a process that differs from the config: an earlier change failed."""
         wanted = {plugin.name: plugin.process_spec() for plugin in config.plugins}
         return frozenset(
-            child.plugin
-            for child in self._supervisor.instances
-            if child.active_run is not None
-            and child.plugin in wanted
-            and child.active_run.config.process_spec() != wanted[child.plugin]
+            each.plugin
+            for each in self._supervisor.instances
+            if each.active_run is not None
+            and each.plugin in wanted
+            and each.active_run.config.process_spec() != wanted[each.plugin]
         )
 
     # -- parts -------------------------------------------------------------------------------
@@ -213,7 +279,7 @@ class Operations:
 
     def _instances_of(self, name: str) -> list[Instance]:
         wanted = self._plugin_names(name)
-        return [child for child in self._supervisor.instances if child.plugin in wanted]
+        return [each for each in self._supervisor.instances if each.plugin in wanted]
 
     def _plugin_names(self, name: str) -> frozenset[str]:
         config = self._supervisor.config
@@ -222,25 +288,29 @@ class Operations:
         return frozenset([self._plugin(name).name])
 
     async def _wait_ready(self, instances: Sequence[Instance]) -> None:
-        """Wait until all are ready. Raises PluginFailedError as soon as one fails to start, or one
-        that it cannot be started without."""
-        failed_before = {child: child.failed_starts for child in self._supervisor.instances}
+        """Wait until all instances are ready.
 
-        def is_up(child: Instance) -> bool:
-            return child.is_ready and not child.phase.is_leaving
+        Raises:
+            PluginFailedError: An instance, or all those of a plugin it depends on, failed to start.
+        """
+        failed_before = {each: each.failed_starts for each in self._supervisor.instances}
 
-        def has_failed(child: Instance) -> bool:
-            failed = child.failed_starts > failed_before.get(child, 0)
-            return not is_up(child) and (failed or (child.phase.is_final and not child.is_running))
+        def is_up(instance: Instance) -> bool:
+            return instance.is_ready and not instance.phase.is_leaving
+
+        def has_failed(instance: Instance) -> bool:
+            failed = instance.failed_starts > failed_before.get(instance, 0)
+            is_down = instance.phase.is_final and not instance.is_running
+            return not is_up(instance) and (failed or is_down)
 
         def failures() -> list[str]:
-            found = [_describe_failure(child) for child in instances if has_failed(child)]
+            found = [_describe_failure(each) for each in instances if has_failed(each)]
             if not found:
                 found = [
-                    f"{child.name} waits for {_describe_failure(instances[0])}"
-                    for child in instances
-                    for instances in self._supervisor.find_unready_dependencies(child)
-                    if all(map(has_failed, instances))
+                    f"{each.name} waits for {_describe_failure(needed[0])}"
+                    for each in instances
+                    for needed in self._unready_dependencies(each)
+                    if all(map(has_failed, needed))
                 ]
             return found
 
@@ -248,12 +318,16 @@ class Operations:
         if failed := failures():
             raise PluginFailedError("\n".join(failed))
 
+    def _unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
+        supervisor = self._supervisor
+        return find_unready_dependencies(instance, supervisor.instances, supervisor.dependencies)
+
     async def _stop_and_wait(self, instances: Sequence[Instance]) -> tuple[DrainResult, ...]:
-        lives = {child: child.active_run for child in instances}
-        for child in instances:
-            child.request_stop()
-        await self._supervisor.wait_until(lambda: not any(child.is_running for child in instances))
-        return tuple(_make_drain_result(child, life) for child, life in lives.items())
+        runs = {each: each.active_run for each in instances}
+        for instance in instances:
+            instance.request_stop()
+        await self._supervisor.wait_until(lambda: not any(each.is_running for each in instances))
+        return tuple(_make_drain_result(instance, run) for instance, run in runs.items())
 
     async def _replace(self, instance: Instance, reason: str) -> None:
         if not instance.is_ready or instance.phase.is_leaving:
@@ -268,11 +342,11 @@ class Operations:
             raise PluginFailedError(replacement.failure)
 
     async def _apply_instance_count(self, name: str) -> None:
-        """Have as many instances as the config says."""
+        """Add or remove instances until there are as many as the config has."""
         plugin = self._plugin(name)
-        there = self._instances_of(plugin.name)
-        surplus = [child for child in there if child.number >= plugin.instances]
-        added = [Instance(plugin, number) for number in range(len(there), plugin.instances)]
+        present = self._instances_of(plugin.name)
+        surplus = [each for each in present if each.number >= plugin.instances]
+        added = [Instance(plugin, number) for number in range(len(present), plugin.instances)]
         self._supervisor.add(added)
         await self._stop_and_wait(surplus)
         self._supervisor.remove(surplus)
@@ -280,13 +354,13 @@ class Operations:
 
     async def _replace_all(self, name: str) -> None:
         await self._apply_instance_count(name)
-        for child in self._instances_of(name):
-            if not child.phase.is_leaving and not child.phase.is_final:
-                await self._replace(child, "its config has changed")
+        for instance in self._instances_of(name):
+            if not instance.phase.is_leaving and not instance.phase.is_final:
+                await self._replace(instance, "its config has changed")
 
 
 def _describe_failure(instance: Instance) -> str:
-    """How an instance failed to start, and what becomes of it."""
+    """Describe how an instance failed to start, and what follows."""
     if instance.phase is InstancePhase.STOPPED:
         return f"{instance.name} is stopped"
     text = f"{instance.name} {instance.exit_reason}{instance.last_stderr_line}"
@@ -316,21 +390,22 @@ def _replace_plugin(config: MeshConfig, plugin: PluginConfig) -> MeshConfig:
 def compare_configs(
     before: MeshConfig, after: MeshConfig, outdated: frozenset[str] = frozenset()
 ) -> ReloadResult:
-    """What a change of config means for each plugin; `behind` are those whose processes are none
-    that `after` would have. Pure."""
+    """Compare two configs by their plugins. Pure.
+
+    Args:
+        before: The config in use.
+        after: The new config.
+        outdated: Plugins with a process that differs from `after`.
+    """
     old = {plugin.name: plugin for plugin in before.plugins}
     new = {plugin.name: plugin for plugin in after.plugins}
     kept = [n for n in new if n in old and (new[n] != old[n] or n in outdated)]
     restarted = [n for n in kept if n in outdated or new[n].process_spec() != old[n].process_spec()]
     scaled = [n for n in kept if n not in restarted and new[n].instances != old[n].instances]
     return ReloadResult(
-        added=_names(name for name in new if name not in old),
-        removed=_names(name for name in old if name not in new),
-        restarted=_names(restarted),
-        scaled=_names(scaled),
-        adjusted=_names(name for name in kept if name not in (*restarted, *scaled)),
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        restarted=tuple(restarted),
+        scaled=tuple(scaled),
+        adjusted=tuple(name for name in kept if name not in (*restarted, *scaled)),
     )
-
-
-def _names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(names)

@@ -1,4 +1,4 @@
-"""What is done with the lines of one process: kept, counted, and told as events."""
+"""Reads the output of one process: keeps its last lines, and emits an event for each line."""
 
 from __future__ import annotations
 
@@ -34,30 +34,39 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _MAX_STDERR_LINES = 20
 _MAX_STDERR_TAIL_LENGTH = 32 * 1024
-"""Characters of the last lines of stderr in all, which every watcher of the service is sent."""
+"""Total characters of the last lines of stderr, which all watchers of the service are sent."""
 _MAX_CUT_CALLS = 10_000
 _PIPE_TIMEOUT = 0.2
-"""Seconds that a pipe is read for after the end, which only a process of another group can hold."""
+"""Seconds for which a pipe is read after the end of the process, if another one holds it open."""
 _TIME_SLICE = 0.001
-"""Seconds for which lines are handled before other tasks run."""
+"""Seconds for which lines are handled before other tasks get a turn."""
 _REPORT_PREFIX = '{"meshtrio": '
 _REPORT_PATTERN = re.compile(rb"\{\"meshtrio\": [^\n]*(?:\n|\Z)")
-"""What may be a report of the plugin's drain. It is written in one piece, but perhaps in the middle
-of a line of another thread or process: only writes of up to 4 KiB are in one piece (pipe(7))."""
+"""Matches a line that may be part of the plugin's drain report. A report is written in one piece,
+but perhaps in the middle of a line of another thread or process: only writes of up to 4 KiB are
+atomic (pipe(7))."""
 
 
 class OutputReader:
-    """Reads what a process writes; `emit(kind, **values)` tells of it."""
+    """Reads what a process writes to stdout and stderr."""
 
     def __init__(
         self, config: OutputConfig, line_buffer: LineBuffer, emit: Callable[..., None]
     ) -> None:
+        """Create a reader.
+
+        Args:
+            config: How many lines to pass on and to keep.
+            line_buffer: Where the last lines are kept.
+            emit: Called as `emit(kind, **values)` for each line, and for lines that were dropped.
+        """
         self.cut_calls: list[str] = []
-        """Paths of the calls that it reports as cut when it drained."""
+        """Paths of the calls that the process reported as cut when it drained."""
         self.has_drain_report = False
-        """It has reported all of them; foreign plugins, and those that were killed, do not."""
+        """Whether the process has reported all of them; plugins not made with meshtrio, and those
+        that were killed, do not."""
         self.log_level = config.log_level
-        """It may change while the process lives."""
+        """The level below which lines are not logged; may change while the process runs."""
         self.config = config
         self.line_buffer = line_buffer
         self.emit = emit
@@ -66,7 +75,7 @@ class OutputReader:
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
-        """The last lines it wrote to stderr, those of JSON as people read them."""
+        """The last lines that the process wrote to stderr, with the message of those in JSON."""
         lines = (parse_line(line, parse_json_fields(line)).lines for line in self._stderr_lines)
         return _last_lines(
             list(itertools.chain.from_iterable(lines))[-_MAX_STDERR_LINES:], _MAX_STDERR_TAIL_LENGTH
@@ -75,17 +84,20 @@ class OutputReader:
     def read_remaining(self) -> None:
         """Read what is left in the pipes of a process that has ended.
 
-        The reader may not have had its turn yet, on a busy machine, and how the process ended is
-        about to be told with its last line.
+        The task that reads them may not have had its turn yet, on a busy machine, and the exit of
+        the process is about to be reported with its last line.
         """
         for pipe in self._pipes:
             pipe.read_remaining()
 
     @asynccontextmanager
     async def reading(self, process: PluginProcess) -> AsyncIterator[trio.Event]:
-        """Read the process's output during the block, whatever is cancelled, and to its end.
+        """Read the process's output during the block, and then to its end.
 
-        Yields an event that is set when both pipes have ended.
+        Yields:
+            An event that is set when both pipes have ended.
+
+        Cancellation: The output is read to its end even so, for up to 0.2 s after the block.
         """
         all_read = trio.Event()
         pipes = {"stdout": process.stdout, "stderr": process.stderr}
@@ -93,12 +105,12 @@ class OutputReader:
         async def read(stream: str, pipe: int) -> None:
             consumer = _OutputPipe(self, process.pid, stream, pipe)
             self._pipes.append(consumer)
-            os.set_blocking(pipe, False)  # for `read_remaining`
+            os.set_blocking(pipe, False)  # For `read_remaining`.
             try:
                 with scopes[stream]:
                     await read_pipe(pipe, consumer, process.leader_exited)
             except Exception:
-                _log.exception("pid %d: its %s is read no further", process.pid, stream)
+                _log.exception("pid %d: stopped reading its %s", process.pid, stream)
             del pipes[stream]
             if not pipes:
                 all_read.set()
@@ -115,10 +127,13 @@ class OutputReader:
                     scope.deadline = trio.current_time() + _PIPE_TIMEOUT
 
     def handle_report(self, line: str) -> bool:
-        """Take a line that is for the mesh, and not for its log: of the plugin's drain.
+        """Handle a line that may be part of the plugin's drain report.
 
-        There is one such report. What comes after it, or is more than it can have, is a line like
-        any other, which may come too fast.
+        There is one report. What follows it, or exceeds its maximum length, is a line like any
+        other.
+
+        Returns:
+            Whether the line is part of the report, and so not for the log.
         """
         if self.has_drain_report:
             return False
@@ -133,7 +148,7 @@ class OutputReader:
         return fields is not None
 
     def record_stderr(self, data: bytes) -> None:
-        """Keep the last lines of some that were written to stderr."""
+        """Keep the last of the lines in `data`, which was written to stderr."""
         for piece in data.rsplit(b"\n", _MAX_STDERR_LINES)[-_MAX_STDERR_LINES:]:
             line = decode_line(piece)
             before, mark, _ = line.partition(_REPORT_PREFIX)
@@ -145,31 +160,31 @@ class OutputReader:
 
 
 class _OutputPipe:
-    """Handles what one pipe of a process gives: a `PipeConsumer`."""
+    """Handles the data of one pipe of a process: a `PipeConsumer`."""
 
     def __init__(self, reader: OutputReader, pid: int, stream: str, descriptor: int) -> None:
         self.is_flooding = False
-        """Lines of what was handled last were dropped."""
+        """Whether lines of the data that was handled last were dropped."""
         self._reader = reader
         self._descriptor: int | None = descriptor
-        """None when it is about to be closed."""
+        """The pipe; None once it is about to be closed."""
         self._pid = pid
         self._stream = stream
         self._rate_limiter = RateLimiter(reader.config)
         self._read_at = -math.inf
-        """When the lines were read that are handled. Whether they came too fast goes by that time:
-        a mesh that handles them slowly would otherwise never find that they did."""
+        """When the lines that are being handled were read. The rate limiter uses this time: a mesh
+        that is slow at handling lines would otherwise never find that they come too fast."""
         self._splitter = LineSplitter()
         self._is_stderr = stream == "stderr"
         self._partial_stderr_line = b""
-        """Of stderr: the beginning of a line whose end was not read yet."""
+        """The beginning of a line of stderr whose end was not read yet."""
 
     def feed(self, data: bytes) -> None:
         self._read_at = trio.current_time()
         self._splitter.feed(data)
         self.is_flooding = False
         if self._is_stderr:
-            # Before its lines are handled, which may take longer than the process is waited for.
+            # Before the lines are handled, which may take longer than the wait for the process.
             lines, newline, rest = data.rpartition(b"\n")
             if newline:
                 self._reader.record_stderr(self._partial_stderr_line + lines)
@@ -182,12 +197,12 @@ class _OutputPipe:
                 self.feed(data)
 
     def handle(self) -> bool:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         while (line := self._splitter.next_line()) is not None:
             if not self._handle_line(*line):
                 self._handle_block()
                 return False
-            if time.perf_counter() - began > _TIME_SLICE:
+            if time.perf_counter() - started_at > _TIME_SLICE:
                 return True
         return False
 
@@ -203,36 +218,36 @@ class _OutputPipe:
         self._emit_dropped()
 
     def _handle_line(self, line: str, cut: int) -> bool:
-        """Keep a line, and emit an event for it; False if it came too fast for that."""
-        listener = self._reader
+        """Keep a line and emit an event for it; returns False if it exceeds the rate limit."""
+        reader = self._reader
         if (
             self._is_stderr
             and (at := line.find(_REPORT_PREFIX)) >= 0
-            and listener.handle_report(line[at:])
+            and reader.handle_report(line[at:])
         ):
             if not at:
                 return True
             line = line[:at]
         now = self._read_at
-        listener.line_buffer.append(
-            OutputLine(now, self._pid, self._stream, line), listener.config.kept
+        reader.line_buffer.append(
+            OutputLine(now, self._pid, self._stream, line), reader.config.kept
         )
         if not self._rate_limiter.try_acquire(now):
             return False
         self._emit_dropped(now)
-        listener.emit(
+        reader.emit(
             events.LineWritten,
             pid=self._pid,
             stream=self._stream,
             line=line,
             truncated_bytes=cut,
             fields=None if cut else parse_json_fields(line),
-            log_level=listener.log_level,
+            log_level=reader.log_level,
         )
         return True
 
     def _handle_block(self) -> None:
-        """Keep all other lines that were read, without taking them apart: they came too fast."""
+        """Keep the remaining lines without parsing them, since they exceed the rate limit."""
         self.is_flooding = True
         data, count = self._splitter.next_block()
         if not count:
@@ -245,9 +260,9 @@ class _OutputPipe:
             self._rate_limiter.add_dropped(count)
 
     def _remove_reports(self, data: bytes, count: int) -> tuple[bytes, int]:
-        """Take the lines out of a block that are for the mesh; gives it and its number of lines."""
+        """Remove the drain report from a block; returns the block and its number of lines."""
 
-        def take(found: re.Match[bytes]) -> bytes:
+        def remove(found: re.Match[bytes]) -> bytes:
             nonlocal count
             if not self._reader.handle_report(decode_line(found[0].rstrip(b"\n"))):
                 return found[0]
@@ -256,7 +271,7 @@ class _OutputPipe:
 
         if self._reader.has_drain_report or _REPORT_PREFIX.encode() not in data:
             return data, count
-        return _REPORT_PATTERN.sub(take, data + b"\n")[:-1], count
+        return _REPORT_PATTERN.sub(remove, data + b"\n")[:-1], count
 
     def _emit_dropped(self, now: float = math.inf) -> None:
         count = self._rate_limiter.drain_dropped(now)
@@ -266,7 +281,7 @@ class _OutputPipe:
 
 
 def _last_lines(lines: list[str], max_length: int) -> tuple[str, ...]:
-    """The last of some lines, with at most so many characters in all."""
+    """Return the last lines, with at most `max_length` characters together."""
     kept: deque[str] = deque()
     for line in reversed(lines):
         max_length -= len(line)

@@ -1,4 +1,4 @@
-"""Is a plugin ready, is it alive: its socket accepts, and its health service says SERVING.
+"""Checks whether a plugin is ready and alive: its socket accepts, and its health is SERVING.
 
 Source: grpc/doc/health-checking.md. A server without a health service is ready when it answers.
 """
@@ -37,13 +37,13 @@ _HEALTH_CHECK = OneShotCall(
 _MIN_POLL_INTERVAL = 0.005
 _MAX_POLL_INTERVAL = 0.1
 _STALL_THRESHOLD = 0.5
-"""Seconds past a deadline that tell of a mesh which did not run."""
+"""Seconds past a deadline from which on the mesh itself is taken to have been suspended."""
 _MAX_CPU_WAIT_FRACTION = 0.5
-"""Share of a check's time for which the mesh may wait for a CPU, if the check is to count."""
+"""Fraction of a check's time above which the check does not count, since the mesh lacked a CPU."""
 
 
 class NotReadyError(Exception):
-    """A plugin was not ready in time; `missing` says what it was still missing."""
+    """A plugin was not ready in time; `missing` is what was still missing, as a phrase."""
 
     def __init__(self, timeout: float, missing: str) -> None:
         super().__init__(f"was not ready within {timeout:g} s: {missing}")
@@ -51,39 +51,40 @@ class NotReadyError(Exception):
 
 
 class _ProbeResourceError(Exception):
-    """The mesh is out of descriptors, memory or threads, which says nothing about the plugin."""
+    """The mesh is out of descriptors, memory or threads; the plugin was not checked."""
 
 
 @attrs.frozen
 class HealthCheckResult:
-    """What one question found."""
+    """The result of one health check."""
 
     is_alive: bool
-    """It answered, whatever it said."""
+    """Whether the plugin answered, with any status."""
     is_serving: bool
+    """Whether the answer was SERVING, or the plugin has no health service."""
     reason: str = ""
-    """What was missing to SERVING, as a phrase: "its health check says NOT_SERVING"."""
+    """Why it is not SERVING, as a phrase: "its health check says NOT_SERVING"."""
     latency: float = 0.0
-    """Seconds to the answer."""
+    """Seconds until the answer."""
     is_wrong_server: bool = False
-    """Another program than the plugin answers at its address; see `plugin_server`."""
+    """Whether another program than the plugin answers at its address; see `server_identity`."""
     is_busy: bool = False
-    """It rejected the question because it has too many connections or calls, which says nothing
-    about whether it is SERVING."""
+    """Whether the check was rejected because the plugin has too many connections or calls, so that
+    its health is not known."""
     symptom: Symptom | None = None
-    """How it failed, if it is not alive."""
+    """How the check failed, if the plugin is not alive."""
     condition: Condition | None = None
-    """What it was found to do instead, if it is not alive."""
+    """What the plugin was observed to do instead, if it is not alive."""
 
 
 _SERVING = HealthCheckResult(is_alive=True, is_serving=True)
 
 Connect = Callable[[str, ClientTlsConfig | None], Awaitable[Transport]]
-"""Connects to a server as `dial` does. Raises WrongServerError for one that is not the plugin's."""
+"""Connects to a server as `dial` does. Raises WrongServerError if it is not the plugin's."""
 
 
 class Probe(Protocol):
-    """Asks after the health of plugins; a fake in tests."""
+    """Checks the health of plugins."""
 
     async def wait_ready(
         self,
@@ -103,7 +104,15 @@ class Probe(Protocol):
 
 
 class SocketProbe:
-    """Asks over the plugin's own socket, with a connection for each question."""
+    """Checks health over the plugin's own socket, with a connection for each check."""
+
+    def __init__(self, read_cpu_wait: Callable[[], float] = read_thread_cpu_wait) -> None:
+        """Create a probe.
+
+        Args:
+            read_cpu_wait: Returns how long this thread has waited for a CPU so far, in seconds.
+        """
+        self._read_cpu_wait = read_cpu_wait
 
     async def wait_ready(
         self,
@@ -112,9 +121,16 @@ class SocketProbe:
         tls: ClientTlsConfig | None = None,
         connect: Connect = dial,
     ) -> None:
-        """Wait until the server at an address is ready; cancellable.
+        """Wait until the server at an address is ready.
 
-        Raises NotReadyError after `within` seconds.
+        Args:
+            address: Where it serves.
+            timeout_seconds: How long to wait.
+            tls: How to connect, None without TLS.
+            connect: Connects to the address.
+
+        Raises:
+            NotReadyError: It was not ready in time.
         """
         while True:
             progress = _Progress()
@@ -131,29 +147,40 @@ class SocketProbe:
         tls: ClientTlsConfig | None = None,
         connect: Connect = dial,
     ) -> HealthCheckResult:
-        """Ask once, for at most `within` seconds of a mesh that is able to ask."""
+        """Make one health check.
+
+        A check that the mesh could not make, for lack of descriptors, memory or threads or because
+        it was suspended, is repeated.
+
+        Args:
+            address: Where the plugin serves.
+            timeout_seconds: How long to wait for the answer.
+            tls: How to connect, None without TLS.
+            connect: Connects to the address.
+        """
         while True:
-            asked, waited = trio.current_time(), read_thread_cpu_wait()
+            started_at, waited = trio.current_time(), self._read_cpu_wait()
             progress = _Progress()
             try:
                 with trio.move_on_after(timeout_seconds) as scope:
                     found = await _check_once(partial(connect, address, tls), progress)
-                    return attrs.evolve(found, latency=trio.current_time() - asked)
+                    return attrs.evolve(found, latency=trio.current_time() - started_at)
             except _ProbeResourceError:
-                # Outside the scope, whose end would be taken for the plugin's silence.
+                # Outside the scope, whose end would count as a missing answer.
                 await trio.sleep_until(scope.deadline)
                 continue
             if not _was_stalled(scope):
-                latency = trio.current_time() - asked
+                latency = trio.current_time() - started_at
                 return _make_timeout_result(
-                    progress, timeout_seconds, latency, read_thread_cpu_wait() - waited
+                    progress, timeout_seconds, latency, self._read_cpu_wait() - waited
                 )
 
 
 def _make_timeout_result(
     progress: _Progress, timeout: float, latency: float, run_delay: float
 ) -> HealthCheckResult:
-    """No answer came in time; the mesh itself waited for a CPU for some of the time."""
+    """Make the result of a check without an answer; `run_delay` is how long the mesh waited for a
+    CPU meanwhile."""
     reason, condition = f"{progress.step} within {timeout:g} s", None
     if run_delay > _MAX_CPU_WAIT_FRACTION * timeout:
         condition = Condition.MESH_OVERLOADED
@@ -164,22 +191,23 @@ def _make_timeout_result(
 
 
 def _was_stalled(scope: trio.CancelScope) -> bool:
-    """Whether this process itself was stopped, or far too busy, when a deadline of its passed:
-    the answer may be there, and nobody has looked."""
+    """Whether this process was suspended or far too busy when a deadline passed, so that it may not
+    have read the answer."""
     return trio.current_time() - scope.deadline > _STALL_THRESHOLD
 
 
 @attrs.define
 class _Progress:
-    """How far asking has come, which is told when the time is over."""
+    """How far a check has come, for the reason of a timeout."""
 
     last_problem: str = ""
-    """What the last question found to be missing."""
+    """Why the last check did not find SERVING."""
     step: str = "it did not accept a connection"
-    """What the question under way waits for."""
+    """What the check in progress waits for."""
     step_started_at: float = math.inf
-    """When that was begun."""
+    """When that step was started."""
     symptom: Symptom = Symptom.NO_ANSWER
+    """How the check fails, if its time is over now."""
 
     def start_check(self) -> None:
         self.step, self.step_started_at = "it did not accept a connection", trio.current_time()
@@ -188,7 +216,7 @@ class _Progress:
         self.last_problem, self.step_started_at = problem, math.inf
 
     def __str__(self) -> str:
-        # A question that was only just asked says less than the answer to the one before.
+        # A check that was only just started tells less than the result of the one before.
         had_time = trio.current_time() - self.step_started_at > _MAX_POLL_INTERVAL
         return self.step if had_time or not self.last_problem else self.last_problem
 
@@ -202,7 +230,7 @@ async def _poll_until_serving(
             progress.start_check()
             found = await _check_once(connect, progress)
         except _ProbeResourceError as exc:
-            progress.finish_check(f"the mesh cannot ask it ({exc})")
+            progress.finish_check(f"the mesh cannot check it ({exc})")
         else:
             if found.is_serving:
                 return
@@ -214,9 +242,9 @@ async def _poll_until_serving(
 async def _check_once(
     connect: Callable[[], Awaitable[Transport]], progress: _Progress
 ) -> HealthCheckResult:
-    """Ask once; `progress` tells how far it came even when this is cancelled.
+    """Make one check; `progress` is updated, and valid even if this is cancelled.
 
-    Raises _CannotAskError where it is the mesh that lacks something.
+    Raises _ProbeResourceError if the mesh lacks descriptors, memory or threads.
     """
     try:
         transport = await _connect(connect, progress)
@@ -237,7 +265,7 @@ async def _check_once(
             return attrs.evolve(found, condition=Condition.MESH_OVERLOADED)
         return found
     except RuntimeError as exc:
-        # No thread can be started, to look up a host or to read TLS files.
+        # No thread can be started, for looking up a host or reading TLS files.
         raise _ProbeResourceError(str(exc)) from None
     progress.step = "it accepted a connection but did not answer the health check"
     progress.symptom = Symptom.NO_ANSWER
@@ -269,7 +297,7 @@ async def _query_health(transport: Transport) -> HealthCheckResult:
 
 
 async def _connect(connect: Callable[[], Awaitable[Transport]], progress: _Progress) -> Transport:
-    """Connect. On a Unix socket a full backlog is an error (EAGAIN) that this waits out."""
+    """Connect, and retry while the backlog of a Unix socket is full (EAGAIN)."""
     while True:
         try:
             return await connect()

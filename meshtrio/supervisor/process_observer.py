@@ -1,4 +1,4 @@
-"""Looking at the processes of a plugin that does not answer its health checks."""
+"""Observes the processes of a plugin that does not answer its health checks."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ _OBSERVATION_TIME = 1.0
 
 @attrs.frozen
 class Observation:
-    """A plugin at a moment."""
+    """A sample of a plugin's processes and of its socket."""
 
     processes: ActivitySample
+    """What the processes have used so far."""
     accept_queue: AcceptQueue | None
-    """Of the socket that it listens on, if it is known."""
+    """The accept queue of the socket that the plugin listens on, None if it is not known."""
 
 
 Observe = Callable[[int, str], Awaitable[Observation | None]]
-"""Look at the processes of a session or group, and at an address; None if nothing is known."""
+"""Samples the processes of a session or group, and the socket at an address; None if it cannot."""
 
 
 async def observe(leader: int, address: str) -> Observation | None:
-    """Look in a thread, since the machine may have thousands of processes."""
+    """Sample in a thread, since the machine may have thousands of processes."""
 
-    def look() -> Observation | None:
+    def sample() -> Observation | None:
         found = sample_activity(leader)
         return None if found is None else Observation(found, read_accept_queue(address))
 
     try:
-        return await trio.to_thread.run_sync(look)
+        return await trio.to_thread.run_sync(sample)
     except RuntimeError:
         return None  # No thread can be started.
 
 
 class ProcessObserver:
-    """What one process, and all of its session and group, did since it last failed a check."""
+    """Finds out what a process, its session and its group did since it last failed a check."""
 
     def __init__(self, leader: int, address: str, observe: Observe) -> None:
         self._leader = leader
@@ -61,18 +62,25 @@ class ProcessObserver:
         self._observe = observe
         self._previous: Observation | None = None
         self._unanswered_checks = 0
-        """Checks in a row that were not answered, whose connections may wait to be accepted."""
+        """Number of checks in a row without an answer, whose connections may still be queued."""
 
     def reset(self) -> None:
-        """It has answered: what it did before says nothing of the next check that it fails."""
+        """Forget earlier samples, since the process has answered a check."""
         self._previous, self._unanswered_checks = None, 0
 
     async def diagnose(
         self, result: HealthCheckResult, timeout_seconds: float
     ) -> HealthCheckResult:
-        """Say in a check's result why it failed; `within`: seconds that the check had.
+        """Find out why a check failed.
 
         Takes up to a second after the first failure in a row, and no longer than the check.
+
+        Args:
+            result: The result of the check.
+            timeout_seconds: How long the check waited for its answer.
+
+        Returns:
+            The result with its condition, and what was observed in its reason.
         """
         if result.condition is not None:
             return result
@@ -109,7 +117,7 @@ class ProcessObserver:
         return activity, after.accept_queue
 
     async def ready_timeout_extension(self, timeout_seconds: float, extended: float) -> float:
-        """See `decisions.vitality.ready_timeout_extension`."""
+        """See `policy.diagnosis.ready_timeout_extension`."""
         found = await self._observe(self._leader, self._address)
         if found is None:
             return 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import signal
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.discovery.registry import Registry
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
-from meshtrio.supervisor.environment import child_environment
 from meshtrio.supervisor.health_monitor import HealthMonitor
 from meshtrio.supervisor.launch import LAUNCH_ERRORS, Launch
 from meshtrio.supervisor.output_reader import OutputReader
-from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure
+from meshtrio.supervisor.policy.restart import Exit, ExitCause, RunFailure, make_exit
 from meshtrio.supervisor.policy.state import InstanceState, next_run_state
 from meshtrio.supervisor.probe import HealthCheckResult
 from meshtrio.supervisor.process.cleanup.leftover_killer import (
@@ -39,16 +37,11 @@ from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
-from meshtrio.util.users import look_up_user
 
 _log = logging.getLogger("meshtrio.mesh")
 
 _OUTPUT_TIMEOUT = 0.02
 """Seconds in which the last output of a dead process is read before callers learn of its exit."""
-_UNKNOWN_STATUS_REASON = (
-    "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
-    "or ignores SIGCHLD"
-)
 
 
 class ProcessRun:
@@ -111,14 +104,20 @@ class ProcessRun:
         self.applied_log_level = config.output.log_level
         """The log level that its process uses: at first, the one in its environment."""
         self.output_reader = OutputReader(config.output, line_buffer, emit)
-        self._slot = slot
-        self._mesh_socket = mesh_socket
-        self._telemetry = telemetry
+        self._launcher = Launch(
+            config,
+            number,
+            slot,
+            launch_id=self.launch_id,
+            socket=socket,
+            mesh_socket=mesh_socket,
+            telemetry=telemetry,
+            effects=effects,
+        )
         self._effects = effects
         self._emit = emit
         self._on_change = on_change
-        self._listen_address = config.instance_address(number, slot)
-        self._address = self._listen_address or f"unix:{socket}"
+        self._address = config.instance_address(number, slot) or f"unix:{socket}"
         self._registration = Registration(registry, config, number, self.launch_id, self._address)
         self._verifier: ServerVerifier | None = None
         self._health: HealthMonitor | None = None
@@ -231,20 +230,12 @@ class ProcessRun:
 
     async def _launch(self) -> None:
         self._set_state(InstanceState.STARTING)
-        launch = Launch(
-            self.config,
-            self._effects,
-            launch_id=self.launch_id,
-            socket=self.socket,
-            listen_address=self._listen_address,
-            build_environment=self._build_environment,
-        )
         try:
-            uids = await launch.prepare(self._mesh_socket.parent)
+            uids = await self._launcher.prepare()
             self.identity = RunIdentity(self.launch_id, get_boot_ticks())
-            process = await launch.spawn()
+            process = await self._launcher.spawn()
         except LAUNCH_ERRORS as exc:
-            self.exit = await launch.make_exit(exc)
+            self.exit = await self._launcher.make_exit(exc)
             self._deregister(str(self.exit))
             self._emit(events.NotStarted, exit=self.exit)
             return
@@ -270,21 +261,6 @@ class ProcessRun:
             if process.is_reaped:
                 self.identity = attrs.evolve(self.identity, session_end_ticks=get_boot_ticks())
             self.process = None
-
-    def _build_environment(self) -> dict[str, str]:
-        """Build the process's environment. Raises KeyError for a user that does not exist."""
-        user = self.config.containment.user
-        return child_environment(
-            self.config,
-            self.number,
-            self._slot,
-            telemetry=self._telemetry,
-            launch_id=self.launch_id,
-            socket=self.socket,
-            mesh_socket=self._mesh_socket,
-            inherited=os.environ,
-            user=None if user is None else look_up_user(user),
-        )
 
     async def _supervise_to_end(
         self, process: PluginProcess, verifier: ServerVerifier, output_ended: trio.Event
@@ -394,28 +370,20 @@ class ProcessRun:
     def _make_exit(
         self, process: PluginProcess, reason: str, cause: ExitCause | None = None
     ) -> Exit:
-        code, cgroups = process.returncode, self._effects.cgroups
         self.output_reader.read_remaining()
         if process.tracer is not None:
             self._emit(events.Traced, pid=process.pid, tracer=str(process.tracer))
-        if (
-            code == -signal.SIGKILL
-            and cgroups is not None
-            and cgroups.was_oom_killed(self.launch_id)
-        ):
+        cgroups = self._effects.cgroups
+        was_killed = process.returncode == -signal.SIGKILL
+        if was_killed and cgroups is not None and cgroups.was_oom_killed(self.launch_id):
             reason = reason or "used more memory than it may"
             cause = cause or ExitCause.MEMORY_LIMIT
-        if not process.has_exited:
-            reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
-        elif code is None:
-            reason = "; it ".join(filter(None, (reason, _UNKNOWN_STATUS_REASON)))
-        return Exit(
-            status=code if code is not None and code >= 0 else None,
-            signal=-code if code is not None and code < 0 else None,
-            reason=reason,
+        return make_exit(
+            process.returncode,
+            reason,
+            cause,
             is_unkillable=not process.has_exited,
             stderr_tail=self.output_reader.stderr_tail,
-            explicit_cause=cause,
         )
 
     # -- health ------------------------------------------------------------------------------

@@ -1,18 +1,18 @@
-"""Whether it is the plugin that answers at its address, and not another program.
+"""Verifies that the server at a plugin's address is the plugin, and not another program.
 
-The mesh gives out an endpoint only if its own connection to it, by which it asks for the plugin's
-health, was taken by the plugin:
+The mesh registers an endpoint only if the connection of its own health check was accepted by the
+plugin:
 
-- On a Unix socket the kernel says which process listens there, and as which user (SO_PEERCRED). The
-  user has to be the one that the plugin is contained to, or the mesh's own or root; the process has
-  to be one of the plugin's.
+- On a Unix socket the kernel reports which process listens there, and its user (SO_PEERCRED). The
+  user has to be the one in the plugin's `containment`, or else the mesh's own or root; the process
+  has to be one of the plugin's.
 - On TCP every socket that listens at the address (/proc/net/tcp) has to be held by a process of the
-  plugin, in the mesh's network namespace or in that of the plugin. If the mesh may not look at the
-  descriptors of one of those processes, which has changed its user then, the socket has to belong
-  to a user of those above. Before a process is started, nothing may answer at its address.
+  plugin, in the mesh's network namespace or in that of the plugin. If the mesh may not read the
+  descriptors of one of those processes, since it has changed its user, the socket has to belong to
+  one of the users above. Before a process is started, no server may answer at its address.
 
-Who listens there is compared with what was found before at each health check, which takes no look
-at processes; for Unix sockets the file is looked at once a second, too.
+Each health check compares the listener with the one that was verified before, which does not read
+/proc; the file of a Unix socket is in addition checked once a second.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from meshtrio.util.address import Address
 from meshtrio.util.tls_config import ClientTlsConfig
 
 _CONNECT_TIMEOUT = 1.0
-"""Seconds that a server that is there already has to take a connection, before a process starts."""
+"""Seconds for which a connection to an address is tried before a process starts there."""
 _REJECTION_TTL = 1.0
-"""Seconds for which a server that is not the plugin's is taken to be one still."""
+"""Seconds for which the rejection of a listener is cached."""
 
 T = TypeVar("T")
 
@@ -53,10 +53,7 @@ FileId = tuple[int, int]
 
 
 class ServerVerifier:
-    """The server of one process of a plugin; `dial` is how its mesh connects to it.
-
-    `uid` is the user it was last found to run as, None on TCP and before it was found.
-    """
+    """Connects to the server of one process of a plugin and verifies that it is the plugin's."""
 
     def __init__(
         self,
@@ -66,42 +63,43 @@ class ServerVerifier:
         *,
         verify_process: bool,
     ) -> None:
-        """Verify a server.
+        """Create a verifier.
 
         Args:
-            address: where it is.
-            owner: the processes of the plugin.
-            uids: the users of which its Unix socket's server has to have one; None for any.
-            verify_process: whether it has to be one of the processes.
+            address: Where the plugin serves.
+            owner: The processes of the plugin.
+            uids: The users of which the server of a Unix socket has to have one; None for any.
+            verify_process: Whether the server has to be one of the processes.
         """
         self.uid: int | None = None
+        """The user that the server was last found to run as; None on TCP and before that."""
         self._path = Address.parse(address).path
         self._owner = owner
         self._uids = uids
         self._verify_process = verify_process
         self._socket_file_id: FileId | None = None
-        """Of its socket, when that was last connected to."""
+        """The file of the socket when it was last connected to."""
         self._verified: object = None
-        """What listened there when it was last found to be the plugin's: a pid, or inodes."""
+        """The listener that was last verified: a pid, or inodes of sockets."""
         self._last_rejection: tuple[object, str, float] = (None, "", 0.0)
-        """The same of what was found not to be the plugin's, why, and when."""
+        """The listener that was last rejected, why, and when."""
 
     @property
     def is_socket_replaced(self) -> bool:
-        """Whether another file is in the place of its socket since that was last connected to."""
+        """Whether the socket's file is another than when it was last connected to."""
         if not self._path or self._socket_file_id is None:
             return False
         found = _get_file_id(self._path)
         return found is not None and found != self._socket_file_id
 
     async def dial(self, address: str, tls: ClientTlsConfig | None) -> Transport:
-        """Connect to it, as `dial` does.
+        """Connect to the server, as `transport.dial.dial` does.
 
         Raises:
-            WrongServerError: another program answers there.
-            OSError: nothing does.
+            WrongServerError: Another program answers there.
+            OSError: No program does.
         """
-        # Before it is connected to: what is put in its place afterwards is another file.
+        # Before connecting, so that a file that replaces the socket afterwards is noticed.
         self._socket_file_id = _get_file_id(self._path) if self._path else None
         transport = await dial(address, tls, self._uids)
         try:
@@ -128,7 +126,7 @@ class ServerVerifier:
             await self._verify_listener(inodes, partial(self._check_sockets, found))
 
     async def _verify_listener(self, listener: object, check: Callable[[], str]) -> None:
-        """Decide on what was found to listen, by `look` if it is not known yet."""
+        """Accept or reject a listener, by `check` unless it is known. Raises WrongServerError."""
         if listener == self._verified:
             return
         if isinstance(listener, int) and self._owner.is_led(listener):
@@ -146,7 +144,7 @@ class ServerVerifier:
     # -- in a worker thread ------------------------------------------------------------------
 
     def _check_process(self, pid: int) -> str:
-        """Why a process that listens is not the plugin's, "" if it is."""
+        """Find why a process that listens is not the plugin's; "" if it is."""
         if self._owner.contains(pid):
             return ""
         if not pid:
@@ -156,7 +154,7 @@ class ServerVerifier:
         )
 
     def _find_listeners(self, host: str, port: int) -> list[TcpListener]:
-        """What listens at an address, in our network namespace or else in the plugin's."""
+        """Find what listens at an address, in our network namespace or else in the plugin's."""
         found = find_listeners(list_tcp_listeners(), host, port)
         if not found and _network_namespace(self._owner.leader_pid) not in (
             None,
@@ -166,7 +164,7 @@ class ServerVerifier:
         return found
 
     def _check_sockets(self, listeners: list[TcpListener]) -> str:
-        """Why sockets that listen are not the plugin's, "" if they are."""
+        """Find why sockets that listen are not the plugin's; "" if they are."""
         if not listeners:
             return "no socket of this machine listens on its port, but something answers there"
         held = self._owner.holds_sockets(each.inode for each in listeners)
@@ -177,16 +175,16 @@ class ServerVerifier:
 
 
 async def _run_in_thread(function: Callable[[], T]) -> T:
-    """Look something up in a worker thread. Raises OSError."""
+    """Call a function in a worker thread. Raises OSError."""
     try:
         return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
     except RuntimeError as exc:
-        # No thread can be started, which says nothing about the plugin.
+        # No thread can be started; the plugin was not checked.
         raise OSError(errno.ENOMEM, str(exc)) from None
 
 
 async def is_address_in_use(address: str) -> bool:
-    """Whether something takes connections at a TCP address already."""
+    """Whether a server accepts connections at a TCP address."""
     with trio.move_on_after(_CONNECT_TIMEOUT):
         try:
             sock = await connect_socket(address)
@@ -206,7 +204,7 @@ def _get_file_id(path: str) -> FileId | None:
 
 
 def _network_namespace(pid: int | str) -> str | None:
-    """The network namespace of a process, None if that cannot be seen."""
+    """Return the network namespace of a process, None if it cannot be read."""
     try:
         return os.readlink(f"/proc/{pid}/ns/net")
     except OSError:
@@ -214,7 +212,7 @@ def _network_namespace(pid: int | str) -> str | None:
 
 
 def _describe_process(pid: int) -> str:
-    """A process by its pid and its program, as far as that can be seen."""
+    """Describe a process by its pid and, if it can be read, its program."""
     try:
         return f"pid {pid} ({ascii(Path(os.readlink(f'/proc/{pid}/exe')).name)[1:-1]})"
     except OSError:

@@ -1,4 +1,4 @@
-"""How a mesh came down: what stopped by itself, what was killed, what could not be."""
+"""Reports how a mesh stopped: which processes stopped in time, and which did not."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from meshtrio.supervisor import events
 
 @attrs.frozen
 class ShutdownReport:
-    """Instances as "plugin/number", in the order they ended."""
+    """How a mesh stopped. Instances are `plugin/number`, in the order they ended."""
 
     stopped: tuple[str, ...] = ()
-    """By themselves, within their stop_timeout."""
+    """Instances that stopped within their `stop_timeout`."""
     killed: tuple[str, ...] = ()
+    """Instances that did not, and were killed."""
     unkillable: tuple[str, ...] = ()
-    """Still there after SIGKILL: they run as other users, which this mesh may not signal, or the
-    kernel does not let go of them, as with a disk that hangs. Of processes that an instance has
-    started itself, also the pid."""
+    """Instances that still run after SIGKILL: they run as other users, which this mesh may not
+    signal, or the kernel does not end them, as with a disk that hangs. For processes that an
+    instance has started itself, the pid is appended."""
     cut_calls: tuple[str, ...] = ()
     """Paths of the calls that were cut, as far as plugins reported them."""
     cut_calls_unknown: tuple[str, ...] = ()
-    """Instances of which it is not known whether calls were cut, sorted: those that do not run
-    meshtrio, and those that were killed before they could report it."""
+    """Instances of which it is not known whether calls were cut, sorted: those that are not made
+    with meshtrio, and those that were killed before they could report it."""
 
     def __str__(self) -> str:
-        parts = [f"{len(self.stopped)} processes stopped by themselves"]
+        parts = [f"{len(self.stopped)} processes stopped in time"]
         parts += [f"{len(self.killed)} were killed" + _format_names(self.killed)]
         if self.unkillable:
-            parts.append(f"{len(self.unkillable)} could not be" + _format_names(self.unkillable))
+            names = _format_names(self.unkillable)
+            parts.append(f"{len(self.unkillable)} could not be killed{names}")
         if self.cut_calls:
             parts.append(f"{len(self.cut_calls)} calls were cut" + _format_names(self.cut_calls))
         if self.cut_calls_unknown:
@@ -42,37 +44,45 @@ def _format_names(names: tuple[str, ...]) -> str:
 
 
 class ShutdownReporter:
-    """A subscriber that makes the report, from when `begin` is called."""
+    """A subscriber that makes the report, of what happens after `start`."""
 
     def __init__(self) -> None:
         self.report = ShutdownReport()
+        """The report so far."""
         self._is_started = False
 
     def start(self) -> None:
+        """Report what happens from now on."""
         self._is_started = True
 
     def on_event(self, event: events.LifecycleEvent) -> None:
-        if self._is_started and isinstance(event, events.LeftRunning):
-            self._add_unkillable(event)
-        if not (self._is_started and isinstance(event, events.Stopped)):
+        """Add an event to the report."""
+        if not self._is_started:
             return
-        who = f"{event.plugin}/{event.instance}"
-        unknown = self.report.cut_calls_unknown
-        self.report = report = attrs.evolve(
-            self.report,
-            cut_calls=(*self.report.cut_calls, *event.cut_calls),
-            cut_calls_unknown=unknown if event.cut_calls_known else tuple(sorted((*unknown, who))),
+        if isinstance(event, events.LeftRunning):
+            self._add_unkillable(event)
+        elif isinstance(event, events.Stopped):
+            self._add_stopped(event)
+
+    def _add_stopped(self, event: events.Stopped) -> None:
+        name, report = f"{event.plugin}/{event.instance}", self.report
+        unknown = report.cut_calls_unknown
+        report = attrs.evolve(
+            report,
+            cut_calls=(*report.cut_calls, *event.cut_calls),
+            cut_calls_unknown=unknown if event.cut_calls_known else tuple(sorted((*unknown, name))),
         )
         if event.exit.is_unkillable:
-            self.report = attrs.evolve(report, unkillable=(*report.unkillable, who))
+            report = attrs.evolve(report, unkillable=(*report.unkillable, name))
         elif event.was_killed:
-            self.report = attrs.evolve(report, killed=(*report.killed, who))
+            report = attrs.evolve(report, killed=(*report.killed, name))
         else:
-            self.report = attrs.evolve(report, stopped=(*report.stopped, who))
+            report = attrs.evolve(report, stopped=(*report.stopped, name))
+        self.report = report
 
     def _add_unkillable(self, event: events.LeftRunning) -> None:
-        """A process that an instance has started; the instance's own is reported as its end."""
+        """Add a process that an instance has started; its own process is reported as Stopped."""
         instance = f"{event.plugin}/{event.instance}"
         if instance not in self.report.unkillable:
-            who = f"{instance} pid {event.pid}"
-            self.report = attrs.evolve(self.report, unkillable=(*self.report.unkillable, who))
+            name = f"{instance} pid {event.pid}"
+            self.report = attrs.evolve(self.report, unkillable=(*self.report.unkillable, name))

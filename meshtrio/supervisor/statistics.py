@@ -1,9 +1,9 @@
-"""What a mesh has been through, in numbers that are counted as it happens: asking is cheap."""
+"""Statistics of a mesh, counted as events happen, so that reading them is cheap."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -11,54 +11,72 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.state import InstanceState
 
+REPLACEMENT_REASON, GROUP_REASON = "renewal", "group"
+"""The reasons of a restart that no exit has caused; the others are values of `ExitCause`."""
+
+InstanceKey = tuple[str, int]
+"""The name of a plugin and the number of an instance."""
+
 
 @attrs.frozen
 class LifecycleCounts:
-    """Since the mesh was started, over all instances, those that are gone included."""
+    """Counts since the mesh was started, over all instances, including those removed since."""
 
     starts: int = 0
+    """Number of processes that were started."""
     restarts: int = 0
-    """Starts that followed a failure or an exit, by the restart policy."""
+    """Number of starts by the restart policy, after a failure or an exit."""
     renewals: int = 0
+    """Number of replacements that were started."""
     not_started: int = 0
-    """Starts that came to nothing: there was no process."""
+    """Number of starts that failed before there was a process."""
     exits: int = 0
-    """Processes that ended without being asked to."""
+    """Number of processes that ended without a request to stop."""
     killed: int = 0
-    """Processes that did not stop in time."""
+    """Number of processes that did not stop in time, and were killed."""
     gave_up: int = 0
+    """Number of times that the restart policy left an instance down."""
     unready: int = 0
-    """Times that one said NOT_SERVING."""
+    """Number of times that a process reported NOT_SERVING."""
     lines: int = 0
+    """Number of lines of output that were passed on."""
     lines_dropped: int = 0
+    """Number of lines of output that were dropped, since they came too fast."""
 
 
 @attrs.frozen
 class PluginStatistics:
-    """One plugin as it is now. `states` counts instances by state."""
+    """Statistics of a plugin, or of several together, as they are now."""
 
     name: str
+    """The name of the plugin or group; `mesh` for the whole mesh."""
     instances: int
+    """Number of instances."""
     states: tuple[tuple[InstanceState, int], ...]
+    """Number of instances by state."""
     counts: LifecycleCounts
+    """Counts of what has happened to the instances."""
     rss: int
-    """Bytes its process groups have in memory, where that is watched."""
+    """Bytes of resident memory of the process groups, of plugins whose memory is monitored."""
     slowest_check: float
     """Seconds that the slowest of the instances' last health checks took."""
 
 
 @attrs.frozen
 class MeshStatistics:
-    """The mesh, its groups and its plugins; `uptime` in seconds."""
+    """Statistics of the mesh, its groups and its plugins."""
 
     uptime: float
+    """Seconds since the mesh was started."""
     plugins: tuple[PluginStatistics, ...]
+    """Statistics by plugin, in the order of the config."""
     groups: tuple[PluginStatistics, ...]
-    """The sums over each group's plugins."""
+    """Statistics by group: the sums over its plugins."""
     total: PluginStatistics
+    """The sums over all plugins."""
 
     def plugin(self, name: str) -> PluginStatistics:
-        """Raises KeyError."""
+        """Return the statistics of a plugin. Raises KeyError."""
         return {plugin.name: plugin for plugin in self.plugins}[name]
 
 
@@ -75,38 +93,68 @@ _COUNTER_NAMES = {
 
 
 class LifecycleCounters:
-    """A subscriber that counts."""
+    """The one subscriber that counts events; statistics and metrics are views of it."""
 
-    def __init__(self) -> None:
-        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    def __init__(self, list_instances: Callable[[], Iterable[Instance]]) -> None:
+        """Create counters; `list_instances` returns the instances that there are now."""
+        self.restarts: Counter[tuple[InstanceKey, str]] = Counter()
+        """Number of restarts by instance and reason, including replacements and group restarts."""
+        self.failed_checks: Counter[InstanceKey] = Counter()
+        """Number of health checks that were not answered, by instance."""
+        self._by_plugin: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._list_instances = list_instances
 
     def on_event(self, event: events.LifecycleEvent) -> None:
-        counts = self._counts[event.plugin]
-        what = _COUNTER_NAMES.get(type(event))
-        if what is not None:
-            counts[what] += 1
-        elif isinstance(event, events.LinesDropped):
+        """Count an event."""
+        counts = self._by_plugin[event.plugin]
+        name = _COUNTER_NAMES.get(type(event))
+        if name is not None:
+            counts[name] += 1
+        if isinstance(event, events.LinesDropped):
             counts["lines_dropped"] += event.count
-        elif isinstance(event, events.Stopped) and event.was_killed:
-            counts["killed"] += 1
+        elif isinstance(event, events.Stopped):
+            counts["killed"] += event.was_killed
+        elif not isinstance(event, events.LineWritten):  # By far the most frequent event.
+            self._count_by_instance(event)
+
+    def _count_by_instance(self, event: events.LifecycleEvent) -> None:
+        key = (event.plugin, event.instance)
+        match event:
+            case events.CheckFailed(condition=condition):
+                # A check that was rejected was answered.
+                self.failed_checks[key] += condition is not None
+            case events.Restarting(cause=cause):
+                self.restarts[key, cause.value] += 1
+            case events.Renewing():
+                self.restarts[key, REPLACEMENT_REASON] += 1
+            case events.GroupRestarting(plugins=plugins):
+                for instance in self._list_instances():
+                    if instance.plugin in plugins:
+                        self.restarts[instance.key, GROUP_REASON] += 1
 
     def summarize(
         self, name: str, plugins: Iterable[str], instances: Mapping[str, Sequence[Instance]]
     ) -> PluginStatistics:
-        """Sum up the plugins of these names; `children` are all instances, by plugin."""
+        """Sum up plugins.
+
+        Args:
+            name: The name of the sum.
+            plugins: The names of the plugins.
+            instances: All instances, by plugin.
+        """
         names = frozenset(plugins)
-        there = [child for plugin in names for child in instances.get(plugin, ())]
+        included = [instance for plugin in names for instance in instances.get(plugin, ())]
         total: Counter[str] = Counter()
         for plugin in names:
-            total.update(self._counts[plugin])
-        lives = [child.active_run for child in there if child.active_run is not None]
+            total.update(self._by_plugin[plugin])
+        runs = [each.active_run for each in included if each.active_run is not None]
         return PluginStatistics(
             name=name,
-            instances=len(there),
-            states=tuple(Counter(child.state for child in there).items()),
+            instances=len(included),
+            states=tuple(Counter(instance.state for instance in included).items()),
             counts=LifecycleCounts(**total),
-            rss=sum(life.rss for life in lives),
+            rss=sum(run.rss for run in runs),
             slowest_check=max(
-                (life.last_check.latency for life in lives if life.last_check), default=0.0
+                (run.last_check.latency for run in runs if run.last_check), default=0.0
             ),
         )

@@ -1,7 +1,7 @@
-"""Who is called with the lifecycle events of a mesh.
+"""Calls subscribers with lifecycle events.
 
-Subscribers are code of others, or touch things that fail, and they are called from the tasks that
-own the plugins: an exception of one of them is logged and goes no further.
+Subscribers are called from the tasks that own the plugins, so an exception of one of them is logged
+and goes no further.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from meshtrio.util.concurrency import find_exit_exception
 _log = logging.getLogger("meshtrio.mesh")
 
 _LOG_INTERVAL = 60.0
-"""Seconds between two log records about one subscriber that raises for each line of output."""
+"""Seconds between two log records about one subscriber, which may raise for each line of output."""
 
 
 class Subscribers:
@@ -28,17 +28,18 @@ class Subscribers:
     def __init__(
         self, subscribers: Iterable[Subscriber], on_exit: Callable[[BaseException], None]
     ) -> None:
-        """`exit_with`: called with a SystemExit or KeyboardInterrupt that a subscriber raised."""
+        """Create the list; `on_exit` is called with a SystemExit or KeyboardInterrupt of one."""
         self._subscribers = list(subscribers)
         self._on_exit = on_exit
         self._last_logged: dict[Subscriber, tuple[float, int]] = {}
-        """When the failures of a subscriber were last logged, and how many followed."""
+        """When the failures of a subscriber were last logged, and how many there were since."""
 
     def add(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, which is called after those before it."""
         self._subscribers.append(subscriber)
 
     def emit(self, event: LifecycleEvent) -> None:
-        """Call all of them; they are called in place and may not block."""
+        """Call all subscribers, in place."""
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(event)
@@ -60,7 +61,7 @@ class Subscribers:
         # The subscriber may be the one that logs, and whose handler is broken.
         with contextlib.suppress(Exception):
             _log.error(
-                "a subscriber of lifecycle events raised for %s of %s/%d (%d times more since this "
+                "subscriber of lifecycle events raised for %s of %s/%d (and %d times since this "
                 "was last logged): %r",
                 type(event).__name__,
                 event.plugin,

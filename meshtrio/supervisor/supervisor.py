@@ -80,11 +80,12 @@ class Supervisor:
         """
         self.mesh_socket = runtime_dir.mesh_socket_path(directory)
         self._effects = effects or make_system_effects(directory, config.cgroup)
-        self._counters, self._shutdown_reporter = LifecycleCounters(), ShutdownReporter()
+        self.counters = LifecycleCounters(lambda: self.instances)
+        self._shutdown_reporter = ShutdownReporter()
         self._failed = trio.Event()
         self._failure: BaseException | None = None
         self._subscribers = Subscribers(
-            [self._counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
+            [self.counters.on_event, self._shutdown_reporter.on_event, *subscribers], self._fail
         )
         self._started_at = trio.current_time()
         self._registry = registry
@@ -113,7 +114,7 @@ class Supervisor:
         self.config = config
         self._set_guard_users()
         self._topology = config.topology()
-        self._dependencies = self._topology.dependencies()
+        self.dependencies = self._topology.dependencies()
         by_name = {plugin.name: plugin for plugin in config.plugins}
         for instance in self.instances:
             before = instance.config.output.log_level
@@ -170,7 +171,7 @@ class Supervisor:
         by_plugin: defaultdict[str, list[Instance]] = defaultdict(list)
         for instance in self.instances:
             by_plugin[instance.plugin].append(instance)
-        summarize = partial(self._counters.summarize, instances=by_plugin)
+        summarize = partial(self.counters.summarize, instances=by_plugin)
         return MeshStatistics(
             uptime=trio.current_time() - self._started_at,
             plugins=tuple(summarize(name, [name]) for name in plugins),
@@ -185,26 +186,6 @@ class Supervisor:
     def shutdown_report(self) -> ShutdownReport:
         """How the mesh has stopped, as far as it has."""
         return self._shutdown_reporter.report
-
-    def find_unready_dependencies(self, instance: Instance) -> list[list[Instance]]:
-        """Find what an instance without a process waits for.
-
-        Returns:
-            For each plugin that it depends on, directly or not, and of which no instance is ready:
-            the instances of that plugin.
-        """
-        found: list[list[Instance]] = []
-        plugins = set() if instance.is_running else {instance.plugin}
-        seen = set(plugins)
-        while plugins:
-            needed = self._dependencies.get(plugins.pop(), frozenset()) - seen
-            seen |= needed
-            for name in needed:
-                instances = self._instances_of([name])
-                if not any(each.is_ready for each in instances):
-                    found.append(instances)
-                    plugins.add(name)
-        return found
 
     # -- life cycle --------------------------------------------------------------------------
 
@@ -289,7 +270,7 @@ class Supervisor:
     def _reconcile(self, runs: trio.Nursery) -> float:
         """Start, replace and stop what is due; returns when there is more to do."""
         now = trio.current_time()
-        todo = plan(self.instances, self._dependencies, now, self.config.max_starting)
+        todo = plan(self.instances, self.dependencies, now, self.config.max_starting)
         for instance in todo.stop:
             instance.terminate(0 if self._is_shutting_down else _DRAIN_DELAY)
         for instance in todo.start:
@@ -299,7 +280,9 @@ class Supervisor:
         return todo.wake_at
 
     def _reconcile_replacement(self, instance: Instance, runs: trio.Nursery) -> None:
-        if instance.phase is InstancePhase.REPLACE_QUEUED and instance.is_ready:
+        if instance.phase is InstancePhase.REPLACE_QUEUED:
+            if not instance.is_ready or instance.draining_runs:
+                return  # A run that drains still has the address of the replacement.
             assert instance.replacement is not None
             self._emit(instance, events.Renewing, reason=instance.replacement.reason)
             instance.launch_replacement(self._start_run(instance, 1 - instance.slot, runs))
@@ -384,7 +367,7 @@ class Supervisor:
         match decision:
             case Restart(delay=delay, history=history):
                 instance.retry(history, now + delay)
-                self._emit(instance, events.Restarting, delay=delay)
+                self._emit(instance, events.Restarting, delay=delay, cause=process_exit.cause)
                 companions = plugins_restarted_with(self._topology, instance.plugin)
                 if companions:
                     self._restart_together([instance, *self._instances_of(companions)])

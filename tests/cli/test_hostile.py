@@ -91,7 +91,7 @@ def hostile() -> Iterator[MeshProcess]:
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         write_files(Path(folder))
         with serve_mesh(Path(folder), config, min_ready=1) as mesh, registered(mesh):
-            mesh.wait_for_log("its restart policy leaves it so")
+            mesh.wait_for_log("not restarted (restart policy)")
             assert mesh.run_command(*CALL, "{}").returncode == 1
             mesh.wait_for_log("logger=")
             yield mesh
@@ -280,7 +280,7 @@ def test_the_log_of_serve(hostile: MeshProcess) -> None:
     for text in (
         f"hostile/0 | {SHOWN}",
         f"hostile/0 | err {SHOWN}",
-        f"its last words: {SHOWN}",
+        f"last stderr line: {SHOWN}",
     ):
         assert text in log
     # Each line that is not the first of a record has the mark of its plugin.

@@ -32,7 +32,7 @@ def test_levels_are_shown_and_changed(short_dir: Path) -> None:
         )
         said = run_command_ok(mesh, "log-level", "talkative", "debug")
         assert said == "talkative logs from debug on: 2 instances told\n"
-        mesh.wait_for_log("talkative/1: is to log from debug on")
+        mesh.wait_for_log("talkative/1: log level set to debug")
         run_command_ok(
             mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug it is shown"}'
         )

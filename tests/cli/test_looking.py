@@ -179,8 +179,8 @@ def test_events_tell_what_happened(told: Told) -> None:
     lines = told["events bad"].stdout.splitlines()
     assert [re.sub(r"^[\d:.]+ |pid \d+", "", line) for line in lines] == [
         "bad/0 starting: started as ",
-        "bad/0 exited:  exited with status 3; its last words: about to give up",
-        "bad/0 gave-up: exited with status 3; its restart policy leaves it so",
+        "bad/0 exited:  exited with status 3; last stderr line: about to give up",
+        "bad/0 gave-up: exited with status 3; not restarted (restart policy)",
     ]
 
 

@@ -63,7 +63,7 @@ def test_stop_and_start(own: MeshProcess) -> None:
 
 def test_start_of_what_gives_up_again_fails_with_the_reason(own: MeshProcess) -> None:
     assert run_failing_command(own, "start", "bad") == (
-        "meshtrio: bad/0 exited with status 3; its last words: about to give up\n"
+        "meshtrio: bad/0 exited with status 3; last stderr line: about to give up\n"
     )
 
 
@@ -194,7 +194,7 @@ def test_a_reload_fails_with_a_plugin_that_does_not_start(own: MeshProcess) -> N
     other = own.runtime_dir.parent / "other.toml"
     other.write_text(config + looping)
     line = run_failing_command(own, "reload", str(other))
-    assert line.startswith("meshtrio: looping/0 exited with status 3; its last words: about to")
+    assert line.startswith("meshtrio: looping/0 exited with status 3; last stderr line: about to")
     assert re.search(r"; it is started again in \d\.\d s$", line)
     assert run_command_ok(own, "reload") == "removed looping\n"
 

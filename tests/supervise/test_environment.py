@@ -1,4 +1,4 @@
-"""The environment of a plugin's process: which of its layers overrides which."""
+"""The environment of plugin processes: which layer overrides which."""
 
 from __future__ import annotations
 

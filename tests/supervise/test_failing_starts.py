@@ -43,9 +43,9 @@ async def test_a_plugin_that_never_gets_ready_is_restarted_ever_later(
 ) -> None:
     """With a min_uptime that is as long as its ready_timeout, as both are by default."""
     plugin = looping("p", ready_timeout=10, min_uptime=10)
-    async with make_supervisor([plugin], {"p": for_ever(NEVER_READY)}) as made:
-        await made.run_until(300)
-        starts = made.event_times("Starting p")
+    async with make_supervisor([plugin], {"p": for_ever(NEVER_READY)}) as harness:
+        await harness.run_until(300)
+        starts = harness.event_times("Starting p")
     pauses = [round(after - before - 10) for before, after in itertools.pairwise(starts)]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
@@ -55,65 +55,65 @@ async def test_a_successor_that_never_gets_ready_is_started_ever_later(
 ) -> None:
     plugin = looping("p", max_age=100, max_age_variance=0, ready_timeout=10)
     scripts = {"p": itertools.chain([ProcessScript()], for_ever(NEVER_READY))}
-    async with make_supervisor([plugin], scripts) as made:
-        await made.run_until(200)
-        starts = made.event_times("Starting p")[1:]
-        assert made.states() == {"p/0": "ready"}
+    async with make_supervisor([plugin], scripts) as harness:
+        await harness.run_until(200)
+        starts = harness.event_times("Starting p")[1:]
+        assert harness.states() == {"p/0": "ready"}
     pauses = [after - before - 10 for before, after in itertools.pairwise(starts)]
     assert [math.floor(pause) for pause in pauses] == [1, 2, 4, 8, 16]
 
 
 async def test_a_start_fails_with_the_first_process_that_does(autojump_clock: MockClock) -> None:
-    async with make_supervisor([looping("p")], {"p": for_ever(DIES)}) as made:
-        await made.run_until(0.1)
-        await fails(made.operations.start("p"), r"^p/0 exited with status 3; .* again in 1.0 s$")
-        assert made.event_times("GaveUp p") == []
-        await made.run_until(1000)
-        assert made.states() == {"p/0": "backoff"}
+    async with make_supervisor([looping("p")], {"p": for_ever(DIES)}) as harness:
+        await harness.run_until(0.1)
+        await fails(harness.operations.start("p"), r"^p/0 exited with status 3; .* again in 1.0 s$")
+        assert harness.event_times("GaveUp p") == []
+        await harness.run_until(1000)
+        assert harness.states() == {"p/0": "backoff"}
         # It does not wait for the end of a long delay to try.
         before = trio.current_time()
-        await fails(made.operations.start("p"), "p/0 exited with status 3")
+        await fails(harness.operations.start("p"), "p/0 exited with status 3")
         assert trio.current_time() - before < 1
 
 
 async def test_a_start_succeeds_though_earlier_ones_failed(autojump_clock: MockClock) -> None:
     async with make_supervisor(
         [looping("p")], {"p": [DIES, DIES, ProcessScript(ready_after=2)]}
-    ) as made:
-        await made.run_until(3)
-        await made.operations.start("p")
-        assert made.states() == {"p/0": "ready"}
+    ) as harness:
+        await harness.run_until(3)
+        await harness.operations.start("p")
+        assert harness.states() == {"p/0": "ready"}
 
 
 async def test_what_a_plugin_waits_for_and_does_not_start_is_told(
     autojump_clock: MockClock,
 ) -> None:
     plugins = [looping("a"), looping("b", depends_on=["a"]), looping("c", depends_on=["b"])]
-    async with make_supervisor(plugins, {"a": for_ever(DIES)}) as made:
-        await fails(made.operations.start("c"), r"^c/0 waits for a/0 exited with status 3; ")
-        await made.operations.stop("a")
-        await fails(made.operations.start("c"), r"^c/0 waits for a/0 is stopped$")
+    async with make_supervisor(plugins, {"a": for_ever(DIES)}) as harness:
+        await fails(harness.operations.start("c"), r"^c/0 waits for a/0 exited with status 3; ")
+        await harness.operations.stop("a")
+        await fails(harness.operations.start("c"), r"^c/0 waits for a/0 is stopped$")
 
 
 async def test_one_of_several_instances_is_enough_for_what_waits(autojump_clock: MockClock) -> None:
     plugins = [looping("a", instances=2), looping("b", depends_on=["a"])]
-    async with make_supervisor(plugins, {"a": [DIES, ProcessScript(ready_after=5)]}) as made:
-        await made.operations.start("b")
-        assert made.states()["b/0"] == "ready"
+    async with make_supervisor(plugins, {"a": [DIES, ProcessScript(ready_after=5)]}) as harness:
+        await harness.operations.start("b")
+        assert harness.states()["b/0"] == "ready"
 
 
 async def test_a_start_ends_if_the_plugin_is_stopped_meanwhile(autojump_clock: MockClock) -> None:
     async with (
-        make_supervisor([looping("p")], {"p": [NEVER_READY]}) as made,
+        make_supervisor([looping("p")], {"p": [NEVER_READY]}) as harness,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(fails, made.operations.start("p"), "p/0 is stopped")
-        await made.run_until(1)
-        await made.operations.stop("p")
+        nursery.start_soon(fails, harness.operations.start("p"), "p/0 is stopped")
+        await harness.run_until(1)
+        await harness.operations.stop("p")
 
 
-async def restarted(made: SupervisorHarness, *plugins: PluginConfig) -> MeshConfig:
-    await made.run_until(1)
+async def restarted(harness: SupervisorHarness, *plugins: PluginConfig) -> MeshConfig:
+    await harness.run_until(1)
     return MeshConfig([attrs.evolve(plugin, env={"K": "v"}) for plugin in plugins])
 
 
@@ -126,17 +126,17 @@ async def test_a_reload_tells_of_all_that_do_not_start_once_the_rest_is_done(
         "one": [ProcessScript(), DIES],
         "new": for_ever(DIES),
     }
-    async with make_supervisor([slow, one, two], scripts) as made:
-        config = await restarted(made, slow, one, two)
+    async with make_supervisor([slow, one, two], scripts) as harness:
+        config = await restarted(harness, slow, one, two)
         config = attrs.evolve(config, plugins=[*config.plugins, looping("new")])
         with pytest.raises(PluginFailedError) as caught, trio.fail_after(60):
-            await made.operations.reload(config)
+            await harness.operations.reload(config)
         first, second = sorted(str(caught.value).splitlines())
         assert first.startswith("new/0 exited with status 3")
         assert second.startswith("the replacement of one/0 exited with status 3; the active")
-        assert made.supervisor.config is config
-        assert len(made.effects.processes["slow"]) == len(made.effects.processes["two"]) == 2
-        assert made.states()["slow/0"] == "ready"
+        assert harness.supervisor.config is config
+        assert len(harness.effects.processes["slow"]) == len(harness.effects.processes["two"]) == 2
+        assert harness.states()["slow/0"] == "ready"
 
 
 async def test_a_scale_fails_with_an_instance_that_does_not_start(
@@ -144,17 +144,17 @@ async def test_a_scale_fails_with_an_instance_that_does_not_start(
 ) -> None:
     async with make_supervisor(
         [looping("p")], {"p": itertools.chain([ProcessScript()], for_ever(DIES))}
-    ) as made:
-        await made.run_until(1)
-        await fails(made.operations.scale("p", 2), r"^p/1 exited with status 3; ")
+    ) as harness:
+        await harness.run_until(1)
+        await fails(harness.operations.scale("p", 2), r"^p/1 exited with status 3; ")
 
 
 async def test_a_clean_end_before_it_is_ready_is_a_failed_start(autojump_clock: MockClock) -> None:
     done = attrs.evolve(DIES, exit_status=0)
     async with make_supervisor(
         [looping("p", restart=RestartPolicy.ON_FAILURE)], {"p": [done]}
-    ) as made:
-        await fails(made.operations.start("p"), r"^p/0 exited with status 0$")
+    ) as harness:
+        await fails(harness.operations.start("p"), r"^p/0 exited with status 0$")
 
 
 @pytest.mark.parametrize(("waited", "ends"), [(0.0, 10.0), (8.0, 18.0), (1000.0, 40.0)])
@@ -162,10 +162,10 @@ async def test_time_in_which_it_waited_for_a_cpu_does_not_count(
     waited: float, ends: float, autojump_clock: MockClock
 ) -> None:
     plugin = make_plugin_config("p", ready_timeout=10, restart=RestartPolicy.NEVER)
-    async with make_supervisor([plugin], {"p": [ProcessScript(ready_after=1e6)]}) as made:
-        made.effects.cpu_wait = waited
-        await made.run_until(100)
-        assert made.event_times("Exited p") == [ends]
-        (status,) = made.supervisor.statuses()
+    async with make_supervisor([plugin], {"p": [ProcessScript(ready_after=1e6)]}) as harness:
+        harness.effects.cpu_wait = waited
+        await harness.run_until(100)
+        assert harness.event_times("Exited p") == [ends]
+        (status,) = harness.supervisor.statuses()
         assert "was not ready within 10 s: it is a fake" in status.reason
         assert ("since it waited for a CPU" in status.reason) == bool(waited)

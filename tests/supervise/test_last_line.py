@@ -70,7 +70,7 @@ async def test_events_and_errors_tell_it(short_dir: Path) -> None:
     async with run_mesh(config, short_dir) as watched:
         exited = await watched.wait_for_event(events.Exited)
         _, text = describe_event(exited.event)
-        assert text.endswith("exited with status 1; its last words: ValueError: boom 1")
-        with pytest.raises(PluginFailedError, match=r"its last words: ValueError: boom 1$"):
+        assert text.endswith("exited with status 1; last stderr line: ValueError: boom 1")
+        with pytest.raises(PluginFailedError, match=r"last stderr line: ValueError: boom 1$"):
             with trio.fail_after(20):
                 await watched.mesh.start("bad")

@@ -43,24 +43,24 @@ async def left(identity: RunIdentity) -> LeftoverReport:
 async def test_an_instance_does_not_leave_ever_more_processes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    world, registry = (
+    effects, registry = (
         FakeEffects({"p": [ProcessScript(FOREVER, is_unkillable=True)] * 100}),
         MemoryRegistry(),
     )
     plugin = make_plugin_config("p", ready_timeout=1.0, stop_timeout=1.0, backoff=Backoff(0.1, 0.1))
-    fake = attrs.evolve(world.make_effects(), kill_orphans=left)
-    tree = Supervisor(MeshConfig([plugin]), registry, Path("/run/fake"), effects=fake)
-    made = SupervisorHarness(tree, world, registry)
-    tree.subscribe(made.on_event)
+    fake = attrs.evolve(effects.make_effects(), kill_orphans=left)
+    supervisor = Supervisor(MeshConfig([plugin]), registry, Path("/run/fake"), effects=fake)
+    harness = SupervisorHarness(supervisor, effects, registry)
+    supervisor.subscribe(harness.on_event)
     async with trio.open_nursery() as nursery:
-        await nursery.start(tree.run)
-        await made.run_until(3600)
-        (status,) = tree.statuses()
+        await nursery.start(supervisor.run)
+        await harness.run_until(3600)
+        (status,) = supervisor.statuses()
         nursery.cancel_scope.cancel()
-    assert len(world.processes["p"]) == 4
+    assert len(effects.processes["p"]) == 4
     assert status.state.value == "failed"
     assert "cannot be killed, left running, as do 3 others of its processes" in status.reason
-    told = made.events_of("GaveUp", "LeftRunning")
-    assert told == [*["LeftRunning p"] * 4, "GaveUp p"]
+    reported = harness.events_of("GaveUp", "LeftRunning")
+    assert reported == [*["LeftRunning p"] * 4, "GaveUp p"]
     # They are watched by the warden for as long as they run.
-    assert len(world.guarded_pids) == 4
+    assert len(effects.guarded_pids) == 4

@@ -16,7 +16,6 @@ import trio
 
 from meshtrio.rpc.server import Server
 from meshtrio.services.health import HealthServicer
-from meshtrio.supervisor import probe
 from meshtrio.supervisor.policy.diagnosis import Condition, Symptom
 from meshtrio.supervisor.probe import HealthCheckResult, NotReadyError, SocketProbe
 from meshtrio.transport.listener import unix_listener
@@ -98,15 +97,15 @@ async def test_a_server_that_answers_with_a_page_is_ready_if_that_maps_to_unimpl
 
 
 async def test_a_check_counts_for_the_mesh_if_that_waited_for_a_cpu(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+    short_dir: Path,
 ) -> None:
     waited = iter([10.0, 10.01, 20.0, 20.09])
-    monkeypatch.setattr(probe, "read_thread_cpu_wait", lambda: next(waited))
+    probe = SocketProbe(lambda: next(waited))
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(short_dir / "s"))
         sock.listen()
         for expected in (None, Condition.MESH_OVERLOADED):
-            found = await SocketProbe().check(f"unix:{short_dir / 's'}", 0.1)
+            found = await probe.check(f"unix:{short_dir / 's'}", 0.1)
             assert (found.is_alive, found.symptom) == (False, Symptom.NO_ANSWER)
             assert found.condition is expected
     assert "the mesh waited for a CPU 90 % of the time" in found.reason

@@ -1,4 +1,4 @@
-"""Requests that meet: stops, restarts and replacements of one instance at the same time."""
+"""Requests that coincide: stops, restarts and replacements of one instance."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ async def test_an_instance_that_waits_to_be_stopped_is_not_replaced(
         make_plugin_config("q", depends_on=["p"]),
     ]
     group = GroupConfig("g", ["p", "q"])
-    async with make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as made:
-        await made.run_until(3)
-        await made.operations.stop("g")
-        assert made.events_of("Renewing", "Stopped") == ["Stopped q", "Stopped p"]
-        assert made.event_times("Stopped p") == [7.2]
+    async with make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as harness:
+        await harness.run_until(3)
+        await harness.operations.stop("g")
+        assert harness.events_of("Renewing", "Stopped") == ["Stopped q", "Stopped p"]
+        assert harness.event_times("Stopped p") == [7.2]
 
 
 async def test_a_restart_of_an_instance_that_waits_to_be_stopped_starts_it_again(
@@ -38,55 +38,59 @@ async def test_a_restart_of_an_instance_that_waits_to_be_stopped_starts_it_again
     plugins = [make_plugin_config("p"), make_plugin_config("q", depends_on=["p"])]
     group = GroupConfig("g", ["p", "q"])
     async with (
-        make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as made,
+        make_supervisor(plugins, {"q": SLOW_STOP}, [group]) as harness,
         trio.open_nursery() as nursery,
     ):
-        await made.run_until(3)
-        nursery.start_soon(made.operations.stop, "g")
-        await made.run_until(4)
-        await made.operations.restart("p")
-        assert made.event_times("Stopped p") == made.event_times("Starting p")[1:] == [7.2]
-        assert made.states() == {"p/0": "ready", "q/0": "stopped"}
+        await harness.run_until(3)
+        nursery.start_soon(harness.operations.stop, "g")
+        await harness.run_until(4)
+        await harness.operations.restart("p")
+        assert harness.event_times("Stopped p") == harness.event_times("Starting p")[1:] == [7.2]
+        assert harness.states() == {"p/0": "ready", "q/0": "stopped"}
         nursery.cancel_scope.cancel()
 
 
 async def test_a_restart_fails_if_its_instance_is_stopped(autojump_clock: MockClock) -> None:
     scripts = {"p": [ProcessScript(), ProcessScript(ready_after=5)]}
     async with (
-        make_supervisor([make_plugin_config("p")], scripts) as made,
+        make_supervisor([make_plugin_config("p")], scripts) as harness,
         trio.open_nursery() as nursery,
     ):
         failed = trio.Event()
 
         async def restart() -> None:
             with pytest.raises(PluginFailedError, match="p/0 was stopped before it was replaced"):
-                await made.operations.restart("p")
+                await harness.operations.restart("p")
             failed.set()
 
-        await made.run_until(1)
+        await harness.run_until(1)
         nursery.start_soon(restart)
-        await made.run_until(3)
-        await made.operations.stop("p")
+        await harness.run_until(3)
+        await harness.operations.stop("p")
         await failed.wait()
-        assert made.states() == {"p/0": "stopped"}
-        assert made.events_of("Stopped") == ["Stopped p", "Stopped p"]
+        assert harness.states() == {"p/0": "stopped"}
+        assert harness.events_of("Stopped") == ["Stopped p", "Stopped p"]
 
 
 async def test_a_replacement_that_was_stopped_has_not_failed(autojump_clock: MockClock) -> None:
     """So that the next one for the size or age of the instance is not delayed."""
     plugin = make_plugin_config("p", renew_above=100, backoff=Backoff(1000, 1000, 1, 0))
     scripts = {"p": [ProcessScript(), ProcessScript(ready_after=5)]}
-    async with make_supervisor([plugin], scripts) as made:
-        await made.run_until(1)
-        made.effects.resident_by_pgid[made.effects.processes["p"][0].pid] = 101
-        await made.run_until(4)
-        assert made.events_of("Starting", "Renewing") == ["Starting p", "Renewing p", "Starting p"]
-        await made.operations.stop("p")
-        await made.operations.start("p")
-        made.effects.resident_by_pgid[made.effects.processes["p"][2].pid] = 101
-        await made.run_until(10)
-        assert made.events_of("Renewing") == ["Renewing p"] * 2
-        assert len(made.effects.processes["p"]) == 4
+    async with make_supervisor([plugin], scripts) as harness:
+        await harness.run_until(1)
+        harness.effects.resident_by_pgid[harness.effects.processes["p"][0].pid] = 101
+        await harness.run_until(4)
+        assert harness.events_of("Starting", "Renewing") == [
+            "Starting p",
+            "Renewing p",
+            "Starting p",
+        ]
+        await harness.operations.stop("p")
+        await harness.operations.start("p")
+        harness.effects.resident_by_pgid[harness.effects.processes["p"][2].pid] = 101
+        await harness.run_until(10)
+        assert harness.events_of("Renewing") == ["Renewing p"] * 2
+        assert len(harness.effects.processes["p"]) == 4
 
 
 async def test_a_groups_restart_does_not_start_what_is_being_stopped(
@@ -95,27 +99,27 @@ async def test_a_groups_restart_does_not_start_what_is_being_stopped(
     plugins = [make_plugin_config("a"), make_plugin_config("b", backoff=STEADY)]
     scripts = {"a": SLOW_STOP, "b": [ProcessScript(lifetime=5)]}
     group = GroupConfig("g", ["a", "b"], Strategy.ONE_FOR_ALL)
-    async with make_supervisor(plugins, scripts, [group]) as made:
-        await made.run_until(4)
-        await made.operations.stop("a")
-        await made.run_until(30)
-        assert made.states() == {"a/0": "stopped", "b/0": "ready"}
-        assert made.event_times("Exited b") == [5]
-        assert made.event_times("Starting b") == [0, 6]
+    async with make_supervisor(plugins, scripts, [group]) as harness:
+        await harness.run_until(4)
+        await harness.operations.stop("a")
+        await harness.run_until(30)
+        assert harness.states() == {"a/0": "stopped", "b/0": "ready"}
+        assert harness.event_times("Exited b") == [5]
+        assert harness.event_times("Starting b") == [0, 6]
 
 
 async def test_a_mesh_that_stops_starts_nothing(autojump_clock: MockClock) -> None:
-    async with make_supervisor([make_plugin_config("p")], {"p": SLOW_STOP}) as made:
-        await made.run_until(1)
-        made.supervisor.start_shutdown()
-        await made.run_until(2)
+    async with make_supervisor([make_plugin_config("p")], {"p": SLOW_STOP}) as harness:
+        await harness.run_until(1)
+        harness.supervisor.start_shutdown()
+        await harness.run_until(2)
         with pytest.raises(UsageError, match="the mesh is stopping"):
-            await made.operations.start("p")
+            await harness.operations.start("p")
         with pytest.raises(UsageError, match="the mesh is stopping"):
-            await made.operations.scale("p", 2)
-        await made.run_until(100)
-        assert made.events_of("Starting") == ["Starting p"]
-        assert made.states() == {"p/0": "stopped"}
+            await harness.operations.scale("p", 2)
+        await harness.run_until(100)
+        assert harness.events_of("Starting") == ["Starting p"]
+        assert harness.states() == {"p/0": "stopped"}
 
 
 async def test_a_failed_instance_is_failed_still_when_its_predecessor_has_drained(
@@ -124,28 +128,44 @@ async def test_a_failed_instance_is_failed_still_when_its_predecessor_has_draine
     plugin = make_plugin_config("p", restart=RestartPolicy.NEVER, stop_timeout=60)
     scripts = {"p": [ProcessScript(stop_duration=30), ProcessScript(lifetime=3)]}
     async with (
-        make_supervisor([plugin], scripts) as made,
+        make_supervisor([plugin], scripts) as harness,
         trio.open_nursery() as nursery,
     ):
-        await made.run_until(1)
-        nursery.start_soon(made.operations.restart, "p")
-        await made.run_until(10)
-        assert made.states() == {"p/0": "failed"}
-        await made.run_until(100)
-        assert made.event_times("Stopped p") == [31.1]
-        assert made.states() == {"p/0": "failed"}
-        assert made.supervisor.statuses()[0].reason == "exited with status 1"
+        await harness.run_until(1)
+        nursery.start_soon(harness.operations.restart, "p")
+        await harness.run_until(10)
+        assert harness.states() == {"p/0": "failed"}
+        await harness.run_until(100)
+        assert harness.event_times("Stopped p") == [31.1]
+        assert harness.states() == {"p/0": "failed"}
+        assert harness.supervisor.statuses()[0].reason == "exited with status 1"
 
 
 async def test_a_start_during_a_stop_waits_for_the_new_process(autojump_clock: MockClock) -> None:
     scripts = {"p": [ProcessScript(stop_duration=4), ProcessScript(ready_after=2)]}
     async with (
-        make_supervisor([make_plugin_config("p")], scripts) as made,
+        make_supervisor([make_plugin_config("p")], scripts) as harness,
         trio.open_nursery() as nursery,
     ):
-        await made.run_until(1)
-        nursery.start_soon(made.operations.stop, "p")
-        await made.run_until(2)
-        await made.operations.start("p")
-        assert made.event_times("Ready p") == [0, 7.1]
+        await harness.run_until(1)
+        nursery.start_soon(harness.operations.stop, "p")
+        await harness.run_until(2)
+        await harness.operations.start("p")
+        assert harness.event_times("Ready p") == [0, 7.1]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_replacement_waits_until_its_address_is_free(autojump_clock: MockClock) -> None:
+    plugin = make_plugin_config("p", renew_above=100, stop_timeout=60)
+    scripts = {"p": [ProcessScript(stop_duration=30)]}
+    async with (
+        make_supervisor([plugin], scripts) as harness,
+        trio.open_nursery() as nursery,
+    ):
+        await harness.run_until(1)
+        nursery.start_soon(harness.operations.restart, "p")
+        await harness.run_until(2)
+        harness.effects.resident_by_pgid[harness.effects.processes["p"][1].pid] = 101
+        await harness.run_until(100)
+        assert harness.event_times("Stopped p")[0] == 31.1
+        assert harness.event_times("Renewing p") == [1, 31.1]

@@ -38,14 +38,14 @@ async def test_a_subscriber_that_raises_ends_nothing(
     seen: list[str] = []
     async with make_supervisor(
         [make_plugin_config("a"), make_plugin_config("b")], {"a": [ProcessScript(lifetime=5)]}
-    ) as made:
-        made.supervisor.subscribe(broken)
-        made.supervisor.subscribe(lambda event: seen.append(type(event).__name__))
-        await made.run_until(60)
-        assert made.states() == {"a/0": "ready", "b/0": "ready"}
+    ) as harness:
+        harness.supervisor.subscribe(broken)
+        harness.supervisor.subscribe(lambda event: seen.append(type(event).__name__))
+        await harness.run_until(60)
+        assert harness.states() == {"a/0": "ready", "b/0": "ready"}
         assert {"Starting", "Ready", "Exited", "Restarting"} <= set(seen)
-    assert len(made.supervisor.shutdown_report.stopped) == 2
-    records = [r for r in caplog.records if "a subscriber of lifecycle events raised" in r.message]
+    assert len(harness.supervisor.shutdown_report.stopped) == 2
+    records = [r for r in caplog.records if "subscriber of lifecycle events raised" in r.message]
     # One a minute, however many events there are.
     assert 1 <= len(records) <= 2
     assert records[0].levelno == logging.ERROR
@@ -59,13 +59,15 @@ async def test_a_subscriber_may_end_the_program_and_all_is_stopped(
         if isinstance(event, events.Ready):
             raise error(3)
 
-    world, registry = FakeEffects(), MemoryRegistry()
+    effects, registry = FakeEffects(), MemoryRegistry()
     config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
-    tree = Supervisor(config, registry, Path("/run/fake"), [leaving], effects=world.make_effects())
+    supervisor = Supervisor(
+        config, registry, Path("/run/fake"), [leaving], effects=effects.make_effects()
+    )
     with pytest.raises(error):
-        await tree.run()
-    assert world.guarded_pids == set()
-    assert not any(status.pid for status in tree.statuses())
+        await supervisor.run()
+    assert effects.guarded_pids == set()
+    assert not any(status.pid for status in supervisor.statuses())
 
 
 async def test_an_error_of_the_mesh_ends_one_process_only(
@@ -83,17 +85,17 @@ async def test_an_error_of_the_mesh_ends_one_process_only(
                     raise failure
             return found
 
-    world, registry = Failing(), MemoryRegistry()
+    effects, registry = Failing(), MemoryRegistry()
     config = MeshConfig([make_plugin_config("a"), make_plugin_config("b")])
-    tree = Supervisor(config, registry, Path("/run/fake"), effects=world.make_effects())
-    made = SupervisorHarness(tree, world, registry)
-    tree.subscribe(made.on_event)
+    supervisor = Supervisor(config, registry, Path("/run/fake"), effects=effects.make_effects())
+    harness = SupervisorHarness(supervisor, effects, registry)
+    supervisor.subscribe(harness.on_event)
     async with trio.open_nursery() as nursery:
-        await nursery.start(tree.run)
-        await made.run_until(60)
-        assert made.states() == {"a/0": "ready", "b/0": "ready"}
-        assert [len(world.processes[name]) for name in ("a", "b")] == [2, 1]
-        assert made.events_of("Exited", "Restarting") == ["Exited a", "Restarting a"]
+        await nursery.start(supervisor.run)
+        await harness.run_until(60)
+        assert harness.states() == {"a/0": "ready", "b/0": "ready"}
+        assert [len(effects.processes[name]) for name in ("a", "b")] == [2, 1]
+        assert harness.events_of("Exited", "Restarting") == ["Exited a", "Restarting a"]
         nursery.cancel_scope.cancel()
     assert "internal error" in caplog.text
     assert "of the probe" in caplog.text
@@ -118,21 +120,21 @@ async def test_an_error_around_a_process_leaves_none_behind(
                 raise RuntimeError("of the registry")
             super().deregister(service, exit_info)
 
-    world, registry = Failing({"a": [ProcessScript(lifetime=1)]}), FailingRegistry()
-    tree = Supervisor(
+    effects, registry = Failing({"a": [ProcessScript(lifetime=1)]}), FailingRegistry()
+    supervisor = Supervisor(
         MeshConfig([make_plugin_config("a"), make_plugin_config("b")]),
         registry,
         Path("/fake"),
-        effects=world.make_effects(),
+        effects=effects.make_effects(),
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(tree.run)
+        await nursery.start(supervisor.run)
         await trio.sleep(60)
-        assert [each.state.value for each in tree.statuses()] == ["ready", "ready"]
-        assert [len(world.processes[name]) for name in ("a", "b")] == [2, 1]
-        assert world.processes["a"][0].has_exited
+        assert [each.state.value for each in supervisor.statuses()] == ["ready", "ready"]
+        assert [len(effects.processes[name]) for name in ("a", "b")] == [2, 1]
+        assert effects.processes["a"][0].has_exited
         nursery.cancel_scope.cancel()
-    assert all(each.has_exited for name in "ab" for each in world.processes[name])
+    assert all(each.has_exited for name in "ab" for each in effects.processes[name])
 
 
 async def test_an_error_of_the_sweep_ends_nothing(
@@ -142,14 +144,14 @@ async def test_an_error_of_the_sweep_ends_nothing(
         await trio.lowlevel.checkpoint()
         raise RuntimeError("of the sweep")
 
-    world, registry = FakeEffects({"a": [ProcessScript(lifetime=1)]}), MemoryRegistry()
-    fake = attrs.evolve(world.make_effects(), kill_orphans=sweep)
-    tree = Supervisor(
+    effects, registry = FakeEffects({"a": [ProcessScript(lifetime=1)]}), MemoryRegistry()
+    fake = attrs.evolve(effects.make_effects(), kill_orphans=sweep)
+    supervisor = Supervisor(
         MeshConfig([make_plugin_config("a")]), registry, Path("/run/fake"), effects=fake
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(tree.run)
+        await nursery.start(supervisor.run)
         await trio.sleep(60)
-        assert tree.statuses()[0].state.value == "ready"
+        assert supervisor.statuses()[0].state.value == "ready"
         nursery.cancel_scope.cancel()
     assert "of the sweep" in caplog.text

@@ -1,6 +1,6 @@
-"""Processes and questions that are not real, so that minutes of mesh life take no time.
+"""A supervisor with scripted processes and health checks, for tests in virtual time.
 
-A `ProcessScript` says how the next process of a plugin behaves; the tree under test cannot tell.
+A `ProcessScript` defines how the next process of a plugin behaves.
 """
 
 from __future__ import annotations
@@ -41,18 +41,22 @@ NOT_ANSWERING = HealthCheckResult(is_alive=False, is_serving=False, reason="it d
 
 @attrs.define
 class ProcessScript:
-    """One process: ready after so many seconds, ending by itself after so many."""
+    """How one process behaves."""
 
     ready_after: float = 0.0
+    """Seconds from its start until it is ready."""
     lifetime: float = FOREVER
+    """Seconds from its start until it ends by itself."""
     exit_status: int = 1
+    """Its status when it ends by itself."""
     stop_duration: float = 0.0
     """Seconds from SIGTERM to its end."""
     is_unkillable: bool = False
+    """Whether it survives SIGKILL."""
     health_checks: Sequence[HealthCheckResult] = (SERVING,)
-    """To health checks, in turn; the last for ever."""
+    """The results of its health checks, in turn; the last is repeated for ever."""
     spawn_error: OSError | None = None
-    """Why it cannot be started."""
+    """What starting it raises, if it cannot be started."""
 
 
 def _closed_pipe() -> int:
@@ -112,7 +116,7 @@ class FakeProcess:
 
 
 class FakeEffects:
-    """Spawns scripted processes, answers for them, and keeps a log of what happened when."""
+    """The effects of a supervisor with scripted processes."""
 
     def __init__(self, scripts: Mapping[str, Iterable[ProcessScript]] | None = None) -> None:
         self._scripts = {name: iter(script) for name, script in (scripts or {}).items()}
@@ -120,11 +124,10 @@ class FakeEffects:
         self._pids = itertools.count(1000)
         self.processes: dict[str, list[FakeProcess]] = defaultdict(list)
         self.resident_by_pgid: dict[int, int] = {}
-        """Bytes by process group."""
+        """Resident memory by process group, in bytes."""
         self.cpu_wait = 0.0
         """Seconds that each process has waited for a CPU."""
         self.guarded_pids: set[int] = set()
-        self.log: list[tuple[float, events.LifecycleEvent]] = []
 
     def make_effects(self) -> Effects:
         return Effects(  # type: ignore[arg-type]
@@ -212,35 +215,36 @@ class FakeEffects:
 
 
 class SupervisorHarness:
-    """A tree in a fake world, and what it has reported so far."""
+    """A supervisor with fake effects, and the events that it has emitted."""
 
     def __init__(
-        self, supervisor: Supervisor, world: FakeEffects, registry: MemoryRegistry
+        self, supervisor: Supervisor, effects: FakeEffects, registry: MemoryRegistry
     ) -> None:
         self.supervisor = supervisor
-        self.effects = world
+        self.effects = effects
         self.registry = registry
         self.operations = Operations(supervisor)
         self.started_at = trio.current_time()
         self.log: list[tuple[float, str]] = []
 
     def on_event(self, event: events.LifecycleEvent) -> None:
-        who = event.plugin if not event.instance else f"{event.plugin}/{event.instance}"
+        name = event.plugin if not event.instance else f"{event.plugin}/{event.instance}"
         at = round(trio.current_time() - self.started_at, 3)
-        self.log.append((at, f"{type(event).__name__} {who}"))
+        self.log.append((at, f"{type(event).__name__} {name}"))
 
     def events_of(self, *kinds: str) -> list[str]:
-        """What was reported of these kinds, in order, without the times."""
+        """Return the events of these kinds as `"Kind plugin"`, in order."""
         return [text for _, text in self.log if text.split()[0] in kinds]
 
     def event_times(self, text: str) -> list[float]:
-        return [at for at, said in self.log if said == text]
+        """Return when the event `"Kind plugin"` was emitted, in seconds since the start."""
+        return [at for at, event in self.log if event == text]
 
     def states(self) -> dict[str, str]:
         return {f"{s.name}/{s.instance}": s.state.value for s in self.supervisor.statuses()}
 
     async def run_until(self, seconds: float) -> None:
-        """Let it live until so many seconds after its start."""
+        """Wait until `seconds` after the start, and until all tasks wait."""
         await trio.sleep_until(self.started_at + seconds)
         await trio.testing.wait_all_tasks_blocked()
 
@@ -255,15 +259,16 @@ async def make_supervisor(
     scripts: Mapping[str, Iterable[ProcessScript]] | None = None,
     groups: Sequence[GroupConfig] = (),
 ) -> AsyncIterator[SupervisorHarness]:
-    world, registry = FakeEffects(scripts), MemoryRegistry()
-    tree = Supervisor(
-        MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=world.make_effects()
+    """Run a supervisor of `plugins` during the block; afterwards no process is left."""
+    effects, registry = FakeEffects(scripts), MemoryRegistry()
+    supervisor = Supervisor(
+        MeshConfig(plugins, groups), registry, Path("/run/fake"), effects=effects.make_effects()
     )
-    made = SupervisorHarness(tree, world, registry)
-    tree.subscribe(made.on_event)
+    harness = SupervisorHarness(supervisor, effects, registry)
+    supervisor.subscribe(harness.on_event)
     async with trio.open_nursery() as nursery:
-        await nursery.start(tree.run)
-        yield made
+        await nursery.start(supervisor.run)
+        yield harness
         nursery.cancel_scope.cancel()
-    assert len(world.guarded_pids) == len(tree.shutdown_report.unkillable)
-    assert not any(status.pid for status in tree.statuses())
+    assert len(effects.guarded_pids) == len(supervisor.shutdown_report.unkillable)
+    assert not any(status.pid for status in supervisor.statuses())

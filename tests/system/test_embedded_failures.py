@@ -69,6 +69,6 @@ def test_nothing_is_left(how: str, status: int, error: str, short_dir: Path) -> 
     assert error in done.stderr
     assert not pids_with_environment(f"PLUGIN_SOCKET={short_dir}/")
     if how == "subscriber":
-        assert "a subscriber of lifecycle events raised" in done.stderr
+        assert "subscriber of lifecycle events raised" in done.stderr
         assert done.stdout == "ready\n"
     wait_until(lambda: not (short_dir / "run" / "mesh.sock").exists())

@@ -71,7 +71,7 @@ async def test_the_log_says_what_failed_and_its_last_words(
         await watched.wait_for_event(events.GaveUp, plugin="bad")
     lines = [record.getMessage() for record in caplog.records]
     assert any(
-        line.startswith("bad/0: pid") and line.endswith("its last words: about to give up")
+        line.startswith("bad/0: pid") and line.endswith("last stderr line: about to give up")
         for line in lines
     )
 

@@ -70,7 +70,7 @@ def cpu_seconds(pid: int) -> float:
 def test_the_last_line_of_a_flood_explains_the_end(short_dir: Path) -> None:
     config = plugin_table("dying", FLOODING, "dies", restart="never")
     with serve_mesh(short_dir, config) as mesh:
-        mesh.wait_for_log("its last words: the last line of stderr")
+        mesh.wait_for_log("last stderr line: the last line of stderr")
         (row,) = mesh.ps()
         assert "the last line of stderr" not in row["reason"]
         services = json.loads(mesh.run_command("services", "plugin.dying", "--json").stdout)

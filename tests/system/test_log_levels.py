@@ -124,10 +124,10 @@ async def test_a_reload_changes_the_level_and_restarts_nothing(
             await watched.wait_for_line("fourth")
         assert len(watched.find_events(events.Starting)) == 1
     assert logged_messages(caplog, "levelled") == ["first", "third", "fourth"]
-    told = [each.getMessage() for each in caplog.records if "is to log" in each.getMessage()]
+    told = [each.getMessage() for each in caplog.records if "log level" in each.getMessage()]
     assert told == [
-        "levelled/0: is to log from warning on",
-        "levelled/0: is to log as its program says",
+        "levelled/0: log level set to warning",
+        "levelled/0: log level reset to its program's default",
     ]
 
 

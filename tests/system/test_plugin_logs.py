@@ -123,7 +123,7 @@ async def test_an_exception_is_one_record_and_the_last_words_are_its_own(
     assert record.levelname == "ERROR"
     assert record.exc_text is not None
     assert record.exc_text.endswith("RuntimeError: no\nsuch table")
-    assert any("its last words: such table" in each.getMessage() for each in caplog.records)
+    assert any("last stderr line: such table" in each.getMessage() for each in caplog.records)
 
 
 async def test_a_record_is_within_what_a_mesh_keeps_of_a_line(short_dir: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_signal_stops_everything_within_the_largest_stop_timeout(
         assert time.monotonic() - began < 5.0  # echo's default
         assert mesh.plugin_pids() == []
         assert list(mesh.runtime_dir.glob("*.sock")) == []
-        assert "2 processes stopped by themselves, 1 were killed (stubborn/0)" in mesh.log
+        assert "2 processes stopped in time, 1 were killed (stubborn/0)" in mesh.log
 
 
 def test_killing_the_supervisor_leaves_no_plugin_nor_a_child_of_one(short_dir: Path) -> None:

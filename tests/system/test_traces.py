@@ -211,7 +211,7 @@ def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Pat
             for pidfd in told:
                 os.close(pidfd)
             assert mesh.process.returncode == 0
-            assert "1 processes stopped by themselves, 0 were killed" in mesh.log
+            assert "1 processes stopped in time, 0 were killed" in mesh.log
             assert "by SIGTERM" not in mesh.log
     names: set[str] = set()
     while not arrived.empty():

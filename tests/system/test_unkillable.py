@@ -62,8 +62,8 @@ def test_a_plugin_that_cannot_be_killed_is_reported_and_left(short_dir: Path) ->
         wait_until(lambda: {row["name"]: row["reason"] for row in mesh.ps()}["rooted"] == "")
         assert not Path(f"/proc/{pids['rooted']}").exists()
         assert mesh.stop() == 0
-        assert "1 could not be (rooted/0)" in mesh.log
-        assert "1 processes stopped by themselves" in mesh.log
+        assert "1 could not be killed (rooted/0)" in mesh.log
+        assert "1 processes stopped in time" in mesh.log
         assert "Traceback" not in mesh.log
         assert not Path(f"/proc/{pids['steady']}").exists()
 

@@ -1,1 +1,1 @@
-"""What is to be done: pure functions and tables, that know no clock, process or task."""
+"""Decisions of supervision, as pure functions: no trio, clocks, processes or global random."""

@@ -1,9 +1,9 @@
-"""Whether a process that does not answer health checks is stuck or overloaded: pure functions.
+"""Decides whether a process that does not answer health checks is stuck or overloaded. Pure.
 
-A check that fails says that no answer came in time. What the process did meanwhile says why: one
-that computes, or waits for a CPU, the disk or memory, or whose clients fill its backlog, is at work
-and gets more time; one that did nothing is stuck. More time is bounded, since a process in an
-endless loop computes as well.
+A failed check only means that no answer came in time. What the process did meanwhile shows why: one
+that computes, or waits for a CPU, the disk or memory, or whose clients fill its backlog, is
+overloaded and gets more time; one that did nothing is stuck. The additional time is bounded, since
+a process in an endless loop computes as well.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from enum import Enum
 import attrs
 
 MIN_ACTIVITY_FRACTION = 0.1
-"""CPU time, used or waited for, that counts as work: a share of the time it was observed. Idle
-runtimes use less, as they wake up for timers only; what is starved waits for the rest."""
+"""Fraction of the observed time above which CPU time, used or waited for, counts as work. Idle
+runtimes use less, as they wake up for timers only; a starved process waits for the rest."""
 _MIN_FAULT_RATE = 10.0
 """Pages per second that have to be read from the disk for a process to count as short of memory."""
 
@@ -23,16 +23,19 @@ class Symptom(Enum):
     """How a check failed."""
 
     NO_ANSWER = "no answer"
+    """The server accepted the connection and did not answer in time."""
     CLOSED = "closed"
     """The server accepted the connection and closed it without an answer."""
     BACKLOG_FULL = "backlog full"
+    """The backlog of the socket was full."""
     UNREACHABLE = "unreachable"
-    """Nothing listens."""
+    """No server listens."""
     WRONG_ANSWER = "wrong answer"
+    """The answer was not one to a health check."""
 
 
 class Condition(Enum):
-    """What a process does that did not answer a check. The values are used in the log."""
+    """What a process that did not answer a check is doing; the values are used in the log."""
 
     STUCK = "stuck"
     STOPPED = "stopped"
@@ -48,7 +51,7 @@ class Condition(Enum):
 
     @property
     def is_overload(self) -> bool:
-        """Whether more time may help."""
+        """Whether the process is overloaded, so that it gets more time."""
         return self in _OVERLOAD_CONDITIONS
 
 
@@ -67,26 +70,27 @@ _OVERLOAD_CONDITIONS = frozenset(
 
 @attrs.frozen
 class Activity:
-    """What the processes of a plugin did in a period of so many seconds."""
+    """What the processes of a plugin did during a period."""
 
     duration: float
+    """The length of the period, in seconds."""
     cpu_time: float = 0.0
-    """CPU time that they used, in seconds."""
+    """CPU time that the processes used, in seconds."""
     run_delay: float = 0.0
     """Time that their threads were runnable and waited for a CPU, in seconds."""
     major_faults: int = 0
-    """Pages that had to be read from the disk."""
+    """Number of pages that were read from the disk."""
     has_runnable_thread: bool = False
-    """A thread was runnable at the beginning and at the end."""
+    """Whether a thread was runnable at the beginning and at the end."""
     has_blocked_thread: bool = False
-    """A thread was in uninterruptible sleep at the beginning and at the end."""
+    """Whether a thread was in uninterruptible sleep at the beginning and at the end."""
     is_stopped: bool = False
-    """All threads are stopped, by a signal or a debugger."""
+    """Whether all threads are stopped, by a signal or a debugger."""
     is_queue_draining: bool = False
-    """Fewer connections wait to be accepted than at the beginning."""
+    """Whether fewer connections wait to be accepted than at the beginning."""
 
     def __str__(self) -> str:
-        """A phrase that follows "it did not answer; "."""
+        """Return a phrase that follows "it did not answer; "."""
         if self.is_stopped:
             return "its processes are stopped, by a signal or a debugger"
         share, waited = (100 * part / self.duration for part in (self.cpu_time, self.run_delay))
@@ -97,10 +101,16 @@ class Activity:
 def correct_symptom(
     symptom: Symptom, queue: tuple[int, int] | None, unanswered_checks: int
 ) -> Symptom:
-    """Correct a symptom by the connections that wait to be accepted, and the backlog.
+    """Correct a symptom by the socket's accept queue.
 
-    On TCP, a connection to a server whose backlog is full gets no answer. On the other hand, checks
-    that were given up wait as well: if there are no others, clients are not what fills the backlog.
+    On TCP, a connection to a server whose backlog is full gets no answer. On the other hand, the
+    connections of checks that timed out are in the queue too: without others, clients do not fill
+    the backlog.
+
+    Args:
+        symptom: How the check failed.
+        queue: The number of connections in the queue and the backlog, None if not known.
+        unanswered_checks: Number of checks whose connections may be in the queue.
     """
     if queue is None or symptom not in (Symptom.NO_ANSWER, Symptom.BACKLOG_FULL):
         return symptom
@@ -110,7 +120,7 @@ def correct_symptom(
 
 
 def diagnose(symptom: Symptom, activity: Activity | None) -> Condition:
-    """Tell why a check failed; `activity` is None if nothing is known of the processes."""
+    """Find why a check failed; `activity` is None if nothing is known of the processes."""
     if symptom is Symptom.UNREACHABLE:
         return Condition.UNREACHABLE
     if symptom is Symptom.WRONG_ANSWER:
@@ -143,14 +153,15 @@ def _classify_activity(activity: Activity) -> Condition | None:
 
 @attrs.define
 class FailureStreak:
-    """Checks in a row that failed."""
+    """Counts failed checks in a row."""
 
     failures: int = 0
+    """Number of failed checks in a row."""
     stuck_failures: int = 0
-    """The last of them, if nothing showed that the process was overloaded instead."""
+    """Number of the last of them during which the process was not overloaded."""
 
     def record(self, condition: Condition | None) -> None:
-        """Count a check; None if it was answered."""
+        """Count a check; `condition` is None if it was answered."""
         if condition is None:
             self.failures = self.stuck_failures = 0
         else:
@@ -158,19 +169,23 @@ class FailureStreak:
             self.stuck_failures = 0 if condition.is_overload else self.stuck_failures + 1
 
     def find_kill_reason(self, failure_threshold: int, overload_threshold: int) -> str:
-        """Say why the process is to be killed, "" if it is not."""
+        """Find why the process is to be killed, as a phrase; "" if it is not."""
         if self.stuck_failures >= failure_threshold:
             return f"failed {self.stuck_failures} health checks in a row"
         if self.failures >= max(failure_threshold, overload_threshold):
-            return f"failed {self.failures} health checks in a row, and was not just overloaded"
+            return f"failed {self.failures} health checks in a row, more than overload explains"
         return ""
 
 
 def ready_timeout_extension(timeout: float, run_delay: float, extended: float) -> float:
-    """Give the seconds that a process may still take to get ready after its `timeout`.
+    """Compute how much longer a process may take to get ready, in seconds; 0 for no longer.
 
-    The time that it waited for a CPU does not count against it, up to three times the timeout.
-    `extended` is what it was given before.
+    Time in which it waited for a CPU does not count, up to three times the timeout.
+
+    Args:
+        timeout: The configured timeout, in seconds.
+        run_delay: How long the process has waited for a CPU so far, in seconds.
+        extended: By how much its timeout was extended before, in seconds.
     """
     extension = min(run_delay, 3 * timeout) - extended
     return extension if extension >= MIN_ACTIVITY_FRACTION * timeout else 0.0

@@ -1,7 +1,7 @@
-"""What a failure means for others: a group's strategy, and how far up a failure goes. Pure.
+"""Decides what a failure means for other plugins: restart strategies and escalation. Pure.
 
-Source: OTP's supervisor, whose intensity, strategies and escalation these are. A plugin is to its
-group what a child is to its supervisor.
+Source: OTP's supervisor, with its restart strategies and intensity. A plugin corresponds to a
+child, and a group to its supervisor.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from meshtrio.config.topology import Topology
 from meshtrio.supervisor.policy.restart import recent_times
 
 GroupRestartTimes = Mapping[str, tuple[float, ...]]
-"""By group: when a member that gave up was started afresh, as far back as its period."""
+"""The times of a group's restarts after a member gave up, within its period, by group."""
 
 
 def members_to_restart(group: GroupConfig, member: str) -> tuple[str, ...]:
-    """The members that are restarted when one fails, itself among them, in order."""
+    """Return the members that are restarted when one fails, including itself, in order."""
     if group.strategy is Strategy.ONE_FOR_ALL:
         return group.members
     if group.strategy is Strategy.REST_FOR_ONE:
@@ -28,7 +28,7 @@ def members_to_restart(group: GroupConfig, member: str) -> tuple[str, ...]:
 
 
 def plugins_restarted_with(relations: Topology, plugin: str) -> tuple[str, ...]:
-    """The other plugins that are restarted when an instance of one is, by its group's strategy."""
+    """Return the other plugins that are restarted with an instance, by its group's strategy."""
     group = relations.group_of(plugin)
     if group is None:
         return ()
@@ -42,23 +42,27 @@ def plugins_restarted_with(relations: Topology, plugin: str) -> tuple[str, ...]:
 
 @attrs.frozen
 class NoEscalation:
-    """Nobody else is to be troubled."""
+    """The failure has no effect on other plugins."""
 
 
 @attrs.frozen
 class RestartGroup:
-    """Stop these plugins, in reverse order, and start them afresh."""
+    """Stop plugins of a group, in reverse order, and start them again."""
 
     group: str
+    """The name of the group."""
     plugins: tuple[str, ...]
+    """The plugins to restart."""
     restart_times: GroupRestartTimes
+    """The restart times of all groups, including this restart."""
 
 
 @attrs.frozen
 class EscalateToMesh:
-    """Nobody is left to help; `groups` failed on the way, innermost first."""
+    """Stop the mesh."""
 
     failed_groups: tuple[str, ...]
+    """The groups that failed on the way, innermost first."""
 
 
 EscalationResult = NoEscalation | RestartGroup | EscalateToMesh
@@ -67,7 +71,14 @@ EscalationResult = NoEscalation | RestartGroup | EscalateToMesh
 def escalate(
     relations: Topology, plugin: PluginConfig, restart_times: GroupRestartTimes, now: float
 ) -> EscalationResult:
-    """Find who deals with a plugin that gave up at `now` (seconds)."""
+    """Decide what happens after a plugin gave up.
+
+    Args:
+        relations: The groups.
+        plugin: The plugin.
+        restart_times: The earlier restarts of groups.
+        now: The time, in seconds of the monotonic clock.
+    """
     if plugin.escalate is EscalationScope.PLUGIN:
         return NoEscalation()
     failed: list[str] = []

@@ -97,3 +97,26 @@ def _find_stoppable(instances: Sequence[E], dependencies: Dependencies) -> Itera
     leaving = [e for e in instances if e.is_running and (e.phase.is_leaving or e.phase.is_final)]
     needed = {name for entry in leaving for name in dependencies.get(entry.plugin, ())}
     return (e for e in leaving if e.phase.is_stop_queued and e.plugin not in needed)
+
+
+def find_unready_dependencies(
+    instance: E, instances: Sequence[E], dependencies: Dependencies
+) -> list[list[E]]:
+    """Find what an instance without a process waits for.
+
+    Returns:
+        For each plugin that it depends on, directly or not, and of which no instance is ready: the
+        instances of that plugin.
+    """
+    found: list[list[E]] = []
+    plugins = set() if instance.is_running else {instance.plugin}
+    seen = set(plugins)
+    while plugins:
+        needed = dependencies.get(plugins.pop(), frozenset()) - seen
+        seen |= needed
+        for name in needed:
+            of_plugin = [each for each in instances if each.plugin == name]
+            if not any(each.is_ready for each in of_plugin):
+                found.append(of_plugin)
+                plugins.add(name)
+    return found

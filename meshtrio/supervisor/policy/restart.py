@@ -1,4 +1,4 @@
-"""What to do when a plugin's process has ended: pure functions, no clock, no processes."""
+"""Decides what follows the end of a plugin's process. Pure."""
 
 from __future__ import annotations
 
@@ -10,53 +10,67 @@ import attrs
 
 from meshtrio.config import PluginConfig, RestartPolicy
 
+_UNKNOWN_STATUS_REASON = (
+    "ended, but its exit status is not known: other code of the mesh's program has waited for it, "
+    "or ignores SIGCHLD"
+)
+
 
 class ExitCause(Enum):
-    """Why a process is gone that nobody asked to stop, in a word that can be counted by."""
+    """Why a process ended without a request to stop; the values are metric labels."""
 
     EXITED = "exit"
+    """The process exited."""
     KILLED = "signal"
+    """The process was killed by a signal that the mesh has not sent."""
     NOT_STARTED = "not_started"
+    """The process could not be started."""
     NOT_READY = "not_ready"
+    """The process was not ready within `ready_timeout`."""
     UNHEALTHY = "liveness"
+    """The process did not answer its health checks."""
     MEMORY_LIMIT = "memory"
+    """The process used more memory than it may."""
     WRONG_SERVER = "wrong_server"
+    """Another program answered at the process's address."""
     INTERNAL_ERROR = "internal_error"
-    """The mesh itself failed to look after it."""
+    """The mesh itself failed to supervise the process."""
 
 
 @attrs.frozen
 class Exit:
-    """How one life of an instance ended.
-
-    `status` or `signal` as the kernel told it; neither for a process that could not be started.
-    `reason` is set where the mesh ended it: it was not ready in time, say.
-    """
+    """How a process ended, or why it could not be started."""
 
     status: int | None = None
+    """The exit status, None if the process was killed, was not started, or it is not known."""
     signal: int | None = None
+    """The number of the signal that killed the process, None if none did."""
     reason: str = ""
+    """Why the mesh ended the process, as a phrase; "" if it ended by itself."""
     is_unkillable: bool = False
-    """It could not even be killed, and is still there."""
+    """Whether the process could not be killed and still runs."""
     stderr_tail: tuple[str, ...] = ()
+    """The last lines that the process wrote to stderr."""
     explicit_cause: ExitCause | None = None
-    """Why the mesh ended it, where it did."""
+    """Why the mesh ended the process, None if it ended by itself."""
     is_resource_exhaustion: bool = False
-    """It could not be started for lack of descriptors, memory or processes, which is not its own
-    failure."""
+    """Whether the process could not be started for lack of descriptors, memory or processes, which
+    is not its own failure."""
 
     @property
     def cause(self) -> ExitCause:
+        """The cause by which ends are counted."""
         if self.explicit_cause is not None:
             return self.explicit_cause
         return ExitCause.EXITED if self.signal is None else ExitCause.KILLED
 
     @property
     def is_clean(self) -> bool:
+        """Whether the process exited with status 0 and was not ended as a failure."""
         return self.status == 0 and not self.reason
 
     def __str__(self) -> str:
-        """A phrase that follows "instance 0 (pid 4711) …"."""
+        """Return a phrase that follows "instance 0 (pid 4711)"."""
         if self.signal is not None:
             ended = f"was killed by {signal_name(self.signal)}"
         elif self.status is not None:
@@ -66,6 +80,37 @@ class Exit:
         if self.reason and ended:
             return f"{self.reason}; it {ended}"
         return self.reason or ended
+
+
+def make_exit(
+    returncode: int | None,
+    reason: str,
+    cause: ExitCause | None,
+    *,
+    is_unkillable: bool,
+    stderr_tail: tuple[str, ...],
+) -> Exit:
+    """Make the exit of a process that was started.
+
+    Args:
+        returncode: Its exit status, or the negative number of a signal; None if it is not known.
+        reason: Why the mesh ended it, as a phrase; "" if it did not.
+        cause: The cause by which that is counted, None if the mesh did not end it.
+        is_unkillable: Whether it could not be killed and still runs.
+        stderr_tail: The last lines that it wrote to stderr.
+    """
+    if is_unkillable:
+        reason = f"{reason or 'was to stop'}; it cannot be killed, left running"
+    elif returncode is None:
+        reason = "; it ".join(filter(None, (reason, _UNKNOWN_STATUS_REASON)))
+    return Exit(
+        status=returncode if returncode is not None and returncode >= 0 else None,
+        signal=-returncode if returncode is not None and returncode < 0 else None,
+        reason=reason,
+        is_unkillable=is_unkillable,
+        stderr_tail=stderr_tail,
+        explicit_cause=cause,
+    )
 
 
 @attrs.frozen
@@ -84,6 +129,7 @@ class RunFailure:
 
 
 def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -92,37 +138,42 @@ def signal_name(number: int) -> str:
 
 @attrs.frozen
 class RestartHistory:
-    """What an instance has been through."""
+    """The restarts of an instance so far."""
 
     restarts: int = 0
-    """How often it was started again, in all."""
+    """Total number of restarts."""
     consecutive_failures: int = 0
-    """In a row."""
+    """Number of failures in a row, which determines the delay of the next restart."""
     recent_restarts: tuple[float, ...] = ()
-    """When it was started again, as far back as `restart_period`, where that is bounded."""
+    """The times of the restarts within `restart_period`, if `max_restarts` is set."""
 
 
 @attrs.frozen
 class Restart:
-    """Start it again after `delay` seconds."""
+    """Start the instance again."""
 
     delay: float
+    """Seconds until the start."""
     history: RestartHistory
+    """The history including this restart."""
 
 
 @attrs.frozen
 class Finish:
-    """Leave it as it is; `failed` tells a failure from being done."""
+    """Leave the instance down, as its `restart` policy says."""
 
     is_failure: bool
+    """Whether the process failed; otherwise its work is done."""
 
 
 @attrs.frozen
 class GiveUp:
-    """It was started again so often within its period that another time will not help."""
+    """Leave the instance down: it has had too many restarts within its period."""
 
     restarts: int
+    """The number of restarts, `max_restarts`."""
     period: float
+    """The period in seconds, `restart_period`."""
 
 
 Decision = Restart | Finish | GiveUp
@@ -136,11 +187,18 @@ def decide(
     now: float,
     rng: Random,
 ) -> Decision:
-    """Choose what follows a process that ended by itself at `now` (seconds).
+    """Decide what follows a process that ended without a request to stop.
 
-    `since_ready`: seconds from when it was first ready to its end, None if it never was. Only a
-    process that was ready for `min_uptime` ends a row of failures: one that never gets ready may
-    well live longer than that.
+    Only a process that was ready for `min_uptime` ends a row of failures: one that never gets ready
+    may well live longer than that.
+
+    Args:
+        config: The plugin's configuration.
+        history: The restarts so far.
+        exit: How the process ended.
+        since_ready: Seconds from when it was first ready to its end, None if it never was.
+        now: The time of its end, in seconds of the monotonic clock.
+        rng: Randomizes the delay.
     """
     if not _should_restart(config, exit):
         return Finish(is_failure=not exit.is_clean)
@@ -158,7 +216,7 @@ def decide(
 
 
 def _should_restart(config: PluginConfig, exit: Exit) -> bool:
-    # A status it left with because the mesh ended it was not its own choice.
+    # The status of a process that the mesh ended was not its own choice.
     status = None if exit.reason else exit.status
     if status is not None and status in config.never_restart_on:
         return False
@@ -170,5 +228,5 @@ def _should_restart(config: PluginConfig, exit: Exit) -> bool:
 
 
 def recent_times(times: tuple[float, ...], period: float, now: float) -> tuple[float, ...]:
-    """Those of the last `period` seconds."""
+    """Return the times within the last `period` seconds."""
     return tuple(time for time in times if now - time < period)

@@ -5,7 +5,6 @@ Labels are bounded by the config: plugins, instance numbers, states and causes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -16,7 +15,12 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.instance import Instance
 from meshtrio.supervisor.policy.restart import ExitCause
 from meshtrio.supervisor.policy.state import InstanceState
-from meshtrio.supervisor.statistics import LifecycleCounts
+from meshtrio.supervisor.statistics import (
+    GROUP_REASON,
+    REPLACEMENT_REASON,
+    InstanceKey,
+    LifecycleCounts,
+)
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metric_families import (
     Labels,
@@ -32,10 +36,7 @@ from meshtrio.telemetry.metrics.resource_metrics import ResourceMetrics
 
 _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the event loop's lag."""
-_RENEWAL_REASON, _GROUP_REASON = "renewal", "group"
-_RESTART_REASONS = (*(cause.value for cause in ExitCause), _RENEWAL_REASON, _GROUP_REASON)
-
-InstanceKey = tuple[str, int]
+_RESTART_REASONS = (*(cause.value for cause in ExitCause), REPLACEMENT_REASON, GROUP_REASON)
 
 _COUNTER_HELP = {
     "starts": "Processes that were started.",
@@ -63,9 +64,6 @@ class MeshMetrics:
     def __init__(self, supervisor: Supervisor, registry: RegistryStats) -> None:
         self._supervisor = supervisor
         self._registry = registry
-        self._restarts: Counter[tuple[str, int, str]] = Counter()
-        self._failed_checks: Counter[InstanceKey] = Counter()
-        self._exit_causes: dict[InstanceKey, ExitCause] = {}
         self._ready_since: dict[InstanceKey, float] = {}
         self._ready_durations: dict[str, Histogram] = {}
         self._lag = Histogram(LATENCY_BUCKETS)
@@ -81,20 +79,6 @@ class MeshMetrics:
                 )
                 histogram.record([after])
                 self._ready_since[instance] = trio.current_time()
-            case events.CheckFailed(condition=condition):
-                # A check that was rejected was answered.
-                self._failed_checks[instance] += condition is not None
-            case events.Exited(exit=ended) | events.NotStarted(exit=ended):
-                self._exit_causes[instance] = ended.cause
-            case events.Restarting():
-                cause = self._exit_causes.get(instance, ExitCause.EXITED)
-                self._restarts[(*instance, cause.value)] += 1
-            case events.Renewing():
-                self._restarts[(*instance, _RENEWAL_REASON)] += 1
-            case events.GroupRestarting(plugins=plugins):
-                for child in self._supervisor.instances:
-                    if child.plugin in plugins:
-                        self._restarts[(child.plugin, child.number, _GROUP_REASON)] += 1
 
     async def measure_lag(self) -> None:
         """Measure how late the event loop runs tasks that are due, until cancelled."""
@@ -199,7 +183,7 @@ class MeshMetrics:
     def _instance_families(self, instances: Iterable[Instance]) -> list[MetricFamily]:
         current = {(child.plugin, child.number): child for child in instances}
         self._remove_other_instances(current)
-        now = trio.current_time()
+        now, counters = trio.current_time(), self._supervisor.counters
         ready = {key: since for key, since in self._ready_since.items() if current[key].is_ready}
         checks = {
             key: child.active_run.last_check.latency
@@ -228,7 +212,7 @@ class MeshMetrics:
                 "{restart}",
                 "Restarts of the instance, by cause.",
                 {
-                    (*_labels_of_key(key), ("reason", reason)): self._restarts[(*key, reason)]
+                    (*_labels_of_key(key), ("reason", reason)): counters.restarts[key, reason]
                     for key in current
                     for reason in _RESTART_REASONS
                 },
@@ -243,16 +227,13 @@ class MeshMetrics:
                 "mesh.instance.liveness.failures",
                 "{check}",
                 "Health checks that were not answered.",
-                {_labels_of_key(key): self._failed_checks[key] for key in current},
+                {_labels_of_key(key): counters.failed_checks[key] for key in current},
             ),
         ]
 
     def _remove_other_instances(self, current: Mapping[InstanceKey, object]) -> None:
-        for restarted in [key for key in self._restarts if key[:2] not in current]:
-            del self._restarts[restarted]
-        for known in (self._failed_checks, self._exit_causes, self._ready_since):
-            for gone in [key for key in known if key not in current]:
-                del known[gone]
+        for gone in [key for key in self._ready_since if key not in current]:
+            del self._ready_since[gone]
 
 
 def _get_count(counts: LifecycleCounts, what: str) -> int:

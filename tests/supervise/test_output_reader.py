@@ -1,4 +1,4 @@
-"""What a process writes, as far as the mesh can keep up with it."""
+"""Reading the output of processes that write more than the mesh keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies and escalation against a small model of OTP's supervisor, written from its manual."""
+"""Restart strategies and escalation against a small model of OTP's supervisor, after its manual."""
 
 from __future__ import annotations
 

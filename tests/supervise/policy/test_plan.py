@@ -1,4 +1,4 @@
-"""Planning: what may start and stop, as tables and as laws over any table."""
+"""Planning starts and stops: a table of cases, and properties of any table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrio.supervisor.policy.plan import plan
+from meshtrio.supervisor.policy.plan import find_unready_dependencies, plan
 from meshtrio.supervisor.policy.state import InstanceEvent, InstancePhase, next_phase
 
 P = InstancePhase
@@ -158,3 +158,24 @@ def test_every_request_is_carried_out_in_order(drawn, random) -> None:  # type: 
         assert not row.phase.is_leaving
         assert row.is_running is not (row.phase.is_waiting or row.phase.is_final)
         assert not (row.phase.is_waiting and edges[row.plugin] <= served)
+
+
+CHAIN = {"web": frozenset({"api", "auth"}), "api": frozenset({"db"}), "auth": frozenset({"db"})}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([up("api"), up("auth"), up("db")], []),
+        ([up("api"), Row("auth"), up("db")], [["auth"]]),
+        ([Row("api"), up("auth"), starting("db"), Row("db")], [["api"], ["db", "db"]]),
+        ([Row("api"), up("api"), Row("auth"), up("db"), Row("db")], [["auth"]]),
+        ([up("api"), up("auth"), Row("db")], []),
+    ],
+)
+def test_unready_dependencies(rows: list[Row], expected: list[list[str]]) -> None:
+    web = Row("web")
+    found = find_unready_dependencies(web, [web, *rows], CHAIN)
+    assert sorted([row.plugin for row in of_plugin] for of_plugin in found) == expected
+    web.is_running = True
+    assert find_unready_dependencies(web, [web, *rows], CHAIN) == []

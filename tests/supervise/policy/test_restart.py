@@ -12,11 +12,14 @@ from meshtrio.config import PluginConfig
 from meshtrio.config import RestartPolicy as Policy
 from meshtrio.supervisor.policy.restart import (
     Exit,
+    ExitCause,
     Finish,
     GiveUp,
     Restart,
     RestartHistory,
+    RunFailure,
     decide,
+    make_exit,
 )
 from meshtrio.util.backoff import Backoff
 
@@ -151,3 +154,54 @@ def test_a_start_for_which_the_mesh_has_no_resources_is_not_counted() -> None:
         assert decision.delay == delay
         history = decision.history
     assert isinstance(decide(few, history, FAILED, None, NOW, Random(0)), GiveUp)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "failure", "is_unkillable", "text", "cause"),
+    [
+        (0, RunFailure(""), False, "exited with status 0", ExitCause.EXITED),
+        (-9, RunFailure(""), False, "was killed by SIGKILL", ExitCause.KILLED),
+        (
+            -15,
+            RunFailure("was not ready", ExitCause.NOT_READY),
+            False,
+            "was not ready; it was killed by SIGTERM",
+            ExitCause.NOT_READY,
+        ),
+        (None, RunFailure(""), True, "was to stop; it cannot be killed, left running", None),
+        (
+            None,
+            RunFailure("was not ready", ExitCause.NOT_READY),
+            True,
+            "was not ready; it cannot be killed, left running",
+            ExitCause.NOT_READY,
+        ),
+    ],
+)
+def test_exits_of_processes(
+    returncode: int | None,
+    failure: RunFailure,
+    is_unkillable: bool,
+    text: str,
+    cause: ExitCause | None,
+) -> None:
+    found = make_exit(
+        returncode, failure.reason, failure.cause, is_unkillable=is_unkillable, stderr_tail=("x",)
+    )
+    assert (str(found), found.is_unkillable) == (text, is_unkillable)
+    assert cause is None or found.cause is cause
+    assert found.stderr_tail == ("x",)
+
+
+def test_an_exit_of_unknown_status() -> None:
+    found = make_exit(None, "", None, is_unkillable=False, stderr_tail=())
+    assert (found.status, found.signal) == (None, None)
+    assert found.reason.startswith("ended, but its exit status is not known")
+    found = make_exit(None, "was not ready", None, is_unkillable=False, stderr_tail=())
+    assert found.reason.startswith("was not ready; it ended, but its exit status is not known")
+
+
+def test_only_processes_that_are_stuck_get_no_time_to_drain() -> None:
+    stuck = {cause for cause in ExitCause if RunFailure("x", cause).is_stuck}
+    assert stuck == {ExitCause.UNHEALTHY, ExitCause.MEMORY_LIMIT}
+    assert not RunFailure("x").is_stuck

@@ -1,4 +1,4 @@
-"""What a failed check says of a process, by what it did meanwhile."""
+"""Diagnosis of failed checks, by what the process did meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line of output says, by the names that loggers of many languages have."""
+"""Parsing lines of structured logging, by the keys of loggers of many languages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from meshtrio.supervisor.log_line import ParsedLine, parse_line
 from meshtrio.supervisor.process.output.output_lines import parse_json_fields
 
 
-def said(line: str) -> ParsedLine:
+def parse(line: str) -> ParsedLine:
     return parse_line(line, parse_json_fields(line))
 
 
 @pytest.mark.parametrize("line", ["plain", "", '{"cut": ', "[1]", "ERROR: no"])
 def test_a_line_in_plain_text_says_what_it_is_and_counts_as_info(line: str) -> None:
-    assert said(line) == ParsedLine(line, logging.INFO)
+    assert parse(line) == ParsedLine(line, logging.INFO)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_a_line_in_plain_text_says_what_it_is_and_counts_as_info(line: str) -> N
     ids=lambda value: str(value)[:20],
 )
 def test_a_line_of_json_is_taken_apart(fields: Any, found: ParsedLine) -> None:
-    assert said(json.dumps(fields)) == found
+    assert parse(json.dumps(fields)) == found
 
 
 def test_one_without_a_message_is_its_own() -> None:
-    assert said('{"n": 1}') == ParsedLine('{"n": 1}', fields={"n": 1})
+    assert parse('{"n": 1}') == ParsedLine('{"n": 1}', fields={"n": 1})
 
 
 def test_the_lines_that_people_read() -> None:

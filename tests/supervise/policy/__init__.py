@@ -1,0 +1,1 @@
+"""Tests of supervision policies: tables and models."""
