@@ -23,7 +23,6 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, Limits
-from meshtrio.rpc import peer_accounts
 from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.server import Server
 from tests import ROOT
@@ -216,14 +215,15 @@ async def test_messages_are_decompressed_as_there_is_room_for_them() -> None:
         assert held.most <= 3
 
 
-async def test_a_call_does_not_wait_for_room_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_accounts, "_WORK_TIMEOUT", 0.05)
+async def test_a_call_does_not_wait_for_room_for_ever() -> None:
     held = Held()
     async with connect_pair(CallbackServicer(Echo=held), server_limits=SMALL) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(pair.stub.Echo, echo_request("x" * MIB))
             await pair.wait_until_idle()
+            assert pair.server.account is not None
+            pair.server.account.peer_account.work_timeout = 0.05
             with pytest.raises(purerpc.ResourceExhaustedError, match="waited for memory"):
                 with trio.fail_after(60):
                     await pair.stub.Echo(echo_request("small"))

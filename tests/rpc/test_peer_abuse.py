@@ -63,8 +63,7 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
         account = server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))
         assert await attack_and_read_goaway(path, reset_requests(60))
         assert 0 < account.refusal_remaining <= 1
-        monkeypatch.setattr("meshtrio.rpc.peer_accounts._MAX_REFUSAL", 10_000.0)
-        monkeypatch.setattr("meshtrio.rpc.peer_accounts._INITIAL_REFUSAL", 5000.0)
+        account.initial_refusal, account.max_refusal = 5000.0, 10_000.0
         account.record_abuse()
         refused = await attack_and_read_goaway(path, b"")
         assert refused.startswith(f"new connections of process {os.getpid()} are refused for ")

@@ -9,18 +9,12 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.transport import busy_poll, transport
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.transport import SocketTransport
 
 MAX_BYTES = 65536
 SPIN = 0.05
 """So long that a process which has to wait for the processor meanwhile changes nothing."""
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (busy_poll, transport):
-        monkeypatch.setattr(module, "MAX_SPIN", SPIN)
 
 
 class SleepCounter(trio.abc.Instrument):
@@ -46,7 +40,7 @@ def count_sleeps() -> Iterator[SleepCounter]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
-    one, other = (SocketTransport(sock) for sock in socket.socketpair())
+    one, other = (SocketTransport(sock, BusyPoll(SPIN)) for sock in socket.socketpair())
     yield one, other
     one.close()
     other.close()
