@@ -465,15 +465,17 @@ class Connection:
 
     # -- streams -----------------------------------------------------------------------------
 
-    def remove_stream(self, stream: Stream, code: ErrorCode) -> None:
+    def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Remove a stream, and reset it unless the peer knows that it has ended."""
+        stream = self.streams.pop(stream_id, None)
+        if stream is None:
+            return
         if self.window_waiters:
             self.wake_next_sender(stream)
-        if self.streams.pop(stream.id, None) is not None:
-            awaits_end = not stream.remote_closed and self._should_await_end_stream(stream.id, code)
-            if not awaits_end and self.engine.reset_stream(stream.id, code):
-                self.flush()
-            self._on_stream_removed(stream)
+        awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
+        if not awaits_end and self.engine.reset_stream(stream_id, code):
+            self.flush()
+        self._on_stream_removed(stream)
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
         """Return whether a stream stays open until the peer ends it, instead of being reset."""
