@@ -18,7 +18,7 @@ from meshtrio.errors import NoMeshError
 from meshtrio.messages import control as control_messages
 from meshtrio.messages import health
 from meshtrio.messages import registry as registry_messages
-from meshtrio.runtime_dir.directory import find_mesh_socket
+from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.util.concurrency import collapse_group
 
 T = TypeVar("T")

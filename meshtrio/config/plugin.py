@@ -14,9 +14,10 @@ import attrs
 from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
-from meshtrio.util.address import Address, ClientTlsConfig, ServerTlsConfig
+from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.log_level import LogLevel
+from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 PYTHON_PLACEHOLDER = "{python}"
 """As a word of a command: the interpreter that the mesh itself runs on."""

@@ -14,7 +14,8 @@ from meshtrio.config.otlp_endpoint import (
     headers_from_environment,
     normalize_headers,
 )
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIB = 2**20
 METRICS_FROM_MESH, METRICS_OFF = contract.METRICS_FROM_MESH, "off"

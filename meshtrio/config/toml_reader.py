@@ -20,8 +20,8 @@ from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.topology import Topology
 from meshtrio.errors import ConfigError
-from meshtrio.util.address import ClientTlsConfig, ServerTlsConfig
 from meshtrio.util.regular_files import read_regular_file
+from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ import attrs
 
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.transport.transport import Buffer, SocketTransport
-from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.regular_files import copy_pem_to_memfd
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _ALPN_PROTOCOL = "h2"
 _MAX_RECORD_SIZE = 16 * 1024
