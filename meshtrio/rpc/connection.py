@@ -107,7 +107,7 @@ class Connection:
         self._opened_at = self._last_read_at = self._now()
         self._ping_sent_at: float | None = None
         """Time of the keepalive PING that the peer has not acknowledged yet."""
-        self._write_coalescer = WriteCoalescer(self._now)
+        self.write_coalescer = WriteCoalescer(self._now)
         self._is_handshake_done = False
         """Whether the transport accepts data."""
         self._read_scope = trio.CancelScope()
@@ -234,7 +234,7 @@ class Connection:
             # In two or three parts, so that the peer works on one while the next is being made.
             writers = event_count // (2 * _EVENTS_PER_CALL)
             if writers > 1 and not has_flushed_others:
-                await self._write_coalescer.run(writers, self.flush)
+                await self.write_coalescer.run(writers, self.flush)
 
     async def _process_in_slices(self, event_count: int) -> int:
         """Process the rest of a large read, in time slices between which other peers get a turn.
@@ -379,7 +379,7 @@ class Connection:
     def flush(self) -> None:
         """Write the engine's pending data to the socket or the write buffer. Never blocks."""
         if not self._is_handshake_done or (
-            self._write_coalescer.expected_writers and self._write_coalescer.should_delay()
+            self.write_coalescer.expected_writers and self.write_coalescer.should_delay()
         ):
             return
         buffers = self.engine.buffers_to_send()
@@ -465,15 +465,17 @@ class Connection:
 
     # -- streams -----------------------------------------------------------------------------
 
-    def remove_stream(self, stream: Stream, code: ErrorCode) -> None:
+    def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
         """Remove a stream, and reset it unless the peer knows that it has ended."""
+        stream = self.streams.pop(stream_id, None)
+        if stream is None:
+            return
         if self.window_waiters:
             self.wake_next_sender(stream)
-        if self.streams.pop(stream.id, None) is not None:
-            awaits_end = not stream.remote_closed and self._should_await_end_stream(stream.id, code)
-            if not awaits_end and self.engine.reset_stream(stream.id, code):
-                self.flush()
-            self._on_stream_removed(stream)
+        awaits_end = not stream.remote_closed and self._should_await_end_stream(stream_id, code)
+        if not awaits_end and self.engine.reset_stream(stream_id, code):
+            self.flush()
+        self._on_stream_removed(stream)
 
     def _should_await_end_stream(self, stream_id: int, code: ErrorCode) -> bool:
         """Return whether a stream stays open until the peer ends it, instead of being reset."""

@@ -121,6 +121,10 @@ class PeerAccount:
         self._reservation_waiters: OrderedDict[ReservationWaiter, None] = OrderedDict()
         self.work_waiters = trio.lowlevel.ParkingLot()
         """Calls that wait for working memory; each one that continues wakes the next."""
+        self.work_timeout = _WORK_TIMEOUT
+        """Seconds that a call waits until others have released enough memory."""
+        self.initial_refusal, self.max_refusal = _INITIAL_REFUSAL, _MAX_REFUSAL
+        """Seconds for which new connections are refused after abuse, the first time and at most."""
         self._abuse_count = 0
         self._last_abuse_at = 0.0
         self._refused_until = 0.0
@@ -175,9 +179,13 @@ class PeerAccount:
     def record_abuse(self) -> None:
         """Refuse new connections for a while, because one was closed for abuse."""
         now = trio.current_time()
-        if now > self._last_abuse_at + _MAX_REFUSAL:
-            self._abuse_count = 0
-        seconds = min(_INITIAL_REFUSAL * 2**self._abuse_count, _MAX_REFUSAL)
+        if now > self._last_abuse_at + self.max_refusal:
+            self.work_timeout = _WORK_TIMEOUT
+        """Seconds that a call waits until others have released enough memory."""
+        self.initial_refusal, self.max_refusal = _INITIAL_REFUSAL, _MAX_REFUSAL
+        """Seconds for which new connections are refused after abuse, the first time and at most."""
+        self._abuse_count = 0
+        seconds = min(self.initial_refusal * 2**self._abuse_count, self.max_refusal)
         self._abuse_count += 1
         self._last_abuse_at, self._refused_until = now, now + seconds
 
@@ -250,7 +258,7 @@ class ConnectionAccount:
         """
         waiting, budget = self.peer_account.work_waiters, self.exceeded_work_budget()
         try:
-            with trio.move_on_after(_WORK_TIMEOUT):
+            with trio.move_on_after(self.peer_account.work_timeout):
                 while budget:
                     await waiting.park()
                     budget = self.exceeded_work_budget()

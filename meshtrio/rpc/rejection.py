@@ -115,6 +115,16 @@ def respond_header_list_too_large(connection: RejectingConnection, stream_id: in
         connection.finish_stream(stream_id)
 
 
+class DiscardingStream(Stream):
+    """A stream whose DATA is dropped."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if end_stream:
+            self.on_end_stream(None)
+
+
 async def respond_non_grpc(stream: Stream) -> None:
     """Respond to a request that is not gRPC, of a browser or curl, with 415 and an explanation."""
     try:

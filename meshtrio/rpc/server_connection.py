@@ -32,6 +32,7 @@ from meshtrio.rpc.peer_accounts import (
     RefusedForAbuseError,
 )
 from meshtrio.rpc.rejection import (
+    DiscardingStream,
     reject_if_unservable,
     respond_header_list_too_large,
     respond_non_grpc,
@@ -40,7 +41,7 @@ from meshtrio.rpc.rejection import (
 from meshtrio.rpc.server_call import ServerCall, ServerInterceptor
 from meshtrio.rpc.server_load import LoadRecorder
 from meshtrio.rpc.stats import CallCounters, ConnectionStatistics
-from meshtrio.rpc.stream import DiscardingStream, Stream
+from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.rpc.tracer import ServerTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer_in_read_loop

@@ -7,9 +7,7 @@ knows its connection only as a `StreamTransport`, and must not outlive it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 from time import perf_counter
-from typing import Protocol
 
 import purerpc
 import trio
@@ -30,14 +28,12 @@ from meshtrio.grpc.framing import (
 )
 from meshtrio.grpc.headers import ResponseHeaders, Trailers
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.limits import Limits
 from meshtrio.rpc.accounted_stream import MIN_CHARGED_SIZE
 from meshtrio.rpc.fairness import WAKE_COST, EventLoopShare
-from meshtrio.rpc.message_limits import MessageLimits
 from meshtrio.rpc.message_tracer import MessageTracer
 from meshtrio.rpc.peer_accounts import ConnectionAccount
 from meshtrio.rpc.receive_buffer import CompressedMessage, ReceiveBuffer
-from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.stream_transport import StreamTransport
 from meshtrio.rpc.tracer_dispatch import notify_tracer, notify_tracer_in_read_loop
 from meshtrio.transport.peer import Peer
 from meshtrio.util.single_waiter import SingleWaiter
@@ -50,67 +46,6 @@ _MAX_CLOCK_CHECK_INTERVAL = 256
 """Maximum number of messages between two readings of the clock."""
 SERVER_STOPPED_MESSAGE = "the server stopped during the call"
 """The message of the status of calls that a stopping server ends."""
-
-
-class StreamTransport(Protocol):
-    """The part of a connection that its streams use."""
-
-    @property
-    def is_client(self) -> bool: ...
-
-    @property
-    def peer(self) -> Peer: ...
-
-    @property
-    def limits(self) -> Limits: ...
-
-    @property
-    def message_limits(self) -> MessageLimits: ...
-
-    @property
-    def counters(self) -> CallCounters: ...
-
-    @property
-    def account(self) -> ConnectionAccount | None:
-        """The account that streams are charged to; None on a client."""
-
-    @property
-    def loop_share(self) -> EventLoopShare: ...
-
-    @property
-    def above_high_water(self) -> bool:
-        """Whether calls must wait before they add to the write buffer."""
-
-    async def wait_below_high_water(self) -> None: ...
-
-    def has_stream(self, stream_id: int) -> bool: ...
-
-    def is_send_open(self, stream_id: int) -> bool:
-        """Whether this side of a stream is open."""
-
-    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
-
-    def send_data(
-        self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
-    ) -> int:
-        """Send as much DATA as the flow-control windows allow; return its size in bytes."""
-
-    def set_receive_window(self, stream_id: int, size: int) -> bool:
-        """Let the peer send DATA of a size; return whether a flush is due."""
-
-    def flush(self) -> None: ...
-
-    @property
-    def window_waiters(self) -> Collection[object]:
-        """The streams that wait for the connection's window."""
-
-    def wake_on_window(self, stream: Stream) -> None:
-        """Call `on_writable` when the connection's flow-control window opens."""
-
-    def wake_next_sender(self, stream: Stream) -> None:
-        """Leave the rest of the connection's window to the next stream that waits for it."""
-
-    def remove_stream(self, stream: Stream, code: ErrorCode) -> None: ...
 
 
 class Stream(ReceiveBuffer):
@@ -512,7 +447,7 @@ class Stream(ReceiveBuffer):
 
     def reset(self, code: ErrorCode) -> None:
         """End both directions immediately; never blocks, and may be called again."""
-        self._connection.remove_stream(self, code)
+        self._connection.remove_stream(self.id, code)
         if not self.remote_closed and self.error is None:
             self.fail(purerpc.CancelledError("the call was cancelled on this side"))
 
@@ -614,13 +549,3 @@ class Stream(ReceiveBuffer):
     def on_shutdown_timeout(self) -> None:
         """End the call because the grace period of the shutdown is over."""
         self.fail(purerpc.UnavailableError(SERVER_STOPPED_MESSAGE))
-
-
-class DiscardingStream(Stream):
-    """A stream whose DATA is dropped."""
-
-    __slots__ = ()
-
-    def on_data(self, data: bytes, end_stream: bool) -> None:
-        if end_stream:
-            self.on_end_stream(None)

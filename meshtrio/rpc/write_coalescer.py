@@ -15,6 +15,8 @@ class WriteCoalescer:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self.max_delay = _MAX_WRITE_DELAY
+        """Maximum time, in seconds, for which a write is delayed."""
         self.expected_writers = 0
         """Number of tasks whose writes are coalesced; 0 if writes are not delayed."""
         self._writers_seen = 0
@@ -31,7 +33,7 @@ class WriteCoalescer:
             flush: Writes what is pending.
         """
         self.expected_writers, self._writers_seen = count, 0
-        self._flush_at = self._now() + _MAX_WRITE_DELAY
+        self._flush_at = self._now() + self.max_delay
         try:
             await trio.lowlevel.cancel_shielded_checkpoint()
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -45,5 +47,5 @@ class WriteCoalescer:
         now = self._now()
         if self._writers_seen < self.expected_writers and now < self._flush_at:
             return True
-        self._writers_seen, self._flush_at = 0, now + _MAX_WRITE_DELAY
+        self._writers_seen, self._flush_at = 0, now + self.max_delay
         return False

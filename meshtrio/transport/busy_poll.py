@@ -17,13 +17,15 @@ _MISS_COST = 16
 class BusyPoll:
     """Decides whether busy polling is worthwhile.
 
-    A connection earns one credit for each wait shorter than `MAX_SPIN` and pays `_MISS_COST` for a
+    A connection earns one credit for each wait shorter than `max_spin` and pays `_MISS_COST` for a
     poll that finds nothing, so that a mostly idle connection never polls.
     """
 
-    __slots__ = ("_credits",)
+    __slots__ = ("_credits", "max_spin")
 
-    def __init__(self) -> None:
+    def __init__(self, max_spin: float = MAX_SPIN) -> None:
+        self.max_spin = max_spin
+        """Maximum time of a poll, in seconds."""
         self._credits = 0
 
     @property
@@ -33,7 +35,7 @@ class BusyPoll:
 
     def record_wait(self, seconds: float, *, polled: bool) -> None:
         """Record the duration of a wait, and whether it began with a poll."""
-        if seconds <= MAX_SPIN:
+        if seconds <= self.max_spin:
             self._credits = min(2 * _MISS_COST, self._credits + 1)
         elif polled:
             self._credits -= _MISS_COST

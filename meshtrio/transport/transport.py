@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from meshtrio.transport.busy_poll import MAX_SPIN, BusyPoll
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 
@@ -67,7 +67,7 @@ class Transport(Protocol):
 class SocketTransport:
     """A transport without TLS, which owns its socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, busy_poll: BusyPoll | None = None) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -77,7 +77,7 @@ class SocketTransport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
         self._sock = sock
         self._receive_size = _MIN_RECEIVE_SIZE
-        self._busy_poll = BusyPoll()
+        self._busy_poll = busy_poll or BusyPoll()
 
     async def handshake(self) -> None:
         """Do nothing: the socket is ready."""
@@ -95,7 +95,9 @@ class SocketTransport:
         """
         began = perf_counter()
         polled = self._busy_poll.is_worthwhile
-        data = await self._poll_until(began + MAX_SPIN, max_bytes) if polled else None
+        data = (
+            await self._poll_until(began + self._busy_poll.max_spin, max_bytes) if polled else None
+        )
         while data is None:
             await trio.lowlevel.wait_readable(self._sock)
             data = self._try_receive(max_bytes)

@@ -31,15 +31,15 @@ CALM = ErrorCode.ENHANCE_YOUR_CALM
 MEMORY_BOUND = 4_000_000
 
 
-def repeated(frame: bytes, count: int = 200_000) -> Callable[[], bytes]:
+def repeat_frame(frame: bytes, count: int = 200_000) -> Callable[[], bytes]:
     return lambda: frame * count
 
 
-def rapid_reset() -> bytes:
+def rapid_reset_frames() -> bytes:
     return b"".join(request_headers_frame(i) + frames.rst_stream(i, 8) for i in range(1, 20_000, 2))
 
 
-def continuation() -> bytes:
+def continuation_flood() -> bytes:
     begun = frames.encode_frame(FrameType.HEADERS, 0, 1, b"")
     return begun + frames.encode_frame(FrameType.CONTINUATION, 0, 1, b"") * 100_000
 
@@ -63,24 +63,24 @@ def window_overrun() -> bytes:
 
 
 ATTACKS: dict[str, tuple[Callable[[], bytes], ErrorCode]] = {
-    "PING": (repeated(frames.ping(b"12345678", ack=False)), CALM),
-    "SETTINGS": (repeated(frames.settings({4: 1000})), CALM),
+    "PING": (repeat_frame(frames.ping(b"12345678", ack=False)), CALM),
+    "SETTINGS": (repeat_frame(frames.settings({4: 1000})), CALM),
     "empty DATA": (
         lambda: request_headers_frame(1) + frames.encode_frame(FrameType.DATA, 0, 1) * 200_000,
         CALM,
     ),
-    "rapid reset": (rapid_reset, CALM),
-    "CONTINUATION": (continuation, CALM),
+    "rapid reset": (rapid_reset_frames, CALM),
+    "CONTINUATION": (continuation_flood, CALM),
     "HPACK bomb": (header_bomb, CALM),
     "window overflow": (window_overflow, ErrorCode.FLOW_CONTROL_ERROR),
     "oversized frame": (
-        repeated(frames.encode_frame(0, 0, 1, bytes(1_000_000)), 1),
+        repeat_frame(frames.encode_frame(0, 0, 1, bytes(1_000_000)), 1),
         ErrorCode.FRAME_SIZE_ERROR,
     ),
 }
 
 
-async def until_closed(peer: RawPeer, data: bytes) -> list[Any]:
+async def read_until_closed(peer: RawPeer, data: bytes) -> list[Any]:
     """Send an attack as far as it is taken, and give all the answers."""
     received: list[Any] = []
     view = memoryview(data)
@@ -108,7 +108,7 @@ async def test_an_attack_ends_its_connection_only(attack: str) -> None:
     async with connect_pair(ECHO_SERVICER) as others, connect_raw_peer(ECHO_SERVICER) as peer:
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        answers = await until_closed(peer, data)
+        answers = await read_until_closed(peer, data)
         peak = tracemalloc.get_traced_memory()[1] - before
         tracemalloc.stop()
         goaways = [payload for type_, _, _, payload in answers if type_ == FrameType.GOAWAY]
@@ -127,7 +127,7 @@ async def test_data_beyond_the_window_ends_its_stream_only() -> None:
     async with connect_raw_peer(CallbackServicer(Join=never_reads)) as peer:
         head = request_headers_frame(1, path=b"/echo.v1.EchoService/Join")
         message = frames.encode_frame(FrameType.DATA, 0, 1, b"\0\0\0\0\0" * 3000)
-        answers = await until_closed(peer, head + message * 40)
+        answers = await read_until_closed(peer, head + message * 40)
         resets = [payload for type_, _, _, payload in answers if type_ == FrameType.RST_STREAM]
         assert [int.from_bytes(payload, "big") for payload in resets] == [
             ErrorCode.FLOW_CONTROL_ERROR

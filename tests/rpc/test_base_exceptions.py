@@ -35,7 +35,7 @@ class OwnError(BaseException):
     """As some frameworks have one to get past `except Exception`."""
 
 
-async def in_a_nursery(error: BaseException) -> None:
+async def raise_in_nursery(error: BaseException) -> None:
     async def fail() -> None:
         raise error
 
@@ -44,18 +44,18 @@ async def in_a_nursery(error: BaseException) -> None:
         nursery.start_soon(trio.sleep_forever)
 
 
-async def of_a_thread(error: BaseException) -> None:
+async def raise_in_thread(error: BaseException) -> None:
     def fail() -> None:
         raise error
 
     await trio.to_thread.run_sync(fail)
 
 
-async def at_once(error: BaseException) -> None:
+async def raise_directly(error: BaseException) -> None:
     raise error
 
 
-async def while_cancelled(error: BaseException) -> None:
+async def raise_while_cancelled(error: BaseException) -> None:
     with trio.move_on_after(0):
         try:
             await trio.sleep_forever()
@@ -63,11 +63,11 @@ async def while_cancelled(error: BaseException) -> None:
             raise error
 
 
-WAYS = [at_once, in_a_nursery, of_a_thread, while_cancelled]
+WAYS = [raise_directly, raise_in_nursery, raise_in_thread, raise_while_cancelled]
 ERRORS = [asyncio.CancelledError("loop"), GeneratorExit(), OwnError("mine")]
 
 
-async def bystander(pair: ConnectionPair, done: trio.Event) -> None:
+async def run_bystander(pair: ConnectionPair, done: trio.Event) -> None:
     async with pair.stub.Chat() as call:
         await call.send_message(echo_request("before"))
         assert (await call.receive_message()).message == "before"
@@ -105,11 +105,11 @@ async def test_it_fails_the_call_of_its_handler_alone(
     servicer = CallbackServicer(Echo=echo, Repeat=repeat, Join=join, Chat=chat)
     async with connect_pair(servicer) as pair, trio.open_nursery() as nursery:
         ready = trio.Event()
-        nursery.start_soon(bystander, pair, ready)
+        nursery.start_soon(run_bystander, pair, ready)
         await ready.wait()
         for call in (
             lambda: pair.stub.Echo(echo_request("hi")),
-            lambda: drained(pair.stub.Repeat(RepeatRequest(message="hi", count=1))),
+            lambda: collect_replies(pair.stub.Repeat(RepeatRequest(message="hi", count=1))),
             lambda: pair.stub.Join(of(echo_request("hi"))),
         ):
             with pytest.raises(purerpc.UnknownError, match=STATUS_TEXT):
@@ -120,7 +120,7 @@ async def test_it_fails_the_call_of_its_handler_alone(
     assert type(error).__name__ in caplog.text
 
 
-async def drained(call: Any) -> list[Any]:
+async def collect_replies(call: Any) -> list[Any]:
     return [answer async for answer in call]
 
 
@@ -159,7 +159,7 @@ async def test_a_generator_that_raises_as_it_is_closed() -> None:
 
     async with connect_pair(CallbackServicer(Repeat=repeat)) as pair:
         with pytest.raises(purerpc.UnknownError):
-            await drained(pair.stub.Repeat(RepeatRequest(message="hi", count=1)))
+            await collect_replies(pair.stub.Repeat(RepeatRequest(message="hi", count=1)))
         pair.assert_nothing_left()
 
 
@@ -167,7 +167,7 @@ async def test_a_generator_that_raises_as_it_is_closed() -> None:
 
 
 @asynccontextmanager
-async def served(folder: Path, server: Server) -> AsyncIterator[Any]:
+async def serve_and_connect(folder: Path, server: Server) -> AsyncIterator[Any]:
     async with trio.open_nursery() as nursery:
         with unix_listener(str(folder / "socket")) as listener:
             await nursery.start(server.serve, listener)
@@ -190,7 +190,7 @@ async def test_interceptors_of_a_server(late: bool, short_dir: Path) -> None:
         raise OwnError("after")
 
     server = Server(CallbackServicer(Echo=echo), interceptors=[broken])
-    async with served(short_dir, server) as stub:
+    async with serve_and_connect(short_dir, server) as stub:
         for _ in range(2):
             with pytest.raises(purerpc.UnknownError, match=STATUS_TEXT):
                 await stub.Echo(echo_request("hi"))
@@ -217,7 +217,7 @@ async def test_tracers(
                 raise error
 
     with use_tracers(server=Tracer()):
-        async with served(short_dir, Server(CallbackServicer(Echo=echo))) as stub:
+        async with serve_and_connect(short_dir, Server(CallbackServicer(Echo=echo))) as stub:
             for _ in range(2):
                 assert (await stub.Echo(echo_request("hi"))).message == "hi"
     assert "/echo.v1.EchoService/Echo: call tracer raised" in caplog.text
@@ -290,7 +290,7 @@ async def test_calls_that_an_exit_cuts_get_no_status(short_dir: Path) -> None:
             await stub.Echo(echo_request(text))
 
     async def calls() -> None:
-        async with served(short_dir, server) as stub, trio.open_nursery() as nursery:
+        async with serve_and_connect(short_dir, server) as stub, trio.open_nursery() as nursery:
             nursery.start_soon(call, stub, "long")
             await trio.testing.wait_all_tasks_blocked(0.02)
             nursery.start_soon(call, stub, "exit")
@@ -322,12 +322,12 @@ async def test_what_a_callers_iterable_raises_is_raised_at_its_caller(
         trio.open_nursery() as nursery,
     ):
         ready = trio.Event()
-        nursery.start_soon(bystander, pair, ready)
+        nursery.start_soon(run_bystander, pair, ready)
         await ready.wait()
         with pytest.raises(type(error)):
             await pair.stub.Join(requests())
         with pytest.raises(type(error)):
-            await drained(pair.stub.Chat(requests()))
+            await collect_replies(pair.stub.Chat(requests()))
         await pair.wait_until_idle()
 
 
@@ -353,7 +353,9 @@ async def test_interceptors_of_a_client(late: bool, short_dir: Path) -> None:
                     with pytest.raises(OwnError):
                         await stub.Echo(echo_request("hi"), metadata=[("k", "v")])
                     with pytest.raises(OwnError):
-                        await drained(stub.Chat(of(echo_request("hi")), metadata=[("k", "v")]))
+                        await collect_replies(
+                            stub.Chat(of(echo_request("hi")), metadata=[("k", "v")])
+                        )
                     await bystanding.send_message(echo_request("still"))
                     assert (await bystanding.receive_message()).message == "still"
             nursery.cancel_scope.cancel()

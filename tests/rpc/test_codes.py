@@ -88,13 +88,13 @@ async def test_a_second_request_behind_one_that_fills_the_window() -> None:
             part = large[sent : sent + min(room, 16_000)]
             sent, room = sent + len(part), room - len(part)
             await peer.send(data(1, part))
-            room += window_opened(peer)
+            room += opened_window(peer)
         assert room > len(MESSAGE)
         await peer.send(data(1, MESSAGE))
         assert dict(decode_sent_headers(peer))[b"grpc-status"] == UNIMPLEMENTED
 
 
-def window_opened(peer: RawPeer) -> int:
+def opened_window(peer: RawPeer) -> int:
     return sum(
         int.from_bytes(payload, "big")
         for kind, _, stream_id, payload in peer.read_frames()
@@ -179,15 +179,15 @@ OK = codec.encode([(b"grpc-status", b"0")])
 REPLY = frame_message(EchoReply(message="hi").SerializeToString())
 
 
-async def unary(pair: ConnectionPair) -> Any:
+async def call_echo(pair: ConnectionPair) -> Any:
     return await pair.stub.Echo(echo_request("hi"))
 
 
-async def joined(pair: ConnectionPair) -> Any:
+async def call_join(pair: ConnectionPair) -> Any:
     return await pair.stub.Join(echo_requests("hi"))
 
 
-@pytest.mark.parametrize("call", [unary, joined])
+@pytest.mark.parametrize("call", [call_echo, call_join])
 @pytest.mark.parametrize(
     ("head", "body", "trailers", "error"),
     [
@@ -212,7 +212,7 @@ async def test_answers_that_are_wrong(
     trailers: bytes,
     error: type[Exception],
 ) -> None:
-    async with answering(head, body, trailers) as pair:
+    async with serve_response(head, body, trailers) as pair:
         with pytest.raises(error):
             await call(pair)
         await pair.wait_until_idle()
@@ -220,7 +220,9 @@ async def test_answers_that_are_wrong(
 
 
 @asynccontextmanager
-async def answering(head: bytes, body: bytes, trailers: bytes) -> AsyncIterator[ConnectionPair]:
+async def serve_response(
+    head: bytes, body: bytes, trailers: bytes
+) -> AsyncIterator[ConnectionPair]:
     """A pair whose server answers so, and whose handlers never end."""
 
     async def answer(*_: object) -> EchoReply:

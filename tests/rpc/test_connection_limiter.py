@@ -36,7 +36,9 @@ GOAWAY = 7
 
 
 @asynccontextmanager
-async def on_tcp(server: Server, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serve_on_tcp_port(
+    server: Server, context: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     async with open_collapsing_nursery() as nursery:
@@ -49,7 +51,7 @@ def server(**limits: int) -> Server:
     return Server(CallbackServicer(Echo=handle_echo), limits=Limits(**limits))
 
 
-async def answer(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
+async def read_rejection(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
     """Return the reason that a server rejects a new connection for; "" if it accepts it."""
     reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
     with trio.fail_after(10):
@@ -77,10 +79,10 @@ async def test_connections_of_one_process_are_limited(
             kept = [
                 await stack.enter_async_context(await trio.open_unix_socket(path)) for _ in range(3)
             ]
-            assert [await answer(each) for each in kept] == [""] * 3
+            assert [await read_rejection(each) for each in kept] == [""] * 3
             for _ in range(3):
                 async with await trio.open_unix_socket(path) as stream:
-                    assert await answer(stream) == (
+                    assert await read_rejection(stream) == (
                         "too many connections: the server accepts 3 of one process "
                         "(max_connections_per_peer)"
                     )
@@ -89,40 +91,43 @@ async def test_connections_of_one_process_are_limited(
             await kept[0].aclose()
             await trio.testing.wait_all_tasks_blocked(0.02)
             async with await trio.open_unix_socket(path) as stream:
-                assert await answer(stream) == ""
+                assert await read_rejection(stream) == ""
 
 
 async def test_connections_of_one_host_are_limited_where_no_certificate_is_shown() -> None:
-    async with on_tcp(server(max_connections_per_peer=2)) as port, AsyncExitStack() as stack:
+    async with (
+        serve_on_tcp_port(server(max_connections_per_peer=2)) as port,
+        AsyncExitStack() as stack,
+    ):
         for _ in range(2):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await stack.enter_async_context(stream)
-            assert await answer(stream) == ""
+            assert await read_rejection(stream) == ""
         for _ in range(3):
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-                reason = await answer(stream)
+                reason = await read_rejection(stream)
                 assert "accepts 2 of one host (max_connections_per_peer)" in reason
         # Another address of this machine is another host.
         local = ("127.0.0.2", 0)
         with socket.create_connection(("127.0.0.1", port), source_address=local) as sock:
             sock.setblocking(False)
             other = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-            assert await answer(other) == ""
+            assert await read_rejection(other) == ""
 
 
 async def test_connections_are_limited_in_all() -> None:
-    async with on_tcp(server(max_connections=2)) as port, AsyncExitStack() as stack:
+    async with serve_on_tcp_port(server(max_connections=2)) as port, AsyncExitStack() as stack:
         for _ in range(2):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await stack.enter_async_context(stream)
-            assert await answer(stream) == ""
+            assert await read_rejection(stream) == ""
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            assert "accepts 2 of one host (max_connections)" in await answer(stream)
+            assert "accepts 2 of one host (max_connections)" in await read_rejection(stream)
         local = ("127.0.0.2", 0)
         with socket.create_connection(("127.0.0.1", port), source_address=local) as sock:
             sock.setblocking(False)
             other = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-            assert "accepts 2 in all (max_connections)" in await answer(other)
+            assert "accepts 2 in all (max_connections)" in await read_rejection(other)
 
 
 async def test_file_descriptors_limit_connections_too() -> None:
@@ -132,13 +137,13 @@ async def test_file_descriptors_limit_connections_too() -> None:
         few = server()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    async with on_tcp(few) as port, AsyncExitStack() as stack:
+    async with serve_on_tcp_port(few) as port, AsyncExitStack() as stack:
         for _ in range(2):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await stack.enter_async_context(stream)
-            assert await answer(stream) == ""
+            assert await read_rejection(stream) == ""
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            assert "(the limit of 5 file descriptors)" in await answer(stream)
+            assert "(the limit of 5 file descriptors)" in await read_rejection(stream)
 
 
 async def test_connections_are_counted_by_client_certificate() -> None:
@@ -157,7 +162,7 @@ async def test_connections_are_counted_by_client_certificate() -> None:
         clients.append(client)
 
     async with (
-        on_tcp(server(max_connections_per_peer=2), context) as port,
+        serve_on_tcp_port(server(max_connections_per_peer=2), context) as port,
         AsyncExitStack() as stack,
     ):
 
@@ -165,7 +170,7 @@ async def test_connections_are_counted_by_client_certificate() -> None:
             plain = await trio.open_tcp_stream("127.0.0.1", port)
             stack.push_async_callback(trio.aclose_forcefully, plain)
             stream = trio.SSLStream(plain, client, server_hostname="localhost")
-            return await answer(stream)
+            return await read_rejection(stream)
 
         for client in clients:
             assert [await connect(client) for _ in range(2)] == ["", ""]
@@ -188,7 +193,7 @@ async def test_our_client_says_why_it_is_rejected(encrypted: bool) -> None:
     context = server_context() if encrypted else None
     tls = ClientTls(client_context(), "localhost") if encrypted else None
     async with (
-        on_tcp(server(max_connections_per_peer=1), context) as port,
+        serve_on_tcp_port(server(max_connections_per_peer=1), context) as port,
         channel(f"tcp:127.0.0.1:{port}", tls) as first,
     ):
         stub = first.stub(EchoServiceStub)

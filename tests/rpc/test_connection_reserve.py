@@ -21,7 +21,7 @@ OWN = Peer(pid=os.getpid(), uid=os.geteuid())
 
 
 @contextmanager
-def another_session() -> Iterator[Peer]:
+def start_process_in_session() -> Iterator[Peer]:
     """A process in a session of its own."""
     command = [sys.executable, "-c", "print(flush=True); input()"]
     pipe = subprocess.PIPE
@@ -36,7 +36,7 @@ def test_one_session_gets_half_of_the_places() -> None:
     reserve = ConnectionReserve()
     places = [reserve.admit(OWN, 0) for _ in range(RESERVED_CONNECTIONS)]
     assert sum(place is not None for place in places) == RESERVED_CONNECTIONS // 2
-    with another_session() as other:
+    with start_process_in_session() as other:
         others = [reserve.admit(other, 0) for _ in range(RESERVED_CONNECTIONS)]
         assert sum(place is not None for place in others) == RESERVED_CONNECTIONS // 2
     assert places[0] is not None

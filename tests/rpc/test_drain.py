@@ -31,7 +31,7 @@ async def echo(message: EchoRequest) -> EchoReply:
 
 
 @asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[tuple[Server, trio.CancelScope]]:
+async def serve_on_path(path: Path) -> AsyncIterator[tuple[Server, trio.CancelScope]]:
     server = Server(CallbackServicer(Echo=echo))
     with unix_listener(path) as listener:
         async with open_collapsing_nursery() as nursery:
@@ -41,7 +41,7 @@ async def serving(path: Path) -> AsyncIterator[tuple[Server, trio.CancelScope]]:
 
 
 @contextmanager
-def connected_unseen(path: Path) -> Iterator[FrameClient]:
+def connect_without_accept(path: Path) -> Iterator[FrameClient]:
     """A client whose call is sent before the server's task has had a chance to accept it."""
     client = FrameClient.connect(path)
     with client.sock:
@@ -52,9 +52,9 @@ async def ended_with_one_in_the_backlog(
     path: Path, end: Callable[[Server], Awaitable[object]]
 ) -> FrameClient:
     """End a server that has a connection with a request, which it has not accepted yet."""
-    async with serving(path) as (server, _):
+    async with serve_on_path(path) as (server, _):
         await trio.testing.wait_all_tasks_blocked()
-        with connected_unseen(path) as client:
+        with connect_without_accept(path) as client:
             client.start_call_now(1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.read_to_end)
@@ -83,7 +83,7 @@ async def test_a_connection_in_the_backlog_is_refused_by_a_server_that_shuts_dow
 
 async def test_nobody_can_connect_once_it_drains(short_dir: Path) -> None:
     path = short_dir / "s"
-    async with serving(path) as (server, _):
+    async with serve_on_path(path) as (server, _):
         await server.drain(60)
         with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
             sock.connect(str(path))
@@ -93,7 +93,7 @@ async def test_a_request_that_a_cancelled_server_has_not_read_is_above_the_last_
     short_dir: Path,
 ) -> None:
     path = short_dir / "s"
-    async with serving(path) as (_, scope):
+    async with serve_on_path(path) as (_, scope):
         async with connect_frame_client(path) as client:
             await client.start_call(1)
             while len(client.frames_of_type(HEADERS)) < 2:
@@ -111,12 +111,12 @@ async def test_a_request_that_a_cancelled_server_has_not_read_is_above_the_last_
 
 async def test_connections_stay_when_a_server_moves_to_another_socket(short_dir: Path) -> None:
     first, second = short_dir / "a", short_dir / "b"
-    async with serving(first) as (server, _):
+    async with serve_on_path(first) as (server, _):
         async with connect_frame_client(first) as accepted:
             await accepted.start_call(1)
             while len(accepted.frames_of_type(HEADERS)) < 2:
                 await accepted.read_some()
-            with connected_unseen(first) as unseen, unix_listener(second) as listener:
+            with connect_without_accept(first) as unseen, unix_listener(second) as listener:
                 server.replace_listener(listener)
                 with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
                     sock.connect(str(first))

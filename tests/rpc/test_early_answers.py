@@ -203,7 +203,7 @@ class RawServer:
                     return
 
 
-async def answered_with(call: Any, *parts: bytes) -> Any:
+async def call_with_response(call: Any, *parts: bytes) -> Any:
     """What comes of a call that a raw server answers so."""
     ours, theirs = socket.socketpair()
     client = ClientConnection(SocketTransport(ours))
@@ -228,27 +228,27 @@ async def answered_with(call: Any, *parts: bytes) -> Any:
             nursery.cancel_scope.cancel()
 
 
-async def unary(stub: Any) -> Any:
+async def call_echo(stub: Any) -> Any:
     return (await stub.Echo(echo_request("hi"))).message
 
 
-async def joined(stub: Any) -> Any:
-    return (await stub.Join(for_ever())).message
+async def call_join(stub: Any) -> Any:
+    return (await stub.Join(endless_requests())).message
 
 
-async def streamed(stub: Any) -> Any:
-    return [answer.message async for answer in stub.Chat(for_ever())]
+async def call_chat(stub: Any) -> Any:
+    return [answer.message async for answer in stub.Chat(endless_requests())]
 
 
-async def for_ever() -> AsyncIterator[EchoRequest]:
+async def endless_requests() -> AsyncIterator[EchoRequest]:
     yield echo_request("hi")
     await trio.sleep_forever()
 
 
-CALLS = [unary, joined, streamed]
+CALLS = [call_echo, call_join, call_chat]
 
 
-def in_parts(answer: bytes, *, whole: bool) -> list[bytes]:
+def split_response(answer: bytes, *, whole: bool) -> list[bytes]:
     return [answer] if whole else [answer[i : i + 1] for i in range(len(answer))]
 
 
@@ -257,10 +257,10 @@ def in_parts(answer: bytes, *, whole: bool) -> list[bytes]:
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_reset_behind_the_answer_is_none(call: Any, code: ErrorCode, whole: bool) -> None:
     reset = frames.rst_stream(1, code)
-    found = await answered_with(call, *in_parts(GOOD + reset, whole=whole))
+    found = await call_with_response(call, *split_response(GOOD + reset, whole=whole))
     assert found in ("hi", ["hi"])
     with pytest.raises(purerpc.NotFoundError, match="none"):
-        await answered_with(call, *in_parts(FAILED + reset, whole=whole))
+        await call_with_response(call, *split_response(FAILED + reset, whole=whole))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -280,4 +280,4 @@ async def test_a_reset_before_the_status_is_one(
     call: Any, before: bytes, code: ErrorCode, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await answered_with(call, before + frames.rst_stream(1, code))
+        await call_with_response(call, before + frames.rst_stream(1, code))

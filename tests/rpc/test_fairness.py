@@ -36,7 +36,7 @@ EMPTY = bytes(5)
 """A message of no bytes."""
 
 
-class Passes:
+class PassCounter:
     """Counts the passes that the event loop makes."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Passes:
 
 
 @asynccontextmanager
-async def counted_passes() -> AsyncIterator[Passes]:
-    passes = Passes()
+async def count_passes() -> AsyncIterator[PassCounter]:
+    passes = PassCounter()
     async with open_collapsing_nursery() as nursery:
         nursery.start_soon(passes.run)
         await trio.lowlevel.checkpoint()
@@ -59,7 +59,7 @@ async def counted_passes() -> AsyncIterator[Passes]:
 
 
 @pytest.fixture
-def no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def disable_time_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice is over at once, however fast the machine is."""
     monkeypatch.setattr(fairness, "_TIME_SLICE", 0.0)
     monkeypatch.setattr(fairness, "_MIN_TIME_SLICE", 0.0)
@@ -71,7 +71,7 @@ def no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_of_each_peer_one_task_has_a_turn_in_each_pass() -> None:
     shares = [EventLoopShare(), EventLoopShare()]
     turns: Counter[tuple[int, int]] = Counter()
-    async with counted_passes() as passes, trio.open_nursery() as nursery:
+    async with count_passes() as passes, trio.open_nursery() as nursery:
 
         async def work(number: int) -> None:
             for _ in range(20):
@@ -131,7 +131,7 @@ async def counts(messages: AsyncIterator[EchoRequest]) -> EchoReply:
     return echo_reply(str(count))
 
 
-@pytest.mark.usefixtures("no_slices")
+@pytest.mark.usefixtures("disable_time_slices")
 async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
     async def waits(messages: AsyncIterator[EchoRequest]) -> EchoReply:
         await trio.sleep_forever()
@@ -141,20 +141,20 @@ async def test_a_read_of_very_many_frames_is_processed_in_many_passes() -> None:
         before = peer.server.engine.flow_control_windows[1]
         byte = frames.encode_frame(FrameType.DATA, 0, 1, b"\0")
         data = request_headers_frame(1, path=JOIN) + byte * 6400
-        async with counted_passes() as passes:
+        async with count_passes() as passes:
             peer.sock.send(data)
             while peer.server.engine.flow_control_windows[1] > before - 6400:
                 await trio.lowlevel.checkpoint()
             assert passes.number > 25
 
 
-@pytest.mark.usefixtures("no_slices")
+@pytest.mark.usefixtures("disable_time_slices")
 async def test_messages_of_one_frame_are_handled_in_many_passes() -> None:
     """50,000 empty messages in one frame of 250 KB: neither is it cut at once, nor are they handled
     without a pause."""
     async with connect_raw_peer(CallbackServicer(Join=counts)) as peer:
         data = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, EMPTY * 50_000)
-        async with counted_passes() as passes:
+        async with count_passes() as passes:
             raw = memoryview(request_headers_frame(1, path=JOIN) + data)
             while raw:
                 await trio.lowlevel.wait_writable(peer.sock)
@@ -190,7 +190,7 @@ async def test_compressed_messages_are_taken_one_in_a_pass_once_time_is_used_up(
     taken: Counter[int] = Counter()
     bomb = gzip.compress(EchoRequest(message="x" * 100_000).SerializeToString())
 
-    passes = Passes()
+    passes = PassCounter()
 
     async def echo(message: EchoRequest) -> EchoReply:
         taken[passes.number] += 1
@@ -265,7 +265,7 @@ async def test_a_handler_whose_peer_reads_fast_lets_others_work() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("no_slices")
+@pytest.mark.usefixtures("disable_time_slices")
 async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
     """A client's requests as well as a server's taking them."""
 
@@ -273,7 +273,7 @@ async def test_requests_that_come_fast_are_taken_in_many_passes() -> None:
         for _ in range(500):
             yield echo_request("x")
 
-    async with connect_pair(CallbackServicer(Join=counts)) as pair, counted_passes() as passes:
+    async with connect_pair(CallbackServicer(Join=counts)) as pair, count_passes() as passes:
         assert (await pair.stub.Join(texts())).message == "500"
         assert passes.number > 250
 

@@ -23,7 +23,7 @@ from tests.support.handlers import repeat_request
 SMALL = Limits(max_header_list_size=2048)
 
 
-def failing(message: str, **attributes: Any) -> CallbackServicer:
+def make_failing_servicer(message: str, **attributes: Any) -> CallbackServicer:
     """A servicer that fails with a message, with attributes of the call set before."""
 
     async def echo(_: Any, request: Any) -> EchoReply:
@@ -38,7 +38,7 @@ def failing(message: str, **attributes: Any) -> CallbackServicer:
     return CallbackServicer(Echo=echo, Repeat=repeat)
 
 
-async def check_unharmed(pair: ConnectionPair) -> None:
+async def assert_unharmed(pair: ConnectionPair) -> None:
     await pair.wait_until_idle()
     assert pair.client.is_usable
     assert pair.server.engine.streams_failed == 0
@@ -49,7 +49,7 @@ async def check_unharmed(pair: ConnectionPair) -> None:
 @pytest.mark.parametrize("character", ["x", "é", "\n"])
 async def test_a_message_is_cut_to_what_the_client_accepts(length: int, character: str) -> None:
     text = character * length
-    async with connect_pair(failing(text), client_limits=SMALL) as pair:
+    async with connect_pair(make_failing_servicer(text), client_limits=SMALL) as pair:
         with pytest.raises(purerpc.NotFoundError) as caught:
             await pair.stub.Echo(echo_request(""))
         received = caught.value.status.status_message
@@ -57,16 +57,18 @@ async def test_a_message_is_cut_to_what_the_client_accepts(length: int, characte
         with pytest.raises(purerpc.NotFoundError):
             async for _ in pair.stub.Repeat(repeat_request(1)):
                 pass
-        await check_unharmed(pair)
+        await assert_unharmed(pair)
 
 
 @pytest.mark.parametrize("attribute", ["initial_metadata", "trailing_metadata", "status_details"])
 async def test_metadata_of_a_failure_that_is_too_much(attribute: str) -> None:
     value = bytes(2000) if attribute == "status_details" else [("large", "v" * 2000)]
-    async with connect_pair(failing("no", **{attribute: value}), client_limits=SMALL) as pair:
+    async with connect_pair(
+        make_failing_servicer("no", **{attribute: value}), client_limits=SMALL
+    ) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="response's header list of"):
             await pair.stub.Echo(echo_request(""))
-        await check_unharmed(pair)
+        await assert_unharmed(pair)
 
 
 @pytest.mark.parametrize("attribute", ["initial_metadata", "trailing_metadata"])
@@ -86,7 +88,7 @@ async def test_metadata_of_a_success_that_is_too_much(attribute: str) -> None:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 2048 bytes"):
             async for _ in pair.stub.Repeat(repeat_request(1)):
                 pass
-        await check_unharmed(pair)
+        await assert_unharmed(pair)
 
 
 async def test_the_servers_own_limit_holds_where_the_client_has_none() -> None:
@@ -94,11 +96,13 @@ async def test_the_servers_own_limit_holds_where_the_client_has_none() -> None:
     client = Limits(max_header_list_size=100_000)
     value = [("large", "v" * 5000)]
     async with connect_pair(
-        failing("no", trailing_metadata=value), server_limits=server, client_limits=client
+        make_failing_servicer("no", trailing_metadata=value),
+        server_limits=server,
+        client_limits=client,
     ) as pair:
         with pytest.raises(purerpc.ResourceExhaustedError, match="limit of 3000 bytes"):
             await pair.stub.Echo(echo_request(""))
-        await check_unharmed(pair)
+        await assert_unharmed(pair)
 
 
 @pytest.mark.parametrize("room", range(0, 400, 7))

@@ -23,7 +23,6 @@ from meshtrio.http2 import frames
 from meshtrio.http2.frames import FrameType
 from meshtrio.http2.hpack.decoder import HeaderDecoder
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, Limits
-from meshtrio.rpc import peer_accounts
 from meshtrio.rpc.peer_accounts import PROCESS_MEMORY
 from meshtrio.rpc.server import Server
 from tests import ROOT
@@ -51,7 +50,7 @@ MIB_OF_TEXT = echo_request("x" * MIB).SerializeToString()
 
 
 @pytest.fixture(autouse=True)
-def everything_is_given_back() -> Iterator[None]:
+def assert_all_memory_released() -> Iterator[None]:
     yield
     assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
@@ -78,7 +77,7 @@ async def sizes(messages: AsyncIterator[EchoRequest]) -> EchoReply:
     return echo_reply(str(sum([len(message.message) async for message in messages])))
 
 
-async def ended(peer: RawPeer) -> dict[int, bytes]:
+async def read_ended_streams(peer: RawPeer) -> dict[int, bytes]:
     """What the server has ended its streams with: their last header block."""
     await trio.testing.wait_all_tasks_blocked(0.02)
     return {f[2]: f[3] for f in peer.read_frames() if f[0] == FrameType.HEADERS}
@@ -95,7 +94,7 @@ async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
             data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
             await peer.send(request_headers_frame(stream_id) + data)
         assert PROCESS_MEMORY.received <= 3 * MIB
-        blocks = await ended(peer)
+        blocks = await read_ended_streams(peer)
         assert len(blocks) > 60
         assert all(
             b"grpc-status" in block and b"connection_memory" in block
@@ -177,12 +176,12 @@ async def test_a_message_that_waits_for_room_goes_on_when_another_is_given_up() 
         for stream_id in (1, 3, 5):
             data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
             await peer.send(request_headers_frame(stream_id, path=JOIN) + data)
-        assert granted(peer) == {1: MIB}
+        assert read_granted_windows(peer) == {1: MIB}
         await peer.send(frames.rst_stream(1, 8))
-        assert granted(peer) == {3: MIB}
+        assert read_granted_windows(peer) == {3: MIB}
 
 
-def granted(peer: RawPeer) -> dict[int, int]:
+def read_granted_windows(peer: RawPeer) -> dict[int, int]:
     """MiB, rounded, that the server has let the peer send on its streams since the last time."""
     found: dict[int, int] = {}
     for kind, _, stream_id, payload in peer.read_frames():
@@ -216,14 +215,15 @@ async def test_messages_are_decompressed_as_there_is_room_for_them() -> None:
         assert held.most <= 3
 
 
-async def test_a_call_does_not_wait_for_room_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_accounts, "_WORK_TIMEOUT", 0.05)
+async def test_a_call_does_not_wait_for_room_for_ever() -> None:
     held = Held()
     async with connect_pair(CallbackServicer(Echo=held), server_limits=SMALL) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(pair.stub.Echo, echo_request("x" * MIB))
             await pair.wait_until_idle()
+            assert pair.server.account is not None
+            pair.server.account.peer_account.work_timeout = 0.05
             with pytest.raises(purerpc.ResourceExhaustedError, match="waited for memory"):
                 with trio.fail_after(60):
                     await pair.stub.Echo(echo_request("small"))
@@ -320,7 +320,7 @@ async def test_the_budget_of_the_process_is_taken_from_who_has_most() -> None:
 # -- real processes ------------------------------------------------------------------------------
 
 
-def resident(pid: int) -> float:
+def read_resident_memory(pid: int) -> float:
     """MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / MIB
 
@@ -337,10 +337,10 @@ async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> No
             with trio.fail_after(120):
                 while not path.exists():  # noqa: ASYNC110 - another process makes it
                     await trio.sleep(0.01)
-                start = resident(process.pid)
+                start = read_resident_memory(process.pid)
                 highest = await _attack(path, process.pid)
                 assert highest - start < 250
-                while resident(process.pid) - start > 40:  # noqa: ASYNC110
+                while read_resident_memory(process.pid) - start > 40:  # noqa: ASYNC110
                     await trio.sleep(0.1)
                 async with connect_to(f"unix:{path}") as channel:
                     answer = await channel.stub(EchoServiceStub).Echo(echo_request("unharmed"))
@@ -368,6 +368,6 @@ async def _attack(path: Path, pid: int) -> float:
             for _ in range(14):
                 piece = frames.encode_frame(FrameType.DATA, 0, stream_id, bytes(16_000))
                 await stream.send_all(piece)
-            highest = max(highest, resident(pid))
+            highest = max(highest, read_resident_memory(pid))
         nursery.cancel_scope.cancel()
     return highest

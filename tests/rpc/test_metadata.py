@@ -24,7 +24,7 @@ LARGE = "x" * 100_000
 PAIRS = (("key", "value"), ("key", "again"), ("raw-bin", b"\x00\xff"))
 
 
-async def generous(message: EchoRequest, request: Any) -> EchoReply:
+async def reply_with_metadata(message: EchoRequest, request: Any) -> EchoReply:
     request.initial_metadata = [("at", "first")]
     request.trailing_metadata = PAIRS
     if message.message == "fail":
@@ -33,13 +33,13 @@ async def generous(message: EchoRequest, request: Any) -> EchoReply:
     return echo_reply(message.message)
 
 
-async def generous_stream(message: Any, request: Any) -> AsyncIterator[EchoReply]:
-    yield await generous(message, request)
+async def stream_with_metadata(message: Any, request: Any) -> AsyncIterator[EchoReply]:
+    yield await reply_with_metadata(message, request)
     if message.message == "fail later":
         raise purerpc.NotFoundError("nothing")
 
 
-GENEROUS = CallbackServicer(Echo=generous, Repeat=generous_stream)
+GENEROUS = CallbackServicer(Echo=reply_with_metadata, Repeat=stream_with_metadata)
 
 
 async def test_metadata_of_a_unary_call() -> None:
@@ -99,7 +99,7 @@ class Counted:
         side.engine.receive_data = counting
 
 
-def compressing(flag: bool) -> Any:
+def make_compressing_handler(flag: bool) -> Any:
     async def handler(message: EchoRequest, request: Any) -> EchoReply:
         request.compression = "gzip"
         request.compress = flag
@@ -110,7 +110,7 @@ def compressing(flag: bool) -> Any:
 
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_request_is_compressed_if_asked_for(compress: bool) -> None:
-    async with connect_pair(compressing(False)) as pair:
+    async with connect_pair(make_compressing_handler(False)) as pair:
         counted = Counted(pair, pair.server)
         answer = await pair.stub.Echo(echo_request(LARGE), compression="gzip", compress=compress)
         assert answer.message == f"{compress} {LARGE}"
@@ -119,7 +119,7 @@ async def test_a_request_is_compressed_if_asked_for(compress: bool) -> None:
 
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_reply_is_compressed_if_the_handler_says_so(compress: bool) -> None:
-    async with connect_pair(compressing(compress)) as pair:
+    async with connect_pair(make_compressing_handler(compress)) as pair:
         counted = Counted(pair, pair.client)
         assert (await pair.stub.Echo(echo_request(LARGE))).message == f"False {LARGE}"
         assert (counted.size < 10_000) is compress

@@ -39,7 +39,7 @@ async def hang(message: object) -> object:
 
 
 @asynccontextmanager
-async def abused(folder: Path) -> AsyncIterator[tuple[Server, Path]]:
+async def serve_with_abuse_limits(folder: Path) -> AsyncIterator[tuple[Server, Path]]:
     folder.chmod(0o755)
     path = folder / "s"
     async with serve_on_socket(path, Server(CallbackServicer(Echo=hang), limits=LIMITS)) as server:
@@ -48,7 +48,7 @@ async def abused(folder: Path) -> AsyncIterator[tuple[Server, Path]]:
 
 
 async def test_resets_on_new_connections_count_together(short_dir: Path) -> None:
-    async with abused(short_dir) as (_, path):
+    async with serve_with_abuse_limits(short_dir) as (_, path):
         assert await attack_and_read_goaway(path, reset_requests(30)) == ""
         assert (
             await attack_and_read_goaway(path, reset_requests(30))
@@ -59,12 +59,11 @@ async def test_resets_on_new_connections_count_together(short_dir: Path) -> None
 async def test_after_abuse_new_connections_are_refused_for_a_while(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with abused(short_dir) as (server, path):
+    async with serve_with_abuse_limits(short_dir) as (server, path):
         account = server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))
         assert await attack_and_read_goaway(path, reset_requests(60))
         assert 0 < account.refusal_remaining <= 1
-        monkeypatch.setattr("meshtrio.rpc.peer_accounts._MAX_REFUSAL", 10_000.0)
-        monkeypatch.setattr("meshtrio.rpc.peer_accounts._INITIAL_REFUSAL", 5000.0)
+        account.initial_refusal, account.max_refusal = 5000.0, 10_000.0
         account.record_abuse()
         refused = await attack_and_read_goaway(path, b"")
         assert refused.startswith(f"new connections of process {os.getpid()} are refused for ")
@@ -76,7 +75,7 @@ async def test_after_abuse_new_connections_are_refused_for_a_while(
 
 async def test_calls_that_are_left_behind_count_as_reset(short_dir: Path) -> None:
     """A client that closes its connection instead of resetting its calls."""
-    async with abused(short_dir) as (server, path):
+    async with serve_with_abuse_limits(short_dir) as (server, path):
         account = server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))
         calls = b"".join(request_headers_frame(n) for n in range(1, 121, 2))
         async with await trio.open_unix_socket(path) as stream:
@@ -99,7 +98,10 @@ async def _connection(server: Server) -> ServerConnection:
 
 
 async def test_connections_that_are_open_go_on(short_dir: Path) -> None:
-    async with abused(short_dir) as (_, path), await trio.open_unix_socket(path) as honest:
+    async with (
+        serve_with_abuse_limits(short_dir) as (_, path),
+        await trio.open_unix_socket(path) as honest,
+    ):
         reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
         await honest.send_all(frames.PREFACE + frames.settings({}))
         assert await attack_and_read_goaway(path, reset_requests(60))
@@ -114,7 +116,7 @@ async def test_connections_that_are_open_go_on(short_dir: Path) -> None:
 
 async def test_frames_without_content_count_together_in_the_end(short_dir: Path) -> None:
     """Ten connections may each use up their budget, and no more."""
-    async with abused(short_dir) as (_, path):
+    async with serve_with_abuse_limits(short_dir) as (_, path):
         pings = frames.ping(b"12345678", ack=False) * 17
         found = [await attack_and_read_goaway(path, pings) for _ in range(12)]
         assert found[:10] == [""] * 10
@@ -134,7 +136,7 @@ print(repr(trio.run(attack_and_read_goaway, Path(sys.argv[1]), requests)))
 """
 
 
-async def in_process(path: Path, count: int, uid: int) -> str:
+async def connect_in_process(path: Path, count: int, uid: int) -> str:
     """The same by another process, and by another user."""
     process = await trio.run_process(
         [sys.executable, "-c", PROBE, str(path), str(count), str(uid)],
@@ -146,15 +148,15 @@ async def in_process(path: Path, count: int, uid: int) -> str:
 
 
 async def test_another_process_of_the_same_user_is_not_locked_out(short_dir: Path) -> None:
-    async with abused(short_dir) as (server, path):
+    async with serve_with_abuse_limits(short_dir) as (server, path):
         assert await attack_and_read_goaway(path, reset_requests(60))
         server.peer_accounts.for_peer(Peer(uid=os.getuid(), pid=os.getpid()))._refused_until = 2**60
-        assert await in_process(path, 0, os.getuid()) == "''"
+        assert await connect_in_process(path, 0, os.getuid()) == "''"
 
 
 async def test_ever_new_processes_of_one_user_count_together(short_dir: Path) -> None:
     """Ten of them may use up their budget of resets."""
-    async with abused(short_dir) as (server, _):
+    async with serve_with_abuse_limits(short_dir) as (server, _):
         accounts = server.peer_accounts
         for pid in range(1000, 1010):
             budget = accounts.for_peer(Peer(uid=os.getuid(), pid=pid)).reset_bucket
@@ -165,9 +167,9 @@ async def test_ever_new_processes_of_one_user_count_together(short_dir: Path) ->
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root is needed to have processes of other users")
 async def test_processes_of_another_user_are_one_peer(short_dir: Path) -> None:
-    async with abused(short_dir) as (_, path):
-        assert await in_process(path, 30, NOBODY) == "''"
-        assert "opened and reset" in await in_process(path, 30, NOBODY)
+    async with serve_with_abuse_limits(short_dir) as (_, path):
+        assert await connect_in_process(path, 30, NOBODY) == "''"
+        assert "opened and reset" in await connect_in_process(path, 30, NOBODY)
         # Which is none of root's business.
         assert await attack_and_read_goaway(path, b"") == ""
 

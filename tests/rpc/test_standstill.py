@@ -85,7 +85,7 @@ async def test_a_client_reads_first_what_servers_have_sent(
                 await listening.start(partial(trio.serve_listeners, accept, [listener]))
             for path in paths:
                 channel = connect_to(f"unix:{path}", timeouts=TIMES)
-                nursery.start_soon(_held, channel)
+                nursery.start_soon(_hold_connection, channel)
             while len(servers) < CLIENTS:
                 await pass_time(mock_clock, 1)
             await pass_time(mock_clock, 22)
@@ -101,6 +101,6 @@ async def test_a_client_reads_first_what_servers_have_sent(
             listening.cancel_scope.cancel()
 
 
-async def _held(channel: object) -> None:
+async def _hold_connection(channel: object) -> None:
     async with channel:  # type: ignore[attr-defined]
         await trio.sleep_forever()

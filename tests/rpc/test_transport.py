@@ -9,21 +9,15 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from meshtrio.transport import busy_poll, transport
+from meshtrio.transport.busy_poll import BusyPoll
 from meshtrio.transport.transport import SocketTransport
 
-MUCH = 65536
-LONGEST = 0.05
+MAX_BYTES = 65536
+SPIN = 0.05
 """So long that a process which has to wait for the processor meanwhile changes nothing."""
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (busy_poll, transport):
-        monkeypatch.setattr(module, "MAX_SPIN", LONGEST)
-
-
-class Sleeps(trio.abc.Instrument):
+class SleepCounter(trio.abc.Instrument):
     """How often the loop went round, and how often it would have gone to sleep."""
 
     def __init__(self) -> None:
@@ -35,8 +29,8 @@ class Sleeps(trio.abc.Instrument):
 
 
 @contextmanager
-def watched() -> Iterator[Sleeps]:
-    found = Sleeps()
+def count_sleeps() -> Iterator[SleepCounter]:
+    found = SleepCounter()
     trio.lowlevel.add_instrument(found)
     try:
         yield found
@@ -46,7 +40,7 @@ def watched() -> Iterator[Sleeps]:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[SocketTransport, SocketTransport]]:
-    one, other = (SocketTransport(sock) for sock in socket.socketpair())
+    one, other = (SocketTransport(sock, BusyPoll(SPIN)) for sock in socket.socketpair())
     yield one, other
     one.close()
     other.close()
@@ -56,26 +50,26 @@ async def exchange(one: SocketTransport, other: SocketTransport, times: int) -> 
     """Have it found out that answers come at once."""
     for _ in range(times):
         other.try_send([b"x"])
-        assert await one.receive(MUCH) == b"x"
+        assert await one.receive(MAX_BYTES) == b"x"
 
 
-async def rounds_until_asleep(reader: SocketTransport) -> int:
+async def count_rounds_until_sleep(reader: SocketTransport) -> int:
     """How often the loop goes round while nothing comes, until it goes to sleep."""
-    with watched() as found, trio.move_on_after(10 * LONGEST):
-        await reader.receive(MUCH)
+    with count_sleeps() as found, trio.move_on_after(10 * SPIN):
+        await reader.receive(MAX_BYTES)
     assert found.sleeps
     return found.rounds
 
 
 async def test_who_knows_nothing_sleeps(pair: tuple[SocketTransport, SocketTransport]) -> None:
-    assert await rounds_until_asleep(pair[0]) < 5
+    assert await count_rounds_until_sleep(pair[0]) < 5
 
 
 async def test_where_answers_came_at_once_it_looks_again_for_a_while(
     pair: tuple[SocketTransport, SocketTransport],
 ) -> None:
     await exchange(*pair, 50)
-    assert await rounds_until_asleep(pair[0]) >= 5
+    assert await count_rounds_until_sleep(pair[0]) >= 5
 
 
 async def test_others_run_while_it_looks(pair: tuple[SocketTransport, SocketTransport]) -> None:
@@ -90,8 +84,8 @@ async def test_others_run_while_it_looks(pair: tuple[SocketTransport, SocketTran
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        with trio.move_on_after(LONGEST):
-            await pair[0].receive(MUCH)
+        with trio.move_on_after(SPIN):
+            await pair[0].receive(MAX_BYTES)
         nursery.cancel_scope.cancel()
     assert rounds >= 3
 
@@ -105,7 +99,7 @@ async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
 
     async def read() -> None:
         while True:
-            data = await one.receive(MUCH)
+            data = await one.receive(MAX_BYTES)
             got.append(data)
             if not data:
                 return
@@ -116,7 +110,7 @@ async def test_what_comes_while_it_looks_is_read_and_nothing_is_lost(
             with trio.CancelScope() as scope:
                 scope.cancel()
                 # One that is cancelled before it has looked takes nothing away.
-                await one.receive(MUCH)
+                await one.receive(MAX_BYTES)
             other.try_send([b"%02d" % number])
             await trio.lowlevel.checkpoint()
         other.send_eof()
@@ -129,4 +123,4 @@ async def test_an_end_is_seen_while_it_looks(
     one, other = pair
     await exchange(one, other, 50)
     other.close()
-    assert await one.receive(MUCH) == b""
+    assert await one.receive(MAX_BYTES) == b""

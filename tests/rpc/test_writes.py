@@ -9,7 +9,6 @@ import pytest
 import trio
 from echo.v1.echo_pb2 import EchoReply, EchoRequest
 
-from meshtrio.rpc import write_coalescer
 from meshtrio.transport.transport import Buffer, SocketTransport
 from tests.support.connection_pairs import (
     CallbackServicer,
@@ -42,7 +41,6 @@ class Slow:
 async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
     handler: Any, hold: float, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_coalescer, "_MAX_WRITE_DELAY", hold)
     written: list[SocketTransport] = []
     send = SocketTransport.try_send
 
@@ -51,6 +49,7 @@ async def test_replies_to_what_one_read_brought_go_out_in_some_writes(
         return send(self, list(buffers))
 
     async with connect_pair(CallbackServicer(Echo=handler)) as pair:
+        pair.client.write_coalescer.max_delay = pair.server.write_coalescer.max_delay = hold
         await pair.stub.Echo(echo_request("first"))
         await pair.wait_until_idle()
         monkeypatch.setattr(SocketTransport, "try_send", counted)

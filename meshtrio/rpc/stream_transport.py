@@ -1,0 +1,77 @@
+"""The interface between a stream and its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from meshtrio.http2.errors import ErrorCode
+from meshtrio.http2.limits import Limits
+from meshtrio.rpc.fairness import EventLoopShare
+from meshtrio.rpc.message_limits import MessageLimits
+from meshtrio.rpc.peer_accounts import ConnectionAccount
+from meshtrio.rpc.stats import CallCounters
+from meshtrio.rpc.window_waiters import WindowWaiter
+from meshtrio.transport.peer import Peer
+
+
+class StreamTransport(Protocol):
+    """The part of a connection that its streams use."""
+
+    @property
+    def is_client(self) -> bool: ...
+
+    @property
+    def peer(self) -> Peer: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def message_limits(self) -> MessageLimits: ...
+
+    @property
+    def counters(self) -> CallCounters: ...
+
+    @property
+    def account(self) -> ConnectionAccount | None:
+        """The account that streams are charged to; None on a client."""
+
+    @property
+    def loop_share(self) -> EventLoopShare: ...
+
+    @property
+    def above_high_water(self) -> bool:
+        """Whether calls must wait before they add to the write buffer."""
+
+    async def wait_below_high_water(self) -> None: ...
+
+    def has_stream(self, stream_id: int) -> bool: ...
+
+    def is_send_open(self, stream_id: int) -> bool:
+        """Whether this side of a stream is open."""
+
+    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None: ...
+
+    def send_data(
+        self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False
+    ) -> int:
+        """Send as much DATA as the flow-control windows allow; return its size in bytes."""
+
+    def set_receive_window(self, stream_id: int, size: int) -> bool:
+        """Let the peer send DATA of a size; return whether a flush is due."""
+
+    def flush(self) -> None: ...
+
+    @property
+    def window_waiters(self) -> Collection[object]:
+        """The streams that wait for the connection's window."""
+
+    def wake_on_window(self, stream: WindowWaiter) -> None:
+        """Call `on_writable` when the connection's flow-control window opens."""
+
+    def wake_next_sender(self, stream: WindowWaiter) -> None:
+        """Leave the rest of the connection's window to the next stream that waits for it."""
+
+    def remove_stream(self, stream_id: int, code: ErrorCode) -> None:
+        """Close a stream in both directions, and reset it unless it has ended."""
