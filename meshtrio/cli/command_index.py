@@ -54,7 +54,7 @@ class LazyCommandGroup(click.Group):
         if name not in self.list_commands(ctx):
             return None
         word = name.replace("-", "_")
-        module = "operate" if name in _LIFECYCLE_COMMANDS else word
+        module = "lifecycle_commands" if name in _LIFECYCLE_COMMANDS else word
         command: click.Command = getattr(import_module(f"meshtrio.cli.{module}"), word)
         return command
 
