@@ -1,4 +1,4 @@
-"""`meshtrio events`: what happened to plugins."""
+"""`meshtrio events`: print lifecycle events."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from meshtrio.cli.stream_output import (
 from meshtrio.messages import control
 
 
-@click.command(short_help="Tell what happened to plugins.")
+@click.command(short_help="Print lifecycle events of plugins.")
 @names_argument
 @follow_option
 @last_option
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def events(
     names: tuple[str, ...],
@@ -34,10 +34,10 @@ def events(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Tell what happened to plugins, oldest first: all, or those of the NAMEs.
+    """Print lifecycle events, oldest first: of all plugins, or of those named.
 
-    A NAME is that of a plugin or a group. The mesh keeps the last thousand events. With --follow it
-    goes on until Ctrl-C, which ends it with exit status 130.
+    A NAME is a plugin or a group. The mesh keeps the last thousand events. --follow continues until
+    Ctrl-C, which exits with status 130.
     """
     request = control.WatchEventsRequest(
         names=names, last=count_of_past_entries(last, follow=follow), follow=follow

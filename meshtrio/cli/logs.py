@@ -1,4 +1,4 @@
-"""`meshtrio logs`: what plugins wrote."""
+"""`meshtrio logs`: print the output of plugins."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _PLUGIN_COLOURS = (
 )
 
 
-@click.command(short_help="Print what plugins wrote.")
+@click.command(short_help="Print the output of plugins.")
 @names_argument
 @follow_option
 @click.option(
     "--since",
     callback=parse_since,
     metavar="WHEN",
-    help="Only lines since then: 5m or 90 (seconds) ago, or a time as in RFC 3339.",
+    help="Only lines since then: 5m or 90 (seconds) ago, or an RFC 3339 time.",
 )
 @last_option
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def logs(
     names: tuple[str, ...],
@@ -59,18 +59,17 @@ def logs(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Print what plugins wrote to stdout and stderr, oldest first: all, or those of the NAMEs.
+    """Print the stdout and stderr of plugins, oldest first: of all plugins, or of those named.
 
-    A NAME is that of a plugin or a group. The mesh keeps the last lines of each instance, as many
-    as `output.kept` says in its config. Of a line of JSON the message is shown first, as in the log
-    of the mesh; --json tells the line itself, too. With --follow it goes on until Ctrl-C, which
-    ends it with exit status 130. Lines that were written too fast, or read too slowly, are told as
-    a number.
+    A NAME is a plugin or a group. The mesh keeps the last lines of each instance, as many as
+    `output.kept` in its config. A line of JSON is shown with its message first, as in the mesh's
+    log; --json includes the line itself. --follow continues until Ctrl-C, which exits with status
+    130. Lines that were written too fast, or read too slowly, are counted.
     """
     wanted = count_of_past_entries(last, follow=follow, since=since)
     request = control.ReadLogsRequest(
         names=names,
-        # To the mesh, 0 is all of them.
+        # The mesh takes 0 for no limit.
         since=math.inf if wanted == 0 else since,
         last=wanted,
         follow=follow,
@@ -97,7 +96,7 @@ def logs(
 def _print_log_line(
     show: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
 ) -> None:
-    """What a line of JSON says may be many; only the first has the time."""
+    """Print a line of output; of a record that has several lines, only the first has the time."""
     fields = parse_json_fields(line.text)
     texts = [line.text] if fields is None else format_parsed_line(parse_line(line.text, fields))
     (time, dim), who = head
@@ -107,12 +106,12 @@ def _print_log_line(
 
 
 def _style_for_line(line: Any, is_json: bool) -> str:
-    """Loggers write all to stderr: what a line of JSON says of itself goes first."""
+    """Return the style of a line: by its level if it is JSON, since loggers write all to stderr."""
     if is_json:
         return LEVEL_STYLES.get(line.level, "")
     return "red" if line.stream == "stderr" else ""
 
 
 def _colour_for_plugin(plugin: str) -> str:
-    """The same for a plugin every time."""
+    """Return the colour of a plugin, always the same one."""
     return _PLUGIN_COLOURS[zlib.crc32(plugin.encode()) % len(_PLUGIN_COLOURS)]

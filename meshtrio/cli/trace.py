@@ -1,4 +1,4 @@
-"""`meshtrio trace`: the calls that plugins serve, as they end."""
+"""`meshtrio trace`: print the calls that plugins serve."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from meshtrio.grpc.status import status_code_name
 from meshtrio.messages import control, tap
 
 
-@click.command(short_help="Follow calls as they end.")
+@click.command(short_help="Print calls as they end.")
 @names_argument
 @click.option(
-    "--method", default="", metavar="PREFIX", help="Only methods that begin so: pkg.Service/Method."
+    "--method",
+    default="",
+    metavar="PREFIX",
+    help="Only methods that start with it: pkg.Service/Method.",
 )
 @click.option("--failed", is_flag=True, help="Only calls that ended with a status other than OK.")
 @click.option(
@@ -27,9 +30,9 @@ from meshtrio.messages import control, tap
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Only calls that took as long.",
+    help="Only calls that took at least this long.",
 )
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def trace(
     names: tuple[str, ...],
@@ -39,11 +42,11 @@ def trace(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Follow the calls that plugins serve: method, time, status, size and who makes them.
+    """Print the calls that plugins serve: method, duration, status, size and caller.
 
-    Of all plugins, or of those of the NAMEs; a NAME is that of a plugin or a group. Each call is
-    told as it ends, until Ctrl-C, which ends it with exit status 130. Plugins made with meshtrio
-    tell of their calls; while nobody follows them that costs nothing.
+    Of all plugins, or of those named; a NAME is a plugin or a group. Each call is printed when it
+    ends, until Ctrl-C, which exits with status 130. Only plugins made with meshtrio report their
+    calls, and only while they are watched.
     """
     wanted = tap.WatchCallsRequest(method=method, failed=failed, at_least=slower_than)
     request = control.WatchCallsOfRequest(names=names, calls=wanted)
@@ -55,7 +58,7 @@ def trace(
             return
         head = (f"{found.plugin}/{found.instance} ", "bold")
         if found.silent:
-            show(head, ("does not tell of its calls: it is not made with meshtrio", "yellow"))
+            show(head, ("does not report calls: it is not made with meshtrio", "yellow"))
         if found.missed:
             text = (
                 f"… {formatting.format_count(found.missed, 'call')} not shown: they came too fast"
