@@ -201,7 +201,7 @@ def test_a_filesystem_without_execution_is_named(short_dir: Path) -> None:
         pytest.skip("only root, and with unshare(1), can mount a filesystem")
     look = (
         "from meshtrio.config import PluginConfig as P; "
-        "from meshtrio.config.executable_check import problem_of as f; "
+        "from meshtrio.config.executable_check import explain_not_executable as f; "
         f"print(f(P('p', ['{short_dir}/program'])))"
     )
     commands = (

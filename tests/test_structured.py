@@ -110,8 +110,8 @@ def test_trio_in_the_guest_mode_of_asyncio_is_trio() -> None:
 def test_standard_streams_that_are_closed_are_opened(closed: str) -> None:
     program = (
         "import os, sys, socket\n"
-        "from meshtrio.util.standard_streams import open_missing\n"
-        "open_missing()\n"
+        "from meshtrio.util.standard_streams import open_missing_streams\n"
+        "open_missing_streams()\n"
         "made = socket.socket()\n"
         "assert made.fileno() > 2\n"
         "print('to stdout'); print('to stderr', file=sys.stderr); sys.stdin.read()\n"

@@ -74,4 +74,4 @@ def _print_result(name: str, level: str, plugins: Sequence[messages.PluginLogLev
     )
     for plugin, each in instances:
         if each.note:
-            print(escape_unprintable(f"{plugin}/{each.instance} was not told: {each.note}"))
+            print(escape_unprintable(f"{plugin}/{each.instance}: not set: {each.note}"))

@@ -97,7 +97,7 @@ def test_a_descendant_that_is_not_dumpable_is_found_by_its_own_user() -> None:
         pytest.skip("only root can become somebody else")
     program = """
 import ctypes, os, subprocess, sys
-from meshtrio.supervisor.process import marks
+from meshtrio.supervisor.process import process_marker
 
 os.setgroups([])
 os.setresgid(*[12345] * 3)
@@ -105,7 +105,7 @@ os.setresuid(*[12345] * 3)
 reading, writing = os.pipe()
 child = os.fork()
 if child == 0:
-    marks.set_limit(0, marks.limit_of("ab" * 16, 7))
+    process_marker.set_marker_limit(0, process_marker.encode_marker_limit("ab" * 16, 7))
     assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0  # PR_SET_DUMPABLE
     os.write(writing, b"x")
     while True:
@@ -117,7 +117,7 @@ except PermissionError:
     pass
 else:
     raise AssertionError("it can be read")
-swept = marks.sweep(marks.mark_of_mesh("ab" * 16, [12345]))
+swept = process_marker.kill_marked_processes(process_marker.make_mesh_marker("ab" * 16, [12345]))
 assert (swept.killed, swept.left) == ({child}, {}), (swept.killed, swept.left)
 assert os.waitpid(child, 0)[1] == 9
 """

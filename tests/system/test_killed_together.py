@@ -153,17 +153,17 @@ def test_a_descriptor_of_something_else_is_not_taken_for_the_meshs(short_dir: Pa
     """As in a child of a plugin, which has inherited the variable but not the descriptor."""
     program = (
         "import os, signal, subprocess, sys, threading, time, trio; "
-        "from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_end; "
+        "from meshtrio.supervisor.process.mesh_exit import wait_for_mesh_exit; "
         "read, write = os.pipe(); os.close(write); "
         "child = subprocess.Popen(['true']); pidfd = os.pidfd_open(child.pid); "
         "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)\n"
         "for text in (str(read), str(pidfd), '987', '-1', 'x', ''):\n"
         "    os.environ['MESH_PIDFD'] = text\n"
-        "    assert not trio.run(wait_for_mesh_end), text\n"
+        "    assert not trio.run(wait_for_mesh_exit), text\n"
         "parent = os.pidfd_open(os.getppid())\n"
         "os.environ['MESH_PIDFD'] = str(parent)\n"
         "print('watching', flush=True)\n"
-        "assert trio.run(wait_for_mesh_end)\n"
+        "assert trio.run(wait_for_mesh_exit)\n"
         "os.write(2, b'over')"
     )
     command = ["sh", "-c", '"$@"; :', "sh", sys.executable, "-c", program]

@@ -272,14 +272,14 @@ def test_what_a_plugin_started_for_another_user_is_reported_and_the_rest_is_kill
         pytest.skip("only root can become somebody else")
     program = """
 import os, sys, subprocess
-from meshtrio.supervisor.process import marks
+from meshtrio.supervisor.process import process_marker
 
 def start(before):
     # The real user of the first is ours, but no other, as of a set-user-ID program.
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        marks.set_limit(0, marks.limit_of("cd" * 16, 7))
+        process_marker.set_marker_limit(0, process_marker.encode_marker_limit("cd" * 16, 7))
         before()
         os.write(writing, b"x")
         while True:
@@ -289,7 +289,7 @@ def start(before):
 
 pids = [start(lambda: os.setresuid(0, 0, 0)), start(lambda: os.setresuid(*[12345] * 3))]
 os.setresuid(12345, 12345, 0)
-swept = marks.sweep(marks.mark_of_mesh("cd" * 16, [0, 12345]))
+swept = process_marker.kill_marked_processes(process_marker.make_mesh_marker("cd" * 16, [0, 12345]))
 os.setresuid(0, 0, 0)
 os.kill(pids[0], 9)
 assert swept.killed == {pids[1]}, swept.killed
