@@ -118,7 +118,7 @@ except PermissionError:
 else:
     raise AssertionError("it can be read")
 swept = process_marker.kill_marked_processes(process_marker.make_mesh_marker("ab" * 16, [12345]))
-assert (swept.killed, swept.left) == ({child}, {}), (swept.killed, swept.left)
+assert (swept.killed, swept.unkillable) == ({child}, {}), (swept.killed, swept.unkillable)
 assert os.waitpid(child, 0)[1] == 9
 """
     done = subprocess.run(

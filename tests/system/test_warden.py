@@ -293,7 +293,7 @@ swept = process_marker.kill_marked_processes(process_marker.make_mesh_marker("cd
 os.setresuid(0, 0, 0)
 os.kill(pids[0], 9)
 assert swept.killed == {pids[1]}, swept.killed
-assert swept.left == {pids[0]: "Operation not permitted"}, swept.left
+assert swept.unkillable == {pids[0]: "Operation not permitted"}, swept.unkillable
 """
     done = subprocess.run(
         [sys.executable, "-c", program], timeout=60, check=False, capture_output=True
