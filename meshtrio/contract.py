@@ -1,53 +1,55 @@
-"""What a mesh and its plugins agree on beside gRPC. A plugin in any language may rely on it."""
+"""The contract of a mesh and its plugins, beyond gRPC. Plugins in any language rely on it."""
 
 PLUGIN_SOCKET = "PLUGIN_SOCKET"
-"""The path of the Unix socket to bind and to serve on."""
+"""Path of the Unix socket that the plugin binds and serves on."""
 PLUGIN_LISTEN = "PLUGIN_LISTEN"
-"""Where it is to serve instead, if it is set: "tcp:host:port"."""
+"""Address to serve on instead of PLUGIN_SOCKET, if set: "tcp:host:port"."""
 PLUGIN_TLS_CERTIFICATE = "PLUGIN_TLS_CERTIFICATE"
-"""The path of a PEM file, if it is to speak TLS there."""
+"""Path of a PEM file with the certificate chain, if the plugin is to serve TLS."""
 PLUGIN_TLS_KEY = "PLUGIN_TLS_KEY"
-"""The path of its key."""
+"""Path of the PEM file with the private key of PLUGIN_TLS_CERTIFICATE."""
 PLUGIN_TLS_CLIENT_CA = "PLUGIN_TLS_CLIENT_CA"
-"""The path of a PEM file, if it is to ask clients for certificates that this has signed."""
+"""Path of a PEM file with the CA of client certificates, if they are required."""
 PLUGIN_NAME = "PLUGIN_NAME"
-"""The plugin's name in the config."""
+"""Name of the plugin in the config."""
 PLUGIN_INSTANCE = "PLUGIN_INSTANCE"
-"""Which of its instances it is: 0, 1, …"""
+"""Number of the instance: 0, 1, …"""
 MESH_SOCKET = "MESH_SOCKET"
-"""The path of the mesh's own socket, for calls to other plugins."""
+"""Path of the mesh's own socket, for calls to other plugins."""
 PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL."""
 PLUGIN_METRICS = "PLUGIN_METRICS"
-"""Set where it is to measure its calls: "mesh", which asks for them by meshtrio.v1.Metrics, or the
-host:port on which it is to expose them itself."""
+"""Set if the plugin is to measure its calls: "mesh" if the mesh collects the metrics by
+meshtrio.v1.Metrics, or the host:port to expose them on."""
 METRICS_FROM_MESH = "mesh"
+"""Value of PLUGIN_METRICS: the mesh collects the metrics."""
 PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
-"""Set to 1 where it is to measure what gRPC has off by default, too."""
+"""Set to 1 to enable the metrics that gRPC disables by default."""
 GRPC_BINARY_LOG_FILTER = "GRPC_BINARY_LOG_FILTER"
-"""gRPC's own variable, which other implementations go by as well: the calls that are written to a
-binary log (gRFC A16). A plugin's `env` may set it."""
+"""The calls that are written to a binary log (gRFC A16). gRPC's own variable, which other
+implementations use as well; a plugin's `env` may set it."""
 PLUGIN_BINARY_LOG_FOLDER = "PLUGIN_BINARY_LOG_FOLDER"
-"""The folder it is to write its binary log to."""
+"""Directory of the plugin's binary log."""
 PLUGIN_BINARY_LOG_SIZE = "PLUGIN_BINARY_LOG_SIZE"
-"""Bytes that one file of its binary log may have."""
+"""Maximum size of a file of the binary log, in bytes."""
 PLUGIN_BINARY_LOG_FILES = "PLUGIN_BINARY_LOG_FILES"
-"""How many files of its binary log it is to keep."""
+"""Maximum number of files of the binary log."""
 MESH_LAUNCH_ID = "MESH_LAUNCH_ID"
-"""A word that no two processes of a mesh are started with; what they start inherits it."""
+"""Random id of the process run, which all that the process starts inherits."""
 MESH_ID = "MESH_ID"
-"""A random word for each start of a mesh. What has inherited it is killed by the mesh's warden, or
+"""Random id of the run of the mesh. Processes that inherit it are killed by the mesh's warden, or
 by the next mesh in its runtime dir, see [what ends with a plugin](../how-to/processes.md)."""
 MESH_PIDFD = "MESH_PIDFD"
-"""The number of an inherited descriptor, a pidfd of the mesh's process. It is readable once that
-has ended, however it did. Plugins made with meshtrio stop then; those in other languages may poll
-it for the same."""
+"""Number of an inherited descriptor: a pidfd of the mesh's process, readable once that has ended.
+Plugins made with meshtrio stop then; plugins in other languages may poll it for the same
+purpose."""
 PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
-"""From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
+"""Level from which on the plugin is to log, if the config sets one: "debug", "info", "warning" or
+"error"."""
 PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
-"""Bytes of the longest message that it is to accept, -1 for no limit, if the config says so."""
+"""Maximum length of received messages, in bytes, -1 for no limit, if the config sets it."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
-"""Bytes of the longest message that it is to send, -1 for no limit, if the config says so."""
+"""Maximum length of sent messages, in bytes, -1 for no limit, if the config sets it."""
 MESH_VARIABLES = frozenset(
     {
         PLUGIN_SOCKET,
@@ -85,26 +87,29 @@ SERVICE_MANAGER_VARIABLES = frozenset(
         "LISTEN_FDNAMES",
     }
 )
-"""The variables by which systemd talks to the process that it has started, which is the mesh: a
-plugin that used them would speak in the mesh's name. Plugins get them only if their `inherit_env`
-or `env` names them."""
+"""The variables of systemd's protocols with the process that it has started, which is the mesh: a
+plugin that used them would act as the mesh. Plugins get them only if their `inherit_env` or `env`
+names them."""
 
 TARGET_METADATA_KEY = "x-mesh-target"
-"""Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
-that may be to the gateway of another mesh."""
+"""Metadata key: the service that a call on a mesh socket is for. It is forwarded with the call,
+whose destination may be the gateway of another mesh."""
 FORWARDED_METADATA_KEY = "x-mesh-forwarded"
-"""Metadata key: for whom a gateway passes a call on, with commas between gateways."""
+"""Metadata key: the clients that a call was forwarded for, one for each gateway,
+comma-separated."""
 
 BINARY_LOG_DIRECTORY = "binlog"
-"""The folder of binary logs in a runtime dir, where the config names no other."""
+"""Default directory of binary logs, in the runtime dir."""
 MAX_SOCKET_PATH_LENGTH = 107
-"""Bytes; a longer one does not fit the kernel's sockaddr_un."""
+"""Maximum length of a socket's path, in bytes (`sockaddr_un`, unix(7))."""
 
 MAX_LINE_LENGTH = 8 * 1024
-"""Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
+"""Maximum length of a line of output, in bytes. The rest of a longer line is counted and
+dropped."""
 
 DRAIN_CUT_CALL = '{"meshtrio": "cut", "path": '
-"""What a line of a plugin's stderr begins with that reports a call which was cut when the plugin
-drained; the path follows as JSON, and a closing brace. The mesh keeps these lines to itself."""
+"""Prefix of a line on stderr that reports a call which the drain has cut; the path follows as JSON,
+and a closing brace. The mesh does not log these lines."""
 DRAIN_DONE = '{"meshtrio": "drained"}'
-"""The line that ends such a report: no other call was cut. Without it what was cut is not known."""
+"""The line on stderr that ends the report of a drain. Without it, which calls were cut is
+unknown."""
