@@ -139,7 +139,7 @@ def call(
     the exit status is 1 and stderr has STATUS: MESSAGE.
     """
     pairs = [_parse_metadata_pair(text) for text in metadata]
-    straight = service.startswith(("unix:", "tcp:"))
+    is_direct = service.startswith(("unix:", "tcp:"))
     _check_service(service)
     connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     find = partial(
@@ -148,7 +148,7 @@ def call(
         server=service,
         types=load_types(protosets, protos, proto_path),
     )
-    troubles: list[str] = []
+    connection_errors: list[str] = []
     try:
         run_async(
             _call,
@@ -158,16 +158,16 @@ def call(
             pairs,
             timeout,
             _make_reply_printer(as_json=as_json),
-            troubles,
+            connection_errors,
         )
     except trio.TooSlowError:
         message = (
             f"{service} did not finish the call within {timeout or _DEFAULT_TIMEOUT:g} s "
             "(--timeout)"
         )
-        if not straight:
-            troubles = run_async(_describe_missing_endpoints, service, mesh_socket)
-        raise purerpc.DeadlineExceededError(": ".join([message, *troubles])) from None
+        if not is_direct:
+            connection_errors = run_async(_describe_missing_endpoints, service, mesh_socket)
+        raise purerpc.DeadlineExceededError(": ".join([message, *connection_errors])) from None
 
 
 def _check_service(service: str) -> None:
@@ -179,11 +179,13 @@ def _check_service(service: str) -> None:
             encode_metadata(((TARGET_METADATA_KEY, service),))
     except ValueError as exc:
         is_address = service.startswith(("unix:", "tcp:"))
-        raise UsageError(str(exc) if is_address else f"{service!r} is no service: {exc}") from None
+        raise UsageError(
+            str(exc) if is_address else f"{service!r} is not a service name: {exc}"
+        ) from None
 
 
 async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
-    """Why a service has nobody to serve it, if that is so and its mesh tells it at once."""
+    """Describe why a service has no endpoints, if it has none and its mesh answers at once."""
     with trio.move_on_after(1), suppress(NoMeshError, MeshRequestError):
         async with open_registry_stub(mesh_socket) as stub:
             state = await stub.Resolve(registry_messages.ResolveRequest(service=service))

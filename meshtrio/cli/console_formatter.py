@@ -48,9 +48,9 @@ class ConsoleFormatter(logging.Formatter):
 
 def _parsed_line_from_record(record: logging.LogRecord) -> ParsedLine:
     known = vars(record)
-    beside = {key: known[key] for key in ("logger", "trace_id", "span_id", "fields")}
+    extras = {key: known[key] for key in ("logger", "trace_id", "span_id", "fields")}
     return ParsedLine(
-        get_message(record), record.levelno, exception=record.exc_text or "", **beside
+        get_message(record), record.levelno, exception=record.exc_text or "", **extras
     )
 
 

@@ -9,7 +9,7 @@ import click
 
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import (
     LEVEL_STYLES,
@@ -42,14 +42,14 @@ def events(
     request = control.WatchEventsRequest(
         names=names, last=count_of_past_entries(last, follow=follow), follow=follow
     )
-    show = make_line_printer(flush=follow)
+    print_line = make_line_printer(flush=follow)
 
-    def take(event: Any) -> None:
+    def print_entry(event: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(event))
             return
         if event.missed:
-            show(
+            print_line(
                 (
                     (
                         f"… {formatting.format_count(event.missed, 'event')} not shown: "
@@ -58,11 +58,11 @@ def events(
                     "yellow",
                 )
             )
-        show(
+        print_line(
             (f"{formatting.format_time(event.time)} ", "dim"),
             (f"{event.plugin}/{event.instance} ", "bold"),
             (f"{event.kind}: ", ""),
             (event.text, LEVEL_STYLES.get(event.level, "")),
         )
 
-    follow_stream(mesh_socket, "WatchEvents", request, take)
+    stream_control(mesh_socket, "WatchEvents", request, print_entry)

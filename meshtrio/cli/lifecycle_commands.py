@@ -205,7 +205,7 @@ def _describe_timeout(
 async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None]:
     """Print warning events to stderr if the block takes long: it may never end."""
 
-    async def tell() -> None:
+    async def print_events() -> None:
         await trio.sleep(_EVENT_DELAY)
         request = messages.WatchEventsRequest(names=names, follow=True)
         with suppress(purerpc.RpcFailedError):
@@ -215,7 +215,7 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None
                     print(escape_unprintable(text), file=sys.stderr, flush=True)
 
     async with open_collapsing_nursery() as nursery:
-        nursery.start_soon(tell)
+        nursery.start_soon(print_events)
         yield
         nursery.cancel_scope.cancel()
 

@@ -13,7 +13,7 @@ import click
 from meshtrio.cli import formatting
 from meshtrio.cli.console_formatter import format_parsed_line
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import (
     LEVEL_STYLES,
@@ -74,9 +74,9 @@ def logs(
         last=wanted,
         follow=follow,
     )
-    show = make_line_printer(flush=follow)
+    print_line = make_line_printer(flush=follow)
 
-    def take(line: Any) -> None:
+    def print_entry(line: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(line))
             return
@@ -86,22 +86,22 @@ def logs(
         )
         if line.missed:
             text = f"… {formatting.format_count(line.missed, 'line')} not shown: "
-            show(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
+            print_line(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
         if line.text or not line.missed:
-            _print_log_line(show, head, line)
+            _print_log_line(print_line, head, line)
 
-    follow_stream(mesh_socket, "ReadLogs", request, take)
+    stream_control(mesh_socket, "ReadLogs", request, print_entry)
 
 
 def _print_log_line(
-    show: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
+    print_line: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
 ) -> None:
     """Print a line of output; of a record that has several lines, only the first has the time."""
     fields = parse_json_fields(line.text)
     texts = [line.text] if fields is None else format_parsed_line(parse_line(line.text, fields))
     (time, dim), who = head
     for text in texts:
-        show((time, dim), who, (text, _style_for_line(line, fields is not None)))
+        print_line((time, dim), who, (text, _style_for_line(line, fields is not None)))
         time = " " * len(time)
 
 

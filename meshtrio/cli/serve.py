@@ -115,10 +115,10 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
     declare_no_other_children()
     subreaper.become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
-        async with open_collapsing_nursery() as beside:
+        async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
                 running = await nursery.start(mesh.main, config)
-                beside.start_soon(stop_on_mesh_exit)
+                signal_tasks.start_soon(stop_on_mesh_exit)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
                     from meshtrio.cli.auto_reload import reload_on_changes
@@ -126,9 +126,9 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
                     nursery.start_soon(reload_on_changes, running)
                 number = await anext(signals)
                 _log.info("%s: stopping", signal.Signals(number).name)
-                beside.start_soon(_report_second_signal, signals)
+                signal_tasks.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
-            beside.cancel_scope.cancel()
+            signal_tasks.cancel_scope.cancel()
 
 
 async def _report_second_signal(signals: AsyncIterator[int]) -> None:

@@ -69,8 +69,8 @@ class BackgroundLogHandler(logging.Handler):
         try:
             return self.format(record)
         except Exception as exc:
-            said = f"cannot format a record: {type(exc).__name__}: {get_message(record)}"
-            return self.format(_make_record(record.levelno, said))
+            problem = f"cannot format a record: {type(exc).__name__}: {get_message(record)}"
+            return self.format(_make_record(record.levelno, problem))
 
     def _take_next(self) -> tuple[str | None, int]:
         """Return the next text, None at the end, and the number of records dropped before it."""
@@ -90,8 +90,8 @@ class BackgroundLogHandler(logging.Handler):
             text, dropped = self._take_next()
             lines = [] if text is None else [text]
             if dropped:
-                said = f"dropped {dropped} lines of this log"
-                lines.insert(0, self.format(_make_record(logging.WARNING, said)))
+                problem = f"dropped {dropped} lines of this log"
+                lines.insert(0, self.format(_make_record(logging.WARNING, problem)))
             data = "".join(f"{line}\n" for line in lines)
             if not self._write(data.encode(errors="replace")):
                 with self._condition:

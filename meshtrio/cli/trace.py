@@ -9,7 +9,7 @@ import click
 
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import make_line_printer
 from meshtrio.grpc.status import status_code_name
@@ -50,24 +50,24 @@ def trace(
     """
     wanted = tap.WatchCallsRequest(method=method, failed=failed, at_least=slower_than)
     request = control.WatchCallsOfRequest(names=names, calls=wanted)
-    show = make_line_printer(flush=True)
+    print_line = make_line_printer(flush=True)
 
-    def take(found: Any) -> None:
+    def print_entry(found: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(found))
             return
         head = (f"{found.plugin}/{found.instance} ", "bold")
         if found.silent:
-            show(head, ("does not report calls: it is not made with meshtrio", "yellow"))
+            print_line(head, ("does not report calls: it is not made with meshtrio", "yellow"))
         if found.missed:
             text = (
                 f"… {formatting.format_count(found.missed, 'call')} not shown: they came too fast"
             )
-            show(head, (text, "italic yellow"))
+            print_line(head, (text, "italic yellow"))
         if found.HasField("call"):
-            show(*_format_call(found.call, head))
+            print_line(*_format_call(found.call, head))
 
-    follow_stream(mesh_socket, "WatchCalls", request, take)
+    stream_control(mesh_socket, "WatchCalls", request, print_entry)
 
 
 def _format_call(call: Any, head: tuple[str, str]) -> list[tuple[str, str]]:
