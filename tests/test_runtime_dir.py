@@ -82,14 +82,14 @@ def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
         assert not claim.is_lost
         shutil.rmtree(folder)
         assert claim.is_lost
-        claim.renew()
-        assert not claim.lost
+        claim.recreate()
+        assert not claim.is_lost
         assert folder.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder)
         with directory.claim_runtime_dir(folder):
-            assert claim.lost
+            assert claim.is_lost
             with pytest.raises(ConfigError, match="another mesh runs here"):
-                claim.renew()
+                claim.recreate()
             (folder / "mesh.sock").touch()
         assert folder.exists()
 
