@@ -122,7 +122,7 @@ def test_keys_as_a_terminal_sends_them() -> None:
         "next",
         "next",
         "previous",
-        "turn",
+        "reverse",
         "quit",
     ]
 
