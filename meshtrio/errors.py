@@ -1,8 +1,16 @@
-"""Errors a user of meshtrio can meet, beside the gRPC statuses of purerpc.
+"""The exceptions of meshtrio, in addition to purerpc's, of which there is one per gRPC status.
 
-Each says whose fault it is: ConfigError and UsageError are the caller's own, NoMeshError,
-CallRefusedError, ConnectionLostError and PluginDiedError are kinds of purerpc's UnavailableError,
-so that code which knows gRPC only handles them all.
+Those that derive from `MeshtrioError` are not the outcome of a call: `ConfigError` and `UsageError`
+are mistakes of the caller, `MeshFailedError` and `PluginFailedError` report failures of plugins.
+Those that end a call derive from purerpc's `UnavailableError`, so that code which handles gRPC
+statuses alone handles them:
+
+    UnavailableError
+        NoMeshError             no mesh answers on the mesh socket
+            UntrustedMeshError  another user's process answers, or could
+        CallRefusedError        no handler has seen the call: safe to retry
+        ConnectionLostError     a handler may have seen it
+            PluginDiedError     the same, with the exit status of the plugin's process
 """
 
 from __future__ import annotations
@@ -14,35 +22,33 @@ import purerpc
 from meshtrio.util.text import escape_unprintable_lines
 
 RESOURCE_EXHAUSTED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""Error numbers of the system that tell of this process's own want, not of another's fault."""
+"""errno values that mean that this process or the system is out of resources. Compare trio's
+`ACCEPT_CAPACITY_ERRNOS`."""
 
 
 class MeshtrioError(Exception):
-    """Root of the errors that are not the outcome of a call."""
+    """Base class of the errors that are not the outcome of a call."""
 
 
 class ConfigError(MeshtrioError):
-    """A configuration was refused before anything was started."""
+    """A config was rejected, before anything was started or changed."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        """All that is wrong with the config, each with its file, key and reason."""
 
 
 class UsageError(MeshtrioError):
-    """meshtrio was asked for something that cannot be, with what to do instead."""
+    """A call of meshtrio's API with wrong arguments, or in the wrong place."""
 
 
 class UnknownNameError(UsageError):
-    """A plugin, group or instance that the mesh does not have, with those it has."""
+    """The mesh has no plugin, group or instance of this name; the text lists those it has."""
 
 
 class MeshFailedError(MeshtrioError):
-    """A plugin failed so often that its failure reached the mesh, which has stopped everything.
-
-    `ended` is how it ended the last time, as a phrase; `groups` are those that failed with it,
-    innermost first.
-    """
+    """A plugin's failure was escalated to the mesh, which has stopped all plugins."""
 
     def __init__(
         self,
@@ -59,22 +65,28 @@ class MeshFailedError(MeshtrioError):
             f"{period:g} s"
         )
         if groups:
-            text += f", and its groups could not help: {', '.join(groups)}"
+            text += f"; escalated through groups {', '.join(groups)}"
         if stderr_tail:
             lines = "\n".join(f"  {line}" for line in stderr_tail)
-            text += f"; the last it wrote to stderr:\n{lines}"
-        # A traceback shows it on a terminal.
+            text += f"; last lines of stderr:\n{lines}"
+        # Tracebacks are shown on terminals.
         super().__init__(escape_unprintable_lines(text))
         self.plugin = plugin
+        """Name of the plugin."""
         self.instance = instance
+        """Number of the plugin's instance."""
         self.restarts = restarts
+        """Number of times that the instance was restarted before the mesh gave up."""
         self.groups = groups
+        """Groups through which the failure was escalated, innermost first."""
         self.exit_reason = exit_reason
+        """How the instance ended the last time, as a phrase: "exited with status 3"."""
         self.stderr_tail = stderr_tail
+        """The last lines that the instance wrote to stderr."""
 
 
 class PluginFailedError(MeshtrioError):
-    """A plugin did not come to what was asked of it; the text says how it ended."""
+    """A plugin did not start, or its replacement did not; the text says why."""
 
 
 class NoMeshError(purerpc.UnavailableError):
@@ -82,7 +94,7 @@ class NoMeshError(purerpc.UnavailableError):
 
 
 class UntrustedMeshError(NoMeshError):
-    """Another user could serve, or serves, in the place where a mesh is looked for by default."""
+    """Another user serves, or could serve, on the default mesh socket."""
 
 
 class CallRefusedError(purerpc.UnavailableError):
@@ -98,15 +110,11 @@ class CallRefusedError(purerpc.UnavailableError):
 
 
 class ConnectionLostError(purerpc.UnavailableError):
-    """The connection broke during the call; whether the handler ran is not known."""
+    """The connection was lost during the call; whether a handler saw it is unknown."""
 
 
 class PluginDiedError(ConnectionLostError):
-    """The plugin's process ended during the call.
-
-    `status` is its exit status or None, `signal` the signal that killed it or None,
-    `stderr_tail` the last lines it wrote to stderr, `life` the word by which its mesh knew it.
-    """
+    """The plugin's process ended during the call."""
 
     def __init__(
         self,
@@ -119,13 +127,17 @@ class PluginDiedError(ConnectionLostError):
     ) -> None:
         super().__init__(message)
         self.launch_id = launch_id
+        """MESH_LAUNCH_ID of the process; empty if it is unknown."""
         self.exit_status = exit_status
+        """Exit status of the process; None if a signal killed it or the status is unknown."""
         self.signal = signal
+        """Number of the signal that killed the process; None if none did."""
         self.stderr_tail = stderr_tail
+        """The last lines that the process wrote to stderr."""
 
 
 def unwrap_exception_group(exc: BaseException) -> BaseException:
-    """The one exception inside nested groups of one, or the group itself where it holds more."""
+    """Return the single exception within nested groups, or `exc` itself if there are several."""
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc

@@ -1,10 +1,17 @@
-"""What a plugin author imports.
+"""Serve gRPC as a plugin.
 
     from meshtrio import plugin
     plugin.run(EchoServicer())
 
-A servicer is an ordinary purerpc one. Health, reflection and channelz are served beside it, and
-SIGTERM drains: no new calls, and the running ones finish within the grace the mesh gives.
+Servicers are ordinary purerpc ones. Health, reflection and channelz are served in addition.
+
+The mesh configures a plugin through its environment (`meshtrio.contract`). `serve` reads it, binds
+the socket, and starts, as far as configured: metrics, traces, the binary log, TLS. Then it waits
+for a stop signal or the end of the mesh's process, and drains: health reports NOT_SERVING, new
+calls are refused (GOAWAY), and calls under way have most of `stop_timeout` to finish. Which of them
+did not is reported to the mesh on stderr.
+
+What few plugins need is imported where it is used, since each import delays every plugin's start.
 """
 
 from __future__ import annotations
@@ -75,8 +82,10 @@ _log = logging.getLogger("meshtrio.plugin")
 
 _STDERR_FD = 2
 _DEFAULT_DRAIN_TIMEOUT = 5.0
+"""Seconds that calls have to finish when no mesh has set a stop timeout."""
 _DRAIN_FRACTION_OF_STOP_TIMEOUT = 0.8
-"""Of the time between SIGTERM and SIGKILL, so that cut handlers can still clean up."""
+"""Fraction of the time between SIGTERM and SIGKILL that calls have to finish. Handlers that are
+cancelled then clean up in the rest."""
 
 
 def run(
@@ -86,26 +95,37 @@ def run(
     max_receive_message_length: int | None = None,
     max_send_message_length: int | None = None,
 ) -> None:
-    """Serve as a plugin until SIGTERM, Ctrl-C or SIGHUP, then return: the program is to exit with
-    status 0. From then on these signals do nothing, as it has stopped already. SystemExit or
-    KeyboardInterrupt in a handler makes it drain likewise and is then raised, so that the program
-    exits with that status; callers of calls that this cuts get PluginDiedError. Whatever else a
-    handler raises fails its call alone, with UNKNOWN.
+    """Serve as a plugin until SIGTERM, SIGINT or SIGHUP, then drain and return.
 
-    `max_receive_message_length` and `max_send_message_length` limit one message, in bytes after
-    decompression and before compression; -1 is no limit. By default those of `limits`, which are
-    4 MiB to receive and no limit to send; what the plugin's [[plugin]] table says overrides both.
+    Call it last in the program, which is to exit with status 0 then: from the first stop signal on,
+    further ones are ignored. It starts trio, sets up logging to stderr unless the program has done
+    so (in a mesh, one JSON object a line, with trace ids), and dumps the stacks of threads and
+    tasks on SIGQUIT, which the mesh sends to a plugin that fails its health checks.
 
-    Answers SIGQUIT with the stacks of its threads and tasks on stderr, which is what the mesh asks
-    of a plugin that fails its health checks. Without a mesh, with PLUGIN_SOCKET missing, exits with
-    status 2 and says what to do. Sets up logging to stderr unless the program has done so: for a
-    mesh to read, each record is a line of JSON, with the ids of the trace that it belongs to.
+    Args:
+        servicers: purerpc servicers.
+        limits: Limits on what peers may send and open.
+        interceptors: Entered around each handler, the first one outermost; see `serve`.
+        max_receive_message_length: Bytes of the longest message to receive, after decompression;
+            -1 for no limit. Defaults to that of `limits`, 4 MiB. The plugin's [[plugin]] table
+            overrides it.
+        max_send_message_length: Bytes of the longest message to send, before compression; -1 for
+            no limit. Defaults to that of `limits`, no limit. The plugin's [[plugin]] table
+            overrides it.
+
+    Raises:
+        UsageError: An event loop is running already; see `serve`.
+        SystemExit: With status 2 and a message on stderr, if PLUGIN_SOCKET is not set, a servicer
+            is none, or the socket or the TLS files cannot be used. With the status of the
+            SystemExit that a handler has raised, after a drain; calls that this cuts fail with
+            PluginDiedError.
+        KeyboardInterrupt: A handler has raised it; likewise.
     """
     standard_streams.open_missing_streams()
     if trio.lowlevel.in_trio_run() or is_in_asyncio():
         raise UsageError(
-            "plugin.run starts trio itself, and cannot be called from within an event loop: call "
-            "it as the program's last line, or `await plugin.serve(…)` from a trio program"
+            "plugin.run starts trio itself and cannot be called from a running event loop: call "
+            "it last in the program, or `await plugin.serve(…)` from a trio program"
         )
     dump_on_sigquit()
     MALLOC_TUNING.enable()
@@ -128,17 +148,29 @@ async def serve(
 ) -> None:
     """Serve on PLUGIN_SOCKET until SIGTERM, SIGINT or SIGHUP, then drain and return.
 
-    Tasks that run beside it are the program's to end then: a program that goes on is killed when
-    its stop_timeout is over, with the stacks of its tasks in the mesh's log. If the mesh is killed,
-    and its warden with it, this process stops in the same way by itself.
+    For programs that run trio themselves. Must run in the main thread, which receives the signals.
+    The process is expected to exit soon after: one that is still running after `stop_timeout` is
+    killed, with the stacks of its tasks in the mesh's log. It stops in the same way when the mesh's
+    process has ended. A log level that the mesh sets becomes that of the root logger.
 
-    Reports started once the socket is bound and answers. Must run in the main thread, which gets
-    the signals. `interceptors` are async context managers, each given the call and entered around
-    its handler; `current_call()` is the call where it is not handed on. A log level that the mesh
-    says (PLUGIN_LOG_LEVEL, and later by a call) becomes that of the root logger. The lengths of
-    messages are those of `run`. When cancelled it stops at once, and callers are told UNAVAILABLE.
-    Raises UsageError for servicers that are none and for a socket that cannot be bound, and the
-    SystemExit or KeyboardInterrupt that a handler has raised, after a drain like that of SIGTERM.
+    Args:
+        servicers: purerpc servicers.
+        limits: Limits on what peers may send and open.
+        interceptors: Each is called with a call's `ServerContext`, and the async context manager
+            that it returns is entered around the call's handler, the first one outermost. What it
+            raises is the status of the call.
+        max_receive_message_length: As in `run`.
+        max_send_message_length: As in `run`.
+        task_status: Started once the socket is bound and answers.
+
+    Cancellation:
+        Stops at once, without a drain: callers get UNAVAILABLE.
+
+    Raises:
+        UsageError: A servicer is none, PLUGIN_SOCKET is not set, or the socket or the TLS files
+            cannot be used.
+        SystemExit: A handler has raised it; the server was drained first.
+        KeyboardInterrupt: Likewise.
     """
     limits = with_message_lengths(limits, max_receive_message_length, max_send_message_length)
     await _serve(servicers, limits, interceptors, task_status=task_status)
@@ -152,10 +184,10 @@ async def _serve(
     exits_afterwards: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """`for_good`: the process has nothing else to do."""
+    """Serve, and drain. `exits_afterwards`: the process will do nothing else."""
     require_trio("plugin.serve")
     if MESH_LAUNCH_ID in os.environ:
-        # Before it kills what does not stop in time, the mesh asks where it is.
+        # The mesh sends SIGQUIT before it kills a process that does not stop in time.
         dump_on_sigquit()
     DESCRIPTOR_LIMIT.raise_to_hard_limit()
     level = ProcessLogLevel()
@@ -169,7 +201,7 @@ async def _serve(
                 metrics=metrics,
                 log_level=level,
             )
-            # The mesh passes on the calls of many, and with them what those give up.
+            # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
             server.trusted_pid = session_parent_pid()
             with _open_listener() as listener:
                 stop = server.on_exit = partial(_drain, server, health)
@@ -185,7 +217,7 @@ async def _serve(
 
 @asynccontextmanager
 async def _stop_when_mesh_ends() -> AsyncIterator[None]:
-    """Have this process stopped if the mesh's process ends during the block, however it ends."""
+    """Stop this process if the mesh's process ends during the block, for whatever reason."""
     async with open_collapsing_nursery() as nursery:
         if MESH_PIDFD in os.environ:
             from meshtrio.supervisor.process.cleanup.mesh_exit import (
@@ -203,22 +235,22 @@ async def _drain(server: Server, health: HealthServicer) -> None:
 
 
 def _report_cut_calls(paths: Sequence[str]) -> None:
-    """Log which calls were cut, and report it to the mesh, if there is one, whatever is logged."""
+    """Log the calls that the drain has cut, and report them to the mesh, if there is one."""
     for path in paths:
-        _log.warning("call cut at the end of its grace: %s", path)
+        _log.warning("call cut at the end of the drain: %s", path)
     if MESH_LAUNCH_ID in os.environ:
         lines = [f"{DRAIN_CUT_CALL}{json.dumps(path)}}}\n" for path in paths]
         with suppress(OSError):
-            # Not by sys.stderr, which the program may have replaced.
+            # The program may have replaced sys.stderr.
             for line in (*lines, f"{DRAIN_DONE}\n"):
                 os.write(_STDERR_FD, line.encode())
 
 
 def _telemetry() -> AbstractAsyncContextManager[Metrics | None]:
-    told = (PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", GRPC_BINARY_LOG_FILTER)
-    if not any(key in os.environ for key in told):
+    variables = (PLUGIN_METRICS, "OTEL_TRACES_EXPORTER", GRPC_BINARY_LOG_FILTER)
+    if not any(variable in os.environ for variable in variables):
         return nullcontext()
-    from meshtrio.telemetry.plugin_setup import plugin_telemetry  # off by default
+    from meshtrio.telemetry.plugin_setup import plugin_telemetry
 
     return plugin_telemetry()
 
@@ -231,7 +263,7 @@ def _apply_log_level_variable(level: ProcessLogLevel) -> None:
 
 
 def _apply_message_length_variables(limits: Limits | None) -> Limits | None:
-    """Apply the lengths of messages that the mesh's config sets."""
+    """Override the lengths of `limits` by those of the mesh's config."""
     receive = _read_message_length(PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH)
     return with_message_lengths(
         limits, receive, _read_message_length(PLUGIN_MAX_SEND_MESSAGE_LENGTH)
@@ -248,22 +280,26 @@ def _read_message_length(variable: str) -> int | None:
 
 
 def _open_listener() -> AbstractContextManager[socket.socket]:
-    where = os.environ.get(PLUGIN_LISTEN)
-    return tcp_listener(where) if where else unix_listener(_get_socket_path())
+    address = os.environ.get(PLUGIN_LISTEN)
+    return tcp_listener(address) if address else unix_listener(_get_socket_path())
 
 
 def _make_ssl_context() -> ssl.SSLContext | None:
-    """What the mesh says to serve TLS with. Raises UsageError for files that cannot be used."""
+    """Make the TLS context that the mesh's config asks for, or return None for plaintext.
+
+    Raises:
+        UsageError: A file cannot be used.
+    """
     certificate = os.environ.get(PLUGIN_TLS_CERTIFICATE)
     if certificate is None:
         return None
     key, client_ca = os.environ.get(PLUGIN_TLS_KEY), os.environ.get(PLUGIN_TLS_CLIENT_CA)
-    from meshtrio.transport.tls import make_server_ssl_context  # few plugins need it
+    from meshtrio.transport.tls import make_server_ssl_context
 
     try:
         return make_server_ssl_context(certificate, key, client_ca)
     except OSError as exc:
-        raise UsageError(f"the TLS files cannot be used: {exc.strerror or exc}") from None
+        raise UsageError(f"cannot use the TLS files: {exc.strerror or exc}") from None
 
 
 def _get_socket_path() -> str:

@@ -1,4 +1,4 @@
-"""How the tests are laid out: helpers that several test modules use live in tests/support."""
+"""The layout of tests and docs: shared helpers are in tests/support, each term is defined once."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def test_no_module_imports_a_test_module() -> None:
         if module.startswith(("tests.", ".")) and _is_collected(module)
     ]
     assert not found, "move what is shared to tests/support"
+
+
+def test_each_term_of_the_glossary_is_defined_once() -> None:
+    rows = (ROOT / "docs" / "glossary.md").read_text().splitlines()
+    terms = [row.split("|")[1].strip().lower() for row in rows if row.startswith("| ")][2:]
+    assert terms == sorted(set(terms))

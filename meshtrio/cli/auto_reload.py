@@ -1,8 +1,7 @@
-"""`serve --reload`: what a change of files means for the mesh.
+"""`serve --reload`: restart plugins and reload the config when files change.
 
-A plugin whose files change is renewed: each successor is ready before the one in office is stopped,
-so that a mistake in the new code costs nothing but a line in the log. A mesh whose config changes
-goes over to it.
+A plugin whose files change is restarted instance by instance: each successor is ready before its
+predecessor is stopped, so that an error in the new code costs a line in the log and no call.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 _log = logging.getLogger("meshtrio.mesh")
 
 _SUPERSEDED_RESTART_TIMEOUT = 15.0
-"""Seconds that a renewal may still take once there is something newer. One that waits for a plugin
-which cannot get ready would take for ever."""
+"""Seconds that a restart may still take once files have changed again. One that waits for a plugin
+that never becomes ready would block the next one for ever."""
 
 
 async def reload_on_changes(mesh: Mesh) -> None:
-    """Renew plugins and reload the config as files change, until cancelled."""
+    """Restart plugins and reload the config as files change, until cancelled."""
     source = mesh.config.source
     assert source is not None
     async with open_collapsing_nursery() as nursery:
@@ -43,12 +42,12 @@ async def reload_on_changes(mesh: Mesh) -> None:
         nursery.start_soon(
             watch_files, follower.plugin_directories, follower.on_files_changed, ignored
         )
-        _log.info("files are watched: plugins are renewed, and the config reloaded, as they change")
+        _log.info("watching files: changes restart plugins and reload the config")
         await trio.sleep_forever()
 
 
 class _ChangeHandler:
-    """Knows which work a change makes; each plugin has a worker, and the config has one."""
+    """Maps changed files to work: one worker for each plugin, and one for the config."""
 
     def __init__(self, mesh: Mesh, config_file: Path, nursery: trio.Nursery) -> None:
         self._mesh = mesh
@@ -85,7 +84,7 @@ class _ChangeHandler:
 
 
 class _Worker:
-    """Does one thing again and again, each time that somebody pokes it."""
+    """Runs `work` each time it is triggered; triggers during a run are merged into one."""
 
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
@@ -115,7 +114,7 @@ async def _reload(mesh: Mesh) -> None:
     except ConfigError as exc:
         for problem in exc.problems:
             _log.error("%s", problem)
-        _log.error("the mesh goes on with the config it has")
+        _log.error("keeping the current config")
     except MeshtrioError as exc:
         _log.error("reloading %s: %s", source.path.name, exc)
     else:
@@ -126,21 +125,21 @@ async def _restart_plugin(mesh: Mesh, name: str) -> None:
     try:
         await _restart_instances(mesh, name)
     except MeshtrioError as exc:
-        _log.error("%s was not renewed: %s", name, exc)
+        _log.error("%s was not restarted: %s", name, exc)
 
 
 async def _restart_instances(mesh: Mesh, name: str) -> None:
     found = [status for status in mesh.instances() if status.name == name]
     if all(status.state is InstanceState.STOPPED for status in found):
-        _log.info("%s is stopped, and is left so until it is started", name)
+        _log.info("%s is stopped; not starting it", name)
         return
     if not any(status.state is InstanceState.READY for status in found):
-        # Nothing is lost, and what waits for its next try, or has given up, is to have it now.
+        # No call can be lost; this also skips the rest of a backoff and retries a failed instance.
         await mesh.stop(name)
         await mesh.start(name)
         return
     before = {status.pid for status in found}
     await mesh.restart(name)
     if any(status.pid in before for status in mesh.instances() if status.name == name):
-        # One was starting when the files changed, and only became ready since.
+        # An instance that was starting when the files changed has become ready with the old ones.
         await mesh.restart(name)

@@ -52,14 +52,14 @@ _PARSE_ERRORS = (
     *(ParseError, ValueError, TypeError, KeyError, AttributeError),
     *(IndexError, OverflowError, RecursionError),
 )
-"""What the library raises for JSON that is not one of a message."""
+"""Exceptions that `json_format.Parse` raises for JSON that does not fit the message."""
 
 Metadata = list[tuple[str, str | bytes]]
 
 
 def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and math.isnan(value):
-        raise click.BadParameter("it is not a number of seconds")
+        raise click.BadParameter("not a number of seconds")
     return value
 
 
@@ -72,21 +72,21 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     "-m",
     multiple=True,
     metavar="KEY=VALUE",
-    help="May be repeated. The value is base64 where the key ends in -bin.",
+    help="Metadata to send; may be repeated. The value of a key ending in -bin is base64.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 1e9, min_open=True),
     callback=_reject_nan,
     metavar="SECONDS",
-    help="Goes with the call as its deadline; by default 10, and none where either side streams.",
+    help="Deadline of the call; by default 10, and none for streaming methods.",
 )
 @click.option(
     "--max-message-size",
     type=click.IntRange(-1),
     default=DEFAULT_MAX_MESSAGE_SIZE,
     metavar="BYTES",
-    help="The longest reply to accept, after decompression; by default 4 MiB, -1 for no limit.",
+    help="Longest reply to accept, after decompression; by default 4 MiB, -1 for no limit.",
 )
 @click.option("--wait", is_flag=True, help="Wait for a mesh to come up, within --timeout.")
 @click.option(
@@ -95,7 +95,7 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Learn types from a proto file, not by reflection; needs the extra gen. May be repeated.",
+    help="Read types from a proto file, not by reflection; needs the extra gen. May be repeated.",
 )
 @click.option(
     "-I",
@@ -103,7 +103,7 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Folder that imports of --proto start from; by default here, and where FILE is.",
+    help="Folder to search for imports of --proto; by default the current one and FILE's.",
 )
 @click.option(
     "--protoset",
@@ -111,9 +111,9 @@ def _reject_nan(_: click.Context, __: click.Parameter, value: float | None) -> f
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The same from a FileDescriptorSet, as protoc makes it. May be repeated.",
+    help="Read types from a FileDescriptorSet made by protoc. May be repeated.",
 )
-@json_option("One line of JSON for each reply on a terminal, too.")
+@json_option("Print one line of JSON for each reply, even on a terminal.")
 @mesh_socket_option
 def call(
     service: str,
@@ -131,16 +131,16 @@ def call(
 ) -> None:
     """Call METHOD (pkg.Service/Method) of SERVICE (plugin.NAME, or an address unix:/path).
 
-    Each JSON is one request message, an empty one if none is given. `-` reads them from stdin: one
-    a line, each sent as it comes, or all of it as the one message of a method that takes one. Each
-    reply is printed as one line of JSON, in protobuf's mapping with the names of the proto.
-    The types are learned by reflection, or from files given with --proto or --protoset.
+    Each JSON is one request message; without one, an empty message is sent. `-` reads messages from
+    stdin: one a line, each sent as it arrives, or all of stdin for a method that takes one message.
+    Each reply is printed as one line of ProtoJSON with the field names of the proto. The types come
+    from reflection, or from files given with --proto or --protoset.
 
-    A call to a SERVICE goes through the mesh socket, to an address straight to it. Where it fails,
-    the exit status is 1 and stderr has NAME: MESSAGE of the gRPC status.
+    A call to a SERVICE goes through the mesh socket, one to an address directly to it. If it fails,
+    the exit status is 1 and stderr has STATUS: MESSAGE.
     """
     pairs = [_parse_metadata_pair(text) for text in metadata]
-    straight = service.startswith(("unix:", "tcp:"))
+    is_direct = service.startswith(("unix:", "tcp:"))
     _check_service(service)
     connect = partial(_connect, service, mesh_socket, max_message_size, wait=wait)
     find = partial(
@@ -149,7 +149,7 @@ def call(
         server=service,
         types=load_types(protosets, protos, proto_path),
     )
-    troubles: list[str] = []
+    connection_errors: list[str] = []
     try:
         run_async(
             _call,
@@ -159,20 +159,20 @@ def call(
             pairs,
             timeout,
             _make_reply_printer(as_json=as_json),
-            troubles,
+            connection_errors,
         )
     except trio.TooSlowError:
         message = (
             f"{service} did not finish the call within {timeout or _DEFAULT_TIMEOUT:g} s "
             "(--timeout)"
         )
-        if not straight:
-            troubles = run_async(_describe_missing_endpoints, service, mesh_socket)
-        raise purerpc.DeadlineExceededError(": ".join([message, *troubles])) from None
+        if not is_direct:
+            connection_errors = run_async(_describe_missing_endpoints, service, mesh_socket)
+        raise purerpc.DeadlineExceededError(": ".join([message, *connection_errors])) from None
 
 
 def _check_service(service: str) -> None:
-    """Raises UsageError for what is neither an address nor can be the name of a service."""
+    """Raise UsageError unless `service` is an address or a valid service name."""
     try:
         if service.startswith(("unix:", "tcp:")):
             Address.parse(service)
@@ -180,11 +180,13 @@ def _check_service(service: str) -> None:
             encode_metadata(((TARGET_METADATA_KEY, service),))
     except ValueError as exc:
         is_address = service.startswith(("unix:", "tcp:"))
-        raise UsageError(str(exc) if is_address else f"{service!r} is no service: {exc}") from None
+        raise UsageError(
+            str(exc) if is_address else f"{service!r} is not a service name: {exc}"
+        ) from None
 
 
 async def _describe_missing_endpoints(service: str, mesh_socket: Path | None) -> list[str]:
-    """Why a service has nobody to serve it, if that is so and its mesh tells it at once."""
+    """Describe why a service has no endpoints, if it has none and its mesh answers at once."""
     with trio.move_on_after(1), suppress(NoMeshError, MeshRequestError):
         async with open_registry_stub(mesh_socket) as stub:
             state = await stub.Resolve(registry_messages.ResolveRequest(service=service))
@@ -216,7 +218,7 @@ async def _call(
     print_reply: Callable[[Message, DescriptorPool], None],
     connection_errors: list[str],
 ) -> None:
-    """`troubles` gets why the other end could not be reached, where that took all the time."""
+    """Make the call. `connection_errors` gets the reason if no connection was made in time."""
     with trio.fail_after(timeout or _DEFAULT_TIMEOUT) as scope:
         async with connect() as channel, _record_connection_error(channel, connection_errors):
             descriptor = await find_descriptor(channel)
@@ -267,7 +269,7 @@ async def _connect(
 
 
 async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
-    """Make sure that there is one, or wait until there is."""
+    """Check that a mesh answers, or with `wait`, wait until one does."""
     while True:
         try:
             async with connect_to_mesh(mesh_socket):
@@ -284,7 +286,7 @@ async def _wait_for_mesh(mesh_socket: Path | None, *, wait: bool) -> None:
 
 
 async def _make_argument(descriptor: MethodDescriptor, messages: tuple[str, ...]) -> Any:
-    """What the stub's method takes: a message, or an iterator of them."""
+    """Return what the stub's method takes: a message, or an iterator of messages."""
     parse = partial(parse_request, descriptor)
     if descriptor.client_streaming:
         return _parse_each(parse, messages)
@@ -306,7 +308,7 @@ async def _parse_each(
 
 
 def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
-    """Return the message that JSON has. Raises UsageError for anything else, in one line."""
+    """Parse a request message from JSON. Raises UsageError, with a text of one line."""
     kind, pool = descriptor.input_type, descriptor.containing_service.file.pool
     try:
         message: Any = Parse(text, GetMessageClass(kind)(), descriptor_pool=pool)
@@ -314,7 +316,7 @@ def parse_request(descriptor: MethodDescriptor, text: str) -> Any:
             missing = ", ".join(message.FindInitializationErrors())
             raise ParseError(f"required fields are missing: {missing}")
     except _PARSE_ERRORS as exc:
-        why = "it is nested too deeply" if isinstance(exc, RecursionError) else exc
+        why = "nested too deeply" if isinstance(exc, RecursionError) else exc
         raise UsageError(escape_unprintable(f"not a {kind.full_name} in JSON: {why}")) from None
     return message
 

@@ -1,4 +1,4 @@
-"""Where `call` gets the types of a method from: given files, else the server's reflection."""
+"""The types of the method of `meshtrio call`: from files, else from the server's reflection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_types(
 ) -> DescriptorPool | None:
     """Read the types of files given as `--protoset` and `--proto`; None if there are none.
 
-    Raises UsageError for files that cannot be read, compiled or put together.
+    Raises UsageError if a file cannot be read or compiled, or if files contradict each other.
     """
     if not protosets and not protos:
         return None
@@ -52,22 +52,22 @@ def load_types(
         return build_pool(files)
     except (TypeError, MalformedProtobufError) as exc:
         given = ", ".join(map(str, (*protosets, *protos)))
-        raise UsageError(f"the types in {given} do not fit together: {exc}") from None
+        raise UsageError(f"the types in {given} contradict each other: {exc}") from None
 
 
 async def resolve_method(
     channel: Channel, method: str, server: str, types: DescriptorPool | None
 ) -> MethodDescriptor:
-    """Learn a method's types, from `given` if that is not None, else from the server.
+    """Look up a method in `types`, or if that is None, by the server's reflection.
 
     Args:
-        channel: Leads to the server.
-        method: As `pkg.Service/Method`.
-        server: What to call the server in errors.
-        given: Types from files.
+        channel: A channel to the server.
+        method: `pkg.Service/Method`.
+        server: The server's name in error messages.
+        types: The types from files.
 
     Raises:
-        UsageError: The method is not there, or the server describes none.
+        UsageError: There is no such method, or the server offers no reflection.
     """
     service, _ = split_method(method)
     if types is not None:
@@ -76,8 +76,8 @@ async def resolve_method(
         return find_method(await fetch_pool(channel, service, server=server), method, server)
     except ReflectionUnavailableError:
         raise ReflectionError(
-            f"{server} offers no reflection, from which the types of {service} could be learned: "
-            "give them with --proto FILE or --protoset FILE"
+            f"{server} offers no reflection: give the types of {service} with --proto FILE or "
+            "--protoset FILE"
         ) from None
 
 
@@ -104,7 +104,7 @@ def _read_protoset(path: Path) -> FileDescriptorSet:
 
 
 def _add_well_known(files: dict[str, FileDescriptorProto], name: str) -> None:
-    """Raises UsageError for a missing file that does not come with protobuf."""
+    """Add a file that comes with protobuf. Raises UsageError for any other."""
     if name.startswith(_WELL_KNOWN_PREFIX):
         stem = name.removesuffix(".proto").replace("/", ".")
         if importlib.util.find_spec(f"{stem}_pb2"):
@@ -127,8 +127,8 @@ def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorS
         )
     for proto in protos:
         if not any((folder / proto).is_file() for folder in (Path(), *folders)):
-            raise UsageError(f"--proto {proto}: there is no such file")
-    # Without folders: as imports from here, and from where each file is.
+            raise UsageError(f"--proto {proto}: no such file")
+    # By default, search the current folder and that of each file.
     include = folders or [Path(), *(proto.parent for proto in protos)]
     with tempfile.NamedTemporaryFile(prefix="meshtrio-") as made:
         command = [sys.executable, "-m", "grpc_tools.protoc", "--include_imports"]
@@ -141,5 +141,5 @@ def _compile(protos: Sequence[Path], folders: Sequence[Path]) -> FileDescriptorS
             check=False,
         )
         if done.returncode != 0:
-            raise UsageError(done.stderr.strip() or f"protoc ended with status {done.returncode}")
+            raise UsageError(done.stderr.strip() or f"protoc failed with status {done.returncode}")
         return _read_protoset(Path(made.name))

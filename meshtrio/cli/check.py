@@ -1,4 +1,4 @@
-"""`meshtrio check`: is a config right."""
+"""`meshtrio check`: validate a config."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from meshtrio.util.text import escape_unprintable
 runtime_dir_option = click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path),
-    help="Folder of the sockets; by default that of the config, of $XDG_RUNTIME_DIR or of /tmp.",
+    help="Folder of the sockets; by default the config's, else below $XDG_RUNTIME_DIR or /tmp.",
 )
 
 
 def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
-    """Read a config and hold it to all that can be told before anything is started.
+    """Read a config and run every check that needs nothing to be started.
 
-    Raises ConfigError with every mistake.
+    Raises ConfigError with all problems.
     """
     config = load(config_file, runtime_dir=folder)
     problems: list[str] = []
@@ -39,19 +39,19 @@ def load_and_check(config_file: Path, folder: Path | None) -> MeshConfig:
 
 
 def find_warnings(config: MeshConfig) -> list[str]:
-    """What is no mistake, but may not be meant."""
+    """Return warnings about settings that are valid but probably not intended."""
     found = ((plugin.name, describe_privilege_change(plugin)) for plugin in config.plugins)
     return [f"plugin {name!r}: {warning}" for name, warning in found if warning]
 
 
-@click.command(short_help="Report every mistake in a config; starts nothing.")
+@click.command(short_help="Report every mistake in a config; start nothing.")
 @click.argument("config_file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @runtime_dir_option
 def check(config_file: Path, as_json: bool, runtime_dir: Path | None) -> None:
-    """Report every mistake in CONFIG_FILE; starts nothing.
+    """Report every mistake in CONFIG_FILE; start nothing.
 
-    Warns of programs that this user could not stop once they run, such as set-user-ID ones.
+    Warn about programs that this user could not stop once they run, such as set-user-ID ones.
     """
     mistakes: list[str] = []
     warnings: list[str] = []

@@ -1,4 +1,4 @@
-"""Which commands there are: told without importing them."""
+"""The index of commands, by which they are listed without being imported."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from click.shell_completion import CompletionItem
 _SECTIONS = {
     "Run": {
         "serve": "Run the plugins of a config until Ctrl-C or SIGTERM.",
-        "check": "Report every mistake in a config; starts nothing.",
-        "new": "Make a folder with a plugin that runs.",
-        "gen": "Make Python code from protos.",
+        "check": "Report every mistake in a config; start nothing.",
+        "new": "Create a folder with a plugin that runs.",
+        "gen": "Generate Python code from protos.",
     },
-    "Look at a running mesh": {
+    "Inspect a running mesh": {
         "ps": "List instances with their processes and states.",
-        "tree": "Show who owns what, with each instance's state.",
+        "tree": "Show the supervision tree with each instance's state.",
         "top": "Watch calls, latencies, CPU and memory.",
-        "events": "Tell what happened to plugins.",
-        "logs": "Print what plugins wrote.",
-        "trace": "Follow calls as they end.",
-        "services": "List who serves what, and where.",
+        "events": "Print lifecycle events of plugins.",
+        "logs": "Print the output of plugins.",
+        "trace": "Print calls as they end.",
+        "services": "List services and their endpoints.",
     },
-    "Tell it what to do": {
-        "start": "Start what does not run.",
-        "stop": "Stop a plugin or group until it is started.",
-        "restart": "Renew instances one by one, losing no call.",
-        "drain": "Stop, and tell of each instance how it went.",
-        "scale": "Have so many instances of a plugin.",
-        "log-level": "Show or change from which level on a plugin logs.",
-        "reload": "Go over to what the config file says now.",
+    "Control a running mesh": {
+        "start": "Start the stopped instances of a plugin or group.",
+        "stop": "Stop a plugin or group until it is started again.",
+        "restart": "Restart instances one by one, losing no call.",
+        "drain": "Stop, and report how each instance ended.",
+        "scale": "Set the number of instances of a plugin.",
+        "log-level": "Show or set the log level of a plugin.",
+        "reload": "Apply the changes in the config file.",
     },
     "Call": {
         "call": "Call a method with JSON, by reflection.",
@@ -41,11 +41,11 @@ _SECTIONS = {
         "completion": "Print a script that completes commands and names.",
     },
 }
-_LIFECYCLE_COMMANDS = frozenset(_SECTIONS["Tell it what to do"]) - {"log-level"}
+_LIFECYCLE_COMMANDS = frozenset(_SECTIONS["Control a running mesh"]) - {"log-level"}
 
 
 class LazyCommandGroup(click.Group):
-    """Loads a command when it is asked for."""
+    """Imports a command's module when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for section in _SECTIONS.values() for name in section]
@@ -69,7 +69,7 @@ class LazyCommandGroup(click.Group):
         return list(_complete_commands(incomplete))
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Before click sees it, which would have a word to say.
+        # Click would print a message of its own.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`meshtrio completion`: for the shell, what the tab key does."""
+"""`meshtrio completion`: a script for shell completion."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script for SHELL, which then completes commands, options and what a mesh knows.
+    """Print a script that makes SHELL complete commands, options, and names of the mesh.
 
     \b
     bash: eval "$(meshtrio completion bash)"        in ~/.bashrc
     zsh:  eval "$(meshtrio completion zsh)"         in ~/.zshrc
     fish: meshtrio completion fish | source         in ~/.config/fish/config.fish
 
-    Names of plugins, groups and services are asked of the mesh; where none answers, there are none.
+    Names of plugins, groups and services come from the running mesh, if there is one.
     """
     made = get_completion_class(shell)
     assert made is not None

@@ -1,4 +1,4 @@
-"""Lines of structured logging as people read them, and the console form of the log of `serve`."""
+"""Structured log lines for the console, and the console format of the log of `serve`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from meshtrio.telemetry.logs.formatters import get_message
 from meshtrio.util.text import escape_unprintable
 
 _MAX_RECORD_LINES = 300
-"""Of one record: what comes on one line may be thousands of them."""
+"""Maximum number of lines printed for one record; one line of JSON may contain thousands."""
 _PLAIN_VALUE = re.compile(r"[^\s\"'={}\[\],\x00-\x1f\x7f-\x9f]+")
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A plugin's output is marked with its name, the mesh's own log is not."""
+    """Prefixes a plugin's output with its name and instance, and the mesh's own log with "mesh"."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Every line has the mark, so that no text can pass for a record of another's."""
+        """Format a record, with the prefix on each line, so that no text can pass for a record."""
         known = vars(record)
         if not record.name.startswith("meshtrio.plugin."):
             level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
@@ -42,15 +42,15 @@ class ConsoleFormatter(logging.Formatter):
         return "\n".join([time + mark + first, *(" " * len(time) + mark + each for each in others)])
 
     def _format_lines(self, record: logging.LogRecord) -> list[str]:
-        """The message, the exception and the stack."""
+        """Return the lines of the message, the exception and the stack."""
         return [escape_unprintable(line) for line in super().format(record).split("\n")]
 
 
 def _parsed_line_from_record(record: logging.LogRecord) -> ParsedLine:
     known = vars(record)
-    beside = {key: known[key] for key in ("logger", "trace_id", "span_id", "fields")}
+    extras = {key: known[key] for key in ("logger", "trace_id", "span_id", "fields")}
     return ParsedLine(
-        get_message(record), record.levelno, exception=record.exc_text or "", **beside
+        get_message(record), record.levelno, exception=record.exc_text or "", **extras
     )
 
 

@@ -1,4 +1,4 @@
-"""What a failure is told as: one line a mistake, and the exit status."""
+"""Error reports: one line per error, and the exit status."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from meshtrio.util.text import escape_unprintable
 _SELF_EXPLANATORY_STATUSES = frozenset(
     {"NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "PERMISSION_DENIED"}
 )
-"""Statuses of the mesh's own services whose text says it all."""
+"""Statuses of the mesh's own services whose messages need no status name in front."""
 
 
 _WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class MeshRequestError(Exception):
-    """A mesh did not do what it was asked to, with the status it gave."""
+    """A request to the mesh's own services failed."""
 
     def __init__(self, status: purerpc.Status) -> None:
         super().__init__(status.status_message)
@@ -36,7 +36,7 @@ class MeshRequestError(Exception):
 
 
 def describe_error(exc: Exception) -> tuple[int, list[str]]:
-    """The exit status and what goes to stderr. Raises it again where nobody foresaw it."""
+    """Return the exit status and the lines for stderr. Re-raise an error that is not expected."""
     found = unwrap_exception_group(exc)
     if isinstance(found, click.ClickException):
         return found.exit_code, _describe_usage_error(found)
@@ -61,11 +61,11 @@ def describe_error(exc: Exception) -> tuple[int, list[str]]:
 
 
 def _describe_os_error(exc: OSError) -> str:
-    """What can be wrong with where a command is run; "" for anything else."""
+    """Describe errors of a command's surroundings, such as a full disk; "" for any other error."""
     if exc.errno in _WRITE_ERRNOS:
-        return f"stdout cannot be written to: {exc.strerror}"
+        return f"cannot write to stdout: {exc.strerror}"
     if exc.errno == errno.ENOENT and not _has_current_directory():
-        return "the current folder has been removed; change to one that is there"
+        return "the current folder has been removed; change to another"
     return ""
 
 
@@ -81,7 +81,7 @@ def _describe_usage_error(exc: click.ClickException) -> list[str]:
     context = getattr(exc, "ctx", None)
     text = exc.format_message()
     if context is None or "\n" in text:
-        # The help itself, where no command was given.
+        # The help text, if no command was given.
         return (
             _format_error_lines(text)
             if context is None
@@ -94,7 +94,7 @@ def _describe_usage_error(exc: click.ClickException) -> list[str]:
 def _describe_mesh_request_error(status: purerpc.Status) -> tuple[int, list[str]]:
     name = status.status_code.name
     if name == "INVALID_ARGUMENT":
-        # A config that cannot be: the mesh tells every mistake of it.
+        # A rejected config: one line for each mistake.
         return 2, _format_error_lines(status.status_message)
     return 1, _format_error_lines(
         escape_unprintable(status.status_message)
@@ -104,12 +104,12 @@ def _describe_mesh_request_error(status: purerpc.Status) -> tuple[int, list[str]
 
 
 def _format_status(status: purerpc.Status) -> str:
-    # A newline in it starts no line of ours.
+    # A newline in the message must not start a line.
     return escape_unprintable(f"{status.status_code.name}: {status.status_message}")
 
 
 def _format_error_lines(*texts: str, one_error_per_line: bool = True) -> list[str]:
-    """`apart`: each line is a mistake of its own, and is marked as ours."""
+    """Prefix and escape error texts. `one_error_per_line`: each line is an error of its own."""
     lines = [escape_unprintable(line) for text in texts for line in text.split("\n")]
     if not one_error_per_line:
         lines = ["\n".join(lines)]

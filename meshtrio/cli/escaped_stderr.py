@@ -1,8 +1,7 @@
-"""stderr of the commands: whatever is written there cannot control a terminal.
+"""Escaping of control characters in everything that is written to stderr.
 
-What commands print on purpose is escaped where it is made, and has colours of their own. But
-Python writes to stderr as well: tracebacks, with the messages and last lines of stderr of others in
-them, warnings, and log records that no handler takes.
+Commands escape what they print themselves. Python writes to stderr as well: tracebacks that quote
+messages and output of plugins, warnings, and log records that have no handler.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from meshtrio.util.text import escape_unprintable_lines
 
 
 class EscapingStream:
-    """A text stream that writes to another one, with control characters as escapes."""
+    """A text stream that escapes control characters and writes to another stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -32,12 +31,12 @@ class EscapingStream:
 
 
 def escape_stderr() -> None:
-    """Have everything that is written to `sys.stderr` from now on escaped."""
+    """Escape everything that is written to `sys.stderr` from now on."""
     if not isinstance(sys.stderr, EscapingStream):
         sys.stderr = EscapingStream(sys.stderr)
 
 
 def unescaped_stderr() -> TextIO:
-    """Return stderr for what draws on a terminal, and escapes the texts of others itself."""
+    """Return the original stderr, for code that controls the terminal and escapes by itself."""
     stream: Any = sys.stderr
     return stream.stream if isinstance(stream, EscapingStream) else stream

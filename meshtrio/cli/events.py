@@ -1,4 +1,4 @@
-"""`meshtrio events`: what happened to plugins."""
+"""`meshtrio events`: print lifecycle events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import (
     LEVEL_STYLES,
@@ -21,11 +21,11 @@ from meshtrio.cli.stream_output import (
 from meshtrio.messages import control
 
 
-@click.command(short_help="Tell what happened to plugins.")
+@click.command(short_help="Print lifecycle events of plugins.")
 @names_argument
 @follow_option
 @last_option
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def events(
     names: tuple[str, ...],
@@ -34,22 +34,22 @@ def events(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Tell what happened to plugins, oldest first: all, or those of the NAMEs.
+    """Print lifecycle events, oldest first: of all plugins, or of those named.
 
-    A NAME is that of a plugin or a group. The mesh keeps the last thousand events. With --follow it
-    goes on until Ctrl-C, which ends it with exit status 130.
+    A NAME is a plugin or a group. The mesh keeps the last thousand events. --follow continues until
+    Ctrl-C, which exits with status 130.
     """
     request = control.WatchEventsRequest(
         names=names, last=count_of_past_entries(last, follow=follow), follow=follow
     )
-    show = make_line_printer(flush=follow)
+    print_line = make_line_printer(flush=follow)
 
-    def take(event: Any) -> None:
+    def print_entry(event: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(event))
             return
         if event.missed:
-            show(
+            print_line(
                 (
                     (
                         f"… {formatting.format_count(event.missed, 'event')} not shown: "
@@ -58,11 +58,11 @@ def events(
                     "yellow",
                 )
             )
-        show(
+        print_line(
             (f"{formatting.format_time(event.time)} ", "dim"),
             (f"{event.plugin}/{event.instance} ", "bold"),
             (f"{event.kind}: ", ""),
             (event.text, LEVEL_STYLES.get(event.level, "")),
         )
 
-    follow_stream(mesh_socket, "WatchEvents", request, take)
+    stream_control(mesh_socket, "WatchEvents", request, print_entry)

@@ -1,4 +1,4 @@
-"""Files that change, told by watchfiles."""
+"""File watching, by watchfiles."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 _log = logging.getLogger("meshtrio.mesh")
 
 _DIRECTORY_CHECK_INTERVAL = 1000
-"""Milliseconds until it is looked whether other folders are to be watched now."""
+"""Milliseconds between checks whether the set of watched folders has changed."""
 _MISSING_DIRECTORY_RETRY_DELAY = 1.0
 
 
 class ReloadFilter(DefaultFilter):
-    """Files that no code is in: caches, and what a plugin or the mesh writes while it runs.
+    """Ignores files that contain no code: caches, and what plugins or the mesh write at run time.
 
-    Were they not ignored, a plugin that writes to its own folder would be renewed without end.
+    Otherwise a plugin that writes to its own folder would be restarted without end.
     """
 
     ignore_dirs = (
@@ -41,7 +41,7 @@ class ReloadFilter(DefaultFilter):
 
     @classmethod
     def for_mesh(cls, runtime_dir: Path, config_file: Path) -> ReloadFilter:
-        """Beside those, the mesh's own files: its sockets, its log, and its config."""
+        """Return a filter that also ignores the mesh's sockets, its log, and its config."""
         logs = [os.path.realpath(f"/proc/self/fd/{descriptor}") for descriptor in (1, 2)]
         return cls(ignore_paths=[f"{runtime_dir}{os.sep}", str(config_file), *logs])
 
@@ -52,11 +52,11 @@ async def watch_files(
     watch_filter: Callable[[Change, str], bool] | None,
     recursive: bool = True,
 ) -> None:
-    """Tell of files that change in folders, which may be others from time to time.
+    """Call `on_change` with the files that change in a set of folders, which may change as well.
 
-    Goes on until cancelled, or until they cannot be watched, which the log tells then.
+    Returns when the folders can no longer be watched, which is logged.
     """
-    # It tells of each change on its own, at the level of our log.
+    # watchfiles logs each change.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     while True:
         wanted = get_directories()
@@ -68,7 +68,7 @@ async def watch_files(
         try:
             await _watch_until_changed(there, still, on_change, watch_filter, recursive)
         except (OSError, RuntimeError) as exc:
-            _log.error("changes of files cannot be followed any more: %s", exc)
+            _log.error("cannot watch files any more: %s", exc)
             return
 
 
@@ -85,7 +85,7 @@ async def _watch_until_changed(
     watch_filter: Callable[[Change, str], bool] | None,
     recursive: bool,
 ) -> None:
-    """Tell of changes for as long as it is `still` these folders."""
+    """Watch `paths` for as long as `is_current` returns True."""
     stop = trio.Event()
     async with open_collapsing_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
@@ -107,7 +107,7 @@ async def _watch_until_changed(
 
 
 async def _set_when_cancelled(stop: trio.Event) -> None:
-    """The thread that waits for changes does not know of cancellation: it looks at an event."""
+    """Set `stop` on cancellation: watchfiles' thread polls the event."""
     try:
         await trio.sleep_forever()
     finally:

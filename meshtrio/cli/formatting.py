@@ -1,4 +1,4 @@
-"""Numbers and times as people read them; '-' for what is not known."""
+"""Human-readable numbers and times; '-' for unknown values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def format_number(value: int | None) -> str:
 
 
 def format_time(time: float) -> str:
-    """The time of day here, with the date where it was not today; '-' for what is no time."""
+    """Format a local time, with the date unless it is today; '-' for an invalid time."""
     try:
         then = datetime.fromtimestamp(time)
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,4 @@
-"""`meshtrio gen`: code for messages, servicers and stubs, from protos."""
+"""`meshtrio gen`: generate messages, servicers and stubs from protos."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from meshtrio.util.text import escape_unprintable, escape_unprintable_lines
 _PROTOC_PLUGIN = "protoc-gen-meshtrio"
 
 
-@click.command(short_help="Make Python code from protos.")
+@click.command(short_help="Generate Python code from protos.")
 @click.argument("protos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-I",
     "--proto-path",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Folder that imports start from; by default the one you are in. May be repeated.",
+    help="Folder to search for imports; by default the current one. May be repeated.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder to write to; by default the first of the folders that imports start from.",
+    help="Folder to write to; by default the first --proto-path.",
 )
 def gen(protos: tuple[Path, ...], proto_path: tuple[Path, ...], out: Path | None) -> None:
-    """Make Python code from PROTOS: x_pb2.py and its types, and x_grpc.py for its services."""
+    """Generate Python code from PROTOS: x_pb2.py, x_pb2.pyi, and x_grpc.py for services."""
     folders = proto_path or (Path(),)
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"--proto-path {folder}: there is no such folder")
+            raise UsageError(f"--proto-path {folder}: no such folder")
     out = out or folders[0]
     if not run_protoc(find_protoc_plugin("gen"), protos, folders, out):
         sys.exit(1)
-    click.echo(escape_unprintable(f"made the code of {len(protos)} protos in {out}"))
+    click.echo(escape_unprintable(f"generated code from {len(protos)} protos in {out}"))
 
 
 def find_protoc_plugin(command: str) -> str:
-    """The program that protoc is to run. Raises UsageError where it or protoc is not here."""
+    """Return the path of our protoc plugin. Raises UsageError if it or protoc is not installed."""
     if importlib.util.find_spec("grpc_tools") is None:
-        raise UsageError(f"{command} runs protoc, which is not here: pip install 'meshtrio[gen]'")
+        raise UsageError(f"{command} needs protoc: pip install 'meshtrio[gen]'")
     found = shutil.which(_PROTOC_PLUGIN, path=str(Path(sys.executable).parent)) or shutil.which(
         _PROTOC_PLUGIN
     )
@@ -61,11 +61,11 @@ def find_protoc_plugin(command: str) -> str:
 def run_protoc(
     protoc_plugin: str, protos: Sequence[Path], folders: Sequence[Path], out: Path
 ) -> bool:
-    """Have protoc make the code. False where it did not; it has said itself why."""
+    """Run protoc. Return False if it failed; it has printed the reason."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise UsageError(f"--out {out}: cannot be made: {exc.strerror}") from None
+        raise UsageError(f"--out {out}: cannot create: {exc.strerror}") from None
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--plugin={protoc_plugin}"]
     command += [f"-I{folder}" for folder in folders]
     command += [f"--{kind}_out={out}" for kind in ("python", "pyi", "meshtrio")]
@@ -73,7 +73,7 @@ def run_protoc(
         [*command, *map(str, protos)], capture_output=True, check=False, errors="replace", text=True
     )
     if done.returncode != 0 or done.stderr:
-        # It quotes names in the protos, which others may have written.
+        # It quotes names from the protos.
         print(escape_unprintable_lines(done.stderr.rstrip("\n")), file=sys.stderr)
     if done.returncode != 0:
         return False
@@ -85,7 +85,7 @@ def run_protoc(
 
 
 def _repair_generated_files(out: Path, proto: str) -> None:
-    """Mend what protoc made of a proto, if it cannot be imported as it is."""
+    """Repair the code that protoc generated from a proto, if it cannot be imported as it is."""
     stem = out / pb2_module_name(proto).replace(".", "/")
     for suffix, repair in ((".py", repair_module), (".pyi", repair_types)):
         path = stem.with_name(stem.name + suffix)

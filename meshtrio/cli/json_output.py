@@ -1,4 +1,4 @@
-"""Messages as JSON for scripts: the names of the proto, every field, and numbers as numbers."""
+"""JSON for scripts: field names of the proto, all fields, and numbers as numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshtrio.util.text import escape_unprintable_json
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
-    """A message of ours as plain values; what is not set is None, an enum's value its name."""
+    """Convert a message to plain values: unset fields to None, enum values to names."""
     return {field.name: _field_value(message, field) for field in message.DESCRIPTOR.fields}
 
 
@@ -34,7 +34,7 @@ def _single_value(value: Any, field: Any) -> Any:
     if isinstance(value, Message):
         return message_to_dict(value)
     if isinstance(value, bytes):
-        return b64encode(value).decode("ascii")  # as protobuf's JSON has bytes
+        return b64encode(value).decode("ascii")  # as in ProtoJSON
     if field.enum_type is not None:
         known = field.enum_type.values_by_number.get(value)
         return value if known is None else known.name
@@ -42,19 +42,19 @@ def _single_value(value: Any, field: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, for people to read, too."""
+    """Print one indented JSON document."""
     print(to_json_text(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
-    """One of a stream of objects, each on a line of its own; whoever reads it gets it now."""
+    """Print one JSON object on a line, and flush."""
     print(to_json_text(value), flush=True)
 
 
 def to_json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON that any reader takes and any terminal and encoding of stdout can show.
+    """Return strict JSON without control characters, in ASCII unless stdout is UTF-8.
 
-    Numbers that JSON does not have are strings, as in protobuf's mapping.
+    NaN and infinities are strings, as in ProtoJSON.
     """
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     try:
@@ -76,5 +76,5 @@ def _replace_nonfinite(value: Any) -> Any:
 
 
 def nonfinite_name(value: float) -> str:
-    """Return what protobuf's JSON calls a number that is not finite."""
+    """Return the ProtoJSON name of a number that is not finite."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,4 +1,4 @@
-"""`meshtrio start`, `stop`, `restart`, `drain`, `scale`, `reload`: telling a mesh what to do."""
+"""`meshtrio start`, `stop`, `restart`, `drain`, `scale`, `reload`: operations on a running mesh."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.text import escape_unprintable, replace_surrogates
 
 _EVENT_DELAY = 2.0
-"""Seconds within which what goes wrong is told by the outcome."""
+"""Seconds after which warnings are printed while an operation is still running."""
 _SETTLED_STATES = frozenset({"ready", "stopped", "exited", "failed"})
-"""States in which nothing is waited for."""
+"""Instance states that an operation does not wait to end."""
 _CHANGE_KINDS = ("added", "removed", "restarted", "scaled", "adjusted")
 
 
 def _lifecycle_options(command: Callable[..., None]) -> Callable[..., None]:
-    json = json_option("What came of it, as one JSON object.")
+    json = json_option("Print the result as one JSON object.")
     return json(timeout_option(mesh_socket_option(command)))
 
 
-@click.command(short_help="Start what does not run.")
+@click.command(short_help="Start the stopped instances of a plugin or group.")
 @name_argument
 @_lifecycle_options
 def start(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
-    """Start what does not run of NAME, a plugin or a group, and wait until it is ready.
+    """Start the stopped instances of NAME, a plugin or a group, and wait until all are ready.
 
-    What had given up is given another chance. Where an instance, or one that it waits for, fails to
-    start, this fails with the reason, and the restart policy still applies.
+    Failed instances are started again. If an instance, or one it depends on, fails to start, this
+    fails with the reason; the restart policy still applies.
     """
     _, after = _run_operation(
         mesh_socket, timeout, f"starting {name}", "Start", messages.StartRequest(name=name)
@@ -56,13 +56,13 @@ def start(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | N
     _print_instances(after, as_json, f"started {name}: {_describe_ready(after)}")
 
 
-@click.command(short_help="Stop a plugin or group until it is started.")
+@click.command(short_help="Stop a plugin or group until it is started again.")
 @name_argument
 @_lifecycle_options
 def stop(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
-    """Stop NAME, a plugin or a group, and wait until it is gone. It stays so until it is started.
+    """Stop NAME, a plugin or a group, until it is started again, and wait until it has stopped.
 
-    Calls under way may finish within the plugin's stop_timeout; `drain` tells which could not.
+    Calls in progress may finish within the plugin's stop_timeout; `drain` lists those that did not.
     """
     _, after = _run_operation(
         mesh_socket, timeout, f"stopping {name}", "Stop", messages.StopRequest(name=name)
@@ -72,30 +72,30 @@ def stop(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | No
     )
 
 
-@click.command(short_help="Renew instances one by one, losing no call.")
+@click.command(short_help="Restart instances one by one, losing no call.")
 @name_argument
 @_lifecycle_options
 def restart(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
-    """Renew the instances of NAME, a plugin or a group, one by one; no call is lost.
+    """Restart the instances of NAME, a plugin or a group, one by one; no call is lost.
 
-    Each successor is ready before the one in office is stopped. Where one does not get ready, the
-    one in office goes on, and this fails with the reason. What does not run is started.
+    Each successor is ready before its predecessor is stopped. If it does not become ready, the
+    predecessor stays active, and this fails with the reason. Stopped instances are started.
     """
     request = messages.RestartRequest(name=name)
     _, after = _run_operation(mesh_socket, timeout, f"restarting {name}", "Restart", request)
     _print_instances(after, as_json, f"restarted {name}: {_describe_ready(after)}")
 
 
-@click.command(short_help="Have so many instances of a plugin.")
+@click.command(short_help="Set the number of instances of a plugin.")
 @name_argument
 @click.argument("instances", type=click.IntRange(0, 2**32 - 1), metavar="N")
 @_lifecycle_options
 def scale(
     name: str, instances: int, as_json: bool, timeout: float | None, mesh_socket: Path | None
 ) -> None:
-    """Have N instances of the plugin NAME, and wait until they are ready, or gone.
+    """Set the number of instances of NAME, a plugin, and wait until they are ready or stopped.
 
-    Those with the highest numbers go first. The next reload goes back to what the config says.
+    Instances with the highest numbers are stopped first. The next reload restores the config's N.
     """
     request = messages.ScaleRequest(name=name, instances=instances)
     _, after = _run_operation(
@@ -104,15 +104,15 @@ def scale(
     _print_instances(after, as_json, f"scaled {name} to {instances}: {_describe_ready(after)}")
 
 
-@click.command(short_help="Stop, and tell of each instance how it went.")
+@click.command(short_help="Stop, and report how each instance ended.")
 @name_argument
 @_lifecycle_options
 def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | None) -> None:
-    """Stop NAME, a plugin or a group, and tell of each instance how it ended and what was cut.
+    """Stop NAME, a plugin or a group, and report how each instance ended and which calls were cut.
 
-    Calls under way may finish within the plugin's stop_timeout; those that could not are listed.
-    Only plugins on meshtrio report them. Of others, and of those that were killed before they could
-    report, it is said that it is not known.
+    Calls in progress may finish within the plugin's stop_timeout; those that did not are listed.
+    Only plugins made with meshtrio report them. For others, and for those that were killed before
+    they could report, they are listed as not known.
     """
     request = messages.DrainRequest(name=name)
     reply, _ = _run_operation(mesh_socket, timeout, f"draining {name}", "Drain", request)
@@ -122,22 +122,22 @@ def drain(name: str, as_json: bool, timeout: float | None, mesh_socket: Path | N
         _print_drained(name, reply.instances)
 
 
-@click.command(short_help="Go over to what the config file says now.")
+@click.command(short_help="Apply the changes in the config file.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_lifecycle_options
 def reload(
     file: Path | None, as_json: bool, timeout: float | None, mesh_socket: Path | None
 ) -> None:
-    """Go over to what FILE says, or the file that the mesh was started from, and say what changed.
+    """Apply the config in FILE, by default the file that the mesh was started from.
 
-    Only what has changed is touched, and no call is lost. A config with mistakes changes nothing:
-    they are told, and the exit status is 2. Where a plugin fails to start, this fails with the
-    reason once all else is done, with exit status 1; the plugin's restart policy still applies.
+    Only what has changed is restarted, and no call is lost. A config with mistakes changes nothing:
+    they are printed, and the exit status is 2. If a plugin fails to start, the rest is applied, and
+    the exit status is 1; the plugin's restart policy still applies.
     """
     path = os.path.abspath(file) if file else ""
     if replace_surrogates(path) != path:
         raise UsageError(
-            f"{replace_surrogates(path)}: the mesh cannot be asked for a path that is not UTF-8"
+            f"{replace_surrogates(path)}: the path is not UTF-8 and cannot be sent to the mesh"
         )
     request = messages.ReloadRequest(path=path)
     reply, _ = _run_operation(mesh_socket, timeout, "reloading the config", "Reload", request)
@@ -148,7 +148,7 @@ def reload(
 
 
 def describe_changes(reloaded: Any) -> list[str]:
-    """What a reload did, in words: a line for each kind of change."""
+    """Describe a reload, in one line for each kind of change."""
     named = {kind: getattr(reloaded, kind) for kind in _CHANGE_KINDS}
     lines = [f"{kind} {', '.join(names)}" for kind, names in named.items() if names]
     return lines or ["nothing has changed"]
@@ -160,7 +160,7 @@ def describe_changes(reloaded: Any) -> list[str]:
 def _run_operation(
     mesh_socket: Path | None, timeout: float | None, description: str, method: str, request: Any
 ) -> tuple[Any, Sequence[messages.Instance]]:
-    """Have it done; gives the reply, and how the instances are that it was about."""
+    """Call the mesh, and return the reply and the status of the instances concerned."""
 
     async def done() -> tuple[Any, Sequence[messages.Instance]]:
         names = [request.name] if hasattr(request, "name") else []
@@ -177,12 +177,12 @@ def _run_operation(
 
 
 async def _wait_for_reply(call: Awaitable[Any], timeout_seconds: float | None) -> Any:
-    """Wait for a reply, and give None if it did not come within so many seconds."""
+    """Wait for a reply. Return None if it does not arrive within `timeout_seconds`."""
     with trio.move_on_after(math.inf if timeout_seconds is None else timeout_seconds) as scope:
         try:
             return await call
         except purerpc.DeadlineExceededError:
-            # The mesh goes by the same deadline, and may have noticed it first.
+            # The mesh has the same deadline, and may have reported it first.
             if trio.current_time() < scope.deadline - _EVENT_DELAY:
                 raise
     return None
@@ -191,11 +191,11 @@ async def _wait_for_reply(call: Awaitable[Any], timeout_seconds: float | None) -
 def _describe_timeout(
     description: str, timeout: float | None, instances: Sequence[messages.Instance]
 ) -> str:
-    text = f"{description} took longer than {timeout:g} s; what was begun goes on"
+    text = f"{description} took longer than {timeout:g} s; the mesh continues with it"
     waiting = [each for each in instances if each.state not in _SETTLED_STATES]
     if not waiting:
         return text
-    return f"{text}, and is waiting for: " + "; ".join(
+    return f"{text}, waiting for: " + "; ".join(
         f"{each.name}/{each.instance} ({each.state}{': ' * bool(each.reason)}{each.reason})"
         for each in waiting
     )
@@ -203,9 +203,9 @@ def _describe_timeout(
 
 @asynccontextmanager
 async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None]:
-    """Tell on stderr what goes wrong during the block, if it takes long: it may never end."""
+    """Print warning events to stderr if the block takes long: it may never end."""
 
-    async def tell() -> None:
+    async def print_events() -> None:
         await trio.sleep(_EVENT_DELAY)
         request = messages.WatchEventsRequest(names=names, follow=True)
         with suppress(purerpc.RpcFailedError):
@@ -216,7 +216,7 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None
                         print(escape_unprintable(text), file=sys.stderr, flush=True)
 
     async with open_collapsing_nursery() as nursery:
-        nursery.start_soon(tell)
+        nursery.start_soon(print_events)
         yield
         nursery.cancel_scope.cancel()
 
@@ -226,7 +226,7 @@ def _report_interrupt(description: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        text = f"meshtrio: not waiting any longer for {description}; what was begun goes on"
+        text = f"meshtrio: no longer waiting for {description}; the mesh continues with it"
         print(escape_unprintable(text), file=sys.stderr)
         raise
 
@@ -259,9 +259,7 @@ def _print_drained(name: str, instances: Sequence[messages.Drained]) -> None:
     unknown = sum(not each.cut_calls_known for each in instances)
     calls = [f"{formatting.format_count(cut, 'call')} cut"] if cut else []
     if unknown:
-        calls.append(
-            f"not known of {formatting.format_count(unknown, 'instance')} whether calls were cut"
-        )
+        calls.append(f"cut calls unknown for {formatting.format_count(unknown, 'instance')}")
     drained = ", ".join(
         [formatting.format_count(len(instances), "instance"), *(calls or ["no call cut"])]
     )

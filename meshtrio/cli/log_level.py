@@ -1,4 +1,4 @@
-"""`meshtrio log-level`: from which level on a plugin logs."""
+"""`meshtrio log-level`: show or set log levels of plugins."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from meshtrio.util.log_level import LogLevel
 from meshtrio.util.text import escape_unprintable
 
 
-@click.command("log-level", short_help="Show or change from which level on a plugin logs.")
+@click.command("log-level", short_help="Show or set the log level of a plugin.")
 @name_argument
 @click.argument(
     "level", required=False, type=click.Choice([each.value for each in LogLevel]), metavar="[LEVEL]"
 )
-@json_option("The levels, as one JSON object.")
+@json_option("Print the levels as one JSON object.")
 @mesh_socket_option
 def log_level(name: str, level: str | None, as_json: bool, mesh_socket: Path | None) -> None:
-    """Have NAME, a plugin or a group, log from LEVEL on: debug, info, warning or error.
+    """Set the log level of NAME, a plugin or a group: debug, info, warning or error.
 
-    Without LEVEL the levels are shown. LOGGED FROM is from where on the mesh logs what the plugin
-    writes, '-' where it goes by the level of the mesh's own log; WRITTEN FROM is from where on the
-    process logs, as plugins made with meshtrio say. It holds for processes that are started later,
-    too, until the next reload, which goes back to what the config says.
+    Without LEVEL, show the levels. LOGGED FROM is the level from which on the mesh logs the
+    plugin's output, '-' for that of the mesh's own log. WRITTEN FROM is the level of the process,
+    as reported by plugins made with meshtrio. A level also applies to processes that are started
+    later, until the next reload, which restores the config's.
     """
     plugins = run_async(_call_mesh, mesh_socket, name, level)
     if as_json:
@@ -69,9 +69,9 @@ def _print_result(name: str, level: str, plugins: Sequence[messages.PluginLogLev
     heeding = sum(each.level == level for _, each in instances)
     print(
         escape_unprintable(
-            f"{name} logs from {level} on: {formatting.format_count(heeding, 'instance')} told"
+            f"{name} logs from {level} on: set in {formatting.format_count(heeding, 'instance')}"
         )
     )
     for plugin, each in instances:
         if each.note:
-            print(escape_unprintable(f"{plugin}/{each.instance} was not told: {each.note}"))
+            print(escape_unprintable(f"{plugin}/{each.instance}: not set: {each.note}"))

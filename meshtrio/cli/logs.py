@@ -1,4 +1,4 @@
-"""`meshtrio logs`: what plugins wrote."""
+"""`meshtrio logs`: print the output of plugins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from meshtrio.cli import formatting
 from meshtrio.cli.console_formatter import format_parsed_line
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import (
     LEVEL_STYLES,
@@ -39,17 +39,17 @@ _PLUGIN_COLOURS = (
 )
 
 
-@click.command(short_help="Print what plugins wrote.")
+@click.command(short_help="Print the output of plugins.")
 @names_argument
 @follow_option
 @click.option(
     "--since",
     callback=parse_since,
     metavar="WHEN",
-    help="Only lines since then: 5m or 90 (seconds) ago, or a time as in RFC 3339.",
+    help="Only lines since then: 5m or 90 (seconds) ago, or an RFC 3339 time.",
 )
 @last_option
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def logs(
     names: tuple[str, ...],
@@ -59,25 +59,24 @@ def logs(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Print what plugins wrote to stdout and stderr, oldest first: all, or those of the NAMEs.
+    """Print the stdout and stderr of plugins, oldest first: of all plugins, or of those named.
 
-    A NAME is that of a plugin or a group. The mesh keeps the last lines of each instance, as many
-    as `output.kept` says in its config. Of a line of JSON the message is shown first, as in the log
-    of the mesh; --json tells the line itself, too. With --follow it goes on until Ctrl-C, which
-    ends it with exit status 130. Lines that were written too fast, or read too slowly, are told as
-    a number.
+    A NAME is a plugin or a group. The mesh keeps the last lines of each instance, as many as
+    `output.kept` in its config. A line of JSON is shown with its message first, as in the mesh's
+    log; --json includes the line itself. --follow continues until Ctrl-C, which exits with status
+    130. Lines that were written too fast, or read too slowly, are counted.
     """
     wanted = count_of_past_entries(last, follow=follow, since=since)
     request = control.ReadLogsRequest(
         names=names,
-        # To the mesh, 0 is all of them.
+        # The mesh takes 0 for no limit.
         since=math.inf if wanted == 0 else since,
         last=wanted,
         follow=follow,
     )
-    show = make_line_printer(flush=follow)
+    print_line = make_line_printer(flush=follow)
 
-    def take(line: Any) -> None:
+    def print_entry(line: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(line))
             return
@@ -87,32 +86,32 @@ def logs(
         )
         if line.missed:
             text = f"… {formatting.format_count(line.missed, 'line')} not shown: "
-            show(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
+            print_line(*head, (f"{text}written too fast, or read too slowly", "italic yellow"))
         if line.text or not line.missed:
-            _print_log_line(show, head, line)
+            _print_log_line(print_line, head, line)
 
-    follow_stream(mesh_socket, "ReadLogs", request, take)
+    stream_control(mesh_socket, "ReadLogs", request, print_entry)
 
 
 def _print_log_line(
-    show: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
+    print_line: Callable[..., None], head: tuple[StyledText, StyledText], line: Any
 ) -> None:
-    """What a line of JSON says may be many; only the first has the time."""
+    """Print a line of output; of a record that has several lines, only the first has the time."""
     fields = parse_json_fields(line.text)
     texts = [line.text] if fields is None else format_parsed_line(parse_line(line.text, fields))
     (time, dim), who = head
     for text in texts:
-        show((time, dim), who, (text, _style_for_line(line, fields is not None)))
+        print_line((time, dim), who, (text, _style_for_line(line, fields is not None)))
         time = " " * len(time)
 
 
 def _style_for_line(line: Any, is_json: bool) -> str:
-    """Loggers write all to stderr: what a line of JSON says of itself goes first."""
+    """Return the style of a line: by its level if it is JSON, since loggers write all to stderr."""
     if is_json:
         return LEVEL_STYLES.get(line.level, "")
     return "red" if line.stream == "stderr" else ""
 
 
 def _colour_for_plugin(plugin: str) -> str:
-    """The same for a plugin every time."""
+    """Return the colour of a plugin, always the same one."""
     return _PLUGIN_COLOURS[zlib.crc32(plugin.encode()) % len(_PLUGIN_COLOURS)]

@@ -1,4 +1,4 @@
-"""A command's way to the mesh: one question, or a stream of answers."""
+"""Stubs of the mesh's own services, for commands."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from meshtrio.util.concurrency import collapse_group
 T = TypeVar("T")
 
 _REPLY_TIMEOUT = 10.0
-"""Seconds within which a mesh that is well has long answered."""
+"""Seconds without a reply after which a mesh counts as hung."""
 _HEALTH = health.DESCRIPTOR.services_by_name["Health"]
 _CONTROL = control_messages.DESCRIPTOR.services_by_name["Control"]
 _REGISTRY = registry_messages.DESCRIPTOR.services_by_name["Registry"]
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Run it in trio. Raises the one error that there is, not a group of one."""
+    """Run `function` in trio. A group of one exception is raised as that exception."""
     try:
         return trio.run(function, *args)
     except BaseExceptionGroup as group:
@@ -40,14 +40,14 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 @asynccontextmanager
 async def open_control_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
-    """A stub of meshtrio.v1.Control. Raises NoMeshError, and RefusedError with what it says no."""
+    """Open a stub of meshtrio.v1.Control. Raises NoMeshError, and MeshRequestError in the block."""
     async with _open_stub(_CONTROL, mesh_socket) as stub:
         yield stub
 
 
 @asynccontextmanager
 async def open_registry_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
-    """The same for meshtrio.v1.Registry."""
+    """Open a stub of meshtrio.v1.Registry, as `open_control_stub` does of Control."""
     async with _open_stub(_REGISTRY, mesh_socket) as stub:
         yield stub
 
@@ -56,7 +56,7 @@ async def open_registry_stub(mesh_socket: Path | None) -> AsyncIterator[Any]:
 async def _open_stub(service: Any, mesh_socket: Path | None) -> AsyncIterator[Any]:
     with _translate_errors(mesh_socket):
         async with connect_to_mesh(mesh_socket) as channel:
-            # What is asked may take its time, or begin with nothing to tell.
+            # The request itself may take long, or have no replies for a while.
             with reply_timeout(mesh_socket):
                 await DynamicStub(channel, _HEALTH).Check(health.HealthCheckRequest())
             yield DynamicStub(channel, service)
@@ -70,14 +70,14 @@ def _translate_errors(mesh_socket: Path | None) -> Iterator[None]:
         raise
     except purerpc.UnavailableError as exc:
         where = mesh_socket or find_mesh_socket()
-        raise NoMeshError(f"the mesh at {where} has gone: {exc.status.status_message}") from None
+        raise NoMeshError(f"lost the mesh at {where}: {exc.status.status_message}") from None
     except purerpc.RpcFailedError as exc:
         raise MeshRequestError(exc.status) from None
 
 
 @contextmanager
 def reply_timeout(mesh_socket: Path | None) -> Iterator[None]:
-    """For a question that is answered at once. Raises NoMeshError where it is not."""
+    """Limit the time for replies that need no work. Raises NoMeshError when it is over."""
     with trio.move_on_after(_REPLY_TIMEOUT) as scope:
         yield
     if scope.cancelled_caught:
@@ -90,7 +90,7 @@ def reply_timeout(mesh_socket: Path | None) -> Iterator[None]:
 
 
 def call_control(mesh_socket: Path | None, method: str, request: Any) -> Any:
-    """Put one question to meshtrio.v1.Control, and give the answer."""
+    """Call a unary method of meshtrio.v1.Control."""
 
     async def put() -> Any:
         async with open_control_stub(mesh_socket) as stub:
@@ -102,7 +102,7 @@ def call_control(mesh_socket: Path | None, method: str, request: Any) -> Any:
 def stream_control(
     mesh_socket: Path | None, method: str, request: Any, on_message: Callable[[Any], None]
 ) -> None:
-    """Have each message of a stream taken, until it ends, or Ctrl-C."""
+    """Call `on_message` with each message of a streaming method of meshtrio.v1.Control."""
 
     async def receive() -> None:
         async with open_control_stub(mesh_socket) as stub:

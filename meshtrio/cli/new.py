@@ -1,4 +1,4 @@
-"""`meshtrio new`: a plugin to begin with."""
+"""`meshtrio new`: create a plugin from a template."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from meshtrio.util.text import escape_unprintable_lines
 
 _PLUGIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _RESERVED_MODULES = frozenset({"meshtrio", "plugin", "tests"})
-"""Modules that are there without a distribution that says so."""
+"""Modules that no installed distribution lists."""
 
 
 @attrs.frozen
 class ProjectNames:
-    """What a plugin's name becomes where only identifiers can be."""
+    """A plugin's name, and the identifiers derived from it."""
 
     name: str
     package: str
@@ -33,22 +33,22 @@ class ProjectNames:
 
     @classmethod
     def from_plugin_name(cls, name: str) -> ProjectNames:
-        """Raises UsageError for a name that no plugin can have."""
+        """Derive the identifiers. Raises UsageError for an invalid name."""
         if not _PLUGIN_NAME.fullmatch(name):
             raise UsageError(
-                f"{name!r} cannot be a plugin's name: that has up to 64 letters, digits, '-' and "
-                "'_', and begins with a letter"
+                f"invalid plugin name {name!r}: use up to 64 letters, digits, '-' and '_', "
+                "starting with a letter"
             )
         words = re.findall(r"[A-Za-z0-9]+", name)
         package = "_".join(words).lower()
         if keyword.iskeyword(package) or _is_taken(package):
-            # The plugin's own folder comes before all others when it imports.
+            # The plugin's own folder is first on sys.path.
             package += "_plugin"
         return cls(name, package, "".join(w[0].upper() + w[1:] for w in words) + "Service")
 
     @property
     def files(self) -> dict[str, str]:
-        """The files to make, each with the template it is made of."""
+        """The files to create, each with the name of its template."""
         return {
             "pyproject.toml": "pyproject.toml",
             "README.md": "README.md",
@@ -64,25 +64,25 @@ class ProjectNames:
 
 
 def _is_taken(package: str) -> bool:
-    """Whether something else is imported by this name."""
+    """Return True if another module has this name."""
     installed = importlib.metadata.packages_distributions()
     return (
         package in sys.stdlib_module_names or package in _RESERVED_MODULES or package in installed
     )
 
 
-@click.command(short_help="Make a folder with a plugin that runs.")
+@click.command(short_help="Create a folder with a plugin that runs.")
 @click.argument("name")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    help="Folder to make; by default NAME, where you are.",
+    help="Folder to create; by default NAME in the current one.",
 )
 def new(name: str, folder: Path | None) -> None:
-    """Make a folder with a plugin called NAME: a proto, a servicer, a config and a test.
+    """Create a folder with a plugin called NAME: a proto, a servicer, a config and a test.
 
-    All of it runs and passes its test at once. What protoc makes of the proto is made, too, which
-    needs the extra `gen`.
+    It runs, and passes its test, as it is. Generates the code of the proto, which needs the extra
+    `gen`.
     """
     names = ProjectNames.from_plugin_name(name)
     generator = find_protoc_plugin("new")
@@ -90,9 +90,9 @@ def new(name: str, folder: Path | None) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(f"{folder} is there already; say another with --folder") from None
+        raise UsageError(f"{folder} already exists; choose another with --folder") from None
     except OSError as exc:
-        raise UsageError(f"{folder} cannot be made: {exc.strerror}") from None
+        raise UsageError(f"cannot create {folder}: {exc.strerror}") from None
     try:
         _write_files(folder, names)
         if not run_protoc(generator, [folder / names.proto], [folder], folder):
@@ -101,7 +101,7 @@ def new(name: str, folder: Path | None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     text = (
-        f"made {folder}: a plugin that serves {names.package}.v1.{names.service}\n"
+        f"created {folder}: a plugin that serves {names.package}.v1.{names.service}\n"
         f"  cd {folder}\n"
         f"  meshtrio serve mesh.toml                # runs it, until Ctrl-C\n"
         f"  meshtrio call plugin.{name} {names.package}.v1.{names.service}/Greet '{{}}'\n"

@@ -1,4 +1,4 @@
-"""Options and arguments that many commands have, and what a shell completes them with."""
+"""Options and arguments that several commands share, with their shell completion."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from meshtrio.messages import registry as registry_messages
 from meshtrio.util.text import escape_unprintable
 
 _COMPLETION_TIMEOUT = 1.0
-"""Seconds that somebody who presses the tab key waits at the most."""
+"""Timeout of a completion, in seconds."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 mesh_socket_option = click.option(
     "--mesh-socket",
     type=click.Path(path_type=Path),
-    help="Socket of the mesh; by default $MESH_SOCKET, else that of the default runtime dir.",
+    help="Socket of the mesh; by default $MESH_SOCKET, else the one in the default runtime dir.",
 )
 
 
@@ -31,12 +31,12 @@ timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Do not wait longer, and fail; what was begun goes on. By default there is no limit.",
+    help="Fail after this time; the mesh continues the operation. By default there is no limit.",
 )
 
 
 def require_utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse names that are not text, since they are sent: an argument may have any bytes."""
+    """Reject arguments that are not UTF-8, since they are sent as strings."""
     for name in (value,) if isinstance(value, str) else value:
         try:
             name.encode()
@@ -50,21 +50,21 @@ def json_option(text: str) -> Decorator:
 
 
 def complete_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The plugins and groups of the mesh; none where it does not answer."""
+    """Complete names of plugins and groups; with none if no mesh answers."""
     return _complete(incomplete, _fetch_names, ctx)
 
 
 def complete_services(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The services of the mesh; none where it does not answer."""
+    """Complete names of services; with none if no mesh answers."""
     return _complete(incomplete, _fetch_services, ctx)
 
 
 def _complete(incomplete: str, fetch: Callable[..., Any], ctx: click.Context) -> list[str]:
     found: list[str] = []
-    # Whatever is wrong, it is not told in the middle of somebody's command line.
+    # Errors must not be printed into the command line that is being typed.
     with contextlib.suppress(Exception):
         found = run_async(_fetch_with_timeout, fetch, ctx.params.get("mesh_socket"))
-    # A shell reads them as lines.
+    # The shell reads one name per line.
     return [
         name for name in found if name.startswith(incomplete) and escape_unprintable(name) == name
     ]

@@ -1,8 +1,8 @@
-"""Messages of any service in protobuf's JSON, with the names of the proto.
+"""Conversion of any message to ProtoJSON, with the field names of the proto.
 
-What that mapping has no form for is shown all the same, as grpcurl does: a message of `Any` whose
-type is not known has its bytes, a number in a `Struct` that is not finite has its name, and a well
-known type with values that it cannot have is shown as the plain message that it is.
+Values that ProtoJSON cannot represent are shown all the same, as by grpcurl: an `Any` of an unknown
+type as bytes, a non-finite number in a `Struct` by its name, and a well-known type with values out
+of range as a plain message.
 Source: protobuf's "ProtoJSON Format".
 """
 
@@ -23,28 +23,28 @@ from google.protobuf.message_factory import GetMessageClass
 from meshtrio.cli.json_output import nonfinite_name
 
 _MAX_DEPTH = 120
-"""Levels of messages. Protobuf parses 100, and each message in an `Any` begins anew."""
+"""Maximum nesting. Protobuf's parser has a limit of 100, but each `Any` starts a new count."""
 _INT64_FIELD_TYPES = frozenset(
     getattr(FieldDescriptor, f"TYPE_{name}")
     for name in ("INT64", "UINT64", "SINT64", "FIXED64", "SFIXED64")
 )
 _CALENDAR_CYCLE = 146097 * 86400
-"""Seconds of 400 years, after which the calendar repeats itself."""
+"""Seconds in 400 years, after which the Gregorian calendar repeats."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_DURATION = 315_576_000_000
 """Seconds; source: google/protobuf/duration.proto."""
 
 
 class _NotRepresentableError(Exception):
-    """A well known type has a value that its JSON has no form for."""
+    """A value of a well-known type has no ProtoJSON form."""
 
 
 def message_to_json_value(message: Message, pool: DescriptorPool | None = None) -> Any:
-    """Return a message as values that JSON has, usually an object.
+    """Convert a message to JSON values, usually a dict.
 
     Args:
-        message: Any message.
-        pool: The types that messages of `Any` in it may have; by default its own pool.
+        message: The message.
+        pool: Types of messages within `Any`. Defaults to the message's own pool.
     """
     known: Any = pool or message.DESCRIPTOR.file.pool
     return _Converter(known).convert_message(message, 0)
@@ -60,7 +60,7 @@ class _Converter:
             try:
                 return special(self, message, depth)
             except (_NotRepresentableError, AttributeError, KeyError, TypeError, ValueError):
-                # A server may also describe such a type in another way than it is.
+                # Or the server's reflection describes a type of this name with other fields.
                 pass
         return self._convert_fields(message, depth)
 
@@ -72,8 +72,8 @@ class _Converter:
                 )
                 for field, value in message.ListFields()
             }
-        except UnicodeDecodeError:  # proto2 does not look
-            return _undecodable(message.SerializeToString(), "a text in it is not UTF-8")
+        except UnicodeDecodeError:  # proto2 does not validate strings.
+            return _undecodable(message.SerializeToString(), "a string in it is not UTF-8")
 
     def _convert_value(self, field: FieldDescriptor, value: Any, depth: int) -> Any:
         if isinstance(value, Message):
@@ -195,7 +195,7 @@ def _convert_scalar(field: FieldDescriptor, value: Any) -> Any:
 
 
 def _shortest_float32(value: float) -> float:
-    """The shortest decimal number that is the same in 32 bits."""
+    """Return the shortest decimal number that has the same 32-bit value."""
     for digits in range(6, 9):
         shorter = float(f"{value:.{digits}g}")
         if ctypes.c_float(shorter).value == value:
@@ -204,7 +204,7 @@ def _shortest_float32(value: float) -> float:
 
 
 def _format_fraction(nanos: int) -> str:
-    """With 0, 3, 6 or 9 digits."""
+    """Format a fraction of a second with 0, 3, 6 or 9 digits."""
     digits = f".{nanos:09}"
     while digits.endswith("000"):
         digits = digits[:-3]
@@ -212,7 +212,7 @@ def _format_fraction(nanos: int) -> str:
 
 
 def _to_camel_case(path: str) -> str:
-    """Of a path in a FieldMask, if it can be told from this again."""
+    """Convert a path of a FieldMask. Raises _NotRepresentableError unless this is reversible."""
     first, *words = path.split("_")
     if path != path.lower() or "," in path or not all(word[:1].isalpha() for word in words):
         raise _NotRepresentableError

@@ -1,4 +1,4 @@
-"""`meshtrio ps`: the instances of a running mesh."""
+"""`meshtrio ps`: list the instances of a running mesh."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from meshtrio.messages import control
 
 @click.command(short_help="List instances with their processes and states.")
 @names_argument
-@json_option("A JSON list of objects.")
+@json_option("Print a JSON list of objects.")
 @mesh_socket_option
 def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
-    """List every instance with its process and state, or those of the NAMEs.
+    """List instances with their processes and states: all, or those of the plugins named.
 
-    A NAME is that of a plugin or a group. RESTARTS is how often it was started again; REASON says
-    how its last life ended, or why it is not ready.
+    A NAME is a plugin or a group. RESTARTS counts restarts; REASON is how the last process ended,
+    or why the instance is not ready.
     """
     reply = call_control(mesh_socket, "ListInstances", control.ListInstancesRequest(names=names))
     if as_json:
@@ -31,10 +31,7 @@ def ps(names: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
 
 
 def print_instances(instances: Iterable[control.Instance]) -> None:
-    from meshtrio.cli import (  # a script that wants JSON need not wait for rich
-        formatting,
-        rich_output,
-    )
+    from meshtrio.cli import formatting, rich_output
 
     columns = ("NAME", "INSTANCE", "PID", "STATE", "RESTARTS", "UPTIME", "SOCKET", "REASON")
     table = rich_output.make_table(columns)

@@ -1,4 +1,4 @@
-"""What is printed for people: tables without borders, colours on terminals only, nothing cut."""
+"""Output for people, by rich: borderless tables, colours on terminals only, nothing truncated."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def is_stdout_terminal() -> bool:
 
 
 def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
-    """As stdout is, whether it writes there or to a file. Nothing is taken for markup.
+    """Make a console with the colours of stdout, without markup.
 
-    Lines are as long as they are, and a terminal breaks those that are too long for it; so a path
-    that is copied from there is whole. `live` is for what has to fit on the screen.
+    Lines are not wrapped, so that a path that is copied from a terminal is whole. `live` limits
+    them to the width of the screen.
     """
     return Console(
         file=file or sys.stdout,
@@ -51,13 +51,13 @@ def make_console(file: TextIO | None = None, *, live: bool = False) -> Console:
 
 
 class _StdoutBuffer(StringIO):
-    """Text for stdout: rich draws with ASCII if the encoding has nothing else."""
+    """A buffer with the encoding of stdout, which makes rich draw with ASCII where needed."""
 
     encoding = property(lambda _: sys.stdout.encoding or "utf-8")
 
 
 class _EscapingTable(Table):
-    """A table that shows strings as they are: neither markup nor control characters count."""
+    """A table that shows strings literally, with control characters escaped."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(
@@ -66,19 +66,19 @@ class _EscapingTable(Table):
 
 
 def make_text(content: str, style: str = "") -> Text:
-    """Return text of others for the screen."""
+    """Return text with control characters escaped."""
     return Text(escape_unprintable(content), style)
 
 
 def print_renderable(renderable: RenderableType) -> None:
-    """Print it, without the blanks that a table fills its lines with."""
+    """Print a renderable, without trailing blanks."""
     buffer = _StdoutBuffer()
     make_console(buffer).print(renderable)
     print("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")[:-1]))
 
 
 def make_table(columns: Iterable[str | Text]) -> Table:
-    """An empty table; the columns are known by their titles."""
+    """Make an empty table. Columns of numbers, known by their titles, are right-aligned."""
     made = _EscapingTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         title = str(column).rstrip(" ▼▲")

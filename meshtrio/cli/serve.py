@@ -1,4 +1,4 @@
-"""`meshtrio serve`: run a mesh until Ctrl-C or SIGTERM."""
+"""`meshtrio serve`: run a mesh."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ _log = logging.getLogger("meshtrio.mesh")
 @click.option(
     "--reload",
     is_flag=True,
-    help="Renew plugins when files below their cwd change, and reload the config when it does.",
+    help="Restart plugins when files below their cwd change; reload the config when it changes.",
 )
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
-    help="Serve metrics for Prometheus there, at /metrics; goes before the config's.",
+    help="Serve Prometheus metrics there, at /metrics; overrides the config.",
 )
 @click.option(
     "--log-format",
     type=click.Choice([each.value for each in LogFormat]),
-    help="For people, or a JSON object a line; by default as [mesh.log] says, else console.",
+    help="Console text, or one JSON object per line; by default that of [mesh.log], else console.",
 )
 @click.option(
     "--log-level",
     type=click.Choice([each.value for each in LogLevel]),
-    help="Leave out what matters less; by default as [mesh.log] says, else info.",
+    help="Lowest level to log; by default that of [mesh.log], else info.",
 )
 def serve(
     config_file: Path,
@@ -65,18 +65,16 @@ def serve(
 ) -> None:
     """Run the plugins of CONFIG_FILE until Ctrl-C, SIGTERM or SIGHUP, then stop them all.
 
-    A terminal that is closed sends SIGHUP; where that is ignored, as below nohup, it goes on.
+    A terminal sends SIGHUP when it is closed; under nohup, SIGHUP is ignored.
 
-    The log goes to stderr: what happens to plugins, and what they write. Stopped in good order the
-    exit status is 0; it is 1 where a plugin's failure was escalated to the mesh.
+    The log goes to stderr: lifecycle events, and the output of plugins. The exit status is 0 after
+    a stop signal, and 1 if a plugin's failure was escalated to the mesh.
     """
     config = load_and_check(config_file, runtime_dir)
     if metrics is not None:
         config = override_metrics(config, metrics)
     if reload and importlib.util.find_spec("watchfiles") is None:
-        raise UsageError(
-            "--reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'"
-        )
+        raise UsageError("--reload needs watchfiles: pip install 'meshtrio[reload]'")
     log = attrs.evolve(
         config.log,
         format=LogFormat(log_format) if log_format else config.log.format,
@@ -91,7 +89,7 @@ def serve(
 
 
 def override_metrics(config: MeshConfig, address: str) -> MeshConfig:
-    """Raises UsageError for what is not host:port."""
+    """Replace the address for metrics in a config. Raises UsageError unless it is host:port."""
     try:
         return attrs.evolve(config, telemetry=attrs.evolve(config.telemetry, metrics=address))
     except ValueError as exc:
@@ -100,7 +98,7 @@ def override_metrics(config: MeshConfig, address: str) -> MeshConfig:
 
 @contextmanager
 def _log_failures(log: LogConfig) -> Iterator[None]:
-    """Where each line is to be JSON, what ends the mesh is a record, and not lines of text."""
+    """In a JSON log, log the error that ends the mesh as records too."""
     try:
         yield
     except Exception as exc:
@@ -120,24 +118,24 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
     CHILD_REGISTRY.is_exclusive = True
     subreaper.become_subreaper()
     with stop_signals(ignore_afterwards=True) as signals:
-        async with open_collapsing_nursery() as beside:
+        async with open_collapsing_nursery() as signal_tasks:
             async with open_collapsing_nursery() as nursery:
                 running = await nursery.start(mesh.main, config)
-                beside.start_soon(stop_on_mesh_exit)
+                signal_tasks.start_soon(stop_on_mesh_exit)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
-                    from meshtrio.cli.auto_reload import reload_on_changes  # few want it
+                    from meshtrio.cli.auto_reload import reload_on_changes
 
                     nursery.start_soon(reload_on_changes, running)
                 number = await anext(signals)
                 _log.info("%s: stopping", signal.Signals(number).name)
-                beside.start_soon(_report_second_signal, signals)
+                signal_tasks.start_soon(_report_second_signal, signals)
                 nursery.cancel_scope.cancel()
-            beside.cancel_scope.cancel()
+            signal_tasks.cancel_scope.cancel()
 
 
 async def _report_second_signal(signals: AsyncIterator[int]) -> None:
-    """Who presses Ctrl-C again learns what is waited for, and what would be quicker."""
+    """Log, on a second stop signal, what the shutdown waits for and how to end it at once."""
     number = await anext(signals)
     name, pid = signal.Signals(number).name, os.getpid()
     text = "%s: still stopping; plugins have their stop_timeout (kill -9 %d ends them all at once)"

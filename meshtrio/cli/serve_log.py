@@ -1,7 +1,7 @@
-"""The log of `serve`, on stderr, in a thread of its own.
+"""The log of `serve`, written to stderr by a thread.
 
-Whoever reads the log may be slow, stopped or gone, and its disk may be full. None of that may hold
-up the mesh, which reads the plugins' output: lines that cannot be written are dropped and counted.
+The reader of the log may be slow, stopped or gone, and the disk may be full. None of that may block
+the mesh, which reads the plugins' output: lines that cannot be written are dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from meshtrio.util.log_level import silence_hpack
 
 _MAX_QUEUED_RECORDS = 10_000
 _MAX_QUEUED_CHARACTERS = 64 * 1024 * 1024
-"""Of what is waiting: a record may be as long as 64 KiB."""
+"""Maximum total length of queued records, each of which may have up to 64 KiB."""
 _CLOSE_TIMEOUT = 2.0
-"""Seconds that what is left has to be written in at the end."""
+"""Seconds to write the rest of the queue when the log is closed."""
 
 
 class BackgroundLogHandler(logging.Handler):
-    """Writes to a descriptor, and never blocks who logs."""
+    """A handler that writes to a descriptor from a thread and never blocks its callers."""
 
     def __init__(self, descriptor: int, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class BackgroundLogHandler(logging.Handler):
         self._dropped = 0
         self._stopping = False
         self._line_is_partial = False
-        """The last line was written in part."""
+        """True if the last write ended within a line."""
         self._condition = threading.Condition()
-        # A daemon, and no file object whose lock it could hold: it may never come back.
+        # It may block in write() for ever: a daemon, and no file object, whose lock it would hold.
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
@@ -58,22 +58,22 @@ class BackgroundLogHandler(logging.Handler):
             self._condition.notify()
 
     def drain_and_stop(self) -> None:
-        """Write what is waiting, for a while, and nothing after that."""
+        """Write what is queued, within `_CLOSE_TIMEOUT`, and drop all that follows."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
         self._thread.join(_CLOSE_TIMEOUT)
 
     def _format_safely(self, record: logging.LogRecord) -> str:
-        """Whoever logs is not to fail for what he logs."""
+        """Format a record; an error in its formatting must not reach the code that logs."""
         try:
             return self.format(record)
         except Exception as exc:
-            said = f"a record cannot be written: {type(exc).__name__}: {get_message(record)}"
-            return self.format(_make_record(record.levelno, said))
+            problem = f"cannot format a record: {type(exc).__name__}: {get_message(record)}"
+            return self.format(_make_record(record.levelno, problem))
 
     def _take_next(self) -> tuple[str | None, int]:
-        """The next text, None at the end, and how many could not be written before it."""
+        """Return the next text, None at the end, and the number of records dropped before it."""
         with self._condition:
             while not self._queue and not self._stopping:
                 self._condition.wait()
@@ -90,15 +90,15 @@ class BackgroundLogHandler(logging.Handler):
             text, dropped = self._take_next()
             lines = [] if text is None else [text]
             if dropped:
-                said = f"{dropped} lines of this log could not be written"
-                lines.insert(0, self.format(_make_record(logging.WARNING, said)))
+                problem = f"dropped {dropped} lines of this log"
+                lines.insert(0, self.format(_make_record(logging.WARNING, problem)))
             data = "".join(f"{line}\n" for line in lines)
             if not self._write(data.encode(errors="replace")):
                 with self._condition:
                     self._dropped += dropped + (text is not None)
 
     def _write(self, data: bytes) -> bool:
-        """False where it could not be: the disk is full, or the reader is gone."""
+        """Write `data`. Return False if that fails: the disk is full, or the reader is gone."""
         rest = b"\n" + data if self._line_is_partial else data
         whole = len(rest)
         try:
@@ -112,13 +112,13 @@ class BackgroundLogHandler(logging.Handler):
 
 
 def _make_record(level: int, text: str) -> logging.LogRecord:
-    """A record of the log about itself."""
+    """Make a record about the log itself."""
     return logging.LogRecord("meshtrio.mesh", level, __file__, 0, "%s", (text,), None)
 
 
 @contextmanager
 def log_to_descriptor(descriptor: int, config: LogConfig) -> Iterator[None]:
-    """Have what is logged in the block written to a file descriptor."""
+    """Write what is logged in the block to a file descriptor."""
     is_json = config.format is LogFormat.JSON
     handler = BackgroundLogHandler(descriptor, JsonFormatter() if is_json else ConsoleFormatter())
     handler.addFilter(TraceIdFilter())

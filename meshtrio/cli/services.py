@@ -1,4 +1,4 @@
-"""`meshtrio services`: who serves what, and where."""
+"""`meshtrio services`: list services and their endpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshtrio.messages import registry as messages
 from meshtrio.supervisor.log_line import find_last_line
 
 
-@click.command(short_help="List who serves what, and where.")
+@click.command(short_help="List services and their endpoints.")
 @click.argument(
     "services",
     nargs=-1,
@@ -22,13 +22,13 @@ from meshtrio.supervisor.log_line import find_last_line
     callback=require_utf8,
     shell_complete=complete_services,
 )
-@json_option("A JSON list of what the registry knows of each service.")
+@json_option("Print the registry's state of each service, as a JSON list.")
 @mesh_socket_option
 def services(services: tuple[str, ...], as_json: bool, mesh_socket: Path | None) -> None:
-    """List the services that can be called, or the SERVICEs, with all endpoints of each.
+    """List all services, or those named, with their endpoints.
 
-    Endpoints of the lowest PRIORITY are called while one of them is ready, those of twice the
-    WEIGHT twice as often. Where nobody serves a service, the reason is told.
+    Endpoints of the lowest PRIORITY are called as long as one of them is ready, in proportion to
+    their WEIGHT. For a service without endpoints, the reason is shown.
     """
     found = run_async(_resolve, services, mesh_socket)
     if as_json:
@@ -66,8 +66,8 @@ def _print_services(found: Iterable[messages.ServiceState]) -> None:
 
 
 def describe_unavailable(state: messages.ServiceState) -> str:
-    """Why nobody serves it, as far as its mesh knows."""
+    """Describe why a service has no endpoints, as far as its mesh knows."""
     if state.departures:
         last = state.departures[-1]
         return ": ".join(filter(None, (last.reason, find_last_line(last.stderr_tail))))
-    return "nobody sees to it" if state.unattended else "nobody has been ready yet"
+    return "not managed by the mesh" if state.unattended else "no instance has become ready yet"

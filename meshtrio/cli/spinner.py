@@ -1,4 +1,4 @@
-"""Somebody who waits sees that it goes on: a spinner on stderr, where that is a terminal."""
+"""A spinner on stderr, if it is a terminal, while a command waits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.text import escape_unprintable
 
 _SPINNER_DELAY = 1.0
-"""Seconds within which nobody minds to wait."""
+"""Seconds until the spinner appears."""
 
 
 @asynccontextmanager
 async def show_spinner(text: str) -> AsyncIterator[None]:
-    """Show the text and the seconds that have passed during the block, if it takes long."""
+    """Show `text` and the elapsed time during the block, if it takes long."""
     async with open_collapsing_nursery() as nursery:
         if sys.stderr.isatty():
             nursery.start_soon(_draw_spinner, text)

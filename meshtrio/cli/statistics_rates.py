@@ -1,4 +1,4 @@
-"""What instances do each second: the differences between two reports of a mesh. Pure."""
+"""Rates of instances, computed from two successive reports of a mesh. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from meshtrio.messages import control
 
 @attrs.frozen
 class Rates:
-    """Each second; `cpu` is in CPUs that are kept busy."""
+    """Rates of an instance; None if unknown."""
 
     calls: float | None = None
+    """Calls per second."""
     failed: float | None = None
+    """Calls per second that ended with a status other than OK."""
     cpu: float | None = None
+    """CPU time per second: 1.0 is one busy CPU."""
 
 
 @attrs.frozen
 class StatisticsRow:
-    """An instance, or all of them; None for what is not known."""
+    """A row of the table: an instance, or the mesh as a whole. None is an unknown value."""
 
     name: str
     state: str
@@ -36,7 +39,7 @@ class StatisticsRow:
 
 
 def compute_rates(before: control.Statistics | None, now: control.Statistics) -> list[Rates]:
-    """Of each instance in `now`. None is known of a process that was not there before."""
+    """Return the rates of each instance in `now`; unknown for processes not in `before`."""
     earlier = {} if before is None else {_process_key(each): each for each in before.instances}
     seconds = 0.0 if before is None else now.uptime - before.uptime
     return [
@@ -59,24 +62,24 @@ def _compute_instance_rates(
         calls = (now.load.started - before.load.started) / seconds
         failed = (now.load.failed - before.load.failed) / seconds
     if before.HasField("cpu") and now.HasField("cpu"):
-        # What a child had used is gone from the sum with it.
+        # The sum falls when a child process ends.
         cpu = max(now.cpu - before.cpu, 0.0) / seconds
     return Rates(calls, failed, cpu)
 
 
 def make_rows(before: control.Statistics | None, now: control.Statistics) -> list[StatisticsRow]:
-    """A row for each instance."""
+    """Make a row for each instance."""
     pairs = zip(now.instances, compute_rates(before, now), strict=True)
-    return [_make_row(found, its_rates) for found, its_rates in pairs]
+    return [_make_row(found, instance_rates) for found, instance_rates in pairs]
 
 
-def _make_row(found: control.InstanceStatistics, its_rates: Rates) -> StatisticsRow:
+def _make_row(found: control.InstanceStatistics, instance_rates: Rates) -> StatisticsRow:
     instance, load = found.instance, found.load
     return StatisticsRow(
         name=f"{instance.name}/{instance.instance}",
         state=instance.state,
         pid=_get_optional(instance, "pid"),
-        rates=its_rates,
+        rates=instance_rates,
         median=_get_optional(load, "median"),
         p99=_get_optional(load, "p99"),
         in_flight=load.in_flight if found.HasField("load") else None,
@@ -91,7 +94,7 @@ def _get_optional(message: Any, name: str) -> Any:
 
 
 def make_total_row(now: control.Statistics, instances: Iterable[StatisticsRow]) -> StatisticsRow:
-    """The mesh as a whole. A median or a 99th percentile of several cannot be told."""
+    """Make the row of the mesh. Percentiles of instances cannot be merged, and are left out."""
     found = list(instances)
     ready = sum(row.state == "ready" for row in found)
     return StatisticsRow(
@@ -113,6 +116,6 @@ def make_total_row(now: control.Statistics, instances: Iterable[StatisticsRow]) 
 
 
 def _sum_known(values: Iterable[Any]) -> Any:
-    """Of those that are known."""
+    """Sum up the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None

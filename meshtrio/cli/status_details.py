@@ -1,6 +1,6 @@
-"""What a failed call says beside its status: google.rpc.Status, in `grpc-status-details-bin`.
+"""The details of a failed call's status: google.rpc.Status in `grpc-status-details-bin`.
 
-The type's proto is google/rpc/status.proto; it is made here from its published field numbers.
+The type is built here from the field numbers of google/rpc/status.proto.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meshtrio.cli.protojson import message_to_json_value
 
 
 class CallFailedError(Exception):
-    """A call ended with a status other than OK; `details` are a line each."""
+    """A call ended with a status other than OK. `details` has one line for each detail."""
 
     def __init__(self, status: purerpc.Status, details: list[str]) -> None:
         super().__init__(status.status_message)
@@ -29,7 +29,7 @@ class CallFailedError(Exception):
 
     @classmethod
     def from_rpc_error(cls, exc: purerpc.RpcFailedError, pool: DescriptorPool) -> CallFailedError:
-        """`pool`: of the types that the service knows."""
+        """Make the error from purerpc's. `pool`: types of the details."""
         return cls(exc.status, _format_details(getattr(exc, "status_details", None), pool))
 
 
@@ -37,7 +37,7 @@ def _format_details(data: bytes | None, pool: DescriptorPool) -> list[str]:
     try:
         status: Any = _make_status_class().FromString(data or b"")
     except DecodeError:
-        return [f"its details, of {len(data or b'')} bytes, are no google.rpc.Status"]
+        return [f"status details ({len(data or b'')} bytes) are not a valid google.rpc.Status"]
     return [_format_detail(each, pool) for each in status.details]
 
 

@@ -1,4 +1,4 @@
-"""Stdin and stdout while other things go on: they may be terminals, pipes or files."""
+"""Reading stdin and writing stdout without blocking trio: terminals, pipes and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READ_SIZE = 65536
 
 
 async def read_stdin_lines() -> AsyncIterator[str]:
-    """Give each line as it comes, except for empty ones. Raises UsageError for what is not text."""
+    """Yield each line that is not empty as it arrives. Raises UsageError if it is not UTF-8."""
     rest = b""
     while data := await _read_some():
         *lines, rest = (rest + data).split(b"\n")
@@ -42,9 +42,9 @@ def _decode(data: bytes) -> str:
 
 
 async def _read_some() -> bytes:
-    """In a thread, since a file cannot be waited for; it is left behind when we are cancelled.
+    """Read in a thread, which is abandoned on cancellation, since files are always "readable".
 
-    Not with `sys.stdin`, whose lock such a thread would hold when the interpreter ends.
+    Reads the descriptor: an abandoned thread would hold the lock of `sys.stdin` at exit.
     """
     return await trio.to_thread.run_sync(
         os.read, sys.stdin.fileno(), _READ_SIZE, abandon_on_cancel=True
@@ -52,13 +52,12 @@ async def _read_some() -> bytes:
 
 
 async def wait_stdout_writable() -> None:
-    """Wait for whoever reads it: a pager, say, that somebody has left standing.
+    """Wait until stdout can be written to; its reader may be a pager that does not read.
 
-    Were the whole process to wait in a write, it would not answer the mesh either, which takes a
-    peer that takes nothing for lost.
+    A process that blocks in a write would not answer the mesh's PINGs and lose its connection.
     """
     descriptor = sys.stdout.fileno()
     mode = os.fstat(descriptor).st_mode
-    # Nothing else ever makes one wait, nor can be waited for.
+    # Nothing else blocks, or can be waited for.
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor):
         await trio.lowlevel.wait_writable(descriptor)

@@ -1,4 +1,4 @@
-"""Streams of things that happened: how many to begin with, from when, and how each is printed."""
+"""Options and output of commands that print streams: events, logs, calls."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ALL_ENTRIES = 2**32 - 1
 _DEFAULT_LAST_WHEN_FOLLOWING = 10
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _MIN_EPOCH_TIME = 1e9
-"""A plain number from here on is a time since the epoch, as JSON tells times."""
+"""A plain number from here on is seconds since the epoch, as in the JSON output."""
 
 follow_option = click.option(
-    "-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C."
+    "-f", "--follow", is_flag=True, help="Continue with new entries, until Ctrl-C."
 )
 last_option = click.option(
     "-n",
@@ -28,25 +28,25 @@ last_option = click.option(
     "last",
     type=click.IntRange(0, _ALL_ENTRIES),
     metavar="N",
-    help="Begin with the last N; by default all that are kept, and 10 with --follow.",
+    help="Start with the last N; by default all that are kept, or 10 with --follow.",
 )
 
 
 def count_of_past_entries(last: int | None, *, follow: bool, since: float = 0.0) -> int:
-    """How many of the past ones to begin with."""
+    """Return the number of past entries to print."""
     if last is not None:
         return last
     return _DEFAULT_LAST_WHEN_FOLLOWING if follow and not since else _ALL_ENTRIES
 
 
 def parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
-    """A time in seconds since the epoch, written as `5m`, as RFC 3339, or as seconds; else 0."""
+    """Parse `5m`, an RFC 3339 time, or seconds to seconds since the epoch; 0.0 for None."""
     if value is None:
         return 0.0
     found = _parse_time(value, time.time())
     if found is None:
         raise click.BadParameter(
-            f"{value!r} is no time: write 5m or 1h30m (ago), seconds, or 2026-01-31T12:00:00Z",
+            f"invalid time {value!r}: write 5m or 1h30m (ago), seconds, or 2026-01-31T12:00:00Z",
             ctx,
             param,
         )
@@ -72,18 +72,16 @@ def _parse_time(text: str, now: float) -> float | None:
 
 
 LEVEL_STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
-"""The styles of what matters more."""
+"""The styles of levels above INFO."""
 
 StyledText = tuple[str, str]
-"""Some text, and the style it has on a terminal."""
+"""A text, and its style on a terminal."""
 
 
 def make_line_printer(*, flush: bool) -> Callable[..., None]:
-    """Return what prints a line made of `StyledText`s; `flush`: at once, since somebody waits for
-    it.
+    """Return a function that prints a line made of `StyledText`s. `flush`: after each line.
 
-    Colours of a plugin are shown as escapes, like all else that would control a terminal: the line
-    is the same on every way out.
+    Control characters, a plugin's colours included, are escaped, on terminals and elsewhere.
     """
     if not sys.stdout.isatty():
         return lambda *parts: print(

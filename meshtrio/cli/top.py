@@ -1,4 +1,4 @@
-"""`meshtrio top`: what plugins do just now."""
+"""`meshtrio top`: watch the load of instances."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from meshtrio.messages import control as messages
     default=1.0,
     show_default=True,
     metavar="S",
-    help="Seconds from one report to the next.",
+    help="Seconds between reports.",
 )
 @click.option("--once", is_flag=True, help="Print one report, after one interval, and end.")
-@json_option("A JSON object a line for each interval; with --once, one document.")
+@json_option("Print one JSON object per line for each interval; with --once, one document.")
 @mesh_socket_option
 def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) -> None:
     """Watch what each instance does: calls, latencies, CPU and memory.
 
-    Keys: q quits, s and the arrow keys choose the column to sort by, r turns the order round. Where
-    stdout is no terminal, one report is printed, as with --once.
+    Keys: q quits, s and the arrow keys choose the column to sort by, r reverses the order. If
+    stdout is not a terminal, one report is printed, as with --once.
 
-    CALLS/S, FAILED/S and CPU % are over the last interval, MEDIAN and P99 of the calls that ended
-    in the last half second. A plugin that does not serve meshtrio.v1.Load tells nothing of its
+    CALLS/S, FAILED/S and CPU % are averages of the last interval, MEDIAN and P99 cover the calls
+    that ended in the last half second. Plugins that do not serve meshtrio.v1.Load do not report
     calls: '-'.
     """
     request = messages.WatchStatisticsRequest(interval=interval)
@@ -58,7 +58,7 @@ def top(interval: float, once: bool, as_json: bool, mesh_socket: Path | None) ->
 
 @asynccontextmanager
 async def _open_statistics(mesh_socket: Path | None, request: Any) -> AsyncIterator[Any]:
-    """The reports, which are ended with the block."""
+    """Open the stream of reports, for the block."""
     async with open_control_stub(mesh_socket) as stub, stub.WatchStatistics(request) as reports:
         yield reports
 
@@ -73,7 +73,7 @@ async def _print_once(watch: Any) -> None:
 
 
 async def _print_json(watch: Any, once: bool) -> None:
-    """Statistics as they come, each instance with its rates since the one before."""
+    """Print reports as they arrive, each instance with its rates since the one before."""
     before = None
     async with watch() as reports:
         async for now in reports:

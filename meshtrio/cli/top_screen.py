@@ -22,22 +22,22 @@ from meshtrio.cli.top_table import SortOrder, make_fitting_statistics_table
 from meshtrio.messages import control
 from meshtrio.util.concurrency import open_collapsing_nursery
 
-_KEY_HELP = "q quits · s or ← → sort by another column · r turns the order round"
+_KEY_HELP = "q quits · s or ← → sort by another column · r reverses the order"
 _KEYS = {
     b"s": "next",
     b"S": "previous",
-    b"r": "turn",
+    b"r": "reverse",
     b"q": "quit",
     b"Q": "quit",
     b"\x1b[C": "next",
     b"\x1b[D": "previous",
-    b"\x1b[A": "turn",
-    b"\x1b[B": "turn",
+    b"\x1b[A": "reverse",
+    b"\x1b[B": "reverse",
 }
 
 
 async def run_screen(watch: Any) -> None:
-    """Show reports as they come, until q, Ctrl-C or SIGTERM; the terminal is then as before."""
+    """Show reports as they arrive, until q, Ctrl-C or SIGTERM, and restore the terminal."""
     async with watch() as reports:
         now = await anext(reports)
         with Live(
@@ -54,7 +54,7 @@ async def run_screen(watch: Any) -> None:
 
 
 async def _wait_for_quit(shown: _TopScreen) -> int:
-    """Wait for q, or SIGTERM, which would leave the terminal as it is; give the exit status."""
+    """Wait for q or SIGTERM, which is handled to restore the terminal. Return the exit status."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGWINCH) as signals:
         async with open_collapsing_nursery() as nursery:
             status = 0
@@ -74,7 +74,7 @@ async def _wait_for_quit(shown: _TopScreen) -> int:
 
 
 class _TopScreen:
-    """What is shown."""
+    """The table on the screen, its sort order, and its reaction to keys."""
 
     def __init__(self, live: Live, now: control.Statistics) -> None:
         self.quit_requested = trio.Event()
@@ -103,7 +103,7 @@ class _TopScreen:
                 self._order.move_column(1)
             case "previous":
                 self._order.move_column(-1)
-            case "turn":
+            case "reverse":
                 self._order.reverse()
         self.draw()
 
@@ -124,7 +124,7 @@ async def _handle_keys(shown: _TopScreen) -> None:
 
 @contextmanager
 def _cbreak_mode(descriptor: int) -> Iterator[None]:
-    """Have keys come one by one, and not shown, for the block. Ctrl-C stays what it is."""
+    """Read keys one by one without echo, for the block. Ctrl-C still interrupts."""
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
     try:
@@ -134,7 +134,7 @@ def _cbreak_mode(descriptor: int) -> Iterator[None]:
 
 
 def _parse_keys(typed: bytes) -> Iterator[str]:
-    """What was pressed, by name; an arrow comes as several bytes, in either of two forms."""
+    """Yield the actions of the keys. An arrow key sends several bytes, in one of two forms."""
     rest = typed.replace(b"\x1bO", b"\x1b[")
     while rest:
         length = 3 if rest.startswith(b"\x1b[") else 1

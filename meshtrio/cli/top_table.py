@@ -17,13 +17,13 @@ from meshtrio.cli.statistics_rates import StatisticsRow, make_rows, make_total_r
 from meshtrio.messages import control
 
 _RESERVED_LINES = 4
-"""Lines of the screen that are not for instances: titles, the mesh, what is left out, help."""
+"""Lines of the screen that are not instances: titles, the mesh, "… more", help."""
 _UNBOUNDED_WIDTH = 1000
 
 
 @attrs.frozen
 class Column:
-    """`value` is what rows are ordered by; `text` is how it is shown."""
+    """A column: `value` is its sort key, `text` formats it."""
 
     title: str
     value: Callable[[StatisticsRow], Any]
@@ -50,17 +50,17 @@ COLUMNS = (
 _HIDEABLE_COLUMNS = (
     *("RESTARTS", "UPTIME", "MEDIAN", "PID", "FAILED/S", "IN FLIGHT", "MEMORY", "STATE", "P99"),
 )
-"""Columns that a narrow screen does without, the first of them first."""
+"""Columns that are hidden on a narrow screen, in this order."""
 
 
 def _natural_sort_key(name: str) -> list[Any]:
-    """As people order names: echo/2 comes before echo/10."""
+    """Return a sort key that puts echo/2 before echo/10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 @attrs.define
 class SortOrder:
-    """Which column the rows are ordered by, and whether the other way round."""
+    """The column that rows are sorted by, and whether the order is reversed."""
 
     column: int = 0
     reversed: bool = False
@@ -77,7 +77,7 @@ class SortOrder:
         return COLUMNS[self.column].largest_first is not self.reversed
 
     def sort(self, unsorted: list[StatisticsRow]) -> list[StatisticsRow]:
-        """What is not known comes last."""
+        """Sort the rows, with unknown values last."""
         value = COLUMNS[self.column].value
         known = [row for row in unsorted if value(row) is not None]
         unknown = [row for row in unsorted if value(row) is None]
@@ -92,7 +92,7 @@ def make_statistics_table(
     max_rows: int | None = None,
     hidden_columns: Container[str] = (),
 ) -> Table:
-    """A line for the mesh, then one for each instance; of those at most so many."""
+    """Make a table with a row for the mesh and one for each instance, `max_rows` at most."""
     shown = [column for column in COLUMNS if column.title not in hidden_columns]
     table = rich_output.make_table(_make_title(column, order) for column in shown)
     found = make_rows(before, now)
@@ -107,7 +107,7 @@ def make_statistics_table(
 def make_fitting_statistics_table(
     before: control.Statistics | None, now: control.Statistics, order: SortOrder, console: Console
 ) -> Table:
-    """As many rows and columns as there is room for, the one it is sorted by among them."""
+    """Make a table that fits the console; the column that it is sorted by is never hidden."""
     most = max(console.size.height - _RESERVED_LINES, 1)
     without: list[str] = []
     expendable = [name for name in _HIDEABLE_COLUMNS if name != COLUMNS[order.column].title]

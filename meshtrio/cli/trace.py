@@ -1,4 +1,4 @@
-"""`meshtrio trace`: the calls that plugins serve, as they end."""
+"""`meshtrio trace`: print the calls that plugins serve."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import click
 
 from meshtrio.cli import formatting
 from meshtrio.cli.json_output import message_to_dict, print_json_line
-from meshtrio.cli.mesh_client import stream_control as follow_stream
+from meshtrio.cli.mesh_client import stream_control
 from meshtrio.cli.options import json_option, mesh_socket_option, names_argument
 from meshtrio.cli.stream_output import make_line_printer
 from meshtrio.grpc.status import status_code_name
 from meshtrio.messages import control, tap
 
 
-@click.command(short_help="Follow calls as they end.")
+@click.command(short_help="Print calls as they end.")
 @names_argument
 @click.option(
-    "--method", default="", metavar="PREFIX", help="Only methods that begin so: pkg.Service/Method."
+    "--method",
+    default="",
+    metavar="PREFIX",
+    help="Only methods that start with it: pkg.Service/Method.",
 )
 @click.option("--failed", is_flag=True, help="Only calls that ended with a status other than OK.")
 @click.option(
@@ -27,9 +30,9 @@ from meshtrio.messages import control, tap
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Only calls that took as long.",
+    help="Only calls that took at least this long.",
 )
-@json_option("A JSON object a line.")
+@json_option("Print one JSON object per line.")
 @mesh_socket_option
 def trace(
     names: tuple[str, ...],
@@ -39,32 +42,32 @@ def trace(
     as_json: bool,
     mesh_socket: Path | None,
 ) -> None:
-    """Follow the calls that plugins serve: method, time, status, size and who makes them.
+    """Print the calls that plugins serve: method, duration, status, size and caller.
 
-    Of all plugins, or of those of the NAMEs; a NAME is that of a plugin or a group. Each call is
-    told as it ends, until Ctrl-C, which ends it with exit status 130. Plugins made with meshtrio
-    tell of their calls; while nobody follows them that costs nothing.
+    Of all plugins, or of those named; a NAME is a plugin or a group. Each call is printed when it
+    ends, until Ctrl-C, which exits with status 130. Only plugins made with meshtrio report their
+    calls, and only while they are watched.
     """
     wanted = tap.WatchCallsRequest(method=method, failed=failed, at_least=slower_than)
     request = control.WatchCallsOfRequest(names=names, calls=wanted)
-    show = make_line_printer(flush=True)
+    print_line = make_line_printer(flush=True)
 
-    def take(found: Any) -> None:
+    def print_entry(found: Any) -> None:
         if as_json:
             print_json_line(message_to_dict(found))
             return
         head = (f"{found.plugin}/{found.instance} ", "bold")
         if found.silent:
-            show(head, ("does not tell of its calls: it is not made with meshtrio", "yellow"))
+            print_line(head, ("does not report calls: it is not made with meshtrio", "yellow"))
         if found.missed:
             text = (
                 f"… {formatting.format_count(found.missed, 'call')} not shown: they came too fast"
             )
-            show(head, (text, "italic yellow"))
+            print_line(head, (text, "italic yellow"))
         if found.HasField("call"):
-            show(*_format_call(found.call, head))
+            print_line(*_format_call(found.call, head))
 
-    follow_stream(mesh_socket, "WatchCalls", request, take)
+    stream_control(mesh_socket, "WatchCalls", request, print_entry)
 
 
 def _format_call(call: Any, head: tuple[str, str]) -> list[tuple[str, str]]:

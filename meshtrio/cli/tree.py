@@ -1,4 +1,4 @@
-"""`meshtrio tree`: who owns what, down to the processes."""
+"""`meshtrio tree`: show the supervision tree, down to the processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from meshtrio.messages import control as messages
 from meshtrio.util.text import escape_unprintable
 
 CallsInFlight = Mapping[tuple[str, int], int]
-"""Calls under way, by plugin and instance; those that do not tell are not in it."""
+"""Calls in progress, by plugin and instance; only of instances that report them."""
 
 
-@click.command(short_help="Show who owns what, with each instance's state.")
-@json_option("The tree as one JSON object; its instances have in_flight beside what ps gives.")
+@click.command(short_help="Show the supervision tree with each instance's state.")
+@json_option("Print the tree as one JSON object; instances have ps's fields, and in_flight.")
 @mesh_socket_option
 def tree(as_json: bool, mesh_socket: Path | None) -> None:
-    """Show the nursery tree: the mesh, its groups, their plugins, and the instances of those.
+    """Show the supervision tree: the mesh, its groups, their plugins, and the plugins' instances.
 
-    Groups are shown with their strategy, plugins with their restart policy and what they are
-    started after, instances with the calls under way where the plugin tells.
+    Groups are shown with their strategy, plugins with their restart policy and dependencies,
+    instances with their calls in progress if they report them.
     """
     root, statistics = run_async(_fetch, mesh_socket)
     in_flight = {

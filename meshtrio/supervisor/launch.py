@@ -19,7 +19,7 @@ from meshtrio.supervisor.process.spawn.start_failures import (
     explain_start_failure,
     is_resource_exhaustion,
 )
-from meshtrio.util.users import resolve_ids
+from meshtrio.util.users import look_up_user, resolve_ids
 
 LAUNCH_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What launching raises if the process cannot be started; RuntimeError if no thread can be."""
@@ -85,7 +85,7 @@ class Launch:
             socket=self._socket,
             mesh_socket=self._mesh_socket,
             inherited=os.environ,
-            user=None if user is None else runtime_dir.look_up_user(user),
+            user=None if user is None else look_up_user(user),
         )
 
     async def make_exit(self, exc: Exception) -> Exit:

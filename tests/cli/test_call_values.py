@@ -372,8 +372,8 @@ def test_a_server_without_reflection_is_named(odd_mesh: MeshProcess) -> None:
     found = call(odd_mesh, "plugin.silent", f"{ODD}/Echo")
     assert found.returncode == 2
     assert found.stderr == (
-        "meshtrio: plugin.silent offers no reflection, from which the types of odd.v1.Odd could be "
-        "learned: give them with --proto FILE or --protoset FILE\n"
+        "meshtrio: plugin.silent offers no reflection: give the types of odd.v1.Odd with --proto "
+        "FILE or --protoset FILE\n"
     )
     address = f"unix:{odd_mesh.runtime_dir}/silent-0.sock"
     assert f"{address} offers no reflection" in call(odd_mesh, address, f"{ODD}/Echo").stderr
@@ -407,7 +407,7 @@ def test_files_that_cannot_be_used(odd_mesh: MeshProcess, made: Path, protoset: 
     (made / "lacking.protoset").write_bytes(b"\x0a\x0c\x0a\x01a\x1a\x07b.proto")
     for option, expected in {
         f"--proto={made}/bad.proto": "bad.proto:2:9: Expected message name.",
-        f"--proto={made}/none.proto": "there is no such file",
+        f"--proto={made}/none.proto": "no such file",
         f"--protoset={made}/none.protoset": "cannot be read: No such file or directory",
         f"--protoset={made}": "cannot be read: Is a directory",
         f"--protoset={made}/bad.protoset": "is not a FileDescriptorSet; make it with protoc",

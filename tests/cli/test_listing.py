@@ -44,7 +44,7 @@ def test_help_and_plugins_wait_for_nothing_they_do_not_need() -> None:
     ran = "import sys; sys.argv = ['meshtrio', '--help']\nfrom meshtrio.cli import main\n"
     ran += "try: main()\nexcept SystemExit: print('::', *sys.modules)\n"
     text, _, modules = python(ran).stdout.partition("::")
-    assert "130  ended by Ctrl-C" in text
+    assert "130  interrupted by Ctrl-C" in text
     assert not {"trio", "purerpc", "rich", "google"} & set(modules.split())
     serving = python("import meshtrio.cli.serve, sys; print(*sys.modules)").stdout.split()
     assert "meshtrio.mesh" in serving

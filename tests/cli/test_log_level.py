@@ -31,7 +31,7 @@ def test_levels_are_shown_and_changed(short_dir: Path) -> None:
             mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug not shown"}'
         )
         said = run_command_ok(mesh, "log-level", "talkative", "debug")
-        assert said == "talkative logs from debug on: 2 instances told\n"
+        assert said == "talkative logs from debug on: set in 2 instances\n"
         mesh.wait_for_log("talkative/1: log level set to debug")
         run_command_ok(
             mesh, "call", "plugin.talkative", ECHO_METHOD, '{"message": "debug it is shown"}'
@@ -39,8 +39,8 @@ def test_levels_are_shown_and_changed(short_dir: Path) -> None:
         mesh.wait_for_log("it is shown [debug]")
         assert "not shown" not in mesh.log
         assert run_command_ok(mesh, "log-level", "minimal", "error") == (
-            "minimal logs from error on: 0 instances told\n"
-            "minimal/0 was not told: it does not serve meshtrio.v1.Logging\n"
+            "minimal logs from error on: set in 0 instances\n"
+            "minimal/0: not set: it does not serve meshtrio.v1.Logging\n"
         )
         (talkative,) = run_json_command(mesh, "log-level", "plugin.talkative")["plugins"]
         assert (talkative["plugin"], talkative["level"]) == ("talkative", "debug")

@@ -329,7 +329,7 @@ def test_a_mesh_that_ends_ends_what_follows_it(short_dir: Path) -> None:
             ending.stop()
             _, errors = events.process.communicate(timeout=60)
             assert events.process.returncode == 1
-            assert re.fullmatch(rf"meshtrio: the mesh at {ending.socket} has gone: .*\n", errors)
+            assert re.fullmatch(rf"meshtrio: lost the mesh at {ending.socket}: .*\n", errors)
 
 
 AS_NOBODY = """

@@ -44,7 +44,7 @@ def test_a_new_plugin_passes_its_own_test(tmp_path: Path) -> None:
 
     again = run("new", "my-Greeter", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr == "meshtrio: my-Greeter is there already; say another with --folder\n"
+    assert again.stderr == "meshtrio: my-Greeter already exists; choose another with --folder\n"
 
 
 def test_without_protoc_the_extra_is_named_and_nothing_is_made(tmp_path: Path) -> None:
@@ -58,9 +58,7 @@ def test_without_protoc_the_extra_is_named_and_nothing_is_made(tmp_path: Path) -
         timeout=120,
     )
     assert found.returncode == 2
-    assert found.stderr == (
-        "meshtrio: new runs protoc, which is not here: pip install 'meshtrio[gen]'\n"
-    )
+    assert found.stderr == ("meshtrio: new needs protoc: pip install 'meshtrio[gen]'\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,5 +80,5 @@ def test_names_become_identifiers(name: str, package: str, service: str) -> None
 
 @pytest.mark.parametrize("name", ["", "1st", "-x", "a/b", "a b", "é", "x" * 65])
 def test_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be a plugin's name"):
+    with pytest.raises(UsageError, match="invalid plugin name"):
         ProjectNames.from_plugin_name(name)

@@ -113,9 +113,7 @@ def test_drain_says_where_it_is_not_known_which_calls_were_cut(own: MeshProcess)
     """Of a plugin that is not on meshtrio."""
     _, row, summary = run_command_ok(own, "drain", "foreign").splitlines()
     assert re.fullmatch(r"foreign +0 +exited with status 0 +not known", row)
-    assert summary == (
-        "drained foreign: 1 instance, not known of 1 instance whether calls were cut"
-    )
+    assert summary == "drained foreign: 1 instance, cut calls unknown for 1 instance"
     run_command_ok(own, "start", "foreign")
     (drained,) = run_json_command(own, "drain", "foreign")["instances"]
     assert (drained["cut_calls"], drained["cut_calls_known"]) == ([], False)
@@ -132,7 +130,7 @@ def test_whoever_does_not_wait_is_told_that_it_goes_on(short_dir: Path) -> None:
             stop.process.send_signal(signal.SIGINT)
             _, errors = stop.process.communicate(timeout=60)
         assert stop.process.returncode == 130
-        said = "meshtrio: not waiting any longer for stopping slow; what was begun goes on\n"
+        said = "meshtrio: no longer waiting for stopping slow; the mesh continues with it\n"
         assert errors == said
         assert mesh.ps()[0]["state"] == "stopping"
 

@@ -24,7 +24,7 @@ PLUGIN = (PLUGINS_DIRECTORY / "minimal.py").read_text()
 
 @contextmanager
 def reloading(folder: Path, config: str) -> Iterator[MeshProcess]:
-    """Serve a config with --reload, from when files are watched."""
+    """Serve a config with --reload, from when watching files."""
     (folder / "mesh.toml").write_text(config)
     log = folder / "log"
     command = [sys.executable, "-m", "meshtrio", "serve", "--reload", str(folder / "mesh.toml")]
@@ -34,7 +34,7 @@ def reloading(folder: Path, config: str) -> Iterator[MeshProcess]:
         )
     mesh = MeshProcess(process, folder / "run", log)
     try:
-        mesh.wait_for_log("files are watched")
+        mesh.wait_for_log("watching files")
         mesh.wait_for_log("ready after")
         yield mesh
     finally:
@@ -64,7 +64,7 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
         put(source, PLUGIN + "\nthis is no Python\n")
         mesh.wait_for_log("p: plugin.py changed")
         mesh.wait_for_log(
-            "p was not renewed: the replacement of p/0 exited with status 1; last stderr line"
+            "p was not restarted: the replacement of p/0 exited with status 1; last stderr line"
         )
         mesh.wait_for_log("SyntaxError: invalid syntax; the active process keeps running")
         assert answering(mesh) == [first]
@@ -79,7 +79,7 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
 
         put(short_dir / "mesh.toml", "[[plugins]]\n")
         mesh.wait_for_log("plugins: is not a key")
-        mesh.wait_for_log("the mesh goes on with the config it has")
+        mesh.wait_for_log("keeping the current config")
         config = plugin_table("p", "plugin.py", cwd=source.parent)
         put(short_dir / "mesh.toml", config + plugin_table("q", "plugin.py", cwd=source.parent))
         mesh.wait_for_log("reloaded mesh.toml: added q")
@@ -112,9 +112,7 @@ def test_without_watchfiles_the_extra_is_named(short_dir: Path) -> None:
         timeout=120,
     )
     assert found.returncode == 2
-    assert found.stderr == (
-        "meshtrio: --reload needs watchfiles, which is not here: pip install 'meshtrio[reload]'\n"
-    )
+    assert found.stderr == ("meshtrio: --reload needs watchfiles: pip install 'meshtrio[reload]'\n")
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def pipe() -> Iterator[Pipe]:
 def counted(lines: list[str]) -> tuple[int, int]:
     """How many records there are, and how many were told to be missing."""
     records = [read(line)["message"] for line in lines]
-    missing = [re.fullmatch(r"(\d+) lines of this log could not be written", m) for m in records]
+    missing = [re.fullmatch(r"dropped (\d+) lines of this log", m) for m in records]
     return sum(found is None for found in missing), sum(int(f[1]) for f in missing if f)
 
 

@@ -55,7 +55,7 @@ def test_what_is_waited_for_is_told_when_the_time_is_over(
 ) -> None:
     line = run_failing_command(own, *command.split(), "--timeout", "0.3")
     assert text in line
-    assert "what was begun goes on, and is waiting for: " in line
+    assert "the mesh continues with it, waiting for: " in line
 
 
 def test_a_reload_and_a_scale_can_be_given_a_limit(own: MeshProcess) -> None:

@@ -182,7 +182,7 @@ def gen(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_wraps_it_all(tmp_path: Path) -> None:
     done = gen(f"-I{PROTOS}", "--out", "made", *FILES, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "made the code of 4 protos in made\n")
+    assert (done.returncode, done.stdout) == (0, "generated code from 4 protos in made\n")
     made = {str(path.relative_to(tmp_path / "made")) for path in tmp_path.rglob("*.py*")}
     assert {"odd/whole_pb2.py", "odd/whole_pb2.pyi", "odd/whole_grpc.py"} <= made
 
@@ -197,9 +197,9 @@ def test_a_proto_that_is_wrong_is_told_by_protoc(tmp_path: Path) -> None:
 def test_folders_that_are_not_there_or_cannot_be(tmp_path: Path) -> None:
     missing = gen("-I", "nope", "x.proto", cwd=tmp_path)
     assert missing.returncode == 2
-    assert missing.stderr == "meshtrio: --proto-path nope: there is no such folder\n"
+    assert missing.stderr == "meshtrio: --proto-path nope: no such folder\n"
     assert not (tmp_path / "nope").exists()
     (tmp_path / "file").touch()
     taken = gen("--out", "file", "x.proto", cwd=tmp_path)
     assert taken.returncode == 2
-    assert taken.stderr == "meshtrio: --out file: cannot be made: File exists\n"
+    assert taken.stderr == "meshtrio: --out file: cannot create: File exists\n"

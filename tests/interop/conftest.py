@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -28,13 +27,13 @@ from tests.interop.foreign_peers import (
 from tests.interop.messages import SERVICE
 from tests.support.interop_peers import ConnectForeignClient, ConnectMeshtrioClient, PeerMesh
 from tests.support.mesh_processes import plugin_table, serve_mesh
+from tests.support.ports import find_free_port
 
 
 @pytest.fixture(scope="package")
 def peers() -> Iterator[PeerMesh]:
     """A running mesh with a plugin on each stack."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = find_free_port()
     config = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\nsecurity = "plaintext"\n'
     config += meshtrio_peer_table() + plugin_table(
         LATE_FRAMES_PLUGIN, "late_frames.py", services=[SERVICE]

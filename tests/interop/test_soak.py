@@ -5,7 +5,6 @@ Source: grpc/doc/interop-test-descriptions.md, channel_soak.
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.interop_servers import start_meshtrio_server
 from tests.support.mesh_processes import MeshProcess, limit_descriptors, serve_mesh
+from tests.support.ports import find_free_port
 from tests.tools import find_tool
 
 SOFT_LIMIT = 1024
@@ -32,8 +32,7 @@ class Mesh:
 @contextmanager
 def mesh(folder: Path, **settings: int) -> Iterator[Mesh]:
     """A mesh before an interop server, with these settings of its gateway."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen: int = free.getsockname()[1]
+    listen = find_free_port()
     lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
     with start_meshtrio_server() as port:
         config = f"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import attrs
 from tests import ROOT
 from tests.kills import RETRY_CONFIG
 from tests.support.mesh_processes import plugin_table, service_table
+from tests.support.ports import find_free_port
 from tests.tools import TOOLS_DIRECTORY as TOOLS
 
 PROGRAMS = ROOT / "tests" / "soak" / "programs"
@@ -84,7 +84,7 @@ def prepare_files(folder: Path) -> Layout:
             skipped.append("contained: user nobody may run no Python here")
     if not (TOOLS / "go-service").exists():
         skipped.append("go: go-service is missing, see `python -m tests.tools`")
-    ports = [_find_free_port(), _find_free_port()]
+    ports = [find_free_port(), find_free_port()]
     foreign = folder / "foreign"
     foreign.mkdir()
     for program in ("bare_http2_server.py", "foreign_registrar.py"):
@@ -170,9 +170,3 @@ def _python_for_nobody() -> str:
         if done.returncode == 0:
             return python
     return ""
-
-
-def _find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

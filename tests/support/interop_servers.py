@@ -16,14 +16,14 @@ from meshtrio.client.channel import connect_to
 from meshtrio.http2.limits import Limits
 from tests.interop.client import CASES
 from tests.support.mesh_processes import serve_mesh, wait_until
+from tests.support.ports import find_free_port
 from tests.tools import find_tool
 
 
 @contextmanager
 def start_interop_gateway(port: int) -> Iterator[int]:
     """The port of a gateway to a server on another."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen: int = free.getsockname()[1]
+    listen = find_free_port()
     config = f"""
     [mesh.gateway]
     listen = "tcp://127.0.0.1:{listen}"
@@ -56,8 +56,7 @@ def start_meshtrio_server(
 
 @contextmanager
 def start_grpc_go_server() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = find_free_port()
     with subprocess.Popen([find_tool("grpc-interop-server"), f"-port={port}"]) as process:
         try:
             wait_until(lambda: _accepts(port))

@@ -20,8 +20,9 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.ports import find_free_port
 from tests.support.prometheus_server import Alert, Prometheus
-from tests.support.scrapes import find_free_port, http_get
+from tests.support.scrapes import http_get
 
 SERVICE_CONFIGS = """
 [[service]]

@@ -16,7 +16,8 @@ from typing import Any
 
 from tests import ROOT
 from tests.support.mesh_processes import wait_until
-from tests.support.scrapes import find_free_port, http_get
+from tests.support.ports import find_free_port
+from tests.support.scrapes import http_get
 from tests.tools import find_debian_tool
 
 ALERT_TIMEOUT = 40.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,7 @@ import attrs
 import trio
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-
-def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+from tests.support.ports import find_free_port
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tests.support.mesh_processes import (
     wait_until,
 )
 from tests.support.network_hosts import Certificates
+from tests.support.ports import find_free_port
 from tests.tools import find_tool
 
 NOBODY = 65534
@@ -200,8 +201,7 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
 @contextmanager
 def listening(folder: Path, config: str, access: str = "") -> Iterator[tuple[MeshProcess, str]]:
     """A mesh with a gateway on a port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = find_free_port()
     gateway = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\n{config}\n{access}\n'
     with serve_mesh(folder, gateway + echo_plugin_table(), min_ready=1) as running:
         yield running, f"127.0.0.1:{port}"

@@ -30,7 +30,7 @@ from meshtrio.telemetry.traces import batch_span_processor
 from meshtrio.util.concurrency import background_service
 from tests.support.cancelled_starts import cancel_at_each_step
 from tests.support.mesh_processes import MeshProcess, echo_plugin_table, serve_mesh
-from tests.support.scrapes import find_free_port
+from tests.support.ports import find_free_port
 
 SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
 

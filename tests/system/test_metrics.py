@@ -30,10 +30,10 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.ports import find_free_port
 from tests.support.scheduling_delay import SchedulingDelay
 from tests.support.scrapes import (
     Scrape,
-    find_free_port,
     http_get,
     make_metrics_config,
     scrape,

@@ -20,6 +20,7 @@ from meshtrio.transport.dial import dial
 from meshtrio.transport.unix_connect import WrongServerError
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, plugin_table
+from tests.support.ports import find_free_port
 
 NOBODY = 65534
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -317,9 +318,7 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        found: int = free.getsockname()[1]
-        return found
+    return find_free_port()
 
 
 async def test_a_port_that_answers_already_is_not_waited_for(short_dir: Path, port: int) -> None:

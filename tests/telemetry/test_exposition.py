@@ -17,7 +17,7 @@ from meshtrio.telemetry.metric_families import (
 )
 from meshtrio.telemetry.metrics.exposition_server import ScrapeCoalescer, serve_metrics
 from meshtrio.util.concurrency import background_service
-from tests.support.scrapes import find_free_port
+from tests.support.ports import find_free_port
 
 
 @pytest.mark.parametrize(
