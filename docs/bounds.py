@@ -90,11 +90,11 @@ TESTS = {
     "GatewayConfig.reset_rate": "tests/wire/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
     "OutputConfig.lines_per_second": "tests/supervise/processes/test_output.py"
-    "::test_a_valve_lets_a_burst_through_and_then_its_rate",
+    "::test_a_rate_limiter_admits_a_burst_and_then_its_rate",
     "OutputConfig.burst": "tests/system/test_faults.py"
     "::test_a_flood_of_lines_is_dropped_and_counted",
     "OutputConfig.kept": "tests/supervise/processes/test_output.py"
-    "::test_a_ring_keeps_the_last_lines_within_its_size",
+    "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
     "Liveness.interval": "tests/system/test_liveness.py"
     "::test_a_stopped_plugin_is_killed_and_started_again",
     "Liveness.timeout": "tests/system/test_liveness.py"
@@ -121,8 +121,9 @@ TESTS = {
     "::test_a_message_over_the_limit_costs_no_other_call_of_the_connection",
     "Limits.max_send_message_size": "tests/client/test_message_limits.py"
     "::test_a_channel_may_send_only_so_much",
-    "Limits.control_burst": "tests/wire/test_budget.py::test_a_flood_ends_the_connection",
-    "Limits.control_rate": "tests/wire/test_budget.py::test_the_same_at_an_honest_pace_does_not",
+    "Limits.control_burst": "tests/wire/test_abuse_limits.py::test_a_flood_ends_the_connection",
+    "Limits.control_rate": "tests/wire/test_abuse_limits.py"
+    "::test_the_same_at_an_honest_pace_does_not",
     "Limits.reset_burst": "tests/wire/test_rapid_reset.py"
     "::test_rapid_resets_end_the_connection_whatever_their_deadlines",
     "Limits.reset_rate": "tests/wire/test_rapid_reset.py"
@@ -142,7 +143,7 @@ TESTS = {
     "MAX_LINE_LENGTH": "tests/supervise/processes/test_output.py"
     "::test_a_long_line_is_cut_and_what_is_gone_is_counted",
     "_MAX_BUFFERED_LENGTH": "tests/supervise/processes/test_output.py"
-    "::test_a_ring_keeps_the_last_lines_within_its_size",
+    "::test_a_line_buffer_keeps_the_last_lines_within_its_size",
     "_MAX_UNREAD_SIZE": "tests/gateway/test_harm.py::test_a_caller_who_never_reads_is_given_up",
     "_MAX_GATEWAYS": "tests/gateway/test_routes.py::test_a_call_does_not_go_in_circles",
     "MAX_ATTEMPTS": "tests/policies/test_retry.py::test_no_policy_has_more_than_five_attempts",

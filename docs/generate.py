@@ -40,8 +40,8 @@ from meshtrio.config import (
     StaticServiceConfig,
     TelemetryConfig,
 )
-from meshtrio.util.address import ClientTlsConfig, ServerTlsConfig
 from meshtrio.util.backoff import Backoff
+from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 DOCS = Path(__file__).resolve().parent
 SECURITY = "security.md"

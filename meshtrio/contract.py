@@ -1,53 +1,56 @@
-"""What a mesh and its plugins agree on beside gRPC. A plugin in any language may rely on it."""
+"""The contract between a mesh and its plugins, in addition to gRPC: for plugins in any language."""
 
 PLUGIN_SOCKET = "PLUGIN_SOCKET"
 """The path of the Unix socket to bind and to serve on."""
 PLUGIN_LISTEN = "PLUGIN_LISTEN"
-"""Where it is to serve instead, if it is set: "tcp:host:port"."""
+"""The TCP address to serve on instead, as "tcp:host:port"; set for plugins that listen on TCP."""
 PLUGIN_TLS_CERTIFICATE = "PLUGIN_TLS_CERTIFICATE"
-"""The path of a PEM file, if it is to speak TLS there."""
+"""The path of the PEM file with its certificate chain; set if it has to serve with TLS."""
 PLUGIN_TLS_KEY = "PLUGIN_TLS_KEY"
-"""The path of its key."""
+"""The path of the PEM file with the private key of PLUGIN_TLS_CERTIFICATE."""
 PLUGIN_TLS_CLIENT_CA = "PLUGIN_TLS_CLIENT_CA"
-"""The path of a PEM file, if it is to ask clients for certificates that this has signed."""
+"""The path of a PEM file with certificate authorities; set if it has to require certificates of
+clients that these have signed."""
 PLUGIN_NAME = "PLUGIN_NAME"
 """The plugin's name in the config."""
 PLUGIN_INSTANCE = "PLUGIN_INSTANCE"
-"""Which of its instances it is: 0, 1, …"""
+"""The number of the instance: 0, 1, …"""
 MESH_SOCKET = "MESH_SOCKET"
 """The path of the mesh's own socket, for calls to other plugins."""
 PLUGIN_STOP_TIMEOUT = "PLUGIN_STOP_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL."""
 PLUGIN_METRICS = "PLUGIN_METRICS"
-"""Set where it is to measure its calls: "mesh", which asks for them by meshtrio.v1.Metrics, or the
-host:port on which it is to expose them itself."""
+"""Where the metrics of its calls are exported; set if it has to measure them. Either "mesh", which
+collects them by meshtrio.v1.Metrics, or the host:port on which the plugin exposes them itself."""
 METRICS_FROM_MESH = "mesh"
+"""The value of PLUGIN_METRICS with which the mesh collects metrics."""
 PLUGIN_METRICS_EXPERIMENTAL = "PLUGIN_METRICS_EXPERIMENTAL"
-"""Set to 1 where it is to measure what gRPC has off by default, too."""
+"""Set to 1 if it has to measure the metrics that gRPC disables by default, too."""
 GRPC_BINARY_LOG_FILTER = "GRPC_BINARY_LOG_FILTER"
-"""gRPC's own variable, which other implementations go by as well: the calls that are written to a
-binary log (gRFC A16). A plugin's `env` may set it."""
+"""The filter of the calls that are written to a binary log (gRFC A16). This is gRPC's own variable,
+which other implementations support as well. A plugin's `env` may set it."""
 PLUGIN_BINARY_LOG_FOLDER = "PLUGIN_BINARY_LOG_FOLDER"
-"""The folder it is to write its binary log to."""
+"""The directory of its binary log."""
 PLUGIN_BINARY_LOG_SIZE = "PLUGIN_BINARY_LOG_SIZE"
-"""Bytes that one file of its binary log may have."""
+"""Maximum size of one file of its binary log, in bytes."""
 PLUGIN_BINARY_LOG_FILES = "PLUGIN_BINARY_LOG_FILES"
-"""How many files of its binary log it is to keep."""
+"""Maximum number of files of its binary log."""
 MESH_LAUNCH_ID = "MESH_LAUNCH_ID"
-"""A word that no two processes of a mesh are started with; what they start inherits it."""
+"""The unique id of the process run. What the process starts inherits it."""
 MESH_ID = "MESH_ID"
-"""A random word for each start of a mesh. What has inherited it is killed by the mesh's warden, or
-by the next mesh in its runtime dir, see [what ends with a plugin](../how-to/processes.md)."""
+"""The random id of the run of the mesh. Processes that have inherited it are killed by the mesh's
+warden, or by the next mesh in its runtime dir, see
+[what ends with a plugin](../how-to/processes.md)."""
 MESH_PIDFD = "MESH_PIDFD"
-"""The number of an inherited descriptor, a pidfd of the mesh's process. It is readable once that
-has ended, however it did. Plugins made with meshtrio stop then; those in other languages may poll
-it for the same."""
+"""The number of an inherited descriptor, a pidfd of the mesh's process. It becomes readable when
+the mesh has exited for any reason. Plugins made with meshtrio stop then; those in other languages
+may poll it for the same purpose."""
 PLUGIN_LOG_LEVEL = "PLUGIN_LOG_LEVEL"
-"""From which level on it is to log, if that is said: "debug", "info", "warning" or "error"."""
+"""Its log level, if the config sets one: "debug", "info", "warning" or "error"."""
 PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH = "PLUGIN_MAX_RECEIVE_MESSAGE_LENGTH"
-"""Bytes of the longest message that it is to accept, -1 for no limit, if the config says so."""
+"""Maximum length of received messages in bytes, -1 for no limit; set if the config sets it."""
 PLUGIN_MAX_SEND_MESSAGE_LENGTH = "PLUGIN_MAX_SEND_MESSAGE_LENGTH"
-"""Bytes of the longest message that it is to send, -1 for no limit, if the config says so."""
+"""Maximum length of sent messages in bytes, -1 for no limit; set if the config sets it."""
 MESH_VARIABLES = frozenset(
     {
         PLUGIN_SOCKET,
@@ -72,7 +75,7 @@ MESH_VARIABLES = frozenset(
         MESH_SOCKET,
     }
 )
-"""The variables that the mesh sets."""
+"""All variables that the mesh sets."""
 
 SERVICE_MANAGER_VARIABLES = frozenset(
     {
@@ -85,26 +88,27 @@ SERVICE_MANAGER_VARIABLES = frozenset(
         "LISTEN_FDNAMES",
     }
 )
-"""The variables by which systemd talks to the process that it has started, which is the mesh: a
-plugin that used them would speak in the mesh's name. Plugins get them only if their `inherit_env`
-or `env` names them."""
+"""Variables that systemd sets for the process that it starts, which is the mesh. A plugin that used
+them would report to systemd as the mesh. Plugins get them only if their `inherit_env` or `env`
+names them."""
 
 TARGET_METADATA_KEY = "x-mesh-target"
-"""Metadata key: the service that a call on a mesh socket is for. It goes on with the call, since
-that may be to the gateway of another mesh."""
+"""Metadata key whose value is the target service of a call on a mesh socket. It is forwarded with
+the call, since its target may be the gateway of another mesh."""
 FORWARDED_METADATA_KEY = "x-mesh-forwarded"
-"""Metadata key: for whom a gateway passes a call on, with commas between gateways."""
+"""Metadata key whose value is the original caller of a forwarded call; each gateway appends to it,
+separated by commas."""
 
 BINARY_LOG_DIRECTORY = "binlog"
-"""The folder of binary logs in a runtime dir, where the config names no other."""
+"""The name of the directory of binary logs in a runtime dir, unless the config sets another."""
 MAX_SOCKET_PATH_LENGTH = 107
-"""Bytes; a longer one does not fit the kernel's sockaddr_un."""
+"""Maximum length of a socket's path in bytes, given by the kernel's sockaddr_un."""
 
 MAX_LINE_LENGTH = 8 * 1024
-"""Bytes of a line of output that a mesh keeps; the rest of the line is counted and dropped."""
+"""Maximum number of bytes that a mesh keeps of a line of output; the rest is counted, not kept."""
 
 DRAIN_CUT_CALL = '{"meshtrio": "cut", "path": '
-"""What a line of a plugin's stderr begins with that reports a call which was cut when the plugin
-drained; the path follows as JSON, and a closing brace. The mesh keeps these lines to itself."""
+"""Prefix of a line of a plugin's stderr that reports a call which was aborted when it drained. The
+path follows as JSON, and a closing brace. The mesh does not log these lines."""
 DRAIN_DONE = '{"meshtrio": "drained"}'
-"""The line that ends such a report: no other call was cut. Without it what was cut is not known."""
+"""The line that ends such a report: no other call was aborted. Without it the report is partial."""

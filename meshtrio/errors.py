@@ -86,7 +86,15 @@ class UntrustedMeshError(NoMeshError):
 
 
 class CallRefusedError(purerpc.UnavailableError):
-    """The call was turned away before any handler saw it; calling again is safe."""
+    """The call failed before any handler saw it, so it is safe to make it again.
+
+    `reached_server` is False if the request never left this process. It is True if the server's
+    library refused it: by REFUSED_STREAM, or by a GOAWAY with a lower last stream id (gRFC A6).
+    """
+
+    def __init__(self, message: str, *, reached_server: bool = True) -> None:
+        super().__init__(message)
+        self.reached_server = reached_server
 
 
 class ConnectionLostError(purerpc.UnavailableError):

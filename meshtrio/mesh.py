@@ -47,6 +47,7 @@ from meshtrio.http2.limits import UNLIMITED
 from meshtrio.rpc.method import MetadataLike
 from meshtrio.rpc.timeouts import Timeouts
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController, PluginLevel
 from meshtrio.services.telemetry_setup import mesh_telemetry
@@ -64,9 +65,10 @@ from meshtrio.supervisor.shutdown_report import ShutdownReport
 from meshtrio.supervisor.statistics import MeshStatistics
 from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.logs.event_logger import log_event
-from meshtrio.util.address import ClientTlsConfig
-from meshtrio.util.concurrency import open_collapsing_nursery, require_trio
+from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.log_level import LogLevel
+from meshtrio.util.tls_config import ClientTlsConfig
+from meshtrio.util.trio_check import require_trio
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -349,7 +351,7 @@ async def main(
         config = await load_in_thread(config)
     directory.validate(config)
     folder = directory.resolve_runtime_dir(config)
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         await _kill_leftover_processes(claim)
         registry, event_log = MemoryRegistry(), EventLog()
         supervisor = Supervisor(config, registry, folder, [log_event, event_log.on_event])
@@ -378,7 +380,7 @@ async def _stop_with_outer_mesh(scope: trio.CancelScope) -> None:
         scope.cancel()
 
 
-async def _kill_leftover_processes(claim: directory.ClaimedRuntimeDir) -> None:
+async def _kill_leftover_processes(claim: ClaimedRuntimeDir) -> None:
     """Kill the processes of earlier meshes that were killed together with their wardens."""
     runs = claim.recorded_mesh_runs()
     if not runs:

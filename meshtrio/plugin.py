@@ -56,16 +56,13 @@ from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.transport.peer import session_parent_pid
 from meshtrio.util import standard_streams
 from meshtrio.util.after_fork import reset_signals_in_forks
-from meshtrio.util.concurrency import (
-    is_in_asyncio,
-    open_collapsing_nursery,
-    require_trio,
-    stop_signals,
-)
+from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
 from meshtrio.util.stack_dump import dump_on_sigquit
+from meshtrio.util.stop_signals import stop_signals
+from meshtrio.util.trio_check import is_in_asyncio, require_trio
 
 if TYPE_CHECKING:
     from meshtrio.services.health import HealthServicer

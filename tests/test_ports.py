@@ -1,4 +1,4 @@
-"""TCP ports of a config: each is there, and is taken once."""
+"""TCP ports of a config: valid, and used once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are named to the mesh: what is no regular file, or has no end, is refused at once."""
+"""Reading files by path: what is not a regular file, or is too large, is rejected at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from meshtrio.config import load
 from meshtrio.errors import ConfigError
 from meshtrio.transport.dial import ClientTls
 from meshtrio.transport.tls import make_server_ssl_context
-from meshtrio.util.address import ClientTlsConfig
 from meshtrio.util.regular_files import read_regular_file
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def fifo(folder: Path) -> Path:

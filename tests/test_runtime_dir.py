@@ -1,4 +1,4 @@
-"""The runtime dir: where it is, and who may have it."""
+"""The runtime dir: its path, and claiming it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from meshtrio.config import Access, AccessRule, Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import claim_runtime_dir
+from meshtrio.runtime_dir.trust import find_mesh_socket
 
 
 def test_the_default_is_below_xdg_runtime_dir(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,16 +27,16 @@ def test_the_default_without_xdg_has_the_uid(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_clients_look_at_mesh_socket_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESH_SOCKET", "/elsewhere/mesh.sock")
-    assert directory.find_mesh_socket() == Path("/elsewhere/mesh.sock")
+    assert find_mesh_socket() == Path("/elsewhere/mesh.sock")
     monkeypatch.delenv("MESH_SOCKET")
-    assert directory.find_mesh_socket() == directory.default_runtime_dir() / "mesh.sock"
+    assert find_mesh_socket() == directory.default_runtime_dir() / "mesh.sock"
 
 
 def test_it_is_claimed_once_at_a_time(short_dir: Path) -> None:
     for _ in range(2):
-        with directory.claim_runtime_dir(short_dir):
+        with claim_runtime_dir(short_dir):
             with pytest.raises(ConfigError, match=f"pid {os.getpid()}"):
-                with directory.claim_runtime_dir(short_dir):
+                with claim_runtime_dir(short_dir):
                     pass
 
 
@@ -45,7 +47,7 @@ def test_what_is_no_folder_is_refused(kind: str, short_dir: Path) -> None:
         path.write_text("")
     else:
         path.symlink_to(short_dir)
-    with pytest.raises(ConfigError), directory.claim_runtime_dir(path):
+    with pytest.raises(ConfigError), claim_runtime_dir(path):
         pass
 
 
@@ -70,15 +72,15 @@ def test_a_user_that_is_not_there_is_refused_before_anything_starts(
         directory.validate(contained(**containment))
 
 
-def test_only_root_can_run_plugins_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_can_run_plugins_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match="only a mesh that runs as root"):
         directory.validate(contained(user="root"))
 
 
-def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
+def test_a_lost_runtime_dir_is_recreated(short_dir: Path) -> None:
     folder = short_dir / "x"
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         assert not claim.is_lost
         shutil.rmtree(folder)
         assert claim.is_lost
@@ -86,7 +88,7 @@ def test_a_claim_that_was_lost_can_be_renewed(short_dir: Path) -> None:
         assert not claim.is_lost
         assert folder.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder)
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             assert claim.is_lost
             with pytest.raises(ConfigError, match="another mesh runs here"):
                 claim.recreate()

@@ -1,4 +1,4 @@
-"""A runtime dir in which others change what they can while a mesh looks at it."""
+"""A runtime dir that other users change while a mesh uses it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from meshtrio.config import Containment, PluginConfig
 from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
 
 NOBODY = 65534
 ROUNDS = 300
@@ -33,14 +34,14 @@ while True:
 
 
 def bind(path: Path) -> None:
-    """Make a socket that nobody listens on."""
+    """Make a socket without a listener."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
 @contextmanager
 def swapping(one: Path, other: Path, uid: int) -> Iterator[None]:
-    """Exchange two files, as a user, over and over."""
+    """Exchange two files repeatedly as another user."""
     command = [sys.executable, "-S", "-c", SWAP, str(one), str(other), str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,7 +54,7 @@ def swapping(one: Path, other: Path, uid: int) -> Iterator[None]:
 
 @contextmanager
 def victim(folder: Path, name: str) -> Iterator[Path]:
-    """A socket of another program that has the name of one of ours."""
+    """Another program's socket with the name of one of ours is kept."""
     path = folder / "victim" / name
     path.parent.mkdir(mode=0o711)
     bind(path)
@@ -63,7 +64,7 @@ def victim(folder: Path, name: str) -> Iterator[Path]:
 
 
 def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> None:
-    """What is removed of a plugin's own folder is only ever in that folder."""
+    """Removing a plugin's directory never removes anything outside of it."""
     plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
     folder = short_dir / "run"
     path = directory.plugin_socket_path(folder, plugin, 0)
@@ -76,7 +77,7 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> N
         link.symlink_to(other.parent)
         with swapping(path.parent, link, os.getuid()):
             for _ in range(ROUNDS):
-                with directory.claim_runtime_dir(folder), suppress(NotADirectoryError):
+                with claim_runtime_dir(folder), suppress(NotADirectoryError):
                     directory.prepare_plugin_socket(folder, plugin, path)
                     directory.prepare_plugin_socket(folder, plugin, path)
                 assert other.is_socket()
@@ -86,13 +87,13 @@ def test_a_folder_that_is_swapped_for_a_link_leads_nowhere(short_dir: Path) -> N
 def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_starting(
     short_dir: Path,
 ) -> None:
-    """Sockets, and links to root's, in the place where its plugin's socket goes."""
+    """The other user makes sockets, and links to root's, at the path of the plugin's socket."""
     short_dir.chmod(0o755)
     plugin = PluginConfig("p", ["true"], containment=Containment(user=str(NOBODY)))
     folder = short_dir / "run"
     path = directory.plugin_socket_path(folder, plugin, 0)
     with victim(short_dir, path.name) as other:
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             directory.prepare_plugin_socket(folder, plugin, path)
             for name in ("a", "b"):
                 (path.parent / name).symlink_to(other)
@@ -104,7 +105,7 @@ def test_a_contained_user_that_swaps_its_files_keeps_no_mesh_and_no_plugin_from_
                     directory.prepare_plugin_socket(folder, plugin, path)
                     assert not os.path.lexists(path)
         for _ in range(3):
-            with directory.claim_runtime_dir(folder):
+            with claim_runtime_dir(folder):
                 pass
 
 
@@ -117,7 +118,7 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
     folder = short_dir / "run"
     path = directory.plugin_socket_path(folder, plugin, 0)
     with victim(short_dir, "x") as other:
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             directory.prepare_plugin_socket(folder, plugin, path)
             match kind:
                 case "file":
@@ -130,7 +131,7 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
                     path.symlink_to(other)
                 case "socket":
                     bind(path)
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             if kind in ("link", "socket"):
                 assert not os.path.lexists(path.parent)
                 directory.prepare_plugin_socket(folder, plugin, path)
@@ -144,9 +145,9 @@ def test_what_a_contained_user_leaves_keeps_no_mesh_from_starting(
 
 
 def test_a_file_in_the_place_of_the_lock_file_is_not_truncated(short_dir: Path) -> None:
-    """Where the folder itself is known, so that its content is not looked at."""
+    """The directory itself is known then, so that its content is not checked."""
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         (folder / "precious").write_text("precious")
         (folder / "precious").rename(folder / "mesh.lock")
         assert claim.is_lost
@@ -166,16 +167,16 @@ def test_a_hard_link_in_the_place_of_the_lock_file_is_not_written_to(
     folder.mkdir(mode=0o700)
     precious.write_text(content)
     (folder / "mesh.lock").hardlink_to(precious)
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         assert not claim.is_lost
         with pytest.raises(ConfigError, match="another mesh runs here"):
-            directory.ClaimedRuntimeDir(folder)
+            ClaimedRuntimeDir(folder)
     assert precious.read_text() == content
     assert precious.stat().st_nlink == 1
 
 
 def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: Path) -> None:
-    """Other users can make one where fs.protected_hardlinks is 0; what is listed is still known."""
+    """Other users can make one if fs.protected_hardlinks is 0; the records are kept."""
     folder = short_dir / "run"
     plugin = PluginConfig("p", ["true"])
     path = directory.plugin_socket_path(folder, plugin, 0)
@@ -183,7 +184,7 @@ def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: P
     (folder / "mesh.lock").write_text(f"1\n{path.name}\n")
     bind(path)
     (short_dir / "name").hardlink_to(folder / "mesh.lock")
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         assert not path.exists()
         assert not claim.is_lost
     assert (short_dir / "name").read_text() == f"1\n{path.name}\n"
@@ -191,20 +192,20 @@ def test_another_name_for_the_lock_file_keeps_no_mesh_from_starting(short_dir: P
 
 def test_a_fifo_in_the_place_of_the_lock_file_is_not_waited_for(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         (folder / "mesh.lock").unlink()
         os.mkfifo(folder / "mesh.lock")
         assert claim.is_lost
         with pytest.raises(ConfigError, match="not a regular file"):
             claim.recreate()
     with pytest.raises(ConfigError, match="nothing in it was changed"):
-        directory.ClaimedRuntimeDir(folder)
+        ClaimedRuntimeDir(folder)
 
 
 def test_a_link_in_the_place_of_the_lock_file_is_not_followed(short_dir: Path) -> None:
     folder, precious = short_dir / "run", short_dir / "precious"
     precious.write_text("4711\n")
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         (folder / "mesh.lock").unlink()
         (folder / "mesh.lock").symlink_to(precious)
         assert claim.is_lost

@@ -1,4 +1,4 @@
-"""What a mesh does to a folder that it is given: nothing to what others have made in it."""
+"""A mesh does not change what other programs have made in its runtime dir."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import pytest
 from meshtrio.config import Containment, MeshConfig, PluginConfig
 from meshtrio.errors import ConfigError
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir, claim_runtime_dir
 from tests import ROOT
 
 PLUGIN = PluginConfig("p", ["true"])
 
 
 def bind(path: Path) -> None:
-    """Make a socket that nobody listens on."""
+    """Make a socket without a listener."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """The inode, the mode and the time of the last change of a folder and all that is in it."""
+    """Return inode, mode and time of change of a directory and all files in it."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         status = path.lstat()
@@ -85,7 +86,7 @@ def test_a_folder_of_others_is_refused_and_left_as_it_is(
     folder.mkdir(mode=0o755)
     fill(folder)
     before = snapshot(folder)
-    with pytest.raises(ConfigError) as caught, directory.claim_runtime_dir(folder):
+    with pytest.raises(ConfigError) as caught, claim_runtime_dir(folder):
         pass
     assert snapshot(folder) == before
     (problem,) = caught.value.problems
@@ -122,24 +123,24 @@ def test_an_empty_folder_is_accepted(mode: int, short_dir: Path) -> None:
     folder = short_dir / "run"
     folder.mkdir()
     folder.chmod(mode)
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_a_mesh_has_used_is_accepted_with_what_was_added(short_dir: Path) -> None:
     folder = short_dir / "run"
     for _ in range(2):
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             pass
         bind(folder / "others.sock")
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             assert (folder / "others.sock").is_socket()
         (folder / "others.sock").unlink()
 
 
 def test_only_what_a_mesh_has_made_is_removed(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         path = directory.plugin_socket_path(folder, PLUGIN, 0)
         directory.prepare_plugin_socket(folder, PLUGIN, path)
         for name in ("p-0.sock", "p-1.sock", "other.sock"):
@@ -155,10 +156,11 @@ def test_what_a_killed_mesh_has_made_is_removed_by_the_next(short_dir: Path) -> 
 import os, signal, socket
 from pathlib import Path
 from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.config import PluginConfig
 
 folder, plugin = Path({str(folder)!r}), PluginConfig("gone", ["true"])
-with directory.claim_runtime_dir(folder):
+with claim_runtime_dir(folder):
     for place in (0, 1):
         path = directory.plugin_socket_path(folder, plugin, 3, place)
         directory.prepare_plugin_socket(folder, plugin, path)
@@ -169,7 +171,7 @@ with directory.claim_runtime_dir(folder):
     assert done.returncode == -signal.SIGKILL
     assert sorted(os.listdir(folder)) == ["gone-3.b.sock", "gone-3.sock", "mesh.lock"]
     bind(folder / "gone-4.sock")
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         assert sorted(os.listdir(folder)) == ["gone-4.sock", "mesh.lock"]
 
 
@@ -178,11 +180,11 @@ def test_a_lock_file_that_was_tampered_with_removes_nothing_elsewhere(
     line: str, short_dir: Path
 ) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         pass
     bind(short_dir / "victim.sock")
     (folder / "mesh.lock").write_text(f"123\n{line}\nmesh.lock\n")
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         assert (folder / "mesh.lock").is_file()
         assert (short_dir / "victim.sock").is_socket()
 
@@ -192,7 +194,7 @@ def test_a_plugins_own_folder_is_removed_unless_something_is_left_in_it(short_di
     plugin = PluginConfig("p", ["true"], containment=Containment(group=group))
     folder = short_dir / "run"
     for left in (False, True):
-        with directory.claim_runtime_dir(folder):
+        with claim_runtime_dir(folder):
             path = directory.plugin_socket_path(folder, plugin, 0)
             directory.prepare_plugin_socket(folder, plugin, path)
             bind(path)
@@ -200,7 +202,7 @@ def test_a_plugins_own_folder_is_removed_unless_something_is_left_in_it(short_di
                 (path.parent / "state").write_text("precious")
         assert not path.exists()
         assert path.parent.exists() == left
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         assert (path.parent / "state").read_text() == "precious"
 
 
@@ -208,7 +210,7 @@ def test_a_link_in_place_of_a_plugins_own_folder_is_not_followed(short_dir: Path
     plugin = PluginConfig("p", ["true"], containment=Containment(group=str(os.getegid())))
     folder, victim = short_dir / "run", short_dir / "victim"
     victim.mkdir(mode=0o700)
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         (folder / "p.d").symlink_to(victim)
         before = snapshot(victim)
         with pytest.raises(NotADirectoryError):
@@ -220,7 +222,7 @@ def test_a_link_in_place_of_a_plugins_own_folder_is_not_followed(short_dir: Path
 
 def test_a_file_in_place_of_a_plugins_socket_is_not_removed(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         path = directory.plugin_socket_path(folder, PLUGIN, 0)
         path.write_text("precious")
         with pytest.raises(FileExistsError, match="is not a socket"):
@@ -230,7 +232,7 @@ def test_a_file_in_place_of_a_plugins_socket_is_not_removed(short_dir: Path) -> 
 
 def test_a_removed_lock_file_is_made_again_and_sockets_stay(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         path = directory.plugin_socket_path(folder, PLUGIN, 0)
         directory.prepare_plugin_socket(folder, PLUGIN, path)
         bind(path)
@@ -244,7 +246,7 @@ def test_a_removed_lock_file_is_made_again_and_sockets_stay(short_dir: Path) -> 
 
 def test_a_folder_that_others_made_in_its_place_is_not_taken(short_dir: Path) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder) as claim:
+    with claim_runtime_dir(folder) as claim:
         folder.rename(short_dir / "moved")
         folder.mkdir(mode=0o700)
         bind(folder / "mesh.sock")
@@ -262,32 +264,32 @@ def test_a_symbolic_link_is_refused(dangling: bool, short_dir: Path) -> None:
         target.mkdir()
     (short_dir / "run").symlink_to(target)
     with pytest.raises(ConfigError, match=r"symbolic link|not a folder"):
-        directory.ClaimedRuntimeDir(short_dir / "run")
+        ClaimedRuntimeDir(short_dir / "run")
     assert not target.exists() or os.listdir(target) == []
 
 
-def test_a_mesh_inside_a_plugin_learns_whose_folder_it_wants(
+def test_a_nested_mesh_in_the_outer_runtime_dir_gets_an_explanation(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         monkeypatch.setenv("MESH_SOCKET", str(folder / "mesh.sock"))
         monkeypatch.setenv("PLUGIN_NAME", "outer")
         with pytest.raises(ConfigError) as caught:
-            directory.ClaimedRuntimeDir(folder)
+            ClaimedRuntimeDir(folder)
         (problem,) = caught.value.problems
         assert "as its plugin 'outer'" in problem
         assert f"pid {os.getpid()}" in problem
         assert "a runtime dir of its own: use --runtime-dir" in problem
 
 
-def test_a_refused_folder_keeps_its_descriptors_for_nobody(short_dir: Path) -> None:
+def test_a_refused_directory_leaks_no_descriptors(short_dir: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     folder = short_dir / "run"
-    with directory.claim_runtime_dir(folder):
+    with claim_runtime_dir(folder):
         for _ in range(3):
             with pytest.raises(ConfigError):
-                directory.ClaimedRuntimeDir(folder)
+                ClaimedRuntimeDir(folder)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

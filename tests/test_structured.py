@@ -1,4 +1,4 @@
-"""What is awaited from outside of trio says so, and no more."""
+"""Helpers on top of trio, and errors of calls from outside of trio."""
 
 from __future__ import annotations
 
@@ -48,18 +48,20 @@ ALL = [run_mesh, serve_plugin, connect, connect_to_address, register]
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_asyncio_is_told_that_this_runs_on_trio(call: Callable[[], Awaitable[None]]) -> None:
+def test_a_call_from_asyncio_raises_a_usage_error(call: Callable[[], Awaitable[None]]) -> None:
     with pytest.raises(UsageError, match=r"^meshtrio runs on trio: .* from asyncio\. .*trio\.run"):
         asyncio.run(call())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_so_is_whoever_runs_no_loop_at_all(call: Callable[[], Awaitable[None]]) -> None:
+def test_a_call_without_an_event_loop_raises_a_usage_error(
+    call: Callable[[], Awaitable[None]],
+) -> None:
     with pytest.raises(UsageError, match=r"called from outside of trio\.run\."):
         call().send(None)  # type: ignore[attr-defined]
 
 
-async def test_a_call_from_another_threads_asyncio_is_told(short_dir: Path) -> None:
+async def test_a_call_from_asyncio_in_another_thread_raises_a_usage_error(short_dir: Path) -> None:
     failures: list[BaseException] = []
     async with connect_to(f"unix:{short_dir}/s") as channel:
         stub = channel.stub(EchoServiceStub)

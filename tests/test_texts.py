@@ -1,4 +1,4 @@
-"""Text of others, made fit to be shown. Pure tables."""
+"""Escaping text of unknown origin. Pure tables."""
 
 from __future__ import annotations
 

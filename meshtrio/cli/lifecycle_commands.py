@@ -209,10 +209,11 @@ async def _print_warnings(stub: Any, names: Sequence[str]) -> AsyncIterator[None
         await trio.sleep(_EVENT_DELAY)
         request = messages.WatchEventsRequest(names=names, follow=True)
         with suppress(purerpc.RpcFailedError):
-            async for event in stub.WatchEvents(request):
-                if event.level not in ("", "DEBUG", "INFO"):
-                    text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
-                    print(escape_unprintable(text), file=sys.stderr, flush=True)
+            async with stub.WatchEvents(request) as call:
+                async for event in call:
+                    if event.level not in ("", "DEBUG", "INFO"):
+                        text = f"meshtrio: {event.plugin}/{event.instance}: {event.text}"
+                        print(escape_unprintable(text), file=sys.stderr, flush=True)
 
     async with open_collapsing_nursery() as nursery:
         nursery.start_soon(tell)

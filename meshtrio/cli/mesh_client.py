@@ -18,7 +18,7 @@ from meshtrio.errors import NoMeshError
 from meshtrio.messages import control as control_messages
 from meshtrio.messages import health
 from meshtrio.messages import registry as registry_messages
-from meshtrio.runtime_dir.directory import find_mesh_socket
+from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.util.concurrency import collapse_group
 
 T = TypeVar("T")
@@ -106,8 +106,9 @@ def stream_control(
 
     async def receive() -> None:
         async with open_control_stub(mesh_socket) as stub:
-            async for message in getattr(stub, method)(request):
-                await wait_stdout_writable()
-                on_message(message)
+            async with getattr(stub, method)(request) as call:
+                async for message in call:
+                    await wait_stdout_writable()
+                    on_message(message)
 
     run_async(receive)

@@ -24,9 +24,10 @@ from meshtrio.errors import UsageError
 from meshtrio.supervisor.process.cleanup import subreaper
 from meshtrio.supervisor.process.cleanup.mesh_exit import stop_on_mesh_exit
 from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
-from meshtrio.util.concurrency import open_collapsing_nursery, stop_signals
+from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from meshtrio.util.stop_signals import stop_signals
 
 _log = logging.getLogger("meshtrio.mesh")
 

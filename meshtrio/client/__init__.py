@@ -1,1 +1,50 @@
-"""Calling services: channels, the endpoints they choose from, and the calls they make there."""
+"""The gRPC client: channels, endpoints, connections and calls.
+
+Theory of operation
+-------------------
+
+A *channel* (`channel`) makes calls to a service by name. It is a facade over three parts:
+
+- a *resolver* (`resolver`) reports states of the service: its endpoints, its service config, and
+  how processes of former endpoints ended;
+- a *load balancer* (`load_balancer`) owns the channel's endpoints (`channel_endpoint`) and is its
+  `Picker`: `pick(PickArgs) -> PickResult`. Its decisions are pure (`load_balancing/`); the tasks
+  that feed them are `outlier_ejector` and `health_watch`;
+- a *retry control* (`retry/policy`) holds the retry budget and throttle.
+
+Connections are not the channel's. A *pool* (`subchannel_pool`) belongs to the trio run and owns one
+*subchannel* (`subchannel`) for each endpoint and set of connection options. A subchannel connects,
+reconnects with backoff, and replaces a connection that the server is shutting down while calls on
+it finish. The pool also shares resolver runs among channels.
+
+A stub's methods are *multicallables* (`multicallable`): `unary` and `streaming`. A call goes down
+this path, which a test keeps short:
+
+    UnaryUnaryMultiCallable.__call__      options, counters, tracer, interceptors
+      run_attempts (retry/loop)           one attempt after another, by RetryState.next_delay
+        Attempt.open                      pick a connection, encode headers, open a stream
+        Attempt.exchange                  send, wait for the reply, translate the status
+
+Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
+until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
+the loop.
+
+A call sees its channel as a `CallDestination` (`call_destination`); `DirectChannel` is one without
+endpoints, over a single connection.
+
+Invariants
+----------
+
+- Whoever opens an `Attempt` ends it; `end` may be repeated and never blocks.
+- Every call and every attempt is counted once as started, and once as succeeded or failed.
+- A call is retried transparently without limit if it never left this process, and once if a
+  server's library refused it; all other retries need a policy, a deposit in the budget and time
+  before the caller's deadline (gRFC A6). A committed call is not retried.
+- A reload of the service config replaces balancers and detectors, and keeps what has been used up:
+  retry budget, throttle, circuit breaker counts.
+- Closing a channel fails the streams that it owns, on shared connections too, and no others.
+- A pick result is used without a checkpoint between a free stream slot and opening the stream, so
+  that no waiter sleeps beside a free slot.
+- A failed call waits for exit info only if its connection broke, and for at most 80 ms; it then
+  fails with PluginDiedError instead of ConnectionLostError.
+"""

@@ -1,4 +1,4 @@
-"""One attempt of a call: a stream on a connection that was picked for it, and what came of it."""
+"""One attempt of a call: a stream on the connection that was picked for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from typing import Any
 import purerpc
 import trio
 
-from meshtrio.client.call_destination import (
-    DEFAULT_PICK_ARGS,
-    CallDestination,
-    CallOptions,
-    PickArgs,
-    PickResult,
-)
+from meshtrio.client.call_context import CallContext
+from meshtrio.client.call_destination import CallTracker, PickResult
 from meshtrio.client.call_status import attempt_status_for
 from meshtrio.client.request_headers import (
     build_attempt_fields,
@@ -29,32 +24,39 @@ from meshtrio.client.retry.policy import PUSHBACK_KEY, Pushback, parse_pushback
 from meshtrio.errors import ConnectionLostError, PluginDiedError
 from meshtrio.grpc.compression import IDENTITY
 from meshtrio.grpc.metadata import Metadata, get_metadata_value
-from meshtrio.grpc.status import CANCELLED, DEADLINE_EXCEEDED, DEADLINE_TOLERANCE, CallStatus
+from meshtrio.grpc.status import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    DEADLINE_TOLERANCE,
+    CallStatus,
+)
 from meshtrio.http2.errors import ErrorCode
-from meshtrio.http2.hpack.codec import HeaderBlock
 from meshtrio.rpc.errors import error_for_call
-from meshtrio.rpc.message_limits import MessageLimits
-from meshtrio.rpc.method import Message, Method
+from meshtrio.rpc.method import Message
 from meshtrio.rpc.stream import Stream
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
-from meshtrio.util.concurrency import require_trio
+from meshtrio.util.trio_check import require_trio
 
 _DEADLINE_STATUSES = (purerpc.StatusCode.DEADLINE_EXCEEDED, purerpc.StatusCode.CANCELLED)
-"""Statuses with which servers end a call at its deadline: by their own answer, or by a reset."""
+"""Statuses with which servers end a call at its deadline, by trailers or by RST_STREAM."""
+
+
+# Module constants, since looking them up elsewhere takes longer.
+_CANCEL = ErrorCode.CANCEL
+_INFINITE, _PAST = math.inf, -math.inf
 
 
 class Attempt:
-    """One stream of a call: opened on a picked connection, ended whatever happens."""
+    """One stream of a call. Whoever opens it calls `end`."""
 
     __slots__ = (
-        "_channel",
+        "_call",
+        "_call_tracker",
         "_deadline",
         "_failure_status",
-        "_holds_slot",
         "_is_compressed",
-        "_method",
-        "_result_reported",
+        "_success",
         "_tracer",
         "pick_result",
         "stream",
@@ -62,115 +64,132 @@ class Attempt:
 
     def __init__(
         self,
-        channel: CallDestination,
+        call: CallContext,
         pick_result: PickResult,
         stream: Stream,
-        method: Method,
         deadline: float,
-        *,
-        is_compressed: bool,
-        tracer: AttemptTracer | None = None,
-        message_limits: MessageLimits | None = None,
+        tracer: AttemptTracer | None,
     ) -> None:
-        if message_limits is not None:
-            stream.message_limits = message_limits
-        self._channel = channel
-        self._is_compressed = is_compressed
-        self._method = method
+        if call.message_limits is not None:
+            stream.message_limits = call.message_limits
+        self._call = call
+        self._is_compressed = call.options.compression != IDENTITY
         self._deadline = deadline
-        self._result_reported = not channel.wants_results
-        self._holds_slot = channel.limits_in_flight
+        self._call_tracker: CallTracker | None = pick_result.call_tracker
+        self._success: bool | None = None
+        """Outcome for the call tracker; None until it is known."""
         self._tracer = tracer
         self._failure_status: CallStatus | None = None
-        """What it failed with, as the watch is to be told."""
+        """Status reported to the tracer, if it differs from that of the stream."""
         self.pick_result = pick_result
         self.stream = stream
 
     @classmethod
-    async def open(
-        cls,
-        channel: CallDestination,
-        method: Method,
-        method_headers: HeaderBlock,
-        options: CallOptions,
-        *,
-        previous_attempts: int = 0,
-        pick_args: PickArgs = DEFAULT_PICK_ARGS,
-        tracer: AttemptTracer | None = None,
-        message_limits: MessageLimits | None = None,
-    ) -> Attempt:
-        """Wait for a ready endpoint with room and open a stream there; nothing is written yet.
+    async def open(cls, call: CallContext) -> Attempt:
+        """Pick a connection and open a stream on it. Nothing is written yet.
 
-        `previous`: attempts of the same call that went before this one. `watch` is told how it
-        ends, where it never gets that far, too. `limits`: those of the call's messages, where the
-        connection's are not to hold.
+        Raises:
+            RpcFailedError: No endpoint was picked, or the request headers are too large.
+            UsageError: Not called from trio.
         """
-        deadline = math.inf
+        channel = call.channel
+        options = call.options
+        picker = channel.picker
+        tracer = call.start_attempt_tracer() if call.tracer is not None else None
+        deadline = _INFINITE
         try:
-            until = trio.current_effective_deadline()
-            if until == -math.inf:  # Its caller is cancelled.
+            effective_deadline = trio.current_effective_deadline()
+            if effective_deadline == _PAST:  # The caller is cancelled.
                 await trio.lowlevel.checkpoint()
-            deadline = until
-            fields = build_attempt_fields(channel, options, previous_attempts, tracer, deadline)
+            deadline = effective_deadline
+            fields = build_attempt_fields(
+                channel, options, call.previous_attempts, tracer, deadline
+            )
+            pick_args = call.pick_args
             if channel.hash_header is not None:
                 pick_args = with_hash_key(pick_args, channel.hash_header, channel, options)
-            ready = channel.try_pick(pick_args)
-            target = ready or await channel.pick(pick_args)
-            size, traced = request_header_list_size(method_headers, fields, tracer), tracer
+            ready = picker.try_pick(pick_args)
+            picked = ready or await picker.pick(pick_args)
+            method_headers = call.method_headers
+            size = request_header_list_size(method_headers, fields, tracer)
+            traced = tracer
             while True:
-                if size > target.connection.engine.max_send_header_list_size:
+                connection = picked.connection
+                if size > connection.engine.max_send_header_list_size:
                     fields, traced = fit_header_list(
-                        target, method_headers, fields, options, tracer
+                        picked, method_headers, fields, options, tracer
                     )
-                if channel.limits_in_flight and target.connection.has_stream_slot:
-                    channel.acquire_slot()
-                head = method_headers.data + encode_attempt_headers(deadline, fields, traced)
-                stream = target.connection.open_stream(head)
+                if picked.call_tracker is not None and connection.has_stream_slot:
+                    picked.call_tracker.on_start()
+                block = method_headers.data + encode_attempt_headers(deadline, fields, traced)
+                stream = connection.open_stream_as(Stream, block)
                 if stream is not None:
                     break
-                # The place that was waited for is used before anything else is awaited, so that no
-                # waiter is left asleep beside a free place.
-                await target.connection.wait_for_stream_slot()
-                if not target.connection.is_usable:
-                    target = await channel.pick(pick_args)
+                # A slot that was waited for is used without another checkpoint: the connection
+                # wakes one waiter for each slot.
+                await connection.wait_for_stream_slot()
+                if not connection.is_usable:
+                    picked = await picker.pick(pick_args)
         except BaseException as exc:
             _on_open_failure(tracer, exc, deadline)
             raise
         stream.owner = channel
-        channel.call_counters.last_started = target.connection.counters.last_started = time()
-        compressed = options.compression != IDENTITY
-        attempt = cls(
-            channel,
-            target,
-            stream,
-            method,
-            deadline,
-            is_compressed=compressed,
-            tracer=tracer,
-            message_limits=message_limits,
-        )
-        if tracer is not None and tracer.wants_pick_events:
-            stream.path = method.path
-            placed = partial(tracer.endpoint_picked, was_delayed=target is not ready)
-            notify_tracer(method.path, placed, attempt)
+        channel.call_counters.last_started = connection.counters.last_started = time()
+        attempt = cls(call, picked, stream, deadline, tracer)
+        if tracer is not None:
+            attempt._trace_pick(tracer, was_delayed=picked is not ready)
         return attempt
 
-    async def receive(self) -> Any:
-        """Take the next reply, None after the last if the call succeeded, else raise its status."""
-        try:
-            data = await self.stream.receive()
-            if data is None:
-                self._raise_for_status()
-                return None
-        except purerpc.RpcFailedError as exc:
-            raise await self._translate_failure(exc) from None
-        return self._parse_reply(data)
+    def _trace_pick(self, tracer: AttemptTracer, *, was_delayed: bool) -> None:
+        if tracer.wants_pick_events:
+            path = self.stream.path = self._call.method.path
+            notify_tracer(path, partial(tracer.endpoint_picked, was_delayed=was_delayed), self)
 
-    async def receive_single(self) -> Any:
-        """Take the one reply of a call that has one."""
+    # -- messages ----------------------------------------------------------------------------
+
+    async def send(
+        self, message: Message, *, compress: bool = True, end_stream: bool = False
+    ) -> None:
+        """Send a request message; dropped if the call is over, whose status `receive` raises.
+
+        Raises:
+            RpcFailedError: The message is too large. The attempt has been ended.
+
+        Cancellation: ends the attempt, since part of the message may have been sent.
+        """
+        data = message.SerializeToString()
+        compressed = self._is_compressed and compress
         try:
-            data, count = await self.stream.receive_single()
-            if self.stream.remote_closed:
+            await self.stream.send(data, compressed=compressed, end_stream=end_stream)
+        except purerpc.RpcFailedError as exc:
+            if not self.stream.send_closed:
+                self.stream.fail(exc)
+                self.end()
+                raise
+        except trio.Cancelled:
+            self.end()
+            raise
+
+    async def exchange(self, message: Message, compress: bool) -> Any:
+        """Send the only request and return the only reply.
+
+        Raises:
+            RpcFailedError: The call failed, or had another number of replies than one.
+        """
+        stream = self.stream
+        try:
+            await stream.send(
+                message.SerializeToString(),
+                compressed=self._is_compressed and compress,
+                end_stream=True,
+            )
+        except purerpc.RpcFailedError as exc:
+            if not stream.send_closed:
+                stream.fail(exc)
+                raise
+        try:
+            data, count = await stream.receive_single()
+            if stream.remote_closed:
                 self._raise_for_status()
         except purerpc.RpcFailedError as exc:
             raise await self._translate_failure(exc) from None
@@ -179,109 +198,109 @@ class Attempt:
             raise purerpc.UnimplementedError(
                 f"the call succeeded with {count} replies instead of one"
             )
-        return self._parse_reply(data)
-
-    async def _translate_failure(self, failure: purerpc.RpcFailedError) -> Exception:
-        """Give what the caller is to catch for a call that failed.
-
-        An answer that the server gave at the caller's own deadline may arrive a moment before that
-        deadline passes here. It then waits for the caller's cancel scope, so that
-        `trio.move_on_after` moves on and `trio.fail_after` raises TooSlowError.
-        """
-        if failure.status.status_code in _DEADLINE_STATUSES:
-            until = trio.current_effective_deadline()
-            if until - trio.current_time() < DEADLINE_TOLERANCE:
-                await trio.sleep_until(until)
-        self._report_result(success=False)
-        self._failure_status = failure.status.status_code.value, failure.status.status_message
-        if isinstance(failure, ConnectionLostError):
-            explained = await self._channel.describe_failure(self.pick_result, failure)
-            if self._tracer is not None and isinstance(explained, PluginDiedError):
-                notify_tracer(self._method.path, self._tracer.process_exited, explained.launch_id)
-            return explained
-        return failure  # type: ignore[no-any-return]  # purerpc has no types
-
-    def _parse_reply(self, data: bytes) -> Any:
         try:
-            return self._method.response_type.FromString(data)
+            return self._call.method.response_type.FromString(data)
         except Exception as exc:
-            raise purerpc.InternalError(f"a reply cannot be parsed: {exc}") from exc
+            raise _make_parse_error(exc) from exc
 
-    async def send(
-        self, message: Message, *, compress: bool = True, end_stream: bool = False
-    ) -> None:
-        """Send a request, or learn that the call is over: `receive` then says how.
+    async def receive(self) -> Any:
+        """Return the next reply, or None after the last.
 
-        When cancelled, the call is cancelled with it: part of the message may have gone out.
+        Raises:
+            RpcFailedError: The call failed.
         """
-        data = message.SerializeToString()
-        compressed = self._is_compressed and compress
         try:
-            await self.stream.send(data, compressed=compressed, end_stream=end_stream)
+            data = await self.stream.receive()
+            if data is None:
+                self._raise_for_status()
+                return None
         except purerpc.RpcFailedError as exc:
-            if not self.stream.send_closed:
-                # The message was refused here; the call has no more use.
-                self.stream.fail(exc)
-                self.end()
-                raise
-        except trio.Cancelled:
-            self.end()
-            raise
+            raise await self._translate_failure(exc) from None
+        try:
+            return self._call.method.response_type.FromString(data)
+        except Exception as exc:
+            raise _make_parse_error(exc) from exc
+
+    # -- status ------------------------------------------------------------------------------
 
     def _raise_for_status(self) -> None:
         trailers = self.stream.trailers
         if trailers is None or trailers.code:
             raise error_for_call(self.stream.headers, trailers)
-        if not self._result_reported:
-            self._report_result(success=True)
+        self._success = True
 
-    # -- what becomes of it ------------------------------------------------------------------
+    async def _translate_failure(self, failure: purerpc.RpcFailedError) -> Exception:
+        """Return the error to raise for a call that failed.
+
+        A server may report the caller's own deadline a moment before it passes here. Waiting for
+        it lets `trio.move_on_after` move on and `trio.fail_after` raise TooSlowError.
+        """
+        if failure.status.status_code in _DEADLINE_STATUSES:
+            deadline = trio.current_effective_deadline()
+            if deadline - trio.current_time() < DEADLINE_TOLERANCE:
+                await trio.sleep_until(deadline)
+        if self._success is None:
+            self._success = False
+        self._failure_status = failure.status.status_code.value, failure.status.status_message
+        if isinstance(failure, ConnectionLostError):
+            error = await self._call.channel.describe_failure(self.pick_result, failure)
+            if self._tracer is not None and isinstance(error, PluginDiedError):
+                path = self._call.method.path
+                notify_tracer(path, self._tracer.process_exited, error.launch_id)
+            return error
+        return failure  # type: ignore[no-any-return]  # purerpc has no types
 
     @property
     def address(self) -> str:
-        """Of the endpoint it went to."""
-        return (
-            ""
-            if self.pick_result.channel_endpoint is None
-            else str(self.pick_result.channel_endpoint.endpoint.address)
-        )
+        """Address of the endpoint, "" on a `DirectChannel`."""
+        endpoint = self.pick_result.channel_endpoint
+        return "" if endpoint is None else str(endpoint.endpoint.address)
 
     @property
     def is_committed(self) -> bool:
-        """The reply has begun, so the call may not be made again (gRFC A6)."""
-        head = self.stream.headers
-        return head is not None and head.trailers is None
+        """Whether response headers have arrived, so that the call is not retried (gRFC A6)."""
+        headers = self.stream.headers
+        return headers is not None and headers.trailers is None
 
     @property
     def pushback(self) -> float | Pushback:
-        """What the server says of another attempt."""
+        """The server's `grpc-retry-pushback-ms`."""
         return parse_pushback(get_metadata_value(PUSHBACK_KEY, self.trailing_metadata or ()))
 
     @property
     def initial_metadata(self) -> Metadata | None:
+        """Metadata of the response headers, None until they arrive."""
         return None if self.stream.headers is None else self.stream.headers.metadata
 
     @property
     def trailing_metadata(self) -> Metadata | None:
+        """Metadata of the trailers, None until they arrive."""
         return None if self.stream.trailers is None else self.stream.trailers.metadata
 
+    # -- ending ------------------------------------------------------------------------------
+
     def end(self) -> None:
-        """Cancel the call where it is not over; never blocks, and may be repeated."""
+        """Reset the stream unless it has ended. Never blocks; idempotent."""
+        if self._call_tracker is not None:
+            self._finish_tracking(self._call_tracker)
+        tracer = self._tracer
+        if tracer is None:
+            self.stream.reset(_CANCEL)
+            return
+        self._tracer = None
+        status = self._final_status()
+        self.stream.reset(_CANCEL)
+        notify_tracer(self._call.method.path, tracer.attempt_ended, status, self.stream)
+
+    def _finish_tracking(self, call_tracker: CallTracker) -> None:
+        self._call_tracker = None
         if (
-            not self._result_reported
+            self._success is None
             and not self.stream.send_closed
             and trio.current_time() >= self._deadline
         ):
-            # Its caller gave it all the time there was.
-            self._report_result(success=False)
-        watch, self._tracer = self._tracer, None
-        outcome = None if watch is None else self._final_status()
-        self.stream.reset(ErrorCode.CANCEL)
-        if self._holds_slot:
-            self._holds_slot = False
-            self._channel.release_slot()
-        if watch is not None:
-            notify_tracer(self._method.path, watch.attempt_ended, outcome, self.stream)
+            self._success = False  # The endpoint took longer than the caller's deadline.
+        call_tracker.on_finish(success=self._success)
 
     def _final_status(self) -> CallStatus:
         stream = self.stream
@@ -289,27 +308,30 @@ class Attempt:
             return self._failure_status
         if stream.trailers is not None:
             return stream.trailers.code, stream.trailers.message
-        late = trio.current_time() >= self._deadline
+        is_late = trio.current_time() >= self._deadline
         if stream.error is not None:
-            outcome = attempt_status_for(stream.error, self._deadline)
-            # A server that goes by the same deadline may have reset the stream before we could.
-            if not late or outcome[0] != CANCELLED:
-                return outcome
-        if late:
+            status = attempt_status_for(stream.error, self._deadline)
+            # At the deadline, the server may have reset the stream before this side could.
+            if not is_late or status[0] != CANCELLED:
+                return status
+        if is_late:
             return DEADLINE_EXCEEDED, "the caller's deadline passed"
         return CANCELLED, "the caller cancelled the call"
 
-    def _report_result(self, *, success: bool) -> None:
-        if not self._result_reported:
-            self._result_reported = True
-            self._channel.report_result(self.pick_result, success=success)
+
+def _make_parse_error(error: Exception) -> purerpc.InternalError:
+    return purerpc.InternalError(f"a reply cannot be parsed: {error}")
 
 
 def _on_open_failure(tracer: AttemptTracer | None, failure: BaseException, deadline: float) -> None:
-    """It has not found an endpoint. Raises UsageError if it was not called in trio."""
+    """Report an attempt that found no endpoint.
+
+    Raises:
+        UsageError: The failure was caused by a call from outside of trio.
+    """
     if tracer is not None:
         notify_tracer(
             "an attempt", tracer.attempt_ended, attempt_status_for(failure, deadline), None
         )
     if isinstance(failure, RuntimeError):
-        require_trio("a method of a stub")  # Here it costs calls nothing.
+        require_trio("a method of a stub")  # Checked here, where it costs successful calls nothing.

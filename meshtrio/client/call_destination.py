@@ -1,4 +1,8 @@
-"""What a call asks for, and what picks its endpoint: the words between a call and its channel."""
+"""What a call is started on, and what it asks for: `CallDestination`, `Picker`, `CallOptions`.
+
+There are two destinations: a `Channel`, which picks an endpoint for each attempt, and a
+`DirectChannel` over one connection. Compare gRPC core's src/core/lib/transport/call_destination.h.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
+import trio
 
-from meshtrio.client.retry.policy import RetryThrottle
+from meshtrio.client.retry.policy import RetryControl
+from meshtrio.discovery.endpoint import Endpoint
+from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.compression import ENCODINGS, IDENTITY
 from meshtrio.grpc.metadata import Metadata, encode_metadata
@@ -20,23 +27,17 @@ from meshtrio.rpc.tracer import ClientTracer
 
 
 @attrs.frozen
-class PickResult:
-    """Where one attempt of a call goes; `source` is the picker's own."""
-
-    connection: ClientConnection
-    channel_endpoint: Any
-
-
-@attrs.frozen
 class CallOptions:
-    """What the caller of a method may ask for beside the request."""
+    """Options of one call, given as keyword arguments of a stub's method."""
 
     metadata: Metadata = ()
+    """Metadata sent with the request, as (key, value) pairs."""
     compression: str = IDENTITY
+    """Encoding of the request's messages."""
     wait_for_ready: bool | None = None
-    """For a ready endpoint; None leaves it to the service's config, and that to the default."""
+    """Whether to wait for a ready endpoint; None for the service config's value, or the default."""
     method_config: MethodConfig | None = None
-    """Instead of the one in the service's config."""
+    """Overrides the service config for this call."""
 
     @classmethod
     def create(
@@ -46,7 +47,11 @@ class CallOptions:
         wait_for_ready: bool | None = None,
         method_config: MethodConfig | None = None,
     ) -> CallOptions:
-        """Raises ValueError for a compression that is not known here."""
+        """Make the options of a call.
+
+        Raises:
+            ValueError: `compression` is unknown.
+        """
         if (
             not metadata
             and compression == IDENTITY
@@ -59,7 +64,12 @@ class CallOptions:
         return cls(tuple(metadata or ()), compression, wait_for_ready, method_config)
 
     def encode_headers(self) -> list[tuple[bytes, bytes]]:
-        """The header fields for them. Raises ValueError or TypeError for what cannot be sent."""
+        """Encode metadata and compression as header fields.
+
+        Raises:
+            ValueError: A key or value cannot be sent.
+            TypeError: A value has the wrong type.
+        """
         fields = encode_metadata(self.metadata)
         if self.compression != IDENTITY:
             fields.append((b"grpc-encoding", self.compression.encode()))
@@ -71,48 +81,94 @@ DEFAULT_OPTIONS = CallOptions()
 
 @attrs.frozen
 class PickArgs:
-    """What an attempt asks of the endpoint it is given."""
+    """What one attempt of a call requires of its endpoint."""
 
     wait_for_ready: bool | None = None
-    """For one that is ready, and not just for the first connection attempts to be over. None: if
-    somebody sees to it that there will be one."""
+    """Whether to wait for a ready endpoint. None: wait only if the service is managed by a mesh."""
     hash_key: str | None = None
-    """What a sticky call goes by."""
+    """Value that ring hash maps to an endpoint."""
     excluded: frozenset[Any] = frozenset()
-    """Sources that earlier attempts went to; not taken where there are others."""
+    """Endpoints of earlier attempts; picked only if there are no others."""
 
     def excluding(self, channel_endpoint: Any) -> PickArgs:
+        """Return a copy that also avoids `channel_endpoint`."""
         return attrs.evolve(self, excluded=self.excluded | {channel_endpoint})
 
 
 DEFAULT_PICK_ARGS = PickArgs()
 
 
+class CallTracker(Protocol):
+    """Follows the attempts on one endpoint; compare gRPC core's SubchannelCallTrackerInterface."""
+
+    def on_start(self) -> None:
+        """Count an attempt that is about to be opened.
+
+        Raises:
+            ResourceExhaustedError: A circuit breaker is open.
+        """
+
+    def on_finish(self, *, success: bool | None) -> None:
+        """Count the end of an attempt; `success` is None if it does not concern the endpoint."""
+
+
+class PickedEndpoint(Protocol):
+    """The endpoint of a `PickResult`."""
+
+    endpoint: Endpoint
+    exit_info: ExitInfo | None
+    removed: trio.Event
+    process_exited: trio.Event
+
+
+@attrs.frozen
+class PickResult:
+    """The connection that one attempt of a call is opened on."""
+
+    connection: ClientConnection
+    channel_endpoint: PickedEndpoint | None
+    """The endpoint of the connection, None for a `DirectChannel`."""
+    call_tracker: CallTracker | None = None
+    """Called at the start and end of the attempt, if there is one."""
+
+
+class Picker(Protocol):
+    """Chooses the connection of each attempt."""
+
+    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
+        """Pick without waiting; None if no endpoint is ready. Saves the task switch of `pick`."""
+
+    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
+        """Wait for a ready endpoint and pick it."""
+
+
 class CallDestination(Protocol):
-    """What a call needs of its channel."""
+    """The part of a channel that calls use."""
 
     name: str
-    """What is called: "plugin.echo"."""
-    service_config: ServiceConfig
-    interceptors: tuple[Any, ...]
-    """Of `meshtrio.client.interceptors.Interceptor`."""
-    metadata: Metadata
-    """What goes out with every call."""
-    call_counters: CallCounters
-    """Of its users, however many attempts each takes."""
+    """Service name: "plugin.echo"."""
     target: str
-    """What is called, as a URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
-    tracer: ClientTracer | None
-    """Who wants to know of calls, None where nobody does."""
-    retry_throttle: RetryThrottle | None
-    message_lengths: MessageLengths
-    """Limits of its messages that the application has set."""
+    """Target URI: "mesh:///plugin.echo", "unix:///path" or "dns:///host:port"."""
+    retry_control: RetryControl
+    """Retry budget and throttle, shared by all calls."""
+    service_config: ServiceConfig
+    """The service config in effect."""
     hash_header: str | None
-    """The metadata key that sticky calls go by, where the service has one."""
-    wants_results: bool
-    """`record` wants to know how calls end."""
-    limits_in_flight: bool
-    """`enter` and `leave` want to know of each attempt."""
+    """Metadata key whose value ring hash maps to an endpoint, None without ring hash."""
+    interceptors: tuple[Any, ...]
+    """Each a `meshtrio.client.interceptors.Interceptor`."""
+    metadata: Metadata
+    """Metadata sent with every call."""
+    call_counters: CallCounters
+    """Counts calls, however many attempts each of them takes."""
+    tracer: ClientTracer | None
+    """Client call tracer, None if none is installed."""
+    message_lengths: MessageLengths
+    """Limits of message lengths set by the application."""
+
+    @property
+    def picker(self) -> Picker:
+        """Chooses the connection of each attempt."""
 
     @property
     def authority(self) -> str: ...
@@ -120,29 +176,10 @@ class CallDestination(Protocol):
     @property
     def scheme(self) -> str: ...
 
-    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
-        """One that can take a call now, if there is any: saves the await of `pick`."""
-
-    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult: ...
-
     async def describe_failure(
         self, pick_result: PickResult, failure: ConnectionLostError
-    ) -> Exception: ...
-
-    def report_result(self, pick_result: PickResult, *, success: bool) -> None:
-        """An attempt there has ended, by itself or past its deadline."""
-
-    def acquire_slot(self) -> None:
-        """An attempt has its endpoint. Raises ResourceExhaustedError where that is one too many."""
-
-    def release_slot(self) -> None:
-        """It is over."""
-
-    def deposit_retry_budget(self) -> None:
-        """A call is made that may be made again."""
-
-    def withdraw_retry_budget(self) -> bool:
-        """Take a retry from the service's budget, if there is one left."""
+    ) -> Exception:
+        """Return the error to raise for a lost connection: how its process ended, if known."""
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        """Start a task that lives no longer than the channel: a call's sender."""
+        """Start a task that is cancelled when the channel is closed."""

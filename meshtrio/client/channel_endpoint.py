@@ -1,4 +1,4 @@
-"""One endpoint as a channel sees it: its link, and what the channel thinks of it."""
+"""One endpoint of a channel: its subchannel, and whether calls may go there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from meshtrio.client.call_destination import PickResult
+from meshtrio.client.call_destination import CallTracker, PickResult
 from meshtrio.client.subchannel import ConnectionOptions
 from meshtrio.client.subchannel_pool import SubchannelPool
 from meshtrio.discovery.endpoint import Endpoint
@@ -14,14 +14,11 @@ from meshtrio.discovery.exit_info import ExitInfo
 
 
 class ChannelEndpoint:
-    """A candidate for the channel's balancing.
-
-    `changed` is called when its readiness may have changed, `failed` when an attempt to connect has
-    failed.
-    """
+    """A candidate of a channel's load balancing."""
 
     __slots__ = (
         "__weakref__",
+        "_call_tracker",
         "_on_change",
         "_on_connect_failure",
         "_options",
@@ -33,6 +30,7 @@ class ChannelEndpoint:
         "is_healthy",
         "last_pick",
         "pick_result",
+        "priority",
         "process_exited",
         "removed",
         "subchannel",
@@ -46,34 +44,56 @@ class ChannelEndpoint:
         on_change: Callable[[], None],
         on_connect_failure: Callable[[], None],
     ) -> None:
+        """Use the pool's subchannel to `endpoint` until `remove`.
+
+        Args:
+            endpoint: The endpoint, as the registry lists it.
+            pool: The pool of subchannels.
+            options: Options of its connections.
+            on_change: Called when `is_ready` may have changed.
+            on_connect_failure: Called when an attempt to connect has failed.
+        """
         self.endpoint = endpoint
+        self.priority = endpoint.priority
         self.last_pick = 0
         self.is_ejected = False
-        """It fails more than the others, and gets no calls for a while."""
+        """Whether outlier detection has ejected it."""
         self.is_healthy = True
-        """False where the server's health is watched, and it does not say SERVING."""
+        """False if its health is watched and not SERVING."""
         self.health_watch_scope = trio.CancelScope()
-        """Of the watch of its health."""
+        """Cancel scope of the task that watches its health."""
         self.exit_info: ExitInfo | None = None
+        """Why the endpoint was removed, or how its process ended, once known."""
         self.removed = trio.Event()
-        """Set when the endpoint is listed no more; `departure` then says why, where known."""
+        """Set when the endpoint is no longer listed."""
         self.process_exited = trio.Event()
-        """Set when `departure` says how its process ended."""
+        """Set when `exit_info` reports how its process ended."""
         self.pick_result: PickResult | None = None
-        """Where calls go now."""
+        """Result of picking this endpoint, None if it is not connected."""
+        self._call_tracker: CallTracker | None = None
         self._on_change = on_change
         self._on_connect_failure = on_connect_failure
         self._pool = pool
         self._options = options
         self.subchannel = pool.acquire_subchannel(endpoint, options, self._on_subchannel_change)
-        if self.subchannel.connection is not None:
-            self.pick_result = PickResult(self.subchannel.connection, self)
+        self._update_pick_result()
+
+    def set_call_tracker(self, call_tracker: CallTracker | None) -> None:
+        """Have attempts that are picked from now on followed by `call_tracker`."""
+        self._call_tracker = call_tracker
+        self._update_pick_result()
+
+    def _update_pick_result(self) -> None:
+        connection = self.subchannel.connection
+        self.pick_result = (
+            None if connection is None else PickResult(connection, self, self._call_tracker)
+        )
 
     def _on_subchannel_change(self) -> None:
-        connection, before = self.subchannel.connection, self.pick_result
-        self.pick_result = None if connection is None else PickResult(connection, self)
-        if before is None and connection is None:
-            self._on_connect_failure()  # What is ready is the same as before.
+        before = self.pick_result
+        self._update_pick_result()
+        if before is None and self.pick_result is None:
+            self._on_connect_failure()
         else:
             self._on_change()
 
@@ -91,12 +111,12 @@ class ChannelEndpoint:
 
     @property
     def is_ready(self) -> bool:
-        target = self.pick_result
-        usable = target is not None and target.connection.is_usable
-        return usable and self.is_healthy and not (self.is_ejected or self.removed.is_set())
+        picked = self.pick_result
+        is_usable = picked is not None and picked.connection.is_usable
+        return is_usable and self.is_healthy and not (self.is_ejected or self.removed.is_set())
 
     def remove(self, exit_info: ExitInfo | None) -> None:
-        """The endpoint is listed no more: calls under way may finish, no new one is taken."""
+        """Release the subchannel: calls under way may finish, and no more are picked."""
         if exit_info is not None:
             self.set_exit_info(exit_info)
         self.removed.set()
@@ -104,7 +124,7 @@ class ChannelEndpoint:
         self._pool.release_subchannel(self.subchannel, self._options, self._on_subchannel_change)
 
     def set_exit_info(self, exit_info: ExitInfo) -> None:
-        """Take over why the endpoint left: that it is being stopped, then how its process ended."""
+        """Record why the endpoint was removed: first that it is stopping, then how it ended."""
         self.exit_info = exit_info
         if exit_info.is_process_exit:
             self.process_exited.set()

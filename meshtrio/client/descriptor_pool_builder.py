@@ -1,14 +1,16 @@
-"""The files that a server is described by, before and after protobuf makes descriptors of them.
+"""Builds descriptors from the files of an untrusted server.
 
-protobuf builds the descriptors of a file in one go, holding the interpreter, with the full name of
-each declaration in it: 400 KB of messages inside of messages with long names take 8 s and 1.8 GB.
-So files of servers are measured as bytes first (`meshtrio.util.protobuf_wire`), and bounded by what
-protobuf would make of them.
+protobuf builds the descriptors of a file in one go, holding the GIL, with the full name of each
+declaration: 400 KB of nested messages with long names take 8 s and 1.8 GB. Files are therefore
+measured in serialized form first (`meshtrio.util.protobuf_wire`), and limited by what protobuf
+would make of them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import attrs
@@ -20,43 +22,53 @@ from meshtrio.util.protobuf_wire import MalformedProtobufError, iter_fields
 from meshtrio.util.worker_threads import GilYielder
 
 MAX_FILES = 2000
-"""Files that describe a server."""
+"""Files of one server."""
 _MAX_IMPORTS = 20_000
+"""Import statements in all files of a server."""
 MAX_FILE_SIZE = 512 * 1024
+"""Bytes of one serialized file."""
 MAX_TOTAL_SIZE = 8 * 1024 * 1024
-"""Bytes of all these files."""
+"""Bytes of all serialized files of a server."""
 MAX_DECLARATIONS_PER_FILE = 10_000
+"""Declarations in one file: messages, fields, enums, values, services, methods and others."""
 MAX_DECLARATIONS = 40_000
-"""Messages, fields, enums, their values, services, methods and what else these files declare. What
-protobuf makes of so many takes 32 MB at the most."""
+"""Declarations in all files of a server. Their descriptors take at most 32 MB."""
 MAX_NAMES_SIZE_PER_FILE = 1024 * 1024
-"""Bytes of the full names of what a file declares."""
+"""Bytes of the full names of all declarations in a file."""
 _MAX_FIELDS_PER_FILE = 100_000
+"""Fields of one serialized file, nested ones included."""
 _MAX_DEPTH = 32
+"""Nesting of declarations, and parts of a package name."""
 _MAX_NAME_LENGTH = 1024
+"""Bytes of one name."""
 
 
 @attrs.frozen
 class ReflectedTypes:
-    """Types that a server has described."""
+    """The types of a server."""
 
     pool: DescriptorPool
+    """Descriptors of all files."""
     declaration_count: int
-    """How much there is in it, see `MAX_DECLARATIONS`."""
+    """Number of declarations in the pool; see `MAX_DECLARATIONS`."""
 
 
 class DescriptorPoolBuilder:
-    """The files of one server, not parsed."""
+    """Collects the serialized files of one server, and builds them."""
 
     def __init__(self) -> None:
         self.missing_imports: set[str] = set()
-        """Names of files that others import."""
+        """Names of files that are imported and have not been added."""
         self._files: dict[str, bytes] = {}
         self._imports: dict[str, list[str]] = {}
         self._total_size = self._declaration_count = self._import_count = 0
 
     def add(self, files: Iterable[bytes], pace: GilYielder) -> None:
-        """Add those that are new. Raises MalformedError for what is too much, or no file."""
+        """Add the files that are new.
+
+        Raises:
+            MalformedProtobufError: A file is malformed, or a limit is exceeded.
+        """
         for data in files:
             if len(data) > MAX_FILE_SIZE:
                 raise MalformedProtobufError(f"a file has over {MAX_FILE_SIZE // 1024} KiB")
@@ -81,7 +93,11 @@ class DescriptorPoolBuilder:
             self.missing_imports.update(each for each in imports if each not in self._files)
 
     def build(self, pace: GilYielder) -> ReflectedTypes:
-        """Put the files together. Raises MalformedError for those that do not fit."""
+        """Build the descriptors of all files.
+
+        Raises:
+            MalformedProtobufError: protobuf rejects a file.
+        """
         pool: Any = DescriptorPool()
         for name in sort_by_imports(self._imports):
             pace()
@@ -93,11 +109,11 @@ class DescriptorPoolBuilder:
 
 
 _Schema = Mapping[int, Any]
-"""Of a kind of message: by number of a field that has messages, the schema of those."""
+"""A message type: the schemas of its message fields, by field number."""
 
 
 def _build_schema(descriptor: Descriptor, cache: dict[str, dict[int, Any]]) -> _Schema:
-    """The fields of a kind of message that have messages; kinds may contain themselves."""
+    """Collect the message fields of a type, which may contain itself."""
     if descriptor.full_name not in cache:
         schema = cache[descriptor.full_name] = {}
         for field in descriptor.fields:
@@ -109,12 +125,16 @@ def _build_schema(descriptor: Descriptor, cache: dict[str, dict[int, Any]]) -> _
 _FILE_SCHEMA = _build_schema(FileDescriptorProto.DESCRIPTOR, {})
 _DEPENDENCY_FIELD = FileDescriptorProto.DEPENDENCY_FIELD_NUMBER
 _NAME_FIELD = FileDescriptorProto.NAME_FIELD_NUMBER
-"""Of files, and of all that is declared in them."""
+"""Field number of the name in a file, and in every kind of declaration."""
 _PACKAGE_FIELD = FileDescriptorProto.PACKAGE_FIELD_NUMBER
 
 
 def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str]]:
-    """Of a file. Raises MalformedError for what is none."""
+    """Read the name and imports of a serialized file.
+
+    Raises:
+        MalformedProtobufError: It is malformed.
+    """
     name, imports = "", []
     for number, _, value, end in iter_fields(data):
         pace()
@@ -128,6 +148,11 @@ def _read_name_and_imports(data: bytes, pace: GilYielder) -> tuple[str, list[str
 
 
 def decode_name(data: bytes) -> str:
+    """Decode a name.
+
+    Raises:
+        MalformedProtobufError: It is too long, or not UTF-8.
+    """
     if len(data) > _MAX_NAME_LENGTH:
         raise MalformedProtobufError(f"a name has over {_MAX_NAME_LENGTH:,} bytes")
     try:
@@ -137,7 +162,11 @@ def decode_name(data: bytes) -> str:
 
 
 def _count_declarations(data: bytes, pace: GilYielder) -> int:
-    """Count what a file declares. Raises MalformedError for more than is taken, or no file."""
+    """Count the declarations of a serialized file.
+
+    Raises:
+        MalformedProtobufError: It is malformed, or exceeds a limit.
+    """
     found = names = seen = 0
     pending = [(_FILE_SCHEMA, 0, len(data), 0, 0)]
     while pending:
@@ -171,10 +200,11 @@ def _count_declarations(data: bytes, pace: GilYielder) -> int:
 
 
 def build_pool(files: Mapping[str, FileDescriptorProto]) -> DescriptorPool:
-    """Put files together, each by its name, into a pool of their own.
+    """Build a pool of files, given by name.
 
-    Raises MalformedError for an import that is not among them, for imports in a circle, and
-    TypeError for files that contradict each other.
+    Raises:
+        MalformedProtobufError: An import is missing or circular.
+        TypeError: Files contradict each other.
     """
     pool = DescriptorPool()
     for name in sort_by_imports({name: [*file.dependency] for name, file in files.items()}):
@@ -183,25 +213,17 @@ def build_pool(files: Mapping[str, FileDescriptorProto]) -> DescriptorPool:
 
 
 def sort_by_imports(imports: Mapping[str, Iterable[str]]) -> list[str]:
-    """Order files so that each comes after those that it imports.
+    """Order files so that each follows the files that it imports.
 
-    Raises MalformedError for an import that is not among them, and for imports in a circle.
+    Raises:
+        MalformedProtobufError: An import is missing or circular.
     """
-    ordered: dict[str, None] = {}
-    begun: dict[str, None] = {}
-    for start in imports:
-        pending = [start]
-        while pending:
-            name = pending[-1]
-            if name not in imports:
-                raise MalformedProtobufError(f"{name!r} is imported, and is not there")
-            if name in begun:
-                ordered.setdefault(pending.pop())
-                continue
-            begun[name] = None
-            for each in imports[name]:
-                if each in begun and each not in ordered:
-                    raise MalformedProtobufError(f"{each!r} imports itself, by way of others")
-                if each not in ordered:
-                    pending.append(each)
-    return list(ordered)
+    for name in itertools.chain.from_iterable(imports.values()):
+        if name not in imports:
+            raise MalformedProtobufError(f"{name!r} is imported, and is not there")
+    try:
+        return list(TopologicalSorter(imports).static_order())
+    except CycleError as exc:
+        raise MalformedProtobufError(
+            f"{exc.args[1][0]!r} imports itself, by way of others"
+        ) from None

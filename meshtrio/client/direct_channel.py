@@ -1,14 +1,15 @@
-"""Calls over one connection: no choice of endpoints, no config, no interceptors."""
+"""A call destination over one connection: no endpoints, no service config, no interceptors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import trio
 
-from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
-from meshtrio.client.retry.policy import RetryThrottle
+from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, Picker, PickResult
+from meshtrio.client.retry.policy import RetryControl
 from meshtrio.errors import ConnectionLostError
 from meshtrio.grpc.metadata import Metadata
 from meshtrio.grpc.service_config import ServiceConfig
@@ -21,24 +22,23 @@ _DEFAULT_SERVICE_CONFIG = ServiceConfig()
 
 
 class DirectChannel:
-    """Picks the one connection there is."""
+    """Makes calls on a connection, which its owner runs and closes."""
 
     def __init__(
         self, connection: ClientConnection, authority: str, nursery: trio.Nursery | None = None
     ) -> None:
-        """`nursery` is for the senders of calls that stream."""
-        self.name = self.authority = authority
+        """Make calls on `connection`; `nursery` is needed to send iterables of requests."""
+        self.name = self.target = self.authority = authority
         self.scheme = "http"
+        self.picker: Picker = self
+        self.retry_control = RetryControl(Random())
         self.service_config = _DEFAULT_SERVICE_CONFIG
+        self.hash_header: str | None = None
         self.interceptors: tuple[Any, ...] = ()
         self.metadata: Metadata = ()
-        self.target = authority
         self.tracer: ClientTracer | None = None
         self.call_counters = CallCounters()
-        self.retry_throttle: RetryThrottle | None = None
         self.message_lengths = MessageLengths()
-        self.hash_header: str | None = None
-        self.wants_results = self.limits_in_flight = False
         self._pick_result = PickResult(connection, None)
         self._nursery = nursery
 
@@ -46,7 +46,11 @@ class DirectChannel:
         return self._pick_result if self._pick_result.connection.is_usable else None
 
     async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
-        """Raises ConnectionLostError once the connection is gone."""
+        """Return the connection.
+
+        Raises:
+            ConnectionLostError: It takes no more calls.
+        """
         if not self._pick_result.connection.is_usable:
             raise ConnectionLostError(self._pick_result.connection.close_reason)
         return self._pick_result
@@ -59,18 +63,3 @@ class DirectChannel:
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
         assert self._nursery is not None, "calls that stream need a nursery"
         self._nursery.start_soon(task, *args)
-
-    def report_result(self, pick_result: PickResult, *, success: bool) -> None:
-        """Nobody wants to know."""
-
-    def acquire_slot(self) -> None:
-        """There are no bounds."""
-
-    def release_slot(self) -> None:
-        """There are no bounds."""
-
-    def deposit_retry_budget(self) -> None:
-        """There is no budget."""
-
-    def withdraw_retry_budget(self) -> bool:
-        return True

@@ -1,4 +1,4 @@
-"""A stub from a descriptor, where no code was generated for it."""
+"""A stub made from a descriptor, without generated code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
 
 class DynamicStub:
-    """A stub for a service of which only the descriptor is known."""
+    """A stub with the methods of a service descriptor."""
 
     def __init__(self, channel: CallDestination, descriptor: ServiceDescriptor) -> None:
-        # Methods may have any name, also one that cannot be set: `__class__`.
+        # A method may have a name that `setattr` refuses, such as `__class__`.
         vars(self).update(
             (each.name, make_multicallable(channel, method_from_descriptor(each)))
             for each in descriptor.methods

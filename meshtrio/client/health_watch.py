@@ -1,58 +1,111 @@
-"""The health of one endpoint as its server tells it, for as long as a connection lasts (gRFC A17).
+"""Client-side health checking: watches the health of endpoints while they are connected (gRFC A17).
 
-A server without the health service counts as healthy; one whose watch ends is asked again.
+A server without the health service counts as healthy; a watch that ends is started again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import purerpc
 import trio
 
+from meshtrio.client.channel_endpoint import ChannelEndpoint
 from meshtrio.client.direct_channel import DirectChannel
-from meshtrio.client.streaming import StreamingCall
 from meshtrio.client.subchannel import Subchannel
 from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
 from meshtrio.errors import CallRefusedError
-from meshtrio.messages import health
-from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
-_WATCH_METHOD = method_from_descriptor(
-    health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"]
-)
-_SERVING = health.HealthCheckResponse.SERVING
+
+class HealthWatcher:
+    """Sets `is_healthy` of endpoints; the tasks that watch them run in `nursery`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        on_change: Callable[[], None],
+        state_changed: trio.lowlevel.ParkingLot,
+    ) -> None:
+        """Watch nothing until `apply_config`.
+
+        Args:
+            nursery: The channel's nursery.
+            on_change: Called when the health of an endpoint changes.
+            state_changed: Unparked when a connection is established or lost.
+        """
+        self._nursery = nursery
+        self._on_change = on_change
+        self._state_changed = state_changed
+        self._service: str | None = None
+
+    def apply_config(self, service: str | None, endpoints: Iterable[ChannelEndpoint]) -> None:
+        """Watch `service` on all endpoints, or nothing if it is None."""
+        self._service = service
+        for endpoint in endpoints:
+            self.watch(endpoint)
+
+    def watch(self, endpoint: ChannelEndpoint) -> None:
+        """Watch an endpoint, until its `health_watch_scope` is cancelled."""
+        service = self._service
+        endpoint.health_watch_scope.cancel()
+        endpoint.is_healthy = service is None
+        if service is not None:
+            endpoint.health_watch_scope = trio.CancelScope()
+            start_soon_without_context(
+                self._nursery, self._run, endpoint, service, endpoint.health_watch_scope
+            )
+
+    async def _run(self, endpoint: ChannelEndpoint, service: str, scope: trio.CancelScope) -> None:
+        def on_health(is_healthy: bool) -> None:
+            if is_healthy is not endpoint.is_healthy:
+                endpoint.is_healthy = is_healthy
+                self._on_change()
+
+        with scope:
+            while True:
+                await watch_health(endpoint.subchannel, service, on_health)
+                on_health(False)
+                await self._state_changed.park()
 
 
 async def watch_health(
     subchannel: Subchannel, service: str, on_health: Callable[[bool], None]
 ) -> None:
-    """Tell whether the service is SERVING, at each change, until the connection takes no calls.
+    """Report whether the service is SERVING, at each change, until the connection is exhausted.
 
-    Returns at once where there is no connection.
+    Returns at once if there is no connection.
     """
+    # Few services have a health check, and plugins start faster without its messages.
+    from meshtrio.client.streaming import StreamingCall
+    from meshtrio.messages import health
+    from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
+
+    method = method_from_descriptor(
+        health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Watch"]
+    )
     connection = subchannel.connection
     if connection is None:
         return
-    picker, rng, failures = DirectChannel(connection, "health"), Random(), 0
+    channel, rng, failures = DirectChannel(connection, "health"), Random(), 0
     request = health.HealthCheckRequest(service=service)
     while connection.is_usable:
         try:
-            async with StreamingCall(picker, _WATCH_METHOD, single_message=request) as call:
+            async with StreamingCall(channel, method, single_message=request) as call:
                 with subchannel.count_health_watch():
                     async for reply in call:
                         failures = 0
-                        on_health(reply.status == _SERVING)
+                        on_health(reply.status == health.HealthCheckResponse.SERVING)
         except purerpc.UnimplementedError:
             _log.info("%s has no health service to watch; it counts as healthy", service or "it")
             on_health(True)
             await connection.exhausted.wait()
         except (CallRefusedError, purerpc.ResourceExhaustedError):
-            pass  # It has too many calls, which says nothing about its health: as it was.
+            pass  # Too many calls say nothing about the health of the server.
         except purerpc.RpcFailedError:
             on_health(False)
         failures += 1

@@ -1,25 +1,25 @@
-"""Interceptors of a client: async context managers around each call of a channel.
+"""Client interceptors: async context managers around each call of a channel.
 
     @asynccontextmanager
     async def timed(call: ClientCall):
         call.metadata.append(("x-request-id", new_id()))
-        began = trio.current_time()
+        started_at = trio.current_time()
         try:
             yield
         finally:
-            print(call.method, trio.current_time() - began)
+            print(call.method, trio.current_time() - started_at)
 
     async with m.connect("plugin.echo", interceptors=[timed]) as channel: ...
 
-A call that fails raises in the block, so an interceptor sees how it ended, and may raise another
-error instead. Retries are within the one block. The first interceptor is the outermost.
+A call that fails raises inside the block, so that an interceptor sees its error and may raise
+another. Retries happen within one block. The first interceptor is the outermost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -30,33 +30,37 @@ from meshtrio.grpc.metadata import Metadata
 from meshtrio.rpc.method import Method
 from meshtrio.util.concurrency import split_cancelled
 
+T = TypeVar("T")
+
 
 @attrs.define
 class ClientCall:
-    """A call as an interceptor sees it."""
+    """A call, as its interceptors see it."""
 
     service: str
-    """What the channel is connected to."""
+    """Name of the channel's service: "plugin.echo"."""
     method: str
-    """The path: "/pkg.Service/Method"."""
+    """Path of the method: "/pkg.Service/Method"."""
     metadata: list[tuple[str, str | bytes]]
-    """What goes out with the call; to be changed before it does."""
+    """Metadata to be sent; an interceptor may change it before it yields."""
     deadline: float
-    """trio's clock; infinite where its caller set none."""
+    """Deadline of the caller's cancel scope, on trio's clock; infinite if there is none."""
     attempt: Attempt | None = None
+    """The attempt that gave the reply, or the one under way if the call streams."""
 
     @property
     def peer(self) -> str:
-        """The address of the endpoint, "" before there is one."""
+        """Address of the endpoint, "" until one was picked."""
         return "" if self.attempt is None else self.attempt.address
 
     @property
     def initial_metadata(self) -> Metadata | None:
-        """What came with the head of the reply, None before it did."""
+        """Metadata of the response headers, None until they arrive."""
         return None if self.attempt is None else self.attempt.initial_metadata
 
     @property
     def trailing_metadata(self) -> Metadata | None:
+        """Metadata of the trailers, None until they arrive."""
         return None if self.attempt is None else self.attempt.trailing_metadata
 
 
@@ -66,7 +70,14 @@ Interceptor = Callable[[ClientCall], AbstractAsyncContextManager[Any]]
 def call_credentials(
     get_metadata: Callable[[ClientCall], Awaitable[Iterable[tuple[str, str | bytes]]]],
 ) -> Interceptor:
-    """An interceptor that adds what `get` gives for each call: a token that is renewed, say."""
+    """Make an interceptor that adds metadata to each call, such as a token that is renewed.
+
+    Args:
+        get_metadata: Called for each call; returns the pairs to add.
+
+    Returns:
+        The interceptor.
+    """
 
     @asynccontextmanager
     async def credentials(call: ClientCall) -> Any:
@@ -77,26 +88,43 @@ def call_credentials(
 
 
 def make_client_call(channel: CallDestination, method: Method, options: CallOptions) -> ClientCall:
+    """Describe a call to its interceptors; called in the task of its caller."""
     return ClientCall(
         channel.name, method.path, list(options.metadata), trio.current_effective_deadline()
     )
 
 
-async def enter_interceptors(
-    stack: AsyncExitStack, interceptors: Sequence[Interceptor], call: ClientCall
-) -> None:
-    for interceptor in interceptors:
-        await stack.enter_async_context(interceptor(call))
+async def intercept(
+    interceptors: Sequence[Interceptor], call: ClientCall, body: Callable[[], Awaitable[T]]
+) -> T:
+    """Run a call inside its interceptors, unary or streaming.
+
+    They are entered and exited in the task that runs this: the caller's for unary calls, and one
+    of the channel's for streaming calls (see `InterceptorTask`). An interceptor that suppresses
+    the failure of a call has no reply to give instead, so that the failure is raised all the same.
+    """
+    async with AsyncExitStack() as stack:
+        for interceptor in interceptors:
+            await stack.enter_async_context(interceptor(call))
+        try:
+            return await body()
+        except Exception as exc:
+            failure = exc
+            raise
+    raise failure
 
 
 class InterceptorTask:
-    """The interceptors of a call that streams: they are entered by a task of the channel, which
-    leaves them when the call is over, however its caller leaves it."""
+    """Runs the interceptors of a streaming call.
+
+    They need a task of their own: a streaming call may be used from several tasks, and ended by
+    `cancel`, which does not wait, while an interceptor may use cancel scopes and await.
+    """
 
     def __init__(self, interceptors: Sequence[Interceptor], call: ClientCall) -> None:
         self.call = call
         self.error: BaseException | None = None
-        """What an interceptor raised."""
+        """The exception that the interceptors raised, or let through."""
         self._interceptors = interceptors
         self._entered = trio.Event()
         self._call_ended = trio.Event()
@@ -104,13 +132,9 @@ class InterceptorTask:
         self._failure: BaseException | None = None
 
     async def run(self) -> None:
+        """Enter the interceptors, wait for `request_exit`, and exit them."""
         try:
-            async with AsyncExitStack() as stack:
-                await enter_interceptors(stack, self._interceptors, self.call)
-                self._entered.set()
-                await self._call_ended.wait()
-                if self._failure is not None:
-                    raise self._failure
+            await intercept(self._interceptors, self.call, self._wait_for_end)
         except trio.Cancelled:
             raise
         except BaseException as exc:
@@ -121,20 +145,26 @@ class InterceptorTask:
             self._entered.set()
             self._exited.set()
 
+    async def _wait_for_end(self) -> None:
+        self._entered.set()
+        await self._call_ended.wait()
+        if self._failure is not None:
+            raise self._failure
+
     async def wait_entered(self) -> None:
-        """Wait until the call may go out. Raises what an interceptor raised."""
+        """Wait until the call may start; raises the exception of an interceptor."""
         await self._entered.wait()
         if self.error is not None:
             raise self.error
 
     def request_exit(self, failure: BaseException | None = None) -> None:
-        """The call is over; does nothing the second time."""
+        """Let the interceptors exit, with the call's failure if there is one. Idempotent."""
         if not self._call_ended.is_set():
             self._failure = failure
             self._call_ended.set()
 
     async def exit_and_wait(self, failure: BaseException | None) -> BaseException | None:
-        """Leave and wait for it; gives the error that the caller is to have."""
+        """Let the interceptors exit; returns the exception to raise to the caller."""
         self.request_exit(failure)
         await self._exited.wait()
         return self.error

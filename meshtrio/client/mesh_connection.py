@@ -11,10 +11,10 @@ from meshtrio.client.channel import Channel, connect_to
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS, NoMeshError, UntrustedMeshError
 from meshtrio.http2.limits import UNLIMITED
-from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.trust import find_mesh_socket, trusted_uids
 from meshtrio.transport.dial import connect_socket
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.concurrency import require_trio
+from meshtrio.util.trio_check import require_trio
 
 
 def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
@@ -28,8 +28,8 @@ def mesh_socket_endpoint(mesh_socket: Path | str | None = None) -> Endpoint:
     Raises:
         UntrustedMeshError: The default runtime directory belongs to another user.
     """
-    trusted = directory.trusted_uids(mesh_socket)
-    address = f"unix:{os.path.abspath(mesh_socket or directory.find_mesh_socket())}"
+    trusted = trusted_uids(mesh_socket)
+    address = f"unix:{os.path.abspath(mesh_socket or find_mesh_socket())}"
     owner = None if trusted is None else os.geteuid()
     return Endpoint(id=address, address=address, server_uid=owner, allow_root=True)
 

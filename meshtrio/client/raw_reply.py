@@ -1,4 +1,4 @@
-"""Replies as bytes, to be parsed elsewhere: in parts, in a thread, or not at all."""
+"""Replies as bytes, for callers that parse them in parts, in a thread, or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from meshtrio.rpc.protobuf_descriptors import method_from_descriptor
 
 @attrs.frozen
 class RawReply:
-    """Stands for a message class as the type of a method's replies."""
+    """Takes the place of a message class as the type of a method's replies."""
 
     data: bytes
+    """The serialized reply."""
 
     @classmethod
     def FromString(cls, data: Any) -> RawReply:  # noqa: N802 - protobuf's name
@@ -23,5 +24,5 @@ class RawReply:
 
 
 def make_raw_method(descriptor: MethodDescriptor) -> Method:
-    """The method that a descriptor describes, with replies that are not parsed."""
+    """Return the method of a descriptor, with replies that are not parsed."""
     return attrs.evolve(method_from_descriptor(descriptor), response_type=RawReply)

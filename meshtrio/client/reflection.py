@@ -1,7 +1,7 @@
-"""What a server says of its services: reflection, asked in v1 or else in v1alpha.
+"""Client of server reflection, v1 or else v1alpha.
 
-A server may say anything. What it says is taken apart as bytes, in a thread, and bounded before
-protobuf makes descriptors of it: see `described_files`.
+Servers are untrusted: responses are parsed field by field, in a thread, and limited before protobuf
+builds descriptors from them (see `descriptor_pool_builder`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FULL_NAME = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")
 
 MAX_SERVICES = 1000
+"""Services that a server may list."""
 _MAX_FIELDS = 10_000
-"""Fields of an answer, each of which has many more inside."""
+"""Fields of a response."""
 
 _FILE_DESCRIPTOR_FIELD, _LIST_SERVICES_FIELD, _ERROR_FIELD = 4, 6, 7
-"""Fields of ServerReflectionResponse."""
+"""Field numbers of ServerReflectionResponse."""
 
 
 def _reflection_method(module: Any) -> Method:
@@ -50,45 +51,52 @@ _VERSIONS = tuple((each, _reflection_method(each)) for each in (reflection_v1, r
 
 
 class ReflectionError(UsageError):
-    """The server does not describe itself, or not what was asked for."""
+    """The server does not describe a service or file, or its description is invalid."""
 
 
 class ReflectionUnavailableError(ReflectionError):
-    """The server does not implement reflection at all."""
+    """The server does not implement reflection."""
 
 
 async def list_services(channel: CallDestination) -> list[str]:
-    """The names of what a server serves. Raises NoReflectionError."""
+    """Return the names of a server's services.
+
+    Raises:
+        ReflectionError: The server does not list them.
+    """
     return (await _query(channel, channel.name, {"list_services": ""})).services
 
 
 async def fetch_pool(channel: CallDestination, *services: str, server: str = "") -> DescriptorPool:
-    """Learn the types of services, as `fetch_types`."""
+    """Fetch the descriptors of services; see `fetch_types`."""
     return (await fetch_types(channel, *services, server=server)).pool
 
 
 async def fetch_types(channel: CallDestination, *services: str, server: str = "") -> ReflectedTypes:
-    """Learn the files that declare services, and what they import.
+    """Fetch the files that declare services, and those that they import.
 
     Args:
-        picker: Leads to the server.
-        services: Full names.
-        server: What to call the server in errors; by default the picker's name.
+        channel: Channel to the server.
+        services: Full names of the services.
+        server: Name of the server in errors; by default the channel's name.
+
+    Returns:
+        The types of all these files.
 
     Raises:
-        NoReflectionError: The server does not describe them, or what it says cannot be used.
+        ReflectionError: The server does not describe a service, or its files are invalid.
     """
     server = server or channel.name
-    found = DescriptorPoolBuilder()
+    builder = DescriptorPoolBuilder()
     for service in services:
-        await _add_files(channel, server, {"file_containing_symbol": service}, found)
-    while found.missing_imports:
-        name = next(iter(found.missing_imports))
-        await _add_files(channel, server, {"file_by_filename": name}, found)
-        if name in found.missing_imports:
+        await _add_files(channel, server, {"file_containing_symbol": service}, builder)
+    while builder.missing_imports:
+        name = next(iter(builder.missing_imports))
+        await _add_files(channel, server, {"file_by_filename": name}, builder)
+        if name in builder.missing_imports:
             raise ReflectionError(f"{server} does not give the file {name}")
     try:
-        return await run_computation(found.build)
+        return await run_computation(builder.build)
     except MalformedProtobufError as exc:
         raise ReflectionError(f"{server} gives files that do not fit: {exc}") from None
 
@@ -96,21 +104,25 @@ async def fetch_types(channel: CallDestination, *services: str, server: str = ""
 async def _add_files(
     channel: CallDestination, server: str, request: dict[str, str], builder: DescriptorPoolBuilder
 ) -> None:
-    answer = await _query(channel, server, request)
+    response = await _query(channel, server, request)
     try:
-        await run_computation(partial(builder.add, answer.files))
+        await run_computation(partial(builder.add, response.files))
     except MalformedProtobufError as exc:
         text = f"{server} gives something else than files for {request}: {exc}"
         raise ReflectionError(text) from None
 
 
 def is_full_name(text: str) -> bool:
-    """Whether a service can have this name."""
+    """Whether a text is a valid full name of a service."""
     return _FULL_NAME.fullmatch(text) is not None
 
 
 def split_method(method: str) -> tuple[str, str]:
-    """Split `pkg.Service/Method`. Raises UsageError for anything else."""
+    """Split `pkg.Service/Method`.
+
+    Raises:
+        UsageError: The text has another form.
+    """
     service, _, name = method.removeprefix("/").rpartition("/")
     if not _FULL_NAME.fullmatch(service) or not _NAME.fullmatch(name):
         raise UsageError(f"{method!r} is not pkg.Service/Method")
@@ -118,10 +130,16 @@ def split_method(method: str) -> tuple[str, str]:
 
 
 def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescriptor:
-    """Find a method among types that `source` has described.
+    """Find the method `pkg.Service/Method` in a pool.
 
-    Raises UsageError for one that is not `pkg.Service/Method`, NoReflectionError for one that is
-    not there.
+    Args:
+        pool: The pool.
+        method: Name of the method.
+        source: Where the pool comes from, for errors.
+
+    Raises:
+        UsageError: `method` has another form.
+        ReflectionError: There is no such service or method.
     """
     service_name, name = split_method(method)
     try:
@@ -137,21 +155,28 @@ def find_method(pool: DescriptorPool, method: str, source: str) -> MethodDescrip
 
 @attrs.define
 class _ReflectionResponse:
-    """What was answered to one question, not parsed by protobuf."""
+    """A ServerReflectionResponse whose files are not parsed."""
 
     services: list[str] = attrs.field(factory=list)
+    """Names of the listed services."""
     files: list[bytes] = attrs.field(factory=list)
+    """Serialized files."""
     error: str | None = None
+    """The error message, None if there is no error."""
 
     @classmethod
     def parse(cls, data: bytes, pace: GilYielder) -> _ReflectionResponse:
-        """Take a ServerReflectionResponse apart. Raises MalformedError for what is none."""
-        answer = cls()
-        left = _MAX_FIELDS
+        """Parse a response.
+
+        Raises:
+            MalformedProtobufError: It is malformed, or exceeds a limit.
+        """
+        response = cls()
+        remaining = _MAX_FIELDS
         for number, _, begin, end in iter_fields(data):
-            left = _count_field(left, pace)
+            remaining = _count_field(remaining, pace)
             if number == _ERROR_FIELD:
-                answer.error = ""
+                response.error = ""
             if begin < 0 or number not in (
                 _FILE_DESCRIPTOR_FIELD,
                 _LIST_SERVICES_FIELD,
@@ -159,10 +184,10 @@ class _ReflectionResponse:
             ):
                 continue
             for inner, _, value, stop in iter_fields(data, begin, end):
-                left = _count_field(left, pace)
+                remaining = _count_field(remaining, pace)
                 if value >= 0:
-                    answer._add_field(number, inner, data[value:stop])
-        return answer
+                    response._add_field(number, inner, data[value:stop])
+        return response
 
     def _add_field(self, number: int, inner: int, value: bytes) -> None:
         if number == _FILE_DESCRIPTOR_FIELD and inner == 1:
@@ -187,20 +212,20 @@ def _count_field(remaining: int, pace: GilYielder) -> int:
 async def _query(
     channel: CallDestination, server: str, request: dict[str, str]
 ) -> _ReflectionResponse:
-    """Put one question to the server's reflection."""
+    """Send one request, in the first version that the server implements."""
     what = " ".join(request.values())
     for module, method in _VERSIONS:
         with contextlib.suppress(purerpc.UnimplementedError):
-            async with make_multicallable(channel, method)() as asking:
-                await asking.send_message(module.ServerReflectionRequest(**request))
-                reply = await asking.receive_message()
+            async with make_multicallable(channel, method)() as call:
+                await call.send_message(module.ServerReflectionRequest(**request))
+                reply = await call.receive_message()
             try:
                 data = b"" if reply is None else reply.data
-                answer = await run_computation(partial(_ReflectionResponse.parse, data))
+                response = await run_computation(partial(_ReflectionResponse.parse, data))
             except MalformedProtobufError as exc:
                 raise ReflectionError(f"{server} does not describe {what}: {exc}") from None
-            if reply is None or answer.error is not None:
-                reason = answer.error if reply else "no answer"
+            if reply is None or response.error is not None:
+                reason = response.error if reply else "no answer"
                 raise ReflectionError(f"{server} does not describe {what}: {reason}")
-            return answer
+            return response
     raise ReflectionUnavailableError(f"{server} offers no reflection, which types are learned from")

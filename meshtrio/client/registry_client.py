@@ -1,4 +1,4 @@
-"""meshtrio.v1.Registry as another process uses it: it survives the mesh, and finds the next one."""
+"""Client of meshtrio.v1.Registry: watches and registrations that outlive restarts of the mesh."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _DESCRIPTOR = messages.DESCRIPTOR.services_by_name["Registry"]
 _STALE_TIMEOUT = 5.0
-"""Seconds that a new mesh has to learn again of the endpoints an earlier one knew."""
+"""Seconds for which a new mesh's endpoints are supplemented by those that an earlier one listed."""
 _FATAL_ERRORS = (
     purerpc.AbortedError,
     purerpc.InvalidArgumentError,
     purerpc.PermissionDeniedError,
     purerpc.UnimplementedError,
 )
-"""What another try would not mend."""
+"""Errors of a registration that another attempt would not resolve."""
 
 
 async def resolve_remote_service(channel: CallDestination, service: str) -> ServiceState:
-    """Ask a mesh once. Raises NotFoundError for a service it does not know."""
+    """Return the state of a service.
+
+    Raises:
+        NotFoundError: The mesh has no such service.
+    """
     stub = DynamicStub(channel, _DESCRIPTOR)
     return state_from_message(await stub.Resolve(messages.ResolveRequest(service=service)))
 
@@ -42,61 +46,62 @@ async def resolve_remote_service(channel: CallDestination, service: str) -> Serv
 async def watch_remote_service(
     channel: CallDestination, service: str, on_update: Callable[[ServiceState], None]
 ) -> None:
-    """Deliver what a mesh knows of a service, at once and after each change, until cancelled.
+    """Call `on_update` with the state of a service, at once and after each change.
 
-    Survives the mesh: what was known stays, and the watch is taken up again when there is another.
-    That one has a while to learn of the endpoints that it does not run.
+    Runs until it is cancelled. When the mesh is gone the last state stays, and the watch is renewed
+    when there is another one, whose registered endpoints may take `_STALE_TIMEOUT` to return.
     """
     stub = DynamicStub(channel, _DESCRIPTOR)
-    known, failures, rng, refused = ServiceStateCache(on_update), 0, Random(), False
-    settling = trio.CancelScope()
+    cache, failures, rng, is_refused = ServiceStateCache(on_update), 0, Random(), False
+    expiry_scope = trio.CancelScope()
     async with open_collapsing_nursery() as nursery:
         while True:
             try:
-                async for message in stub.Watch(messages.ResolveRequest(service=service)):
-                    known.update(state_from_message(message), is_new_mesh=failures > 0)
-                    if failures:
-                        settling.cancel()
-                        settling = trio.CancelScope()
-                        nursery.start_soon(known.expire_stale, settling)
-                    failures, refused = 0, False
+                async with stub.Watch(messages.ResolveRequest(service=service)) as call:
+                    async for message in call:
+                        cache.update(state_from_message(message), is_new_mesh=failures > 0)
+                        if failures:
+                            expiry_scope.cancel()
+                            expiry_scope = trio.CancelScope()
+                            nursery.start_soon(cache.expire_stale, expiry_scope)
+                        failures, is_refused = 0, False
             except (purerpc.PermissionDeniedError, purerpc.ResourceExhaustedError) as exc:
-                if not refused:
-                    _log.warning("%s cannot be watched: %s", service, exc.status.status_message)
-                refused = True
+                if not is_refused:
+                    _log.warning("watching %s failed: %s", service, exc.status.status_message)
+                is_refused = True
             except purerpc.RpcFailedError:
                 pass
             failures += 1
             await trio.sleep(
-                (RECONNECT_BACKOFF if refused else LOCAL_RECONNECT_BACKOFF).delay(failures, rng)
+                (RECONNECT_BACKOFF if is_refused else LOCAL_RECONNECT_BACKOFF).delay(failures, rng)
             )
 
 
 class ServiceStateCache:
-    """The state of a service over the lives of several meshes."""
+    """The state of a service, kept over restarts of the mesh."""
 
     def __init__(self, on_update: Callable[[ServiceState], None]) -> None:
         self._on_update = on_update
         self._state = ServiceState()
         self._stale_endpoints: tuple[Endpoint, ...] = ()
-        """Endpoints that were known to an earlier mesh, and may yet return."""
+        """Endpoints that an earlier mesh listed, and that may register again."""
 
     def update(self, state: ServiceState, *, is_new_mesh: bool) -> None:
-        """Take over what is told; `afresh`: by a mesh that may not be the one before."""
+        """Set the state; `is_new_mesh` if it may come from another mesh than the one before."""
         if is_new_mesh:
             self._stale_endpoints = (*self._state.endpoints, *self._stale_endpoints)
-        here = {endpoint.address for endpoint in state.endpoints}
-        gone = {departure.endpoint_id for departure in state.exit_infos}
+        listed = {endpoint.address for endpoint in state.endpoints}
+        exited = {exit_info.endpoint_id for exit_info in state.exit_infos}
         self._stale_endpoints = tuple(
             endpoint
             for endpoint in self._stale_endpoints
-            if endpoint.address not in here and endpoint.id not in gone
+            if endpoint.address not in listed and endpoint.id not in exited
         )
         self._state = state
         self._publish()
 
     async def expire_stale(self, scope: trio.CancelScope) -> None:
-        """Give up on those that have not returned, after a while, unless that is cancelled."""
+        """Drop the endpoints that have not returned after `_STALE_TIMEOUT`, unless cancelled."""
         with scope:
             await trio.sleep(_STALE_TIMEOUT)
             if self._stale_endpoints:
@@ -114,20 +119,30 @@ async def keep_registered(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Register, and again whenever the mesh comes back, until cancelled; that takes it out.
+    """Keep an endpoint registered, again whenever the mesh restarts.
 
-    `registration`: a RegisterRequest. Reports started once registered. Raises what the mesh says
-    of a registration that cannot be, ResourceExhaustedError if that is so at first, and
-    AbortedError where somebody else registers the address.
+    Args:
+        channel: Channel to the mesh.
+        registration: A RegisterRequest.
+        task_status: Reports the start once the endpoint is registered.
+
+    Raises:
+        AbortedError: Another client has registered the address.
+        InvalidArgumentError: The registration is invalid.
+        PermissionDeniedError: The caller may not register the service.
+        ResourceExhaustedError: The first registration exceeded a limit.
+        UnimplementedError: The mesh has no registry.
+
+    Cancellation: removes the registration.
     """
     stub = DynamicStub(channel, _DESCRIPTOR)
-    failures, rng, registered = 0, Random(), False
+    failures, rng, is_registered = 0, Random(), False
     while True:
         backoff = LOCAL_RECONNECT_BACKOFF
         try:
             async with stub.Register(registration) as call:
                 if await call.receive_message() is not None:
-                    failures, registered = 0, True
+                    failures, is_registered = 0, True
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                     await call.receive_message()
@@ -135,10 +150,10 @@ async def keep_registered(
             raise
         except purerpc.RpcFailedError as exc:
             if isinstance(exc, purerpc.ResourceExhaustedError):
-                if not registered:
+                if not is_registered:
                     raise
                 backoff = RECONNECT_BACKOFF
             reason = exc.status.status_message
-            _log.info("%s is not registered now: %s", registration.service, reason)
+            _log.info("registration of %s lost: %s; retrying", registration.service, reason)
         failures += 1
         await trio.sleep(backoff.delay(failures, rng))

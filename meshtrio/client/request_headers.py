@@ -1,4 +1,4 @@
-"""The head of an attempt: what all calls of a method have, and what each adds to it."""
+"""Request headers of an attempt: those that all calls of a method share, and its own."""
 
 from __future__ import annotations
 
@@ -25,32 +25,39 @@ from meshtrio.grpc.metadata import encode_metadata, get_metadata_value
 from meshtrio.grpc.status import header_list_too_large_message
 from meshtrio.http2.hpack import codec
 from meshtrio.http2.hpack.codec import HeaderBlock, header_list_size
-from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD
+from meshtrio.http2.hpack.decoder import ENTRY_OVERHEAD, HeaderField
 from meshtrio.rpc.context import ServerContext, current_context
 from meshtrio.rpc.method import Method
 from meshtrio.rpc.tracer import AttemptTracer
 from meshtrio.rpc.tracer_dispatch import notify_tracer
 
 
-def encode_method_headers(method: Method, picker: CallDestination) -> HeaderBlock:
-    """The part of a request's head that is the same for every call of a method."""
+def encode_method_headers(method: Method, destination: CallDestination) -> HeaderBlock:
+    """Encode the request headers that all calls of a method share."""
     return build_request_headers(
-        method.path.encode(), picker.scheme.encode(), picker.authority.encode()
+        method.path.encode(), destination.scheme.encode(), destination.authority.encode()
     )
 
 
 def build_attempt_fields(
-    picker: CallDestination,
+    destination: CallDestination,
     options: CallOptions,
     previous_attempts: int,
     tracer: AttemptTracer | None,
     deadline: float,
-) -> list[tuple[bytes, bytes]]:
-    """The header fields of an attempt beside those that all calls of its method have, which its
-    watch is told."""
+) -> list[HeaderField]:
+    """Build the metadata fields of an attempt, and notify its tracer of them.
+
+    Args:
+        destination: The channel of the call.
+        options: The call options, whose metadata is sent.
+        previous_attempts: Number of attempts before this one, which is sent if not 0.
+        tracer: The tracer of the attempt; its fields replace those of the call and the channel.
+        deadline: The deadline of the call, for the tracer.
+    """
     fields = [] if options is DEFAULT_OPTIONS else options.encode_headers()
-    if picker.metadata:
-        fields += encode_metadata(picker.metadata)
+    if destination.metadata:
+        fields += encode_metadata(destination.metadata)
     if fields and tracer is not None:
         fields = [field for field in fields if not _is_set_by_tracer(field[0], tracer)]
     serving = current_context.get()
@@ -59,21 +66,23 @@ def build_attempt_fields(
     if previous_attempts:
         fields.append((PREVIOUS_ATTEMPTS_KEY, b"%d" % previous_attempts))
     if tracer is not None and tracer.wants_pick_events:
-        notify_tracer(picker.name, tracer.before_pick, picker.authority, fields, deadline)
+        notify_tracer(destination.name, tracer.before_pick, destination.authority, fields, deadline)
     return fields
 
 
 def _is_set_by_tracer(key: bytes, tracer: AttemptTracer) -> bool:
-    """Whether what a caller says is said of the attempt: whoever gets two parents goes by none.
-    Baggage adds up (W3C Baggage)."""
-    said = key.decode()
-    return said in tracer.extra_header_keys and said != "baggage"
+    """Return whether the tracer's value of a key replaces the caller's.
+
+    A server that receives two parents of a trace ignores both. Baggage is combined (W3C Baggage).
+    """
+    name = key.decode()
+    return name in tracer.extra_header_keys and name != "baggage"
 
 
 def request_header_list_size(
-    block: HeaderBlock, fields: list[tuple[bytes, bytes]], tracer: AttemptTracer | None
+    block: HeaderBlock, fields: list[HeaderField], tracer: AttemptTracer | None
 ) -> int:
-    """The size of a request's whole header list in bytes, with a `grpc-timeout` of any length."""
+    """Return the size of a request's header list in bytes, with the longest `grpc-timeout`."""
     size = block.list_size + MAX_TIMEOUT_FIELD_SIZE
     if fields:
         size += header_list_size(fields)
@@ -85,44 +94,44 @@ def request_header_list_size(
 def fit_header_list(
     pick_result: PickResult,
     block: HeaderBlock,
-    fields: list[tuple[bytes, bytes]],
+    fields: list[HeaderField],
     options: CallOptions,
     tracer: AttemptTracer | None,
-) -> tuple[list[tuple[bytes, bytes]], AttemptTracer | None]:
-    """Leave out of a request with too much metadata what the handler's caller has sent.
+) -> tuple[list[HeaderField], AttemptTracer | None]:
+    """Drop propagated metadata, and then the trace, from a request that is too large for the peer.
 
-    A handler has not written the trace and the baggage of the call that it serves, so they must not
-    make its own calls fail.
+    The trace and baggage of the call that a handler serves are not its own, so they must not make
+    its calls fail.
 
     Returns:
-        The fields and the trace context that the attempt sends.
+        The metadata fields and the tracer whose fields the attempt sends.
 
     Raises:
-        ResourceExhaustedError: The rest is still more than the peer accepts.
+        ResourceExhaustedError: The rest is still larger than the peer accepts.
     """
     limit = pick_result.connection.engine.max_send_header_list_size
     serving = current_context.get()
-    carried = [] if serving is None else _propagated_fields(serving, options, tracer)
-    own = [field for field in fields if field not in carried]
-    for traced in (tracer, None):
-        if request_header_list_size(block, own, traced) <= limit:
-            return own, traced
+    propagated = [] if serving is None else _propagated_fields(serving, options, tracer)
+    own = [field for field in fields if field not in propagated]
+    for sent_tracer in (tracer, None):
+        if request_header_list_size(block, own, sent_tracer) <= limit:
+            return own, sent_tracer
     size = request_header_list_size(block, fields, tracer)
     raise purerpc.ResourceExhaustedError(header_list_too_large_message("request", size, limit))
 
 
 def with_hash_key(
-    pick_args: PickArgs, key: str, picker: CallDestination, options: CallOptions
+    pick_args: PickArgs, key: str, destination: CallDestination, options: CallOptions
 ) -> PickArgs:
-    """A wish of a sticky call, which goes by the value of a metadata key."""
-    value = get_metadata_value(key, (*options.metadata, *picker.metadata))
+    """Return pick arguments that hash the value of a metadata key."""
+    value = get_metadata_value(key, (*options.metadata, *destination.metadata))
     return attrs.evolve(pick_args, hash_key=None if value is None else str(value))
 
 
 def encode_attempt_headers(
-    deadline: float, fields: list[tuple[bytes, bytes]], tracer: AttemptTracer | None
+    deadline: float, fields: list[HeaderField], tracer: AttemptTracer | None
 ) -> bytes:
-    """The rest of the head: what is left of the caller's deadline, metadata, and its trace."""
+    """Encode the request headers of one attempt: trace, timeout and metadata."""
     block = b"" if tracer is None else tracer.extra_headers
     if deadline != math.inf:
         left = deadline - trio.current_time()
@@ -134,12 +143,13 @@ def encode_attempt_headers(
 
 def _propagated_fields(
     server_context: ServerContext, options: CallOptions, tracer: AttemptTracer | None
-) -> list[tuple[bytes, bytes]]:
-    """The trace and baggage of the call that is served, but for what is said already.
+) -> list[HeaderField]:
+    """Encode the trace and baggage of the served call, except for keys that the call sets itself.
 
-    They are sent as they came (`ReceivedText`), whatever gRPC's rules for programs are.
+    They are sent as they were received (`ReceivedText`).
     """
-    said = {key for key, _ in options.metadata}
+    overridden = {key for key, _ in options.metadata}
     if tracer is not None:
-        said |= tracer.extra_header_keys
-    return encode_metadata(tuple(p for p in server_context.propagated_metadata if p[0] not in said))
+        overridden |= tracer.extra_header_keys
+    propagated = server_context.propagated_metadata
+    return encode_metadata(tuple(pair for pair in propagated if pair[0] not in overridden))

@@ -1,4 +1,4 @@
-"""What sends the requests that a caller's iterable gives, and sends them again if it must."""
+"""Sends the requests of a caller's iterable, and replays them if the call is retried."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ from meshtrio.rpc.method import Message
 from meshtrio.util.concurrency import split_cancelled
 
 _MAX_REPLAY_SIZE = 256 * 1024
-"""Bytes of requests that are kept for another attempt; a call with more is committed (gRFC A6)."""
+"""Bytes of requests that are buffered for retries; a call with more is committed (gRFC A6)."""
 
 
 class RequestStream:
-    """A task of the channel: `attach` it to an attempt, then `run` it; attach it to the next one.
+    """Reads an iterable in a task of the channel, and sends to the attempt that is attached.
 
-    It knows its attempt but not its call, so that a call which is dropped is collected.
+    `attach` comes first, then `run`; after a retry, `attach` again. It refers to its attempt but
+    not to its call, so that a call which is dropped is collected.
     """
 
     def __init__(self, messages: AsyncIterable[Message]) -> None:
         self.cancel_scope = trio.CancelScope()
         self.error: BaseException | None = None
-        """What the iterable raised."""
+        """The exception that the iterable raised."""
         self._messages = messages
         self._attempt: Attempt | None = None
         self._replay_buffer: list[Message] | None = []
         self._buffered_size = 0
         self._read_count = self._sent_count = 0
-        """Requests that the iterable gave, and that the attempt was given."""
+        """Number of requests read from the iterable, and sent to the attempt."""
         self._is_exhausted = False
         self._send_lock = trio.Lock()
 
     @property
     def is_replayable(self) -> bool:
-        """Whether another attempt can be given all that this one was."""
+        """Whether all requests so far can be sent to another attempt."""
         return self._replay_buffer is not None
 
     def commit(self) -> None:
-        """There will be no other attempt."""
+        """Drop the replay buffer: there will be no other attempt."""
         self._replay_buffer = None
 
     async def attach(self, attempt: Attempt) -> None:
-        """Send to this attempt from now on, first of all what the one before was given."""
+        """Send to this attempt from now on, and first replay what the one before was sent."""
         async with self._send_lock:
             self._attempt, self._sent_count = attempt, 0
             for message in self._replay_buffer or ():
@@ -55,14 +56,14 @@ class RequestStream:
                 await self._send_end(attempt)
 
     async def run(self) -> None:
+        """Send all requests, until `cancel_scope` is cancelled. Exceptions are kept in `error`."""
         try:
             with self.cancel_scope:
                 await self._send_all()
         except trio.Cancelled:
             raise
         except BaseException as exc:
-            # All that the iterable raises is its caller's. Beside Cancelled it is what a clean-up
-            # raised that was cancelled from outside.
+            # The caller gets what the iterable raises, as by clean-up code while it is cancelled.
             cancelled, self.error = split_cancelled(exc)
             if cancelled is not None:
                 raise cancelled from None
@@ -93,10 +94,10 @@ class RequestStream:
                 self.commit()
 
     async def _send_latest(self, message: Message) -> bool:
-        """Send the request that was taken last; False where nobody wants any more."""
+        """Send the request read last; False if no more are needed."""
         async with self._send_lock:
             assert self._attempt is not None
-            # An attempt that came meanwhile has been given it already.
+            # An attempt that was attached meanwhile has replayed it already.
             if self._sent_count < self._read_count:
                 await self._send(self._attempt, message)
             return self.is_replayable or not self._attempt.stream.send_closed

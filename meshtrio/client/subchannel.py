@@ -1,4 +1,4 @@
-"""A link: the connection to one endpoint, kept up while any channel of the process uses it."""
+"""A subchannel keeps a connection to one endpoint while any channel of the process uses it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,28 @@ _log = logging.getLogger("meshtrio.rpc")
 
 _TIMEOUT_CHECK_INTERVAL = 1.0
 _CONNECT_TIMEOUT = 10.0
-"""Seconds from the first packet to a connection."""
+"""Seconds that an attempt to connect may take."""
 _BACKLOG_TIMEOUT = 5.0
-"""Seconds that a server whose backlog is full has to accept connections."""
+"""Seconds to wait for room in a full listen backlog."""
 _MIN_STABLE_TIME = 5.0
-"""Seconds after which a connection has been of use, even without a call."""
+"""Seconds after which a connection counts as successful, even without a call."""
 _SETTINGS_TIMEOUT = 20.0
-"""Seconds a server has to send its SETTINGS."""
+"""Seconds to wait for the server's SETTINGS."""
 
 
 @attrs.frozen
 class ConnectionOptions:
-    """How a channel speaks to its endpoints: channels that do so alike share their links."""
+    """Options of a channel's connections. Channels with equal options share subchannels."""
 
     limits: Limits | None = None
+    """HTTP/2 limits; None for the defaults."""
     tls: ClientTls | None = None
-    """For all endpoints; by default it is theirs to say."""
+    """TLS settings of all endpoints; None for those of each endpoint."""
     timeouts: Timeouts | None = None
-    """By default `Timeouts()`, and across a network a peer that is silent is asked why."""
+    """Timeouts of connections; None for the defaults, which send keepalive pings over networks."""
 
     def timeouts_for(self, endpoint: Endpoint) -> Timeouts:
+        """Return the timeouts of a connection to `endpoint`."""
         if self.timeouts is not None:
             return self.timeouts
         return _LOCAL_TIMEOUTS if Address.parse(endpoint.address).is_unix else NETWORK_TIMEOUTS
@@ -63,25 +65,28 @@ _NO_STREAMS: dict[int, Stream] = {}
 
 
 class Subchannel:
-    """Runs in its pool's nursery; its users are called when its readiness may have changed."""
+    """Connects, and reconnects with backoff; runs in its pool's nursery.
+
+    `watchers` are called when `connection` or `connect_error` changes.
+    """
 
     def __init__(
         self, endpoint: Endpoint, options: ConnectionOptions, dial_limiter: DialLimiter
     ) -> None:
         self.endpoint = endpoint
         self.connection: ClientConnection | None = None
-        """The one that takes calls now."""
+        """Connection that takes new calls, None if there is none."""
         self.streams = _NO_STREAMS
-        """The calls it has."""
+        """Open streams of `connection`, by id."""
         self.health_watch_count = 0
-        """Of these, watches of its health, which are no load."""
+        """Number of `streams` that watch its health, which are no load."""
         self.connect_error = ""
-        """Why the last attempt to connect failed, "" once one succeeded."""
+        """Why the last attempt to connect failed, "" after one that succeeded."""
         self.watchers: list[Callable[[], None]] = []
         self.trace_node = channelz_registry.TraceNode()
         channelz_registry.SUBCHANNELS.add(self.trace_node.channelz_id, self)
         self.past_counters = CallCounters()
-        """Calls of connections that are over."""
+        """Counts the calls of connections that have closed."""
         self._options = options
         self._timeouts = options.timeouts_for(endpoint)
         self._dial_limiter = dial_limiter
@@ -96,7 +101,7 @@ class Subchannel:
 
     @property
     def connections(self) -> tuple[ClientConnection, ...]:
-        """Those that still finish their calls, too."""
+        """All connections, those included that only finish their calls."""
         return tuple(self._connections)
 
     @property
@@ -104,12 +109,12 @@ class Subchannel:
         return self.connection is not None and self.connection.is_usable
 
     def _notify_watchers(self) -> None:
-        for user in list(self.watchers):
-            user()
+        for on_change in list(self.watchers):
+            on_change()
 
     @contextmanager
     def count_health_watch(self) -> Iterator[None]:
-        """A call of the block is one of the watches."""
+        """Count one of the streams as a health watch during the block."""
         self.health_watch_count += 1
         try:
             yield
@@ -117,7 +122,7 @@ class Subchannel:
             self.health_watch_count -= 1
 
     def start_draining(self) -> None:
-        """Nobody uses it any more: take no calls, let those under way finish, then end."""
+        """Take no more calls; `run` ends once those under way have finished."""
         channelz_registry.SUBCHANNELS.remove(self.trace_node.channelz_id)
         self._draining.set()
         self._dial_scope.cancel()
@@ -125,7 +130,7 @@ class Subchannel:
             connection.start_draining()
 
     def streams_owned_by(self, owner: object) -> list[tuple[ClientConnection, Stream]]:
-        """The calls that one channel has here, on connections that take no new ones too."""
+        """Return the open streams of one channel, on all connections."""
         return [
             (connection, stream)
             for connection in self._connections
@@ -134,10 +139,11 @@ class Subchannel:
         ]
 
     async def run(self) -> None:
-        """Connect, and connect again with backoff, until `drop` is called or this is cancelled.
+        """Keep connected until `start_draining`.
 
-        A connection that takes no new calls is replaced at once; it finishes those it has beside
-        its successor.
+        A connection that takes no more calls is replaced at once, while it finishes those it has.
+
+        Cancellation: closes all connections.
         """
         failures = 0
         async with trio.open_nursery() as nursery:
@@ -159,10 +165,11 @@ class Subchannel:
             await self._draining.wait()
 
     async def _connect(self, nursery: trio.Nursery) -> bool:
-        """Use one connection as long as it takes calls; False if it was of no use.
+        """Use one connection for as long as it takes calls.
 
-        It was if it lasted or a call succeeded: an endpoint that accepts connections only to end
-        them is to be backed off from like one that refuses them.
+        Returns:
+            Whether it lasted or a call succeeded. An endpoint that accepts connections and closes
+            them is backed off from like one that refuses them.
         """
         transport = await self._dial()
         if transport is None:
@@ -173,27 +180,27 @@ class Subchannel:
         with trio.move_on_after(_SETTINGS_TIMEOUT) as waiting:
             await connection.established.wait()
         if waiting.cancelled_caught:
-            connection.close("the peer accepted a connection and did not speak HTTP/2")
-        established, useful = connection.is_usable, False
-        if established and not self._draining.is_set():
+            connection.close("the peer accepted the connection but sent no SETTINGS")
+        is_established, is_useful = connection.is_usable, False
+        if is_established and not self._draining.is_set():
             self.connection, self.streams, self.connect_error = connection, connection.streams, ""
             self.trace_node.add_event("connected")
             self._notify_watchers()
-            since = trio.current_time()
+            connected_at = trio.current_time()
             await connection.exhausted.wait()
-            lasted = trio.current_time() - since >= _MIN_STABLE_TIME
-            useful = lasted or connection.statistics().calls.succeeded > 0
+            is_stable = trio.current_time() - connected_at >= _MIN_STABLE_TIME
+            is_useful = is_stable or connection.statistics().calls.succeeded > 0
             self._trace_disconnect(connection)
             self.connection, self.streams = None, _NO_STREAMS
             self._notify_watchers()
         connection.start_draining()
-        if not established:
+        if not is_established:
             self._report_connect_error(connection.close_reason)
-        return useful
+        return is_useful
 
     def _trace_disconnect(self, connection: ClientConnection) -> None:
-        why = connection.close_reason if connection.closed else "it takes no more calls"
-        self.trace_node.add_event(f"its connection is given up: {why}")
+        reason = connection.close_reason if connection.closed else "it takes no more calls"
+        self.trace_node.add_event(f"disconnected: {reason}")
 
     async def _dial(self) -> Transport | None:
         with trio.CancelScope() as self._dial_scope:
@@ -213,7 +220,7 @@ class Subchannel:
                     reason += " in this process (see `ulimit -n`)"
                 self._report_connect_error(reason)
         if self._dial_scope.cancelled_caught and not self._draining.is_set():
-            self._report_connect_error(f"it did not answer within {_CONNECT_TIMEOUT:g} s")
+            self._report_connect_error(f"no answer within {_CONNECT_TIMEOUT:g} s")
         return None
 
     async def _run_connection(
@@ -230,12 +237,12 @@ class Subchannel:
             connection.run_finished.set()
 
     def _report_connect_error(self, error: str) -> None:
-        """Tell why calls wait, once for each reason in a row."""
+        """Log and trace why calls wait, once for each of equal reasons in a row."""
         if error != self.connect_error:
             self.trace_node.add_event(
-                f"cannot be used: {error}", channelz_registry.Severity.WARNING
+                f"connection failed: {error}", channelz_registry.Severity.WARNING
             )
-            _log.info("%s cannot be used: %s; trying again", self.endpoint.address, error)
+            _log.info("%s: connection failed: %s; retrying", self.endpoint.address, error)
             self.connect_error = error
             self._notify_watchers()
 
@@ -244,7 +251,7 @@ class Subchannel:
         while True:
             await sleep_until_tick(_TIMEOUT_CHECK_INTERVAL)
             now = trio.current_time()
-            # Where this process stood still, what servers have sent is read first.
+            # After this process was suspended, what servers have sent meanwhile is read first.
             if now < due + _TIMEOUT_CHECK_INTERVAL:
                 for connection in list(self._connections):
                     connection.check_timeouts(now)

@@ -1,7 +1,7 @@
-"""What the channels of a process share: links to endpoints, and news of services.
+"""The pool of a trio run: subchannels and resolvers shared by its channels.
 
-The pool begins with the first channel of a trio run and ends with the last: its tasks belong to all
-of them, so none of their nurseries can own it.
+The pool starts with the first channel of a trio run and ends with the last. Its tasks belong to all
+of them, so that none of their nurseries can own it; it runs as a system task.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import trio
 import trio.lowlevel
 
 from meshtrio.client.dial_limiter import DialLimiter
+from meshtrio.client.resolver import Resolver, SharedWatch, StateCallback
 from meshtrio.client.subchannel import ConnectionOptions, Subchannel
 from meshtrio.discovery.endpoint import Endpoint
-from meshtrio.discovery.service_state import ServiceState
 from meshtrio.util.concurrency import start_soon_without_context
 
 _log = logging.getLogger("meshtrio.rpc")
 
 _RESTART_DELAY = 1.0
-
-StateCallback = Callable[[ServiceState], None]
-Resolver = Callable[[StateCallback], Awaitable[None]]
-"""Runs for as long as a channel needs it, handing it each state of its service."""
+"""Seconds after which a task that crashed is started again."""
 
 
 class SubchannelPool:
-    def __init__(self) -> None:
+    """Owns the subchannels and resolver runs of all channels, for `async with`."""
+
+    def __init__(self, restart_delay: float = _RESTART_DELAY) -> None:
+        self._restart_delay = restart_delay
         self._subchannels: dict[tuple[Endpoint, ConnectionOptions], Subchannel] = {}
         self._dial_limiter = DialLimiter()
         self._watches: dict[Hashable, SharedWatch] = {}
@@ -40,48 +40,52 @@ class SubchannelPool:
         self._started = trio.Event()
         self._stopped = trio.Event()
 
-    # -- links -------------------------------------------------------------------------------
+    # -- subchannels -------------------------------------------------------------------------
 
     def acquire_subchannel(
         self, endpoint: Endpoint, options: ConnectionOptions, on_change: Callable[[], None]
     ) -> Subchannel:
-        """Use the link to an endpoint, until `unlink`; `changed` is called as `Subchannel` says."""
-        link = self._subchannels.get((endpoint, options))
-        if link is None:
-            link = self._subchannels[endpoint, options] = Subchannel(
+        """Return the subchannel to an endpoint, to be used until `release_subchannel`.
+
+        `on_change` is called when its connection or error changes.
+        """
+        subchannel = self._subchannels.get((endpoint, options))
+        if subchannel is None:
+            subchannel = self._subchannels[endpoint, options] = Subchannel(
                 endpoint, options, self._dial_limiter
             )
-            self._start_task(link.run)
-        link.watchers.append(on_change)
-        return link
+            self._start_task(subchannel.run)
+        subchannel.watchers.append(on_change)
+        return subchannel
 
     def release_subchannel(
         self, subchannel: Subchannel, options: ConnectionOptions, on_change: Callable[[], None]
     ) -> None:
-        """Use it no more; calls under way on it may finish."""
+        """Stop using a subchannel; without users it ends, once calls under way have finished."""
         subchannel.watchers.remove(on_change)
         if not subchannel.watchers:
             del self._subchannels[subchannel.endpoint, options]
             subchannel.start_draining()
 
-    # -- news --------------------------------------------------------------------------------
+    # -- resolvers ---------------------------------------------------------------------------
 
     def subscribe(self, key: Hashable, resolver: Resolver, on_update: StateCallback) -> None:
-        """Have `update` called with each state that `feed` gives, which runs once for each key."""
-        news = self._watches.get(key)
-        if news is None:
-            news = self._watches[key] = SharedWatch()
-            self._start_task(news.run, resolver)
-        news.add(on_update)
+        """Call `on_update` with each state that the resolver reports; it runs once for each key."""
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = SharedWatch()
+            self._start_task(watch.run, resolver)
+        watch.add(on_update)
 
     def unsubscribe(self, key: Hashable, on_update: StateCallback) -> None:
-        news = self._watches[key]
-        news.remove(on_update)
-        if not news.callbacks:
-            news.cancel_scope.cancel()
+        """Undo `subscribe`; the resolver is cancelled with its last subscriber."""
+        watch = self._watches[key]
+        watch.remove(on_update)
+        if not watch.callbacks:
+            watch.cancel_scope.cancel()
             del self._watches[key]
 
-    # -- life --------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------
 
     def _start_task(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         assert self._nursery is not None
@@ -94,9 +98,9 @@ class SubchannelPool:
                 await task(*args)
                 return
             except Exception:
-                # A bug of ours; it may cost what this link had under way, and nobody else.
-                _log.exception("a task of the connection pool failed; starting it again")
-            await trio.sleep(_RESTART_DELAY)
+                # A bug. It fails the calls of this subchannel, and must not affect others.
+                _log.exception("a task of the connection pool crashed; restarting it")
+            await trio.sleep(self._restart_delay)
 
     async def _run(self) -> None:
         try:
@@ -126,46 +130,23 @@ class SubchannelPool:
             await self._stopped.wait()
 
 
-class SharedWatch:
-    """The states of one service, to whoever wants them."""
-
-    def __init__(self) -> None:
-        self.callbacks: list[StateCallback] = []
-        self.cancel_scope = trio.CancelScope()
-        self._latest_state: ServiceState | None = None
-
-    def add(self, on_update: StateCallback) -> None:
-        self.callbacks.append(on_update)
-        if self._latest_state is not None:
-            on_update(self._latest_state)
-
-    def remove(self, on_update: StateCallback) -> None:
-        self.callbacks.remove(on_update)
-
-    async def run(self, resolver: Resolver) -> None:
-        if self.callbacks:
-            with trio.CancelScope() as self.cancel_scope:
-                await resolver(self._publish)
-
-    def _publish(self, state: ServiceState) -> None:
-        self._latest_state = state
-        for update in list(self.callbacks):
-            update(state)
-
-
 _current_pool: trio.lowlevel.RunVar[SubchannelPool | None] = trio.lowlevel.RunVar(
     "meshtrio pool", None
 )
 _in_pool_task: ContextVar[SubchannelPool | None] = ContextVar("meshtrio pool", default=None)
-"""In the pool's own tasks: a feed may use a channel, which must not keep the pool alive."""
+"""Set in the pool's own tasks: a resolver may use a channel, which must not keep the pool alive."""
 
 
 @asynccontextmanager
 async def open_shared_pool() -> AsyncIterator[SubchannelPool]:
-    """The pool of this trio run, for the block."""
-    own = _in_pool_task.get()
-    if own is not None:
-        yield own
+    """Use the pool of this trio run during the block.
+
+    Yields:
+        The pool.
+    """
+    own_pool = _in_pool_task.get()
+    if own_pool is not None:
+        yield own_pool
         return
     pool = _current_pool.get()
     if pool is None:

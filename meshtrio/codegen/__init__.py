@@ -1,10 +1,13 @@
-"""protoc-gen-meshtrio: typed servicers and stubs, in the shape that purerpc's have.
+"""protoc-gen-meshtrio, a protoc plugin: typed servicers and stubs of the same form as purerpc's.
 
     python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --meshtrio_out=. echo/v1/echo.proto
 
-A file of services `a/b.proto` becomes `a/b_grpc.py`. Methods whose names are keywords, `service` or
-`_client` get an underscore at the end (`import_`), and those that begin with two underscores get
-`rpc` in front (`rpc__init__`). Source: google/protobuf/compiler/plugin.proto.
+`a/b.proto` with services becomes `a/b_grpc.py`. `naming` maps proto names to Python names, `render`
+writes the text, and `repair` mends the imports that protoc writes of modules whose names are no
+identifiers. A method whose name is a keyword, `service` or `_client` gets a trailing underscore
+(`import_`); one that starts with two underscores gets the prefix `rpc` (`rpc__init__`).
+
+Source: google/protobuf/compiler/plugin.proto.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from meshtrio.codegen.render import render_file
 
 
 def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
-    """Answer protoc: a file for each one that was asked for and has services."""
+    """Generate a file for each requested proto file that has services."""
     response = CodeGeneratorResponse()
     response.supported_features = (
         CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL
@@ -28,16 +31,16 @@ def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
     response.minimum_edition = Edition.EDITION_PROTO2
     response.maximum_edition = Edition.EDITION_2024
     types = MessageTypes(request.proto_file)
-    wanted = frozenset(request.file_to_generate)
+    requested = frozenset(request.file_to_generate)
     for file in request.proto_file:
-        if file.name in wanted and file.service:
-            made = response.file.add()
-            made.name = generated_file_name(file.name)
-            made.content = render_file(file, types)
+        if file.name in requested and file.service:
+            generated = response.file.add()
+            generated.name = generated_file_name(file.name)
+            generated.content = render_file(file, types)
     return response
 
 
 def main() -> None:
-    """The console script, as protoc runs it: a request on stdin, the response on stdout."""
+    """Run as a protoc plugin: read a request from stdin, write the response to stdout."""
     request = CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
     sys.stdout.buffer.write(generate(request).SerializeToString())

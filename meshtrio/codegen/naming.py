@@ -1,4 +1,4 @@
-"""What protoc's Python calls things: modules of proto files, classes of messages."""
+"""Names in generated Python code: modules of proto files, classes of messages, methods."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import attrs
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
 _RESERVED = frozenset({"service", "_client"})
-"""Attributes that a servicer and a stub have in addition to their methods."""
+"""Attributes of servicers and stubs other than their methods."""
 
 
 def generated_file_name(proto: str) -> str:
-    """The file that the services of a proto file go to."""
+    """Return the name of the generated file of a proto file."""
     return _strip_extension(proto).replace(".", "/") + "_grpc.py"
 
 
@@ -23,7 +23,7 @@ def _strip_extension(proto: str) -> str:
 
 
 def pb2_module_name(proto: str) -> str:
-    """The module that protoc makes of a proto file: "echo.v1.echo_pb2"."""
+    """Return the module that protoc generates from a proto file: "echo.v1.echo_pb2"."""
     return _strip_extension(proto).replace("/", ".") + "_pb2"
 
 
@@ -35,33 +35,33 @@ def is_importable(module: str) -> bool:
 def python_method_names(methods: Sequence[str]) -> dict[str, str]:
     """Map the methods of one service to their names in Python.
 
-    Keywords, and names that every servicer or stub uses itself, get an underscore at the end. What
-    begins with two underscores, which Python changes or uses in classes, gets `rpc` in front.
+    Keywords and reserved attributes get a trailing underscore. Names that start with two
+    underscores, which Python mangles or uses in classes, get the prefix `rpc`.
     """
     taken = set(methods)
-    found = {}
+    python_names = {}
     for name in methods:
-        made = f"rpc{name}" if name.startswith("__") else name
-        if keyword.iskeyword(made) or made in _RESERVED:
-            made += "_"
-        while made != name and made in taken:
-            made += "_"
-        taken.add(made)
-        found[name] = made
-    return found
+        python_name = f"rpc{name}" if name.startswith("__") else name
+        if keyword.iskeyword(python_name) or python_name in _RESERVED:
+            python_name += "_"
+        while python_name != name and python_name in taken:
+            python_name += "_"
+        taken.add(python_name)
+        python_names[name] = python_name
+    return python_names
 
 
 def module_alias(module: str) -> str:
-    """A name for a module in generated code: "echo_v1_echo__pb2".
+    """Return the alias of a module in generated code: "echo_v1_echo__pb2".
 
-    One that begins with two underscores would be changed in the body of a class.
+    It never starts with underscores: Python mangles such names in the body of a class.
     """
     alias = re.sub(r"\W", "_", module.replace("_", "__"))
     return alias if alias[0].isalpha() else f"m{alias}"
 
 
 def make_unique(name: str, taken: Container[str]) -> str:
-    """A name with as many underscores at the end as it takes to differ from others."""
+    """Return a name with the trailing underscores needed to differ from others."""
     while name in taken:
         name += "_"
     return name
@@ -69,18 +69,18 @@ def make_unique(name: str, taken: Container[str]) -> str:
 
 @attrs.frozen
 class MessageClass:
-    """Where the class of a message is: a module, and the names that lead to it there."""
+    """The class of a message: its module, and the names of it and the classes it is nested in."""
 
     module: str
     names: tuple[str, ...]
 
     @property
     def is_plain(self) -> bool:
-        """Whether all of its names can be written as they are."""
+        """Whether attribute access with all of its names is valid code."""
         return is_importable(self.module) and not any(map(_needs_getattr, self.names))
 
     def expression(self, alias: str) -> str:
-        """Code for the class, below the module's alias."""
+        """Return an expression for the class, given the module's alias."""
         code = alias
         for name in self.names:
             code = f'getattr({code}, "{name}")' if _needs_getattr(name) else f"{code}.{name}"
@@ -88,12 +88,12 @@ class MessageClass:
 
 
 def _needs_getattr(name: str) -> bool:
-    """Whether `x.name` does not give this attribute in the body of a class."""
+    """Whether `x.name` does not refer to the attribute in the body of a class."""
     return keyword.iskeyword(name) or name.startswith("__")
 
 
 class MessageTypes:
-    """The messages of all files that protoc has read, whichever file imports or re-exports them."""
+    """The message classes of all files that protoc has read."""
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
         self._classes: dict[str, MessageClass] = {}
@@ -104,7 +104,7 @@ class MessageTypes:
                 self._classes[full_name] = MessageClass(pb2_module_name(file.name), names)
 
     def find(self, full_name: str) -> MessageClass:
-        """By its full name with a dot in front, as descriptors have it."""
+        """Return the class of a message by its full name, with a leading dot as in descriptors."""
         return self._classes[full_name]
 
 

@@ -1,4 +1,4 @@
-"""The text of a generated file."""
+"""Renders the text of a generated file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from meshtrio.codegen.naming import (
 )
 
 _SERVICE_FIELD, _METHOD_FIELD = 6, 2
-"""Field numbers in FileDescriptorProto and ServiceDescriptorProto, of which paths are made."""
+"""Field numbers of FileDescriptorProto and ServiceDescriptorProto, used in paths of comments."""
 _MULTICALLABLE_TYPES = {
     (False, False): "UnaryUnary",
     (False, True): "UnaryStream",
@@ -49,10 +49,11 @@ _ADD_METHOD_TEMPLATE = (
 )
 
 Comments = Mapping[tuple[int, ...], str]
+"""Leading comments of declarations, by path (see SourceCodeInfo.Location)."""
 
 
 def render_file(file: FileDescriptorProto, types: MessageTypes) -> str:
-    """Write the servicers and stubs of a file's services."""
+    """Render the servicers and stubs of a file's services."""
     comments = {
         tuple(place.path): place.leading_comments
         for place in file.source_code_info.location
@@ -83,11 +84,11 @@ class _Writer:
     # -- names -------------------------------------------------------------------------------
 
     def local_name(self, name: str) -> str:
-        """What is imported under a name: a method of that name hides it in the body of a class."""
+        """Return the local name of an import; a method would hide an import of its own name."""
         return make_unique(name, self._method_name_set)
 
     def import_clause(self, name: str) -> str:
-        """The part of an import statement after `import`."""
+        """Return the part of an import statement after `import`."""
         return name if self.local_name(name) == name else f"{name} as {self.local_name(name)}"
 
     def _alias_for(self, module: str) -> str:
@@ -106,27 +107,27 @@ class _Writer:
         return [self._types.find(name) for name in sorted(names)]
 
     def render_imports(self, services: Sequence[ServiceDescriptorProto]) -> str:
-        used = self._message_classes(services)
-        plain = {each.module for each in used if is_importable(each.module)}
-        odd = {each.module for each in used} - plain
-        lines = [f"import {self.import_clause('importlib')}"] if odd else []
+        classes = self._message_classes(services)
+        importable = {each.module for each in classes if is_importable(each.module)}
+        others = {each.module for each in classes} - importable
+        lines = [f"import {self.import_clause('importlib')}"] if others else []
         streams = any(m.client_streaming or m.server_streaming for s in services for m in s.method)
         if streams:
             lines.append(f"from collections.abc import {self.import_clause('AsyncIterator')}")
-        if any(not each.is_plain for each in used):
+        if any(not each.is_plain for each in classes):
             lines.append(f"from typing import {self.import_clause('Any')}")
         lines += [""] if lines else []
-        lines += [f"import {module} as {self._alias_for(module)}" for module in sorted(plain)]
+        lines += [f"import {module} as {self._alias_for(module)}" for module in sorted(importable)]
         load = f"{self.local_name('importlib')}.import_module"
-        lines += [f'{self._alias_for(module)} = {load}("{module}")' for module in sorted(odd)]
+        lines += [f'{self._alias_for(module)} = {load}("{module}")' for module in sorted(others)]
         return "\n".join(lines)
 
     def _class_expression(self, name: str) -> str:
-        found = self._types.find(name)
-        return found.expression(self._alias_for(found.module))
+        message_class = self._types.find(name)
+        return message_class.expression(self._alias_for(message_class.module))
 
     def _annotation(self, name: str) -> str:
-        """As an annotation, which a class whose name has to be looked up cannot be."""
+        """Render a type annotation; a class that needs `getattr` cannot be one, and becomes Any."""
         return (
             self._class_expression(name)
             if self._types.find(name).is_plain
@@ -154,7 +155,7 @@ class _Writer:
         names, stubs = self._names[path[-1]], self.local_name("stubs")
         text = f"class {service.name}Servicer({stubs}.Servicer):\n"
         text += _render_docstring(comments.get(path, ""), "    ", after="\n")
-        # Before the methods, since one of them may be called `property`.
+        # The property precedes the methods, one of which may be named `property`.
         text += f"    @property\n    def service(self) -> {stubs}.Service:\n"
         text += f'        service = {stubs}.Service("{self._full_name(service)}")\n'
         for method in service.method:
@@ -177,7 +178,7 @@ class _Writer:
         if method.client_streaming:
             argument, request = "messages", f"{iterator}[{request}]"
         reply = self._annotation(method.output_type)
-        # An async generator, as it is overridden with, is a plain function that gives an iterator.
+        # It is overridden by an async generator: a plain function that returns an iterator.
         define = "async def"
         if method.server_streaming:
             define, reply = "def", f"{iterator}[{reply}]"
@@ -210,16 +211,15 @@ class _Writer:
 
 
 def _escape_docstring(text: str) -> str:
-    """Text inside a docstring, which it may not end or change."""
+    """Escape text for a docstring."""
     return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
 def _render_docstring(comment: str, indent: str, after: str = "") -> str:
-    """A comment of the proto as a docstring, "" where there is none."""
+    """Render a comment of the proto file as a docstring, "" if there is none."""
     lines = [line.strip() for line in comment.strip().splitlines()]
     if not lines:
         return ""
-    # What would end or change the string is kept from doing so.
     lines = [_escape_docstring(line) for line in lines]
     if lines[-1].endswith('"'):
         lines[-1] += " "

@@ -1,4 +1,4 @@
-"""Mend imports that protoc writes of modules whose names are no identifiers.
+"""Repairs imports that protoc writes of modules whose names are no identifiers.
 
 For `import "2fa/v1/y.proto"` protoc writes `from 2fa.v1 import y_pb2 as …`, a syntax error, into
 both the module and its types.
@@ -17,7 +17,7 @@ _IMPORT_EXPRESSION = '__import__("importlib").import_module("{module}")'
 
 
 def repair_module(text: str) -> str:
-    """Return the text of an `x_pb2.py` with all modules imported, whatever they are called."""
+    """Return the text of an `x_pb2.py` with valid imports of all modules."""
 
     def replacement(found: re.Match[str]) -> str:
         package, name = found["package"], found["name"]
@@ -34,7 +34,7 @@ def repair_module(text: str) -> str:
 
 
 def repair_types(text: str) -> str:
-    """Return the text of an `x_pb2.pyi`; a type checker cannot know what such a module has."""
+    """Return the text of an `x_pb2.pyi`, in which types of such modules become Any."""
     unknown: list[str] = []
 
     def replacement(found: re.Match[str]) -> str:
@@ -44,7 +44,7 @@ def repair_types(text: str) -> str:
         if found["alias"]:
             unknown.append(found["alias"])
             return ""
-        # Names of a public import: they are types, or constants.
+        # A name of a public import is a type or a constant.
         return f"from typing import Any as {name}" if is_importable(name) else ""
 
     text = _IMPORT.sub(replacement, text)

@@ -8,7 +8,8 @@ import attrs
 from attrs.validators import ge
 
 from meshtrio.config.service_names import check_service_name
-from meshtrio.util.address import Address, ServerTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ServerTlsConfig
 
 _SUBJECT_PREFIXES = ("CN=", "O=", "OU=", "DNS:", "URI:", "IP Address:", "email:")
 

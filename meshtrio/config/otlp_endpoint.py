@@ -13,7 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _DEFAULT_HTTP_PATH = "/v1/traces"
 OTEL_EXPORTER_OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

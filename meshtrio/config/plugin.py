@@ -14,9 +14,10 @@ from meshtrio import contract
 from meshtrio.config.containment import Containment
 from meshtrio.config.telemetry import METRICS_FROM_MESH, check_metrics
 from meshtrio.config.validators import at_least, check_fraction
-from meshtrio.util.address import Address, ClientTlsConfig, ServerTlsConfig
+from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.log_level import LogLevel
+from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 PYTHON_PLACEHOLDER = "{python}"
 """Word of a command that stands for the interpreter that the mesh runs on."""

@@ -12,7 +12,8 @@ from meshtrio.config.service_names import check_service_name
 from meshtrio.config.validators import at_least
 from meshtrio.errors import ConfigError
 from meshtrio.grpc.service_config import parse_service_config
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def _check_name(_: object, __: object, value: str) -> None:

@@ -15,7 +15,8 @@ from meshtrio.config.otlp_endpoint import (
     normalize_headers,
 )
 from meshtrio.config.validators import check_fraction
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _MIB = 2**20
 METRICS_FROM_MESH, METRICS_OFF = contract.METRICS_FROM_MESH, "off"

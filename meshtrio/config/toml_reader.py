@@ -20,7 +20,6 @@ from meshtrio.config.plugin import PluginConfig
 from meshtrio.config.service import StaticServiceConfig
 from meshtrio.config.topology import Topology
 from meshtrio.errors import ConfigError
-from meshtrio.util.address import ClientTlsConfig, ServerTlsConfig
 from meshtrio.util.object_reader import (
     DocumentFormat,
     ErrorList,
@@ -30,6 +29,7 @@ from meshtrio.util.object_reader import (
     describe_unknown_key,
 )
 from meshtrio.util.regular_files import read_regular_file
+from meshtrio.util.tls_config import ClientTlsConfig, ServerTlsConfig
 
 T = TypeVar("T")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
 from meshtrio.util.backoff import Backoff
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.tls_config import ClientTlsConfig
 
 RECONNECT_BACKOFF = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
 """Delays between attempts to reach an endpoint: connections, and calls that it refused."""

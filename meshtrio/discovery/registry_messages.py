@@ -10,8 +10,9 @@ from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.messages import registry as messages
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def make_register_request(

@@ -8,7 +8,8 @@ from meshtrio.config import StaticServiceConfig
 from meshtrio.discovery.endpoint import LOCAL_PRIORITY, REMOTE_PRIORITY, Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
 from meshtrio.discovery.registry import Registry
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def apply_service_tables(

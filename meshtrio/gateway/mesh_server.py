@@ -21,7 +21,7 @@ from meshtrio.gateway.router import Router
 from meshtrio.http2.limits import Limits
 from meshtrio.rpc.server import Server
 from meshtrio.rpc.timeouts import NETWORK_TIMEOUTS, Timeouts
-from meshtrio.runtime_dir.directory import ClaimedRuntimeDir
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.services.access_control import AccessControl, allows_other_users
 from meshtrio.services.call_quota import CallQuota
 from meshtrio.services.control import ControlServicer

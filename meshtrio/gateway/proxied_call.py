@@ -8,7 +8,6 @@ is made again, and to learn how a plugin died.
 from __future__ import annotations
 
 import math
-from random import Random
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import trio
 
 from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
 from meshtrio.client.channel import Channel
-from meshtrio.discovery.endpoint import RECONNECT_BACKOFF
+from meshtrio.client.retry.policy import Pushback, RetryState
 from meshtrio.errors import CallRefusedError, ConnectionLostError
 from meshtrio.gateway import header_rewrite
 from meshtrio.gateway.proxied_streams import DownstreamStream, ProxiedStream, UpstreamStream
@@ -59,13 +58,13 @@ class ProxiedCall:
     __slots__ = (
         "_channel",
         "_downstream",
-        "_holds_slot",
         "_is_finished",
         "_is_request_complete",
         "_pick_result",
-        "_refusal_count",
         "_replay_buffer",
         "_replay_size",
+        "_retry_delay",
+        "_retry_state",
         "_route",
         "_router",
         "_service_metrics",
@@ -87,9 +86,10 @@ class ProxiedCall:
         self._replay_size = 0
         self._is_request_complete = False
         """The caller has sent all it had."""
-        self._refusal_count = 0
-        self._holds_slot = False
-        """The channel counts it as under way."""
+        self._retry_state: RetryState | None = None
+        """Transparent retries; made by the first refusal."""
+        self._retry_delay = 0.0
+        """Seconds until the next attempt."""
         self._started_at = trio.current_time()
         self._is_finished = False
         downstream.proxied_call = self
@@ -140,8 +140,8 @@ class ProxiedCall:
             self._end_with_error(purerpc.DeadlineExceededError(f"{text}: {why}" if why else text))
 
     async def _pick_and_open(self) -> None:
-        if self._refusal_count:
-            await trio.sleep(RECONNECT_BACKOFF.delay(self._refusal_count, Random()))
+        if self._retry_delay:
+            await trio.sleep(self._retry_delay)
         channel = await self._router.open_channel(self._route)
         if not self._is_finished:
             self._bind_channel(channel)
@@ -194,9 +194,8 @@ class ProxiedCall:
             )
         if not connection.has_stream_slot or connection.write_buffer.above_high_water:
             return False
-        if channel.limits_in_flight:
-            channel.acquire_slot()
-        self._holds_slot = channel.limits_in_flight
+        if pick_result.call_tracker is not None:
+            pick_result.call_tracker.on_start()
         plugin = connection.open_stream_as(UpstreamStream, block.data)
         assert plugin is not None
         plugin.owner, plugin.proxied_call = channel, self
@@ -317,7 +316,11 @@ class ProxiedCall:
         if isinstance(error, CallRefusedError) and not self._downstream.headers_sent:
             if self._is_finished:
                 return
-            self._refusal_count += 1
+            delay = self._next_retry_delay(error)
+            if delay is None:
+                self._end_with_error(error)
+                return
+            self._retry_delay = delay
             self._end_attempt(success=None)
             connection = self._downstream.connection
             if self._replay_buffer is None:
@@ -334,6 +337,13 @@ class ProxiedCall:
             self._end_with_error(purerpc.DeadlineExceededError(text))
         else:
             self._end_with_error(error)
+
+    def _next_retry_delay(self, error: CallRefusedError) -> float | None:
+        """Decide on a transparent retry; plugins' retry policies are left to the caller."""
+        if self._retry_state is None:
+            assert self._channel is not None
+            self._retry_state = RetryState(None, self._channel.retry_control)
+        return self._retry_state.next_delay(error, Pushback.ABSENT, trio.current_time())
 
     async def _end_with_exit_info(self, error: ConnectionLostError) -> None:
         """Tell the caller how the plugin died, if it did."""
@@ -426,7 +436,5 @@ class ProxiedCall:
         if plugin.has_succeeded:
             plugin.connection.counters.streamed_replies += 1
         plugin.reset(ErrorCode.CANCEL)
-        if self._holds_slot:
-            channel.release_slot()
-        if channel.wants_results and success is not None:
-            channel.report_result(target, success=success)
+        if target.call_tracker is not None:
+            target.call_tracker.on_finish(success=success)

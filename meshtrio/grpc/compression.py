@@ -9,27 +9,30 @@ from meshtrio.grpc.framing import MessageTooLargeError
 IDENTITY = "identity"
 GZIP = "gzip"
 ENCODINGS = (IDENTITY, GZIP)
-"""What this side understands and can send."""
+"""Encodings that this side accepts and can send."""
 
 _GZIP_WBITS = 31
-"""zlib's name for its largest window in gzip's own framing (RFC 1952)."""
+"""zlib's `wbits` for the largest window, in the gzip format (RFC 1952)."""
 _GZIP_LEVEL = 6
 
 
 class DecompressionError(Exception):
-    """A message that is not what its encoding says."""
+    """A message is not valid in its encoding."""
 
 
 def compress(data: bytes) -> bytes:
-    """Encode a message with gzip."""
+    """Compress a message with gzip."""
     compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WBITS)
     return compressor.compress(data) + compressor.flush()
 
 
 def decompress(data: bytes, max_size: int) -> bytes:
-    """Decode a gzip message of at most `max_size` bytes.
+    """Decompress a gzip message.
 
-    Never makes more than that, whatever the data claims. Raises MessageTooLarge, MalformedMessage.
+    Raises:
+        MessageTooLargeError: The message has more than `max_size` bytes, at which decompression
+            stops.
+        DecompressionError: The data is not a single gzip member.
     """
     decompressor = zlib.decompressobj(_GZIP_WBITS)
     try:

@@ -1,12 +1,13 @@
-"""What a header list means: request heads, response heads and trailers.
+"""Parses request headers, response headers and trailers; `header_builder` builds them.
 
-HTTP rules are RFC 9113 §8.2 and §8.3, gRPC's are those of doc/PROTOCOL-HTTP2.md. A list that
-HTTP calls malformed raises MalformedHead, which costs the peer the stream; a well-formed head
-that is not gRPC's is for the layer above to answer.
+A header list that RFC 9113 §8.2 and §8.3 call malformed raises MalformedHeadersError. A well-formed
+request that is not gRPC's is parsed, for the caller to answer.
 
 gRPC is more lenient than HTTP/2 in one point: white space at the ends of a value is stripped
-instead of refused (PROTOCOL-HTTP2, "ASCII-Value"), since grpcio, grpc-java and others send it. That
-of a status message is kept.
+instead of rejected (PROTOCOL-HTTP2, "ASCII-Value"), since grpcio, grpc-java and others send it.
+That of a status message is kept.
+
+Source: RFC 9113 §8, and gRPC's doc/PROTOCOL-HTTP2.md.
 """
 
 from __future__ import annotations
@@ -42,28 +43,39 @@ _ALLOWED_GRPC_KEYS = frozenset(name.encode() for name in ALLOWED_GRPC_KEYS)
 
 
 def is_grpc_content_type(content_type: str) -> bool:
-    """Tell whether a content-type is `application/grpc`, with any suffix or parameters."""
+    """Return whether a content-type is `application/grpc`, with any suffix or parameters."""
     return content_type.lower().startswith("application/grpc")
 
 
 @attrs.frozen
 class RequestHeaders:
-    """The head of a request; `timeout` in seconds from its arrival, None where none was set."""
+    """Parsed request headers."""
 
     method: str
+    """Value of :method."""
     scheme: str
+    """Value of :scheme."""
     path: str
+    """Value of :path: "/", service name, "/", method name."""
     authority: str
+    """Value of :authority, or of host; empty without both."""
     content_type: str
+    """Value of content-type; empty if absent."""
     timeout: float | None
+    """Value of grpc-timeout in seconds, from the arrival of the request; None if absent."""
     encoding: str
+    """Encoding of compressed messages."""
     accept_encoding: tuple[str, ...]
+    """Encodings that the client accepts in the response."""
     user_agent: str
+    """Value of user-agent; empty if absent."""
     metadata: Metadata
+    """Custom metadata."""
     content_length: int | None = None
+    """Value of content-length; None if absent."""
     error_message: str = ""
-    """Why gRPC cannot serve the call, as a status message; "" if it can. HTTP/2 has no objection,
-    so the call fails with a status instead of a reset."""
+    """Why gRPC cannot serve the call, as a status message; empty if it can. The headers are valid
+    HTTP/2, so the call fails with a status rather than a reset."""
 
     @property
     def is_grpc(self) -> bool:
@@ -73,60 +85,71 @@ class RequestHeaders:
 
 @attrs.frozen
 class Trailers:
-    """How a call ended: status code, its message and the trailing metadata."""
+    """Parsed trailers of a response."""
 
     code: int
+    """Status code; peers may send codes that gRPC does not define."""
     message: str
+    """Status message."""
     metadata: Metadata
+    """Trailing metadata."""
     details: bytes = b""
-    """`grpc-status-details-bin`: a serialized google.rpc.Status, where the server sent one."""
+    """Value of grpc-status-details-bin: a serialized google.rpc.Status; empty if absent."""
     encoded_message: bytes = attrs.field(default=b"", eq=False, repr=False)
-    """`grpc-message` as the server sent it, but for escapes in place of white space at its ends; to
-    be passed on. What is not valid in it is replaced in `message`, which encoded again could be
-    many times as long."""
+    """Value of grpc-message as it was received, except that white space at its ends is escaped; to
+    be forwarded. Encoding `message` again could make it many times as long, because invalid bytes
+    are replaced there."""
 
 
 @attrs.frozen
 class ResponseHeaders:
-    """The head of a response; `trailers` is set where it is the whole response (Trailers-Only)."""
+    """Parsed response headers."""
 
     http_status: int
+    """Value of :status."""
     content_type: str
+    """Value of content-type; empty if absent."""
     encoding: str
+    """Encoding of compressed messages."""
     metadata: Metadata
+    """Initial metadata; trailing metadata if `trailers` is set."""
     trailers: Trailers | None
+    """The status, if these headers are the whole response (Trailers-Only); else None."""
     content_length: int | None = None
+    """Value of content-length; None if absent."""
 
 
 def parse_request_headers(fields: HeaderList) -> RequestHeaders:
-    """Read a request's head. Raises MalformedHead.
+    """Parse request headers. Raises MalformedHeadersError.
 
-    What differs from call to call is read by itself, and the rest is remembered.
+    Fields that differ from call to call are parsed separately, so that the result for the others
+    can be cached.
     """
-    varying = [field for field in fields if field[0] in _PER_CALL_FIELDS]
-    if not varying:
+    per_call = [field for field in fields if field[0] in _PER_CALL_FIELDS]
+    if not per_call:
         return _parse_all_request_headers(fields)
-    behind = fields[fields.index(varying[0]) :]
-    if any(name.startswith(b":") or _find_forbidden_octet(value) for name, value in behind):
+    rest = fields[fields.index(per_call[0]) :]
+    if any(name.startswith(b":") or _find_forbidden_octet(value) for name, value in rest):
+        # The list is malformed, or not worth caching.
         return _parse_all_request_headers(fields)
-    head = _parse_request_headers_cached(
+    common = _parse_request_headers_cached(
         tuple(field for field in fields if field[0] not in _PER_CALL_FIELDS)
     )
-    varying = [(name, value.strip(_WHITESPACE)) for name, value in varying]
-    timeout, problem = _parse_timeout(dict(varying))
+    per_call = [(name, value.strip(_WHITESPACE)) for name, value in per_call]
+    timeout, timeout_error = _parse_timeout(dict(per_call))
     return RequestHeaders(
-        head.method,
-        head.scheme,
-        head.path,
-        head.authority,
-        head.content_type,
+        common.method,
+        common.scheme,
+        common.path,
+        common.authority,
+        common.content_type,
         timeout,
-        head.encoding,
-        head.accept_encoding,
-        head.user_agent,
-        (*head.metadata, *_parse_metadata(varying)[0]),
-        head.content_length,
-        head.error_message or problem,
+        common.encoding,
+        common.accept_encoding,
+        common.user_agent,
+        (*common.metadata, *_parse_metadata(per_call)[0]),
+        common.content_length,
+        common.error_message or timeout_error,
     )
 
 
@@ -142,8 +165,8 @@ def _parse_all_request_headers(fields: HeaderList) -> RequestHeaders:
     values = dict(regular)
     if any(name == b"te" and value != b"trailers" for name, value in regular):
         raise MalformedHeadersError("te may only be 'trailers'")
-    timeout, problem = _parse_timeout(values)
-    metadata, undecodable = _parse_metadata(regular)
+    timeout, timeout_error = _parse_timeout(values)
+    metadata, metadata_error = _parse_metadata(regular)
     accept = values.get(b"grpc-accept-encoding", b"")
     return RequestHeaders(
         method=pseudo[":method"],
@@ -157,7 +180,7 @@ def _parse_all_request_headers(fields: HeaderList) -> RequestHeaders:
         user_agent=_get_text(values, b"user-agent"),
         metadata=metadata,
         content_length=_parse_content_length(regular),
-        error_message=undecodable or problem,
+        error_message=metadata_error or timeout_error,
     )
 
 
@@ -165,10 +188,10 @@ _parse_request_headers_cached = lru_cache(128)(_parse_all_request_headers)
 
 
 def parse_response_headers(fields: HeaderList) -> ResponseHeaders:
-    """Read a response's head, informational ones (1xx) too. Raises MalformedHead.
+    """Parse response headers, informational ones (1xx) included. Raises MalformedHeadersError.
 
-    Binary metadata that cannot be decoded is left out, here and in trailers: it must not hide the
-    status.
+    Binary metadata that cannot be decoded is dropped, here and in trailers, because it must not
+    hide the status.
     """
     pseudo, regular = _split_pseudo_headers(fields, allowed=frozenset({":status"}))
     status = pseudo.get(":status", "")
@@ -181,23 +204,23 @@ def parse_response_headers(fields: HeaderList) -> ResponseHeaders:
         content_type=_get_text(values, b"content-type"),
         encoding=_get_text(values, b"grpc-encoding") or "identity",
         metadata=metadata,
-        trailers=_build_trailers(values, metadata) if b"grpc-status" in values else None,
+        trailers=_trailers_from_fields(values, metadata) if b"grpc-status" in values else None,
         content_length=_parse_content_length(regular),
     )
 
 
 def parse_trailers(fields: HeaderList) -> Trailers | None:
-    """Read trailers; None where they carry no `grpc-status`. Raises MalformedHead."""
+    """Parse trailers; None if they have no `grpc-status`. Raises MalformedHeadersError."""
     _, regular = _split_pseudo_headers(fields, allowed=frozenset())
     values = dict(regular)
     if b"grpc-status" not in values:
         return None
-    return _build_trailers(values, _parse_metadata(regular)[0])
+    return _trailers_from_fields(values, _parse_metadata(regular)[0])
 
 
-def _build_trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
+def _trailers_from_fields(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
     status = values[b"grpc-status"]
-    # A status that is no number is the peer's fault, and UNKNOWN (2) is what gRPC makes of it.
+    # gRPC takes a status that is not a number for UNKNOWN (2).
     code = int(status) if status.isdigit() and len(status) < 10 else 2
     encoded = escape_outer_whitespace(values.get(b"grpc-message", b""))
     try:
@@ -210,7 +233,7 @@ def _build_trailers(values: dict[bytes, bytes], metadata: Metadata) -> Trailers:
 def _split_pseudo_headers(
     fields: HeaderList, *, allowed: frozenset[str]
 ) -> tuple[dict[str, str], list[tuple[bytes, bytes]]]:
-    """Part pseudo-header fields from the others, holding both to RFC 9113 §8.2 and §8.3."""
+    """Split pseudo-header fields from the others, and validate both (RFC 9113 §8.2 and §8.3)."""
     pseudo: dict[str, str] = {}
     regular: list[tuple[bytes, bytes]] = []
     for name, value in fields:
@@ -228,14 +251,15 @@ def _split_pseudo_headers(
         elif name in _CONNECTION_SPECIFIC_FIELDS:
             raise MalformedHeadersError(f"{name.decode()} has no place in HTTP/2")
         else:
-            # A message keeps its white space: other gRPC clients give it to their callers, too.
-            kept = value if name == b"grpc-message" else value.strip(_WHITESPACE)
-            regular.append((name, kept))
+            # Other gRPC clients keep the white space of a message, too.
+            if name != b"grpc-message":
+                value = value.strip(_WHITESPACE)
+            regular.append((name, value))
     return pseudo, regular
 
 
 def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
-    """The `grpc-timeout` in seconds, None if there is none; and why it cannot be decoded."""
+    """Parse grpc-timeout: in seconds, None if absent; and an error message, empty for none."""
     value = values.get(b"grpc-timeout")
     if value is None:
         return None, ""
@@ -246,9 +270,9 @@ def _parse_timeout(values: dict[bytes, bytes]) -> tuple[float | None, str]:
 
 
 def _parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, str]:
-    """The metadata among fields, and why the first that cannot be decoded cannot, "" for none."""
+    """Parse the metadata among fields; and the first error as a message, empty for none."""
     out: list[tuple[str, str | bytes]] = []
-    problem = ""
+    error = ""
     for name, value in regular:
         if name in _NON_METADATA_FIELDS or (
             name.startswith(b"grpc-") and name not in _ALLOWED_GRPC_KEYS
@@ -259,10 +283,10 @@ def _parse_metadata(regular: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, s
             try:
                 out.extend((key, part) for part in decode_binary(value))
             except MalformedHeadersError as exc:
-                problem = problem or f"metadata key {key!r}: {exc}"
+                error = error or f"metadata key {key!r}: {exc}"
         else:
             out.append((key, decode_value(value)))
-    return tuple(out), problem
+    return tuple(out), error
 
 
 def _get_text(values: dict[bytes, bytes], name: bytes) -> str:

@@ -1,11 +1,13 @@
-"""A service's config in gRPC's JSON form (grpc/doc/service_config.md, gRFC A6, A21, A24, A50).
+"""A service config, and its parser for gRPC's JSON form.
 
-What of it is used here: `methodConfig` with `timeout`, `waitForReady`, `maxRequestMessageBytes`,
+Supported are: `methodConfig` with `timeout`, `waitForReady`, `maxRequestMessageBytes`,
 `maxResponseMessageBytes`, `retryPolicy` and `hedgingPolicy`; `retryThrottling`;
 `healthCheckConfig`; `loadBalancingConfig` with `pick_first`, `round_robin`,
 `least_request_experimental`, `ring_hash_experimental` and `outlier_detection_experimental`.
-What gRPC has no words for is in the key `meshtrio`. Unknown keys are mistakes: a retry policy that
-is not read would be worse.
+Extensions of meshtrio are in the key `meshtrio`. Unknown keys are errors, because a retry policy
+that is ignored would be worse.
+
+Source: grpc/doc/service_config.md, gRFC A6, A21, A24, A42, A48, A50.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from meshtrio.util.json_reader import (
 from meshtrio.util.object_reader import MismatchError, ObjectReader
 
 _BACKOFF_JITTER = 0.2
-"""A6's: delays are spread over 0.8 to 1.2 of their length."""
+"""Fraction by which the delays between retries vary (gRFC A6): 0.8 to 1.2 of their length."""
 
 
 class LoadBalancingPolicy(Enum):
@@ -103,22 +105,28 @@ class CircuitBreakerLimits:
 
 @attrs.frozen
 class ServiceConfig:
-    """A whole one. `methods` go by "pkg.Service/Method", "pkg.Service/", and "" for all."""
+    """Parameters of a channel and its calls."""
 
     method_configs: Mapping[str, MethodConfig] = attrs.field(factory=dict)
+    """Parameters of methods, by "pkg.Service/Method", "pkg.Service/" for the other methods of a
+    service, and "" for all others."""
     retry_throttling: RetryThrottling | None = None
+    """Throttling of retries while calls fail; None if off."""
     load_balancing: LoadBalancingConfig = attrs.field(factory=LoadBalancingConfig)
+    """How endpoints are picked."""
     health_check_service: str | None = None
-    """Whose health is watched on each connection, None for nobody's (gRFC A17)."""
+    """Service whose health is watched on each connection (gRFC A17); None for no watch."""
     circuit_breakers: CircuitBreakerLimits = attrs.field(factory=CircuitBreakerLimits)
+    """Limits above which calls fail at once."""
     retry_budget: RetryBudgetConfig = attrs.field(factory=RetryBudgetConfig)
+    """Bound on the retries of all calls."""
 
     def get_method_config(self, service: str, name: str) -> MethodConfig:
-        """The config of a method: its own, its service's, or that of all."""
+        """Return the config of a method: its own, that of its service, or that of all methods."""
         for key in (f"{service}/{name}", f"{service}/", ""):
-            found = self.method_configs.get(key)
-            if found is not None:
-                return found
+            config = self.method_configs.get(key)
+            if config is not None:
+                return config
         return _DEFAULT_METHOD_CONFIG
 
 
@@ -126,26 +134,26 @@ _DEFAULT_METHOD_CONFIG = MethodConfig()
 
 
 def parse_service_config(raw: Any) -> ServiceConfig:
-    """Read what `json.loads` gave. Raises ConfigError with every mistake."""
-    problems: list[str] = []
-    fields = ObjectReader(raw, "service config", problems)
+    """Parse a service config, as `json.loads` returns it. Raises ConfigError with all errors."""
+    errors: list[str] = []
+    fields = ObjectReader(raw, "service config", errors)
     methods: dict[str, MethodConfig] = {}
-    for each in fields.object_readers("methodConfig"):
-        _read_method_config(each, methods)
+    for method_config in fields.object_readers("methodConfig"):
+        _read_method_config(method_config, methods)
     throttling = fields.read_object("retryThrottling", _read_retry_throttling)
     candidates = fields.object_readers("loadBalancingConfig")
     health = fields.read_object(
         "healthCheckConfig", lambda f: f.get("serviceName", parse_string, "")
     )
-    bounds, budget = fields.read_object("meshtrio", _read_extensions) or (
+    circuit_breakers, retry_budget = fields.read_object("meshtrio", _read_extensions) or (
         CircuitBreakerLimits(),
         RetryBudgetConfig(),
     )
     fields.reject_unknown_keys()
     balancing = _read_load_balancing(candidates, fields) if candidates else LoadBalancingConfig()
-    if problems:
-        raise ConfigError(problems)
-    return ServiceConfig(methods, throttling, balancing, health, bounds, budget)
+    if errors:
+        raise ConfigError(errors)
+    return ServiceConfig(methods, throttling, balancing, health, circuit_breakers, retry_budget)
 
 
 def _read_method_config(fields: ObjectReader, methods: dict[str, MethodConfig]) -> None:
@@ -200,32 +208,32 @@ def _read_hedging_policy(fields: ObjectReader) -> HedgingPolicy:
 def _read_retry_throttling(fields: ObjectReader) -> RetryThrottling:
     return RetryThrottling(
         max_tokens=fields.get("maxTokens", number_parser(0, 1000), required=True) or 1.0,
-        # A6: three decimal places count.
+        # Three decimal places count (gRFC A6).
         token_ratio=int((fields.get("tokenRatio", number_parser(0), required=True) or 1.0) * 1000)
         / 1000,
     )
 
 
 def _read_extensions(fields: ObjectReader) -> tuple[CircuitBreakerLimits, RetryBudgetConfig]:
-    bounds = CircuitBreakerLimits(
+    circuit_breakers = CircuitBreakerLimits(
         fields.get("maxInFlight", integer_parser(1)),
         fields.get("maxInFlightPerEndpoint", integer_parser(1)),
         fields.get("maxPending", integer_parser(0)),
     )
-    budget = fields.read_object(
+    retry_budget = fields.read_object(
         "retryBudget",
         lambda f: RetryBudgetConfig(
             f.get("ratio", parse_fraction, 0.2),
             f.get("minPerSecond", number_parser(0, inclusive=True), 10.0),
         ),
     )
-    return bounds, budget or RetryBudgetConfig()
+    return circuit_breakers, retry_budget or RetryBudgetConfig()
 
 
 def _read_load_balancing(
     candidates: list[ObjectReader], parent: ObjectReader
 ) -> LoadBalancingConfig:
-    """The first policy of the list that is known (gRFC A24)."""
+    """Read the first known policy of a list (gRFC A24)."""
     for candidate in candidates:
         names = candidate.keys()
         if len(names) != 1:
@@ -245,21 +253,23 @@ def _read_least_request(fields: ObjectReader) -> LoadBalancingConfig:
 
 
 def _read_ring_hash(fields: ObjectReader) -> LoadBalancingConfig:
-    least = fields.get("minRingSize", integer_parser(1), 1024)
-    most = fields.get("maxRingSize", integer_parser(1), 4096)
+    minimum = fields.get("minRingSize", integer_parser(1), 1024)
+    maximum = fields.get("maxRingSize", integer_parser(1), 4096)
     header = fields.get("requestHashHeader", parse_string, None)
-    if least > most:
-        fields.add_error("minRingSize", f"is more than maxRingSize ({most})")
+    if minimum > maximum:
+        fields.add_error("minRingSize", f"is more than maxRingSize ({maximum})")
     if header is not None and header.endswith("-bin"):
         fields.add_error("requestHashHeader", "may not be binary metadata (-bin)")
     return LoadBalancingConfig(
-        LoadBalancingPolicy.RING_HASH, request_hash_header=header, ring_size_range=(least, most)
+        LoadBalancingPolicy.RING_HASH,
+        request_hash_header=header,
+        ring_size_range=(minimum, maximum),
     )
 
 
 def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
     base = fields.get("baseEjectionTime", parse_duration, 30.0)
-    outliers = OutlierDetection(
+    outlier_detection = OutlierDetection(
         interval=fields.get("interval", parse_duration, 10.0),
         base_ejection_time=base,
         max_ejection_time=fields.get("maxEjectionTime", parse_duration, max(300.0, base)),
@@ -272,7 +282,7 @@ def _read_outlier_detection(fields: ObjectReader) -> LoadBalancingConfig:
     )
     children = fields.object_readers("childPolicy")
     child = _read_load_balancing(children, fields) if children else LoadBalancingConfig()
-    return attrs.evolve(child, outlier_detection=outliers)
+    return attrs.evolve(child, outlier_detection=outlier_detection)
 
 
 def _read_success_rate(fields: ObjectReader) -> SuccessRate:

@@ -34,7 +34,7 @@ def encode_status_message(text: str, max_size: int | None = None) -> bytes:
 def _truncate(text: str, max_size: int) -> str:
     """Cut a text so that it takes at most `max_size` bytes when encoded, ellipsis included."""
     remaining = max_size - _ELLIPSIS_SIZE
-    kept, is_leading = 0, True
+    length, is_leading = 0, True
     for character in text[:max_size]:
         # Spaces are escaped at the ends of a value only, and the end is the ellipsis.
         is_leading = is_leading and character == " "
@@ -42,8 +42,8 @@ def _truncate(text: str, max_size: int) -> str:
         remaining -= 1 if is_unescaped else 3 * len(character.encode("utf-8", "replace"))
         if remaining < 0:
             break
-        kept += 1
-    return text[:kept] + _ELLIPSIS
+        length += 1
+    return text[:length] + _ELLIPSIS
 
 
 def _percent_encode(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Error codes of RFC 9113 §7 and the exceptions the engine uses to speak of them."""
+"""Error codes of RFC 9113 §7, and exceptions for violations of the protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ErrorCode(IntEnum):
 
 
 def error_code_name(code: int) -> str:
-    """Name an error code from the wire; a code RFC 9113 does not list is given as a number."""
+    """Return the name of a received error code, or its number if RFC 9113 does not define it."""
     try:
         return ErrorCode(code).name
     except ValueError:
@@ -33,7 +33,12 @@ def error_code_name(code: int) -> str:
 
 
 class RemoteProtocolError(Exception):
-    """The peer broke RFC 9113 in a way that ends the connection (§5.4.1)."""
+    """The peer violated the protocol in a way that ends the connection (RFC 9113 §5.4.1).
+
+    Attributes:
+        error_code: Error code for GOAWAY.
+        reason: What the peer did, for the debug data of GOAWAY.
+    """
 
     def __init__(self, error_code: ErrorCode, reason: str) -> None:
         super().__init__(f"{error_code.name}: {reason}")
@@ -42,14 +47,23 @@ class RemoteProtocolError(Exception):
 
 
 class DenialOfServiceError(RemoteProtocolError):
-    """The peer made more work than its budgets allow, such as by streams that it reset at once."""
+    """The peer exceeded the limits on what costs it nothing, such as opening and resetting streams.
+
+    See `meshtrio.http2.abuse_limits`.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(ErrorCode.ENHANCE_YOUR_CALM, reason)
 
 
 class StreamError(Exception):
-    """The peer broke RFC 9113 in a way that ends one stream only (§5.4.2)."""
+    """The peer violated the protocol in a way that ends one stream (RFC 9113 §5.4.2).
+
+    Attributes:
+        stream_id: The stream.
+        error_code: Error code for RST_STREAM.
+        reason: What the peer did.
+    """
 
     def __init__(self, stream_id: int, error_code: ErrorCode, reason: str) -> None:
         super().__init__(f"stream {stream_id}: {error_code.name}: {reason}")
@@ -59,8 +73,8 @@ class StreamError(Exception):
 
 
 class MalformedHeadersError(Exception):
-    """A header list that RFC 9113 §8.1.1 calls malformed; the stream it came on is at fault."""
+    """A header list is malformed (RFC 9113 §8.1.1), which is an error of its stream."""
 
 
 class LocalProtocolError(Exception):
-    """The layer above asked the engine for what its state does not allow: a bug on our side."""
+    """The caller did what the state of the connection does not allow, which is a bug of its own."""

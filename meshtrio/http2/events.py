@@ -1,4 +1,7 @@
-"""What the engine tells the layer above, in the order the bytes said it."""
+"""Events that `H2Connection.receive_data` returns, in the order of the received frames.
+
+The type of parsed headers is that of the connection's `HeaderParsers`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ H = TypeVar("H")
 
 @attrs.define
 class RequestReceived(Generic[H]):
-    """Server side: a stream was opened by the peer."""
+    """The client opened a stream."""
 
     stream_id: int
     headers: H
@@ -20,20 +23,21 @@ class RequestReceived(Generic[H]):
 
 @attrs.define
 class RequestHeadersTooLarge:
-    """Server side: a stream was opened by a request whose header list is over the limit.
+    """The client opened a stream with a header list that exceeds the limit.
 
-    The list was discarded; the stream is there to be answered, for which `is_grpc` tells how.
+    The list was discarded. The stream is open, and should be answered.
     """
 
     stream_id: int
     content_type: bytes
+    """Value of content-type, by which the caller knows how to answer."""
     end_stream: bool
     reason: str
 
 
 @attrs.define
 class ResponseReceived(Generic[H]):
-    """Client side: the final response's head (informational ones are passed over)."""
+    """The server sent the headers of the final response; informational ones (1xx) have no event."""
 
     stream_id: int
     headers: H
@@ -42,7 +46,10 @@ class ResponseReceived(Generic[H]):
 
 @attrs.define
 class DataReceived:
-    """DATA without its padding. `H2Connection.allow` gives the peer room for more."""
+    """The peer sent DATA.
+
+    The stream's receive window stays reduced until `H2Connection.set_receive_window`.
+    """
 
     stream_id: int
     data: bytes
@@ -51,7 +58,7 @@ class DataReceived:
 
 @attrs.define
 class TrailersReceived(Generic[H]):
-    """The peer ended its side with trailers; None where they hold no gRPC status."""
+    """The peer ended its half of a stream with trailers."""
 
     stream_id: int
     trailers: H
@@ -59,32 +66,33 @@ class TrailersReceived(Generic[H]):
 
 @attrs.define
 class StreamReset:
-    """A stream ended before its time: by the peer, or by the engine for the peer's violation."""
+    """A stream was reset: by the peer, or by the engine after a violation by the peer."""
 
     stream_id: int
     error_code: int
     remote_reset: bool
+    """Whether the peer reset it."""
     reason: str
 
 
 @attrs.define
 class WindowUpdated:
-    """More may be sent: on one stream, or on all of them for stream id 0."""
+    """The send window of a stream was increased, or that of the connection for stream id 0."""
 
     stream_id: int
 
 
 @attrs.define
 class SettingsReceived:
-    """The peer's settings were taken over and acknowledged."""
+    """The settings of the peer were applied and acknowledged."""
 
     windows_increased: bool = False
-    """More may be sent on the streams that were open."""
+    """Whether the send windows of the open streams were increased."""
 
 
 @attrs.define
 class GoAwayReceived:
-    """The peer takes no new streams; those above `last_stream_id` it has not processed."""
+    """The peer accepts no more streams, and has not processed those above `last_stream_id`."""
 
     last_stream_id: int
     error_code: int
@@ -93,17 +101,19 @@ class GoAwayReceived:
 
 @attrs.define
 class PingAckReceived:
+    """The peer answered PING."""
+
     payload: bytes
 
 
 @attrs.define
 class ConnectionFailed:
-    """The peer broke the protocol; GOAWAY is queued, and nothing more is read from it."""
+    """The peer violated the protocol. GOAWAY is in the buffer, and the connection is closed."""
 
     error_code: int
     reason: str
     is_abuse: bool = False
-    """Whether it made more work than its budgets allow; see `DenialOfServiceError`."""
+    """Whether the peer exceeded its abuse limits; see `DenialOfServiceError`."""
 
 
 Http2Event = (

@@ -1,72 +1,92 @@
-"""Cutting a byte stream into frames, with header blocks made whole (RFC 9113 §4, §6.2, §6.10)."""
+"""Cuts a byte stream into frames and joins header blocks (RFC 9113 §4, §6.2, §6.10)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from meshtrio.http2 import frames
-from meshtrio.http2.errors import ErrorCode, RemoteProtocolError
+from meshtrio.http2.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from meshtrio.http2.frames import FrameType
 
 Frame = tuple[int, int, int, bytes]
-"""(type, flags, stream id, payload); a HEADERS frame's payload is its whole header block."""
+"""(type, flags, stream id, payload); the payload of HEADERS is the whole header block."""
 
-# As plain integers: an IntEnum's member is looked up on its class each time.
+# As integers, because looking up a member of an IntEnum is slow.
+_FRAME_HEADER_SIZE = frames.FRAME_HEADER_SIZE
+_unpack_frame_header = frames.unpack_frame_header
 _HEADERS = int(FrameType.HEADERS)
 _CONTINUATION = int(FrameType.CONTINUATION)
 _HEADER_BLOCK_TYPES = (_HEADERS, _CONTINUATION)
 _MIN_FRAGMENT_COST = 512
-"""Bytes that a fragment of a header block counts for at least against the block's limit, so that
-one block takes 2,048 of them at most, which are some 3 ms of work."""
+"""Minimum number of bytes that a fragment of a header block counts for, so that a block has 2,048
+fragments at most, which take about 3 ms."""
 _UNPADDED_END_HEADERS_MASK = frames.END_HEADERS | frames.PADDED
 
 
 class FrameReader:
-    """Holds at most one incomplete frame and one incomplete header block."""
+    """Cuts received bytes into frames.
+
+    Holds at most one incomplete frame, one incomplete header block, and the rest of one read while
+    its frames are not processed.
+    """
 
     def __init__(self, *, expect_preface: bool, max_frame_size: int, max_block_size: int) -> None:
-        """Sizes are bytes; `expect_preface` is for a server."""
+        """Create a reader.
+
+        Args:
+            expect_preface: Whether the peer is a client, which sends `frames.PREFACE` first.
+            max_frame_size: Maximum size of a frame's payload, in bytes.
+            max_block_size: Maximum size of a header block, in bytes.
+        """
         self._max_frame_size = max_frame_size
         self._max_block_size = max_block_size
         self._remaining_preface = frames.PREFACE if expect_preface else b""
         self._buffer: list[bytes] = []
-        """Pieces of a frame that has not come whole."""
+        """Pieces of an incomplete frame."""
         self._buffer_size = 0
         self._missing_size = 0
-        """Bytes until it, or its header, has."""
+        """Number of bytes that complete the frame in `_buffer`, or its header."""
         self._settings_received = False
         self._must_check_order = True
-        """Only some frame may come next: SETTINGS, or more of a header block."""
+        """Whether the next frame has to be of a certain type: SETTINGS, or CONTINUATION."""
         self._block_fragments: list[bytes] = []
         self._block_size = 0
         self._block_stream_id = 0
         self._block_flags = 0
+        self.unprocessed: Iterator[Frame] | None = None
+        """Frames that `feed_up_to_cost` has left, None if none."""
+        self.incomplete_since: float | None = None
+        """Time at which the peer began a frame or header block that is incomplete; None if none."""
 
     @property
     def buffered_size(self) -> int:
-        """Bytes that are kept of a frame and a header block that have not come whole."""
+        """Number of bytes that are held of an incomplete frame and an incomplete header block."""
         return self._buffer_size + (self._block_size if self._block_stream_id else 0)
 
     @property
     def has_incomplete_frame(self) -> bool:
-        """True while a frame or a header block was begun and not finished."""
+        """Whether a frame or a header block is incomplete."""
         return bool(self._buffer or self._block_stream_id)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take bytes, give the frames they complete. Raises PeerViolation while iterating."""
+        """Take bytes, and yield the frames that they complete.
+
+        Raises:
+            RemoteProtocolError: The frames are malformed, or in an order that HTTP/2 forbids.
+        """
         if self._buffer or self._remaining_preface:
             data = self._resume(data)
         position, end = 0, len(data)
-        while end - position >= frames.FRAME_HEADER_SIZE:
-            high, low, type_, flags, stream_id = frames.unpack_frame_header(data, position)
+        while end - position >= _FRAME_HEADER_SIZE:
+            high, low, type_, flags, stream_id = _unpack_frame_header(data, position)
             length = high << 8 | low
             if length > self._max_frame_size:
                 raise RemoteProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
-            following = position + frames.FRAME_HEADER_SIZE + length
+            following = position + _FRAME_HEADER_SIZE + length
             if following > end:
                 self._buffer_incomplete(data, position, following)
                 return
-            payload = data[position + frames.FRAME_HEADER_SIZE : following]
+            payload = data[position + _FRAME_HEADER_SIZE : following]
             position = following
             stream_id &= 0x7FFFFFFF
             if self._must_check_order or type_ == _CONTINUATION:
@@ -85,10 +105,35 @@ class FrameReader:
             else:
                 yield type_, flags, stream_id, payload
         if position < end:
-            self._buffer_incomplete(data, position, position + frames.FRAME_HEADER_SIZE)
+            self._buffer_incomplete(data, position, position + _FRAME_HEADER_SIZE)
+
+    def feed_up_to_cost(self, data: bytes, max_cost: int) -> Iterator[Frame]:
+        """Take bytes, and yield frames up to a cost; the others are left in `unprocessed`.
+
+        `data` must be empty while there are unprocessed frames, which are yielded then. Raises what
+        `feed` raises.
+        """
+        if self.unprocessed is None:
+            self.unprocessed = self.feed(data)
+        elif data:
+            raise LocalProtocolError("there are frames that have not been processed")
+        for frame in self.unprocessed:
+            yield frame
+            # A byte of a header block may be a whole field, which takes as long as a KiB of DATA.
+            max_cost -= 1 + (len(frame[3]) >> (4 if frame[0] == _HEADERS else 10))
+            if max_cost <= 0:
+                return
+        self.unprocessed = None
+
+    def update_incomplete_since(self, now: float, *, progress: bool) -> None:
+        """Update `incomplete_since` after a read; `progress` is whether it completed a frame."""
+        if not self.has_incomplete_frame or self.unprocessed is not None:
+            self.incomplete_since = None
+        elif progress or self.incomplete_since is None:
+            self.incomplete_since = now
 
     def _resume(self, data: bytes) -> bytes:
-        """Go on where the last bytes left off; gives what is to be cut now, b"" for nothing yet."""
+        """Return `data` with what was buffered before it, b"" while a frame is incomplete."""
         if self._remaining_preface:
             return self._check_preface(data)
         self._buffer.append(data)
@@ -102,15 +147,17 @@ class FrameReader:
         return data
 
     def _buffer_incomplete(self, data: bytes, begin: int, end: int) -> None:
-        """Keep what has come of data[begin:end], in pieces: joining them for every read would cost
-        a peer that sends a byte at a time next to nothing, and this side the frame's size each.
+        """Buffer what was received of data[begin:end].
+
+        The pieces are joined once the frame is complete. If they were joined for every read, a peer
+        that sends single bytes would make this side copy the whole frame for each.
         """
         self._buffer.append(data[begin:])
         self._buffer_size = len(data) - begin
         self._missing_size = end - len(data)
 
     def _check_preface(self, data: bytes) -> bytes:
-        """Check off the preface, give what comes after it."""
+        """Compare with the preface, and return the bytes after it."""
         got = data[: len(self._remaining_preface)]
         if not self._remaining_preface.startswith(got):
             raise RemoteProtocolError(
@@ -148,7 +195,7 @@ class FrameReader:
                 return payload
             self._block_stream_id, self._block_size = stream_id, 0
             self._must_check_order = True
-        # Each fragment costs a turn of the loop, however little it holds.
+        # Each fragment takes time, however short it is.
         self._block_size += max(len(payload), _MIN_FRAGMENT_COST)
         if self._block_size > self._max_block_size:
             raise RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "header block without end")
@@ -161,7 +208,7 @@ class FrameReader:
 
 
 def strip_padding(payload: bytes) -> bytes:
-    """Strip padding (§6.1). Raises PeerViolation."""
+    """Remove the padding of a frame (§6.1). Raises RemoteProtocolError."""
     padding = payload[0] if payload else 0
     if padding + 1 > len(payload):
         raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")

@@ -1,4 +1,4 @@
-"""HTTP/2 frames as bytes: layouts and builders of RFC 9113 §4 and §6."""
+"""Layout and encoding of HTTP/2 frames, RFC 9113 §4 and §6."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client says first, RFC 9113 §3.4."""
+"""First bytes of a client, RFC 9113 §3.4."""
 
 FRAME_HEADER_SIZE = 9
 MAX_WINDOW_SIZE = 2**31 - 1
@@ -18,6 +18,8 @@ MAX_MAX_FRAME_SIZE = 2**24 - 1
 
 
 class FrameType(IntEnum):
+    """Frame types, RFC 9113 §6."""
+
     DATA = 0x0
     HEADERS = 0x1
     PRIORITY = 0x2
@@ -48,6 +50,9 @@ class Setting(IntEnum):
     MAX_HEADER_LIST_SIZE = 0x6
 
 
+# As integers, because looking up a member of an IntEnum is slow.
+_DATA, _HEADERS = int(FrameType.DATA), int(FrameType.HEADERS)
+
 # A frame header is a 24-bit length, type, flags and stream id; the length is read as 16 + 8 bits
 # because struct has no 24-bit integer.
 _HEADER = struct.Struct(">HBBBL")
@@ -63,17 +68,32 @@ read_two_u32 = _TWO_U32.unpack_from
 
 
 def encode_frame(type_: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    """Build one frame; the caller keeps `payload` within the peer's maximum frame size."""
+    """Encode a frame. The payload must not exceed the peer's maximum frame size."""
     length = len(payload)
     return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id) + payload
 
 
 def encode_frame_header(length: int, type_: int, flags: int, stream_id: int) -> bytes:
-    """Build the nine bytes before a payload that is sent beside them, to save copying it."""
+    """Encode the header of a frame whose payload is sent as a separate buffer, uncopied."""
     return _HEADER.pack(length >> 8, length & 0xFF, type_, flags, stream_id)
 
 
+def encode_data_frames(
+    stream_id: int, data: bytes | memoryview, flags: int, max_frame_size: int
+) -> list[bytes | memoryview]:
+    """Encode DATA frames as headers and payloads in turn; `flags` are those of the last one."""
+    out: list[bytes | memoryview] = []
+    view = memoryview(data)
+    last = (len(view) - 1) // max_frame_size * max_frame_size
+    for start in range(0, len(view), max_frame_size):
+        payload = view[start : start + max_frame_size]
+        frame_flags = flags if start == last else 0
+        out += (encode_frame_header(len(payload), _DATA, frame_flags, stream_id), payload)
+    return out
+
+
 def settings(values: Mapping[int, int]) -> bytes:
+    """Encode SETTINGS."""
     payload = b"".join(_SETTING.pack(key, value) for key, value in values.items())
     return encode_frame(FrameType.SETTINGS, 0, 0, payload)
 
@@ -82,23 +102,27 @@ SETTINGS_ACK = encode_frame(FrameType.SETTINGS, ACK, 0)
 
 
 def iter_settings(payload: bytes) -> Iterable[tuple[int, int]]:
-    """Yield (parameter, value); the caller has checked that six divides the length."""
+    """Iterate over (parameter, value) of a payload whose length is a multiple of six."""
     return _SETTING.iter_unpack(payload)
 
 
 def rst_stream(stream_id: int, error_code: int) -> bytes:
+    """Encode RST_STREAM."""
     return encode_frame(FrameType.RST_STREAM, 0, stream_id, _U32.pack(error_code))
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
+    """Encode WINDOW_UPDATE, for the connection if the stream id is 0."""
     return encode_frame(FrameType.WINDOW_UPDATE, 0, stream_id, _U32.pack(increment))
 
 
 def ping(payload: bytes, *, ack: bool) -> bytes:
+    """Encode PING with a payload of eight bytes."""
     return encode_frame(FrameType.PING, ACK if ack else 0, 0, payload)
 
 
 def goaway(last_stream_id: int, error_code: int, debug_data: bytes = b"") -> bytes:
+    """Encode GOAWAY."""
     return encode_frame(
         FrameType.GOAWAY, 0, 0, _TWO_U32.pack(last_stream_id, error_code) + debug_data
     )
@@ -107,12 +131,12 @@ def goaway(last_stream_id: int, error_code: int, debug_data: bytes = b"") -> byt
 def encode_header_block(
     stream_id: int, block: bytes, *, end_stream: bool, max_frame_size: int
 ) -> bytes:
-    """HEADERS for `block`, followed by CONTINUATION where it is longer than a frame (§4.3)."""
+    """Encode HEADERS, and CONTINUATION if the block is longer than a frame (§4.3)."""
     flags = END_STREAM if end_stream else 0
     if len(block) <= max_frame_size:
-        return encode_frame(FrameType.HEADERS, flags | END_HEADERS, stream_id, block)
+        return encode_frame(_HEADERS, flags | END_HEADERS, stream_id, block)
     pieces = [block[i : i + max_frame_size] for i in range(0, len(block), max_frame_size)]
-    out = [encode_frame(FrameType.HEADERS, flags, stream_id, pieces[0])]
+    out = [encode_frame(_HEADERS, flags, stream_id, pieces[0])]
     out += [encode_frame(FrameType.CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
     out.append(encode_frame(FrameType.CONTINUATION, END_HEADERS, stream_id, pieces[-1]))
     return b"".join(out)

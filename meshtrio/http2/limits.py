@@ -1,4 +1,4 @@
-"""Bounds on what peers can make this side hold or do."""
+"""Limits on what peers can make this side hold or do."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ UNLIMITED = 2**32 - 1
 DEFAULT_MAX_MESSAGE_SIZE = 4 * 1024 * 1024
 """Default maximum size of a received gRPC message, in bytes, as in other gRPC implementations."""
 
-# A peer may use HTTP/2's default window and frame size before it has seen our SETTINGS, so
-# smaller ones could not be held.
+# A peer may use the default window and frame size of HTTP/2 until it has received our SETTINGS, so
+# smaller limits could not be enforced.
 _validate_window = and_(ge(frames.DEFAULT_INITIAL_WINDOW_SIZE), le(frames.MAX_WINDOW_SIZE))
 _validate_frame_size = and_(ge(frames.DEFAULT_MAX_FRAME_SIZE), le(frames.MAX_MAX_FRAME_SIZE))
 
 
 @attrs.frozen
 class Limits:
-    """What connections may cost. Sizes are bytes.
+    """Limits of the connections of a server or client. Sizes are in bytes.
 
-    Memory is bounded by `connection_memory`, `peer_memory` and `process_memory`. They count what a
-    server holds for its callers: half of each is for what was received and no handler has taken,
-    half for requests that handlers work with and replies that are not read, counted twice.
-    The rest of a message larger than the stream's window is received once there is room for all of
-    it, one at a time if it is larger than that; calls beyond a budget fail with RESOURCE_EXHAUSTED.
-    Clients hold what they have asked for, and are not limited.
+    `connection_memory`, `peer_memory` and `process_memory` bound what a server holds for its
+    callers. Half of each is for data that was received and no handler has taken, the other half for
+    requests that handlers process and replies that the client has not read, which count twice. A
+    message larger than the stream's window is received once there is memory for all of it, one at a
+    time if it is larger than that. Calls that exceed a limit fail with RESOURCE_EXHAUSTED. Clients
+    hold what they have requested, and have no such limit.
     """
 
     max_connections: int = attrs.field(default=4096, validator=ge(1))
-    """Of one server, and no more than 0.4 of the file descriptors it may have (`ulimit -n`), whose
-    soft limit plugins raise to the hard one. Further ones are rejected with GOAWAY, except for the
-    mesh's own. On a Unix socket 16 more are accepted, of processes of the server's own user or of
-    root that have less than 4."""
+    """Maximum number of connections of a server, and at most 0.4 of its file descriptors (`ulimit
+    -n`), whose soft limit plugins raise to the hard one. Further connections are rejected with
+    GOAWAY, except the mesh's own. On a Unix socket 16 more are accepted, of processes of the
+    server's own user or of root that have less than 4."""
     max_connections_per_peer: int = attrs.field(default=1024, validator=ge(1))
-    """Of one peer: a process on a Unix socket, or a user that is neither the server's nor root; on
-    TCP a client certificate, and a host where there is none."""
+    """Maximum number of connections of one peer: on a Unix socket a process of the server's own
+    user or of root, or another user with all processes; on TCP a client certificate, or a host if
+    there is none."""
     max_concurrent_streams: int = attrs.field(default=1000, validator=ge(1))
     """Number of streams that a peer may have open on one connection."""
     stream_window: int = attrs.field(default=256 * 1024, validator=_validate_window)
-    """Unread bytes a peer may have in flight on one stream."""
+    """Number of unread bytes that a peer may have in flight on one stream."""
     connection_window: int = attrs.field(default=4 * 1024 * 1024, validator=_validate_window)
-    """Unread bytes a peer may have in flight on one connection."""
+    """Number of unread bytes that a peer may have in flight on one connection."""
     connection_memory: int = attrs.field(default=128 * 1024 * 1024, validator=ge(1))
-    """Held for one connection."""
+    """Maximum memory that is held for one connection."""
     peer_memory: int = attrs.field(default=256 * 1024 * 1024, validator=ge(1))
-    """Held for all connections of one peer: a user on a Unix socket, but each process of the
-    server's own user and of root; on TCP a client certificate or host; behind a gateway its
-    client. Also bounds the calls of a peer under way, at 32 KiB each."""
+    """Maximum memory that is held for all connections of one peer. A peer is the same as for
+    `max_connections_per_peer`, but behind a gateway it is a client of the gateway. Also limits the
+    active calls of a peer, which count 32 KiB each."""
     process_memory: int = attrs.field(default=512 * 1024 * 1024, validator=ge(1))
-    """Held for all peers of this process. While there is more, calls of those peers fail that have
-    more than a sixteenth of it."""
+    """Maximum memory that is held for all peers of this process. While it is exceeded, calls of
+    peers fail that have more than a sixteenth of it."""
     max_frame_size: int = attrs.field(default=256 * 1024, validator=_validate_frame_size)
-    """Of one received. HTTP/2's default of 16 KiB makes 64 frames of a large message, which take
-    longer to tell apart than the message to copy."""
+    """Maximum size of a received frame. With HTTP/2's default of 16 KiB, a message of 1 MiB has 64
+    frames, and splitting them takes longer than copying the message."""
     max_header_list_size: int = attrs.field(default=32 * 1024, validator=ge(1024))
     """Size of a received header list (metadata included), counted as RFC 9113 §6.5.2 does and sent
     as SETTINGS_MAX_HEADER_LIST_SIZE. A call with a larger one fails with RESOURCE_EXHAUSTED."""
@@ -67,15 +68,15 @@ class Limits:
     the call with RESOURCE_EXHAUSTED before it is sent. The default is that of Node.js, which does
     not announce it, and never answers a call that exceeds it."""
     max_message_size: int = attrs.field(default=DEFAULT_MAX_MESSAGE_SIZE, validator=ge(0))
-    """Of one received gRPC message, as it is when decompressed."""
+    """Maximum size of a received gRPC message, after decompression."""
     max_send_message_size: int = attrs.field(default=UNLIMITED, validator=ge(0))
-    """Of one sent gRPC message, before it is compressed."""
+    """Maximum size of a sent gRPC message, before compression."""
     control_burst: int = attrs.field(default=1000, validator=ge(1))
-    """Frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown ones)
-    a connection may send at once; DATA in either direction earns it more. All connections of one
-    peer together may send ten times as many that were not earned."""
+    """Number of frames without content (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, and
+    unknown types) that a connection may send at once; DATA in either direction earns it more. All
+    connections of one peer together may send ten times as many that were not earned."""
     control_rate: float = attrs.field(default=100.0, validator=ge(0))
-    """The same, a second."""
+    """Sustained rate, per second, at which `control_burst` refills."""
     reset_burst: int = attrs.field(default=1000, validator=ge(1))
     """Number of streams that a peer may open and reset at once, on all of its connections, before
     the connection is closed with ENHANCE_YOUR_CALM. New connections of a peer are refused for a
@@ -86,5 +87,5 @@ class Limits:
     reset_rate: float = attrs.field(default=200.0, validator=ge(0))
     """Sustained rate, per second, at which `reset_burst` refills."""
     reset_grace: float = attrs.field(default=0.01, validator=ge(0))
-    """Seconds after which a client may give up a call without being counted: an attack by rapid
-    resets does not wait, and a client that does is bound by `max_concurrent_streams`."""
+    """Seconds after which a client may cancel a call at no cost: an attack by rapid resets does not
+    wait, and a client that does is limited by `max_concurrent_streams`."""

@@ -1,8 +1,4 @@
-"""The life of one stream: RFC 9113 §5.1 as a table.
-
-Reserved states are missing on purpose: push is disabled by both roles. `IDLE` and `CLOSED` have
-no record here; the connection knows them by their ids, and a record is born by HEADERS.
-"""
+"""State of one stream: RFC 9113 §5.1 as a table."""
 
 from __future__ import annotations
 
@@ -12,20 +8,59 @@ from meshtrio.http2.errors import ErrorCode, LocalProtocolError, StreamError
 
 
 class StreamState(IntEnum):
+    """States of a stream, RFC 9113 §5.1.
+
+                                 +--------+
+                                 |  idle  |
+                                 +--------+
+                                     | send HEADERS or
+                                     | receive HEADERS
+                                     v
+                                 +--------+
+         receive END_STREAM      |        |      send END_STREAM
+               +-----------------|  open  |-----------------+
+               |                 |        |                 |
+               v                 +--------+                 v
+        +-------------+              |               +-------------+
+        | half-closed |              |               | half-closed |
+        |  (remote)   |              |               |   (local)   |
+        +-------------+              |               +-------------+
+               |                     | send or              |
+               | send END_STREAM,    | receive RST_STREAM   | receive END_STREAM,
+               | send or             |                      | send or
+               | receive RST_STREAM  v                      | receive RST_STREAM
+               |                 +--------+                 |
+               +---------------->| closed |<----------------+
+                                 +--------+
+
+    The reserved states are missing, since no role here accepts PUSH_PROMISE. Idle streams have no
+    record: HEADERS create it. Closed streams lose theirs, and the connection tells idle from closed
+    by the stream id (`StreamTable.is_idle`).
+    """
+
     OPEN = 0
+    """Both sides may send."""
     HALF_CLOSED_LOCAL = 1
+    """This side has ended its half, and the peer may still send."""
     HALF_CLOSED_REMOTE = 2
+    """The peer has ended its half, and this side may still send."""
     CLOSED = 3
+    """Both halves have ended, or the stream was reset."""
 
 
 class StreamInput(IntEnum):
-    """What happens to a stream; `SEND_…` is ours, `RECEIVE_…` the peer's."""
+    """Frames that change the state of a stream: SEND by this side, RECEIVE by the peer."""
 
     SEND = 0
+    """HEADERS or DATA without END_STREAM was sent."""
     SEND_END = 1
+    """HEADERS or DATA with END_STREAM was sent."""
     RECEIVE = 2
+    """HEADERS or DATA without END_STREAM was received."""
     RECEIVE_END = 3
+    """HEADERS or DATA with END_STREAM was received."""
     RESET = 4
+    """RST_STREAM was sent or received."""
 
 
 _S = StreamState
@@ -45,11 +80,11 @@ _TRANSITIONS: dict[tuple[StreamState, StreamInput], StreamState] = {
 
 _OPEN = _S.OPEN
 _NEXT_STATES = tuple(tuple(_TRANSITIONS.get((state, i)) for i in StreamInput) for state in _S)
-"""The same by index, which is what every frame looks up."""
+"""`_TRANSITIONS` indexed by state and input, since every frame looks one up."""
 
 
 class H2Stream:
-    """What a connection keeps of one stream."""
+    """Record of a stream that is neither idle nor closed."""
 
     __slots__ = (
         "has_deadline",
@@ -65,25 +100,37 @@ class H2Stream:
 
     def __init__(self, id: int, send_window: int, receive_window: int) -> None:
         self.id = id
+        """The stream id."""
         self.state = _OPEN
+        """The state, which `process_input` changes."""
         self.send_window = send_window
+        """Number of bytes of DATA that may be sent; negative if the peer has reduced its initial
+        window (RFC 9113 §6.9.2)."""
         self.receive_window = receive_window
+        """Number of bytes of DATA that the peer may send."""
         self.headers_received = False
+        """Whether request headers (on a server) or final response headers were received."""
         self.response_started = False
-        """On a server: the response has begun."""
+        """On a server, whether response headers were sent."""
         self.opened_at = 0.0
-        """On a server: when the request was received (seconds, monotonic)."""
+        """On a server, the time at which the request was received (seconds, monotonic)."""
         self.has_deadline = False
-        """On a server: the request has a `grpc-timeout`."""
+        """On a server, whether the request has a timeout."""
         self.remaining_content_length: int | None = None
-        """Bytes of DATA that content-length still promises; None where it was not given."""
+        """Number of bytes of DATA that content-length announces and that have not been received;
+        None without content-length."""
 
     def process_input(self, input: StreamInput) -> None:
-        """Move to the next state; an unlisted pair is the peer's violation or our own misuse."""
-        following = _NEXT_STATES[self.state][input]
-        if following is None:
+        """Change the state.
+
+        Raises:
+            StreamError: The peer may not send this frame in the current state.
+            LocalProtocolError: This side may not.
+        """
+        next_state = _NEXT_STATES[self.state][input]
+        if next_state is None:
             raise self._invalid_transition(input)
-        self.state = following
+        self.state = next_state
 
     def _invalid_transition(self, input: StreamInput) -> Exception:
         what = f"{input.name} in state {self.state.name}"

@@ -43,6 +43,9 @@ class ClientConnection(Connection):
         """Set by who runs it, once it has."""
         self.exhausted = trio.Event()
         """Set when no further stream can be opened."""
+        self._queue_offsets: dict[int, int] = {}
+        """Streams opened while the write buffer was not empty, with the value of `drained_size` at
+        which the first of their bytes may go out."""
         self._slot_waiters = trio.lowlevel.ParkingLot()
 
     @property
@@ -68,6 +71,8 @@ class ClientConnection(Connection):
             return None
         stream = stream_class(self, engine.open_stream(block))
         self.streams[stream.id] = stream
+        if self.write_buffer.size:
+            self._queue_offsets[stream.id] = self.write_buffer.queued_until
         if engine.exhausted:
             self.start_draining()
         return stream
@@ -103,6 +108,8 @@ class ClientConnection(Connection):
         return ConnectionStatistics(calls, self._stream_statistics(started), (sent, received))
 
     def _on_stream_removed(self, stream: Stream) -> None:
+        if self._queue_offsets:
+            self._queue_offsets.pop(stream.id, None)
         trailers = stream.trailers
         if trailers is None or trailers.code:
             self.counters.failed += 1
@@ -138,6 +145,16 @@ class ClientConnection(Connection):
             self.start_draining(self.close_reason)
         else:
             self.start_draining()
+
+    def _fail_stream(self, stream: Stream, error: purerpc.RpcFailedError) -> None:
+        if self.closed and isinstance(error, ConnectionLostError):
+            offset = self._queue_offsets.get(stream.id)
+            if offset is not None and self.write_buffer.drained_size <= offset:
+                error = CallRefusedError(
+                    f"the connection ended before the call was sent: {self.close_reason}",
+                    reached_server=False,
+                )
+        super()._fail_stream(stream, error)
 
     def _error_for_unprocessed(self, code: int) -> purerpc.RpcFailedError:
         """A call above the last stream id: safe to make again, unless it may be the reason."""

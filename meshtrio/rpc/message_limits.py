@@ -1,7 +1,7 @@
-"""How long a gRPC message may be: the limits of one call, and the settings that they come from.
+"""Limits on the size of messages, and the settings that they come from.
 
-Connections are shared by all channels of a process, so that a limit of a channel or of a method is
-one of its calls: each stream refers to the `MessageLimits` in force for it.
+Channels of a process share connections, so the limits of a channel or method belong to its calls:
+each stream has the `MessageLimits` that apply to it.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from meshtrio.grpc.service_config import MethodConfig
 from meshtrio.http2.limits import DEFAULT_MAX_MESSAGE_SIZE, UNLIMITED, Limits
 
 _RECEIVE_OPTION, _SEND_OPTION = "max_receive_message_length", "max_send_message_length"
-_CLIENT_OPTION_PLACE, _SERVER_OPTION_PLACE = (
-    "of connect",
-    "of its [[plugin]] table or of plugin.run",
-)
+_CLIENT_OPTION_PLACE = "of connect"
+_SERVER_OPTION_PLACE = "of its [[plugin]] table or of plugin.run"
 _SERVICE_CONFIG_PLACE = "in the service config"
 
 
 @attrs.frozen
 class MessageLimits:
-    """The limits of one call on this side, in bytes of a message before compression."""
+    """Limits of the messages of one call on this side, in bytes before compression."""
 
     max_receive_length: int
+    """Maximum size of a received message."""
     max_send_length: int
+    """Maximum size of a sent message."""
     receive_setting: str
-    """What raises the first limit, for the error message."""
+    """Setting that raises the limit of received messages, for the status message."""
     send_setting: str
+    """Setting that raises the limit of sent messages, for the status message."""
     side: str = "client"
-    """Whose limits they are: "client" or "server"."""
+    """Side that the limits belong to, for the status message: "client" or "server"."""
 
     def too_large_error(self, size: int, *, at_least: bool = False) -> purerpc.RpcFailedError:
-        """Make the error for a received message over the limit.
+        """Return the error for a received message over the limit.
 
         Args:
             size: Bytes of the message.
-            at_least: The message was decompressed no further than that.
+            at_least: Whether decompression stopped at `size`, so that the message is longer.
         """
         what = f"more than {size - 1}" if at_least else str(size)
         return purerpc.ResourceExhaustedError(
@@ -57,37 +58,49 @@ class MessageLimits:
 
 
 def default_message_limits(limits: Limits, *, is_client: bool) -> MessageLimits:
-    """Give the limits of calls that have none of their own."""
-    where = _CLIENT_OPTION_PLACE if is_client else _SERVER_OPTION_PLACE
+    """Return the limits of calls without limits of their own."""
+    place = _CLIENT_OPTION_PLACE if is_client else _SERVER_OPTION_PLACE
     return MessageLimits(
         limits.max_message_size,
         limits.max_send_message_size,
-        f"{_RECEIVE_OPTION} {where}",
-        f"{_SEND_OPTION} {where}",
+        f"{_RECEIVE_OPTION} {place}",
+        f"{_SEND_OPTION} {place}",
         "client" if is_client else "server",
     )
 
 
 @attrs.frozen
 class MessageLengths:
-    """What an application asks for, in bytes; None leaves it to the service config."""
+    """Limits that an application has set for a channel, in bytes.
+
+    None leaves a limit to the service config.
+    """
 
     max_receive_length: int | None = None
+    """Maximum size of a received message, after decompression."""
     max_send_length: int | None = None
+    """Maximum size of a sent message, before compression."""
     receive_setting: str = f"{_RECEIVE_OPTION} {_CLIENT_OPTION_PLACE}"
+    """Setting that raises the limit of received messages, for the status message."""
     send_setting: str = f"{_SEND_OPTION} {_CLIENT_OPTION_PLACE}"
+    """Setting that raises the limit of sent messages, for the status message."""
 
     @classmethod
     def from_options(
         cls, max_receive_length: int | None, max_send_length: int | None, limits: Limits | None
     ) -> MessageLengths:
-        """Read the options of a channel. Raises UsageError for a value that is no length.
+        """Read the options of a channel.
 
         Args:
-            receive: Bytes, -1 for no limit, None if unset.
-            send: The same, for messages to send.
-            limits: Those of the channel's connections: if they differ from the defaults, they are
-                the application's where the options are unset.
+            max_receive_length: Maximum size of a received message in bytes, -1 for no limit, None
+                if unset.
+            max_send_length: Maximum size of a sent message in bytes, -1 for no limit, None if
+                unset.
+            limits: Limits of the channel's connections. If they differ from the defaults, they
+                replace options that are unset.
+
+        Raises:
+            UsageError: An option is not a length.
         """
         max_receive_length, max_send_length = (
             parse_message_length(_RECEIVE_OPTION, max_receive_length),
@@ -101,20 +114,20 @@ class MessageLengths:
         return cls(max_receive_length, max_send_length)
 
     def resolve_limits(self, method_config: MethodConfig) -> MessageLimits | None:
-        """Give the limits of a method's calls; None if those of the connection hold.
+        """Return the limits of a method's calls; None if those of the connection apply.
 
-        In each direction that is the smaller of the application's and the service config's, the
-        one that is set if only one is, and the default if neither is.
+        In each direction the lower limit of application and service config applies, or the default
+        if neither sets one.
 
         Source: grpc/service_config/service_config.proto on max_request_message_bytes.
         """
-        asked = (
+        configured = (
             self.max_receive_length,
             self.max_send_length,
             method_config.max_response_message_bytes,
             method_config.max_request_message_bytes,
         )
-        if asked == (None, None, None, None):
+        if configured == (None, None, None, None):
             return None
         receive, receive_setting = _lower_limit(
             (self.max_receive_length, self.receive_setting),
@@ -138,14 +151,14 @@ class MessageLengths:
 def _lower_limit(
     application: tuple[int | None, str], config: tuple[int | None, str], default: int
 ) -> tuple[int, str]:
-    given = [(size, setting) for size, setting in (application, config) if size is not None]
-    return min(given) if given else (default, application[1])
+    limits = [(size, setting) for size, setting in (application, config) if size is not None]
+    return min(limits) if limits else (default, application[1])
 
 
 def parse_message_length(name: str, value: int | None) -> int | None:
-    """Read an option that is a message's length in bytes, -1 for no limit, None if unset.
+    """Parse an option that is a length in bytes, -1 for no limit, None if unset.
 
-    Raises UsageError, naming the option.
+    Raises UsageError.
     """
     if value is None:
         return None
@@ -157,8 +170,10 @@ def parse_message_length(name: str, value: int | None) -> int | None:
 def with_message_lengths(
     limits: Limits | None, max_receive_length: int | None, max_send_length: int | None
 ) -> Limits | None:
-    """Give a server's limits with these lengths, as `parse_message_length` reads them, where
-    set."""
+    """Return a server's limits with the lengths that are set.
+
+    Lengths are in bytes, -1 for no limit, None if unset. Raises UsageError.
+    """
     max_receive_length, max_send_length = (
         parse_message_length(_RECEIVE_OPTION, max_receive_length),
         parse_message_length(_SEND_OPTION, max_send_length),

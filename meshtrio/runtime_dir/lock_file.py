@@ -1,9 +1,9 @@
-"""The lock file of a runtime dir, which also lists what the mesh has made there.
+"""The lock file of a runtime dir, which also records what the mesh has made.
 
-The first line is the pid of the mesh that holds the lock, or held it last. Each further line is
-the path, relative to the folder, of a plugin's socket, or a launch of a mesh: its random id, and
-the users that its processes run as. The list is how the next mesh knows which sockets and processes
-a mesh that was killed has left: nothing is ever removed or killed because of its name alone.
+The first line is the pid of the mesh that holds the lock, or that held it last. Each further line
+is either the path of a plugin's socket, relative to the directory, or a mesh run: `launch`, its
+random id, and the uids of its processes. By these records the next mesh finds the sockets and
+processes that a mesh that was killed has left.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _MESH_RUN_LINE = re.compile(r"launch ([0-9a-f]{32}) (\d{1,10}(?:,\d{1,10})*)")
 _MAX_MESH_RUNS = 64
 _MAX_SIZE = 4 * 1024 * 1024
 _SAFE_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-"""Neither follows a link nor waits for the other end of a FIFO."""
+"""Flags with which open(2) follows no symbolic link and waits for no other end of a FIFO."""
 
 
 def is_mesh_lock(path: Path | str, dir_fd: int | None = None) -> bool:
     """Whether a file is the lock file of a mesh of this user.
 
     Args:
-        path: of the file.
-        dir_fd: the folder that `path` is relative to, here and below.
+        path: The path of the file.
+        dir_fd: Descriptor of the directory that `path` is relative to.
     """
     try:
         lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
@@ -49,7 +49,7 @@ def is_mesh_lock(path: Path | str, dir_fd: int | None = None) -> bool:
 
 
 def _find_ownership_problem(lock_fd: int) -> str:
-    """Why an open file is not the lock file of a mesh of this user, "" if it is one."""
+    """Explain why a file is not the lock file of a mesh of this user; "" if it is one."""
     status = os.fstat(lock_fd)
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
@@ -61,25 +61,25 @@ def _find_ownership_problem(lock_fd: int) -> str:
 
 
 def _parse_header(content: bytes) -> str | None:
-    """The first line, "" for an empty file; None if it is not one of ours."""
+    """Return the pid in the first line, "" for an empty file, None for other content."""
     found = _HEADER.fullmatch(content[: content.find(b"\n") + 1 or None])
     return None if found is None else found[0].decode().strip()
 
 
 def acquire(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open the lock file, making it if it is not there, and lock it.
+    """Open the lock file, or make it if it does not exist, and lock it.
 
-    Nothing is written to a file that is there already. If it has another name, too, it is replaced
-    by a file with the same content, so that such a name neither has another file of ours
-    overwritten nor keeps a mesh from starting.
+    Nothing is written to an existing file. If it has more than one hard link it is replaced by a
+    copy, so that a link to another file of ours neither gets that overwritten nor prevents a mesh
+    from starting.
 
     Returns:
         The descriptor that holds the lock.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be made or locked, in which case it is not left behind if it was not
-            there before; or it is no lock file of a mesh of this user, and is left as it is.
+        BlockingIOError: Another process holds the lock.
+        OSError: The file cannot be made or locked, and is removed if it was made here; or it is not
+            a lock file of a mesh of this user, and is left unchanged.
     """
     lock, made = _open_or_create(path, dir_fd)
     try:
@@ -90,7 +90,7 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
         if not os.path.samestat(
             os.fstat(lock), os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
         ):
-            raise BlockingIOError(errno.EAGAIN, "another mesh has replaced it meanwhile")
+            raise BlockingIOError(errno.EAGAIN, "another mesh has just replaced it")
         if os.fstat(lock).st_nlink > 1:
             return _replace_linked(lock, path, dir_fd)
     except OSError as exc:
@@ -103,7 +103,7 @@ def acquire(path: Path | str, dir_fd: int | None = None) -> int:
 
 
 def _open_or_create(path: Path | str, dir_fd: int | None) -> tuple[int, bool]:
-    """Open the lock file, and tell whether it was made for that. Raises OSError."""
+    """Open the lock file; return its descriptor and whether it was made. Raises OSError."""
     flags = os.O_RDWR | _SAFE_OPEN_FLAGS
     try:
         return os.open(path, flags, dir_fd=dir_fd), False
@@ -111,14 +111,14 @@ def _open_or_create(path: Path | str, dir_fd: int | None) -> tuple[int, bool]:
         with contextlib.suppress(FileExistsError):
             made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd)
             return made, True
-    # Another mesh has made it in that instant.
+    # Another mesh has made it in between.
     return os.open(path, flags, dir_fd=dir_fd), False
 
 
 def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
-    """Put a file of its own in the place of one that is locked; give that, locked. Raises OSError.
+    """Replace a locked file by a locked copy of it; return its descriptor. Raises OSError.
 
-    A mesh that waits for the old one finds out by its inode, see `acquire`.
+    `acquire` detects by the inode if another mesh has locked the old file meanwhile.
     """
     os.unlink(path, dir_fd=dir_fd)
     made, _ = _open_or_create(path, dir_fd)
@@ -133,7 +133,7 @@ def _replace_linked(lock_fd: int, path: Path | str, dir_fd: int | None) -> int:
 
 
 def read_holder_pid(path: Path | str, dir_fd: int | None = None) -> str:
-    """The pid of the mesh that holds a lock, "unknown" if it has not been written yet."""
+    """Return the pid of the mesh that holds a lock, or "unknown" if it cannot be read."""
     try:
         lock = os.open(path, os.O_RDONLY | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
     except OSError:
@@ -147,29 +147,29 @@ def read_holder_pid(path: Path | str, dir_fd: int | None = None) -> str:
 
 
 def write_contents(lock_fd: int, lines: list[str]) -> None:
-    """Write this process's pid, and what is to stay listed."""
+    """Overwrite the file with the pid of this process and some lines."""
     content = "".join(f"{line}\n" for line in (os.getpid(), *lines)).encode()
-    # In this order, so that a mesh that is killed in between has not lost its launch.
+    # In this order, so that no record is lost if the mesh is killed in between.
     os.pwrite(lock_fd, content, 0)
     os.ftruncate(lock_fd, len(content))
 
 
 def read_sockets(lock_fd: int) -> list[str]:
-    """The relative paths of the sockets that the lock file lists."""
+    """Return the relative paths of the recorded sockets."""
     return list(
         dict.fromkeys(line for line in _read_lines(lock_fd) if _SOCKET_LINE.fullmatch(line))
     )
 
 
 def format_mesh_run(mesh_id: str, users: Iterable[int]) -> str:
-    """The line that records a launch; the last line of a launch counts."""
+    """Format the line that records a mesh run. The last line of a run is the valid one."""
     return f"launch {mesh_id} {','.join(map(str, sorted(users)))}"
 
 
 def read_mesh_runs(lock_fd: int) -> dict[str, list[int]]:
-    """The users of the launches that the lock file lists, by their ids; at most the last 64.
+    """Return the uids of the recorded mesh runs by id; of the last 64 runs at most.
 
-    There are none in a file of another user, who could have processes killed by it.
+    Records in a file of another user are ignored, since they would cause processes to be killed.
     """
     if _find_ownership_problem(lock_fd):
         return {}
@@ -183,9 +183,9 @@ def _read_lines(lock_fd: int) -> list[str]:
 
 
 def append_line(path: Path | str, line: str, dir_fd: int | None = None) -> None:
-    """List a socket that is about to be made, or a launch.
+    """Record a mesh run, or a socket that is about to be made.
 
-    Does nothing if there is no lock file any more, or it is not that of a mesh of this user.
+    Does nothing if there is no lock file of a mesh of this user.
     """
     with _open_for_append(path, dir_fd) as lock:
         if lock is not None and line not in _read_lines(lock):
@@ -193,7 +193,7 @@ def append_line(path: Path | str, line: str, dir_fd: int | None = None) -> None:
 
 
 def remove_mesh_run(path: Path | str, mesh_id: str, dir_fd: int | None = None) -> None:
-    """Take out a launch of which nothing is left. To be called by the holder of the lock only."""
+    """Remove the record of a mesh run. Only the holder of the lock may call this."""
     with _open_for_append(path, dir_fd) as lock:
         if lock is not None:
             write_contents(
@@ -203,7 +203,7 @@ def remove_mesh_run(path: Path | str, mesh_id: str, dir_fd: int | None = None) -
 
 @contextmanager
 def _open_for_append(path: Path | str, dir_fd: int | None) -> Iterator[int | None]:
-    """Open the lock file at its end; None if there is none of a mesh of this user."""
+    """Open the lock file at its end; yield None if there is none of a mesh of this user."""
     try:
         lock = os.open(path, os.O_RDWR | _SAFE_OPEN_FLAGS, dir_fd=dir_fd)
     except FileNotFoundError:

@@ -12,9 +12,9 @@ import trio
 from meshtrio.config import Access, AccessRule
 from meshtrio.contract import FORWARDED_METADATA_KEY
 from meshtrio.grpc.headers import RequestHeaders
-from meshtrio.runtime_dir.directory import resolve_ids, resolve_uid
 from meshtrio.transport.peer import Peer
 from meshtrio.util.token_bucket import TokenBucket
+from meshtrio.util.users import resolve_ids, resolve_uid
 
 _log = logging.getLogger("meshtrio.access")
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from meshtrio.client.channel import Channel, open_channel
-from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.client.resolver import StateCallback
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.registry import Registry
 from meshtrio.discovery.service_state import ServiceState

@@ -99,11 +99,12 @@ class LoadReports:
         )
         while True:
             try:
-                async for report in stub.Watch(request):
-                    instance.report = _sanitize_report(report)
-                    self._mark_responded(instance)
-                    # One that does not keep to the interval waits for its window.
-                    await trio.sleep(_MIN_REPORT_INTERVAL)
+                async with stub.Watch(request) as call:
+                    async for report in call:
+                        instance.report = _sanitize_report(report)
+                        self._mark_responded(instance)
+                        # One that does not keep to the interval waits for its window.
+                        await trio.sleep(_MIN_REPORT_INTERVAL)
             except purerpc.UnimplementedError:
                 self._mark_responded(instance)
                 await trio.sleep_forever()

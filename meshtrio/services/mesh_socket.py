@@ -13,7 +13,7 @@ import trio
 
 from meshtrio.errors import MeshtrioError
 from meshtrio.rpc.server import Server
-from meshtrio.runtime_dir.directory import ClaimedRuntimeDir
+from meshtrio.runtime_dir.claim import ClaimedRuntimeDir
 from meshtrio.transport.listener import unix_listener
 from meshtrio.util.concurrency import background_service, sleep_until_tick
 

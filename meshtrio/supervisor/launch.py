@@ -18,6 +18,7 @@ from meshtrio.supervisor.process.spawn.start_failures import (
     explain_start_failure,
     is_resource_exhaustion,
 )
+from meshtrio.util.users import resolve_ids
 
 LAUNCH_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What launching raises if the process cannot be started; RuntimeError if no thread can be."""
@@ -94,5 +95,5 @@ class Launch:
     def _allowed_server_uids(self) -> frozenset[int] | None:
         user = self._config.containment.user
         if user is not None:
-            return frozenset({runtime_dir.resolve_ids(user, None)[0]})
+            return frozenset({resolve_ids(user, None)[0]})
         return frozenset({os.geteuid(), 0}) if self._config.verify_server else None

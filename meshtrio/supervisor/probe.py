@@ -28,7 +28,7 @@ from meshtrio.supervisor.process.proc.activity import read_thread_cpu_wait
 from meshtrio.transport.dial import dial
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.address import ClientTlsConfig
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _HEALTH_CHECK = OneShotCall(
     method_from_descriptor(health.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]),

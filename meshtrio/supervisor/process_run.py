@@ -16,7 +16,6 @@ import trio
 
 from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.discovery.registry import Registry
-from meshtrio.runtime_dir import directory as runtime_dir
 from meshtrio.supervisor import events
 from meshtrio.supervisor.effects import Effects
 from meshtrio.supervisor.environment import child_environment
@@ -40,6 +39,7 @@ from meshtrio.supervisor.registration import Registration
 from meshtrio.supervisor.server_identity import ServerVerifier
 from meshtrio.util.concurrency import find_exit_exception, split_cancelled
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.users import look_up_user
 
 _log = logging.getLogger("meshtrio.mesh")
 
@@ -283,7 +283,7 @@ class ProcessRun:
             socket=self.socket,
             mesh_socket=self._mesh_socket,
             inherited=os.environ,
-            user=None if user is None else runtime_dir.look_up_user(user),
+            user=None if user is None else look_up_user(user),
         )
 
     async def _supervise_to_end(

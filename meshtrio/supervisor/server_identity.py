@@ -38,7 +38,8 @@ from meshtrio.transport.dial import connect_socket, dial
 from meshtrio.transport.peer import peer_of
 from meshtrio.transport.transport import Transport
 from meshtrio.transport.unix_connect import WrongServerError
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _CONNECT_TIMEOUT = 1.0
 """Seconds that a server that is there already has to take a connection, before a process starts."""

@@ -22,7 +22,7 @@ from meshtrio.contract import (
     PLUGIN_NAME,
 )
 from meshtrio.errors import UsageError
-from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.optional_dependencies import require_extra
@@ -76,9 +76,7 @@ async def _start_tracing(telemetry: Telemetry) -> None:
 
 async def _start_binary_log(telemetry: Telemetry, filter_text: str) -> None:
     get = os.environ.get
-    folder = get(PLUGIN_BINARY_LOG_FOLDER) or (
-        directory.find_mesh_socket().parent / BINARY_LOG_DIRECTORY
-    )
+    folder = get(PLUGIN_BINARY_LOG_FOLDER) or (find_mesh_socket().parent / BINARY_LOG_DIRECTORY)
     await telemetry.start_binary_log(
         filter_text,
         Path(folder),

@@ -12,8 +12,9 @@ import trio
 from meshtrio.transport.tls import TlsTransport
 from meshtrio.transport.transport import SocketTransport, Transport
 from meshtrio.transport.unix_connect import connect_unix
-from meshtrio.util.address import Address, ClientTlsConfig
+from meshtrio.util.address import Address
 from meshtrio.util.regular_files import copy_pem_to_memfd
+from meshtrio.util.tls_config import ClientTlsConfig
 
 _BACKLOG_RETRY_DELAY, _MAX_BACKLOG_RETRY_DELAY = 0.002, 0.1
 """Seconds between attempts to connect to a server whose backlog is full."""

@@ -35,11 +35,18 @@ class WriteBuffer:
         self._buffers: deque[Buffer] = deque()
         self.size = 0
         """Bytes that wait for the kernel."""
+        self.drained_size = 0
+        """Number of bytes, since the start, that had to wait and then went out."""
         self._waiters = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self._is_draining = False
         self.error: OSError | None = None
         """Why the socket takes nothing any more."""
+
+    @property
+    def queued_until(self) -> int:
+        """Value of `drained_size` once all that waits now has gone out."""
+        return self.drained_size + self.size
 
     @property
     def above_high_water(self) -> bool:
@@ -82,6 +89,8 @@ class WriteBuffer:
         buffers = list(itertools.islice(self._buffers, _MAX_SENDMSG_BUFFERS))
         sent = self._try_send(buffers, sum(map(len, buffers)))
         self.size -= sent
+        if self.error is None:
+            self.drained_size += sent
         for _ in buffers:
             self._buffers.popleft()
         self._buffers.extendleft(reversed(_unsent(buffers, sent)))

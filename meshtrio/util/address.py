@@ -1,25 +1,29 @@
-"""Addresses of sockets, `unix:/path` or `tcp:host:port`, and the files for speaking TLS there."""
+"""Socket addresses: `unix:/path` or `tcp:host:port`."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import attrs
 
 
 @attrs.frozen
 class Address:
-    """`path` of a Unix socket, or `host` and `port`."""
+    """The address of a Unix socket, or of a TCP port."""
 
     path: str = ""
+    """The path of a Unix socket; "" for TCP."""
     host: str = ""
+    """The host name or IP address, without brackets; "" for a Unix socket."""
     port: int = 0
+    """The TCP port; 0 for a Unix socket."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
+        """Parse `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`.
 
-        An IPv6 address stands in brackets. Raises ValueError for anything else.
+        An IPv6 address has to be in brackets.
+
+        Raises:
+            ValueError: The text has none of these forms.
         """
         kind, _, rest = text.partition(":")
         rest = rest.removeprefix("//")
@@ -33,7 +37,7 @@ class Address:
 
     @property
     def is_unix(self) -> bool:
-        """On this machine whatever its network is."""
+        """Whether it is a Unix socket, which is always on this machine."""
         return bool(self.path)
 
     def __str__(self) -> str:
@@ -41,29 +45,3 @@ class Address:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp:{host}:{self.port}"
-
-
-@attrs.frozen
-class ClientTlsConfig:
-    """How a client speaks TLS to a server; the files are PEM."""
-
-    ca: Path | None = None
-    """Whom to trust; the system's authorities by default."""
-    certificate: Path | None = None
-    """The client's own, for a server that asks for one."""
-    key: Path | None = None
-    """Of the certificate, where it is not in the same file."""
-    server_name: str | None = None
-    """What the server's certificate bears; by default the host of the address."""
-
-
-@attrs.frozen
-class ServerTlsConfig:
-    """How a server speaks TLS; the files are PEM."""
-
-    certificate: Path
-    """The server's own, with those between it and the authority."""
-    key: Path
-    """Of the certificate."""
-    client_ca: Path | None = None
-    """Who has to have signed the certificates of clients; without it they need none."""

@@ -1,8 +1,8 @@
-"""Children that a server's handlers fork: fork(2) without exec, as multiprocessing may do it.
+"""Resets signal handlers in children that a server's handlers fork without exec (multiprocessing).
 
-Such a child is a copy of the server in the middle of its event loop. It would answer SIGTERM as
-the server does, by a note to the event loop, which does not run in it: `PluginProcess.terminate()`
-would have no effect, and as both have the same wakeup socket, the note would go to the parent.
+Such a child is a copy of the server in the middle of its event loop. On SIGTERM it would write to
+the wakeup socket as the server does, whose other end the parent's event loop reads: terminating the
+child would have no effect on it, and stop the parent instead.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from functools import cache
 from meshtrio.util.stack_dump import restore_sigquit
 
 _active_blocks = 0
-"""How many blocks of `reset_signals_in_forks` are entered in this process."""
+"""Number of active blocks of `reset_signals_in_forks` in this process."""
 
 
 @contextmanager
 def reset_signals_in_forks() -> Iterator[None]:
-    """Have children that are forked during the block react to signals as any program does.
+    """Reset signal handlers in children that are forked during the block.
 
-    SIGTERM ends them, SIGINT raises KeyboardInterrupt, and SIGQUIT ends them unless the program
-    handles it itself. Nothing changes for programs that are executed.
+    SIGTERM terminates them, SIGINT raises KeyboardInterrupt, and SIGQUIT terminates them unless the
+    program handles it itself. Children that execute a program are not affected.
     """
     global _active_blocks
     _register_hook()
@@ -37,7 +37,7 @@ def reset_signals_in_forks() -> Iterator[None]:
 
 @cache
 def _register_hook() -> None:
-    """Once in a process: what is registered stays."""
+    """Register the hook once in a process; it cannot be unregistered."""
     os.register_at_fork(after_in_child=_reset_in_child)
 
 

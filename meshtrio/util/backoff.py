@@ -1,4 +1,4 @@
-"""Exponential backoff with jitter: how long to wait before trying again."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from attrs.validators import and_, ge, le
 class Backoff:
     """Delays of `initial` × `multiplier`ⁿ seconds, at most `maximum`, each varied by `jitter`.
 
-    Jitter is a fraction: 0.2 spreads a delay of 1 s evenly over 0.8 s to 1.2 s, so that what
-    failed together does not come back together.
+    A jitter of 0.2 spreads a delay of 1 s evenly over 0.8 s to 1.2 s, so that processes that have
+    failed at the same time do not retry at the same time.
     """
 
     initial: float = attrs.field(default=0.1, validator=ge(0))
-    """Seconds, after the first failure."""
+    """Delay after the first failure, in seconds."""
     maximum: float = attrs.field(default=30.0, validator=ge(0))
-    """Seconds."""
+    """Maximum delay before jitter, in seconds."""
     multiplier: float = attrs.field(default=2.0, validator=ge(1))
-    """From one to the next."""
+    """Factor from one delay to the next; at least 1."""
     jitter: float = attrs.field(default=0.2, validator=and_(ge(0), le(1)))
-    """A fraction either way."""
+    """Fraction by which a delay is varied up or down; 0 to 1."""
 
     def delay(self, failures: int, rng: Random) -> float:
-        """Seconds to wait after the `failures`-th failure in a row (1 for the first)."""
-        # The exponent is bounded because a float overflows long before a plugin gives up.
+        """Return the delay in seconds after a failure.
+
+        Args:
+            failures: Number of consecutive failures, 1 for the first.
+            rng: The source of the jitter.
+        """
+        # A float overflows long before a plugin reaches its maximum number of restarts.
         exponent = min(max(failures - 1, 0), 64)
-        plain = min(self.initial * self.multiplier**exponent, self.maximum)
-        return plain * (1 + self.jitter * (2 * rng.random() - 1))
+        base = min(self.initial * self.multiplier**exponent, self.maximum)
+        return base * (1 + self.jitter * (2 * rng.random() - 1))

@@ -1,25 +1,23 @@
-"""Shapes of nursery, and of waiting, that trio leaves to its users."""
+"""Nursery patterns, exception groups and aligned sleeps, on top of trio."""
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any
 
 import trio
 
-from meshtrio.errors import UsageError, unwrap_exception_group
+from meshtrio.errors import unwrap_exception_group
 
 
 def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to raise in place of a nursery's group: its one error, if there is one.
+    """Return what to raise instead of a nursery's group: its only error, if it has only one.
 
-    Cancelled beside an error is dropped: a scope that is still cancelled says so again at the next
-    checkpoint, while an `except` for the error would not see it in a group.
+    A Cancelled in addition to an error is dropped: a scope that is still cancelled raises it again
+    at the next checkpoint, while `except` clauses for the error do not match a group.
     """
     _, errors = group.split(trio.Cancelled)
     return group if errors is None else unwrap_exception_group(errors)
@@ -28,9 +26,9 @@ def collapse_group(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def split_cancelled(
     exc: BaseException,
 ) -> tuple[BaseException | None, BaseException | None]:
-    """Part trio's cancellation from other errors: the two that an exception holds, None for none.
+    """Split an exception into trio's Cancelled and other errors; None for a part that is empty.
 
-    The second is a single error if there is only one.
+    The second part is a single error instead of a group if there is only one.
     """
     if isinstance(exc, trio.Cancelled):
         return exc, None
@@ -41,7 +39,7 @@ def split_cancelled(
 
 
 def find_exit_exception(exc: BaseException) -> BaseException | None:
-    """The first SystemExit or KeyboardInterrupt in an exception or its groups, None for none."""
+    """Find the first SystemExit or KeyboardInterrupt in an exception or its groups."""
     if isinstance(exc, SystemExit | KeyboardInterrupt):
         return exc
     if isinstance(exc, BaseExceptionGroup):
@@ -50,10 +48,10 @@ def find_exit_exception(exc: BaseException) -> BaseException | None:
 
 
 async def sleep_until_tick(period: float, min_delay: float = 1e-6) -> None:
-    """Sleep until the next whole multiple of `period` that is at least `after` seconds away.
+    """Sleep until the next multiple of `period` that is at least `min_delay` seconds away.
 
-    For what is done now and then: waking up costs an idle process more than what it wakes for, so
-    all of that is done in the same moments, as systemd's AccuracySec has it.
+    This aligns the wake-ups of periodic tasks, since waking up costs an idle process more than the
+    work it wakes up for. Compare systemd's AccuracySec.
     """
     await trio.sleep_until(math.ceil((trio.current_time() + min_delay) / period) * period)
 
@@ -61,17 +59,19 @@ async def sleep_until_tick(period: float, min_delay: float = 1e-6) -> None:
 def start_soon_without_context(
     nursery: trio.Nursery, task: Callable[..., Awaitable[Any]], *args: Any
 ) -> None:
-    """Start a task that is there for many: it has no context variables of who needed it first,
-    whose call and whose trace are none of its business."""
+    """Start a shared background task in an empty context.
+
+    So it does not inherit the ContextVars (current call, trace) of the caller that started it.
+    """
     Context().run(nursery.start_soon, task, *args)
 
 
 @asynccontextmanager
 async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for helpers of the block: an error of the block leaves it as it was raised.
+    """Open a nursery that raises a single error as it is, and not in an ExceptionGroup.
 
-    Without this, an `async with` that uses a nursery inside would show its user's own exceptions
-    in an ExceptionGroup.
+    This is for context managers that use a nursery internally, whose users would otherwise get
+    their own exceptions in a group.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -84,7 +84,7 @@ async def open_collapsing_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 class _StartStatus(trio.TaskStatus[Any]):
-    """Where a service reports its start; see `running`."""
+    """The task status of a service; see `background_service`."""
 
     def __init__(self) -> None:
         self.reported_event = trio.Event()
@@ -99,12 +99,19 @@ class _StartStatus(trio.TaskStatus[Any]):
 async def background_service(
     service: Callable[..., Awaitable[Any]], *args: Any
 ) -> AsyncIterator[Any]:
-    """Run `service(*args, task_status=…)` during the block, and until the block is quite done.
+    """Run `service(*args, task_status=...)` during the block.
 
-    It is shielded from the cancellation that ends the block and is cancelled after it, so that
-    what the block does on its way out still finds it there. Yields what it gave as started.
-    Cancelled while the service starts, it cancels the service: `nursery.start` could not, since it
-    loses hold of a task that shields itself before it has started (trio#2895).
+    The service is shielded from cancellation of the block and is cancelled when the block has
+    finished, so that the block can use it during its own clean-up.
+
+    Yields:
+        The value that the service passes to `task_status.started`.
+
+    Raises:
+        RuntimeError: The service returned without calling `task_status.started`.
+
+    Cancellation: While the service starts, cancellation cancels it. `nursery.start` cannot do that
+        if the service shields itself before it has started (trio#2895).
     """
     scope, start = trio.CancelScope(shield=True), _StartStatus()
 
@@ -121,59 +128,3 @@ async def background_service(
             yield start.value
         finally:
             scope.cancel()
-
-
-def require_trio(what: str) -> None:
-    """Raise UsageError if `what` is called from outside of trio, as from an asyncio program.
-
-    Without this, what it awaits fails with "yielded an unexpected value", or the like.
-    """
-    if not trio.lowlevel.in_trio_run():
-        where = "from asyncio" if is_in_asyncio() else "from outside of trio.run"
-        raise UsageError(
-            f"meshtrio runs on trio: {what} was called {where}. Run the program with "
-            "trio.run(main), or this part of it in a thread of its own that calls trio.run"
-        )
-
-
-def is_in_asyncio() -> bool:
-    """Whether this thread is in a running event loop of asyncio's."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-@contextmanager
-def stop_signals(*, ignore_afterwards: bool = False) -> Iterator[AsyncIterator[int]]:
-    """Gives the signals that a program is told to stop by, during the block: SIGTERM, SIGINT, and
-    SIGHUP, which a terminal sends that is closed, unless it is ignored, as below nohup.
-
-    The first of them is for the block to take. Those that follow do nothing: told so again, by a
-    second Ctrl-C or by who signals all of a cgroup, a program would be killed which is about to end
-    in good order. `for_good`: they do nothing after the block either, since all that is left is to
-    exit. Must be entered in the main thread.
-    """
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    # Until somebody takes them they wait; what nobody has taken in the end is delivered again.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        with trio.open_signal_receiver(*numbers) as signals:
-            # The parent may have blocked them, which is inherited.
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(numbers))
-            yield signals
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if not ignore_afterwards:
-            for number, handler in before.items():
-                if handler is not None:  # as of one that is not Python's
-                    signal.signal(number, handler)

@@ -1,10 +1,10 @@
-"""The limit of file descriptors of this process (RLIMIT_NOFILE), which its children do not inherit.
+"""Raises the descriptor limit of this process (RLIMIT_NOFILE), and restores it in its children.
 
-A soft limit of 1,024 is for programs that use select(2), which cannot wait for higher descriptors.
-So the mesh and plugins made with meshtrio raise theirs to the hard limit, and the mesh gives each
-plugin the limit that the mesh was started with. systemd recommends this (LimitNOFILE=), and Go's
-runtime does it. What a plugin starts inherits the plugin's raised limit: Python can give a child
-another one before exec only by forking instead of vfork, see subprocess's preexec_fn.
+The usual soft limit of 1,024 is for programs that use select(2), which cannot wait for higher
+descriptors. So the mesh and plugins made with meshtrio raise theirs to the hard limit, and the mesh
+gives each plugin the limit that it was started with itself. systemd recommends it (LimitNOFILE=),
+and Go's runtime does it. What a plugin starts inherits the plugin's raised limit: in Python,
+another one before exec takes a preexec_fn, and so fork instead of vfork.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _NOFILE = resource.RLIMIT_NOFILE
 MAX_SOFT_LIMIT = 2**20
-"""The kernel's own default maximum (fs.nr_open). Some containers have a hard limit of 2**30, with
-which programs that close all descriptors up to their limit before an exec take minutes."""
+"""The kernel's default maximum (fs.nr_open). Some containers have a hard limit of 2**30, with which
+programs that close all descriptors up to their limit before exec take minutes."""
 
 
 class DescriptorLimit:
-    """The soft limit of this process, as it was and as it is."""
+    """The soft limit of this process, which can be raised once."""
 
     def __init__(self) -> None:
         self._original: tuple[int, int] | None = None
         self._raised: tuple[int, int] | None = None
 
     def raise_to_hard_limit(self) -> int:
-        """Raise the soft limit to the hard limit, less one; gives what it is then.
+        """Raise the soft limit to the hard limit minus one, and return the soft limit.
 
-        One below, so that a child which has raised its own limit can be told from one that has not.
-        A limit of more than `MAX_SOFT_LIMIT` is left to those who set it.
+        Minus one, so that a child that has raised its own limit differs from one that has not. It
+        is raised to `MAX_SOFT_LIMIT` at most; a higher limit is left unchanged.
         """
         soft, hard = resource.getrlimit(_NOFILE)
         wanted = min(hard - 1, MAX_SOFT_LIMIT)
@@ -41,16 +41,16 @@ class DescriptorLimit:
         try:
             resource.setrlimit(_NOFILE, (wanted, hard))
         except (OSError, ValueError) as exc:
-            _log.warning("cannot raise the limit of file descriptors from %d: %s", soft, exc)
+            _log.warning("cannot raise the descriptor limit (RLIMIT_NOFILE) from %d: %s", soft, exc)
             return soft
         self._original, self._raised = (soft, hard), (wanted, hard)
         return wanted
 
     def restore_in_child(self, pid: int) -> None:
-        """Give a child that was just started the limit that this process was started with.
+        """Restore the original limit in a child that was just started.
 
-        Left alone is a child that has set a limit of its own meanwhile, as the launcher does, and
-        the runtime of Go.
+        Does nothing if the child has set a limit itself meanwhile, as the launcher and Go's runtime
+        do.
         """
         if self._original is None:
             return
@@ -60,4 +60,4 @@ class DescriptorLimit:
 
 
 DESCRIPTOR_LIMIT = DescriptorLimit()
-"""That of this process."""
+"""The limit of this process."""

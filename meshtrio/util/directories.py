@@ -1,7 +1,7 @@
-"""Folders by their descriptors, in which names cannot lead elsewhere.
+"""Directories by descriptor, so that names cannot lead elsewhere.
 
-What is in a folder that others may write to can change between two calls. So a folder is opened
-once, without following a link, and its files are only named relative to the descriptor.
+The content of a directory to which others may write can change between two calls. So a directory is
+opened once, without following symbolic links, and its files are named relative to the descriptor.
 """
 
 from __future__ import annotations
@@ -17,29 +17,32 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(path: Path | str, dir_fd: int | None = None) -> int:
-    """Open a folder, which may be no symbolic link.
+    """Open a directory and return the descriptor.
 
     Raises:
-        OSError: NotADirectoryError for what is no folder, a link to one included.
+        NotADirectoryError: It is something else, such as a symbolic link to a directory.
+        OSError: It cannot be opened.
     """
     return os.open(path, _OPEN_FLAGS, dir_fd=dir_fd)
 
 
 @contextmanager
 def directory_opened(path: Path | str, dir_fd: int | None = None) -> Iterator[int]:
-    """The same, for the block."""
-    folder = open_directory(path, dir_fd)
+    """Open a directory for the block; see `open_directory`."""
+    fd = open_directory(path, dir_fd)
     try:
-        yield folder
+        yield fd
     finally:
-        os.close(folder)
+        os.close(fd)
 
 
 def get_file_type(name: str, directory_fd: int) -> int | None:
-    """The type of a file as in `stat.S_IFMT`, that of a link itself; None if there is none.
+    """Return the type of a file as in `stat.S_IFMT`; None if it does not exist.
+
+    Symbolic links are not followed.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: Its type cannot be read.
     """
     try:
         return stat.S_IFMT(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
@@ -48,12 +51,12 @@ def get_file_type(name: str, directory_fd: int) -> int | None:
 
 
 def remove_socket(name: str, directory_fd: int, *, include_symlinks: bool = False) -> None:
-    """Remove a socket, and nothing that is not one; what cannot be removed stays.
+    """Remove a file if it is a socket. Errors are ignored.
 
     Args:
-        name: a single name, without a folder.
-        folder: the descriptor of the folder that it is in.
-        or_link: remove a symbolic link of that name, too.
+        name: The name of the file, without a directory.
+        directory_fd: The descriptor of its directory.
+        include_symlinks: Whether a symbolic link of that name is removed as well.
     """
     kinds = (stat.S_IFSOCK, stat.S_IFLNK) if include_symlinks else (stat.S_IFSOCK,)
     with contextlib.suppress(OSError):

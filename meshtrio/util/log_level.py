@@ -1,4 +1,4 @@
-"""How much a record of a log matters, by the names that configs, commands and calls have for it."""
+"""Log levels, by the names that configs, commands and RPCs use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from meshtrio.errors import UsageError
 
 
 class LogLevel(Enum):
-    """The standard library's levels, but for `critical`: a log without its errors is none."""
+    """The levels of the standard library, except for `critical`, which would suppress errors."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -18,34 +18,39 @@ class LogLevel(Enum):
 
     @property
     def number(self) -> int:
-        """As the standard library has it."""
+        """The numeric level of the standard library."""
         return logging.getLevelNamesMapping()[self.name]
 
     @classmethod
     def parse(cls, name: str | LogLevel) -> LogLevel:
-        """Raises UsageError, with the names there are, for one that is none of them."""
+        """Parse the name of a level.
+
+        Raises:
+            UsageError: There is no such level; the message lists the names.
+        """
         try:
             return cls(name)
         except ValueError:
             known = ", ".join(level.value for level in cls)
-            raise UsageError(f"{name!r} is no log level; the levels are: {known}") from None
+            raise UsageError(f"unknown log level {name!r}; choose from {known}") from None
 
 
 class ProcessLogLevel:
-    """From which level on this process logs: that of the root logger, whoever has set it up."""
+    """The log level of this process: that of the root logger."""
 
     def __init__(self) -> None:
         self._initial = logging.getLogger().level
 
     @property
     def name(self) -> str:
-        """The one that is in force: `debug`, or another name of the standard library's."""
+        """The name of the effective level in lower case, such as `debug`."""
         return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
 
     def set(self, name: str) -> None:
-        """Log from a level on; "" for the one that the program had set by itself.
+        """Set the level by its name; "" restores the level that the program has set itself.
 
-        Raises UsageError for a name that is none.
+        Raises:
+            UsageError: There is no such level.
         """
         number = LogLevel.parse(name).number if name else self._initial
         logging.getLogger().setLevel(number)
@@ -53,9 +58,9 @@ class ProcessLogLevel:
 
 
 def silence_hpack() -> None:
-    """Keep the decoder of headers from logging each of them, with whatever is secret in it.
+    """Set the `hpack` logger to INFO, since it logs all headers at DEBUG, secrets included.
 
-    A program that has set a level for it is left alone.
+    Does nothing if the program has set a level for it.
     """
     logger = logging.getLogger("hpack")
     if logger.level == logging.NOTSET:

@@ -1,8 +1,8 @@
-"""Protobuf messages as fields on the wire, without building objects of them. Pure.
+"""Splits serialized protobuf messages into fields, without parsing them into objects.
 
-protobuf parses a message in one go, and holds the interpreter meanwhile: 4 MB that are all empty
-messages take half a second and 200 MB. What a peer may have made up is therefore looked at here
-first, and parsed in parts.
+protobuf parses a message at once and holds the GIL meanwhile: 4 MB of empty messages take half a
+second and 200 MB. Messages of untrusted peers are therefore checked here first, and parsed in
+parts.
 
 Source: protobuf.dev/programming-guides/encoding.
 """
@@ -14,22 +14,24 @@ from collections.abc import Iterator
 _VARINT, _FIXED_64, _LENGTH_DELIMITED, _FIXED_32 = 0, 1, 2, 5
 
 FieldSpan = tuple[int, int, int, int]
-"""The number of a field, where it begins with its tag, where its value begins, and where it ends.
-The value begins at -1 for one that is a number."""
+"""Field number, start of the tag, start of the value, and end. The start of the value is -1 for
+numbers, as only length-delimited fields are read."""
 
 
 class MalformedProtobufError(ValueError):
-    """It is no message, or one that is not taken."""
+    """The data is not a message, or exceeds a limit."""
 
 
 def iter_fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[FieldSpan]:
-    """Give the fields of a message, in the order that they are in.
+    """Yield the fields of a message in order.
 
     Args:
-        data: Has the message, from `start` to `end`; all of it by default.
+        data: Bytes that contain the message.
+        start: Start of the message in `data`.
+        end: End of the message in `data`; that of `data` if None.
 
     Raises:
-        MalformedError: It is no message. Groups, which proto3 does not have, are none.
+        MalformedProtobufError: The data is not a message, or has groups, which proto3 lacks.
     """
     position, end = start, len(data) if end is None else end
     while position < end:
@@ -46,12 +48,12 @@ def iter_fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator
         else:
             raise MalformedProtobufError(f"wire type {kind} at byte {begin}")
         if position > end or tag < 8:
-            raise MalformedProtobufError(f"field {tag >> 3} at byte {begin} is not whole")
+            raise MalformedProtobufError(f"field {tag >> 3} at byte {begin} is truncated")
         yield tag >> 3, begin, value, position
 
 
 def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """Decode a varint; return it and its end."""
     if position < end and (byte := data[position]) < 0x80:
         return byte, position + 1
     number = shift = 0
@@ -62,22 +64,23 @@ def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, position
         shift += 7
-    raise MalformedProtobufError(f"a number at byte {position} is not whole")
+    raise MalformedProtobufError(f"a number at byte {position} is truncated")
 
 
 def split_message(data: bytes, start: int, end: int, size: int) -> Iterator[tuple[bytes, int]]:
-    """Cut a message between its fields. Parsed one after the other into the same message, the
-    parts are the whole.
+    """Split a message between fields. Merging the parts into one object gives the message.
 
     Args:
-        data: Has the message, from `start` to `end`.
-        size: Bytes of a part, about.
+        data: Bytes that contain the message.
+        start: Start of the message in `data`.
+        end: End of the message in `data`.
+        size: Approximate size of a part in bytes.
 
     Yields:
-        Each part, and how many fields it has.
+        Each part and its number of fields.
 
     Raises:
-        MalformedError: A field has more than twice that, or it is no message.
+        MalformedProtobufError: The data is not a message, or a field exceeds twice the size.
     """
     begin, count = start, 0
     for _, field_start, _, stop in iter_fields(data, start, end):

@@ -1,7 +1,7 @@
-"""Reads files that a config, a command or a caller names: regular ones only, and not without end.
+"""Reads files whose paths come from users: regular files only, and up to a maximum size.
 
-A path may lead to anything: opening a FIFO waits for a writer, /dev/zero never ends. So what is
-opened is looked at by its descriptor, which nothing can replace meanwhile, and never waited for.
+A path may lead to anything: opening a FIFO waits for a writer, and /dev/zero never ends. So files
+are opened without blocking, and their type is checked by the descriptor, which cannot be replaced.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _FILE_TYPES = (
 )
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAX_PEM_SIZE = 1024 * 1024
-"""Bytes of a file with certificates or a key; the authorities of a system are about 220 KB."""
+"""Maximum size of a PEM file in bytes; the authorities of a system are about 220 KB."""
 
 
 def open_regular_file(path: Path | str) -> int:
-    """Open a regular file for reading, without waiting for anything.
+    """Open a regular file for reading, without blocking.
 
     Args:
         path: Symbolic links are followed.
@@ -35,7 +35,7 @@ def open_regular_file(path: Path | str) -> int:
         A descriptor, which the caller closes.
 
     Raises:
-        OSError: It cannot be opened, or is something else than a regular file; `strerror` says so.
+        OSError: It cannot be opened, or is not a regular file; `strerror` tells which.
     """
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
@@ -59,14 +59,14 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 
     Args:
         path: Symbolic links are followed.
-        max_size: Bytes that it may have. The size that a file claims is not trusted: those of /proc
-            claim none, and others grow while they are read.
+        max_size: Maximum number of bytes. It applies to what is read, since files of /proc have a
+            size of 0, and others grow meanwhile.
 
     Returns:
         Its content.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or is too large; `strerror` says which.
+        OSError: It cannot be read, is not a regular file, or is too large; `strerror` tells which.
     """
     descriptor = open_regular_file(path)
     try:
@@ -84,15 +84,13 @@ def read_regular_file(path: Path | str, max_size: int) -> bytes:
 
 @contextmanager
 def copy_pem_to_memfd(path: Path | str | None) -> Iterator[str | None]:
-    """Give the path of a copy of a PEM file, in memory, for libraries that only take paths.
+    """Copy a PEM file to memory, and yield a path to the copy, for libraries that require paths.
 
     Args:
-        path: None, for which None is given.
+        path: The path of the file; None yields None.
 
     Raises:
-        OSError: As `read_regular_file`, with the path in `strerror`: of several files the caller
-        shall
-            know which.
+        OSError: As `read_regular_file`, with the path in `strerror`.
     """
     if path is None:
         yield None

@@ -1,7 +1,7 @@
-"""What a program is doing, on stderr, when it is asked with SIGQUIT: threads and trio tasks.
+"""Dumps the stacks of threads and trio tasks to stderr on SIGQUIT.
 
-The threads' stacks are written by `faulthandler` straight from the signal, so they come even when
-the interpreter is stuck in a call that never returns; the tasks follow if it is not.
+`faulthandler` writes the threads' stacks directly in the signal handler, even if the interpreter is
+stuck in a call that never returns. The tasks follow if it is not.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _STDERR = 2
 
 
 def dump_on_sigquit() -> None:
-    """Answer SIGQUIT from now on, instead of dying of it. For the main thread only.
+    """Dump stacks on SIGQUIT instead of terminating. For the main thread only.
 
-    A program that handles it already is left alone. One that ignores it has not chosen to: shells
-    start what is to run in the background so, and everything below inherits it.
+    Does nothing if the program handles SIGQUIT already. Ignoring it does not count as handling,
+    since background processes of shells inherit that.
     """
     if signal.getsignal(signal.SIGQUIT) in (signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGQUIT, _dump_tasks)
-        # By number: sys.stderr may be none, or no file.
+        # By number, since sys.stderr may be None or not a file.
         faulthandler.register(signal.SIGQUIT, file=_STDERR, all_threads=True, chain=True)
 
 
 def restore_sigquit() -> None:
-    """Let SIGQUIT end this process again, if `dump_on_sigquit` has changed that."""
+    """Let SIGQUIT terminate this process again, if `dump_on_sigquit` has changed that."""
     if signal.getsignal(signal.SIGQUIT) is _dump_tasks:
         faulthandler.unregister(signal.SIGQUIT)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
@@ -44,14 +44,14 @@ def _dump_tasks(number: int, frame: FrameType | None) -> None:
     except RuntimeError:
         return
     if root is not None:
-        # A stderr that cannot be written to must not end what was only asked where it is.
+        # The process must not fail because stderr cannot be written to.
         with contextlib.suppress(OSError):
             text = "\n".join(["trio's tasks:", *format_task_tree(root), ""])
             os.write(_STDERR, text.encode(errors="replace"))
 
 
 def format_task_tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
-    """A task and those below it, each with the lines it waits in, outermost first."""
+    """Yield the lines of a task and its child tasks, each with its await stack, outermost first."""
     indent = "  " * depth
     yield f"{indent}task {task.name}"
     for frame, line in task.iter_await_frames():

@@ -1,7 +1,7 @@
-"""Descriptors 0, 1 and 2, which a program may be started without (`serve 2>&-`).
+"""Opens descriptors 0, 1 and 2 in a program that was started without them (`serve 2>&-`).
 
-Whatever it opens first would then get their numbers, and what is printed to "stderr" would go into
-a socket.
+Otherwise the first files and sockets that it opens would get these numbers, and what is printed to
+stderr would be written to a socket.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import os
 import sys
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-"""By their descriptors."""
+"""Names in `sys` and modes, indexed by descriptor."""
 
 
 def open_missing_streams() -> None:
-    """Open /dev/null in place of each standard stream that is closed. To be called first of all."""
+    """Open /dev/null for each standard stream that is closed. Must be called before any open."""
     for descriptor in range(len(_STREAMS)):
         try:
             os.fstat(descriptor)
@@ -22,13 +22,12 @@ def open_missing_streams() -> None:
             _open_null(descriptor)
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
-            # Python found it closed when it started. Not by the number, which something else may
-            # have got since.
+            # It was closed when Python started. Not by its number, which may be in use by now.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """Have what is still written to a descriptor discarded: whoever read it is gone."""
+    """Discard what is written to a descriptor whose reader has gone."""
     _open_null(descriptor)
 
 

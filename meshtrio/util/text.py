@@ -1,4 +1,4 @@
-"""Texts that come from outside, as they can be passed on."""
+"""Makes text of unknown origin safe for terminals, JSON and UTF-8."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _UNPRINTABLE = re.compile(
     "["
     "\x00-\x08\x0a-\x1f\x7f-\x9f"  # C0 except the tab, and C1: they control terminals
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
-    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # not seen
+    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible
     "\u2028\u2029"  # end lines
-    "\ud800-\udfff"  # in no encoding
+    "\ud800-\udfff"  # not encodable
     "]"
 )
 
 
 def escape_unprintable(text: str) -> str:
-    """Return text of others as it can be shown to people, on a terminal or anywhere else.
+    """Escape characters that must not be shown to people, on a terminal or elsewhere.
 
-    Characters that control terminals, end lines, reverse or hide text, or are in no encoding are
-    replaced by their escapes in Python, such as `\\x1b`. Tabs stay as they are.
+    Characters that control terminals, end lines, reverse or hide text, or cannot be encoded are
+    replaced by their escapes in Python, such as `\\x1b`. Tabs are kept.
     """
     if text.isprintable():
         return text
@@ -28,14 +28,14 @@ def escape_unprintable(text: str) -> str:
 
 
 def escape_unprintable_lines(text: str) -> str:
-    """Return text of several lines as `visible` shows each of them."""
+    """Escape each line of a text with `escape_unprintable`."""
     return "\n".join(map(escape_unprintable, text.split("\n")))
 
 
 def escape_unprintable_json(document: str) -> str:
-    """Return a JSON document, or a part of one, in which the same characters are JSON's escapes.
+    """Escape the characters of `escape_unprintable` in a JSON document, or a part of one.
 
-    Newlines stay: inside of strings JSON has none.
+    The escapes are those of JSON. Newlines are kept, since JSON strings contain none.
     """
     return _UNPRINTABLE.sub(_json_escape, document)
 
@@ -48,7 +48,7 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """With U+FFFD for each half of a surrogate pair: JSON may have one, UTF-8 and protobuf not."""
+    """Replace lone surrogates by U+FFFD: JSON may contain them, UTF-8 and protobuf may not."""
     if _SURROGATE.search(text):
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text

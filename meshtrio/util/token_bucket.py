@@ -1,35 +1,46 @@
-"""How often a peer may do what costs this side more than it: a token bucket."""
+"""A token bucket, for what costs this side more than its peer."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """`burst` tokens at once, `rate` a second after that, and what the peer earns by its work."""
+    """Holds up to `burst` tokens, and refills at `rate` per second.
+
+    Additional tokens can be earned (`credits`), up to `max_tokens` in all. Tokens that were
+    not earned are charged to the parent bucket as well, which limits several buckets together.
+    """
 
     __slots__ = ("_burst", "_max_tokens", "_rate", "_tokens", "_updated_at", "credits", "parent")
 
     def __init__(self, burst: float, rate: float, max_tokens: float | None = None) -> None:
-        """`most`: tokens that may be there with those that were earned, by default the burst."""
+        """Create a full bucket.
+
+        Args:
+            burst: Number of tokens at first, and up to which the bucket refills.
+            rate: Number of tokens that are added per second.
+            max_tokens: Maximum number of tokens including earned ones; `burst` if None.
+        """
         self._max_tokens = burst if max_tokens is None else max_tokens
         self._burst = burst
         self._rate = rate
         self._tokens = burst
         self._updated_at = 0.0
         self.credits = 0
-        """Tokens to give back, to be added to, which every good frame does."""
+        """Number of tokens that were earned since the last `try_acquire`. Callers increment it,
+        which is cheaper than a method call per frame."""
         self.parent: TokenBucket | None = None
-        """Has to pay as well for what was not earned: the budget of several peers together."""
+        """Bucket that is charged as well for tokens that were not earned; None for none."""
 
     @property
     def has_tokens(self) -> bool:
-        """Another token was there when the last one was taken."""
+        """Whether another token was left after the last `try_acquire`."""
         return self._tokens >= 1
 
     def try_acquire(self, now: float, cost: float = 1.0) -> bool:
-        """Spend `cost` tokens at `now` (seconds, monotonic).
+        """Take `cost` tokens at the time `now` (seconds, monotonic).
 
         Returns:
-            False when there are not that many; none is spent then.
+            False if there are fewer, or the parent has fewer; then none is taken.
         """
         if now > self._updated_at:
             refilled = min(self._tokens + (now - self._updated_at) * self._rate, self._burst)

@@ -1,8 +1,8 @@
-"""Long computations next to an event loop: in a thread, which lets the loop go first.
+"""Long computations in a worker thread that does not starve the event loop of the GIL.
 
-A thread that computes gives the interpreter up only when it is asked to, 5 ms later. A loop that
-wants it back after each system call gets ahead by some hundred of those a second. So what computes
-rests on its own each millisecond, and the loop waits no longer than that.
+A computing thread releases the GIL only on request, after the switch interval of 5 ms. An event
+loop that needs the GIL again after each system call would make a few hundred of those a second. So
+a computation sleeps briefly every millisecond, and the loop waits no longer than that.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import trio
 T = TypeVar("T")
 
 _YIELD_INTERVAL = 0.001
-"""Seconds of computing between two rests."""
+"""Seconds of computing between two sleeps."""
 _YIELD_DURATION = 0.0001
-"""Seconds of a rest: enough for the loop to take the interpreter."""
+"""Seconds of a sleep, which is long enough for the event loop to take the GIL."""
 _MAX_THREADS = 2
-"""They share one interpreter, so that more of them gain nothing. Threads of their own: those that
-processes are started from must not have to wait for these."""
+"""Maximum number of threads; they share one GIL, so that more would not be faster. They have a
+limiter of their own, so that threads that start processes never wait for them."""
 _thread_limiter = trio.CapacityLimiter(_MAX_THREADS)
 
 
 class GilYielder:
-    """Makes a thread rest. `pace()` is to be called every now and then, at little cost; it returns
-    whether the thread has rested."""
+    """Releases the GIL every millisecond, if the computation calls it more often than that."""
 
     def __init__(self) -> None:
         self._due = time.perf_counter() + _YIELD_INTERVAL
 
     def __call__(self) -> bool:
+        """Sleep briefly if it is time to, and return whether it was."""
         if time.perf_counter() < self._due:
             return False
         time.sleep(_YIELD_DURATION)
@@ -41,12 +41,12 @@ class GilYielder:
 
 
 async def run_computation(computation: Callable[[GilYielder], T]) -> T:
-    """Call `work` in a thread, with the pace that it is to go at.
+    """Run a computation in a worker thread and return its result.
 
-    Returns:
-        What it returns.
+    Args:
+        computation: Called with a `GilYielder`, which it has to call at short intervals.
 
-    Cancellation: Returns at once. The thread ends by itself, so its work has to be bounded.
+    Cancellation: Returns at once. The thread continues, so the computation has to be bounded.
     """
     return await trio.to_thread.run_sync(
         lambda: computation(GilYielder()), abandon_on_cancel=True, limiter=_thread_limiter

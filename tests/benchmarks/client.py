@@ -75,7 +75,7 @@ def fixed(*endpoints: Endpoint) -> Callable[..., Any]:
 
 
 async def ready(channel: Channel, count: int) -> None:
-    while len(channel._priority_policy.ready) < count:  # noqa: ASYNC110 - nobody tells
+    while len(channel.picker.ready) < count:  # noqa: ASYNC110 - nobody tells
         await trio.sleep(0.01)
 
 

@@ -147,12 +147,14 @@ async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
 
 
 async def test_leaving_a_loop_early_cancels_the_call(seen: Seen) -> None:
-    async for each in seen.stub.Repeat(RepeatRequest(message="hang", count=3)):
-        assert each.message == "hang0"
-        break
+    async with seen.stub.Repeat(RepeatRequest(message="hang", count=3)) as call:
+        async for each in call:
+            assert each.message == "hang0"
+            break
     assert await seen.until_ended(1) == ["cancelled"]
-    async for _ in seen.stub.Chat(endless()):
-        break
+    async with seen.stub.Chat(endless()) as call:
+        async for _ in call:
+            break
     assert await seen.until_ended(2) == ["cancelled"] * 2
     async with aclosing(seen.stub.Chat(endless())) as replies:
         assert (await anext(replies)).message == "first"

@@ -124,8 +124,9 @@ async def test_they_see_the_end_of_a_stream_however_it_comes(short_dir: Path) ->
             [r async for r in bad.stub(EchoServiceStub).Repeat(RepeatRequest(count=3))]
         assert log.lines == ["+Repeat", "!AbortedError"]
         log.lines.clear()
-        async for _ in good.stub(EchoServiceStub).Repeat(RepeatRequest(count=1000)):
-            break
+        async with good.stub(EchoServiceStub).Repeat(RepeatRequest(count=1000)) as call:
+            async for _ in call:
+                break
         async with good.stub(EchoServiceStub).Chat() as chatting:
             await chatting.send_message(echo_request("x"))
         await trio.testing.wait_all_tasks_blocked(0.01)

@@ -147,8 +147,8 @@ async def test_streams_earn_retries_and_calm_the_throttle_as_other_calls_do(
                 [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
         found.failures, found.received_metadata = unavailable_errors(1), []
         replies = [reply async for reply in stub.Repeat(RepeatRequest(count=1))]
-        assert channel.retry_throttle is not None
-        assert channel.retry_throttle.tokens == 4
+        assert channel.retry_control.throttle is not None
+        assert channel.retry_control.throttle.tokens == 4
     assert (len(replies), found.previous) == (1, [None, "1"])
 
 

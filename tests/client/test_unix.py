@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from meshtrio.client.channel import open_channel
-from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.client.resolver import StateCallback
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.transport import unix_connect

@@ -11,7 +11,7 @@ from typing import Any
 import purerpc
 import trio
 from echo.v1.echo_grpc import EchoServiceServicer, EchoServiceStub
-from echo.v1.echo_pb2 import EchoReply, EchoRequest
+from echo.v1.echo_pb2 import EchoReply, EchoRequest, RepeatRequest
 
 from meshtrio import mesh, plugin
 from meshtrio.client.interceptors import call_credentials
@@ -30,6 +30,7 @@ _NAMES = {
     "MeshConfig": MeshConfig,
     "PluginConfig": PluginConfig,
     "PluginDiedError": PluginDiedError,
+    "RepeatRequest": RepeatRequest,
     "asynccontextmanager": asynccontextmanager,
     "call_credentials": call_credentials,
     "plugin": plugin,

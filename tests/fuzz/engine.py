@@ -75,7 +75,7 @@ def one_input(data: bytes) -> None:
                     reader.feed(event.data)
                 engine.set_receive_window(event.stream_id, LIMITS.stream_window)
         assert engine.open_stream_count <= LIMITS.max_concurrent_streams
-        # What is answered is at most in proportion to what was said.
+        # The size of responses is at most proportional to what was received.
         assert len(engine.data_to_send()) <= 1000 + 20 * step
 
 

@@ -126,7 +126,7 @@ async def server_compressed_streaming(channel: Channel) -> None:
     seen = []
     async for reply in call:
         assert call._attempt is not None
-        seen.append((len(reply.payload.body), call._attempt.stream.compressed))
+        seen.append((len(reply.payload.body), call._attempt.stream.last_message_compressed))
     assert seen == [(31_415, True), (92_653, False)]
 
 

@@ -1,4 +1,4 @@
-"""Service configs: what is read, and what is said of what cannot be."""
+"""Parsing of service configs, and the errors of invalid ones."""
 
 from __future__ import annotations
 

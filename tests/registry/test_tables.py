@@ -13,7 +13,7 @@ from meshtrio.discovery.registry import UnknownServiceError
 from meshtrio.discovery.registry_messages import state_from_message, state_to_message
 from meshtrio.discovery.service_state import ServiceState
 from meshtrio.discovery.static import apply_service_tables
-from meshtrio.util.address import ClientTlsConfig
+from meshtrio.util.tls_config import ClientTlsConfig
 
 A, B = "tcp:10.0.0.1:7000", "tcp:10.0.0.2:7000"
 

@@ -242,9 +242,10 @@ async def test_a_cancelled_unary_call_cancels_its_handler() -> None:
 async def test_leaving_a_reply_stream_early_cancels_its_handler() -> None:
     until = CancellationRecorder()
     async with connect_pair(CallbackServicer(Repeat=until.streaming)) as pair:
-        async for each in pair.stub.Repeat(repeat_request(9)):
-            assert each.message == "first"
-            break
+        async with pair.stub.Repeat(repeat_request(9)) as call:
+            async for each in call:
+                assert each.message == "first"
+                break
         gc.collect()
         await until.cancelled.wait()
         await pair.wait_until_idle()

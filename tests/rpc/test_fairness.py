@@ -223,8 +223,7 @@ class FastReader:
 
     def __init__(self, pair: Any) -> None:
         self.size = 0
-        pair.server.engine._send_window = 2**62
-        pair.server.engine._peer_window = 2**62
+        pair.server.engine._windows.send = 2**62
         for stream in pair.server.engine._streams.values():
             stream.send_window = 2**62
         pair.server.transport.try_send = self._take

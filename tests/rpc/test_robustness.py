@@ -287,9 +287,10 @@ async def test_a_dropped_call_drops_its_sender() -> None:
         yield echo_reply((await anext(aiter(messages))).message)
 
     async with connect_pair(CallbackServicer(Chat=first_only)) as pair:
-        async for _ in pair.stub.Chat(one_then_wait()):
-            await pair.wait_until_idle()
-            break
+        async with pair.stub.Chat(one_then_wait()) as call:
+            async for _ in call:
+                await pair.wait_until_idle()
+                break
         gc.collect()
         with trio.fail_after(30):
             await closed.wait()

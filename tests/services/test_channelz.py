@@ -259,7 +259,7 @@ def test_a_mesh_tells_of_the_calls_it_passes_on(short_dir: Path) -> None:
             return [event.description for event in now.data.trace.events]
 
         wait_until(lambda: len(told()) == 3)
-        assert f"{subchannel.data.target} is gone: " in told()[1]
+        assert f"{subchannel.data.target} removed: " in told()[1]
         assert "SIGKILL" in told()[1]
         assert program.call("c") == "c"
 

@@ -34,7 +34,7 @@ def test_a_channel_its_subchannel_and_its_socket(caller: ChannelzTarget, target:
     assert call_counts(channel.data) == (5, 3, 2)
     request = pb.GetChannelRequest(channel_id=channel.ref.channel_id)
     assert caller.channelz.GetChannel(request).channel == channel
-    assert "is listed" in channel.data.trace.events[0].description
+    assert "added" in channel.data.trace.events[0].description
     assert channel.data.trace.events[0].subchannel_ref.subchannel_id
 
     subchannel, socket = caller.get_subchannel_and_socket(channel)
@@ -106,9 +106,9 @@ def test_states_when_a_server_is_killed_and_comes_back(
     assert (subchannel.data.state.state, list(subchannel.socket_ref)) == (FAILING, [])
     assert call_counts(subchannel.data) == (1, 1, 0)
     told = [event.description for event in subchannel.data.trace.events]
-    assert [told[0], told[1].partition(":")[0]] == ["connected", "its connection is given up"]
+    assert [told[0], told[1].partition(":")[0]] == ["connected", "disconnected"]
     worst = subchannel.data.trace.events[-1]
-    assert (worst.severity, "cannot be used" in worst.description) == (worst.CT_WARNING, True)
+    assert (worst.severity, "connection failed" in worst.description) == (worst.CT_WARNING, True)
     with pytest.raises(grpc.RpcError) as caught:
         caller.get_socket(socket.ref)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

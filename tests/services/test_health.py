@@ -36,8 +36,8 @@ async def test_an_unknown_service_is_not_found() -> None:
         stub = DynamicStub(channel_over_connection(pair.client), _DESCRIPTOR)
         with pytest.raises(purerpc.NotFoundError):
             await stub.Check(asked("b.Service"))
-        call = stub.Watch(asked("b.Service"))
-        assert (await anext(call)).status == Status.SERVICE_UNKNOWN
+        async with stub.Watch(asked("b.Service")) as call:
+            assert (await anext(call)).status == Status.SERVICE_UNKNOWN
 
 
 async def test_watch_tells_each_change() -> None:

@@ -142,9 +142,10 @@ class Client:
 
     async def _cancel(self, stub: Any, key: str, plugin: str) -> None:
         """A stream that is left in the middle."""
-        async for reply in stub.Repeat(RepeatRequest(message=key, count=100_000)):
-            self._expect(key, key, reply.message)
-            break
+        async with stub.Repeat(RepeatRequest(message=key, count=100_000)) as call:
+            async for reply in call:
+                self._expect(key, key, reply.message)
+                break
 
 
 def _since(began: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from meshtrio import contract
 from meshtrio.config import LogLevel, OutputConfig, PluginConfig, TelemetryConfig
-from meshtrio.util.address import ServerTlsConfig
+from meshtrio.util.tls_config import ServerTlsConfig
 from tests.support.plugin_environments import environment_of
 
 USER = pwd.struct_passwd(("ann", "x", 1000, 1000, "", "/home/ann", "/bin/sh"))

@@ -58,7 +58,7 @@ def parse_frames(data: bytes) -> list[Frame]:
 
 
 def sent_frames(engine: GrpcConnection, *types: FrameType) -> list[Frame]:
-    """Take what `engine` has to say; of these types only, where some are given."""
+    """Take the frames that `engine` sends, of these types if any are given."""
     return [f for f in parse_frames(engine.data_to_send()) if not types or f.type in types]
 
 
@@ -137,7 +137,8 @@ def answers_ping(engine: GrpcConnection) -> bool:
 def parametrize_violations(*table: tuple[str, bytes, ErrorCode]) -> pytest.MarkDecorator:
     """Rows of (what the peer does, the bytes, the code) as parameters."""
     return pytest.mark.parametrize(
-        ("said", "code"), [pytest.param(said, code, id=what) for what, said, code in table]
+        ("received", "code"),
+        [pytest.param(received, code, id=what) for what, received, code in table],
     )
 
 
@@ -152,7 +153,7 @@ class EnginePair:
         self.exchange()
 
     def exchange(self) -> tuple[list[Http2Event], list[Http2Event]]:
-        """Carry bytes both ways until neither has more to say; give (client's, server's) events."""
+        """Exchange bytes until neither side sends more; return the events of client and server."""
         at_client: list[Http2Event] = []
         at_server: list[Http2Event] = []
         while True:

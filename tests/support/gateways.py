@@ -79,8 +79,8 @@ class GatewayHarness:
         return [
             connection
             for kept in self.gateway._channels.values()
-            for subchannel in kept.channel._endpoints.values()
-            for connection in subchannel.subchannel._connections
+            for subchannel in kept.channel.channel_endpoints
+            for connection in subchannel.subchannel.connections
         ]
 
     async def assert_nothing_left(self) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import trio
 
+from meshtrio.grpc.connection import GrpcConnection as Engine
 from meshtrio.grpc.framing import frame_message
-from meshtrio.http2.connection import H2Connection as Engine
 from meshtrio.http2.connection import Role
 from meshtrio.http2.events import RequestReceived
 from meshtrio.http2.hpack import codec

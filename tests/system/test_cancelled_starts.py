@@ -19,7 +19,7 @@ from meshtrio.config import MeshConfig, load
 from meshtrio.discovery.memory_registry import MemoryRegistry
 from meshtrio.errors import MeshFailedError, UsageError
 from meshtrio.gateway.mesh_server import MeshServer
-from meshtrio.runtime_dir.directory import claim_runtime_dir
+from meshtrio.runtime_dir.claim import claim_runtime_dir
 from meshtrio.services.event_log import EventLog
 from meshtrio.services.log_level_controller import LogLevelController
 from meshtrio.supervisor.operations import Operations

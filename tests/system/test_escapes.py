@@ -86,7 +86,7 @@ def test_it_ends_when_the_mesh_is_killed(how: list[str], short_dir: Path) -> Non
     ):
         if how not in (["environment"], ["limits"]):
             # It is known by its parent alone, which the mesh tells its warden.
-            wait_until(lambda: f"adopted pid {pid}" in mesh.log)
+            wait_until(lambda: f"watching reparented pid {pid}" in mesh.log)
         mesh.process.kill()
         wait_until_ended(pidfds)
 

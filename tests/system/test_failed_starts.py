@@ -73,13 +73,13 @@ async def test_a_removed_cwd_says_so(short_dir: Path) -> None:
         await watched.wait_for_event(events.Exited)
         cwd.rmdir()
         gave_up = (await watched.wait_for_event(events.GaveUp)).event
-        assert f"its cwd '{cwd}' is not there: make it" in str(gave_up.ended)  # type: ignore[attr-defined]
+        assert f"its cwd '{cwd}' is not there: make it" in str(gave_up.exit)  # type: ignore[attr-defined]
 
 
 async def test_too_long_arguments_are_named_with_their_sizes(short_dir: Path) -> None:
     reason = await reason_of(short_dir, ["sh", "-c", "x" * 200_000])
     assert "Argument list too long" in reason
-    assert "argument 2 has 200,001; one may have 131,072" in reason
+    assert "argument 2 has 200,001; the limit is 131,072 for one" in reason
     reason = await reason_of(short_dir, ["sh"], env={"BIG": "y" * 200_000})
     assert "variable BIG has 200,005" in reason
 

@@ -41,4 +41,4 @@ async def test_a_forked_child_is_ended_by_a_signal(
                 assert again.pid == first.pid
         assert not watched.find_events(events.Exited)
     (stopped,) = watched.find_events(events.Stopped)
-    assert str(stopped.event.ended) == "exited with status 0"  # type: ignore[attr-defined]
+    assert str(stopped.event.exit) == "exited with status 0"  # type: ignore[attr-defined]

@@ -97,7 +97,7 @@ async def main():
 
     def take(event):
         if isinstance(event, events.GaveUp):
-            assert event.ended.status == 7, event
+            assert event.exit.status == 7, event
             over.set()
         if isinstance(event, events.LineWritten) and event.line == "children started":
             nursery.start_soon(running.stop, "p")

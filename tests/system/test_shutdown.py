@@ -62,7 +62,7 @@ def test_a_killed_warden_is_replaced_and_its_successor_knows_the_plugins(short_d
     with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh:
         for killed in warden_pids(mesh.process.pid):
             os.kill(killed, signal.SIGKILL)
-        mesh.wait_for_log("starting another")
+        mesh.wait_for_log("restarting it")
         wait_until(lambda: warden_pids(mesh.process.pid) not in ([], [killed]))
         mesh.process.kill()
         mesh.process.wait()

@@ -62,7 +62,7 @@ def test_a_warden_that_dies_while_it_is_traced_is_replaced(short_dir: Path) -> N
         (warden,) = [pid for pid in child_pids(mesh.process.pid) if pid not in plugins]
         with trace_tasks(warden):
             os.kill(warden, signal.SIGKILL)
-            mesh.wait_for_log("starting another")
+            mesh.wait_for_log("restarting it")
             assert len(mesh.ps()) == 2
             wait_until(lambda: len(set(child_pids(mesh.process.pid)) - {*plugins, warden}) == 1)
         wait_until(lambda: procfs.read_status(warden) is None)

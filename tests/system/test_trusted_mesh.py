@@ -15,7 +15,7 @@ import trio
 
 from meshtrio import mesh
 from meshtrio.errors import NoMeshError, UntrustedMeshError
-from meshtrio.runtime_dir import directory
+from meshtrio.runtime_dir.trust import trusted_uids
 from meshtrio.util.concurrency import open_collapsing_nursery
 from tests.support.mesh_processes import echo_plugin_table
 
@@ -173,7 +173,7 @@ def test_a_folder_of_roots_is_trusted_by_other_users(default: Path) -> None:
     if not pid:  # Only what a fork of a running program may do.
         try:
             os.setuid(NOBODY)
-            os._exit(0 if directory.trusted_uids(None) == {0, NOBODY} else 1)
+            os._exit(0 if trusted_uids(None) == {0, NOBODY} else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

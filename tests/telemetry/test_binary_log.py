@@ -224,8 +224,9 @@ async def test_a_call_whose_caller_gives_it_up(short_dir: Path) -> None:
             await handler.started.wait()
             nursery.cancel_scope.cancel()
         await handler.cancelled.wait()
-        async for _ in log.stub.Repeat(RepeatRequest()):
-            break
+        async with log.stub.Repeat(RepeatRequest()) as call:
+            async for _ in call:
+                break
         client, server = await log.sides()
     expected = [*UNARY[:3], "CANCEL"]
     assert entry_types(client[:4]) == entry_types(server[:4]) == expected

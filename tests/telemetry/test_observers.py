@@ -189,8 +189,10 @@ async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
             serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
             connect_to(f"unix:{short_dir / 'a'}") as channel,
         ):
-            async for _ in channel.stub(EchoServiceStub).Repeat(RepeatRequest(count=10**9)):
-                break
+            dropped = [await channel.stub(EchoServiceStub).Repeat(RepeatRequest(count=10**9))]
+            await dropped[0].receive_message()
+            with pytest.warns(ResourceWarning, match="Repeat.* was dropped"):
+                dropped.clear()
             await trio.testing.wait_all_tasks_blocked()
             async with channel.stub(EchoServiceStub).Chat() as call:
                 call.cancel()

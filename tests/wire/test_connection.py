@@ -111,7 +111,7 @@ CALLS = {
 SHORT = [name for name in CALLS if name != "over several frames"]
 
 
-def say(engine: GrpcConnection, acts: list[Act]) -> None:
+def send_acts(engine: GrpcConnection, acts: list[Act]) -> None:
     for act in acts:
         if isinstance(act, Data):
             assert engine.send_data(act.stream, act.body, end_stream=act.end) == len(act.body)
@@ -123,7 +123,7 @@ def say(engine: GrpcConnection, acts: list[Act]) -> None:
             engine.send_headers(act.stream, block, end_stream=end)
 
 
-def heard(acts: list[Act], role: Role) -> list[Http2Event]:
+def expected_events(acts: list[Act], role: Role) -> list[Http2Event]:
     """The events that `acts` should become at the other side, after its preface's two."""
     # A client has opened its stream by then.
     events: list[Http2Event] = [SettingsReceived(role is Role.SERVER), WindowUpdated(0)]
@@ -159,20 +159,20 @@ class Replay:
         """A fresh one; a client has made its request already."""
         engine = GrpcConnection(self.role, SMALL_FRAMES)
         if self.role is Role.CLIENT:
-            say(engine, self.acts)
+            send_acts(engine, self.acts)
         return engine
 
 
 def replay(name: str, role: Role) -> Replay:
     call = CALLS[name]
     client, server = (GrpcConnection(role, SMALL_FRAMES) for role in Role)
-    say(client, call.up)
+    send_acts(client, call.up)
     up = client.data_to_send()
     if role is Role.SERVER:
-        return Replay(role, up, heard(call.up, Role.CLIENT), [])
+        return Replay(role, up, expected_events(call.up, Role.CLIENT), [])
     server.receive_data(up)
-    say(server, call.down)
-    return Replay(role, server.data_to_send(), heard(call.down, Role.SERVER), call.up)
+    send_acts(server, call.down)
+    return Replay(role, server.data_to_send(), expected_events(call.down, Role.SERVER), call.up)
 
 
 roles = pytest.mark.parametrize("role", Role, ids=lambda role: role.value)
@@ -183,12 +183,12 @@ short_calls = pytest.mark.parametrize("name", SHORT)
 @calls
 def test_a_call_between_two_engines(name):
     call, pair = CALLS[name], EnginePair(SMALL_FRAMES, SMALL_FRAMES)
-    say(pair.client, call.up)
+    send_acts(pair.client, call.up)
     _, at_server = pair.exchange()
-    assert at_server == heard(call.up, Role.CLIENT)[2:]
-    say(pair.server, call.down)
+    assert at_server == expected_events(call.up, Role.CLIENT)[2:]
+    send_acts(pair.server, call.down)
     at_client, _ = pair.exchange()
-    assert at_client == heard(call.down, Role.SERVER)[2:]
+    assert at_client == expected_events(call.down, Role.SERVER)[2:]
     assert (pair.client.open_stream_count, pair.server.open_stream_count) == (0, 0)
 
 

@@ -39,7 +39,7 @@ from tests.support.engines import (
 )
 
 BLOCK = codec.encode(REQUEST)
-ASKED = [RequestReceived(1, parse_request_headers(REQUEST), False)]
+REQUEST_EVENTS = [RequestReceived(1, parse_request_headers(REQUEST), False)]
 
 # Indexed, so that a decoder which missed the first block cannot read the second.
 INDEXED = (*REQUEST, (b"x-key", b"stored in the table"))
@@ -83,7 +83,7 @@ def more(block: bytes, *, last: bool = False, stream_id: int = 1) -> bytes:
 )
 def test_a_block_is_put_together(frames_of_block):
     engine = make_server()
-    assert engine.receive_data(frames_of_block) == ASKED
+    assert engine.receive_data(frames_of_block) == REQUEST_EVENTS
     assert answers_ping(engine)
 
 

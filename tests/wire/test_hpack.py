@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hpack as reference
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshtrio.http2.errors import ErrorCode, MalformedHeadersError
@@ -266,12 +266,19 @@ def test_a_broken_block_is_a_compression_error(block):
 @given(st.lists(st.binary(max_size=200), max_size=4))
 @settings(max_examples=300)
 def test_garbage_is_decoded_or_refused_and_nothing_else(blocks):
-    decoder, judge = HeaderDecoder(2048), reference.Decoder(max_header_list_size=2048)
+    decoder, oracle = HeaderDecoder(2048), reference.Decoder(max_header_list_size=2048)
     for block in blocks:
         try:
-            expected = tuple((bytes(n), bytes(v)) for n, v in judge.decode(block, raw=True))
+            expected = tuple((bytes(n), bytes(v)) for n, v in oracle.decode(block, raw=True))
         except (reference.HPACKError, IndexError, ValueError):
             with pytest.raises((HpackDecodingError, OversizedHeaderListError)):
                 decoder.decode(block, tuple)
             return
         assert decoder.decode(block, tuple) == expected
+
+
+@given(st.binary(max_size=300))
+@example(bytes(range(256)))
+def test_the_huffman_code_is_that_of_rfc_7541(value):
+    block = reference.Encoder().encode([(b"name", value)], huffman=True)
+    assert HeaderDecoder(2**20).decode(block, tuple) == ((b"name", value),)

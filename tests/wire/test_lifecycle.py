@@ -67,9 +67,9 @@ def settings_in(frame: Frame) -> dict[int, int]:
     ],
 )
 def test_the_preface_announces_the_limits(role, extra):
-    said = GrpcConnection(role, LIMITS).data_to_send()
-    assert said.startswith(frames.PREFACE) is (role is Role.CLIENT)
-    first, second = parse_frames(said)
+    preface = GrpcConnection(role, LIMITS).data_to_send()
+    assert preface.startswith(frames.PREFACE) is (role is Role.CLIENT)
+    first, second = parse_frames(preface)
     assert (first.type, first.flags, first.stream_id) == (FrameType.SETTINGS, 0, 0)
     assert settings_in(first) == COMMON | extra
     assert (second.type, second.stream_id) == (FrameType.WINDOW_UPDATE, 0)
@@ -183,7 +183,7 @@ def test_a_client_keeps_to_the_servers_limit():
 
 def test_a_client_runs_out_of_stream_ids():
     engine = make_client()
-    engine._next_stream_id = frames.MAX_STREAM_ID
+    engine._table.next_id = frames.MAX_STREAM_ID
     assert not engine.exhausted
     assert send_request(engine) == frames.MAX_STREAM_ID
     assert engine.exhausted
@@ -247,12 +247,14 @@ def test_goaway_lets_a_client_finish_but_open_nothing():
     assert not engine.closed
 
 
-@pytest.mark.parametrize(("told", "known"), [([9, 3], [9, 3]), ([3, 9], [3, 3]), ([0, 1], [0, 0])])
-def test_the_last_stream_of_goaway_never_rises(told, known):
+@pytest.mark.parametrize(
+    ("received_ids", "last_ids"), [([9, 3], [9, 3]), ([3, 9], [3, 3]), ([0, 1], [0, 0])]
+)
+def test_the_last_stream_of_goaway_never_rises(received_ids, last_ids):
     engine = make_client()
-    events = [e for last in told for e in engine.receive_data(frames.goaway(last, 0))]
-    assert [event.last_stream_id for event in events] == known
-    assert engine.peer_last_stream_id == min(told)
+    events = [e for last in received_ids for e in engine.receive_data(frames.goaway(last, 0))]
+    assert [event.last_stream_id for event in events] == last_ids
+    assert engine.peer_last_stream_id == min(received_ids)
 
 
 def test_a_shutdown_in_two_steps():

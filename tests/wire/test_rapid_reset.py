@@ -48,7 +48,7 @@ def test_the_cost_of_a_reset(lived, has_deadline, answered, cost):
     assert found == pytest.approx(cost)
 
 
-def give_up(
+def reset_calls(
     engine: GrpcConnection, rounds: int, in_flight: int, seconds: float, timeout=None
 ) -> int:
     """Have `in_flight` calls given up after `seconds`, again and again; give the rounds that the
@@ -68,7 +68,7 @@ def give_up(
 
 @pytest.mark.parametrize("timeout", [None, b"150m"], ids=["no deadline", "deadline"])
 def test_calls_that_run_into_their_deadlines_are_no_attack(timeout):
-    assert give_up(make_server(LIMITS), 50, 400, 0.15, timeout) == 50
+    assert reset_calls(make_server(LIMITS), 50, 400, 0.15, timeout) == 50
 
 
 def test_a_server_that_was_late_to_read_does_not_take_deadlines_for_an_attack():

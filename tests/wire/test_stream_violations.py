@@ -40,13 +40,13 @@ def sized(fields, length: bytes, *, end: bool = False) -> bytes:
 
 
 def check_stream_failed(
-    engine: GrpcConnection, said: bytes, code: ErrorCode, *, told: bool
+    engine: GrpcConnection, received: bytes, code: ErrorCode, *, has_event: bool
 ) -> None:
-    """`told`: whether the layer above knew of the stream, and so hears of its end."""
+    """`has_event`: whether the stream was reported, so that its end is reported, too."""
     engine.data_to_send()
-    events = engine.receive_data(said)
+    events = engine.receive_data(received)
     failed = [event for event in events if isinstance(event, StreamReset)]
-    if told:
+    if has_event:
         (event,) = failed
         assert event is events[-1]
         assert (event.stream_id, event.error_code, event.remote_reset) == (1, code, False)
@@ -68,8 +68,8 @@ def check_stream_failed(
     ("no head at all", headers_frame(1, []), PROTOCOL),
     ("a head of trailers", headers_frame(1, TRAILERS, end=True), PROTOCOL),
 )
-def test_a_request_that_never_becomes_a_stream(said, code):
-    check_stream_failed(make_server(), said, code, told=False)
+def test_a_request_that_never_becomes_a_stream(received, code):
+    check_stream_failed(make_server(), received, code, has_event=False)
 
 
 EITHER_STREAM = (
@@ -97,15 +97,15 @@ WIDE = Limits(stream_window=DEFAULT_INITIAL_WINDOW_SIZE)
 
 
 @parametrize_violations(*EITHER_STREAM)
-def test_a_client_costs_itself_the_stream(said, code):
-    check_stream_failed(make_server_with_request(WIDE), said, code, told=True)
+def test_a_client_costs_itself_the_stream(received, code):
+    check_stream_failed(make_server_with_request(WIDE), received, code, has_event=True)
 
 
 @parametrize_violations(*EITHER_STREAM)
-def test_a_server_costs_itself_the_stream(said, code):
+def test_a_server_costs_itself_the_stream(received, code):
     engine = make_client_with_request(WIDE)
     engine.receive_data(headers_frame(1, RESPONSE))
-    check_stream_failed(engine, said, code, told=True)
+    check_stream_failed(engine, received, code, has_event=True)
 
 
 @parametrize_violations(
@@ -121,8 +121,8 @@ def test_a_server_costs_itself_the_stream(said, code):
     ("a request's head", headers_frame(1, REQUEST), PROTOCOL),
     ("content-length and no body", sized(RESPONSE, b"5", end=True), PROTOCOL),
 )
-def test_a_response_that_never_begins(said, code):
-    check_stream_failed(make_client_with_request(), said, code, told=True)
+def test_a_response_that_never_begins(received, code):
+    check_stream_failed(make_client_with_request(), received, code, has_event=True)
 
 
 BODIES = (
@@ -139,14 +139,16 @@ BODIES = (
 
 
 @parametrize_violations(*BODIES)
-def test_a_request_of_another_length_than_it_said(said, code):
+def test_a_request_of_another_length_than_announced(received, code):
     engine = make_server()
-    check_stream_failed(engine, sized(REQUEST, b"5") + said, code, told=True)
+    check_stream_failed(engine, sized(REQUEST, b"5") + received, code, has_event=True)
 
 
 @parametrize_violations(*BODIES)
-def test_a_response_of_another_length_than_it_said(said, code):
-    check_stream_failed(make_client_with_request(), sized(RESPONSE, b"5") + said, code, told=True)
+def test_a_response_of_another_length_than_announced(received, code):
+    check_stream_failed(
+        make_client_with_request(), sized(RESPONSE, b"5") + received, code, has_event=True
+    )
 
 
 def test_a_stream_error_leaves_the_other_streams_alone():

@@ -43,10 +43,10 @@ def setting(key: int, value: int) -> bytes:
 
 
 def check_connection_failed(
-    engine: GrpcConnection, said: bytes, code: ErrorCode, last: int
+    engine: GrpcConnection, received: bytes, code: ErrorCode, last: int
 ) -> None:
     engine.data_to_send()
-    *_, event = engine.receive_data(said)
+    *_, event = engine.receive_data(received)
     assert isinstance(event, ConnectionFailed)
     assert event.error_code == code
     assert event.reason
@@ -126,17 +126,17 @@ EITHER_SIDE = (
 
 
 @parametrize_violations(*EITHER_SIDE)
-def test_a_client_costs_itself_the_connection(said, code):
+def test_a_client_costs_itself_the_connection(received, code):
     engine = make_server()
     engine.receive_data(headers_frame(1))
-    check_connection_failed(engine, said, code, last=1)
+    check_connection_failed(engine, received, code, last=1)
 
 
 @parametrize_violations(*EITHER_SIDE)
-def test_a_server_costs_itself_the_connection(said, code):
+def test_a_server_costs_itself_the_connection(received, code):
     engine = make_client_with_request()
     engine.receive_data(headers_frame(1, RESPONSE))
-    check_connection_failed(engine, said, code, last=0)
+    check_connection_failed(engine, received, code, last=0)
 
 
 @parametrize_violations(
@@ -146,8 +146,8 @@ def test_a_server_costs_itself_the_connection(said, code):
     ("no SETTINGS after the preface", frames.PREFACE + headers_frame(1), PROTOCOL),
     ("PING before SETTINGS", frames.PREFACE + frames.ping(b"12345678", ack=False), PROTOCOL),
 )
-def test_a_client_that_begins_wrongly(said, code):
-    check_connection_failed(GrpcConnection(Role.SERVER), said, code, last=0)
+def test_a_client_that_begins_wrongly(received, code):
+    check_connection_failed(GrpcConnection(Role.SERVER), received, code, last=0)
 
 
 @parametrize_violations(
@@ -156,8 +156,8 @@ def test_a_client_that_begins_wrongly(said, code):
     ("PING before SETTINGS", frames.ping(b"12345678", ack=False), PROTOCOL),
     ("HEADERS before SETTINGS", headers_frame(1, RESPONSE), PROTOCOL),
 )
-def test_a_server_that_begins_wrongly(said, code):
-    check_connection_failed(GrpcConnection(Role.CLIENT), said, code, last=0)
+def test_a_server_that_begins_wrongly(received, code):
+    check_connection_failed(GrpcConnection(Role.CLIENT), received, code, last=0)
 
 
 def test_a_server_may_not_enable_push():

@@ -1,7 +1,7 @@
-"""Outlier detection: endpoints that fail more than others get no calls for a while (gRFC A50).
+"""Outlier detection: ejects endpoints that fail more than others for a while (gRFC A50).
 
-Beside the two algorithms of A50, which judge an interval when it is over, an endpoint can be
-ejected at once after so many failures in a row, as Envoy does.
+The two algorithms of A50 run at the end of each interval. In addition, as in Envoy, a number of
+consecutive failures can eject an endpoint at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Host:
 
 
 class OutlierDetector:
-    """What is known of the endpoints of one channel, by their names."""
+    """The results of calls of one channel, by endpoint id."""
 
     def __init__(self, config: OutlierDetection, rng: Random) -> None:
         self.config = config
@@ -49,20 +49,21 @@ class OutlierDetector:
         self._ejections: list[Ejection] = []
 
     def drain_ejections(self) -> list[Ejection]:
-        """Those since it was last asked: whoever records and sweeps is to ask after it."""
-        verdicts, self._ejections = self._ejections, []
-        return verdicts
+        """Return the outliers found by `record` and `end_interval` since the last call."""
+        ejections, self._ejections = self._ejections, []
+        return ejections
 
     @property
     def ejected(self) -> frozenset[str]:
+        """Ids of the endpoints that are ejected now."""
         return frozenset(n for n, host in self._hosts.items() if host.ejected_at is not None)
 
     def update_endpoints(self, names: Iterable[str]) -> None:
-        """The endpoints there are now; what is known of the others is forgotten."""
+        """Set the listed endpoints; the results of others are dropped."""
         self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
 
     def record(self, name: str, *, success: bool, now: float) -> bool:
-        """Count the outcome of a call; True if that ejects the endpoint."""
+        """Count the result of a call; True if it ejects the endpoint."""
         host = self._hosts.get(name)
         if host is None:
             return False
@@ -72,19 +73,19 @@ class OutlierDetector:
             return False
         host.failed += 1
         host.consecutive_failures += 1
-        most = self.config.consecutive_failures
-        if most is None or host.consecutive_failures < most or host.ejected_at is not None:
+        limit = self.config.consecutive_failures
+        if limit is None or host.consecutive_failures < limit or host.ejected_at is not None:
             return False
-        # Of a row that goes on, only its first verdict counts.
-        counts = host.consecutive_failures == most
+        # A longer row of failures is reported once.
+        is_first = host.consecutive_failures == limit
         ejected = self._eject(host, now)
-        if ejected or counts:
+        if ejected or is_first:
             overflow = None if ejected else UnenforcedReason.MAX_EJECTION_OVERFLOW
             self._ejections.append((DetectionMethod.CONSECUTIVE_FAILURES, overflow))
         return ejected
 
     def end_interval(self, now: float) -> None:
-        """Judge the interval that is over, and let those back whose time is."""
+        """Run the algorithms over the interval, and readmit endpoints whose time is over."""
         if self.config.success_rate is not None:
             self._check_success_rate(self.config.success_rate, now)
         if self.config.failure_percentage is not None:

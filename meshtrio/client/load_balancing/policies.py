@@ -1,7 +1,7 @@
-"""Which of the endpoints that are ready takes the next call.
+"""Balancing policies: which ready endpoint takes the next call.
 
-Each policy is told of the endpoints that are listed by `update`, and is given those that are ready,
-of the best priority there is, at each `pick`. Sources: gRFC A48 (least request), A42 (ring hash).
+`update_endpoints` gives a policy the listed endpoints of its priority, and `pick` those of them
+that are ready. Sources: gRFC A48 (least request), A42 (ring hash).
 """
 
 from __future__ import annotations
@@ -18,48 +18,54 @@ import attrs
 
 
 class Candidate(Protocol):
-    """What balancing asks of an endpoint."""
+    """An endpoint, as policies see it."""
 
     last_pick: int
-    """The policy's own: when it was picked last."""
+    """Sequence number of the last pick; owned by the policy."""
 
     @property
     def stable_id(self) -> str:
-        """The same for whoever takes an endpoint's place: a plugin's instance, started again."""
+        """Identity that outlives restarts: that of a plugin's instance, not of its process."""
 
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> int:
+        """Relative share of the calls."""
 
     @property
     def in_flight(self) -> int:
-        """Calls it has just now, of this process."""
+        """Number of calls of this process under way there."""
 
     @property
-    def is_ready(self) -> bool: ...
+    def is_ready(self) -> bool:
+        """Whether it can take calls."""
 
 
 C = TypeVar("C", bound=Candidate)
 
 _ASSUMED_MIN_ENDPOINTS = 8
+"""Number of endpoints for which `RingSize.minimum` is meant."""
 _MAX_DRAWS = 4
-"""Tries to draw another one than before; by weight, one may have nearly all of it."""
+"""Attempts to draw another endpoint than before; one may have nearly all of the weight."""
 
 
 class Balancer(Protocol[C]):
-    """A policy, with what it remembers for one channel."""
+    """A balancing policy with its state for one channel and priority."""
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
-        """The endpoints there are now, ready or not."""
+        """Set the listed endpoints, ready or not."""
 
     def pick(self, ready: Sequence[C], hash_key: str | None) -> C:
-        """Choose from `ready`, all that are, at least one; `key` is what sticky calls go by.
+        """Choose an endpoint.
 
-        The same object is to be passed for as long as it is the same list.
+        Args:
+            ready: All ready endpoints, at least one. The same object for as long as it is the same
+                list, since policies cache by its identity.
+            hash_key: Key of a sticky call, None for others.
         """
 
 
 class PickFirst(Generic[C]):
-    """The first in the order of the list, for as long as it is ready."""
+    """Picks the first ready endpoint of the list."""
 
     def update_endpoints(self, endpoints: Sequence[C]) -> None:
         pass
@@ -69,7 +75,7 @@ class PickFirst(Generic[C]):
 
 
 class RoundRobin(Generic[C]):
-    """Takes them in turn, so that any number of equal calls in a row is spread evenly."""
+    """Picks endpoints in turn."""
 
     def __init__(self) -> None:
         self._last_index = 0
@@ -83,14 +89,14 @@ class RoundRobin(Generic[C]):
 
 
 class LeastRequest(Generic[C]):
-    """The least busy of a few drawn by lot ("power of two choices"), for its weight.
+    """Picks the endpoint with the fewest calls of a few drawn at random (power of two choices).
 
-    Those of twice the weight are drawn twice as often and count as half as busy. Of two that are
-    as busy, the one that waited longer is taken, so that calls in a row are spread evenly.
+    An endpoint of twice the weight is drawn twice as often, and its calls count half. Of two with
+    equal load the one picked longer ago is taken, so that sequential calls are spread evenly.
     """
 
     def __init__(self, rng: Random, choice_count: int = 2) -> None:
-        """`rng` draws; `choices` is at least 2."""
+        """Draw `choice_count` endpoints, at least 2, for each pick."""
         self._rng = rng
         self._choice_count = choice_count
         self._pick_count = 0
@@ -118,7 +124,7 @@ class LeastRequest(Generic[C]):
         return best
 
     def _pick_of_two(self, ready: Sequence[C], count: int) -> C:
-        """The same as below for what nearly every call asks, in half the time."""
+        """Pick for equal weights and two choices, the common case, in half the time."""
         rng = self._rng
         first = int(rng.random() * count)
         second = int(rng.random() * (count - 1))
@@ -148,7 +154,7 @@ class LeastRequest(Generic[C]):
         return other
 
     def _cumulative_weights(self, ready: Sequence[C]) -> list[int] | None:
-        """The running sums of the weights, None where all are the same."""
+        """Running sums of the weights, None if all are equal."""
         if self._cached_ready is not ready:
             weights = [candidate.weight for candidate in ready]
             alike = len(set(weights)) == 1
@@ -161,22 +167,23 @@ class LeastRequest(Generic[C]):
 
 @attrs.frozen
 class RingSize:
-    """Bounds on the points of a ring, over all endpoints."""
+    """Bounds on the number of points of a ring."""
 
     minimum: int = 1024
-    """For the fewest endpoints it is worth having a ring for, which are taken to be eight."""
+    """Number of points of a ring of `_ASSUMED_MIN_ENDPOINTS` endpoints."""
     maximum: int = 4096
+    """Maximum number of points."""
 
 
 class RingHash(Generic[C]):
-    """Calls of one key go to one endpoint, and few of them elsewhere when the list changes.
+    """Consistent hashing: calls with the same key go to the same endpoint.
 
-    Each endpoint has points on a ring, by its weight; a key belongs to the next point, and goes on
-    to the one after where that endpoint is not ready. A call without a key goes anywhere.
+    Each endpoint has points on a ring, in proportion to its weight. A key maps to the next point,
+    or to a later one if that endpoint is not ready. A call without a key goes to any endpoint.
 
-    Envoy shares a ring of one size out among whoever there is, so that all keys move a little when
-    one comes or goes. Here an endpoint has the same points whoever the others are, as far as the
-    ring's largest size allows.
+    Envoy divides a ring of fixed size among the endpoints, so that all keys move a little when the
+    list changes. Here the points of an endpoint do not depend on the others, up to the ring's
+    maximum size.
     """
 
     def __init__(self, rng: Random, size: RingSize | None = None) -> None:
@@ -217,5 +224,5 @@ class RingHash(Generic[C]):
 
 
 def stable_hash(text: str) -> int:
-    """64 bits that look random and are the same in every process."""
+    """Hash a text to 64 bits, equally in all processes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,13 +1,14 @@
-"""Which endpoints calls go to now: those of the best priority that has any, and who picks there."""
+"""Priorities: calls go to the endpoints of the best priority that has a ready one (gRFC A56)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from random import Random
+from typing import Generic, Protocol, TypeVar
 
-from meshtrio.client.channel_endpoint import ChannelEndpoint
 from meshtrio.client.load_balancing.policies import (
     Balancer,
+    Candidate,
     LeastRequest,
     PickFirst,
     RingHash,
@@ -17,36 +18,45 @@ from meshtrio.client.load_balancing.policies import (
 from meshtrio.grpc.service_config import LoadBalancingConfig, LoadBalancingPolicy
 
 
-class PriorityPolicy:
-    """A balancer for each priority, that knows who is listed there."""
+class PrioritizedCandidate(Candidate, Protocol):
+    """An endpoint, as `PriorityPolicy` sees it."""
+
+    @property
+    def priority(self) -> int:
+        """Priority of the endpoint; lower is better."""
+
+
+P = TypeVar("P", bound=PrioritizedCandidate)
+
+
+class PriorityPolicy(Generic[P]):
+    """Keeps a balancer for each priority."""
 
     def __init__(self, rng: Random) -> None:
-        self.ready: Sequence[ChannelEndpoint] = ()
-        """Those of the best priority that has any."""
-        self.balancer: Balancer[ChannelEndpoint] = RoundRobin()
-        """What picks among them."""
+        self.ready: Sequence[P] = ()
+        """Ready endpoints of the best priority that has any."""
+        self.balancer: Balancer[P] = RoundRobin()
+        """Picks among `ready`."""
         self._rng = rng
-        self._balancers: dict[int, Balancer[ChannelEndpoint]] = {}
+        self._balancers: dict[int, Balancer[P]] = {}
 
     def reset(self) -> None:
-        """Have the balancers made anew: they are to be of another kind."""
+        """Drop the balancers, before endpoints are updated with another config."""
         self._balancers = {}
 
-    def update_endpoints(
-        self, endpoints: Iterable[ChannelEndpoint], config: LoadBalancingConfig
-    ) -> None:
-        """Take over who is listed now."""
-        tiers: dict[int, list[ChannelEndpoint]] = {}
-        for subchannel in endpoints:
-            tiers.setdefault(subchannel.endpoint.priority, []).append(subchannel)
+    def update_endpoints(self, endpoints: Iterable[P], config: LoadBalancingConfig) -> None:
+        """Set the listed endpoints."""
+        by_priority: dict[int, list[P]] = {}
+        for endpoint in endpoints:
+            by_priority.setdefault(endpoint.priority, []).append(endpoint)
         self._balancers = {
             priority: self._balancers.get(priority) or self._make_balancer(config)
-            for priority in tiers
+            for priority in by_priority
         }
-        for priority, tier in tiers.items():
-            self._balancers[priority].update_endpoints(tier)
+        for priority, members in by_priority.items():
+            self._balancers[priority].update_endpoints(members)
 
-    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[ChannelEndpoint]:
+    def _make_balancer(self, config: LoadBalancingConfig) -> Balancer[P]:
         match config.policy:
             case LoadBalancingPolicy.PICK_FIRST:
                 return PickFirst()
@@ -57,12 +67,12 @@ class PriorityPolicy:
             case LoadBalancingPolicy.LEAST_REQUEST:
                 return LeastRequest(self._rng, config.choice_count)
 
-    def update_ready(self, endpoints: Iterable[ChannelEndpoint]) -> None:
-        """Find those that are ready, of the best priority that has any."""
-        ready = [s for s in endpoints if s.is_ready]
+    def update_ready(self, endpoints: Iterable[P]) -> None:
+        """Follow changes of readiness."""
+        ready = [endpoint for endpoint in endpoints if endpoint.is_ready]
         if ready:
-            best = min(s.endpoint.priority for s in ready)
-            self.ready = tuple(s for s in ready if s.endpoint.priority == best)
+            best = min(endpoint.priority for endpoint in ready)
+            self.ready = tuple(endpoint for endpoint in ready if endpoint.priority == best)
             self.balancer = self._balancers[best]
         else:
             self.ready = ()

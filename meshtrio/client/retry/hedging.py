@@ -1,4 +1,4 @@
-"""Hedging: several attempts of a call at once, for those that may be executed twice (gRFC A6)."""
+"""Hedging: concurrent attempts of a call that may be executed more than once (gRFC A6)."""
 
 from __future__ import annotations
 
@@ -9,58 +9,67 @@ import purerpc
 import trio
 
 from meshtrio.client.attempt import Attempt
-from meshtrio.client.call_destination import CallDestination, PickArgs
+from meshtrio.client.call_context import CallContext
+from meshtrio.client.retry.loop import run_attempts
 from meshtrio.client.retry.policy import MAX_ATTEMPTS, Pushback
 from meshtrio.grpc.retry_policy import HedgingPolicy
+from meshtrio.rpc.tracer import HEDGE, ORIGINAL
 from meshtrio.util.concurrency import open_collapsing_nursery
-
-AttemptFunction = Callable[
-    [int, PickArgs, Callable[[Attempt], None]], Awaitable[tuple[Any, Attempt]]
-]
-"""Makes one attempt, given the number of those before it, what it wishes for, and who is to know
-once it has an endpoint."""
 
 
 async def call_hedged(
-    channel: CallDestination, policy: HedgingPolicy, attempt: AttemptFunction, pick_args: PickArgs
+    call: CallContext,
+    policy: HedgingPolicy,
+    exchange: Callable[[Attempt], Awaitable[Any]],
 ) -> tuple[Any, Attempt]:
-    """Give the first reply; the other attempts are cancelled. All of them have the one `wish`.
+    """Make attempts as the policy says, until one succeeds; the others are cancelled.
 
-    Raises the failure that is final, or the last one. When cancelled, all attempts are.
+    Returns:
+        The first reply, and its attempt, which is still to be ended.
+
+    Raises:
+        RpcFailedError: The first fatal failure, or the last one.
+
+    Cancellation: ends all attempts.
     """
-    race = _HedgedCall(channel, policy, attempt, pick_args)
-    async with open_collapsing_nursery() as nursery:
-        nursery.start_soon(race.run, nursery)
-        await race.done.wait()
-        nursery.cancel_scope.cancel()
-    if race.reply is not None:
-        return race.reply
-    assert race.failure is not None
-    raise race.failure
+    hedged = _HedgedCall(call, policy, exchange)
+    try:
+        async with open_collapsing_nursery() as nursery:
+            nursery.start_soon(hedged.run, nursery)
+            await hedged.done.wait()
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        if hedged.result is not None:
+            hedged.result[1].end()
+        raise
+    if hedged.result is not None:
+        return hedged.result
+    assert hedged.failure is not None
+    raise hedged.failure
 
 
 class _HedgedCall:
     def __init__(
         self,
-        channel: CallDestination,
+        call: CallContext,
         policy: HedgingPolicy,
-        attempt: AttemptFunction,
-        pick_args: PickArgs,
+        exchange: Callable[[Attempt], Awaitable[Any]],
     ) -> None:
         self.done = trio.Event()
-        self.reply: tuple[Any, Attempt] | None = None
+        self.result: tuple[Any, Attempt] | None = None
         self.failure: Exception | None = None
-        self._channel = channel
+        self._call = call
         self._policy = policy
-        self._attempt = attempt
+        self._exchange = exchange
+        self._retry_control = call.channel.retry_control
+        self._pick_args = call.pick_args
+        """Excludes the endpoints of all attempts so far."""
         self._running_attempts = 0
         self._next_attempt_at = 0.0
         self._schedule_changed = trio.Event()
-        """Of when the next attempt is made, or whether there is one."""
+        """Set when `_next_attempt_at` or `_is_closed` changes."""
         self._is_closed = False
-        """No further attempt is started."""
-        self._pick_args = pick_args
-        """It avoids the endpoints that have an attempt."""
+        """Whether no further attempt is started."""
 
     async def run(self, nursery: trio.Nursery) -> None:
         for number in range(min(self._policy.max_attempts, MAX_ATTEMPTS)):
@@ -81,20 +90,39 @@ class _HedgedCall:
                 await self._schedule_changed.wait()
 
     def _can_hedge(self) -> bool:
-        throttle = self._channel.retry_throttle
-        return (throttle is None or throttle.can_retry) and self._channel.withdraw_retry_budget()
+        throttle = self._retry_control.throttle
+        return (throttle is None or throttle.can_retry) and self._retry_control.budget.withdraw(
+            trio.current_time()
+        )
 
     async def _run_attempt(self, number: int) -> None:
+        """Make one hedge, with transparent retries only: its failures are subject to the policy."""
         opened: list[Attempt] = []
 
-        def note(attempt: Attempt) -> None:
+        async def exchange(attempt: Attempt) -> Any:
             opened.append(attempt)
             self._pick_args = self._pick_args.excluding(attempt.pick_result.channel_endpoint)
+            return await self._exchange(attempt)
 
+        base = self._call
+        hedge = CallContext(
+            base.channel,
+            base.method,
+            base.method_headers,
+            base.options,
+            base.message_limits,
+            base.tracer,
+            retry_policy=None,
+            pick_args=self._pick_args,
+            attempt_kind=HEDGE if number else ORIGINAL,
+            previous_attempts=number,
+        )
         try:
-            self.reply = await self._attempt(number, self._pick_args, note)
-            if self._channel.retry_throttle is not None:
-                self._channel.retry_throttle.on_success()
+            result = await run_attempts(hedge, exchange)
+            if self.result is None:
+                self.result = result
+            else:
+                result[1].end()
             self.done.set()
         except purerpc.RpcFailedError as exc:
             self._on_failure(exc, opened[-1].pushback if opened else Pushback.ABSENT)
@@ -104,18 +132,17 @@ class _HedgedCall:
 
     def _on_failure(self, failure: purerpc.RpcFailedError, pushback: float | Pushback) -> None:
         self.failure = failure
-        non_fatal = failure.status.status_code.value in self._policy.non_fatal_codes
-        if self._channel.retry_throttle is not None and (
-            non_fatal or pushback is Pushback.DO_NOT_RETRY
-        ):
-            self._channel.retry_throttle.on_failure()
-        if not non_fatal:
+        is_fatal = failure.status.status_code.value not in self._policy.non_fatal_codes
+        throttle = self._retry_control.throttle
+        if throttle is not None and (not is_fatal or pushback is Pushback.DO_NOT_RETRY):
+            throttle.on_failure()
+        if is_fatal:
             self.done.set()
         elif pushback is Pushback.DO_NOT_RETRY:
             self._is_closed = True
         else:
-            wait = pushback if isinstance(pushback, float) else 0.0
-            self._next_attempt_at = trio.current_time() + wait
+            delay = pushback if isinstance(pushback, float) else 0.0
+            self._next_attempt_at = trio.current_time() + delay
         self._schedule_changed.set()
 
     def _finish_if_idle(self) -> None:

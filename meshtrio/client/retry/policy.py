@@ -1,24 +1,32 @@
-"""Whether a call that failed is tried again, and when (gRFC A6).
+"""Whether a failed call is retried, and when (gRFC A6): decisions without clock or I/O.
 
-A call is *committed* once its reply has begun: after that nothing here is asked any more.
+A call is *committed* once its response headers have arrived; a committed call is not retried.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from random import Random
 
+import purerpc
+
+from meshtrio.errors import CallRefusedError
 from meshtrio.grpc.retry_policy import RetryBudgetConfig, RetryPolicy, RetryThrottling
+from meshtrio.util.backoff import Backoff
 
 MAX_ATTEMPTS = 5
-"""Whatever a policy says: A6's own bound."""
+"""Upper bound of every policy's `maxAttempts` (gRFC A6)."""
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS_KEY = b"grpc-previous-rpc-attempts"
 
+_TRANSPARENT_BACKOFF = Backoff(initial=0.02, maximum=5.0, multiplier=1.6, jitter=0.2)
+"""Delays of transparent retries, so that a server that keeps refusing is not flooded."""
+
 
 class Pushback(Enum):
-    """What a server may say of retries beside after how many seconds."""
+    """A server's answer about retries other than a delay."""
 
     ABSENT = "none"
     DO_NOT_RETRY = "never"
@@ -28,7 +36,11 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,9})")
 
 
 def parse_pushback(value: str | bytes | None) -> float | Pushback:
-    """The meaning of `grpc-retry-pushback-ms`, in seconds: what is no number means never."""
+    """Parse `grpc-retry-pushback-ms`.
+
+    Returns:
+        Seconds to wait, or DO_NOT_RETRY for a negative or malformed value.
+    """
     if value is None:
         return Pushback.ABSENT
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
@@ -39,11 +51,16 @@ def parse_pushback(value: str | bytes | None) -> float | Pushback:
 
 
 class RetryThrottle:
-    """One for all calls of a channel, retried or not."""
+    """Stops the retries of a channel while too many of its calls fail."""
 
     def __init__(self, config: RetryThrottling) -> None:
         self._config = config
         self.tokens = config.max_tokens
+
+    def reconfigure(self, config: RetryThrottling) -> None:
+        """Apply new settings; the same share of the tokens remains."""
+        self.tokens *= config.max_tokens / self._config.max_tokens
+        self._config = config
 
     @property
     def can_retry(self) -> bool:
@@ -57,9 +74,10 @@ class RetryThrottle:
 
 
 class RetryBudget:
-    """Bounds what retries add to the load of a service, whatever the policies of its methods.
+    """Limits the load that retries add to a service, whatever the policies of its methods.
 
-    Each call earns a part of a retry, for `_TTL` seconds' worth of calls at the most.
+    Each call deposits a fraction of a retry, which expires within `_TTL` seconds. Compare tower's
+    `retry::budget`.
     """
 
     _TTL = 10.0
@@ -70,19 +88,25 @@ class RetryBudget:
         self._reserve = config.min_per_second * self._TTL
         self._updated_at = 0.0
 
+    def reconfigure(self, config: RetryBudgetConfig) -> None:
+        """Apply new settings; deposits and the same share of the reserve remain."""
+        before = self._config.min_per_second
+        self._reserve *= config.min_per_second / before if before else 0.0
+        self._config = config
+
     def _update(self, now: float) -> None:
-        passed, self._updated_at = max(now - self._updated_at, 0.0), now
-        self._deposits *= max(1 - passed / self._TTL, 0.0)
-        most = self._config.min_per_second * self._TTL
-        self._reserve = min(self._reserve + passed * self._config.min_per_second, most)
+        elapsed, self._updated_at = max(now - self._updated_at, 0.0), now
+        self._deposits *= max(1 - elapsed / self._TTL, 0.0)
+        max_reserve = self._config.min_per_second * self._TTL
+        self._reserve = min(self._reserve + elapsed * self._config.min_per_second, max_reserve)
 
     def deposit(self, now: float) -> None:
-        """A call was made."""
+        """Count a call."""
         self._update(now)
         self._deposits += self._config.ratio
 
     def withdraw(self, now: float) -> bool:
-        """Take a retry out, if there is one."""
+        """Take one retry; False if none is left."""
         self._update(now)
         if self._deposits >= 1:
             self._deposits -= 1
@@ -93,31 +117,111 @@ class RetryBudget:
         return True
 
 
+class RetryControl:
+    """Limits on retries that hold for all calls of a channel."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        """Randomizes backoff."""
+        self.throttle: RetryThrottle | None = None
+        """Present if the service config has `retryThrottling`."""
+        self.budget = RetryBudget(RetryBudgetConfig())
+
+    def reconfigure(self, budget: RetryBudgetConfig, throttling: RetryThrottling | None) -> None:
+        """Apply a service config, keeping what has been used up.
+
+        Otherwise a reload during an outage would let all clients retry again (compare gRPC core's
+        client_channel/retry_throttle.cc, which scales the tokens).
+        """
+        self.budget.reconfigure(budget)
+        if throttling is None:
+            self.throttle = None
+        elif self.throttle is None:
+            self.throttle = RetryThrottle(throttling)
+        else:
+            self.throttle.reconfigure(throttling)
+
+
 class RetryState:
-    """One call's: `after` each failed attempt tells when there is another, None for never."""
+    """The attempts of one call: decides after each failure whether there is another, and when.
 
-    def __init__(self, policy: RetryPolicy, throttle: RetryThrottle | None, rng: Random) -> None:
+    A call that never left the client is retried without limit, and one that a server's library
+    refused (REFUSED_STREAM, or above the last stream id of GOAWAY) once: these are A6's
+    *transparent* retries, which need no policy and count as no attempt. All other failures, and a
+    second refusal, are subject to the policy.
+    """
+
+    __slots__ = (
+        "_backoff_count",
+        "_control",
+        "_is_refused",
+        "_policy",
+        "_transparent_count",
+        "attempts",
+        "is_transparent",
+    )
+
+    def __init__(self, policy: RetryPolicy | None, control: RetryControl) -> None:
         self._policy = policy
-        self._throttle = throttle
-        self._rng = rng
+        self._control = control
         self.attempts = 1
+        """Number of attempts, transparent retries excluded."""
+        self.is_transparent = False
+        """Whether the retry that was decided last is transparent."""
+        self._is_refused = False
+        """A server has refused the call once."""
+        self._transparent_count = 0
         self._backoff_count = 0
-        """In a row, without being told when to come back."""
+        """Number of retries since the last pushback."""
 
-    def next_delay(self, code: int, pushback: float | Pushback) -> float | None:
-        """Seconds until the next attempt, None where there is none."""
-        retryable = code in self._policy.retryable_codes
-        if self._throttle is not None and (retryable or pushback is Pushback.DO_NOT_RETRY):
-            self._throttle.on_failure()
-        if not retryable or pushback is Pushback.DO_NOT_RETRY:
-            return None
-        if self.attempts >= min(self._policy.max_attempts, MAX_ATTEMPTS):
-            return None
-        if self._throttle is not None and not self._throttle.can_retry:
+    def next_delay(
+        self,
+        failure: purerpc.RpcFailedError,
+        pushback: float | Pushback,
+        now: float,
+        deadline: float = math.inf,
+    ) -> float | None:
+        """Decide on another attempt after `failure`.
+
+        Args:
+            failure: The error of the last attempt, which is not committed.
+            pushback: The server's `grpc-retry-pushback-ms`.
+            now: Seconds of a monotonic clock.
+            deadline: The caller's deadline on the same clock; no retry by policy is due after it,
+                since the failure says more than DEADLINE_EXCEEDED would.
+
+        Returns:
+            Seconds until the next attempt, None if the failure is final.
+        """
+        if isinstance(failure, CallRefusedError) and not (
+            failure.reached_server and self._is_refused
+        ):
+            self._is_refused = self._is_refused or failure.reached_server
+            self.is_transparent = True
+            self._transparent_count += 1
+            return _TRANSPARENT_BACKOFF.delay(self._transparent_count, self._control.rng)
+        self.is_transparent = False
+        delay = self._next_policy_delay(failure.status.status_code.value, pushback)
+        if delay is None or now + delay >= deadline or not self._control.budget.withdraw(now):
             return None
         self.attempts += 1
+        return delay
+
+    def _next_policy_delay(self, code: int, pushback: float | Pushback) -> float | None:
+        policy, throttle = self._policy, self._control.throttle
+        if policy is None:
+            return None
+        is_retryable = code in policy.retryable_codes
+        if throttle is not None and (is_retryable or pushback is Pushback.DO_NOT_RETRY):
+            throttle.on_failure()
+        if not is_retryable or pushback is Pushback.DO_NOT_RETRY:
+            return None
+        if self.attempts >= min(policy.max_attempts, MAX_ATTEMPTS):
+            return None
+        if throttle is not None and not throttle.can_retry:
+            return None
         if isinstance(pushback, float):
             self._backoff_count = 0
             return pushback
         self._backoff_count += 1
-        return self._policy.backoff.delay(self._backoff_count, self._rng)
+        return policy.backoff.delay(self._backoff_count, self._control.rng)

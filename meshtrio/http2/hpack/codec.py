@@ -55,10 +55,10 @@ def encode_field(name: bytes, value: bytes) -> bytes:
     kind = 0x10 if name in _NEVER_INDEXED else 0x00
     index = _INDEXED_NAME.get(name)
     if index is not None:
-        head = encode_integer(index, 4, kind)
+        prefix = encode_integer(index, 4, kind)
     else:
-        head = bytes((kind,)) + encode_integer(len(name), 7, 0) + name
-    return head + encode_integer(len(value), 7, 0) + value
+        prefix = bytes((kind,)) + encode_integer(len(name), 7, 0) + name
+    return prefix + encode_integer(len(value), 7, 0) + value
 
 
 def encode(fields: Iterable[HeaderField]) -> bytes:

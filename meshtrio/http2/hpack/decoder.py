@@ -1,5 +1,7 @@
-"""Decoding of header blocks, RFC 7541: a head that was not seen before is part of every call that
-has a deadline or a trace. Huffman code and static table are those of the `hpack` library.
+"""Decoding of header blocks, RFC 7541.
+
+`HeaderDecoder` caches what `HpackDecoder` decodes. Both are fast, because header blocks of calls
+with a deadline or a trace are never in the cache.
 """
 
 from __future__ import annotations
@@ -22,44 +24,47 @@ HeaderField = tuple[bytes, bytes]
 HeaderList = tuple[HeaderField, ...]
 
 _MAX_DYNAMIC_TABLE_SIZE = 4096
-"""What a peer may keep in its table (SETTINGS_HEADER_TABLE_SIZE), which we leave as it is."""
+"""Maximum size of the dynamic table: the default of SETTINGS_HEADER_TABLE_SIZE, in bytes."""
 ENTRY_OVERHEAD = 32
-"""Bytes that an entry, and a field of a list, counts for beside its own (§4.1)."""
+"""Bytes that a table entry and a header field count in addition to name and value (§4.1)."""
 _MAX_CONTINUATION_BYTES = 4
-"""Bytes that an integer may go on for: more than fits in a block."""
+"""Maximum length of an integer after its prefix, in bytes; more than any block needs."""
 _CONTENT_TYPE = b"content-type"
-"""Kept of a list that is discarded: it decides how the peer is answered."""
+"""Field that is kept of a discarded list, since the form of the response depends on it."""
 _MAX_CACHED_HUFFMAN_LENGTH = 64
-"""Bytes of Huffman code, as names and common values are, that are remembered."""
+"""Maximum length of a Huffman-coded string whose decoding is cached, in bytes: those of names and
+common values."""
 
 
 class HpackDecoder:
-    """Decodes the blocks of one direction of one connection, one after the other."""
+    """Decodes the header blocks of one direction of one connection, in order."""
 
     def __init__(self, max_list_size: int, absolute_max_list_size: int) -> None:
-        """Set the two limits, in bytes as RFC 9113 §6.5.2 counts them.
+        """Create a decoder with limits in bytes, as RFC 9113 §6.5.2 counts them.
 
         Args:
-            max_list_size: A list above it is decoded, so that the dynamic table stays in step with
-                the peer's, and discarded.
-            absolute_max: Decoding stops here.
+            max_list_size: A larger list is decoded to its end, so that the dynamic table stays in
+                step with the peer's, and discarded.
+            absolute_max_list_size: Decoding of a larger list stops, and cannot continue.
         """
         self._max_list_size = max_list_size
         self._absolute_max_list_size = absolute_max_list_size
         self._entries: deque[HeaderField] = deque()
-        """The dynamic table, its newest entry first."""
+        """The dynamic table, newest entry first."""
         self._table_size = 0
         self._max_table_size = _MAX_DYNAMIC_TABLE_SIZE
         self.table_version = 0
-        """How often the dynamic table has become another."""
+        """Number of changes of the dynamic table."""
 
     def decode(self, block: bytes) -> HeaderList:
         """Decode one block.
 
         Raises:
-            HeaderListTooLarge: The list is over `max_list_size`; the next block can be decoded.
-            MalformedBlock: RFC 7541 forbids the block; the state of the table is unknown.
-            UnboundedList: The list is over `absolute_max`; the state of the table is unknown.
+            HeaderListTooLargeError: The list exceeds `max_list_size`; the next block can be
+                decoded.
+            HpackDecodingError: The block is invalid; the state of the table is unknown.
+            OversizedHeaderListError: The list exceeds `absolute_max_list_size`; the state of the
+                table is unknown.
         """
         try:
             return self._decode(block)
@@ -105,7 +110,7 @@ class HpackDecoder:
 
     def _look_up(self, index: int) -> HeaderField:
         if not index:
-            raise HpackDecodingError("index 0 stands for nothing")
+            raise HpackDecodingError("index 0 is invalid")
         if index <= len(STATIC_TABLE):
             return STATIC_TABLE[index - 1]
         return self._entries[index - len(STATIC_TABLE) - 1]
@@ -120,10 +125,10 @@ class HpackDecoder:
 
     def _resize(self, size: int, *, at_start: bool) -> None:
         if not at_start:
-            raise HpackDecodingError("the table's size is changed behind a field")
+            raise HpackDecodingError("the table size is updated after a field")
         if size > _MAX_DYNAMIC_TABLE_SIZE:
             raise HpackDecodingError(
-                f"the table is to have {size} bytes, and may have {_MAX_DYNAMIC_TABLE_SIZE}"
+                f"table size {size} is over the limit of {_MAX_DYNAMIC_TABLE_SIZE}"
             )
         if size != self._max_table_size:
             self.table_version += 1
@@ -131,7 +136,7 @@ class HpackDecoder:
             self._evict(size)
 
     def _evict(self, max_size: int) -> None:
-        """Drop the oldest entries until the others fit."""
+        """Evict the oldest entries until the others have `max_size` bytes at most (§4.3)."""
         while self._entries and self._table_size > max_size:
             self._table_size -= _entry_size(self._entries.pop())
 
@@ -141,7 +146,8 @@ class HeaderDecoder:
 
     A block that does not change the dynamic table decodes to the same list until the table next
     changes, so the result of parsing it is cached until then: after the first calls of a
-    connection, most blocks cost one dictionary look-up.
+    connection, most blocks cost one look-up. The cache is a plain dict that is cleared when it is
+    full, as keeping track of use (`BoundedCache`) would double the time of a look-up.
     """
 
     _MAX_CACHED = 64
@@ -192,7 +198,7 @@ def _entry_size(field: HeaderField) -> int:
 
 
 def _decode_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
-    """An integer whose first bits the mask covers, and where it ends (§5.1)."""
+    """Decode an integer with a prefix (§5.1); return it and its end."""
     value = block[position] & mask
     position += 1
     if value != mask:
@@ -207,7 +213,7 @@ def _decode_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
 
 
 def _decode_string(block: bytes, position: int) -> tuple[bytes, int]:
-    """A string literal, and where it ends (§5.2)."""
+    """Decode a string literal (§5.2); return it and its end."""
     first = block[position]
     length, start = first & 0x7F, position + 1
     if length == 0x7F:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from meshtrio.client.channel import Channel, open_channel
 from meshtrio.client.multicallable import make_multicallable
-from meshtrio.client.subchannel_pool import StateCallback
+from meshtrio.client.resolver import StateCallback
 from meshtrio.config.otlp_endpoint import OtlpEndpoint
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.service_state import ServiceState

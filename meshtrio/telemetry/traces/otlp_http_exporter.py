@@ -18,7 +18,7 @@ from meshtrio.telemetry.traces.batch_span_processor import (
     PartialSuccess,
     SpanExportError,
 )
-from meshtrio.util.address import ClientTlsConfig
+from meshtrio.util.tls_config import ClientTlsConfig
 
 
 def make_http_exporter(collector: OtlpEndpoint, timeout_seconds: float) -> ExportSpans:

@@ -1,4 +1,4 @@
-"""Connections that wait to be accepted, on sockets of every kind."""
+"""Accept queues of listening sockets of every family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limit of file descriptors: raised for the mesh, and not for what it starts."""
+"""The descriptor limit: raised for the mesh, restored in its children."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ plugin.run(EchoServicer())
 
 @pytest.fixture
 def limits() -> Iterator[tuple[int, int]]:
-    """The test's own limits, put back after it."""
+    """Restore the limits of this process after the test."""
     before = resource.getrlimit(NOFILE)
     resource.setrlimit(NOFILE, (1000, before[1]))
     yield resource.getrlimit(NOFILE)
@@ -47,7 +47,7 @@ def test_it_is_raised_and_children_get_the_original(limits: tuple[int, int]) -> 
         child.stdout.readline()
         limit.restore_in_child(child.pid)
         assert resource.prlimit(child.pid, NOFILE) == limits
-        # One that has set its own is left alone.
+        # A child that has set its own limit keeps it.
         resource.prlimit(child.pid, NOFILE, (1500, hard))
         limit.restore_in_child(child.pid)
         assert resource.prlimit(child.pid, NOFILE) == (1500, hard)

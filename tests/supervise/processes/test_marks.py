@@ -1,4 +1,4 @@
-"""What identifies processes: numbers in a limit, and what /proc says of them."""
+"""Marks of processes: the encoding in a limit, and matching by /proc."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_four_million_runs_have_marks_of_their_own() -> None:
     assert process_marker.encode_marker_limit(ID, 2**22) == first
 
 
-def test_limits_that_people_set_are_no_marks() -> None:
+def test_limits_that_users_set_are_not_marks() -> None:
     assert not process_marker.is_marker_limit(0)
     assert not process_marker.is_marker_limit(2**40)
 
 
 @contextmanager
 def sleeper(limit: int = 0, **variables: str) -> Iterator[int]:
-    # Once it has written, it has been executed: before that its environment reads as empty.
+    # It writes after execve(2); until then its environment reads as empty.
     with subprocess.Popen(
         ["sh", "-c", "echo here; read line"],
         env=variables,
@@ -100,7 +100,7 @@ def test_a_child_needs_no_user() -> None:
 
 
 def test_a_low_hard_limit_is_respected() -> None:
-    """Then the environment alone marks a process; nothing fails."""
+    """The environment alone marks a process then."""
     with sleeper() as pid:
         resource.prlimit(pid, resource.RLIMIT_RSS, (2**30, 2**31))
         process_marker.set_marker_limit(pid, process_marker.encode_marker_limit(ID, 1))

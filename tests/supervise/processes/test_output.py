@@ -1,4 +1,4 @@
-"""Cutting output into lines."""
+"""Splitting output into lines, its rate limit, and the last lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtrio.config import OutputConfig
+from meshtrio.contract import MAX_LINE_LENGTH
 from meshtrio.supervisor.process.output.output_lines import (
-    MAX_LINE_LENGTH,
     LineBuffer,
     LineSplitter,
     OutputBlock,
@@ -62,11 +62,11 @@ def test_a_long_line_is_cut_and_what_is_gone_is_counted() -> None:
     ]
 
 
-def test_a_line_of_just_the_length_is_whole() -> None:
+def test_a_line_of_maximum_length_is_kept_whole() -> None:
     assert split(b"x" * MAX_LINE_LENGTH + b"\n") == [("x" * MAX_LINE_LENGTH, 0)]
 
 
-def test_a_ring_keeps_the_last_lines_within_its_size() -> None:
+def test_a_line_buffer_keeps_the_last_lines_within_its_size() -> None:
     ring = LineBuffer()
     for number in range(10):
         ring.append(OutputLine(number, 1, "stdout", str(number)), 3)
@@ -94,7 +94,7 @@ def test_a_block_has_the_lines_that_were_not_taken(data: bytes, cuts: list[int],
     assert [*found, *(line for line, _ in splitter.finish())] == [line for line, _ in split(data)]
 
 
-def test_a_ring_keeps_the_last_lines_of_blocks() -> None:
+def test_a_line_buffer_keeps_the_last_lines_of_blocks() -> None:
     ring = LineBuffer()
     for number in range(3):
         ring.append(OutputLine(number, 1, "stdout", f"line {number}"), 5)
@@ -107,13 +107,13 @@ def test_a_ring_keeps_the_last_lines_of_blocks() -> None:
     assert len(ring.lines()) <= 256 * 1024
 
 
-def test_a_ring_of_none_keeps_none() -> None:
+def test_a_line_buffer_of_no_lines_keeps_none() -> None:
     ring = LineBuffer()
     ring.append(OutputLine(0, 1, "stdout", "x"), 0)
     assert ring.lines() == ()
 
 
-def test_a_valve_lets_a_burst_through_and_then_its_rate() -> None:
+def test_a_rate_limiter_admits_a_burst_and_then_its_rate() -> None:
     valve = RateLimiter(OutputConfig(lines_per_second=10, burst=3))
     assert [valve.try_acquire(1.0) for _ in range(5)] == [True] * 3 + [False] * 2
     assert valve.drain_dropped() == 2
@@ -148,7 +148,7 @@ def test_a_line_of_json_may_be_nested_500_deep() -> None:
     assert list(found) == ["a"]
 
 
-def test_a_flood_is_told_of_once_a_second() -> None:
+def test_dropped_lines_are_reported_once_a_second() -> None:
     valve = RateLimiter(OutputConfig(lines_per_second=1000, burst=1))
     times = [millisecond / 1000 for millisecond in range(3000) for _ in range(100)]
     told = [valve.drain_dropped(now) for now in times if valve.try_acquire(now)]
@@ -158,7 +158,7 @@ def test_a_flood_is_told_of_once_a_second() -> None:
     assert sum(told) == len(times) - admitted
 
 
-def test_what_was_dropped_is_told_before_the_line_that_follows_a_flood() -> None:
+def test_dropped_lines_are_reported_before_the_next_line() -> None:
     valve = RateLimiter(OutputConfig(lines_per_second=100, burst=10))
     admitted = [valve.try_acquire(0.2) for _ in range(100)]
     assert valve.drain_dropped(0.2) == admitted.count(False)

@@ -1,4 +1,4 @@
-"""Whose a process is, and whose a listening socket."""
+"""Attributing processes and listening sockets to plugins."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ sys.stdin.read()
 def child(
     program: str, *arguments: str, env: dict[str, str] | None = None, prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, list[int]]]:
-    """A process that leads a session, until the end of the block, and the numbers it writes."""
+    """Run a session leader for the block; yield it and the numbers that it writes."""
     pipe = subprocess.PIPE
     command = [*prefix, sys.executable, "-S", "-c", program, *arguments]
     with subprocess.Popen(
@@ -66,7 +66,7 @@ how, leaf = sys.argv[1], "import os, sys; print(os.getpid(), flush=True); sys.st
 env = {} if "clear" in how else dict(os.environ)
 session = "session" in how
 if "orphan" in how:
-    # Its parent ends, so that it becomes a child of init, or of a subreaper.
+    # Its parent exits, so that it becomes a child of init or of a subreaper.
     middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', sys.argv[1]])"
     subprocess.run([sys.executable, "-S", "-c", middle, leaf], start_new_session=True, env=env)
 else:
@@ -168,7 +168,7 @@ def test_a_plugin_may_listen_in_a_network_namespace_of_its_own() -> None:
         found = server._find_listeners("127.0.0.1", port)
         assert len(found) == 1
         assert server._check_sockets(found) == ""
-        # What listens at that address in our own namespace has taken the connection.
+        # The listener on that address in our own namespace has the connection.
         with socket.create_server(("127.0.0.1", port)):
             assert server._check_sockets(server._find_listeners("127.0.0.1", port)) != ""
 
@@ -191,8 +191,8 @@ async def test_a_socket_that_meets_itself_is_no_answer(monkeypatch: pytest.Monke
     assert not await is_address_in_use("tcp:127.0.0.1:1")
 
 
-def test_the_peer_of_a_listener_is_who_began_to_listen() -> None:
-    """What the verification of Unix sockets rests on."""
+def test_peer_credentials_are_those_of_the_process_that_called_listen() -> None:
+    """The verification of servers on Unix sockets relies on this."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
         listener.bind(f"\0meshtrio-{os.getpid()}")
         listener.listen()

@@ -1,4 +1,4 @@
-"""One real process and its group."""
+"""A real process and its process group: spawn, wait, stop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_nothing_is_signalled_after_it_was_reaped() -> None:
 async def test_a_process_that_other_code_has_reaped_has_no_status() -> None:
     async with spawned("exit(0)", until_it_speaks=False) as process:
         await trio.to_thread.run_sync(os.waitpid, process.pid, 0)
-        # Its number may be another's by now.
+        # Its pid may have been reused.
         process.signal_group(signal.SIGKILL)
         await process.wait()
         assert (process.has_exited, process.is_reaped, process.returncode) == (True, True, None)
@@ -118,8 +118,8 @@ time.sleep(99)
 WRAPPED = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {DRAINING!r}])"
 
 
-async def test_stop_leaves_the_whole_group_its_grace() -> None:
-    """The leader ends at once; what it started is still draining."""
+async def test_stop_gives_the_whole_group_the_grace_period() -> None:
+    """The leader exits at once, while its child is still draining."""
     async with spawned(WRAPPED) as process:
         assert await process.stop(10) is False
         output = await trio.to_thread.run_sync(os.read, process.stdout, 100)

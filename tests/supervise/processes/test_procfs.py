@@ -1,4 +1,4 @@
-"""Entries of /proc, of any content: one that cannot be read says nothing about the others."""
+"""Parsing /proc: an entry with any content, or an unreadable one, does not affect others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_zombie_is_not_alive(state: str, alive: bool) -> None:
 
 @contextmanager
 def named(name: bytes) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with this name, in a group of its own, whose arguments are no better."""
+    """Run a process with this name, and arguments like it, in a group of its own."""
     program = (
         "import ctypes, sys; "
         f"ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); "
@@ -117,7 +117,7 @@ async def test_real_processes_with_such_names_are_seen_beside_others(name: bytes
         os.close(child.stderr)
 
 
-def test_what_is_swept_is_found_by_bytes() -> None:
+def test_marked_processes_are_found_by_bytes() -> None:
     with named(b"caf\xc3") as process:
         mark = process_marker.ProcessMarker(os.fsdecode(b"CAF\xc3=\xff"), [os.getuid()])
         assert process_marker.kill_marked_processes(mark).killed == {process.pid}
@@ -125,7 +125,7 @@ def test_what_is_swept_is_found_by_bytes() -> None:
 
 
 def test_a_process_out_of_our_reach_is_left_and_stopping_goes_on() -> None:
-    """As one that has executed a set-user-ID program, which may not be signalled by its parent."""
+    """A process that executes a set-user-ID program may not be signalled by its parent."""
     program = """
 import os, sys, trio
 from meshtrio.supervisor.process.spawn import plugin_process
@@ -161,7 +161,7 @@ trio.run(main)
 
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
-    """As on machines whose /proc shows users their own processes only (proc(5), hidepid)."""
+    """With hidepid /proc shows users their own processes only (proc(5))."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
         pytest.skip("only root, and with unshare(1), can mount /proc")

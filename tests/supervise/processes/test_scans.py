@@ -1,4 +1,4 @@
-"""What is looked for in /proc is looked for once for all who want it, and not in the event loop."""
+"""Scans of /proc are shared by concurrent callers, and run in a thread."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ time.sleep(3600)
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads that have listed /proc so far, one entry for each time."""
+    """Record the thread of each listing of /proc."""
     found: list[int] = []
     listed = procfs.list_pids
 
@@ -73,12 +73,12 @@ async def test_plugins_that_stop_together_share_their_scans(looks: list[int]) ->
         async with trio.open_nursery() as nursery:
             for process in processes:
                 nursery.start_soon(process.stop, 60)
-        # One for what a leader has left, and one for what that has started meanwhile.
+        # One scan finds what a leader has left, another one what that has started meanwhile.
         assert 2 <= len(looks) <= 2 * COUNT + 2
         assert threading.get_ident() not in looks
 
 
-async def test_those_who_look_while_a_scan_is_made_share_the_next_one(looks: list[int]) -> None:
+async def test_callers_during_a_scan_share_the_next_one(looks: list[int]) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(COUNT):
             nursery.start_soon(get_scanner().read_stats)
@@ -101,7 +101,7 @@ async def test_a_scan_that_is_cancelled_is_made_again_for_others(looks: list[int
     assert os.getpid() in found
 
 
-async def test_what_many_plugins_have_left_is_swept_in_one_pass(
+async def test_leftovers_of_many_plugins_are_killed_in_one_pass(
     looks: list[int], tmp_path: Path
 ) -> None:
     sweeper = LeftoverKiller(MeshRun(tmp_path))
@@ -123,7 +123,7 @@ async def test_what_many_plugins_have_left_is_swept_in_one_pass(
             for owner, _ in owners:
                 nursery.start_soon(sweep, owner)
         assert killed == [1] * COUNT
-        # One pass for the first of them and one for all others, each looks until it finds none.
+        # One pass for the first one and one for all others; each scans until it finds none.
         assert len(looks) < COUNT
         assert threading.get_ident() not in looks
         for _, process in owners:
@@ -159,7 +159,7 @@ def test_a_session_that_was_begun_later_is_another_ones() -> None:
 async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
     looks: list[int], tmp_path: Path
 ) -> None:
-    """Of a control group, only its own list of processes is read."""
+    """For a cgroup only its own list of processes is read."""
     async with spawned("import os, time; os.write(1, b'x'); time.sleep(3600)") as process:
         (tmp_path / "cgroup.procs").write_text(f"{process.pid}\n{2**22 + 1}\n")
         async with trio.open_nursery() as nursery:
@@ -172,7 +172,7 @@ async def test_a_group_in_a_cgroup_is_waited_for_without_a_scan(
 async def test_an_environment_that_cannot_be_read_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Reading it takes a lock of the process, which the kernel may hold for as long as it likes."""
+    """Reading it takes a lock of the process, which the kernel may hold indefinitely."""
     monkeypatch.setattr(leftover_killer, "_PASS_TIMEOUT", 2.0)
     leaves = "import os, time; os.write(1, b'x'); time.sleep(3600)"
     since, launch_id, over = get_boot_ticks(), secrets.token_hex(8), threading.Event()
@@ -192,7 +192,7 @@ async def test_an_environment_that_cannot_be_read_is_not_waited_for(
         assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 1
         await process.wait()
         assert f"cannot read the environment of pid {odd.pid}" in caplog.text
-        # It is not tried again.
+        # It is skipped from then on.
         caplog.clear()
         assert (await sweeper.kill_leftovers(RunIdentity(launch_id, since))).killed == 0
         assert not caplog.text

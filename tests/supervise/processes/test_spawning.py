@@ -1,4 +1,4 @@
-"""Starts of programs: what they hold while they wait, and their working directories."""
+"""Starts of programs: descriptors held during a start, and working directories."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.support.hung_filesystem import mount_hung_filesystem
 async def test_a_start_that_hangs_holds_no_descriptors_of_this_process(
     where: str, short_dir: Path
 ) -> None:
-    """A copy of another start's pipe would have that one wait, too."""
+    """A child that holds a copy of another start's pipe would block that start, too."""
     read, write = os.pipe()
-    # The filesystem ends first, and the start with it.
+    # The filesystem is unmounted first, which ends the start.
     async with trio.open_nursery() as nursery:
         with mount_hung_filesystem(short_dir) as filesystem:
             program, cwd = {

@@ -1,4 +1,4 @@
-"""Processes that end while another process traces them: the kernel keeps them for their tracer."""
+"""Processes that exit while they are traced stay zombies for their tracer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def close(process: PluginProcess) -> None:
 async def test_a_process_that_ends_while_it_is_traced_blocks_nothing(number: int) -> None:
     process = await spawned(SLEEPS)
     with trace_tasks(process.pid) as tracer, trio.fail_after(60):
-        # SIGTERM stops a process that is traced, until its tracer has it go on: it takes SIGKILL.
+        # SIGTERM stops a traced process until its tracer continues it, so that SIGKILL is needed.
         os.kill(process.pid, number)
         await process.stop(0.1)
         assert process.has_exited
@@ -67,7 +67,7 @@ async def test_the_exit_status_is_known_nevertheless(tmp_path: Path) -> None:
 
 
 async def test_a_process_whose_threads_are_traced_is_left_to_its_tracer() -> None:
-    """Its end is not reported before the tracer has waited for each of them."""
+    """Its exit is not reported before the tracer has waited for each thread."""
     threads = "import threading, time; threading.Thread(target=time.sleep, args=(3600,)).start()"
     process = await spawned(f"{threads}\nprint(1, flush=True)")
     wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)

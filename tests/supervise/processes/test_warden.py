@@ -1,4 +1,4 @@
-"""A warden leaves only when nothing is left to watch."""
+"""A warden exits only when nothing is left to watch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
 
 
 async def test_what_is_left_is_killed_when_the_mesh_lets_go_of_its_warden(short_dir: Path) -> None:
-    """As when the mesh ends by an exception, before it has stopped a plugin."""
+    """This happens if an exception ends the mesh before it has stopped a plugin."""
     warden = Warden(MeshRun(short_dir))
     with trio.fail_after(60):
         process = await PluginProcess.spawn(SLEEPS, env={}, cwd=None)
         copy = -1
         async with trio.open_nursery() as nursery:
             await nursery.start(warden.run)
-            # A fork of this process would hold the mesh's end of the socket, too.
+            # A fork of this process holds the mesh's end of the socket as well.
             assert warden._socket is not None
             copy = os.dup(warden._socket.fileno())
             warden.watch(process.pid, process.pidfd)

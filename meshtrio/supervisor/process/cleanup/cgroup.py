@@ -1,8 +1,8 @@
 """Control groups, version 2 (Documentation/admin-guide/cgroup-v2.rst of the kernel).
 
-Where the mesh is given a delegated folder, each process starts in a cgroup of its own there. Its
-children cannot leave it, whatever they do to their group, session or environment, and the kernel
-itself holds it to its memory limit.
+If the mesh has a delegated directory, each process starts in a cgroup of its own there. Its
+children cannot leave the cgroup, whatever they do to their group, session or environment, and the
+kernel itself enforces the memory limit.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ _REMOVE_RETRY_PAUSE = 0.005
 
 
 class Cgroups:
-    """The cgroups of one mesh. All of it is quick, but `remove`, which is for a worker thread."""
+    """The cgroups of one mesh. `remove` blocks and is for a worker thread."""
 
     def __init__(self, parent: Path, mesh_id: str) -> None:
-        """Raises ConfigError for a folder that is no cgroup, is in use, or that we may not use.
+        """Lock the directory, and remove the cgroups that a mesh that was killed has left there.
 
-        The folder is locked until `close`, or until this is collected: what is in it is killed and
-        removed, which must not be another mesh's.
+        It stays locked until `close`, or until this object is collected, because what is in it is
+        killed and removed, which must not be another mesh's.
+
+        Args:
+            parent: The delegated directory.
+            mesh_id: The id of the mesh run, which is part of the names of its cgroups.
+
+        Raises:
+            ConfigError: The directory is not a cgroup, is in use, or may not be used.
         """
         self._parent = parent
         self._prefix = cgroup_prefix(mesh_id)
@@ -37,22 +44,22 @@ class Cgroups:
             self._remove_stale()
         except BlockingIOError:
             raise ConfigError(
-                [f"mesh: cgroup: {parent} is used by another mesh; give each a folder of its own"]
+                [f"mesh: cgroup: {parent} is used by another mesh; give each its own"]
             ) from None
         except OSError as exc:
             raise ConfigError([f"mesh: cgroup: {parent} cannot be used: {exc}"]) from None
 
     def create(self, launch_id: str, memory_limit: int | None) -> Path:
-        """Make the cgroup of a process run; `memory`: bytes that it may use. Raises OSError."""
-        made = self._path_for(launch_id)
-        made.mkdir()
+        """Make the cgroup of a run; `memory_limit` is in bytes. Raises OSError."""
+        path = self._path_for(launch_id)
+        path.mkdir()
         if self.can_limit_memory and memory_limit is not None:
-            _write(made / "memory.max", str(memory_limit))
-            _write(made / "memory.oom.group", "1")
-        return made
+            _write(path / "memory.max", str(memory_limit))
+            _write(path / "memory.oom.group", "1")
+        return path
 
     def was_oom_killed(self, launch_id: str) -> bool:
-        """Whether the kernel has killed something in it for its use of memory."""
+        """Whether the kernel has killed a process of a run for exceeding the memory limit."""
         with contextlib.suppress(OSError, ValueError):
             content = (self._path_for(launch_id) / "memory.events").read_bytes()
             events = dict(line.split() for line in content.splitlines())
@@ -60,11 +67,11 @@ class Cgroups:
         return False
 
     def remove(self, launch_id: str) -> int:
-        """Kill what is left in a cgroup and remove it; gives how many processes those were."""
-        gone = self._path_for(launch_id)
+        """Kill what is left in the cgroup of a run, remove it, and return the number killed."""
+        path = self._path_for(launch_id)
         with contextlib.suppress(OSError):
-            left = len((gone / "cgroup.procs").read_bytes().split())
-            _kill_and_remove(gone)
+            left = len((path / "cgroup.procs").read_bytes().split())
+            _kill_and_remove(path)
             return left
         return 0
 
@@ -72,23 +79,23 @@ class Cgroups:
         return self._parent / f"{self._prefix}{launch_id}"
 
     def _remove_stale(self) -> None:
-        """What a mesh that was killed itself has left in the folder."""
+        """Remove the cgroups of meshes that were killed."""
         for entry in self._parent.iterdir():
             if entry.is_dir() and entry.name.startswith(CGROUP_PREFIX):
                 _kill_and_remove(entry)
 
 
 CGROUP_PREFIX = "meshtrio-"
-"""Of the names of cgroups that are the holder's of the lock to remove."""
+"""Prefix of the names of all cgroups that the holder of the lock may remove."""
 
 
 def cgroup_prefix(mesh_id: str) -> str:
-    """Of the names of the cgroups of one launch, which alone its warden kills: it has no lock."""
+    """Return the prefix of a run's cgroups; its warden, which has no lock, kills only these."""
     return f"{CGROUP_PREFIX}{mesh_id}-"
 
 
 def _lock_directory(directory: Path) -> int:
-    """A descriptor that locks a folder. Raises BlockingIOError if another has it, and OSError."""
+    """Lock a directory; return the descriptor. Raises BlockingIOError if it is locked, OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +106,7 @@ def _lock_directory(directory: Path) -> int:
 
 
 def _enable_memory_controller(directory: Path) -> bool:
-    """Have the memory controller in our cgroups, if we are given it."""
+    """Enable the memory controller for our cgroups if it is delegated; return whether it is."""
     if b"memory" not in (directory / "cgroup.controllers").read_bytes().split():
         return False
     _write(directory / "cgroup.subtree_control", "+memory")
@@ -112,7 +119,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _kill_and_remove(cgroup: Path) -> None:
-    """Kill all of it and remove it, which the kernel allows once the last has been reaped."""
+    """Kill all processes of a cgroup and remove it, once the last one has been reaped."""
     _write(cgroup / "cgroup.kill", "1")
     end = time.monotonic() + _REMOVE_TIMEOUT
     while True:

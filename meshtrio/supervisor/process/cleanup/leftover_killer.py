@@ -1,8 +1,8 @@
-"""What a plugin leaves outside its process group, and what cannot be killed: found and reported.
+"""Kills the processes that a plugin has left outside its process group; reports unkillable ones.
 
-A process is a plugin's if it carries a mark of the plugin's launch (`marks`), or is in the session
-that the plugin's first process has led. All plugins that have ended at the same time are
-looked for in one pass over /proc, in a thread.
+A process belongs to a plugin if it carries a mark of the plugin's run (`process_marker`), or is in
+the session that the plugin's first process led. One pass over /proc, in a thread, looks for the
+processes of all plugins that have exited at the same time.
 """
 
 from __future__ import annotations
@@ -32,26 +32,28 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _MAX_ROUNDS = 20
 _ROUND_PAUSE = 0.05
-"""A killed process takes a moment to end, and may have started another before."""
+"""Seconds between two rounds: a killed process exits with a delay and may have forked before."""
 _PASS_TIMEOUT = 10.0
-"""Seconds for a pass over /proc. Reading the environment of a process waits for the filesystem that
-its memory is mapped from, which may never answer; such a process is left out from then on."""
+"""Seconds that a pass over /proc may take. Reading the environment of a process waits for the
+filesystem that its memory is mapped from, which may never respond; the process is skipped then."""
 _MAX_PASSES = 3
 
 
 @attrs.frozen
 class UnkillableProcess:
-    """A process that the mesh wanted to kill and could not."""
+    """A process that the mesh could not kill."""
 
     pid: int
     name: str
+    """Its name as text for people (proc(5), comm)."""
     reason: str
+    """Why it could not be killed."""
     start_ticks: int = 0
-    """As `ProcessStat.started`: with the pid it identifies the process."""
+    """Its start time, as `ProcessStat.start_ticks`; with the pid it identifies the process."""
 
     @property
     def is_running(self) -> bool:
-        """Whether it is still there."""
+        """Whether it is still alive."""
         try:
             stat = procfs.read_stat(self.pid)
         except OSError:
@@ -63,7 +65,7 @@ class UnkillableProcess:
 
 
 def describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
-    """Find out why a process cannot be killed."""
+    """Describe a process that was not killed, and why it was not."""
     status = procfs.read_status(stat.pid)
     name = "?" if status is None else status.name
     return UnkillableProcess(
@@ -82,8 +84,10 @@ def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | No
     if (tracer := procfs.find_tracer(stat.pid)) is not None:
         return f"{tracer} traces it"
     if stat.state == "D":
-        return "it waits in the kernel, as for a disk or a network filesystem that does not answer"
-    return "it has not ended after SIGKILL"
+        return (
+            "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
+        )
+    return "it did not exit after SIGKILL"
 
 
 def _user_name(uid: int) -> str:
@@ -94,21 +98,21 @@ def _user_name(uid: int) -> str:
 
 
 def get_boot_ticks() -> float:
-    """The time of the clock that `ProcessStat.started` is of, which is rounded down there."""
+    """Return the current time on the clock of `ProcessStat.start_ticks`, not rounded."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) * procfs.TICKS_PER_SECOND
 
 
 @attrs.frozen
 class RunIdentity:
-    """What the processes of one launch are known by."""
+    """The attributes by which the processes of a process run are recognized."""
 
     launch_id: str
     started_ticks: float
-    """When that was started, by `get_boot_ticks`; nothing that it has started is older."""
+    """Start time of the run, as `get_boot_ticks`; none of its processes is older."""
     session_id: int | None = None
-    """The id of the session that its first process has led; None if there was no process."""
+    """The id of the session that its first process led; None if none was started."""
     session_end_ticks: float = math.inf
-    """When the session's id may have become another's: when its leader was reaped."""
+    """Time at which the session's leader was reaped, after which its id may be reused."""
 
     def has_in_session(self, stat: ProcessStat) -> bool:
         """Whether a process is in its session."""
@@ -117,19 +121,19 @@ class RunIdentity:
 
 @attrs.frozen
 class LeftoverReport:
-    """What was found of one launch."""
+    """The processes of one process run that were found after its exit."""
 
     killed: int = 0
-    """Number of processes outside its process group that were killed."""
+    """Number of processes outside of its process group that were killed."""
     unkillable: tuple[UnkillableProcess, ...] = ()
-    """Those that could not be."""
+    """The processes that could not be killed."""
 
 
 _EMPTY_REPORT = LeftoverReport()
 
 
 class LeftoverKiller:
-    """Finds and kills what plugins have left, for all that have ended meanwhile at once."""
+    """Kills what plugins have left, in one pass for all that have exited meanwhile."""
 
     def __init__(self, mesh_run: MeshRun, cgroups: Cgroups | None = None) -> None:
         self._mesh_run = mesh_run
@@ -139,10 +143,10 @@ class LeftoverKiller:
         self._pending: dict[str, RunIdentity] = {}
         self._reports: dict[str, LeftoverReport] = {}
         self._unreadable: set[tuple[int, int]] = set()
-        """Processes whose environment could not be read in time."""
+        """Processes, by pid and start time, whose environment could not be read in time."""
 
     async def kill_leftovers(self, identity: RunIdentity) -> LeftoverReport:
-        """Kill what a launch has left, and return what that was."""
+        """Kill what a process run has left, and report it."""
         self._pending[identity.launch_id] = identity
         async with self._lock:
             if identity.launch_id in self._pending:
@@ -161,17 +165,19 @@ class LeftoverKiller:
                         attempt.run, abandon_on_cancel=True, limiter=self._limiter
                     )
             except (OSError, RuntimeError) as exc:
-                _log.warning("cannot look for what plugins have left behind: %s", exc)
+                _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}
             if attempt.process_being_read is not None:
-                text = "cannot read the environment of pid %d: the kernel does not answer"
-                _log.warning(text, attempt.process_being_read[0])
+                _log.warning(
+                    "cannot read the environment of pid %d: the kernel does not respond; skipped",
+                    attempt.process_being_read[0],
+                )
                 self._unreadable.add(attempt.process_being_read)
         return {}
 
 
 class _KillPass:
-    """One pass for some launches, in a thread."""
+    """One pass for several process runs, in a thread."""
 
     def __init__(
         self,
@@ -181,7 +187,7 @@ class _KillPass:
         unreadable: Collection[tuple[int, int]],
     ) -> None:
         self.process_being_read: tuple[int, int] | None = None
-        """The pid, and the time of its start, of the process whose environment is being read."""
+        """Pid and start time of the process whose environment is being read."""
         self._mesh_run = mesh_run
         self._identities = identities
         self._limits = {mesh_run.get_run_limit(each.launch_id): each for each in identities}
@@ -195,20 +201,21 @@ class _KillPass:
         self._unreadable = unreadable
 
     def run(self) -> dict[str, LeftoverReport]:
+        """Kill in rounds until none finds a process that can be killed; report what was found."""
         killed: defaultdict[str, set[int]] = defaultdict(set)
         found: dict[str, list[ProcessStat]] = {}
-        inside = {
+        killed_in_cgroup = {
             identity.launch_id: self._remove_cgroup(identity) for identity in self._identities
         }
         for _ in range(_MAX_ROUNDS):
             found = self._find_leftovers()
-            mortal = False
+            has_killed = False
             for launch_id, stats in found.items():
                 for stat in stats:
                     if self._kill(stat):
-                        mortal = True
+                        has_killed = True
                         killed[launch_id].add(stat.pid)
-            if not mortal:
+            if not has_killed:
                 break
             time.sleep(_ROUND_PAUSE)
         left = {key: [describe_unkillable(stat) for stat in stats] for key, stats in found.items()}
@@ -217,7 +224,7 @@ class _KillPass:
             pids -= {each.pid for each in left.get(launch_id, ())}
         return {
             identity.launch_id: LeftoverReport(
-                inside[identity.launch_id] + len(killed[identity.launch_id]),
+                killed_in_cgroup[identity.launch_id] + len(killed[identity.launch_id]),
                 tuple(left.get(identity.launch_id, ())),
             )
             for identity in self._identities
@@ -227,7 +234,7 @@ class _KillPass:
         return 0 if self._cgroups is None else self._cgroups.remove(identity.launch_id)
 
     def _find_leftovers(self) -> dict[str, list[ProcessStat]]:
-        """The processes that there are of each launch."""
+        """Find the live processes of each process run."""
         found: defaultdict[str, list[ProcessStat]] = defaultdict(list)
         for stat in procfs.iter_stats():
             if stat.is_alive and stat.start_ticks >= self._min_start_ticks:
@@ -248,17 +255,17 @@ class _KillPass:
         return identity
 
     def _match_environment(self, stat: ProcessStat) -> RunIdentity | None:
-        """The launch that is named in the environment of a process."""
-        about = (stat.pid, stat.start_ticks)
-        if about in self._unreadable:
+        """Find the process run that is named in the environment of a process."""
+        process = (stat.pid, stat.start_ticks)
+        if process in self._unreadable:
             return None
-        self.process_being_read = about
+        self.process_being_read = process
         entries = procfs.read_environment(stat.pid)
         self.process_being_read = None
         return next((self._variables[each] for each in entries if each in self._variables), None)
 
     def _kill(self, stat: ProcessStat) -> bool:
-        """Kill a process, if it is still the one that was found; False if we may not signal it."""
+        """Kill a process if it is the one that was found; False if it may not be signalled."""
 
         def is_same() -> bool:
             now = procfs.read_stat(stat.pid)

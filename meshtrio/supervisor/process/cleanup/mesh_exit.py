@@ -1,8 +1,8 @@
-"""The end of the mesh that has started this process, noticed by the process itself.
+"""Stops a plugin's process when the mesh that has started it exits. Runs in the plugin.
 
-A mesh and its warden may both be killed, and then nobody is left to stop plugins. So each inherits
-a pidfd of the mesh's process, which becomes readable when that ends. It costs nothing until then.
-Copies of it in other processes keep nothing open and do no harm.
+If a mesh and its warden are both killed, no process is left that stops the plugins. So each plugin
+inherits a pidfd of the mesh's process, which becomes readable when the mesh exits. Copies of it in
+other processes keep nothing open.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _CHECK_INTERVAL = 0.2
 
 
 async def wait_for_mesh_exit() -> bool:
-    """Wait until the process of the mesh that has started this one has ended.
+    """Wait until the mesh that has started this process has exited.
 
     Returns:
-        True once it has; False at once if none has started this process, or if the descriptor was
-        closed by a program in between, such as a wrapper.
+        True when it has; False at once if no mesh has started this process, or if a program in
+        between, such as a wrapper, has closed the descriptor.
     """
     pidfd = _open_mesh_pidfd()
     if pidfd is None:
@@ -45,27 +45,28 @@ async def wait_for_mesh_exit() -> bool:
 
 
 async def stop_on_mesh_exit() -> None:
-    """Wait for the mesh's end, then have this process stopped as the mesh would have stopped it.
+    """Wait until the mesh has exited, then stop this process as the mesh would have stopped it.
 
-    That is SIGTERM to its process group, and SIGKILL after PLUGIN_STOP_TIMEOUT to all that is left
-    of its run. Returns at once if no mesh has started this process. To be cancelled when the
-    program no longer serves; what has begun by then goes on.
+    SIGTERM is sent to its process group, and after PLUGIN_STOP_TIMEOUT seconds SIGKILL to all that
+    is left of its process run. Returns at once if no mesh has started this process.
+
+    Cancellation: Ends the wait. A stop that has begun continues in a thread of its own.
     """
     if not await wait_for_mesh_exit():
         return
     for stream in (1, 2):
         _discard_if_broken(stream)
-    _log.warning("the mesh has ended without stopping this process; stopping by itself")
-    # Not a daemon: the process stays until what it has started is gone, too.
+    _log.warning("the mesh exited without stopping this process; stopping now")
+    # Not a daemon thread: the process stays until all that it has started has exited.
     threading.Thread(target=_stop_run, args=[_stop_timeout()], name="stop-with-mesh").start()
 
 
 def _open_mesh_pidfd() -> int | None:
-    """Duplicate the pidfd of the mesh, for one waiter; None if there is none.
+    """Duplicate the pidfd of the mesh for one waiter; None if there is none.
 
-    The variable may have been inherited without the descriptor, by a child of a plugin, and
-    something else may have its number; so only a pidfd is taken, and not that of an own child. It
-    stays open and inheritable: a program may execute itself again.
+    A child of a plugin may have inherited the variable without the descriptor, whose number is then
+    used for something else. So only a pidfd is accepted, and not that of an own child. The original
+    stays open and inheritable, since a program may execute itself again.
     """
     text = os.environ.get(contract.MESH_PIDFD, "")
     if not text.isdecimal():
@@ -97,7 +98,7 @@ def _stop_timeout() -> float:
 
 
 def _discard_if_broken(stream: int) -> None:
-    """Discard what is written to a pipe that the mesh has read: handlers that print go on."""
+    """Discard what is written to a pipe that the mesh has read, so that printing cannot fail."""
     poll = select.poll()
     poll.register(stream, 0)
     if any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -106,21 +107,21 @@ def _discard_if_broken(stream: int) -> None:
 
 
 def _stop_run(timeout: float) -> None:
-    """Stop this process and what it has started; runs in a thread of its own."""
+    """Stop this process and what it has started. Blocks; runs in a thread of its own."""
     end = time.monotonic() + timeout
     _signal_group(signal.SIGTERM)
-    mark = _make_run_marker()
+    marker = _make_run_marker()
     while time.monotonic() < end:
         time.sleep(_CHECK_INTERVAL)
-        if not threading.main_thread().is_alive() and not _has_other_processes(mark):
+        if not threading.main_thread().is_alive() and not _has_other_processes(marker):
             return
     with contextlib.suppress(OSError):
-        process_marker.kill_marked_processes(mark)
+        process_marker.kill_marked_processes(marker)
     _signal_group(signal.SIGKILL)
 
 
 def _signal_group(number: int) -> None:
-    """Signal the group that the mesh has made for this process, or this process in another one."""
+    """Signal the process group that the mesh has made, or this process if it has left it."""
     if os.getpgrp() == os.getsid(0):
         os.killpg(0, number)
     else:
@@ -128,7 +129,7 @@ def _signal_group(number: int) -> None:
 
 
 def _make_run_marker() -> process_marker.ProcessMarker:
-    """What this process and all that it has started carry."""
+    """Make the mark that this process and all that it has started carry."""
     variable = f"{contract.MESH_LAUNCH_ID}={os.environ.get(contract.MESH_LAUNCH_ID, '')}"
     users = {os.getuid(), os.geteuid()}
     try:

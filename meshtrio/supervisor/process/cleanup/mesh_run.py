@@ -1,9 +1,9 @@
-"""One launch of a mesh: what its processes are known by, and what they are given for that.
+"""One run of a mesh: the marks that its processes inherit, and killing all that carry them.
 
-A launch has a random id. Its processes inherit it in their environment (`MESH_ID`), and a number
-made of it in a limit that nothing enforces; see `marks.ProcessMarker`. The id is recorded in the
-lock file of the runtime dir, so that the next mesh there can end what a mesh that was killed
-together with its warden has left.
+A run has a random id. Its processes inherit the id in their environment (`MESH_ID`), and a number
+derived from it in a resource limit that the kernel does not enforce; see `ProcessMarker`. The id is
+recorded in the lock file of the runtime dir, so that the next mesh there can kill what a mesh that
+was killed together with its warden has left.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 _log = logging.getLogger("meshtrio.mesh")
 
 PROC_PASS_TIMEOUT = 10.0
-"""Seconds for a pass over /proc. Reading the environment of a process waits for the filesystem that
-its memory is mapped from, which may never answer."""
-PROC_SCAN_TIMED_OUT = "cannot look for what is left of a mesh: /proc does not answer for a process"
+"""Seconds that a pass over /proc may take. Reading the environment of a process waits for the
+filesystem that its memory is mapped from, which may never respond."""
+PROC_SCAN_TIMED_OUT = "cannot look for what is left of a mesh: reading /proc of a process hangs"
 _WARDEN_EXIT_TIMEOUT = 2.0
-"""Seconds that the warden of an earlier launch has to end by itself."""
+"""Seconds in which the warden of an earlier run may exit by itself, before it is killed."""
 _WARDEN_CHECK_INTERVAL = 0.05
 
 
 class MeshRun:
-    """Marks the processes of a mesh, and finds them again."""
+    """Marks the processes of a mesh run, and finds them again."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        """`folder`: the runtime dir."""
+        """Choose a random id; `runtime_dir` has the lock file that records it."""
         self.id = secrets.token_hex(16)
         self.users = {os.getuid(), os.geteuid()}
-        """The users that processes of the mesh run as."""
+        """The uids that processes of the mesh run as."""
         self._lock_path = runtime_dir / lock_file.LOCK_FILE_NAME
         self._pidfd: int | None = None
         self._run_numbers = itertools.count(1)
         self._run_limits: dict[str, int] = {}
-        """By the launch id of a process run, the limit that marks it."""
+        """The limit that marks a process run, by its launch id."""
 
     @contextmanager
     def hold_pidfd(self) -> Iterator[None]:
-        """Hold a pidfd of this process, which plugins inherit, during the block. Raises OSError."""
+        """Hold open a pidfd of this process, which plugins inherit. Raises OSError."""
         self._pidfd = os.pidfd_open(os.getpid())
         try:
             yield
@@ -61,9 +61,9 @@ class MeshRun:
             self._pidfd = None
 
     def record_users(self, users: Iterable[int]) -> None:
-        """Record the launch, and further users of its processes, in the lock file.
+        """Record the run, and additional uids of its processes, in the lock file.
 
-        To be called before a process runs as one of them. Raises OSError.
+        Must be called before a process runs as one of them. Raises OSError.
         """
         self.users.update(users)
         lock_file.append_line(self._lock_path, lock_file.format_mesh_run(self.id, self.users))
@@ -76,16 +76,16 @@ class MeshRun:
         cwd: Path | None,
         cgroup: Path | None = None,
     ) -> PluginProcess:
-        """Start a process of this launch; see `PluginProcess.spawn`."""
+        """Start a process of this run; see `PluginProcess.spawn`."""
         assert self._pidfd is not None
-        run = env[contract.MESH_LAUNCH_ID]
-        limit = self._run_limits[run] = process_marker.encode_marker_limit(
+        launch_id = env[contract.MESH_LAUNCH_ID]
+        limit = self._run_limits[launch_id] = process_marker.encode_marker_limit(
             self.id, next(self._run_numbers)
         )
-        own = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self._pidfd)}
+        marks = {contract.MESH_ID: self.id, contract.MESH_PIDFD: str(self._pidfd)}
         return await PluginProcess.spawn(
             command,
-            env={**env, **own},
+            env={**env, **marks},
             cwd=cwd,
             cgroup=cgroup,
             pass_fds=[self._pidfd],
@@ -97,44 +97,46 @@ class MeshRun:
         return self._run_limits.get(launch_id, 0)
 
     def remove_run(self, launch_id: str) -> None:
-        """Nothing of a process run is looked for any more."""
+        """Forget a process run, whose processes are not looked for any more."""
         self._run_limits.pop(launch_id, None)
 
     def can_own(self, process: process_marker.ProcessInfo) -> bool:
-        """Whether a process that carries a mark of this launch is one of it; see
-        `marks.ProcessMarker`."""
+        """Whether a process that carries a mark of this run belongs to it; see `ProcessMarker`."""
         return process_marker.make_mesh_marker(
             self.id, self.users, parent_pid=os.getpid()
         ).can_belong(process)
 
     async def kill_remaining(self) -> None:
-        """Kill all that is left of this launch, and take it out of the lock file.
+        """Kill what is left of this run, and remove the run from the lock file.
 
-        It stays there if something is left all the same, for the next mesh. Raises OSError, and
-        RuntimeError if there can be no thread.
+        It stays recorded, for the next mesh, if something is left all the same.
+
+        Raises:
+            OSError: The processes cannot be listed, or the lock file cannot be written.
+            RuntimeError: No thread can be started.
         """
-        mark = process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
+        marker = process_marker.make_mesh_marker(self.id, self.users, parent_pid=os.getpid())
         with trio.move_on_after(PROC_PASS_TIMEOUT):
-            swept = await trio.to_thread.run_sync(_kill_marked, mark, abandon_on_cancel=True)
-            if swept.is_complete:
+            report = await trio.to_thread.run_sync(_kill_marked, marker, abandon_on_cancel=True)
+            if report.is_complete:
                 lock_file.remove_mesh_run(self._lock_path, self.id)
             return
         _log.warning("%s", PROC_SCAN_TIMED_OUT)
 
     @property
     def marker(self) -> process_marker.ProcessMarker:
-        """What all processes of this launch carry."""
+        """The mark that all processes of this run carry."""
         return process_marker.make_mesh_marker(self.id, self.users)
 
 
 def kill_earlier_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
-    """Kill what earlier launches of a runtime dir have left, and log it. Blocks.
+    """Kill what earlier runs in a runtime dir have left, and log it. Blocks.
 
     Args:
-        launches: By their ids, the users of their processes, as recorded in the lock file.
+        mesh_runs: The uids of each run's processes by its id, as recorded in the lock file.
 
     Returns:
-        The launches of which nothing is left.
+        The ids of the runs of which nothing is left.
 
     Raises:
         OSError: The processes cannot be listed, or this process is out of descriptors.
@@ -142,34 +144,36 @@ def kill_earlier_runs(mesh_runs: Mapping[str, Iterable[int]]) -> list[str]:
     done = []
     for mesh_id, users in mesh_runs.items():
         allowed = {*users, os.getuid(), os.geteuid()}
-        swept = _kill_marked(process_marker.make_mesh_marker(mesh_id, allowed))
+        report = _kill_marked(process_marker.make_mesh_marker(mesh_id, allowed))
         _stop_wardens(mesh_id, allowed)
-        if swept.killed:
+        if report.killed:
             _log.warning(
-                "killed %d processes that an earlier mesh in this runtime dir has left",
-                len(swept.killed),
+                "killed %d processes that an earlier mesh in this runtime dir had left running",
+                len(report.killed),
             )
-        if swept.is_complete:
+        if report.is_complete:
             done.append(mesh_id)
     return done
 
 
 def _stop_wardens(mesh_id: str, users: Iterable[int]) -> None:
-    """Kill the wardens of a launch: one that is stopped at once, others after time to finish."""
-    mark = process_marker.ProcessMarker(
+    """Kill the wardens of a run: stopped ones at once, others after `_WARDEN_EXIT_TIMEOUT`."""
+    marker = process_marker.ProcessMarker(
         "", frozenset(users), process_marker.encode_marker_limit(mesh_id, 0)
     )
     end = time.monotonic() + _WARDEN_EXIT_TIMEOUT
-    while any(not warden.is_stopped for warden in mark.find_processes()):
+    while any(not warden.is_stopped for warden in marker.find_processes()):
         if time.monotonic() > end:
             break
         time.sleep(_WARDEN_CHECK_INTERVAL)
-    _kill_marked(mark)
+    _kill_marked(marker)
 
 
 def _kill_marked(marker: process_marker.ProcessMarker) -> process_marker.KillReport:
-    swept = process_marker.kill_marked_processes(marker)
-    zombie_reaper.reap_pids(swept.killed)
-    for pid, reason in swept.unkillable.items():
-        _log.warning("pid %d, which a plugin has started, cannot be killed (%s); left", pid, reason)
-    return swept
+    report = process_marker.kill_marked_processes(marker)
+    zombie_reaper.reap_pids(report.killed)
+    for pid, reason in report.unkillable.items():
+        _log.warning(
+            "cannot kill pid %d, which a plugin has started (%s); left running", pid, reason
+        )
+    return report

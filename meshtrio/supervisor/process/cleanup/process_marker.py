@@ -1,6 +1,6 @@
-"""What identifies the processes of a mesh, wherever they are; and killing just those.
+"""Recognizes the processes of a mesh, wherever they are, and kills exactly those.
 
-Standard library only: the warden, which imports nothing else, uses it too.
+Standard library and `meshtrio.util.pidfd` only: the warden, which imports nothing else, uses it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ProcessMarker:
-    """What identifies the processes of one mesh, or of one of its process runs.
+    """The mark that identifies the processes of one mesh, or of one of its process runs.
 
-    A process belongs to it if all of this holds:
+    A process matches if all of these conditions hold:
 
     - It carries the mark, which it has inherited: an environment variable with a random value, or a
       soft limit of RLIMIT_RSS in a range that begins with 40 random bits. Linux does not enforce
-      that limit. Unlike the environment it cannot be cleared by accident, and other users can read
-      it of processes that are not dumpable.
-    - It is in the PID namespace of this process: a container that was given a copy of the
-      environment is not ours.
-    - Its real user is one of `users`, the mesh's own and those that the config names: other users
-      that were given a copy of the environment are left alone.
+      that limit. Unlike the environment it is not cleared by accident, and other users can read it
+      even of processes that are not dumpable.
+    - It is in the PID namespace of this process: a container that got a copy of the environment
+      does not belong to the mesh.
+    - Its real uid is one of `users`, the mesh's own and those that the config names: processes of
+      other users that got a copy of the environment do not belong to it either.
 
-    A child of `parent` needs the mark only.
+    A child of `parent_pid` needs the mark only.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class ProcessMarker:
         """Make a mark.
 
         Args:
-            variable: The environment variable, as `LOCK_FILE_NAME=value`; "" for none.
-            users: The numbers of the users whose processes are meant.
-            first: The lowest limit that is meant; 0 for none.
-            last: The highest, if it is not the same.
-            parent: The pid of the mesh. A child of it that carries a mark has become one when its
-                parent ended, as the kernel has it where the mesh is PID 1 or a subreaper.
+            variable: The environment variable, as `NAME=value`; "" for none.
+            users: The uids whose processes match.
+            first_limit: The lowest soft limit that matches; 0 for none.
+            last_limit: The highest soft limit that matches; None for `first_limit`.
+            parent_pid: The pid of the mesh. A marked process has become a child of it when its
+                parent exited, if the mesh is PID 1 or a subreaper.
         """
         self._parent_pid = parent_pid
         self._variable = os.fsencode(variable)
@@ -81,7 +81,7 @@ class ProcessMarker:
         return self._variable in environment and self._variable in environment.split(b"\0")
 
     def find_processes(self) -> Iterator[ProcessInfo]:
-        """Yield the processes that belong to it, without this one. Raises OSError; see `read`."""
+        """Yield the processes that match, except this one. Raises OSError; see `read_proc_file`."""
         for name in os.listdir(b"/proc"):
             if name.isdigit():
                 found = self.match_process(int(name))
@@ -89,14 +89,14 @@ class ProcessMarker:
                     yield found
 
     def match_process(self, name: int | str) -> ProcessInfo | None:
-        """Return the process of `/proc/NAME` if it belongs to it, else None."""
+        """Return the process of `/proc/NAME` if it matches, else None."""
         if not self.is_carried_by(name):
             return None
         found = ProcessInfo(name)
         return found if self.can_belong(found) else None
 
     def can_belong(self, process: ProcessInfo) -> bool:
-        """Whether a process that carries the mark lives, and is where ours can be."""
+        """Whether a process that carries the mark fulfils the other conditions, and is alive."""
         if not process.is_alive:
             return False
         if self._parent_pid is not None and process.ppid == self._parent_pid:
@@ -107,16 +107,16 @@ class ProcessMarker:
 def make_mesh_marker(
     mesh_id: str, users: Collection[int], *, parent_pid: int | None = None
 ) -> ProcessMarker:
-    """Return the mark of all that a mesh has started, without its wardens; see `ProcessMarker`."""
+    """Make the mark of all that a mesh has started, except its wardens; see `ProcessMarker`."""
     first = encode_marker_limit(mesh_id, 1)
     last = first + (1 << _RUN_BITS) - 2
     return ProcessMarker(f"MESH_ID={mesh_id}", users, first, last, parent_pid=parent_pid)
 
 
 def encode_marker_limit(mesh_id: str, run_number: int) -> int:
-    """Return the soft limit that marks one process run of a mesh; number 0 marks its wardens.
+    """Return the soft limit that marks a process run of a mesh; number 0 marks its wardens.
 
-    After four million runs it begins again with 1.
+    Numbers wrap around to 1 after four million process runs.
     """
     number = (run_number - 1) % ((1 << _RUN_BITS) - 1) + 1 if run_number else 0
     return _MARKER_BIT | int(mesh_id[:10], 16) << _RUN_BITS | number
@@ -125,7 +125,7 @@ def encode_marker_limit(mesh_id: str, run_number: int) -> int:
 def set_marker_limit(pid: int, limit: int) -> None:
     """Mark a process, 0 for this one, and what it starts from now on.
 
-    Does nothing where the hard limit is lower, and for a process that may not be changed.
+    Does nothing if its hard limit is lower, or if it may not be changed.
     """
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_RSS)
@@ -141,56 +141,56 @@ def read_rss_limit(name: int | str) -> int:
 
 
 def is_warden(pid: int) -> bool:
-    """Whether a process carries the mark of a warden, of any mesh."""
+    """Whether a process carries the mark of a warden of any mesh."""
     limit = read_rss_limit(pid)
     return is_marker_limit(limit) and limit % (1 << _RUN_BITS) == 0
 
 
 def is_marker_limit(limit: int) -> bool:
-    """Whether a soft limit is the mark of some mesh, and not a limit that a user has set."""
+    """Whether a soft limit is the mark of any mesh, and not a limit that a user has set."""
     return bool(limit & _MARKER_BIT)
 
 
 class ProcessInfo:
-    """The parts of `/proc/PID/status` that are used here."""
+    """The fields of `/proc/PID/status` that identify a process of a mesh."""
 
     def __init__(self, name: int | str) -> None:
-        """Read the status of `/proc/NAME`. One that cannot be read is not `alive`."""
+        """Read the status of `/proc/NAME`. A process that cannot be read is not alive."""
         self.name = name
         lines = (line.partition(b":") for line in read_proc_file(name, "status").splitlines())
         fields = {key: value.split() for key, _, value in lines}
         self._pids = [int(pid) for pid in fields.get(b"NSpid", ())]
         self.uid = int(fields[b"Uid"][0]) if b"Uid" in fields else -1
-        """The real user id."""
+        """Its real uid, -1 if it cannot be read."""
         self.ppid = int(fields[b"PPid"][0]) if b"PPid" in fields else 0
-        """As `/proc` numbers it."""
+        """The pid of its parent, in the namespace that `/proc` was mounted for."""
         self.state = fields[b"State"][0].decode() if self._pids else "X"
-        """One letter, as in `/proc/PID/stat`."""
+        """Its state as one letter, as in `/proc/PID/stat`; "X" if it cannot be read."""
         self.is_alive = self.state not in "ZX"
-        """Whether it can be read, and is neither a zombie nor dead."""
+        """Whether it can be read and is neither a zombie nor dead."""
 
     @property
     def pid(self) -> int:
-        """Its pid in the namespace of this process, which `/proc` may number otherwise."""
+        """Its pid in the namespace of this process, which may differ from that in `/proc`."""
         return self._pids[min(self.namespace_depth, ProcessInfo("self").namespace_depth) - 1]
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it is stopped, by a signal or by a process that traces it."""
+        """Whether it is stopped by a signal or by its tracer."""
         return self.state in "Tt"
 
     @property
     def namespace_depth(self) -> int:
-        """How many PID namespaces it is in, of those that `/proc` shows."""
+        """Number of PID namespaces that it is in, of those that `/proc` shows."""
         return len(self._pids)
 
     @property
     def is_in_own_namespace(self) -> bool:
         """Whether it is in the PID namespace of this process.
 
-        `/proc` shows the processes of the namespace that it was mounted for, and of those below. A
-        process has one pid for each namespace from that on. Where `/proc` is that of our own
-        namespace, that settles it, also for processes whose links cannot be read.
+        `/proc` shows the processes of the namespace that it was mounted for and of nested ones. A
+        process has one pid in each namespace from that one down to its own. If `/proc` is that of
+        our own namespace, the depth is sufficient, also for processes whose links cannot be read.
         """
         if self.namespace_depth != ProcessInfo("self").namespace_depth:
             return False
@@ -208,9 +208,10 @@ def _read_pid_namespace(name: int | str) -> str | None:
 
 
 def read_proc_file(name: int | str, file: str) -> bytes:
-    """Read `/proc/NAME/FILE`; b"" if it is hidden or gone. In bytes, since it need not be UTF-8.
+    """Return the content of `/proc/NAME/FILE`, which need not be UTF-8; b"" if it cannot be read.
 
-    Raises OSError if this process is out of descriptors or memory.
+    Raises:
+        OSError: This process is out of descriptors or memory.
     """
     try:
         with open(f"/proc/{name}/{file}", "rb", buffering=0) as opened:
@@ -222,36 +223,39 @@ def read_proc_file(name: int | str, file: str) -> bytes:
 
 
 class KillReport:
-    """What a sweep has done."""
+    """The result of `kill_marked_processes`."""
 
     def __init__(self) -> None:
         self.killed: set[int] = set()
+        """Pids of the processes that were sent SIGKILL."""
         self.unkillable: dict[int, str] = {}
-        """By pid, why a process could not be killed."""
+        """The reason why a process could not be killed, by its pid."""
         self.is_complete = False
-        """Whether nothing more was found in the end."""
+        """Whether the last pass found nothing, and nothing unkillable was left."""
 
 
 def kill_marked_processes(marker: ProcessMarker) -> KillReport:
-    """Kill what belongs to a mark, and look again until there is nothing more, at most 20 times.
+    """Kill all processes that match, in passes until one finds nothing; at most 20 passes. Blocks.
 
-    A process that may not be killed is left, and keeps no other from being killed. Raises OSError
-    if the processes cannot be listed, or this process is out of descriptors or memory.
+    A process that may not be killed is skipped.
+
+    Raises:
+        OSError: The processes cannot be listed, or this process is out of descriptors or memory.
     """
-    swept = KillReport()
+    report = KillReport()
     for _ in range(_MAX_KILL_PASSES):
-        found = [each for each in marker.find_processes() if each.pid not in swept.unkillable]
+        found = [each for each in marker.find_processes() if each.pid not in report.unkillable]
         for each in found:
-            _kill(each, marker, swept)
+            _kill(each, marker, report)
         if not found:
-            swept.is_complete = not swept.unkillable
+            report.is_complete = not report.unkillable
             break
         time.sleep(_KILL_PASS_PAUSE)
-    return swept
+    return report
 
 
 def _kill(process: ProcessInfo, marker: ProcessMarker, report: KillReport) -> None:
-    """Kill a process if it is still the one that was found."""
+    """Kill a process if it still matches."""
 
     def is_same() -> bool:
         return marker.match_process(process.name) is not None

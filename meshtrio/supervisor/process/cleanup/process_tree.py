@@ -1,9 +1,9 @@
-"""Which processes are a plugin's, and which of them hold a socket; for a worker thread.
+"""Decides whether a process belongs to a plugin, and which of its processes hold a socket.
 
-A process is a plugin's if it is in the session or the process group of the process that the mesh
-has started, descends from it, is in its cgroup, or carries its launch id in its environment. Each
-of them covers what the others miss: a daemon has another session and parent, and a program may
-overwrite its environment.
+A process belongs to a plugin if it is in the session or the process group of the process that the
+mesh has started, descends from it, is in its cgroup, or carries its launch id in its environment.
+Each criterion covers what the others miss: a daemon has another session and parent, and a program
+may overwrite its environment. All of it is for a worker thread.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from meshtrio.supervisor.process.proc import procfs
 
 _MAX_ANCESTORS = 64
 _MAX_DESCRIPTORS = 100_000
-"""Of all processes of a plugin, that are looked through for a socket: 0.2 s of a thread."""
+"""Maximum number of descriptors of a plugin that are searched, which takes 0.2 s."""
 
 
 @attrs.frozen
 class ProcessTree:
-    """The processes of one launch of a plugin."""
+    """The processes of one process run of a plugin."""
 
     leader_pid: int
     """The pid of the process that the mesh has started."""
     launch_id: str
+    """The value of MESH_LAUNCH_ID that they inherit."""
 
     def contains(self, pid: int) -> bool:
-        """Whether a process that is there is one of them."""
+        """Whether a process, which exists, is one of them."""
         return pid > 0 and (
             self._is_led(pid) or self._is_descendant(pid) or self._has_launch_id(pid)
         )
 
     def is_led(self, pid: int) -> bool:
-        """The part of `owns` that only takes two system calls, and may be asked in the loop."""
+        """Whether it is one by group or session: two system calls, fit for the event loop."""
         return pid > 0 and self._is_led(pid)
 
     def _is_led(self, pid: int) -> bool:
@@ -55,7 +56,7 @@ class ProcessTree:
             except OSError as exc:
                 if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
                     raise
-                return False  # it has ended, or is hidden from us
+                return False  # It has exited, or is hidden from us.
             if found is None or found.ppid <= 1:
                 return False
             pid = found.ppid
@@ -68,14 +69,14 @@ class ProcessTree:
         if mark in process_marker.read_proc_file(pid, "environ").split(b"\0"):
             return True
         end = f"-{self.launch_id}".encode()
-        folders = process_marker.read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
+        directories = process_marker.read_proc_file(pid, "cgroup").replace(b"\n", b"/").split(b"/")
         return any(
             each.startswith(cgroups.CGROUP_PREFIX.encode()) and each.endswith(end)
-            for each in folders
+            for each in directories
         )
 
     def find_pids(self) -> Iterator[int]:
-        """Yield the pids of all of them, those first that are found with the least work.
+        """Yield the pids of all of them, cheaply found ones first.
 
         Raises:
             OSError: /proc cannot be listed.
@@ -87,39 +88,39 @@ class ProcessTree:
         yield from (pid for pid in rest if self._is_descendant(pid) or self._has_launch_id(pid))
 
     def holds_sockets(self, inodes: Iterable[int]) -> bool | None:
-        """Whether each of some sockets is held by one of them.
+        """Whether each of some sockets, by inode, is held by one of them.
 
         Returns:
-            None if that cannot be seen: the descriptors of one of them cannot be read, because it
-            runs as another user and the mesh may not look (proc(5), PTRACE_MODE_READ_FSCREDS), or
-            they have more than `_MAX_DESCRIPTORS`.
+            None if that is unknown: the mesh may not read the descriptors of one of them, which
+            runs as another user (proc(5), PTRACE_MODE_READ_FSCREDS), or they have more than
+            `_MAX_DESCRIPTORS`.
 
         Raises:
             OSError: /proc cannot be listed.
         """
         left = {b"socket:[%d]" % inode for inode in inodes}
-        looked_at, hidden = 0, False
+        count, hidden = 0, False
         for pid in self.find_pids():
             try:
                 for link in _read_descriptor_links(pid):
                     left.discard(link)
-                    looked_at += 1
+                    count += 1
                     if not left:
                         return True
-                    if looked_at >= _MAX_DESCRIPTORS:
+                    if count >= _MAX_DESCRIPTORS:
                         return None
             except PermissionError:
                 hidden = True
             except OSError:
-                continue  # it has ended
+                continue  # It has exited.
         return None if hidden else False
 
 
 def _read_descriptor_links(pid: int) -> Iterator[bytes]:
-    """Yield what the descriptors of a process refer to. Raises OSError."""
-    folder = b"/proc/%d/fd" % pid
-    for name in os.listdir(folder):
+    """Yield the targets of the descriptors of a process. Raises OSError."""
+    directory = b"/proc/%d/fd" % pid
+    for name in os.listdir(directory):
         try:
-            yield os.readlink(folder + b"/" + name)
+            yield os.readlink(directory + b"/" + name)
         except FileNotFoundError:
-            continue  # it was closed
+            continue  # It was closed.

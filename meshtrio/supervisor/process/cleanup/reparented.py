@@ -1,9 +1,8 @@
-"""Descendants of plugins that have become children of the mesh, and carry no mark any more.
+"""Kills descendants of plugins that have become children of the mesh and carry no mark.
 
-If the mesh is a subreaper, a child that it has not started descends from a plugin, however little
-it has kept of what it was given: its group, session, environment and limits. Those that still carry
-a mark are found by that. Of the others it is only known that their plugin ran when they were first
-seen.
+If the mesh is a subreaper, any child that it has not started descends from a plugin, whatever
+group, session, environment and limits it has. Those that carry a mark are found by it. Of the
+others it is only known that their plugin was running when they were first seen.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _CHECK_INTERVAL = 1.0
 _MAX_KILL_ROUNDS = 120
 _KILL_ROUND_PAUSE = 0.025
 _WARDEN_EXIT_TIMEOUT = 2.0
-"""Seconds that the wardens of meshes in plugins have to end."""
+"""Seconds in which the wardens of nested meshes have to exit."""
 
 
 @attrs.frozen
 class _ReparentedProcess:
     pidfd: int
     plugin_pids: frozenset[int]
-    """The pids of the plugins of which one has started it."""
+    """Pids of the plugins that were running when it was found, one of which has started it."""
 
     @property
     def has_exited(self) -> bool:
@@ -44,23 +43,23 @@ class _ReparentedProcess:
 
 
 class ReparentedProcesses:
-    """Watches over unmarked children of the mesh, and ends each after its plugin."""
+    """Watches unmarked children of the mesh, and kills each when its plugin has exited."""
 
     def __init__(self, mesh_run: MeshRun, warden: Warden) -> None:
         self._mesh_run = mesh_run
         self._warden = warden
         self._processes: dict[int, _ReparentedProcess] = {}
         self._marked: set[int] = set()
-        """Children that carry a mark, and are found by that."""
+        """Pids of children that carry a mark, by which `leftover_killer` finds them."""
         self._unkillable: set[int] = set()
-        """Those that cannot be killed, which was logged."""
+        """Pids of processes that cannot be killed, which was logged."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look once a second, until cancelled; then end all of them, within seconds."""
+        """Check once a second until cancelled; then kill all of them, within seconds."""
         task_status.started()
         if not subreaper.is_subreaper():
             return
-        # What a plugin has left is not a successor's.
+        # What a plugin has left must not be attributed to its successor.
         self._warden.on_plugin_reaped = self._update
         try:
             while True:
@@ -73,7 +72,7 @@ class ReparentedProcesses:
                 await self._kill_all()
 
     async def _kill_all(self) -> None:
-        """End all of them, and what is ours once one of them has ended."""
+        """Kill all of them, and what becomes a child of this process when they exit."""
         wardens_end = trio.current_time() + _WARDEN_EXIT_TIMEOUT
         for _ in range(_MAX_KILL_ROUNDS):
             self._update()
@@ -87,18 +86,18 @@ class ReparentedProcesses:
             await trio.sleep(_KILL_ROUND_PAUSE)
 
     def _update(self) -> None:
-        """Forget those that have ended, and adopt new ones."""
-        for pid, adopted in list(self._processes.items()):
-            if adopted.has_exited:
+        """Remove processes that have exited, and add new ones."""
+        for pid, process in list(self._processes.items()):
+            if process.has_exited:
                 self._warden.unwatch_reparented(pid)
                 os.close(self._processes.pop(pid).pidfd)
-        # A warden of a mesh in a plugin has something to do, and ends by itself.
+        # The warden of a nested mesh has plugins to kill, and exits by itself.
         self._add_all(pid for pid in self._find_new() if not process_marker.is_warden(pid))
 
     def _find_new(self) -> list[int]:
-        """The live children that were neither started nor adopted, and carry no mark of ours."""
+        """Find unmarked children that this process has not started and that are not watched."""
         if CHILD_REGISTRY.pending_starts:
-            return []  # one of them may just have been started
+            return []  # One of them may be a child that is being started.
         children = set(subreaper.list_child_pids())
         self._marked &= children
         try:
@@ -108,10 +107,10 @@ class ReparentedProcesses:
                 if pid not in CHILD_REGISTRY.pids and self._is_unmarked(pid)
             ]
         except OSError:
-            return []  # there is no descriptor; the next look comes
+            return []  # No descriptor is left; the next check tries again.
 
     def _is_unmarked(self, pid: int) -> bool:
-        """Whether a child lives and carries no mark; remembers those that do."""
+        """Whether a child is alive and carries no mark; remembers those that carry one."""
         if self._mesh_run.marker.match_process(pid) is not None:
             self._marked.add(pid)
             return False
@@ -125,17 +124,20 @@ class ReparentedProcesses:
                 continue
             self._processes[pid] = _ReparentedProcess(opened, self._warden.plugin_pids)
             self._warden.watch_reparented(pid, opened)
-            _log.info("adopted pid %d, which a plugin has left without a mark of the mesh", pid)
+            _log.info(
+                "watching reparented pid %d, which a plugin has left without a mark of the mesh",
+                pid,
+            )
 
     def _kill_abandoned(self) -> None:
-        for pid, adopted in self._processes.items():
-            if not adopted.plugin_pids & self._warden.plugin_pids:
+        for pid, process in self._processes.items():
+            if not process.plugin_pids & self._warden.plugin_pids:
                 self._kill(pid)
 
     def _kill(self, pid: int) -> None:
-        adopted = self._processes[pid]
+        process = self._processes[pid]
         try:
-            signal.pidfd_send_signal(adopted.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
         except OSError as exc:

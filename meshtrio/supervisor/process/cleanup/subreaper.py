@@ -1,7 +1,7 @@
-"""A process that is given the orphans among its descendants, as `meshtrio serve` is (prctl(2)).
+"""Makes this process a subreaper, the new parent of orphans among its descendants (prctl(2)).
 
-When a process ends, the kernel makes its children those of the nearest ancestor that is a
-subreaper. So each child of a mesh is one that it has started or a descendant of a plugin.
+When a process exits, its children become those of the nearest ancestor that is a subreaper. So
+each child of `meshtrio serve` is either one that it has started or a descendant of a plugin.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import logging
 import os
 
 from meshtrio.supervisor.process.cleanup import process_marker
+from meshtrio.util.log_once import ReasonChangeLogger
 
-_log = logging.getLogger("meshtrio.mesh")
+_failure_log = ReasonChangeLogger(logging.getLogger("meshtrio.mesh"))
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -19,11 +20,11 @@ _is_subreaper = False
 
 
 def become_subreaper() -> None:
-    """Become a subreaper. To be called before this program starts any process.
+    """Become a subreaper. Must be called before this program starts any process.
 
-    Does nothing as PID 1, to which the kernel also gives processes that were started in its
-    container from outside, and in a program that was executed with children: what these start
-    would be taken for a plugin's, too.
+    Does nothing as PID 1, which also becomes the parent of processes that were started in its
+    container from outside, nor in a program that was executed with children: their descendants
+    would be attributed to plugins.
     """
     global _is_subreaper
     if os.getpid() == 1 or not _is_own_pid_namespace_in_proc() or list_child_pids():
@@ -34,12 +35,15 @@ def become_subreaper() -> None:
 
 
 def is_subreaper() -> bool:
-    """Whether all children that this process has not started descend from plugins."""
+    """Whether every child that this process has not started descends from a plugin."""
     return _is_subreaper
 
 
 def list_child_pids() -> list[int]:
-    """The pids of all children of this process; none if /proc is that of another namespace."""
+    """List the pids of all children of this process.
+
+    The list is empty if /proc is that of another PID namespace, or cannot be read.
+    """
     found: list[int] = []
     if not _is_own_pid_namespace_in_proc():
         return found
@@ -49,7 +53,9 @@ def list_child_pids() -> list[int]:
                 int, process_marker.read_proc_file(f"self/task/{task}", "children").split()
             )
     except OSError as exc:
-        _log.warning("cannot look for processes that plugins have left: %s", exc.strerror)
+        _failure_log.log(exc.errno, "cannot list children of this process: %s", exc.strerror)
+    else:
+        _failure_log.reset()
     return found
 
 

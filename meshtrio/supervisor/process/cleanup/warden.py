@@ -1,7 +1,7 @@
-"""The mesh's end of the warden: the small process that outlives it when it is killed.
+"""Runs the warden, a small process that kills all plugins if the mesh is killed.
 
-PR_SET_PDEATHSIG is no way to the same end: trio spawns from a worker thread, and the signal
-comes when that thread ends, not the process.
+PR_SET_PDEATHSIG cannot replace it: plugins are started in worker threads, and the kernel sends that
+signal when the thread exits, not the process.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _log = logging.getLogger("meshtrio.mesh")
 
 _SCRIPT = Path(__file__).with_name("warden_main.py")
 _ENVIRONMENT = ("LD_LIBRARY_PATH",)
-"""All that the interpreter may need. A warden that had the rest, too, would be taken for a process
-of an outer mesh's plugin by that mesh's warden, and killed before it has killed its own plugins."""
+"""The variables that the interpreter may need. A warden with the complete environment would carry
+the marks of an outer mesh, whose warden would kill it before it has killed its own plugins."""
 _RESTART_PAUSE = 0.1
 _FAILED_RESTART_PAUSE = 1.0
 _CHECK_INTERVAL = 1.0
 _STOP_TIMEOUT = 2.0
-"""Seconds the warden has to end once it was told that all is well."""
-_REAP_WITHIN = 1.0
-"""Seconds that a process which traces the warden has to let go of it once it has ended."""
-_REAP_PAUSE = 0.02
+"""Seconds in which the warden has to exit when the mesh stops."""
 
 
 class Warden:
-    """Knows the pidfds of all plugins, and hands them to a new warden should the old one die."""
+    """Keeps one warden process running, and sends it the pidfds of all plugins.
+
+    It keeps the pidfds itself, too, and sends all of them to the next warden if one dies.
+    """
 
     def __init__(self, mesh_run: MeshRun, cgroup: Path | None = None) -> None:
         self._mesh_run = mesh_run
@@ -51,54 +51,58 @@ class Warden:
         self._reparented: dict[int, int] = {}
         self._socket: socket.socket | None = None
         self.on_plugin_reaped: Callable[[], None] = lambda: None
-        """Called when a plugin has been reaped, before a successor is started."""
+        """Callback for when a plugin has been reaped, before its successor is started."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a warden running until cancelled, then send it home. Raises OSError at the start."""
+        """Keep a warden running until cancelled, then stop it.
+
+        Raises:
+            OSError: The first warden cannot be started.
+        """
         await self._run_one(task_status.started)
         while True:
             await trio.sleep(_RESTART_PAUSE)
             try:
                 await self._run_one(lambda: None)
-            except Exception as exc:  # Whatever it is, the mesh goes on.
-                _log.error("cannot start a warden: %s; trying again", exc)
+            except Exception as exc:  # The mesh runs on without a warden meanwhile.
+                _log.error("cannot start the warden: %s; retrying", exc)
                 await trio.sleep(_FAILED_RESTART_PAUSE)
 
     async def _run_one(self, started: Callable[[], None]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with ours:
-            with theirs:
+        own_socket, warden_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own_socket.setblocking(False)
+        with own_socket:
+            with warden_socket:
                 process = await start_child(
                     self._command(),
                     partial(
                         process_marker.set_marker_limit,
                         limit=process_marker.encode_marker_limit(self._mesh_run.id, 0),
                     ),
-                    stdin=theirs,
+                    stdin=warden_socket,
                     cwd=Path("/"),
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 )
-            self._socket = ours
+            self._socket = own_socket
             self._send_users(self._mesh_run.users)
             started()
-            await self._supervise(process, ours)
-        _log.error("the warden (pid %d) died; starting another", process.pid)
+            await self._supervise(process, own_socket)
+        _log.error("the warden (pid %d) exited unexpectedly; restarting it", process.pid)
 
     def _command(self) -> list[str]:
         users = ",".join(map(str, sorted(self._mesh_run.users)))
         arguments = [str(os.getpid()), self._mesh_run.id, users, *self._cgroup]
         return [sys.executable, "-I", "-S", str(_SCRIPT), *arguments]
 
-    async def _supervise(self, process: ChildProcess, ours: socket.socket) -> None:
-        """Wait until the warden has ended; when cancelled, have it end."""
-        ended = False
+    async def _supervise(self, process: ChildProcess, own_socket: socket.socket) -> None:
+        """Wait until the warden has exited; when cancelled, stop it."""
+        has_exited = False
         try:
-            await self._wait_for_exit(process, ours)
-            ended = True
+            await self._wait_for_exit(process, own_socket)
+            has_exited = True
         finally:
             with trio.CancelScope(shield=True):
-                if ended or await self._stop(process):
+                if has_exited or await self._stop(process):
                     await process.reap()
             if process.tracer is not None:
                 _log.warning("the warden (pid %d) is held by %s", process.pid, process.tracer)
@@ -106,23 +110,24 @@ class Warden:
                 CHILD_REGISTRY.reap_later(process)
             self._socket = None
 
-    async def _wait_for_exit(self, process: ChildProcess, ours: socket.socket) -> None:
-        """Wait until a warden has ended. One that is stopped is ended, since it guards nothing."""
+    async def _wait_for_exit(self, process: ChildProcess, own_socket: socket.socket) -> None:
+        """Wait until the warden has exited. Kill it if it is stopped (SIGSTOP) and so of no use."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_kill_if_stopped, process)
-            nursery.start_soon(self._send_all_pidfds, ours)
+            nursery.start_soon(self._send_all_pidfds, own_socket)
             await process.wait_for_exit()
             nursery.cancel_scope.cancel()
 
     @property
     def plugin_pids(self) -> frozenset[int]:
-        """The pids of the plugins that it watches."""
+        """The pids of the plugins that are watched."""
         return frozenset(self._plugins)
 
     async def _stop(self, process: ChildProcess) -> bool:
-        """Send the warden home if nothing is left to watch, and return whether it has ended.
+        """Stop the warden and return whether it has exited.
 
-        Otherwise the end of its socket has it kill what is left, for which it may outlive us.
+        If watched processes are left, the end of its socket makes it kill them, for which it may
+        outlive this process.
         """
         assert self._socket is not None
         if not self._plugins and not self._reparented:
@@ -135,7 +140,7 @@ class Warden:
             return True
         if self._plugins or self._reparented:
             pids = ", ".join(map(str, [*self._plugins, *self._reparented]))
-            _log.warning("the warden (pid %d) goes on killing pids %s", process.pid, pids)
+            _log.warning("the warden (pid %d) is still killing pids %s", process.pid, pids)
             return False
         process.kill()
         with trio.move_on_after(_STOP_TIMEOUT):
@@ -144,38 +149,38 @@ class Warden:
         return False
 
     def watch(self, pid: int, pidfd: int) -> None:
-        """Have a plugin killed should the mesh die. Never blocks."""
+        """Have a plugin killed if the mesh dies. Never blocks."""
         self._plugins[pid] = pidfd
         self._send_pidfd(pid, pidfd)
 
     def unwatch(self, pid: int) -> None:
-        """The plugin has been reaped, and its number may be another's from now on."""
+        """Stop watching a plugin that has been reaped, so that its pid may be reused."""
         self._plugins.pop(pid, None)
         self._send(b"-%d" % pid)
         self.on_plugin_reaped()
 
     def watch_reparented(self, pid: int, pidfd: int) -> None:
-        """Have a descendant of a plugin killed, too, which has become a child of the mesh."""
+        """Have a descendant of a plugin killed that has become a child of the mesh."""
         self._reparented[pid] = pidfd
         self._send_pidfd(pid, pidfd)
 
     def unwatch_reparented(self, pid: int) -> None:
-        """Such a descendant has ended."""
+        """Stop watching a descendant that has exited."""
         del self._reparented[pid]
         self._send(b"-%d" % pid)
 
     def set_users(self, users: Iterable[int]) -> None:
-        """Record the users that plugins are to run as, before one of them does. Raises OSError."""
-        recorded = set(users)
-        self._mesh_run.record_users(recorded)
-        self._send_users(recorded)
+        """Record the uids of plugins before one of these runs. Raises OSError."""
+        uids = set(users)
+        self._mesh_run.record_users(uids)
+        self._send_users(uids)
 
     def _send_users(self, users: Iterable[int]) -> None:
         for user in users:
             self._send(b"u%d" % user)
 
     async def _send_all_pidfds(self, channel: socket.socket) -> None:
-        """Hand over the plugins that there were before this warden, as fast as it takes them."""
+        """Send the pidfds of what was watched before this warden started, as fast as it reads."""
         for pid, pidfd in {**self._plugins, **self._reparented}.items():
             await trio.lowlevel.wait_writable(channel)
             if pidfd in (self._plugins.get(pid), self._reparented.get(pid)):
@@ -193,32 +198,32 @@ class Warden:
         try:
             self._socket.sendmsg([message], ancillary)
         except OSError as exc:
-            # It is dead or about to be replaced, and its successor is sent everything.
+            # It has exited or is about to be replaced; its successor is sent everything.
             _log.warning("cannot send %r to the warden: %s", message.decode(), exc.strerror)
 
 
 async def _kill_if_stopped(process: ChildProcess) -> None:
-    """Kill a warden that was found stopped twice in a row, a second apart.
+    """Kill a warden that is found stopped in two consecutive checks, a second apart.
 
-    Once would not do: one that is traced by strace(1) is stopped again and again, for an instant.
+    One check is not sufficient: a process that strace(1) traces is stopped often, for an instant.
     """
-    before = False
+    was_stopped = False
     while True:
         await sleep_until_tick(_CHECK_INTERVAL)
         stopped = _is_stopped(process.pid)
-        if stopped and before:
+        if stopped and was_stopped:
             _log.error(
-                "the warden (pid %d) is stopped, by SIGSTOP or a debugger, and would not end the "
-                "plugins of a mesh that is killed; killing it",
+                "the warden (pid %d) is stopped by SIGSTOP or a debugger and could not kill the "
+                "plugins if the mesh died; killing it",
                 process.pid,
             )
             process.kill()
             return
-        before = stopped
+        was_stopped = stopped
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a process is stopped, by a signal or by a process that traces it."""
+    """Whether a process is stopped by a signal or by its tracer; False if that is unknown."""
     try:
         return process_marker.ProcessInfo(pid).is_stopped
     except OSError:

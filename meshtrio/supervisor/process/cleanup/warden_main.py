@@ -1,12 +1,12 @@
-"""The warden: kills the plugins of a mesh that died without doing so. Standard library only.
+"""The warden process: kills the plugins of a mesh that was killed itself. Standard library only.
 
-Run by `warden` as a script of its own: `warden_main.py PID MESH_ID USERS [CGROUP]`, with a
-SOCK_SEQPACKET socket to the mesh as standard input. Messages are `+PID` with a pidfd beside it,
-`-PID`, `uUSER`, and `.` when the mesh has stopped in good order. USERS are numbers with commas.
+`warden` runs it as a script: `warden_main.py PID MESH_ID USERS [CGROUP]`, with a SOCK_SEQPACKET
+socket to the mesh as standard input. Messages are `+PID` with a pidfd as SCM_RIGHTS, `-PID`,
+`uUID`, and `.` if the mesh has stopped all plugins. USERS are uids separated by commas.
 
-What it kills are processes that the mesh has handed over by pidfd, what these have started, and
-processes that carry a mark of the mesh (`marks`): none is ever killed because of its number, its
-name or a path alone.
+It kills processes whose pidfds the mesh has sent, what these have started, and processes that carry
+a mark of the mesh (`process_marker`). No process is killed because of its number, its name or a
+path alone.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ else:
     import process_marker
 
 _SECOND_PASS_DELAY = 0.1
-"""Seconds; execve(2) takes milliseconds at most."""
+"""Seconds between the two passes; execve(2) takes milliseconds at most."""
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2
-"""PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), which Linux has since 6.9."""
+"""Flag PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), since Linux 6.9."""
 
 
 class _GuardedProcesses:
-    """What the mesh has sent to the warden."""
+    """The processes and users that the mesh has sent to the warden."""
 
     def __init__(self, users: Iterable[int]) -> None:
         self.users = set(users)
         self.plugins: dict[int, int] = {}
-        """The pidfds of plugins, by their pids."""
+        """Pidfds of plugins and their reparented descendants, by pid."""
 
     def handle_message(self, message: bytes, descriptors: array.array[int]) -> None:
         if message[:1] in (b"+", b"-"):
-            before = self.plugins.pop(int(message[1:]), None)
-            if before is not None:
-                os.close(before)
+            replaced = self.plugins.pop(int(message[1:]), None)
+            if replaced is not None:
+                os.close(replaced)
         if message[:1] == b"+" and descriptors:
             self.plugins[int(message[1:])] = descriptors[0]
         elif message[:1] == b"u":
@@ -61,82 +61,83 @@ class _GuardedProcesses:
 
 
 def main() -> None:
-    mesh, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
-    # Not that of the mesh: if that is a plugin of another one, the latter's warden would kill this.
+    mesh_pid, mesh_id, users, *cgroup = int(sys.argv[1]), *sys.argv[2:]
+    # Replaces the mark that this process inherits if the mesh is itself a plugin of an outer mesh,
+    # whose warden would kill it otherwise.
     process_marker.set_marker_limit(0, process_marker.encode_marker_limit(mesh_id, 0))
     _raise_descriptor_limit()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    charges = _GuardedProcesses(map(int, users.split(",")))
+    guarded = _GuardedProcesses(map(int, users.split(",")))
     with socket.socket(fileno=0) as channel:
-        if not _wait_for_mesh_exit(channel, mesh, charges):
+        if not _wait_for_mesh_exit(channel, mesh_pid, guarded):
             return
-    # Nothing that goes wrong with one process or folder may keep the others from being killed.
-    below: dict[int, int] = {}
+    # A failure with one process or directory must not keep the others from being killed.
+    descendants: dict[int, int] = {}
     with contextlib.suppress(OSError):
-        below = _find_descendants(charges.plugins)
-    for pid, pidfd in charges.plugins.items():
+        descendants = _find_descendants(guarded.plugins)
+    for pid, pidfd in guarded.plugins.items():
         _kill_group(pid, pidfd)
-    for pidfd in below.values():
+    for pidfd in descendants.values():
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    for folder in cgroup:
+    for directory in cgroup:
         with contextlib.suppress(OSError):
-            _kill_cgroups(folder, mesh_id)
-    # Twice: a process has no environment in the moment in which it is executed, and one that was
-    # just started may not have the other mark yet.
+            _kill_cgroups(directory, mesh_id)
+    # Twice: during execve(2) a process shows no environment, and one that was just started may not
+    # have its limit yet.
     for pause in (_SECOND_PASS_DELAY, 0):
         with contextlib.suppress(OSError):
             process_marker.kill_marked_processes(
-                process_marker.make_mesh_marker(mesh_id, charges.users)
+                process_marker.make_mesh_marker(mesh_id, guarded.users)
             )
         time.sleep(pause)
 
 
 def _raise_descriptor_limit() -> None:
-    """Allow a pidfd for each plugin and, at the end, for all that they have started."""
+    """Make room for a pidfd for each plugin and, at the end, for each of their descendants."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wait_for_mesh_exit(channel: socket.socket, mesh_pid: int, guarded: _GuardedProcesses) -> bool:
-    """Keep the list of plugins; True when the mesh is gone and they are to be killed."""
+    """Handle messages until the mesh has exited; return whether processes are to be killed."""
     try:
         mesh_fd = os.pidfd_open(mesh_pid)
     except ProcessLookupError:
         return True
     if os.getppid() != mesh_pid:
-        return True  # the pidfd is that of a process which has the number now
-    # The socket alone would do, were it not for a copy of its other end in a fork of the mesh.
+        return True  # The mesh has exited, and the pidfd is that of a process with the same pid.
+    # The socket alone is not sufficient: a fork of the mesh may hold a copy of its other end.
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(mesh_fd, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channel.fileno() in ready:
-            word, descriptors = _receive_message(channel)
-            if word in (b"", b"."):
-                # Sent home too early, it still kills what it was given to watch.
-                return word == b"" or bool(guarded.plugins)
-            guarded.handle_message(word, descriptors)
+            message, descriptors = _receive_message(channel)
+            if message in (b"", b"."):
+                # If plugins are left, they are killed even though the mesh has stopped in order.
+                return message == b"" or bool(guarded.plugins)
+            guarded.handle_message(message, descriptors)
         elif os.getppid() != mesh_pid:
             return True
 
 
 def _receive_message(channel: socket.socket) -> tuple[bytes, array.array[int]]:
     descriptors = array.array("i")
-    word, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
+    message, ancillary, _, _ = channel.recvmsg(64, socket.CMSG_SPACE(descriptors.itemsize))
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return word, descriptors
+    return message, descriptors
 
 
 def _kill_group(pid: int, pidfd: int) -> None:
-    """Kill a plugin and its group, by its pidfd: its number may be that of another process by now.
+    """Kill a plugin and its group by its pidfd, since its pid may have been reused.
 
-    A leader that has changed its user may be out of our reach while others of its group are not.
+    A leader that has changed its uid may not be signalled, while others of its group may.
     """
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
@@ -148,7 +149,7 @@ def _kill_group(pid: int, pidfd: int) -> None:
 
 
 def _kill_group_by_number(pid: int, pidfd: int) -> None:
-    """As far as Linux before 6.9 can do it: only while the leader lives, which keeps its number."""
+    """Kill a group on Linux before 6.9, if its leader is alive and so keeps its number in use."""
     try:
         signal.pidfd_send_signal(pidfd, 0)
     except PermissionError:
@@ -160,36 +161,36 @@ def _kill_group_by_number(pid: int, pidfd: int) -> None:
 
 
 def _find_descendants(plugins: dict[int, int]) -> dict[int, int]:
-    """Return the pidfds, by pid, of what plugins have started, at any depth.
+    """Open pidfds of all descendants of plugins, at any depth; return them by pid.
 
-    Those are known by their parents alone, so that neither their marks, their users nor their PID
-    namespaces matter. To be called while the plugins live, since it is then that they have these
-    parents. Wardens of meshes in plugins are left out: they have to kill what is theirs.
+    Descendants are recognized by their parents, whatever their marks, uids and PID namespaces are.
+    Must be called before the plugins are killed, which changes the parents. Wardens of nested
+    meshes are skipped: they have to kill their own plugins.
     """
     if process_marker.ProcessInfo("self").namespace_depth != 1:
-        return {}  # /proc numbers processes otherwise than the mesh does
+        return {}  # Pids in /proc are not those that the mesh has sent.
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             children.setdefault(process_marker.ProcessInfo(int(name)).ppid, []).append(int(name))
     found: dict[int, int] = {}
-    looked_at = list(plugins.items())
-    for parent, parent_fd in looked_at:
+    queue = list(plugins.items())
+    for parent, parent_fd in queue:
         for pid in children.get(parent, ()):
             pidfd = _open_child(parent, parent_fd, pid)
             if pidfd is not None:
                 found[pid] = pidfd
-                looked_at.append((pid, pidfd))
+                queue.append((pid, pidfd))
     return found
 
 
 def _open_child(parent: int, parent_fd: int, pid: int) -> int | None:
-    """Open a process if its parent is the one that a pidfd is of, and it is no warden."""
+    """Open a process if its parent is the process of `parent_fd`, and it is not a warden."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return None
-    # In this order: a parent that lives still has its number, and so has the child.
+    # In this order: while the parent is alive its pid is not reused, nor is that of its child.
     if (
         process_marker.ProcessInfo(pid).ppid == parent
         and not pidfds.has_exited(parent_fd)
@@ -200,9 +201,9 @@ def _open_child(parent: int, parent_fd: int, pid: int) -> int | None:
     return None
 
 
-def _kill_cgroups(folder: str, mesh_id: str) -> None:
-    """Kill all that is in the cgroups of this launch; the next mesh removes those."""
-    for entry in os.scandir(folder):
+def _kill_cgroups(directory: str, mesh_id: str) -> None:
+    """Kill all processes in the cgroups of this run; the next mesh removes the cgroups."""
+    for entry in os.scandir(directory):
         if entry.name.startswith(f"meshtrio-{mesh_id}-"):
             with contextlib.suppress(OSError), open(f"{entry.path}/cgroup.kill", "w") as file:
                 file.write("1")

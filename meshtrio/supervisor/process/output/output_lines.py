@@ -1,4 +1,4 @@
-"""What a plugin writes to stdout and stderr: cut into lines, in bounded memory."""
+"""A plugin's output as lines, in bounded memory: splitting, rate limit, last lines."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from typing import Any
 import attrs
 
 from meshtrio.config import OutputConfig
-from meshtrio.contract import MAX_LINE_LENGTH
+from meshtrio.contract import MAX_LINE_LENGTH as MAX_LINE_LENGTH
 from meshtrio.util.token_bucket import TokenBucket
-
-MAX_LINE_LENGTH = MAX_LINE_LENGTH
 
 _DROP_REPORT_INTERVAL = 1.0
 _MAX_BUFFERED_LENGTH = 256 * 1024
-"""Characters of an instance's last lines, however many lines that is."""
+"""Maximum number of characters of the last lines of an instance, whatever their number."""
 _MAX_DEPTH = 500
-"""Nesting of a line of structured logging. Releases of Python differ in what they can parse: 3.11
-fails at 1,000 levels or fewer, 3.13 at about 10,000."""
+"""Maximum nesting of a line of structured logging. Python 3.11 cannot parse 1,000 levels, 3.13 can
+parse about 10,000."""
 
 
 @attrs.frozen
 class OutputLine:
-    """One line of a plugin's output, at `at` (seconds, the mesh's clock)."""
+    """One line of a plugin's output."""
 
     time: float
+    """Time at which it was read, in seconds of the mesh's clock."""
     pid: int
     stream: str
+    """Either "stdout" or "stderr"."""
     text: str
 
 
 @attrs.frozen
 class OutputBlock:
-    """Lines that came too fast to be taken apart: `data` has `count` of them, without the last
-    newline."""
+    """Lines that came too fast to be split."""
 
     time: float
+    """Time at which they were read, in seconds of the mesh's clock."""
     pid: int
     stream: str
+    """Either "stdout" or "stderr"."""
     data: bytes
+    """The lines, without the last newline."""
     count: int
+    """Number of lines."""
 
     def last_lines(self, max_lines: int) -> list[OutputLine]:
-        """Return the last `most` lines."""
+        """Return the last lines, at most `max_lines`."""
         if max_lines <= 0:
             return []
         pieces = self.data.rsplit(b"\n", max_lines)[-max_lines:]
@@ -56,19 +59,19 @@ class OutputBlock:
 
 
 def decode_line(line: bytes | bytearray) -> str:
-    """The text of a line, cut to its longest."""
+    """Decode a line, truncated to `MAX_LINE_LENGTH` bytes."""
     return line[:MAX_LINE_LENGTH].decode("utf-8", "replace").rstrip("\r")
 
 
 class LineBuffer:
-    """The last lines of an instance, over all its lives."""
+    """The last lines of an instance, across its process runs."""
 
     def __init__(self) -> None:
         self._items: deque[OutputLine | OutputBlock] = deque()
         self._size = self._count = self._max_lines = 0
 
     def append(self, item: OutputLine | OutputBlock, max_lines: int) -> None:
-        """Keep a line, or a block of them, and `most` lines in all."""
+        """Add a line or a block of lines, and keep at most `max_lines` lines."""
         self._max_lines = max_lines
         self._items.append(item)
         self._size += _item_size(item)
@@ -82,6 +85,7 @@ class LineBuffer:
             self._count -= _item_line_count(oldest)
 
     def lines(self) -> tuple[OutputLine, ...]:
+        """Return the lines that are kept, oldest first."""
         found: deque[OutputLine] = deque()
         for each in reversed(self._items):
             lines = (
@@ -102,7 +106,7 @@ def _item_line_count(item: OutputLine | OutputBlock) -> int:
 
 
 class RateLimiter:
-    """Lets a plugin's lines through as fast as its config allows, and counts what it drops."""
+    """Limits the lines of a plugin to its configured rate, and counts dropped ones."""
 
     def __init__(self, config: OutputConfig) -> None:
         self._bucket = TokenBucket(config.burst, config.lines_per_second)
@@ -110,18 +114,20 @@ class RateLimiter:
         self._last_report_at = -math.inf
 
     def try_acquire(self, now: float) -> bool:
-        """Take a line from the budget, if there is one left; it is dropped otherwise."""
+        """Take a token for a line; return False, and count the line as dropped, if none is left."""
         admitted = self._bucket.try_acquire(now)
         self._dropped += not admitted
         return admitted
 
     def add_dropped(self, count: int) -> None:
-        """Count lines that were not let through."""
+        """Count lines that were dropped."""
         self._dropped += count
 
     def drain_dropped(self, now: float = math.inf) -> int:
-        """How many were dropped since the last time. While it floods, 0 if that was within the last
-        second: of a flood there shall be no flood of notes."""
+        """Return the number of lines dropped since the last call that returned one.
+
+        While lines are still being dropped it is reported once a second at most, 0 in between.
+        """
         flooding = not self._bucket.has_tokens
         if not self._dropped or (flooding and now - self._last_report_at < _DROP_REPORT_INTERVAL):
             return 0
@@ -130,7 +136,7 @@ class RateLimiter:
 
 
 def parse_json_fields(line: str) -> Mapping[str, Any] | None:
-    """What a line of structured logging says, None for one that is not a JSON object."""
+    """Parse a line of structured logging; None for a line that is not a JSON object."""
     if not (line.startswith("{") and line.endswith("}")):
         return None
     try:
@@ -143,7 +149,7 @@ def parse_json_fields(line: str) -> Mapping[str, Any] | None:
 
 
 def _exceeds_depth(line: str, value: object, depth: int) -> bool:
-    """Whether objects and lists are nested more than `depth` deep in a value parsed from a line."""
+    """Whether the value parsed from a line nests objects and lists deeper than `depth`."""
     if line.count("{") + line.count("[") <= depth:
         return False
     level: list[Any] = [value]
@@ -156,25 +162,24 @@ def _exceeds_depth(line: str, value: object, depth: int) -> bool:
 
 
 class LineSplitter:
-    """Cuts bytes into lines, one at a time; of an unfinished line it holds `MAX_LINE_LENGTH`
-    bytes."""
+    """Splits bytes into lines; holds at most `MAX_LINE_LENGTH` bytes of an unfinished line."""
 
     def __init__(self) -> None:
         self._data = b""
-        """What was read and not taken yet; what is before `_at` has been."""
+        """Bytes that were fed last; those before `_offset` have been consumed."""
         self._offset = 0
         self._partial_line = bytearray()
-        """The beginning of a line that has not ended yet."""
+        """The beginning of the unfinished line, before `_data`."""
         self._truncated = 0
-        """Bytes of that line which are not held."""
+        """Number of bytes of that line that were dropped."""
 
     def feed(self, data: bytes) -> None:
-        """Take bytes, to be given by `take` and `next_block`."""
+        """Add bytes, which `next_line` and `next_block` return."""
         rest = self._data[self._offset :]
         self._data, self._offset = rest + data if rest else data, 0
 
     def next_line(self) -> tuple[str, int] | None:
-        """Give the next line that has ended and the bytes cut off it, None if there is none."""
+        """Return the next complete line and its number of dropped bytes; None if there is none."""
         end = self._data.find(b"\n", self._offset)
         if end < 0:
             self._append_partial(self._data[self._offset :])
@@ -183,15 +188,16 @@ class LineSplitter:
         piece = self._data[self._offset : end]
         self._offset = end + 1
         if not self._partial_line:
-            # As nearly always: the line is in one piece.
+            # The usual case: the line is in one piece.
             return decode_line(piece), max(len(piece) - MAX_LINE_LENGTH, 0)
         self._append_partial(piece)
         return self._finish_partial()
 
     def next_block(self) -> tuple[bytes, int]:
-        """Give all lines that have ended, as one piece without the last newline, and their number.
+        """Return all complete lines as one piece without the last newline, and their number.
 
-        Costs next to nothing for each line. Of an unfinished line before them the cut is forgotten.
+        The cost per line is that of a memory scan. The count of dropped bytes of the first line, if
+        it was unfinished before, is discarded.
         """
         end = self._data.rfind(b"\n", self._offset)
         if end < 0:
@@ -202,7 +208,7 @@ class LineSplitter:
         return block, block.count(b"\n") + 1
 
     def finish(self) -> Iterator[tuple[str, int]]:
-        """Give the lines that are left, the last one also if it has no newline."""
+        """Yield the remaining lines, including an unfinished one."""
         while (line := self.next_line()) is not None:
             yield line
         if self._partial_line or self._truncated:
@@ -214,7 +220,7 @@ class LineSplitter:
         self._truncated += max(len(piece) - room, 0)
 
     def _finish_partial(self) -> tuple[str, int]:
-        line, cut = decode_line(self._partial_line), self._truncated
+        line, truncated = decode_line(self._partial_line), self._truncated
         self._partial_line.clear()
         self._truncated = 0
-        return line, cut
+        return line, truncated

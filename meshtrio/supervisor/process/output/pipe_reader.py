@@ -1,10 +1,10 @@
-"""Reading the pipes of plugins without the plugins deciding how much of the loop that takes.
+"""Reads the pipes of plugins, with a bound on the time that this takes of the event loop.
 
-Of each pipe, `MAX_READS_PER_SECOND` reads of up to 64 KiB are made in the long run, and fewer
-while it floods: a plugin that writes faster than that waits in write(2). What was read is handled
-in slices of `_TIME_SLICE` seconds; slices after the first of a read are handled one at a time, in
-turn with those of all other pipes of the process, so that any number of flooding plugins takes one
-slice of an iteration of the loop. Once the process has ended what is left is read at once.
+Each pipe is read `MAX_READS_PER_SECOND` times a second in the long run, up to 64 KiB at a time, and
+less often while lines are being dropped: a plugin that writes faster blocks in write(2). Consumers
+handle what was read in slices of a millisecond. Slices after the first of a read take turns with
+those of all other pipes, so that any number of flooding plugins takes one slice per iteration of
+the loop. When the process has exited the rest is read at once.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ _READ_SIZE = 64 * 1024
 MAX_READS_PER_SECOND = 100.0
 _READ_BURST = 50.0
 _FLOOD_PAUSE = 0.05
-"""Seconds that a pipe rests after a read of which lines were dropped."""
+"""Seconds until a pipe is read again after lines of a read were dropped."""
 _MAX_FINAL_READ = 1024 * 1024
-"""Bytes read at once at the end: the most that an unprivileged process can make a pipe hold."""
+"""Maximum number of bytes of the final read: the largest capacity that an unprivileged process can
+give a pipe (fs.pipe-max-size)."""
 
 
 class PipeConsumer(Protocol):
-    """What is done with a pipe's bytes. No method waits."""
+    """Handles the bytes of a pipe. No method waits."""
 
     def feed(self, data: bytes) -> None:
-        """Take what was read."""
+        """Add bytes that were read."""
 
     def handle(self) -> bool:
-        """Handle some of it, for a millisecond at most; False when all of it has been."""
+        """Handle some bytes, for a millisecond at most; return whether some are left."""
 
     @property
     def is_flooding(self) -> bool:
-        """Whether lines of what was handled last were dropped."""
+        """Whether lines were dropped when bytes were last handled."""
 
     def finish(self) -> None:
-        """Nothing more is read: handle what is left, an unfinished line above all."""
+        """Handle what is left, such as an unfinished line, when the pipe has ended."""
 
 
-_lock_var: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("meshtrio output turns")
+_lock_var: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("meshtrio output lock")
 
 
 def _get_lock() -> trio.Lock:
@@ -55,14 +56,14 @@ def _get_lock() -> trio.Lock:
 
 
 async def read_pipe(pipe: int, consumer: PipeConsumer, exited: trio.Event) -> None:
-    """Hand everything that a pipe has to a consumer, until its end. Takes the descriptor over.
+    """Read a pipe until its end and pass everything to a consumer.
 
     Args:
-        pipe: A file descriptor.
-        consumer: Takes the bytes.
-        ended: Set when the process has ended; its last output is wanted without delay.
+        pipe: The file descriptor, which is closed in the end.
+        consumer: Handles the bytes.
+        exited: Set when the process has exited; the rest is read without delay then.
 
-    Cancellation: stops reading. What was read already is handled all the same.
+    Cancellation: Stops reading. What was already read is handled.
     """
     reads = TokenBucket(_READ_BURST, MAX_READS_PER_SECOND)
     async with trio.lowlevel.FdStream(pipe) as stream:
@@ -82,13 +83,13 @@ async def _handle_all(
 ) -> None:
     if not consumer.handle():
         return
-    emptied = False
+    has_drained = False
     with trio.CancelScope(shield=True):
         more = True
         while more:
-            if exited.is_set() and not emptied:
-                # How the process ended is told with its last line, which may be still in there.
-                emptied = True
+            if exited.is_set() and not has_drained:
+                # The exit info includes the last line, which may still be in the pipe.
+                has_drained = True
                 for data in read_available(stream.fileno()):
                     consumer.feed(data)
             async with _get_lock():
@@ -96,7 +97,7 @@ async def _handle_all(
 
 
 def read_available(pipe: int) -> list[bytes]:
-    """What is in a pipe now, which does not block."""
+    """Read what is in a non-blocking pipe now."""
     found: list[bytes] = []
     try:
         while sum(map(len, found)) < _MAX_FINAL_READ and (data := os.read(pipe, _READ_SIZE)):
@@ -107,10 +108,10 @@ def read_available(pipe: int) -> list[bytes]:
 
 
 async def _throttle_reads(reads: TokenBucket, consumer: PipeConsumer, exited: trio.Event) -> None:
-    """Rest before the next read, if this was one of many or of a flood; not once it has ended."""
-    rest = 0.0 if reads.try_acquire(trio.current_time()) else 1 / MAX_READS_PER_SECOND
+    """Delay the next read if there were many or lines were dropped, until the process exits."""
+    delay = 0.0 if reads.try_acquire(trio.current_time()) else 1 / MAX_READS_PER_SECOND
     if consumer.is_flooding:
-        rest = _FLOOD_PAUSE
-    if rest and not exited.is_set():
-        with trio.move_on_after(rest):
+        delay = _FLOOD_PAUSE
+    if delay and not exited.is_set():
+        with trio.move_on_after(delay):
             await exited.wait()

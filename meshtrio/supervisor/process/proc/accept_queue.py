@@ -1,7 +1,8 @@
-"""How many connections wait to be accepted on a listening socket, by sock_diag(7).
+"""Reads the accept queue of a listening socket by sock_diag(7).
 
-The kernel lists only the sockets of this process's network namespace. Source: linux/unix_diag.h and
-linux/inet_diag.h.
+The kernel lists only the sockets of this process's network namespace.
+
+Source: linux/unix_diag.h, linux/inet_diag.h
 """
 
 from __future__ import annotations
@@ -39,21 +40,22 @@ class AcceptQueue:
     """The connections that a server has not accepted yet."""
 
     waiting: int
+    """Number of connections that wait to be accepted."""
     backlog: int
-    """Number of connections above which there is no room (listen(2))."""
+    """Maximum number of connections that can wait (listen(2))."""
 
     def __str__(self) -> str:
         return f"{self.waiting} connections wait to be accepted (backlog: {self.backlog})"
 
 
 def read_accept_queue(address: str) -> AcceptQueue | None:
-    """Look at the socket of this machine that listens on an address; None if none is found.
+    """Read the queue of the socket that listens on an address; None if none is found.
 
-    Takes time in proportion to all listening sockets there are, so it is for a thread.
+    Takes time in proportion to the number of listening sockets, so it is for a worker thread.
     """
     try:
-        where = Address.parse(address)
-        return _find_by_path(where.path) if where.path else _find_by_port(where.port)
+        parsed = Address.parse(address)
+        return _find_by_path(parsed.path) if parsed.path else _find_by_port(parsed.port)
     except (OSError, ValueError, struct.error):
         return None
 
@@ -78,7 +80,7 @@ def _find_by_port(port: int) -> AcceptQueue | None:
 
 
 def _netlink_dump(request: bytes) -> Iterator[bytes]:
-    """Yield the payload of each message of the answer. Raises OSError."""
+    """Send a dump request, and yield the payload of each message. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
         sock.settimeout(_TIMEOUT)
         size = _HEADER.size + len(request)

@@ -1,4 +1,4 @@
-"""What the processes of a plugin do: CPU time, waits and states, as /proc has them (proc(5))."""
+"""Samples the activity of a plugin: CPU time, waits and states from /proc (proc(5))."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from meshtrio.supervisor.process.proc import procfs
 
 _NANOSECONDS = 1e9
 _MAX_THREADS = 2000
-"""Threads of a plugin that are looked at: reading takes about 20 us for each."""
+"""Maximum number of threads that are sampled; each takes about 20 µs."""
 
 
 @attrs.define
 class ActivitySample:
-    """The processes of one session or group at a moment."""
+    """The processes of one session or group at one point in time."""
 
     time: float
+    """Time of the sample, in seconds of the monotonic clock."""
     cpu_time: float = 0.0
     """CPU time of all threads, in seconds."""
     cpu_wait: float = 0.0
-    """Time that the threads were runnable and waited for a CPU, in seconds."""
+    """Sum of the seconds that each thread was runnable and waited for a CPU."""
     max_cpu_wait: float = 0.0
-    """That of the thread which waited longest."""
+    """Maximum, over all threads, of the seconds that it waited for a CPU."""
     major_faults: int = 0
+    """Number of page faults that had to wait for a disk."""
     states: frozenset[tuple[int, str]] = frozenset()
-    """Thread ids, and the letter of each one's state."""
+    """Ids of the threads, each with the letter of its state."""
 
 
 def sample_activity(leader_pid: int) -> ActivitySample | None:
-    """Look at all processes of the session or group of a pid; None if there is none to be seen.
+    """Sample all processes of the session or group of a pid; None if none is visible.
 
-    Takes some milliseconds on a machine with many processes, so it is for a thread.
+    Takes milliseconds on a machine with many processes, so it is for a worker thread.
     """
     found = ActivitySample(time=time.monotonic())
     states: set[tuple[int, str]] = set()
@@ -46,8 +48,8 @@ def sample_activity(leader_pid: int) -> ActivitySample | None:
     except OSError:
         return None
     threads = itertools.chain.from_iterable(map(_list_threads, pids))
-    for folder in itertools.islice(threads, _MAX_THREADS):
-        _add_thread(found, states, folder)
+    for path in itertools.islice(threads, _MAX_THREADS):
+        _add_thread(found, states, path)
     found.states = frozenset(states)
     return found if states else None
 
@@ -59,11 +61,11 @@ def _list_threads(pid: int) -> list[str]:
         return []
 
 
-def _add_thread(found: ActivitySample, states: set[tuple[int, str]], folder: str) -> None:
-    """Add a thread, unless it has ended meanwhile."""
+def _add_thread(found: ActivitySample, states: set[tuple[int, str]], path: str) -> None:
+    """Add a thread to a sample, unless it has exited meanwhile."""
     try:
-        stat = procfs.read_file(f"{folder}/stat").rpartition(b")")[2].split()
-        used, waited = map(int, procfs.read_file(f"{folder}/schedstat").split()[:2])
+        stat = procfs.read_file(f"{path}/stat").rpartition(b")")[2].split()
+        used, waited = map(int, procfs.read_file(f"{path}/schedstat").split()[:2])
         state, faults = stat[0].decode("ascii"), int(stat[9])
     except (OSError, ValueError, IndexError):
         return
@@ -71,11 +73,11 @@ def _add_thread(found: ActivitySample, states: set[tuple[int, str]], folder: str
     found.cpu_wait += waited / _NANOSECONDS
     found.max_cpu_wait = max(found.max_cpu_wait, waited / _NANOSECONDS)
     found.major_faults += faults
-    states.add((int(os.path.basename(folder)), state))
+    states.add((int(os.path.basename(path)), state))
 
 
 def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
-    """Give what happened from one sample to the next. Threads that ended are not in the second."""
+    """Compute the activity between two samples."""
     same = before.states & after.states
     return Activity(
         duration=max(after.time - before.time, 1e-3),
@@ -89,7 +91,7 @@ def compute_activity(before: ActivitySample, after: ActivitySample) -> Activity:
 
 
 def read_thread_cpu_wait() -> float:
-    """Seconds that this thread was runnable and waited for a CPU; 0 if that is not known."""
+    """Read the seconds that this thread was runnable and waited for a CPU; 0 if unknown."""
     try:
         return int(procfs.read_file("/proc/thread-self/schedstat").split()[1]) / _NANOSECONDS
     except (OSError, ValueError, IndexError):

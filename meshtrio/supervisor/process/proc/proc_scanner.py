@@ -1,7 +1,7 @@
-"""Scans of /proc, made in a thread, and shared by all tasks that need one at the same time.
+"""Scans /proc in a thread, and shares each scan among all tasks that need one at the same time.
 
-Reading the table of processes takes about 25 µs for each process of the machine. Done in the event
-loop, by each task that waits for a process group, it would take all of a mesh's time.
+Reading the process table takes about 25 µs for each process of the machine. In the event loop, for
+each task that waits for a process group, it would use up all of a mesh's time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.pidfd import open_pidfd
 
 _REST_FACTOR = 9.0
-"""Times the duration of a scan that pass before another one is begun for waiting tasks, so that
-scans take at most a tenth of one processor."""
+"""Minimum pause between scans for waiting tasks, as a multiple of the duration of the last one, so
+that scans take at most a tenth of one CPU."""
 _MAX_REST = 1.0
+"""Maximum number of seconds of that pause."""
 _MIN_SCAN_INTERVAL = 0.01
-"""Seconds before the next scan of a group, at least."""
+"""Minimum number of seconds between scans for the same group."""
 _RETRY_DELAY = 0.1
-"""Seconds before the next attempt if this process has no descriptors left to look with."""
-
+"""Seconds until the next attempt if a scan has failed, most likely for lack of descriptors."""
 
 _cgroup_limiter = trio.CapacityLimiter(4)
 
@@ -37,19 +37,19 @@ class ProcScanner:
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._last_begun = 0
-        """Number of scans that were begun."""
+        """Number of the scan that was begun last."""
         self._last_finished = 0
-        """The number of the last one that was finished."""
+        """Number of the scan that was finished last."""
         self._stats: Sequence[ProcessStat] = ()
         self._next_scan_at = -math.inf
-        """When the next one may begin that is not urgent."""
+        """Time at which the next scan that is not urgent may begin."""
 
     async def read_stats(self, *, urgent: bool = True) -> Sequence[ProcessStat]:
         """Return the stat of every process, from a scan that was begun after the call.
 
         Args:
-            urgent: Begin at once. Otherwise scans rest in between, for up to a second, as befits
-                tasks that scan again and again.
+            urgent: Whether to begin at once; if not, up to a second passes between two scans, which
+                suits tasks that scan repeatedly.
 
         Raises:
             OSError: /proc cannot be listed, or this process is out of descriptors or memory.
@@ -78,7 +78,7 @@ _scanner_var: trio.lowlevel.RunVar[ProcScanner] = trio.lowlevel.RunVar("meshtrio
 
 
 def get_scanner() -> ProcScanner:
-    """The scans of this trio run."""
+    """Return the scanner of this trio run."""
     try:
         return _scanner_var.get()
     except LookupError:
@@ -92,14 +92,14 @@ async def find_group_pids(
     """Return the pids of a group's processes that are not zombies.
 
     Args:
-        cgroup: A control group that none of them can leave. Then only its processes are looked at,
-            and not all of the machine.
-        urgent: As for `ProcScanner.stats`.
+        pgrp: The id of the process group.
+        cgroup: A cgroup that none of them can leave, whose processes alone are searched then.
+        urgent: As for `ProcScanner.read_stats`.
 
     Raises:
-        OSError: They cannot be looked for.
+        OSError: /proc or the cgroup cannot be read.
         RuntimeError: No thread can be started.
-        ValueError: The control group lists what is no process.
+        ValueError: The cgroup's list of processes is malformed.
     """
     if cgroup is None:
         found = await get_scanner().read_stats(urgent=urgent)
@@ -123,11 +123,11 @@ def _read_cgroup_stats(cgroup: Path) -> list[ProcessStat]:
 
 
 async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
-    """Wait until all processes of a group have ended; the number must not be another's meanwhile.
+    """Wait until all processes of a group have exited. Its id must not be reused meanwhile.
 
-    The kernel does not report the end of a group. Each process that a scan has found is waited for
-    by its pidfd, one after the other; once all have ended, another scan looks for those that were
-    started in between. So there are as many scans as generations of processes, and one descriptor.
+    The kernel does not report the end of a group. The processes that a scan has found are waited
+    for by pidfd, one after the other; then another scan looks for those that were started in the
+    meantime. That takes as many scans as generations of processes, and one descriptor.
     """
     urgent = True
     while True:
@@ -145,7 +145,7 @@ async def wait_for_group(pgrp: int, cgroup: Path | None = None) -> None:
 
 
 async def _wait_for_member(pgrp: int, pid: int) -> None:
-    """Wait until a process has ended, if it is still the one that was found in the group."""
+    """Wait until a process has exited, if it is still in the group in which it was found."""
     try:
         with open_pidfd(pid) as pidfd:
             if os.getpgid(pid) == pgrp:

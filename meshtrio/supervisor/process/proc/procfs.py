@@ -1,8 +1,8 @@
-"""What /proc says about processes (proc(5)).
+"""Parses /proc/PID (proc(5)).
 
-Everything in /proc is bytes: any process, of any user, can give itself a name that is not UTF-8 or
-that looks like the rest of an entry. An entry that cannot be read or parsed is left out; it never
-affects what is said about other processes.
+Everything in /proc is bytes: any process, of any user, can choose a name that is not UTF-8 or that
+looks like the rest of an entry. An entry that cannot be read or parsed is skipped; it never affects
+what is reported about other processes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 _MIN_STAT_FIELDS = 22
-"""How many fields after the name are required, of the 50 that current kernels have."""
+"""Minimum number of fields after the name, of the 50 that current kernels have."""
 _EXIT_CODE_INDEX = 49
-"""Index, after the name, of the exit status; kernels before 3.5 do not have it."""
+"""Index of the exit status among the fields after the name; kernels before 3.5 lack it."""
 _MAX_THREADS = 64
-"""How many threads of a process are searched for one that is traced."""
+"""Maximum number of threads of a process that are searched for a traced one."""
 
 
 @attrs.frozen
 class ProcessStat:
-    """The parts of `/proc/PID/stat` that are used here."""
+    """Fields of `/proc/PID/stat`."""
 
     pid: int
     state: str
-    """One letter, such as "R" for running or "Z" for a zombie."""
+    """Its state as one letter, such as "R" for running or "Z" for zombie."""
     ppid: int
     """The pid of its parent."""
     pgrp: int
@@ -39,15 +39,15 @@ class ProcessStat:
     session: int
     """The id of its session."""
     cpu_ticks: int
-    """CPU time in clock ticks, of the process and of the children it has waited for."""
+    """CPU time, in clock ticks, of the process and of the children that it has waited for."""
     rss_pages: int
     """Resident memory, in pages."""
     num_threads: int = 1
     """Number of threads; a process whose main thread has ended may have others."""
     start_ticks: int = 0
-    """When it was started, in clock ticks since the machine was (CLOCK_BOOTTIME)."""
+    """Time of its start, in clock ticks since boot (CLOCK_BOOTTIME)."""
     exit_code: int = 0
-    """Of a zombie: its status as wait(2) gives it, and 0 if we may not know it."""
+    """Wait status of a zombie as in wait(2); 0 if the kernel does not show it to us."""
 
     @property
     def is_alive(self) -> bool:
@@ -88,7 +88,7 @@ def parse_stat(content: bytes) -> ProcessStat | None:
 
 
 def list_pids() -> list[int]:
-    """The processes that can be seen; with `hidepid`, only the user's own.
+    """List the pids of visible processes; with `hidepid`, of the user's own ones only.
 
     Raises:
         OSError: /proc cannot be listed.
@@ -108,7 +108,7 @@ def iter_stats() -> Iterator[ProcessStat]:
         except OSError as exc:
             if exc.errno in RESOURCE_EXHAUSTED_ERRNOS:
                 raise
-            continue  # it has ended, or is hidden from us
+            continue  # It has exited, or is hidden from us.
         if found is not None:
             yield found
 
@@ -117,19 +117,19 @@ def read_stat(pid: int) -> ProcessStat | None:
     """Read the stat of one process; None if it is malformed.
 
     Raises:
-        OSError: it has ended, is hidden from us, or this process is out of descriptors or memory.
+        OSError: It has exited, is hidden from us, or this process is out of descriptors or memory.
     """
     return parse_stat(read_file(f"/proc/{pid}/stat"))
 
 
 @attrs.frozen
 class ProcessStatus:
-    """The parts of `/proc/PID/status` that are used here."""
+    """Fields of `/proc/PID/status`."""
 
     name: str
-    """Its name, as text for people: what is not UTF-8 is replaced."""
+    """Its name, in which what is not UTF-8 is replaced."""
     tracer_pid: int
-    """The pid of the process that traces it by ptrace(2), 0 if none does."""
+    """The pid of the process that traces it by ptrace(2); 0 if none does."""
     uids: tuple[int, ...]
     """Its real, effective, saved and filesystem user ids."""
     caught_signals: int
@@ -143,7 +143,7 @@ class ProcessStatus:
 def parse_status(content: bytes) -> ProcessStatus | None:
     """Parse the content of `/proc/PID/status`; None if it is malformed.
 
-    A name cannot add lines of its own, as the kernel escapes newlines in this file.
+    A name cannot add lines, since the kernel escapes newlines in this file.
     """
     lines = (line.partition(b":") for line in content.split(b"\n"))
     fields = {key: value.strip() for key, _, value in lines}
@@ -161,9 +161,10 @@ def parse_status(content: bytes) -> ProcessStatus | None:
 
 
 def read_status(pid: int | str) -> ProcessStatus | None:
-    """Read the status of a process, or of this one as "self"; None if that cannot be done.
+    """Read the status of a process; None if it cannot be read.
 
-    `pid` may also be `PID/task/TID`, for one of its threads.
+    Args:
+        pid: Its pid, "self", or `PID/task/TID` for one of its threads.
     """
     try:
         return parse_status(read_file(f"/proc/{pid}/status"))
@@ -172,18 +173,18 @@ def read_status(pid: int | str) -> ProcessStatus | None:
 
 
 def handles_signal(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal. False if that cannot be read."""
+    """Whether a process handles a signal; False if that cannot be read."""
     found = read_status(pid)
     return found is not None and has_signal(found.caught_signals, number)
 
 
 def has_signal(mask: int, number: int) -> bool:
-    """Whether a signal is in a mask of `Status`."""
+    """Whether a signal is in a mask of `ProcessStatus`."""
     return bool(mask >> (number - 1) & 1)
 
 
 def read_environment(pid: int) -> list[bytes]:
-    """Read the environment that a process was started with; nothing if that cannot be done."""
+    """Read the environment that a process was started with; empty if it cannot be read."""
     try:
         return read_file(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
@@ -204,7 +205,7 @@ class Tracer:
 def find_tracer(pid: int) -> Tracer | None:
     """Find the process that traces a process, or one of its first threads.
 
-    A process that has ended stays a zombie until its tracer has waited for it or has ended.
+    A process that has exited stays a zombie until its tracer has waited for it or has exited.
     """
     try:
         tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))[:_MAX_THREADS]
@@ -225,10 +226,10 @@ def read_file(path: str) -> bytes:
 
 
 def read_own_rss_pages() -> int:
-    """This process's resident memory in pages.
+    """Read the resident memory of this process, in pages.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     content = read_file("/proc/self/statm")
     try:

@@ -1,4 +1,4 @@
-"""What process groups use of the machine."""
+"""CPU time and memory of process groups."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from meshtrio.supervisor.process.proc.procfs import ProcessStat
 
 @attrs.frozen
 class ResourceUsage:
-    """CPU time in seconds, and bytes in memory."""
+    """The resources that a process group uses."""
 
     cpu_time: float = 0.0
+    """CPU time in seconds."""
     rss: int = 0
+    """Resident memory in bytes."""
 
 
 async def read_usage_by_group() -> dict[int, ResourceUsage]:
-    """Return what the processes there are of each process group use.
+    """Return the resource usage of all process groups, by group id.
 
     Raises:
         OSError: /proc cannot be read.
@@ -44,10 +46,10 @@ def _sum_by_group(stats: Iterable[ProcessStat]) -> dict[int, ResourceUsage]:
 
 
 async def read_rss_by_group() -> dict[int, int]:
-    """Return the bytes in memory of each process group. Raises as `read_usage_by_group` does."""
+    """Return the resident memory of all process groups, in bytes; see `read_usage_by_group`."""
     return {group: usage.rss for group, usage in (await read_usage_by_group()).items()}
 
 
 def read_own_rss() -> int:
-    """The bytes that this process has in memory. Raises OSError."""
+    """Return the resident memory of this process in bytes. Raises OSError."""
     return procfs.read_own_rss_pages() * procfs.PAGE_SIZE

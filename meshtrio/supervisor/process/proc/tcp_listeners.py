@@ -1,4 +1,4 @@
-"""Which sockets listen on a TCP port: /proc/net/tcp and tcp6 (proc(5)). For a worker thread."""
+"""Lists listening TCP sockets from /proc/net/tcp and tcp6 (proc(5)). For a worker thread."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _WILDCARDS = {4: IPv4Address("0.0.0.0"), 6: IPv6Address("::")}  # noqa: S104 - n
 
 @attrs.frozen
 class TcpListener:
-    """A listening socket."""
+    """A listening TCP socket."""
 
     address: IPv4Address | IPv6Address
     port: int
     uid: int
-    """Of the process that made it."""
+    """The uid of the process that made it."""
     inode: int
+    """Its inode, by which its descriptors are found in /proc/PID/fd."""
 
 
 def list_tcp_listeners(pid: int | str = "self") -> list[TcpListener]:
-    """The listening sockets of the network namespace that a process is in.
+    """List the listening sockets of the network namespace that a process is in.
 
-    Only as many lines are read as there are listeners: they come first, before all connections.
+    Only as many lines are read as there are listeners, which come before all connections.
 
     Raises:
-        OSError: the table cannot be read.
+        OSError: The table cannot be read.
     """
     found: list[TcpListener] = []
     for table in _TABLES:
@@ -42,12 +43,12 @@ def list_tcp_listeners(pid: int | str = "self") -> list[TcpListener]:
         except FileNotFoundError:
             if table == "tcp":
                 raise
-            continue  # a kernel without IPv6
+            continue  # The kernel has no IPv6.
     return found
 
 
 def _parse_table(lines: Iterable[bytes]) -> Iterator[TcpListener]:
-    for line in islice(lines, 1, None):  # after the head of the table
+    for line in islice(lines, 1, None):  # after the header line
         fields = line.split()
         if len(fields) < 10 or fields[3] != _LISTEN:
             return
@@ -73,32 +74,36 @@ def parse_proc_address(text: bytes) -> IPv4Address | IPv6Address:
 
 
 def find_listeners(listeners: list[TcpListener], host: str, port: int) -> list[TcpListener]:
-    """Those that a connection to an address may have reached; several share it by SO_REUSEPORT.
+    """Find the listeners that a connection to an address may have reached.
 
-    A listener on the address itself has precedence over those on every address of its family, and
-    those over the ones on every address of both.
+    A listener on the address itself takes precedence over wildcard listeners of its family, and
+    these over dual-stack wildcard listeners. Several may share an address by SO_REUSEPORT.
 
     Args:
-        listeners: of a network namespace.
-        host: what `getpeername` gives.
-        port: the same.
+        listeners: All listeners of a network namespace.
+        host: The peer's address, from `getpeername`.
+        port: The peer's port, from `getpeername`.
     """
     wanted = _unmap_ipv4(ip_address(host.partition("%")[0]))
-    there = [each for each in listeners if each.port == port]
+    candidates = [each for each in listeners if each.port == port]
     for address in (wanted, _WILDCARDS[wanted.version], _WILDCARDS[6]):
-        found = [each for each in there if each.address == address]
+        found = [each for each in candidates if each.address == address]
         if found:
             return found
     return []
 
 
 def _unmap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address in its own form, where it is mapped into IPv6."""
+    """Convert an IPv4-mapped IPv6 address to the IPv4 address."""
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped
 
 
 def is_self_connected(sock: socket.socket) -> bool:
-    """Whether a TCP socket has met itself, as one can whose own port was drawn from the same range
-    (RFC 9293 3.5, simultaneous open): nothing listens there then."""
+    """Whether a TCP socket is connected to itself, so that nothing listens there.
+
+    That happens if the ephemeral port that was chosen for it is the port that it connects to.
+
+    Source: RFC 9293 3.5 (simultaneous open)
+    """
     return bool(sock.getsockname() == sock.getpeername())

@@ -6,16 +6,17 @@ children that meshes of this process have started and not reaped.
 
 Order of calls:
 
-1. `command.check_executable`, `command.build_command`, `command.build_environment`. The command is
-   the plugin's own, or `launcher_main` with settings and the plugin's command as arguments, if
-   limits, a user, a cgroup or signals have to be set between fork and exec.
+1. `command.check_executable` and `command.build_command`; the environment comes from
+   `supervisor.environment`. The command is the plugin's own, or `launcher_main` with settings and
+   the plugin's command as arguments, if limits, a user, a cgroup or signals have to be set between
+   fork and exec.
 2. `PluginProcess.spawn` calls `program.start_program`, which forks and executes in a thread.
    `child_registry.register_start` brackets it: while a start is pending, an unknown child may be
-   the one that is being started, and nobody takes it for an orphan.
+   the one that is being started, and no task takes it for an orphan.
 3. `PluginProcess.wait`, or `stop`: SIGTERM to the group, the grace period, a stack dump of what is
    stuck, SIGKILL to the group.
 4. `ChildProcess.reap`. A process that a tracer holds counts as exited and is reaped later, by
-   `child_registry.reap_later`.
+   `ChildRegistry.reap_later`.
 
 Invariants:
 

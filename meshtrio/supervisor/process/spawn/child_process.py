@@ -1,9 +1,9 @@
-"""A child of this process, waited for without blocking.
+"""A child of this process that is waited for without blocking.
 
-wait(2) for a process that has ended can block: as long as another process traces it (gdb, strace),
-it stays a zombie for the tracer, and its parent is not given its exit status. So a child is only
-ever waited for with WNOHANG. One that its tracer does not let go of counts as ended, and is reaped
-later (`ChildRegistry.reap_later`).
+wait(2) can block for a process that has exited: while another process traces it (gdb, strace), it
+stays a zombie for the tracer, and its parent does not get the exit status. So a child is only
+waited for with WNOHANG. A child that its tracer holds counts as exited, and is reaped later
+(`ChildRegistry.reap_later`).
 """
 
 from __future__ import annotations
@@ -20,38 +20,39 @@ from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 
 _INITIAL_REAP_PAUSE = 0.005
 _TRACER_TIMEOUT = 0.25
-"""Seconds that a tracer has to let go of a process which has ended. One that is not stopped itself
-does that at once."""
+"""Seconds in which a tracer has to wait for a process that has exited. A tracer that is not stopped
+itself does so at once."""
 _CAP_SYS_PTRACE = 19
 
 
 @attrs.define(eq=False)
 class ChildProcess:
-    """A child by its pid and pidfd. As long as it has not been reaped, the pid is not another's."""
+    """A child by its pid and pidfd. Until it has been reaped its pid is not reused."""
 
     pid: int
     pidfd: int
-    """Closed when the process is reaped; -1 if there was no descriptor for it."""
+    """Its pidfd, closed when the process is reaped; -1 if no descriptor was left for it."""
     has_exited: bool = attrs.field(default=False, kw_only=True)
-    """Whether it has ended; its group may still live."""
+    """Whether it has exited; others of its group may still be alive."""
     returncode: int | None = attrs.field(default=None, kw_only=True)
-    """As subprocess has it: negative for the number of a signal. None until it has ended, and if
-    its exit status is not known, since other code of this program has waited for it."""
+    """Its exit status as in subprocess: the negative number of the signal that has killed it. None
+    until it has exited, or if other code of this program has waited for it."""
     is_reaped: bool = attrs.field(default=False, kw_only=True)
+    """Whether it has been waited for, so that its pid may be reused."""
     tracer: Tracer | None = attrs.field(default=None, kw_only=True)
-    """The process that keeps it as a zombie, once it has ended."""
+    """The process that traces it, if that keeps it a zombie after its exit."""
 
     async def wait_for_exit(self) -> None:
-        """Wait until it has ended, and leave it as a zombie."""
+        """Wait until it has exited, and leave it a zombie."""
         if not self.has_exited:
             await trio.lowlevel.wait_readable(self.pidfd)
 
     async def reap(self) -> None:
-        """Reap it once it has ended, at once or, if it is traced, within a quarter of a second.
+        """Reap the process, which has exited; if it is traced, wait up to a quarter of a second.
 
-        Afterwards `ended` is set, and `reaped` unless its tracer has not let go of it.
+        Sets `has_exited`, and `is_reaped` unless its tracer still holds it.
 
-        Cancellation: it can be called again.
+        Cancellation: It can be called again.
         """
         pause, end = _INITIAL_REAP_PAUSE, trio.current_time() + _TRACER_TIMEOUT
         while not self.try_reap():
@@ -62,7 +63,7 @@ class ChildProcess:
             pause *= 2
 
     def try_reap(self) -> bool:
-        """Reap it if it has ended and is not held by a tracer, and return whether it is reaped.
+        """Reap it if it has exited and no tracer holds it; return whether it is reaped.
 
         Never blocks.
         """
@@ -72,7 +73,7 @@ class ChildProcess:
             by = (os.P_PID, self.pid) if self.pidfd < 0 else (os.P_PIDFD, self.pidfd)
             found = os.waitid(*by, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
-            # Other code has waited for it, or SIGCHLD is ignored: the kernel keeps no status then.
+            # Other code has waited for it, or SIGCHLD is ignored, so that no status is kept.
             self._set_reaped(None)
             return True
         if found is None:
@@ -82,11 +83,11 @@ class ChildProcess:
         return True
 
     def find_tracer(self) -> Tracer | None:
-        """The process that traces it now, if any."""
+        """Find the process that traces it now, if any."""
         return None if self.is_reaped else procfs.find_tracer(self.pid)
 
     def kill(self) -> None:
-        """Send it SIGKILL, if it is there and may be signalled."""
+        """Send it SIGKILL, unless it has been reaped or may not be signalled."""
         if not self.is_reaped:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -102,7 +103,7 @@ class ChildProcess:
             os.close(self.pidfd)
 
     def _record_traced_exit(self) -> None:
-        """Take it for ended though it cannot be reaped yet, with the status that /proc shows."""
+        """Mark it as exited though it cannot be reaped yet, with the status from /proc."""
         self.has_exited = True
         self.tracer = procfs.find_tracer(self.pid)
         try:
@@ -114,7 +115,7 @@ class ChildProcess:
 
 
 def _can_read_exit_status(pid: int) -> bool:
-    """Whether the kernel shows us the exit status of a zombie, and not 0 in its place."""
+    """Whether the kernel shows us the exit status of a zombie, instead of 0."""
     own, its = procfs.read_status("self"), procfs.read_status(pid)
     if own is None or its is None:
         return False

@@ -19,56 +19,55 @@ from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_r
 
 _HASH_CHUNK_SIZE = 1024 * 1024
 _hash_limiter = trio.CapacityLimiter(8)
-"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
+"""Limits threads that may hang in a filesystem, so that they cannot block other thread work."""
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
 class ExecutableMismatchError(OSError):
-    """The executable is not the one that the config promised."""
+    """The executable does not have the SHA-256 hash that the config requires."""
 
 
 def build_command(config: PluginConfig, cgroup: Path | None = None) -> list[str]:
-    """The command that is executed: the plugin's own, or the launcher's in front of it.
+    """Build the command that is executed: the plugin's own, or the launcher's followed by it.
 
-    The launcher also resets signals, if this process would pass on that they are ignored or
-    blocked.
+    The launcher is also needed to reset signals that the child would inherit ignored or blocked.
     """
-    contained = config.containment
-    if not contained.needs_launcher and cgroup is None and not needs_signal_reset():
+    containment = config.containment
+    if not containment.needs_launcher and cgroup is None and not needs_signal_reset():
         return config.argv()
-    settings = json.dumps({**attrs.asdict(contained), "cgroup": cgroup and str(cgroup)})
+    settings = json.dumps({**attrs.asdict(containment), "cgroup": cgroup and str(cgroup)})
     return [sys.executable, "-I", "-S", _LAUNCHER, settings, *config.argv()]
 
 
 async def check_executable(config: PluginConfig) -> None:
-    """Compare the executable's SHA-256 with the config's, if it has one.
+    """Compare the executable's SHA-256 hash with the config's, if it has one.
 
-    What is checked is what the path leads to now: a program that can replace the file in the moment
-    before it is executed is not kept from it.
+    The file may still be replaced between this check and execve(2) by a program that may write to
+    its directory.
 
     Raises:
-        WrongExecutableError: It is another one, is not there or is not a regular file.
-        OSError: It cannot be read.
+        ExecutableMismatchError: The hash differs, or the path is not a regular file.
+        OSError: The file cannot be read.
 
-    Cancellation: Returns at once; a thread that waits for a filesystem ends when that answers.
+    Cancellation: Returns at once; a thread that waits for a filesystem exits when that responds.
     """
     expected = config.containment.sha256
     if expected is None:
         return
     name, path = config.argv()[0], config.env.get("PATH")
-    hashing = _ExecutableHash(name, path)
+    executable_hash = _ExecutableHash(name, path)
     try:
         program, found = await trio.to_thread.run_sync(
-            hashing.run, abandon_on_cancel=True, limiter=_hash_limiter
+            executable_hash.run, abandon_on_cancel=True, limiter=_hash_limiter
         )
     finally:
-        hashing.is_wanted = False
+        executable_hash.is_wanted = False
     if found != expected:
         raise ExecutableMismatchError(f"{program} has SHA-256 {found}, not {expected}")
 
 
 class _ExecutableHash:
-    """In a thread: finds a program and hashes it, until it is not wanted any more."""
+    """Finds a program and hashes it in a thread, unless `is_wanted` is reset meanwhile."""
 
     def __init__(self, name: str, path: str | None) -> None:
         self.is_wanted = True
@@ -79,7 +78,7 @@ class _ExecutableHash:
         program = shutil.which(self._name, path=self._path)
         if program is None:
             raise ExecutableMismatchError(f"{self._name!r} is not there")
-        # A FIFO would be waited for, and a device may never end.
+        # Opening a FIFO would wait for a writer, and reading a device may never end.
         descriptor = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,9 +1,11 @@
-"""Sets up what a plugin runs under and becomes the plugin; standard library only.
+"""Applies a plugin's limits, user and cgroup to this process, then executes the plugin.
 
     python -I -S launcher_main.py SETTINGS PROGRAM ARGUMENT...
 
-Limits are in force before the program's first instruction, which setting them from outside could
-not promise, and costs no preexec_fn, which would make every start ten times as slow.
+SETTINGS is JSON: the fields of `ContainmentConfig`, and `cgroup`. Standard library only.
+
+The limits apply before the program's first instruction, which the mesh could not ensure by setting
+them from outside. A preexec_fn could, but makes every start ten times as slow.
 """
 
 import grp
@@ -24,7 +26,7 @@ _RLIMITS = {
 
 
 def drop_privileges(user: str | None, group: str | None) -> None:
-    """Give up root for a user and group, by name or number."""
+    """Change from root to a user and group, given by name or number."""
     if user is not None:
         entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
         gid = entry.pw_gid
@@ -60,10 +62,10 @@ def apply_settings(settings: dict[str, Any]) -> None:
 
 
 def reset_signals() -> None:
-    """Give each signal its default disposition, and block none.
+    """Restore the default disposition of each signal, and unblock all of them.
 
-    Those that are ignored stay so in what is executed, and this interpreter itself ignores SIGPIPE
-    and SIGXFSZ.
+    Ignored signals would stay ignored after execve(2), and this interpreter ignores SIGPIPE and
+    SIGXFSZ.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -82,7 +84,7 @@ def main() -> None:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as exc:
         print(f"{command[0]} could not be executed: {exc.strerror}", file=sys.stderr)
-        # As a shell has it; the mesh looks for the reason then.
+        # Shells use the same statuses; the mesh then finds out the reason.
         sys.exit(127 if isinstance(exc, FileNotFoundError) else 126)
 
 

@@ -1,7 +1,7 @@
 """One plugin process and its group: spawn, wait, stop, reap.
 
-The leader is never reaped before its group has been killed: as long as it is a zombie its number,
-which is the group's too, cannot go to a stranger, so a signal always meets our own.
+The leader is never reaped before its group has been killed: while it is a zombie its pid, which is
+the group's id too, is not reused, so that a signal reaches only our own processes.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from meshtrio.supervisor.process.spawn.program import kill_and_reap, start_progr
 from meshtrio.util.pidfd import send_signals
 
 _KILL_TIMEOUT = 5.0
-"""Seconds from SIGKILL to the end; only a process that waits for broken hardware takes longer."""
+"""Seconds from SIGKILL to exit; only processes that wait for broken hardware take longer."""
 _UNPERMITTED_KILL_TIMEOUT = 0.5
-"""Seconds that a process has instead which may not be signalled, and may end all the same."""
+"""Seconds in which a process that may not be signalled has to exit by itself."""
 _STACK_DUMP_TIMEOUT = 0.5
-"""Seconds a stuck process has to write its stacks; it need not end of it."""
+"""Seconds in which a stuck process has to write its stacks; it need not exit afterwards."""
 _FIND_GROUP_TIMEOUT = 1.0
-"""Seconds to find the processes of a stuck group in."""
+"""Seconds in which the processes of a stuck group have to be found."""
 
 
 @attrs.define(eq=False)
 class PluginProcess(ChildProcess):
-    """A running plugin; `stdout` and `stderr` are pipes that `read_pipe` takes over."""
+    """A running plugin, its process group, and the pipes of its output."""
 
     stdout: int
+    """The read end of its stdout, which `read_pipe` takes over."""
     stderr: int
+    """The read end of its stderr, which `read_pipe` takes over."""
     _cgroup: Path | None = None
     leader_exited: trio.Event = attrs.field(factory=trio.Event, init=False)
-    """Set when the leader has ended, before it is reaped."""
+    """Set when the leader has exited, before it is reaped."""
 
     @classmethod
     async def spawn(
@@ -54,23 +56,22 @@ class PluginProcess(ChildProcess):
         pass_fds: Sequence[int] = (),
         on_started: Callable[[int], None] = lambda pid: None,
     ) -> PluginProcess:
-        """Start a process in a session and group of its own.
+        """Start a process in a session and process group of its own.
 
         Args:
             command: The program and its arguments.
             env: Its environment.
             cwd: Its working directory.
-            cgroup: The control group that the command puts itself in, if any.
-            inherited: Descriptors that it inherits under the same numbers, besides standard ones.
-            on_start: Called with its pid in a worker thread as soon as it was started.
+            cgroup: The cgroup that the command puts itself in, if any.
+            pass_fds: Descriptors that it inherits under the same numbers.
+            on_started: Called with its pid in a worker thread as soon as it was started.
 
         Raises:
             OSError: It cannot be started.
-            ValueError: A word of the command, or a variable, has a zero byte.
+            ValueError: An argument or a variable contains a null byte.
             RuntimeError: No thread can be started.
 
-        Cancellation: See `start_program`; a process that was started is always handed to the
-            caller.
+        Cancellation: A process that was started is always returned; see `start_program`.
         """
         started = await start_program(
             command,
@@ -91,7 +92,7 @@ class PluginProcess(ChildProcess):
                 opened.append(os.dup(started.stdout.fileno()))
                 opened.append(os.dup(started.stderr.fileno()))
         except OSError:
-            # Out of descriptors, most likely: what cannot be watched may not live.
+            # Out of descriptors, most likely: a process that cannot be watched must not run.
             await kill_and_reap(started)
             for descriptor in opened:
                 os.close(descriptor)
@@ -100,9 +101,9 @@ class PluginProcess(ChildProcess):
         return cls(started.pid, pidfd, stdout, stderr, cgroup)
 
     async def wait(self) -> None:
-        """Wait for the leader to end, then kill what is left of its group and reap it.
+        """Wait until the leader has exited, then kill the rest of its group and reap the leader.
 
-        A process that has ended but is held by its tracer is not reaped yet: see `reap_later`.
+        A leader that is held by its tracer is not reaped yet; see `reap_later`.
         """
         if not self.has_exited:
             await self.wait_for_exit()
@@ -111,19 +112,18 @@ class PluginProcess(ChildProcess):
             await self.reap()
 
     def reap_later(self, on_reaped: Callable[[], None]) -> None:
-        """Call `then` once the process has been reaped, if it has not been yet; see `orphans`."""
+        """Call `on_reaped` when the leader has been reaped, at once if it has been already."""
         if self.is_reaped:
             on_reaped()
         else:
             CHILD_REGISTRY.reap_later(self, on_reaped)
 
     def signal_group(self, number: int) -> None:
-        """Signal every process of the group, as long as the leader has not been reaped.
+        """Signal every process of the group, unless the leader has been reaped.
 
-        A process that has changed its user, such as one that runs a set-user-ID program, may be out
-        of our reach; then it is left to its own end.
+        A process that may not be signalled, as of a set-user-ID program, is skipped.
         """
-        # If other code of this program has reaped it, its number may be another's.
+        # If other code of this program has reaped it, its pid may have been reused.
         if self._can_signal_leader() is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
@@ -141,11 +141,11 @@ class PluginProcess(ChildProcess):
         return True
 
     async def dump_stacks(self) -> None:
-        """Have a stuck group say where it is: SIGQUIT, which meshtrio's plugins, Go and Java
-        answer with their stacks on stderr; they may be stopped, and are continued for that.
+        """Send SIGQUIT to a stuck group, upon which meshtrio, Go and Java dump stacks to stderr.
 
-        Processes that do not handle the signal are not sent it: they could only leave core files.
-        The plugin itself need not be the leader, which may be a shell that has started it.
+        Processes that do not handle the signal are skipped, since it would only make them dump
+        core. SIGCONT follows, for processes that are stopped. The plugin need not be the leader,
+        which may be a shell that has started it.
         """
         found: list[int] = []
         with (
@@ -153,19 +153,25 @@ class PluginProcess(ChildProcess):
             contextlib.suppress(OSError, RuntimeError, ValueError),
         ):
             found = await find_group_pids(self.pid, self._cgroup)
-        asked = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
-        for pid in asked:
+        handling = [pid for pid in found if handles_signal(pid, signal.SIGQUIT)]
+        for pid in handling:
             _signal_member(self.pid, pid, signal.SIGQUIT, signal.SIGCONT)
-        with trio.move_on_after(_STACK_DUMP_TIMEOUT if asked else 0):
+        with trio.move_on_after(_STACK_DUMP_TIMEOUT if handling else 0):
             await self._wait_for_group_exit()
 
     async def stop(self, grace_period: float) -> bool:
-        """End the group: SIGTERM, at most `grace` seconds, SIGKILL. True if it took the latter.
+        """Stop the group: SIGTERM, SIGKILL after the grace period; return whether that expired.
 
-        Before that it is asked for its stacks, unless it was given no time at all.
-        The leader's end is not the group's: what it started may still be draining. When cancelled
-        all is killed at once. It has ended when this returns; but if the kernel does not let go of
-        it, or it may not be signalled, `ended` is still False.
+        All processes of the group have the grace period, since a child of the leader may still be
+        draining. If it expires and is not zero, the group dumps its stacks before SIGKILL.
+
+        Afterwards `has_exited` is true, unless the process is blocked in the kernel or may not be
+        signalled.
+
+        Args:
+            grace_period: Seconds from SIGTERM to SIGKILL.
+
+        Cancellation: The group is killed at once.
         """
         forced = not self.has_exited
         try:
@@ -178,20 +184,20 @@ class PluginProcess(ChildProcess):
                 await self.dump_stacks()
         finally:
             self.signal_group(signal.SIGKILL)
-            within = (
+            timeout = (
                 _UNPERMITTED_KILL_TIMEOUT if self._can_signal_leader() is False else _KILL_TIMEOUT
             )
-            with trio.move_on_after(within, shield=True):
+            with trio.move_on_after(timeout, shield=True):
                 await self.wait()
         return forced
 
     async def _wait_for_group_exit(self) -> None:
-        """Wait until the leader and all others of its group have ended."""
+        """Wait until all processes of the group have exited."""
         await self.wait_for_exit()
         await wait_for_group(self.pid, self._cgroup)
 
 
 def _signal_member(group: int, pid: int, *numbers: int) -> None:
-    """Signal a process if it is still the one that was found in the group."""
+    """Signal a process if it is still in the group in which it was found."""
     with contextlib.suppress(OSError):
         send_signals(pid, numbers, lambda: os.getpgid(pid) == group)

@@ -1,4 +1,4 @@
-"""Starting a program as a child of this process, in a session and group of its own."""
+"""Starts programs as children of this process, each in a session and process group of its own."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from meshtrio.supervisor.process.spawn.child_registry import CHILD_REGISTRY
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 
 _CANCELLED_START_TIMEOUT = 5.0
-"""Seconds that a start may take once it was cancelled."""
+"""Seconds that a start may take after its cancellation."""
 
 
 class _ProgramStart:
     """One start of a program, in a thread.
 
-    execve(2), and the lookup of a working directory, wait for filesystems, and one that does not
-    answer (NFS, FUSE) keeps the thread for as long as it likes. It keeps nothing else: by execve a
-    child has closed its copies of our descriptors, and the lookup precedes it, see `_resolve_cwd`.
+    execve(2) and the lookup of a working directory wait for filesystems; one that does not respond
+    (NFS, FUSE) blocks the thread indefinitely. It blocks nothing else: in execve the child has
+    already closed its copies of our descriptors, and the lookup precedes the fork (`_resolve_cwd`).
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class _ProgramStart:
             raise
         try:
             await self._done.wait()
-        except trio.Cancelled:  # It is raised again at the caller's next checkpoint.
+        except trio.Cancelled:  # If it is caught, the caller's next checkpoint raises it again.
             with trio.move_on_after(_CANCELLED_START_TIMEOUT, shield=True):
                 await self._done.wait()
             if self._result is None:
@@ -73,9 +73,9 @@ class _ProgramStart:
             started = subprocess.Popen(
                 self._command, bufsize=0, start_new_session=True, cwd=cwd, **self._options
             )
-        # What follows is done by `ChildProcess`, which never waits blockingly.
+        # Keeps Popen from waiting: `ChildProcess` does that, without blocking.
         started.returncode = 0
-        with contextlib.suppress(Exception):  # A process that was started is never lost.
+        with contextlib.suppress(Exception):  # The process has been started and must be returned.
             self._on_started(started.pid)
             DESCRIPTOR_LIMIT.restore_in_child(started.pid)
         return started
@@ -102,27 +102,27 @@ class _ProgramStart:
 def _resolve_cwd(cwd: Path | None) -> Iterator[str | None]:
     """Look up a working directory, and yield a path by which a child enters it without waiting.
 
-    Between fork and exec, where subprocess changes the directory, a child holds copies of all our
+    Between fork and exec, when subprocess changes the directory, a child holds copies of all our
     descriptors: sockets, locks, and the pipes of starts in other threads. If it waited for a
-    filesystem then, no peer would see their end, and those other starts would wait with it.
+    filesystem then, peers would not see closed connections, and other starts would wait as well.
 
     Raises:
-        OSError: There is no such directory, or no descriptor left.
+        OSError: The directory does not exist, or no descriptor is left.
     """
     if cwd is None:
         yield None
         return
     found = os.open(cwd, os.O_PATH | os.O_DIRECTORY)
     try:
-        # The first three are the child's standard streams by the time it changes the directory.
+        # Descriptors 0 to 2 are the child's standard streams when it changes the directory.
         directory = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(found)
     try:
-        # chdir(2) asks the filesystem for permission, too: what it answers here is up to date then.
+        # Makes the filesystem check permissions now, so that chdir(2) finds a cached result.
         os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
-        entered = f"/proc/self/fd/{directory}"
-        yield entered if os.path.lexists(entered) else str(cwd)  # where /proc is not mounted
+        path = f"/proc/self/fd/{directory}"
+        yield path if os.path.lexists(path) else str(cwd)  # /proc may not be mounted
     finally:
         os.close(directory)
 
@@ -134,25 +134,24 @@ async def start_program(
     cwd: Path | None = None,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session and group of its own.
+    """Start a program in a session and process group of its own.
 
     Args:
         command: The program and its arguments.
-        on_start: Called with its pid in the thread that has started it, as soon as it was.
+        on_started: Called with its pid, in the thread that has started it.
         cwd: Its working directory; None for that of this process.
-        options: Of `subprocess.Popen`.
+        options: Further arguments of `subprocess.Popen`.
 
     Returns:
-        The process, which is never to be waited for by its methods.
+        The process, whose methods must not be used to wait for it.
 
     Raises:
         OSError: It cannot be started.
-        ValueError: A word of the command, or a variable, has a zero byte.
+        ValueError: An argument or a variable contains a null byte.
         RuntimeError: No thread can be started.
 
-    Cancellation: A process that was started is always handed to the caller. A start that takes more
-        than five seconds after its cancellation is abandoned: its process is killed as soon as
-        there is one.
+    Cancellation: A process that was started is always returned. A start that takes more than five
+        seconds after its cancellation is abandoned: its process is killed as soon as it exists.
     """
     return await _ProgramStart(command, on_started, cwd, options).run()
 
@@ -165,8 +164,8 @@ async def start_child(
     """Start a program as `start_program` does, and open its pidfd.
 
     Raises:
-        OSError: It cannot be started or, most likely for lack of descriptors, not be watched; it
-            is killed then.
+        OSError: The program cannot be started, or its pidfd cannot be opened, most likely for lack
+            of descriptors; the process is killed then.
     """
     started = await start_program(command, on_started, **options)
     try:
@@ -177,7 +176,7 @@ async def start_child(
 
 
 def kill_and_reap_later(started: subprocess.Popen[bytes]) -> ChildProcess:
-    """Kill a process that cannot be looked after, and have it reaped."""
+    """Kill a process that cannot be supervised, and reap it later."""
     for pipe in (started.stdin, started.stdout, started.stderr):
         if pipe is not None:
             pipe.close()
@@ -189,7 +188,7 @@ def kill_and_reap_later(started: subprocess.Popen[bytes]) -> ChildProcess:
 
 
 async def kill_and_reap(started: subprocess.Popen[bytes]) -> None:
-    """Kill a process that cannot be looked after, and reap it, now if possible."""
+    """Kill a process that cannot be supervised, and reap it, at once if possible."""
     child = kill_and_reap_later(started)
     with trio.CancelScope(shield=True):
         await child.reap()

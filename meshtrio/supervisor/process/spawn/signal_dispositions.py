@@ -1,8 +1,8 @@
-"""The dispositions of signals that plugins begin with: the defaults, whatever the mesh was given.
+"""Starts plugins with default signal dispositions, whatever the mesh itself has inherited.
 
-A signal that is ignored stays so in what a process executes. A shell without job control starts
-what is to run in the background with SIGINT and SIGQUIT ignored, nohup(1) ignores SIGHUP, and some
-parents ignore SIGCHLD. Signals that are caught, on the other hand, get their default back.
+An ignored signal stays ignored after execve(2), while a caught one gets its default disposition. A
+shell without job control starts background processes with SIGINT and SIGQUIT ignored, nohup(1)
+ignores SIGHUP, and some parents ignore SIGCHLD.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ _UNCHANGED_SIGNALS = frozenset(
     {
         signal.SIGKILL,
         signal.SIGSTOP,
-        # By subprocess, in the child:
+        # subprocess restores these in the child:
         signal.SIGPIPE,
         signal.SIGXFSZ,
-        # To catch these would interrupt what writes to a terminal from the background, again and
-        # again.
+        # Catching these would interrupt writes to a terminal from the background again and again.
         signal.SIGTSTP,
         signal.SIGTTIN,
         signal.SIGTTOU,
@@ -39,11 +38,12 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def default_signals_in_children() -> Iterator[None]:
-    """Have what is executed in the block begin with default dispositions.
+    """Start programs with default signal dispositions during the block.
 
-    Signals that this process ignores still do nothing to it: they are caught. SIGCHLD gets its
-    default, as the kernel throws exit statuses away if it is ignored. Python can change the others
-    in the main thread only; in other threads they stay as they are, see `needs_signal_reset`.
+    Signals that this process ignores are caught by a handler that does nothing. SIGCHLD gets its
+    default disposition, since the kernel discards exit statuses while it is ignored. Python can
+    change the others in the main thread only; in other threads they are unchanged, and
+    `needs_signal_reset` is true.
     """
     changed = {}
     if threading.current_thread() is threading.main_thread():
@@ -59,10 +59,10 @@ def default_signals_in_children() -> Iterator[None]:
 
 
 def needs_signal_reset() -> bool:
-    """Whether what this thread executes begins with signals ignored or blocked.
+    """Whether a program that this thread starts inherits ignored or blocked signals.
 
-    It has to reset them itself, as the launcher does. To unblock them here, even for a moment,
-    would have signals delivered that the program blocks.
+    It must reset them itself then, as the launcher does. Unblocking them here, even briefly, would
+    deliver signals that this program blocks.
     """
     return bool(
         _read_ignored_signals() - _UNCHANGED_SIGNALS or signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -70,9 +70,9 @@ def needs_signal_reset() -> bool:
 
 
 def _read_ignored_signals() -> set[int]:
-    """The signals that this process ignores, by the kernel's account.
+    """Read from /proc which signals this process ignores.
 
-    Python's own misses what other code in the process has set.
+    `signal.getsignal` does not know what non-Python code has set.
     """
     status = procfs.read_status("self")
     if status is None:

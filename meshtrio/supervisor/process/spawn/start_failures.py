@@ -1,4 +1,4 @@
-"""Why a process could not be started, in words that say what to do."""
+"""Explains why a process could not be started, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.text import replace_surrogates
 
 EXEC_FAILED_STATUSES = frozenset({126, 127})
-"""Exit statuses by which env(1), shells and our launcher say that a program was not executed."""
+"""Exit statuses by which env(1), shells and our launcher report that execve(2) failed."""
 
 PROGRAM_ERRNOS = frozenset(
     {
@@ -29,20 +29,20 @@ PROGRAM_ERRNOS = frozenset(
         errno.EINVAL,
     }
 )
-"""Error numbers of execve(2) and chdir(2) that the program or the working directory explains."""
+"""Error numbers of execve(2) and chdir(2) whose cause is the program or the working directory."""
 
 _DIAGNOSIS_TIMEOUT = 2.0
 _diagnosis_limiter = trio.CapacityLimiter(8)
-"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
+"""Limits threads that may hang in a filesystem, so that they cannot block other thread work."""
 _MAX_ARGUMENT_SIZE = 32 * os.sysconf("SC_PAGE_SIZE")
-"""Bytes that one argument or variable may have (MAX_ARG_STRLEN)."""
+"""Maximum number of bytes of one argument or variable (MAX_ARG_STRLEN)."""
 _PROCESS_LIMIT_HINT = (
     "no more processes may be started (see `ulimit -u`, and pids.max of the cgroup)"
 )
 
 
 def is_resource_exhaustion(exc: Exception) -> bool:
-    """Whether a start failed for lack of descriptors, memory, processes or threads."""
+    """Whether a start failed because descriptors, memory, processes or threads are exhausted."""
     number = getattr(exc, "errno", None)
     # RuntimeError: no thread can be started. EAGAIN: no process can be (fork(2)).
     return (
@@ -55,7 +55,7 @@ def is_resource_exhaustion(exc: Exception) -> bool:
 def explain_start_failure(
     exc: Exception, program: str, command: Sequence[str], env: Mapping[str, str]
 ) -> str:
-    """Explain what was raised when a process was to be started, as far as the error itself does."""
+    """Explain an exception of a start by its error number, in a sentence that follows a colon."""
     number = getattr(exc, "errno", None)
     reason = getattr(exc, "strerror", None) or str(exc)
     if number in RESOURCE_EXHAUSTED_ERRNOS:
@@ -66,17 +66,16 @@ def explain_start_failure(
         return f"{reason}: {_PROCESS_LIMIT_HINT}"
     if number == errno.ETXTBSY:
         return (
-            f"{reason}: {replace_surrogates(program)!r} is open for writing in some "
-            "process; to replace a "
-            "program, rename the new file over it"
+            f"{reason}: {replace_surrogates(program)!r} is open for writing in another process; to "
+            "replace a program, rename the new file over it"
         )
     return replace_surrogates(reason)
 
 
 async def explain_exec_failure(config: PluginConfig) -> str:
-    """What is wrong with a plugin's program, or its working directory; "" if nothing is found.
+    """Find out what is wrong with a plugin's program or working directory; "" if nothing is found.
 
-    Shielded from cancellation, and bounded: a filesystem may not answer.
+    Cancellation: Shielded, and limited to two seconds, since a filesystem may not respond.
     """
     with trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True):
         try:
@@ -84,18 +83,17 @@ async def explain_exec_failure(config: PluginConfig) -> str:
                 explain_not_executable, config, abandon_on_cancel=True, limiter=_diagnosis_limiter
             )
         except RuntimeError:
-            pass  # no thread can be started
+            pass  # No thread can be started.
     return ""
 
 
 def _describe_sizes(command: Sequence[str], env: Mapping[str, str]) -> str:
-    strings = {f"argument {number}": word for number, word in enumerate(command)}
+    strings = {f"argument {number}": argument for number, argument in enumerate(command)}
     strings |= {f"variable {name}": f"{name}={value}" for name, value in env.items()}
     sizes = {name: len(os.fsencode(text)) + 1 for name, text in strings.items()}
     name = max(sizes, key=sizes.__getitem__)
     return (
         f"the arguments and the environment have {sum(sizes.values()):,} bytes, of which "
-        f"{replace_surrogates(name)} has {sizes[name]:,}; one may have "
-        f"{_MAX_ARGUMENT_SIZE:,}, and all of them a "
-        "quarter of `ulimit -s`"
+        f"{replace_surrogates(name)} has {sizes[name]:,}; the limit is {_MAX_ARGUMENT_SIZE:,} for "
+        "one, and a quarter of `ulimit -s` in all"
     )

@@ -1,3 +1,5 @@
+"""Parsing of request headers, response headers and trailers."""
+
 from __future__ import annotations
 
 from operator import itemgetter

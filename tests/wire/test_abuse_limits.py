@@ -154,8 +154,8 @@ def test_what_was_refused_stays_refused() -> None:
     engine.receive_data(opened(3))
     engine.close()
     reader = FrameReader(expect_preface=False, max_frame_size=2**20, max_block_size=2**20)
-    said = reader.feed(frames.settings({}) + engine.data_to_send())
-    last_ids = [payload[:4] for type_, _, _, payload in said if type_ == FrameType.GOAWAY]
+    sent = reader.feed(frames.settings({}) + engine.data_to_send())
+    last_ids = [payload[:4] for type_, _, _, payload in sent if type_ == FrameType.GOAWAY]
     assert last_ids == [b"\0\0\0\1"] * 2
 
 

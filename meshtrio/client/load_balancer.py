@@ -1,0 +1,292 @@
+"""Chooses the endpoint of each attempt: a channel's `Picker`.
+
+`LoadBalancer` owns the channel's endpoints and the tasks that watch them. The decisions are pure,
+in `client/load_balancing`: priorities, balancing, outlier detection, circuit breaking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from time import time
+from weakref import WeakValueDictionary
+
+import purerpc
+import trio
+
+from meshtrio.client.call_destination import DEFAULT_PICK_ARGS, PickArgs, PickResult
+from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.health_watch import HealthWatcher
+from meshtrio.client.load_balancing.circuit_breaker import CircuitBreaker
+from meshtrio.client.load_balancing.priority import PriorityPolicy
+from meshtrio.client.outlier_ejector import OutlierEjector
+from meshtrio.client.subchannel import ConnectionOptions
+from meshtrio.client.subchannel_pool import SubchannelPool
+from meshtrio.discovery.service_state import ServiceState
+from meshtrio.errors import ConnectionLostError
+from meshtrio.grpc.outlier_detection import Ejection
+from meshtrio.grpc.service_config import ServiceConfig
+from meshtrio.rpc.channelz_registry import TraceNode
+from meshtrio.rpc.stats import CallCounters
+
+
+class LoadBalancer:
+    """Endpoints of a channel; attempts wait here until one is ready."""
+
+    def __init__(
+        self,
+        name: str,
+        pool: SubchannelPool,
+        connection_options: ConnectionOptions,
+        nursery: trio.Nursery,
+        trace_node: TraceNode,
+        call_counters: CallCounters,
+        on_ejection: Callable[[Ejection], None],
+    ) -> None:
+        """Pick nothing until `apply_config` and `update_endpoints`.
+
+        Args:
+            name: Name of the service, for errors.
+            pool: The pool of subchannels.
+            connection_options: Options of all connections.
+            nursery: The channel's nursery.
+            trace_node: The channel's channelz trace.
+            call_counters: The channel's counters.
+            on_ejection: Called for each outlier that was found.
+        """
+        self._name = name
+        self._pool = pool
+        self._connection_options = connection_options
+        self._trace_node = trace_node
+        self._call_counters = call_counters
+        self._endpoints: dict[str, ChannelEndpoint] = {}
+        self._removed_endpoints: WeakValueDictionary[str, ChannelEndpoint] = WeakValueDictionary()
+        """Endpoints no longer listed that still have calls, which may need their exit info."""
+        self._state_changed = trio.lowlevel.ParkingLot()
+        rng = Random()
+        self._priority_policy: PriorityPolicy[ChannelEndpoint] = PriorityPolicy(rng)
+        self._outlier_ejector = OutlierEjector(nursery, rng, self._refresh, on_ejection)
+        self._health_watcher = HealthWatcher(nursery, self._refresh, self._state_changed)
+        self._circuit_breaker = CircuitBreaker(name)
+        self._config = ServiceConfig()
+        self._max_in_flight_per_endpoint: int | None = None
+        self._last_exit_reason = ""
+        self._is_resolved = False
+        """Whether the resolver has reported a state."""
+        self._is_managed = True
+        """Whether a mesh keeps the service running, or it has endpoints."""
+        self._closed = False
+
+    @property
+    def endpoints(self) -> tuple[ChannelEndpoint, ...]:
+        """Endpoints listed now, ready or not."""
+        return tuple(self._endpoints.values())
+
+    @property
+    def ready(self) -> Sequence[ChannelEndpoint]:
+        """Ready endpoints of the best priority that has any."""
+        return self._priority_policy.ready
+
+    # -- picking -----------------------------------------------------------------------------
+
+    def try_pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult | None:
+        """Pick an endpoint without waiting, preferably one with a free stream slot.
+
+        Raises:
+            ResourceExhaustedError: Every endpoint has `max_in_flight_per_endpoint` calls.
+        """
+        policy = self._priority_policy
+        ready = policy.ready
+        if not ready:
+            return None
+        if args.excluded or self._max_in_flight_per_endpoint is not None:
+            ready = self._eligible_endpoints(args)
+        picked = policy.balancer.pick(ready, args.hash_key).pick_result
+        if picked is not None:
+            connection = picked.connection
+            if connection.is_usable and connection.engine.can_open_stream:
+                return picked
+        return self._pick_with_stream_slot()
+
+    async def pick(self, args: PickArgs = DEFAULT_PICK_ARGS) -> PickResult:
+        """Wait for a ready endpoint and pick it.
+
+        Raises:
+            ConnectionLostError: The channel is closed.
+            ResourceExhaustedError: A circuit breaker is open.
+            UnavailableError: No endpoint is reachable, and the call does not wait for one.
+        """
+        self._circuit_breaker.acquire_pending()
+        self._call_counters.last_started = time()
+        try:
+            while True:
+                self._update_ready()
+                picked = self.try_pick(args)
+                if picked is not None:
+                    return picked
+                if self._closed:
+                    raise ConnectionLostError(f"the channel to {self._name} is closed")
+                if not (self._is_managed if args.wait_for_ready is None else args.wait_for_ready):
+                    reason = self.unavailable_reason
+                    if reason is not None:
+                        raise purerpc.UnavailableError(f"{self._name} is unavailable: {reason}")
+                await self._state_changed.park()
+        finally:
+            self._circuit_breaker.release_pending()
+
+    def _eligible_endpoints(self, args: PickArgs) -> Sequence[ChannelEndpoint]:
+        """Ready endpoints below their limit; excluded ones only if there are no others."""
+        limit, ready = self._max_in_flight_per_endpoint, self._priority_policy.ready
+        if limit is not None:
+            ready = [endpoint for endpoint in ready if endpoint.in_flight < limit]
+            if not ready:
+                text = f"{self._name}: every instance has the {limit} calls it may have"
+                raise purerpc.ResourceExhaustedError(text)
+        return [endpoint for endpoint in ready if endpoint not in args.excluded] or ready
+
+    def _pick_with_stream_slot(self) -> PickResult | None:
+        found = None
+        for endpoint in self._priority_policy.ready:
+            picked = endpoint.pick_result
+            if picked is not None and picked.connection.is_usable:
+                found = picked
+                if picked.connection.engine.can_open_stream:
+                    break
+        return found
+
+    # -- state -------------------------------------------------------------------------------
+
+    @property
+    def unavailable_reason(self) -> str | None:
+        """Why no endpoint is reachable; None if one is, or has not been tried yet."""
+        if not self._is_resolved:
+            return None
+        errors = [
+            endpoint.subchannel.connect_error
+            for endpoint in self._endpoints.values()
+            if not endpoint.is_ejected
+        ]
+        if errors and not all(errors):
+            return None
+        return errors[-1] if errors else self._last_exit_reason or "no endpoints"
+
+    async def is_reachable(self) -> bool:
+        """Whether an endpoint is ready, after the first attempts to connect."""
+        while True:
+            self._update_ready()
+            if self._priority_policy.ready:
+                return True
+            if self._closed or self.unavailable_reason is not None:
+                return False
+            await self._state_changed.park()
+
+    async def wait_for_state_change(self) -> None:
+        """Wait until an endpoint is added, removed, connected or disconnected."""
+        await self._state_changed.park()
+
+    def _refresh(self) -> None:
+        self._update_ready()
+        self._wake_waiters()
+
+    def _update_ready(self) -> None:
+        self._priority_policy.update_ready(self._endpoints.values())
+
+    def _wake_waiters(self) -> None:
+        # All of them: those that do not wait for ready endpoints look at failures, too.
+        self._state_changed.unpark_all()
+
+    # -- updates -----------------------------------------------------------------------------
+
+    def apply_config(self, config: ServiceConfig) -> None:
+        """Use another service config, before `update_endpoints`."""
+        self._config = config
+        self._circuit_breaker.limits = config.circuit_breakers
+        self._max_in_flight_per_endpoint = config.circuit_breakers.max_in_flight_per_endpoint
+        self._outlier_ejector.apply_config(config.load_balancing.outlier_detection)
+        self._health_watcher.apply_config(config.health_check_service, self._endpoints.values())
+        self._priority_policy.reset()
+        for endpoint in self._endpoints.values():
+            self._track_calls(endpoint)
+
+    def _track_calls(self, endpoint: ChannelEndpoint) -> None:
+        is_limited = self._config.circuit_breakers.max_in_flight is not None
+        endpoint.set_call_tracker(
+            _EndpointCallTracker(self._circuit_breaker, self._outlier_ejector, endpoint)
+            if is_limited or self._outlier_ejector.is_enabled
+            else None
+        )
+
+    def update_endpoints(self, state: ServiceState) -> None:
+        """Follow the endpoints and exit infos of a state of the service."""
+        self._is_resolved = True
+        self._is_managed = bool(state.endpoints) or not state.unmanaged
+        listed = {endpoint.id: endpoint for endpoint in state.endpoints}
+        exit_infos = {exit_info.endpoint_id: exit_info for exit_info in state.exit_infos}
+        for endpoint_id in [i for i in self._endpoints if i not in listed]:
+            removed, exit_info = self._endpoints.pop(endpoint_id), exit_infos.get(endpoint_id)
+            removed.remove(exit_info)
+            self._removed_endpoints[endpoint_id] = removed
+            reason = "" if exit_info is None else f": {exit_info.reason}"
+            self._trace_endpoint(removed, f"removed{reason}")
+        for endpoint_id, removed in list(self._removed_endpoints.items()):
+            if endpoint_id in exit_infos:
+                removed.set_exit_info(exit_infos[endpoint_id])
+        added = {
+            endpoint_id: ChannelEndpoint(
+                endpoint, self._pool, self._connection_options, self._refresh, self._wake_waiters
+            )
+            for endpoint_id, endpoint in listed.items()
+            if endpoint_id not in self._endpoints
+        }
+        self._endpoints |= added
+        self._outlier_ejector.update_endpoints(self._endpoints)
+        for endpoint in added.values():
+            self._trace_endpoint(endpoint, "added")
+            self._track_calls(endpoint)
+            self._health_watcher.watch(endpoint)
+        if state.exit_infos:
+            self._last_exit_reason = state.exit_infos[-1].reason
+        self._priority_policy.update_endpoints(
+            self._endpoints.values(), self._config.load_balancing
+        )
+        self._refresh()
+
+    def _trace_endpoint(self, endpoint: ChannelEndpoint, event: str) -> None:
+        text = f"{endpoint.endpoint.address} {event}"
+        self._trace_node.add_event(text, subchannel_id=endpoint.subchannel.trace_node.channelz_id)
+
+    def close(self, owner: object) -> None:
+        """Release all endpoints, and fail the calls whose streams belong to `owner`."""
+        self._closed = True
+        self._priority_policy.ready = ()
+        self._wake_waiters()
+        error = ConnectionLostError(f"the channel to {self._name} is closed")
+        for endpoint in self._endpoints.values():
+            for connection, stream in endpoint.subchannel.streams_owned_by(owner):
+                connection.abort_stream(stream, error)
+            endpoint.remove(None)
+        self._endpoints.clear()
+
+
+class _EndpointCallTracker:
+    """Follows attempts for the circuit breaker and outlier detection."""
+
+    __slots__ = ("_circuit_breaker", "_endpoint", "_outlier_ejector")
+
+    def __init__(
+        self,
+        circuit_breaker: CircuitBreaker,
+        outlier_ejector: OutlierEjector,
+        endpoint: ChannelEndpoint,
+    ) -> None:
+        self._circuit_breaker = circuit_breaker
+        self._outlier_ejector = outlier_ejector
+        self._endpoint = endpoint
+
+    def on_start(self) -> None:
+        self._circuit_breaker.acquire_slot()
+
+    def on_finish(self, *, success: bool | None) -> None:
+        self._circuit_breaker.release_slot()
+        if success is not None:
+            self._outlier_ejector.report_result(self._endpoint, success=success)

@@ -1,0 +1,45 @@
+"""Circuit breaker: fails calls at once above a number in flight or waiting, as Envoy's does."""
+
+from __future__ import annotations
+
+import purerpc
+
+from meshtrio.grpc.service_config import CircuitBreakerLimits
+
+
+class CircuitBreaker:
+    """Counts the calls of one channel; counts are kept when the limits change."""
+
+    def __init__(self, name: str) -> None:
+        self.limits = CircuitBreakerLimits()
+        self._name = name
+        self._in_flight = self._pending = 0
+
+    def acquire_slot(self) -> None:
+        """Count an attempt that has an endpoint.
+
+        Raises:
+            ResourceExhaustedError: `max_in_flight` is reached.
+        """
+        limit = self.limits.max_in_flight
+        if limit is not None and self._in_flight >= limit:
+            text = f"{self._name}: {limit} calls are in flight already"
+            raise purerpc.ResourceExhaustedError(text)
+        self._in_flight += 1
+
+    def release_slot(self) -> None:
+        self._in_flight -= 1
+
+    def acquire_pending(self) -> None:
+        """Count an attempt that waits for an endpoint.
+
+        Raises:
+            ResourceExhaustedError: `max_pending` is reached.
+        """
+        limit = self.limits.max_pending
+        if limit is not None and self._pending >= limit:
+            raise purerpc.ResourceExhaustedError(f"{self._name}: {limit} calls wait already")
+        self._pending += 1
+
+    def release_pending(self) -> None:
+        self._pending -= 1

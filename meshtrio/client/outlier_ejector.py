@@ -1,0 +1,89 @@
+"""Ejects the outliers among a channel's endpoints: runs `OutlierDetector` on trio's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import trio
+
+from meshtrio.client.channel_endpoint import ChannelEndpoint
+from meshtrio.client.load_balancing.outlier_detection import OutlierDetector
+from meshtrio.grpc.outlier_detection import Ejection, OutlierDetection
+
+
+class OutlierEjector:
+    """Sets `is_ejected` of endpoints; the task that ends intervals runs in `nursery`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        rng: Random,
+        on_change: Callable[[], None],
+        on_ejection: Callable[[Ejection], None],
+    ) -> None:
+        """Detect nothing until `apply_config`.
+
+        Args:
+            nursery: The channel's nursery.
+            rng: Source of the enforcement percentage.
+            on_change: Called when endpoints have been ejected or returned.
+            on_ejection: Called for each outlier that was found.
+        """
+        self._nursery = nursery
+        self._rng = rng
+        self._on_change = on_change
+        self._on_ejection = on_ejection
+        self._endpoints: dict[str, ChannelEndpoint] = {}
+        self._detector: OutlierDetector | None = None
+        self._interval_scope = trio.CancelScope()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether results of calls are of use."""
+        return self._detector is not None
+
+    def apply_config(self, config: OutlierDetection | None) -> None:
+        """Start afresh with `config`: no endpoint is ejected."""
+        self._interval_scope.cancel()
+        self._detector = None if config is None else OutlierDetector(config, self._rng)
+        if self._detector is not None:
+            self._detector.update_endpoints(self._endpoints)
+            self._interval_scope = trio.CancelScope()
+            self._nursery.start_soon(self._run_intervals, self._detector, self._interval_scope)
+        for endpoint in self._endpoints.values():
+            endpoint.is_ejected = False
+
+    def update_endpoints(self, endpoints: dict[str, ChannelEndpoint]) -> None:
+        """Set the listed endpoints, by id."""
+        self._endpoints = endpoints
+        if self._detector is not None:
+            self._detector.update_endpoints(endpoints)
+
+    def report_result(self, endpoint: ChannelEndpoint, *, success: bool) -> None:
+        """Count the result of an attempt."""
+        detector = self._detector
+        if detector is not None:
+            now = trio.current_time()
+            is_ejected = detector.record(endpoint.endpoint.id, success=success, now=now)
+            if not success:
+                self._report_ejections(detector)
+            if is_ejected:
+                self._apply_ejections(detector)
+
+    async def _run_intervals(self, detector: OutlierDetector, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                await trio.sleep(detector.config.interval)
+                detector.end_interval(trio.current_time())
+                self._report_ejections(detector)
+                self._apply_ejections(detector)
+
+    def _report_ejections(self, detector: OutlierDetector) -> None:
+        for ejection in detector.drain_ejections():
+            self._on_ejection(ejection)
+
+    def _apply_ejections(self, detector: OutlierDetector) -> None:
+        for endpoint_id, endpoint in self._endpoints.items():
+            endpoint.is_ejected = endpoint_id in detector.ejected
+        self._on_change()

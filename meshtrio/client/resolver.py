@@ -1,0 +1,76 @@
+"""Resolvers: the source of a channel's endpoints and service config.
+
+A resolver runs for as long as a channel uses it. Channels of the process that use the same one
+share a run of it (`SharedWatch`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from meshtrio.discovery.service_state import ServiceState
+from meshtrio.errors import ConfigError
+from meshtrio.grpc.service_config import ServiceConfig, parse_service_config
+
+_log = logging.getLogger("meshtrio.rpc")
+
+StateCallback = Callable[[ServiceState], None]
+Resolver = Callable[[StateCallback], Awaitable[None]]
+"""Calls its argument with each state of a service, until it is cancelled."""
+
+
+class SharedWatch:
+    """One run of a resolver, shared by all channels that use it."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[StateCallback] = []
+        self.cancel_scope = trio.CancelScope()
+        self._latest_state: ServiceState | None = None
+
+    def add(self, on_update: StateCallback) -> None:
+        """Call `on_update` with the latest state, if there is one, and with each later one."""
+        self.callbacks.append(on_update)
+        if self._latest_state is not None:
+            on_update(self._latest_state)
+
+    def remove(self, on_update: StateCallback) -> None:
+        """Stop calling `on_update`."""
+        self.callbacks.remove(on_update)
+
+    async def run(self, resolver: Resolver) -> None:
+        """Run the resolver, until `cancel_scope` is cancelled."""
+        if self.callbacks:
+            with trio.CancelScope() as self.cancel_scope:
+                await resolver(self._publish)
+
+    def _publish(self, state: ServiceState) -> None:
+        self._latest_state = state
+        for on_update in list(self.callbacks):
+            on_update(state)
+
+
+class ServiceConfigSelector:
+    """Selects the service config of a channel: a fixed one, or else the resolver's."""
+
+    def __init__(self, name: str, fixed: ServiceConfig | None) -> None:
+        self._name = name
+        self._is_fixed = fixed is not None
+        self._json = ""
+
+    def select(self, state: ServiceState) -> ServiceConfig | None:
+        """Return the config to change to, None to keep the present one.
+
+        An invalid config is logged and ignored.
+        """
+        if self._is_fixed or state.service_config == self._json:
+            return None
+        self._json = state.service_config
+        try:
+            return parse_service_config(json.loads(self._json or "{}"))
+        except (ValueError, ConfigError) as exc:
+            _log.error("%s: invalid service config: %s", self._name, exc)
+            return None

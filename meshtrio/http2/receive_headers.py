@@ -1,0 +1,204 @@
+"""Received header blocks: requests, responses and trailers (RFC 9113 §8.1)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from meshtrio.http2 import frames
+from meshtrio.http2.abuse_limits import AbuseLimits
+from meshtrio.http2.errors import (
+    ErrorCode,
+    MalformedHeadersError,
+    RemoteProtocolError,
+    StreamError,
+)
+from meshtrio.http2.events import (
+    Http2Event,
+    RequestHeadersTooLarge,
+    RequestReceived,
+    ResponseReceived,
+    TrailersReceived,
+)
+from meshtrio.http2.flow_control import consume_content_length
+from meshtrio.http2.header_parsers import HeaderParsers
+from meshtrio.http2.hpack.decoder import HeaderDecoder
+from meshtrio.http2.hpack.errors import (
+    HeaderListTooLargeError,
+    HpackDecodingError,
+    OversizedHeaderListError,
+)
+from meshtrio.http2.limits import Limits
+from meshtrio.http2.stream import H2Stream, StreamInput, StreamState
+from meshtrio.http2.streams import StreamTable
+
+_HALF_CLOSED_REMOTE = StreamState.HALF_CLOSED_REMOTE
+_RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
+
+
+class HeadersReceiver:
+    """Decodes the header blocks of a connection, opens and ends its streams, and makes events.
+
+    Every block is decoded, even if nothing is done with it, to keep the dynamic table in step with
+    the peer's.
+    """
+
+    def __init__(
+        self,
+        parsers: HeaderParsers,
+        limits: Limits,
+        streams: StreamTable,
+        abuse: AbuseLimits,
+        outgoing: list[bytes | memoryview],
+        *,
+        is_client: bool,
+    ) -> None:
+        """Create a receiver that appends the frames to send to `outgoing`."""
+        self._parse_request = parsers.parse_request
+        self._parse_response = parsers.parse_response
+        self._parse_trailers = parsers.parse_trailers
+        self._decoder = HeaderDecoder(
+            limits.max_header_list_size,
+            max(limits.absolute_max_header_list_size, limits.max_header_list_size),
+        )
+        self._max_concurrent_streams = limits.max_concurrent_streams
+        self._streams = streams
+        self._abuse = abuse
+        self._outgoing = outgoing
+        self._is_client = is_client
+
+    def on_headers(
+        self, flags: int, stream_id: int, payload: bytes, events: list[Http2Event]
+    ) -> None:
+        """Process a HEADERS frame whose payload is the whole header block, without padding.
+
+        Raises StreamError and RemoteProtocolError.
+        """
+        if flags & frames.HAS_PRIORITY:
+            if len(payload) < 5:
+                raise RemoteProtocolError(
+                    ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for priority"
+                )
+            payload = strip_priority(stream_id, payload)
+        end_stream = bool(flags & frames.END_STREAM)
+        stream = self._streams.by_id.get(stream_id)
+        try:
+            if stream is None and self._is_client:
+                self._on_late_headers(stream_id, payload)
+            elif stream is None:
+                self._on_request(stream_id, payload, end_stream, events)
+            elif stream.headers_received:
+                self._on_trailers(stream, payload, end_stream, events)
+            else:
+                self._on_response(stream, payload, end_stream, events)
+        except MalformedHeadersError as exc:
+            raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, str(exc)) from None
+        except HeaderListTooLargeError as exc:
+            if stream is not None and end_stream and not stream.headers_received:
+                stream.process_input(_RECEIVE_END)
+            raise StreamError(stream_id, ErrorCode.ENHANCE_YOUR_CALM, str(exc)) from None
+        except (HpackDecodingError, OversizedHeaderListError) as exc:
+            raise _connection_error(exc) from None
+
+    def _on_late_headers(self, stream_id: int, block: bytes) -> None:
+        self._decode_and_discard(block)
+        if self._streams.check_late_frame(stream_id, "HEADERS"):
+            self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
+
+    def _decode_and_discard(self, block: bytes) -> None:
+        with suppress(HeaderListTooLargeError):
+            self._decoder.decode(block, tuple)
+
+    def _on_request(
+        self, stream_id: int, block: bytes, end_stream: bool, events: list[Http2Event]
+    ) -> None:
+        if stream_id % 2 == 0:
+            raise RemoteProtocolError(
+                ErrorCode.PROTOCOL_ERROR, f"a client opened stream {stream_id}"
+            )
+        streams = self._streams
+        if stream_id <= streams.highest_received_id:
+            self._on_late_headers(stream_id, block)
+            return
+        streams.highest_received_id = stream_id
+        streams.received_count += 1
+        try:
+            headers = self._decoder.decode(block, self._parse_request)
+        except HeaderListTooLargeError as exc:
+            self._on_request_too_large(stream_id, exc, end_stream, events)
+            return
+        if headers.content_length and end_stream:
+            raise MalformedHeadersError("content-length promises DATA, and the stream has ended")
+        stream = self._accept(stream_id)
+        if stream is not None:
+            stream.has_deadline = headers.timeout is not None
+            self._apply(stream, headers.content_length, end_stream)
+            events.append(RequestReceived(stream_id, headers, end_stream))
+
+    def _on_request_too_large(
+        self,
+        stream_id: int,
+        exc: HeaderListTooLargeError,
+        end_stream: bool,
+        events: list[Http2Event],
+    ) -> None:
+        # Decoding it has cost as much as several lists of the allowed size.
+        self._abuse.charge_reset(exc.size / exc.limit)
+        stream = self._accept(stream_id)
+        if stream is not None:
+            self._apply(stream, None, end_stream)
+            events.append(RequestHeadersTooLarge(stream_id, exc.content_type, end_stream, str(exc)))
+
+    def _accept(self, stream_id: int) -> H2Stream | None:
+        stream = self._streams.accept(stream_id, self._max_concurrent_streams)
+        if stream is None:
+            self._outgoing.append(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+        return stream
+
+    def _on_response(
+        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
+    ) -> None:
+        headers = self._decoder.decode(block, self._parse_response)
+        if headers.http_status < 200:
+            if end_stream:
+                raise MalformedHeadersError("an informational response may not end the stream")
+            return
+        stream.headers_received = True
+        self._apply(stream, headers.content_length, end_stream)
+        events.append(ResponseReceived(stream.id, headers, end_stream))
+
+    def _apply(self, stream: H2Stream, content_length: int | None, end_stream: bool) -> None:
+        stream.remaining_content_length = content_length
+        if content_length and end_stream:
+            consume_content_length(stream, 0, end_stream=True)
+        stream.process_input(_RECEIVE_END if end_stream else _RECEIVE)
+        if end_stream:
+            self._streams.remove_if_closed(stream)
+
+    def _on_trailers(
+        self, stream: H2Stream, block: bytes, end_stream: bool, events: list[Http2Event]
+    ) -> None:
+        if stream.state is _HALF_CLOSED_REMOTE:
+            self._decode_and_discard(block)
+        stream.process_input(_RECEIVE_END)
+        trailers = self._decoder.decode(block, self._parse_trailers)
+        if not end_stream:
+            raise MalformedHeadersError("trailers did not end the stream")
+        if stream.remaining_content_length:
+            consume_content_length(stream, 0, end_stream=True)
+        self._streams.remove_if_closed(stream)
+        events.append(TrailersReceived(stream.id, trailers))
+
+
+def strip_priority(stream_id: int, payload: bytes) -> bytes:
+    """Remove the deprecated priority fields (RFC 9113 §5.3.2). Raises RemoteProtocolError."""
+    if frames.read_u32(payload)[0] & 0x7FFFFFFF == stream_id:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream cannot depend on itself")
+    return payload[5:]
+
+
+def _connection_error(exc: HpackDecodingError | OversizedHeaderListError) -> RemoteProtocolError:
+    """Return the connection error for a header block that leaves the dynamic table in doubt."""
+    if isinstance(exc, OversizedHeaderListError):
+        return RemoteProtocolError(ErrorCode.ENHANCE_YOUR_CALM, str(exc))
+    reason = f"header block cannot be decoded: {exc}"
+    return RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason)

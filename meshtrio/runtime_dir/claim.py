@@ -1,0 +1,244 @@
+"""The mesh's side of the runtime dir: claiming the directory and cleaning it up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meshtrio import contract
+from meshtrio.errors import ConfigError
+from meshtrio.runtime_dir import lock_file
+from meshtrio.runtime_dir.directory import allow_traversal, mesh_socket_path
+from meshtrio.util import directories
+from meshtrio.util.text import replace_surrogates
+
+
+class ClaimedRuntimeDir:
+    """A runtime dir that this mesh owns: mode 0700, locked, without stale sockets."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory if it does not exist, lock it, and remove stale sockets.
+
+        Raises:
+            ConfigError: It is in use, others own it or may write to it, or it cannot be made.
+        """
+        self.path = path
+        self._fd = _open_runtime_dir(path)
+        try:
+            self._lock_fd = _acquire_lock(path, self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        try:
+            _remove_recorded_sockets(self._fd, self._lock_fd)
+            self._write_lock_file(self._lock_fd, _format_mesh_runs(self._lock_fd))
+        except BaseException:
+            os.close(self._lock_fd)
+            os.close(self._fd)
+            raise
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was removed, so that its path leads to nothing, or to something else."""
+        try:
+            found = os.lstat(self.path / lock_file.LOCK_FILE_NAME)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False  # It cannot be looked at now, which does not mean that it was removed.
+        return not os.path.samestat(found, os.fstat(self._lock_fd))
+
+    def recreate(self) -> None:
+        """Make it again. Raises ConfigError as the constructor does.
+
+        If only the lock file was removed, the directory is recognized by its inode, which our
+        descriptor keeps in use. The sockets of running plugins in it are kept then.
+        """
+        opened = _open_runtime_dir(self.path, known_fd=self._fd)
+        try:
+            lock = _acquire_lock(self.path, opened)
+        except BaseException:
+            os.close(opened)
+            raise
+        is_same = os.path.samestat(os.fstat(opened), os.fstat(self._fd))
+        if not is_same:
+            _remove_recorded_sockets(opened, lock)
+        lines = lock_file.read_sockets(self._lock_fd) if is_same else []
+        lines += _format_mesh_runs(self._lock_fd)
+        os.close(self._lock_fd)
+        os.close(self._fd)
+        self._lock_fd, self._fd = lock, opened
+        self._write_lock_file(lock, lines)
+
+    def recorded_mesh_runs(self) -> dict[str, list[int]]:
+        """Return the uids of the processes of each recorded mesh run, by its id.
+
+        Processes of a run may be left if its mesh and its warden were killed.
+        """
+        return lock_file.read_mesh_runs(self._lock_fd)
+
+    def remove_mesh_runs(self, ids: Iterable[str]) -> None:
+        """Remove the records of mesh runs of which nothing is left. Raises ConfigError."""
+        removed = set(ids)
+        kept = {
+            key: users for key, users in self.recorded_mesh_runs().items() if key not in removed
+        }
+        lines = [lock_file.format_mesh_run(key, users) for key, users in kept.items()]
+        self._write_lock_file(self._lock_fd, lock_file.read_sockets(self._lock_fd) + lines)
+
+    def _write_lock_file(self, lock: int, lines: list[str]) -> None:
+        try:
+            lock_file.write_contents(lock, lines)
+        except OSError as exc:
+            where = f"{replace_surrogates(str(self.path))}: {lock_file.LOCK_FILE_NAME}"
+            raise ConfigError([f"{where} cannot be written: {exc.strerror}"]) from None
+
+    def allow_traversal(self) -> None:
+        """Let other users open what is in it whose path they know, but not list it."""
+        allow_traversal(self._fd)
+
+    def release(self) -> None:
+        """Remove the sockets and unlock the directory. The lock file stays."""
+        if not self.is_lost:
+            _remove_recorded_sockets(self._fd, self._lock_fd)
+            with contextlib.suppress(OSError):
+                # The next mesh looks for what could not be killed.
+                lock_file.write_contents(self._lock_fd, _format_mesh_runs(self._lock_fd))
+        os.close(self._lock_fd)
+        os.close(self._fd)
+
+
+@contextmanager
+def claim_runtime_dir(path: Path) -> Iterator[ClaimedRuntimeDir]:
+    """Claim a runtime dir for the block. Raises ConfigError; see `ClaimedRuntimeDir`."""
+    claimed = ClaimedRuntimeDir(path)
+    try:
+        yield claimed
+    finally:
+        claimed.release()
+
+
+def _open_runtime_dir(path: Path, known_fd: int | None = None) -> int:
+    """Open the directory; make it if it does not exist.
+
+    A directory with content is accepted if it has the lock file of a mesh, or if it is that of the
+    descriptor `known_fd`. Its content is left unchanged. Raises ConfigError.
+    """
+    what = f"the runtime dir {replace_surrogates(str(path))}"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        opened = directories.open_directory(path)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError([f"{what} {_describe_obstacle(path)}"]) from None
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise ConfigError([f"{what} cannot be made: {reason}; {_CHOOSE_ANOTHER_HINT}"]) from None
+    try:
+        if known_fd is None or not os.path.samestat(os.fstat(opened), os.fstat(known_fd)):
+            _check_ownership(opened, what)
+    except BaseException as exc:
+        os.close(opened)
+        if not isinstance(exc, OSError):
+            raise
+        raise ConfigError(
+            [f"{what} cannot be used: {exc.strerror}; {_CHOOSE_ANOTHER_HINT}"]
+        ) from None
+    return opened
+
+
+def _describe_obstacle(path: Path) -> str:
+    """Explain what exists in place of a directory, and what to do."""
+    if os.path.islink(path) and os.path.isdir(path):
+        target = replace_surrogates(os.path.realpath(path))
+        return f"is a symbolic link to {target}; name that, or {_CHOOSE_ANOTHER_HINT}"
+    return f"is not a folder; {_CHOOSE_ANOTHER_HINT}"
+
+
+def _check_ownership(fd: int, what: str) -> None:
+    """Check that we may own a directory, and set its mode to 0700. Raises ConfigError, OSError."""
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
+        owner = f"belongs to uid {status.st_uid}, not to this mesh (uid {os.geteuid()})"
+        raise ConfigError([f"{what} {owner}; {_CHOOSE_ANOTHER_HINT}"])
+    _check_content(fd, what)
+    if status.st_mode & 0o022:
+        mode = f"{status.st_mode & 0o7777:o}"
+        raise ConfigError([f"{what}: others may write to it (mode {mode}); chmod 700 it"])
+    if status.st_mode & 0o777 != 0o700:
+        os.fchmod(fd, 0o700)
+
+
+_CHOOSE_ANOTHER_HINT = (
+    "choose another folder, for this mesh alone, with --runtime-dir or `runtime_dir` in [mesh]"
+)
+
+_MAX_LISTED_NAMES = 3
+
+
+def _check_content(fd: int, what: str) -> None:
+    """Reject a directory that other programs use. Raises ConfigError, OSError."""
+    found = sorted(os.listdir(fd))
+    if not found or lock_file.is_mesh_lock(lock_file.LOCK_FILE_NAME, fd):
+        return
+    listed = ", ".join(ascii(replace_surrogates(name)) for name in found[:_MAX_LISTED_NAMES])
+    more = f" and {len(found) - _MAX_LISTED_NAMES} more" if len(found) > _MAX_LISTED_NAMES else ""
+    content = f"it has {listed}{more}, and no {lock_file.LOCK_FILE_NAME} of a mesh of this user"
+    raise ConfigError(
+        [f"{what} is in use: {content}; nothing in it was changed; {_CHOOSE_ANOTHER_HINT}"]
+    )
+
+
+def _acquire_lock(path: Path, fd: int) -> int:
+    """Lock the directory; return the descriptor of the lock file. Raises ConfigError."""
+    try:
+        return lock_file.acquire(lock_file.LOCK_FILE_NAME, fd)
+    except BlockingIOError:
+        pid = lock_file.read_holder_pid(lock_file.LOCK_FILE_NAME, fd)
+        raise ConfigError([_describe_holder(path, pid)]) from None
+    except OSError as exc:
+        raise ConfigError(
+            [f"{replace_surrogates(str(path))}: cannot be locked: {exc.strerror}"]
+        ) from None
+
+
+def _describe_holder(path: Path, pid: str) -> str:
+    """Explain that another mesh uses the directory, such as the one that has started this one."""
+    where = replace_surrogates(str(path))
+    outer_socket = os.environ.get(contract.MESH_SOCKET)
+    if outer_socket and os.path.realpath(outer_socket) == os.path.realpath(mesh_socket_path(path)):
+        name = os.environ.get(contract.PLUGIN_NAME, "?")
+        return (
+            f"{where}: the mesh (pid {pid}) that started this program as its plugin {name!r} runs "
+            "here; a mesh inside a plugin needs a runtime dir of its own: use --runtime-dir or "
+            "`runtime_dir` in [mesh]"
+        )
+    return (
+        f"{where}: another mesh runs here (pid {pid}); stop it, or use --runtime-dir or "
+        "`runtime_dir` in [mesh]"
+    )
+
+
+def _remove_recorded_sockets(fd: int, lock_fd: int) -> None:
+    """Remove the sockets and plugin directories that a mesh has made here.
+
+    In a plugin's directory, which another user may change meanwhile, only recorded sockets are
+    removed, and the directory if it is empty then. What cannot be removed stays.
+    """
+    directories.remove_socket(mesh_socket_path(Path()).name, fd)
+    for path in map(Path, lock_file.read_sockets(lock_fd)):
+        if len(path.parts) == 1:
+            directories.remove_socket(path.name, fd)
+            continue
+        with contextlib.suppress(OSError):
+            with directories.directory_opened(path.parts[0], fd) as own:
+                directories.remove_socket(path.name, own, include_symlinks=True)
+            os.rmdir(path.parts[0], dir_fd=fd)
+
+
+def _format_mesh_runs(lock_fd: int) -> list[str]:
+    """Format the lines of the mesh runs that a lock file records."""
+    recorded = lock_file.read_mesh_runs(lock_fd)
+    return [lock_file.format_mesh_run(mesh_id, users) for mesh_id, users in recorded.items()]

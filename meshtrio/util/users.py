@@ -1,0 +1,43 @@
+"""Users and groups of this machine, by name or number (getpwnam(3), getgrnam(3))."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+
+
+def resolve_ids(user: str | None, group: str | None) -> tuple[int, int]:
+    """Return the uid and gid of a user and group, by name or number; -1 for None.
+
+    A user without a group has its primary group.
+
+    Raises:
+        KeyError: The user or group does not exist.
+    """
+    uid = gid = -1
+    if user is not None:
+        entry = look_up_user(user)
+        uid, gid = entry.pw_uid, entry.pw_gid
+    if group is not None:
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise KeyError(f"there is no group {group!r}") from None
+    return uid, gid
+
+
+def look_up_user(user: str) -> pwd.struct_passwd:
+    """Look up a user by name or number. Raises KeyError."""
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise KeyError(f"there is no user {user!r}") from None
+
+
+def resolve_uid(user: str) -> int:
+    """Return the uid of a user by name, or by number even if there is no such user.
+
+    Raises:
+        KeyError: There is no user of that name.
+    """
+    return int(user) if user.isdigit() else resolve_ids(user, None)[0]
