@@ -317,7 +317,7 @@ EVERYBODY = '[mesh.access.gateway]\nsubjects = ["*"]\n'
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (LISTEN, "certificate, key and client_ca are needed"),
+        (LISTEN, "mutual TLS requires certificate, key and client_ca"),
         (LISTEN + TLS.replace("client_ca", "client_cb"), "client_cb: is not a key"),
         (LISTEN + TLS, r"no client could use the port; set subjects"),
         (LISTEN + TLS + 'security = "plaintext"\n', "is not used with"),
