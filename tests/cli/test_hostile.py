@@ -210,7 +210,9 @@ def test_a_terminal_is_controlled_by_the_command_alone(hostile: Served, name: st
     assert "\x1b[31mEVIL" not in text
     assert "\x1b]" not in text
     # What is left without the colours, and the spinner, of the command itself.
-    assert_harmless(re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?(?:\x1b\[1A)*\x1b\[2K|\x1b\[1A", "", text))
+    assert_harmless(
+        re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?(?:\x1b\[1A)*\x1b\[2K|\x1b\[1A", "", text)
+    )
     if name not in SILENT:
         assert "EVIL" in text
 

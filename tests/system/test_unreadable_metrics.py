@@ -19,7 +19,6 @@ from meshtrio.services import gathering
 from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervise import events
 from meshtrio.telemetry.families import instance_labels
-from meshtrio.telemetry.metrics import exposition
 from meshtrio.telemetry.metrics.admission import Admission
 from tests.meshes import running
 from tests.programs import echo, plugin, until
@@ -46,7 +45,6 @@ GARBAGE = ("huge", "points", "broken", "fields")
 def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is slow is not what these tests are about."""
     monkeypatch.setattr(gathering, "_PATIENCE", 120.0)
-    monkeypatch.setattr(exposition, "_PATIENCE", 240.0)
 
 
 def unreadable(kind: str) -> str:

@@ -28,7 +28,8 @@ from meshtrio.threads import Pace, compute
 _log = logging.getLogger("meshtrio.telemetry")
 
 _PATIENCE = 10.0
-"""Seconds for a request to come, and for its answer to be taken."""
+"""Seconds for a request to come, and for each part of its answer to be taken."""
+_PART_SIZE = 64 * 1024
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
 _EOF = b"# EOF\n"
@@ -48,11 +49,14 @@ async def expose(
     gather: Gather,
     listen: str,
     *,
+    patience: float = _PATIENCE,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve what `gather` gives on "tcp:host:port" until cancelled.
 
-    Reports started once it listens. Raises UsageError where it cannot.
+    A client that sends no request, or takes nothing of the answer, for `patience` seconds is
+    disconnected. How long the metrics take to be gathered is limited by `gather` alone. Reports
+    started once it listens. Raises UsageError where it cannot.
     """
     places, scrapes = trio.CapacityLimiter(_MOST_AT_ONCE), Scrapes(gather)
     with tcp_listener(listen) as sock:
@@ -64,8 +68,7 @@ async def expose(
                 except trio.WouldBlock:
                     return
                 try:
-                    with trio.move_on_after(_PATIENCE):
-                        await _answer(stream, scrapes)
+                    await _answer(stream, scrapes, patience)
                 finally:
                     places.release()
 
@@ -84,32 +87,36 @@ async def expose(
             await acceptor.run()
 
 
-async def _answer(stream: trio.SocketStream, scrapes: Scrapes) -> None:
+async def _answer(stream: trio.SocketStream, scrapes: Scrapes, patience: float) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
-        method, (status, headers, body) = await _heard(stream, connection, scrapes)
+        method, (status, headers, body) = await _heard(stream, connection, scrapes, patience)
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         said = connection.send(head) or b""
-        await stream.send_all(said if method == b"HEAD" else said + body)
+        whole = memoryview(said if method == b"HEAD" else said + body)
+        for begin in range(0, len(whole), _PART_SIZE):
+            with trio.fail_after(patience):
+                await stream.send_all(whole[begin : begin + _PART_SIZE])
         await stream.send_eof()
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        _log.debug("a request for metrics came to nothing: %s", exc)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+        _log.debug("a request for metrics came to nothing: %r", exc)
 
 
 async def _heard(
-    stream: trio.SocketStream, connection: h11.Connection, scrapes: Scrapes
+    stream: trio.SocketStream, connection: h11.Connection, scrapes: Scrapes, patience: float
 ) -> tuple[bytes, Reply]:
     """The method of a request, and the answer to it, whatever it is."""
     method = b""
     try:
-        request = await _request(stream, connection)
+        with trio.fail_after(patience):
+            request = await _request(stream, connection)
         method = request.method
         return method, await _reply(request, scrapes)
     except h11.RemoteProtocolError as exc:
         _log.debug("a request for metrics was none: %s", exc)
         return method, (exc.error_status_hint, _TEXT, b"This is for HTTP/1.1.\n")
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         raise
     except Exception:
         # A bug, of ours or of who gives the metrics; it may cost this scrape, and nothing else.
