@@ -1,9 +1,11 @@
 """The RPC benchmark: every peer in the same run, client and server in processes of their own.
 
     python -m tests.benchmarks.rpc [--rounds N] [--seconds S] [--peers a,b] [--cases a,b] [--json]
+                                   [--before REV]
 
 Peers take turns within each round, so that what else the machine does meets all of them. Figures
-are medians over the rounds; ratios are to meshtrio's in the same table.
+are medians over the rounds; ratios are to meshtrio's in the same table. `--before` adds meshtrio as
+it was at a revision, by the benchmark of that revision.
 """
 
 from __future__ import annotations
@@ -43,9 +45,30 @@ MANY_CLIENTS = "20 clients"
 START_TIMEOUT = 20.0
 
 
-def spawn(*arguments: str, **options: Any) -> Any:
-    command = [sys.executable, "-m", "tests.benchmarks.rpc", *arguments]
+ROOT = Path(__file__).parents[2]
+BEFORE = "meshtrio before"
+trees: dict[str, Path] = {}
+"""Where the code of a peer is, if not here."""
+
+
+def spawn(kind: str, name: str, *arguments: str, **options: Any) -> Any:
+    """Start a peer's server or client (`--serve`, `--client`)."""
+    if name in trees:
+        options["cwd"] = trees[name]
+        options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": str(trees[name])}
+        name = "meshtrio"
+    command = [sys.executable, "-m", "tests.benchmarks.rpc", kind, name, *arguments]
     return subprocess.Popen(command, text=True, **options)
+
+
+def check_out(revision: str, folder: Path) -> Path:
+    """Put the files of a revision into a folder below `folder`."""
+    tree = folder / "before"
+    tree.mkdir()
+    command = ["git", "-C", str(ROOT), "archive", revision]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
+    return tree
 
 
 @contextlib.contextmanager
@@ -210,6 +233,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--cases", default="; ".join([*CASES, MANY_CLIENTS]), help="by ';'")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--before", metavar="REV", help="a revision to measure, too")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--client", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--plugin", action="store_true", help=argparse.SUPPRESS)
@@ -224,7 +248,11 @@ def main() -> None:
     else:
         cases = parse_choice(options.cases, ";", [*CASES, MANY_CLIENTS])
         peers = available_peers(parse_choice(options.peers, ",", list(PEERS)))
-        results = measure_all(peers, cases, options.rounds, options.seconds)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            if options.before:
+                trees[BEFORE] = check_out(options.before, Path(folder))
+                peers.insert(1, BEFORE)
+            results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}
         print(json.dumps(as_json, indent=2) if options.json else table(results))
 

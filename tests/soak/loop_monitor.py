@@ -120,6 +120,8 @@ class _RunDelays:
             if tid is not None and tid != own:
                 with contextlib.suppress(OSError):
                     found[tid] = self.of(tid)
+        for tid in self._open.keys() - found.keys() - {own}:
+            os.close(self._open.pop(tid))  # That thread has ended.
         return found
 
     def close(self) -> None:

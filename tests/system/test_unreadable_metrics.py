@@ -19,7 +19,6 @@ from meshtrio.services import metrics_collector
 from meshtrio.services.metrics import CollectedMetrics
 from meshtrio.supervisor import events
 from meshtrio.telemetry.metric_families import instance_labels
-from meshtrio.telemetry.metrics import exposition_server
 from meshtrio.telemetry.metrics.family_merger import FamilyMerger
 from tests.support.in_process_mesh import run_mesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
@@ -46,7 +45,6 @@ GARBAGE = ("huge", "points", "broken", "fields")
 def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is slow is not what these tests are about."""
     monkeypatch.setattr(metrics_collector, "_COLLECT_TIMEOUT", 120.0)
-    monkeypatch.setattr(exposition_server, "_REQUEST_TIMEOUT", 240.0)
 
 
 def unreadable(kind: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -48,6 +50,68 @@ async def test_whatever_is_asked_has_an_answer(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert (b"see the log" in answer) is (status == 500 and said.startswith(b"GET"))
     assert ("collecting metrics failed" in caplog.text) is (status == 500)
+
+
+REQUEST = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+SOON = 0.5
+
+
+@asynccontextmanager
+async def asking(
+    body_size: int, *, gathered_after: float = 0.0
+) -> AsyncIterator[trio.SocketStream]:
+    """Connect to metrics of at least that size, which are not waited for longer than SOON."""
+
+    async def gather(within: float | None) -> list[MetricFamily]:
+        await trio.sleep(gathered_after)
+        return [gauge_family("a", "", "x" * body_size, {(): 1.0})]
+
+    where = f"127.0.0.1:{find_free_port()}"
+    with trio.fail_after(60):
+        async with background_service(
+            partial(serve_metrics, idle_timeout=SOON), gather, f"tcp:{where}"
+        ):
+            host, port = where.split(":")
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                yield stream
+
+
+async def test_metrics_that_take_long_are_sent_whole() -> None:
+    """Of 9,000 families, on a machine with other things to do."""
+    async with asking(100_000, gathered_after=3 * SOON) as stream:
+        await stream.send_all(REQUEST)
+        answer = b"".join([data async for data in stream])
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\na 1.0\n")
+
+
+async def test_who_reads_slowly_is_sent_all_of_it() -> None:
+    size = 16 * 1024 * 1024
+    async with asking(size) as stream:
+        await stream.send_all(REQUEST)
+        answer, began = bytearray(), trio.current_time()
+        while data := await stream.receive_some(1024 * 1024):
+            answer += data
+            if trio.current_time() < began + 3 * SOON:
+                await trio.sleep(SOON / 5)
+    assert len(answer) > size
+    assert answer.endswith(b"\na 1.0\n")
+
+
+@pytest.mark.parametrize(
+    "request_sent", [REQUEST, REQUEST[:20], b""], ids=["reads", "half", "asks"]
+)
+async def test_who_does_nothing_is_disconnected(request_sent: bytes) -> None:
+    async with asking(64 * 1024 * 1024) as stream:
+        await stream.send_all(request_sent)
+        began = trio.current_time()
+        if request_sent == REQUEST:
+            await stream.receive_some(1)
+            await trio.sleep(4 * SOON)
+        with contextlib.suppress(trio.BrokenResourceError):
+            taken = sum([len(data) async for data in stream])
+            assert taken < 64 * 1024 * 1024
+        assert trio.current_time() - began > SOON / 2
 
 
 async def test_those_who_wait_for_a_scrape_share_the_next() -> None:

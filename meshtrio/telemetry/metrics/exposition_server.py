@@ -27,8 +27,9 @@ from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")
 
-_REQUEST_TIMEOUT = 10.0
-"""Seconds to receive a request and send its response."""
+_IDLE_TIMEOUT = 10.0
+"""Seconds to receive a request, and to send each chunk of its response."""
+_CHUNK_SIZE = 64 * 1024
 _MAX_CONNECTIONS = 16
 _READ_SIZE = 16 * 1024
 _OPENMETRICS_EOF = b"# EOF\n"
@@ -48,6 +49,7 @@ async def serve_metrics(
     collect_families: CollectFamilies,
     listen: str,
     *,
+    idle_timeout: float = _IDLE_TIMEOUT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve metrics on "tcp:host:port" until cancelled.
@@ -55,6 +57,8 @@ async def serve_metrics(
     Args:
         collect_families: Called for each scrape that is not coalesced with another.
         listen: The address.
+        idle_timeout: Seconds after which a client is disconnected that sends no request, or reads
+            nothing of the response. Collecting is not limited by it.
         task_status: Reports started once the address is bound.
 
     Raises:
@@ -70,8 +74,7 @@ async def serve_metrics(
                 except trio.WouldBlock:
                     return
                 try:
-                    with trio.move_on_after(_REQUEST_TIMEOUT):
-                        await _handle_connection(stream, scrapes)
+                    await _handle_connection(stream, scrapes, idle_timeout)
                 finally:
                     limiter.release()
 
@@ -90,32 +93,43 @@ async def serve_metrics(
             await acceptor.run()
 
 
-async def _handle_connection(stream: trio.SocketStream, scrapes: ScrapeCoalescer) -> None:
+async def _handle_connection(
+    stream: trio.SocketStream, scrapes: ScrapeCoalescer, idle_timeout: float
+) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
-        method, (status, headers, body) = await _handle_request(stream, connection, scrapes)
+        method, (status, headers, body) = await _handle_request(
+            stream, connection, scrapes, idle_timeout
+        )
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         data = connection.send(head) or b""
-        await stream.send_all(data if method == b"HEAD" else data + body)
+        response = memoryview(data if method == b"HEAD" else data + body)
+        for start in range(0, len(response), _CHUNK_SIZE):
+            with trio.fail_after(idle_timeout):
+                await stream.send_all(response[start : start + _CHUNK_SIZE])
         await stream.send_eof()
-    except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        _log.debug("scrape aborted: %s", exc)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
+        _log.debug("scrape aborted: %r", exc)
 
 
 async def _handle_request(
-    stream: trio.SocketStream, connection: h11.Connection, scrapes: ScrapeCoalescer
+    stream: trio.SocketStream,
+    connection: h11.Connection,
+    scrapes: ScrapeCoalescer,
+    idle_timeout: float,
 ) -> tuple[bytes, HttpResponse]:
     """Read a request; return its method and the response."""
     method = b""
     try:
-        request = await _read_request(stream, connection)
+        with trio.fail_after(idle_timeout):
+            request = await _read_request(stream, connection)
         method = request.method
         return method, await _make_response(request, scrapes)
     except h11.RemoteProtocolError as exc:
         _log.debug("malformed scrape request: %s", exc)
         return method, (exc.error_status_hint, _TEXT_HEADERS, b"Expected an HTTP/1.1 request.\n")
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         raise
     except Exception:
         # A bug here or in a source: this scrape fails, the server goes on.
