@@ -210,7 +210,7 @@ async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: P
         threading.Event().wait()
     """
     thief = script(short_dir, "taking.py", taking)
-    table = contained(thief).replace('name = "p"', 'name = "q"\nafter = ["p"]')
+    table = contained(thief).replace('name = "p"', 'name = "q"\ndepends_on = ["p"]')
     async with run_mesh(contained(program, "x") + table, short_dir) as watched:
         unready = (await watched.wait_for_event(events.Unready, plugin="p")).event
         assert isinstance(unready, events.Unready)
