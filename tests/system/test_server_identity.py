@@ -83,11 +83,11 @@ async def refused(watched: RecordedMesh) -> str:
             life = watched.mesh._supervisor.instances[0].active_run
             if (
                 life is not None
-                and life._server_verifier is not None
-                and life._server_verifier._last_rejection[1]
+                and life._verifier is not None
+                and life._verifier._last_rejection[1]
             ):
                 assert not watched.find_events(events.Ready)
-                return life._server_verifier._last_rejection[1]
+                return life._verifier._last_rejection[1]
             await trio.sleep(0.01)
 
 
@@ -211,7 +211,7 @@ async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: P
         threading.Event().wait()
     """
     thief = script(short_dir, "taking.py", taking)
-    table = contained(thief).replace('name = "p"', 'name = "q"\nafter = ["p"]')
+    table = contained(thief).replace('name = "p"', 'name = "q"\ndepends_on = ["p"]')
     async with run_mesh(contained(program, "x") + table, short_dir) as watched:
         unready = (await watched.wait_for_event(events.Unready, plugin="p")).event
         assert isinstance(unready, events.Unready)
@@ -305,9 +305,9 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
         second = int(lines.event.line.split()[-1])
         life = watched.mesh._supervisor.instances[0].active_run
         assert life is not None
-        assert life._server_verifier is not None
+        assert life._verifier is not None
         with trio.fail_after(60):
-            while life._server_verifier._verified != second:  # noqa: ASYNC110 - nothing reports it
+            while life._verifier._verified != second:  # noqa: ASYNC110 - nothing reports it
                 await trio.sleep(0.01)
         assert not watched.find_events(events.Unready)
         assert not watched.find_events(events.Exited)
