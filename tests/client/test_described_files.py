@@ -72,7 +72,7 @@ def nested(depth: int) -> bytes:
         (lambda: [file(f"{n}").SerializeToString() for n in range(2001)], "over 2,000 files"),
         (lambda: [file("f", "x" * 2000).SerializeToString()], "a name has over 1,024 bytes"),
         (lambda: [b"\x0a\x01x\x1a\x01\xff"], "not UTF-8"),
-        (lambda: [b"\x0a\x05x"], "not whole"),
+        (lambda: [b"\x0a\x05x"], "field 1 at byte 0 is truncated"),
     ],
 )
 def test_what_is_too_much_is_refused(make: Callable[[], list[bytes]], reason: str) -> None:
