@@ -180,6 +180,8 @@ async def test_restarts_lose_no_call(stack: str, short_dir: Path) -> None:
                     await watched.mesh.restart(stack)
                 await go_on(callers)
                 stopping.set()
-        forced = [seen.event for seen in watched.find_events(events.Stopped) if seen.event.forced]
+        forced = [
+            seen.event for seen in watched.find_events(events.Stopped) if seen.event.was_killed
+        ]
     assert failures == {}
     assert forced == []

@@ -86,4 +86,4 @@ async def test_the_same_name_of_two_plugins(
             found = {family.name: family for family in await gatherer.collect()}
     assert [dict(point.labels)["plugin"] for point in found["took"].points] == ["a", "b"]
     assert [point.value for point in found["hits"].points] == [1]
-    assert caplog.text.count("dropping metrics of b, such as 'hits': they are of another kind") == 1
+    assert caplog.text.count("dropping metrics of b, such as 'hits': another source has") == 1
