@@ -16,7 +16,7 @@ from meshtrio.supervisor.supervisor import Supervisor
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.metrics.mesh_metrics import MeshMetrics
 from meshtrio.telemetry.optional_dependencies import check_extras
-from meshtrio.telemetry.setup import Telemetry, open_telemetry
+from meshtrio.telemetry.setup import Telemetry
 from meshtrio.util.concurrency import background_service
 
 _log = logging.getLogger("meshtrio.mesh")
@@ -37,7 +37,8 @@ async def mesh_telemetry(
     """
     config = supervisor.config.telemetry
     check_extras(config)
-    async with AsyncExitStack() as stack, open_telemetry() as telemetry:
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry(stack)
         if config.otlp_endpoint is not None:
             try:
                 await _start_tracing(telemetry, supervisor, config.otlp_endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from meshtrio.runtime_dir.trust import find_mesh_socket
 from meshtrio.telemetry.metric_families import MetricFamily
 from meshtrio.telemetry.metrics import Metrics
 from meshtrio.telemetry.optional_dependencies import require_extra
-from meshtrio.telemetry.setup import Telemetry, open_telemetry
+from meshtrio.telemetry.setup import Telemetry
 from meshtrio.util.worker_threads import GilYielder, run_computation
 
 _log = logging.getLogger("meshtrio.telemetry")
@@ -47,7 +47,8 @@ async def plugin_telemetry() -> AsyncIterator[Metrics | None]:
         UsageError: Metrics cannot be served, for lack of the extra `metrics` or of the address, or
             the filter is malformed, in which case gRFC A16 requires that the process not start.
     """
-    async with open_telemetry() as telemetry:
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry(stack)
         if "otlp" in os.environ.get("OTEL_TRACES_EXPORTER", "").split(","):
             try:
                 await _start_tracing(telemetry)

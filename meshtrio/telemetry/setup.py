@@ -7,8 +7,8 @@ imported when they are started.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """The running telemetry of a process; see `open_telemetry`.
+    """The running telemetry of a process.
 
     Metrics are started last: they include the counters of the parts started before.
     """
 
     def __init__(self, stack: AsyncExitStack) -> None:
+        """Initialize without any part; parts end with `stack`.
+
+        Their nurseries nest in the order in which they are started, so what else the caller starts
+        for telemetry has to be entered in the same stack.
+        """
         self._stack = stack
         self._sources: list[MetricSource] = []
 
@@ -100,10 +105,3 @@ class Telemetry:
         await self._stack.enter_async_context(
             background_service(serve_metrics, collect, f"tcp:{address}")
         )
-
-
-@asynccontextmanager
-async def open_telemetry() -> AsyncIterator[Telemetry]:
-    """Yield a Telemetry without any part; the parts that are started end with the block."""
-    async with AsyncExitStack() as stack:
-        yield Telemetry(stack)

@@ -98,7 +98,7 @@ def test_a_descendant_that_is_not_dumpable_is_found_by_its_own_user() -> None:
     program = """
 import ctypes, os, subprocess, sys
 from meshtrio.supervisor.process.cleanup import process_marker
-from meshtrio.supervisor.process import process_marker
+from meshtrio.supervisor.process.cleanup import process_marker
 
 os.setgroups([])
 os.setresgid(*[12345] * 3)

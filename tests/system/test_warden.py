@@ -274,7 +274,7 @@ def test_what_a_plugin_started_for_another_user_is_reported_and_the_rest_is_kill
     program = """
 import os, sys, subprocess
 from meshtrio.supervisor.process.cleanup import process_marker
-from meshtrio.supervisor.process import process_marker
+from meshtrio.supervisor.process.cleanup import process_marker
 
 def start(before):
     # The real user of the first is ours, but no other, as of a set-user-ID program.
