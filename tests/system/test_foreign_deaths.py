@@ -141,7 +141,7 @@ async def drained_with_a_call(
 
 
 async def test_a_plugin_on_meshtrio_reports_what_it_cut_whatever_it_logs(short_dir: Path) -> None:
-    table = plugin_table("chain", "echo_chain.py", stop_timeout=1, output={"log_level": "error"})
+    table = plugin_table("chain", "echo_chain.py", stop_timeout=5, output={"log_level": "error"})
     watched, drained = await drained_with_a_call(table, short_dir)
     assert drained.cut_calls == ("/echo.v1.EchoService/Slow",)  # type: ignore[attr-defined]
     assert drained.cut_calls_known  # type: ignore[attr-defined]

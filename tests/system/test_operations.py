@@ -68,7 +68,7 @@ async def test_rolling_restart_reload_and_scale_lose_no_call(short_dir: Path) ->
 
 async def test_a_drain_tells_which_calls_it_cut(short_dir: Path) -> None:
     async with run_mesh(
-        plugin_table("chain", "echo_chain.py", stop_timeout=2), short_dir
+        plugin_table("chain", "echo_chain.py", stop_timeout=10), short_dir
     ) as watched:
         async with watched.mesh.connect("plugin.chain") as channel:
             stub = channel.stub(EchoServiceStub)
