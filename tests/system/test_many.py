@@ -77,7 +77,8 @@ async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None
         assert after.tasks == before.tasks
         assert after.threads <= before.threads
         assert after.resident - before.resident < 500 * KB
-        assert after.blocks - before.blocks < 2 * (1000 - 300)
+        # trio keeps up to a thousand deadlines of scopes that have ended, of four blocks each.
+        assert after.blocks - before.blocks < 4 * 1000 + 2 * (1000 - 300)
         (status,) = watched.mesh.instances()
         assert status.restarts == 1000
 
