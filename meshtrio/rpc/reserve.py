@@ -1,8 +1,8 @@
-"""Places for connections that are accepted above the limits on connections.
+"""Places above a limit, on connections or on calls, for the mesh and for operators.
 
 A full server must still answer its mesh, or it would be taken for dead, and operators, who have
 come to do something about it. The mesh is known by its pid (SO_PEERCRED). An operator is taken to
-be a process of the server's own user or of root that has next to no connections yet; one session
+be a process of the server's own user or of root that has next to none of them yet; one session
 (setsid(2)), such as that of a plugin and all that it starts, gets half of these places.
 """
 
@@ -14,9 +14,9 @@ from collections import Counter
 from meshtrio.rpc.peer import Peer
 
 RESERVED = 16
-"""Connections above the limits, in addition to those of the mesh."""
-MAX_OF_PROCESS = 4
-"""Connections of a process that may be in the reserve as long as it has no more than these."""
+"""Number of places above the limit, in addition to those of the mesh."""
+_MAX_OF_PROCESS = 4
+"""Number of connections or calls with which a process gets no more of them from the reserve."""
 _ANOTHER_NAMESPACE = 0
 """The pid that the kernel reports for processes of another PID namespace."""
 
@@ -26,7 +26,7 @@ MESH: Place = ("reserve", "mesh")
 
 
 class Reserve:
-    """Counts the connections that are accepted above the limits."""
+    """Counts the connections or calls that are accepted above a limit."""
 
     def __init__(self) -> None:
         self._sessions: Counter[Place] = Counter()
@@ -36,13 +36,13 @@ class Reserve:
         """Whether a peer is the mesh, which may have any number of connections."""
         return bool(pid) and peer.pid == pid and peer.uid in (0, os.geteuid())
 
-    def enter(self, peer: Peer, connections: int) -> Place | None:
-        """Take a place for a peer that has so many connections; None if it gets none."""
+    def enter(self, peer: Peer, held: int) -> Place | None:
+        """Take a place for a process that has `held` of them already; None if it gets none."""
         if peer.pid is None or peer.uid not in (0, os.geteuid()):
             return None
         place = ("reserve", _session_of(peer.pid))
         is_full = self._sessions.total() >= RESERVED or self._sessions[place] >= RESERVED // 2
-        has_many = peer.pid != _ANOTHER_NAMESPACE and connections >= MAX_OF_PROCESS
+        has_many = peer.pid != _ANOTHER_NAMESPACE and held >= _MAX_OF_PROCESS
         if is_full or has_many:
             return None
         self._sessions[place] += 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import purerpc
 
 from meshtrio.rpc.peer import Peer
-from meshtrio.rpc.reserve import MAX_OF_PROCESS, RESERVED
+from meshtrio.rpc.reserve import Reserve
 from meshtrio.rpc.seam import Request
+
+_Key = tuple[str | int | None, str]
+_Counts = Counter[_Key]
 
 
 def user_of(peer: Peer) -> str:
@@ -26,42 +28,49 @@ class CallQuota:
     """An interceptor that limits the open calls of each user to each service.
 
     Each service is counted for itself, so that a flood of watches of the registry leaves room for
-    an operator's commands. In addition there are `RESERVED` places for calls of processes of the
-    mesh's own user or root that have fewer than `MAX_OF_PROCESS`, as `rpc.reserve` has them for
-    connections: `meshtrio stop` works when a program of the same user has used up all others.
+    an operator's commands. Calls above the limit may take a place in the service's reserve, so that
+    `meshtrio stop` works when another process of the same user has used up all others.
     """
 
     def __init__(self, most: Callable[[], int]) -> None:
         """`most`: how many calls a user may have open to a service at the time."""
         self._most = most
-        self._open: Counter[tuple[str | int, str]] = Counter()
-        """Calls by user and service, and by process and service."""
+        self._open: _Counts = Counter()
+        """Number of calls by user and service, except for those in the reserves."""
+        self._of_process: _Counts = Counter()
+        """Number of calls by pid and service."""
+        self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
 
     @asynccontextmanager
     async def __call__(self, request: Request) -> AsyncIterator[None]:
         """Count a call during the block. Raises ResourceExhaustedError."""
-        peer, service = request.peer, request.service_name
-        user, most = user_of(peer), self._most()
-        reserved = RESERVED if self._is_operator(peer, service) else 0
-        if self._open[user, service] >= most + reserved:
-            raise purerpc.ResourceExhaustedError(
-                f"{user} has {most} calls open to {service}, as many as [mesh.limits] "
-                "max_calls_per_user allows"
-            )
-        keys: list[tuple[str | int, str]] = [(user, service)]
-        if peer.pid is not None:
-            keys.append((peer.pid, service))
-        self._open.update(keys)
-        try:
+        with ExitStack() as stack:
+            self._enter(stack, request.peer, request.service_name)
             yield
-        finally:
-            self._open.subtract(keys)
-            for key in keys:
-                if not self._open[key]:
-                    del self._open[key]
 
-    def _is_operator(self, peer: Peer, service: str) -> bool:
-        """Whether a call may take a reserved place."""
-        if peer.pid is None or peer.uid not in (0, os.geteuid()):
-            return False
-        return self._open[peer.pid, service] < MAX_OF_PROCESS
+    def _enter(self, stack: ExitStack, peer: Peer, service: str) -> None:
+        """Count a call until the stack is closed. Raises ResourceExhaustedError."""
+        user, most = user_of(peer), self._most()
+        if self._open[user, service] < most:
+            _count(stack, self._open, (user, service))
+        else:
+            reserve = self._reserves[service]
+            place = reserve.enter(peer, self._of_process[peer.pid, service])
+            if place is None:
+                raise purerpc.ResourceExhaustedError(
+                    f"{user} has {most} calls open to {service}, as many as [mesh.limits] "
+                    "max_calls_per_user allows"
+                )
+            stack.callback(reserve.leave, place)
+        _count(stack, self._of_process, (peer.pid, service))
+
+
+def _count(stack: ExitStack, counts: _Counts, key: _Key) -> None:
+    counts[key] += 1
+    stack.callback(_uncount, counts, key)
+
+
+def _uncount(counts: _Counts, key: _Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
