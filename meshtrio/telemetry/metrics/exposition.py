@@ -28,7 +28,9 @@ from meshtrio.threads import Pace, compute
 _log = logging.getLogger("meshtrio.telemetry")
 
 _PATIENCE = 10.0
-"""Seconds for a request to come, and for each part of its answer to be taken."""
+"""Seconds for a request to arrive, and for the client to read each part of its answer."""
+_SEND_WITHIN = 60.0
+"""Seconds for the client to read all of an answer."""
 _PART_SIZE = 64 * 1024
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
@@ -54,9 +56,9 @@ async def expose(
 ) -> None:
     """Serve what `gather` gives on "tcp:host:port" until cancelled.
 
-    A client that sends no request, or takes nothing of the answer, for `patience` seconds is
-    disconnected. How long the metrics take to be gathered is limited by `gather` alone. Reports
-    started once it listens. Raises UsageError where it cannot.
+    A client that sends no request, or reads nothing of the answer, for `patience` seconds is
+    disconnected. The time for gathering the metrics is limited by `gather` alone. Reports started
+    once it listens. Raises UsageError if it cannot.
     """
     places, scrapes = trio.CapacityLimiter(_MOST_AT_ONCE), Scrapes(gather)
     with tcp_listener(listen) as sock:
@@ -95,9 +97,10 @@ async def _answer(stream: trio.SocketStream, scrapes: Scrapes, patience: float) 
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         said = connection.send(head) or b""
         whole = memoryview(said if method == b"HEAD" else said + body)
-        for begin in range(0, len(whole), _PART_SIZE):
-            with trio.fail_after(patience):
-                await stream.send_all(whole[begin : begin + _PART_SIZE])
+        with trio.fail_after(_SEND_WITHIN):
+            for begin in range(0, len(whole), _PART_SIZE):
+                with trio.fail_after(patience):
+                    await stream.send_all(whole[begin : begin + _PART_SIZE])
         await stream.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
         _log.debug("a request for metrics came to nothing: %r", exc)
@@ -109,14 +112,13 @@ async def _heard(
     """The method of a request, and the answer to it, whatever it is."""
     method = b""
     try:
-        with trio.fail_after(patience):
-            request = await _request(stream, connection)
+        request = await _request(stream, connection, patience)
         method = request.method
         return method, await _reply(request, scrapes)
     except h11.RemoteProtocolError as exc:
         _log.debug("a request for metrics was none: %s", exc)
         return method, (exc.error_status_hint, _TEXT, b"This is for HTTP/1.1.\n")
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         raise
     except Exception:
         # A bug, of ours or of who gives the metrics; it may cost this scrape, and nothing else.
@@ -124,15 +126,19 @@ async def _heard(
         return method, (500, _TEXT, b"Metrics could not be told; the log says why.\n")
 
 
-async def _request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
-    while True:
-        event: Any = connection.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        data = await stream.receive_some(_READ_SIZE)
-        connection.receive_data(data)
-        if not data:
-            raise h11.RemoteProtocolError("the peer closed the connection")
+async def _request(
+    stream: trio.SocketStream, connection: h11.Connection, patience: float
+) -> h11.Request:
+    with trio.move_on_after(patience):
+        while True:
+            event: Any = connection.next_event()
+            if isinstance(event, h11.Request):
+                return event
+            data = await stream.receive_some(_READ_SIZE)
+            connection.receive_data(data)
+            if not data:
+                raise h11.RemoteProtocolError("the peer closed the connection")
+    raise trio.BrokenResourceError(f"no request within {patience:g} s")
 
 
 async def _reply(request: h11.Request, scrapes: Scrapes) -> Reply:
