@@ -33,6 +33,7 @@ from meshtrio.rpc.server import Server
 from tests import ROOT
 from tests.benchmarks.peers.base import SMALL, Measured
 from tests.benchmarks.peers.telling import COLLECTOR, TELLING, Telling
+from tests.benchmarks.revisions import extract_revision
 from tests.benchmarks.rpc import report
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}
@@ -58,11 +59,7 @@ class Way:
 @contextlib.contextmanager
 def checked_out(revision: str, folder: Path) -> Iterator[Path]:
     """A revision's meshtrio, beside the tests of today."""
-    tree = folder / "before"
-    tree.mkdir()
-    command = ["git", "-C", str(ROOT), "archive", revision, "meshtrio"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as archive:
-        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
+    tree = extract_revision(revision, folder, "meshtrio")
     for name in ("tests", "examples"):
         (tree / name).symlink_to(ROOT / name)
     yield tree
