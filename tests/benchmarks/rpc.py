@@ -47,15 +47,15 @@ START_WITHIN = 20.0
 
 
 BEFORE = "meshtrio before"
-trees: dict[str, Path] = {}
+checkouts: dict[str, Path] = {}
 """The folders of peers whose code is not that of this benchmark, by name."""
 
 
 def spawn(kind: str, name: str, *arguments: str, **options: Any) -> Any:
     """Start a peer's server or client (`--serve`, `--client`)."""
-    if name in trees:
-        options["cwd"] = trees[name]
-        options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": str(trees[name])}
+    if name in checkouts:
+        options["cwd"] = checkouts[name]
+        options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": str(checkouts[name])}
         name = "meshtrio"
     command = [sys.executable, "-m", "tests.benchmarks.rpc", kind, name, *arguments]
     return subprocess.Popen(command, text=True, **options)
@@ -240,7 +240,7 @@ def main() -> None:
         peers = available(chosen(options.peers, ",", list(PEERS)))
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             if options.before:
-                trees[BEFORE] = extract_revision(options.before, Path(folder))
+                checkouts[BEFORE] = extract_revision(options.before, Path(folder))
                 peers.insert(1, BEFORE)
             results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}

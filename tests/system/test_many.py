@@ -47,7 +47,7 @@ class Usage:
 
 
 @pytest.fixture
-def nothing_logged() -> Iterator[None]:
+def logging_disabled() -> Iterator[None]:
     """pytest keeps each record of the log in memory, a kilobyte for each restart."""
     logging.disable()
     yield
@@ -65,7 +65,7 @@ async def kill_until(watched: Watched, restarts: int) -> None:
     await watched.wait(events.Ready)
 
 
-@pytest.mark.usefixtures("nothing_logged")
+@pytest.mark.usefixtures("logging_disabled")
 async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None:
     config = plugin("p", *MINIMAL, backoff=AT_ONCE)
     async with running(config, short_dir) as watched:

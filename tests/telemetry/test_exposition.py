@@ -58,7 +58,7 @@ async def test_whatever_is_asked_has_an_answer(
 
 
 REQUEST = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
-PATIENCE = 0.5
+IDLE_TIMEOUT = 0.5
 
 
 def gather_metrics(size: int, *, delay: float = 0.0) -> Gather:
@@ -71,9 +71,11 @@ def gather_metrics(size: int, *, delay: float = 0.0) -> Gather:
     return gather
 
 
-async def test_a_response_is_complete_although_gathering_took_longer_than_the_patience() -> None:
-    gather = gather_metrics(100_000, delay=3 * PATIENCE)
-    async with connected_to_metrics(gather, patience=PATIENCE) as stream:
+async def test_a_response_is_complete_although_gathering_took_longer_than_the_idle_timeout() -> (
+    None
+):
+    gather = gather_metrics(100_000, delay=3 * IDLE_TIMEOUT)
+    async with connected_to_metrics(gather, idle_timeout=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -82,23 +84,24 @@ async def test_a_response_is_complete_although_gathering_took_longer_than_the_pa
 
 async def test_a_slow_reader_receives_the_whole_response() -> None:
     size = 16 * 1024 * 1024
-    async with connected_to_metrics(gather_metrics(size), patience=PATIENCE) as stream:
+    async with connected_to_metrics(gather_metrics(size), idle_timeout=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer, began = bytearray(), trio.current_time()
         while data := await stream.receive_some(1024 * 1024):
             answer += data
-            if trio.current_time() < began + 3 * PATIENCE:
-                await trio.sleep(PATIENCE / 5)
+            if trio.current_time() < began + 3 * IDLE_TIMEOUT:
+                await trio.sleep(IDLE_TIMEOUT / 5)
     assert len(answer) > size
     assert answer.endswith(b"\na 1.0\n")
 
 
-async def test_a_client_that_stops_reading_is_disconnected() -> None:
+@pytest.mark.parametrize("limit", ["idle_timeout", "send_timeout"])
+async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
     size = 64 * 1024 * 1024
-    async with connected_to_metrics(gather_metrics(size), patience=PATIENCE) as stream:
+    async with connected_to_metrics(gather_metrics(size), **{limit: IDLE_TIMEOUT}) as stream:
         await stream.send_all(REQUEST)
         await stream.receive_some(1)
-        await trio.sleep(4 * PATIENCE)
+        await trio.sleep(4 * IDLE_TIMEOUT)
         received = 0
         with contextlib.suppress(trio.BrokenResourceError):
             while data := await stream.receive_some(1024 * 1024):
@@ -108,7 +111,7 @@ async def test_a_client_that_stops_reading_is_disconnected() -> None:
 
 @pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
 async def test_a_client_that_sends_no_request_is_disconnected(sent: bytes) -> None:
-    async with connected_to_metrics(gather_metrics(1), patience=PATIENCE) as stream:
+    async with connected_to_metrics(gather_metrics(1), idle_timeout=IDLE_TIMEOUT) as stream:
         await stream.send_all(sent)
         assert await stream.receive_some() == b""
 

@@ -27,11 +27,11 @@ from meshtrio.threads import Pace, compute
 
 _log = logging.getLogger("meshtrio.telemetry")
 
-_PATIENCE = 10.0
+_IDLE_TIMEOUT = 10.0
 """Seconds for a request to arrive, and for the client to read each part of its answer."""
-_SEND_WITHIN = 60.0
+_SEND_TIMEOUT = 60.0
 """Seconds for the client to read all of an answer."""
-_PART_SIZE = 64 * 1024
+_CHUNK_SIZE = 64 * 1024
 _MOST_AT_ONCE = 16
 _READ_SIZE = 16 * 1024
 _EOF = b"# EOF\n"
@@ -51,14 +51,16 @@ async def expose(
     gather: Gather,
     listen: str,
     *,
-    patience: float = _PATIENCE,
+    idle_timeout: float = _IDLE_TIMEOUT,
+    send_timeout: float = _SEND_TIMEOUT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve what `gather` gives on "tcp:host:port" until cancelled.
 
-    A client that sends no request, or reads nothing of the answer, for `patience` seconds is
-    disconnected. The time for gathering the metrics is limited by `gather` alone. Reports started
-    once it listens. Raises UsageError if it cannot.
+    A client that sends no request, or reads nothing of the answer, for `idle_timeout` seconds is
+    disconnected, and so is one that has not read all of it after `send_timeout` seconds. The time
+    for gathering the metrics is limited by `gather` alone. Reports started once it listens. Raises
+    UsageError if it cannot.
     """
     places, scrapes = trio.CapacityLimiter(_MOST_AT_ONCE), Scrapes(gather)
     with tcp_listener(listen) as sock:
@@ -70,7 +72,7 @@ async def expose(
                 except trio.WouldBlock:
                     return
                 try:
-                    await _answer(stream, scrapes, patience)
+                    await _answer(stream, scrapes, idle_timeout, send_timeout)
                 finally:
                     places.release()
 
@@ -89,30 +91,32 @@ async def expose(
             await acceptor.run()
 
 
-async def _answer(stream: trio.SocketStream, scrapes: Scrapes, patience: float) -> None:
+async def _answer(
+    stream: trio.SocketStream, scrapes: Scrapes, idle_timeout: float, send_timeout: float
+) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
-        method, (status, headers, body) = await _heard(stream, connection, scrapes, patience)
+        method, (status, headers, body) = await _heard(stream, connection, scrapes, idle_timeout)
         length = ("content-length", str(len(body)))
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         said = connection.send(head) or b""
         whole = memoryview(said if method == b"HEAD" else said + body)
-        with trio.fail_after(_SEND_WITHIN):
-            for begin in range(0, len(whole), _PART_SIZE):
-                with trio.fail_after(patience):
-                    await stream.send_all(whole[begin : begin + _PART_SIZE])
+        with trio.fail_after(send_timeout):
+            for begin in range(0, len(whole), _CHUNK_SIZE):
+                with trio.fail_after(idle_timeout):
+                    await stream.send_all(whole[begin : begin + _CHUNK_SIZE])
         await stream.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
         _log.debug("a request for metrics came to nothing: %r", exc)
 
 
 async def _heard(
-    stream: trio.SocketStream, connection: h11.Connection, scrapes: Scrapes, patience: float
+    stream: trio.SocketStream, connection: h11.Connection, scrapes: Scrapes, idle_timeout: float
 ) -> tuple[bytes, Reply]:
     """The method of a request, and the answer to it, whatever it is."""
     method = b""
     try:
-        request = await _request(stream, connection, patience)
+        request = await _request(stream, connection, idle_timeout)
         method = request.method
         return method, await _reply(request, scrapes)
     except h11.RemoteProtocolError as exc:
@@ -127,9 +131,9 @@ async def _heard(
 
 
 async def _request(
-    stream: trio.SocketStream, connection: h11.Connection, patience: float
+    stream: trio.SocketStream, connection: h11.Connection, idle_timeout: float
 ) -> h11.Request:
-    with trio.move_on_after(patience):
+    with trio.move_on_after(idle_timeout):
         while True:
             event: Any = connection.next_event()
             if isinstance(event, h11.Request):
@@ -138,7 +142,7 @@ async def _request(
             connection.receive_data(data)
             if not data:
                 raise h11.RemoteProtocolError("the peer closed the connection")
-    raise trio.BrokenResourceError(f"no request within {patience:g} s")
+    raise trio.BrokenResourceError(f"no request within {idle_timeout:g} s")
 
 
 async def _reply(request: h11.Request, scrapes: Scrapes) -> Reply:
