@@ -51,6 +51,7 @@ from meshtrio.forks import children_reset
 from meshtrio.levels import ProcessLevel
 from meshtrio.rpc.current import current_call
 from meshtrio.rpc.listener import tcp_listener, unix_listener
+from meshtrio.rpc.memory import freeze_startup_objects
 from meshtrio.rpc.message_limits import checked_length, with_lengths
 from meshtrio.rpc.peer import parent_of_session
 from meshtrio.rpc.server import Server, ServerInterceptor
@@ -176,6 +177,8 @@ async def _serve(
                 server.ends_with_process = for_good
                 async with _stopped_with_mesh(), open_nursery_of_one() as nursery:
                     await nursery.start(partial(server.serve, ssl_context=_ssl_context()), listener)
+                    if for_good:
+                        freeze_startup_objects()
                     task_status.started()
                     await anext(signals)
                     await stop()

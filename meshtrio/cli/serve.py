@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -21,13 +22,19 @@ from meshtrio.cli.failures import explain
 from meshtrio.cli.serve_log import logging_to
 from meshtrio.config import LogConfig, LogFormat, LogLevel, MeshConfig
 from meshtrio.errors import UsageError
+from meshtrio.rpc.memory import freeze_startup_objects, trim_heap
 from meshtrio.structured import open_nursery_of_one, told_to_stop
 from meshtrio.supervise.processes import subreaper
 from meshtrio.supervise.processes.descriptors import LIMIT
 from meshtrio.supervise.processes.mesh_end import stop_with_mesh
 from meshtrio.supervise.processes.orphans import only_meshes_start_children
+from meshtrio.supervise.processes.usage import own_resident
 
 _log = logging.getLogger("meshtrio.mesh")
+
+_GROWTH = 16 * 1024 * 1024
+"""Bytes of growth from which on the kernel is given freed memory back. How much is free cannot be
+read; to try takes a thread some 15 ms."""
 
 
 @click.command(short_help="Run the plugins of a config until Ctrl-C or SIGTERM.")
@@ -120,6 +127,8 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
         async with open_nursery_of_one() as beside:
             async with open_nursery_of_one() as nursery:
                 running = await nursery.start(mesh.main, config)
+                freeze_startup_objects()
+                nursery.start_soon(return_freed_memory)
                 beside.start_soon(stop_with_mesh)
                 _log.info("the mesh is up, its socket is %s; Ctrl-C stops it", running.socket)
                 if reload:
@@ -131,6 +140,23 @@ async def _serve(config: MeshConfig, reload: bool) -> None:
                 beside.start_soon(_reassure, signals)
                 nursery.cancel_scope.cancel()
             beside.cancel_scope.cancel()
+
+
+async def return_freed_memory(interval: float = 10.0) -> None:
+    """Give the kernel back what was freed, while this process is much larger than it was.
+
+    Args:
+        interval: Seconds between two looks at the memory that this process has.
+
+    Cancellation: any time.
+    """
+    least = math.inf
+    while True:
+        with suppress(OSError):  # Out of descriptors, for example; there will be another look.
+            if own_resident() - least > _GROWTH:
+                await trim_heap()
+            least = min(least, own_resident())
+        await trio.sleep(interval)
 
 
 async def _reassure(signals: AsyncIterator[int]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import attrs
-from trio_util import AsyncValue
 
 from meshtrio.client.endpoint import Departure, Endpoint, ServiceState
 from meshtrio.registry import UnknownServiceError
+from meshtrio.registry.latest_value import LatestValue
 
 _DEPARTURES_KEPT = 16
 _MAX_REASON = 1000
@@ -23,7 +22,7 @@ class MemoryRegistry:
     """Each service is one value that is replaced whole, so a watcher holds no queue."""
 
     def __init__(self) -> None:
-        self._services: dict[str, AsyncValue[ServiceState]] = {}
+        self._services: dict[str, LatestValue[ServiceState]] = {}
         self._watched: Counter[str] = Counter()
         self.changes = 0
         """Of what is known of a service, since the mesh was started."""
@@ -32,7 +31,7 @@ class MemoryRegistry:
         """They keep their values: who watches one is told when it is declared again."""
 
     def declare(self, service: str) -> None:
-        self._services.setdefault(service, AsyncValue(ServiceState()))
+        self._services.setdefault(service, LatestValue(ServiceState()))
         self._forgotten.discard(service)
         self._change(service, unattended=False)
         self._notify_claimed(service)
@@ -57,7 +56,7 @@ class MemoryRegistry:
     def register(self, service: str, endpoint: Endpoint) -> None:
         if service not in self._services:
             self._drop_the_oldest()
-            self._services[service] = AsyncValue(ServiceState(unattended=True))
+            self._services[service] = LatestValue(ServiceState(unattended=True))
         self._forgotten.discard(service)
         endpoints = self._services[service].value.endpoints
         if any(known.id == endpoint.id for known in endpoints):
@@ -121,9 +120,11 @@ class MemoryRegistry:
         self.resolve(service)
         self._watched[service] += 1
         try:
-            async with aclosing(self._services[service].eventual_values()) as states:
-                async for state in states:
-                    yield state
+            value = self._services[service]
+            state = value.value
+            while True:
+                yield state
+                state = await value.another(state)
         finally:
             self._watched[service] -= 1
             self._watched += Counter()  # drops what is 0

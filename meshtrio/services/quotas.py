@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
 
 import purerpc
 
 from meshtrio.rpc.peer import Peer
-from meshtrio.rpc.reserve import Reserve
+from meshtrio.rpc.reserve import Place, Reserve
 from meshtrio.rpc.seam import Request
 
 _Key = tuple[str | int | None, str]
@@ -41,36 +40,57 @@ class CallQuota:
         """Number of calls by pid and service."""
         self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
 
-    @asynccontextmanager
-    async def __call__(self, request: Request) -> AsyncIterator[None]:
-        """Count a call during the block. Raises ResourceExhaustedError."""
-        with ExitStack() as stack:
-            self._enter(stack, request.peer, request.service_name)
-            yield
+    def __call__(self, request: Request) -> _CountedCall:
+        """Return a context manager that counts a call. Entering raises ResourceExhaustedError."""
+        return _CountedCall(self, request.peer, request.service_name)
 
-    def _enter(self, stack: ExitStack, peer: Peer, service: str) -> None:
-        """Count a call until the stack is closed. Raises ResourceExhaustedError."""
+    def enter(self, peer: Peer, service: str) -> Place | None:
+        """Count a call; returns its place if it is in the reserve.
+
+        Raises ResourceExhaustedError.
+        """
         user, most = user_of(peer), self._most()
+        place = None
         if self._open[user, service] < most:
-            _count(stack, self._open, (user, service))
+            self._open[user, service] += 1
         else:
-            reserve = self._reserves[service]
-            place = reserve.enter(peer, self._of_process[peer.pid, service])
+            place = self._reserves[service].enter(peer, self._of_process[peer.pid, service])
             if place is None:
                 raise purerpc.ResourceExhaustedError(
                     f"{user} has {most} calls open to {service}, as many as [mesh.limits] "
                     "max_calls_per_user allows"
                 )
-            stack.callback(reserve.leave, place)
-        _count(stack, self._of_process, (peer.pid, service))
+        self._of_process[peer.pid, service] += 1
+        return place
+
+    def leave(self, peer: Peer, service: str, place: Place | None) -> None:
+        """End what `enter` counted, with what it returned."""
+        if place is None:
+            _decrement(self._open, (user_of(peer), service))
+        else:
+            self._reserves[service].leave(place)
+        _decrement(self._of_process, (peer.pid, service))
 
 
-def _count(stack: ExitStack, counts: _Counts, key: _Key) -> None:
-    counts[key] += 1
-    stack.callback(_uncount, counts, key)
+class _CountedCall:
+    """Counts a call during the block. A class, since a generator takes 2 KB for each open call."""
+
+    __slots__ = ("_peer", "_place", "_quota", "_service")
+
+    def __init__(self, quota: CallQuota, peer: Peer, service: str) -> None:
+        self._quota = quota
+        self._peer = peer
+        self._service = service
+        self._place: Place | None = None
+
+    async def __aenter__(self) -> None:
+        self._place = self._quota.enter(self._peer, self._service)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._quota.leave(self._peer, self._service, self._place)
 
 
-def _uncount(counts: _Counts, key: _Key) -> None:
+def _decrement(counts: _Counts, key: _Key) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]

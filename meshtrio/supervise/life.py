@@ -14,6 +14,7 @@ from pathlib import Path
 
 import attrs
 import trio
+from trio_util import wait_any
 
 from meshtrio import contract, runtime_dir
 from meshtrio.client.endpoint import Departure, Endpoint
@@ -317,19 +318,13 @@ class Life:
         async def probe() -> None:
             nonlocal failure
             failure = await self._probe(process)
-            nursery.cancel_scope.cancel()
 
         async def condemned() -> None:
             nonlocal failure
             await self._condemned.wait()
             failure = self._verdict
-            nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(probe)
-            nursery.start_soon(condemned)
-            await process.wait()
-            nursery.cancel_scope.cancel()
+        await wait_any(probe, condemned, process.wait)
         return _Failure("") if process.ended else failure
 
     async def _probe(self, process: Process) -> _Failure:
