@@ -16,6 +16,7 @@ What few plugins need is imported where it is used, since each import delays eve
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -210,6 +211,8 @@ async def _serve(
                     await nursery.start(
                         partial(server.serve, ssl_context=_make_ssl_context()), listener
                     )
+                    if exits_afterwards:
+                        gc.freeze()  # Collections look at newer objects only, and are shorter.
                     task_status.started()
                     await anext(signals)
                     await stop()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import attrs
 import trio
-from trio_util import AsyncValue
 
 from meshtrio.discovery.endpoint import Endpoint
 from meshtrio.discovery.exit_info import ExitInfo
+from meshtrio.discovery.latest_value import LatestValue
 from meshtrio.discovery.registry import UnknownServiceError
 from meshtrio.discovery.service_state import ServiceState
 
@@ -26,7 +25,7 @@ class MemoryRegistry:
     """A `Registry` in which each service is one immutable value, so that watchers need no queue."""
 
     def __init__(self) -> None:
-        self._services: dict[str, AsyncValue[ServiceState]] = {}
+        self._services: dict[str, LatestValue[ServiceState]] = {}
         self._watcher_counts: Counter[str] = Counter()
         self.revision = 0
         """Number of changes of any service since the mesh was started."""
@@ -36,7 +35,7 @@ class MemoryRegistry:
         """Services that were removed but keep their value for watchers."""
 
     def add_service(self, service: str) -> None:
-        self._services.setdefault(service, AsyncValue(ServiceState()))
+        self._services.setdefault(service, LatestValue(ServiceState()))
         self._removed.discard(service)
         self._update(service, unmanaged=False)
         self._notify_claim_subscribers(service)
@@ -61,7 +60,7 @@ class MemoryRegistry:
     def register(self, service: str, endpoint: Endpoint) -> None:
         if service not in self._services:
             self._evict_idle()
-            self._services[service] = AsyncValue(ServiceState(unmanaged=True))
+            self._services[service] = LatestValue(ServiceState(unmanaged=True))
         self._removed.discard(service)
         endpoints = self._services[service].value.endpoints
         if any(known.id == endpoint.id for known in endpoints):
@@ -135,9 +134,11 @@ class MemoryRegistry:
         self.resolve(service)
         self._watcher_counts[service] += 1
         try:
-            async with aclosing(self._services[service].eventual_values()) as states:
-                async for state in states:
-                    yield state
+            value = self._services[service]
+            state = value.value
+            while True:
+                yield state
+                state = await value.wait_for_change(state)
         finally:
             self._watcher_counts[service] -= 1
             self._watcher_counts += Counter()  # drops counts of 0

@@ -13,7 +13,7 @@ from collections import Counter
 import trio
 
 from meshtrio.http2.limits import Limits
-from meshtrio.rpc.connection_reserve import MESH_SLOT, ConnectionReserve
+from meshtrio.rpc.reserve import MESH_SLOT, Reserve
 from meshtrio.transport.peer import Peer, peer_of
 from meshtrio.util.token_bucket import TokenBucket
 
@@ -58,7 +58,7 @@ class ConnectionLimiter:
         self._max_per_peer = min(limits.max_connections_per_peer, self._max_connections)
         self._counts: Counter[LimitKey] = Counter()
         self._log_bucket = TokenBucket(1, 1)
-        self._reserve = ConnectionReserve()
+        self._reserve = Reserve()
 
     def admit(
         self,
@@ -71,7 +71,7 @@ class ConnectionLimiter:
 
         Args:
             sock: The connection's socket.
-            trusted_pid: The pid of the mesh, which is never rejected, see `ConnectionReserve`.
+            trusted_pid: The pid of the mesh, which is never rejected, see `Reserve`.
             out_of_descriptors: Whether only reserved slots are available.
 
         Returns:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import purerpc
 
-from meshtrio.rpc.connection_reserve import MAX_RESERVED_PER_PROCESS, RESERVED_CONNECTIONS
 from meshtrio.rpc.context import ServerContext
+from meshtrio.rpc.reserve import Reserve, ReservedSlot
 from meshtrio.transport.peer import Peer
+
+_Key = tuple[str | int | None, str]
+_Counts = Counter[_Key]
 
 
 def get_user_key(peer: Peer) -> str:
@@ -26,43 +27,71 @@ class CallQuota:
     """An interceptor that limits the open calls of each user to each service.
 
     Each service is counted separately, so that a flood of registry watches leaves room for an
-    operator's commands. `RESERVED_CONNECTIONS` calls are reserved for processes of the mesh's own
-    user or root that have fewer than `MAX_RESERVED_PER_PROCESS` calls open, as in
-    `rpc.connection_reserve`: `meshtrio stop` works even if a program of the same user has used up
-    the quota.
+    operator's commands. Calls above the limit may take a slot of the service's reserve: `meshtrio
+    stop` works even if another process of the same user has used up the quota.
     """
 
     def __init__(self, max_calls: Callable[[], int]) -> None:
         """Initialize the quota; `max_calls` returns the current maximum per user and service."""
         self._max_calls = max_calls
-        self._open_calls: Counter[tuple[str | int, str]] = Counter()
-        """Number of open calls by (user, service), and by (process id, service)."""
+        self._user_calls: _Counts = Counter()
+        """Number of open calls by user and service, except for those in the reserves."""
+        self._process_calls: _Counts = Counter()
+        """Number of open calls by pid and service."""
+        self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)
 
-    @asynccontextmanager
-    async def __call__(self, request: ServerContext) -> AsyncIterator[None]:
-        """Count a call during the block. Raises ResourceExhaustedError."""
-        peer, service = request.peer, request.service_name
+    def __call__(self, context: ServerContext) -> _CountedCall:
+        """Return a context manager that counts a call; entering raises ResourceExhaustedError."""
+        return _CountedCall(self, context.peer, context.service_name)
+
+    def admit(self, peer: Peer, service: str) -> ReservedSlot | None:
+        """Count a call; return its slot if it is in the reserve.
+
+        Raises:
+            ResourceExhaustedError: The user has too many calls open.
+        """
         user, max_calls = get_user_key(peer), self._max_calls()
-        reserved = RESERVED_CONNECTIONS if self._is_operator(peer, service) else 0
-        if self._open_calls[user, service] >= max_calls + reserved:
-            raise purerpc.ResourceExhaustedError(
-                f"{user} has {max_calls} calls open to {service}, the maximum of [mesh.limits] "
-                "max_calls_per_user"
-            )
-        keys: list[tuple[str | int, str]] = [(user, service)]
-        if peer.pid is not None:
-            keys.append((peer.pid, service))
-        self._open_calls.update(keys)
-        try:
-            yield
-        finally:
-            self._open_calls.subtract(keys)
-            for key in keys:
-                if not self._open_calls[key]:
-                    del self._open_calls[key]
+        slot = None
+        if self._user_calls[user, service] < max_calls:
+            self._user_calls[user, service] += 1
+        else:
+            slot = self._reserves[service].admit(peer, self._process_calls[peer.pid, service])
+            if slot is None:
+                raise purerpc.ResourceExhaustedError(
+                    f"{user} has {max_calls} calls open to {service}, the maximum of [mesh.limits] "
+                    "max_calls_per_user"
+                )
+        self._process_calls[peer.pid, service] += 1
+        return slot
 
-    def _is_operator(self, peer: Peer, service: str) -> bool:
-        """Return whether a call may use the reserve."""
-        if peer.pid is None or peer.uid not in (0, os.geteuid()):
-            return False
-        return self._open_calls[peer.pid, service] < MAX_RESERVED_PER_PROCESS
+    def release(self, peer: Peer, service: str, slot: ReservedSlot | None) -> None:
+        """Stop counting a call, for which `admit` has returned `slot`."""
+        if slot is None:
+            _decrement(self._user_calls, (get_user_key(peer), service))
+        else:
+            self._reserves[service].release(slot)
+        _decrement(self._process_calls, (peer.pid, service))
+
+
+class _CountedCall:
+    """Counts a call during the block. A class, since a generator takes 2 KiB for each open call."""
+
+    __slots__ = ("_peer", "_quota", "_service", "_slot")
+
+    def __init__(self, quota: CallQuota, peer: Peer, service: str) -> None:
+        self._quota = quota
+        self._peer = peer
+        self._service = service
+        self._slot: ReservedSlot | None = None
+
+    async def __aenter__(self) -> None:
+        self._slot = self._quota.admit(self._peer, self._service)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._quota.release(self._peer, self._service, self._slot)
+
+
+def _decrement(counts: _Counts, key: _Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 import trio
+from trio_util import wait_any
 
 from meshtrio.config import PluginConfig, TelemetryConfig
 from meshtrio.discovery.registry import Registry
@@ -307,19 +308,13 @@ class ProcessRun:
         async def check_health() -> None:
             nonlocal failure
             failure = await health.run()
-            nursery.cancel_scope.cancel()
 
         async def wait_for_kill_request() -> None:
             nonlocal failure
             await self._kill_requested.wait()
             failure = self._failure
-            nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(check_health)
-            nursery.start_soon(wait_for_kill_request)
-            await process.wait()
-            nursery.cancel_scope.cancel()
+        await wait_any(check_health, wait_for_kill_request, process.wait)
         return RunFailure("") if process.has_exited else failure
 
     async def _terminate(self, process: PluginProcess, failure: RunFailure) -> RunFailure:

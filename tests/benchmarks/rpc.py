@@ -29,6 +29,7 @@ import attrs
 from tests.benchmarks.grpc_go import PROGRAM
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.base import BARRIER, LARGE, SMALL, Measurement
+from tests.benchmarks.revisions import extract_revision
 
 CASES: dict[str, Callable[[Any, str, float], Measurement]] = {
     "unary, 1 in flight": lambda p, a, s: p.run(p.unary, a, SMALL, 1, s),
@@ -45,30 +46,19 @@ MANY_CLIENTS = "20 clients"
 START_TIMEOUT = 20.0
 
 
-ROOT = Path(__file__).parents[2]
 BEFORE = "meshtrio before"
-trees: dict[str, Path] = {}
-"""Where the code of a peer is, if not here."""
+checkouts: dict[str, Path] = {}
+"""The folders of peers whose code is not that of this benchmark, by name."""
 
 
 def spawn(kind: str, name: str, *arguments: str, **options: Any) -> Any:
     """Start a peer's server or client (`--serve`, `--client`)."""
-    if name in trees:
-        options["cwd"] = trees[name]
-        options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": str(trees[name])}
+    if name in checkouts:
+        options["cwd"] = checkouts[name]
+        options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": str(checkouts[name])}
         name = "meshtrio"
     command = [sys.executable, "-m", "tests.benchmarks.rpc", kind, name, *arguments]
     return subprocess.Popen(command, text=True, **options)
-
-
-def check_out(revision: str, folder: Path) -> Path:
-    """Put the files of a revision into a folder below `folder`."""
-    tree = folder / "before"
-    tree.mkdir()
-    command = ["git", "-C", str(ROOT), "archive", revision]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as archive:
-        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
-    return tree
 
 
 @contextlib.contextmanager
@@ -250,7 +240,7 @@ def main() -> None:
         peers = available_peers(parse_choice(options.peers, ",", list(PEERS)))
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             if options.before:
-                trees[BEFORE] = check_out(options.before, Path(folder))
+                checkouts[BEFORE] = extract_revision(options.before, Path(folder))
                 peers.insert(1, BEFORE)
             results = measure_all(peers, cases, options.rounds, options.seconds)
         as_json = {c: {p: attrs.asdict(f) for p, f in r.items()} for c, r in results.items()}

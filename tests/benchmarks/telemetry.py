@@ -37,6 +37,7 @@ from tests.benchmarks.peers.with_telemetry import (
     TELEMETRY_PEERS,
     MeshtrioWithTelemetry,
 )
+from tests.benchmarks.revisions import extract_revision
 from tests.benchmarks.rpc import report
 
 TARGETS = {"metrics": 0.95, "tracing": 0.90}
@@ -62,11 +63,7 @@ class Variant:
 @contextlib.contextmanager
 def check_out(revision: str, folder: Path) -> Iterator[Path]:
     """A revision's meshtrio, beside the tests of today."""
-    tree = folder / "before"
-    tree.mkdir()
-    command = ["git", "-C", str(ROOT), "archive", revision, "meshtrio"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as archive:
-        subprocess.run(["tar", "-x", "-C", str(tree)], stdin=archive.stdout, check=True)
+    tree = extract_revision(revision, folder, "meshtrio")
     for name in ("tests", "examples"):
         (tree / name).symlink_to(ROOT / name)
     yield tree

@@ -17,9 +17,26 @@ from meshtrio.telemetry.metric_families import (
     MetricPoint,
     gauge_family,
 )
-from meshtrio.telemetry.metrics.exposition_server import ScrapeCoalescer, serve_metrics
+from meshtrio.telemetry.metrics.exposition_server import (
+    CollectFamilies,
+    ScrapeCoalescer,
+    serve_metrics,
+)
 from meshtrio.util.concurrency import background_service
 from tests.support.ports import find_free_port
+
+
+@asynccontextmanager
+async def connected_to_metrics(
+    gather: CollectFamilies, **options: float
+) -> AsyncIterator[trio.SocketStream]:
+    """Serve what `gather` gives during the block; yields a connection to it."""
+    address = f"127.0.0.1:{find_free_port()}"
+    with trio.fail_after(60):
+        async with background_service(partial(serve_metrics, **options), gather, f"tcp:{address}"):
+            host, port = address.split(":")
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                yield stream
 
 
 @pytest.mark.parametrize(
@@ -40,78 +57,85 @@ async def test_whatever_is_asked_has_an_answer(
     async def gather(within: float | None) -> list[MetricFamily]:
         raise RuntimeError("a bug")
 
-    where = f"127.0.0.1:{find_free_port()}"
-    async with background_service(serve_metrics, gather, f"tcp:{where}"):
-        host, port = where.split(":")
-        async with await trio.open_tcp_stream(host, int(port)) as stream:
-            with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
-                await stream.send_all(said)
-                answer = b"".join([data async for data in stream])
+    async with connected_to_metrics(gather) as stream:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(said)
+            answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert (b"see the log" in answer) is (status == 500 and said.startswith(b"GET"))
     assert ("collecting metrics failed" in caplog.text) is (status == 500)
 
 
 REQUEST = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
-SOON = 0.5
+IDLE_TIMEOUT = 0.5
 
 
-@asynccontextmanager
-async def asking(
-    body_size: int, *, gathered_after: float = 0.0
-) -> AsyncIterator[trio.SocketStream]:
-    """Connect to metrics of at least that size, which are not waited for longer than SOON."""
+def gather_metrics(size: int, *, delay: float = 0.0) -> CollectFamilies:
+    """Return what gives metrics of at least `size` bytes after `delay` seconds."""
 
     async def gather(within: float | None) -> list[MetricFamily]:
-        await trio.sleep(gathered_after)
-        return [gauge_family("a", "", "x" * body_size, {(): 1.0})]
+        await trio.sleep(delay)
+        return [gauge_family("a", "", "x" * size, {(): 1.0})]
 
-    where = f"127.0.0.1:{find_free_port()}"
-    with trio.fail_after(60):
-        async with background_service(
-            partial(serve_metrics, idle_timeout=SOON), gather, f"tcp:{where}"
-        ):
-            host, port = where.split(":")
-            async with await trio.open_tcp_stream(host, int(port)) as stream:
-                yield stream
+    return gather
 
 
-async def test_metrics_that_take_long_are_sent_whole() -> None:
-    """Of 9,000 families, on a machine with other things to do."""
-    async with asking(100_000, gathered_after=3 * SOON) as stream:
+async def test_a_response_is_complete_although_gathering_took_longer_than_the_idle_timeout() -> (
+    None
+):
+    gather = gather_metrics(100_000, delay=3 * IDLE_TIMEOUT)
+    async with connected_to_metrics(gather, idle_timeout=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\na 1.0\n")
 
 
-async def test_who_reads_slowly_is_sent_all_of_it() -> None:
+async def test_a_slow_reader_receives_the_whole_response() -> None:
     size = 16 * 1024 * 1024
-    async with asking(size) as stream:
+    async with connected_to_metrics(gather_metrics(size), idle_timeout=IDLE_TIMEOUT) as stream:
         await stream.send_all(REQUEST)
         answer, began = bytearray(), trio.current_time()
         while data := await stream.receive_some(1024 * 1024):
             answer += data
-            if trio.current_time() < began + 3 * SOON:
-                await trio.sleep(SOON / 5)
+            if trio.current_time() < began + 3 * IDLE_TIMEOUT:
+                await trio.sleep(IDLE_TIMEOUT / 5)
     assert len(answer) > size
     assert answer.endswith(b"\na 1.0\n")
 
 
-@pytest.mark.parametrize(
-    "request_sent", [REQUEST, REQUEST[:20], b""], ids=["reads", "half", "asks"]
-)
-async def test_who_does_nothing_is_disconnected(request_sent: bytes) -> None:
-    async with asking(64 * 1024 * 1024) as stream:
-        await stream.send_all(request_sent)
-        began = trio.current_time()
-        if request_sent == REQUEST:
-            await stream.receive_some(1)
-            await trio.sleep(4 * SOON)
+@pytest.mark.parametrize("limit", ["idle_timeout", "send_timeout"])
+async def test_a_client_that_stops_reading_is_disconnected(limit: str) -> None:
+    size = 64 * 1024 * 1024
+    async with connected_to_metrics(gather_metrics(size), **{limit: IDLE_TIMEOUT}) as stream:
+        await stream.send_all(REQUEST)
+        await stream.receive_some(1)
+        await trio.sleep(4 * IDLE_TIMEOUT)
+        received = 0
         with contextlib.suppress(trio.BrokenResourceError):
-            taken = sum([len(data) async for data in stream])
-            assert taken < 64 * 1024 * 1024
-        assert trio.current_time() - began > SOON / 2
+            while data := await stream.receive_some(1024 * 1024):
+                received += len(data)
+    assert received < size
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:20]], ids=["nothing", "half a request"])
+async def test_a_client_that_sends_no_request_is_disconnected(sent: bytes) -> None:
+    async with connected_to_metrics(gather_metrics(1), idle_timeout=IDLE_TIMEOUT) as stream:
+        await stream.send_all(sent)
+        assert await stream.receive_some() == b""
+
+
+async def test_a_timeout_of_a_source_is_an_error_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def gather(within: float | None) -> list[MetricFamily]:
+        raise trio.TooSlowError
+
+    async with connected_to_metrics(gather) as stream:
+        await stream.send_all(REQUEST)
+        answer = b"".join([data async for data in stream])
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert "collecting metrics failed" in caplog.text
 
 
 async def test_those_who_wait_for_a_scrape_share_the_next() -> None:

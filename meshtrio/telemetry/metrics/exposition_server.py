@@ -29,6 +29,8 @@ _log = logging.getLogger("meshtrio.telemetry")
 
 _IDLE_TIMEOUT = 10.0
 """Seconds to receive a request, and to send each chunk of its response."""
+_SEND_TIMEOUT = 60.0
+"""Seconds to send a whole response."""
 _CHUNK_SIZE = 64 * 1024
 _MAX_CONNECTIONS = 16
 _READ_SIZE = 16 * 1024
@@ -50,6 +52,7 @@ async def serve_metrics(
     listen: str,
     *,
     idle_timeout: float = _IDLE_TIMEOUT,
+    send_timeout: float = _SEND_TIMEOUT,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve metrics on "tcp:host:port" until cancelled.
@@ -59,6 +62,8 @@ async def serve_metrics(
         listen: The address.
         idle_timeout: Seconds after which a client is disconnected that sends no request, or reads
             nothing of the response. Collecting is not limited by it.
+        send_timeout: Seconds after which a client is disconnected that has not read the whole
+            response.
         task_status: Reports started once the address is bound.
 
     Raises:
@@ -74,7 +79,7 @@ async def serve_metrics(
                 except trio.WouldBlock:
                     return
                 try:
-                    await _handle_connection(stream, scrapes, idle_timeout)
+                    await _handle_connection(stream, scrapes, idle_timeout, send_timeout)
                 finally:
                     limiter.release()
 
@@ -94,7 +99,10 @@ async def serve_metrics(
 
 
 async def _handle_connection(
-    stream: trio.SocketStream, scrapes: ScrapeCoalescer, idle_timeout: float
+    stream: trio.SocketStream,
+    scrapes: ScrapeCoalescer,
+    idle_timeout: float,
+    send_timeout: float,
 ) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_READ_SIZE)
     try:
@@ -105,9 +113,10 @@ async def _handle_connection(
         head = h11.Response(status_code=status, headers=[*headers, length, ("connection", "close")])
         data = connection.send(head) or b""
         response = memoryview(data if method == b"HEAD" else data + body)
-        for start in range(0, len(response), _CHUNK_SIZE):
-            with trio.fail_after(idle_timeout):
-                await stream.send_all(response[start : start + _CHUNK_SIZE])
+        with trio.fail_after(send_timeout):
+            for start in range(0, len(response), _CHUNK_SIZE):
+                with trio.fail_after(idle_timeout):
+                    await stream.send_all(response[start : start + _CHUNK_SIZE])
         await stream.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as exc:
         _log.debug("scrape aborted: %r", exc)
@@ -122,14 +131,13 @@ async def _handle_request(
     """Read a request; return its method and the response."""
     method = b""
     try:
-        with trio.fail_after(idle_timeout):
-            request = await _read_request(stream, connection)
+        request = await _read_request(stream, connection, idle_timeout)
         method = request.method
         return method, await _make_response(request, scrapes)
     except h11.RemoteProtocolError as exc:
         _log.debug("malformed scrape request: %s", exc)
         return method, (exc.error_status_hint, _TEXT_HEADERS, b"Expected an HTTP/1.1 request.\n")
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         raise
     except Exception:
         # A bug here or in a source: this scrape fails, the server goes on.
@@ -137,15 +145,19 @@ async def _handle_request(
         return method, (500, _TEXT_HEADERS, b"Collecting metrics failed; see the log.\n")
 
 
-async def _read_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
-    while True:
-        event: Any = connection.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        data = await stream.receive_some(_READ_SIZE)
-        connection.receive_data(data)
-        if not data:
-            raise h11.RemoteProtocolError("the peer closed the connection")
+async def _read_request(
+    stream: trio.SocketStream, connection: h11.Connection, idle_timeout: float
+) -> h11.Request:
+    with trio.move_on_after(idle_timeout):
+        while True:
+            event: Any = connection.next_event()
+            if isinstance(event, h11.Request):
+                return event
+            data = await stream.receive_some(_READ_SIZE)
+            connection.receive_data(data)
+            if not data:
+                raise h11.RemoteProtocolError("the peer closed the connection")
+    raise trio.BrokenResourceError(f"no request within {idle_timeout:g} s")
 
 
 async def _make_response(request: h11.Request, scrapes: ScrapeCoalescer) -> HttpResponse:

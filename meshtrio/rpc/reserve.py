@@ -1,8 +1,8 @@
-"""Slots for connections that are accepted above the limits on connections.
+"""Slots above a limit, on connections or on calls, for the mesh and for operators.
 
 A full server must still serve its mesh, whose probes would fail otherwise, and operators, who come
 to fix it. The mesh is known by its pid (SO_PEERCRED). A process of the server's own user or of root
-counts as an operator while it has next to no connections; one session (setsid(2)), such as a plugin
+counts as an operator while it has next to none of them; one session (setsid(2)), such as a plugin
 and all processes that it starts, gets half of these slots.
 """
 
@@ -13,10 +13,10 @@ from collections import Counter
 
 from meshtrio.transport.peer import Peer
 
-RESERVED_CONNECTIONS = 16
-"""Number of connections above the limits, in addition to those of the mesh."""
-MAX_RESERVED_PER_PROCESS = 4
-"""Number of connections from which on a process gets no reserved slot."""
+RESERVED_SLOTS = 16
+"""Number of slots above the limit, in addition to those of the mesh."""
+_MAX_HELD_BY_PROCESS = 4
+"""Number of connections or calls from which on a process gets no reserved slot."""
 _FOREIGN_NAMESPACE_PID = 0
 """The pid that the kernel reports for processes of another PID namespace."""
 
@@ -25,8 +25,8 @@ MESH_SLOT: ReservedSlot = ("reserve", "mesh")
 """The slot of the mesh, which any number of its connections may share."""
 
 
-class ConnectionReserve:
-    """Counts the connections that are accepted above the limits."""
+class Reserve:
+    """Counts the connections or calls that are accepted above a limit."""
 
     def __init__(self) -> None:
         self._sessions: Counter[ReservedSlot] = Counter()
@@ -36,16 +36,15 @@ class ConnectionReserve:
         """Return whether a peer is the mesh, which may have any number of connections."""
         return bool(pid) and peer.pid == pid and peer.uid in (0, os.geteuid())
 
-    def admit(self, peer: Peer, connections: int) -> ReservedSlot | None:
-        """Reserve a slot for a peer with a number of connections; return None if it gets none."""
+    def admit(self, peer: Peer, held: int) -> ReservedSlot | None:
+        """Take a slot for a process that has `held` already; return None if it gets none."""
         if peer.pid is None or peer.uid not in (0, os.geteuid()):
             return None
         slot = ("reserve", _session_id(peer.pid))
         is_full = (
-            self._sessions.total() >= RESERVED_CONNECTIONS
-            or self._sessions[slot] >= RESERVED_CONNECTIONS // 2
+            self._sessions.total() >= RESERVED_SLOTS or self._sessions[slot] >= RESERVED_SLOTS // 2
         )
-        has_many = peer.pid != _FOREIGN_NAMESPACE_PID and connections >= MAX_RESERVED_PER_PROCESS
+        has_many = peer.pid != _FOREIGN_NAMESPACE_PID and held >= _MAX_HELD_BY_PROCESS
         if is_full or has_many:
             return None
         self._sessions[slot] += 1

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import attrs
 
-from meshtrio.rpc.connection_reserve import (
+from meshtrio.rpc.reserve import (
     MESH_SLOT,
-    RESERVED_CONNECTIONS,
-    ConnectionReserve,
+    RESERVED_SLOTS,
+    Reserve,
 )
 from meshtrio.transport.peer import Peer
 
@@ -33,42 +33,42 @@ def start_process_in_session() -> Iterator[Peer]:
 
 
 def test_one_session_gets_half_of_the_places() -> None:
-    reserve = ConnectionReserve()
-    places = [reserve.admit(OWN, 0) for _ in range(RESERVED_CONNECTIONS)]
-    assert sum(place is not None for place in places) == RESERVED_CONNECTIONS // 2
+    reserve = Reserve()
+    places = [reserve.admit(OWN, 0) for _ in range(RESERVED_SLOTS)]
+    assert sum(place is not None for place in places) == RESERVED_SLOTS // 2
     with start_process_in_session() as other:
-        others = [reserve.admit(other, 0) for _ in range(RESERVED_CONNECTIONS)]
-        assert sum(place is not None for place in others) == RESERVED_CONNECTIONS // 2
+        others = [reserve.admit(other, 0) for _ in range(RESERVED_SLOTS)]
+        assert sum(place is not None for place in others) == RESERVED_SLOTS // 2
     assert places[0] is not None
     reserve.release(places[0])
     assert reserve.admit(OWN, 0) == places[0]
 
 
 def test_a_process_with_connections_gets_none() -> None:
-    assert ConnectionReserve().admit(OWN, 3) is not None
-    assert ConnectionReserve().admit(OWN, 4) is None
+    assert Reserve().admit(OWN, 3) is not None
+    assert Reserve().admit(OWN, 4) is None
 
 
 def test_other_users_get_none_and_root_does() -> None:
-    assert ConnectionReserve().admit(attrs.evolve(OWN, uid=12345), 0) is None
-    assert ConnectionReserve().admit(attrs.evolve(OWN, uid=0), 0) is not None
-    assert ConnectionReserve().admit(Peer(address="127.0.0.1:5"), 0) is None
+    assert Reserve().admit(attrs.evolve(OWN, uid=12345), 0) is None
+    assert Reserve().admit(attrs.evolve(OWN, uid=0), 0) is not None
+    assert Reserve().admit(Peer(address="127.0.0.1:5"), 0) is None
 
 
 def test_processes_of_another_pid_namespace_share_half_of_them() -> None:
-    reserve, unseen = ConnectionReserve(), attrs.evolve(OWN, pid=0)
-    places = [reserve.admit(unseen, number) for number in range(RESERVED_CONNECTIONS)]
-    assert sum(place is not None for place in places) == RESERVED_CONNECTIONS // 2
+    reserve, unseen = Reserve(), attrs.evolve(OWN, pid=0)
+    places = [reserve.admit(unseen, number) for number in range(RESERVED_SLOTS)]
+    assert sum(place is not None for place in places) == RESERVED_SLOTS // 2
 
 
 def test_the_mesh_is_known_by_pid_and_uid() -> None:
     mesh = attrs.evolve(OWN, pid=4711)
-    assert ConnectionReserve.is_mesh(mesh, 4711)
-    assert not ConnectionReserve.is_mesh(OWN, 4711)
-    assert not ConnectionReserve.is_mesh(attrs.evolve(mesh, uid=12345), 4711)
+    assert Reserve.is_mesh(mesh, 4711)
+    assert not Reserve.is_mesh(OWN, 4711)
+    assert not Reserve.is_mesh(attrs.evolve(mesh, uid=12345), 4711)
     # What is not known, and what the kernel says of all processes in other namespaces.
-    assert not ConnectionReserve.is_mesh(attrs.evolve(mesh, pid=None), None)
-    assert not ConnectionReserve.is_mesh(attrs.evolve(mesh, pid=0), 0)
-    reserve = ConnectionReserve()
+    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=None), None)
+    assert not Reserve.is_mesh(attrs.evolve(mesh, pid=0), 0)
+    reserve = Reserve()
     reserve.release(MESH_SLOT)
     assert reserve.admit(OWN, 0) is not None

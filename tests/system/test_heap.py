@@ -1,0 +1,56 @@
+"""The heap of processes that only serve: short garbage collections, and freed memory goes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meshtrio.cli.serve import return_freed_memory
+from meshtrio.supervisor.process.proc.resource_usage import read_own_rss
+from meshtrio.util.malloc_tuning import MALLOC_TUNING
+from tests.support.mesh_processes import ECHO_PLUGIN_DIRECTORY, plugin_table, serve_mesh
+
+PROGRAM = """
+import gc, sys
+sys.path.insert(0, sys.argv[1])
+from echo.v1.echo_grpc import EchoServiceServicer
+from echo.v1.echo_pb2 import EchoReply
+from meshtrio import plugin
+
+class Frozen(EchoServiceServicer):
+    async def Echo(self, message):
+        return EchoReply(message=str(gc.get_freeze_count()))
+
+plugin.run(Frozen())
+"""
+MIB = 1024 * 1024
+
+
+def test_collections_leave_out_what_a_plugin_has_at_its_start(tmp_path: Path) -> None:
+    program = tmp_path / "frozen.py"
+    program.write_text(PROGRAM)
+    config = plugin_table("frozen", str(program), str(ECHO_PLUGIN_DIRECTORY))
+    with serve_mesh(tmp_path, config, min_ready=1) as running:
+        done = running.run_command("call", "plugin.frozen", "echo.v1.EchoService/Echo", "{}")
+    assert done.returncode == 0, done.stderr
+    frozen = int("".join(filter(str.isdigit, done.stdout)))
+    assert frozen > 10_000
+
+
+async def test_freed_memory_goes_back_although_pieces_are_still_used() -> None:
+    MALLOC_TUNING.enable()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(return_freed_memory, 0.01)
+        await wait_all_tasks_blocked()
+        pieces = [bytes(4000) for _ in range(32_000)]
+        peak = read_own_rss()
+        await trio.sleep(0.05)  # It may well be looked at now; that must not be all.
+        kept = pieces[::400]
+        del pieces
+        with trio.fail_after(30):
+            while read_own_rss() > peak - 64 * MIB:  # noqa: ASYNC110 - the kernel tells nobody
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert len(kept) == 80
