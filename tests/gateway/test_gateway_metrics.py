@@ -126,8 +126,8 @@ def test_series_are_bounded_whatever_is_registered() -> None:
     for _ in range(FLUSH_THRESHOLD):
         calls.end_call(calls.start_call(None), 5, 0.1)
     began, ended = calls.collect()
-    assert len(began.points) <= MAX_MEASURED_SERVICES + 1
-    assert len(ended.points) <= 2 * (MAX_MEASURED_SERVICES + 1) + 1
+    assert len(began.points) == MAX_MEASURED_SERVICES + 1
+    assert len(ended.points) == 2 * (MAX_MEASURED_SERVICES + 1) + 1
     assert (
         sum(p.value for p in began.points if isinstance(p.value, int))
         == 4 * MAX_MEASURED_SERVICES + 1 + FLUSH_THRESHOLD

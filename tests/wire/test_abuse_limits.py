@@ -84,7 +84,7 @@ def test_a_flood_ends_the_connection(flood: str) -> None:
         if engine.closed:
             break
     assert engine.closed
-    assert number <= 101
+    assert number == LIMITS.control_burst == LIMITS.reset_burst
     assert isinstance(events[-1], ConnectionFailed)
     assert events[-1].error_code == ErrorCode.ENHANCE_YOUR_CALM
 
