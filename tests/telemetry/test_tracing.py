@@ -139,9 +139,10 @@ async def test_a_deadline_and_a_cancelled_call_have_their_end(short_dir: Path) -
         with trio.move_on_after(0.02):
             await make_echo_stub(channel).Echo(echo_request("?"))
         await until.cancelled.wait()
+        until.started = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(make_echo_stub(channel).Echo, echo_request("?"))
-            await trio.sleep(0.02)
+            await until.started.wait()
             nursery.cancel_scope.cancel()
     codes = [span.attributes["rpc.grpc.status_code"] for span in found.spans_named("Sent.")]  # type: ignore[index]
     assert codes == [4, 1]
