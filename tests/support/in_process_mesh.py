@@ -1,4 +1,4 @@
-"""A mesh inside the test's own trio run, with what it reports."""
+"""A mesh in the test's own trio run, and the lifecycle events that it reports."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class RecordedEvent:
 
 
 class RecordedMesh:
-    """A running mesh and everything it has reported."""
+    """A running mesh and all lifecycle events that it has reported."""
 
-    def __init__(self, running: mesh.Mesh) -> None:
+    def __init__(self, running: mesh.Mesh, scope: trio.CancelScope) -> None:
         self.mesh = running
         self.events: list[RecordedEvent] = []
         self._changed = trio.Event()
-        self._scope: trio.CancelScope | None = None
+        self._scope = scope
         running.subscribe(self._on_event)
 
     def _on_event(self, event: events.LifecycleEvent) -> None:
@@ -41,12 +41,11 @@ class RecordedMesh:
         self._changed = trio.Event()
 
     def stop(self) -> None:
-        """Have the mesh stopped, as its end of the block does."""
-        assert self._scope is not None
+        """Begin to stop the mesh, as the end of the `run_mesh` block does."""
         self._scope.cancel()
 
     def find_events(self, kind: type[events.LifecycleEvent], **wanted: Any) -> list[RecordedEvent]:
-        """What was reported of a kind, with these values, oldest first."""
+        """Return the reported events of a kind, with these attributes, oldest first."""
         return [
             observed
             for observed in self.events
@@ -57,11 +56,12 @@ class RecordedMesh:
     async def wait_for_event(
         self, kind: type[events.LifecycleEvent], *, count: int = 1, **wanted: Any
     ) -> RecordedEvent:
-        """Wait until a kind of event was reported `count` times, give the last of them."""
+        """Wait until a kind of event was reported `count` times; return the last of them."""
         return await self.wait_until(lambda: self.find_events(kind, **wanted)[count - 1 : count])
 
     async def wait_until(self, find: Callable[[], list[RecordedEvent]]) -> RecordedEvent:
-        with trio.fail_after(30):
+        """Wait until `find` finds events; return the last of them."""
+        with trio.fail_after(120):
             while True:
                 found = find()
                 if found:
@@ -69,7 +69,7 @@ class RecordedMesh:
                 await self._changed.wait()
 
     async def wait_for_line(self, text: str) -> RecordedEvent:
-        """Wait until a plugin has written a line with `text` in it."""
+        """Wait until a plugin has written a line that contains `text`."""
         return await self.wait_until(
             lambda: [
                 observed
@@ -88,9 +88,7 @@ async def run_mesh(config: MeshConfig | str, folder: Path) -> AsyncIterator[Reco
     config = attrs.evolve(config, runtime_dir=folder / "run")
     async with open_collapsing_nursery() as nursery:
         started = await nursery.start(mesh.main, config)
-        watched = RecordedMesh(started)
-        watched._scope = nursery.cancel_scope
-        yield watched
+        yield RecordedMesh(started, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
 
 

@@ -24,7 +24,8 @@ KB = 1024
 
 
 async def test_two_hundred_plugins_started_at_once(short_dir: Path) -> None:
-    config = "".join(plugin_table(f"p{number}", *MINIMAL) for number in range(200))
+    tables = (plugin_table(f"p{number}", *MINIMAL, stop_timeout=120.0) for number in range(200))
+    config = "".join(tables)
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready, count=200)
         assert not watched.find_events(events.Exited)
@@ -65,6 +66,7 @@ async def kill_until(watched: RecordedMesh, restarts: int) -> None:
     await watched.wait_for_event(events.Ready)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("logging_disabled")
 async def test_a_thousand_restarts_leave_nothing_behind(short_dir: Path) -> None:
     config = plugin_table("p", *MINIMAL, backoff=AT_ONCE)

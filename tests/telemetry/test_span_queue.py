@@ -28,6 +28,7 @@ from meshtrio.telemetry.traces.pipeline import TracePipeline, export_traces
 from tests.support.connection_pairs import echo_request
 from tests.support.handlers import ECHO_SERVICER
 from tests.support.otlp_collector import run_collector
+from tests.support.scheduling_delay import SchedulingDelay
 from tests.support.servers import serve_on_socket
 
 
@@ -104,12 +105,13 @@ async def test_no_call_waits_and_no_memory_grows_whatever_the_collector_does(
             tracemalloc.start()
             try:
                 before, _ = tracemalloc.get_traced_memory()
-                slowest = await slowest_of(stub, 600)
+                with SchedulingDelay() as late:
+                    slowest = await slowest_of(stub, 600)
                 grown = tracemalloc.get_traced_memory()[0] - before
             finally:
                 tracemalloc.stop()
             counts = told(traces.processor)
-            assert slowest < 0.5
+            assert slowest < 0.5 + late.allowance
             assert counts["waiting"] <= 2048
             # Room for 2,048 spans is no more than that, whether it was full before or not.
             assert grown < 16 * 1024 * 1024
