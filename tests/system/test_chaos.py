@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests import ROOT
 
 
+@pytest.mark.long
 def test_a_short_chaos_run_finds_nothing_wrong() -> None:
     command = [sys.executable, "-m", "tests.chaos", "--seconds", "10"]
     done = subprocess.run(

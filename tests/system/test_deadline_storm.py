@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests import ROOT
 
 
+@pytest.mark.long
 def test_deadlines_are_no_attack_and_rapid_resets_are() -> None:
     command = [sys.executable, "-m", "tests.deadline_storm", "--seconds", "5", "--json"]
     done = subprocess.run(

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests import ROOT
 
 
+@pytest.mark.long
 def test_no_call_is_lost_or_made_twice_while_instances_die() -> None:
     command = [sys.executable, "-m", "tests.kills", "--calls", "10000", "--json"]
     done = subprocess.run(

@@ -223,6 +223,7 @@ def _is_closed(sock: socket.socket) -> bool:
 ATTACKS = 100_000
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Path) -> None:
     """At a plugin and at the mesh socket."""
     with (

@@ -15,6 +15,7 @@ _TIMEOUT = 900
 """Seconds; a slow machine takes its time to start and to settle."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(_TIMEOUT + 60)
 def test_a_minute_of_every_fault_leaves_everything_as_it_was() -> None:
     command = [sys.executable, "-m", "tests.soak", "--minutes", "1", "--seed", _SEED, "--json"]
