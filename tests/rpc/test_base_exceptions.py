@@ -139,7 +139,7 @@ async def test_it_fails_the_call_of_its_handler_when_that_is_cancelled() -> None
             raise OwnError("in the clean-up")
 
     async with connect_pair(CallbackServicer(Echo=echo, Chat=chat)) as pair:
-        with trio.move_on_after(0.05) as scope:
+        with trio.move_on_after(0.2) as scope:
             await pair.stub.Echo(echo_request("hi"))
         assert scope.cancelled_caught
         await pair.wait_until_idle()
