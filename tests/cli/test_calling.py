@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.support.cli_commands import (
     run_command_ok,
     start_command,
 )
-from tests.support.mesh_processes import MeshProcess
+from tests.support.mesh_processes import MeshProcess, run_meshtrio
 
 SERVICE = "echo.v1.EchoService"
 
@@ -26,15 +25,7 @@ def messages(text: str) -> list[str]:
 
 
 def with_input(mesh: MeshProcess, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshtrio", *arguments],
-        env=mesh.environment,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_meshtrio(*arguments, env=mesh.environment, stdin=given)
 
 
 def test_each_line_of_stdin_is_sent_as_it_comes(mesh: MeshProcess) -> None:

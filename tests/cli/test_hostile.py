@@ -90,7 +90,7 @@ def hostile() -> Iterator[MeshProcess]:
     )
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:
         write_files(Path(folder))
-        with serve_mesh(Path(folder), config, min_ready=1) as mesh, registered(mesh):
+        with serve_mesh(Path(folder), config, min_ready=1) as mesh, register_hostile_path(mesh):
             mesh.wait_for_log("not restarted (restart policy)")
             assert mesh.run_command(*CALL, "{}").returncode == 1
             mesh.wait_for_log("logger=")
@@ -110,8 +110,8 @@ def write_files(folder: Path) -> None:
 
 
 @contextmanager
-def registered(mesh: MeshProcess) -> Iterator[None]:
-    """Have an endpoint registered by a program, whose path is such a text."""
+def register_hostile_path(mesh: MeshProcess) -> Iterator[None]:
+    """Have a program register an endpoint whose path is such a text."""
     program = (
         "import sys, trio\n"
         "from meshtrio import mesh\n"
@@ -297,7 +297,9 @@ def test_calls_that_are_followed(hostile: MeshProcess) -> None:
     ):
         # Whether they follow yet cannot be seen: calls are made until both have told of one.
         wait_until(
-            lambda: hostile.run_command(*CALL, "{}").returncode == 1 and readable(trace, lines)
+            lambda: (
+                hostile.run_command(*CALL, "{}").returncode == 1 and have_all_written(trace, lines)
+            )
         )
         line = trace.read_line()
         assert_harmless(line)
@@ -308,8 +310,8 @@ def test_calls_that_are_followed(hostile: MeshProcess) -> None:
         lines.interrupt()
 
 
-def readable(*commands: RunningCommand) -> bool:
-    """Whether all of them have written something."""
+def have_all_written(*commands: RunningCommand) -> bool:
+    """Return whether all commands have written something."""
     outputs = [command.process.stdout for command in commands]
     return len(select.select(outputs, [], [], 0.1)[0]) == len(outputs)
 

@@ -31,6 +31,7 @@ from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     plugin_table,
+    run_meshtrio,
     serve_mesh,
 )
 
@@ -52,23 +53,23 @@ LOOKS = (
     "logs -f ehco",
     "drain ehco",
 )
-Told = dict[str, subprocess.CompletedProcess[str]]
+Outputs = dict[str, subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def told(mesh: MeshProcess) -> Told:
-    """What commands say that change nothing, run side by side."""
+def outputs(mesh: MeshProcess) -> Outputs:
+    """Run commands that change nothing side by side; returns what they print."""
     return dict(zip(LOOKS, run_commands_concurrently(mesh, *LOOKS), strict=True))
 
 
-def cells(text: str) -> list[list[str]]:
+def split_cells(text: str) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in text.splitlines()]
 
 
-def test_ps_is_a_table_of_every_instance(mesh: MeshProcess, told: Told) -> None:
-    text = told["ps"].stdout
+def test_ps_is_a_table_of_every_instance(mesh: MeshProcess, outputs: Outputs) -> None:
+    text = outputs["ps"].stdout
     assert "\x1b" not in text
-    titles, *rows = cells(text)
+    titles, *rows = split_cells(text)
     assert " ".join(titles) == "NAME INSTANCE PID STATE RESTARTS UPTIME SOCKET REASON"
     assert [row[:2] for row in rows] == [["echo", "0"], ["echo", "1"], ["wordy", "0"], ["bad", "0"]]
     assert rows[3][2:5] == ["-", "failed", "0"]
@@ -76,14 +77,14 @@ def test_ps_is_a_table_of_every_instance(mesh: MeshProcess, told: Told) -> None:
     assert int(rows[0][2]) in mesh.plugin_pids()
 
 
-def test_ps_of_a_group_as_json(mesh: MeshProcess, told: Told) -> None:
-    group = parse_json_output(told["ps pair --json"])
+def test_ps_of_a_group_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
+    group = parse_json_output(outputs["ps pair --json"])
     assert [(row["name"], row["instance"]) for row in group] == [
         ("echo", 0),
         ("echo", 1),
         ("wordy", 0),
     ]
-    (bad,) = parse_json_output(told["ps plugin.bad --json"])
+    (bad,) = parse_json_output(outputs["ps plugin.bad --json"])
     assert bad == {
         "name": "bad",
         "instance": 0,
@@ -96,8 +97,8 @@ def test_ps_of_a_group_as_json(mesh: MeshProcess, told: Told) -> None:
     }
 
 
-def test_tree_shows_who_owns_what(mesh: MeshProcess, told: Told) -> None:
-    lines = told["tree"].stdout.splitlines()
+def test_tree_shows_who_owns_what(mesh: MeshProcess, outputs: Outputs) -> None:
+    lines = outputs["tree"].stdout.splitlines()
     assert lines[0].startswith(f"mesh {mesh.socket}, up ")
     assert [re.sub(r"\d+(\.\d)?s|pid \d+|\d+m\d\ds", "#", line) for line in lines[1:]] == [
         "├── bad (never)",
@@ -111,8 +112,8 @@ def test_tree_shows_who_owns_what(mesh: MeshProcess, told: Told) -> None:
     ]
 
 
-def test_tree_as_json(mesh: MeshProcess, told: Told) -> None:
-    root = parse_json_output(told["tree --json"])
+def test_tree_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
+    root = parse_json_output(outputs["tree --json"])
     assert (root["kind"], root["name"]) == ("MESH", str(mesh.socket))
     bad, pair = root["nodes"]
     assert (pair["kind"], pair["policy"], bad["policy"]) == ("GROUP", "one-for-all", "never")
@@ -130,7 +131,7 @@ def test_top_prints_one_table_where_there_is_no_terminal(mesh: MeshProcess) -> N
         with start_command(mesh, "logs", "-f", "--since", since, "wordy") as logs:
             while "slow begins" not in logs.read_line():
                 pass
-        titles, total, *rows = cells(run_command_ok(mesh, "top", "--interval", "0.2"))
+        titles, total, *rows = split_cells(run_command_ok(mesh, "top", "--interval", "0.2"))
     assert " ".join(titles) == (
         "NAME▲ STATE PID CALLS/S FAILED/S MEDIAN P99 IN FLIGHT CPU % MEMORY RESTARTS UPTIME"
     )
@@ -169,14 +170,14 @@ def test_top_as_json_is_a_line_for_each_interval(mesh: MeshProcess) -> None:
         assert top.interrupt() == 130
 
 
-def test_top_once_as_json_is_one_document(told: Told) -> None:
-    found = parse_json_output(told["top --once --interval 0.1 --json"])
+def test_top_once_as_json_is_one_document(outputs: Outputs) -> None:
+    found = parse_json_output(outputs["top --once --interval 0.1 --json"])
     assert {plugin["name"] for plugin in found["plugins"]} == {"echo", "wordy", "bad"}
     assert found["total"]["counts"]["starts"] == 4
 
 
-def test_events_tell_what_happened(told: Told) -> None:
-    lines = told["events bad"].stdout.splitlines()
+def test_events_tell_what_happened(outputs: Outputs) -> None:
+    lines = outputs["events bad"].stdout.splitlines()
     assert [re.sub(r"^[\d:.]+ |pid \d+", "", line) for line in lines] == [
         "bad/0 starting: started as ",
         "bad/0 exited:  exited with status 3; last stderr line: about to give up",
@@ -184,14 +185,14 @@ def test_events_tell_what_happened(told: Told) -> None:
     ]
 
 
-def test_events_as_json_and_only_the_last(told: Told) -> None:
-    found = [json.loads(line) for line in told["events --json bad"].stdout.splitlines()]
+def test_events_as_json_and_only_the_last(outputs: Outputs) -> None:
+    found = [json.loads(line) for line in outputs["events --json bad"].stdout.splitlines()]
     assert [each["kind"] for each in found] == ["starting", "exited", "gave-up"]
     assert [each["level"] for each in found] == ["INFO", "WARNING", "ERROR"]
     assert abs(time.time() - found[0]["time"]) < 300
     assert isinstance(found[0]["sequence"], int)
-    assert parse_json_output(told["events --json -n 1 bad"]) == found[-1]
-    assert told["events -n 0"].stdout == ""
+    assert parse_json_output(outputs["events --json -n 1 bad"]) == found[-1]
+    assert outputs["events -n 0"].stdout == ""
 
 
 def test_logs_are_what_plugins_wrote(mesh: MeshProcess) -> None:
@@ -282,8 +283,8 @@ def test_whoever_reads_may_go_away(mesh: MeshProcess) -> None:
         assert top.process.stderr.read() == ""
 
 
-def test_services_tell_who_serves_what(mesh: MeshProcess, told: Told) -> None:
-    titles, *rows = cells(told["services"].stdout)
+def test_services_tell_who_serves_what(mesh: MeshProcess, outputs: Outputs) -> None:
+    titles, *rows = split_cells(outputs["services"].stdout)
     assert " ".join(titles) == "SERVICE ADDRESS INSTANCE PID WEIGHT PRIORITY NOTE"
     by_service = {row[0]: row for row in rows}
     assert by_service["outside"][1:] == ["tcp:127.0.0.1:1", "0", "-", "3", "1"]
@@ -293,19 +294,19 @@ def test_services_tell_who_serves_what(mesh: MeshProcess, told: Told) -> None:
     assert addresses == [f"unix:{mesh.runtime_dir}/echo-{number}.sock" for number in (0, 1)]
 
 
-def test_services_as_json(mesh: MeshProcess, told: Told) -> None:
-    echoes, outside = parse_json_output(told["services plugin.echo outside --json"])
+def test_services_as_json(mesh: MeshProcess, outputs: Outputs) -> None:
+    echoes, outside = parse_json_output(outputs["services plugin.echo outside --json"])
     assert {each["pid"] for each in echoes["endpoints"]} < set(mesh.plugin_pids())
     assert outside["endpoints"][0]["weight"] == 3
     assert outside["endpoints"][0]["tls"] is None
-    unknown = told["services plugin.wrdy"]
+    unknown = outputs["services plugin.wrdy"]
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "plugin.wordy" in unknown.stderr
 
 
-def test_an_unknown_name_is_told_with_those_there_are(told: Told) -> None:
+def test_an_unknown_name_is_told_with_those_there_are(outputs: Outputs) -> None:
     for command in ("ps ehco", "logs -f ehco", "drain ehco"):
-        found = told[command]
+        found = outputs[command]
         assert found.returncode == 1
         assert found.stdout == ""
         said = "meshtrio: there is no plugin 'ehco'; the plugins are: echo, wordy, bad\n"
@@ -373,13 +374,6 @@ def test_who_may_not_is_told_what_the_mesh_says(short_dir: Path) -> None:
 @pytest.mark.parametrize("command", ["tree", "top --once", "ps"])
 def test_where_there_is_only_ascii(command: str, mesh: MeshProcess) -> None:
     environment = {**mesh.environment, "PYTHONIOENCODING": "ascii"}
-    found = subprocess.run(
-        [sys.executable, "-m", "meshtrio", *command.split()],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    found = run_meshtrio(*command.split(), env=environment)
     assert (found.returncode, found.stderr) == (0, "")
     assert "echo" in found.stdout

@@ -23,8 +23,8 @@ PLUGIN = (PLUGINS_DIRECTORY / "minimal.py").read_text()
 
 
 @contextmanager
-def reloading(folder: Path, config: str) -> Iterator[MeshProcess]:
-    """Serve a config with --reload, from when watching files."""
+def serve_with_reload(folder: Path, config: str) -> Iterator[MeshProcess]:
+    """Serve a config with --reload; yields once files are watched."""
     (folder / "mesh.toml").write_text(config)
     log = folder / "log"
     command = [sys.executable, "-m", "meshtrio", "serve", "--reload", str(folder / "mesh.toml")]
@@ -43,14 +43,14 @@ def reloading(folder: Path, config: str) -> Iterator[MeshProcess]:
         wait_until(lambda: not mesh.plugin_pids())
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file as many editors do: nobody sees half of it."""
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file atomically, as many editors do."""
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_text(text)
     unfinished.replace(path)
 
 
-def answering(mesh: MeshProcess) -> list[int]:
+def ready_pids(mesh: MeshProcess) -> list[int]:
     return [row["pid"] for row in mesh.ps() if row["state"] == "ready"]
 
 
@@ -58,33 +58,35 @@ def test_a_plugin_is_renewed_when_its_files_change(short_dir: Path) -> None:
     source = short_dir / "code" / "plugin.py"
     source.parent.mkdir()
     source.write_text(PLUGIN)
-    with reloading(short_dir, plugin_table("p", "plugin.py", cwd=source.parent)) as mesh:
-        (first,) = answering(mesh)
+    with serve_with_reload(short_dir, plugin_table("p", "plugin.py", cwd=source.parent)) as mesh:
+        (first,) = ready_pids(mesh)
 
-        put(source, PLUGIN + "\nthis is no Python\n")
+        replace_file(source, PLUGIN + "\nthis is no Python\n")
         mesh.wait_for_log("p: plugin.py changed")
         mesh.wait_for_log(
             "p was not restarted: the replacement of p/0 exited with status 1; last stderr line"
         )
         mesh.wait_for_log("SyntaxError: invalid syntax; the active process keeps running")
-        assert answering(mesh) == [first]
+        assert ready_pids(mesh) == [first]
 
         # What it writes itself is no change of it.
         (source.parent / "its.log").write_text("a line")
-        put(source, PLUGIN)
+        replace_file(source, PLUGIN)
         mesh.wait_for_log(f"p/0: stopped, pid {first} ")
-        (second,) = answering(mesh)
+        (second,) = ready_pids(mesh)
         assert second != first
         assert "its.log" not in mesh.log
 
-        put(short_dir / "mesh.toml", "[[plugins]]\n")
+        replace_file(short_dir / "mesh.toml", "[[plugins]]\n")
         mesh.wait_for_log("plugins: is not a key")
         mesh.wait_for_log("keeping the current config")
         config = plugin_table("p", "plugin.py", cwd=source.parent)
-        put(short_dir / "mesh.toml", config + plugin_table("q", "plugin.py", cwd=source.parent))
+        replace_file(
+            short_dir / "mesh.toml", config + plugin_table("q", "plugin.py", cwd=source.parent)
+        )
         mesh.wait_for_log("reloaded mesh.toml: added q")
-        assert second in answering(mesh)
-        assert len(answering(mesh)) == 2
+        assert second in ready_pids(mesh)
+        assert len(ready_pids(mesh)) == 2
         assert mesh.stop() == 0
 
 
@@ -95,9 +97,9 @@ def test_a_plugin_that_has_given_up_is_started_when_its_files_change(short_dir: 
     config = plugin_table("p", "plugin.py", cwd=source.parent, restart="never") + plugin_table(
         "other", str(PLUGINS_DIRECTORY / "minimal.py")
     )
-    with reloading(short_dir, config) as mesh:
+    with serve_with_reload(short_dir, config) as mesh:
         mesh.wait_for_log("not restarted (restart policy)")
-        put(source, PLUGIN)
+        replace_file(source, PLUGIN)
         mesh.wait_for_log("p/0: ready after")
 
 

@@ -150,8 +150,8 @@ def test_what_is_no_form_or_level_is_refused(short_dir: Path) -> None:
 # -- its handler -----------------------------------------------------------------------------
 
 
-class Pipe:
-    """A reader who may be slow, and a handler that writes to him."""
+class SlowReader:
+    """A reader that may be slow, and a handler that writes to it."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
@@ -180,37 +180,37 @@ class Pipe:
 
 
 @pytest.fixture
-def pipe() -> Iterator[Pipe]:
-    found = Pipe()
+def pipe() -> Iterator[SlowReader]:
+    found = SlowReader()
     yield found
     os.close(found.reading)
 
 
-def counted(lines: list[str]) -> tuple[int, int]:
-    """How many records there are, and how many were told to be missing."""
+def count_records(lines: list[str]) -> tuple[int, int]:
+    """Return the number of records, and of those reported as missing."""
     records = [read(line)["message"] for line in lines]
     missing = [re.fullmatch(r"dropped (\d+) lines of this log", m) for m in records]
     return sum(found is None for found in missing), sum(int(f[1]) for f in missing if f)
 
 
-def test_a_reader_who_stands_still_holds_nobody_up(pipe: Pipe) -> None:
+def test_a_reader_who_stands_still_holds_nobody_up(pipe: SlowReader) -> None:
     for number in range(30_000):
         pipe.log("line %d", number)
-    written, missing = counted(pipe.read_to_the_end())
+    written, missing = count_records(pipe.read_to_the_end())
     assert written + missing == 30_000
     assert 10_000 <= written < 15_000
 
 
-def test_long_records_are_held_within_a_bound(pipe: Pipe) -> None:
+def test_long_records_are_held_within_a_bound(pipe: SlowReader) -> None:
     for _ in range(1500):
         pipe.log("x" * 60_000)
     assert sum(map(len, pipe.handler._queue)) < 65 * 1024 * 1024
-    written, missing = counted(pipe.read_to_the_end())
+    written, missing = count_records(pipe.read_to_the_end())
     assert written + missing == 1500
     assert missing > 300
 
 
-def test_a_line_that_was_written_in_part_breaks_no_other(pipe: Pipe) -> None:
+def test_a_line_that_was_written_in_part_breaks_no_other(pipe: SlowReader) -> None:
     fcntl.fcntl(pipe.writing, _F_SETPIPE_SZ, 4096)
     os.set_blocking(pipe.writing, False)
     pipe.log("x" * 10_000)
@@ -221,7 +221,7 @@ def test_a_line_that_was_written_in_part_breaks_no_other(pipe: Pipe) -> None:
     assert torn.startswith(b'{"time"')
     assert torn.endswith(b"xx")
     assert rest.pop(0) == ""
-    assert counted(rest) == (1, 1)
+    assert count_records(rest) == (1, 1)
 
 
 def test_one_record_is_not_more_lines_than_somebody_reads() -> None:
@@ -233,7 +233,7 @@ def test_one_record_is_not_more_lines_than_somebody_reads() -> None:
     assert found[-1] == "… (3702 more lines)"
 
 
-class Unready:
+class FailingStr:
     def __str__(self) -> str:
         raise RuntimeError("not now")
 
@@ -241,11 +241,13 @@ class Unready:
 @pytest.mark.parametrize(
     "formatter", [JsonFormatter(), ConsoleFormatter()], ids=["json", "console"]
 )
-def test_who_logs_something_wrong_does_not_fail(formatter: logging.Formatter, pipe: Pipe) -> None:
+def test_who_logs_something_wrong_does_not_fail(
+    formatter: logging.Formatter, pipe: SlowReader
+) -> None:
     pipe.handler.setFormatter(formatter)
     pipe.log("%d of them", "some")
-    pipe.log("%s", Unready())
-    pipe.log(Unready())
+    pipe.log("%s", FailingStr())
+    pipe.log(FailingStr())
     lines = pipe.read_to_the_end()
     assert len(lines) == 3
     assert "some" in lines[0] or "%d of them" in lines[0]

@@ -52,7 +52,7 @@ def serving(folder: Path, *before: str, **settings: Any) -> Iterator[MeshProcess
     process = serve(folder, *before, **settings)
     mesh = MeshProcess(process, folder / "run", Path(os.devnull))
     try:
-        wait_until(lambda: mesh.socket.exists() and ended(mesh) == "waiting")
+        wait_until(lambda: mesh.socket.exists() and exit_text(mesh) == "waiting")
         yield mesh
     finally:
         process.kill()
@@ -60,7 +60,7 @@ def serving(folder: Path, *before: str, **settings: Any) -> Iterator[MeshProcess
         wait_until(lambda: not mesh.plugin_pids(), timeout=5)
 
 
-def ended(mesh: MeshProcess) -> str:
+def exit_text(mesh: MeshProcess) -> str:
     """What has become of the plugin, as far as it could say."""
     path = mesh.runtime_dir.parent / "ended"
     return path.read_text() if path.exists() else ""
@@ -83,7 +83,7 @@ def test_a_terminal_that_is_closed_stops_the_mesh_in_order(short_dir: Path) -> N
         os.close(slave)
         os.close(master)
         assert mesh.process.wait(20) == 0
-        assert ended(mesh) == "stopped in order"
+        assert exit_text(mesh) == "stopped in order"
         assert not mesh.socket.exists()
 
 
@@ -97,13 +97,13 @@ def test_a_mesh_whose_terminal_has_gone_without_a_word_goes_on(short_dir: Path) 
         assert mesh.run_command("restart", "orderly", "--timeout", "0.5").returncode == 1
         assert mesh.ps()[0]["name"] == "orderly"
         assert mesh.stop() == 0
-        assert ended(mesh) == "stopped in order"
+        assert exit_text(mesh) == "stopped in order"
 
 
 def test_sighup_stops_in_order(short_dir: Path) -> None:
     with serving(short_dir) as mesh:
         assert mesh.stop(signal.SIGHUP) == 0
-        assert ended(mesh) == "stopped in order"
+        assert exit_text(mesh) == "stopped in order"
 
 
 def test_below_nohup_sighup_is_ignored(short_dir: Path) -> None:
@@ -128,7 +128,7 @@ def test_any_of_its_streams_may_be_closed(short_dir: Path) -> None:
             mesh.process.send_signal(signal.SIGTERM)
         for mesh in meshes:
             assert mesh.process.wait(20) == 0
-            assert ended(mesh) == "stopped in order"
+            assert exit_text(mesh) == "stopped in order"
 
 
 def test_a_reader_of_its_log_that_goes_costs_lines_and_nothing_else(short_dir: Path) -> None:

@@ -66,16 +66,16 @@ MOMENTS = {
 @pytest.mark.parametrize("text", MOMENTS)
 def test_times_that_are_given(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_output.time, "time", lambda: NOW)
-    assert since(text) == MOMENTS[text]
+    assert parse_since_option(text) == MOMENTS[text]
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "5x", "5m3h", "nan"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 5m"):
-        since(text)
+        parse_since_option(text)
 
 
-def since(text: str) -> float:
+def parse_since_option(text: str) -> float:
     return parse_since(click.Context(click.Command("x")), click.Option(["--since"]), text)
 
 

@@ -22,7 +22,7 @@ from tests.support.servers import serve_on_socket
 
 
 @attrs.define
-class Seen:
+class Recorder:
     """A bare stub, and how its calls ended in their handlers."""
 
     stub: Any = None
@@ -51,10 +51,10 @@ class Seen:
         return self.ended
 
 
-class Noting(EchoServiceServicer):
-    """Does as the messages say, and notes how its calls end."""
+class RecordingServicer(EchoServiceServicer):
+    """Does as the messages say, and records how its calls end."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Recorder) -> None:
         self._seen = seen
 
     async def Echo(self, message: Any, request: Any) -> Any:
@@ -92,9 +92,9 @@ async def obey(text: str) -> None:
 
 
 @pytest.fixture
-async def seen(short_dir: Path) -> AsyncIterator[Seen]:
-    found = Seen()
-    async with serve_on_socket(short_dir / "a", Server(Noting(found))):
+async def seen(short_dir: Path) -> AsyncIterator[Recorder]:
+    found = Recorder()
+    async with serve_on_socket(short_dir / "a", Server(RecordingServicer(found))):
         async with connect_to(f"unix:{short_dir / 'a'}") as channel:
             found.stub = EchoServiceStub(channel)
             yield found
@@ -114,7 +114,7 @@ async def texts_of(call: Any) -> list[str]:
     return [each.message async for each in call]
 
 
-async def test_all_four_kinds(seen: Seen) -> None:
+async def test_all_four_kinds(seen: Recorder) -> None:
     stub = seen.stub
     assert (await stub.Echo(echo_request("a"))).message == "a"
     assert await texts_of(stub.Repeat(RepeatRequest(message="r", count=2))) == ["r0", "r1"]
@@ -123,12 +123,12 @@ async def test_all_four_kinds(seen: Seen) -> None:
     assert await seen.until_ended(4) == ["done"] * 4
 
 
-async def test_metadata_goes_along(seen: Seen) -> None:
+async def test_metadata_goes_along(seen: Recorder) -> None:
     await seen.stub.Echo(echo_request("a"), metadata=(("key", "value"),))
     assert ("key", "value") in seen.metadata
 
 
-async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
+async def test_a_stream_that_is_talked_to(seen: Recorder) -> None:
     stream = await seen.stub.Chat()
     for text in "ab":
         await stream.send_message(echo_request(text))
@@ -138,7 +138,7 @@ async def test_a_stream_that_is_talked_to(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Echo", "Join", "Chat"])
-async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
+async def test_a_method_of_any_kind_as_a_stream(seen: Recorder, kind: str) -> None:
     stream = await seen.stub._client.rpc(kind, EchoRequest, EchoReply, metadata=[("a", "b")])
     await stream.send_message(echo_request("a"))
     await stream.close()
@@ -146,7 +146,7 @@ async def test_a_method_of_any_kind_as_a_stream(seen: Seen, kind: str) -> None:
     assert await stream.receive_message() is None
 
 
-async def test_leaving_a_loop_early_cancels_the_call(seen: Seen) -> None:
+async def test_leaving_a_loop_early_cancels_the_call(seen: Recorder) -> None:
     async with seen.stub.Repeat(RepeatRequest(message="hang", count=3)) as call:
         async for each in call:
             assert each.message == "hang0"
@@ -162,7 +162,7 @@ async def test_leaving_a_loop_early_cancels_the_call(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
-async def test_a_status_is_raised_as_it_is(seen: Seen, kind: str) -> None:
+async def test_a_status_is_raised_as_it_is(seen: Recorder, kind: str) -> None:
     call = {
         "Echo": lambda: seen.stub.Echo(echo_request("fail")),
         "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="fail", count=1))),
@@ -173,7 +173,7 @@ async def test_a_status_is_raised_as_it_is(seen: Seen, kind: str) -> None:
         await call()
 
 
-async def test_what_the_requests_raise_is_raised_as_it_is(seen: Seen) -> None:
+async def test_what_the_requests_raise_is_raised_as_it_is(seen: Recorder) -> None:
     with pytest.raises(ZeroDivisionError):
         await seen.stub.Join(failing())
     with pytest.raises(ZeroDivisionError):
@@ -181,7 +181,7 @@ async def test_what_the_requests_raise_is_raised_as_it_is(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Echo", "Repeat", "Join", "Chat"])
-async def test_a_caller_that_is_cancelled_cancels_the_handler(seen: Seen, kind: str) -> None:
+async def test_a_caller_that_is_cancelled_cancels_the_handler(seen: Recorder, kind: str) -> None:
     call = {
         "Echo": lambda: seen.stub.Echo(echo_request("hang")),
         "Repeat": lambda: texts_of(seen.stub.Repeat(RepeatRequest(message="hang", count=1))),
@@ -200,7 +200,7 @@ async def test_a_server_that_goes_fails_the_calls_under_way(short_dir: Path) -> 
 
         async def serve(task_status: trio.TaskStatus[None]) -> None:
             with scope:
-                async with serve_on_socket(short_dir / "a", Server(Noting(Seen()))):
+                async with serve_on_socket(short_dir / "a", Server(RecordingServicer(Recorder()))):
                     task_status.started()
                     await trio.sleep_forever()
 

@@ -32,8 +32,8 @@ def dead_endpoints() -> list[Endpoint]:
     return [attrs.evolve(each, id=f"{each.id} #{n}") for n, each in enumerate(found)]
 
 
-class Dials:
-    """Stands in for `dial`: counts attempts, all of which are refused."""
+class RefusingDialer:
+    """Replaces `dial`: counts attempts, all of which are refused."""
 
     def __init__(self, takes: float = 0.0) -> None:
         self.attempts: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class Dials:
 async def test_dead_endpoints_are_tried_ever_more_seldom(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    dials = Dials()
+    dials = RefusingDialer()
     monkeypatch.setattr(subchannel, "dial", dials)
     async with open_channel("dead", static_resolver(*dead_endpoints())):
         await trio.sleep(5)
@@ -75,7 +75,7 @@ async def test_dead_endpoints_are_tried_ever_more_seldom(
 async def test_attempts_at_once_are_bounded_across_a_network(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    dials = Dials(takes=5)
+    dials = RefusingDialer(takes=5)
     monkeypatch.setattr(subchannel, "dial", dials)
     endpoints = [make_external_endpoint(f"tcp:host-{number}:1") for number in range(500)]
     async with open_channel("dead", static_resolver(*endpoints)):
@@ -92,7 +92,7 @@ async def test_attempts_at_once_are_bounded_across_a_network(
 async def test_what_the_mesh_runs_and_what_was_named_is_found_soon(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    dials = Dials()
+    dials = RefusingDialer()
     monkeypatch.setattr(subchannel, "dial", dials)
     async with open_channel("one", static_resolver(endpoint)):
         await trio.sleep(600)
@@ -165,7 +165,7 @@ async def test_a_registrars_endpoints_that_never_accept_delay_no_others(
     other: Endpoint, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Their backlogs are full, so that each attempt waits for room for seconds."""
-    dials = Dials(takes=5)
+    dials = RefusingDialer(takes=5)
     monkeypatch.setattr(subchannel, "dial", dials)
     full = [attrs.evolve(each, server_uid=7) for each in dead_endpoints()[:500]]
     async with open_channel("full", static_resolver(*full)):

@@ -34,8 +34,8 @@ async def told(message: EchoRequest, request: Any) -> EchoReply:
     return EchoReply(message=dict(request.custom_metadata).get(message.message, ""))
 
 
-class Log:
-    """A client's interceptor that notes what it sees."""
+class RecordingInterceptor:
+    """A client's interceptor that records what it sees."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -57,7 +57,7 @@ class Log:
 
 async def test_they_are_around_each_call_the_first_outermost(short_dir: Path) -> None:
     address = f"unix:{short_dir / 'a'}"
-    outer, inner = Log("outer"), Log("inner")
+    outer, inner = RecordingInterceptor("outer"), RecordingInterceptor("inner")
     outer.lines = inner.lines
     async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=told))):
         async with connect_to(address, interceptors=[outer, inner]) as channel:
@@ -94,7 +94,7 @@ async def test_retries_are_within_one_block(short_dir: Path) -> None:
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
     config = parse_service_config({"methodConfig": [{"name": [{}], "retryPolicy": retry}]})
-    log = Log()
+    log = RecordingInterceptor()
     async with serve_on_socket(short_dir / "a", Server(CallbackServicer(Echo=flaky))):
         address = f"unix:{short_dir / 'a'}"
         async with connect_to(address, interceptors=[log], service_config=config) as channel:
@@ -103,7 +103,7 @@ async def test_retries_are_within_one_block(short_dir: Path) -> None:
 
 
 async def test_they_see_the_end_of_a_stream_however_it_comes(short_dir: Path) -> None:
-    log = Log()
+    log = RecordingInterceptor()
 
     async def failing(message: RepeatRequest) -> AsyncIterator[EchoReply]:
         yield EchoReply()

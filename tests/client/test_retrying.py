@@ -349,8 +349,8 @@ async def counted(count: int, size: int = 1) -> AsyncIterator[EchoRequest]:
 
 
 @attrs.define
-class Joining:
-    """Reads so many requests before it fails, each time but the last."""
+class FailingJoin:
+    """Reads `reads` requests before it fails, in each attempt but the last."""
 
     failures: list[Exception]
     reads: int = 2
@@ -373,7 +373,7 @@ class Joining:
 
 
 async def test_a_stream_of_requests_is_sent_again_from_the_start(short_dir: Path) -> None:
-    joining = Joining(unavailable_errors(2))
+    joining = FailingJoin(unavailable_errors(2))
     config = make_method_config(retryPolicy=RETRY_POLICY)
     servicer = CallbackServicer(Join=joining.join, Chat=joining.chat)
     async with connect_to_servicers(short_dir, config, servicer) as channel:
@@ -388,7 +388,7 @@ async def test_a_stream_of_requests_is_sent_again_from_the_start(short_dir: Path
 
 
 async def test_more_requests_than_are_kept_are_not_sent_again(short_dir: Path) -> None:
-    joining = Joining(unavailable_errors(1), reads=400)
+    joining = FailingJoin(unavailable_errors(1), reads=400)
     async with connect_to_servicers(
         short_dir, make_method_config(retryPolicy=RETRY_POLICY), CallbackServicer(Join=joining.join)
     ) as channel:
@@ -402,7 +402,7 @@ async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
         yield echo_request("0")
         raise KeyError("the caller's own")
 
-    joining = Joining([])
+    joining = FailingJoin([])
     async with connect_to_servicers(
         short_dir, make_method_config(retryPolicy=RETRY_POLICY), CallbackServicer(Join=joining.join)
     ) as channel:
@@ -413,7 +413,7 @@ async def test_what_the_iterable_raises_is_not_retried(short_dir: Path) -> None:
 
 async def test_requests_that_come_late_go_to_the_attempt_there_is(short_dir: Path) -> None:
     """The first attempt fails while the iterable is being waited for."""
-    joining = Joining(unavailable_errors(1), reads=1)
+    joining = FailingJoin(unavailable_errors(1), reads=1)
     failed = trio.Event()
 
     async def late() -> AsyncIterator[EchoRequest]:

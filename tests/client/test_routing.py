@@ -40,7 +40,7 @@ async def settle() -> None:
     await trio.testing.wait_all_tasks_blocked(0.01)
 
 
-async def answers(channel: Channel, count: int, **options: Any) -> Counter[str]:
+async def count_answers(channel: Channel, count: int, **options: Any) -> Counter[str]:
     stub = channel.stub(EchoServiceStub)
     found: Counter[str] = Counter()
     for _ in range(count):
@@ -48,7 +48,7 @@ async def answers(channel: Channel, count: int, **options: Any) -> Counter[str]:
     return found
 
 
-async def until_answered_by(channel: Channel, name: str) -> None:
+async def call_until_answered_by(channel: Channel, name: str) -> None:
     while await call_echo(channel) != name:  # noqa: ASYNC110 - calls are how one learns
         await trio.sleep(0.01)
 
@@ -60,12 +60,12 @@ async def test_local_ones_are_called_first_and_others_when_there_are_none(short_
     async with serve_on_socket(b), open_channel("x", feed) as channel:
         feed.set(far, near)
         with trio.fail_after(30):
-            assert await answers(channel, 3) == {"b": 3}
+            assert await count_answers(channel, 3) == {"b": 3}
             async with serve_on_socket(a):
-                await until_answered_by(channel, "a")
-                assert await answers(channel, 5) == {"a": 5}
+                await call_until_answered_by(channel, "a")
+                assert await count_answers(channel, 5) == {"a": 5}
             await settle()
-            assert await answers(channel, 5) == {"b": 5}
+            assert await count_answers(channel, 5) == {"b": 5}
 
 
 async def test_a_new_config_is_gone_by_at_once(short_dir: Path) -> None:
@@ -91,7 +91,7 @@ async def hanging(message: EchoRequest) -> EchoReply:
     raise AssertionError
 
 
-async def fill(channel: Channel, nursery: trio.Nursery, count: int) -> None:
+async def start_hanging_calls(channel: Channel, nursery: trio.Nursery, count: int) -> None:
     for _ in range(count):
         nursery.start_soon(channel.stub(EchoServiceStub).Echo, echo_request("hang"))
     await settle()
@@ -109,7 +109,7 @@ async def test_calls_in_flight_are_bounded(bound: str, short_dir: Path) -> None:
         await settle()
         for _ in range(2):
             async with trio.open_nursery() as nursery:
-                await fill(channel, nursery, 3)
+                await start_hanging_calls(channel, nursery, 3)
                 with pytest.raises(purerpc.ResourceExhaustedError, match="3 calls"):
                     await call_echo(channel)
                 nursery.cancel_scope.cancel()
@@ -122,7 +122,7 @@ async def test_calls_that_wait_are_bounded() -> None:
         open_channel("x", FakeResolver(), service_config=config) as channel,
         trio.open_nursery() as nursery,
     ):
-        await fill(channel, nursery, 2)
+        await start_hanging_calls(channel, nursery, 2)
         with pytest.raises(purerpc.ResourceExhaustedError, match="2 calls wait already"):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
@@ -139,7 +139,7 @@ async def test_a_full_endpoint_leaves_calls_to_the_others(short_dir: Path) -> No
     ):
         feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         await settle()
-        await fill(channel, nursery, 4)
+        await start_hanging_calls(channel, nursery, 4)
         with pytest.raises(purerpc.ResourceExhaustedError, match="every instance"):
             await call_echo(channel)
         nursery.cancel_scope.cancel()
@@ -172,7 +172,7 @@ async def test_an_endpoint_that_fails_is_ejected_and_comes_back(short_dir: Path)
         assert failed == 3
         failing = False
         with trio.fail_after(30):
-            await until_answered_by(channel, "a")
+            await call_until_answered_by(channel, "a")
 
 
 async def test_an_endpoint_that_only_hangs_is_ejected_too(short_dir: Path) -> None:
@@ -210,16 +210,16 @@ async def test_calls_of_one_key_go_to_one_endpoint(short_dir: Path) -> None:
         await settle()
         owners = {}
         for user in map(str, range(20)):
-            found = await answers(channel, 3, metadata=[("user", user)])
+            found = await count_answers(channel, 3, metadata=[("user", user)])
             assert len(found) == 1
             owners[user] = next(iter(found))
         assert set(owners.values()) == {"a", "b", "c"}
         feed.set(unix_endpoint(paths[0]), unix_endpoint(paths[1]))
         for user, owner in owners.items():
-            found = await answers(channel, 1, metadata=[("user", user)])
+            found = await count_answers(channel, 1, metadata=[("user", user)])
             if owner != "c":
                 assert found == {owner: 1}
-        assert len(await answers(channel, 30)) == 2
+        assert len(await count_answers(channel, 30)) == 2
 
 
 async def test_the_key_may_be_the_channels_own(short_dir: Path) -> None:
@@ -234,7 +234,7 @@ async def test_the_key_may_be_the_channels_own(short_dir: Path) -> None:
     ):
         feed.set(*map(unix_endpoint, paths))
         await settle()
-        assert len(await answers(channel, 20)) == 1
+        assert len(await count_answers(channel, 20)) == 1
 
 
 # -- not waiting -----------------------------------------------------------------------------
@@ -259,7 +259,7 @@ async def test_a_call_need_not_wait(short_dir: Path) -> None:
 
 async def test_one_that_does_not_wait_gives_the_first_connection_its_time(short_dir: Path) -> None:
     async with serve_on_socket(short_dir / "a"), connect_to(f"unix:{short_dir / 'a'}") as channel:
-        assert await answers(channel, 1, wait_for_ready=False) == {"a": 1}
+        assert await count_answers(channel, 1, wait_for_ready=False) == {"a": 1}
 
 
 @pytest.mark.parametrize("more", [{}, {"hedgingPolicy": {"maxAttempts": 2}}], ids=["", "hedged"])
@@ -285,7 +285,7 @@ async def test_channels_of_one_process_share_a_connection(short_dir: Path) -> No
         async with connect_to(address) as second, trio.open_nursery() as nursery:
             assert await call_echo(second) == "a"
             assert len(server.connections) == 1
-            await fill(first, nursery, 1)
+            await start_hanging_calls(first, nursery, 1)
             nursery.cancel_scope.cancel()
         assert await call_echo(first) == "a"
         assert len(server.connections) == 1
@@ -365,11 +365,11 @@ async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(short_dir: 
         feed.set(unix_endpoint(short_dir / "a"), unix_endpoint(short_dir / "b"))
         with trio.fail_after(30):
             # "b" has no health service, and counts as healthy.
-            await until_answered_by(channel, "a")
-            await until_answered_by(channel, "b")
+            await call_until_answered_by(channel, "a")
+            await call_until_answered_by(channel, "b")
             health.enter_graceful_shutdown()
             await settle()
-            assert await answers(channel, 10) == {"b": 10}
+            assert await count_answers(channel, 10) == {"b": 10}
 
 
 async def test_one_whose_health_is_not_known_yet_is_waited_for(short_dir: Path) -> None:

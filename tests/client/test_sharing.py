@@ -25,8 +25,8 @@ TRACE = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
 whose: ContextVar[str] = ContextVar("whose", default="nobody's")
 
 
-class Noting:
-    """A health service that notes the metadata it is asked with."""
+class RecordingHealthService:
+    """A health service that records the metadata of its calls."""
 
     def __init__(self) -> None:
         self.metadata: list[Any] = []
@@ -42,7 +42,7 @@ class Noting:
 
 
 async def test_a_feed_and_a_watch_of_health_have_nothing_of_a_call(short_dir: Path) -> None:
-    behind, health, feeds = short_dir / "b", Noting(), []
+    behind, health, feeds = short_dir / "b", RecordingHealthService(), []
 
     async def feed(update: Callable[[ServiceState], None]) -> None:
         feeds.append(whose.get())

@@ -15,6 +15,7 @@ import pytest
 
 from meshtrio.client.channel import connect_to
 from meshtrio.rpc.server import Server
+from tests.support.mesh_processes import run_meshtrio
 from tests.support.servers import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
@@ -176,8 +177,7 @@ def test_mypy_is_strict_about_it(made: Path, wrong: str, said: str, tmp_path: Pa
 
 
 def gen(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "meshtrio", "gen", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run_meshtrio("gen", *arguments, cwd=cwd)
 
 
 def test_the_command_wraps_it_all(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from meshtrio.codegen.naming import (
 )
 from meshtrio.codegen.repair import repair_module, repair_types
 from meshtrio.rpc.server import Server
+from tests.support.mesh_processes import run_meshtrio
 from tests.support.servers import serve_on_socket
 
 PROTOS = Path(__file__).parent / "protos"
@@ -49,13 +50,8 @@ NAMES = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("generated")
-    command = [sys.executable, "-m", "meshtrio", "gen", f"-I{PROTOS}", f"--out={out}"]
-    done = subprocess.run(
-        [*command, *(str(PROTOS / file) for file in FILES)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    files = (str(PROTOS / file) for file in FILES)
+    done = run_meshtrio("gen", f"-I{PROTOS}", f"--out={out}", *files)
     assert (done.returncode, done.stderr) == (0, "")
     before = set(sys.modules)
     sys.path.insert(0, str(out))

@@ -55,7 +55,7 @@ async def test_by_where_they_went_and_how_they_ended(short_dir: Path) -> None:
             assert count_calls(behind.gateway)[0] == 3
             nursery.cancel_scope.cancel()
         await ends.wait()
-        with trio.move_on_after(0.05):
+        with trio.move_on_after(0.2):
             await stub.Echo(echo_request("wait"))
         with pytest.raises(purerpc.RpcFailedError):
             await stub.Echo(echo_request("fine"), metadata=[("x-mesh-target", "nobody")])
@@ -71,8 +71,8 @@ async def test_by_where_they_went_and_how_they_ended(short_dir: Path) -> None:
     }
 
 
-class Held:
-    """A handler that answers when it is told to."""
+class HoldingHandler:
+    """A handler that replies once `goes_on` is set."""
 
     def __init__(self) -> None:
         self.arrived, self.goes_on = trio.Event(), trio.Event()
@@ -84,7 +84,7 @@ class Held:
 
 
 async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
-    held = Held()
+    held = HoldingHandler()
     async with run_gateway(
         short_dir, a=server_with_reflection(CallbackServicer(Echo=held.answer))
     ) as behind:
@@ -102,7 +102,7 @@ async def test_the_time_is_that_from_head_to_status(short_dir: Path) -> None:
 
 
 async def test_a_call_that_its_service_has_no_place_for_is_among_its_own(short_dir: Path) -> None:
-    held = Held()
+    held = HoldingHandler()
     async with run_gateway(
         short_dir, a=server_with_reflection(CallbackServicer(Echo=held.answer))
     ) as behind:

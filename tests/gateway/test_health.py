@@ -33,7 +33,7 @@ async def check(behind: GatewayHarness, service: str) -> str:
         return name_of(await stub.Check(health.HealthCheckRequest(service=service)))
 
 
-async def watched(call: Any) -> str:
+async def read_watched_status(call: Any) -> str:
     with trio.fail_after(10):
         return name_of(await call.receive_message())
 
@@ -72,7 +72,7 @@ async def test_what_is_not_known_is_not_found(name: str, short_dir: Path) -> Non
             await check(behind, name)
         call = DynamicStub(behind.channel, HEALTH).Watch(health.HealthCheckRequest(service=name))
         async with call:
-            assert await watched(call) == UNKNOWN
+            assert await read_watched_status(call) == UNKNOWN
 
 
 async def test_an_endpoint_that_cannot_be_connected_to_is_not_ready(short_dir: Path) -> None:
@@ -105,19 +105,19 @@ async def test_watch_tells_each_change(name: str, short_dir: Path) -> None:
     async with run_gateway(short_dir, {"a": [ECHO]}) as behind:
         behind.registry.add_service("a")
         async with DynamicStub(behind.channel, HEALTH).Watch(request) as call:
-            assert await watched(call) == NOT_SERVING
+            assert await read_watched_status(call) == NOT_SERVING
             for _ in range(2):
                 async with behind.serve_endpoint("a", Server(servicer_named("a"))):
-                    assert await watched(call) == SERVING
+                    assert await read_watched_status(call) == SERVING
                     (endpoint,) = behind.registry.resolve("a").endpoints
                     behind.registry.deregister("a", ExitInfo(endpoint.id, "is gone"))
-                    assert await watched(call) == NOT_SERVING
+                    assert await read_watched_status(call) == NOT_SERVING
 
 
 async def test_a_watch_of_what_is_not_known_tells_when_it_comes(short_dir: Path) -> None:
     request = health.HealthCheckRequest(service="a")
     async with run_gateway(short_dir) as behind:
         async with DynamicStub(behind.channel, HEALTH).Watch(request) as call:
-            assert await watched(call) == UNKNOWN
+            assert await read_watched_status(call) == UNKNOWN
             async with behind.serve_endpoint("a", server_with_reflection(servicer_named("a"))):
-                assert await watched(call) == SERVING
+                assert await read_watched_status(call) == SERVING

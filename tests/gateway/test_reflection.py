@@ -156,8 +156,8 @@ def test_a_chain_of_many_imports() -> None:
     assert FileDescriptorProto.FromString(found[0]).dependency == ["b/2999.proto"]
 
 
-class Saying:
-    """A reflection service that answers as it is told."""
+class FixedReflection:
+    """A reflection service with fixed answers."""
 
     def __init__(self, services: list[str], files: list[bytes]) -> None:
         self.services, self.files = services, files
@@ -183,7 +183,7 @@ async def test_a_service_that_is_not_described_leaves_the_plugins_others_as_they
         conflicting_protos.api("a"),
     ]
 
-    class Partly(Saying):
+    class Partly(FixedReflection):
         async def ServerReflectionInfo(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
             async for request in requests:
                 reply = reflection_v1.ServerReflectionResponse(original_request=request)
@@ -237,7 +237,7 @@ def field(**values: Any) -> list[bytes]:
 async def test_what_one_plugin_says_harms_no_other(
     services: list[str], files: list[bytes], short_dir: Path
 ) -> None:
-    strange = Server(Saying(services, files))
+    strange = Server(FixedReflection(services, files))
     with trio.fail_after(30):
         async with run_gateway(
             short_dir, a=server_with_reflection(servicer_named("a")), b=strange

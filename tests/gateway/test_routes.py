@@ -250,8 +250,8 @@ async def test_a_call_does_not_go_in_circles(short_dir: Path) -> None:
         await behind.assert_nothing_left()
 
 
-class TooBusy:
-    """A reflection service that has no room for the question."""
+class ExhaustedReflection:
+    """A reflection service that fails with RESOURCE_EXHAUSTED."""
 
     def __init__(self) -> None:
         descriptor = reflection_v1.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -266,6 +266,8 @@ async def test_what_an_overloaded_plugin_may_serve_is_not_said_to_be_unimplement
     short_dir: Path,
 ) -> None:
     """Callers make a call again that is unavailable, and not one that is unimplemented."""
-    async with run_gateway(short_dir, a=Server(servicer_named("a"), TooBusy())) as behind:
+    async with run_gateway(
+        short_dir, a=Server(servicer_named("a"), ExhaustedReflection())
+    ) as behind:
         with pytest.raises(purerpc.UnavailableError, match=r"services of a \(too many calls\)"):
             await ask(behind.channel)

@@ -35,8 +35,8 @@ def headers(stream_id: int, fields: list[tuple[bytes, bytes]], *, end: bool) -> 
 
 
 @asynccontextmanager
-async def answering(folder: Path, answer: Any) -> AsyncIterator[Path]:
-    """A plugin that gives each call the bytes that `answer(stream_id)` gives."""
+async def serve_raw_answer(folder: Path, answer: Any) -> AsyncIterator[Path]:
+    """Serve a plugin that answers each call with the bytes `answer(stream_id)`."""
     path = folder / "raw.sock"
     listener = trio.socket.socket(trio.socket.AF_UNIX)
     await listener.bind(str(path))
@@ -81,7 +81,7 @@ async def test_a_status_arrives_whatever_comes_with_it(
         return headers(stream_id, HEAD + status, end=True)
 
     async with run_gateway(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
-        async with answering(short_dir, answer) as path:
+        async with serve_raw_answer(short_dir, answer) as path:
             with behind.register_endpoint("raw", path):
                 stub = behind.channel.stub(EchoServiceStub)
                 with trio.fail_after(5), pytest.raises(purerpc.NotFoundError) as caught:
@@ -106,7 +106,7 @@ async def test_a_plugin_may_reset_what_it_has_answered(code: ErrorCode, short_di
         await trio.sleep_forever()
 
     async with run_gateway(short_dir, {"raw": ["echo.v1.EchoService"]}) as behind:
-        async with answering(short_dir, answer) as path:
+        async with serve_raw_answer(short_dir, answer) as path:
             with behind.register_endpoint("raw", path), trio.fail_after(5):
                 stub = behind.channel.stub(EchoServiceStub)
                 assert (await stub.Echo(echo_request("hi"))).message == "hi"
@@ -129,10 +129,10 @@ async def echo(message: EchoRequest, request: Any) -> EchoReply:
     return echo_reply(message.message)
 
 
-async def answer_to(
+async def read_answer(
     behind: GatewayHarness, *data: bytes
 ) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
-    """The fields of what comes on stream 1, once that has ended, and what was reset by then."""
+    """Return the headers that come on stream 1 until it ends, and the resets until then."""
     decoder, fields, resets = HeaderDecoder(2**20), {}, []
     reader = FrameReader(expect_preface=False, max_frame_size=2**24 - 1, max_block_size=2**20)
     async with connect_raw_socket(behind) as sock:
@@ -148,7 +148,7 @@ async def answer_to(
     return fields, resets
 
 
-def opening(*more: tuple[bytes, bytes]) -> bytes:
+def request_headers(*more: tuple[bytes, bytes]) -> bytes:
     return frames.encode_header_block(
         1, encode_request_headers("Echo", *more), end_stream=False, max_frame_size=16_384
     )
@@ -162,7 +162,7 @@ async def test_odd_metadata_goes_there_and_back(short_dir: Path) -> None:
         short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
     ) as behind:
         body = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
-        fields, _ = await answer_to(behind, opening(*ODD) + body)
+        fields, _ = await read_answer(behind, request_headers(*ODD) + body)
     assert fields[b"grpc-status"] == b"0"
     for name, value in ODD:
         assert fields[name] == value.strip(b" \t").rstrip(b"=")
@@ -173,7 +173,7 @@ async def test_a_request_that_cannot_be_read_gets_a_status(short_dir: Path) -> N
         short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
     ) as behind:
         body = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, BODY)
-        fields, resets = await answer_to(behind, opening((b"x-bin", b"*")) + body)
+        fields, resets = await read_answer(behind, request_headers((b"x-bin", b"*")) + body)
         assert fields[b"grpc-status"] == b"13"
         assert b"x-bin" in fields[b"grpc-message"]
         assert resets == []
@@ -183,13 +183,13 @@ async def test_an_end_by_itself_comes_after_the_answer_or_before(short_dir: Path
     """httpx sends END_STREAM in a frame of its own."""
     data = frames.encode_frame(FrameType.DATA, 0, 1, BODY)
     end = frames.encode_frame(FrameType.DATA, frames.END_STREAM, 1, b"")
-    unknown = opening().replace(b"Echo", b"None")
+    unknown = request_headers().replace(b"Echo", b"None")
     async with run_gateway(
         short_dir, a=server_with_reflection(CallbackServicer(Echo=echo))
     ) as behind:
-        fields, resets = await answer_to(behind, opening(), data, end)
+        fields, resets = await read_answer(behind, request_headers(), data, end)
         assert (fields[b"grpc-status"], resets) == (b"0", [])
-        fields, resets = await answer_to(behind, unknown, data, end)
+        fields, resets = await read_answer(behind, unknown, data, end)
         assert (fields[b"grpc-status"], resets) == (b"12", [])
         await behind.assert_nothing_left()
 

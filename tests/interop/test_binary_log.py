@@ -77,8 +77,8 @@ def each_call(entries: list[Any]) -> list[list[tuple[Any, ...]]]:
     return [[each for each in unary if each[0] != "CLIENT_HALF_CLOSE"], streaming]
 
 
-class Go:
-    """grpc-go's server; when it has ended, `entries` reads what it wrote."""
+class GrpcGoServer:
+    """grpc-go's server; when it has ended, `entries` reads its log."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,13 +101,15 @@ class Go:
 
 
 @pytest.fixture
-def go(short_dir: Path) -> Iterator[Go]:
-    found = Go(short_dir / "go")
+def go(short_dir: Path) -> Iterator[GrpcGoServer]:
+    found = GrpcGoServer(short_dir / "go")
     yield found
     found.end()
 
 
-async def test_the_same_calls_are_written_in_the_same_way(short_dir: Path, go: Go) -> None:
+async def test_the_same_calls_are_written_in_the_same_way(
+    short_dir: Path, go: GrpcGoServer
+) -> None:
     async with open_binary_log(FILTER, short_dir / "ours") as to_go:
         await calls(go.path)
     async with open_binary_log(FILTER, short_dir / "both") as both:

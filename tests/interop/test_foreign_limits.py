@@ -54,7 +54,7 @@ ENDS = {
 """How a server may answer about the time of a call's deadline."""
 
 
-def asking(pairs: list[tuple[str, str]], size: int) -> list[tuple[str, str]]:
+def request_sizes(pairs: list[tuple[str, str]], size: int) -> list[tuple[str, str]]:
     return [(key, value or str(size)) for key, value in pairs]
 
 
@@ -68,13 +68,13 @@ def failed_alone(result: CallResult) -> bool:
     return result.name not in ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
-def taken(result: CallResult, size: int) -> bool:
-    """Whether a client takes header lists of this size, and the one that was asked for came."""
+def is_accepted(result: CallResult, size: int) -> bool:
+    """Return whether a client accepts header lists of this size, and the requested one arrived."""
     return ("x-large", "a" * size) in (*result.initial, *result.trailing)
 
 
-def holding(peers: PeerMesh, count: int) -> None:
-    """Wait until as many calls in all have been held."""
+def wait_for_held_calls(peers: PeerMesh, count: int) -> None:
+    """Wait until `count` calls in all have been held."""
     wait_until(lambda: peers.mesh.log.count("holding") >= count)
 
 
@@ -91,7 +91,7 @@ async def bystanders(client: MeshtrioClient, peers: PeerMesh) -> AsyncIterator[N
         async with trio.open_nursery() as nursery:
             for _ in range(BYSTANDERS):
                 nursery.start_soon(bystand)
-            await trio.to_thread.run_sync(holding, peers, before + BYSTANDERS)
+            await trio.to_thread.run_sync(wait_for_held_calls, peers, before + BYSTANDERS)
             yield
     assert results == ["OK: "] * BYSTANDERS
 
@@ -101,7 +101,7 @@ def foreign_bystanders(client: ForeignClient, peers: PeerMesh) -> Iterator[None]
     """Have calls of a foreign client in flight during the block."""
     before = peers.mesh.log.count("holding")
     started = [client.start("Unary", b"", metadata=HOLD) for _ in range(BYSTANDERS)]
-    holding(peers, before + BYSTANDERS)
+    wait_for_held_calls(peers, before + BYSTANDERS)
     yield
     assert [str(client.result(number)) for number in started] == ["OK: "] * BYSTANDERS
 
@@ -117,7 +117,7 @@ async def test_a_foreign_reply_with_too_large_a_header_list_fails_its_call_alone
     found = {}
     async with our_client(stack, route) as client, bystanders(client, peers):
         for method, (kind, asked), size in product(METHODS, ANSWERS.items(), SIZES):
-            result = await client.call(method, b"a", metadata=asking(asked, size))
+            result = await client.call(method, b"a", metadata=request_sizes(asked, size))
             found[f"{method}, {kind}, {size}"] = result
     wrong = {kind: str(result) for kind, result in found.items() if not failed_alone(result)}
     assert wrong == {}
@@ -134,7 +134,7 @@ async def test_a_foreign_reply_with_a_huge_header_list_is_got_over(
     with trio.fail_after(RESULT_TIMEOUT):
         async with our_client(stack, route) as client:
             for asked in ANSWERS.values():
-                result = await client.call("Unary", b"", metadata=asking(asked, HUGE))
+                result = await client.call("Unary", b"", metadata=request_sizes(asked, HUGE))
                 assert result.name not in ("OK", "DEADLINE_EXCEEDED"), result
                 assert str(await client.call("Unary", b"")) == "OK: "
 
@@ -148,10 +148,10 @@ def test_a_reply_with_too_large_a_header_list_fails_the_call_of_a_foreign_client
     wrong = {}
     with foreign_bystanders(client, peers):
         for method, (kind, asked), size in product(METHODS, ANSWERS.items(), (*SIZES, HUGE)):
-            result = client.call(method, b"a", metadata=asking(asked, size))
+            result = client.call(method, b"a", metadata=request_sizes(asked, size))
             # A status other than OK may go without its metadata; a reply may not.
             right = {"RESOURCE_EXHAUSTED"} | ({"NOT_FOUND"} if "failure" in kind else set())
-            if result.name not in right and not taken(result, size):
+            if result.name not in right and not is_accepted(result, size):
                 wrong[f"{method}, {kind}, {size}"] = str(result)
     assert wrong == {}
 

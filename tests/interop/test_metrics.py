@@ -228,7 +228,7 @@ class Refusing(ServerConnection):
 
 
 @asynccontextmanager
-async def refusing(path: Path) -> AsyncIterator[None]:
+async def serve_refusals(path: Path) -> AsyncIterator[None]:
     server = Server(TestService())
     with unix_listener(path) as listener:
         async with trio.open_nursery() as nursery:
@@ -247,7 +247,7 @@ async def refusing(path: Path) -> AsyncIterator[None]:
 
 async def test_an_attempt_that_was_refused_unseen_counts_as_in_grpc_go(short_dir: Path) -> None:
     found = {}
-    async with refusing(short_dir / "s"):
+    async with serve_refusals(short_dir / "s"):
         for client in (MESHTRIO, GRPC_GO):
             with start_peer(client, "call", short_dir / "s") as peer:
                 tally = SeriesReader(peer, is_call_complete)

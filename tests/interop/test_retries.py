@@ -41,8 +41,8 @@ FLAKY = [sys.executable, str(PLUGINS_DIRECTORY / "retryable_failures.py")]
 _keys = itertools.count()
 
 
-def asked(**values: object) -> list[tuple[str, str]]:
-    """Metadata that tells a server how to fail, for one call and its retries."""
+def failure_metadata(**values: object) -> list[tuple[str, str]]:
+    """Return metadata that has a server fail, for one call and its retries."""
     return [("key", str(next(_keys))), *((k.replace("_", "-"), str(v)) for k, v in values.items())]
 
 
@@ -69,10 +69,12 @@ async def test_our_client_retries(flaky: str) -> None:
         async with connect_to(flaky, service_config=parse_service_config(CONFIG)) as channel:
             stub = channel.stub(EchoServiceStub)
             for failures, said in ((0, ""), (1, "1"), (3, "3")):
-                reply = await stub.Echo(EchoRequest(), metadata=asked(fail_times=failures))
+                reply = await stub.Echo(
+                    EchoRequest(), metadata=failure_metadata(fail_times=failures)
+                )
                 assert reply.message == said
             with pytest.raises(purerpc.UnavailableError, match="not now"):
-                await stub.Echo(EchoRequest(), metadata=asked(fail_times=4))
+                await stub.Echo(EchoRequest(), metadata=failure_metadata(fail_times=4))
 
 
 async def test_our_client_heeds_pushback(flaky: str) -> None:
@@ -80,10 +82,10 @@ async def test_our_client_heeds_pushback(flaky: str) -> None:
         async with connect_to(flaky, service_config=parse_service_config(CONFIG)) as channel:
             stub = channel.stub(EchoServiceStub)
             began = trio.current_time()
-            await stub.Echo(EchoRequest(), metadata=asked(fail_times=1, pushback=300))
+            await stub.Echo(EchoRequest(), metadata=failure_metadata(fail_times=1, pushback=300))
             assert trio.current_time() - began >= 0.3
             with pytest.raises(purerpc.UnavailableError):
-                await stub.Echo(EchoRequest(), metadata=asked(fail_times=1, pushback=-1))
+                await stub.Echo(EchoRequest(), metadata=failure_metadata(fail_times=1, pushback=-1))
 
 
 def test_grpcio_retries_against_all_of_them(flaky: str) -> None:
@@ -96,12 +98,15 @@ def test_grpcio_retries_against_all_of_them(flaky: str) -> None:
             response_deserializer=EchoReply.FromString,
         )
         for failures, said in ((0, ""), (1, "1"), (3, "3")):
-            metadata = asked(fail_times=failures)
+            metadata = failure_metadata(fail_times=failures)
             assert echo(EchoRequest(), metadata=metadata, timeout=10).message == said
         began = time.monotonic()
-        echo(EchoRequest(), metadata=asked(fail_times=1, pushback=300), timeout=10)
+        echo(EchoRequest(), metadata=failure_metadata(fail_times=1, pushback=300), timeout=10)
         assert time.monotonic() - began >= 0.25
-        for metadata in (asked(fail_times=4), asked(fail_times=1, pushback=-1)):
+        for metadata in (
+            failure_metadata(fail_times=4),
+            failure_metadata(fail_times=1, pushback=-1),
+        ):
             with pytest.raises(grpc.RpcError) as caught:
                 echo(EchoRequest(), metadata=metadata, timeout=10)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

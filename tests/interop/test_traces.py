@@ -68,8 +68,8 @@ BEFORE = [
 
 
 @attrs.frozen
-class Middle:
-    """A plugin in the middle, and what it makes: from the call it makes to the one it serves."""
+class MiddlePlugin:
+    """A plugin in the middle of a chain, and the spans that it makes."""
 
     name: str
     command: list[str]
@@ -98,12 +98,12 @@ class Middle:
         return "\n".join([*lines, ""])
 
 
-def go() -> Middle:
+def go() -> MiddlePlugin:
     spans = [(ATTEMPT, INTERNAL), (SENT, CLIENT), (RECV, SERVER)]
-    return Middle("go", [find_tool("grpc-go-chain")], spans, OK)
+    return MiddlePlugin("go", [find_tool("grpc-go-chain")], spans, OK)
 
 
-def grpcio() -> Middle:
+def grpcio() -> MiddlePlugin:
     """Skips the test, or fails it in CI, where what traces it is missing."""
     try:
         importlib.metadata.version("opentelemetry-instrumentation-grpc")
@@ -113,11 +113,11 @@ def grpcio() -> Middle:
             pytest.fail(text)
         pytest.skip(text)
     command = ["{python}", str(PLUGINS_DIRECTORY / "grpcio_chain.py")]
-    return Middle("grpcio", command, [(PATH, CLIENT), (PATH, SERVER)], UNSET)
+    return MiddlePlugin("grpcio", command, [(PATH, CLIENT), (PATH, SERVER)], UNSET)
 
 
 @pytest.fixture(params=["go", "grpcio"])
-def middle(request: pytest.FixtureRequest) -> Middle:
+def middle(request: pytest.FixtureRequest) -> MiddlePlugin:
     return {"go": go, "grpcio": grpcio}[request.param]()
 
 
@@ -147,8 +147,8 @@ class Chain:
 
 
 @attrs.frozen
-class Place:
-    """Where a collector may be: for the config of a mesh, and for the collector."""
+class CollectorAddress:
+    """The address of a collector, for the config of a mesh and for the collector."""
 
     lines: str
     listener: Path | socket.socket
@@ -156,30 +156,30 @@ class Place:
 
 
 @contextmanager
-def somewhere(kind: str, folder: Path) -> Iterator[Place]:
+def collector_address(kind: str, folder: Path) -> Iterator[CollectorAddress]:
     if kind == "unix":
-        yield Place(f'traces = "unix:{folder / "c"}"', folder / "c")
+        yield CollectorAddress(f'traces = "unix:{folder / "c"}"', folder / "c")
         return
     with tcp_listener("tcp:127.0.0.1:0") as listener:
         where = f'traces = "tcp:127.0.0.1:{listener.getsockname()[1]}"'
         if kind == "tcp":
-            yield Place(where, listener)
+            yield CollectorAddress(where, listener)
             return
         path = Certificates.create(folder, "127.0.0.1").path
         files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
         tls = ", ".join(f"{key} = {json.dumps(path(name))}" for key, name in files.items())
         headers = f'traces_headers = {{ "API-Key" = "{KEY}" }}'
         context = make_server_ssl_context(path("server.pem"), path("server.key"), path("ca.pem"))
-        yield Place(f"{where}\ntraces_tls = {{ {tls} }}\n{headers}", listener, context)
+        yield CollectorAddress(f"{where}\ntraces_tls = {{ {tls} }}\n{headers}", listener, context)
 
 
 @asynccontextmanager
-async def chained(
+async def run_chain(
     folder: Path, middle: str, *, where: str = "unix", sampling: float = 1.0
 ) -> AsyncIterator[Chain]:
-    """A chain that can be called in the block; after it, all has stopped but the collector."""
+    """Run a chain that can be called in the block; after it, only the collector runs."""
     ends = "".join(plugin_table(name, "proxy.py") for name in ("a", "b"))
-    with somewhere(where, folder) as place:
+    with collector_address(where, folder) as place:
         config = f"[mesh.telemetry]\n{place.lines}\nsampling = {sampling}\n"
         async with run_collector(place.listener, place.ssl_context) as collector:
             async with run_mesh(config + ends + middle, folder) as watched:
@@ -187,7 +187,7 @@ async def chained(
                 yield Chain(collector, watched)
 
 
-def described(got: ReceivedSpan) -> tuple[str, str, int]:
+def describe_span(got: ReceivedSpan) -> tuple[str, str, int]:
     return got.service, got.name, got.span.kind
 
 
@@ -196,14 +196,14 @@ def described(got: ReceivedSpan) -> tuple[str, str, int]:
     [("go", "unix"), ("go", "tcp"), ("go", "tls"), ("grpcio", "unix"), ("grpcio", "tls")],
     indirect=["middle"],
 )
-async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Path) -> None:
-    async with chained(short_dir, middle.table(), where=where) as chain:
+async def test_a_plugin_in_the_middle(middle: MiddlePlugin, where: str, short_dir: Path) -> None:
+    async with run_chain(short_dir, middle.table(), where=where) as chain:
         token = context.attach(baggage.set_baggage("tenant", "blue, or green"))
         reply = await chain.call("plugin.a", f"{middle.service} plugin.b baggage tenant")
         context.detach(token)
     assert reply == "blue, or green"
     upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
-    assert [described(got) for got in upwards] == middle.chain
+    assert [describe_span(got) for got in upwards] == middle.chain
     for got in upwards:
         fine = middle.fine if got.service == middle.service else OK
         assert got.span.status.code == fine
@@ -212,7 +212,9 @@ async def test_a_plugin_in_the_middle(middle: Middle, where: str, short_dir: Pat
     if where == "tls":
         assert all(("api-key", KEY) in got.metadata for got in chain.collector.spans)
     # Nothing else is in it but that plugin.a has asked the mesh where the next one is.
-    found = Counter(described(got) for got in chain.collector.spans if got.span.trace_id in trace)
+    found = Counter(
+        describe_span(got) for got in chain.collector.spans if got.span.trace_id in trace
+    )
     assert found - Counter(middle.chain) == {
         (service, f"{what}.meshtrio.v1.Registry.Resolve", kind): 1
         for service, what, kind in (
@@ -230,10 +232,10 @@ def messages(got: ReceivedSpan, direction: str) -> list[dict[str, object]]:
 @only_go
 @pytest.mark.parametrize("compression", ["identity", "gzip"])
 async def test_go_tells_the_same_of_messages(
-    middle: Middle, compression: str, short_dir: Path
+    middle: MiddlePlugin, compression: str, short_dir: Path
 ) -> None:
     """What one side has sent is, number by number, what the other has received."""
-    async with chained(short_dir, middle.table()) as chain:
+    async with run_chain(short_dir, middle.table()) as chain:
         message = "plugin.b " + "x" * 500
         assert await chain.call("plugin.go", message, compression) == "x" * 500
     upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
@@ -252,23 +254,27 @@ async def test_go_tells_the_same_of_messages(
     assert retries.items() <= attempt.attributes.items()
 
 
-async def test_what_is_not_sampled_is_recorded_by_nobody(middle: Middle, short_dir: Path) -> None:
+async def test_what_is_not_sampled_is_recorded_by_nobody(
+    middle: MiddlePlugin, short_dir: Path
+) -> None:
     """Though the one in the middle would record what has no parent."""
-    async with chained(short_dir, middle.table(**ALWAYS), sampling=0.0) as chain:
+    async with run_chain(short_dir, middle.table(**ALWAYS), sampling=0.0) as chain:
         assert await chain.call("plugin.a", f"{middle.service} plugin.b hi") == "hi"
     assert not chain.spans
     if middle.name == "go":  # Its exporter is at work.
         assert chain.collector.spans_named("Recv.grpc.health.v1.Health.Check")
 
 
-async def test_a_failure_marks_all_spans_up_to_the_app(middle: Middle, short_dir: Path) -> None:
-    async with chained(short_dir, middle.table()) as chain:
+async def test_a_failure_marks_all_spans_up_to_the_app(
+    middle: MiddlePlugin, short_dir: Path
+) -> None:
+    async with run_chain(short_dir, middle.table()) as chain:
         with pytest.raises(purerpc.NotFoundError, match="nobody is here"):
             await chain.call("plugin.a", f"{middle.service} plugin.b nobody")
     upwards = chain.collector.path_to_root(chain.received_by("plugin.b"))
-    assert [described(got) for got in upwards] == middle.chain
+    assert [describe_span(got) for got in upwards] == middle.chain
     for got in upwards:
-        at_server = described(got) == ("plugin.grpcio", PATH, SERVER)
+        at_server = describe_span(got) == ("plugin.grpcio", PATH, SERVER)
         assert got.span.status.code == (UNSET if at_server else ERROR)
         if got.service != "plugin.go":
             assert got.attributes["rpc.grpc.status_code"] == 5
@@ -294,13 +300,15 @@ def ask_gateway(mesh: Path, target: str, message: str, trace_id: str, flags: str
 
 
 @only_go
-async def test_the_gateway_passes_the_context_on_as_it_is(middle: Middle, short_dir: Path) -> None:
+async def test_the_gateway_passes_the_context_on_as_it_is(
+    middle: MiddlePlugin, short_dir: Path
+) -> None:
     messages = {"plugin.b": "baggage tenant", "plugin.go": "plugin.b baggage tenant"}
     asked = {
         (target, flags): f"{number:032x}"
         for number, (target, flags) in enumerate(product(messages, ("01", "00")), 1)
     }
-    async with chained(short_dir, middle.table(**ALWAYS)) as chain:
+    async with run_chain(short_dir, middle.table(**ALWAYS)) as chain:
         mesh = chain.watched.mesh.socket
         for (target, flags), trace_id in asked.items():
             values = mesh, target, messages[target], trace_id, flags

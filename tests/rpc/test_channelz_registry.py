@@ -11,8 +11,8 @@ from meshtrio.rpc.server import Server
 from meshtrio.util.concurrency import background_service
 
 
-class Thing:
-    """Something to be listed."""
+class RegisteredObject:
+    """An object for the registry."""
 
     def __init__(self) -> None:
         self.number = channelz_registry.next_channelz_id()
@@ -20,7 +20,7 @@ class Thing:
 
 def test_things_are_listed_by_their_numbers_until_they_leave() -> None:
     roll = ChannelzTable()
-    first, second, third = Thing(), Thing(), Thing()
+    first, second, third = RegisteredObject(), RegisteredObject(), RegisteredObject()
     assert first.number < second.number < third.number
     for thing in (third, first, second):
         roll.add(thing.number, thing)
@@ -34,7 +34,7 @@ def test_things_are_listed_by_their_numbers_until_they_leave() -> None:
 
 
 def test_a_list_keeps_nothing_alive() -> None:
-    roll, thing = ChannelzTable(), Thing()
+    roll, thing = ChannelzTable(), RegisteredObject()
     number = thing.number
     roll.add(number, thing)
     del thing

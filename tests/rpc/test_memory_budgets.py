@@ -34,6 +34,7 @@ from tests.support.connection_pairs import (
     echo_reply,
     echo_request,
 )
+from tests.support.proc import read_rss
 from tests.support.raw_calls import message_data_frames, request_headers_frame
 from tests.support.servers import serve_on_socket
 
@@ -55,8 +56,8 @@ def assert_all_memory_released() -> Iterator[None]:
     assert (PROCESS_MEMORY.received, PROCESS_MEMORY.working) == (0, 0)
 
 
-class Held:
-    """A handler that keeps its request until it is let go."""
+class HoldingHandler:
+    """A handler that holds its request until `go` is set."""
 
     def __init__(self) -> None:
         self.go = trio.Event()
@@ -88,7 +89,7 @@ async def read_ended_streams(peer: RawPeer) -> dict[int, bytes]:
 
 async def test_unfinished_messages_of_one_connection_are_bounded() -> None:
     """Each of 100 streams sends as much as its window allows of 1 MiB, but does not end it."""
-    async with connect_raw_peer(CallbackServicer(Echo=Held()), limits=SMALL) as peer:
+    async with connect_raw_peer(CallbackServicer(Echo=HoldingHandler()), limits=SMALL) as peer:
         begin = bytes(1) + MIB.to_bytes(4, "big") + bytes(60_000)
         for stream_id in range(1, 201, 2):
             data = frames.encode_frame(FrameType.DATA, 0, stream_id, begin)
@@ -114,7 +115,7 @@ async def test_unfinished_frames_of_many_connections_are_bounded(short_dir: Path
     block = frames.encode_frame(FrameType.HEADERS, 0, 1, bytes(100)) + part
     path = short_dir / "s"
     async with serve_on_socket(
-        path, Server(CallbackServicer(Echo=Held()), limits=limits)
+        path, Server(CallbackServicer(Echo=HoldingHandler()), limits=limits)
     ) as server:
         async with AsyncExitStack() as stack:
             for _ in range(20):
@@ -196,7 +197,7 @@ def read_granted_windows(peer: RawPeer) -> dict[int, int]:
 
 async def test_messages_are_decompressed_as_there_is_room_for_them() -> None:
     """50 of 1 MiB each, of which a handler may hold each as long as it likes."""
-    held = Held()
+    held = HoldingHandler()
     bomb = gzip.compress(MIB_OF_TEXT)
     async with connect_raw_peer(CallbackServicer(Echo=held), limits=SMALL) as peer:
         for stream_id in range(1, 101, 2):
@@ -216,7 +217,7 @@ async def test_messages_are_decompressed_as_there_is_room_for_them() -> None:
 
 
 async def test_a_call_does_not_wait_for_room_for_ever() -> None:
-    held = Held()
+    held = HoldingHandler()
     async with connect_pair(CallbackServicer(Echo=held), server_limits=SMALL) as pair:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
@@ -271,7 +272,7 @@ async def test_calls_with_large_replies_begin_as_there_is_room_for_them() -> Non
 
 async def test_clients_of_a_gateway_have_budgets_of_their_own() -> None:
     """The mesh calls for both on one connection: what one of them holds is not the other's."""
-    held = Held()
+    held = HoldingHandler()
     one = [(FORWARDED_METADATA_KEY, "127.0.0.1:5%20%28without%20a%20certificate%29")]
     same = [(FORWARDED_METADATA_KEY, "127.0.0.1:6%20%28without%20a%20certificate%29")]
     other = [(FORWARDED_METADATA_KEY, "uid%201%20%28pid%205%29")]
@@ -299,7 +300,7 @@ async def _call(stub: Any, text: str, metadata: list[tuple[str, str]]) -> None:
 
 async def test_the_budget_of_the_process_is_taken_from_who_has_most() -> None:
     limits = Limits(process_memory=8 * MIB)
-    held = Held()
+    held = HoldingHandler()
     greedy = [(FORWARDED_METADATA_KEY, "uid%201%20%28pid%205%29")]
     modest = [(FORWARDED_METADATA_KEY, "uid%202%20%28pid%206%29")]
     async with connect_pair(
@@ -321,8 +322,8 @@ async def test_the_budget_of_the_process_is_taken_from_who_has_most() -> None:
 
 
 def read_resident_memory(pid: int) -> float:
-    """MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / MIB
+    """Return the resident memory of a process in MiB."""
+    return read_rss(pid) / MIB
 
 
 async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> None:

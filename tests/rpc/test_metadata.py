@@ -85,7 +85,7 @@ async def test_metadata_that_cannot_be_sent_is_the_handlers_fault(wrong: Any) ->
 # -- compression -------------------------------------------------------------------------------
 
 
-class Counted:
+class DataCounter:
     """Counts the bytes of DATA that a side is sent."""
 
     def __init__(self, pair: ConnectionPair, side: Any) -> None:
@@ -111,7 +111,7 @@ def make_compressing_handler(flag: bool) -> Any:
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_request_is_compressed_if_asked_for(compress: bool) -> None:
     async with connect_pair(make_compressing_handler(False)) as pair:
-        counted = Counted(pair, pair.server)
+        counted = DataCounter(pair, pair.server)
         answer = await pair.stub.Echo(echo_request(LARGE), compression="gzip", compress=compress)
         assert answer.message == f"{compress} {LARGE}"
         assert (counted.size < 10_000) is compress
@@ -120,7 +120,7 @@ async def test_a_request_is_compressed_if_asked_for(compress: bool) -> None:
 @pytest.mark.parametrize("compress", [True, False])
 async def test_a_reply_is_compressed_if_the_handler_says_so(compress: bool) -> None:
     async with connect_pair(make_compressing_handler(compress)) as pair:
-        counted = Counted(pair, pair.client)
+        counted = DataCounter(pair, pair.client)
         assert (await pair.stub.Echo(echo_request(LARGE))).message == f"False {LARGE}"
         assert (counted.size < 10_000) is compress
 

@@ -26,8 +26,8 @@ from tests.support.fake_processes import (
 
 
 @attrs.frozen
-class StillRunning(UnkillableProcess):
-    """One that does not end."""
+class RunningProcess(UnkillableProcess):
+    """A process that does not end."""
 
     @property
     def is_running(self) -> bool:
@@ -37,7 +37,7 @@ class StillRunning(UnkillableProcess):
 async def left(identity: RunIdentity) -> LeftoverReport:
     await trio.lowlevel.checkpoint()
     assert identity.session_id is not None
-    return LeftoverReport(unkillable=(StillRunning(identity.session_id, "odd", "it is a fake"),))
+    return LeftoverReport(unkillable=(RunningProcess(identity.session_id, "odd", "it is a fake"),))
 
 
 async def test_an_instance_does_not_leave_ever_more_processes(

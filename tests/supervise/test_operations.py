@@ -25,7 +25,7 @@ STEADY = Backoff(initial=1, maximum=8, multiplier=2, jitter=0)
 NEVER_READY = ProcessScript(ready_after=math.inf)
 
 
-def endpoints(harness: SupervisorHarness, service: str = "plugin.p") -> int:
+def count_endpoints(harness: SupervisorHarness, service: str = "plugin.p") -> int:
     return len(harness.registry.resolve(service).endpoints)
 
 
@@ -40,7 +40,7 @@ async def test_stop_and_start(autojump_clock: MockClock) -> None:
         assert harness.states()["p/0"] == "stopped"
         await harness.operations.start("plugin.p")
         assert harness.states()["p/1"] == "ready"
-        assert endpoints(harness) == 2
+        assert count_endpoints(harness) == 2
 
 
 async def test_start_gives_what_failed_another_chance(autojump_clock: MockClock) -> None:
@@ -87,7 +87,7 @@ async def test_a_rolling_restart_always_has_one_registered(autojump_clock: MockC
 
             async def watch() -> None:
                 while True:
-                    seen.add(endpoints(harness))
+                    seen.add(count_endpoints(harness))
                     await trio.sleep(0.1)
 
             nursery.start_soon(watch)
@@ -112,9 +112,9 @@ async def test_a_successor_that_is_never_ready_leaves_the_old_one(
         with pytest.raises(PluginFailedError, match=r"was not ready.*; the active process"):
             await harness.operations.restart("p")
         assert harness.states() == {"p/0": "ready"}
-        assert endpoints(harness) == 1
+        assert count_endpoints(harness) == 1
         await harness.operations.restart("p")
-        assert endpoints(harness) == 1
+        assert count_endpoints(harness) == 1
 
 
 async def test_one_that_dies_while_it_is_renewed_is_succeeded(autojump_clock: MockClock) -> None:
@@ -148,7 +148,7 @@ async def test_scaling_up_and_down(autojump_clock: MockClock) -> None:
         await harness.run_until(1)
         await harness.operations.scale("p", 3)
         assert list(harness.states()) == ["p/0", "p/1", "p/2", "q/0"]
-        assert endpoints(harness) == 3
+        assert count_endpoints(harness) == 3
         await harness.operations.scale("p", 1)
         assert list(harness.states()) == ["p/0", "q/0"]
         assert sorted(harness.events_of("Stopped")) == ["Stopped p/1", "Stopped p/2"]

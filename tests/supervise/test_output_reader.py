@@ -19,7 +19,7 @@ from meshtrio.supervisor.process.output.output_lines import LineBuffer
 
 
 @attrs.define
-class Written:
+class EndedProcess:
     """A process that has written something and ended."""
 
     stdout: int
@@ -45,7 +45,7 @@ async def test_a_mesh_that_is_slow_at_lines_finds_that_they_came_too_fast(
         found[kind] += values.get("count", 1)
         autojump_clock.jump(0.002)
 
-    written = Written(pipe_with(b"\n" * 60_000), pipe_with(b""))
+    written = EndedProcess(pipe_with(b"\n" * 60_000), pipe_with(b""))
     with trio.fail_after(60):
         async with OutputReader(config, LineBuffer(), emit).reading(written) as all_read:  # type: ignore[arg-type]
             await all_read.wait()
@@ -61,7 +61,7 @@ async def test_a_report_of_a_drain_is_found_in_the_middle_of_a_line(burst: int) 
         lines.extend(values.get("line", "").split())
 
     data = f'one\ntwo\nth{DRAIN_CUT_CALL}"/p"}}\n{DRAIN_DONE}\nree\nfour\n'.encode()
-    written = Written(pipe_with(b""), pipe_with(data))
+    written = EndedProcess(pipe_with(b""), pipe_with(data))
     listener = OutputReader(OutputConfig(burst=burst, lines_per_second=0.001), LineBuffer(), emit)
     with trio.fail_after(60):
         async with listener.reading(written) as all_read:  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ async def test_what_was_left_in_a_pipe_that_others_hold_is_handled_in_slices() -
             passes += 1
 
     reader, writer = os.pipe()
-    written = Written(reader, pipe_with(b""))
+    written = EndedProcess(reader, pipe_with(b""))
     listener = OutputReader(OutputConfig(), LineBuffer(), emit)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

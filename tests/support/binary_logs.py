@@ -10,10 +10,19 @@ from typing import Any
 from meshtrio.messages import binarylog
 
 Entry = binarylog.GrpcLogEntry
+UNARY_ENTRY_TYPES = (
+    "CLIENT_HEADER",
+    "CLIENT_MESSAGE",
+    "CLIENT_HALF_CLOSE",
+    "SERVER_HEADER",
+    "SERVER_MESSAGE",
+    "SERVER_TRAILER",
+)
+"""Of a unary call that succeeds, at the client as at the server."""
 
 
 def read_entries(path: Path) -> list[Any]:
-    """All entries of a file, which has to end with a whole one."""
+    """Return all entries of a file, which has to end with a whole one."""
     data, found = path.read_bytes(), []
     while data:
         (size,) = struct.unpack(">I", data[:4])
@@ -24,7 +33,7 @@ def read_entries(path: Path) -> list[Any]:
 
 
 def entry_type(entry: Any) -> str:
-    """What an entry is of: "CLIENT_HEADER" and the like."""
+    """Return the type of an entry: "CLIENT_HEADER" and the like."""
     name: str = Entry.EventType.Name(entry.type)
     return name.removeprefix("EVENT_TYPE_")
 
@@ -34,13 +43,13 @@ def entry_types(entries: Iterable[Any]) -> list[str]:
 
 
 def entry_metadata(entry: Any) -> list[tuple[str, bytes]]:
-    """What an entry has of it, whichever head it is."""
+    """Return the metadata of an entry of headers or trailers."""
     payload = getattr(entry, entry.WhichOneof("payload"))
     return [(pair.key, pair.value) for pair in payload.metadata.entry]
 
 
 def split_by_logger(entries: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Those of clients and those of servers, each call after the other."""
+    """Return the entries of clients and those of servers, sorted by call."""
     ordered = sorted(entries, key=lambda e: (e.call_id, e.sequence_id_within_call))
     calls = {e.call_id for e in ordered}
     for call in calls:

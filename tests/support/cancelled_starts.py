@@ -82,7 +82,7 @@ def _held_resources(folders: tuple[Path, ...]) -> tuple[object, ...]:
 
 
 def _open_descriptors() -> list[str]:
-    """What is open, without the numbers that tell one socket from the next."""
+    """Return what each open descriptor is, without the inode numbers of sockets and pipes."""
     found = []
     for entry in os.listdir("/proc/self/fd"):
         try:

@@ -35,7 +35,7 @@ class ChannelzTarget:
         return ChannelzStub(self.channel)
 
     def call(self, message: str, method: str = "Echo") -> str:
-        """What Echo says, or the name of the status."""
+        """Return the reply of Echo, or the name of the status."""
         serve = self.channel.unary_unary(
             f"/echo.v1.EchoService/{method}",
             request_serializer=EchoRequest.SerializeToString,

@@ -20,21 +20,21 @@ SLOW_METHOD = "echo.v1.EchoService/Slow"
 
 
 def group_table(name: str, *members: str, **settings: str) -> str:
-    """A [[group]] table."""
+    """Return a [[group]] table."""
     lines = [f"members = {json.dumps(members)}"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     return "\n".join(["[[group]]", f'name = "{name}"', *lines, ""])
 
 
 def run_command_ok(mesh: MeshProcess, *arguments: str) -> str:
-    """What a command prints that succeeds, and has nothing to complain of."""
+    """Return the output of a command that succeeds and writes nothing to stderr."""
     found = mesh.run_command(*arguments)
     assert (found.returncode, found.stderr) == (0, ""), found
     return found.stdout
 
 
 def run_json_command(mesh: MeshProcess, *arguments: str) -> Any:
-    """The JSON document of a command."""
+    """Return the JSON document that a command prints."""
     return json.loads(run_command_ok(mesh, *arguments, "--json"))
 
 
@@ -81,7 +81,7 @@ class RunningCommand:
         self.process.stdin.flush()
 
     def interrupt(self) -> int:
-        """Ctrl-C; gives its exit status. It must say nothing of it."""
+        """Send SIGINT; returns the exit status. Nothing may be written to stderr."""
         self.process.send_signal(signal.SIGINT)
         return self.wait()
 
@@ -93,7 +93,7 @@ class RunningCommand:
 
 @contextmanager
 def start_command(mesh: MeshProcess, *arguments: str) -> Iterator[RunningCommand]:
-    """Have a command run during the block."""
+    """Run a command during the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "meshtrio", *arguments],
         env=mesh.environment,

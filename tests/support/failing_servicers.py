@@ -1,4 +1,4 @@
-"""Servicers whose calls fail as the test says, and the retry and hedging policies for them."""
+"""Servicers whose calls fail as configured, and retry and hedging policies for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_method_config(**values: Any) -> dict[str, Any]:
 
 @attrs.define
 class FailingHandlers:
-    """Fails as it is told, and then answers; keeps what each attempt came with."""
+    """Handlers that fail with the given errors, then reply; record the metadata of attempts."""
 
     failures: list[Exception] = attrs.field(factory=list)
     pushback: str | None = None
@@ -62,7 +62,7 @@ class FailingHandlers:
 
     @property
     def previous(self) -> list[str | None]:
-        """What each attempt said of those before it."""
+        """Return the `grpc-previous-rpc-attempts` of each attempt."""
         return [metadata.get("grpc-previous-rpc-attempts") for metadata in self.received_metadata]
 
 

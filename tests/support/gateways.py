@@ -61,7 +61,7 @@ class GatewayHarness:
 
     @contextmanager
     def register_endpoint(self, service: str, path: Path) -> Iterator[None]:
-        """Have a socket that somebody else serves among the endpoints of a service."""
+        """Register a socket that another server serves as an endpoint of a service."""
         self.registry.add_service(service)
         self.registry.register(service, Endpoint(str(path), f"unix:{path}"))
         yield
@@ -84,7 +84,7 @@ class GatewayHarness:
         ]
 
     async def assert_nothing_left(self) -> None:
-        """No entry of a stream anywhere, once all is said."""
+        """Assert that no stream is left anywhere, and that all counters agree."""
         await trio.testing.wait_all_tasks_blocked(0.02)
         for connection in (*self.server.connections, *self.upstream_connections()):
             assert connection.streams == {}, type(connection)

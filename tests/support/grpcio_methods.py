@@ -22,20 +22,25 @@ class GrpcioEchoStub:
     """What generated grpcio code would make of the service."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        def method(kind: str, name: str) -> object:
-            return getattr(channel, kind)(
-                f"/echo.v1.EchoService/{name}",
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=pb.EchoReply.FromString,
-            )
-
-        self.Echo = method("unary_unary", "Echo")
-        self.Slow = method("unary_unary", "Slow")
-        self.Repeat = method("unary_stream", "Repeat")
-        self.Join = method("stream_unary", "Join")
-        self.Chat = method("stream_stream", "Chat")
+        self.Echo = make_echo_method(channel, "unary_unary", "Echo")
+        self.Slow = make_echo_method(channel, "unary_unary", "Slow")
+        self.Repeat = make_echo_method(channel, "unary_stream", "Repeat")
+        self.Join = make_echo_method(channel, "stream_unary", "Join")
+        self.Chat = make_echo_method(channel, "stream_stream", "Chat")
 
 
 def grpcio_echo_requests(*words: str) -> Iterator[pb.EchoRequest]:
     for word in words:
         yield pb.EchoRequest(message=word)
+
+
+def assert_echo_methods_work(stub: GrpcioEchoStub) -> None:
+    """Call a method of each kind, and Echo with small and large messages."""
+    for size in (0, 1, 100_000, 3_000_000):
+        text = "x" * size
+        assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
+    repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
+    assert [reply.message for reply in repeated] == ["r"] * 1000
+    assert stub.Join(grpcio_echo_requests("a", "b", "c"), timeout=60).message == "a b c"
+    chat = stub.Chat(grpcio_echo_requests("a", "b"), timeout=60)
+    assert [reply.message for reply in chat] == ["a", "b"]

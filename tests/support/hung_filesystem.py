@@ -59,7 +59,7 @@ class HungFilesystem:
     _reports: IO[bytes]
 
     def wait_for_request(self) -> None:
-        """Block until somebody waits for it, for the first time and then for each further one."""
+        """Block until a request waits for an answer: the first one, then each further one."""
         assert self._reports.readline() == b"unanswered\n"
 
 

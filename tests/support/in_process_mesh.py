@@ -11,8 +11,11 @@ import attrs
 import trio
 
 from meshtrio import mesh
+from meshtrio.client import registry_client
 from meshtrio.client.channel import Channel
+from meshtrio.client.mesh_connection import connect_to_mesh
 from meshtrio.config import MeshConfig, load
+from meshtrio.discovery.service_state import ServiceState
 from meshtrio.supervisor import events
 from meshtrio.util.concurrency import open_collapsing_nursery
 
@@ -43,6 +46,11 @@ class RecordedMesh:
     def stop(self) -> None:
         """Begin to stop the mesh, as the end of the `run_mesh` block does."""
         self._scope.cancel()
+
+    async def resolve(self, service: str) -> ServiceState:
+        """Ask the mesh for the state of a service, as clients in other processes do."""
+        async with connect_to_mesh(self.mesh.socket) as channel:
+            return await registry_client.resolve_remote_service(channel, service)
 
     def find_events(self, kind: type[events.LifecycleEvent], **wanted: Any) -> list[RecordedEvent]:
         """Return the reported events of a kind, with these attributes, oldest first."""

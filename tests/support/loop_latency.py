@@ -22,7 +22,7 @@ class LoopLatency:
 
 @asynccontextmanager
 async def measure_loop_latency() -> AsyncIterator[LoopLatency]:
-    """Look at every turn of the loop during the block."""
+    """Measure every turn of the loop during the block."""
     turns = LoopLatency()
 
     async def look(task_status: trio.TaskStatus[None]) -> None:
@@ -58,7 +58,7 @@ def freeze_existing_objects() -> Iterator[None]:
 
 
 def measure_cpu_time(work: Callable[[], object]) -> float:
-    """Seconds of CPU time that a computation takes when it is done in one go."""
+    """Return the seconds of CPU time that a computation takes in one go."""
     before = time.thread_time()
     work()
     return time.thread_time() - before

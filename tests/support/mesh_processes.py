@@ -1,4 +1,4 @@
-"""Real processes for tests: a mesh under `serve`, commands beside it, and what is left of them."""
+"""Real processes for tests: a mesh under `serve`, commands, and processes that remain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ ECHO_CLIENT_PROGRAM = ECHO_PLUGIN_DIRECTORY / "client.py"
 
 
 def plugin_table(name: str, *command: str, cwd: Path = PLUGINS_DIRECTORY, **settings: Any) -> str:
-    """A [[plugin]] table; `command` follows the interpreter."""
+    """Return a [[plugin]] table; `command` follows the interpreter."""
     values = {"name": name, "command": ["{python}", *command], "cwd": str(cwd), **settings}
     lines = [f"{key} = {_to_toml(value)}" for key, value in values.items()]
     return "\n".join(["[[plugin]]", *lines, ""])
 
 
 def service_table(name: str, **settings: Any) -> str:
-    """A [[service]] table."""
+    """Return a [[service]] table."""
     values = {"name": name, **settings}
     return "\n".join(["[[service]]", *(f"{k} = {_to_toml(v)}" for k, v in values.items()), ""])
 
@@ -47,7 +47,7 @@ def echo_plugin_table(name: str = "echo", **settings: Any) -> str:
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
-    """Ask until the answer is true; for what another process does and cannot tell us."""
+    """Poll until the condition is true, for what another process does without notifying us."""
     end = time.monotonic() + timeout
     while True:
         answer = condition()
@@ -55,6 +55,25 @@ def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
             return answer
         assert time.monotonic() < end, f"{condition} did not come true within {timeout} s"
         time.sleep(0.005)
+
+
+def run_meshtrio(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of meshtrio to its end; `stdin` is what it reads."""
+    return subprocess.run(
+        [sys.executable, "-m", "meshtrio", *arguments],
+        env=env,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 class MeshProcess:
@@ -94,12 +113,12 @@ class MeshProcess:
         return rows
 
     def wait_for_log(self, text: str, timeout: float = 60.0) -> None:
-        """Wait for words in the log."""
+        """Wait until the log contains `text`."""
         wait_until(lambda: text in self.log or self.process.poll() is not None, timeout)
         assert text in self.log, self.log
 
     def plugin_pids(self) -> list[int]:
-        """The processes that carry the environment of a plugin of this mesh."""
+        """Return the pids of processes with the environment of a plugin of this mesh."""
         return pids_with_environment(f"PLUGIN_SOCKET={self.runtime_dir}/")
 
     def stop(self, signal_number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
@@ -108,19 +127,34 @@ class MeshProcess:
 
 
 @contextmanager
-def serve_mesh(folder: Path, config: str, *, min_ready: int = 0) -> Iterator[MeshProcess]:
-    """Serve a config in a runtime dir below `folder`, once `ready` instances are ready."""
+def serve_mesh(
+    folder: Path,
+    config: str,
+    *,
+    min_ready: int = 0,
+    runtime_dir: Path | None = None,
+    prefix: Sequence[str] = (),
+) -> Iterator[MeshProcess]:
+    """Serve a config for the block; yields once `min_ready` instances are ready.
+
+    Args:
+        folder: Folder for the config and the log.
+        config: The config, as TOML.
+        min_ready: How many instances to wait for.
+        runtime_dir: The mesh's runtime dir; `run` in the folder by default.
+        prefix: A command that runs the mesh's, such as setpriv(1) with its options.
+    """
     (folder / "mesh.toml").write_text(config)
-    log = folder / "log"
-    command = [sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
+    log, runtime_dir = folder / "log", runtime_dir or folder / "run"
+    command = [*prefix, sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--runtime-dir", str(folder / "run")],
+            [*command, "--runtime-dir", str(runtime_dir)],
             stdout=out,
             stderr=out,
             start_new_session=True,
         )
-    mesh = MeshProcess(process, folder / "run", log)
+    mesh = MeshProcess(process, runtime_dir, log)
     try:
         mesh.wait_for_log("the mesh is up")
         wait_until(lambda: mesh.log.count("ready after") >= min_ready)
@@ -133,7 +167,7 @@ def serve_mesh(folder: Path, config: str, *, min_ready: int = 0) -> Iterator[Mes
 
 
 def pids_with_environment(entry_prefix: str) -> list[int]:
-    """The pids whose environment has an entry that begins with `mark`."""
+    """Return the pids whose environment has an entry that begins with `entry_prefix`."""
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -148,7 +182,7 @@ def pids_with_environment(entry_prefix: str) -> list[int]:
 
 
 def child_pids(parent: int) -> list[int]:
-    """The pids of a process's children, whichever of its threads started them."""
+    """Return the pids of a process's children, whichever of its threads started them."""
     found = []
     for thread in Path(f"/proc/{parent}/task").iterdir():
         found += [int(pid) for pid in (thread / "children").read_text().split()]
@@ -157,7 +191,7 @@ def child_pids(parent: int) -> list[int]:
 
 @contextmanager
 def limit_descriptors(max_descriptors: int) -> Iterator[None]:
-    """Have the processes that are started in the block begin with that many descriptors."""
+    """Limit the descriptors of processes that are started in the block."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max_descriptors, before[1]))
     try:

@@ -166,7 +166,7 @@ def _inject_faults(mesh: MeshProcess, prometheus: Prometheus, trigger_file: Path
 
 
 def _call(mesh: MeshProcess) -> None:
-    """Have the gateway pass on a call, and one that nobody serves."""
+    """Make a call through the gateway, and one to a service without endpoints."""
     call = ("call", "plugin.steady", "echo.v1.EchoService/Echo", "{}")
     assert mesh.run_command(*call).returncode == 0
     assert mesh.run_command(*call, "-m", "x-mesh-target=nobody").returncode == 1
@@ -186,7 +186,7 @@ CLIENT_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 @contextmanager
 def _exhaust_descriptors(mesh: MeshProcess) -> Iterator[None]:
-    """Somebody who opens connections to the mesh and closes none, under a limit that is near."""
+    """Open connections to the mesh until it is close to its limit of descriptors."""
     pid, connections = mesh.process.pid, 150
 
     def opened() -> int:

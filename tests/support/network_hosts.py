@@ -36,11 +36,11 @@ class NetworkHost:
         )
 
     def drop_packets_to(self, other: NetworkHost) -> None:
-        """Send what is for the other host to nobody: packets are lost, and nobody is told."""
+        """Send packets for the other host to a wrong MAC: they are lost, without any error."""
         self.run("ip", "neigh", "replace", other.address, "lladdr", UNREACHABLE_MAC, "dev", DEVICE)
 
     def restore_packets_to(self, other: NetworkHost) -> None:
-        """The link is whole again."""
+        """Restore the link."""
         self.run("ip", "neigh", "del", other.address, "dev", DEVICE)
 
     def run(self, *command: str) -> None:

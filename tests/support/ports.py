@@ -1,6 +1,6 @@
 """TCP ports for servers that are started later, by another process.
 
-A port that the kernel chose may go to somebody else as soon as it is closed. These are from below
+A port that the kernel chose may be taken again as soon as it is closed. These are from below
 its ephemeral range (`ip_local_port_range`, 32768 by default), each is given out once in a process,
 and each worker of pytest-xdist has a range of its own.
 """

@@ -29,7 +29,7 @@ EXIT_TIMEOUT = 60.0
 
 
 def warden_pids(parent: int) -> list[int]:
-    """The pids of the wardens of a mesh."""
+    """Return the pids of the wardens of a mesh."""
     return [
         pid
         for pid in child_pids(parent)
@@ -39,7 +39,7 @@ def warden_pids(parent: int) -> list[int]:
 
 @contextmanager
 def hold_pidfds(pids: Iterable[int]) -> Iterator[dict[int, int]]:
-    """A pidfd of each by its pid; what a failed test would leave is killed."""
+    """Yield a pidfd of each by its pid; processes that are left at the end are killed."""
     pidfds = {pid: os.pidfd_open(pid) for pid in pids}
     try:
         yield pidfds
@@ -51,7 +51,7 @@ def hold_pidfds(pids: Iterable[int]) -> Iterator[dict[int, int]]:
 
 
 def has_ended(pidfd: int, timeout: float = 0.0) -> bool:
-    """Whether a process ends within so many seconds."""
+    """Return whether a process ends within `timeout` seconds."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
@@ -65,7 +65,7 @@ def wait_until_ended(pidfds: dict[int, int], timeout: float = EXIT_TIMEOUT) -> N
 
 
 def kill_with_warden(mesh: MeshProcess) -> None:
-    """Kill a mesh and its warden in one moment: neither can do anything about the other's end."""
+    """Kill a mesh and its warden at once, so that neither can react to the other."""
     found = [*warden_pids(mesh.process.pid), mesh.process.pid]
     assert len(found) == 2
     for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -75,13 +75,13 @@ def kill_with_warden(mesh: MeshProcess) -> None:
 
 
 def pid_from_log(mesh: MeshProcess, text: str = r"escaped (\d+) for good") -> int:
-    """The pid that a plugin has written."""
+    """Return the pid that a plugin has logged last."""
     found = wait_until(lambda: re.findall(text, mesh.log))
     return int(found[-1])
 
 
 def require_namespaces() -> None:
-    """Skip a test where no namespaces can be made, which is no reason in CI."""
+    """Skip the test if no namespaces can be made; fail it in CI."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         assert not os.environ.get("CI"), "only root, and with unshare(1), can make a namespace"
         pytest.skip("only root, and with unshare(1), can make a namespace")
@@ -92,7 +92,7 @@ PROCESSES_PER_MESH = 6
 
 
 def nested_mesh_table(folder: Path, depth: int, **settings: object) -> str:
-    """A [[plugin]] table of a plugin with a mesh in it, with a mesh in a plugin of that, ..."""
+    """Return the table of a plugin with a mesh in it, with a mesh in a plugin of that, ..."""
     command = ["nested_mesh.py", f"{folder}/i", str(depth)]
     return plugin_table("mesh", *command, ready_timeout=3600, **settings)
 
@@ -108,7 +108,7 @@ def descendant_pids(pid: int) -> set[int]:
 
 
 def nested_mesh_pids(mesh: MeshProcess, folder: Path, depth: int) -> set[int]:
-    """All processes of a mesh and of those inside it, once they all run."""
+    """Return all processes of a mesh and of those inside it, once they all run."""
     runtime_dirs = [f"{folder}/{'i' * (level + 1)}" for level in range(depth)]
     inner = [f"PLUGIN_SOCKET={runtime_dir}/inner" for runtime_dir in runtime_dirs]
     wait_until(

@@ -29,7 +29,7 @@ Alert = tuple[str, str]
 
 
 class Prometheus:
-    """A server of the configuration that is handed to users, but that it does everything sooner.
+    """A server with the configuration that users get, but with shorter intervals.
 
     It scrapes every two seconds, evaluates every second, and takes a second for each minute of a
     `for`. At first nobody has told it of a mesh.
@@ -51,7 +51,7 @@ class Prometheus:
         (self._folder / "prometheus.yml").write_text(config)
 
     def set_target(self, target: str) -> None:
-        """Tell it of a mesh."""
+        """Set the mesh to scrape."""
         self._configure(target)
         self._process.send_signal(signal.SIGHUP)
 
@@ -99,7 +99,7 @@ class Prometheus:
         return [value for value in values if math.isfinite(value)]
 
     def firing_alerts(self) -> set[Alert]:
-        """As it would tell its Alertmanager."""
+        """Return the alerts that it would send to an Alertmanager."""
         alerts = self.call_api("alerts")["alerts"]
         return {
             (alert["labels"]["alertname"], alert["labels"].get("plugin", ""))

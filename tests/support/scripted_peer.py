@@ -37,7 +37,7 @@ def make_health_call(service: str = "") -> OneShotCall:
 def encode_reply(
     *, messages: Iterable[bytes] = (), status: int = 0, head: Any = RESPONSE_HEADERS
 ) -> bytes:
-    """What a server says in answer to the first stream of a connection."""
+    """Encode what a server sends on the first stream of a connection."""
     client, server = Engine(Role.CLIENT), Engine(Role.SERVER)
     request = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x/y")]
     client.open_stream(codec.encode([*request, (b":authority", b"x")]), end_stream=True)
@@ -53,7 +53,7 @@ def encode_reply(
 
 
 async def call_scripted_peer(asked: OneShotCall, pieces: Iterable[bytes]) -> Any:
-    """Ask a peer that says these pieces, one after another, and closes."""
+    """Call a peer that sends these pieces, one after another, and closes."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
 

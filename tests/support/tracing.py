@@ -32,7 +32,7 @@ PARENT_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class TracingHarness:
-    """What is recorded by the SDK, and of calls by our own spans where `own` says so."""
+    """Records spans with the SDK; with `own`, calls have spans of our own implementation."""
 
     uses_own_spans = True
 

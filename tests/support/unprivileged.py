@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mesh_processes import MeshProcess, pids_with_environment, wait_until
+from tests.support.mesh_processes import MeshProcess, serve_mesh
 
 UID = 12345
 _SETPRIV_COMMAND = f"setpriv --reuid={UID} --regid={UID} --clear-groups"
@@ -43,7 +44,7 @@ def unprivileged_command() -> list[str]:
 
 
 def make_setuid_command(folder: Path) -> list[str]:
-    """A command that runs another one as root, whoever starts it: a set-user-ID setpriv(1)."""
+    """Return a prefix that runs a command as root for any user: a set-user-ID setpriv(1)."""
     found = shutil.which("setpriv")
     assert found is not None
     program = folder / "as-root"
@@ -56,30 +57,20 @@ def make_setuid_command(folder: Path) -> list[str]:
 
 @contextmanager
 def serve_mesh_as_user(folder: Path, config: str, *, min_ready: int = 0) -> Iterator[MeshProcess]:
-    """Serve a config as another user than root, and kill what is left in the end."""
+    """Serve a config as another user than root, and kill remaining plugins at the end."""
     command = unprivileged_command()
     own = folder / "own"
     own.mkdir()
     os.chown(own, UID, UID)
     folder.chmod(0o755)
-    (folder / "mesh.toml").write_text(config)
-    log = folder / "log"
-    serve = [sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, *serve, "--runtime-dir", str(own / "run")],
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    mesh = MeshProcess(process, own / "run", log)
-    try:
-        mesh.wait_for_log("the mesh is up")
-        wait_until(lambda: mesh.log.count("ready after") >= min_ready)
-        yield mesh
-    finally:
-        process.kill()
-        process.wait()
-        for pid in pids_with_environment(f"PLUGIN_SOCKET={mesh.runtime_dir}/"):
-            os.kill(pid, 9)
-        wait_until(lambda: not mesh.plugin_pids())
+    serving = serve_mesh(
+        folder, config, min_ready=min_ready, runtime_dir=own / "run", prefix=command
+    )
+    with serving as mesh:
+        try:
+            yield mesh
+        finally:
+            mesh.process.kill()
+            mesh.process.wait()
+            for pid in mesh.plugin_pids():
+                os.kill(pid, signal.SIGKILL)

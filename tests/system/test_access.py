@@ -72,18 +72,18 @@ def call(
     )
 
 
-def outcome(done: subprocess.CompletedProcess[str]) -> str:
-    """ "ok", or what it was refused with."""
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Return "ok", or the error that a call was refused with."""
     if done.returncode == 0:
         return "ok"
     lines = [line.strip() for line in done.stderr.splitlines() if "Message:" in line]
     return lines[0].removeprefix("Message: ") if lines else done.stderr
 
 
-def outcomes(folder: Path, target: str, *options: str, **how: object) -> dict[str, str]:
+def call_all_services(folder: Path, target: str, *options: str, **how: object) -> dict[str, str]:
     methods = {"control": CONTROL, "registry": REGISTRY, "gateway": ECHO, "health": HEALTH}
     return {
-        name: outcome(call(folder, target, method, *options, **how))
+        name: error_of(call(folder, target, method, *options, **how))
         for name, method in methods.items()
     }
 
@@ -92,7 +92,7 @@ def outcomes(folder: Path, target: str, *options: str, **how: object) -> dict[st
 def test_others_cannot_even_connect_by_default(shared_dir: Path) -> None:
     with serve_mesh(shared_dir, echo_plugin_table(), min_ready=1) as running:
         target = f"unix://{running.socket}"
-        assert set(outcomes(shared_dir, target, "-plaintext").values()) == {"ok"}
+        assert set(call_all_services(shared_dir, target, "-plaintext").values()) == {"ok"}
         refused = call(shared_dir, target, CONTROL, "-plaintext", user=NOBODY, extra_groups=[])
         assert "permission denied" in refused.stderr
 
@@ -103,7 +103,7 @@ def test_a_user_may_what_the_config_says_and_no_more(allowed: str, shared_dir: P
     config = f'[mesh.access.{allowed}]\nusers = ["{NOBODY}"]\n\n{echo_plugin_table()}'
     with serve_mesh(shared_dir, config, min_ready=1) as running:
         target, nobody = f"unix://{running.socket}", {"user": NOBODY, "extra_groups": []}
-        found = outcomes(shared_dir, target, "-plaintext", **nobody)
+        found = call_all_services(shared_dir, target, "-plaintext", **nobody)
         # Health is for whoever may use any of it.
         assert (found.pop(allowed), found.pop("health")) == ("ok", "ok")
         for name, text in found.items():
@@ -111,7 +111,7 @@ def test_a_user_may_what_the_config_says_and_no_more(allowed: str, shared_dir: P
             assert "may not call" in text
             running.wait_for_log(f"denied: access.{name}: uid {NOBODY}")
         third = {"user": 65533, "extra_groups": []}
-        assert "ok" not in outcomes(shared_dir, target, "-plaintext", **third).values()
+        assert "ok" not in call_all_services(shared_dir, target, "-plaintext", **third).values()
 
 
 @as_root
@@ -122,7 +122,7 @@ def test_a_group_may_by_any_of_its_groups(shared_dir: Path) -> None:
 
         def ask(**how: object) -> str:
             done = call(shared_dir, target, ECHO, "-plaintext", user=NOBODY, **how)
-            return outcome(done)
+            return error_of(done)
 
         assert ask(group=54321, extra_groups=[]) == "ok"
         assert ask(group=NOBODY, extra_groups=[54321]) == "ok"
@@ -136,7 +136,7 @@ def test_a_reload_changes_who_may(shared_dir: Path) -> None:
 
         def ask() -> str:
             done = call(shared_dir, f"unix://{running.socket}", ECHO, "-plaintext", **nobody)
-            return outcome(done)
+            return error_of(done)
 
         assert "permission denied" in ask()
         rule = f'[mesh.access.gateway]\nusers = ["{NOBODY}"]\n\n'
@@ -164,7 +164,9 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
             data = json.dumps({"service": "thing", "address": address, **more})
             options = ["-plaintext", "-d", data, "-max-time", "3"]
             method = "meshtrio.v1.Registry/Register"
-            return outcome(call(shared_dir, target, method, *options, user=NOBODY, extra_groups=[]))
+            return error_of(
+                call(shared_dir, target, method, *options, user=NOBODY, extra_groups=[])
+            )
 
         assert "may only register Unix sockets" in register("tcp:127.0.0.1:1")
         assert "may only register Unix sockets" in register("unix:/x", tls={"ca_path": "/x"})
@@ -199,8 +201,8 @@ def test_others_register_only_what_they_serve_themselves(shared_dir: Path) -> No
 
 
 @contextmanager
-def listening(folder: Path, config: str, access: str = "") -> Iterator[tuple[MeshProcess, str]]:
-    """A mesh with a gateway on a port."""
+def serve_gateway(folder: Path, config: str, access: str = "") -> Iterator[tuple[MeshProcess, str]]:
+    """Serve a mesh with a gateway on a TCP port."""
     port = find_free_port()
     gateway = f'[mesh.gateway]\nlisten = "tcp://127.0.0.1:{port}"\n{config}\n{access}\n'
     with serve_mesh(folder, gateway + echo_plugin_table(), min_ready=1) as running:
@@ -224,11 +226,11 @@ def test_on_tcp_by_the_subject_of_a_certificate(shared_dir: Path) -> None:
     )
     access = '[mesh.access.control]\nsubjects = ["CN=ops"]\n'
     access += '[mesh.access.gateway]\nsubjects = ["CN=ops", "CN=gue*"]\n'
-    with listening(shared_dir, config, access) as (running, target):
-        found = outcomes(shared_dir, target, *ops)
+    with serve_gateway(shared_dir, config, access) as (running, target):
+        found = call_all_services(shared_dir, target, *ops)
         assert found.pop("registry").startswith("access.registry: 127.0.0.1:")
         assert set(found.values()) == {"ok"}
-        found = outcomes(shared_dir, target, *guest)
+        found = call_all_services(shared_dir, target, *guest)
         assert (found.pop("gateway"), found.pop("health")) == ("ok", "ok")
         assert "CN=guest" in found["control"]
         running.wait_for_log("denied: access.control: 127.0.0.1:")
@@ -237,8 +239,8 @@ def test_on_tcp_by_the_subject_of_a_certificate(shared_dir: Path) -> None:
 
 
 def test_on_tcp_in_plaintext_only_plugins_can_be_called(shared_dir: Path) -> None:
-    with listening(shared_dir, 'security = "plaintext"') as (running, target):
-        found = outcomes(shared_dir, target, "-plaintext")
+    with serve_gateway(shared_dir, 'security = "plaintext"') as (running, target):
+        found = call_all_services(shared_dir, target, "-plaintext")
         assert (found.pop("gateway"), found.pop("health")) == ("ok", "ok")
         for name, text in found.items():
             assert text.startswith(f"access.{name}: 127.0.0.1:")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mesh_processes import echo_plugin_table, plugin_table, serve_mesh
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, run_meshtrio, serve_mesh
 
 GOOD = plugin_table("good", "startup_faults.py", "never-bind")
 
@@ -44,16 +44,6 @@ CASES = {
 }
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshtrio", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def assert_refused(done: subprocess.CompletedProcess[str], *parts: str, lines: int = 1) -> None:
     assert done.returncode == 2, done
     assert done.stdout == ""
@@ -69,7 +59,7 @@ def test_a_mistake_is_one_line(case: str, command: str, short_dir: Path) -> None
     path = short_dir / "mesh.toml"
     path.write_text(config)
     run_dir = short_dir / "run"
-    done = run(command, str(path), "--runtime-dir", str(run_dir))
+    done = run_meshtrio(command, str(path), "--runtime-dir", str(run_dir))
     assert_refused(done, str(path), *parts)
     assert not run_dir.exists()
 
@@ -79,18 +69,18 @@ def test_every_mistake_is_reported_at_once(short_dir: Path) -> None:
     path.write_text(
         GOOD + 'instance = 2\nready_timeout = -1\n[[plugin]]\nname = "x"\n[mesh]\ny = 1\n'
     )
-    done = run("check", str(path))
+    done = run_meshtrio("check", str(path))
     assert_refused(done, "instance: ", "ready_timeout: ", "command: is missing", "mesh: y", lines=4)
 
 
 def test_a_file_that_is_not_there(short_dir: Path) -> None:
-    assert_refused(run("check", str(short_dir / "none.toml")), "none.toml: cannot be read")
+    assert_refused(run_meshtrio("check", str(short_dir / "none.toml")), "none.toml: cannot be read")
 
 
 def test_a_good_config_is_said_to_be_good(short_dir: Path) -> None:
     path = short_dir / "mesh.toml"
     path.write_text(echo_plugin_table(instances=2))
-    done = run("check", str(path))
+    done = run_meshtrio("check", str(path))
     assert done.returncode == 0
     assert "1 plugins, 2 instances" in done.stdout
 
@@ -99,7 +89,7 @@ def test_a_socket_path_that_is_too_long(short_dir: Path) -> None:
     path = short_dir / "mesh.toml"
     path.write_text(GOOD)
     folder = short_dir / ("x" * 100)
-    done = run("serve", str(path), "--runtime-dir", str(folder))
+    done = run_meshtrio("serve", str(path), "--runtime-dir", str(folder))
     length = len(str(folder / "mesh.sock"))
     assert_refused(done, str(folder / "mesh.sock"), "107", str(length), lines=2)
     assert not folder.exists()
@@ -107,7 +97,9 @@ def test_a_socket_path_that_is_too_long(short_dir: Path) -> None:
 
 def test_a_second_mesh_on_the_same_folder(short_dir: Path) -> None:
     with serve_mesh(short_dir, GOOD) as mesh:
-        done = run("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(mesh.runtime_dir))
+        done = run_meshtrio(
+            "serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(mesh.runtime_dir)
+        )
         assert_refused(done, "another mesh runs here", str(mesh.process.pid))
         assert mesh.ps() != []
 
@@ -118,7 +110,7 @@ def test_a_folder_of_another_user(short_dir: Path) -> None:
     folder.mkdir(mode=0o700)
     os.chown(folder, 12345, 12345)
     (short_dir / "mesh.toml").write_text(GOOD)
-    done = run("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(folder))
+    done = run_meshtrio("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(folder))
     assert_refused(done, str(folder), "belongs to uid 12345")
     assert list(folder.iterdir()) == []
 
@@ -128,7 +120,7 @@ def test_a_folder_that_others_may_write_to(short_dir: Path) -> None:
     folder.mkdir()
     folder.chmod(0o777)
     (short_dir / "mesh.toml").write_text(GOOD)
-    done = run("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(folder))
+    done = run_meshtrio("serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(folder))
     assert_refused(done, "others may write to it", "chmod 700")
 
 

@@ -9,19 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.binary_logs import entry_types, read_entries, split_by_logger
-from tests.support.mesh_processes import echo_plugin_table, plugin_table, serve_mesh
+from tests.support.binary_logs import UNARY_ENTRY_TYPES, entry_types, read_entries, split_by_logger
+from tests.support.mesh_processes import echo_plugin_table, plugin_table, run_meshtrio, serve_mesh
 
 TELEMETRY = '[mesh.telemetry]\nbinary_log = "{}"\n'
 FILTER = "echo.v1.EchoService/*,meshtrio.v1.Control/*{h}"
-UNARY = [
-    "CLIENT_HEADER",
-    "CLIENT_MESSAGE",
-    "CLIENT_HALF_CLOSE",
-    "SERVER_HEADER",
-    "SERVER_MESSAGE",
-    "SERVER_TRAILER",
-]
+UNARY = [*UNARY_ENTRY_TYPES]
 
 
 def logs(folder: Path) -> dict[str, list[Any]]:
@@ -127,8 +120,7 @@ def test_what_cannot_be_is_told_before_anything_starts(
 ) -> None:
     path = short_dir / "mesh.toml"
     path.write_text(f"[mesh.telemetry]\n{lines}\n")
-    command = [sys.executable, "-m", "meshtrio", "check", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run_meshtrio("check", str(path))
     assert done.returncode == 2
     assert words in done.stderr
     assert str(path) in done.stderr

@@ -36,12 +36,12 @@ SLEEPER = '[[plugin]]\nname = "sleeper"\ncommand = ["sleep", "1000"]\n'
 
 
 @pytest.fixture(autouse=True)
-def no_time_for_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_span_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """No collector listens here, and each run would wait two seconds for it at its end."""
     monkeypatch.setattr(batch_span_processor, "_SHUTDOWN_TIMEOUT", 0.01)
 
 
-def config_of(folder: Path, text: str = SLEEPER) -> MeshConfig:
+def write_config(folder: Path, text: str = SLEEPER) -> MeshConfig:
     (folder / "mesh.toml").write_text(text)
     return load(folder / "mesh.toml", runtime_dir=folder / "run")
 
@@ -53,8 +53,8 @@ def certificate(short_dir: Path) -> Path:
     return path
 
 
-async def started(task: Callable[..., Awaitable[None]], *args: Any) -> None:
-    """Start a task in a nursery, as users do, and end it once it has started."""
+async def start_and_cancel(task: Callable[..., Awaitable[None]], *args: Any) -> None:
+    """Start a task in a nursery, as users do, and cancel it once it has started."""
     async with trio.open_nursery() as nursery:
         await nursery.start(task, *args)
         nursery.cancel_scope.cancel()
@@ -76,13 +76,18 @@ FAILING = '[[plugin]]\nname = "failing"\ncommand = ["false"]\nmax_restarts = 0\n
 
 
 def test_a_mesh_can_be_cancelled_at_each_step_of_its_start(short_dir: Path) -> None:
-    assert cancel_at_each_step(partial(started, mesh.main, config_of(short_dir)), short_dir) > 10
+    assert (
+        cancel_at_each_step(
+            partial(start_and_cancel, mesh.main, write_config(short_dir)), short_dir
+        )
+        > 10
+    )
 
 
 def test_so_can_one_that_fails_because_a_plugin_does(short_dir: Path) -> None:
     async def fail() -> None:
         with pytest.raises(MeshFailedError, match="failing/0 exited with status 1"):
-            await mesh.main(config_of(short_dir, SLEEPER + FAILING))
+            await mesh.main(write_config(short_dir, SLEEPER + FAILING))
 
     assert cancel_at_each_step(fail, short_dir) > 10
 
@@ -98,7 +103,7 @@ def test_a_mesh_with_a_port_that_is_taken_can_be_cancelled_at_each_step(
             "gateway": f'security = "plaintext"\nlisten = "tcp:{where}"\n',
             "telemetry": f'metrics = "{where}"\n',
         }
-        config = config_of(short_dir, f"[mesh.{part}]\n{keys[part]}{SLEEPER}")
+        config = write_config(short_dir, f"[mesh.{part}]\n{keys[part]}{SLEEPER}")
 
         async def fail() -> None:
             with pytest.raises(UsageError, match="in use"):
@@ -108,14 +113,14 @@ def test_a_mesh_with_a_port_that_is_taken_can_be_cancelled_at_each_step(
 
 
 def test_so_can_one_with_a_gateway_metrics_traces_and_a_binary_log(short_dir: Path) -> None:
-    config = config_of(short_dir, telemetry(short_dir) + SLEEPER)
-    assert cancel_at_each_step(partial(started, mesh.main, config), short_dir) > 10
+    config = write_config(short_dir, telemetry(short_dir) + SLEEPER)
+    assert cancel_at_each_step(partial(start_and_cancel, mesh.main, config), short_dir) > 10
 
 
 def test_a_mesh_whose_time_is_over_before_it_starts_ends(short_dir: Path) -> None:
     async def main() -> None:
         with trio.move_on_after(0) as scope:
-            await mesh.main(config_of(short_dir))
+            await mesh.main(write_config(short_dir))
         assert scope.cancelled_caught
 
     trio.run(main)
@@ -129,7 +134,7 @@ def test_the_error_of_a_task_beside_a_mesh_that_starts_is_raised(short_dir: Path
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fail)
-            await nursery.start(mesh.main, config_of(short_dir))
+            await nursery.start(mesh.main, write_config(short_dir))
             await trio.sleep_forever()
 
     for delay in (0, 0.001, 0.005, 0.01, 0.02, 0.04):
@@ -143,7 +148,7 @@ def test_a_door_can_be_cancelled_at_each_step(short_dir: Path) -> None:
         folder = short_dir / "run"
         with claim_runtime_dir(folder) as claimed:
             registry, chronicle = MemoryRegistry(), EventLog()
-            tree = Supervisor(config_of(short_dir, ""), registry, folder)
+            tree = Supervisor(write_config(short_dir, ""), registry, folder)
             operations = Operations(tree)
             levels = LogLevelController(tree, registry, operations)
             async with MeshServer(tree, registry, operations, chronicle, levels).running(claimed):
@@ -156,7 +161,9 @@ def test_a_tree_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     async def run_tree() -> None:
         folder = short_dir / "run"
         with claim_runtime_dir(folder):
-            await started(Supervisor(config_of(short_dir), MemoryRegistry(), folder).run)
+            await start_and_cancel(
+                Supervisor(write_config(short_dir), MemoryRegistry(), folder).run
+            )
 
     assert cancel_at_each_step(run_tree, short_dir) > 5
 
@@ -170,7 +177,7 @@ def plugin_socket(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return short_dir / "plugin.sock"
 
 
-def variables(kind: str, folder: Path, certificate: Path) -> dict[str, str]:
+def plugin_variables(kind: str, folder: Path, certificate: Path) -> dict[str, str]:
     return {
         "alone": {},
         "metrics": {"PLUGIN_METRICS": f"127.0.0.1:{find_free_port()}"},
@@ -196,9 +203,9 @@ def test_a_plugin_can_be_cancelled_at_each_step(
     certificate: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in variables(kind, short_dir, certificate).items():
+    for name, value in plugin_variables(kind, short_dir, certificate).items():
         monkeypatch.setenv(name, value)
-    serve = partial(started, plugin.serve, EchoServiceServicer())
+    serve = partial(start_and_cancel, plugin.serve, EchoServiceServicer())
     assert cancel_at_each_step(serve, short_dir) > 2
 
 
@@ -215,13 +222,18 @@ def test_a_plugin_whose_start_fails_says_why(
 # -- parts and clients -----------------------------------------------------------------------
 
 
-async def gather(within: float | None) -> Sequence[MetricFamily]:
+async def collect_nothing(within: float | None) -> Sequence[MetricFamily]:
     return []
 
 
 def test_exposing_metrics_can_be_cancelled_at_each_step(short_dir: Path) -> None:
     where = f"tcp:127.0.0.1:{find_free_port()}"
-    assert cancel_at_each_step(partial(started, serve_metrics, gather, where), short_dir) > 1
+    assert (
+        cancel_at_each_step(
+            partial(start_and_cancel, serve_metrics, collect_nothing, where), short_dir
+        )
+        > 1
+    )
 
 
 @pytest.fixture(scope="module")

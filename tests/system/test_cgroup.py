@@ -15,6 +15,7 @@ from meshtrio.errors import ConfigError
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import plugin_table, serve_mesh, wait_until
+from tests.support.proc import is_running
 from tests.support.process_tracking import (
     has_ended,
     hold_pidfds,
@@ -50,13 +51,6 @@ def config(cgroup: Path, *tables: str) -> str:
     return "\n".join([f'[mesh]\ncgroup = "{cgroup}"\n', *tables])
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 async def test_a_daemon_without_the_environment_is_killed_too(
     short_dir: Path, cgroup: Path
 ) -> None:
@@ -74,7 +68,7 @@ async def test_a_daemon_without_the_environment_is_killed_too(
         assert isinstance(swept, events.Swept)
         assert swept.count == 1
         with trio.fail_after(30):
-            while alive(daemon):
+            while is_running(daemon):
                 await trio.lowlevel.checkpoint()
         assert not own.exists()
     assert not [entry for entry in cgroup.iterdir() if entry.is_dir()]
@@ -84,9 +78,9 @@ def test_it_dies_with_a_mesh_that_is_killed(short_dir: Path, cgroup: Path) -> No
     with serve_mesh(short_dir, config(cgroup, plugin_table("p", *ESCAPING)), min_ready=1) as mesh:
         mesh.wait_for_log("daemon ")
         daemon = int(mesh.log.partition("daemon ")[2].split()[0])
-        assert alive(daemon)
+        assert is_running(daemon)
         mesh.process.kill()
-        wait_until(lambda: not alive(daemon))
+        wait_until(lambda: not is_running(daemon))
     # The next one removes what the first has left.
     with serve_mesh(short_dir, config(cgroup), min_ready=0) as mesh:
         assert not [entry for entry in cgroup.iterdir() if entry.is_dir()]

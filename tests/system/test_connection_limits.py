@@ -54,8 +54,8 @@ sys.stdin.readline()
 
 
 @contextmanager
-def connections(path: Path, count: int) -> Iterator[int]:
-    """Have another process hold connections to a socket; gives how many others were rejected."""
+def hold_connections(path: Path, count: int) -> Iterator[int]:
+    """Have another process hold connections to a socket; yields how many others were rejected."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", OPENS, str(path), str(count)]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -65,7 +65,7 @@ def connections(path: Path, count: int) -> Iterator[int]:
         process.stdin.close()
 
 
-async def checks_made(watched: RecordedMesh, count: int) -> None:
+async def wait_for_health_checks(watched: RecordedMesh, count: int) -> None:
     """Wait for health checks that begin from now on."""
     (child,) = watched.mesh._supervisor.instances
     seen = -1
@@ -79,14 +79,14 @@ async def checks_made(watched: RecordedMesh, count: int) -> None:
             await trio.sleep(0.01)
 
 
-async def checked_at_its_limit(watched: RecordedMesh) -> None:
+async def assert_checks_pass_at_limit(watched: RecordedMesh) -> None:
     """Fill a plugin with connections; health checks answered in the meantime must not fail."""
     await watched.wait_for_event(events.Ready)
-    held = connections(watched.mesh.socket.parent / "echo-0.sock", 600)
+    held = hold_connections(watched.mesh.socket.parent / "echo-0.sock", 600)
     rejected = await trio.to_thread.run_sync(held.__enter__)
     try:
         assert rejected > 0
-        await checks_made(watched, CHECKS)
+        await wait_for_health_checks(watched, CHECKS)
     finally:
         await trio.to_thread.run_sync(held.__exit__, None, None, None)
     assert watched.find_events(events.CheckFailed) == []
@@ -96,7 +96,7 @@ async def test_a_plugin_without_room_for_clients_answers_its_mesh(short_dir: Pat
     few = {"rlimits": {"nofile": 1024}}
     config = echo_plugin_table(containment=few, liveness=QUICK)
     async with run_mesh(config, short_dir) as watched:
-        await checked_at_its_limit(watched)
+        await assert_checks_pass_at_limit(watched)
         assert watched.find_events(events.Exited) == []
 
 
@@ -108,7 +108,7 @@ async def test_a_wrapped_plugin_knows_its_mesh_as_well(short_dir: Path) -> None:
     run = f"import os; os.execv('/bin/sh', ['sh', '-c', {inner!r}])"
     config = plugin_table("echo", "-c", run, cwd=script.parent, containment=few, liveness=QUICK)
     async with run_mesh(config, short_dir) as watched:
-        await checked_at_its_limit(watched)
+        await assert_checks_pass_at_limit(watched)
 
 
 def _operate(mesh: MeshProcess) -> None:
@@ -122,7 +122,7 @@ def test_operators_are_accepted_by_a_mesh_that_is_full(short_dir: Path) -> None:
     config = echo_plugin_table() + "[mesh.gateway]\nmax_connections = 20\n"
     with (
         serve_mesh(short_dir, config, min_ready=1) as mesh,
-        connections(mesh.socket, 40) as rejected,
+        hold_connections(mesh.socket, 40) as rejected,
     ):
         assert rejected >= 40 - 20 - 16
         _operate(mesh)
@@ -135,7 +135,7 @@ def test_operators_are_accepted_by_a_mesh_without_descriptors(short_dir: Path) -
         _, hard = resource.prlimit(pid, NOFILE)
         highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
         resource.prlimit(pid, NOFILE, (highest + 10, hard))
-        with connections(mesh.socket, highest + 50) as rejected:
+        with hold_connections(mesh.socket, highest + 50) as rejected:
             assert rejected > 0
             assert "Too many open files: rejecting connections" in mesh.log
             used = len(os.listdir(f"/proc/{pid}/fd"))

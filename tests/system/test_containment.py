@@ -21,8 +21,8 @@ from tests.support.mesh_processes import PLUGINS_DIRECTORY, echo_plugin_table, p
 MIB = 1024 * 1024
 
 
-async def told(short_dir: Path, **settings: Any) -> dict[str, Any]:
-    """What a plugin with these settings finds itself under."""
+async def report_process_state(short_dir: Path, **settings: Any) -> dict[str, Any]:
+    """Return what a plugin with these settings reports of its process."""
     config = plugin_table("telling", "report_process_state.py", ready_timeout=60.0, **settings)
     async with run_mesh(config, short_dir) as watched:
         line = (await watched.wait_for_line('"nofile"')).event
@@ -32,7 +32,7 @@ async def told(short_dir: Path, **settings: Any) -> dict[str, Any]:
 
 
 async def test_without_settings_it_is_the_mesh_that_is_inherited_from(short_dir: Path) -> None:
-    found = await told(short_dir)
+    found = await report_process_state(short_dir)
     assert found["nice"] == os.nice(0)
     assert found["ids"] == [os.getuid(), os.getgid(), os.getgroups()]
     assert set(found["env"]) >= set(os.environ)
@@ -41,7 +41,9 @@ async def test_without_settings_it_is_the_mesh_that_is_inherited_from(short_dir:
 
 async def test_limits_are_in_force_when_it_begins(short_dir: Path) -> None:
     rlimits = {"nofile": 123, "address_space": 2048 * MIB, "cpu": 50, "core": 0}
-    found = await told(short_dir, containment={"rlimits": rlimits, "nice": 7, "umask": 0o077})
+    found = await report_process_state(
+        short_dir, containment={"rlimits": rlimits, "nice": 7, "umask": 0o077}
+    )
     assert found["nofile"] == [123, 123]
     assert found["address_space"] == [2048 * MIB] * 2
     assert found["cpu"] == [50, 51]
@@ -56,7 +58,7 @@ async def test_it_inherits_only_the_variables_that_are_listed(
 ) -> None:
     monkeypatch.setenv("SECRET", "x")
     monkeypatch.setenv("LISTED", "x")
-    found = await told(short_dir, inherit_env=["LISTED", "PATH"], env={"OWN": "x"})
+    found = await report_process_state(short_dir, inherit_env=["LISTED", "PATH"], env={"OWN": "x"})
     own = {name for name in found["env"] if not name.startswith(("PLUGIN_", "MESH_", "LC_"))}
     assert own == {"LISTED", "PATH", "OWN", "PYTHONUNBUFFERED"}
 
@@ -66,7 +68,7 @@ async def test_what_its_mesh_was_told_by_another_is_not_for_it(
 ) -> None:
     for name in contract.MESH_VARIABLES:
         monkeypatch.setenv(name, "of the mesh itself")
-    found = await told(short_dir)
+    found = await report_process_state(short_dir)
     given = contract.MESH_VARIABLES & set(found["env"])
     assert given == {
         *("PLUGIN_SOCKET", "PLUGIN_NAME", "PLUGIN_INSTANCE", "PLUGIN_STOP_TIMEOUT"),
@@ -113,7 +115,7 @@ async def test_a_user_who_is_not_there_is_told(short_dir: Path) -> None:
             pass
 
 
-def script(short_dir: Path) -> tuple[Path, str]:
+def write_script(short_dir: Path) -> tuple[Path, str]:
     program = short_dir / "program"
     program.write_text("#!/bin/sh\necho it runs; sleep 3600\n")
     program.chmod(0o755)
@@ -121,7 +123,7 @@ def script(short_dir: Path) -> tuple[Path, str]:
 
 
 async def test_the_executable_must_be_the_one_that_was_promised(short_dir: Path) -> None:
-    program, digest = script(short_dir)
+    program, digest = write_script(short_dir)
     table = f'[[plugin]]\nname = "p"\ncommand = ["{program}"]\nready_timeout = 60\n'
     table += f'backoff = {{ initial = 0.01 }}\ncontainment = {{ sha256 = "{digest}" }}\n'
     async with run_mesh(table, short_dir) as watched:

@@ -54,8 +54,8 @@ def go_service(service: str, folder: Path, mesh_socket: Path) -> Iterator[subpro
             process.kill()
 
 
-async def call_until_it_fails(stub: EchoServiceStub) -> str:
-    """Give what is said then; an answer may still be on its way."""
+async def call_until_failure(stub: EchoServiceStub) -> str:
+    """Return the status message of the failure; an answer may still be on its way."""
     with trio.fail_after(30):
         while True:
             try:
@@ -76,10 +76,10 @@ async def test_a_go_program_registers_itself_is_called_and_dies(short_dir: Path)
                     assert (await stub.Echo(echo_request("hi"))).message == "hi"
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                await call_until_it_fails(stub)
+                await call_until_failure(stub)
                 with SchedulingDelay() as late:
                     began = time.perf_counter()
-                    text = await call_until_it_fails(stub)
+                    text = await call_until_failure(stub)
                     took = time.perf_counter() - began
                 assert took < SAYS_SO_WITHIN + late.allowance
                 assert f"pid {process.pid} is gone" in text
@@ -98,7 +98,7 @@ async def test_a_trio_program_registers_for_a_block(short_dir: Path) -> None:
                     assert (await stub.Echo(echo_request("?"))).message == "own"
         with trio.fail_after(30):
             async with watched.mesh.connect("thing") as channel:
-                assert "deregistered it" in await call_until_it_fails(channel.stub(EchoServiceStub))
+                assert "deregistered it" in await call_until_failure(channel.stub(EchoServiceStub))
 
 
 async def test_a_registration_that_cannot_be_is_refused(short_dir: Path) -> None:
@@ -128,7 +128,7 @@ async def test_who_registers_an_address_again_takes_its_place(short_dir: Path) -
 
 
 @contextmanager
-def steady_clients(running: MeshProcess) -> Iterator[list[subprocess.Popen[str]]]:
+def run_polling_clients(running: MeshProcess) -> Iterator[list[subprocess.Popen[str]]]:
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "tests.support.polling_client", "plugin.echo", "outside"]
     with ExitStack() as stack:
@@ -142,8 +142,8 @@ def steady_clients(running: MeshProcess) -> Iterator[list[subprocess.Popen[str]]
         ]
 
 
-def counts(clients: list[subprocess.Popen[str]]) -> list[dict[str, int]]:
-    """What each has counted by now."""
+def read_counts(clients: list[subprocess.Popen[str]]) -> list[dict[str, int]]:
+    """Return the counts of each client until now."""
     for client in clients:
         assert client.stdin is not None
         client.stdin.write("\n")
@@ -151,12 +151,12 @@ def counts(clients: list[subprocess.Popen[str]]) -> list[dict[str, int]]:
     return [json.loads(client.stdout.readline()) for client in clients if client.stdout]
 
 
-def until_all_go_on(clients: list[subprocess.Popen[str]], service: str) -> None:
-    """Wait until every client has had calls answered from now on."""
+def wait_for_calls_of_all(clients: list[subprocess.Popen[str]], service: str) -> None:
+    """Wait until calls of every client have succeeded from now on."""
     end = time.monotonic() + 30
-    before = counts(clients)
+    before = read_counts(clients)
     while True:
-        after = counts(clients)
+        after = read_counts(clients)
         key = f"{service} ok"
         if all(a.get(key, 0) > b.get(key, 0) + 2 for a, b in zip(after, before, strict=True)):
             return
@@ -167,19 +167,19 @@ def test_a_mesh_is_killed_and_started_again_under_its_clients(short_dir: Path) -
     with ExitStack() as stack:
         with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as first:
             stack.enter_context(go_service("outside", short_dir, first.socket))
-            clients = stack.enter_context(steady_clients(first))
-            until_all_go_on(clients, "plugin.echo")
-            until_all_go_on(clients, "outside")
+            clients = stack.enter_context(run_polling_clients(first))
+            wait_for_calls_of_all(clients, "plugin.echo")
+            wait_for_calls_of_all(clients, "outside")
             first.process.kill()
             first.process.wait()
             # What the mesh did not run is called on, with nobody there to ask.
-            until_all_go_on(clients, "outside")
+            wait_for_calls_of_all(clients, "outside")
         with serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as second:
-            until_all_go_on(clients, "plugin.echo")
-            until_all_go_on(clients, "outside")
+            wait_for_calls_of_all(clients, "plugin.echo")
+            wait_for_calls_of_all(clients, "outside")
             services = trio.run(_wait_for_registration, second.socket)
             assert services == ["outside"]
-            found = counts(clients)
+            found = read_counts(clients)
             assert all(client.poll() is None for client in clients)
             assert [each.get("outside failed", 0) for each in found] == [0] * CLIENTS
             for client in clients:

@@ -37,8 +37,8 @@ threading.Thread(target=trio.run, args=(mesh.main, load(sys.argv[1]))).start()
 """
 
 
-def signals_of(pid: int, field: str = "SigIgn:") -> set[int]:
-    """The signals that a process ignores, or those of another field, by the kernel's account."""
+def read_signal_set(pid: int, field: str = "SigIgn:") -> set[int]:
+    """Return the signals in a field of /proc/PID/status, by default those that are ignored."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field):
             mask = int(line.split()[1], 16)
@@ -51,8 +51,10 @@ STUCK = plugin_table(
 )
 
 
-def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = False) -> MeshProcess:
-    """A program that runs a mesh in `folder`, and was started with signals ignored or blocked."""
+def start_mesh(
+    folder: Path, *command: str, config: str = STUCK, blocked: bool = False
+) -> MeshProcess:
+    """Start a program that runs a mesh in `folder`, with signals ignored or blocked."""
     (folder / "mesh.toml").write_text(f'[mesh]\nruntime_dir = "{folder}/run"\n\n{config}')
 
     def ignore() -> None:
@@ -77,12 +79,12 @@ def started(folder: Path, *command: str, config: str = STUCK, blocked: bool = Fa
     ids=["serve", "embedded", "in a thread"],
 )
 def test_plugins_have_the_default_dispositions(command: tuple[str, ...], short_dir: Path) -> None:
-    mesh = started(short_dir, *command)
+    mesh = start_mesh(short_dir, *command)
     try:
         # Not before the program runs: it may be started by the launcher.
         mesh.wait_for_log("ignoring")
         (pid,) = wait_until(mesh.plugin_pids)
-        assert signals_of(pid) & {*IGNORED} == set()
+        assert read_signal_set(pid) & {*IGNORED} == set()
         assert mesh.process.poll() is None
         os.kill(pid, signal.SIGKILL)
         mesh.wait_for_log("was killed by SIGKILL")
@@ -96,7 +98,7 @@ def test_plugins_have_the_default_dispositions(command: tuple[str, ...], short_d
 def test_serve_stops_by_a_signal_that_it_was_started_to_ignore(
     number: int, short_dir: Path
 ) -> None:
-    mesh = started(short_dir, "-m", "meshtrio", "serve")
+    mesh = start_mesh(short_dir, "-m", "meshtrio", "serve")
     try:
         mesh.wait_for_log("ignoring")
         assert mesh.stop(number) == 0
@@ -106,11 +108,11 @@ def test_serve_stops_by_a_signal_that_it_was_started_to_ignore(
 
 @pytest.mark.parametrize("command", [("-m", "meshtrio", "serve"), ("-c", EMBEDDED)], ids=str)
 def test_plugins_begin_with_no_signal_blocked(command: tuple[str, ...], short_dir: Path) -> None:
-    mesh = started(short_dir, *command, blocked=True)
+    mesh = start_mesh(short_dir, *command, blocked=True)
     try:
         mesh.wait_for_log("ignoring")
         (pid,) = wait_until(mesh.plugin_pids)
-        assert signals_of(pid, "SigBlk:") == set()
+        assert read_signal_set(pid, "SigBlk:") == set()
         if "serve" in command:
             assert mesh.stop(signal.SIGTERM) == 0
     finally:
@@ -141,7 +143,7 @@ def test_a_status_that_other_code_has_taken_is_no_success(short_dir: Path) -> No
     config = plugin_table(
         "p", "-c", "exit(0)", restart="always", backoff={"initial": 0.01, "maximum": 0.01}
     )
-    mesh = started(short_dir, "-c", REAPING, config=config)
+    mesh = start_mesh(short_dir, "-c", REAPING, config=config)
     try:
         # Whoever waits first has it, so that it may take some starts.
         mesh.wait_for_log("ended, but its exit status is not known")

@@ -18,7 +18,7 @@ import trio
 from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import run_mesh
-from tests.support.mesh_processes import plugin_table
+from tests.support.mesh_processes import plugin_table, run_meshtrio
 
 LAUNCHED = Containment(nice=1)
 """Anything that needs the launcher, which executes the program then."""
@@ -99,8 +99,7 @@ def test_check_names_them_too(short_dir: Path) -> None:
         f'[[plugin]]\nname = "a"\ncommand = ["{program}"]\n'
         '[[plugin]]\nname = "b"\ncommand = ["/tmp"]\n'
     )
-    command = [sys.executable, "-m", "meshtrio", "check", str(short_dir / "mesh.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_meshtrio("check", str(short_dir / "mesh.toml"))
     assert done.returncode == 2
     first, second = done.stderr.splitlines()
     assert "plugin 'a': command:" in first

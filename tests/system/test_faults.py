@@ -16,17 +16,18 @@ from meshtrio.supervisor import events
 from meshtrio.supervisor.policy.state import InstanceState
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import child_pids, echo_plugin_table, plugin_table
+from tests.support.proc import read_rss, read_stat
 
 ECHO = echo_plugin_table()
 MEMORY_BOUND = 20 * 1024 * 1024
 
 
-def faulty(fault: str, **settings: object) -> str:
+def faulty_plugin_table(fault: str, **settings: object) -> str:
     settings = {"restart": "never", "stop_timeout": 0.5, "ready_timeout": 0.5, **settings}
     return ECHO + plugin_table("bad", "startup_faults.py", fault, **settings)
 
 
-def state(watched: RecordedMesh) -> tuple[InstanceState, str]:
+def state_of_bad(watched: RecordedMesh) -> tuple[InstanceState, str]:
     bad = next(status for status in watched.mesh.instances() if status.name == "bad")
     return bad.state, bad.reason
 
@@ -53,11 +54,11 @@ CASES = {
 async def test_a_fault_is_told_and_the_others_are_unharmed(
     fault: str, reason: str, short_dir: Path
 ) -> None:
-    async with run_mesh(faulty(fault), short_dir) as watched:
+    async with run_mesh(faulty_plugin_table(fault), short_dir) as watched:
         await watched.wait_for_event(events.Ready, plugin="echo")
         await watched.wait_for_event(events.GaveUp, plugin="bad")
         await trio.testing.wait_all_tasks_blocked()
-        found, why = state(watched)
+        found, why = state_of_bad(watched)
         assert found is InstanceState.FAILED
         assert reason in why
         await assert_echo_answers(watched)
@@ -67,7 +68,7 @@ async def test_the_log_says_what_failed_and_its_last_words(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with run_mesh(faulty("exit-at-once"), short_dir) as watched:
+    async with run_mesh(faulty_plugin_table("exit-at-once"), short_dir) as watched:
         await watched.wait_for_event(events.GaveUp, plugin="bad")
     lines = [record.getMessage() for record in caplog.records]
     assert any(
@@ -78,7 +79,7 @@ async def test_the_log_says_what_failed_and_its_last_words(
 
 async def test_a_plugin_that_keeps_exiting_is_started_again_with_backoff(short_dir: Path) -> None:
     backoff = {"initial": 0.05, "multiplier": 2.0, "jitter": 0.0}
-    config = faulty("exit-at-once", restart="always", backoff=backoff)
+    config = faulty_plugin_table("exit-at-once", restart="always", backoff=backoff)
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Restarting, plugin="bad", count=4)
         delays = [o.event.delay for o in watched.find_events(events.Restarting, plugin="bad")]  # type: ignore[attr-defined]
@@ -87,15 +88,15 @@ async def test_a_plugin_that_keeps_exiting_is_started_again_with_backoff(short_d
 
 
 async def test_a_flood_without_newlines_is_cut_in_bounded_memory(short_dir: Path) -> None:
-    config = faulty("flood", ready_timeout=60.0)
+    config = faulty_plugin_table("flood", ready_timeout=60.0)
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready, plugin="echo")
-        before = resident()
+        before = read_rss()
         await watched.wait_for_line("flood over")
         flood = watched.find_events(events.LineWritten, plugin="bad")[0].event
         assert isinstance(flood, events.LineWritten)
         assert len(flood.line) + flood.truncated_bytes == 100_000_000
-        assert resident() - before < MEMORY_BOUND
+        assert read_rss() - before < MEMORY_BOUND
         await assert_echo_answers(watched)
 
 
@@ -103,7 +104,9 @@ async def test_a_flood_of_lines_is_dropped_and_counted(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = {"lines_per_second": 100, "burst": 500, "kept": 5}
-    async with run_mesh(faulty("chatter", ready_timeout=60.0, output=output), short_dir) as watched:
+    async with run_mesh(
+        faulty_plugin_table("chatter", ready_timeout=60.0, output=output), short_dir
+    ) as watched:
         over = (await watched.wait_for_line("chatter over")).event
         assert isinstance(over, events.LineWritten)
         assert over.fields == {"level": "error", "message": "chatter over", "n": 7}
@@ -120,12 +123,6 @@ async def test_a_flood_of_lines_is_dropped_and_counted(
     assert record.__dict__["fields"]["n"] == 7
 
 
-def resident() -> int:
-    """Bytes of this process, and so of the mesh in it, that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
 async def test_what_a_dead_plugin_leaves_dies_with_it(short_dir: Path) -> None:
     """Its group at once; what has left that, as a daemon does, soon after."""
     config = plugin_table("bad", "startup_faults.py", "with-child", restart="never")
@@ -133,30 +130,26 @@ async def test_what_a_dead_plugin_leaves_dies_with_it(short_dir: Path) -> None:
         await watched.wait_for_line("children started")
         leader = watched.mesh.instances()[0].pid
         assert leader is not None
-        groups = {child: group(child) for child in child_pids(leader)}
+        groups = {child: process_group(child) for child in child_pids(leader)}
         inside = next(child for child in groups if groups[child] == leader)
         outside = next(child for child in groups if groups[child] != leader)
         os.kill(leader, signal.SIGKILL)
         await watched.wait_for_event(events.GaveUp)
         with trio.fail_after(30):
-            while group(inside):
+            while process_group(inside):
                 await trio.lowlevel.checkpoint()
         swept = (await watched.wait_for_event(events.Swept)).event
         assert isinstance(swept, events.Swept)
         assert swept.count == 1
         with trio.fail_after(30):
-            while group(outside):
+            while process_group(outside):
                 await trio.lowlevel.checkpoint()
 
 
-def group(pid: int) -> int:
-    """The process group of a live process, 0 for a dead one."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    fields = text.rpartition(")")[2].split()
-    return 0 if fields[0] in "ZX" else int(fields[2])
+def process_group(pid: int) -> int:
+    """Return the process group of a live process, 0 for a dead one."""
+    fields = read_stat(pid)
+    return int(fields[2]) if fields and fields[0] not in "ZX" else 0
 
 
 async def test_a_program_that_vanished_is_told_and_tried_again(short_dir: Path) -> None:
@@ -168,9 +161,11 @@ async def test_a_program_that_vanished_is_told_and_tried_again(short_dir: Path) 
         await watched.wait_for_event(events.Exited)
         program.unlink()
         await watched.wait_until(
-            lambda: watched.events[-1:] if "could not be started" in state(watched)[1] else []
+            lambda: (
+                watched.events[-1:] if "could not be started" in state_of_bad(watched)[1] else []
+            )
         )
-        assert "No such file" in state(watched)[1]
+        assert "No such file" in state_of_bad(watched)[1]
 
 
 async def test_a_plugin_that_answers_and_exits_harms_nobody(short_dir: Path) -> None:
@@ -187,4 +182,7 @@ async def test_a_command_that_cannot_be_executed_harms_nobody(short_dir: Path) -
     async with run_mesh(MeshConfig([bad]), short_dir) as watched:
         await watched.wait_for_event(events.GaveUp)
         await trio.testing.wait_all_tasks_blocked()
-        assert state(watched) == (InstanceState.FAILED, "could not be started: embedded null byte")
+        assert state_of_bad(watched) == (
+            InstanceState.FAILED,
+            "could not be started: embedded null byte",
+        )

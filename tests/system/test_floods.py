@@ -23,6 +23,7 @@ from tests.support.mesh_processes import (
     serve_mesh,
     wait_until,
 )
+from tests.support.proc import read_stat
 
 FLOODING = str(PLUGINS_DIRECTORY / "flooding_echo.py")
 FLOODERS = 10
@@ -30,7 +31,7 @@ CALLS = 20
 TARGET = [("x-mesh-target", "plugin.echo")]
 
 
-def flooders(kind: str) -> str:
+def flooding_plugin_tables(kind: str) -> str:
     # Their health is not what this is about: they share few CPUs with all that they do.
     patient = {"ready_timeout": 600, "liveness": {"interval": 0}, "output": {"log_level": "error"}}
     return "".join(plugin_table(f"{kind}-{n}", FLOODING, kind, **patient) for n in range(FLOODERS))
@@ -45,7 +46,7 @@ def test_the_loop_does_not_stand_still_for_floods(kind: str, short_dir: Path) ->
     for a machine that is ten times slower.
     """
     with serve_mesh(
-        short_dir, echo_plugin_table() + flooders(kind), min_ready=FLOODERS + 1
+        short_dir, echo_plugin_table() + flooding_plugin_tables(kind), min_ready=FLOODERS + 1
     ) as mesh:
         before = cpu_seconds(mesh.process.pid)
         began = time.monotonic()
@@ -63,7 +64,7 @@ async def call_through(socket: Path) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = read_stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

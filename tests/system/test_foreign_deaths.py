@@ -23,19 +23,19 @@ from tests.support.mesh_processes import plugin_table
 
 
 @asynccontextmanager
-async def in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
+async def connect_in_process(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with watched.mesh.connect("plugin.foreign") as channel:
         yield channel
 
 
 @asynccontextmanager
-async def by_the_registry(watched: RecordedMesh) -> AsyncIterator[Channel]:
+async def connect_by_registry(watched: RecordedMesh) -> AsyncIterator[Channel]:
     async with mesh.connect("plugin.foreign", mesh_socket=watched.mesh.socket) as channel:
         yield channel
 
 
 @asynccontextmanager
-async def through_the_gateway(watched: RecordedMesh) -> AsyncIterator[Channel]:
+async def connect_through_gateway(watched: RecordedMesh) -> AsyncIterator[Channel]:
     metadata = [("x-mesh-target", "plugin.foreign")]
     async with connect_to(f"unix:{watched.mesh.socket}", metadata=metadata) as channel:
         yield channel
@@ -60,12 +60,14 @@ async def restart(watched: RecordedMesh) -> None:
 
 
 async def crash(watched: RecordedMesh) -> None:
-    async with in_process(watched) as channel:
+    async with connect_in_process(watched) as channel:
         with pytest.raises(PluginDiedError):
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="crash"))
 
 
-@pytest.mark.parametrize("connect", [in_process, by_the_registry, through_the_gateway])
+@pytest.mark.parametrize(
+    "connect", [connect_in_process, connect_by_registry, connect_through_gateway]
+)
 @pytest.mark.parametrize(
     ("manner", "end", "text", "number", "status"),
     [
@@ -94,7 +96,7 @@ async def test_callers_of_a_foreign_plugin_are_told_how_it_ended(
                 with pytest.raises(purerpc.UnavailableError) as caught, trio.fail_after(20):
                     await channel.stub(EchoServiceStub).Slow(SlowRequest(seconds=60))
                 assert text in str(caught.value)
-                if connect is through_the_gateway:
+                if connect is connect_through_gateway:
                     return
                 error = caught.value
                 assert isinstance(error, PluginDiedError), repr(error)
@@ -118,10 +120,10 @@ async def test_a_drain_does_not_claim_what_it_does_not_know(short_dir: Path) -> 
         assert (again.cut_calls, again.cut_calls_known) == ((), True)
 
 
-async def drained_with_a_call(
+async def drain_during_call(
     table: str, folder: Path, *, suspended: bool = False
 ) -> tuple[RecordedMesh, object]:
-    """Drain a plugin during a call; a `suspended` one (SIGSTOP) cannot do anything about it."""
+    """Drain a plugin during a call; a `suspended` plugin (SIGSTOP) cannot react."""
     async with run_mesh(table, folder) as watched:
         async with watched.mesh.connect("plugin.chain") as channel, trio.open_nursery() as nursery:
 
@@ -142,7 +144,7 @@ async def drained_with_a_call(
 
 async def test_a_plugin_on_meshtrio_reports_what_it_cut_whatever_it_logs(short_dir: Path) -> None:
     table = plugin_table("chain", "echo_chain.py", stop_timeout=5, output={"log_level": "error"})
-    watched, drained = await drained_with_a_call(table, short_dir)
+    watched, drained = await drain_during_call(table, short_dir)
     assert drained.cut_calls == ("/echo.v1.EchoService/Slow",)  # type: ignore[attr-defined]
     assert drained.cut_calls_known  # type: ignore[attr-defined]
     assert not [
@@ -172,7 +174,7 @@ async def test_a_program_in_any_language_can_report_what_it_cut(short_dir: Path)
 
 async def test_one_that_was_killed_before_it_could_report_is_not_known(short_dir: Path) -> None:
     table = plugin_table("chain", "echo_chain.py", stop_timeout=0)
-    _, drained = await drained_with_a_call(table, short_dir, suspended=True)
+    _, drained = await drain_during_call(table, short_dir, suspended=True)
     assert not drained.cut_calls_known  # type: ignore[attr-defined]
 
 

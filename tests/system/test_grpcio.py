@@ -18,7 +18,11 @@ from echo.v1 import echo_pb2 as pb
 from echo.v1.echo_grpc import EchoServiceStub
 
 from meshtrio.client.channel import connect_to
-from tests.support.grpcio_methods import GrpcioEchoStub, grpcio_echo_requests
+from tests.support.grpcio_methods import (
+    GrpcioEchoStub,
+    assert_echo_methods_work,
+    grpcio_echo_requests,
+)
 from tests.support.mesh_processes import (
     ECHO_PLUGIN_DIRECTORY,
     PLUGINS_DIRECTORY,
@@ -56,16 +60,7 @@ async def messages(*words: str) -> AsyncIterator[pb.EchoRequest]:
 def test_a_grpcio_client_calls_a_meshtrio_plugin(short_dir: Path) -> None:
     socket = short_dir / "s"
     with alone(ECHO_PLUGIN_DIRECTORY / "echo_plugin.py", socket), grpcio_client(socket) as stub:
-        for size in (0, 1, 100_000, 3_000_000):
-            text = "x" * size
-            assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
-        repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
-        assert [reply.message for reply in repeated] == ["r"] * 1000
-        assert stub.Join(grpcio_echo_requests("a", "b", "c"), timeout=60).message == "a b c"
-        assert [r.message for r in stub.Chat(grpcio_echo_requests("a", "b"), timeout=60)] == [
-            "a",
-            "b",
-        ]
+        assert_echo_methods_work(stub)
 
 
 def test_a_grpcio_client_is_told_statuses(short_dir: Path) -> None:

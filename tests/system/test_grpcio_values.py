@@ -66,7 +66,7 @@ async def test_messages_of_grpcio_arrive_as_they_were_given(text: str, short_dir
 
 
 @attrs.frozen
-class Raw:
+class RawMessage:
     """A message that is its bytes."""
 
     data: bytes
@@ -125,6 +125,6 @@ async def test_our_client_gets_the_statuses_of_grpcio(text: str, short_dir: Path
     async with run_mesh(PLUGINS, short_dir) as watched:
         async with watched.mesh.connect("plugin.stock") as channel:
             with pytest.raises(purerpc.NotFoundError) as caught:
-                await make_multicallable(channel, method)(Raw(text.encode()))
+                await make_multicallable(channel, method)(RawMessage(text.encode()))
     assert caught.value.status.status_message == text
     assert dict(caught.value.trailing_metadata)["x-spaces"] == "v"

@@ -26,12 +26,12 @@ CONTROL = control.DESCRIPTOR.services_by_name["Control"]
 
 
 @pytest.fixture(autouse=True)
-def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is slow is not what these tests are about."""
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the time limits of requests to plugins, which are not what is tested."""
     monkeypatch.setattr(log_level_controller, "_CALL_TIMEOUT", 100.0)
 
 
-async def statistics_are_sound(stub: Any) -> None:
+async def check_statistics(stub: Any) -> None:
     while True:
         found = await stub.GetStatistics(control.GetStatisticsRequest())
         bad, good = found.instances
@@ -42,7 +42,7 @@ async def statistics_are_sound(stub: Any) -> None:
     assert found.ByteSize() < 10_000
 
 
-async def log_levels_are_told(stub: Any) -> None:
+async def check_log_levels(stub: Any) -> None:
     request = control.SetLogLevelRequest(name="echo", level="debug")
     assert (await stub.SetLogLevel(request)).plugins[0].instances[0].level == "debug"
     found = await stub.GetLogLevels(control.GetLogLevelsRequest())
@@ -51,8 +51,8 @@ async def log_levels_are_told(stub: Any) -> None:
     assert len(bad.instances[0].level) <= 64
 
 
-async def calls_are_told(watched: RecordedMesh, stub: Any) -> None:
-    """Those of the other plugin, whatever this one says."""
+async def check_watched_calls(watched: RecordedMesh, stub: Any) -> None:
+    """Watch calls of the other plugin, whatever this one reports."""
     async with (
         watched.mesh.connect("plugin.echo") as channel,
         stub.WatchCalls(control.WatchCallsOfRequest()) as calls,
@@ -74,8 +74,8 @@ async def calls_are_told(watched: RecordedMesh, stub: Any) -> None:
                 return
 
 
-def interpret() -> None:
-    """What the mesh would have to do with one answer of empty messages."""
+def parse_empty_messages() -> None:
+    """Parse one answer of empty messages, as the mesh would."""
     for call in tap.EndedCalls.FromString(EMPTY_MESSAGES[: 2**20]).calls:
         control.WatchedCall(call=call)
 
@@ -91,11 +91,11 @@ async def test_answers_that_make_no_sense(short_dir: Path, kind: str) -> None:
         ):
             stub = DynamicStub(channel, CONTROL)
             with trio.fail_after(240):
-                await statistics_are_sound(stub)
-                await log_levels_are_told(stub)
-                await calls_are_told(watched, stub)
-                await statistics_are_sound(stub)
-        assert turns.max_cpu_time < measure_cpu_time(interpret)
+                await check_statistics(stub)
+                await check_log_levels(stub)
+                await check_watched_calls(watched, stub)
+                await check_statistics(stub)
+        assert turns.max_cpu_time < measure_cpu_time(parse_empty_messages)
         assert {status.restarts for status in watched.mesh.instances()} == {0}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,19 @@ from tests.plugins.malformed_reflection import FILES, LISTS, many_messages
 from tests.support.in_process_mesh import run_mesh
 from tests.support.loop_latency import measure_cpu_time, measure_loop_latency
 from tests.support.mesh_processes import echo_plugin_table, plugin_table
+from tests.support.proc import read_rss
 
 ECHO = "echo.v1.EchoService"
 MIB = 1024 * 1024
 
 
 @pytest.fixture(autouse=True)
-def time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the other plugin is slow is not what these tests are about."""
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the time limit of reflection: a slow bystander is not what is tested."""
     monkeypatch.setattr(service_index, "_REFLECTION_TIMEOUT", 20.0)
 
 
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-async def ask_through_the_mesh(socket: Path) -> None:
+async def reflect_through_mesh(socket: Path) -> None:
     """Call by the name of a gRPC service, which has all plugins asked what they serve, and ask the
     mesh for the types of it."""
     async with connect_to_mesh(socket) as channel:
@@ -50,8 +45,8 @@ async def test_reflection_that_must_not_be_trusted(short_dir: Path, kind: str) -
     config = plugin_table("bad", "malformed_reflection.py", kind) + echo_plugin_table()
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready, count=2)
-        before = resident()
+        before = read_rss()
         async with measure_loop_latency() as turns:
-            await ask_through_the_mesh(watched.mesh.socket)
-        assert resident() - before < 48 * MIB
+            await reflect_through_mesh(watched.mesh.socket)
+        assert read_rss() - before < 48 * MIB
     assert turns.max_cpu_time < measure_cpu_time(many_messages) / 3

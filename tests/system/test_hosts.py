@@ -23,8 +23,8 @@ PORT = 7443
 
 
 @attrs.frozen
-class Near:
-    """The host whose mesh and client are told what to do."""
+class NearHost:
+    """The host whose mesh and client the test controls."""
 
     host: NetworkHost
     process: subprocess.Popen[str]
@@ -82,7 +82,7 @@ def near_config(certificates: Certificates, far: NetworkHost) -> str:
 
 
 @pytest.fixture
-def hosts(short_dir: Path) -> Iterator[tuple[Near, NetworkHost, int]]:
+def hosts(short_dir: Path) -> Iterator[tuple[NearHost, NetworkHost, int]]:
     """The near host; the far one, whose mesh is up; and the pid of the far one's plugin."""
     with make_linked_hosts() as (a, b):
         certificates = Certificates.create(short_dir, b.address)
@@ -99,14 +99,14 @@ def hosts(short_dir: Path) -> Iterator[tuple[Near, NetworkHost, int]]:
             with running(a, *near, str(short_dir / "near")) as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "up\n"
-                yield Near(a, process), b, pids[0]
+                yield NearHost(a, process), b, pids[0]
                 assert process.stdin is not None
                 process.stdin.close()
                 assert process.wait(20) == 0
 
 
 def test_calls_spill_over_to_the_other_host_and_come_back(
-    hosts: tuple[Near, NetworkHost, int],
+    hosts: tuple[NearHost, NetworkHost, int],
 ) -> None:
     near, _, far_pid = hosts
     wait_until(lambda: near.answered_by() != far_pid)
@@ -118,7 +118,9 @@ def test_calls_spill_over_to_the_other_host_and_come_back(
     assert far_pid not in {near.answered_by() for _ in range(10)}
 
 
-def test_a_cut_link_is_noticed_and_its_mending_too(hosts: tuple[Near, NetworkHost, int]) -> None:
+def test_a_cut_link_is_noticed_and_its_mending_too(
+    hosts: tuple[NearHost, NetworkHost, int],
+) -> None:
     near, far, far_pid = hosts
     near.do("stop")
     assert near.answered_by() == far_pid

@@ -36,7 +36,7 @@ from tests.support.process_tracking import (
 )
 
 
-def lasting(kind: str, **settings: object) -> str:
+def slow_plugin_table(kind: str, **settings: object) -> str:
     return plugin_table("p", "slow_to_stop.py", kind, ready_timeout=3600, **settings)
 
 
@@ -53,7 +53,7 @@ def test_a_plugin_ends_at_once_where_nothing_is_under_way(short_dir: Path) -> No
 
 @pytest.mark.parametrize("kind", ["run", "serve", "wrapped", "executed", "executed-again"])
 async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
-    with serve_mesh(short_dir, lasting(kind, stop_timeout=3600), min_ready=1) as mesh:
+    with serve_mesh(short_dir, slow_plugin_table(kind, stop_timeout=3600), min_ready=1) as mesh:
         socket = mesh.runtime_dir / "p-0.sock"
         replies: list[EchoReply] = []
 
@@ -76,7 +76,7 @@ async def test_calls_under_way_finish_first(kind: str, short_dir: Path) -> None:
 @pytest.mark.parametrize("kind", ["goes-on", "children"])
 def test_what_does_not_stop_is_killed_after_the_stop_timeout(kind: str, short_dir: Path) -> None:
     """Children have inherited the descriptor, which keeps nothing from being noticed."""
-    with serve_mesh(short_dir, lasting(kind, stop_timeout=1), min_ready=1) as mesh:
+    with serve_mesh(short_dir, slow_plugin_table(kind, stop_timeout=1), min_ready=1) as mesh:
         if kind == "children":
             wait_until(lambda: mesh.log.count("of lasting") == 2)
         with hold_pidfds(mesh.plugin_pids()) as pidfds:

@@ -20,7 +20,7 @@ QUICK = {"interval": 0.1, "timeout": 0.2, "failure_threshold": 2}
 CHAIN = plugin_table("chain", "echo_chain.py", liveness=QUICK, backoff={"initial": 0.01})
 
 
-async def wait_for_a_second_life(watched: RecordedMesh, pid: int) -> None:
+async def wait_for_second_run(watched: RecordedMesh, pid: int) -> None:
     ended = (await watched.wait_for_event(events.Exited, pid=pid)).event
     assert isinstance(ended, events.Exited)
     assert "failed 2 health checks in a row" in str(ended.exit)
@@ -30,7 +30,7 @@ async def wait_for_a_second_life(watched: RecordedMesh, pid: int) -> None:
     assert again.pid != pid
 
 
-async def first_life(watched: RecordedMesh) -> int:
+async def wait_for_first_run(watched: RecordedMesh) -> int:
     ready = (await watched.wait_for_event(events.Ready)).event
     assert isinstance(ready, events.Ready)
     return ready.pid
@@ -38,19 +38,19 @@ async def first_life(watched: RecordedMesh) -> int:
 
 async def test_a_stopped_plugin_is_killed_and_started_again(short_dir: Path) -> None:
     async with run_mesh(CHAIN, short_dir) as watched:
-        pid = await first_life(watched)
+        pid = await wait_for_first_run(watched)
         os.kill(pid, signal.SIGSTOP)
-        await wait_for_a_second_life(watched, pid)
+        await wait_for_second_run(watched, pid)
 
 
 async def test_a_stuck_plugin_says_where_and_its_callers_learn_of_its_end(short_dir: Path) -> None:
     async with run_mesh(CHAIN, short_dir) as watched:
-        pid = await first_life(watched)
+        pid = await wait_for_first_run(watched)
         async with watched.mesh.connect("plugin.chain") as channel:
             stub = channel.stub(EchoServiceStub)
             with pytest.raises(purerpc.UnavailableError, match="health checks"):
                 await stub.Echo(EchoRequest(message="stick"))
-        await wait_for_a_second_life(watched, pid)
+        await wait_for_second_run(watched, pid)
         await watched.wait_for_line("trio's tasks")
         lines = [
             observed.event.line for observed in watched.find_events(events.LineWritten, pid=pid)
@@ -65,7 +65,7 @@ async def test_a_program_that_knows_no_dump_is_killed_all_the_same(short_dir: Pa
         "bad", "grpcio_without_health.py", liveness=QUICK, backoff={"initial": 0.01}
     )
     async with run_mesh(config, short_dir) as watched:
-        pid = await first_life(watched)
+        pid = await wait_for_first_run(watched)
         os.kill(pid, signal.SIGSTOP)
         with trio.fail_after(30):
             await watched.wait_for_event(events.Ready, count=2)

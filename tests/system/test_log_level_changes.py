@@ -37,16 +37,16 @@ from tests.support.mesh_processes import plugin_table
 
 
 @asynccontextmanager
-async def controlled(watched: RecordedMesh) -> AsyncIterator[Any]:
+async def connect_control(watched: RecordedMesh) -> AsyncIterator[Any]:
     async with connect_to_mesh(watched.mesh.socket) as channel:
         yield DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
 
 
-async def until_written_from(watched: RecordedMesh, level: str) -> None:
-    """Wait until every process says that it logs from a level on."""
+async def wait_for_level(watched: RecordedMesh, level: str) -> None:
+    """Wait until every process reports that it logs from a level on."""
     request = control.GetLogLevelsRequest()
     with trio.fail_after(30):
-        async with controlled(watched) as stub:
+        async with connect_control(watched) as stub:
             while True:
                 plugins = (await stub.GetLogLevels(request)).plugins
                 if all(each.level == level for found in plugins for each in found.instances):
@@ -90,7 +90,7 @@ async def test_one_that_has_gone_to_another_level_is_told_again(short_dir: Path)
         await watched.mesh.set_log_level("talkative", "debug")
         async with watched.mesh.connect("plugin.talkative") as channel:
             await channel.stub(EchoServiceStub).Echo(EchoRequest(message="quiet"))
-        await until_written_from(watched, "error")
+        await wait_for_level(watched, "error")
         (found,) = await watched.mesh.set_log_level("talkative", "debug")
         assert found.instances[0].level == "debug"
 
@@ -105,7 +105,7 @@ async def test_processes_that_are_started_later_have_it_too(short_dir: Path) -> 
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await watched.wait_for_event(events.Ready, count=5)
-        async with controlled(watched) as stub:
+        async with connect_control(watched) as stub:
             request = control.GetLogLevelsRequest(names=["talkative"])
             (found,) = (await stub.GetLogLevels(request)).plugins
         assert found.level == "warning"
@@ -122,7 +122,7 @@ async def test_one_that_is_starting_is_told_once_it_is_ready(short_dir: Path) ->
         assert found.instances[0].note == "it is not ready"
         await trio.to_thread.run_sync(gate.write_text, "go\n")
         await watched.wait_for_event(events.Ready)
-        await until_written_from(watched, "debug")
+        await wait_for_level(watched, "debug")
 
 
 async def test_a_reload_tells_the_processes_and_goes_back_to_the_config(short_dir: Path) -> None:
@@ -130,11 +130,11 @@ async def test_a_reload_tells_the_processes_and_goes_back_to_the_config(short_di
         await watched.wait_for_event(events.Ready, count=2)
         before, config = pids(watched), watched.mesh.config
         await watched.mesh.reload(with_level(config, LogLevel.ERROR))
-        await until_written_from(watched, "error")
+        await wait_for_level(watched, "error")
         await watched.mesh.set_log_level("talkative", "debug")
-        await until_written_from(watched, "debug")
+        await wait_for_level(watched, "debug")
         assert (await watched.mesh.reload(config)).adjusted == ("talkative",)
-        await until_written_from(watched, "info")
+        await wait_for_level(watched, "info")
         assert pids(watched) == before
 
 
@@ -142,9 +142,9 @@ async def test_a_program_goes_back_to_the_level_of_its_own(short_dir: Path) -> N
     config = plugin_table("talkative", "logging_echo.py", "own", output={"log_level": "debug"})
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready)
-        await until_written_from(watched, "debug")
+        await wait_for_level(watched, "debug")
         await watched.mesh.reload(with_level(watched.mesh.config, None))
-        await until_written_from(watched, "warning")
+        await wait_for_level(watched, "warning")
 
 
 async def test_of_one_that_knows_no_levels_only_the_mesh_changes_it(
@@ -190,7 +190,7 @@ async def test_what_there_is_not_is_told_with_what_there_is(short_dir: Path) -> 
         unknown = "unknown log level 'loud'; choose from debug, info, warning, error"
         with pytest.raises(UsageError, match=unknown):
             await watched.mesh.set_log_level("talkative", "loud")
-        async with controlled(watched) as stub:
+        async with connect_control(watched) as stub:
             with pytest.raises(purerpc.NotFoundError, match="the plugins are: talkative"):
                 await stub.SetLogLevel(control.SetLogLevelRequest(name="nope", level="debug"))
             with pytest.raises(purerpc.NotFoundError):

@@ -42,8 +42,8 @@ for line in open(sys.argv[1]):
 """
 
 
-def levelled(**settings: Any) -> str:
-    """A plugin that knows nothing of levels, and writes a line of each."""
+def plain_output_table(**settings: Any) -> str:
+    """Return the table of a plugin without levels that writes a line of each."""
     return plugin_table("levelled", "-c", LEVELLED, ready_timeout=60, **settings)
 
 
@@ -64,7 +64,7 @@ async def test_lines_that_matter_less_are_kept_and_not_logged(
     caplog.set_level("WARNING")
     caplog.handler.setLevel(logging.NOTSET)  # It is the loggers that are asked.
     output = {} if level is None else {"log_level": level}
-    async with run_mesh(levelled(output=output), short_dir) as watched:
+    async with run_mesh(plain_output_table(output=output), short_dir) as watched:
         await watched.wait_for_line("plain text")
         (kept,) = watched.mesh.log_lines("levelled").values()
     assert logged_messages(caplog, "levelled") == shown
@@ -74,7 +74,7 @@ async def test_lines_that_matter_less_are_kept_and_not_logged(
 async def test_what_is_disabled_for_all_stays_so(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = levelled(output={"log_level": "debug"})
+    config = plain_output_table(output={"log_level": "debug"})
     logging.disable(logging.WARNING)
     try:
         async with run_mesh(config, short_dir) as watched:
@@ -132,7 +132,7 @@ async def test_a_reload_changes_the_level_and_restarts_nothing(
 
 
 async def test_a_reload_cannot_change_the_log_of_the_mesh(short_dir: Path) -> None:
-    async with run_mesh(levelled(), short_dir) as watched:
+    async with run_mesh(plain_output_table(), short_dir) as watched:
         log = attrs.evolve(watched.mesh.config.log, level=LogLevel.ERROR)
         with pytest.raises(UsageError, match="log cannot be changed while the mesh runs"):
             await watched.mesh.reload(attrs.evolve(watched.mesh.config, log=log))

@@ -17,6 +17,7 @@ import trio
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import pids_with_environment, plugin_table
+from tests.support.proc import is_running, read_rss
 
 MINIMAL = ["-I", "-S", "minimal.py"]
 AT_ONCE = {"initial": 0.0, "jitter": 0.0}
@@ -43,7 +44,7 @@ class Usage:
         self.descriptors = len(os.listdir("/proc/self/fd"))
         self.tasks = trio.lowlevel.current_statistics().tasks_living
         self.threads = threading.active_count()
-        self.resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        self.resident = read_rss()
         self.blocks = sys.getallocatedblocks()
 
 
@@ -96,13 +97,6 @@ async def test_a_daemon_is_found_wherever_it_has_gone(short_dir: Path) -> None:
         await watched.mesh.stop("p")
         await watched.wait_for_event(events.Swept, count=1)
         with trio.fail_after(30):
-            while Path(f"/proc/{daemon}").exists() and not is_zombie(daemon):
+            while is_running(daemon):
                 await trio.lowlevel.checkpoint()
     assert not pids_with_environment(f"PLUGIN_SOCKET={short_dir}/")
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

@@ -99,7 +99,7 @@ class Callers:
 
 
 @contextmanager
-def calling(path: Path) -> Iterator[Callers]:
+def call_repeatedly(path: Path) -> Iterator[Callers]:
     """Call during the block; none of the calls may fail."""
     callers = Callers(path)
     threads = [threading.Thread(target=callers.call) for _ in range(WORKERS)]
@@ -118,7 +118,7 @@ def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_is_started_again(
     short_dir: Path,
 ) -> None:
     with ExitStack() as last:
-        with calling(short_dir / "run" / "mesh.sock") as callers:
+        with call_repeatedly(short_dir / "run" / "mesh.sock") as callers:
             for _ in range(RESTARTS):
                 with serve_mesh(short_dir, echo_plugin_table()) as mesh:
                     # As soon as there are calls, whether its plugin is quite ready or not.
@@ -133,7 +133,7 @@ def test_no_call_of_a_foreign_client_is_lost_when_the_mesh_socket_is_renewed(
 ) -> None:
     with (
         serve_mesh(short_dir, echo_plugin_table(), min_ready=1) as mesh,
-        calling(mesh.socket) as callers,
+        call_repeatedly(mesh.socket) as callers,
     ):
         for _ in range(RENEWALS):
             callers.go_on()
@@ -172,7 +172,7 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
 
 
 @asynccontextmanager
-async def stopping_during_a_call(
+async def stop_during_call(
     folder: Path, drain_timeout: float
 ) -> AsyncIterator[tuple[trio.Event, list[str]]]:
     """Stop a mesh while a service that it does not run has a call; gives what lets that end."""
@@ -213,7 +213,7 @@ async def stopping_during_a_call(
                 serving.cancel_scope.cancel()
 
 
-def accepts(path: Path) -> bool:
+def accepts_connections(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.connect(str(path))
@@ -223,8 +223,8 @@ def accepts(path: Path) -> bool:
 
 
 async def test_a_call_to_a_service_outside_may_end_when_the_mesh_stops(short_dir: Path) -> None:
-    async with stopping_during_a_call(short_dir, 600.0) as (release, results):
-        while accepts(short_dir / "run" / "mesh.sock"):  # noqa: ASYNC110
+    async with stop_during_call(short_dir, 600.0) as (release, results):
+        while accepts_connections(short_dir / "run" / "mesh.sock"):  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert results == []
         release.set()
@@ -232,7 +232,7 @@ async def test_a_call_to_a_service_outside_may_end_when_the_mesh_stops(short_dir
 
 
 async def test_a_call_to_a_service_outside_is_ended_when_its_time_is_over(short_dir: Path) -> None:
-    async with stopping_during_a_call(short_dir, 0.1) as (_, results):
+    async with stop_during_call(short_dir, 0.1) as (_, results):
         pass
     (result,) = results
     assert "UNAVAILABLE" in result

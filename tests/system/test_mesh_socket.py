@@ -16,7 +16,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from tests.support.grpcio_methods import GrpcioEchoStub, grpcio_echo_requests
+from tests.support.grpcio_methods import (
+    GrpcioEchoStub,
+    assert_echo_methods_work,
+)
 from tests.support.grpcurl_as_user import run_grpcurl
 from tests.support.mesh_processes import (
     MeshProcess,
@@ -128,16 +131,7 @@ def test_grpcio_calls_by_authority(target: str, mesh: MeshProcess) -> None:
     options = [("grpc.default_authority", target)]
     with grpc.insecure_channel(f"unix:{mesh.socket}", options=options) as channel:
         stub = GrpcioEchoStub(channel)
-        for size in (0, 1, 100_000, 3_000_000):
-            text = "x" * size
-            assert stub.Echo(pb.EchoRequest(message=text), timeout=60).message == text
-        repeated = stub.Repeat(pb.RepeatRequest(message="r", count=1000), timeout=60)
-        assert [reply.message for reply in repeated] == ["r"] * 1000
-        assert stub.Join(grpcio_echo_requests("a", "b", "c"), timeout=60).message == "a b c"
-        assert [r.message for r in stub.Chat(grpcio_echo_requests("a", "b"), timeout=60)] == [
-            "a",
-            "b",
-        ]
+        assert_echo_methods_work(stub)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Slow(pb.SlowRequest(seconds=60), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

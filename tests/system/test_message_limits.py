@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import purerpc
@@ -23,6 +22,7 @@ from tests.support.mesh_processes import (
     MeshProcess,
     echo_plugin_table,
     plugin_table,
+    run_meshtrio,
     serve_mesh,
 )
 
@@ -128,15 +128,7 @@ async def test_a_plugins_own_lengths_and_those_of_its_config(short_dir: Path) ->
 
 
 def call(mesh: MeshProcess, given: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshtrio", "call", *arguments, "-"],
-        env=mesh.environment,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_meshtrio("call", *arguments, "-", env=mesh.environment, stdin=given)
 
 
 @pytest.mark.parametrize("straight", [False, True])

@@ -27,10 +27,12 @@ from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import (
     echo_plugin_table,
     plugin_table,
+    run_meshtrio,
     serve_mesh,
     wait_until,
 )
 from tests.support.ports import find_free_port
+from tests.support.proc import read_rss
 from tests.support.scheduling_delay import SchedulingDelay
 from tests.support.scrapes import (
     Scrape,
@@ -234,11 +236,11 @@ def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Pat
         _, first = http_get(url)
         trio.run(attack, found.runtime_dir / "echo-0.sock", "s", 2000)
         trio.run(attack, found.runtime_dir / "mesh.sock", "s", 2000)
-        before = {name: resident(pid) for name, pid in pids.items()}
+        before = {name: read_rss(pid) for name, pid in pids.items()}
         trio.run(attack, found.runtime_dir / "echo-0.sock", "p", ATTACKS // 2)
         trio.run(attack, found.runtime_dir / "mesh.sock", "m", ATTACKS // 2)
         _, last = http_get(url)
-        grown = {name: resident(pid) - before[name] for name, pid in pids.items()}
+        grown = {name: read_rss(pid) - before[name] for name, pid in pids.items()}
     counted = Scrape.parse(last.decode())
     name = "grpc_server_call_started_total"
     assert counted.value(name, plugin="echo", grpc_method="other") >= ATTACKS // 2
@@ -263,10 +265,6 @@ async def attack(path: Path, mark: str, count: int) -> None:
     async with connect_to(f"unix:{path}") as channel, trio.open_nursery() as nursery:
         for _ in range(50):
             nursery.start_soon(call, channel)
-
-
-def resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 TABLE = '[mesh.telemetry]\nmetrics = "127.0.0.1:1"\n'
@@ -308,14 +306,8 @@ def test_a_port_that_is_taken_is_told_with_whose_it_was_to_be(short_dir: Path) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         (short_dir / "mesh.toml").write_text(f'[mesh.telemetry]\nmetrics = "{where}"\n')
-        command = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
-        done = subprocess.run(
-            [*command, "--runtime-dir", str(short_dir / "run")],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        serve = ["serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(short_dir / "run")]
+        done = run_meshtrio(*serve)
     assert done.returncode == 2
     said = f"[mesh.telemetry] metrics: tcp:{where}: cannot be bound: Address already in use"
     assert done.stderr.splitlines()[-1] == f"meshtrio: {said}"
@@ -334,7 +326,6 @@ def test_what_cannot_be_is_told_before_anything_starts(
     table: str, words: str, short_dir: Path
 ) -> None:
     (short_dir / "mesh.toml").write_text(table)
-    command = [sys.executable, "-m", "meshtrio", "check", str(short_dir / "mesh.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run_meshtrio("check", str(short_dir / "mesh.toml"))
     assert done.returncode == 2
     assert words in done.stderr

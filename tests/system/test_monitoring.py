@@ -38,7 +38,7 @@ ALERTS = re.findall(r"- alert: (\w+)", (MONITORING / "alerts.yml").read_text())
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[MonitoringRun]:
+def monitored() -> Iterator[MonitoringRun]:
     find_debian_tool("prometheus")
     with tempfile.TemporaryDirectory(prefix="mt-") as folder, acted(Path(folder)) as found:
         yield found
@@ -62,21 +62,21 @@ def test_promtool_finds_nothing_wrong_with_the_files() -> None:
     promtool("check", "rules", str(MONITORING / "alerts.yml"))
 
 
-def test_promtool_finds_nothing_wrong_with_the_exposition(scene: MonitoringRun) -> None:
-    promtool("check", "metrics", text=scene.exposition)
+def test_promtool_finds_nothing_wrong_with_the_exposition(monitored: MonitoringRun) -> None:
+    promtool("check", "metrics", text=monitored.exposition)
 
 
 ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \| ([^|]*)\| .+ \|$", re.MULTILINE)
 
 
-def test_the_page_on_metrics_lists_those_there_are_and_no_others(scene: MonitoringRun) -> None:
+def test_the_page_on_metrics_lists_those_there_are_and_no_others(monitored: MonitoringRun) -> None:
     page = (ROOT / "docs" / "how-to" / "metrics.md").read_text()
     listed = {
         name: (kind, set(re.findall(r"`(\w+)`", labels)))
         for name, kind, labels in ROW.findall(page)
     }
     exposed = {}
-    for metric in parsed(scene.exposition):
+    for metric in parsed(monitored.exposition):
         labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
         if metric.name.startswith("grpc_"):
             assert labels >= OF_PLUGINS
@@ -89,8 +89,8 @@ def test_the_page_on_metrics_lists_those_there_are_and_no_others(scene: Monitori
 # -- the dashboard ---------------------------------------------------------------------------
 
 
-def filled(text: str) -> str:
-    """A query as Grafana sends it when nothing is chosen."""
+def fill_variables(text: str) -> str:
+    """Return a query as Grafana sends it when nothing is selected."""
     for name, variable in VARIABLES.items():
         if variable["type"] == "query":
             text = text.replace(f"${name}", variable["allValue"])
@@ -102,25 +102,27 @@ def filled(text: str) -> str:
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_each_query_of_the_dashboard_gives_something_to_draw(
-    query: str, scene: MonitoringRun
+    query: str, monitored: MonitoringRun
 ) -> None:
-    assert scene.prometheus.query_values(filled(query), scene.scraped_at)
+    assert monitored.prometheus.query_values(fill_variables(query), monitored.scraped_at)
 
 
-def test_its_annotations_are_there(scene: MonitoringRun) -> None:
+def test_its_annotations_are_there(monitored: MonitoringRun) -> None:
     (deaths,) = DASHBOARD["annotations"]["list"]
-    found = scene.prometheus.query(filled(deaths["expr"]), scene.scraped_at)
+    found = monitored.prometheus.query(fill_variables(deaths["expr"]), monitored.scraped_at)
     assert {"plugin": "victim", "reason": "signal"} in [row["metric"] for row in found]
 
 
-def test_its_variables_have_values_to_choose(scene: MonitoringRun) -> None:
+def test_its_variables_have_values_to_choose(monitored: MonitoringRun) -> None:
     found = {}
     for name, variable in VARIABLES.items():
         if variable["type"] == "query":
-            match = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(variable["definition"]))
+            match = re.fullmatch(
+                r"label_values\((.+), (\w+)\)", fill_variables(variable["definition"])
+            )
             assert match is not None
             assert variable["query"]["query"] == variable["definition"]
-            rows = scene.prometheus.query(match[1], scene.scraped_at)
+            rows = monitored.prometheus.query(match[1], monitored.scraped_at)
             found[name] = {row["metric"][match[2]] for row in rows}
     assert len(found["mesh"]) == 1
     assert found["plugin"] == EXPECTED_ALERTS.keys() - {""} | {"steady", "refusing"}
@@ -153,30 +155,30 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 # -- the alerts ------------------------------------------------------------------------------
 
 
-def test_a_killed_plugin_fires_the_right_alert_and_no_other(scene: MonitoringRun) -> None:
-    about_it = {alert for alert in scene.fired_alerts if alert[1] == "victim"}
-    assert scene.alerts_after_kill == about_it == {("MeshtrioInstanceKilled", "victim")}
+def test_a_killed_plugin_fires_the_right_alert_and_no_other(monitored: MonitoringRun) -> None:
+    about_it = {alert for alert in monitored.fired_alerts if alert[1] == "victim"}
+    assert monitored.alerts_after_kill == about_it == {("MeshtrioInstanceKilled", "victim")}
 
 
 def test_everything_that_went_wrong_fired_its_alerts_and_nothing_fired_others(
-    scene: MonitoringRun,
+    monitored: MonitoringRun,
 ) -> None:
     expected = {(name, plugin) for plugin, names in EXPECTED_ALERTS.items() for name in names}
-    assert scene.fired_alerts - ALLOWED_ALERTS == expected
-    failing = scene.prometheus.query(
+    assert monitored.fired_alerts - ALLOWED_ALERTS == expected
+    failing = monitored.prometheus.query(
         'max_over_time(ALERTS{alertname="MeshtrioClientCallsFail",alertstate="firing"}[10m])',
-        scene.scraped_at,
+        monitored.scraped_at,
     )
     assert [row["metric"]["grpc_target"] for row in failing] == ["mesh:///plugin.troubled"]
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_each_alert_fires_when_it_is_to(name: str, scene: MonitoringRun) -> None:
-    assert name in {fired for fired, _ in scene.fired_alerts | scene.alerts_after_restart}
+def test_each_alert_fires_when_it_is_to(name: str, monitored: MonitoringRun) -> None:
+    assert name in {fired for fired, _ in monitored.fired_alerts | monitored.alerts_after_restart}
 
 
-def test_alerts_say_how_bad_it_is_and_what_to_do(scene: MonitoringRun) -> None:
-    groups = scene.prometheus.call_api("rules")["groups"]
+def test_alerts_say_how_bad_it_is_and_what_to_do(monitored: MonitoringRun) -> None:
+    groups = monitored.prometheus.call_api("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert sorted(rule["name"] for rule in rules) == sorted(ALERTS)
     for rule in rules:
@@ -184,5 +186,5 @@ def test_alerts_say_how_bad_it_is_and_what_to_do(scene: MonitoringRun) -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"].keys() == {"summary", "description"}
     assert {name for name, _ in ALERTS_AFTER_RESTART} <= {
-        name for name, _ in scene.alerts_after_restart
+        name for name, _ in monitored.alerts_after_restart
     }

@@ -41,8 +41,8 @@ NAMES = [b"caf\xc3", b"a) R 1 2 3 4 (", b"x\n\xff", "проверка".encode()[
 
 
 @contextmanager
-def named(name: bytes) -> Iterator[int]:
-    """A process of this name beside the mesh, as any user of the machine may start one."""
+def run_process_named(name: bytes) -> Iterator[int]:
+    """Run a process with this name beside the mesh, as any user of the machine may."""
     program = (
         "import ctypes, sys; "
         f"ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0); "
@@ -65,7 +65,7 @@ def test_another_process_of_any_name_ends_no_mesh(short_dir: Path) -> None:
             table + plugin_table("a", *MINIMAL, **limited) + plugin_table("b", *MINIMAL, **limited)
         )
         for name in NAMES:
-            others.enter_context(named(name))
+            others.enter_context(run_process_named(name))
         with serve_mesh(short_dir, config, min_ready=2) as mesh:
             for command in (["restart", "a"], ["stop", "b"], ["start", "b"]):
                 done = mesh.run_command(*command)
@@ -86,8 +86,8 @@ def test_another_process_of_any_name_ends_no_mesh(short_dir: Path) -> None:
 
 
 @contextmanager
-def served_in_bytes(folder: Path) -> Iterator[MeshProcess]:
-    """A mesh whose runtime dir, config, cwd, program, argument and variable are not UTF-8."""
+def serve_mesh_in_bytes(folder: Path) -> Iterator[MeshProcess]:
+    """Serve a mesh whose runtime dir, config, cwd, program, argument and variable are not UTF-8."""
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xc3"))
     shutil.copytree(ECHO_PLUGIN_DIRECTORY, odd)
     program = odd / os.fsdecode(b"pr\xff")
@@ -142,7 +142,7 @@ COMMANDS = [
 
 
 def test_paths_and_values_that_are_not_utf8_harm_nothing(short_dir: Path) -> None:
-    with served_in_bytes(short_dir) as mesh:
+    with serve_mesh_in_bytes(short_dir) as mesh:
         for command in COMMANDS:
             done = mesh.run_command(*command.split())
             assert done.returncode == 0, (command, done.stderr, mesh.log)

@@ -24,7 +24,7 @@ AT_WORK = {Condition.COMPUTING, Condition.WAITING_FOR_CPU, Condition.MESH_OVERLO
 """What a loaded machine may bring about in any of these tests."""
 
 
-def overloaded(how: str, folder: Path, overload_threshold: int = MANY) -> str:
+def overloaded_plugin_table(how: str, folder: Path, overload_threshold: int = MANY) -> str:
     os.mkfifo(folder / "fifo")
     liveness = {
         "interval": 0.1,
@@ -39,13 +39,13 @@ def overloaded(how: str, folder: Path, overload_threshold: int = MANY) -> str:
     )
 
 
-def conditions(watched: RecordedMesh) -> list[Condition | None]:
+def failed_check_conditions(watched: RecordedMesh) -> list[Condition | None]:
     found = [seen.event for seen in watched.find_events(events.CheckFailed)]
     return [event.condition for event in found if isinstance(event, events.CheckFailed)]
 
 
-async def recovers(watched: RecordedMesh, folder: Path) -> None:
-    """Let it recover, and wait until it has answered a check."""
+async def let_recover(watched: RecordedMesh, folder: Path) -> None:
+    """Let the plugin recover, and wait until it has answered a health check."""
     descriptor = await trio.to_thread.run_sync(os.open, folder / "fifo", os.O_WRONLY)
     os.write(descriptor, b"x")
     (child,) = watched.mesh._supervisor.instances
@@ -72,35 +72,35 @@ async def recovers(watched: RecordedMesh, folder: Path) -> None:
 async def test_an_overloaded_plugin_is_not_killed_and_goes_on(
     how: str, expected: set[Condition | None], short_dir: Path
 ) -> None:
-    async with run_mesh(overloaded(how, short_dir), short_dir) as watched:
+    async with run_mesh(overloaded_plugin_table(how, short_dir), short_dir) as watched:
         # More than may fail in a row of one that is stuck.
         await watched.wait_for_event(events.CheckFailed, count=2 * THRESHOLD + 1)
-        assert set(conditions(watched)[THRESHOLD - 1 :]) <= expected
+        assert set(failed_check_conditions(watched)[THRESHOLD - 1 :]) <= expected
         assert watched.find_events(events.Unready) == []
-        await recovers(watched, short_dir)
+        await let_recover(watched, short_dir)
 
 
 async def test_a_process_in_an_endless_loop_is_killed_after_more_checks(short_dir: Path) -> None:
-    async with run_mesh(overloaded("computing", short_dir, 5), short_dir) as watched:
+    async with run_mesh(overloaded_plugin_table("computing", short_dir, 5), short_dir) as watched:
         exited = (await watched.wait_for_event(events.Exited)).event
         assert isinstance(exited, events.Exited)
         assert "failed 5 health checks in a row" in str(exited.exit)
         assert "a CPU" in str(exited.exit)
-        assert not STUCK & set(conditions(watched))
+        assert not STUCK & set(failed_check_conditions(watched))
 
 
 async def test_a_process_that_does_nothing_is_killed_as_configured(short_dir: Path) -> None:
-    async with run_mesh(overloaded("stuck", short_dir), short_dir) as watched:
+    async with run_mesh(overloaded_plugin_table("stuck", short_dir), short_dir) as watched:
         exited = (await watched.wait_for_event(events.Exited)).event
         assert isinstance(exited, events.Exited)
         assert f"failed {THRESHOLD} health checks in a row" in str(exited.exit)
-        assert conditions(watched)[-THRESHOLD:] == [Condition.STUCK] * THRESHOLD
+        assert failed_check_conditions(watched)[-THRESHOLD:] == [Condition.STUCK] * THRESHOLD
 
 
 async def test_a_stopped_process_with_a_full_backlog_is_killed_as_configured(
     short_dir: Path,
 ) -> None:
-    async with run_mesh(overloaded("backlog", short_dir), short_dir) as watched:
+    async with run_mesh(overloaded_plugin_table("backlog", short_dir), short_dir) as watched:
         ready = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(ready, events.Ready)
         await watched.wait_for_line("its backlog is full")

@@ -40,15 +40,17 @@ TALKATIVE = plugin_table("talkative", "logging_echo.py")
 
 
 @asynccontextmanager
-async def talking(folder: Path, config: str = TALKATIVE) -> AsyncIterator[tuple[RecordedMesh, Any]]:
-    """A mesh with one that logs what it is told, and a stub of it."""
+async def run_logging_plugin(
+    folder: Path, config: str = TALKATIVE
+) -> AsyncIterator[tuple[RecordedMesh, Any]]:
+    """Run a mesh with a plugin that logs what calls say; yields a stub of the plugin as well."""
     async with run_mesh(config, folder) as watched:
         async with watched.mesh.connect("plugin.talkative") as channel:
             with trio.fail_after(40):
                 yield watched, channel.stub(EchoServiceStub)
 
 
-def lines_of(watched: RecordedMesh) -> list[str]:
+def lines_written(watched: RecordedMesh) -> list[str]:
     found = [each.event for each in watched.find_events(events.LineWritten, plugin="talkative")]
     return [each.line for each in found if isinstance(each, events.LineWritten)]
 
@@ -57,14 +59,14 @@ async def test_a_record_keeps_its_logger_and_the_ids_of_its_call(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with talking(short_dir) as (watched, stub):
+    async with run_logging_plugin(short_dir) as (watched, stub):
         await stub.Echo(EchoRequest(message="warning it is late"), metadata=METADATA)
         await stub.Echo(EchoRequest(message="info not traced"))
         await watched.wait_for_line("not traced")
         async with connect_to_mesh(watched.mesh.socket) as channel:
             asked = DynamicStub(channel, control.DESCRIPTOR.services_by_name["Control"])
             read = [line async for line in asked.ReadLogs(control.ReadLogsRequest())]
-    assert json.loads(lines_of(watched)[0]) == {
+    assert json.loads(lines_written(watched)[0]) == {
         "level": "WARNING",
         "logger": "shop.orders",
         "message": "it is late",
@@ -90,7 +92,7 @@ async def test_where_calls_are_traced_the_ids_are_those_of_the_span(
     """And there are none of what is not recorded, which has one trace id for many calls."""
     traces = f'[mesh.telemetry]\ntraces = "unix:{short_dir / "c"}"\nsampling = {sampling}\n'
     async with run_collector(short_dir / "c") as collector:
-        async with talking(short_dir, traces + TALKATIVE) as (watched, stub):
+        async with run_logging_plugin(short_dir, traces + TALKATIVE) as (watched, stub):
             await stub.Echo(EchoRequest(message="warning it is late"))
             line = (await watched.wait_for_line("it is late")).event
             assert isinstance(line, events.LineWritten)
@@ -107,7 +109,7 @@ async def test_an_exception_is_one_record_and_the_last_words_are_its_own(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with talking(
+    async with run_logging_plugin(
         short_dir, plugin_table("talkative", "logging_echo.py", restart="never")
     ) as (
         watched,
@@ -127,7 +129,7 @@ async def test_an_exception_is_one_record_and_the_last_words_are_its_own(
 
 
 async def test_a_record_is_within_what_a_mesh_keeps_of_a_line(short_dir: Path) -> None:
-    async with talking(short_dir) as (watched, stub):
+    async with run_logging_plugin(short_dir) as (watched, stub):
         await stub.Echo(EchoRequest(message="long"))
         line = (await watched.wait_for_line("xxx")).event
     assert isinstance(line, events.LineWritten)
@@ -139,11 +141,11 @@ async def test_a_record_is_within_what_a_mesh_keeps_of_a_line(short_dir: Path) -
 
 async def test_who_sets_up_logging_by_itself_is_left_alone(short_dir: Path) -> None:
     config = plugin_table("talkative", "logging_echo.py", "own")
-    async with talking(short_dir, config) as (watched, stub):
+    async with run_logging_plugin(short_dir, config) as (watched, stub):
         await stub.Echo(EchoRequest(message="info it is hidden"))
         await stub.Echo(EchoRequest(message="error it is shown"))
         await watched.wait_for_line("it is shown")
-    assert lines_of(watched) == ["own ERROR it is shown"]
+    assert lines_written(watched) == ["own ERROR it is shown"]
 
 
 def test_without_a_mesh_it_is_text(short_dir: Path) -> None:

@@ -40,22 +40,25 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def meshed(
+def serve_shared_mesh(
     folder: Path, config: str, ready: int = 0
 ) -> Iterator[tuple[MeshProcess, GrpcurlAsUser]]:
     with serve_mesh(folder, config, min_ready=ready) as mesh:
         yield mesh, GrpcurlAsUser(folder, mesh.socket)
 
 
-def owners(grpcurl: GrpcurlAsUser, service: str) -> list[Any]:
-    """The uids that have registered the endpoints of a service, None for the mesh's own."""
+def endpoint_owners(grpcurl: GrpcurlAsUser, service: str) -> list[Any]:
+    """Return the uids that have registered the endpoints of a service, None for the mesh's own."""
     state = json.loads(grpcurl.call(ROOT, RESOLVE, service=service))
     return [endpoint.get("owner") for endpoint in state.get("endpoints", [])]
 
 
 def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
     config = f'{RULE}\n[[service]]\nname = "db"\nendpoints = ["unix:/run/db.sock"]\n'
-    with meshed(folder, config + echo_plugin_table(), 1) as (_, grpcurl), ExitStack() as stack:
+    with (
+        serve_shared_mesh(folder, config + echo_plugin_table(), 1) as (_, grpcurl),
+        ExitStack() as stack,
+    ):
         roots = grpcurl.open_stream(ROOT, REGISTER, service="roots", address="unix:/run/r")
         stack.enter_context(roots)
         mine = grpcurl.open_stream(OTHER, REGISTER, service="others", address="unix:/run/o")
@@ -70,52 +73,52 @@ def test_a_registrar_gets_no_part_of_what_others_serve(folder: Path) -> None:
                 found = grpcurl.call(NOBODY, REGISTER, service=service, address=address)
                 assert "Code: PermissionDenied" in found
                 assert f"may not register {service}: {reason}" in found
-        assert owners(grpcurl, "plugin.echo") == [ROOT]
-        assert owners(grpcurl, "roots") == [None]
-        assert owners(grpcurl, "others") == [OTHER]
+        assert endpoint_owners(grpcurl, "plugin.echo") == [ROOT]
+        assert endpoint_owners(grpcurl, "roots") == [None]
+        assert endpoint_owners(grpcurl, "others") == [OTHER]
         found = grpcurl.call(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1000)
         assert "may only register with weight 1" in found
         stack.enter_context(
             grpcurl.open_stream(NOBODY, REGISTER, service="mine", address="unix:/run/m", weight=1)
         )
-        assert owners(grpcurl, "mine") == [NOBODY]
+        assert endpoint_owners(grpcurl, "mine") == [NOBODY]
 
 
 def test_the_rule_can_list_what_registrars_serve_beside_others(folder: Path) -> None:
     config = f'{RULE}services = ["plugin.echo", "shared-*"]\n\n{echo_plugin_table()}'
-    with meshed(folder, config, 1) as (_, grpcurl), ExitStack() as stack:
+    with serve_shared_mesh(folder, config, 1) as (_, grpcurl), ExitStack() as stack:
         for uid in (NOBODY, OTHER):
             for service in ("plugin.echo", "shared-1"):
                 address = f"unix:/run/{service}-{uid}"
                 stack.enter_context(
                     grpcurl.open_stream(uid, REGISTER, service=service, address=address)
                 )
-        assert owners(grpcurl, "plugin.echo") == [ROOT, NOBODY, OTHER]
+        assert endpoint_owners(grpcurl, "plugin.echo") == [ROOT, NOBODY, OTHER]
         # Nobody ends another's registration; one's own is replaced.
         address = f"unix:/run/shared-1-{OTHER}"
         found = grpcurl.call(NOBODY, REGISTER, service="shared-1", address=address)
         assert "Code: PermissionDenied" in found
         assert "which another user has registered" in found
-        assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
+        assert sorted(endpoint_owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
         with grpcurl.open_stream(OTHER, REGISTER, service="shared-1", address=address):
-            assert sorted(owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
+            assert sorted(endpoint_owners(grpcurl, "shared-1")) == [OTHER, NOBODY]
 
 
 def test_a_name_is_given_up_when_the_config_or_the_meshs_user_takes_it(folder: Path) -> None:
-    with meshed(folder, RULE) as (mesh, grpcurl):
+    with serve_shared_mesh(folder, RULE) as (mesh, grpcurl):
         one = grpcurl.open_stream(NOBODY, REGISTER, service="plugin.echo", address="unix:/run/1")
         two = grpcurl.open_stream(NOBODY, REGISTER, service="two", address="unix:/run/2")
         with one as first, two as second:
-            assert owners(grpcurl, "plugin.echo") == [NOBODY]
+            assert endpoint_owners(grpcurl, "plugin.echo") == [NOBODY]
             (folder / "mesh.toml").write_text(RULE + echo_plugin_table())
             assert mesh.run_command("reload").returncode == 0
             _, errors = first.communicate(timeout=60)
             assert "Code: PermissionDenied" in errors
-            wait_until(lambda: owners(grpcurl, "plugin.echo") == [ROOT])
+            wait_until(lambda: endpoint_owners(grpcurl, "plugin.echo") == [ROOT])
             with grpcurl.open_stream(ROOT, REGISTER, service="two", address="unix:/run/3"):
                 _, errors = second.communicate(timeout=60)
                 assert "uid 65534 no longer serves two: another user serves it" in errors
-                wait_until(lambda: owners(grpcurl, "two") == [None])
+                wait_until(lambda: endpoint_owners(grpcurl, "two") == [None])
 
 
 # -- bounds ------------------------------------------------------------------------------------
@@ -143,7 +146,7 @@ def test_what_one_user_holds_is_bounded(folder: Path) -> None:
     limits = "[mesh.limits]\nmax_calls_per_user = 6\nmax_registrations_per_user = 3\n"
     limits += "max_endpoints_per_service = 4\n"
     rule = f'{RULE}services = ["shared"]\n'
-    with meshed(folder, rule + limits) as (mesh, grpcurl), ExitStack() as stack:
+    with serve_shared_mesh(folder, rule + limits) as (mesh, grpcurl), ExitStack() as stack:
 
         def register(uid: int, number: int, service: str) -> None:
             address = f"unix:/run/{uid}-{number}"
@@ -195,7 +198,7 @@ def test_names_and_addresses_have_lengths(
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[GrpcurlAsUser]:
-    with make_shared_directory() as folder, meshed(folder, "") as (_, grpcurl):
+    with make_shared_directory() as folder, serve_shared_mesh(folder, "") as (_, grpcurl):
         yield grpcurl
 
 
@@ -206,7 +209,7 @@ def test_deaths_with_much_stderr_leave_the_service_reachable(folder: Path) -> No
     backoff = {"initial": 0.01, "maximum": 0.01}
     often = {"backoff": backoff, "max_restarts": 20, "restart_period": 600}
     config = plugin_table("loud", "-c", program, output={"log_level": "error"}, **often)
-    with meshed(folder, config) as (mesh, grpcurl):
+    with serve_shared_mesh(folder, config) as (mesh, grpcurl):
         mesh.wait_for_log("gives up")
         text = grpcurl.call(ROOT, RESOLVE, service="plugin.loud")
         departures = json.loads(text)["departures"]
@@ -227,7 +230,7 @@ def test_a_user_with_control_reloads_only_the_meshs_own_file(folder: Path) -> No
     marker = folder / "pwned"
     evil = folder / "evil.toml"
     evil.write_text(f'[[plugin]]\nname = "evil"\ncommand = ["touch", "{marker}"]\n')
-    with meshed(folder, config) as (mesh, grpcurl):
+    with serve_shared_mesh(folder, config) as (mesh, grpcurl):
         answers = {
             grpcurl.call(NOBODY, "Control/Reload", path=str(path)).replace(str(path), "PATH")
             for path in (evil, "/no/such/file", "/etc/shadow", "/root", "relative", "/dev/zero")

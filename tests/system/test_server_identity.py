@@ -28,15 +28,15 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
 
 
-def script(folder: Path, name: str, text: str) -> Path:
-    """Write a program of the standard library."""
+def write_program(folder: Path, name: str, text: str) -> Path:
+    """Write a program that needs only the standard library."""
     path = folder / name
     path.write_text(textwrap.dedent(text))
     path.chmod(0o755)
     return path
 
 
-def contained(program: Path, *arguments: str, ready_timeout: int = 60) -> str:
+def contained_plugin_table(program: Path, *arguments: str, ready_timeout: int = 60) -> str:
     """A plugin that runs as `nobody`; by the system's Python, since that may be unable to read
     this user's."""
     if not SYSTEM_PYTHON.exists():
@@ -50,8 +50,8 @@ def contained(program: Path, *arguments: str, ready_timeout: int = 60) -> str:
 
 
 @contextmanager
-def roots_service(folder: Path) -> Iterator[tuple[Path, socket.socket]]:
-    """A service that only root may use, and what has called it."""
+def listen_as_root(folder: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """Listen on a socket that only root may use; yields its path and the listener."""
     path = folder / "private" / "root.sock"
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -62,8 +62,8 @@ def roots_service(folder: Path) -> Iterator[tuple[Path, socket.socket]]:
         yield path, listener
 
 
-def said_to(listener: socket.socket) -> bytes:
-    """What was sent to a listener by all that have connected."""
+def receive_from_all(listener: socket.socket) -> bytes:
+    """Return what all clients that have connected to a listener have sent."""
     heard = b""
     while True:
         try:
@@ -76,8 +76,8 @@ def said_to(listener: socket.socket) -> bytes:
                 heard += sock.recv(65536)
 
 
-async def refused(watched: RecordedMesh) -> str:
-    """Why what answers at the plugin's address is refused while the plugin is not ready."""
+async def wait_for_rejection(watched: RecordedMesh) -> str:
+    """Return why the server at the plugin's address is rejected, before the plugin is ready."""
     with trio.fail_after(120):
         while True:
             life = watched.mesh._supervisor.instances[0].active_run
@@ -99,9 +99,9 @@ async def test_a_link_to_roots_service_is_not_followed(short_dir: Path) -> None:
         os.symlink(sys.argv[1], os.environ["PLUGIN_SOCKET"])
         time.sleep(3600)
     """
-    program = script(short_dir, "linking.py", linking)
-    with roots_service(short_dir) as (path, listener):
-        config = contained(program, str(path), ready_timeout=2)
+    program = write_program(short_dir, "linking.py", linking)
+    with listen_as_root(short_dir) as (path, listener):
+        config = contained_plugin_table(program, str(path), ready_timeout=2)
         async with run_mesh(config, short_dir) as watched:
             await watched.wait_until(
                 lambda: [
@@ -111,7 +111,7 @@ async def test_a_link_to_roots_service_is_not_followed(short_dir: Path) -> None:
                 ]
             )
             assert not watched.find_events(events.Ready)
-        assert said_to(listener) == b""
+        assert receive_from_all(listener) == b""
         # What it has left does not keep the next mesh from starting.
         async with run_mesh(echo_plugin_table(), short_dir) as watched:
             await watched.wait_for_event(events.Ready)
@@ -137,13 +137,13 @@ async def test_links_that_are_swapped_for_sockets_lead_nowhere(short_dir: Path) 
         while True:
             libc.renameat2(-100, here.encode(), -100, link.encode(), 2)  # RENAME_EXCHANGE
     """
-    program = script(short_dir, "swapping.py", swapping)
-    with roots_service(short_dir) as (path, listener):
-        config = contained(program, str(path), ready_timeout=2)
+    program = write_program(short_dir, "swapping.py", swapping)
+    with listen_as_root(short_dir) as (path, listener):
+        config = contained_plugin_table(program, str(path), ready_timeout=2)
         async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_event(events.Exited, count=3)
             assert not watched.find_events(events.Ready)
-        assert said_to(listener) == b""
+        assert receive_from_all(listener) == b""
 
 
 SERVING = """
@@ -176,12 +176,12 @@ async def test_a_plugin_that_is_ready_and_then_links_to_roots_service_has_no_cal
 ) -> None:
     """By the time that it is noticed as by those who have been told of it before."""
     short_dir.chmod(0o755)
-    program = script(short_dir, "serving.py", SERVING)
-    with roots_service(short_dir) as (path, listener):
-        async with run_mesh(contained(program, str(path)), short_dir) as watched:
+    program = write_program(short_dir, "serving.py", SERVING)
+    with listen_as_root(short_dir) as (path, listener):
+        async with run_mesh(contained_plugin_table(program, str(path)), short_dir) as watched:
             ready = (await watched.wait_for_event(events.Ready)).event
             assert isinstance(ready, events.Ready)
-            endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
+            endpoint = (await watched.resolve("plugin.p")).endpoints[0]
             assert endpoint.server_uid == NOBODY
             os.kill(ready.pid, signal.SIGUSR1)
             await watched.wait_for_line("linked")
@@ -192,14 +192,14 @@ async def test_a_plugin_that_is_ready_and_then_links_to_roots_service_has_no_cal
             assert "is a symbolic link" in unready.reason
             # Started again, what it has left is out of its way.
             await watched.wait_for_event(events.Ready, count=2)
-        assert said_to(listener) == b""
+        assert receive_from_all(listener) == b""
 
 
 @as_root
 async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: Path) -> None:
     """It may write to the other's folder, and is of the right user."""
     short_dir.chmod(0o755)
-    program = script(short_dir, "serving.py", SERVING)
+    program = write_program(short_dir, "serving.py", SERVING)
     taking = """
         import os, socket, threading
         here = os.environ["PLUGIN_SOCKET"]
@@ -210,9 +210,9 @@ async def test_another_plugin_of_the_same_contained_user_is_noticed(short_dir: P
         os.rename(other + ".mine", other)
         threading.Event().wait()
     """
-    thief = script(short_dir, "taking.py", taking)
-    table = contained(thief).replace('name = "p"', 'name = "q"\ndepends_on = ["p"]')
-    async with run_mesh(contained(program, "x") + table, short_dir) as watched:
+    thief = write_program(short_dir, "taking.py", taking)
+    table = contained_plugin_table(thief).replace('name = "p"', 'name = "q"\ndepends_on = ["p"]')
+    async with run_mesh(contained_plugin_table(program, "x") + table, short_dir) as watched:
         unready = (await watched.wait_for_event(events.Unready, plugin="p")).event
         assert isinstance(unready, events.Unready)
         assert "which is not one of its processes" in unready.reason
@@ -234,8 +234,8 @@ trio.run(main)
 
 
 @contextmanager
-def serving(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A healthy server of another program, which takes the place of whatever is at a path."""
+def replace_server(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a healthy server of another program in place of what is at a path."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PLUGIN_", "MESH_"))}
     command = [sys.executable, "-c", _SERVE, str(path)]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
@@ -250,12 +250,12 @@ async def test_a_server_that_takes_a_plugins_socket_gets_no_calls(short_dir: Pat
         first = (await watched.wait_for_event(events.Ready)).event
         assert isinstance(first, events.Ready)
         path = watched.mesh.instances()[0].socket
-        with serving(path) as other:
+        with replace_server(path) as other:
             unready = (await watched.wait_for_event(events.Unready)).event
             assert isinstance(unready, events.Unready)
             assert f"is served by pid {other.pid} (" in unready.reason
             assert "not one of its processes" in unready.reason
-            service = watched.mesh._registry.resolve("plugin.echo")
+            service = await watched.resolve("plugin.echo")
             assert service.endpoints == ()
             assert "not one of its processes" in service.exit_infos[-1].reason
             # It is started again, and has its socket back.
@@ -289,11 +289,11 @@ async def test_a_plugin_may_bind_its_socket_again_by_a_process_of_another_sessio
             signal.sigwait([signal.SIGUSR1])
             before = child
     """
-    path = script(short_dir, "binding.py", program)
+    path = write_program(short_dir, "binding.py", program)
     config = plugin_table("p", str(path), cwd=short_dir, ready_timeout=60.0)
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready)
-        endpoint = watched.mesh._registry.resolve("plugin.p").endpoints[0]
+        endpoint = (await watched.resolve("plugin.p")).endpoints[0]
         assert endpoint.server_uid == os.geteuid()
         os.kill(endpoint.pid, signal.SIGUSR1)
         lines = await watched.wait_until(
@@ -355,13 +355,13 @@ trio.run(main)
 """
 
 
-def sharing(port: int) -> str:
-    """A program that serves on a port which others may serve on, too."""
+def make_port_sharing_program(port: int) -> str:
+    """Return a program that serves on a port with SO_REUSEPORT."""
     return SHARING.format(plugins=str(PLUGINS_DIRECTORY), address=f"127.0.0.1:{port}")
 
 
 @contextmanager
-def another(program: str) -> Iterator[subprocess.Popen[str]]:
+def run_program(program: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", program]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, text=True, start_new_session=True) as process:
@@ -387,15 +387,15 @@ async def test_a_plugin_whose_port_another_answers_on_is_not_ready(
     )
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_line("up")
-        with another(sharing(port)):
-            reason = await refused(watched)
+        with run_program(make_port_sharing_program(port)):
+            reason = await wait_for_rejection(watched)
         assert f"another program (uid {os.geteuid()}) listens on its port" in reason
         assert not watched.find_events(events.Ready)
 
 
 async def test_a_program_that_shares_a_plugins_port_is_noticed(short_dir: Path, port: int) -> None:
     """SO_REUSEPORT: the kernel would give it half of the connections."""
-    path = script(short_dir, "sharing.py", sharing(port))
+    path = write_program(short_dir, "sharing.py", make_port_sharing_program(port))
     config = plugin_table(
         "p",
         str(path),
@@ -407,23 +407,23 @@ async def test_a_program_that_shares_a_plugins_port_is_noticed(short_dir: Path, 
     )
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_event(events.Ready)
-        with another(sharing(port)):
+        with run_program(make_port_sharing_program(port)):
             unready = (await watched.wait_for_event(events.Unready)).event
         assert isinstance(unready, events.Unready)
         assert "another program" in unready.reason
-        assert watched.mesh._registry.resolve("plugin.p").endpoints == ()
+        assert (await watched.resolve("plugin.p")).endpoints == ()
 
 
 async def test_a_port_that_a_child_in_another_session_listens_on_is_the_plugins(
     short_dir: Path, port: int
 ) -> None:
-    serve = script(short_dir, "sharing.py", sharing(port))
+    serve = write_program(short_dir, "sharing.py", make_port_sharing_program(port))
     program = f"""
         import subprocess, sys, time
         subprocess.Popen([sys.executable, {str(serve)!r}], start_new_session=True)
         time.sleep(3600)
     """
-    path = script(short_dir, "starting.py", program)
+    path = write_program(short_dir, "starting.py", program)
     config = plugin_table(
         "p", str(path), cwd=short_dir, listen=f"tcp://127.0.0.1:{port}", ready_timeout=60.0
     )
@@ -448,8 +448,8 @@ async def test_a_server_that_another_program_starts_is_accepted_if_the_config_sa
     )
     async with run_mesh(config, short_dir) as watched:
         await watched.wait_for_line("at /")
-        with serving(watched.mesh.instances()[0].socket) as other:
+        with replace_server(watched.mesh.instances()[0].socket) as other:
             if verify:
-                assert f"is served by pid {other.pid} (" in await refused(watched)
+                assert f"is served by pid {other.pid} (" in await wait_for_rejection(watched)
             else:
                 await watched.wait_for_event(events.Ready)

@@ -38,7 +38,7 @@ time.sleep(1000)
 """
 
 
-async def stopped(watched: RecordedMesh) -> events.Stopped:
+async def stop_slow_plugin(watched: RecordedMesh) -> events.Stopped:
     with trio.fail_after(30):
         await watched.mesh.stop("slow")
     event = watched.find_events(events.Stopped)[-1].event
@@ -56,7 +56,7 @@ async def test_the_tasks_that_go_on_beside_a_plugin_are_in_the_log(short_dir: Pa
         plugin_table("slow", "-c", program, stop_timeout=0.5), short_dir
     ) as watched:
         await watched.wait_for_event(events.Ready)
-        event = await stopped(watched)
+        event = await stop_slow_plugin(watched)
     assert event.was_killed
     assert event.exit.signal == signal.SIGKILL
     assert "trio's tasks:" in lines(watched)
@@ -80,7 +80,7 @@ async def test_a_foreign_plugin_is_asked_only_if_it_handles_that(
         plugin_table("slow", "-c", program, stop_timeout=0.2), short_dir
     ) as watched:
         await watched.wait_for_line("deaf")
-        event = await stopped(watched)
+        event = await stop_slow_plugin(watched)
     assert event.was_killed
     assert event.exit.signal == signal.SIGKILL
     assert lines(watched).removeprefix("deaf").strip() == said
@@ -100,7 +100,7 @@ async def test_a_plugin_that_a_wrapper_has_started_is_asked_too(short_dir: Path)
         plugin_table("slow", "-c", program, stop_timeout=0.2), short_dir
     ) as watched:
         await watched.wait_for_line("deaf")
-        event = await stopped(watched)
+        event = await stop_slow_plugin(watched)
     assert event.exit.signal == signal.SIGKILL
     assert "stacks" in lines(watched)
 
@@ -109,5 +109,5 @@ async def test_what_is_given_no_time_is_asked_nothing(short_dir: Path) -> None:
     program = FOREIGN.format(more="signal.signal(signal.SIGQUIT, lambda *_: print('stacks'))")
     async with run_mesh(plugin_table("slow", "-c", program, stop_timeout=0), short_dir) as watched:
         await watched.wait_for_line("deaf")
-        await stopped(watched)
+        await stop_slow_plugin(watched)
     assert lines(watched) == "deaf"

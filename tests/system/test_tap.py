@@ -39,8 +39,8 @@ SERVICE = tap.DESCRIPTOR.services_by_name["Tap"]
 
 
 @contextmanager
-def tracing(found: MeshProcess, *arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
-    """`meshtrio trace --json` beside a mesh; gives what it prints."""
+def run_trace_command(found: MeshProcess, *arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """Run `meshtrio trace --json` beside a mesh; yields what it prints."""
     command = [sys.executable, "-m", "meshtrio", "trace", "--json", *arguments]
     with subprocess.Popen(
         command, env=found.environment, stdout=subprocess.PIPE, text=True
@@ -56,8 +56,10 @@ def call(found: MeshProcess, service: str, message: str) -> None:
     found.run_command("call", service, ECHO, json.dumps({"message": message}))
 
 
-def calls_until(lines: Iterator[dict[str, Any]], make: Any, count: int) -> list[dict[str, Any]]:
-    """Make calls until so many were told: the first may come before somebody watches."""
+def call_until_reported(
+    lines: Iterator[dict[str, Any]], make: Any, count: int
+) -> list[dict[str, Any]]:
+    """Make calls until `count` were reported: the first may come before the watch."""
     seen: list[dict[str, Any]] = []
 
     async def repeat() -> None:
@@ -80,8 +82,8 @@ def test_calls_are_told_with_all_that_matters(short_dir: Path) -> None:
     with serve_mesh(
         short_dir, echo_plugin_table() + plugin_table("minimal", "minimal.py"), min_ready=2
     ) as found:
-        with tracing(found) as lines:
-            seen = calls_until(lines, lambda: call(found, "plugin.echo", "hello"), 2)
+        with run_trace_command(found) as lines:
+            seen = call_until_reported(lines, lambda: call(found, "plugin.echo", "hello"), 2)
         silent = [each for each in seen if each["silent"]]
         told = [each for each in seen if each["call"]]
         assert [each["plugin"] for each in silent] == ["minimal"]
@@ -107,8 +109,8 @@ def test_of_a_name_only_and_only_failures(short_dir: Path) -> None:
                 call(found, service, "fine")
                 call(found, service, "not-found")
 
-        with tracing(found, "a", "--failed", "--method", ECHO) as lines:
-            seen = calls_until(lines, make, 2)
+        with run_trace_command(found, "a", "--failed", "--method", ECHO) as lines:
+            seen = call_until_reported(lines, make, 2)
     assert {(each["plugin"], each["call"]["status"]) for each in seen} == {("a", 5)}
     assert seen[0]["call"]["message"] == "no such word"
 

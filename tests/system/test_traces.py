@@ -28,6 +28,7 @@ from tests.support.in_process_mesh import RecordedMesh, run_mesh
 from tests.support.mesh_processes import (
     echo_plugin_table,
     plugin_table,
+    run_meshtrio,
     serve_mesh,
     wait_until,
 )
@@ -56,7 +57,7 @@ async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
         async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_event(events.Ready, count=2)
             assert await call(watched, "plugin.a", "plugin.b hi") == "hi"
-            found = await collector.wait_until(whole)
+            found = await collector.wait_until(find_complete_call)
     assert collector.names_to_root(found) == [RECV, ATTEMPT, SENT, RECV, ATTEMPT, SENT]
     # Nothing of what the plugin's channels share, such as their watch of the registry.
     trace = [got for got in collector.spans if got.span.trace_id == found.span.trace_id]
@@ -65,8 +66,8 @@ async def test_app_to_plugin_to_plugin_is_one_trace(short_dir: Path) -> None:
     assert sorted(services) == ["meshtrio", "plugin.a", "plugin.a", "plugin.b"]
 
 
-def whole(collector: OtlpCollector) -> ReceivedSpan | None:
-    """The last call of the chain, once all of it has arrived."""
+def find_complete_call(collector: OtlpCollector) -> ReceivedSpan | None:
+    """Return the last call of the chain, once all its spans have arrived."""
     calls = [got for got in collector.spans if got.name in (SENT, ATTEMPT, RECV)]
     if len(calls) < 6:
         return None
@@ -180,11 +181,11 @@ def test_by_http_with_the_stock_exporter(secure: bool, short_dir: Path) -> None:
             while not {"start echo/0", RECV} <= names:
                 headers, request = arrived.get(timeout=60)
                 assert headers["api-key"] == "open, sesame"
-                names |= spans_of(request)
+                names |= span_names(request)
             assert found.stop() == 0
 
 
-def spans_of(request: otlp.ExportTraceServiceRequest) -> set[str]:
+def span_names(request: otlp.ExportTraceServiceRequest) -> set[str]:
     return {
         span.name
         for resource in request.resource_spans
@@ -215,7 +216,7 @@ def test_told_to_stop_again_and_again_it_still_sends_what_is_left(short_dir: Pat
             assert "by SIGTERM" not in mesh.log
     names: set[str] = set()
     while not arrived.empty():
-        names |= spans_of(arrived.get()[1])
+        names |= span_names(arrived.get()[1])
     assert {RECV, "life echo/0"} <= names
 
 
@@ -258,23 +259,15 @@ def test_what_cannot_be_is_told_before_anything_starts(
     table: str, words: str, short_dir: Path
 ) -> None:
     (short_dir / "mesh.toml").write_text(table)
-    command = [sys.executable, "-m", "meshtrio", "check", str(short_dir / "mesh.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run_meshtrio("check", str(short_dir / "mesh.toml"))
     assert done.returncode == 2
     assert words in done.stderr
 
 
 def test_a_variable_that_is_wrong_is_told_without_a_traceback(short_dir: Path) -> None:
     (short_dir / "mesh.toml").write_text(tracing_to("tcp:127.0.0.1:1"))
-    command = [sys.executable, "-m", "meshtrio", "serve", str(short_dir / "mesh.toml")]
-    done = subprocess.run(
-        [*command, "--runtime-dir", str(short_dir / "run")],
-        env={**os.environ, "OTEL_PROPAGATORS": "nonsense"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    serve = ["serve", str(short_dir / "mesh.toml"), "--runtime-dir", str(short_dir / "run")]
+    done = run_meshtrio(*serve, env={**os.environ, "OTEL_PROPAGATORS": "nonsense"})
     assert done.returncode == 2
     assert "calls cannot be traced: Propagator nonsense not found" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from meshtrio import mesh
 from meshtrio.errors import NoMeshError, UntrustedMeshError
 from meshtrio.runtime_dir.trust import trusted_uids
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.support.mesh_processes import echo_plugin_table
+from tests.support.mesh_processes import echo_plugin_table, run_meshtrio
 
 NOBODY = 65534
 
@@ -33,18 +31,8 @@ def default(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return short_dir / "meshtrio"
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshtrio", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-async def refused() -> str:
-    """Why `mesh.connect` and `mesh.register` do not trust what they find."""
+async def find_rejection() -> str:
+    """Return why `mesh.connect` and `mesh.register` do not trust the mesh."""
     with pytest.raises(UntrustedMeshError) as caught:
         async with mesh.connect("plugin.echo", metadata=(("authorization", "secret"),)):
             pass
@@ -55,8 +43,8 @@ async def refused() -> str:
 
 
 @contextmanager
-def listening_as(uid: int, path: Path) -> Iterator[socket.socket]:
-    """A server of another user. SO_PEERCRED is what a process is when it begins to listen."""
+def listen_as(uid: int, path: Path) -> Iterator[socket.socket]:
+    """Listen as another user. SO_PEERCRED has the user at the time of listen(2)."""
     with socket.socket(socket.AF_UNIX) as listener:
         os.seteuid(uid)
         try:
@@ -68,7 +56,7 @@ def listening_as(uid: int, path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def said_to(listener: socket.socket) -> bytes:
+def receive_from_all(listener: socket.socket) -> bytes:
     heard = b""
     while True:
         try:
@@ -85,8 +73,8 @@ def said_to(listener: socket.socket) -> bytes:
 async def test_a_folder_of_another_user_is_not_trusted(default: Path) -> None:
     default.mkdir(mode=0o755)
     os.chown(default, NOBODY, NOBODY)
-    with listening_as(NOBODY, default / "mesh.sock") as listener:
-        reason = await refused()
+    with listen_as(NOBODY, default / "mesh.sock") as listener:
+        reason = await find_rejection()
         assert f"{default} belongs to uid {NOBODY}" in reason
         assert "MESH_SOCKET" in reason
         for arguments in (
@@ -94,11 +82,11 @@ async def test_a_folder_of_another_user_is_not_trusted(default: Path) -> None:
             ["call", "plugin.echo", "x.Y/Z", "--metadata", "authorization=secret"],
             ["call", "--wait", "plugin.echo", "x.Y/Z"],
         ):
-            done = command(*arguments)
+            done = run_meshtrio(*arguments)
             assert done.returncode == 1
             assert f"belongs to uid {NOBODY}" in done.stderr
             assert done.stderr.count("\n") == 1
-        assert said_to(listener) == b""
+        assert receive_from_all(listener) == b""
 
 
 @as_root
@@ -107,33 +95,33 @@ async def test_a_server_of_another_user_in_a_folder_of_ones_own_is_not_trusted(
 ) -> None:
     default.mkdir(mode=0o700)
     path = default.parent / "mesh.sock"
-    with listening_as(NOBODY, path) as listener:
+    with listen_as(NOBODY, path) as listener:
         path.rename(default / "mesh.sock")
-        assert f"is served by uid {NOBODY}, not by uid 0" in await refused()
-        done = command("ps")
+        assert f"is served by uid {NOBODY}, not by uid 0" in await find_rejection()
+        done = run_meshtrio("ps")
         assert done.returncode == 1
         assert f"is served by uid {NOBODY}, not by uid 0" in done.stderr
-        assert said_to(listener) == b""
+        assert receive_from_all(listener) == b""
 
 
 async def test_a_folder_that_others_may_write_to_is_not_trusted(default: Path) -> None:
     default.mkdir()
     default.chmod(0o777)
-    assert "may be written to by others (mode 777)" in await refused()
+    assert "may be written to by others (mode 777)" in await find_rejection()
 
 
 async def test_links_are_not_trusted(default: Path, short_dir: Path) -> None:
     """Neither in the place of the folder nor of the socket."""
     (short_dir / "elsewhere").mkdir(mode=0o700)
     default.symlink_to(short_dir / "elsewhere")
-    assert "is a symbolic link" in await refused()
+    assert "is a symbolic link" in await find_rejection()
     default.unlink()
     default.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_dir / "other.sock"))
         listener.listen()
         (default / "mesh.sock").symlink_to(short_dir / "other.sock")
-        assert "is a symbolic link, which is not followed" in await refused()
+        assert "is a symbolic link, which is not followed" in await find_rejection()
 
 
 @as_root
@@ -161,7 +149,7 @@ async def test_ones_own_mesh_is_trusted(default: Path, short_dir: Path) -> None:
         assert (default / "mesh.sock").exists()
         async with mesh.connect("plugin.echo"):
             pass
-        done = await trio.to_thread.run_sync(command, "ps")
+        done = await trio.to_thread.run_sync(run_meshtrio, "ps")
         assert done.returncode == 0, done.stderr
         nursery.cancel_scope.cancel()
 

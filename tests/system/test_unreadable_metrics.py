@@ -42,12 +42,12 @@ GARBAGE = ("huge", "points", "broken", "fields")
 
 
 @pytest.fixture(autouse=True)
-def all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is slow is not what these tests are about."""
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the time limits of collecting metrics, which are not what is tested."""
     monkeypatch.setattr(metrics_collector, "_COLLECT_TIMEOUT", 120.0)
 
 
-def unreadable(kind: str) -> str:
+def malformed_metrics_table(kind: str) -> str:
     return plugin_table("bad", "malformed_metrics.py", kind)
 
 
@@ -59,8 +59,8 @@ def check_with_promtool(text: bytes) -> None:
         assert done.returncode in (0, 3), done.stderr
 
 
-async def scrapes(url: str) -> tuple[Scrape, Scrape]:
-    """One scrape in each form, each held to its own parser."""
+async def scrape_both_formats(url: str) -> tuple[Scrape, Scrape]:
+    """Scrape in each format, each held to its own parser."""
     _, text = await trio.to_thread.run_sync(partial(http_get, url))
     _, openmetrics = await trio.to_thread.run_sync(partial(http_get, url, Accept=OPENMETRICS))
     check_with_promtool(text)
@@ -74,13 +74,13 @@ async def test_what_cannot_be_read_is_left_out_and_counted(short_dir: Path, kind
     with make_metrics_config() as (table, url):
         config = (
             table
-            + unreadable(kind)
+            + malformed_metrics_table(kind)
             + plugin_table("good", "malformed_metrics.py", "bystander")
             + echo_plugin_table()
         )
         async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_event(events.Ready, count=3)
-            for times, found in enumerate(await scrapes(url), 1):
+            for times, found in enumerate(await scrape_both_formats(url), 1):
                 assert found.value("mesh_instance_state", plugin="bad", state="ready") == 1
                 for name, value in kept.items():
                     assert found.value(name, plugin="bad") >= value
@@ -97,11 +97,13 @@ async def test_what_cannot_be_read_is_left_out_and_counted(short_dir: Path, kind
 async def test_an_answer_that_is_none_costs_only_who_gave_it(short_dir: Path, kind: str) -> None:
     with make_metrics_config() as (table, url):
         config = (
-            table + unreadable(kind) + plugin_table("good", "malformed_metrics.py", "bystander")
+            table
+            + malformed_metrics_table(kind)
+            + plugin_table("good", "malformed_metrics.py", "bystander")
         )
         async with run_mesh(config, short_dir) as watched:
             await watched.wait_for_event(events.Ready, count=2)
-            for times, found in enumerate(await scrapes(url), 1):
+            for times, found in enumerate(await scrape_both_formats(url), 1):
                 assert found.value("mesh_collection_failures_total", plugin="bad") == times
                 assert found.value("good_count_total", plugin="good") == 7
 
@@ -122,7 +124,7 @@ async def test_much_that_is_told_does_not_hold_the_loop(short_dir: Path) -> None
         FamilyMerger().merge(CollectedMetrics(reply).decode_families(), instance_labels("bad", 0))
 
     with make_metrics_config() as (table, url):
-        async with run_mesh(table + unreadable("many"), short_dir) as watched:
+        async with run_mesh(table + malformed_metrics_table("many"), short_dir) as watched:
             await watched.wait_for_event(events.Ready)
             async with measure_loop_latency() as turns:
                 _, text = await trio.to_thread.run_sync(partial(http_get, url))

@@ -233,7 +233,7 @@ def test_one_that_was_held_up_leaves_the_next_mesh_alone(known: bool, short_dir:
 def test_one_that_is_stopped_is_replaced(tracer: bool, short_dir: Path) -> None:
     with serve_mesh(short_dir, MINIMAL, min_ready=1) as mesh:
         (warden,) = warden_pids(mesh.process.pid)
-        with hold_pidfds([warden]) as old, stopped_by(warden, tracer=tracer):
+        with hold_pidfds([warden]) as old, stop_process(warden, tracer=tracer):
             wait_until_ended(old)
             mesh.wait_for_log(f"the warden (pid {warden}) is stopped")
             wait_until(lambda: warden_pids(mesh.process.pid) not in ([], [warden]))
@@ -244,7 +244,7 @@ def test_one_that_is_stopped_is_replaced(tracer: bool, short_dir: Path) -> None:
 
 
 @contextmanager
-def stopped_by(pid: int, *, tracer: bool) -> Iterator[None]:
+def stop_process(pid: int, *, tracer: bool) -> Iterator[None]:
     """Stop a process, by SIGSTOP or as a debugger does, which then keeps it as a zombie."""
     if not tracer:
         os.kill(pid, signal.SIGSTOP)

@@ -14,6 +14,7 @@ import trio
 from meshtrio import mesh
 from tests import ROOT
 from tests.support.mesh_processes import MeshProcess, serve_mesh
+from tests.support.proc import read_rss
 from tests.support.scheduling_delay import SchedulingDelay
 from tests.support.servers import serve_on_socket
 
@@ -21,11 +22,6 @@ PROCESSES, EACH, SLOW = 5, 200, 40
 CHANGES, A_SECOND = 500, 100
 MEMORY_FOR_EACH = 64 * 1024
 """Bytes of the mesh's for one watcher, of which most is its stream and its task."""
-
-
-def resident(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * 4096
 
 
 def start_watchers(running: MeshProcess, stack: ExitStack) -> list[subprocess.Popen[str]]:
@@ -52,8 +48,8 @@ def start_watchers(running: MeshProcess, stack: ExitStack) -> list[subprocess.Po
     return started
 
 
-async def change(socket: Path, own: Path) -> list[float]:
-    """Register and take out an endpoint again and again; gives what a question took meanwhile."""
+async def change_repeatedly(socket: Path, own: Path) -> list[float]:
+    """Register and deregister an endpoint repeatedly; returns how long requests took meanwhile."""
     took = []
     period = 2 / A_SECOND
     async with serve_on_socket(own):
@@ -68,10 +64,10 @@ async def change(socket: Path, own: Path) -> list[float]:
     return took
 
 
-async def leave_at_the_last(
+async def read_last_states(
     socket: Path, own: Path, processes: list[subprocess.Popen[str]]
 ) -> list[tuple[int, list[int]]]:
-    """What the watchers come to at the end."""
+    """Return the last state of each watcher."""
     async with mesh.register("thing", own, mesh_socket=socket, weight=7):
         for process in processes:
             assert process.stdin is not None
@@ -88,15 +84,15 @@ async def leave_at_the_last(
 def test_all_come_to_the_same_state_and_the_mesh_stays_small(short_dir: Path) -> None:
     config = '[[service]]\nname = "thing"\n'
     with serve_mesh(short_dir, config) as running, ExitStack() as stack:
-        before = resident(running.process.pid)
+        before = read_rss(running.process.pid)
         processes = start_watchers(running, stack)
         own = short_dir / "own"
         began = time.monotonic()
         with SchedulingDelay() as late:
-            took = trio.run(change, running.socket, own)
+            took = trio.run(change_repeatedly, running.socket, own)
         seconds = time.monotonic() - began
-        grown = resident(running.process.pid) - before
-        found = trio.run(leave_at_the_last, running.socket, own, processes)
+        grown = read_rss(running.process.pid) - before
+        found = trio.run(read_last_states, running.socket, own, processes)
     assert [tuple(weights) for _, weights in found] == [(7,)] * (PROCESSES * EACH)
     # They were told of some changes, and not of each: an update is a snapshot, not a queue.
     most = max(count for count, _ in found)

@@ -23,7 +23,13 @@ from meshtrio.rpc.server import Server
 from meshtrio.telemetry.binary_log import BinaryLog
 from meshtrio.transport.listener import tcp_listener
 from meshtrio.util.concurrency import open_collapsing_nursery
-from tests.support.binary_logs import Entry, entry_metadata, entry_types, split_by_logger
+from tests.support.binary_logs import (
+    UNARY_ENTRY_TYPES,
+    Entry,
+    entry_metadata,
+    entry_types,
+    split_by_logger,
+)
 from tests.support.connection_pairs import (
     CallbackServicer,
     echo_reply,
@@ -40,20 +46,13 @@ from tests.support.failing_servicers import (
 from tests.support.handlers import ECHO_SERVICER, CancellationRecorder
 from tests.support.servers import FakeResolver, serve_on_socket, unix_endpoint
 
-UNARY = [
-    "CLIENT_HEADER",
-    "CLIENT_MESSAGE",
-    "CLIENT_HALF_CLOSE",
-    "SERVER_HEADER",
-    "SERVER_MESSAGE",
-    "SERVER_TRAILER",
-]
+UNARY = [*UNARY_ENTRY_TYPES]
 DETAILS = b"\x08\x05"
 
 
 @attrs.define
-class Written:
-    """What was written until now, and where the server is."""
+class LoggedServer:
+    """A server whose calls are logged, a channel to it, and the records until now."""
 
     channel: Channel
     path: Path
@@ -75,7 +74,7 @@ async def logged(
     servicer: Any = ECHO_SERVICER,
     wanted: str = "*",
     config: dict[str, Any] | None = None,
-) -> AsyncIterator[Written]:
+) -> AsyncIterator[LoggedServer]:
     records: list[bytes] = []
     log = BinaryLog(BinaryLogFilter.parse(wanted), records.append)
     service_config = None if config is None else parse_service_config(config)
@@ -85,7 +84,7 @@ async def logged(
             serve_on_socket(path, Server(servicer)),
             connect_to(f"unix:{path}", service_config=service_config) as channel,
         ):
-            yield Written(channel, path, records)
+            yield LoggedServer(channel, path, records)
 
 
 async def polite(message: EchoRequest, request: Any) -> EchoReply:

@@ -81,7 +81,7 @@ _steps: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 )
 
 
-class Ended(SpanProcessor):
+class EndedSpans(SpanProcessor):
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
 
@@ -92,8 +92,8 @@ class Ended(SpanProcessor):
         self.spans.append(span)
 
 
-def told(span: ReadableSpan) -> Any:
-    """What a collector gets of it, without what differs from one run to the next."""
+def comparable(span: ReadableSpan) -> Any:
+    """Return what a collector gets, without what differs between runs."""
     request = encode_export_request([span])
     for of in request.resource_spans:
         for scope in of.scope_spans:
@@ -116,7 +116,7 @@ def told(span: ReadableSpan) -> Any:
 def test_what_is_recorded_is_what_the_sdk_records(
     parent: SpanContext | None, attributes: dict[str, Any], steps: list[tuple[Any, ...]]
 ) -> None:
-    mine, sdks = Ended(), Ended()
+    mine, sdks = EndedSpans(), EndedSpans()
     provider = TracerProvider(
         resource=RESOURCE, span_limits=LIMITS, id_generator=SequentialIdGenerator()
     )
@@ -137,14 +137,14 @@ def test_what_is_recorded_is_what_the_sdk_records(
         span.end(9)
         assert not span.is_recording()
     (one,), (other,) = mine.spans, sdks.spans
-    assert told(one) == told(other)
+    assert comparable(one) == comparable(other)
     assert one.end_time == other.end_time
     counts = [(s.dropped_attributes, s.dropped_events, s.dropped_links) for s in (one, other)]
     assert counts[0] == counts[1]
 
 
 def test_a_child_of_what_is_not_recorded_is_not_either() -> None:
-    ended = Ended()
+    ended = EndedSpans()
     tracer = CallSpanTracerProvider(
         RESOURCE, LIMITS, SequentialIdGenerator(), ended.on_end
     ).get_tracer("x", "1")

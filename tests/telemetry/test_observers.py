@@ -27,8 +27,8 @@ from tests.support.handlers import ECHO_SERVICER
 from tests.support.servers import serve_on_socket
 
 
-class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
-    """Writes down all it is told; `messages`: of messages, too."""
+class RecordingTracer(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
+    """Records all that it is called with; with `messages`, of messages as well."""
 
     def __init__(self, *, messages: bool = False) -> None:
         self.lines: list[str] = []
@@ -40,7 +40,7 @@ class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
             return Call(self)
         _, method, stream = arguments
         self.lines.append(f"served {method.name}")
-        watch = Watch(self, "server")
+        watch = RecordingCallTracer(self, "server")
         if self.messages:
             stream.message_tracer = watch
         return watch
@@ -52,8 +52,8 @@ class Notes(tracer.ServerTracer, tracer.ClientTracer, tracer.MethodTracer):
         return self
 
 
-class Watch(tracer.ServerCallTracer, tracer.AttemptTracer):
-    def __init__(self, notes: Notes, side: str) -> None:
+class RecordingCallTracer(tracer.ServerCallTracer, tracer.AttemptTracer):
+    def __init__(self, notes: RecordingTracer, side: str) -> None:
         self.notes, self.side = notes, side
         self.wants_pick_events = notes.messages
 
@@ -90,21 +90,21 @@ class Watch(tracer.ServerCallTracer, tracer.AttemptTracer):
 
 
 class Call(tracer.ClientCallTracer):
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: RecordingTracer) -> None:
         self.notes = notes
 
     def start_attempt(
         self, kind: tracer.AttemptKind, previous_attempts: int
     ) -> tracer.AttemptTracer:
         self.notes.lines.append(f"attempt {kind.value}")
-        return Watch(self.notes, "client")
+        return RecordingCallTracer(self.notes, "client")
 
     def call_ended(self, status: tracer.CallStatus | None) -> None:
         self.notes.lines.append(f"call ended {status and status[0]}")
 
 
 async def test_all_are_told_and_only_who_wants_to_of_messages(short_dir: Path) -> None:
-    few, all_of_it = Notes(), Notes(messages=True)
+    few, all_of_it = RecordingTracer(), RecordingTracer(messages=True)
     with use_tracers(client=few, server=few), use_tracers(client=all_of_it, server=all_of_it):
         async with (
             serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
@@ -137,9 +137,9 @@ async def test_all_are_told_and_only_who_wants_to_of_messages(short_dir: Path) -
 
 @pytest.mark.parametrize("others", [0, 1])
 async def test_the_ends_of_both_sides_are_told_once(others: int, short_dir: Path) -> None:
-    notes = Notes(messages=True)
+    notes = RecordingTracer(messages=True)
     with ExitStack() as stack:
-        for each in [notes, *(Notes() for _ in range(others))]:
+        for each in [notes, *(RecordingTracer() for _ in range(others))]:
             stack.enter_context(use_tracers(client=each, server=each))
         async with (
             serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
@@ -168,7 +168,7 @@ async def test_the_ends_of_both_sides_are_told_once(others: int, short_dir: Path
 
 
 async def test_a_guest_is_told_of_the_calls_of_its_block(short_dir: Path) -> None:
-    notes, server = Notes(), Server(ECHO_SERVICER)
+    notes, server = RecordingTracer(), Server(ECHO_SERVICER)
     async with (
         serve_on_socket(short_dir / "a", server),
         connect_to(f"unix:{short_dir / 'a'}") as channel,
@@ -183,7 +183,7 @@ async def test_a_guest_is_told_of_the_calls_of_its_block(short_dir: Path) -> Non
 
 
 async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
-    notes = Notes()
+    notes = RecordingTracer()
     with use_tracers(client=notes):
         async with (
             serve_on_socket(short_dir / "a", Server(ECHO_SERVICER)),
@@ -201,7 +201,7 @@ async def test_a_call_that_is_dropped_has_an_end(short_dir: Path) -> None:
 
 
 async def test_what_no_handler_takes_is_told(short_dir: Path) -> None:
-    notes = Notes()
+    notes = RecordingTracer()
     server = Server(CallbackServicer(), check_access=lambda peer, head, forward: "not you")
     with server.add_tracer(notes):
         async with (
@@ -244,11 +244,11 @@ STEPS = (
 )
 
 
-class Bug(BaseException):
+class OwnBaseError(BaseException):
     """Not an Exception, which `except Exception` would let through."""
 
 
-class Raising(Notes):
+class Raising(RecordingTracer):
     """Raises at some steps, before it writes anything down."""
 
     def __init__(self, steps: Collection[str], error: BaseException) -> None:
@@ -284,7 +284,7 @@ def checked(step: str) -> Any:
     return call
 
 
-class RaisingWatch(Watch):
+class RaisingWatch(RecordingCallTracer):
     notes: Raising
 
 
@@ -299,7 +299,7 @@ class RaisingCall(Call):
 
 
 for name in STEPS:
-    if hasattr(Watch, name):
+    if hasattr(RecordingCallTracer, name):
         setattr(RaisingWatch, name, checked(name))
 RaisingCall.call_ended = checked("call_ended")  # type: ignore[method-assign]
 
@@ -320,7 +320,9 @@ async def make_calls(channel: Channel) -> None:
         await make_multicallable(channel, NO_SUCH)(echo_request("?"))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), Bug("a bug")], ids=["Error", "Bug"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OwnBaseError("a bug")], ids=["Error", "Bug"]
+)
 @pytest.mark.parametrize("order", ["alone", "first", "last"])
 @pytest.mark.parametrize("steps", [*STEPS, STEPS], ids=[*STEPS, "all"])
 async def test_a_tracer_that_raises_costs_a_line_of_the_log(
@@ -332,7 +334,10 @@ async def test_a_tracer_that_raises_costs_a_line_of_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tracer_dispatch, "_log_bucket", TokenBucket(burst=100, rate=1))
-    raising, notes = Raising((steps,) if isinstance(steps, str) else steps, error), Notes()
+    raising, notes = (
+        Raising((steps,) if isinstance(steps, str) else steps, error),
+        RecordingTracer(),
+    )
     tracers = {"alone": [raising], "first": [raising, notes], "last": [notes, raising]}[order]
     with ExitStack() as stack:
         for each in tracers:

@@ -25,7 +25,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
-class Unready:
+class FailingRepr:
     def __repr__(self) -> str:
         raise ValueError("not now")
 
@@ -82,7 +82,8 @@ def test_an_exception_is_one_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "arguments"), [("%d", ("x",)), ("%s", (Unready(),)), (Unready(), ()), (None, ())]
+    ("message", "arguments"),
+    [("%d", ("x",)), ("%s", (FailingRepr(),)), (FailingRepr(), ()), (None, ())],
 )
 def test_a_record_that_is_wrong_is_told_all_the_same(message: object, arguments: Any) -> None:
     assert isinstance(formatted(record(message, *arguments))["message"], str)
@@ -108,8 +109,8 @@ def test_a_traceparent(value: object, ids: object) -> None:
     assert parse_traceparent(value) == ids
 
 
-class Tracing:
-    """OpenTelemetry's `trace`, as far as it is looked at."""
+class FakeTraceModule:
+    """The parts of OpenTelemetry's `trace` that are used."""
 
     def __init__(self, trace_id: int, span_id: int, flags: int = 1) -> None:
         self._context = SimpleNamespace(
@@ -146,11 +147,11 @@ async def test_in_a_call_they_are_those_of_its_caller(monkeypatch: pytest.Monkey
 async def test_opentelemetry_goes_first_where_it_has_a_span(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.trace", Tracing(0xABC, 0xDEF))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", FakeTraceModule(0xABC, 0xDEF))  # type: ignore[arg-type]
     ours = (f"{0xABC:032x}", f"{0xDEF:016x}")
     assert await seen_in_a_call([("traceparent", PARENT)]) == ours
     assert current_trace_ids() == ours
-    for other in (Tracing(0, 0), Tracing(1, 2, flags=0), SimpleNamespace()):
+    for other in (FakeTraceModule(0, 0), FakeTraceModule(1, 2, flags=0), SimpleNamespace()):
         monkeypatch.setitem(sys.modules, "opentelemetry.trace", other)  # type: ignore[arg-type]
         assert await seen_in_a_call([("traceparent", PARENT)]) == (TRACE, SPAN)
 

@@ -32,8 +32,8 @@ from tests.support.scheduling_delay import SchedulingDelay
 from tests.support.servers import serve_on_socket
 
 
-def told(queue: TrioBatchSpanProcessor) -> dict[str, float]:
-    """What it counts: "sent", "waiting", and the reasons of what was dropped."""
+def read_counts(queue: TrioBatchSpanProcessor) -> dict[str, float]:
+    """Return the counts "sent" and "waiting", and of dropped spans by reason."""
     found: dict[str, float] = {}
     for family in queue.collect():
         for point in family.points:
@@ -44,10 +44,10 @@ def told(queue: TrioBatchSpanProcessor) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def calling(
+async def connect_traced(
     folder: Path, export_timeout: float = 10.0
 ) -> AsyncIterator[tuple[TracePipeline, Any]]:
-    """Calls that are traced, with spans to a collector that is to be on "c"."""
+    """Yield a pipeline to a collector at "c", and a stub whose calls are traced."""
     where = Where.parse(f"unix:{folder / 'c'}")
     async with export_traces(where, 1.0, export_timeout=export_timeout) as traces:
         async with (
@@ -57,8 +57,8 @@ async def calling(
             yield traces, channel.stub(EchoServiceStub)
 
 
-async def slowest_of(stub: Any, count: int) -> float:
-    """Seconds that the slowest of so many calls took, one after the other."""
+async def time_slowest_call(stub: Any, count: int) -> float:
+    """Make calls one after the other; returns the seconds that the slowest took."""
     slowest = 0.0
     for _ in range(count):
         began = trio.current_time()
@@ -100,24 +100,24 @@ async def test_no_call_waits_and_no_memory_grows_whatever_the_collector_does(
     async with trio.open_nursery() as nursery:
         if answer is not None:
             nursery.start_soon(_collect, short_dir / "c", answer)
-        async with calling(short_dir) as (traces, stub):
-            await slowest_of(stub, 900)  # of three spans each: more than there is room for
+        async with connect_traced(short_dir) as (traces, stub):
+            await time_slowest_call(stub, 900)  # of three spans each: more than there is room for
             tracemalloc.start()
             try:
                 before, _ = tracemalloc.get_traced_memory()
                 with SchedulingDelay() as late:
-                    slowest = await slowest_of(stub, 600)
+                    slowest = await time_slowest_call(stub, 600)
                 grown = tracemalloc.get_traced_memory()[0] - before
             finally:
                 tracemalloc.stop()
-            counts = told(traces.processor)
+            counts = read_counts(traces.processor)
             assert slowest < 0.5 + late.allowance
             assert counts["waiting"] <= 2048
             # Room for 2,048 spans is no more than that, whether it was full before or not.
             assert grown < 16 * 1024 * 1024
             if answer is hangs or answer is None:
                 assert counts["queue_full"] > 0
-        ended = told(traces.processor)
+        ended = read_counts(traces.processor)
         assert ended["waiting"] == 0
         assert sum(ended.values()) == 1500 * 3
         nursery.cancel_scope.cancel()
@@ -137,10 +137,10 @@ async def test_what_arrives_and_what_is_rejected_are_counted(
 ) -> None:
     async with run_collector(short_dir / "c") as collector:
         collector.respond = answer
-        async with calling(short_dir) as (traces, stub):
-            await slowest_of(stub, 10)
+        async with connect_traced(short_dir) as (traces, stub):
+            await time_slowest_call(stub, 10)
             await collector.wait_until(lambda got: len(got.spans) == 30)
-    counts = told(traces.processor)
+    counts = read_counts(traces.processor)
     assert counts["sent"] == 30 - rejected
     assert counts["rejected"] == rejected
     assert ("rejected 10: too old" in caplog.text) == (answer is rejects_some)
@@ -150,19 +150,19 @@ async def test_what_arrives_and_what_is_rejected_are_counted(
 async def test_a_collector_that_comes_back_gets_what_was_kept(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with calling(short_dir) as (traces, stub):
-        await slowest_of(stub, 5)
+    async with connect_traced(short_dir) as (traces, stub):
+        await time_slowest_call(stub, 5)
         async with run_collector(short_dir / "c") as collector:
             await collector.wait_until(lambda got: len(got.spans) == 15)
-    assert told(traces.processor)["sent"] == 15
+    assert read_counts(traces.processor)["sent"] == 15
 
 
 async def test_why_a_collector_cannot_be_reached_is_told(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with calling(short_dir, export_timeout=0.1) as (traces, stub):
-        await slowest_of(stub, 1)
-        while not told(traces.processor)["not_sent"]:
+    async with connect_traced(short_dir, export_timeout=0.1) as (traces, stub):
+        await time_slowest_call(stub, 1)
+        while not read_counts(traces.processor)["not_sent"]:
             await trio.testing.wait_all_tasks_blocked(0.05)
     assert f"at unix:{short_dir / 'c'} did not take them within 0.1 s: No such" in caplog.text
 
@@ -172,12 +172,12 @@ async def test_the_end_does_not_wait_for_a_collector_that_hangs(
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_collect, short_dir / "c", hangs)
-        async with calling(short_dir) as (traces, stub):
-            await slowest_of(stub, 5)
+        async with connect_traced(short_dir) as (traces, stub):
+            await time_slowest_call(stub, 5)
             began = trio.current_time()
         assert trio.current_time() - began < 5
         nursery.cancel_scope.cancel()
-    counts = told(traces.processor)
+    counts = read_counts(traces.processor)
     assert counts["not_sent"] + counts["stopped"] == 15
     assert "spans are dropped: some were not exported within 2 s of the end" in caplog.text
 
@@ -200,7 +200,7 @@ async def test_what_is_on_its_way_at_the_end_arrives() -> None:
         tracer.start_span("left").end()
         nursery.cancel_scope.cancel()
         answered.set()
-    assert told(queue) == {
+    assert read_counts(queue) == {
         "sent": 2,
         "waiting": 0,
         "queue_full": 0,
@@ -216,14 +216,14 @@ async def test_why_spans_are_dropped_is_told_once(
     async with run_collector(short_dir / "c") as collector:
         collector.respond = refuses
         with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
-            async with calling(short_dir) as (traces, stub):
+            async with connect_traced(short_dir) as (traces, stub):
                 for count in (3, 6):
                     await stub.Echo(echo_request("hi"))
                     await collector.wait_until(lambda got, count=count: len(got.spans) >= count)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
     assert len(said) == 1
     assert "not like this" in said[0]
-    assert told(traces.processor)["not_sent"] == 6
+    assert read_counts(traces.processor)["not_sent"] == 6
 
 
 async def test_a_span_that_cannot_be_sent_costs_no_other(
@@ -231,13 +231,13 @@ async def test_a_span_that_cannot_be_sent_costs_no_other(
 ) -> None:
     async with run_collector(short_dir / "c") as collector:
         with caplog.at_level(logging.WARNING, logger="meshtrio.telemetry"):
-            async with calling(short_dir) as (traces, stub):
+            async with connect_traced(short_dir) as (traces, stub):
                 tracer = traces.always_on_provider.get_tracer("a handler's")
                 tracer.start_span("\ud800").end()
                 tracer.start_span("large", attributes={"n": 2**70, "m": 1}).end()
                 await stub.Echo(echo_request("hi"))
                 await collector.wait_until(lambda got: len(got.spans) == 4)
-    counts = told(traces.processor)
+    counts = read_counts(traces.processor)
     assert (counts["sent"], counts["rejected"]) == (4, 1)
     said = [record.message for record in caplog.records if "spans are dropped" in record.message]
     assert said == ["spans are dropped: 1 have text that is not valid Unicode"]
