@@ -67,7 +67,7 @@ def plugins() -> list[PluginConfig]:
 
 @attrs.define
 class Score:
-    """What became of the calls and of what was done to the plugins."""
+    """Counts of calls by result, and of faults by kind."""
 
     outcomes: Counter[str] = attrs.field(factory=Counter)
     actions: Counter[str] = attrs.field(factory=Counter)
@@ -207,7 +207,7 @@ class Chaos:
             self.score.wrong.append(f"not all got ready: {', '.join(late)}")
 
     def _continue_all(self) -> None:
-        """Those that were stopped a moment ago need not wait for their health checks."""
+        """Send SIGCONT to stopped processes, so that they need not wait for their health checks."""
         for status in self.mesh.instances():
             if status.pid is not None:
                 with contextlib.suppress(ProcessLookupError):

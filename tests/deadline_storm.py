@@ -45,7 +45,7 @@ LONG_TIMEOUT = 3600.0
 
 @attrs.define
 class Results:
-    """What became of the calls of one way to the plugin."""
+    """Results of calls, by one route to the plugin."""
 
     timed_out: int = 0
     raised: list[str] = attrs.field(factory=list)

@@ -59,7 +59,7 @@ RETRY_CONFIG = {
 
 @attrs.define
 class Results:
-    """What became of one client's calls."""
+    """Results of the calls of one client."""
 
     lost: list[str] = attrs.field(factory=list)
     """Of those that may be retried."""

@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FileDescriptorP
 
 
 def things(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What has to be explained, and where it is in the file."""
+    """Return what has to have a comment, and its place in the file."""
     for s, service in enumerate(file.service):
         for m, method in enumerate(service.method):
             yield f"{service.name}.{method.name}", (_SERVICES, s, _METHODS, m)

@@ -160,7 +160,7 @@ def values(odd: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def only_ours(odd: Any) -> dict[str, tuple[Any, Any]]:
-    """The same of what grpcurl fails to show, or shows in another way that protobuf's JSON."""
+    """Return messages that grpcurl fails to show, or shows differently from protobuf's JSON."""
     inner = any_pb2.Any(type_url=f"{URL}/odd.v1.Inner", value=b"\xff\xff")
     known = {"@type": f"{URL}/odd.v1.Inner"}
     broken = known | {"@error": "@value is not a odd.v1.Inner", "@value": "//8="}

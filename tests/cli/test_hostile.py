@@ -98,7 +98,7 @@ def hostile() -> Iterator[MeshProcess]:
 
 
 def write_files(folder: Path) -> None:
-    """A config and a proto in which every name is such a text."""
+    """Write a config and a proto in which every name is hostile text."""
     name = json.dumps(TERMINAL_ESCAPES)
     tables = [f"[{name}]", "[[plugin]]", f"name = {name}", f"command = [{name}]", f"{name} = 1"]
     tables += [f"cwd = {name}", f"restart = {name}", f"env = {{ {name} = 1 }}"]
@@ -111,7 +111,7 @@ def write_files(folder: Path) -> None:
 
 @contextmanager
 def register_hostile_path(mesh: MeshProcess) -> Iterator[None]:
-    """Have a program register an endpoint whose path is such a text."""
+    """Have a program register an endpoint whose path is hostile text."""
     program = (
         "import sys, trio\n"
         "from meshtrio import mesh\n"
@@ -228,7 +228,7 @@ def test_a_terminal_is_controlled_by_the_command_alone(hostile: MeshProcess, nam
 
 
 def on_terminal(mesh: MeshProcess, *arguments: str) -> str:
-    """What a command writes to a terminal."""
+    """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "meshtrio", *arguments],

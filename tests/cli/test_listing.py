@@ -65,7 +65,7 @@ def test_a_completion_script_is_printed(mesh: MeshProcess, shell: str, mark: str
 
 
 def completed(words: str, **environment: str) -> list[str]:
-    """What the shell would offer for the last of the words."""
+    """Return the shell completions of the last word."""
     count = len(words.split(" ")) - 1
     found = python(
         "from meshtrio.cli import main; main()",

@@ -233,7 +233,7 @@ def test_logs_go_on_until_they_are_interrupted(mesh: MeshProcess) -> None:
 
 
 def write(mesh: MeshProcess, service: str, count: int, text: str) -> None:
-    """Have a wordy plugin write a line so many times."""
+    """Have the plugin "wordy" write a line `count` times."""
     request = json.dumps({"message": f"{count} {text}"})
     run_command_ok(mesh, "call", service, "echo.v1.EchoService/Join", request)
 

@@ -27,7 +27,7 @@ _F_SETPIPE_SZ = 1031
 
 
 def read(line: str) -> Any:
-    """As a strict reader does."""
+    """Parse JSON strictly."""
 
     def no(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -158,7 +158,7 @@ class SlowReader:
         self.handler = BackgroundLogHandler(self.writing, JsonFormatter())
 
     def log(self, message: object, *arguments: object) -> None:
-        """As a logger does that has this handler."""
+        """Log through the handler, as a logger does."""
         self.handler.handle(
             logging.LogRecord("tests", logging.INFO, __file__, 1, message, arguments, None)
         )

@@ -34,7 +34,7 @@ CLOSED = [
 
 
 def serve(folder: Path, *before: str, **settings: Any) -> subprocess.Popen[bytes]:
-    """Start a mesh whose plugin says in `folder/ended` how it was ended."""
+    """Start a mesh whose plugin writes to `folder/ended` how it was ended."""
     (folder / "mesh.toml").write_text(plugin_table("orderly", ORDERLY, str(folder / "ended")))
     command = [*before, sys.executable, "-m", "meshtrio", "serve", str(folder / "mesh.toml")]
     command += ["--runtime-dir", str(folder / "run")]
@@ -61,7 +61,7 @@ def serving(folder: Path, *before: str, **settings: Any) -> Iterator[MeshProcess
 
 
 def exit_text(mesh: MeshProcess) -> str:
-    """What has become of the plugin, as far as it could say."""
+    """Return how the plugin was ended, as far as it could write that."""
     path = mesh.runtime_dir.parent / "ended"
     return path.read_text() if path.exists() else ""
 

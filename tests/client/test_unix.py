@@ -140,7 +140,7 @@ def test_a_full_backlog_is_not_waited_for(short_dir: Path) -> None:
 def connected_in_namespace(
     flags: int, owner: int, path: Path, *folder: Path, uids: str = ""
 ) -> str:
-    """What `unix.connect` raises in namespaces of its own, "" for nothing; see `connecting`."""
+    """Return the error of `unix.connect` in new namespaces, "" for none; see `connecting`."""
     command = [
         sys.executable,
         "-m",

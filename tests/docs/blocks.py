@@ -42,7 +42,7 @@ def parse_blocks(page: Path) -> Iterator[Block]:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether a text is as a page shows it: ends of lines and what … stands for do not matter."""
+    """Return whether text matches a page's, ignoring ends of lines and what … stands for."""
     lines = [re.escape(line.rstrip()).replace("…", ".*?") for line in pattern.strip().split("\n")]
     found = "\n".join(line.rstrip() for line in text.strip().split("\n"))
     return re.fullmatch("\n".join(lines), found, re.DOTALL) is not None

@@ -111,7 +111,7 @@ class PageRunner:
         self._stack.callback(self._end, process)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """As Ctrl-C in its terminal does."""
+        """End a background command by SIGINT, as Ctrl-C in its terminal does."""
         try:
             assert process.poll() is None, (self._folder.parent / "log").read_text()
             os.killpg(process.pid, signal.SIGINT)

@@ -42,7 +42,7 @@ REQUEST = codec.encode(
 
 
 def seeds() -> dict[str, bytes]:
-    """Where the first corpus comes from: a byte for the role and the cut, then a valid stream."""
+    """Return the seed corpus: a byte for the role and the cut, then a valid stream."""
     head = frames.encode_header_block(1, REQUEST, end_stream=False, max_frame_size=16_384)
     data = frames.encode_frame(frames.FrameType.DATA, 1, 1, b"\0\0\0\0\2hi")
     reply = codec.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
@@ -59,7 +59,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def one_input(data: bytes) -> None:
-    """The first byte chooses the role and how the rest is cut; the rest is what the peer says."""
+    """Run one input: the first byte chooses the role and the cut, the rest is the peer's bytes."""
     if not data:
         return
     server, step = data[0] & 1, (data[0] >> 1) or len(data)

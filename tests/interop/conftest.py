@@ -47,7 +47,7 @@ def peers() -> Iterator[PeerMesh]:
 
 @pytest.fixture
 def our_client(peers: PeerMesh) -> ConnectMeshtrioClient:
-    """What connects a meshtrio client: `async with our_client(stack, route) as client`."""
+    """Return a function that connects a meshtrio client: `async with our_client(stack, route)`."""
 
     @asynccontextmanager
     async def connected(name: str, route: str, **options: Any) -> AsyncIterator[MeshtrioClient]:
@@ -64,7 +64,7 @@ def our_client(peers: PeerMesh) -> ConnectMeshtrioClient:
 
 @pytest.fixture(scope="package")
 def their_client(peers: PeerMesh) -> Iterator[ConnectForeignClient]:
-    """What gives the client on a foreign stack, connected to the plugin on meshtrio or another."""
+    """Return a function that gives the client of a foreign stack, connected to a plugin."""
     running: dict[tuple[str, str, str], ForeignClient] = {}
     with ExitStack() as stack:
 

@@ -75,7 +75,7 @@ def target_metadata(name: str) -> list[tuple[str, str]]:
 
 @attrs.frozen
 class CallResult:
-    """How a call ended."""
+    """The result of a call."""
 
     code: int
     message: str = ""

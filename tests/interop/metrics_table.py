@@ -89,7 +89,7 @@ What cannot be in a table of numbers:
 
 
 def cell(recording: Recording, case: str, side: str, *, calls: bool = True) -> str:
-    """What a side counted of one call, in words; `calls`: with the status of the call."""
+    """Return the series of a side for one call as text; with `calls`, the status as well."""
     if side not in recording.cases[case]:
         return "not asked"
     found = comparable_series(recording, case, side)
@@ -182,7 +182,7 @@ def table(*heads: str, rows: Iterator[str]) -> str:
 
 
 def version_rows() -> Iterator[str]:
-    """What is compared with, by what is pinned."""
+    """Return the pinned versions of the peers."""
     module = (GO_PROGRAMS["grpc-go-metrics"] / "go.mod").read_text()
     for name, version in re.findall(r"^\t(\S+) v(\S+)$", module, re.MULTILINE):
         yield row(GRPC_GO, f"`{name}`", version)

@@ -61,7 +61,7 @@ async def calls(path: Path) -> None:
 
 
 def facts(entry: Any) -> tuple[Any, ...]:
-    """What has to be the same, whoever writes it."""
+    """Return the parts of entries that are the same for each implementation."""
     found = Entry()
     found.CopyFrom(entry)
     for field in ("timestamp", "call_id", "sequence_id_within_call", "peer", "logger"):

@@ -125,7 +125,7 @@ async def ask(client: MeshtrioClient, method: str, metadata: MetadataPairs = ())
 
 
 def check_raw(result: CallResult, key: str, value: str) -> str:
-    """As `check_metadata`, of a value beyond ASCII: it may be dropped, and not be changed."""
+    """Check a value beyond ASCII as `check_metadata` does: it may be dropped, not changed."""
     if result.code:
         return str(result)
     found = joined((*result.initial, *result.trailing), key)

@@ -51,7 +51,7 @@ def mesh(folder: Path, **settings: int) -> Iterator[Mesh]:
 
 
 def soak(host: str, port: int, channels: int) -> subprocess.CompletedProcess[str]:
-    """Run channel_soak: one call on each of so many channels, which all stay open."""
+    """Run channel_soak: one call on each of `channels` channels, which all stay open."""
     options = {
         "server_host": host,
         "server_port": port,

@@ -142,7 +142,7 @@ class Chain:
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """Those of the calls that are made through the chain."""
+        """Return the spans of calls that are made through the chain."""
         return [got for got in self.collector.spans if got.name.endswith(("Service.Echo", PATH))]
 
 
@@ -287,7 +287,7 @@ SPAN_ID, STATE = "b7ad6b7169203331", "one=1,two=t:2"
 
 
 def ask_gateway(mesh: Path, target: str, message: str, trace_id: str, flags: str) -> str:
-    """As a client that knows nothing of traces but what it is given."""
+    """Call the gateway as a client without tracing."""
     metadata = (
         ("x-mesh-target", target),
         ("traceparent", f"00-{trace_id}-{SPAN_ID}-{flags}"),

@@ -30,7 +30,7 @@ def wait(started):
 
 
 def with_process(number):
-    """As multiprocessing's users do, from the event loop's own thread or another."""
+    """Use multiprocessing from the event loop's own thread or another."""
     started = context.Event()
     child = context.Process(target=wait, args=(started,))
     child.start()

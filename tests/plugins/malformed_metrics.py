@@ -35,7 +35,7 @@ def good() -> Iterator[Any]:
 
 
 def names() -> Iterator[Any]:
-    """Those of the mesh's own, and those that clash with one another."""
+    """Families with the mesh's own names, and with names that clash with one another."""
     yield family("mesh.uptime", GAUGE, point(1), unit="s")
     yield family("mesh.instance.state", GAUGE, point(1, ("state", "ready")))
     yield family("mesh.collection.failures", COUNTER, point(1))

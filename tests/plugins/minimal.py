@@ -47,7 +47,7 @@ def forget_everything():
 
 
 def daemonize():
-    """What daemons do: a child, that leads a session, whose child goes on."""
+    """Daemonize: fork a child that leads a session and whose child goes on."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:

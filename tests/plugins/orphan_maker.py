@@ -11,7 +11,7 @@ COUNT = 10
 
 
 def orphan(kind):
-    """Fork a child that forks one in turn and ends; gives the pid of the latter."""
+    """Fork a child that forks in turn and ends; returns the pid of its child."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         if kind == "between":

@@ -18,7 +18,7 @@ calls = Counter()
 
 
 def fails(metadata):
-    """Whether this call does, and what it says of another attempt."""
+    """Return whether this call fails, and the trailers with its pushback."""
     calls[metadata["key"]] += 1
     pushback = metadata.get("pushback")
     trailers = (("grpc-retry-pushback-ms", pushback),) if pushback else ()

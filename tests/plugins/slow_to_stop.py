@@ -43,7 +43,7 @@ async def orderly():
 
 
 async def execute_again():
-    """As a program does that loads its new code: it has served by then."""
+    """Execute the program again once it has served, as programs do that reload their code."""
     async with trio.open_nursery() as nursery:
         await nursery.start(plugin.serve, SlowToStop())
         nursery.cancel_scope.cancel()

@@ -24,7 +24,7 @@ LINES = f"{TERMINAL_ESCAPES}\nmeshtrio: not ours"
 
 
 def details():
-    """A google.rpc.Status with two details: one with such a text, and one with such a type."""
+    """Return a google.rpc.Status with two details: one with escapes in a text, one in a type."""
     known, unknown = (
         any_pb2.Any(),
         any_pb2.Any(type_url=f"example.com/{TERMINAL_ESCAPES}", value=b"123"),

@@ -10,7 +10,7 @@ SHORT, LONG = MAX_SPIN / 2, MAX_SPIN * 50
 
 
 def after(*waits: float) -> BusyPoll:
-    """Waits of so many seconds, each spent as the ones before have it."""
+    """Return a BusyPoll that has recorded these waits."""
     found = BusyPoll()
     for seconds in waits:
         found.record_wait(seconds, polled=found.is_worthwhile)

@@ -32,7 +32,7 @@ STATUS_TEXT = "the handler failed"
 
 
 class OwnError(BaseException):
-    """As some frameworks have one to get past `except Exception`."""
+    """A BaseException, as some frameworks have one to get past `except Exception`."""
 
 
 async def raise_in_nursery(error: BaseException) -> None:

@@ -204,7 +204,7 @@ class RawServer:
 
 
 async def call_with_response(call: Any, *parts: bytes) -> Any:
-    """What comes of a call that a raw server answers so."""
+    """Return the result of a call that a raw server answers with these frames."""
     ours, theirs = socket.socketpair()
     client = ClientConnection(SocketTransport(ours))
     sock = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))

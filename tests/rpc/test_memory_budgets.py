@@ -79,7 +79,7 @@ async def sizes(messages: AsyncIterator[EchoRequest]) -> EchoReply:
 
 
 async def read_ended_streams(peer: RawPeer) -> dict[int, bytes]:
-    """What the server has ended its streams with: their last header block."""
+    """Return the last header block of each stream that the server has ended."""
     await trio.testing.wait_all_tasks_blocked(0.02)
     return {f[2]: f[3] for f in peer.read_frames() if f[0] == FrameType.HEADERS}
 
@@ -351,7 +351,7 @@ async def test_a_plugin_gives_memory_back_after_an_attack(short_dir: Path) -> No
 
 
 async def _attack(path: Path, pid: int) -> float:
-    """Send until the windows are used up; gives the most memory that was seen."""
+    """Send until the windows are used up; returns the most memory that was seen."""
     highest = 0.0
     size = DEFAULT_MAX_MESSAGE_SIZE
     async with await trio.open_unix_socket(path) as stream, trio.open_nursery() as nursery:

@@ -18,7 +18,7 @@ SPIN = 0.05
 
 
 class SleepCounter(trio.abc.Instrument):
-    """How often the loop went round, and how often it would have gone to sleep."""
+    """Counts passes of the loop, and those that would have slept."""
 
     def __init__(self) -> None:
         self.rounds = self.sleeps = 0
@@ -54,7 +54,7 @@ async def exchange(one: SocketTransport, other: SocketTransport, times: int) -> 
 
 
 async def count_rounds_until_sleep(reader: SocketTransport) -> int:
-    """How often the loop goes round while nothing comes, until it goes to sleep."""
+    """Count the passes of the loop until it sleeps, while nothing is received."""
     with count_sleeps() as found, trio.move_on_after(10 * SPIN):
         await reader.receive(MAX_BYTES)
     assert found.sleeps

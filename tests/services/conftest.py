@@ -13,7 +13,7 @@ from tests.support.mesh_processes import PLUGINS_DIRECTORY
 
 @pytest.fixture
 def caller(short_dir: Path) -> Iterator[ChannelzTarget]:
-    """A plugin that calls others as it is told."""
+    """A plugin that makes the calls that it is asked for."""
     with (
         run_without_mesh(PLUGINS_DIRECTORY / "channel_holder.py", short_dir / "c"),
         connect_channelz(f"unix:{short_dir}/c") as program,

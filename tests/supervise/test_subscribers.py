@@ -25,7 +25,7 @@ from tests.support.fake_processes import (
 
 
 class OddError(BaseException):
-    """What is no Exception, as asyncio.CancelledError."""
+    """A BaseException, as asyncio.CancelledError is one."""
 
 
 @pytest.mark.parametrize("error", [ValueError, OddError, ExceptionGroup], ids=str)

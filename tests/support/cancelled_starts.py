@@ -70,7 +70,7 @@ async def _cancelled_after(start: Callable[[], Awaitable[None]], steps: int | No
 
 
 def _held_resources(folders: tuple[Path, ...]) -> tuple[object, ...]:
-    """What this process holds: descriptors, threads, children, sockets and locks in folders."""
+    """Return what this process holds: descriptors, threads, children, sockets and locks."""
     threads = sorted(t.name for t in threading.enumerate() if not t.name.startswith("Trio thread"))
     return (
         _open_descriptors(),

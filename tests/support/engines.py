@@ -128,7 +128,7 @@ def send_response(engine: GrpcConnection, stream_id: int = 1, *, end: bool = Fal
 
 
 def answers_ping(engine: GrpcConnection) -> bool:
-    """Whether the engine still answers, as it must after an error that cost one stream only."""
+    """Return whether the engine still answers, as it must after a stream error."""
     engine.data_to_send()
     engine.receive_data(frames.ping(b"are you?", ack=False))
     return sent_frames(engine) == [Frame(FrameType.PING, frames.ACK, 0, b"are you?")]

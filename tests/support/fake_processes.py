@@ -41,7 +41,7 @@ NOT_ANSWERING = HealthCheckResult(is_alive=False, is_serving=False, reason="it d
 
 @attrs.define
 class ProcessScript:
-    """How one process behaves."""
+    """The behaviour of one process."""
 
     ready_after: float = 0.0
     """Seconds from its start until it is ready."""

@@ -58,7 +58,7 @@ class FrameClient:
         self.start_call_now(stream, target)
 
     def start_call_now(self, stream: int, target: str | None = None) -> None:
-        """The same as `begin`, without giving other tasks a turn."""
+        """Start a call as `begin` does, without a checkpoint."""
         block = codec.encode(
             [
                 (b":method", b"POST"),

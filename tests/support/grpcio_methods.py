@@ -19,7 +19,7 @@ def make_echo_method(channel: grpc.Channel, kind: str, name: str) -> Any:
 
 
 class GrpcioEchoStub:
-    """What generated grpcio code would make of the service."""
+    """The stub that grpcio's generator would make of the service."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.Echo = make_echo_method(channel, "unary_unary", "Echo")

@@ -26,7 +26,7 @@ class PeerMesh:
     port: int
 
     def address(self, name: str, route: str) -> str:
-        """Where a foreign client reaches a plugin."""
+        """Return the address at which a foreign client reaches a plugin."""
         if route == "tcp":
             return f"127.0.0.1:{self.port}"
         socket = f"{name}-0.sock" if route == "direct" else "mesh.sock"

@@ -21,7 +21,7 @@ def logging_echo_table(**settings: Any) -> str:
 
 
 def logged_messages(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
-    """What has been logged of a plugin's lines."""
+    """Return the log messages of a plugin's lines."""
     return [each.getMessage() for each in caplog.records if each.name == f"meshtrio.plugin.{name}"]
 
 
@@ -35,7 +35,7 @@ async def log_on_all_levels(watched: RecordedMesh, end: str) -> None:
 
 
 def with_level(config: MeshConfig, level: LogLevel | None) -> MeshConfig:
-    """The same, with another level for all."""
+    """Return the config with another level for all plugins."""
     plugins = [
         attrs.evolve(each, output=attrs.evolve(each.output, log_level=level))
         for each in config.plugins

@@ -103,7 +103,7 @@ ALERTS_AFTER_RESTART = {("MeshtrioDown", ""), ("MeshtrioRestarted", "")}
 
 @attrs.frozen
 class MonitoringRun:
-    """What there was to see."""
+    """What Prometheus and the mesh showed during a run."""
 
     prometheus: Prometheus
     scraped_at: float
@@ -147,7 +147,7 @@ def run_monitored_mesh(folder: Path) -> Iterator[MonitoringRun]:
 
 
 def _inject_faults(mesh: MeshProcess, prometheus: Prometheus, trigger_file: Path) -> set[Alert]:
-    """Do it all; gives what fires first for the plugin that is killed."""
+    """Inject all faults; returns the first alerts for the plugin that is killed."""
     pids = {row["name"]: row["pid"] for row in mesh.ps()}
     with _suspend(mesh.process.pid):
         wait_until(lambda: prometheus.query('up{job="meshtrio"} == 0'))

@@ -23,7 +23,7 @@ mkdir -p {base} && mount --bind /mnt {base} && """
 
 
 def unprivileged_command() -> list[str]:
-    """What goes before a command that is to run as another user; skips a test that cannot do it.
+    """Return a prefix that runs a command as another user; skips the test if that is impossible.
 
     The interpreter may be below a folder that others cannot enter, such as /root. Then the command
     runs in a mount namespace of its own, in which they can.

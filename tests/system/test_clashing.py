@@ -26,7 +26,7 @@ def grpcurl(
 
 
 def health(mesh: MeshProcess, service: str) -> str:
-    """What the mesh says of a service: a status, or the code of an error."""
+    """Return the health of a service at the mesh socket: a status, or an error's code."""
     done = grpcurl(mesh, "grpc.health.v1.Health/Check", data={"service": service})
     if done.returncode:
         return next(line for line in done.stderr.splitlines() if "Code:" in line).split()[-1]

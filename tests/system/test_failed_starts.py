@@ -25,7 +25,7 @@ LAUNCHED = Containment(nice=1)
 
 
 async def reason_of(folder: Path, command: list[str], **settings: Any) -> str:
-    """Why the only plugin of a mesh gave up."""
+    """Return why the only plugin of a mesh gave up."""
     config = PluginConfig("p", command, restart=RestartPolicy.NEVER, **settings)
     async with run_mesh(MeshConfig([config]), folder) as watched:
         gave_up = (await watched.wait_for_event(events.GaveUp)).event
@@ -178,7 +178,7 @@ async def test_what_a_service_manager_told_the_mesh_is_not_for_plugins(
 
 @pytest.fixture
 def ignored_signals() -> Iterator[list[int]]:
-    """As with a shell that runs a mesh in the background, under nohup(1)."""
+    """Ignore signals, as for a mesh in the background of a shell or under nohup(1)."""
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2]
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     yield numbers

@@ -41,7 +41,7 @@ class Callers:
                 self.failures[f"{exc.status.status_code.name}: {exc.status.status_message}"] += 1
 
     async def go_on(self, calls: int) -> None:
-        """Wait until so many more are answered."""
+        """Wait until `calls` more are answered."""
         goal = self.answered + calls
         while self.answered < goal:
             await self._progress.park()

@@ -49,7 +49,7 @@ def grpcio_calls(socket: str) -> Iterator[Any]:
 
 
 async def sockets(watched: RecordedMesh, name: str) -> list[str]:
-    """That of a plugin once it is ready, and the mesh's."""
+    """Yield the socket of a plugin once it is ready, and the mesh's."""
     await watched.wait_for_event(events.Ready, plugin=name)
     (own,) = watched.mesh.socket.parent.glob(f"{name}*.sock")
     return [str(own), str(watched.mesh.socket)]

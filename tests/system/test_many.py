@@ -37,7 +37,7 @@ async def test_two_hundred_plugins_started_at_once(short_dir: Path) -> None:
 
 
 class Usage:
-    """What this process, and so the mesh in it, holds."""
+    """Resources of this process, and so of the mesh in it."""
 
     def __init__(self) -> None:
         gc.collect()

@@ -175,7 +175,7 @@ def test_calls_outlive_the_renewal_of_the_mesh_socket(short_dir: Path) -> None:
 async def stop_during_call(
     folder: Path, drain_timeout: float
 ) -> AsyncIterator[tuple[trio.Event, list[str]]]:
-    """Stop a mesh while a service that it does not run has a call; gives what lets that end."""
+    """Stop a mesh during a call to a service that it does not run; yields what ends the call."""
     begun, release, results = trio.Event(), trio.Event(), list[str]()
 
     async def hold(message: pb.EchoRequest) -> pb.EchoReply:

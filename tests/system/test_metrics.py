@@ -203,7 +203,7 @@ def test_garbage_and_idle_connections_harm_nobody(short_dir: Path) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether metrics are served, which takes until the server has seen connections close."""
+    """Return whether metrics are served, which takes until closed connections are noticed."""
     try:
         return b"mesh_info" in http_get(url)[1]
     except OSError:
@@ -250,7 +250,7 @@ def test_a_hundred_thousand_names_leave_memory_and_series_bounded(short_dir: Pat
 
 
 async def attack(path: Path, mark: str, count: int) -> None:
-    """So many methods, of so many services, with so many metadata values, 50 at a time."""
+    """Call many methods of many services with many metadata values, 50 at a time."""
     numbers = iter(range(count))
 
     async def call(channel: Channel) -> None:

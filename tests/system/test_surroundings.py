@@ -130,7 +130,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(short_dir: Path) -> None:
 
 
 def at_rest(pid: int) -> bool:
-    """Whether a process has used no CPU for a while."""
+    """Return whether a process has used no CPU for half a second."""
 
     def used() -> str:
         return " ".join(Path(f"/proc/{pid}/stat").read_text().split()[13:15])

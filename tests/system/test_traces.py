@@ -133,7 +133,7 @@ Arrived = queue.Queue[tuple[Message, otlp.ExportTraceServiceRequest]]
 
 @contextmanager
 def http_collector(ssl_context: ssl.SSLContext | None = None) -> Iterator[tuple[int, Arrived]]:
-    """A collector for OTLP over HTTP; gives its port, and what arrives, with its headers."""
+    """Run an OTLP/HTTP collector; yields its port, and a queue of headers and requests."""
     arrived: Arrived = queue.Queue()
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -26,7 +26,7 @@ STEADY = plugin_table("steady", *MINIMAL, ready_timeout=60)
 
 
 def as_root(folder: Path, name: str = "rooted") -> str:
-    """A plugin that becomes root by a set-user-ID program, whoever has started it."""
+    """Return the table of a plugin that becomes root by a set-user-ID program."""
     unprivileged_command()
     command = [*make_setuid_command(folder), sys.executable, *MINIMAL]
     return (

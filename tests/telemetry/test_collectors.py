@@ -22,7 +22,7 @@ HTTP = {"PROTOCOL": "http/protobuf"}
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """One that says nothing of collectors."""
+    """Remove the variables of collectors from the environment."""
     for key in os.environ:
         if key.startswith(PREFIX):
             monkeypatch.delenv(key)

@@ -22,7 +22,7 @@ class Unspeakable:
 
 
 def read(line: str) -> Any:
-    """As a strict reader does, who takes many things for the end of a line."""
+    """Parse lines strictly, taking each of Unicode's line ends for one."""
     assert len(line) <= MOST
     assert line.isascii()
     assert len(line.splitlines()) == 1

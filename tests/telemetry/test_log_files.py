@@ -40,7 +40,7 @@ def names(folder: Path) -> list[str]:
 
 
 def records(path: Path) -> int:
-    """How many there are of them in a file, all of which have to be whole."""
+    """Return the number of records in a file, all of which have to be whole."""
     data, count = path.read_bytes(), 0
     while data:
         size = int.from_bytes(data[:4], "big")

@@ -90,7 +90,7 @@ def exposed(families: list[MetricFamily]) -> str:
 
 
 class Custom(Collector):
-    """Of which a test says what it gives."""
+    """A collector with given families."""
 
     def __init__(self, *metrics: Metric) -> None:
         self._metrics = metrics
@@ -101,7 +101,7 @@ class Custom(Collector):
 
 @contextmanager
 def measured(*metrics: Metric) -> Iterator[list[MetricFamily]]:
-    """What a program tells that has these in its registry."""
+    """Yield the families of a program that has these metrics in its registry."""
     collector = Custom(*metrics)
     prometheus_client.REGISTRY.register(collector)
     try:

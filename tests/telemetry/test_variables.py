@@ -21,8 +21,8 @@ from tests.support.servers import serve_on_socket
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment that says only what a test has it say."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Remove variables of the environment, so that only the test's count."""
     for key in os.environ:
         if key.startswith("OTEL_"):
             monkeypatch.delenv(key)
@@ -46,25 +46,25 @@ def test_samplers(
     sampler: str,
     argument: str,
     ratio: float | None,
-    said: pytest.MonkeyPatch,
+    clean_environment: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    said.setenv("OTEL_TRACES_SAMPLER", sampler)
-    said.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    clean_environment.setenv("OTEL_TRACES_SAMPLER", sampler)
+    clean_environment.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     assert sampling_ratio_from_environment() == ratio
     # What does not go by parents is told to do so all the same.
     assert ("is replaced by" in caplog.text) is (sampler in ("traceidratio", "always_on"))
 
 
 async def call_under_variables(
-    folder: Path, said: pytest.MonkeyPatch, **variables: str
+    folder: Path, clean_environment: pytest.MonkeyPatch, **variables: str
 ) -> OtlpCollector:
     """Make a call, served and made here, and give what came of it to a collector."""
-    said.setenv("OTEL_TRACES_EXPORTER", "otlp")
-    said.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"unix:{folder / 'c'}")
-    said.setenv("OTEL_EXPORTER_OTLP_INSECURE", "true")
+    clean_environment.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    clean_environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"unix:{folder / 'c'}")
+    clean_environment.setenv("OTEL_EXPORTER_OTLP_INSECURE", "true")
     for key, value in variables.items():
-        said.setenv(key, value)
+        clean_environment.setenv(key, value)
     async with run_collector(folder / "c") as collector:
         async with plugin_telemetry(), serve_on_socket(folder / "a", Server(ECHO_SERVICER)):
             async with connect_to(f"unix:{folder / 'a'}") as channel:
@@ -72,9 +72,11 @@ async def call_under_variables(
     return collector
 
 
-async def test_among_several_exporters(short_dir: Path, said: pytest.MonkeyPatch) -> None:
+async def test_among_several_exporters(
+    short_dir: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
     variables = {"OTEL_TRACES_EXPORTER": "console,otlp"}
-    collector = await call_under_variables(short_dir, said, **variables)
+    collector = await call_under_variables(short_dir, clean_environment, **variables)
     assert len(collector.spans) == 3
 
 
@@ -87,15 +89,17 @@ async def test_among_several_exporters(short_dir: Path, said: pytest.MonkeyPatch
     ],
 )
 async def test_nothing_is_traced(
-    variables: dict[str, str], short_dir: Path, said: pytest.MonkeyPatch
+    variables: dict[str, str], short_dir: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    collector = await call_under_variables(short_dir, said, **variables)
+    collector = await call_under_variables(short_dir, clean_environment, **variables)
     assert collector.spans == []
 
 
-async def test_no_more_is_kept_than_they_say(short_dir: Path, said: pytest.MonkeyPatch) -> None:
+async def test_no_more_is_kept_than_they_say(
+    short_dir: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
     limits = {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2", "OTEL_SPAN_EVENT_COUNT_LIMIT": "1"}
-    collector = await call_under_variables(short_dir, said, **limits)
+    collector = await call_under_variables(short_dir, clean_environment, **limits)
     assert [len(got.attributes) for got in collector.spans] == [2, 2, 2]
     assert sorted(len(got.events) for got in collector.spans) == [0, 1, 1]
 
@@ -129,10 +133,10 @@ def test_one_that_is_wrong_costs_a_plugin_its_traces_and_no_more(
         "        print('serving')\n"
         "trio.run(serve)\n"
     )
-    said = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    variables = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, **said, key: value},
+        env={**os.environ, **variables, key: value},
         capture_output=True,
         text=True,
         check=False,

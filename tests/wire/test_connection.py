@@ -69,7 +69,7 @@ Act = Head | Data | End
 
 @attrs.frozen
 class Call:
-    """What either side says in a call, each in its own order."""
+    """The actions of each side in a call, in order."""
 
     up: list[Act]
     down: list[Act]

@@ -41,7 +41,7 @@ CALM = ErrorCode.ENHANCE_YOUR_CALM
 
 
 def in_pieces(stream_id: int, fields, *, end: bool) -> bytes:
-    """The same in frames of 500 bytes each."""
+    """Encode headers in frames of 500 bytes each."""
     return frames.encode_header_block(
         stream_id, codec.encode(fields), end_stream=end, max_frame_size=500
     )

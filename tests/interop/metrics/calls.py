@@ -22,7 +22,7 @@ _keys = itertools.count()
 
 @attrs.frozen
 class Channels:
-    """To the server, and to where nobody listens, the last one with a retry policy."""
+    """Channels to the server and to an address without one, the last one with a retry policy."""
 
     server: Channel
     unreachable: Channel

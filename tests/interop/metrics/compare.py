@@ -131,7 +131,7 @@ def expected_differences(reference: str) -> Iterator[ExpectedDifference]:
 
 
 def comparable_series(recording: Recording, case: str, side: str) -> Series:
-    """What a side counted of a call, but for what depends on who was quicker.
+    """Return the series of a side for a call, without those that depend on which side was first.
 
     A server's own deadline and its caller's RST_STREAM come at the same time. grpc-go's client has
     an attempt be OK now and then where the server has answered, by whatever status, before the
@@ -187,7 +187,7 @@ def _text(found: Mapping[SeriesKey, SeriesValue], key: SeriesKey) -> str:
 
 @attrs.frozen
 class Shape:
-    """What is the same for all samples of a name in Prometheus' text."""
+    """The properties that all samples of a name share in Prometheus' text."""
 
     kind: str
     labels: frozenset[str]
@@ -195,8 +195,7 @@ class Shape:
 
 
 def parse_shapes(text: str) -> dict[str, Shape]:
-    """By name of a sample. Without what OpenTelemetry's exporter says of itself: target_info, and
-    otel_scope_* with each series."""
+    """Return shapes by name, without target_info and otel_scope_* of OpenTelemetry's exporter."""
     kinds: dict[str, str] = {}
     labels: defaultdict[str, set[str]] = defaultdict(set)
     bounds: defaultdict[str, set[float]] = defaultdict(set)

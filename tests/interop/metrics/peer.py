@@ -38,7 +38,7 @@ Perform = Callable[[str], Awaitable[str]]
 
 
 class Service(TestService):
-    """The interop service, with what `constants` says of metadata."""
+    """The interop service; metadata selects its behaviour, see `constants`."""
 
     def __init__(self) -> None:
         self._times: Counter[str] = Counter()

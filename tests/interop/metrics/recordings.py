@@ -42,7 +42,7 @@ _METRICS_AT_END = (
 
 
 def peer_command(implementation: str) -> list[str]:
-    """What runs it as a peer; skips the test where it is not installed."""
+    """Return the command that runs a peer; skips the test if it is not installed."""
     if implementation == GRPC_GO:
         return [find_tool("grpc-go-metrics")]
     if implementation == GRPCIO:
@@ -101,7 +101,7 @@ def start_peer(implementation: str, role: str, socket: Path) -> Iterator[PeerPro
 
 @attrs.frozen
 class Recording:
-    """What a client and a server have counted."""
+    """The series of a client and a server."""
 
     client: str
     server: str
@@ -149,7 +149,7 @@ def record(client: str, server: str) -> Recording:
 
 
 def _is_server_recorded(server: str, case: Case) -> bool:
-    """grpcio's tells of a call that its caller has ended at some later time, which nobody knows."""
+    """Return whether the server's series are complete: grpcio counts a cancelled call later."""
     if not case.reaches_server or case is LAST_CASE:
         return False
     return not (server == GRPCIO and case.ended_by_caller)
@@ -160,7 +160,7 @@ IsComplete = Callable[[Series, int], bool]
 
 
 class SeriesReader:
-    """What a peer has counted, call by call."""
+    """Reads the series of a peer, call by call."""
 
     def __init__(self, peer: PeerProcess, complete: IsComplete) -> None:
         self.last_series = peer.collect_series()
@@ -210,7 +210,7 @@ are_known_attempts_complete: IsComplete = partial(
 
 
 def record_all(*pairs: tuple[str, str]) -> list[Recording]:
-    """The same of several pairs of a client and a server, at the same time: some calls wait."""
+    """Record several pairs of a client and a server concurrently: some calls wait."""
     for pair in pairs:
         for implementation in pair:
             peer_command(implementation)  # Skips here, rather than in a thread.

@@ -14,7 +14,7 @@ SeriesKey = tuple[str, Labels]
 
 @attrs.frozen
 class Instrument:
-    """What is the same for all series of a metric."""
+    """The properties that all series of a metric share."""
 
     kind: str
     unit: str
@@ -24,7 +24,7 @@ class Instrument:
 
 @attrs.frozen
 class SeriesValue:
-    """What a series has counted: of durations how many, since they never are the same."""
+    """The value of a series: of durations only their number, since they never are the same."""
 
     count: int
     """Of a counter its value."""
@@ -47,7 +47,7 @@ Series = dict[SeriesKey, SeriesValue]
 
 
 def parse_series(families: Iterable[Any], names: dict[str, str]) -> Series:
-    """Those of a peer; `names` are put for what is another in each run, such as paths."""
+    """Parse the series of a peer; `names` replace what differs in each run, such as paths."""
     found = {}
     for family in families:
         for point in family["points"]:
@@ -74,13 +74,13 @@ def _value(family: Any, point: Any) -> SeriesValue:
 
 
 def subtract(before: Series, after: Series) -> Series:
-    """What was counted between the two."""
+    """Return the difference of two readings."""
     found = {key: value - before[key] if key in before else value for key, value in after.items()}
     return {key: value for key, value in found.items() if value.count}
 
 
 def parse_instruments(families: Iterable[Any]) -> dict[str, Instrument]:
-    """Those that have series."""
+    """Return the instruments that have series."""
     return {
         family["name"]: Instrument(
             family["kind"],
@@ -94,7 +94,7 @@ def parse_instruments(families: Iterable[Any]) -> dict[str, Instrument]:
 
 
 def replace_label_values(series: Series, name: str, values: dict[str, str]) -> Series:
-    """The same with other values of a label; series that become one are refused."""
+    """Replace values of a label; fails if series become equal."""
     found: Series = {}
     for (metric, labels), value in series.items():
         key = metric, tuple((n, values.get(v, v) if n == name else v) for n, v in labels)

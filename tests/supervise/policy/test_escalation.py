@@ -44,7 +44,7 @@ class Supervisor:
         return [leaf for c in chosen for leaf in ([c] if isinstance(c, str) else c.leaves())]
 
     def child_died(self, leaf: str, now: float) -> list[str] | None:
-        """What is restarted for it, None when this supervisor terminates itself instead."""
+        """Return what is restarted, None if this supervisor terminates instead."""
         for child in self.children:
             if child == leaf:
                 break
