@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 
 from meshtrio.config import PluginConfig
 from meshtrio.config.executable_check import explain_not_executable
+from tests.support.process_tracking import require_namespaces
 
 PYTHON = sys.executable
 
@@ -196,9 +196,7 @@ def test_a_cwd_that_is_removed_or_no_folder_is_named(short_dir: Path) -> None:
 
 
 def test_a_filesystem_without_execution_is_named(short_dir: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        assert not os.environ.get("CI"), "only root, and with unshare(1), can mount a filesystem"
-        pytest.skip("only root, and with unshare(1), can mount a filesystem")
+    require_namespaces()
     look = (
         "from meshtrio.config import PluginConfig as P; "
         "from meshtrio.config.executable_check import explain_not_executable as f; "

@@ -19,6 +19,7 @@ from meshtrio.config import Containment, MeshConfig, PluginConfig, RestartPolicy
 from meshtrio.supervisor import events
 from tests.support.in_process_mesh import run_mesh
 from tests.support.mesh_processes import plugin_table, run_meshtrio
+from tests.support.process_tracking import require_namespaces
 
 LAUNCHED = Containment(nice=1)
 """Anything that needs the launcher, which executes the program then."""
@@ -202,9 +203,7 @@ async def test_plugins_begin_with_default_dispositions_of_signals(
 
 
 def test_a_full_disk_says_so_and_keeps_no_lock(short_dir: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        assert not os.environ.get("CI"), "only root, and with unshare(1), can mount a filesystem"
-        pytest.skip("only root, and with unshare(1), can mount a filesystem")
+    require_namespaces()
     folder = short_dir / "small"
     folder.mkdir()
     (short_dir / "mesh.toml").write_text(plugin_table("p", "-c", "exit()"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.resource_usage import read_usage_by_group
 from meshtrio.supervisor.process.spawn.plugin_process import PluginProcess
 from tests import ROOT
+from tests.support.process_tracking import require_namespaces
 
 AFTER_NAME = (
     b"S 1 77 70 0 -1 4194560 10 20 0 0 3 4 5 6 20 0 1 0 1000 8192 100 18446744073709551615 1"
@@ -162,9 +162,7 @@ trio.run(main)
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_processes_that_are_hidden_are_left_out(hidepid: int) -> None:
     """With hidepid /proc shows users their own processes only (proc(5))."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        assert not os.environ.get("CI"), "only root, and with unshare(1), can mount /proc"
-        pytest.skip("only root, and with unshare(1), can mount /proc")
+    require_namespaces()
     look = (
         "import os, trio; "
         "from meshtrio.supervisor.process.cleanup import process_marker as m; "
