@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
+import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,12 +30,21 @@ NEEDED = {
 _WITHIN = 900
 
 
+@contextmanager
+def only_reader() -> Iterator[None]:
+    """Wait until nobody else on this machine follows a page, whose ports are those in its text."""
+    lock = Path(tempfile.gettempdir(), f"meshtrio-docs-{os.geteuid()}.lock")
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page(page: str) -> None:
     if page in NEEDED:
         debian_tool(NEEDED[page])
-    faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
-    with tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
+    with only_reader(), tempfile.TemporaryDirectory(prefix="mt-") as folder, ExitStack() as stack:
+        faulthandler.dump_traceback_later(_WITHIN, exit=True)  # Some of them install things.
         Reader(ROOT / page, Path(folder), stack).follow()
 
 
