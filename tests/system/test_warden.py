@@ -170,10 +170,11 @@ def daemons(init: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            status = (entry / "cmdline").read_bytes() if entry.exists() else b""
-            pid, is_plugin = int(entry.name), b"--daemon" in status
-            if is_plugin and os.getsid(pid) != pid and same_namespace(pid, init):
-                found.append(pid)
+            pid = int(entry.name)
+            with suppress(OSError):  # Any process of the machine may end meanwhile.
+                is_plugin = b"--daemon" in (entry / "cmdline").read_bytes()
+                if is_plugin and os.getsid(pid) != pid and same_namespace(pid, init):
+                    found.append(pid)
     return found
 
 
