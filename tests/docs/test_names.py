@@ -154,3 +154,13 @@ def test_programs_of_the_tests_exist() -> None:
         )
     ]
     assert missing == []
+
+
+def test_terms_of_the_glossary_are_used() -> None:
+    glossary = ROOT / "docs" / "glossary.md"
+    sources = [*PACKAGE.rglob("*.py"), *(page for page in PAGES if page != glossary)]
+    text = "\n".join(source.read_text() for source in sources)
+    text = re.sub("([a-z])([A-Z])", r"\1 \2", text).lower()
+    text = re.sub(r"[\s_-]+", " ", text)
+    terms = [row[0].lower().replace("-", " ") for row in _rows(glossary.read_text())][1:]
+    assert [term for term in terms if term not in text] == []
