@@ -26,8 +26,8 @@ this path, which a test keeps short:
         Attempt.exchange                  send, wait for the reply, translate the status
 
 `request_headers` encodes the headers of an attempt, in which the caller's deadline becomes
-`grpc-timeout`. If the connection broke, `exit_error` waits for the exit info of the endpoint and
-makes a PluginDiedError of it. `retry/policy` decides whether there is another attempt.
+`grpc-timeout`. If the connection broke, `Channel.describe_failure` waits for the exit info of the
+endpoint, of which it makes a PluginDiedError. `retry/policy` decides on another attempt.
 
 Hedging runs several such loops at once. A `StreamingCall` is a state machine; it uses the loop
 until its first reply, which commits it. The gateway's `ProxiedCall` shares the decision and not
