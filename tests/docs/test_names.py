@@ -1,4 +1,4 @@
-"""Names of code in the docs exist, and the paths of design.md's "Finding your way" lead there."""
+"""Names of code and links in the docs exist, and design.md's "Finding your way" leads to functions."""
 
 from __future__ import annotations
 
@@ -164,3 +164,20 @@ def test_terms_of_the_glossary_are_used() -> None:
     text = re.sub(r"[\s_-]+", " ", text)
     terms = [row[0].lower().replace("-", " ") for row in _rows(glossary.read_text())][1:]
     assert [term for term in terms if term not in text] == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere() -> None:
+    missing = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", _BLOCK.sub("", page.read_text())):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and anchor not in _anchors(target)):
+                missing.append(f"{page.relative_to(ROOT)}: {link}")
+    assert missing == []
