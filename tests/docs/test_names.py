@@ -1,4 +1,4 @@
-"""Names of code and links in the docs exist, and design.md's "Finding your way" leads to functions."""
+"""Names and links in the docs exist, and design.md's "Finding your way" leads to functions."""
 
 from __future__ import annotations
 
