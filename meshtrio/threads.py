@@ -1,4 +1,4 @@
-"""Long computations next to an event loop: in a thread, which lets the loop go first.
+"""Threads beside an event loop: limits on their number, and long computations.
 
 A thread that computes gives the interpreter up only when it is asked to, 5 ms later. A loop that
 wants it back after each system call gets ahead by some hundred of those a second. So what computes
@@ -19,10 +19,31 @@ _WORK = 0.001
 """Seconds of computing between two rests."""
 _REST = 0.0001
 """Seconds of a rest: enough for the loop to take the interpreter."""
-_MAX_THREADS = 2
-"""They share one interpreter, so that more of them gain nothing. Threads of their own: those that
-processes are started from must not have to wait for these."""
-_threads = trio.CapacityLimiter(_MAX_THREADS)
+
+
+class ThreadLimiter:
+    """A limit on the threads of one purpose, so that no other purpose has to wait for them.
+
+    Each run of trio has a `CapacityLimiter` of its own. A thread that was abandoned gives its place
+    back in the run that started it, and if that has ended, nobody ever gets the place again.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("threads")
+
+    def __call__(self) -> trio.CapacityLimiter:
+        """Return the limiter of this run."""
+        try:
+            return self._of_run.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(self._max_threads)
+            self._of_run.set(limiter)
+            return limiter
+
+
+_computing = ThreadLimiter(2)
+"""They share one interpreter, so that more of them gain nothing."""
 
 
 class Pace:
@@ -49,5 +70,5 @@ async def compute(work: Callable[[Pace], T]) -> T:
     Cancellation: Returns at once. The thread ends by itself, so its work has to be bounded.
     """
     return await trio.to_thread.run_sync(
-        lambda: work(Pace()), abandon_on_cancel=True, limiter=_threads
+        lambda: work(Pace()), abandon_on_cancel=True, limiter=_computing()
     )

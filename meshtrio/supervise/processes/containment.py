@@ -21,10 +21,10 @@ from meshtrio.address import ServerTlsFiles
 from meshtrio.config import PluginConfig
 from meshtrio.supervise.processes import launcher_main
 from meshtrio.supervise.processes.dispositions import passes_signals_on
+from meshtrio.threads import ThreadLimiter
 
 _HASHED_AT_ONCE = 1024 * 1024
-_hashings = trio.CapacityLimiter(8)
-"""Of threads that may have to wait for a filesystem, which no other work is to wait for."""
+_hashings = ThreadLimiter(8)
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
@@ -125,7 +125,7 @@ async def check_executable(config: PluginConfig) -> None:
     hashing = _Hashing(name, path)
     try:
         program, found = await trio.to_thread.run_sync(
-            hashing.run, abandon_on_cancel=True, limiter=_hashings
+            hashing.run, abandon_on_cancel=True, limiter=_hashings()
         )
     finally:
         hashing.wanted = False

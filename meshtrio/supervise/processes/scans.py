@@ -15,6 +15,7 @@ import trio
 
 from meshtrio.supervise.processes import procfs
 from meshtrio.supervise.processes.procfs import Stat
+from meshtrio.threads import ThreadLimiter
 
 _REST = 9.0
 """Times the duration of a scan that pass before another one is begun for waiting tasks, so that
@@ -26,7 +27,7 @@ _NO_DESCRIPTOR = 0.1
 """Seconds before the next attempt if this process has no descriptors left to look with."""
 
 
-_of_cgroups = trio.CapacityLimiter(4)
+_of_cgroups = ThreadLimiter(4)
 
 
 class Scans:
@@ -102,7 +103,7 @@ async def members(group: int, cgroup: Path | None = None, *, urgent: bool = True
         found = await scans().stats(urgent=urgent)
     else:
         found = await trio.to_thread.run_sync(
-            _stats_in, cgroup, abandon_on_cancel=True, limiter=_of_cgroups
+            _stats_in, cgroup, abandon_on_cancel=True, limiter=_of_cgroups()
         )
     return [stat.pid for stat in found if stat.group == group and stat.alive]
 
