@@ -10,11 +10,11 @@ import trio
 from meshtrio.config.mesh import MeshConfig
 from meshtrio.config.toml_reader import load
 from meshtrio.errors import ConfigError
+from meshtrio.util.worker_threads import ThreadLimiter
 
 _LOAD_TIMEOUT = 30.0
 """Seconds to read a file and check its programs; a file system that hangs would take forever."""
-_thread_limiter = trio.CapacityLimiter(4)
-"""A separate limit: threads that hang must not use up those that start processes."""
+_thread_limiter = ThreadLimiter(4)
 
 
 async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -> MeshConfig:
@@ -33,7 +33,7 @@ async def load_in_thread(path: Path | str, *, runtime_dir: Path | None = None) -
     try:
         with trio.fail_after(_LOAD_TIMEOUT):
             return await trio.to_thread.run_sync(
-                read, abandon_on_cancel=True, limiter=_thread_limiter
+                read, abandon_on_cancel=True, limiter=_thread_limiter.get()
             )
     except trio.TooSlowError:
         problem = f"{path}: was not read within {_LOAD_TIMEOUT:g} s; does its file system answer?"

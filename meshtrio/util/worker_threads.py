@@ -1,4 +1,4 @@
-"""Long computations in a worker thread that does not starve the event loop of the GIL.
+"""Limits on worker threads, and long computations that do not starve the event loop of the GIL.
 
 A computing thread releases the GIL only on request, after the switch interval of 5 ms. An event
 loop that needs the GIL again after each system call would make a few hundred of those a second. So
@@ -19,10 +19,32 @@ _YIELD_INTERVAL = 0.001
 """Seconds of computing between two sleeps."""
 _YIELD_DURATION = 0.0001
 """Seconds of a sleep, which is long enough for the event loop to take the GIL."""
-_MAX_THREADS = 2
-"""Maximum number of threads; they share one GIL, so that more would not be faster. They have a
-limiter of their own, so that threads that start processes never wait for them."""
-_thread_limiter = trio.CapacityLimiter(_MAX_THREADS)
+
+
+class ThreadLimiter:
+    """A limit on the threads of one purpose, which other purposes do not have to wait for.
+
+    Each run of trio has a `CapacityLimiter` of its own: an abandoned thread returns its token in
+    the run that started it, and the token is lost if that run has ended.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._run_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter]
+        self._run_limiter = trio.lowlevel.RunVar("thread limiter")
+
+    def get(self) -> trio.CapacityLimiter:
+        """Return the limiter of the current run."""
+        try:
+            return self._run_limiter.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(self._max_threads)
+            self._run_limiter.set(limiter)
+            return limiter
+
+
+_limiter = ThreadLimiter(2)
+"""Computations share one GIL, so that more of them would not be faster."""
 
 
 class GilYielder:
@@ -49,5 +71,7 @@ async def run_computation(computation: Callable[[GilYielder], T]) -> T:
     Cancellation: Returns at once. The thread continues, so the computation has to be bounded.
     """
     return await trio.to_thread.run_sync(
-        lambda: computation(GilYielder()), abandon_on_cancel=True, limiter=_thread_limiter
+        lambda: computation(GilYielder()),
+        abandon_on_cancel=True,
+        limiter=_limiter.get(),
     )

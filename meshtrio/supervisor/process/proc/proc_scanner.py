@@ -16,6 +16,7 @@ import trio
 from meshtrio.supervisor.process.proc import procfs
 from meshtrio.supervisor.process.proc.procfs import ProcessStat
 from meshtrio.util.pidfd import open_pidfd
+from meshtrio.util.worker_threads import ThreadLimiter
 
 _REST_FACTOR = 9.0
 """Minimum pause between scans for waiting tasks, as a multiple of the duration of the last one, so
@@ -27,7 +28,7 @@ _MIN_SCAN_INTERVAL = 0.01
 _RETRY_DELAY = 0.1
 """Seconds until the next attempt if a scan has failed, most likely for lack of descriptors."""
 
-_cgroup_limiter = trio.CapacityLimiter(4)
+_cgroup_limiter = ThreadLimiter(4)
 
 
 class ProcScanner:
@@ -105,7 +106,7 @@ async def find_group_pids(
         found = await get_scanner().read_stats(urgent=urgent)
     else:
         found = await trio.to_thread.run_sync(
-            _read_cgroup_stats, cgroup, abandon_on_cancel=True, limiter=_cgroup_limiter
+            _read_cgroup_stats, cgroup, abandon_on_cancel=True, limiter=_cgroup_limiter.get()
         )
     return [stat.pid for stat in found if stat.pgrp == pgrp and stat.is_alive]
 

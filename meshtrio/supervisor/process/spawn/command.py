@@ -16,10 +16,10 @@ import trio
 from meshtrio.config import PluginConfig
 from meshtrio.supervisor.process.spawn import launcher_main
 from meshtrio.supervisor.process.spawn.signal_dispositions import needs_signal_reset
+from meshtrio.util.worker_threads import ThreadLimiter
 
 _HASH_CHUNK_SIZE = 1024 * 1024
-_hash_limiter = trio.CapacityLimiter(8)
-"""Limits threads that may hang in a filesystem, so that they cannot block other thread work."""
+_hash_limiter = ThreadLimiter(8)
 _LAUNCHER = str(Path(launcher_main.__file__))
 
 
@@ -58,7 +58,7 @@ async def check_executable(config: PluginConfig) -> None:
     executable_hash = _ExecutableHash(name, path)
     try:
         program, found = await trio.to_thread.run_sync(
-            executable_hash.run, abandon_on_cancel=True, limiter=_hash_limiter
+            executable_hash.run, abandon_on_cancel=True, limiter=_hash_limiter.get()
         )
     finally:
         executable_hash.is_wanted = False

@@ -12,6 +12,7 @@ from meshtrio.config import PluginConfig
 from meshtrio.config.executable_check import explain_not_executable
 from meshtrio.errors import RESOURCE_EXHAUSTED_ERRNOS
 from meshtrio.util.text import replace_surrogates
+from meshtrio.util.worker_threads import ThreadLimiter
 
 EXEC_FAILED_STATUSES = frozenset({126, 127})
 """Exit statuses by which env(1), shells and our launcher report that execve(2) failed."""
@@ -32,8 +33,7 @@ PROGRAM_ERRNOS = frozenset(
 """Error numbers of execve(2) and chdir(2) whose cause is the program or the working directory."""
 
 _DIAGNOSIS_TIMEOUT = 2.0
-_diagnosis_limiter = trio.CapacityLimiter(8)
-"""Limits threads that may hang in a filesystem, so that they cannot block other thread work."""
+_limiter = ThreadLimiter(8)
 _MAX_ARGUMENT_SIZE = 32 * os.sysconf("SC_PAGE_SIZE")
 """Maximum number of bytes of one argument or variable (MAX_ARG_STRLEN)."""
 _PROCESS_LIMIT_HINT = (
@@ -80,7 +80,10 @@ async def explain_exec_failure(config: PluginConfig) -> str:
     with trio.move_on_after(_DIAGNOSIS_TIMEOUT, shield=True):
         try:
             return await trio.to_thread.run_sync(
-                explain_not_executable, config, abandon_on_cancel=True, limiter=_diagnosis_limiter
+                explain_not_executable,
+                config,
+                abandon_on_cancel=True,
+                limiter=_limiter.get(),
             )
         except RuntimeError:
             pass  # No thread can be started.
