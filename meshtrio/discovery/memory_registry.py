@@ -87,7 +87,7 @@ class MemoryRegistry:
             and not value.value.endpoints
             and service not in self._watcher_counts
         ]
-        for service in idle[: len(idle) - _MAX_IDLE_SERVICES + 1]:
+        for service in idle[: max(0, len(idle) + 1 - _MAX_IDLE_SERVICES)]:
             del self._services[service]
             self._removed.discard(service)
 
