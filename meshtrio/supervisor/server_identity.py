@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -183,11 +183,13 @@ async def _run_in_thread(function: Callable[[], T]) -> T:
         raise OSError(errno.ENOMEM, str(exc)) from None
 
 
-async def is_address_in_use(address: str) -> bool:
+async def is_address_in_use(
+    address: str, connect: Callable[[str], Awaitable[socket.socket]] = connect_socket
+) -> bool:
     """Whether a server accepts connections at a TCP address."""
     with trio.move_on_after(_CONNECT_TIMEOUT):
         try:
-            sock = await connect_socket(address)
+            sock = await connect(address)
         except (OSError, ValueError):
             return False
         with sock:
