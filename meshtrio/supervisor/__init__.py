@@ -30,7 +30,7 @@ The order of calls, for a start:
 and for an end without a request:
 
     ProcessRun.run -> Registration.deregister -> Supervisor._handle_exit
-    -> Instance.handle_exit -> policy.decide -> Instance.retry, complete or fail
+    -> Instance.handle_exit -> policy.decide -> Instance.retry or finish
 
 Invariants:
 
