@@ -64,10 +64,8 @@ class UnkillableProcess:
 def describe_unkillable(stat: ProcessStat) -> UnkillableProcess:
     """Describe a process that was not killed, and why it was not."""
     status = procfs.read_status(stat.pid)
-    name = "?" if status is None else status.name
-    return UnkillableProcess(
-        stat.pid, name, _find_unkillable_reason(stat, status), stat.start_ticks
-    )
+    name, reason = "?" if status is None else status.name, _find_unkillable_reason(stat, status)
+    return UnkillableProcess(stat.pid, name, reason, stat.start_ticks)
 
 
 def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | None) -> str:
@@ -80,11 +78,9 @@ def _find_unkillable_reason(stat: ProcessStat, status: procfs.ProcessStatus | No
         pass
     if (tracer := procfs.find_tracer(stat.pid)) is not None:
         return f"{tracer} traces it"
-    if stat.state == "D":
-        return (
-            "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
-        )
-    return "it did not exit after SIGKILL"
+    if stat.state != "D":
+        return "it did not exit after SIGKILL"
+    return "it is blocked in the kernel, as by a disk or network filesystem that does not respond"
 
 
 def _user_name(uid: int) -> str:
@@ -159,7 +155,7 @@ class LeftoverKiller:
             if identity.launch_id in self._pending:
                 wanted, self._pending = self._pending, {}
                 self._reports |= await self._kill_all(tuple(wanted.values()))
-        self.mesh_run.remove_run(identity.launch_id)
+        self.mesh_run.run_limits.pop(identity.launch_id, None)
         return self._reports.pop(identity.launch_id, _EMPTY_REPORT)
 
     async def _kill_all(self, identities: Sequence[RunIdentity]) -> Mapping[str, LeftoverReport]:
@@ -174,10 +170,8 @@ class LeftoverKiller:
                 _log.warning("cannot look for processes that plugins have left: %s", exc)
                 return {}
             if attempt.process_being_read is not None:
-                _log.warning(
-                    "cannot read the environment of pid %d: the kernel does not respond; skipped",
-                    attempt.process_being_read[0],
-                )
+                text = "cannot read the environment of pid %d: the kernel does not respond; skipped"
+                _log.warning(text, attempt.process_being_read[0])
                 self._unreadable.add(attempt.process_being_read)
         return {}
 
@@ -196,11 +190,12 @@ class _KillPass:
         self._mesh_run, self._cgroups = killer.mesh_run, killer.cgroups
         self._identities = identities
         self._launch_ids = [each.launch_id for each in identities]
-        self._limits = {self._mesh_run.get_run_limit(each.launch_id): each for each in identities}
-        self._limits.pop(0, None)
-        self._variables = {
-            f"{contract.MESH_LAUNCH_ID}={each.launch_id}".encode(): each for each in identities
+        limits = self._mesh_run.run_limits
+        self._limits = {
+            limits[each.launch_id]: each for each in identities if each.launch_id in limits
         }
+        name = contract.MESH_LAUNCH_ID
+        self._variables = {f"{name}={each.launch_id}".encode(): each for each in identities}
         self._min_start_ticks = min(math.floor(each.started_ticks) for each in identities)
         self._unreadable = unreadable
 
@@ -215,10 +210,9 @@ class _KillPass:
             found = self._find_leftovers()
             has_killed = False
             for launch_id, stats in found.items():
-                for stat in stats:
-                    if self._kill(stat):
-                        has_killed = True
-                        killed[launch_id].add(stat.pid)
+                pids = {stat.pid for stat in stats if self._kill(stat)}
+                killed[launch_id] |= pids
+                has_killed = has_killed or bool(pids)
             if not has_killed:
                 break
             time.sleep(_ROUND_PAUSE)
@@ -245,9 +239,8 @@ class _KillPass:
         for each in self._identities:
             if each.has_in_session(stat):
                 return each
-        identity = self._limits.get(
-            process_marker.read_rss_limit(stat.pid)
-        ) or self._match_environment(stat)
+        limit = process_marker.read_rss_limit(stat.pid)
+        identity = self._limits.get(limit) or self._match_environment(stat)
         if identity is None or not self._mesh_run.can_own(process_marker.ProcessInfo(stat.pid)):
             return None
         return identity

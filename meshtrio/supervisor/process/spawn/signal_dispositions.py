@@ -64,9 +64,8 @@ def needs_signal_reset() -> bool:
     It must reset them itself then, as the launcher does. Unblocking them here, even briefly, would
     deliver signals that this program blocks.
     """
-    return bool(
-        _read_ignored_signals() - _UNCHANGED_SIGNALS or signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    )
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return bool(_read_ignored_signals() - _UNCHANGED_SIGNALS or blocked)
 
 
 def _read_ignored_signals() -> set[int]:
