@@ -47,14 +47,12 @@ from meshtrio.services.standard import standard_server
 from meshtrio.telemetry.logs import plugin_logging as logs
 from meshtrio.transport.listener import tcp_listener, unix_listener
 from meshtrio.util import standard_streams
-from meshtrio.util.after_fork import reset_signals_in_forks
 from meshtrio.util.concurrency import open_collapsing_nursery
 from meshtrio.util.descriptor_limit import DESCRIPTOR_LIMIT
 from meshtrio.util.log_level import ProcessLogLevel
 from meshtrio.util.malloc_tuning import MALLOC_TUNING
-from meshtrio.util.session import session_parent_pid
+from meshtrio.util.signals import reset_signals_in_forks, stop_signals
 from meshtrio.util.stack_dump import dump_on_sigquit
-from meshtrio.util.stop_signals import stop_signals
 from meshtrio.util.trio_check import is_in_asyncio, require_trio
 
 if TYPE_CHECKING:
@@ -187,7 +185,7 @@ async def _serve(
                 log_level=level,
             )
             # The mesh forwards calls of many clients, and their cancellations: no rapid reset.
-            server.trusted_pid = session_parent_pid()
+            server.trusted_pid = _session_parent_pid()
             with _open_listener() as listener:
                 stop = server.on_exit = partial(_drain, server, health)
                 server.owns_process = exits_afterwards
@@ -199,6 +197,20 @@ async def _serve(
                     task_status.started()
                     await anext(signals)
                     await stop()
+
+
+def _session_parent_pid() -> int:
+    """Return the parent of this process's session leader: in a plugin, the pid of the mesh.
+
+    A mesh starts each plugin in a session of its own, whose leader may be a shell that has started
+    this process.
+    """
+    try:
+        with open(f"/proc/{os.getsid(0)}/stat", "rb") as file:
+            # The command name in parentheses may contain anything.
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return os.getppid()
 
 
 @asynccontextmanager
