@@ -234,14 +234,12 @@ class Instance:
     # -- what the supervisor carries out -----------------------------------------------------
 
     def launch(self, run: ProcessRun) -> None:
-        """Make a new run the active one."""
+        """Make a new run the active one, or the replacement of the active one."""
         self._apply(InstanceEvent.LAUNCH)
-        self.active_run, self.batch = run, 0
-
-    def launch_replacement(self, run: ProcessRun) -> None:
-        """Record the run that is to become the active one once it is ready."""
-        self._apply(InstanceEvent.LAUNCH)
-        self.replacement_run = run
+        if self.phase is InstancePhase.REPLACING:
+            self.replacement_run = run
+        else:
+            self.active_run, self.batch = run, 0
 
     def promote(self, drain_delay: float) -> None:
         """Make the replacement the active run, and stop the other; see `ProcessRun.stop`."""

@@ -271,7 +271,7 @@ class Supervisor:
                 return  # A run that drains still has the address of the replacement.
             assert instance.replacement is not None
             self._emit(instance, events.Renewing, reason=instance.replacement.reason)
-            instance.launch_replacement(self._start_run(instance, 1 - instance.slot, runs))
+            instance.launch(self._start_run(instance, 1 - instance.slot, runs))
         elif instance.phase is InstancePhase.REPLACING:
             assert instance.replacement_run is not None
             if instance.replacement_run.is_ready:

@@ -32,7 +32,8 @@ class Cgroups:
         Raises ConfigError if the directory is not a cgroup, is in use, or may not be used.
         """
         self._parent = parent
-        self._prefix = cgroup_prefix(mesh_id)
+        self._prefix = f"{CGROUP_PREFIX}{mesh_id}-"
+        """Prefix of the names of its cgroups; the warden, which has no lock, kills only these."""
         try:
             self.close = weakref.finalize(self, os.close, _lock_directory(parent))
             self.can_limit_memory = _enable_memory_controller(parent)
@@ -77,11 +78,6 @@ class Cgroups:
 
 CGROUP_PREFIX = "meshtrio-"
 """Prefix of the names of all cgroups that the holder of the lock may remove."""
-
-
-def cgroup_prefix(mesh_id: str) -> str:
-    """Return the prefix of a run's cgroups; its warden, which has no lock, kills only these."""
-    return f"{CGROUP_PREFIX}{mesh_id}-"
 
 
 def _lock_directory(directory: Path) -> int:
