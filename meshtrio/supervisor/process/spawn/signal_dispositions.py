@@ -17,19 +17,12 @@ from typing import Any
 
 from meshtrio.supervisor.process.proc import procfs
 
-_UNCHANGED_SIGNALS = frozenset(
-    {
-        signal.SIGKILL,
-        signal.SIGSTOP,
-        # subprocess restores these in the child:
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-        # Catching these would interrupt writes to a terminal from the background again and again.
-        signal.SIGTSTP,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-    }
-)
+_UNCHANGED_SIGNALS = {
+    *(signal.SIGKILL, signal.SIGSTOP),
+    *(signal.SIGPIPE, signal.SIGXFSZ),  # subprocess restores these in the child
+    # Catching these would interrupt writes to a terminal from the background again and again.
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+}
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
